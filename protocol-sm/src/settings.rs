@@ -1,0 +1,170 @@
+//! What a server and a client can be told: the numbers and names that the machines work with.
+//! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
+
+use crate::ports::PortSet;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+/// A shared secret. Never printed: its `Debug` shows only the length.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Token(Vec<u8>);
+
+impl Token {
+    /// Takes the secret's bytes as they are; the caller trims a trailing newline.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret, for keying the HMAC.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+/// Deadlines and intervals. Both sides have one; each field says which side uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Timings {
+    /// Both: a ctl_conn with nothing heard for this long is pinged (default 5 s).
+    pub heartbeat_interval: Duration,
+    /// Both: a ctl_conn with nothing heard for this long is given up (default 15 s).
+    pub heartbeat_timeout: Duration,
+    /// Both: a connection must finish its handshake within this (default 10 s).
+    pub handshake_timeout: Duration,
+    /// Server: a session without a ctl_conn is kept this long for a resume (default 30 s).
+    /// Client: how long it keeps its transfers while it cannot reach the server.
+    pub session_grace: Duration,
+    /// Server: a visitor waits at most this long for a proxy_conn (default 10 s).
+    pub wait_timeout: Duration,
+    /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
+    /// allows twice this, with a Start that nobody answers, before it gives the visitor up.
+    pub dial_timeout: Duration,
+    /// Server: an idle proxy_conn is pinged after this long (default 20 s).
+    pub idle_ping_interval: Duration,
+    /// Server: an idle proxy_conn that has not answered a ping within this is dropped (default 5 s).
+    pub idle_ping_timeout: Duration,
+    /// Server: an idle proxy_conn beyond `idle_conns` is closed after this long unused (default 60 s).
+    pub idle_conn_lifetime: Duration,
+    /// Both: a transfer with one direction shut may make no progress on the other for this long
+    /// (default 1 h).
+    pub half_open_timeout: Duration,
+    /// Both: how long transfers may go on after a request to stop (default 10 s).
+    pub drain_timeout: Duration,
+    /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
+    pub reconnect_min: Duration,
+    /// Client: longest pause before a reconnect (default 15 s).
+    pub reconnect_max: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(5),
+            heartbeat_timeout: Duration::from_secs(15),
+            handshake_timeout: Duration::from_secs(10),
+            session_grace: Duration::from_secs(30),
+            wait_timeout: Duration::from_secs(10),
+            dial_timeout: Duration::from_secs(5),
+            idle_ping_interval: Duration::from_secs(20),
+            idle_ping_timeout: Duration::from_secs(5),
+            idle_conn_lifetime: Duration::from_secs(60),
+            half_open_timeout: Duration::from_secs(3600),
+            drain_timeout: Duration::from_secs(10),
+            reconnect_min: Duration::from_millis(250),
+            reconnect_max: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What one client may use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Public ports it may ask for; port 0 ("server picks") is picked from these too.
+    pub allow_ports: PortSet,
+    /// Tunnels at once (default 64).
+    pub max_tunnels: u32,
+    /// Transfers at once (default 10 000); more visitors are reset.
+    pub max_connections: u32,
+    /// Visitors waiting for a proxy_conn at once (default 4096); more are reset.
+    pub max_waiting: u32,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self { allow_ports: PortSet::all(), max_tunnels: 64, max_connections: 10_000, max_waiting: 4096 }
+    }
+}
+
+/// A token and what its holder may do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Credential {
+    /// For logs: the `[[clients]]` name, or `default` for the server's own token.
+    pub name: String,
+    /// The secret that this credential's clients must prove to know.
+    pub token: Token,
+    /// What they may do.
+    pub scope: Scope,
+}
+
+/// The server's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServerSettings {
+    /// Accepted credentials. Empty: clients are taken from loopback addresses only.
+    pub credentials: Vec<Credential>,
+    /// What clients may do where `credentials` is empty.
+    pub open_scope: Scope,
+    /// Idle proxy_conns kept ready per client (default 4; spread over the event loops).
+    pub idle_conns: u32,
+    /// Connections that have not finished their handshake, at once; the oldest makes room (default 1024).
+    pub max_handshakes: u32,
+    /// Sessions at once (default 4096).
+    pub max_sessions: u32,
+    /// Deadlines.
+    pub timings: Timings,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            credentials: Vec::new(),
+            open_scope: Scope::default(),
+            idle_conns: 4,
+            max_handshakes: 1024,
+            max_sessions: 4096,
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// One service to expose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelSpec {
+    /// Name for logs, at most 64 bytes.
+    pub name: String,
+    /// Public port wanted; 0 lets the server pick.
+    pub public_port: u16,
+}
+
+/// The client's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientSettings {
+    /// Who this client is across restarts: a client with the same identity replaces the session it
+    /// left behind (PROTOCOL.md, "Replacement"). 16 bytes, usually a hash or random.
+    pub client_id: [u8; 16],
+    /// The shared secret, if the server wants one.
+    pub token: Option<Token>,
+    /// Services to expose; at least one.
+    pub tunnels: Vec<TunnelSpec>,
+    /// proxy_conns open at once (default 16 384): protects the client from a server that asks too much.
+    pub max_proxy_conns: u32,
+    /// Deadlines.
+    pub timings: Timings,
+}
