@@ -1,0 +1,194 @@
+//! The configuration files: from text to values, with every problem named by file, line and key.
+//!
+//! Parsing is pure (text in, value out), so that it can be fuzzed; only [`load`] touches the disk. The
+//! files are read through [`section`] instead of derived deserialisers: those stop at the first problem
+//! and speak of Rust's types.
+
+mod client;
+mod section;
+mod server;
+
+pub use client::{ClientFile, TunnelEntry, parse_client};
+pub use server::{ClientEntry, ServerFile, parse_server};
+
+use crate::logging::Logs;
+use crate::token::{self, TokenSource};
+use protocol_sm::settings::Timings;
+use section::Section;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+/// A configuration file larger than this is some other file.
+const MAX_FILE: u64 = 1 << 20;
+
+/// One thing that is wrong: a sentence that names it and the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(String);
+
+impl Problem {
+    /// A problem told by `sentence`.
+    #[must_use]
+    pub fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything that is wrong with a configuration; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(Vec<Problem>);
+
+impl ConfigError {
+    /// The problems, in the order of the file.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+
+    /// `value` if there are no problems, else all of them.
+    pub(crate) fn unless_none<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
+        if problems.is_empty() { Ok(value) } else { Err(Self(problems)) }
+    }
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            let line_end = if i == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What the files of both programs may say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Common {
+    /// Event-loop threads.
+    pub work_threads: Option<NonZeroUsize>,
+    /// The shared secret.
+    pub token: Option<TokenSource>,
+    /// Deadlines and intervals.
+    pub timings: Timings,
+    /// How to log.
+    pub logs: Logs,
+    /// What is legal but poor, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// The most event-loop threads that can be meant.
+pub const MAX_THREADS: usize = 1024;
+
+/// Reads the file at `path` and gives its text to `parse`.
+///
+/// # Errors
+/// The file cannot be read or is no text, or what `parse` says.
+pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    let shown = path.display();
+    let problem = |what: String| Problem::new(format!("{shown}: {what}"));
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| problem(format!("cannot read this configuration file: {error}; check the path and its permissions")))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(problem("larger than 1 MiB, so this is no configuration file; check the path".into()).into());
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = section::line_at(error.as_bytes(), error.utf8_error().valid_up_to());
+        Problem::new(format!("{shown}:{line}: not UTF-8 text; save the file as UTF-8"))
+    })?;
+    parse(&text, path)
+}
+
+/// Keys of both programs; [`common`] reads them.
+const COMMON_KEYS: [&str; 12] = [
+    "work_thread_nums",
+    "token",
+    "token_file",
+    "heartbeat_interval",
+    "heartbeat_timeout",
+    "handshake_timeout",
+    "session_grace",
+    "dial_timeout",
+    "half_open_timeout",
+    "drain_timeout",
+    "log_format",
+    "log_level",
+];
+
+fn common(top: &Section<'_>) -> Common {
+    let mut common = Common::default();
+    common.work_threads = top
+        .integer("work_thread_nums", 1..=MAX_THREADS as u64)
+        .and_then(|threads| usize::try_from(threads).ok())
+        .and_then(NonZeroUsize::new);
+    common.token = token(top, &mut common.warnings);
+    let t = &mut common.timings;
+    top.seconds("heartbeat_interval", &mut t.heartbeat_interval);
+    top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
+    top.seconds("handshake_timeout", &mut t.handshake_timeout);
+    top.seconds("session_grace", &mut t.session_grace);
+    top.seconds("dial_timeout", &mut t.dial_timeout);
+    top.seconds("half_open_timeout", &mut t.half_open_timeout);
+    top.seconds_or_zero("drain_timeout", &mut t.drain_timeout);
+    top.ordered("heartbeat_interval", t.heartbeat_interval, "heartbeat_timeout", t.heartbeat_timeout, section::Order::Below);
+    top.choice("log_format", &mut common.logs.format);
+    top.choice("log_level", &mut common.logs.level);
+    common
+}
+
+/// Reads `token` or `token_file`. A relative path starts at the configuration file's directory.
+fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSource> {
+    let inline = section.text("token");
+    let file = section.text("token_file");
+    if inline.is_some() && file.is_some() {
+        section.problem("token_file", "stands beside `token`; keep one of the two".into());
+    }
+    if let Some(secret) = inline {
+        let named = section.locate("token");
+        return match token::from_bytes(secret.as_bytes().to_vec(), &named, warnings) {
+            Ok(token) => Some(TokenSource::Inline(token)),
+            Err(problem) => {
+                section.push("token", problem);
+                None
+            }
+        };
+    }
+    let file = file?;
+    if file.is_empty() {
+        section.problem("token_file", "is empty; write the path of the file that holds the token".into());
+        return None;
+    }
+    let directory = section.origin().parent().unwrap_or(Path::new(""));
+    Some(TokenSource::File { path: directory.join(file), named_by: section.locate("token_file") })
+}
+
+/// Whether `name` can stand in a log line: 1 to 64 bytes, no control characters. If not, the sentence's
+/// end that says so.
+///
+/// # Errors
+/// The name is empty, too long or contains a control character.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    match name.len() {
+        0 => Err("is empty; write a name of 1 to 64 bytes"),
+        1..=64 if name.chars().any(char::is_control) => Err("contains a control character; use letters, digits, - and _"),
+        1..=64 => Ok(()),
+        _ => Err("is longer than 64 bytes; shorten it"),
+    }
+}

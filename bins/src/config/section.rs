@@ -1,0 +1,321 @@
+//! One table of a configuration file: hands out values by key and collects every problem on the way,
+//! so that a user sees all of them at once.
+
+use super::{ConfigError, Problem};
+use clap::ValueEnum;
+use std::cell::RefCell;
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The longest time that can be meant: a year.
+const MAX_SECONDS: f64 = 31_536_000.0;
+/// The shortest time that a deadline or interval can be.
+const MIN_SECONDS: f64 = 0.001;
+
+/// The file being read, shared by its sections.
+struct Document<'t> {
+    text: &'t str,
+    origin: &'t Path,
+    /// Problems found so far, each with its line.
+    problems: RefCell<Vec<(usize, Problem)>>,
+}
+
+/// One table of the file.
+pub(super) struct Section<'t> {
+    document: Rc<Document<'t>>,
+    table: DeTable<'t>,
+    /// Empty for the top level, else ` in [[…]]`, for messages.
+    place: String,
+    /// The line where the table starts.
+    line: usize,
+    /// The keys that may stand here.
+    keys: Vec<&'static str>,
+}
+
+/// How two times must relate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The first must be shorter.
+    Below,
+    /// The first must not be longer.
+    AtMost,
+}
+
+/// The line, from 1, on which byte `offset` of `text` stands.
+pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
+    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+}
+
+impl<'t> Section<'t> {
+    /// Parses `text` and gives its top level, where `keys` may stand.
+    ///
+    /// # Errors
+    /// The text is not TOML.
+    pub(super) fn top(text: &'t str, origin: &'t Path, keys: Vec<&'static str>) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = line_at(text.as_bytes(), error.span().map_or(0, |span| span.start));
+            let what = error.message().replace('\n', ", ");
+            Problem::new(format!("{}:{line}: not valid TOML: {what}", origin.display()))
+        })?;
+        let document = Document { text, origin, problems: RefCell::default() };
+        Ok(Self { document: Rc::new(document), table: table.into_inner(), place: String::new(), line: 1, keys })
+    }
+
+    /// Reports the keys that may not stand here. `elsewhere` says, for a key that belongs to another
+    /// place, which one.
+    pub(super) fn reject_unknown(&self, elsewhere: impl Fn(&str) -> Option<&'static str>) {
+        for key in self.table.keys() {
+            let name = key.get_ref().as_ref();
+            if self.keys.contains(&name) {
+                continue;
+            }
+            let line = self.line_of_offset(key.span().start);
+            let shown = name.escape_debug();
+            let place = &self.place;
+            let way_out = match elsewhere(name) {
+                Some(there) => format!("it belongs {there}"),
+                None => format!("did you mean `{}`?", nearest(name, &self.keys)),
+            };
+            self.push_at(line, format!("unknown key `{shown}`{place}: {way_out}"));
+        }
+    }
+
+    /// All problems of the file, if there are any; `value` otherwise. To be called on the last section alive.
+    pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+        let mut problems = self.document.problems.take();
+        problems.sort_by_key(|(line, _)| *line);
+        ConfigError::unless_none(problems.into_iter().map(|(_, problem)| problem).collect(), value)
+    }
+
+    pub(super) fn origin(&self) -> &'t Path {
+        self.document.origin
+    }
+
+    /// `FILE:LINE: KEY`, to begin a message about a key that is there.
+    pub(super) fn locate(&self, key: &str) -> String {
+        format!("{}:{}: `{key}`{}", self.origin().display(), self.line_of(key), self.place)
+    }
+
+    /// Reports that `key` `what`.
+    pub(super) fn problem(&self, key: &str, what: String) {
+        self.push_at(self.line_of(key), format!("`{key}`{} {what}", self.place));
+    }
+
+    /// Adds a ready-made problem, sorted to where `key` is.
+    pub(super) fn push(&self, key: &str, problem: Problem) {
+        self.document.problems.borrow_mut().push((self.line_of(key), problem));
+    }
+
+    /// Reports something about this section as a whole.
+    pub(super) fn section_problem(&self, what: &str) {
+        self.push_at(self.line, what.to_owned());
+    }
+
+    /// A string.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        match self.value(key)? {
+            DeValue::String(text) => Some(text),
+            other => {
+                self.wrong_type(key, other, "a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A string that means a `T`.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, key: &str) -> Option<T> {
+        self.parsed_by(key, T::from_str)
+    }
+
+    /// A string that `parse` understands.
+    pub(super) fn parsed_by<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+        let text = self.text(key)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(key, format!("= \"{}\": {error}", text.escape_debug()));
+                None
+            }
+        }
+    }
+
+    /// One of the words that `T` knows; replaces `value` if the key is there.
+    pub(super) fn choice<T: ValueEnum>(&self, key: &str, value: &mut T) {
+        let Some(word) = self.text(key) else { return };
+        if let Ok(choice) = T::from_str(word, false) {
+            *value = choice;
+            return;
+        }
+        let words: Vec<String> =
+            T::value_variants().iter().filter_map(T::to_possible_value).map(|v| v.get_name().to_owned()).collect();
+        self.problem(key, format!("= \"{}\": write one of {}", word.escape_debug(), words.join(", ")));
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        match self.value(key)? {
+            DeValue::Integer(number) => {
+                let value = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
+                if value.is_none() {
+                    self.problem(key, format!("is {number}; write {expected}"));
+                }
+                value
+            }
+            other => {
+                self.wrong_type(key, other, &expected);
+                None
+            }
+        }
+    }
+
+    /// A port, 0 included.
+    pub(super) fn port(&self, key: &str) -> Option<u16> {
+        self.integer(key, 0..=u64::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
+    }
+
+    /// A count from `least`; replaces `value` if the key is there.
+    pub(super) fn count(&self, key: &str, least: u32, value: &mut u32) {
+        let count = self.integer(key, u64::from(least)..=u64::from(u32::MAX));
+        if let Some(count) = count.and_then(|count| u32::try_from(count).ok()) {
+            *value = count;
+        }
+    }
+
+    /// A time in seconds, fractions allowed; replaces `value` if the key is there.
+    pub(super) fn seconds(&self, key: &str, value: &mut Duration) {
+        self.time(key, MIN_SECONDS..=MAX_SECONDS, value);
+    }
+
+    /// Like [`Section::seconds`], and 0 is allowed.
+    pub(super) fn seconds_or_zero(&self, key: &str, value: &mut Duration) {
+        self.time(key, 0.0..=MAX_SECONDS, value);
+    }
+
+    fn time(&self, key: &str, range: RangeInclusive<f64>, value: &mut Duration) {
+        let expected = format!("seconds from {} to {}, such as 2.5", range.start(), range.end());
+        let number = match self.value(key) {
+            None => return,
+            Some(DeValue::Integer(number)) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n as f64),
+            Some(DeValue::Float(number)) => number.as_str().parse::<f64>().ok(),
+            Some(other) => return self.wrong_type(key, other, &expected),
+        };
+        match number.filter(|seconds| range.contains(seconds)) {
+            Some(seconds) => *value = Duration::from_secs_f64(seconds),
+            None => self.problem(key, format!("is out of range; write {expected}")),
+        }
+    }
+
+    /// Reports two times that are the wrong way round, if the file says one of them.
+    pub(super) fn ordered(&self, short: &str, short_value: Duration, long: &str, long_value: Duration, order: Order) {
+        let (holds, must) = match order {
+            Order::Below => (short_value < long_value, "must be longer than"),
+            Order::AtMost => (short_value <= long_value, "must not be shorter than"),
+        };
+        if holds {
+            return;
+        }
+        let Some(key) = [long, short].into_iter().find(|key| self.table.contains_key(*key)) else { return };
+        let default = |key: &str| if self.table.contains_key(key) { "" } else { ", the default" };
+        let what = format!(
+            "`{long}` ({} s{}) {must} `{short}` ({} s{}); raise the one or lower the other",
+            long_value.as_secs_f64(),
+            default(long),
+            short_value.as_secs_f64(),
+            default(short),
+        );
+        self.push_at(self.line_of(key), what);
+    }
+
+    /// The items of a list, each with its line.
+    pub(super) fn list(&self, key: &str, expected: &str) -> Option<Vec<(usize, &DeValue<'t>)>> {
+        match self.value(key)? {
+            DeValue::Array(items) => {
+                Some(items.iter().map(|item| (self.line_of_offset(item.span().start), item.get_ref())).collect())
+            }
+            other => {
+                self.wrong_type(key, other, expected);
+                None
+            }
+        }
+    }
+
+    /// Reports a problem with an item of the list `key`.
+    pub(super) fn item_problem(&self, key: &str, line: usize, what: &str) {
+        self.push_at(line, format!("`{key}`{}: {what}", self.place));
+    }
+
+    /// The tables `[[key]]`, in which `keys` may stand.
+    pub(super) fn tables(&self, key: &str, keys: &[&'static str]) -> Vec<Self> {
+        let expected = format!("[[{key}]] above each entry");
+        let mut sections = Vec::new();
+        for (line, item) in self.list(key, &expected).unwrap_or_default() {
+            match item {
+                DeValue::Table(table) => sections.push(Self {
+                    document: Rc::clone(&self.document),
+                    table: table.clone(),
+                    place: format!(" in [[{key}]]"),
+                    line,
+                    keys: keys.to_vec(),
+                }),
+                other => self.item_problem(key, line, &format!("an entry is {}; write {expected}", type_of(other))),
+            }
+        }
+        sections
+    }
+
+    fn value(&self, key: &str) -> Option<&DeValue<'t>> {
+        assert!(self.keys.contains(&key), "`{key}` is read but not listed");
+        self.table.get(key).map(Spanned::get_ref)
+    }
+
+    fn wrong_type(&self, key: &str, value: &DeValue<'_>, expected: &str) {
+        self.problem(key, format!("is {}; write {expected}", type_of(value)));
+    }
+
+    /// The line of `key`, or of the section if the key is not there.
+    fn line_of(&self, key: &str) -> usize {
+        self.table.get_key_value(key).map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
+    }
+
+    fn line_of_offset(&self, offset: usize) -> usize {
+        line_at(self.document.text.as_bytes(), offset)
+    }
+
+    fn push_at(&self, line: usize, what: String) {
+        let problem = Problem::new(format!("{}:{line}: {what}", self.origin().display()));
+        self.document.problems.borrow_mut().push((line, problem));
+    }
+}
+
+impl fmt::Debug for Section<'_> {
+    /// Shows no values: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Section").field("place", &self.place).field("line", &self.line).finish_non_exhaustive()
+    }
+}
+
+fn type_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text in quotes",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a decimal number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Which of `keys` is most like `name`.
+fn nearest<'k>(name: &str, keys: &[&'k str]) -> &'k str {
+    let name = name.to_lowercase().replace('-', "_");
+    let likeness = |key: &&&str| strsim::jaro_winkler(&name, key);
+    keys.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).copied().unwrap_or_default()
+}

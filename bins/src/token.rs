@@ -1,0 +1,166 @@
+//! Tokens: where they come from, and what makes a poor one. No message here ever shows a secret.
+
+use crate::config::Problem;
+use protocol_sm::settings::Token;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The environment variable that may carry the token.
+pub const VARIABLE: &str = "CPROXY_TOKEN";
+
+/// Tokens shorter than this many bytes are reported: they can be guessed.
+const SHORT: usize = 8;
+/// A token file larger than this is some other file.
+const MAX_FILE: u64 = 4096;
+
+/// Where a token is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// In a file of its own.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Which flag or key names the file, for messages.
+        named_by: String,
+    },
+    /// In the configuration file itself, and read already.
+    Inline(Token),
+}
+
+impl TokenSource {
+    /// Fetches the token. What is poor about it, or about the file's permissions, is added to `warnings`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is empty or too large.
+    pub fn read(&self, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+        match self {
+            Self::Inline(token) => Ok(token.clone()),
+            Self::File { path, named_by } => {
+                let shown = path.display();
+                let bytes = read_file(path).map_err(|error| {
+                    Problem::new(format!(
+                        "{named_by}: cannot read `{shown}`: {error}; correct the path, or write the token into that file"
+                    ))
+                })?;
+                warnings.extend(open_to_others(path));
+                from_bytes(bytes, &format!("{named_by}: the file `{shown}`"), warnings)
+            }
+        }
+    }
+}
+
+/// Makes a token of `bytes`, without the line end that editors and `echo` leave behind. `named` says for
+/// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
+///
+/// # Errors
+/// Nothing is left.
+pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    match bytes.len() {
+        0 => Err(Problem::new(format!(
+            "{named} holds an empty token; put a long random text there, such as the output of `openssl rand -hex 32`"
+        ))),
+        length => {
+            if length < SHORT {
+                warnings.push(format!(
+                    "{named} holds a token of {length} bytes, which can be guessed; use {SHORT} or more, such as the \
+                     output of `openssl rand -hex 32`"
+                ));
+            }
+            Ok(Token::new(bytes))
+        }
+    }
+}
+
+/// Makes a token of what the environment variable [`VARIABLE`] holds.
+///
+/// # Errors
+/// It is empty.
+pub fn from_variable(value: OsString, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+    from_bytes(value.into_vec(), &format!("the environment variable {VARIABLE}"), warnings)
+}
+
+/// A warning, if users other than the owner may read or change the file at `path`.
+#[must_use]
+pub fn open_to_others(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let shown = path.display();
+    (mode & 0o077 != 0).then(|| {
+        format!("`{shown}` holds a secret and is open to other users (mode {mode:04o}); close it with: chmod 600 {shown}")
+    })
+}
+
+/// Reads a small file, whatever it is (a pipe will do), but no more of it than a token can be.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is no token file")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, TokenSource) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        (dir, TokenSource::File { path, named_by: "--token-file".into() })
+    }
+
+    #[test]
+    fn the_line_end_is_not_part_of_the_token() {
+        for content in [&b"long enough"[..], b"long enough\n", b"long enough\r\n"] {
+            let (_dir, source) = file(content, 0o600);
+            let mut warnings = Vec::new();
+            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()));
+            assert_eq!(warnings, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn an_empty_token_is_refused() {
+        for content in [&b""[..], b"\n", b"\r\n"] {
+            let (_dir, source) = file(content, 0o600);
+            let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+            assert!(problem.starts_with("--token-file: the file `"), "{problem}");
+            assert!(problem.contains("holds an empty token"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_short_token_and_an_open_file_are_reported_without_the_secret() {
+        let (_dir, source) = file(b"s3cr3t!\n", 0o640);
+        let mut warnings = Vec::new();
+        source.read(&mut warnings).unwrap();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("(mode 0640)") && warnings[0].contains("chmod 600 "), "{warnings:?}");
+        assert!(warnings[1].contains("a token of 7 bytes"), "{warnings:?}");
+        assert!(!format!("{warnings:?} {source:?}").contains("s3cr3t"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_a_token_is_not_swallowed() {
+        let source = TokenSource::File { path: "/dev/zero".into(), named_by: "--token-file".into() };
+        let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+        assert!(problem.contains("it is larger than 4096 bytes"), "{problem}");
+        let source = TokenSource::File { path: "/no/such/file".into(), named_by: "--token-file".into() };
+        let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+        assert!(problem.starts_with("--token-file: cannot read `/no/such/file`: No such file"), "{problem}");
+    }
+}

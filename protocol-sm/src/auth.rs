@@ -1,0 +1,247 @@
+//! Proofs: HMAC-SHA-256 over everything both sides have said (PROTOCOL.md, "Authentication").
+//!
+//! Every value is bound to one purpose by its label and to one handshake by the transcript, so nothing
+//! can be replayed, reflected or moved. Without a token the key is empty: the same code runs, and it
+//! proves nothing, which is why such a server takes clients from loopback only.
+
+use crate::ids::{ConnId, SessionId};
+use crate::settings::Token;
+use crate::wire::{ConnHello, Message, PREFACE_LEN, Proof, ToClient, ToServer, Welcome};
+use alloc::vec::Vec;
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+/// A hash over both prefaces and both hellos.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Transcript([u8; 32]);
+
+impl Transcript {
+    /// Hashes what was said, as it stood on the wire.
+    #[must_use]
+    pub fn new(
+        preface: [u8; PREFACE_LEN],
+        reply: [u8; PREFACE_LEN],
+        client_hello: &ToServer,
+        server_hello: &ToClient,
+    ) -> Self {
+        let mut frames = Vec::new();
+        client_hello.encode_to(&mut frames);
+        server_hello.encode_to(&mut frames);
+        let mut hash = Sha256::new();
+        hash.update(preface);
+        hash.update(reply);
+        hash.update(&frames);
+        Self(hash.finalize().into())
+    }
+}
+
+/// The secret both sides share in one session. Never sent; proves that a proxy_conn belongs to it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey([u8; 32]);
+
+impl core::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("SessionKey")
+    }
+}
+
+/// What a token proves in one handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prover<'a> {
+    token: Option<&'a Token>,
+    transcript: Transcript,
+}
+
+impl<'a> Prover<'a> {
+    /// Proofs with this token over this transcript.
+    #[must_use]
+    pub fn new(token: Option<&'a Token>, transcript: Transcript) -> Self {
+        Self { token, transcript }
+    }
+
+    fn mac(&self, label: &[u8], more: &[&[u8]]) -> Hmac<Sha256> {
+        let mut parts = Vec::with_capacity(1 + more.len());
+        parts.push(self.transcript.0.as_slice());
+        parts.extend_from_slice(more);
+        mac(self.token.map_or(&[], Token::bytes), label, &parts)
+    }
+
+    /// The client's proof.
+    #[must_use]
+    pub fn client(&self) -> Proof {
+        finish(self.mac(b"cproxy client", &[]))
+    }
+
+    /// Whether `proof` is the client's, in constant time.
+    #[must_use]
+    pub fn client_matches(&self, proof: &Proof) -> bool {
+        self.mac(b"cproxy client", &[]).verify_slice(proof).is_ok()
+    }
+
+    fn server_mac(&self, welcome: &Welcome) -> Hmac<Sha256> {
+        self.mac(
+            b"cproxy server",
+            &[
+                &welcome.session.0,
+                &[u8::from(welcome.resumed)],
+                &welcome.received.to_le_bytes(),
+                &welcome.proxy_port.to_le_bytes(),
+            ],
+        )
+    }
+
+    /// Fills in the server's proof over the other fields of `welcome`.
+    #[must_use]
+    pub fn welcome(&self, welcome: Welcome) -> Welcome {
+        Welcome { proof: finish(self.server_mac(&welcome)), ..welcome }
+    }
+
+    /// Whether the server's proof matches, in constant time.
+    #[must_use]
+    pub fn welcome_matches(&self, welcome: &Welcome) -> bool {
+        self.server_mac(welcome).verify_slice(&welcome.proof).is_ok()
+    }
+
+    /// The key of a new session.
+    #[must_use]
+    pub fn session_key(&self, session: SessionId) -> SessionKey {
+        SessionKey(finish(self.mac(b"cproxy session", &[&session.0])))
+    }
+}
+
+impl SessionKey {
+    /// The first message on a new proxy_conn.
+    #[must_use]
+    pub fn hello(&self, session: SessionId, conn: ConnId) -> ConnHello {
+        let mac = self.conn_mac(b"cproxy conn", session, conn);
+        ConnHello { session, conn, proof: finish(mac) }
+    }
+
+    /// Whether the proof in `hello` matches, in constant time.
+    #[must_use]
+    pub fn hello_matches(&self, hello: &ConnHello) -> bool {
+        let mac = self.conn_mac(b"cproxy conn", hello.session, hello.conn);
+        mac.verify_slice(&hello.proof).is_ok()
+    }
+
+    /// The server's proof that it knows the session too.
+    #[must_use]
+    pub fn accept(&self, session: SessionId, conn: ConnId) -> Proof {
+        finish(self.conn_mac(b"cproxy accept", session, conn))
+    }
+
+    /// Whether the server's proof matches, in constant time.
+    #[must_use]
+    pub fn accept_matches(&self, session: SessionId, conn: ConnId, proof: &Proof) -> bool {
+        self.conn_mac(b"cproxy accept", session, conn).verify_slice(proof).is_ok()
+    }
+
+    fn conn_mac(&self, label: &[u8], session: SessionId, conn: ConnId) -> Hmac<Sha256> {
+        mac(&self.0, label, &[&session.0, &conn.0.to_le_bytes()])
+    }
+}
+
+fn mac(key: &[u8], label: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(label);
+    for part in parts {
+        mac.update(part);
+    }
+    mac
+}
+
+fn finish(mac: Hmac<Sha256>) -> Proof {
+    mac.finalize().into_bytes().into()
+}
+
+/// Which proxy_conn numbers of a session were used: each is accepted once, within
+/// [`ReplayWindow::SPAN`] of the highest. Older ones are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReplayWindow {
+    highest: u64,
+    /// Bit `n % SPAN` tells whether number `n` was used, for the `SPAN` numbers up to `highest`.
+    used: [u64; Self::WORDS],
+}
+
+impl Default for ReplayWindow {
+    fn default() -> Self {
+        Self { highest: 0, used: [0; Self::WORDS] }
+    }
+}
+
+impl ReplayWindow {
+    const WORDS: usize = 64;
+    /// How far behind the highest number an unused one may lie.
+    pub const SPAN: u64 = 64 * Self::WORDS as u64;
+    /// How far ahead of the highest number the next one may lie: a client opens fewer at once.
+    pub const LEAP: u64 = 1 << 32;
+
+    /// Takes `conn`, once. `false`: it was used, is too old, or leaps too far ahead.
+    pub fn take(&mut self, conn: ConnId) -> bool {
+        let n = conn.0;
+        if n == 0
+            || n.saturating_add(Self::SPAN) <= self.highest
+            || n > self.highest.saturating_add(Self::LEAP)
+        {
+            return false;
+        }
+        if n > self.highest {
+            if n - self.highest >= Self::SPAN {
+                self.used = [0; Self::WORDS];
+            } else {
+                for passed in self.highest + 1..=n {
+                    *self.word(passed) &= !bit(passed);
+                }
+            }
+            self.highest = n;
+        }
+        let mask = bit(n);
+        let word = self.word(n);
+        let fresh = *word & mask == 0;
+        *word |= mask;
+        fresh
+    }
+
+    fn word(&mut self, n: u64) -> &mut u64 {
+        let index = (n % Self::SPAN) / 64;
+        &mut self.used[usize::try_from(index).expect("below WORDS")]
+    }
+}
+
+fn bit(n: u64) -> u64 {
+    1 << (n % 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conn_number_is_taken_once_whatever_the_order() {
+        let mut window = ReplayWindow::default();
+        assert!(!window.take(ConnId(0)));
+        for n in [3, 1, 2, ReplayWindow::SPAN + 1, ReplayWindow::SPAN] {
+            assert!(window.take(ConnId(n)), "{n} is new");
+            assert!(!window.take(ConnId(n)), "{n} was used");
+        }
+        assert!(!window.take(ConnId(1)), "fell out of the window");
+        assert!(window.take(ConnId(4)), "unused and still inside it");
+        assert!(window.take(ConnId(10 * ReplayWindow::SPAN)));
+        assert!(!window.take(ConnId(u64::MAX)), "a leap that no honest client makes");
+    }
+
+    #[test]
+    fn a_session_key_proves_one_conn_of_one_session() {
+        let transcript = Transcript([7; 32]);
+        let session = SessionId([1; 16]);
+        let token = Token::new(b"secret".to_vec());
+        let key = Prover::new(Some(&token), transcript).session_key(session);
+        let hello = key.hello(session, ConnId(5));
+        assert!(key.hello_matches(&hello));
+        assert!(!key.hello_matches(&ConnHello { conn: ConnId(6), ..hello }));
+        assert!(!key.hello_matches(&ConnHello { session: SessionId([2; 16]), ..hello }));
+        assert!(!key.accept_matches(session, ConnId(5), &hello.proof), "not reflectable");
+        let other = Prover::new(None, transcript).session_key(session);
+        assert!(!other.hello_matches(&hello));
+    }
+}

@@ -1,0 +1,251 @@
+//! Why something ended, as told to the peer (PROTOCOL.md, "Codes") and, by `Display`, to people.
+
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// Why a Transfer was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AbortCode {
+    /// The outer socket (visitor or LocalServer) was reset or failed.
+    OuterReset,
+    /// The proxy_conn was lost.
+    ConnLost,
+    /// A deadline passed.
+    Deadline,
+    /// The session ended: not resumed in time, replaced, or closed.
+    SessionOver,
+    /// Out of descriptors or memory.
+    Resources,
+    /// The side that says so is stopping.
+    Stopping,
+}
+
+impl fmt::Display for AbortCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OuterReset => "the outer connection was reset",
+            Self::ConnLost => "the proxy_conn was lost",
+            Self::Deadline => "a deadline passed",
+            Self::SessionOver => "the session ended",
+            Self::Resources => "out of descriptors or memory",
+            Self::Stopping => "the peer is stopping",
+        })
+    }
+}
+
+/// Why a client could not serve a visitor at all: the visitor is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RefuseCode {
+    /// The LocalServer's port is closed.
+    ConnectionRefused,
+    /// No route to the LocalServer, or its name does not resolve.
+    Unreachable,
+    /// The LocalServer did not answer within `dial_timeout`.
+    TimedOut,
+    /// The client has no such tunnel (any more).
+    UnknownTunnel,
+    /// The client is out of descriptors or memory.
+    Resources,
+}
+
+impl fmt::Display for RefuseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConnectionRefused => "the local service refuses connections",
+            Self::Unreachable => "the local service cannot be reached",
+            Self::TimedOut => "the local service did not answer in time",
+            Self::UnknownTunnel => "the client has no such tunnel",
+            Self::Resources => "the client is out of descriptors or memory",
+        })
+    }
+}
+
+/// Why a server does not take a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HandshakeRefusal {
+    /// No protocol version in common.
+    Version,
+    /// The server wants a token and the client has none.
+    TokenRequired,
+    /// The client has a token and the server has none configured.
+    TokenUnexpected,
+    /// The proof does not match: the tokens differ.
+    WrongToken,
+    /// The server has no token configured and the client is not on the same machine.
+    LoopbackOnly,
+    /// A live client with the same identity is connected, and answers.
+    IdentityInUse,
+    /// The server has as many sessions as it may have.
+    Full,
+    /// The server is stopping.
+    Stopping,
+    /// A proxy_conn for a session that the server does not know (any more).
+    UnknownSession,
+    /// A proxy_conn whose number was used before.
+    ReplayedConn,
+}
+
+impl HandshakeRefusal {
+    /// Whether trying again cannot help: the user must change something.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Version
+            | Self::TokenRequired
+            | Self::TokenUnexpected
+            | Self::WrongToken
+            | Self::LoopbackOnly => true,
+            Self::IdentityInUse
+            | Self::Full
+            | Self::Stopping
+            | Self::UnknownSession
+            | Self::ReplayedConn => false,
+        }
+    }
+}
+
+impl fmt::Display for HandshakeRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Version => {
+                "client and server have no protocol version in common; update the older one"
+            }
+            Self::TokenRequired => {
+                "the server wants a token; give this client the server's token with --token-file or CPROXY_TOKEN"
+            }
+            Self::TokenUnexpected => {
+                "this client has a token but the server has none; start the server with --token-file too, or remove it here"
+            }
+            Self::WrongToken => {
+                "the token is wrong: client and server must be given the same one (check --token-file and CPROXY_TOKEN on both sides)"
+            }
+            Self::LoopbackOnly => {
+                "the server has no token configured and so takes clients from its own machine only; give both sides the same token (--token-file FILE)"
+            }
+            Self::IdentityInUse => {
+                "another client with the same identity (same machine, same tunnels) is connected and answers; stop that one, or give this one its own --client-id and ports"
+            }
+            Self::Full => "the server has as many clients as it may have (max_sessions)",
+            Self::Stopping => "the server is stopping",
+            Self::UnknownSession => "the server does not know this session",
+            Self::ReplayedConn => "this proxy_conn's number was used before",
+        })
+    }
+}
+
+/// Why a tunnel is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TunnelRefusal {
+    /// Another client's tunnel, or another program on the server, holds the port.
+    PortInUse,
+    /// The port is outside `allow_ports`.
+    PortNotAllowed,
+    /// The operating system does not let the server bind the port.
+    PortDenied,
+    /// No allowed port is free.
+    NoFreePort,
+    /// The client has as many tunnels as it may have.
+    TooManyTunnels,
+    /// The server is out of descriptors or memory.
+    Resources,
+}
+
+impl TunnelRefusal {
+    /// Whether trying again cannot help: the user must change something.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::PortNotAllowed | Self::PortDenied | Self::TooManyTunnels => true,
+            Self::PortInUse | Self::NoFreePort | Self::Resources => false,
+        }
+    }
+}
+
+impl fmt::Display for TunnelRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PortInUse => {
+                "the port is in use on the server, by another client's tunnel or another program; choose another --public-port, or 0 to let the server pick"
+            }
+            Self::PortNotAllowed => {
+                "the server does not allow this port to this client; choose one that its allow_ports lists"
+            }
+            Self::PortDenied => {
+                "the server may not bind this port (ports below 1024 need a privilege); choose another --public-port"
+            }
+            Self::NoFreePort => "no port that the server allows to this client is free",
+            Self::TooManyTunnels => {
+                "this client has as many tunnels as the server allows it (max_tunnels)"
+            }
+            Self::Resources => "the server is out of descriptors or memory",
+        })
+    }
+}
+
+/// Why one side closes the ctl_conn for good: the session ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CloseCode {
+    /// The client is done: it was asked to stop and its transfers have ended.
+    Bye,
+    /// Another client with the same identity took over.
+    Replaced,
+    /// The peer broke the protocol.
+    Violation,
+    /// The server stops.
+    Stopping,
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bye => "the client ended its session",
+            Self::Replaced => "another client with the same identity took over",
+            Self::Violation => "the peer broke the protocol",
+            Self::Stopping => "the server is stopping",
+        })
+    }
+}
+
+/// What a peer did that no honest peer does. Sticky: its session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// Bytes that are no frame, or a frame that is no message.
+    Malformed,
+    /// A message that may not come in this state.
+    Unexpected,
+    /// A number that was skipped, or an acknowledgement of something never sent.
+    Sequence,
+    /// A message about a transfer that was never started.
+    FutureEpoch,
+    /// A second Fin or Done for one transfer.
+    Repeated,
+    /// A Fin whose total is smaller than what was already received.
+    TotalTooSmall,
+    /// A Done before the sender could have had all bytes.
+    DoneTooEarly,
+    /// More unacknowledged messages than an honest peer can cause.
+    Unacknowledged,
+    /// A proof that does not match.
+    BadProof,
+    /// More tunnels, names or connections than the documented limit.
+    Limit,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed frame",
+            Self::Unexpected => "message not allowed in this state",
+            Self::Sequence => "message number skipped or acknowledgement of nothing",
+            Self::FutureEpoch => "message about a transfer that was never started",
+            Self::Repeated => "second Fin or Done for one transfer",
+            Self::TotalTooSmall => "Fin with a total below what was received",
+            Self::DoneTooEarly => "Done before both directions could be through",
+            Self::Unacknowledged => "too many messages left unacknowledged",
+            Self::BadProof => "proof does not match",
+            Self::Limit => "a documented limit was exceeded",
+        })
+    }
+}
+
+impl core::error::Error for Violation {}

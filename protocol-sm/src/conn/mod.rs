@@ -1,0 +1,17 @@
+//! One proxy_conn, as either side sees it: idle, or carrying one Transfer (PROTOCOL.md, "Reuse").
+//!
+//! Only an idle conn can start a transfer, and only a finished transfer gives the idle conn back: the
+//! types say so.
+
+pub mod client;
+pub mod server;
+
+/// What a message about a transfer meant.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It was taken in.
+    Current,
+    /// It is about an earlier transfer of this conn: counted and ignored.
+    Stale,
+}

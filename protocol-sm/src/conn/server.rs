@@ -1,0 +1,259 @@
+//! A proxy_conn on the server.
+//!
+//! ```text
+//!          start(): Start{epoch+1}, payload right behind       Started: raw from here
+//!   Idle ─────────────────────────────────────────▶ Awaiting ────────────────────────▶ Serving
+//!    ▲                                                  │ Refused: reset the visitor      │
+//!    │                                                  ▼                                 │
+//!    │   finished(): both halves through, and Done    Refused ─▶ Fin{what was taken}      │
+//!    └──────────────────────────────────────────────────┴─────────────────────────────────┘
+//!   an abort from anywhere: the value is dropped, the conn closed, its id never used again
+//! ```
+//! Invariants:
+//! - V1 epochs grow by one;
+//! - V2 the conn is idle again only after the client's `Done` and when both halves are through here;
+//! - V3 `Fin` and `Done` may come before `Started` (they travel on the ctl_conn); a `Done` that could
+//!   not come from an honest client is a violation;
+//! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client.
+
+use super::Heard;
+use crate::codes::Violation;
+use crate::ids::Epoch;
+use crate::transfer::{Egress, Ingress};
+
+/// A proxy_conn that carries nothing: it may be given to a visitor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct IdleConn {
+    last: Epoch,
+}
+
+impl IdleConn {
+    /// The next transfer, whose epoch goes into `Start`; `None` if the epochs are used up: retire the conn.
+    #[must_use]
+    pub fn start(self) -> Option<ActiveConn> {
+        let epoch = self.last.next()?;
+        Some(ActiveConn {
+            epoch,
+            egress: Egress::default(),
+            ingress: Ingress::default(),
+            answer: Answer::Awaiting,
+            done: false,
+        })
+    }
+
+    /// A `Fin`, `Done` or `Abort` came for `epoch`.
+    ///
+    /// # Errors
+    /// [`Violation::FutureEpoch`] if no such transfer was started.
+    pub fn on_message(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        if epoch > self.last { Err(Violation::FutureEpoch) } else { Ok(Heard::Stale) }
+    }
+}
+
+/// What the client has answered to `Start`, in band.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// Nothing yet: the conn's incoming bytes are still frames.
+    Awaiting,
+    /// `Started`: what follows is payload.
+    Started,
+    /// `Refused`: nothing follows.
+    Refused,
+}
+
+/// A proxy_conn that carries a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ActiveConn {
+    epoch: Epoch,
+    /// From the visitor into the proxy_conn.
+    pub egress: Egress,
+    /// From the proxy_conn to the visitor.
+    pub ingress: Ingress,
+    answer: Answer,
+    done: bool,
+}
+
+impl ActiveConn {
+    /// This transfer's number.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What the client has answered.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        self.answer
+    }
+
+    /// `Started` came in band: bytes behind it are payload.
+    ///
+    /// # Errors
+    /// For another epoch, a second answer, or after a `Done` that only a refusal could have preceded.
+    pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
+        self.answer_is_due(epoch)?;
+        if self.done && !self.ingress.capped() {
+            return Err(Violation::DoneTooEarly);
+        }
+        self.answer = Answer::Started;
+        Ok(())
+    }
+
+    /// `Refused` came in band: reset the visitor. Returns the total for `Fin` if the visitor's end was not
+    /// announced before.
+    ///
+    /// # Errors
+    /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
+    pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
+        self.answer_is_due(epoch)?;
+        if self.ingress.capped() {
+            return Err(Violation::Unexpected);
+        }
+        self.answer = Answer::Refused;
+        self.ingress.on_fin(0)?;
+        self.ingress.on_shutdown();
+        Ok((!self.egress.ended()).then(|| self.egress.on_source_eof()))
+    }
+
+    fn answer_is_due(&self, epoch: Epoch) -> Result<(), Violation> {
+        if self.answer == Answer::Awaiting && epoch == self.epoch {
+            Ok(())
+        } else {
+            Err(Violation::Unexpected)
+        }
+    }
+
+    /// `Fin` came on the ctl_conn.
+    ///
+    /// # Errors
+    /// For a transfer never started, a second `Fin`, or a total below what was received.
+    pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+        match self.place(epoch)? {
+            Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
+            Heard::Stale => Ok(Heard::Stale),
+        }
+    }
+
+    /// `Done` came on the ctl_conn. It may overtake `Started`, and our own last turn.
+    ///
+    /// # Errors
+    /// For a transfer never started, a second `Done`, or one that an honest client cannot have sent: it
+    /// needs our `Fin`, and sends its own first unless it refuses.
+    pub fn on_done(&mut self, epoch: Epoch) -> Result<Heard, Violation> {
+        if self.place(epoch)? == Heard::Stale {
+            return Ok(Heard::Stale);
+        }
+        if self.done {
+            return Err(Violation::Repeated);
+        }
+        let own_end_known = self.ingress.capped() || self.answer == Answer::Awaiting;
+        if !self.egress.ended() || !own_end_known {
+            return Err(Violation::DoneTooEarly);
+        }
+        self.done = true;
+        Ok(Heard::Current)
+    }
+
+    /// `Abort` came on the ctl_conn. [`Heard::Current`]: reset the visitor and close the conn.
+    ///
+    /// # Errors
+    /// For a transfer never started.
+    pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        self.place(epoch)
+    }
+
+    fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        match epoch.cmp(&self.epoch) {
+            core::cmp::Ordering::Less => Ok(Heard::Stale),
+            core::cmp::Ordering::Equal => Ok(Heard::Current),
+            core::cmp::Ordering::Greater => Err(Violation::FutureEpoch),
+        }
+    }
+
+    /// Whether the visitor's socket has nothing more to do: both its directions are shut.
+    #[must_use]
+    pub fn outer_is_through(&self) -> bool {
+        self.egress.ended() && self.ingress.through()
+    }
+
+    /// The idle conn again, once the transfer is over on both sides (V2); `Err` gives the conn back as it is.
+    ///
+    /// # Errors
+    /// The transfer goes on.
+    pub fn finish(self) -> Result<IdleConn, Self> {
+        let answered = self.answer != Answer::Awaiting;
+        if self.done && answered && self.egress.through() && self.ingress.through() {
+            Ok(IdleConn { last: self.epoch })
+        } else {
+            Err(self)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::Half;
+
+    fn active() -> ActiveConn {
+        IdleConn::default().start().unwrap()
+    }
+
+    #[test]
+    fn v2_only_done_and_both_halves_give_the_conn_back() {
+        let e = Epoch(1);
+        let mut conn = active();
+        conn.egress.on_taken(2);
+        assert_eq!(conn.egress.on_source_eof(), 2);
+        conn.on_fin(e, 1).unwrap().is_current();
+        conn.on_done(e).unwrap().is_current();
+        conn.on_started(e).unwrap();
+        conn.ingress.on_taken(1);
+        conn.egress.on_forwarded(2);
+        let mut conn = conn.finish().unwrap_err();
+        conn.ingress.on_forwarded(1);
+        conn.ingress.on_shutdown();
+        let idle = conn.finish().unwrap();
+        assert_eq!(idle.on_message(e), Ok(Heard::Stale));
+        assert_eq!(idle.on_message(Epoch(2)), Err(Violation::FutureEpoch));
+        assert_eq!(idle.start().unwrap().epoch(), Epoch(2));
+    }
+
+    impl Heard {
+        fn is_current(self) {
+            assert_eq!(self, Self::Current);
+        }
+    }
+
+    #[test]
+    fn v3_a_done_that_no_honest_client_sends_is_a_violation() {
+        let e = Epoch(1);
+        let mut conn = active();
+        assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "our Fin was not sent");
+        let _ = conn.egress.on_source_eof();
+        conn.on_done(e).unwrap().is_current();
+        assert_eq!(conn.on_done(e), Err(Violation::Repeated));
+        assert_eq!(conn.on_started(e), Err(Violation::DoneTooEarly), "only a refusal has no Fin");
+        let mut conn = active();
+        let _ = conn.egress.on_source_eof();
+        conn.on_started(e).unwrap();
+        assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "the client's Fin comes first");
+    }
+
+    #[test]
+    fn v4_a_refusal_ends_both_halves_and_still_accounts_for_what_was_taken() {
+        let e = Epoch(1);
+        let mut conn = active();
+        conn.egress.on_taken(7);
+        assert_eq!(conn.on_refused(e), Ok(Some(7)));
+        assert!(conn.outer_is_through());
+        conn.egress.on_forwarded(7);
+        conn.on_done(e).unwrap().is_current();
+        assert!(conn.finish().is_ok());
+    }
+
+    #[test]
+    fn v1_epochs_that_would_wrap_retire_the_conn() {
+        assert!(IdleConn { last: Epoch(u32::MAX) }.start().is_none());
+    }
+}

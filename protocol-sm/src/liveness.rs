@@ -1,0 +1,80 @@
+//! Heartbeats of one ctl_conn, the same on both sides (PROTOCOL.md, "Timers").
+//!
+//! Silence for `interval` asks for a ping; silence for `timeout` means that the connection is dead.
+//! Anything heard counts.
+
+use crate::time::Instant;
+use core::time::Duration;
+
+/// When something was last heard, and what is due.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Liveness {
+    interval: Duration,
+    timeout: Duration,
+    heard: Instant,
+    pinged: bool,
+}
+
+/// What silence asks for.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Nothing yet.
+    Fine,
+    /// Send a ping.
+    Ping,
+    /// Give the connection up.
+    Dead,
+}
+
+impl Liveness {
+    /// Starts at `now`, as if something had just been heard.
+    #[must_use]
+    pub fn new(now: Instant, interval: Duration, timeout: Duration) -> Self {
+        Self { interval, timeout, heard: now, pinged: false }
+    }
+
+    /// Something came.
+    pub fn on_heard(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = false;
+    }
+
+    /// When to call [`Liveness::on_deadline`] next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        self.heard + if self.pinged { self.timeout } else { self.interval }
+    }
+
+    /// Time has passed. Harmless when called early.
+    pub fn on_deadline(&mut self, now: Instant) -> Pulse {
+        let silence = now.since(self.heard);
+        if silence >= self.timeout {
+            Pulse::Dead
+        } else if silence >= self.interval && !self.pinged {
+            self.pinged = true;
+            Pulse::Ping
+        } else {
+            Pulse::Fine
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ping_then_dead_unless_heard() {
+        let at = |s| Instant::ZERO + Duration::from_secs(s);
+        let mut live = Liveness::new(at(0), Duration::from_secs(5), Duration::from_secs(15));
+        assert_eq!(live.on_deadline(at(4)), Pulse::Fine);
+        assert_eq!(live.next_deadline(), at(5));
+        assert_eq!(live.on_deadline(at(5)), Pulse::Ping);
+        assert_eq!(live.on_deadline(at(6)), Pulse::Fine);
+        assert_eq!(live.next_deadline(), at(15));
+        live.on_heard(at(7));
+        assert_eq!(live.next_deadline(), at(12));
+        assert_eq!(live.on_deadline(at(22)), Pulse::Dead);
+    }
+}

@@ -1,0 +1,209 @@
+//! Who gets which proxy_conn: one client's idle conns and waiting visitors on one event loop
+//! (PROTOCOL.md, "The pool").
+//!
+//! `C` and `V` are the loop's keys for conns and visitors. The pool orders and counts them and knows
+//! nothing else about them.
+//!
+//! Invariants:
+//! - P1 visitors wait only while no conn is idle, in the order they came, at most `max_waiting`;
+//! - P2 a conn is given to one visitor and is then not idle;
+//! - P3 `asked` never exceeds [`Pool::MAX_ASKED`], and while someone waits something is asked for,
+//!   unless the client has just said that it cannot.
+
+use crate::backoff::Backoff;
+use crate::time::Instant;
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pool<C, V> {
+    /// Most recently used last: it is given out first, so that surplus conns age at the front.
+    idle: VecDeque<C>,
+    waiting: VecDeque<V>,
+    keep: u32,
+    max_waiting: u32,
+    /// Conns asked for and not yet come.
+    asked: u32,
+    retry: Backoff,
+    /// Nothing is asked for before this, after the client said that it cannot.
+    retry_at: Option<Instant>,
+}
+
+/// What becomes of a new visitor.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit<C> {
+    /// Start a transfer on this conn.
+    Start(C),
+    /// It waits.
+    Wait,
+    /// Too many wait already: reset it.
+    Reject,
+}
+
+impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
+    /// Most conns asked for at once: a burst of visitors becomes a bounded burst of dials.
+    pub const MAX_ASKED: u32 = 512;
+
+    /// A pool that keeps `keep` conns ready and lets `max_waiting` visitors wait.
+    #[must_use]
+    pub fn new(keep: u32, max_waiting: u32) -> Self {
+        Self {
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            keep,
+            max_waiting,
+            asked: 0,
+            retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            retry_at: None,
+        }
+    }
+
+    /// A visitor has come.
+    pub fn on_visitor(&mut self, visitor: V) -> Visit<C> {
+        if let Some(conn) = self.idle.pop_back() {
+            return Visit::Start(conn);
+        }
+        if self.waiting.len() >= self.max_waiting as usize {
+            return Visit::Reject;
+        }
+        self.waiting.push_back(visitor);
+        Visit::Wait
+    }
+
+    /// A new conn has come from the client.
+    pub fn on_new(&mut self, conn: C) -> Option<V> {
+        self.asked = self.asked.saturating_sub(1);
+        self.retry.reset();
+        self.retry_at = None;
+        self.on_idle(conn)
+    }
+
+    /// A conn is idle (again): returns the visitor that gets it, if one waits.
+    #[must_use]
+    pub fn on_idle(&mut self, conn: C) -> Option<V> {
+        let visitor = self.waiting.pop_front();
+        if visitor.is_none() {
+            self.idle.push_back(conn);
+        }
+        visitor
+    }
+
+    /// An idle conn is gone. `false` if it was not idle.
+    pub fn remove_idle(&mut self, conn: C) -> bool {
+        remove(&mut self.idle, conn)
+    }
+
+    /// A waiting visitor is gone. `false` if it did not wait.
+    pub fn remove_waiting(&mut self, visitor: V) -> bool {
+        remove(&mut self.waiting, visitor)
+    }
+
+    /// Whether more conns are idle than are kept ready.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        self.idle.len() > self.keep as usize
+    }
+
+    /// The client could not open `count` conns: ask again, later. `random` spreads the retries.
+    pub fn on_failed(&mut self, count: u32, now: Instant, random: u32) {
+        self.asked = self.asked.saturating_sub(count);
+        self.retry_at = Some(now + self.retry.next(random));
+    }
+
+    /// How many conns to ask the client for now; 0 for none. Notes them as asked for.
+    #[must_use]
+    pub fn ask(&mut self, now: Instant) -> u32 {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return 0;
+        }
+        self.retry_at = None;
+        let want = self.waiting.len() as u64 + u64::from(self.keep);
+        let coming = self.idle.len() as u64 + u64::from(self.asked);
+        let missing = u32::try_from(want.saturating_sub(coming)).unwrap_or(u32::MAX);
+        let count = missing.min(Self::MAX_ASKED - self.asked);
+        self.asked += count;
+        count
+    }
+
+    /// When to call [`Pool::ask`] again, if time alone changes its answer.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Idle conns, the longest unused first.
+    pub fn idle(&self) -> impl ExactSizeIterator<Item = C> {
+        self.idle.iter().copied()
+    }
+
+    /// Waiting visitors, the first to be served first.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = V> {
+        self.waiting.iter().copied()
+    }
+
+    /// Conns asked for and not yet come.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.asked
+    }
+}
+
+fn remove<T: PartialEq>(from: &mut VecDeque<T>, item: T) -> bool {
+    let position = from.iter().position(|x| *x == item);
+    position.is_some_and(|i| from.remove(i).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(keep: u32, max_waiting: u32) -> Pool<u8, char> {
+        Pool::new(keep, max_waiting)
+    }
+
+    #[test]
+    fn p1_visitors_wait_in_order_and_in_bounds() {
+        let mut pool = pool(0, 2);
+        assert_eq!(pool.on_visitor('a'), Visit::Wait);
+        assert_eq!(pool.on_visitor('b'), Visit::Wait);
+        assert_eq!(pool.on_visitor('c'), Visit::Reject);
+        assert_eq!(pool.ask(Instant::ZERO), 2);
+        assert_eq!(pool.ask(Instant::ZERO), 0, "already asked");
+        assert_eq!(pool.on_new(1), Some('a'));
+        assert!(pool.remove_waiting('b') && !pool.remove_waiting('b'));
+        assert_eq!(pool.on_new(2), None);
+        assert_eq!(pool.on_visitor('d'), Visit::Start(2));
+    }
+
+    #[test]
+    fn p2_the_most_recently_used_conn_goes_first() {
+        let mut pool = pool(1, 1);
+        assert_eq!(pool.on_new(1), None);
+        assert_eq!(pool.on_new(2), None);
+        assert!(pool.has_surplus());
+        assert_eq!(pool.on_visitor('a'), Visit::Start(2));
+        assert!(!pool.has_surplus());
+        assert!(pool.remove_idle(1) && !pool.remove_idle(1));
+        assert_eq!(pool.ask(Instant::ZERO), 1, "keeps one ready");
+    }
+
+    #[test]
+    fn p3_a_client_that_cannot_is_asked_again_later() {
+        let mut pool = pool(3, 1);
+        assert_eq!(pool.ask(Instant::ZERO), 3);
+        pool.on_failed(3, Instant::ZERO, 0);
+        assert_eq!(pool.ask(Instant::ZERO), 0);
+        let at = pool.next_deadline().unwrap();
+        assert_eq!(pool.ask(at), 3);
+        assert_eq!(pool.next_deadline(), None);
+    }
+
+    #[test]
+    fn p3_asks_are_bounded() {
+        let mut pool = Pool::<u32, u32>::new(10_000, 0);
+        assert_eq!(pool.ask(Instant::ZERO), Pool::<u32, u32>::MAX_ASKED);
+        assert_eq!(pool.ask(Instant::ZERO), 0);
+    }
+}

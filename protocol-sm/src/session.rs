@@ -1,0 +1,169 @@
+//! Numbered, acknowledged messages that survive the loss of a ctl_conn (PROTOCOL.md, "Sessions").
+//!
+//! One of these on each side of a session. It keeps what the peer has not acknowledged, so that a
+//! resumed ctl_conn can replay it, and drops what it has already seen. It knows nothing of what the
+//! messages mean.
+//!
+//! Invariants:
+//! - S1 every message is delivered exactly once, in order, however often the ctl_conn breaks;
+//! - S2 `acked <= sent`, and `unacked` holds exactly the messages `acked+1 ..= sent`.
+
+use crate::codes::Violation;
+use alloc::collections::VecDeque;
+
+/// The numbered messages of a session: ours (`M`) not yet acknowledged, and how many of the peer's came.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session<M> {
+    unacked: VecDeque<M>,
+    acked: u64,
+    received: u64,
+    /// `received` as the peer was last told.
+    told: u64,
+}
+
+/// What to do with a numbered message that came.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// New: act on it. Where `ack` is set, acknowledge now: the peer holds many.
+    Deliver {
+        /// Whether an `Ack` is due.
+        ack: bool,
+    },
+    /// A replay of something seen: ignore it.
+    Duplicate,
+}
+
+impl<M> Default for Session<M> {
+    fn default() -> Self {
+        Self { unacked: VecDeque::new(), acked: 0, received: 0, told: 0 }
+    }
+}
+
+impl<M> Session<M> {
+    /// Unacknowledged messages that may pile up. An honest peer acknowledges every
+    /// [`Session::ACK_EVERY`], and while there is no ctl_conn each proxy_conn can cause only a few.
+    pub const MAX_UNACKED: usize = 1 << 18;
+    /// An acknowledgement goes out after this many messages without one.
+    pub const ACK_EVERY: u64 = 64;
+
+    /// Takes a message to send and returns its number. The caller writes it to the ctl_conn, if there
+    /// is one; if not, the replay will.
+    ///
+    /// # Errors
+    /// [`Violation::Unacknowledged`]: the peer acknowledges nothing.
+    pub fn send(&mut self, msg: M) -> Result<u64, Violation> {
+        if self.unacked.len() >= Self::MAX_UNACKED {
+            return Err(Violation::Unacknowledged);
+        }
+        self.unacked.push_back(msg);
+        Ok(self.sent())
+    }
+
+    /// The number of the last message sent; 0 before the first.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.acked + self.unacked.len() as u64
+    }
+
+    /// The number of the last message received; 0 before the first. Goes into the next unnumbered
+    /// message: call [`Session::tell`] for that.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// `received`, noted as told to the peer.
+    pub fn tell(&mut self) -> u64 {
+        self.told = self.received;
+        self.received
+    }
+
+    /// Messages that the peer has not acknowledged.
+    #[must_use]
+    pub fn unacked(&self) -> usize {
+        self.unacked.len()
+    }
+
+    /// A numbered message came.
+    ///
+    /// # Errors
+    /// [`Violation::Sequence`] if a number was skipped.
+    pub fn on_numbered(&mut self, seq: u64) -> Result<Arrival, Violation> {
+        if seq == 0 || seq > self.received + 1 {
+            return Err(Violation::Sequence);
+        }
+        if seq <= self.received {
+            return Ok(Arrival::Duplicate);
+        }
+        self.received = seq;
+        Ok(Arrival::Deliver { ack: self.received - self.told >= Self::ACK_EVERY })
+    }
+
+    /// The peer says that it has received everything up to `received`.
+    ///
+    /// # Errors
+    /// [`Violation::Sequence`] if that was never sent, or takes back an earlier acknowledgement.
+    pub fn on_ack(&mut self, received: u64) -> Result<(), Violation> {
+        if received < self.acked || received > self.sent() {
+            return Err(Violation::Sequence);
+        }
+        while self.acked < received {
+            self.unacked.pop_front();
+            self.acked += 1;
+        }
+        Ok(())
+    }
+
+    /// What to write, with its numbers, to a resumed ctl_conn after [`Session::on_ack`] with what the
+    /// peer said it has.
+    pub fn replay(&self) -> impl Iterator<Item = (u64, &M)> {
+        (self.acked + 1..).zip(self.unacked.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn s1_a_replay_closes_exactly_the_gap() {
+        let mut ours = Session::default();
+        let mut theirs = Session::<char>::default();
+        for msg in ['a', 'b', 'c'] {
+            ours.send(msg).unwrap();
+        }
+        // Only 'a' and 'b' arrive before the ctl_conn breaks.
+        assert_eq!(theirs.on_numbered(1), Ok(Arrival::Deliver { ack: false }));
+        assert_eq!(theirs.on_numbered(2), Ok(Arrival::Deliver { ack: false }));
+        ours.on_ack(theirs.tell()).unwrap();
+        assert_eq!(ours.replay().collect::<Vec<_>>(), [(3, &'c')]);
+        assert_eq!(theirs.on_numbered(2), Ok(Arrival::Duplicate));
+        assert_eq!(theirs.on_numbered(3), Ok(Arrival::Deliver { ack: false }));
+    }
+
+    #[test]
+    fn s2_lies_about_numbers_are_violations() {
+        let mut session = Session::default();
+        session.send('a').unwrap();
+        assert_eq!(session.on_ack(2), Err(Violation::Sequence));
+        session.on_ack(1).unwrap();
+        assert_eq!(session.on_ack(0), Err(Violation::Sequence));
+        assert_eq!(session.on_numbered(2), Err(Violation::Sequence));
+        assert_eq!(session.on_numbered(0), Err(Violation::Sequence));
+    }
+
+    #[test]
+    fn acknowledgements_fall_due_by_count() {
+        let mut session = Session::<()>::default();
+        for seq in 1..Session::<()>::ACK_EVERY {
+            assert_eq!(session.on_numbered(seq), Ok(Arrival::Deliver { ack: false }));
+        }
+        let last = session.on_numbered(Session::<()>::ACK_EVERY);
+        assert_eq!(last, Ok(Arrival::Deliver { ack: true }));
+        session.tell();
+        let next = session.on_numbered(Session::<()>::ACK_EVERY + 1);
+        assert_eq!(next, Ok(Arrival::Deliver { ack: false }));
+    }
+}

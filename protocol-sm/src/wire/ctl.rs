@@ -1,0 +1,230 @@
+//! Messages on the ctl_conn (PROTOCOL.md, "Messages on the ctl_conn"). The order of the variants is
+//! the wire's numbering: append, never reorder.
+
+use super::frame::Message;
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
+use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use alloc::string::String;
+use core::net::SocketAddr;
+use serde::{Deserialize, Serialize};
+
+/// 32 fresh random bytes.
+pub type Nonce = [u8; 32];
+/// An HMAC-SHA-256 value.
+pub type Proof = [u8; 32];
+
+/// Everything that travels on a ctl_conn in one direction: its handshake `H`, numbered messages `M`,
+/// and what keeps the connection itself alive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ctl<H, M> {
+    /// Before the session is up.
+    Handshake(H),
+    /// A session message, numbered 1, 2, 3, … in each direction over the whole session.
+    Numbered {
+        /// Its number.
+        seq: u64,
+        /// The message.
+        msg: M,
+    },
+    /// Asks for a [`Ctl::Pong`]. Like every unnumbered message it tells how many numbered ones came.
+    Ping {
+        /// Highest number received.
+        received: u64,
+    },
+    /// Answers a [`Ctl::Ping`].
+    Pong {
+        /// Highest number received.
+        received: u64,
+    },
+    /// Nothing but an acknowledgement.
+    Ack {
+        /// Highest number received.
+        received: u64,
+    },
+    /// Ends the session, and then the connection.
+    Close {
+        /// Why.
+        code: CloseCode,
+    },
+}
+
+/// What a client sends on a ctl_conn.
+pub type ToServer = Ctl<ClientHandshake, ClientMsg>;
+/// What a server sends on a ctl_conn.
+pub type ToClient = Ctl<ServerHandshake, ServerMsg>;
+
+impl Message for ToServer {
+    const MAX: usize = 512;
+}
+
+impl Message for ToClient {
+    const MAX: usize = 512;
+}
+
+/// A client's half of the handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ClientHandshake {
+    /// First, right behind the preface.
+    Hello(ClientHello),
+    /// Second: proves the token over both hellos.
+    Proof(Proof),
+}
+
+/// Who the client is and what it wants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// Fresh.
+    pub nonce: Nonce,
+    /// Who it is across restarts.
+    pub client: ClientId,
+    /// Whether it has a token.
+    pub token: bool,
+    /// Features offered, one bit each; none are defined in version 1.
+    pub features: u64,
+    /// The session to go on with, if any.
+    pub resume: Option<Resume>,
+}
+
+/// A session to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Resume {
+    /// Which.
+    pub session: SessionId,
+    /// Highest number of the server's messages that the client received.
+    pub received: u64,
+}
+
+/// A server's half of the handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ServerHandshake {
+    /// Answers [`ClientHandshake::Hello`].
+    Hello(ServerHello),
+    /// Answers a good proof: the session is up.
+    Welcome(Welcome),
+    /// Ends the handshake; the connection closes.
+    Refused(HandshakeRefusal),
+}
+
+/// The server's challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServerHello {
+    /// Fresh.
+    pub nonce: Nonce,
+    /// Features chosen among those offered.
+    pub features: u64,
+}
+
+/// The session is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The session: the one to be resumed, or a new one.
+    pub session: SessionId,
+    /// Whether the session asked for goes on. If not, nothing of it exists any more.
+    pub resumed: bool,
+    /// Highest number of the client's messages that the server received; 0 in a new session.
+    pub received: u64,
+    /// Where to open proxy_conns: this port, at the ctl_conn's host.
+    pub proxy_port: u16,
+    /// Proves the token over both hellos and the fields above.
+    pub proof: Proof,
+}
+
+/// A client's numbered messages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ClientMsg {
+    /// Expose a service.
+    RegisterTunnel {
+        /// New in this session, or one that was refused before.
+        tunnel: TunnelId,
+        /// Public port wanted; 0 lets the server pick.
+        public_port: u16,
+        /// For the server's logs; at most [`ClientMsg::MAX_NAME`] bytes.
+        name: String,
+    },
+    /// Stop exposing it: no new visitors, running transfers go on.
+    CloseTunnel {
+        /// Which.
+        tunnel: TunnelId,
+    },
+    /// This many proxy_conns asked for by `NeedConn` could not be opened.
+    ConnFailed {
+        /// How many.
+        count: u32,
+    },
+    /// The LocalServer's stream ended: `total` bytes in all go into the proxy_conn.
+    Fin {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+        /// Bytes, exactly.
+        total: u64,
+    },
+    /// Both directions are through on the client's side: the conn may be reused.
+    Done {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+    },
+    /// The transfer was cut short; the conn is closed.
+    Abort {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+        /// Why.
+        code: AbortCode,
+    },
+    /// The client stops: close its public ports, let transfers finish.
+    Drain,
+}
+
+impl ClientMsg {
+    /// Longest tunnel name, in bytes.
+    pub const MAX_NAME: usize = 64;
+}
+
+/// A server's numbered messages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ServerMsg {
+    /// The tunnel's public port listens.
+    TunnelReady {
+        /// Which.
+        tunnel: TunnelId,
+        /// Where it listens.
+        public: SocketAddr,
+    },
+    /// The tunnel is not opened.
+    TunnelRefused {
+        /// Which.
+        tunnel: TunnelId,
+        /// Why.
+        code: TunnelRefusal,
+    },
+    /// Open this many proxy_conns.
+    NeedConn {
+        /// How many, from 1.
+        count: u32,
+    },
+    /// The visitor's stream ended: `total` bytes in all go into the proxy_conn.
+    Fin {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+        /// Bytes, exactly.
+        total: u64,
+    },
+    /// The transfer was cut short; the conn is closed.
+    Abort {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+        /// Why.
+        code: AbortCode,
+    },
+    /// The server stops: no new visitors come, transfers may finish.
+    Drain,
+}

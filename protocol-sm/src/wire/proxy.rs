@@ -1,0 +1,73 @@
+//! Messages on an idle proxy_conn (PROTOCOL.md, "Messages on a proxy_conn"). While it is transferring,
+//! its bytes are payload and nobody parses them. The order of the variants is the wire's numbering.
+
+use super::ctl::Proof;
+use super::frame::Message;
+use crate::codes::{HandshakeRefusal, RefuseCode};
+use crate::ids::{ConnId, Epoch, SessionId, TunnelId};
+use core::net::SocketAddr;
+use serde::{Deserialize, Serialize};
+
+/// What a client sends. In idle mode it only ever answers: the server cannot tell a frame sent on the
+/// client's own initiative from the payload of a transfer whose `Fin` it has not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyToServer {
+    /// First, right behind the preface.
+    Hello(ConnHello),
+    /// Answers a ping.
+    Pong,
+    /// Answers `Start`: the LocalServer is connected, and its bytes follow.
+    Started {
+        /// Of the `Start`.
+        epoch: Epoch,
+    },
+    /// Answers `Start`: the LocalServer cannot be reached, and no bytes follow.
+    Refused {
+        /// Of the `Start`.
+        epoch: Epoch,
+        /// Why.
+        code: RefuseCode,
+    },
+}
+
+/// Ties a new proxy_conn to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ConnHello {
+    /// The session.
+    pub session: SessionId,
+    /// Its number in that session, never used before.
+    pub conn: ConnId,
+    /// Proves the session's key over both.
+    pub proof: Proof,
+}
+
+/// What a server sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyToClient {
+    /// The conn is taken and idle.
+    Accepted {
+        /// Proves the session's key to the client.
+        proof: Proof,
+    },
+    /// The conn is not taken and closes.
+    Refused(HandshakeRefusal),
+    /// Asks for a pong.
+    Ping,
+    /// A visitor has come; its bytes follow.
+    Start {
+        /// One more than this conn's last.
+        epoch: Epoch,
+        /// Which tunnel it came to.
+        tunnel: TunnelId,
+        /// Where it comes from.
+        visitor: SocketAddr,
+    },
+}
+
+impl Message for ProxyToServer {
+    const MAX: usize = 128;
+}
+
+impl Message for ProxyToClient {
+    const MAX: usize = 128;
+}

@@ -1,0 +1,172 @@
+//! Sockets as the tests need them: every wait bounded, resets told apart from clean ends.
+
+use crate::wait::PATIENCE;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// The loopback address that nearly everything here is bound to.
+pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// How a stream ended for its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer shut its writing half: everything it sent has arrived.
+    Clean,
+    /// A reset: the stream was cut short.
+    Reset,
+}
+
+/// Connects, with all waits bounded by [`PATIENCE`].
+///
+/// # Panics
+/// If the connection is refused.
+#[track_caller]
+pub fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE);
+    let stream = stream.unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
+    bounded(&stream, PATIENCE);
+    stream
+}
+
+/// Bounds every wait on `stream`, and sends without delay.
+///
+/// # Panics
+/// If the socket refuses its options.
+pub fn bounded(stream: &TcpStream, patience: Duration) {
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    stream.set_read_timeout(Some(patience)).expect("read timeout");
+    stream.set_write_timeout(Some(patience)).expect("write timeout");
+}
+
+/// Reads until the stream ends, handing every piece to `on_bytes`.
+///
+/// # Panics
+/// If neither bytes nor an end come within the stream's read timeout.
+#[track_caller]
+pub fn read_each(stream: &mut TcpStream, mut on_bytes: impl FnMut(&[u8])) -> End {
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return End::Clean,
+            Ok(n) => {
+                total += n;
+                on_bytes(&buffer[..n]);
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("after {total} bytes, waiting for more or an end: {error}"),
+        }
+    }
+}
+
+/// Reads until the stream ends: how many bytes, and how it ended.
+#[track_caller]
+pub fn read_end(stream: &mut TcpStream) -> (u64, End) {
+    let mut total = 0;
+    let end = read_each(stream, |bytes| total += bytes.len() as u64);
+    (total, end)
+}
+
+/// Reads to the clean end of the stream.
+///
+/// # Panics
+/// If it is reset, or hangs.
+#[track_caller]
+pub fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let end = read_each(stream, |bytes| all.extend_from_slice(bytes));
+    assert_eq!(end, End::Clean, "the stream was reset after {} bytes", all.len());
+    all
+}
+
+/// Closes with a reset: the peer reads ECONNRESET after what it has been sent, or instead of it.
+///
+/// # Panics
+/// If the socket refuses SO_LINGER.
+pub fn reset(stream: TcpStream) {
+    linger_zero(&stream);
+    drop(stream);
+}
+
+/// Makes the last close of this socket a reset.
+///
+/// # Panics
+/// If the socket refuses SO_LINGER.
+pub fn linger_zero(stream: &TcpStream) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(stream, sockopt::Linger, &now).expect("SO_LINGER");
+}
+
+/// Gives the socket a receive buffer of a few KiB, so that a reader who pauses stops the sender soon.
+///
+/// # Panics
+/// If the socket refuses SO_RCVBUF.
+pub fn small_receive_buffer(stream: &TcpStream) {
+    setsockopt(stream, sockopt::RcvBuf, &8192).expect("SO_RCVBUF");
+}
+
+/// Shuts the writing half: "I have sent everything".
+///
+/// # Panics
+/// If the stream is gone.
+#[track_caller]
+pub fn finish(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).expect("shut the writing half");
+}
+
+/// A port of 127.0.0.1 that nobody listens on, for programs that must be told a number in advance. Taken
+/// below the range from which the kernel picks, so that no passing connection occupies it meanwhile.
+///
+/// # Panics
+/// If no such port is left.
+#[must_use]
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(7, Ordering::Relaxed);
+        let port = FIRST + (start + step % COUNT) % COUNT;
+        if TcpListener::bind((LOOPBACK, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from {FIRST} to {}", FIRST + COUNT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+        let near = connect(listener.local_addr().unwrap());
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_reset_and_a_clean_end_are_told_apart() {
+        let (mut near, mut far) = pair();
+        far.write_all(b"all").unwrap();
+        drop(far);
+        assert_eq!(read_end(&mut near), (3, End::Clean));
+
+        let (mut near, far) = pair();
+        reset(far);
+        assert_eq!(read_end(&mut near), (0, End::Reset));
+    }
+
+    #[test]
+    fn free_ports_differ_and_are_free() {
+        let (one, other) = (free_port(), free_port());
+        assert_ne!(one, other);
+        TcpListener::bind((LOOPBACK, one)).unwrap();
+        TcpListener::bind((LOOPBACK, other)).unwrap();
+    }
+}
