@@ -55,7 +55,11 @@ impl ConfigError {
 
     /// `value` if there are no problems, else all of them.
     pub(crate) fn unless_none<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
-        if problems.is_empty() { Ok(value) } else { Err(Self(problems)) }
+        if problems.is_empty() {
+            Ok(value)
+        } else {
+            Err(Self(problems))
+        }
     }
 }
 
@@ -84,8 +88,6 @@ pub struct Common {
     pub work_threads: Option<NonZeroUsize>,
     /// The shared secret.
     pub token: Option<TokenSource>,
-    /// Deadlines and intervals.
-    pub timings: Timings,
     /// How to log.
     pub logs: Logs,
     /// What is legal but poor, as sentences.
@@ -99,19 +101,31 @@ pub const MAX_THREADS: usize = 1024;
 ///
 /// # Errors
 /// The file cannot be read or is no text, or what `parse` says.
-pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+pub fn load<T>(
+    path: &Path,
+    parse: fn(&str, &Path) -> Result<T, ConfigError>,
+) -> Result<T, ConfigError> {
     let shown = path.display();
     let problem = |what: String| Problem::new(format!("{shown}: {what}"));
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| problem(format!("cannot read this configuration file: {error}; check the path and its permissions")))?;
+        .map_err(|error| {
+            problem(format!(
+                "cannot read this configuration file: {error}; check the path and its permissions"
+            ))
+        })?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(problem("larger than 1 MiB, so this is no configuration file; check the path".into()).into());
+        return Err(problem(
+            "larger than 1 MiB, so this is no configuration file; check the path".into(),
+        )
+        .into());
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = section::line_at(error.as_bytes(), error.utf8_error().valid_up_to());
-        Problem::new(format!("{shown}:{line}: not UTF-8 text; save the file as UTF-8"))
+        Problem::new(format!(
+            "{shown}:{line}: not UTF-8 text; save the file as UTF-8"
+        ))
     })?;
     parse(&text, path)
 }
@@ -132,14 +146,13 @@ const COMMON_KEYS: [&str; 12] = [
     "log_level",
 ];
 
-fn common(top: &Section<'_>) -> Common {
+fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     let mut common = Common::default();
     common.work_threads = top
         .integer("work_thread_nums", 1..=MAX_THREADS as u64)
         .and_then(|threads| usize::try_from(threads).ok())
         .and_then(NonZeroUsize::new);
     common.token = token(top, &mut common.warnings);
-    let t = &mut common.timings;
     top.seconds("heartbeat_interval", &mut t.heartbeat_interval);
     top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
     top.seconds("handshake_timeout", &mut t.handshake_timeout);
@@ -147,7 +160,13 @@ fn common(top: &Section<'_>) -> Common {
     top.seconds("dial_timeout", &mut t.dial_timeout);
     top.seconds("half_open_timeout", &mut t.half_open_timeout);
     top.seconds_or_zero("drain_timeout", &mut t.drain_timeout);
-    top.ordered("heartbeat_interval", t.heartbeat_interval, "heartbeat_timeout", t.heartbeat_timeout, section::Order::Below);
+    top.ordered(
+        "heartbeat_interval",
+        t.heartbeat_interval,
+        "heartbeat_timeout",
+        t.heartbeat_timeout,
+        section::Order::Below,
+    );
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
     common
@@ -158,7 +177,10 @@ fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSourc
     let inline = section.text("token");
     let file = section.text("token_file");
     if inline.is_some() && file.is_some() {
-        section.problem("token_file", "stands beside `token`; keep one of the two".into());
+        section.problem(
+            "token_file",
+            "stands beside `token`; keep one of the two".into(),
+        );
     }
     if let Some(secret) = inline {
         let named = section.locate("token");
@@ -172,11 +194,17 @@ fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSourc
     }
     let file = file?;
     if file.is_empty() {
-        section.problem("token_file", "is empty; write the path of the file that holds the token".into());
+        section.problem(
+            "token_file",
+            "is empty; write the path of the file that holds the token".into(),
+        );
         return None;
     }
     let directory = section.origin().parent().unwrap_or(Path::new(""));
-    Some(TokenSource::File { path: directory.join(file), named_by: section.locate("token_file") })
+    Some(TokenSource::File {
+        path: directory.join(file),
+        named_by: section.locate("token_file"),
+    })
 }
 
 /// Whether `name` can stand in a log line: 1 to 64 bytes, no control characters. If not, the sentence's
@@ -187,7 +215,9 @@ fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSourc
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     match name.len() {
         0 => Err("is empty; write a name of 1 to 64 bytes"),
-        1..=64 if name.chars().any(char::is_control) => Err("contains a control character; use letters, digits, - and _"),
+        1..=64 if name.chars().any(char::is_control) => {
+            Err("contains a control character; use letters, digits, - and _")
+        }
         1..=64 => Ok(()),
         _ => Err("is longer than 64 bytes; shorten it"),
     }

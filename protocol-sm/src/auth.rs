@@ -179,10 +179,7 @@ impl ReplayWindow {
     /// Takes `conn`, once. `false`: it was used, is too old, or leaps too far ahead.
     pub fn take(&mut self, conn: ConnId) -> bool {
         let n = conn.0;
-        if n == 0
-            || n.saturating_add(Self::SPAN) <= self.highest
-            || n > self.highest.saturating_add(Self::LEAP)
-        {
+        if n == 0 || n.saturating_add(Self::SPAN) <= self.highest || n > self.highest.saturating_add(Self::LEAP) {
             return false;
         }
         if n > self.highest {

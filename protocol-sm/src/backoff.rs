@@ -40,8 +40,7 @@ mod tests {
     #[test]
     fn doubles_up_to_the_cap_and_starts_over() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-        let pauses: alloc::vec::Vec<_> =
-            (0..6).map(|_| backoff.next(u32::MAX).as_millis()).collect();
+        let pauses: alloc::vec::Vec<_> = (0..6).map(|_| backoff.next(u32::MAX).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
         assert_eq!(backoff.next(0).as_millis(), 500);
         backoff.reset();

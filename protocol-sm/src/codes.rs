@@ -90,16 +90,8 @@ impl HandshakeRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::Version
-            | Self::TokenRequired
-            | Self::TokenUnexpected
-            | Self::WrongToken
-            | Self::LoopbackOnly => true,
-            Self::IdentityInUse
-            | Self::Full
-            | Self::Stopping
-            | Self::UnknownSession
-            | Self::ReplayedConn => false,
+            Self::Version | Self::TokenRequired | Self::TokenUnexpected | Self::WrongToken | Self::LoopbackOnly => true,
+            Self::IdentityInUse | Self::Full | Self::Stopping | Self::UnknownSession | Self::ReplayedConn => false,
         }
     }
 }

@@ -20,9 +20,7 @@ pub struct ConnId(pub u64);
 pub struct TunnelId(pub u32);
 
 /// The number of a Transfer on its proxy_conn: 1, 2, 3, … 0 means that there has been none yet.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
 impl Epoch {

@@ -27,6 +27,14 @@ pub struct Server;
 #[derive(Debug)]
 pub enum StartError {}
 
+impl std::fmt::Display for StartError {
+    fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {}
+    }
+}
+
+impl std::error::Error for StartError {}
+
 /// Totals of one run, for the closing log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {

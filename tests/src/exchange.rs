@@ -157,7 +157,7 @@ fn play(
         order if order == mine => {
             send(&mut writer, sent).and_then(|()| receive(&mut stream, got, slow))
         }
-        _ => receive(&mut stream, got, slow).and_then(|()| send(&mut writer, sent)),
+        Order::VisitorFirst | Order::ServiceFirst => receive(&mut stream, got, slow).and_then(|()| send(&mut writer, sent)),
     };
     if played.is_err() {
         drop(writer);

@@ -5,7 +5,7 @@ use crate::sockets::{LOOPBACK, linger_zero};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ struct Link {
     far: TcpStream,
     frozen: AtomicBool,
     dead: AtomicBool,
+    pumps_ended: AtomicU64,
     /// First bytes from the connecting side.
     recording: Arc<Mutex<Vec<u8>>>,
 }
@@ -97,9 +98,7 @@ impl Gate {
     /// Resets every connection that is through the gate now, on both sides.
     pub fn cut(&self) {
         for link in self.state.links().iter() {
-            linger_zero(&link.near);
-            linger_zero(&link.far);
-            link.dead.store(true, Ordering::SeqCst);
+            link.sever();
         }
     }
 
@@ -164,11 +163,8 @@ impl Drop for Gate {
 }
 
 impl State {
-    fn links(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Link>>> {
-        let mut links = self.links.lock().expect("no panic while locked");
-        // The pumps hold a link too; one that only this list holds is over.
-        links.retain(|link| Arc::strong_count(link) > 1);
-        links
+    fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.links.lock().expect("no panic while locked")
     }
 
     fn link(self: &Arc<Self>, near: TcpStream, far: TcpStream) {
@@ -177,25 +173,169 @@ impl State {
             stream.set_read_timeout(Some(TICK)).expect("read timeout");
             stream.set_write_timeout(Some(TICK)).expect("write timeout");
         }
+        let frozen = AtomicBool::new(self.frozen.load(Ordering::SeqCst));
         let recording = Arc::default();
         let link = Arc::new(Link {
             near,
             far,
-            frozen: AtomicBool::new(self.frozen.load(Ordering::SeqCst)),
+            frozen,
             dead: AtomicBool::new(false),
+            pumps_ended: AtomicU64::new(0),
             recording: Arc::clone(&recording),
         });
         self.recordings.lock().expect("no panic while locked").push(recording);
         self.links().push(Arc::clone(&link));
-        let other = Arc::clone(&link);
-        std::thread::spawn(move || {
-            pump(&other, &other.near, &other.far, |bytes| other.record(bytes));
-            Self::release(&other);
-        });
-        std::thread::spawn(move || {
-            pump(&link, &link.far, &link.near, |_| {});
-            Self::release(&link);
-        });
         self.accepted.fetch_add(1, Ordering::SeqCst);
+        let (state, up) = (Arc::clone(self), Arc::clone(&link));
+        std::thread::spawn(move || {
+            up.pump(&up.near, &up.far, |bytes| up.record(bytes));
+            state.release(&up);
+        });
+        let state = Arc::clone(self);
+        std::thread::spawn(move || {
+            link.pump(&link.far, &link.near, |_| {});
+            state.release(&link);
+        });
+    }
+
+    /// A pump has ended. After the second one nothing holds the link any more, which closes both ends.
+    fn release(&self, link: &Arc<Link>) {
+        if link.pumps_ended.fetch_add(1, Ordering::SeqCst) == 1 {
+            self.links().retain(|other| !Arc::ptr_eq(other, link));
+        }
+    }
+}
+
+impl Link {
+    /// Carries bytes one way until the end or the link's death.
+    fn pump(&self, mut from: &TcpStream, to: &TcpStream, on_bytes: impl Fn(&[u8])) {
+        let mut buffer = vec![0; 64 << 10];
+        while !self.is_dead() {
+            if self.is_frozen() {
+                std::thread::sleep(TICK);
+                continue;
+            }
+            match from.read(&mut buffer) {
+                Ok(0) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
+                }
+                Ok(n) => {
+                    on_bytes(&buffer[..n]);
+                    self.push(to, &buffer[..n]);
+                }
+                Err(error) if is_pause(&error) => {}
+                Err(_) => self.sever(),
+            }
+        }
+    }
+
+    fn push(&self, mut to: &TcpStream, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.is_dead() {
+            if self.is_frozen() {
+                std::thread::sleep(TICK);
+                continue;
+            }
+            match to.write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if is_pause(&error) => {}
+                Err(_) => self.sever(),
+            }
+        }
+    }
+
+    /// Makes both ends close with a reset.
+    fn sever(&self) {
+        linger_zero(&self.near);
+        linger_zero(&self.far);
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    fn record(&self, bytes: &[u8]) {
+        let mut recording = self.recording.lock().expect("no panic while locked");
+        let room = RECORDED - recording.len();
+        recording.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+}
+
+/// Whether an error only says that the socket's timeout passed.
+fn is_pause(error: &std::io::Error) -> bool {
+    [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted].contains(&error.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::Service;
+    use crate::sockets::{End, connect, finish, read_all, read_end};
+    use crate::wait::until;
+
+    #[test]
+    fn an_open_gate_changes_nothing() {
+        let service = Service::echo();
+        let gate = Gate::before(service.addr());
+        let mut visitor = connect(gate.addr());
+        visitor.write_all(b"hello").unwrap();
+        finish(&visitor);
+        assert_eq!(read_all(&mut visitor), b"hello");
+        until("the connection is released", || gate.open_connections() == 0);
+        assert_eq!((gate.accepted(), gate.recordings()), (1, vec![b"hello".to_vec()]));
+    }
+
+    #[test]
+    fn a_cut_resets_and_a_hang_up_ends() {
+        let service = Service::echo();
+        let gate = Gate::before(service.addr());
+        let mut visitors = [connect(gate.addr()), connect(gate.addr())];
+        until("both are through", || gate.open_connections() == 2);
+        gate.cut();
+        for visitor in &mut visitors {
+            assert_eq!(read_end(visitor), (0, End::Reset));
+        }
+        let mut visitor = connect(gate.addr());
+        until("it is through", || gate.open_connections() == 1);
+        gate.hang_up();
+        assert_eq!(read_end(&mut visitor), (0, End::Clean));
+    }
+
+    #[test]
+    fn frozen_bytes_come_after_the_thaw() {
+        let service = Service::echo();
+        let gate = Gate::before(service.addr());
+        let mut old = connect(gate.addr());
+        until("it is through", || gate.open_connections() == 1);
+        gate.freeze_present();
+        old.write_all(b"old").unwrap();
+        let mut new = connect(gate.addr());
+        new.write_all(b"new").unwrap();
+        finish(&new);
+        assert_eq!(read_all(&mut new), b"new");
+        old.set_nonblocking(true).unwrap();
+        assert_eq!(old.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        old.set_nonblocking(false).unwrap();
+        gate.thaw();
+        finish(&old);
+        assert_eq!(read_all(&mut old), b"old");
+    }
+
+    #[test]
+    fn a_closed_gate_hangs_up() {
+        let service = Service::echo();
+        let gate = Gate::before(service.addr());
+        gate.close();
+        assert_eq!(read_end(&mut connect(gate.addr())), (0, End::Clean));
+        assert_eq!(gate.accepted(), 0);
+        gate.open();
+        let visitor = connect(gate.addr());
+        until("it is through", || gate.open_connections() == 1);
+        drop(visitor);
     }
 }

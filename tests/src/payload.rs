@@ -180,7 +180,7 @@ impl Place {
             let (first, second) = (words.next()?, words.next()?);
             let index = first & (DIRECTION_BIT - 1);
             let offset = (index * WORD).checked_sub(skip as u64)?;
-            (second == first + 1).then(|| Self {
+            (second == first + 1).then_some(Self {
                 flow: Flow {
                     stream: (first >> STREAM_SHIFT) as u32,
                     direction: if first & DIRECTION_BIT == 0 { Direction::Up } else { Direction::Down },

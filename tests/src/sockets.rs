@@ -101,12 +101,12 @@ pub fn linger_zero(stream: &TcpStream) {
     setsockopt(stream, sockopt::Linger, &now).expect("SO_LINGER");
 }
 
-/// Gives the socket a receive buffer of a few KiB, so that a reader who pauses stops the sender soon.
+/// Gives the socket a small receive buffer, so that a reader who pauses stops the sender soon.
 ///
 /// # Panics
 /// If the socket refuses SO_RCVBUF.
 pub fn small_receive_buffer(stream: &TcpStream) {
-    setsockopt(stream, sockopt::RcvBuf, &8192).expect("SO_RCVBUF");
+    setsockopt(stream, sockopt::RcvBuf, &(32 << 10)).expect("SO_RCVBUF");
 }
 
 /// Shuts the writing half: "I have sent everything".

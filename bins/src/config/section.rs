@@ -49,7 +49,11 @@ pub(super) enum Order {
 
 /// The line, from 1, on which byte `offset` of `text` stands.
 pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
-    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+    1 + text
+        .iter()
+        .take(offset)
+        .filter(|&&byte| byte == b'\n')
+        .count()
 }
 
 impl<'t> Section<'t> {
@@ -57,14 +61,31 @@ impl<'t> Section<'t> {
     ///
     /// # Errors
     /// The text is not TOML.
-    pub(super) fn top(text: &'t str, origin: &'t Path, keys: Vec<&'static str>) -> Result<Self, ConfigError> {
+    pub(super) fn top(
+        text: &'t str,
+        origin: &'t Path,
+        keys: Vec<&'static str>,
+    ) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = line_at(text.as_bytes(), error.span().map_or(0, |span| span.start));
             let what = error.message().replace('\n', ", ");
-            Problem::new(format!("{}:{line}: not valid TOML: {what}", origin.display()))
+            Problem::new(format!(
+                "{}:{line}: not valid TOML: {what}",
+                origin.display()
+            ))
         })?;
-        let document = Document { text, origin, problems: RefCell::default() };
-        Ok(Self { document: Rc::new(document), table: table.into_inner(), place: String::new(), line: 1, keys })
+        let document = Document {
+            text,
+            origin,
+            problems: RefCell::default(),
+        };
+        Ok(Self {
+            document: Rc::new(document),
+            table: table.into_inner(),
+            place: String::new(),
+            line: 1,
+            keys,
+        })
     }
 
     /// Reports the keys that may not stand here. `elsewhere` says, for a key that belongs to another
@@ -90,7 +111,10 @@ impl<'t> Section<'t> {
     pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigError> {
         let mut problems = self.document.problems.take();
         problems.sort_by_key(|(line, _)| *line);
-        ConfigError::unless_none(problems.into_iter().map(|(_, problem)| problem).collect(), value)
+        ConfigError::unless_none(
+            problems.into_iter().map(|(_, problem)| problem).collect(),
+            value,
+        )
     }
 
     pub(super) fn origin(&self) -> &'t Path {
@@ -99,7 +123,12 @@ impl<'t> Section<'t> {
 
     /// `FILE:LINE: KEY`, to begin a message about a key that is there.
     pub(super) fn locate(&self, key: &str) -> String {
-        format!("{}:{}: `{key}`{}", self.origin().display(), self.line_of(key), self.place)
+        format!(
+            "{}:{}: `{key}`{}",
+            self.origin().display(),
+            self.line_of(key),
+            self.place
+        )
     }
 
     /// Reports that `key` `what`.
@@ -109,23 +138,24 @@ impl<'t> Section<'t> {
 
     /// Adds a ready-made problem, sorted to where `key` is.
     pub(super) fn push(&self, key: &str, problem: Problem) {
-        self.document.problems.borrow_mut().push((self.line_of(key), problem));
+        self.document
+            .problems
+            .borrow_mut()
+            .push((self.line_of(key), problem));
     }
 
-    /// Reports something about this section as a whole.
-    pub(super) fn section_problem(&self, what: &str) {
-        self.push_at(self.line, what.to_owned());
+    /// Whether `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
     }
 
     /// A string.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
-        match self.value(key)? {
-            DeValue::String(text) => Some(text),
-            other => {
-                self.wrong_type(key, other, "a text in quotes");
-                None
-            }
-        }
+        let value = self.value(key)?;
+        let DeValue::String(text) = value else {
+            return self.wrong_type(key, value, "a text in quotes");
+        };
+        Some(text)
     }
 
     /// A string that means a `T`.
@@ -134,7 +164,11 @@ impl<'t> Section<'t> {
     }
 
     /// A string that `parse` understands.
-    pub(super) fn parsed_by<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+    pub(super) fn parsed_by<T, E: Display>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let text = self.text(key)?;
         match parse(text) {
             Ok(value) => Some(value),
@@ -152,32 +186,41 @@ impl<'t> Section<'t> {
             *value = choice;
             return;
         }
-        let words: Vec<String> =
-            T::value_variants().iter().filter_map(T::to_possible_value).map(|v| v.get_name().to_owned()).collect();
-        self.problem(key, format!("= \"{}\": write one of {}", word.escape_debug(), words.join(", ")));
+        let words: Vec<String> = T::value_variants()
+            .iter()
+            .filter_map(T::to_possible_value)
+            .map(|v| v.get_name().to_owned())
+            .collect();
+        self.problem(
+            key,
+            format!(
+                "= \"{}\": write one of {}",
+                word.escape_debug(),
+                words.join(", ")
+            ),
+        );
     }
 
     /// A whole number within `range`.
     pub(super) fn integer(&self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        match self.value(key)? {
-            DeValue::Integer(number) => {
-                let value = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
-                if value.is_none() {
-                    self.problem(key, format!("is {number}; write {expected}"));
-                }
-                value
-            }
-            other => {
-                self.wrong_type(key, other, &expected);
-                None
-            }
+        let value = self.value(key)?;
+        let DeValue::Integer(number) = value else {
+            return self.wrong_type(key, value, &expected);
+        };
+        let fitting = u64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .filter(|n| range.contains(n));
+        if fitting.is_none() {
+            self.problem(key, format!("is {number}; write {expected}"));
         }
+        fitting
     }
 
     /// A port, 0 included.
     pub(super) fn port(&self, key: &str) -> Option<u16> {
-        self.integer(key, 0..=u64::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
+        self.integer(key, 0..=u64::from(u16::MAX))
+            .and_then(|port| u16::try_from(port).ok())
     }
 
     /// A count from `least`; replaces `value` if the key is there.
@@ -190,30 +233,46 @@ impl<'t> Section<'t> {
 
     /// A time in seconds, fractions allowed; replaces `value` if the key is there.
     pub(super) fn seconds(&self, key: &str, value: &mut Duration) {
-        self.time(key, MIN_SECONDS..=MAX_SECONDS, value);
+        *value = self.time(key, MIN_SECONDS..=MAX_SECONDS).unwrap_or(*value);
     }
 
     /// Like [`Section::seconds`], and 0 is allowed.
     pub(super) fn seconds_or_zero(&self, key: &str, value: &mut Duration) {
-        self.time(key, 0.0..=MAX_SECONDS, value);
+        *value = self.time(key, 0.0..=MAX_SECONDS).unwrap_or(*value);
     }
 
-    fn time(&self, key: &str, range: RangeInclusive<f64>, value: &mut Duration) {
-        let expected = format!("seconds from {} to {}, such as 2.5", range.start(), range.end());
-        let number = match self.value(key) {
-            None => return,
-            Some(DeValue::Integer(number)) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n as f64),
-            Some(DeValue::Float(number)) => number.as_str().parse::<f64>().ok(),
-            Some(other) => return self.wrong_type(key, other, &expected),
+    fn time(&self, key: &str, range: RangeInclusive<f64>) -> Option<Duration> {
+        let expected = format!(
+            "seconds from {} to {}, such as 2.5",
+            range.start(),
+            range.end()
+        );
+        let value = self.value(key)?;
+        let number = if let DeValue::Integer(number) = value {
+            i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .map(|n| n as f64)
+        } else if let DeValue::Float(number) = value {
+            number.as_str().parse::<f64>().ok()
+        } else {
+            return self.wrong_type(key, value, &expected);
         };
-        match number.filter(|seconds| range.contains(seconds)) {
-            Some(seconds) => *value = Duration::from_secs_f64(seconds),
-            None => self.problem(key, format!("is out of range; write {expected}")),
+        let fitting = number.filter(|seconds| range.contains(seconds));
+        if fitting.is_none() {
+            self.problem(key, format!("is out of range; write {expected}"));
         }
+        fitting.map(Duration::from_secs_f64)
     }
 
     /// Reports two times that are the wrong way round, if the file says one of them.
-    pub(super) fn ordered(&self, short: &str, short_value: Duration, long: &str, long_value: Duration, order: Order) {
+    pub(super) fn ordered(
+        &self,
+        short: &str,
+        short_value: Duration,
+        long: &str,
+        long_value: Duration,
+        order: Order,
+    ) {
         let (holds, must) = match order {
             Order::Below => (short_value < long_value, "must be longer than"),
             Order::AtMost => (short_value <= long_value, "must not be shorter than"),
@@ -221,8 +280,19 @@ impl<'t> Section<'t> {
         if holds {
             return;
         }
-        let Some(key) = [long, short].into_iter().find(|key| self.table.contains_key(*key)) else { return };
-        let default = |key: &str| if self.table.contains_key(key) { "" } else { ", the default" };
+        let Some(key) = [long, short]
+            .into_iter()
+            .find(|key| self.table.contains_key(*key))
+        else {
+            return;
+        };
+        let default = |key: &str| {
+            if self.table.contains_key(key) {
+                ""
+            } else {
+                ", the default"
+            }
+        };
         let what = format!(
             "`{long}` ({} s{}) {must} `{short}` ({} s{}); raise the one or lower the other",
             long_value.as_secs_f64(),
@@ -235,15 +305,16 @@ impl<'t> Section<'t> {
 
     /// The items of a list, each with its line.
     pub(super) fn list(&self, key: &str, expected: &str) -> Option<Vec<(usize, &DeValue<'t>)>> {
-        match self.value(key)? {
-            DeValue::Array(items) => {
-                Some(items.iter().map(|item| (self.line_of_offset(item.span().start), item.get_ref())).collect())
-            }
-            other => {
-                self.wrong_type(key, other, expected);
-                None
-            }
-        }
+        let value = self.value(key)?;
+        let DeValue::Array(items) = value else {
+            return self.wrong_type(key, value, expected);
+        };
+        Some(
+            items
+                .iter()
+                .map(|item| (self.line_of_offset(item.span().start), item.get_ref()))
+                .collect(),
+        )
     }
 
     /// Reports a problem with an item of the list `key`.
@@ -256,16 +327,21 @@ impl<'t> Section<'t> {
         let expected = format!("[[{key}]] above each entry");
         let mut sections = Vec::new();
         for (line, item) in self.list(key, &expected).unwrap_or_default() {
-            match item {
-                DeValue::Table(table) => sections.push(Self {
-                    document: Rc::clone(&self.document),
-                    table: table.clone(),
-                    place: format!(" in [[{key}]]"),
+            let DeValue::Table(table) = item else {
+                self.item_problem(
+                    key,
                     line,
-                    keys: keys.to_vec(),
-                }),
-                other => self.item_problem(key, line, &format!("an entry is {}; write {expected}", type_of(other))),
-            }
+                    &format!("an entry is {}; write {expected}", type_of(item)),
+                );
+                continue;
+            };
+            sections.push(Self {
+                document: Rc::clone(&self.document),
+                table: table.clone(),
+                place: format!(" in [[{key}]]"),
+                line,
+                keys: keys.to_vec(),
+            });
         }
         sections
     }
@@ -275,13 +351,17 @@ impl<'t> Section<'t> {
         self.table.get(key).map(Spanned::get_ref)
     }
 
-    fn wrong_type(&self, key: &str, value: &DeValue<'_>, expected: &str) {
+    /// Reports a value of another type than `expected`, which is as good as none.
+    fn wrong_type<T>(&self, key: &str, value: &DeValue<'_>, expected: &str) -> Option<T> {
         self.problem(key, format!("is {}; write {expected}", type_of(value)));
+        None
     }
 
     /// The line of `key`, or of the section if the key is not there.
     fn line_of(&self, key: &str) -> usize {
-        self.table.get_key_value(key).map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
+        self.table
+            .get_key_value(key)
+            .map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
     }
 
     fn line_of_offset(&self, offset: usize) -> usize {
@@ -297,7 +377,10 @@ impl<'t> Section<'t> {
 impl fmt::Debug for Section<'_> {
     /// Shows no values: they may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Section").field("place", &self.place).field("line", &self.line).finish_non_exhaustive()
+        f.debug_struct("Section")
+            .field("place", &self.place)
+            .field("line", &self.line)
+            .finish_non_exhaustive()
     }
 }
 
@@ -317,5 +400,8 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
 fn nearest<'k>(name: &str, keys: &[&'k str]) -> &'k str {
     let name = name.to_lowercase().replace('-', "_");
     let likeness = |key: &&&str| strsim::jaro_winkler(&name, key);
-    keys.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).copied().unwrap_or_default()
+    keys.iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .copied()
+        .unwrap_or_default()
 }

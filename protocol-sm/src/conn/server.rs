@@ -116,11 +116,7 @@ impl ActiveConn {
     }
 
     fn answer_is_due(&self, epoch: Epoch) -> Result<(), Violation> {
-        if self.answer == Answer::Awaiting && epoch == self.epoch {
-            Ok(())
-        } else {
-            Err(Violation::Unexpected)
-        }
+        if self.answer == Answer::Awaiting && epoch == self.epoch { Ok(()) } else { Err(Violation::Unexpected) }
     }
 
     /// `Fin` came on the ctl_conn.

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
+use postcard::experimental::serialized_size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -42,10 +43,12 @@ pub trait Message: Serialize + DeserializeOwned {
     /// Decodes the body of one frame.
     ///
     /// # Errors
-    /// [`WireError::Malformed`] if `body` is not exactly one message.
+    /// [`WireError::Malformed`] if `body` is not exactly one message in its only encoding.
     fn decode(body: &[u8]) -> Result<Self, WireError> {
         match postcard::take_from_bytes(body) {
-            Ok((message, [])) => Ok(message),
+            // Postcard takes overlong varints. Without them a message has one encoding, the shortest, so
+            // that the bytes that a proof covers are the bytes that were sent.
+            Ok((message, [])) if serialized_size(&message) == Ok(body.len()) => Ok(message),
             Ok(_) | Err(_) => Err(WireError::Malformed),
         }
     }

@@ -6,11 +6,9 @@ mod preface;
 mod proxy;
 
 pub use ctl::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake,
-    ServerHello, ServerMsg, ToClient, ToServer, Welcome,
+    ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
+    ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
-pub use preface::{
-    Greeting, MAGIC, PREFACE_LEN, Port, Preface, PrefaceReader, Reply, ReplyReader, VERSION,
-};
+pub use preface::{Greeting, MAGIC, PREFACE_LEN, Port, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};

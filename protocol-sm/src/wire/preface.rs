@@ -147,7 +147,9 @@ struct Eight {
 impl Eight {
     fn take(&mut self, input: &mut &[u8]) -> Result<Option<[u8; PREFACE_LEN]>, WireError> {
         while self.have < PREFACE_LEN {
-            let Some((&byte, rest)) = input.split_first() else { return Ok(None) };
+            let Some((&byte, rest)) = input.split_first() else {
+                return Ok(None);
+            };
             if self.have < MAGIC.len() && byte != MAGIC[self.have] {
                 return Err(WireError::NotCproxy);
             }

@@ -7,6 +7,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{SockFlag, accept4};
 
-use super::pattern::{self, Way};
+use super::exchange::{Ending, Exchange};
 use super::wire::{HEADER_LEN, Header, Op, Tally};
 use super::{service_bulk, sock};
 
@@ -29,14 +30,6 @@ pub(super) struct Counts {
     clean: AtomicU64,
     reset: AtomicU64,
     wrong: AtomicU64,
-}
-
-/// How a visit ended, as the service saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    Clean,
-    Reset,
-    Wrong,
 }
 
 impl Counts {
@@ -63,37 +56,20 @@ impl Counts {
 struct Visit {
     stream: TcpStream,
     interest: EpollFlags,
-    state: State,
+    header: [u8; HEADER_LEN],
+    header_got: usize,
+    /// Known once the header is complete.
+    exchange: Option<Exchange>,
 }
 
-enum State {
-    /// Collecting the header.
-    Header { got: usize, bytes: [u8; HEADER_LEN] },
-    Echo(Exchange),
-    /// Answers only after end-of-file, then closes.
-    VisitorShutsFirst(Exchange),
-    /// Has answered and shut its half; takes `size` bytes and end-of-file.
-    ServiceShutsFirst(Exchange),
-}
-
-/// Where the two directions of a small visit stand.
-struct Exchange {
-    seed: u32,
-    size: u64,
-    /// Bytes taken from the visitor.
-    taken: u64,
-    /// Bytes given to the visitor.
-    given: u64,
-    /// Bytes that may be given by now.
-    owed: u64,
-}
-
+/// What the visit wants of the loop after a turn.
 enum Step {
     Stay,
     End(Ending),
     /// Not a visit: answer with the tally and close.
     Tally,
-    Bulk(Header),
+    /// Not for the loop. What followed the header is in this range of the buffer.
+    Bulk(Header, Range<usize>),
 }
 
 struct Service {
@@ -169,8 +145,9 @@ impl Service {
             });
             let interest = EpollFlags::EPOLLIN;
             self.epoll.add(&stream, EpollEvent::new(interest, index as u64))?;
-            let state = State::Header { got: 0, bytes: [0; HEADER_LEN] };
-            self.visits[index] = Some(Visit { stream, interest, state });
+            let visit =
+                Visit { stream, interest, header: [0; HEADER_LEN], header_got: 0, exchange: None };
+            self.visits[index] = Some(visit);
             // What the visitor says first has often arrived with it.
             self.serve(index);
         }
@@ -179,17 +156,23 @@ impl Service {
 
     fn serve(&mut self, index: usize) {
         let Some(visit) = self.visits.get_mut(index).and_then(Option::as_mut) else { return };
-        let (step, rest) = visit.turn(&mut self.buffer);
+        let known = visit.exchange.is_some();
+        let step = visit.turn(&mut self.buffer);
+        if !known && visit.exchange.is_some() {
+            self.counts.begun.fetch_add(1, Relaxed);
+        }
         match step {
-            Step::Stay => visit.watch(&self.epoll, index, &self.counts),
+            Step::Stay => visit.watch(&self.epoll, index),
             Step::End(ending) => {
-                if matches!(visit.state, State::Header { .. }) && ending == Ending::Clean {
-                    // Came and went without a word, like a probe of the port: no visit.
-                } else {
-                    self.counts.ended(ending);
-                }
                 if ending != Ending::Clean {
                     sock::reset_on_close(&visit.stream);
+                }
+                // Who came and went without a word was a probe of the port; who spoke nonsense was no visitor of ours.
+                if visit.exchange.is_some() {
+                    self.counts.ended(ending);
+                } else if visit.header_got > 0 {
+                    self.counts.begun.fetch_add(1, Relaxed);
+                    self.counts.ended(Ending::Wrong);
                 }
                 self.forget(index);
             }
@@ -198,7 +181,7 @@ impl Service {
                 let _ = visit.stream.write(&self.counts.tally().encode());
                 self.forget(index);
             }
-            Step::Bulk(header) => {
+            Step::Bulk(header, rest) => {
                 let early = self.buffer[rest].to_vec();
                 if let Some(visit) = self.forget(index) {
                     let counts = Arc::clone(&self.counts);
@@ -221,130 +204,64 @@ impl Service {
 }
 
 impl Visit {
-    /// One read and whatever follows from it. For [`Step::Bulk`], the range of the buffer that came after the header.
-    fn turn(&mut self, buffer: &mut [u8]) -> (Step, std::ops::Range<usize>) {
+    /// One read and whatever follows from it.
+    fn turn(&mut self, buffer: &mut [u8]) -> Step {
         // While an answer is blocked nothing is read, so that memory stays bounded whatever the visitor does.
-        if let State::Echo(x) | State::VisitorShutsFirst(x) | State::ServiceShutsFirst(x) = &mut self.state
-            && x.owed > x.given
-        {
-            return (self.answer(), 0..0);
+        if self.exchange.as_ref().is_some_and(Exchange::owes) {
+            return self.answer();
         }
         let n = match (&self.stream).read(buffer) {
             Ok(n) => n,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return (Step::Stay, 0..0),
-            Err(_) => return (Step::End(Ending::Reset), 0..0),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Step::Stay,
+            Err(_) => return Step::End(Ending::Reset),
         };
-        let mut start = 0;
-        if let State::Header { got, bytes } = &mut self.state {
-            let part = n.min(HEADER_LEN - *got);
-            bytes[*got..*got + part].copy_from_slice(&buffer[..part]);
-            *got += part;
-            start = part;
-            if *got < HEADER_LEN {
-                let ending = match (n, *got) {
-                    (0, 0) => Some(Ending::Clean),
-                    (0, _) => Some(Ending::Wrong),
-                    _ => None,
-                };
-                return (ending.map_or(Step::Stay, Step::End), 0..0);
-            }
-            let Some(header) = Header::decode(bytes) else { return (Step::End(Ending::Wrong), 0..0) };
-            let x = Exchange { seed: header.seed, size: header.size, taken: 0, given: 0, owed: 0 };
-            self.state = match header.op {
-                Op::Echo => State::Echo(x),
-                Op::VisitorShutsFirst => State::VisitorShutsFirst(x),
-                Op::ServiceShutsFirst => State::ServiceShutsFirst(Exchange { owed: x.size, ..x }),
-                Op::Tally => return (Step::Tally, 0..0),
-                Op::Down | Op::Up | Op::Both => return (Step::Bulk(header), start..n),
-            };
-        }
-        (self.take(&buffer[start..n], n == 0), 0..0)
-    }
-
-    /// Checks what came and answers if the moment has come.
-    fn take(&mut self, got: &[u8], eof: bool) -> Step {
-        let at_header = matches!(&self.state, State::Header { .. });
-        debug_assert!(!at_header, "the header is consumed before");
-        let (x, ended) = match &mut self.state {
-            State::Header { .. } => return Step::Stay,
-            State::Echo(x) => {
-                let whole = x.taken % x.size == 0;
-                (x, eof.then_some(if whole { Ending::Clean } else { Ending::Wrong }))
-            }
-            State::VisitorShutsFirst(x) => {
-                if eof {
-                    if x.taken != x.size {
-                        return Step::End(Ending::Wrong);
-                    }
-                    x.owed = x.size;
+        let start = n.min(HEADER_LEN - self.header_got);
+        self.header[self.header_got..self.header_got + start].copy_from_slice(&buffer[..start]);
+        self.header_got += start;
+        let exchange = match &mut self.exchange {
+            Some(exchange) => exchange,
+            None if n == 0 => return Step::End(Ending::Wrong),
+            None if self.header_got < HEADER_LEN => return Step::Stay,
+            None => match Header::decode(&self.header) {
+                None => return Step::End(Ending::Wrong),
+                Some(Header { op: Op::Tally, .. }) => return Step::Tally,
+                Some(header @ Header { op: Op::Down | Op::Up | Op::Both, .. }) => {
+                    return Step::Bulk(header, start..n);
                 }
-                (x, None)
-            }
-            State::ServiceShutsFirst(x) => {
-                let whole = x.taken == x.size;
-                (x, eof.then_some(if whole { Ending::Clean } else { Ending::Wrong }))
-            }
+                Some(header) => self.exchange.insert(Exchange::new(header)),
+            },
         };
-        if let Some(ending) = ended {
-            return Step::End(ending);
-        }
-        if !pattern::matches(x.seed, Way::Up, x.taken, got) {
-            return Step::End(Ending::Wrong);
-        }
-        x.taken += got.len() as u64;
-        let limit = match &mut self.state {
-            State::Echo(x) => {
-                // Answers whole messages only; a second message before the answer to the first is no echo.
-                x.owed = x.taken - x.taken % x.size;
-                x.given + x.size
-            }
-            State::Header { .. } => return Step::Stay,
-            State::VisitorShutsFirst(x) | State::ServiceShutsFirst(x) => x.size,
-        };
-        let State::Echo(x) | State::VisitorShutsFirst(x) | State::ServiceShutsFirst(x) = &self.state else {
-            return Step::Stay;
-        };
-        if x.taken > limit {
-            return Step::End(Ending::Wrong);
-        }
-        self.answer()
+        let ending = if n == 0 { exchange.finish() } else { exchange.take(&buffer[start..n]) };
+        ending.map_or_else(|| self.answer(), Step::End)
     }
 
     /// Gives what is owed, as far as the socket takes it.
     fn answer(&mut self) -> Step {
-        let State::Echo(x) | State::VisitorShutsFirst(x) | State::ServiceShutsFirst(x) = &mut self.state else {
-            return Step::Stay;
-        };
-        if x.owed == x.given {
-            return Step::Stay;
-        }
-        while x.owed > x.given {
-            let len = (x.owed - x.given).min(pattern::LONGEST as u64) as usize;
-            match (&self.stream).write(pattern::bytes(x.seed, Way::Down, x.given, len)) {
-                Ok(n) => x.given += n as u64,
+        let Some(exchange) = self.exchange.as_mut().filter(|x| x.owes()) else { return Step::Stay };
+        while exchange.owes() {
+            match (&self.stream).write(exchange.next_bytes()) {
+                Ok(n) => exchange.given(n),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Step::Stay,
                 Err(_) => return Step::End(Ending::Reset),
             }
         }
-        match self.state {
-            State::Header { .. } | State::Echo(_) => Step::Stay,
-            State::VisitorShutsFirst(_) => Step::End(Ending::Clean),
-            State::ServiceShutsFirst(_) => match self.stream.shutdown(Shutdown::Write) {
+        match exchange.op() {
+            Op::VisitorShutsFirst => Step::End(Ending::Clean),
+            Op::ServiceShutsFirst => match self.stream.shutdown(Shutdown::Write) {
                 Ok(()) => Step::Stay,
                 Err(_) => Step::End(Ending::Reset),
             },
+            Op::Echo | Op::Down | Op::Up | Op::Both | Op::Tally => Step::Stay,
         }
     }
 
-    fn watch(&mut self, epoll: &Epoll, index: usize, _counts: &Counts) {
-        let blocked = match &self.state {
-            State::Header { .. } => false,
-            State::Echo(x) | State::VisitorShutsFirst(x) | State::ServiceShutsFirst(x) => x.owed > x.given,
-        };
+    fn watch(&mut self, epoll: &Epoll, index: usize) {
+        let blocked = self.exchange.as_ref().is_some_and(Exchange::owes);
         let want = if blocked { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
         if want != self.interest {
             self.interest = want;
+            // Fails only on a descriptor that is not there.
             let _ = epoll.modify(&self.stream, &mut EpollEvent::new(want, index as u64));
         }
     }

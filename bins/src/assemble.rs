@@ -1,0 +1,298 @@
+//! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
+//! with.
+
+use crate::config::{self, ClientFile, ConfigError, Problem, ServerFile, TunnelEntry};
+use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
+use crate::identity::{self, Machine};
+use crate::logging::Logs;
+use crate::token::{self, TokenSource};
+use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelSpec};
+use runtime_epoll::{client, server};
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+/// A program's whole configuration.
+#[derive(Clone, Debug)]
+pub struct Assembled<C> {
+    /// What the runtime runs with.
+    pub config: C,
+    /// How to log.
+    pub logs: Logs,
+    /// What is legal but poor, as sentences for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The most event-loop threads that are started unasked.
+const DEFAULT_MAX_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// The credential's name in logs for the server's own token.
+const OWN_TOKEN: &str = "default";
+/// The name of a tunnel that the flags define without naming it.
+const DEFAULT_TUNNEL: &str = "default";
+
+/// Assembles the server's configuration. `variable` is the value of [`token::VARIABLE`].
+///
+/// # Errors
+/// Everything that is wrong with the file or, if that is in order, with the whole.
+pub fn server(
+    flags: &ServerFlags,
+    variable: Option<OsString>,
+) -> Result<Assembled<server::Config>, ConfigError> {
+    let path = flags.common.config.as_deref();
+    let mut file = match path {
+        Some(path) => config::load(path, config::parse_server)?,
+        None => ServerFile::default(),
+    };
+    put_over(&flags.common, &mut file.common, &mut file.settings.timings);
+    file.bind_addr = flags.bind_addr.unwrap_or(file.bind_addr);
+    file.ctl_port = flags.ctl_port.unwrap_or(file.ctl_port);
+    file.proxy_port = flags.proxy_port.unwrap_or(file.proxy_port);
+    if let Some(ports) = &flags.allow_ports {
+        file.settings.open_scope.allow_ports = ports.clone();
+    }
+
+    let mut found = Findings::of(path, &mut file.common);
+    if file.ctl_port == file.proxy_port && file.ctl_port != 0 {
+        found.problem(format!(
+            "the ctl port and the proxy port are both {}; give them different ports (`ctl_port`, --ctl-port; \
+             `proxy_port`, --proxy-port)",
+            file.ctl_port
+        ));
+    }
+    let sources = file
+        .common
+        .token
+        .iter()
+        .chain(file.clients.iter().map(|client| &client.token));
+    found.secrets_in_the_open(sources);
+    let own = own_token(
+        &flags.common,
+        variable,
+        file.common.token.as_ref(),
+        &mut found,
+    );
+    file.settings.credentials = credentials(own, &file, &mut found);
+    if file.settings.credentials.is_empty() {
+        found.warnings.push(format!(
+            "no token is set, so only clients on this machine (loopback) are taken; set one with --token-file FILE, \
+             with the environment variable {} or with `token_file` in the configuration file",
+            token::VARIABLE
+        ));
+    }
+    let config = server::Config {
+        bind_addr: file.bind_addr,
+        ctl_port: file.ctl_port,
+        proxy_port: file.proxy_port,
+        work_threads: file.common.work_threads.unwrap_or_else(default_threads),
+        settings: file.settings,
+    };
+    found.conclude(config, file.common.logs)
+}
+
+/// The server's credentials: its own token's, then those of the `[[clients]]`.
+fn credentials(own: Option<Token>, file: &ServerFile, found: &mut Findings<'_>) -> Vec<Credential> {
+    let scope = file.settings.open_scope.clone();
+    let own = own.map(|token| Credential {
+        name: OWN_TOKEN.to_owned(),
+        token,
+        scope,
+    });
+    let mut credentials = Vec::from_iter(own);
+    for client in &file.clients {
+        let (name, scope) = (client.name.clone(), client.scope.clone());
+        if name == OWN_TOKEN {
+            found.problem(format!(
+                "[[clients]] \"{OWN_TOKEN}\": this is what the log calls the server's own token; choose another name"
+            ));
+        }
+        let Some(token) = found.keep(|warnings| client.token.read(warnings)) else {
+            continue;
+        };
+        if let Some(other) = credentials.iter().find(|other| other.token == token) {
+            found.problem(format!(
+                "[[clients]] \"{}\" has the same token as \"{}\"; give each its own, so that it is known which one comes",
+                name.escape_debug(),
+                other.name.escape_debug()
+            ));
+        }
+        credentials.push(Credential { name, token, scope });
+    }
+    credentials
+}
+
+/// Assembles the client's configuration. `variable` is the value of [`token::VARIABLE`].
+///
+/// # Errors
+/// Everything that is wrong with the file or, if that is in order, with the whole.
+pub fn client(
+    flags: &ClientFlags,
+    variable: Option<OsString>,
+) -> Result<Assembled<client::Config>, ConfigError> {
+    let path = flags.common.config.as_deref();
+    let mut file = match path {
+        Some(path) => config::load(path, config::parse_client)?,
+        None => ClientFile::default(),
+    };
+    put_over(&flags.common, &mut file.common, &mut file.timings);
+    if let Some(local) = &flags.local_server {
+        file.tunnels = vec![TunnelEntry {
+            name: flags
+                .tunnel_name
+                .clone()
+                .unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
+            local: local.clone(),
+            public_port: flags.public_port.unwrap_or(0),
+        }];
+    }
+
+    let mut found = Findings::of(path, &mut file.common);
+    let server = flags.cproxy_server.as_ref().or(file.server.as_ref());
+    if server.is_none() {
+        found.problem(format!(
+            "no server to connect to; give --cproxy-server HOST:PORT, or `server = \"HOST:PORT\"` in a \
+             configuration file"
+        ));
+    }
+    if file.tunnels.is_empty() {
+        found.problem(format!(
+            "no tunnel, so nothing to expose; give --local-server HOST:PORT, or [[tunnels]] with `name` and \
+             `local` in a configuration file"
+        ));
+    }
+    found.secrets_in_the_open(&file.common.token);
+    let token = own_token(
+        &flags.common,
+        variable,
+        file.common.token.as_ref(),
+        &mut found,
+    );
+    let chosen = flags.client_id.as_deref().or(file.client_id.as_deref());
+    let client_id = found.keep(|_| {
+        identity::client_id(chosen, &Machine::here(), &file.tunnels).map_err(|error| {
+            Problem::new(format!(
+                "no randomness for this client's identity: {error}; give --client-id TEXT"
+            ))
+        })
+    });
+    let config = client::Config {
+        server: server.map(ToString::to_string).unwrap_or_default(),
+        locals: file
+            .tunnels
+            .iter()
+            .map(|tunnel| tunnel.local.to_string())
+            .collect(),
+        work_threads: file.common.work_threads.unwrap_or_else(default_threads),
+        settings: ClientSettings {
+            client_id: client_id.unwrap_or_default(),
+            token,
+            tunnels: file
+                .tunnels
+                .into_iter()
+                .map(|tunnel| TunnelSpec {
+                    name: tunnel.name,
+                    public_port: tunnel.public_port,
+                })
+                .collect(),
+            max_proxy_conns: file.max_proxy_conns,
+            timings: file.timings,
+        },
+    };
+    found.conclude(config, file.common.logs)
+}
+
+/// The flags that stand for `check-config FILE`.
+#[must_use]
+pub fn only_file(file: &Path) -> CommonFlags {
+    CommonFlags {
+        config: Some(file.to_owned()),
+        ..CommonFlags::default()
+    }
+}
+
+/// What came to light so far.
+struct Findings<'p> {
+    /// The configuration file, if there is one.
+    path: Option<&'p Path>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl<'p> Findings<'p> {
+    /// Goes on from what the parser of the file at `path` warned of.
+    fn of(path: Option<&'p Path>, common: &mut config::Common) -> Self {
+        Self {
+            path,
+            problems: Vec::new(),
+            warnings: std::mem::take(&mut common.warnings),
+        }
+    }
+
+    fn problem(&mut self, sentence: String) {
+        let place = self
+            .path
+            .map_or(String::new(), |path| format!("{}: ", path.display()));
+        self.problems.push(Problem::new(place + &sentence));
+    }
+
+    /// What `fetch` gives; its problem, if it has one, is kept. `fetch` may add warnings.
+    fn keep<T>(&mut self, fetch: impl FnOnce(&mut Vec<String>) -> Result<T, Problem>) -> Option<T> {
+        fetch(&mut self.warnings)
+            .map_err(|problem| self.problems.push(problem))
+            .ok()
+    }
+
+    /// Warns if the configuration file holds a secret and others may read it.
+    fn secrets_in_the_open<'s>(&mut self, sources: impl IntoIterator<Item = &'s TokenSource>) {
+        if sources
+            .into_iter()
+            .any(|source| matches!(source, TokenSource::Inline(_)))
+        {
+            self.warnings
+                .extend(self.path.and_then(token::open_to_others));
+        }
+    }
+
+    fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
+        ConfigError::unless_none(
+            self.problems,
+            Assembled {
+                config,
+                logs,
+                warnings: self.warnings,
+            },
+        )
+    }
+}
+
+fn put_over(flags: &CommonFlags, file: &mut config::Common, timings: &mut Timings) {
+    file.work_threads = flags.work_thread_nums.or(file.work_threads);
+    file.logs.format = flags.log_format.unwrap_or(file.logs.format);
+    file.logs.level = flags.log_level.unwrap_or(file.logs.level);
+    timings.drain_timeout = flags.drain_timeout.unwrap_or(timings.drain_timeout);
+}
+
+/// The program's own token: from the flag, else the environment, else the file.
+fn own_token(
+    flags: &CommonFlags,
+    variable: Option<OsString>,
+    file: Option<&TokenSource>,
+    found: &mut Findings<'_>,
+) -> Option<Token> {
+    if let Some(path) = &flags.token_file {
+        let source = TokenSource::File {
+            path: path.clone(),
+            named_by: "--token-file".to_owned(),
+        };
+        found.keep(|warnings| source.read(warnings))
+    } else if let Some(value) = variable {
+        found.keep(|warnings| token::from_variable(value, warnings))
+    } else {
+        file.and_then(|source| found.keep(|warnings| source.read(warnings)))
+    }
+}
+
+fn default_threads() -> NonZeroUsize {
+    std::thread::available_parallelism()
+        .unwrap_or(NonZeroUsize::MIN)
+        .min(DEFAULT_MAX_THREADS)
+}

@@ -1,0 +1,270 @@
+//! The command lines. Flags may be spelled with `-` or `_`.
+
+use crate::address::{HostPort, bind_addr};
+use crate::config::{MAX_THREADS, check_name};
+use crate::logging::{LogFormat, LogLevel};
+use clap::{Args, Parser, Subcommand};
+use protocol_sm::ports::PortSet;
+use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const FOOTNOTES: &str = "\
+Flags may be spelled with - or _. A flag beats the configuration file.
+
+The token is taken from the first of these that is there:
+  1. the file that --token-file names
+  2. the environment variable CPROXY_TOKEN
+  3. the configuration file's `token` or `token_file`
+
+Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one ends the
+program at once with exit code 1.
+
+Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server;
+1 anything else.";
+
+/// The flags of both programs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CommonFlags {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Event-loop threads [default: one per CPU, at most 4]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
+    pub work_thread_nums: Option<NonZeroUsize>,
+    /// Read the token from this file (keep it private: chmod 600)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// How long transfers may go on after a request to stop, fractions allowed [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    pub drain_timeout: Option<Duration>,
+    /// How log lines on standard error look [default: text]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "text|json",
+        hide_possible_values = true
+    )]
+    pub log_format: Option<LogFormat>,
+    /// The least important log lines to write: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_enum, value_name = "LEVEL", hide_possible_values = true)]
+    pub log_level: Option<LogLevel>,
+}
+
+/// What to do instead of running.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Check a configuration file and the token files it names, then exit
+    #[command(alias = "check_config")]
+    CheckConfig {
+        /// The file to check
+        file: PathBuf,
+    },
+}
+
+/// Takes visitors on public ports and hands them to the clients that asked for those ports.
+#[derive(Parser, Clone, Debug, Default)]
+#[command(name = "cproxy-server", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+pub struct ServerFlags {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Listen on this address of this machine [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
+    pub bind_addr: Option<IpAddr>,
+    /// Port for the clients' control connections; 0 picks a free one [default: 8080]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    pub ctl_port: Option<u16>,
+    /// Port for the clients' data connections; 0 picks a free one [default: 8090]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
+    pub proxy_port: Option<u16>,
+    /// Public ports that clients may open, such as 6000-7000,9000 [default: every port]
+    #[arg(long, value_name = "PORTS")]
+    pub allow_ports: Option<PortSet>,
+    /// The flags that both programs have.
+    #[command(flatten)]
+    pub common: CommonFlags,
+}
+
+/// Makes services of this network reachable on public ports of a cproxy-server.
+#[derive(Parser, Clone, Debug, Default)]
+#[command(name = "cproxy-client", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+pub struct ClientFlags {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The server's address and ctl port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub cproxy_server: Option<HostPort>,
+    /// The service to expose; replaces the [[tunnels]] of the configuration file
+    #[arg(long, value_name = "HOST:PORT")]
+    pub local_server: Option<HostPort>,
+    /// Public port wanted for the service; 0 lets the server pick [default: 0]
+    #[arg(
+        long,
+        value_name = "PORT",
+        allow_negative_numbers = true,
+        requires = "local_server"
+    )]
+    pub public_port: Option<u16>,
+    /// The service's name, for logs [default: default]
+    #[arg(long, value_name = "NAME", requires = "local_server", value_parser = tunnel_name)]
+    pub tunnel_name: Option<String>,
+    /// Who this client is: a later client with the same text takes over this one's ports [default: made
+    /// from this machine and the tunnels if a public port is asked for, else random]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub client_id: Option<String>,
+    /// The flags that both programs have.
+    #[command(flatten)]
+    pub common: CommonFlags,
+}
+
+/// Reads the process's command line. Bad flags end the process with code 2, `--help` and `--version`
+/// with 0.
+#[must_use]
+pub fn parse<F: Parser>() -> F {
+    F::parse_from(normalise(std::env::args_os()))
+}
+
+/// Spells the names of flags with `-`, whatever the user wrote; values stay as they are, as does
+/// everything behind a bare `--`.
+fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut flags_may_follow = true;
+    args.into_iter()
+        .map(|arg| {
+            flags_may_follow &= arg != OsStr::new("--");
+            if !flags_may_follow || !arg.as_bytes().starts_with(b"--") {
+                return arg;
+            }
+            let mut bytes = arg.into_vec();
+            for byte in bytes.iter_mut().take_while(|byte| **byte != b'=') {
+                if *byte == b'_' {
+                    *byte = b'-';
+                }
+            }
+            OsString::from_vec(bytes)
+        })
+        .collect()
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let expected = || format!("write a whole number from 1 to {MAX_THREADS}");
+    text.parse::<NonZeroUsize>()
+        .ok()
+        .filter(|n| n.get() <= MAX_THREADS)
+        .ok_or_else(expected)
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    /// A year.
+    const MAX: f64 = 31_536_000.0;
+    let seconds = text
+        .parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.0..=MAX).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or("write seconds from 0 to 31536000, such as 2.5")
+}
+
+fn tunnel_name(text: &str) -> Result<String, String> {
+    check_name(text)
+        .map(|()| text.to_owned())
+        .map_err(|what| format!("it {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn normalised(args: &[&str]) -> Vec<OsString> {
+        normalise(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_flag_tables_are_consistent() {
+        ServerFlags::command().debug_assert();
+        ClientFlags::command().debug_assert();
+    }
+
+    #[test]
+    fn underscores_in_flag_names_become_dashes_and_nothing_else_changes() {
+        assert_eq!(
+            normalised(&[
+                "--proxy_port=1_0",
+                "--tunnel_name",
+                "a_b",
+                "-x_y",
+                "check_config",
+                "--",
+                "--a_b"
+            ]),
+            normalised(&[
+                "--proxy-port=1_0",
+                "--tunnel-name",
+                "a_b",
+                "-x_y",
+                "check_config",
+                "--",
+                "--a_b"
+            ])
+        );
+        assert_eq!(
+            normalised(&["--proxy_port=1_0"]),
+            [OsString::from("--proxy-port=1_0")]
+        );
+        let not_utf8 = OsString::from_vec(b"--a_b=\xff_".to_vec());
+        assert_eq!(
+            normalise([not_utf8]),
+            [OsString::from_vec(b"--a-b=\xff_".to_vec())]
+        );
+    }
+
+    #[test]
+    fn the_original_commands_still_work() {
+        let server = ServerFlags::try_parse_from(normalised(&[
+            "s",
+            "--proxy_port=8090",
+            "--work_thread_nums=4",
+        ]))
+        .unwrap();
+        assert_eq!(server.proxy_port, Some(8090));
+        assert_eq!(server.common.work_thread_nums, NonZeroUsize::new(4));
+        let client = ClientFlags::try_parse_from(normalised(&[
+            "c",
+            "--local_server=127.0.0.1:7777",
+            "--cproxy_server=127.0.0.1:8080",
+        ]))
+        .unwrap();
+        assert_eq!(client.local_server.unwrap().to_string(), "127.0.0.1:7777");
+        assert_eq!(client.cproxy_server.unwrap().to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn bad_values_name_the_flag_and_the_way_out() {
+        let error = |args: &[&str]| ClientFlags::try_parse_from(args).unwrap_err().to_string();
+        let no_port = error(&["c", "--cproxy-server", "localhost"]);
+        assert!(
+            no_port.contains(
+                "invalid value 'localhost' for '--cproxy-server <HOST:PORT>': it has no port; write `localhost:8080`"
+            ),
+            "{no_port}"
+        );
+        assert!(
+            error(&["c", "--work-thread-nums", "0"])
+                .contains("write a whole number from 1 to 1024")
+        );
+        assert!(error(&["c", "--drain-timeout", "-1"]).contains("write seconds from 0"));
+        assert!(error(&["c", "--drain-timeout", "nan"]).contains("write seconds from 0"));
+        assert!(error(&["c", "--public-port", "80"]).contains("--local-server <HOST:PORT>"));
+        assert!(
+            error(&["c", "--tunnel-name", "", "--local-server", "a:1"])
+                .contains("it is empty; write a name")
+        );
+        assert!(error(&["c", "--locl-server", "a:1"]).contains("'--local-server'"));
+    }
+}

@@ -1,0 +1,602 @@
+//! The test vectors as one JSON text: built by the codec, so that the file cannot say anything else.
+
+use hmac::{Hmac, Mac};
+use protocol_sm::auth::{Prover, Transcript};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::settings::Token;
+use protocol_sm::wire::{
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, Ctl, Message, Port, Preface, PrefaceReader,
+    ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello,
+    ServerMsg, ToClient, ToServer, Welcome, WireError,
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const ABOUT: &str = "Test vectors of the CProxy protocol, version 1. PROTOCOL.md, section 'Test vectors', \
+    tells how to read them. Written by: cargo run -p protocol-sm --example vectors";
+
+/// The whole file.
+pub(crate) fn document() -> String {
+    let sections = [
+        ("varints", varints()),
+        ("invalid_varints", invalid_varints()),
+        ("prefaces", prefaces()),
+        ("invalid_prefaces", invalid_prefaces()),
+        ("replies", replies()),
+        ("invalid_replies", invalid_replies()),
+        ("messages", messages()),
+        ("invalid_frames", invalid_frames()),
+        ("streams", streams()),
+        ("handshakes", handshakes()),
+    ];
+    let mut text = format!("{{\n\"about\": {},\n\"version\": 1", json(ABOUT));
+    for (name, rows) in sections {
+        let rows: Vec<_> = rows.iter().map(|row| format!("  {row}")).collect();
+        let _ = write!(text, ",\n\"{name}\": [\n{}\n]", rows.join(",\n"));
+    }
+    text.push_str("\n}\n");
+    text
+}
+
+/// One JSON object on one line, its values being JSON already.
+fn object(fields: &[(&str, String)]) -> String {
+    let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+    format!("{{{}}}", fields.join(", "))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{digits}\"")
+}
+
+/// `value` as JSON in the order of its fields, with byte arrays as hex.
+fn json(value: &(impl Serialize + ?Sized)) -> String {
+    let text = serde_json::to_string(value).expect("messages are plain data");
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once('[') {
+        out.push_str(before);
+        let (list, after) = after.split_once(']').expect("brackets come in pairs");
+        // The other brackets are those of an IPv6 address.
+        match list.split(',').map(str::parse).collect::<Result<Vec<u8>, _>>() {
+            Ok(bytes) => out.push_str(&hex(&bytes)),
+            Err(_) => out = out + "[" + list + "]",
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+fn frame(message: &impl Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    message.encode_to(&mut out);
+    out
+}
+
+/// A frame around any body.
+fn framed(body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("bodies are short");
+    [&length.to_le_bytes()[..], body].concat()
+}
+
+fn varints() -> Vec<String> {
+    let mut rows = Vec::new();
+    let values = [0, 1, 127, 128, 255, 300, 16_383, 16_384, 65_535, 65_536, 1 << 31, u64::MAX];
+    for value in values {
+        // The body of `Ping` is its tag and one varint.
+        let ping = frame(&ToServer::Ping { received: value });
+        rows.push(object(&[("value", value.to_string()), ("hex", hex(&ping[3..]))]));
+    }
+    rows
+}
+
+fn invalid_varints() -> Vec<String> {
+    let row = |why: &str, bits: u32, bytes: &[u8]| {
+        object(&[("why", json(why)), ("bits", bits.to_string()), ("hex", hex(bytes))])
+    };
+    vec![
+        row("not the shortest", 64, &[0x80, 0x00]),
+        row("not the shortest", 32, &[0xff, 0x80, 0x00]),
+        row("ends too early", 64, &[0x80]),
+        row("above 65535", 16, &[0x80, 0x80, 0x04]),
+        row("above 4294967295", 32, &[0x80, 0x80, 0x80, 0x80, 0x10]),
+        row("above 2^64-1", 64, &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02]),
+        row("longer than 3 bytes", 16, &[0x80, 0x80, 0x80, 0x00]),
+        row("longer than 10 bytes", 64, &[0x80; 11]),
+    ]
+}
+
+fn kind(port: Port) -> String {
+    json(match port {
+        Port::Ctl => "ctl",
+        Port::Proxy => "proxy",
+    })
+}
+
+fn prefaces() -> Vec<String> {
+    let all = [
+        Preface::ours(Port::Ctl),
+        Preface::ours(Port::Proxy),
+        Preface { port: Port::Ctl, min: 1, max: 3 },
+        Preface { port: Port::Proxy, min: 2, max: 255 },
+    ];
+    let row = |preface: Preface| {
+        object(&[
+            ("kind", kind(preface.port)),
+            ("min", preface.min.to_string()),
+            ("max", preface.max.to_string()),
+            ("hex", hex(&preface.encode())),
+        ])
+    };
+    all.map(row).into()
+}
+
+/// How many bytes a receiver reads before it knows that they are not ours.
+fn refused_after(
+    bytes: &[u8],
+    mut next: impl FnMut(&mut &[u8]) -> Result<bool, WireError>,
+) -> usize {
+    for (i, byte) in bytes.iter().enumerate() {
+        match next(&mut [*byte].as_slice()) {
+            Ok(false) => {}
+            Ok(true) => panic!("a valid preface among the invalid ones"),
+            Err(error) => {
+                assert_eq!(error, WireError::NotCproxy);
+                return i + 1;
+            }
+        }
+    }
+    panic!("an unfinished preface among the invalid ones")
+}
+
+fn invalid_prefaces() -> Vec<String> {
+    let row = |why: &str, bytes: &[u8]| {
+        let mut reader = PrefaceReader::default();
+        let after = refused_after(bytes, |input| reader.next(input).map(|got| got.is_some()));
+        object(&[("why", json(why)), ("hex", hex(bytes)), ("refused_after", after.to_string())])
+    };
+    vec![
+        row("a web browser", b"GET / HTTP/1.1\r\n"),
+        row("a TLS client", &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01]),
+        row("an SSH client", b"SSH-2.0-"),
+        row("the magic's last byte is wrong", b"CPXX"),
+        row("no such kind", b"CPXYX\x01\x01\x00"),
+        row("version 0", b"CPXYC\x00\x01\x00"),
+        row("an empty range", b"CPXYC\x02\x01\x00"),
+        row("the last byte is not 0", b"CPXYC\x01\x01\x01"),
+    ]
+}
+
+fn replies() -> Vec<String> {
+    let known = Preface::ours(Port::Ctl);
+    let newer = Preface { port: Port::Proxy, min: 2, max: 3 };
+    let range = Preface { port: Port::Proxy, min: 1, max: 3 };
+    let row = |to: Preface| {
+        let bytes = Reply::to(to).encode();
+        object(&[
+            ("to", hex(&to.encode())),
+            ("version", bytes[5].to_string()),
+            ("min", bytes[6].to_string()),
+            ("max", bytes[7].to_string()),
+            ("hex", hex(&bytes)),
+        ])
+    };
+    [known, range, newer].map(row).into()
+}
+
+fn invalid_replies() -> Vec<String> {
+    let to = Preface::ours(Port::Ctl);
+    let row = |why: &str, bytes: &[u8]| {
+        let mut reader = ReplyReader::default();
+        let after = refused_after(bytes, |input| reader.next(to, input).map(|got| got.is_some()));
+        object(&[
+            ("to", hex(&to.encode())),
+            ("why", json(why)),
+            ("hex", hex(bytes)),
+            ("refused_after", after.to_string()),
+        ])
+    };
+    vec![
+        row("a web server", b"HTTP/1.1 400 Bad Request\r\n"),
+        row("the other kind of connection", b"CPXYP\x01\x01\x01"),
+        row("a version that was not offered", b"CPXYC\x02\x01\x02"),
+    ]
+}
+
+const HIGH: u64 = u64::MAX;
+const SESSION: SessionId = SessionId([0x5e; 16]);
+
+fn visitors() -> [SocketAddr; 2] {
+    [
+        (Ipv4Addr::new(192, 0, 2, 7), 50_000).into(),
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443).into(),
+    ]
+}
+
+fn from_clients() -> Vec<ToServer> {
+    let hello = |token, resume| {
+        let client = ClientId([0xc1; 16]);
+        let hello = ClientHello { nonce: [0x11; 32], client, token, features: 0, resume };
+        ToServer::Handshake(ClientHandshake::Hello(hello))
+    };
+    let resume = Resume { session: SESSION, received: 300 };
+    let mut all = vec![
+        hello(false, None),
+        hello(true, Some(resume)),
+        ToServer::Handshake(ClientHandshake::Proof([0xab; 32])),
+        ToServer::Ping { received: 0 },
+        ToServer::Pong { received: 5 },
+        ToServer::Ack { received: 64 },
+    ];
+    all.extend(CLOSE.map(|code| ToServer::Close { code }));
+    let (conn, epoch) = (ConnId(3), Epoch(2));
+    let mut numbered = vec![
+        ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 6022, name: "ssh".into() },
+        ClientMsg::RegisterTunnel {
+            tunnel: TunnelId(u32::MAX),
+            public_port: 0,
+            name: "é".repeat(32),
+        },
+        ClientMsg::CloseTunnel { tunnel: TunnelId(1) },
+        ClientMsg::ConnFailed { count: 4 },
+        ClientMsg::Fin { conn, epoch, total: 0 },
+        ClientMsg::Fin { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), total: HIGH },
+        ClientMsg::Done { conn, epoch },
+        ClientMsg::Drain,
+    ];
+    numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
+    all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
+    all
+}
+
+fn from_servers() -> Vec<ToClient> {
+    let hello = ServerHello { nonce: [0x22; 32], features: 0 };
+    let welcome = |resumed, received| Welcome {
+        session: SESSION,
+        resumed,
+        received,
+        proxy_port: 8090,
+        proof: [0xcd; 32],
+    };
+    let mut all = vec![
+        ToClient::Handshake(ServerHandshake::Hello(hello)),
+        ToClient::Handshake(ServerHandshake::Welcome(welcome(false, 0))),
+        ToClient::Handshake(ServerHandshake::Welcome(welcome(true, 128))),
+        ToClient::Ping { received: 0 },
+        ToClient::Pong { received: 5 },
+        ToClient::Ack { received: 64 },
+    ];
+    all.extend(HANDSHAKE.map(|code| ToClient::Handshake(ServerHandshake::Refused(code))));
+    all.extend(CLOSE.map(|code| ToClient::Close { code }));
+    let (conn, epoch, tunnel) = (ConnId(3), Epoch(2), TunnelId(1));
+    let mut numbered: Vec<_> =
+        visitors().map(|public| ServerMsg::TunnelReady { tunnel, public }).into();
+    numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelRefused { tunnel, code }));
+    numbered.extend([
+        ServerMsg::NeedConn { count: 4 },
+        ServerMsg::Fin { conn, epoch, total: 5 },
+        ServerMsg::Drain,
+    ]);
+    numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
+    all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
+    all
+}
+
+fn from_clients_on_proxy() -> Vec<ProxyToServer> {
+    let mut all = vec![
+        ProxyToServer::Hello(ConnHello { session: SESSION, conn: ConnId(3), proof: [0xef; 32] }),
+        ProxyToServer::Pong,
+        ProxyToServer::Started { epoch: Epoch(2) },
+    ];
+    all.extend(REFUSE.map(|code| ProxyToServer::Refused { epoch: Epoch(2), code }));
+    all
+}
+
+fn from_servers_on_proxy() -> Vec<ProxyToClient> {
+    let mut all = vec![ProxyToClient::Accepted { proof: [0x99; 32] }, ProxyToClient::Ping];
+    all.extend(HANDSHAKE.map(ProxyToClient::Refused));
+    let start = |visitor| ProxyToClient::Start { epoch: Epoch(2), tunnel: TunnelId(1), visitor };
+    all.extend(visitors().map(start));
+    all
+}
+
+const ABORT: [AbortCode; 6] = [
+    AbortCode::OuterReset,
+    AbortCode::ConnLost,
+    AbortCode::Deadline,
+    AbortCode::SessionOver,
+    AbortCode::Resources,
+    AbortCode::Stopping,
+];
+const REFUSE: [RefuseCode; 5] = [
+    RefuseCode::ConnectionRefused,
+    RefuseCode::Unreachable,
+    RefuseCode::TimedOut,
+    RefuseCode::UnknownTunnel,
+    RefuseCode::Resources,
+];
+const HANDSHAKE: [HandshakeRefusal; 10] = [
+    HandshakeRefusal::Version,
+    HandshakeRefusal::TokenRequired,
+    HandshakeRefusal::TokenUnexpected,
+    HandshakeRefusal::WrongToken,
+    HandshakeRefusal::LoopbackOnly,
+    HandshakeRefusal::IdentityInUse,
+    HandshakeRefusal::Full,
+    HandshakeRefusal::Stopping,
+    HandshakeRefusal::UnknownSession,
+    HandshakeRefusal::ReplayedConn,
+];
+const TUNNEL: [TunnelRefusal; 6] = [
+    TunnelRefusal::PortInUse,
+    TunnelRefusal::PortNotAllowed,
+    TunnelRefusal::PortDenied,
+    TunnelRefusal::NoFreePort,
+    TunnelRefusal::TooManyTunnels,
+    TunnelRefusal::Resources,
+];
+const CLOSE: [CloseCode; 4] =
+    [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping];
+
+fn messages() -> Vec<String> {
+    fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {
+        let row = |message: &M| {
+            object(&[
+                ("direction", json(direction)),
+                ("message", json(message)),
+                ("frame", hex(&frame(message))),
+            ])
+        };
+        all.iter().map(row).collect()
+    }
+    [
+        rows("ctl_to_server", &from_clients()),
+        rows("ctl_to_client", &from_servers()),
+        rows("proxy_to_server", &from_clients_on_proxy()),
+        rows("proxy_to_client", &from_servers_on_proxy()),
+    ]
+    .concat()
+}
+
+fn invalid_frames() -> Vec<String> {
+    fn row(direction: &str, why: &str, error: &str, frame: &[u8]) -> String {
+        object(&[
+            ("direction", json(direction)),
+            ("why", json(why)),
+            ("error", json(error)),
+            ("frame", hex(frame)),
+        ])
+    }
+    let length = |direction: &str, why: &str, length: u16| {
+        row(direction, why, "Length", &length.to_le_bytes())
+    };
+    let malformed =
+        |direction: &str, why: &str, body: &[u8]| row(direction, why, "Malformed", &framed(body));
+    let mut rows = Vec::new();
+    for (direction, max) in [
+        ("ctl_to_server", ToServer::MAX),
+        ("ctl_to_client", ToClient::MAX),
+        ("proxy_to_server", ProxyToServer::MAX),
+        ("proxy_to_client", ProxyToClient::MAX),
+    ] {
+        let max = u16::try_from(max).expect("frames are short");
+        rows.push(length(direction, "an empty frame", 0));
+        rows.push(length(direction, "a length just above the maximum", max + 1));
+        rows.push(length(direction, "the largest length", u16::MAX));
+    }
+    // One past the last number of each list: these move when something is added.
+    let past = |list: usize| u8::try_from(list).expect("lists are short");
+    let ctl = ["ctl_to_server", "ctl_to_client"];
+    for direction in ctl {
+        rows.push(malformed(direction, "the first unknown message", &[6]));
+        rows.push(malformed(direction, "the first unknown close code", &[5, past(CLOSE.len())]));
+    }
+    rows.extend([
+        malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 7]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 6]),
+        malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
+        malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
+        malformed("proxy_to_server", "the first unknown message", &[4]),
+        malformed("proxy_to_client", "the first unknown message", &[4]),
+        malformed(
+            "ctl_to_server",
+            "the first unknown abort code",
+            &[1, 1, 5, 3, 2, past(ABORT.len())],
+        ),
+        malformed(
+            "ctl_to_client",
+            "the first unknown abort code",
+            &[1, 1, 4, 3, 2, past(ABORT.len())],
+        ),
+        malformed("ctl_to_client", "the first unknown refusal", &[0, 2, past(HANDSHAKE.len())]),
+        malformed(
+            "ctl_to_client",
+            "the first unknown tunnel refusal",
+            &[1, 1, 1, 1, past(TUNNEL.len())],
+        ),
+        malformed("proxy_to_client", "the first unknown refusal", &[1, past(HANDSHAKE.len())]),
+        malformed(
+            "proxy_to_server",
+            "the first unknown refusal of a visitor",
+            &[3, 2, past(REFUSE.len())],
+        ),
+        malformed("ctl_to_server", "a byte is missing: Ping without its number", &[2]),
+        malformed("ctl_to_server", "a byte too many: Drain and 0", &[1, 1, 6, 0]),
+        malformed("ctl_to_server", "a number that is not the shortest: Ping", &[2, 0x80, 0x00]),
+        malformed("ctl_to_server", "a tag that is not the shortest: Ping", &[0x82, 0x00, 0x05]),
+        malformed(
+            "ctl_to_server",
+            "a number above 2^32-1: ConnFailed",
+            &[1, 1, 2, 255, 255, 255, 255, 16],
+        ),
+        malformed(
+            "ctl_to_server",
+            "a port above 65535: RegisterTunnel",
+            &[1, 1, 0, 1, 128, 128, 4, 0],
+        ),
+        malformed(
+            "ctl_to_server",
+            "a name longer than the frame",
+            &[1, 1, 0, 1, 0, 4, b's', b's', b'h'],
+        ),
+        malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 2, 0xc3, 0x28]),
+        malformed("ctl_to_server", "a flag that is neither 0 nor 1: Hello.token", &{
+            let mut body = from_clients()[0].clone_body();
+            body[50] = 2;
+            body
+        }),
+        malformed("ctl_to_server", "an option that is neither 0 nor 1: Hello.resume", &{
+            let mut body = from_clients()[0].clone_body();
+            body[52] = 2;
+            body
+        }),
+        malformed(
+            "proxy_to_client",
+            "an address that is neither IPv4 nor IPv6",
+            &[3, 2, 1, 2, 0, 0, 0, 0, 0],
+        ),
+        malformed("proxy_to_client", "an IPv4 address cut short", &[3, 2, 1, 0, 192, 0, 2]),
+    ]);
+    rows
+}
+
+/// A message's body, to be spoilt.
+trait CloneBody {
+    fn clone_body(&self) -> Vec<u8>;
+}
+
+impl CloneBody for ToServer {
+    fn clone_body(&self) -> Vec<u8> {
+        frame(self)[2..].to_vec()
+    }
+}
+
+fn streams() -> Vec<String> {
+    fn row<M: Message>(name: &str, direction: &str, messages: &[M], rest: &[u8]) -> String {
+        let mut bytes: Vec<u8> = messages.iter().flat_map(frame).collect();
+        bytes.extend_from_slice(rest);
+        object(&[
+            ("name", json(name)),
+            ("direction", json(direction)),
+            ("hex", hex(&bytes)),
+            ("messages", format!("[{}]", messages.iter().map(json).collect::<Vec<_>>().join(", "))),
+            ("rest", hex(rest)),
+        ])
+    }
+    let epoch = Epoch(1);
+    let [visitor, _] = visitors();
+    let start = ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor };
+    let fin = ClientMsg::Fin { conn: ConnId(1), epoch, total: 5 };
+    let done = ClientMsg::Done { conn: ConnId(1), epoch };
+    vec![
+        row(
+            "two pings, then a visitor with its first bytes",
+            "proxy_to_client",
+            &[ProxyToClient::Ping, ProxyToClient::Ping, start],
+            b"GET /",
+        ),
+        row(
+            "both pongs, then the answer with the first bytes",
+            "proxy_to_server",
+            &[ProxyToServer::Pong, ProxyToServer::Pong, ProxyToServer::Started { epoch }],
+            b"hello",
+        ),
+        row(
+            "the end of a transfer",
+            "ctl_to_server",
+            &[
+                ToServer::Numbered { seq: 2, msg: fin },
+                ToServer::Pong { received: 3 },
+                ToServer::Numbered { seq: 3, msg: done },
+            ],
+            b"",
+        ),
+        row(
+            "a frame of which two bytes are missing",
+            "ctl_to_client",
+            &[ToClient::Ack { received: 1 }],
+            &[5, 0, 1, 9, 2],
+        ),
+    ]
+}
+
+fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
+
+fn counting(from: u8) -> [u8; 32] {
+    core::array::from_fn(|i| from.wrapping_add(u8::try_from(i).expect("32 bytes")))
+}
+
+fn handshakes() -> Vec<String> {
+    let resume = Resume { session: SESSION, received: 7 };
+    vec![
+        handshake("with a token, a new session", Some("correct horse battery staple"), None),
+        handshake("without a token", None, None),
+        handshake("with a token, a session resumed", Some("\u{e9}t\u{e9}"), Some(resume)),
+    ]
+}
+
+fn handshake(name: &str, secret: Option<&str>, resume: Option<Resume>) -> String {
+    let preface = Preface::ours(Port::Ctl);
+    let reply = Reply::to(preface);
+    let client_hello = ToServer::Handshake(ClientHandshake::Hello(ClientHello {
+        nonce: counting(0),
+        client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),
+        token: secret.is_some(),
+        features: 0,
+        resume,
+    }));
+    let hello = ServerHello { nonce: counting(0x40), features: 0 };
+    let server_hello = ToClient::Handshake(ServerHandshake::Hello(hello));
+    let said =
+        [&preface.encode()[..], &reply.encode(), &frame(&client_hello), &frame(&server_hello)]
+            .concat();
+    let digest: [u8; 32] = Sha256::digest(said).into();
+
+    let token = secret.map(|secret| Token::new(secret.into()));
+    let transcript =
+        Transcript::new(preface.encode(), reply.encode(), &client_hello, &server_hello);
+    let prover = Prover::new(token.as_ref(), transcript);
+    let proof = ToServer::Handshake(ClientHandshake::Proof(prover.client()));
+    let welcome = prover.welcome(Welcome {
+        session: SESSION,
+        resumed: resume.is_some(),
+        received: if resume.is_some() { 300 } else { 0 },
+        proxy_port: 8090,
+        proof: [0; 32],
+    });
+    let welcome = ToClient::Handshake(ServerHandshake::Welcome(welcome));
+
+    // The key is not to be had from the library. In a resumed session it stays that of the first
+    // handshake; here it is derived from this one in any case.
+    let label = b"cproxy session";
+    let key = mac(secret.unwrap_or("").as_bytes(), &[label, &digest, &SESSION.0]);
+    let session_key = prover.session_key(SESSION);
+    let conns = [1, 300].map(|n| {
+        let conn = ConnId(n);
+        let hello = ProxyToServer::Hello(session_key.hello(SESSION, conn));
+        let accepted = ProxyToClient::Accepted { proof: session_key.accept(SESSION, conn) };
+        let accepted = hex(&frame(&accepted));
+        object(&[("conn", n.to_string()), ("hello", hex(&frame(&hello))), ("accepted", accepted)])
+    });
+    object(&[
+        ("name", json(name)),
+        ("token", secret.map_or("null".into(), |secret| hex(secret.as_bytes()))),
+        ("preface", hex(&preface.encode())),
+        ("reply", hex(&reply.encode())),
+        ("client_hello", hex(&frame(&client_hello))),
+        ("server_hello", hex(&frame(&server_hello))),
+        ("transcript", hex(&digest)),
+        ("client_proof", hex(&frame(&proof))),
+        ("welcome", hex(&frame(&welcome))),
+        ("session", hex(&SESSION.0)),
+        ("session_key", hex(&key)),
+        ("conns", format!("[{}]", conns.join(", "))),
+    ])
+}

@@ -1,0 +1,186 @@
+//! The server's listening thread: public ports, and the visitors that come to them.
+//!
+//! Accepts in bounded batches and deals visitors to the event loops in turn. Out of descriptors, it
+//! pauses: visitors wait in the kernel's backlog, and nothing spins.
+
+use super::Cx;
+use super::messages::{ControlKey, FromListener, ToLane, ToListener, ToServerLoop};
+use super::slab::{Slab, Token};
+use super::sys::{Driver, Listen, Readiness, Role, SysError, Tell};
+use crate::ids::TunnelId;
+use crate::time::Instant;
+use alloc::collections::{BTreeMap, VecDeque};
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+
+/// Connections accepted on one port before others get their turn.
+const BATCH: usize = 64;
+/// How long accepting rests when the process is out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// See the module. `L` is a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listener<L> {
+    lanes: usize,
+    next_lane: usize,
+    ports: Slab<Port<L>>,
+    tokens: BTreeMap<(ControlKey, TunnelId), Token>,
+    /// Ports with connections left to accept.
+    busy: VecDeque<Token>,
+    paused_until: Option<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Port<L> {
+    control: ControlKey,
+    tunnel: TunnelId,
+    listener: L,
+    queued: bool,
+}
+
+impl<L> Listener<L> {
+    /// A listening thread that deals visitors to `lanes` event loops.
+    #[must_use]
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            lanes,
+            next_lane: 0,
+            ports: Slab::default(),
+            tokens: BTreeMap::new(),
+            busy: VecDeque::new(),
+            paused_until: None,
+        }
+    }
+
+    /// Public ports that are open.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        self.ports.len()
+    }
+
+    fn bind<S>(
+        &mut self,
+        sys: &mut S,
+        key: (ControlKey, TunnelId),
+        ip: IpAddr,
+        port: u16,
+    ) -> Result<SocketAddr, SysError>
+    where
+        S: Listen<Listener = L>,
+    {
+        let (control, tunnel) = key;
+        let mut real = None;
+        let token = self.ports.insert_with(|token| {
+            let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
+            real = Some(address);
+            Ok(Port { control, tunnel, listener, queued: false })
+        })?;
+        self.tokens.insert(key, token);
+        Ok(real.expect("listen returned an address"))
+    }
+
+    fn enqueue(&mut self, token: Token) {
+        if let Some(port) = self.ports.get_mut(token)
+            && !port.queued
+        {
+            port.queued = true;
+            self.busy.push_back(token);
+        }
+    }
+
+    fn accept<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>>,
+    {
+        for _ in 0..BATCH {
+            let Some(port) = self.ports.get_mut(token) else { return };
+            match cx.sys.accept(&port.listener, Role::Public) {
+                Ok((stream, from)) => {
+                    let lane = self.next_lane;
+                    self.next_lane = (lane + 1) % self.lanes;
+                    let (control, tunnel) = (port.control, port.tunnel);
+                    let message = ToServerLoop::Visitor { control, tunnel, stream, from };
+                    cx.sys.tell(ToLane { lane, message });
+                }
+                Err(SysError::WouldBlock) => return,
+                Err(SysError::Reset) => {}
+                Err(
+                    SysError::Exhausted
+                    | SysError::Refused
+                    | SysError::Unreachable
+                    | SysError::TimedOut
+                    | SysError::InUse
+                    | SysError::Denied
+                    | SysError::Other(_),
+                ) => {
+                    self.paused_until = Some(cx.now + PAUSE);
+                    break;
+                }
+            }
+        }
+        self.enqueue(token);
+    }
+}
+
+impl<L, S> Driver<S> for Listener<L>
+where
+    S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+{
+    type Message = ToListener;
+
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
+        match message {
+            ToListener::Bind { control, tunnel, ip, ports } => {
+                let mut bound = Err(SysError::InUse);
+                for port in ports {
+                    bound = self.bind(cx.sys, (control, tunnel), ip, port);
+                    if bound.is_ok() {
+                        break;
+                    }
+                }
+                cx.sys.tell(FromListener { control, tunnel, bound });
+            }
+            ToListener::Close { control, tunnel } => {
+                let token = self.tokens.remove(&(control, tunnel));
+                if let Some(port) = token.and_then(|token| self.ports.remove(token)) {
+                    cx.sys.unlisten(port.listener);
+                }
+            }
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, _ready: Readiness) {
+        if self.paused_until.is_some() {
+            self.enqueue(token);
+        } else {
+            self.accept(cx, token);
+        }
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
+        if self.paused_until.is_some_and(|at| at <= cx.now) {
+            self.paused_until = None;
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.paused_until
+    }
+
+    fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
+        for _ in 0..self.busy.len() {
+            if self.paused_until.is_some() {
+                return;
+            }
+            let Some(token) = self.busy.pop_front() else { return };
+            if let Some(port) = self.ports.get_mut(token) {
+                port.queued = false;
+                self.accept(cx, token);
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.paused_until.is_none() && !self.busy.is_empty()
+    }
+}

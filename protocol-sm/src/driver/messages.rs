@@ -1,0 +1,261 @@
+//! What the threads tell each other. Each receiver gets the messages of one sender in order.
+
+use super::sys::{Lookup, SysError};
+use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::ids::{ConnId, TunnelId};
+use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+/// A client's session on the server, by a serial number that is never used twice in one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ControlKey(pub u64);
+
+/// To an event loop of the server. `T` is a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToServerLoop<T> {
+    /// A client has a session: keep conns ready and take its visitors.
+    Open {
+        /// Which.
+        control: ControlKey,
+        /// This loop's share of its limits.
+        limits: Limits,
+    },
+    /// The session is over: reset and close everything of it.
+    Close {
+        /// Which.
+        control: ControlKey,
+        /// What to say of its transfers.
+        code: AbortCode,
+    },
+    /// A proxy_conn has finished its handshake.
+    Conn {
+        /// Whose.
+        control: ControlKey,
+        /// Its number.
+        conn: ConnId,
+        /// Its socket.
+        stream: T,
+    },
+    /// A visitor was accepted.
+    Visitor {
+        /// Whose.
+        control: ControlKey,
+        /// At which tunnel.
+        tunnel: TunnelId,
+        /// Its socket.
+        stream: T,
+        /// Where it comes from.
+        from: SocketAddr,
+    },
+    /// A `Fin`, `Done`, `Abort` or `ConnFailed` from the client.
+    Message {
+        /// Whose.
+        control: ControlKey,
+        /// The message.
+        msg: ClientMsg,
+    },
+    /// A tunnel was closed: its waiting visitors are reset, its transfers go on. `None`: all of them.
+    CloseTunnel {
+        /// Whose.
+        control: ControlKey,
+        /// Which.
+        tunnel: Option<TunnelId>,
+    },
+    /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
+    Drain,
+}
+
+/// A loop's share of what one client may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Idle conns to keep ready once a tunnel is open.
+    pub keep: u32,
+    /// Visitors that may wait.
+    pub max_waiting: u32,
+    /// Visitors that may be served at once.
+    pub max_connections: u32,
+}
+
+/// From an event loop of the server to its main thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FromServerLoop {
+    /// For the client: a `Fin` or an `Abort`.
+    Message {
+        /// Whose.
+        control: ControlKey,
+        /// The message.
+        msg: ServerMsg,
+    },
+    /// This loop wants more proxy_conns.
+    Ask {
+        /// Whose.
+        control: ControlKey,
+        /// The loop's index.
+        lane: usize,
+        /// How many.
+        count: u32,
+    },
+    /// A conn is closed, and its number will not be used again.
+    ConnGone {
+        /// Whose.
+        control: ControlKey,
+        /// Which.
+        conn: ConnId,
+    },
+    /// The client broke the protocol: end its session.
+    Violation {
+        /// Whose.
+        control: ControlKey,
+        /// How.
+        violation: Violation,
+    },
+    /// No transfer is left on this loop, after [`ToServerLoop::Drain`].
+    Drained {
+        /// The loop's index.
+        lane: usize,
+    },
+}
+
+/// To an event loop of the client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToClientLoop {
+    /// A new session began, under this serial number: what belongs to the last one is reset and closed.
+    Session {
+        /// The session.
+        serial: u64,
+    },
+    /// Where a tunnel's LocalServer is: addresses to try in this order.
+    Tunnel {
+        /// Which.
+        tunnel: TunnelId,
+        /// Its addresses.
+        locals: Vec<SocketAddr>,
+    },
+    /// Open a proxy_conn.
+    Open {
+        /// Where to.
+        to: SocketAddr,
+        /// What to say.
+        hello: ConnHello,
+        /// What the server must answer.
+        accept: Proof,
+    },
+    /// A `Fin` or `Abort` from the server.
+    Message(ServerMsg),
+    /// The session is over and none follows yet.
+    End {
+        /// What to say of its transfers.
+        code: AbortCode,
+    },
+    /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
+    Drain,
+}
+
+/// From an event loop of the client to its main thread. `serial` is the session that it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FromClientLoop {
+    /// For the server: a `Fin`, `Done`, `Abort` or `ConnFailed`.
+    Message {
+        /// The session.
+        serial: u64,
+        /// The message.
+        msg: ClientMsg,
+    },
+    /// A proxy_conn is closed, or was never opened.
+    ConnGone {
+        /// The session.
+        serial: u64,
+        /// Which.
+        conn: ConnId,
+    },
+    /// A LocalServer could not be reached: perhaps its name has another address by now.
+    LocalFailed {
+        /// Which tunnel's.
+        tunnel: TunnelId,
+        /// Why.
+        code: RefuseCode,
+    },
+    /// The server broke the protocol: end the session.
+    Violation {
+        /// The session.
+        serial: u64,
+        /// How.
+        violation: Violation,
+    },
+    /// No transfer is left on this loop, after [`ToClientLoop::Drain`].
+    Drained {
+        /// The loop's index.
+        lane: usize,
+    },
+}
+
+/// To the server's listening thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToListener {
+    /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`].
+    Bind {
+        /// Whose.
+        control: ControlKey,
+        /// For which tunnel.
+        tunnel: TunnelId,
+        /// On which address.
+        ip: IpAddr,
+        /// Ports to try in this order; 0 is any free one.
+        ports: Vec<u16>,
+    },
+    /// Close a public port.
+    Close {
+        /// Whose.
+        control: ControlKey,
+        /// Of which tunnel.
+        tunnel: TunnelId,
+    },
+}
+
+/// From the server's listening thread to its main thread: the answer to [`ToListener::Bind`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FromListener {
+    /// Whose.
+    pub control: ControlKey,
+    /// For which tunnel.
+    pub tunnel: TunnelId,
+    /// Where it listens, or why not.
+    pub bound: Result<SocketAddr, SysError>,
+}
+
+/// To the server's main thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToServerMain {
+    /// From an event loop.
+    Loop(FromServerLoop),
+    /// From the listening thread.
+    Listener(FromListener),
+    /// The user asks to stop.
+    Stop,
+}
+
+/// To the client's main thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ToClientMain {
+    /// From an event loop.
+    Loop(FromClientLoop),
+    /// A name was looked up; no addresses if that failed.
+    Resolved {
+        /// What for.
+        tag: Lookup,
+        /// Its addresses, best first.
+        addresses: Vec<SocketAddr>,
+    },
+    /// The user asks to stop.
+    Stop,
+}
+
+/// A message for one event loop, by its index.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ToLane<M> {
+    /// The loop's index.
+    pub lane: usize,
+    /// The message.
+    pub message: M,
+}

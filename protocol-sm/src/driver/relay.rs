@@ -1,0 +1,458 @@
+//! The relay's turn: moves bytes from one socket to another as far as both allow, and counts them.
+//!
+//! Small messages are read into the thread's buffer and sent at once; a stream that fills the buffer is
+//! bulk, and is spliced through a pipe from then on, until several lean turns show that it no longer is.
+//! Before anything is read, what is held is sent: so the pipe is empty at every read, and "would block"
+//! is never ambiguous. A pipe is held only while bytes are in it.
+
+use super::Cx;
+use super::sys::{Readiness, Sys, SysError};
+use crate::codes::AbortCode;
+use crate::transfer::{Egress, Half, Ingress};
+use alloc::vec::Vec;
+
+/// How payload is moved. Anything but `Hybrid` is for tests and measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// Copy small messages, splice bulk.
+    #[default]
+    Hybrid,
+    /// Never splice.
+    Copy,
+    /// Always splice.
+    Splice,
+}
+
+/// Bytes one direction may move before others get their turn.
+const TURN: usize = 256 * 1024;
+/// A splice that moves less than this is lean.
+const LEAN: usize = 16 * 1024;
+/// After this many lean splices in a row a stream is no longer bulk.
+const LEAN_TURNS: u8 = 8;
+
+/// A socket and what is known of its readiness: a flag stays set until a call would have blocked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Port<T> {
+    pub(crate) stream: T,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The end of the stream is near: a short read does not mean that nothing is left.
+    hup: bool,
+}
+
+impl<T> Port<T> {
+    /// A port that may be ready: the first calls tell.
+    pub(crate) fn new(stream: T) -> Self {
+        Self { stream, readable: true, writable: true, hup: false }
+    }
+
+    /// A port that is still connecting.
+    pub(crate) fn connecting(stream: T) -> Self {
+        Self { stream, readable: false, writable: false, hup: false }
+    }
+
+    pub(crate) fn on_ready(&mut self, ready: Readiness) {
+        self.readable |= ready.readable || ready.hup || ready.error;
+        self.writable |= ready.writable || ready.error;
+        self.hup |= ready.hup || ready.error;
+    }
+
+    /// Reads; clears `readable` once nothing is left.
+    pub(crate) fn recv<S: Sys<Stream = T>>(&mut self, sys: &mut S, into: &mut [u8]) -> Result<usize, SysError> {
+        match sys.recv(&self.stream, into) {
+            Ok(got) => {
+                if got.drained && !self.hup {
+                    self.readable = false;
+                }
+                Ok(got.bytes)
+            }
+            Err(error) => {
+                self.readable &= error != SysError::WouldBlock;
+                Err(error)
+            }
+        }
+    }
+
+    fn send<S: Sys<Stream = T>>(&mut self, sys: &mut S, from: &[u8]) -> Result<usize, SysError> {
+        let sent = sys.send(&self.stream, from);
+        self.writable &= sent != Err(SysError::WouldBlock);
+        sent
+    }
+}
+
+/// What is on its way in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Flow<P> {
+    held: Held<P>,
+    bulk: bool,
+    lean: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Held<P> {
+    Nothing,
+    /// `bytes[sent..]` wait; of those, the first `frames` are frames and not payload.
+    Bytes {
+        bytes: Vec<u8>,
+        sent: usize,
+        frames: usize,
+    },
+    /// A pipe, and what it is good for. What it holds is what the half has taken and not forwarded.
+    Pipe {
+        pipe: P,
+        capacity: usize,
+    },
+}
+
+impl<P> Default for Flow<P> {
+    fn default() -> Self {
+        Self { held: Held::Nothing, bulk: false, lean: 0 }
+    }
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Readiness, or news from the peer, must come first.
+    Wait,
+    /// More could be done: others first.
+    Again,
+    /// The source's stream has ended.
+    Eof,
+    /// The source failed.
+    SourceLost,
+    /// The destination failed.
+    SinkLost,
+}
+
+impl<P> Flow<P> {
+    /// Appends a frame. Only between transfers, or at their start: never behind payload.
+    pub(crate) fn push_frame(&mut self, frame: &[u8]) {
+        let Held::Bytes { bytes, sent, frames } = self.bytes() else { unreachable!("bytes() makes bytes") };
+        assert!(bytes.len() - *sent == *frames, "no frame behind payload");
+        bytes.extend_from_slice(frame);
+        *frames += frame.len();
+    }
+
+    /// Appends payload that came in one read with a frame. The half has counted it as taken.
+    pub(crate) fn push_payload(&mut self, payload: &[u8]) {
+        if payload.is_empty() {
+            return;
+        }
+        if let Held::Bytes { bytes, .. } = self.bytes() {
+            bytes.extend_from_slice(payload);
+        }
+    }
+
+    fn bytes(&mut self) -> &mut Held<P> {
+        assert!(!matches!(self.held, Held::Pipe { .. }), "frames and first bytes come before any splice");
+        if matches!(self.held, Held::Nothing) {
+            self.held = Held::Bytes { bytes: Vec::new(), sent: 0, frames: 0 };
+        }
+        &mut self.held
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.held, Held::Nothing)
+    }
+
+    /// Drops what is on its way. A pipe with bytes in it is destroyed.
+    pub(crate) fn discard(&mut self, sys: &mut impl Sys<Pipe = P>) {
+        if let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing) {
+            sys.recycle(pipe, false);
+        }
+    }
+
+    /// Sends what is held as far as `to` allows. `Ok(true)`: nothing is left.
+    fn flush<S: Sys<Pipe = P>>(
+        &mut self,
+        sys: &mut S,
+        half: &mut impl Half,
+        to: &mut Port<S::Stream>,
+    ) -> Result<bool, SysError> {
+        loop {
+            if let Held::Pipe { .. } = self.held
+                && half.budget(0).forward == 0
+            {
+                return Ok(true);
+            }
+            if !to.writable {
+                return Ok(self.is_empty());
+            }
+            let sent = match &mut self.held {
+                Held::Nothing => return Ok(true),
+                Held::Bytes { bytes, sent, .. } => to.send(sys, &bytes[*sent..]),
+                Held::Pipe { pipe, .. } => {
+                    let moved = sys.splice_out(pipe, &to.stream, half.budget(0).forward);
+                    to.writable &= moved != Err(SysError::WouldBlock);
+                    moved
+                }
+            };
+            match sent {
+                Ok(n) => self.on_sent(n, half),
+                Err(SysError::WouldBlock) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn on_sent(&mut self, n: usize, half: &mut impl Half) {
+        match &mut self.held {
+            Held::Bytes { bytes, sent, frames } => {
+                let of_frames = n.min(*frames);
+                *frames -= of_frames;
+                *sent += n;
+                half.on_forwarded(n - of_frames);
+                if *sent == bytes.len() {
+                    self.held = Held::Nothing;
+                }
+            }
+            Held::Pipe { .. } => half.on_forwarded(n),
+            Held::Nothing => unreachable!("nothing was held to be sent"),
+        }
+    }
+
+    /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
+    /// `from` it only sends what is held.
+    pub(crate) fn pump<S: Sys<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        mut from: Option<&mut Port<S::Stream>>,
+        to: &mut Port<S::Stream>,
+    ) -> Turn {
+        let turn = self.turn(cx, half, &mut from, to);
+        // A pipe is held only while bytes are in it.
+        if half.budget(0).forward == 0
+            && let Held::Pipe { .. } = self.held
+            && let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing)
+        {
+            cx.sys.recycle(pipe, true);
+        }
+        turn
+    }
+
+    fn turn<S: Sys<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Option<&mut Port<S::Stream>>,
+        to: &mut Port<S::Stream>,
+    ) -> Turn {
+        let mut moved = 0;
+        loop {
+            let may_take = from.as_ref().is_some_and(|from| from.readable) && half.budget(1).take > 0;
+            if !(may_take && self.only_frames()) {
+                match self.flush(cx.sys, half, to) {
+                    Ok(true) => {}
+                    Ok(false) => return Turn::Wait,
+                    Err(_) => return Turn::SinkLost,
+                }
+            }
+            let Some(from) = from.as_mut().filter(|_| may_take) else {
+                return Turn::Wait;
+            };
+            if moved >= TURN {
+                return Turn::Again;
+            }
+            let taken = if self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+                self.take_by_splice(cx, half, from)
+            } else {
+                self.take_by_copy(cx, half, from, to)
+            };
+            match taken {
+                Ok(0) => return Turn::Eof,
+                Ok(n) => moved += n,
+                Err(Stop::Turn(turn)) => return turn,
+                Err(Stop::Source(SysError::WouldBlock)) => {}
+                Err(Stop::Source(_)) => return Turn::SourceLost,
+            }
+        }
+    }
+
+    /// Whether what is held is nothing but frames: first payload may go out behind them in one call.
+    fn only_frames(&self) -> bool {
+        match &self.held {
+            Held::Bytes { bytes, sent, frames } => *frames == bytes.len() - sent,
+            Held::Nothing | Held::Pipe { .. } => false,
+        }
+    }
+
+    fn wants_splice(&self, strategy: Strategy) -> bool {
+        match strategy {
+            Strategy::Hybrid => self.bulk && !self.only_frames(),
+            Strategy::Copy => false,
+            Strategy::Splice => !self.only_frames(),
+        }
+    }
+
+    fn have_pipe(&mut self, sys: &mut impl Sys<Pipe = P>) -> bool {
+        if let Held::Nothing = self.held
+            && let Some((pipe, capacity)) = sys.pipe()
+        {
+            self.held = Held::Pipe { pipe, capacity };
+        }
+        matches!(self.held, Held::Pipe { .. })
+    }
+
+    fn take_by_splice<S: Sys<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Port<S::Stream>,
+    ) -> Result<usize, Stop> {
+        let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
+        let max = half.budget((*capacity).min(TURN)).take;
+        let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
+            from.readable &= error != SysError::WouldBlock;
+            Stop::Source(error)
+        })?;
+        half.on_taken(n);
+        self.lean = if n < LEAN { self.lean.saturating_add(1) } else { 0 };
+        if self.lean >= LEAN_TURNS {
+            self.bulk = false;
+        }
+        Ok(n)
+    }
+
+    fn take_by_copy<S: Sys<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Port<S::Stream>,
+        to: &mut Port<S::Stream>,
+    ) -> Result<usize, Stop> {
+        let front = match &self.held {
+            Held::Bytes { bytes, sent, .. } => {
+                let unsent = &bytes[*sent..];
+                cx.scratch[..unsent.len()].copy_from_slice(unsent);
+                unsent.len()
+            }
+            Held::Nothing | Held::Pipe { .. } => 0,
+        };
+        let take = half.budget(cx.scratch.len() - front).take;
+        let n = match from.recv(cx.sys, &mut cx.scratch[front..front + take]) {
+            Ok(n) => n,
+            Err(error) => return Err(Stop::Source(error)),
+        };
+        if n == 0 {
+            return Ok(0);
+        }
+        half.on_taken(n);
+        if front + n == cx.scratch.len() {
+            self.bulk = true;
+            self.lean = 0;
+        }
+        let whole = &cx.scratch[..front + n];
+        let sent = if to.writable {
+            match to.send(cx.sys, whole) {
+                Ok(sent) => sent,
+                Err(SysError::WouldBlock) => 0,
+                Err(_) => return Err(Stop::Turn(Turn::SinkLost)),
+            }
+        } else {
+            0
+        };
+        half.on_forwarded(sent.saturating_sub(front));
+        self.held = if sent == whole.len() {
+            Held::Nothing
+        } else {
+            Held::Bytes { bytes: whole[sent..].to_vec(), sent: 0, frames: front.saturating_sub(sent) }
+        };
+        Ok(n)
+    }
+}
+
+enum Stop {
+    Source(SysError),
+    Turn(Turn),
+}
+
+/// A proxy_conn's socket and its two directions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Link<T, P> {
+    pub(crate) port: Port<T>,
+    /// Into the proxy_conn: frames, then the egress's payload.
+    pub(crate) into: Flow<P>,
+    /// Out of the proxy_conn: the ingress's payload.
+    pub(crate) out: Flow<P>,
+}
+
+/// What an exchange has brought about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Exchanged {
+    /// The outer socket's stream has ended: announce this total.
+    pub(crate) fin: Option<u64>,
+    /// More could be done: others first.
+    pub(crate) again: bool,
+}
+
+impl<T, P> Link<T, P> {
+    pub(crate) fn new(port: Port<T>) -> Self {
+        Self { port, into: Flow::default(), out: Flow::default() }
+    }
+
+    /// Sends held frames of an idle conn. `Err`: the conn is lost.
+    pub(crate) fn flush_frames<S: Sys<Stream = T, Pipe = P>>(&mut self, sys: &mut S) -> Result<(), AbortCode> {
+        match self.into.flush(sys, &mut Egress::default(), &mut self.port) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(AbortCode::ConnLost),
+        }
+    }
+
+    /// One turn of both directions between the conn and `outer`, which is `None` once it is closed, or
+    /// before it is there. `raw`: the conn's incoming bytes are payload already.
+    ///
+    /// # Errors
+    /// The transfer must be aborted.
+    pub(crate) fn exchange<S: Sys<Stream = T, Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        egress: &mut Egress,
+        ingress: &mut Ingress,
+        mut outer: Option<&mut Port<T>>,
+        raw: bool,
+    ) -> Result<Exchanged, AbortCode> {
+        let mut result = Exchanged::default();
+        loop {
+            match self.into.pump(cx, egress, outer.as_deref_mut(), &mut self.port) {
+                Turn::Wait => break,
+                Turn::Again => {
+                    result.again = true;
+                    break;
+                }
+                Turn::Eof => result.fin = Some(egress.on_source_eof()),
+                Turn::SourceLost => return Err(AbortCode::OuterReset),
+                Turn::SinkLost => return Err(AbortCode::ConnLost),
+            }
+        }
+        let Some(outer) = outer else {
+            return Ok(result);
+        };
+        let from = raw.then_some(&mut self.port);
+        match self.out.pump(cx, ingress, from, outer) {
+            Turn::Wait => {}
+            Turn::Again => result.again = true,
+            Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
+            Turn::SinkLost => return Err(AbortCode::OuterReset),
+        }
+        if ingress.shutdown_due() {
+            cx.sys.shut_write(&outer.stream);
+            ingress.on_shutdown();
+        }
+        Ok(result)
+    }
+
+    /// Closes an idle conn in good order.
+    pub(crate) fn close<S: Sys<Stream = T, Pipe = P>>(self, sys: &mut S) {
+        sys.close(self.port.stream);
+    }
+
+    /// Closes the conn with a reset and drops what is on its way.
+    pub(crate) fn reset<S: Sys<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
+        self.into.discard(sys);
+        self.out.discard(sys);
+        sys.reset(self.port.stream);
+    }
+}

@@ -1,0 +1,348 @@
+//! The system calls that the drivers make, as a trait.
+
+use super::Cx;
+use super::slab::Token;
+use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::ids::{ConnId, Epoch, TunnelId};
+use crate::time::Instant;
+use core::fmt;
+use core::net::SocketAddr;
+
+/// Why a call did not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SysError {
+    /// Not now: readiness will be reported (EAGAIN, EINPROGRESS).
+    WouldBlock,
+    /// The connection was reset, or is gone (ECONNRESET, EPIPE, ECONNABORTED).
+    Reset,
+    /// Nobody listens there (ECONNREFUSED).
+    Refused,
+    /// No way to get there (ENETUNREACH, EHOSTUNREACH, …).
+    Unreachable,
+    /// The peer stopped answering (ETIMEDOUT).
+    TimedOut,
+    /// Out of descriptors, buffers or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
+    Exhausted,
+    /// The address is taken (EADDRINUSE).
+    InUse,
+    /// Not permitted (EACCES, EPERM).
+    Denied,
+    /// Anything else: the system's number.
+    Other(i32),
+}
+
+impl fmt::Display for SysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WouldBlock => f.write_str("would block"),
+            Self::Reset => f.write_str("connection reset"),
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Exhausted => f.write_str("out of descriptors or memory"),
+            Self::InUse => f.write_str("address in use"),
+            Self::Denied => f.write_str("permission denied"),
+            Self::Other(errno) => write!(f, "system error {errno}"),
+        }
+    }
+}
+
+/// The outcome of a [`Sys::recv`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes read; 0 is the end of the stream.
+    pub bytes: usize,
+    /// Nothing more was there: the next bytes will be reported as readiness.
+    pub drained: bool,
+}
+
+/// What an edge-triggered poll reported of a socket since the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Readiness {
+    /// Bytes, an end or an error can be read.
+    pub readable: bool,
+    /// There is room to write, or a connect has ended.
+    pub writable: bool,
+    /// The peer has shut its write half, or the connection is gone.
+    pub hup: bool,
+    /// The socket has an error to take.
+    pub error: bool,
+}
+
+/// What a connection is for: decides its socket options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A ctl_conn.
+    Ctl,
+    /// A proxy_conn.
+    Proxy,
+    /// A local_conn.
+    Local,
+    /// A public_conn.
+    Public,
+}
+
+/// The system, as a driver sees it. Every stream is non-blocking. Calls that were interrupted (EINTR) are
+/// repeated by the implementation. Streams and pipes are handed back exactly once, to `close`, `reset` or
+/// `recycle`.
+pub trait Sys {
+    /// A TCP connection.
+    type Stream;
+    /// A pipe that is empty when handed out.
+    type Pipe;
+
+    /// Reports readiness of `stream` as `token` from now on, edge-triggered, both directions, until it is
+    /// closed or unwatched. What is ready already is reported once.
+    ///
+    /// # Errors
+    /// [`SysError::Exhausted`].
+    fn watch(&mut self, stream: &Self::Stream, token: Token) -> Result<(), SysError>;
+
+    /// Stops reporting, so that another thread can watch the stream.
+    fn unwatch(&mut self, stream: &Self::Stream);
+
+    /// Begins to connect, and watches the new stream as `token`: it becomes writable, or has an error.
+    ///
+    /// # Errors
+    /// The connect failed at once.
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
+
+    /// Takes the socket's pending error; after a connect, `WouldBlock` while it is not through.
+    ///
+    /// # Errors
+    /// The pending error.
+    fn take_error(&mut self, stream: &Self::Stream) -> Result<(), SysError>;
+
+    /// Reads up to `into.len()` bytes, which is not 0.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
+
+    /// Writes some of `from`, which is not empty.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
+
+    /// Moves up to `max` bytes from the stream into the empty `pipe`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// As the system says; as the pipe is empty, `WouldBlock` always means the stream.
+    fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
+
+    /// Moves up to `max` bytes, all that it holds, from the pipe into the stream.
+    ///
+    /// # Errors
+    /// As the system says; as the pipe holds bytes, `WouldBlock` always means the stream.
+    fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
+
+    /// An empty pipe and how many bytes it is good for, or `None` if there is none worth having: copy instead.
+    fn pipe(&mut self) -> Option<(Self::Pipe, usize)>;
+
+    /// Gives a pipe back. Where it still holds bytes it is destroyed.
+    fn recycle(&mut self, pipe: Self::Pipe, empty: bool);
+
+    /// Shuts the write half: the peer reads an end after everything sent.
+    fn shut_write(&mut self, stream: &Self::Stream);
+
+    /// Closes in good order: what was sent still arrives.
+    fn close(&mut self, stream: Self::Stream);
+
+    /// Closes with a reset: the peer sees an error, never an end.
+    fn reset(&mut self, stream: Self::Stream);
+
+    /// Fills `into` with random bytes fit for secrets.
+    fn random(&mut self, into: &mut [u8]);
+
+    /// Something worth a log line or a place in a trace.
+    fn note(&mut self, note: Note);
+}
+
+/// Listening sockets, for the threads that accept.
+pub trait Listen: Sys {
+    /// A listening TCP socket.
+    type Listener;
+
+    /// Binds and listens at `at` (port 0: any free one), and reports its readiness as `token`, edge-triggered.
+    /// Returns the real address too.
+    ///
+    /// # Errors
+    /// [`SysError::InUse`], [`SysError::Denied`], [`SysError::Exhausted`], or another.
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Self::Listener, SocketAddr), SysError>;
+
+    /// Takes one connection; not watched yet.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`] when there is none; [`SysError::Reset`] if it went away meanwhile;
+    /// [`SysError::Exhausted`].
+    fn accept(&mut self, listener: &Self::Listener, role: Role) -> Result<(Self::Stream, SocketAddr), SysError>;
+
+    /// Closes a listener; connections not yet accepted are reset.
+    fn unlisten(&mut self, listener: Self::Listener);
+}
+
+/// Names, looked up off the loops.
+pub trait Resolve {
+    /// Looks up `name`, a `HOST:PORT`, and answers with a message that carries `tag`.
+    fn resolve(&mut self, tag: Lookup, name: &str);
+}
+
+/// What a name is looked up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lookup {
+    /// The server.
+    Server,
+    /// A tunnel's LocalServer.
+    Local(TunnelId),
+}
+
+/// What a thread runs: a driver over a system `S`. The thread polls, then calls [`Driver::on_message`] for
+/// each message, [`Driver::on_ready`] for each event, [`Driver::on_deadline`] if [`Driver::next_deadline`]
+/// has passed, and [`Driver::run_busy`]; it polls without waiting while [`Driver::is_busy`].
+pub trait Driver<S: Sys> {
+    /// What other threads tell it.
+    type Message;
+    /// Another thread's message.
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: Self::Message);
+    /// A socket became ready. A token of something that is gone is ignored.
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness);
+    /// Time has passed.
+    fn on_deadline(&mut self, cx: &mut Cx<'_, S>);
+    /// When to call [`Driver::on_deadline`] next.
+    fn next_deadline(&self) -> Option<Instant>;
+    /// Goes on with what was cut short so that others get their turn.
+    fn run_busy(&mut self, cx: &mut Cx<'_, S>);
+    /// Whether [`Driver::run_busy`] has something to do at once.
+    fn is_busy(&self) -> bool;
+}
+
+/// 32 random bits from `sys`.
+pub(crate) fn random_u32(sys: &mut impl Sys) -> u32 {
+    let mut bytes = [0; 4];
+    sys.random(&mut bytes);
+    u32::from_le_bytes(bytes)
+}
+
+/// Sends a message to another thread, in order per receiver. Never blocks.
+pub trait Tell<M> {
+    /// Sends `msg`.
+    fn tell(&mut self, msg: M);
+}
+
+/// What a runtime may want to log, count or draw. `control` is the server's serial number of a client's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A transfer began.
+    Started {
+        /// On this conn.
+        conn: ConnId,
+        /// Its number there.
+        epoch: Epoch,
+        /// Through this tunnel.
+        tunnel: TunnelId,
+        /// For this visitor.
+        visitor: SocketAddr,
+    },
+    /// A transfer ended well, in both directions and on both sides.
+    Finished {
+        /// On this conn.
+        conn: ConnId,
+        /// Its number there.
+        epoch: Epoch,
+        /// Bytes into the proxy_conn.
+        egress: u64,
+        /// Bytes out of it.
+        ingress: u64,
+    },
+    /// A transfer was cut short.
+    Aborted {
+        /// On this conn.
+        conn: ConnId,
+        /// Its number there.
+        epoch: Epoch,
+        /// Why.
+        code: AbortCode,
+        /// Whether the peer said so first.
+        by_peer: bool,
+    },
+    /// The client could not reach its LocalServer.
+    Refused {
+        /// On this conn.
+        conn: ConnId,
+        /// Its number there.
+        epoch: Epoch,
+        /// Why.
+        code: RefuseCode,
+        /// Through this tunnel.
+        tunnel: TunnelId,
+    },
+    /// A visitor was reset without a transfer.
+    VisitorDropped {
+        /// Who.
+        visitor: SocketAddr,
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Why.
+        why: Dropped,
+    },
+    /// A proxy_conn became idle for the first time.
+    ConnUp {
+        /// Which.
+        conn: ConnId,
+    },
+    /// An idle proxy_conn is gone.
+    ConnDown {
+        /// Which.
+        conn: ConnId,
+    },
+    /// A proxy_conn could not be opened.
+    ConnFailed {
+        /// Which.
+        conn: ConnId,
+        /// What the system said, if it was the system.
+        error: Option<SysError>,
+    },
+    /// A message about something that is gone: ignored.
+    Stale {
+        /// About this conn.
+        conn: ConnId,
+    },
+    /// The peer broke the protocol.
+    Violation {
+        /// On this conn, if it was on one.
+        conn: Option<ConnId>,
+        /// How.
+        violation: Violation,
+    },
+}
+
+/// Why a visitor was reset without a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dropped {
+    /// No proxy_conn came in time.
+    WaitedTooLong,
+    /// As many wait as may wait.
+    QueueFull,
+    /// As many are served as may be.
+    TooMany,
+    /// Its tunnel or client is gone.
+    Gone,
+    /// The server is out of descriptors or memory.
+    Resources,
+    /// It went away by itself while it waited.
+    Left,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WaitedTooLong => "no proxy_conn came within wait_timeout",
+            Self::QueueFull => "max_waiting visitors wait already",
+            Self::TooMany => "the client serves max_connections already",
+            Self::Gone => "the tunnel is gone",
+            Self::Resources => "out of descriptors or memory",
+            Self::Left => "it left while it waited",
+        })
+    }
+}

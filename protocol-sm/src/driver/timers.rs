@@ -1,0 +1,41 @@
+//! One deadline per socket, ordered. The owner keeps a copy of its deadline beside the socket, so that
+//! there is nothing to look up when it changes.
+
+use super::slab::Token;
+use crate::time::Instant;
+use alloc::collections::BTreeSet;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Timers(BTreeSet<(Instant, Token)>);
+
+impl Timers {
+    /// Moves the deadline of `token` from `*kept` to `to`.
+    pub(crate) fn set(&mut self, token: Token, kept: &mut Option<Instant>, to: Option<Instant>) {
+        if *kept == to {
+            return;
+        }
+        if let Some(at) = *kept {
+            self.0.remove(&(at, token));
+        }
+        if let Some(at) = to {
+            self.0.insert((at, token));
+        }
+        *kept = to;
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.0.first().map(|&(at, _)| at)
+    }
+
+    /// Takes one deadline that has passed. The owner's copy must be cleared by the caller.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Token> {
+        let &(at, token) = self.0.first()?;
+        if at > now {
+            return None;
+        }
+        self.0.remove(&(at, token));
+        Some(token)
+    }
+}

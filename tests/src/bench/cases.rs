@@ -1,0 +1,155 @@
+//! What is measured: the cases, how large each is in a quick and in a full run, and what we aim for.
+
+use std::time::Duration;
+
+use super::wire::Op;
+
+/// One line of the comparison.
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) load: Load,
+}
+
+/// What a case does to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// Streams that carry as much as they can.
+    Bulk { op: Op, streams: usize },
+    /// Request and answer of `size` bytes on connections that stay.
+    PingPong { size: usize, visitors: usize, one_core: bool },
+    /// Connect, one request, one answer, close.
+    Visits { at_once: usize },
+    /// Half-closed visits, by either side in turn.
+    HalfClose { at_once: usize },
+    /// From connect to the first byte of the answer, one visit after the other.
+    FirstByteWarm,
+    /// The same for the first visit after the peer has started.
+    FirstByteCold,
+    /// The same with a line of 20 ms round-trip time between the peer's two processes.
+    FirstByteLink,
+    /// Visitors that say nothing, and one that does.
+    Idle,
+    /// Small visitors while four bulk streams saturate the peer.
+    Fairness { op: Op },
+}
+
+/// How much of each load a run takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    pub(super) rounds: usize,
+    /// Time per load that is bounded by time.
+    pub(super) slice: Duration,
+    /// Bytes per direction in a bulk case, over all its streams.
+    pub(super) bulk: u64,
+    pub(super) idle_visitors: usize,
+    /// How long the idle visitors are watched.
+    pub(super) idle_watch: Duration,
+    pub(super) cold_starts: usize,
+    pub(super) link_visits: u64,
+    /// Time per load under bulk.
+    pub(super) fairness: Duration,
+}
+
+/// A little of everything, in under three minutes for five peers.
+pub(super) const QUICK: Scale = Scale {
+    rounds: 3,
+    slice: Duration::from_millis(250),
+    bulk: 256 << 20,
+    idle_visitors: 1000,
+    idle_watch: Duration::from_millis(500),
+    cold_starts: 3,
+    link_visits: 8,
+    fairness: Duration::from_millis(600),
+};
+
+/// What published figures should come from.
+pub(super) const FULL: Scale = Scale {
+    rounds: 5,
+    slice: Duration::from_secs(1),
+    bulk: 1 << 30,
+    idle_visitors: 3000,
+    idle_watch: Duration::from_secs(2),
+    cold_starts: 10,
+    link_visits: 30,
+    fairness: Duration::from_secs(3),
+};
+
+/// Every case, in the order in which they run.
+pub(super) fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |name: String, load| cases.push(Case { name, load });
+    for (way, op) in [("down", Op::Down), ("up", Op::Up), ("both", Op::Both)] {
+        for streams in [1, 4] {
+            add(format!("bulk-{way}-x{streams}"), Load::Bulk { op, streams });
+        }
+    }
+    let (size, visitors) = (64, 1);
+    add("pingpong-64B-x1-onecore".to_owned(), Load::PingPong { size, visitors, one_core: true });
+    for (label, size) in [("64B", 64), ("4KiB", 4096), ("64KiB", 65_536)] {
+        for visitors in [1, 16, 64] {
+            let load = Load::PingPong { size, visitors, one_core: false };
+            add(format!("pingpong-{label}-x{visitors}"), load);
+        }
+    }
+    for at_once in [1, 16, 128] {
+        add(format!("visits-x{at_once}"), Load::Visits { at_once });
+    }
+    add("halfclose-x16".to_owned(), Load::HalfClose { at_once: 16 });
+    add("firstbyte-warm".to_owned(), Load::FirstByteWarm);
+    add("firstbyte-cold".to_owned(), Load::FirstByteCold);
+    add("idle".to_owned(), Load::Idle);
+    add("fairness-down".to_owned(), Load::Fairness { op: Op::Down });
+    add("fairness-up".to_owned(), Load::Fairness { op: Op::Up });
+    add("firstbyte-20ms-link".to_owned(), Load::FirstByteLink);
+    cases
+}
+
+/// What our figure should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Target {
+    /// At least this multiple of S's figure in the same run.
+    RatioAtLeast(f64),
+    /// At most this multiple of S's figure in the same run.
+    RatioAtMost(f64),
+    /// At most this, whatever S reaches.
+    AtMost(f64),
+}
+
+/// The target for a figure of a case, if it has one.
+pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
+    use Target::{AtMost, RatioAtLeast, RatioAtMost};
+    Some(match (case, figure) {
+        ("bulk-down-x1" | "bulk-up-x1", "throughput") => RatioAtLeast(1.1),
+        ("bulk-down-x4" | "bulk-up-x4", "throughput") => RatioAtLeast(1.2),
+        ("bulk-down-x4" | "bulk-up-x4", "CPU") => RatioAtMost(0.75),
+        ("pingpong-64B-x1-onecore", "CPU") => RatioAtMost(0.85),
+        ("pingpong-64B-x64", "requests") => RatioAtLeast(1.17),
+        ("pingpong-4KiB-x16", "requests") => RatioAtLeast(1.05),
+        ("pingpong-64KiB-x16", "requests") => RatioAtLeast(1.0),
+        ("visits-x1" | "visits-x16" | "visits-x128", "visits") => RatioAtLeast(1.25),
+        ("visits-x16", "CPU") => RatioAtMost(0.8),
+        ("visits-x16", "p99") => RatioAtMost(1.0),
+        ("halfclose-x16", "visits") => RatioAtLeast(1.25),
+        ("firstbyte-warm", "p50") => RatioAtMost(0.8),
+        ("firstbyte-20ms-link", "warm p50") => RatioAtMost(0.6),
+        ("fairness-down", "request p50" | "request p99") => RatioAtMost(0.2),
+        ("idle", "memory near" | "memory far") => AtMost(0.5),
+        ("idle", "fds near" | "fds far") => AtMost(2.0),
+        ("idle", "CPU") => AtMost(0.1),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = all().into_iter().map(|case| case.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,248 @@
+//! The contestants: how each is started between a visitor and the service, and where its visitors knock.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::procs::Proc;
+
+/// A contestant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No proxy at all.
+    Direct,
+    /// S: two chained [`super::relay`] processes.
+    Relay,
+    /// Our programs, from this directory; the name they go by in the tables.
+    Cproxy { name: String, dir: PathBuf },
+    /// rathole, server and client, from this binary.
+    Rathole(PathBuf),
+    /// Two chained haproxy processes in TCP mode, with `option splice-auto`.
+    Haproxy(PathBuf),
+    /// bore, server and client.
+    Bore(PathBuf),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::Cproxy { name, .. } => name,
+            Self::Rathole(_) => "rathole",
+            Self::Haproxy(_) => "haproxy",
+            Self::Bore(_) => "bore",
+        })
+    }
+}
+
+/// Where the processes stand: the near one, which the visitors reach, and the far one beside the service.
+pub(super) struct Site<'a> {
+    pub(super) near: IpAddr,
+    pub(super) far: IpAddr,
+    pub(super) near_namespace: Option<&'a File>,
+    pub(super) far_namespace: Option<&'a File>,
+}
+
+/// Everything on loopback.
+pub(super) const LOOPBACK: Site<'static> = Site {
+    near: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    far: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    near_namespace: None,
+    far_namespace: None,
+};
+
+/// Extra arguments for our own programs.
+#[derive(Clone, Default)]
+pub(super) struct Extra {
+    pub(super) server: Vec<String>,
+    pub(super) client: Vec<String>,
+}
+
+/// A started peer with a service of its own behind it.
+pub(super) struct Running {
+    /// Where visitors connect.
+    pub(super) target: SocketAddr,
+    /// Where the service itself listens.
+    pub(super) service: SocketAddr,
+    /// The peer's processes, near one first. Empty for [`Kind::Direct`].
+    pub(super) procs: Vec<Proc>,
+    pub(super) service_proc: Proc,
+    _dir: TempDir,
+}
+
+impl Running {
+    /// Starts the service and the peer before it. Visitors can come when this returns.
+    pub(super) fn start(kind: &Kind, site: &Site<'_>, extra: &Extra) -> Result<Self, String> {
+        let dir = TempDir::with_prefix("cproxy-bench-").map_err(|e| format!("no directory: {e}"))?;
+        let mut service_proc = Proc::start(
+            "service",
+            ourselves(&["serve", "--listen", &SocketAddr::new(site.far, 0).to_string()])?,
+            site.far_namespace,
+            dir.path(),
+        )?;
+        let service = address(&service_proc.line("Listening ")?)?;
+        let starter = Starter { site, dir: dir.path(), service };
+        let (target, procs) = match kind {
+            Kind::Direct => (service, Vec::new()),
+            Kind::Relay => starter.relay()?,
+            Kind::Cproxy { dir, .. } => starter.cproxy(dir, extra)?,
+            Kind::Rathole(binary) => starter.rathole(binary)?,
+            Kind::Haproxy(binary) => starter.haproxy(binary)?,
+            Kind::Bore(binary) => starter.bore(binary)?,
+        };
+        Ok(Self { target, service, procs, service_proc, _dir: dir })
+    }
+
+    /// CPU time of the peer's processes so far.
+    pub(super) fn cpu(&self) -> Result<Duration, String> {
+        self.procs.iter().map(Proc::cpu).sum()
+    }
+}
+
+type Started = Result<(SocketAddr, Vec<Proc>), String>;
+
+struct Starter<'a> {
+    site: &'a Site<'a>,
+    dir: &'a Path,
+    service: SocketAddr,
+}
+
+impl Starter<'_> {
+    fn near(&self, name: &str, command: Command) -> Result<Proc, String> {
+        Proc::start(name, command, self.site.near_namespace, self.dir)
+    }
+
+    fn far(&self, name: &str, command: Command) -> Result<Proc, String> {
+        Proc::start(name, command, self.site.far_namespace, self.dir)
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<PathBuf, String> {
+        let path = self.dir.join(name);
+        fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        Ok(path)
+    }
+
+    fn relay(&self) -> Started {
+        let hop = |ip: IpAddr, to: SocketAddr| {
+            ourselves(&["relay", "--listen", &SocketAddr::new(ip, 0).to_string(), "--to", &to.to_string()])
+        };
+        let mut far = self.far("relay-far", hop(self.site.far, self.service)?)?;
+        let middle = address(&far.line("Listening ")?)?;
+        let mut near = self.near("relay-near", hop(self.site.near, middle)?)?;
+        let target = address(&near.line("Listening ")?)?;
+        Ok((target, vec![near, far]))
+    }
+
+    fn cproxy(&self, dir: &Path, extra: &Extra) -> Started {
+        let near_ip = self.site.near.to_string();
+        let mut command = Command::new(dir.join("cproxy-server"));
+        command.args(["--bind-addr", &near_ip, "--ctl-port", "0", "--proxy-port", "0"]).args(&extra.server);
+        // Without a token the server takes clients from loopback only.
+        command.env("CPROXY_TOKEN", "benchmark");
+        let mut server = self.near("cproxy-server", command)?;
+        let line = server.line("Listening ctl ")?;
+        let ctl = line.split_whitespace().next().unwrap_or_default().to_owned();
+        let mut command = Command::new(dir.join("cproxy-client"));
+        command.args(["--cproxy-server", &ctl, "--local-server", &self.service.to_string()]);
+        command.args(["--public-port", "0"]).args(&extra.client).env("CPROXY_TOKEN", "benchmark");
+        let mut client = self.far("cproxy-client", command)?;
+        let line = client.line("Forwarding tcp://")?;
+        let target = address(line.split_whitespace().next().unwrap_or_default())?;
+        Ok((target, vec![server, client]))
+    }
+
+    fn rathole(&self, binary: &Path) -> Started {
+        let [control, public] = [free_address(self.site.near)?, free_address(self.site.near)?];
+        let service = self.service;
+        let server_toml = self.file(
+            "rathole-server.toml",
+            &format!(
+                "[server]\nbind_addr = \"{control}\"\ndefault_token = \"benchmark\"\n\
+                 [server.services.bench]\nbind_addr = \"{public}\"\nnodelay = true\n"
+            ),
+        )?;
+        let client_toml = self.file(
+            "rathole-client.toml",
+            &format!(
+                "[client]\nremote_addr = \"{control}\"\ndefault_token = \"benchmark\"\n\
+                 [client.services.bench]\nlocal_addr = \"{service}\"\nnodelay = true\n"
+            ),
+        )?;
+        let mut command = Command::new(binary);
+        command.arg("--server").arg(server_toml).env("RUST_LOG", "warn");
+        let mut server = self.near("rathole-server", command)?;
+        server.wait_for_port(control.port())?;
+        let mut command = Command::new(binary);
+        command.arg("--client").arg(client_toml).env("RUST_LOG", "warn");
+        let client = self.far("rathole-client", command)?;
+        server.wait_for_port(public.port())?;
+        Ok((public, vec![server, client]))
+    }
+
+    fn haproxy(&self, binary: &Path) -> Started {
+        let hop = |name: &str, listen: SocketAddr, to: SocketAddr| -> Result<Command, String> {
+            let text = format!(
+                "global\n maxconn 9000\ndefaults\n mode tcp\n option splice-auto\n timeout connect 10s\n \
+                 timeout client 1h\n timeout server 1h\nlisten bench\n bind {listen}\n server service {to}\n"
+            );
+            let mut command = Command::new(binary);
+            command.arg("-db").arg("-f").arg(self.file(name, &text)?);
+            Ok(command)
+        };
+        let [outer, middle] = [free_address(self.site.near)?, free_address(self.site.far)?];
+        let mut far = self.far("haproxy-far", hop("far.cfg", middle, self.service)?)?;
+        far.wait_for_port(middle.port())?;
+        let mut near = self.near("haproxy-near", hop("near.cfg", outer, middle)?)?;
+        near.wait_for_port(outer.port())?;
+        Ok((outer, vec![near, far]))
+    }
+
+    fn bore(&self, binary: &Path) -> Started {
+        /// bore's control port cannot be chosen.
+        const CONTROL: u16 = 7835;
+        let near_ip = self.site.near.to_string();
+        let public = free_address(self.site.near)?;
+        let mut command = Command::new(binary);
+        command.args(["server", "--bind-addr", &near_ip, "--min-port", "1024"]);
+        let mut server = self.near("bore-server", command)?;
+        server.wait_for_port(CONTROL)?;
+        let mut command = Command::new(binary);
+        command.args(["local", &self.service.port().to_string(), "--to", &near_ip]);
+        command.args(["--local-host", &self.service.ip().to_string(), "--port", &public.port().to_string()]);
+        let client = self.far("bore-client", command)?;
+        server.wait_for_port(public.port())?;
+        Ok((public, vec![server, client]))
+    }
+}
+
+/// This very program, with the arguments of one of its hidden subcommands.
+fn ourselves(args: &[&str]) -> Result<Command, String> {
+    let path = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+    let mut command = Command::new(path);
+    command.args(args);
+    Ok(command)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no address"))
+}
+
+/// An address for a program that cannot pick a free port itself.
+fn free_address(ip: IpAddr) -> Result<SocketAddr, String> {
+    // Found on loopback: the address itself may be one of another network namespace, which is as good as empty.
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
+    let port = listener.local_addr().map_err(|e| format!("no free port: {e}"))?.port();
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// The first file called `name` in the directories of `PATH`.
+pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}

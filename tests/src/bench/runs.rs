@@ -1,0 +1,369 @@
+//! One case on one peer, once.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::cases::{Load, Scale};
+use super::crowd::{Crowd, Limits, Measured};
+use super::link::Link;
+use super::peers::{Extra, Kind, LOOPBACK, Running};
+use super::procs::{cores, pin_self};
+use super::stats::percentile;
+use super::visits;
+use super::wire::{HEADER_LEN, Header, Op, TALLY_LEN, Tally};
+use super::{bulk, service_bulk::STALL};
+
+/// Bytes of a small message.
+const SMALL: usize = 64;
+/// The most visits or requests of one load, whatever the time.
+const MOST: u64 = 500_000;
+/// The most short visits of one load: each leaves a port in TIME_WAIT, and there are 28,000.
+const MOST_VISITS: u64 = 10_000;
+/// Bytes per visit of the bulk streams that others have to live beside.
+const BACKGROUND: u64 = 32 << 20;
+/// How long the background streams run before the measurement begins.
+const SATURATE: Duration = Duration::from_millis(200);
+/// How long a delayed line holds each packet.
+const ONE_WAY: Duration = Duration::from_millis(10);
+
+/// A measured number.
+#[derive(Clone, Debug)]
+pub(super) struct Figure {
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) value: f64,
+}
+
+/// Latencies of one kind.
+#[derive(Clone, Debug)]
+pub(super) struct Latencies {
+    pub(super) of: &'static str,
+    pub(super) nanos: Vec<u64>,
+}
+
+/// What one run has shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Run {
+    /// The most telling first.
+    pub(super) figures: Vec<Figure>,
+    pub(super) latencies: Vec<Latencies>,
+}
+
+impl Run {
+    fn figure(&mut self, name: &'static str, unit: &'static str, value: f64) {
+        self.figures.push(Figure { name, unit, value });
+    }
+
+    /// p50 and p99 in `unit`, of which one is `nanos_per_unit` nanoseconds.
+    fn tail(&mut self, names: [&'static str; 2], of: &'static str, unit: Unit, mut nanos: Vec<u64>) {
+        nanos.sort_unstable();
+        for (name, share) in names.into_iter().zip([0.5, 0.99]) {
+            self.figure(name, unit.name(), percentile(&nanos, share) as f64 / unit.nanos());
+        }
+        self.latencies.push(Latencies { of, nanos });
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Unit {
+    Micros,
+    Millis,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Micros => "µs",
+            Self::Millis => "ms",
+        }
+    }
+
+    fn nanos(self) -> f64 {
+        match self {
+            Self::Micros => 1e3,
+            Self::Millis => 1e6,
+        }
+    }
+}
+
+/// A peer, started when first needed and again after a failure.
+pub(super) struct Contestant {
+    pub(super) kind: Kind,
+    pub(super) extra: Extra,
+    running: Option<Running>,
+}
+
+impl Contestant {
+    pub(super) fn new(kind: Kind, extra: Extra) -> Self {
+        Self { kind, extra, running: None }
+    }
+
+    /// Runs one load. After a failure the peer's processes are gone, and the next run starts new ones.
+    pub(super) fn run(&mut self, load: Load, scale: &Scale) -> Result<Run, String> {
+        if matches!(load, Load::FirstByteCold | Load::Idle | Load::FirstByteLink) {
+            // These start their own, and some peers insist on a port.
+            self.running = None;
+        }
+        let result = match load {
+            Load::FirstByteCold => self.cold(scale),
+            Load::FirstByteLink => self.over_link(scale),
+            Load::Idle => self.start().and_then(|peer| idle(&peer, scale)),
+            Load::Bulk { op, streams } => self.warm().and_then(|peer| bulk_case(peer, op, streams, scale)),
+            Load::PingPong { size, visitors, one_core: false } => {
+                self.warm().and_then(|peer| ping_pong(peer, size, visitors, scale))
+            }
+            Load::PingPong { size, visitors, one_core: true } => {
+                self.warm().and_then(|peer| on_one_core(peer, |peer| ping_pong(peer, size, visitors, scale)))
+            }
+            Load::Visits { at_once } => {
+                self.warm().and_then(|peer| visit(peer, visits::Kind::Short, at_once, scale))
+            }
+            Load::HalfClose { at_once } => {
+                self.warm().and_then(|peer| visit(peer, visits::Kind::HalfClose, at_once, scale))
+            }
+            Load::FirstByteWarm => self.warm().and_then(|peer| first_byte(peer, scale)),
+            Load::Fairness { op } => self.warm().and_then(|peer| fairness(peer, op, scale)),
+        };
+        if result.is_err() {
+            self.running = None;
+        }
+        result
+    }
+
+    fn start(&self) -> Result<Running, String> {
+        Running::start(&self.kind, &LOOPBACK, &self.extra)
+    }
+
+    fn warm(&mut self) -> Result<&Running, String> {
+        if self.running.is_none() {
+            self.running = Some(self.start()?);
+        }
+        self.running.as_ref().ok_or_else(|| "not running".to_owned())
+    }
+
+    fn cold(&self, scale: &Scale) -> Result<Run, String> {
+        let mut first = Vec::new();
+        for _ in 0..scale.cold_starts {
+            let peer = self.start()?;
+            let before = tally(peer.service)?;
+            first.extend(one_by_one(peer.target, 1)?.first_bytes);
+            settle(peer.service, before, 1)?;
+        }
+        let mut run = Run::default();
+        run.tail(["p50", "max"], "first byte", Unit::Micros, first);
+        Ok(run)
+    }
+
+    fn over_link(&self, scale: &Scale) -> Result<Run, String> {
+        let link = Link::open(ONE_WAY)?;
+        let peer = Running::start(&self.kind, &link.site(), &self.extra)?;
+        let load = || {
+            setns(link.near(), CloneFlags::CLONE_NEWNET).map_err(|e| format!("setns: {e}"))?;
+            let before = tally(peer.service)?;
+            let first = one_by_one(peer.target, 1)?;
+            let warm = one_by_one(peer.target, scale.link_visits)?;
+            settle(peer.service, before, 1 + scale.link_visits)?;
+            Ok((first, warm))
+        };
+        // In a thread of its own: the rest of this program stays where it is.
+        let (first, warm): (Measured, Measured) =
+            std::thread::scope(|s| s.spawn(load).join()).map_err(|_| "the visitor panicked".to_owned())??;
+        let mut run = Run::default();
+        run.tail(["warm p50", "warm max"], "first byte", Unit::Millis, warm.first_bytes);
+        run.figure("very first", "ms", percentile(&first.first_bytes, 1.0) as f64 / 1e6);
+        Ok(run)
+    }
+}
+
+fn one_by_one(target: SocketAddr, count: u64) -> Result<Measured, String> {
+    visits::run(target, visits::Kind::Short, 1, SMALL, Limits { count, time: STALL })
+}
+
+fn bulk_case(peer: &Running, op: Op, streams: usize, scale: &Scale) -> Result<Run, String> {
+    let (before, cpu) = (tally(peer.service)?, peer.cpu()?);
+    let elapsed = bulk::run(peer.target, op, streams, scale.bulk / streams as u64)?;
+    settle(peer.service, before, streams as u64)?;
+    let bytes = scale.bulk as f64 * if op == Op::Both { 2.0 } else { 1.0 };
+    let mut run = Run::default();
+    run.figure("throughput", "MB/s", bytes / 1e6 / elapsed.as_secs_f64());
+    if !peer.procs.is_empty() {
+        run.figure("CPU", "s/GB", (peer.cpu()? - cpu).as_secs_f64() / (bytes / 1e9));
+    }
+    Ok(run)
+}
+
+fn ping_pong(peer: &Running, size: usize, visitors: usize, scale: &Scale) -> Result<Run, String> {
+    let before = tally(peer.service)?;
+    let mut crowd = Crowd::gather(peer.target, visitors, size)?;
+    crowd.exchange(Limits { count: MOST, time: scale.slice / 10 })?;
+    let cpu = peer.cpu()?;
+    let measured = crowd.exchange(Limits { count: MOST, time: scale.slice })?;
+    let cpu = peer.cpu()? - cpu;
+    drop(crowd);
+    settle(peer.service, before, visitors as u64)?;
+    let mut run = Run::default();
+    run.figure("requests", "/s", measured.rate());
+    report_cpu(&mut run, peer, cpu, measured.latencies.len());
+    run.tail(["p50", "p99"], "request", Unit::Micros, measured.latencies);
+    Ok(run)
+}
+
+/// With everything, load and peer, on one core: no wake-up crosses cores, so CPU time per request is what the work costs.
+fn on_one_core(
+    peer: &Running,
+    load: impl FnOnce(&Running) -> Result<Run, String>,
+) -> Result<Run, String> {
+    let (all, one) = cores()?;
+    let pin = |cores| {
+        pin_self(cores)?;
+        peer.procs.iter().chain([&peer.service_proc]).try_for_each(|proc| proc.pin(cores))
+    };
+    pin(&one)?;
+    let result = load(peer);
+    pin(&all)?;
+    result
+}
+
+fn visit(peer: &Running, kind: visits::Kind, at_once: usize, scale: &Scale) -> Result<Run, String> {
+    let load = |time| visits::run(peer.target, kind, at_once, SMALL, Limits { count: MOST_VISITS, time });
+    let before = tally(peer.service)?;
+    let warmed = load(scale.slice / 10)?.latencies.len() as u64;
+    settle(peer.service, before, warmed)?;
+    let (before, cpu) = (tally(peer.service)?, peer.cpu()?);
+    let measured = load(scale.slice)?;
+    settle(peer.service, before, measured.latencies.len() as u64)?;
+    let cpu = peer.cpu()? - cpu;
+    let mut run = Run::default();
+    run.figure("visits", "/s", measured.rate());
+    report_cpu(&mut run, peer, cpu, measured.latencies.len());
+    run.tail(["p50", "p99"], "visit", Unit::Micros, measured.latencies);
+    Ok(run)
+}
+
+fn report_cpu(run: &mut Run, peer: &Running, cpu: Duration, count: usize) {
+    if !peer.procs.is_empty() {
+        run.figure("CPU", "µs each", cpu.as_secs_f64() * 1e6 / count as f64);
+    }
+}
+
+fn first_byte(peer: &Running, scale: &Scale) -> Result<Run, String> {
+    let before = tally(peer.service)?;
+    let load = |time| {
+        visits::run(peer.target, visits::Kind::Short, 1, SMALL, Limits { count: MOST_VISITS, time })
+    };
+    let warmed = load(scale.slice / 10)?.latencies.len();
+    let first_bytes = load(scale.slice)?.first_bytes;
+    settle(peer.service, before, (warmed + first_bytes.len()) as u64)?;
+    let mut run = Run::default();
+    run.tail(["p50", "p99"], "first byte", Unit::Micros, first_bytes);
+    Ok(run)
+}
+
+fn idle(peer: &Running, scale: &Scale) -> Result<Run, String> {
+    const NAMES: [[&str; 2]; 2] = [["memory near", "fds near"], ["memory far", "fds far"]];
+    let start = tally(peer.service)?;
+    // Gone again before the idle ones come: what a process allocates once is not theirs.
+    let early = Limits { count: 200, time: scale.slice };
+    let early = visits::run(peer.target, visits::Kind::Short, 16, SMALL, early)?.latencies.len() as u64;
+    settle(peer.service, start, early)?;
+    let state = |proc: &super::procs::Proc| Ok::<_, String>((proc.memory()?, proc.fds()?));
+    let empty = peer.procs.iter().map(state).collect::<Result<Vec<_>, _>>()?;
+    let sitting = Crowd::gather(peer.target, scale.idle_visitors, SMALL)?;
+    let full = peer.procs.iter().map(state).collect::<Result<Vec<_>, _>>()?;
+    let cpu = peer.cpu()?;
+    std::thread::sleep(scale.idle_watch);
+    let cpu = peer.cpu()? - cpu;
+    let mut active = Crowd::gather(peer.target, 1, SMALL)?;
+    let measured = active.exchange(Limits { count: MOST, time: scale.slice })?;
+    let visits = early + sitting.len() + active.len();
+    drop((sitting, active));
+    settle(peer.service, start, visits)?;
+    let mut run = Run::default();
+    let each = |full: u64, empty: u64| (full as f64 - empty as f64) / scale.idle_visitors as f64;
+    for ((names, empty), full) in NAMES.into_iter().zip(&empty).zip(&full) {
+        run.figure(names[0], "kB each", each(full.0, empty.0) / 1e3);
+        run.figure(names[1], "each", each(full.1, empty.1));
+    }
+    if !peer.procs.is_empty() {
+        run.figure("CPU", "ms/s", cpu.as_secs_f64() * 1e3 / scale.idle_watch.as_secs_f64());
+    }
+    run.tail(["active p50", "active p99"], "request of one active visitor", Unit::Micros, measured.latencies);
+    Ok(run)
+}
+
+fn fairness(peer: &Running, op: Op, scale: &Scale) -> Result<Run, String> {
+    let before = tally(peer.service)?;
+    let (stop, streams) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stream_on = || {
+        while !stop.load(Relaxed) {
+            bulk::visit(&bulk::connect(peer.target)?, op, BACKGROUND)?;
+            streams.fetch_add(1, Relaxed);
+        }
+        Ok::<_, String>(())
+    };
+    let measure = || {
+        std::thread::sleep(SATURATE);
+        let (begun, already) = (Instant::now(), streams.load(Relaxed));
+        let limits = Limits { count: MOST_VISITS, time: scale.fairness };
+        let requests = Crowd::gather(peer.target, 1, SMALL)?.exchange(limits)?;
+        let visits = visits::run(peer.target, visits::Kind::Short, 1, SMALL, limits)?;
+        let bytes = (streams.load(Relaxed) - already) * BACKGROUND;
+        Ok::<_, String>((requests, visits, bytes as f64 / 1e6 / begun.elapsed().as_secs_f64()))
+    };
+    let (requests, visits, rate) = std::thread::scope(|s| {
+        let background: Vec<_> = (0..4).map(|_| s.spawn(stream_on)).collect();
+        let measured = measure();
+        stop.store(true, Relaxed);
+        for thread in background {
+            thread.join().map_err(|_| "a bulk visitor panicked".to_owned())??;
+        }
+        measured
+    })?;
+    let small = 1 + visits.latencies.len() as u64;
+    settle(peer.service, before, streams.load(Relaxed) + small)?;
+    let mut run = Run::default();
+    run.tail(["request p50", "request p99"], "request under bulk", Unit::Millis, requests.latencies);
+    run.tail(["visit p50", "visit p99"], "visit under bulk", Unit::Millis, visits.latencies);
+    run.figure("bulk", "MB/s", rate);
+    Ok(run)
+}
+
+/// Asks the service, without the peer between, how its visits ended.
+fn tally(service: SocketAddr) -> Result<Tally, String> {
+    use std::io::{Read, Write};
+    let ask = || {
+        let mut stream = bulk::connect(service)?;
+        let header: [u8; HEADER_LEN] = Header { op: Op::Tally, seed: 0, size: 0 }.encode();
+        let mut bytes = [0; TALLY_LEN];
+        stream
+            .write_all(&header)
+            .and_then(|()| stream.read_exact(&mut bytes))
+            .map_err(|e| format!("no answer: {e}"))?;
+        Ok(Tally::decode(&bytes))
+    };
+    ask().map_err(|e: String| format!("the service itself: {e}"))
+}
+
+/// Waits until the service has seen `visits` more of them end, and requires that all ended well.
+fn settle(service: SocketAddr, before: Tally, visits: u64) -> Result<(), String> {
+    let deadline = Instant::now() + STALL;
+    loop {
+        let now = tally(service)?;
+        let [clean, reset, wrong] =
+            [now.clean - before.clean, now.reset - before.reset, now.wrong - before.wrong];
+        if reset + wrong == 0 && clean == visits {
+            return Ok(());
+        }
+        if now.ended() - before.ended() >= visits || Instant::now() > deadline {
+            return Err(format!(
+                "of {visits} visits the service saw {clean} end well, {reset} reset, {wrong} with wrong bytes, and {} not \
+                 end",
+                now.begun - now.ended()
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
