@@ -20,18 +20,35 @@ const USAGE: &str = "usage: decode --ctl-client|--ctl-server|--proxy-client|--pr
     [--totals N,N,...] < CAPTURE\n\
     The name says who sent the bytes. CAPTURE is raw, or hex digits and white space.\n";
 
-/// What a message does to the bytes behind it.
+/// What is known about a direction besides its messages.
 trait Captured: Message + Debug {
+    /// Says what the eight bytes before the first frame mean.
+    fn preface([_, _, _, _, kind, version, min, max]: [u8; PREFACE_LEN]) -> String {
+        let kind = char::from(kind);
+        match version {
+            0 => format!("reply for kind {kind:?}: refused, the server speaks {min} to {max}"),
+            version => format!("reply for kind {kind:?}: version {version}"),
+        }
+    }
+
     /// Whether a transfer's raw bytes follow.
     fn starts_payload(&self) -> bool {
         false
     }
 }
 
-impl Captured for ToServer {}
+impl Captured for ToServer {
+    fn preface([_, _, _, _, kind, min, max, _]: [u8; PREFACE_LEN]) -> String {
+        format!("preface of kind {:?}: versions {min} to {max}", char::from(kind))
+    }
+}
 impl Captured for ToClient {}
 
 impl Captured for ProxyToServer {
+    fn preface([_, _, _, _, kind, min, max, _]: [u8; PREFACE_LEN]) -> String {
+        format!("preface of kind {:?}: versions {min} to {max}", char::from(kind))
+    }
+
     fn starts_payload(&self) -> bool {
         matches!(self, Self::Started { .. })
     }
@@ -93,24 +110,19 @@ fn arguments() -> Result<(String, Vec<usize>), String> {
 /// The bytes that `text` spells, if it is hex and nothing else.
 fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.iter().filter(|byte| !byte.is_ascii_whitespace());
-    let digits: Vec<u8> =
-        digits.map(|&byte| char::from(byte).to_digit(16)?.try_into().ok()).collect::<Option<_>>()?;
+    let digits: Vec<u8> = digits.map(|&byte| char::from(byte).to_digit(16)?.try_into().ok()).collect::<Option<_>>()?;
     let pairs = digits.chunks_exact(2);
     pairs.remainder().is_empty().then(|| pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 /// Prints everything; `Ok(false)` if the bytes are not what they should be.
-fn print<M: Captured>(
-    bytes: &[u8],
-    totals: &[usize],
-    out: &mut impl Write,
-) -> std::io::Result<bool> {
+fn print<M: Captured>(bytes: &[u8], totals: &[usize], out: &mut impl Write) -> std::io::Result<bool> {
     let mut rest = bytes;
     let mut totals = totals.iter();
-    if rest.starts_with(&MAGIC) && rest.len() >= PREFACE_LEN {
-        let (preface, behind) = rest.split_at(PREFACE_LEN);
-        let [kind, a, b, c] = [preface[4], preface[5], preface[6], preface[7]];
-        writeln!(out, "{:>8}  preface {:?}, then {a} {b} {c}", 0, char::from(kind))?;
+    if let Some((preface, behind)) = rest.split_first_chunk::<PREFACE_LEN>()
+        && preface.starts_with(&MAGIC)
+    {
+        writeln!(out, "{:>8}  {}", 0, M::preface(*preface))?;
         rest = behind;
     }
     while !rest.is_empty() {

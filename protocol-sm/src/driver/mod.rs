@@ -6,6 +6,7 @@
 //!
 //! [`runtime-epoll`]: https://docs.rs/runtime-epoll
 
+pub mod client_loop;
 pub mod listener;
 pub mod messages;
 mod relay;

@@ -7,7 +7,7 @@
 
 use super::Cx;
 use super::sys::{Readiness, Sys, SysError};
-use crate::codes::AbortCode;
+use crate::codes::{AbortCode, Violation};
 use crate::transfer::{Egress, Half, Ingress};
 use alloc::vec::Vec;
 
@@ -24,7 +24,7 @@ pub enum Strategy {
 }
 
 /// Bytes one direction may move before others get their turn.
-const TURN: usize = 256 * 1024;
+pub(crate) const TURN: usize = 256 * 1024;
 /// A splice that moves less than this is lean.
 const LEAN: usize = 16 * 1024;
 /// After this many lean splices in a row a stream is no longer bulk.
@@ -455,4 +455,30 @@ impl<T, P> Link<T, P> {
         self.out.discard(sys);
         sys.reset(self.port.stream);
     }
+}
+
+/// Why a conn goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The transfer is aborted.
+    Abort(AbortCode),
+    /// The peer broke the protocol.
+    Violation(Violation),
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl From<AbortCode> for End {
+    fn from(code: AbortCode) -> Self {
+        Self::Abort(code)
+    }
+}
+
+/// Whether the socket's pending error says that it is lost.
+pub(crate) fn failed<S: Sys>(cx: &mut Cx<'_, S>, port: &Port<S::Stream>) -> bool {
+    !matches!(cx.sys.take_error(&port.stream), Ok(()) | Err(SysError::WouldBlock))
 }

@@ -5,7 +5,7 @@
 
 use super::Cx;
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
-use super::relay::{Link, Port};
+use super::relay::{End, Link, Port, failed};
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Dropped, Note, Readiness, Sys, SysError, Tell, random_u32};
 use super::timers::Timers;
@@ -136,26 +136,6 @@ struct Visitor<T> {
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,
     deadline: Option<Instant>,
-}
-
-/// Why a conn goes no further.
-enum End {
-    /// The transfer is aborted.
-    Abort(AbortCode),
-    /// The client broke the protocol.
-    Violation(Violation),
-}
-
-impl From<Violation> for End {
-    fn from(violation: Violation) -> Self {
-        Self::Violation(violation)
-    }
-}
-
-impl From<AbortCode> for End {
-    fn from(code: AbortCode) -> Self {
-        Self::Abort(code)
-    }
 }
 
 impl<T, P> ServerLoop<T, P> {
@@ -813,11 +793,6 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::Drained { lane: self.lane });
         }
     }
-}
-
-/// Whether the socket's pending error says that it is lost.
-pub(crate) fn failed<S: Sys>(cx: &mut Cx<'_, S>, port: &Port<S::Stream>) -> bool {
-    !matches!(cx.sys.take_error(&port.stream), Ok(()) | Err(SysError::WouldBlock))
 }
 
 /// An active conn's slot, and its visitor's while it has one.

@@ -1,0 +1,778 @@
+//! An event loop of the client: proxy_conns, and the LocalServer's connections behind them.
+//!
+//! Every proxy_conn and every local_conn has one slot; a local_conn's slot says which conn it belongs to,
+//! the conn's which local_conn it has. Readiness of either drives both.
+
+use super::Cx;
+use super::messages::{FromClientLoop, ToClientLoop};
+use super::relay::{End, Link, Port, TURN, failed};
+use super::server_loop::Totals;
+use super::slab::{Slab, Token};
+use super::sys::{Driver, Note, Readiness, Role, Sys, SysError, Tell};
+use super::timers::Timers;
+use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::conn::Heard;
+use crate::conn::client::{ActiveConn, IdleConn, Stage};
+use crate::ids::{ConnId, Epoch, TunnelId};
+use crate::settings::Timings;
+use crate::time::Instant;
+use crate::transfer::Half;
+use crate::wire::{
+    ClientMsg, ConnHello, Framer, Message, Port as Kind, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader,
+    ServerMsg,
+};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// See the module. `T` is a stream, `P` a pipe.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientLoop<T, P> {
+    lane: usize,
+    timings: Timings,
+    /// The session that all conns here belong to.
+    serial: u64,
+    locals: BTreeMap<TunnelId, Vec<SocketAddr>>,
+    conns: BTreeMap<ConnId, Token>,
+    slots: Slab<Slot<T, P>>,
+    timers: Timers,
+    /// Conns whose turn was cut short, for others.
+    busy: VecDeque<Token>,
+    active: u32,
+    draining: bool,
+    totals: Totals,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Slot<T, P> {
+    Conn(Conn<T, P>),
+    Local(Local<T>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Conn<T, P> {
+    id: ConnId,
+    link: Link<T, P>,
+    framer: Framer<ProxyToClient>,
+    state: State,
+    /// It stands in [`ClientLoop::busy`].
+    queued: bool,
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// Being opened: connecting, then the handshake. The server may start a transfer right behind its
+    /// `Accepted`, and a `Fin` on the ctl_conn may overtake both.
+    Opening {
+        conn: IdleConn,
+        hello: ConnHello,
+        accept: Proof,
+        step: Step,
+    },
+    Idle(IdleConn),
+    Active(Active),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Connecting,
+    Greeting(ReplyReader),
+    Accepting,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Active {
+    conn: ActiveConn,
+    tunnel: TunnelId,
+    /// Addresses of the LocalServer that were tried.
+    tried: usize,
+    /// Gone once both its directions are shut.
+    local: Option<Token>,
+    /// What the conn's deadline is for.
+    phase: Phase,
+    /// Bytes moved when the half-open deadline was set.
+    progress: u64,
+}
+
+/// What an active conn's deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    /// The LocalServer must answer the dial.
+    Dial,
+    /// Both directions flow: no deadline.
+    Flowing,
+    /// One direction is over: the other must make progress.
+    HalfOpen,
+}
+
+impl Active {
+    fn moved(&self) -> u64 {
+        self.conn.egress.forwarded() + self.conn.ingress.forwarded()
+    }
+
+    fn phase(&self) -> Phase {
+        if self.conn.stage() == Stage::Dialling {
+            Phase::Dial
+        } else if self.conn.egress.ended() || self.conn.ingress.through() {
+            Phase::HalfOpen
+        } else {
+            Phase::Flowing
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Local<T> {
+    conn: Token,
+    port: Port<T>,
+}
+
+impl<T, P> ClientLoop<T, P> {
+    /// An empty loop; `lane` is its index.
+    #[must_use]
+    pub fn new(lane: usize, timings: Timings) -> Self {
+        Self {
+            lane,
+            timings,
+            serial: 0,
+            locals: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            slots: Slab::default(),
+            timers: Timers::default(),
+            busy: VecDeque::new(),
+            active: 0,
+            draining: false,
+            totals: Totals::default(),
+        }
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Sockets that it owns.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+impl<T, P, S> Driver<S> for ClientLoop<T, P>
+where
+    S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+{
+    type Message = ToClientLoop;
+
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToClientLoop) {
+        match message {
+            ToClientLoop::Session { serial } => {
+                self.end_session(cx, AbortCode::SessionOver);
+                self.serial = serial;
+            }
+            ToClientLoop::End { code } => self.end_session(cx, code),
+            ToClientLoop::Tunnel { tunnel, locals } => {
+                self.locals.insert(tunnel, locals);
+            }
+            ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
+            ToClientLoop::Message(msg) => self.on_server_msg(cx, &msg),
+            ToClientLoop::Drain => {
+                self.draining = true;
+                self.tell_if_drained(cx);
+            }
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
+        match self.slots.get_mut(token) {
+            None => {}
+            Some(Slot::Conn(conn)) => {
+                conn.link.port.on_ready(ready);
+                if ready.error && failed(cx, &conn.link.port) {
+                    self.end(cx, token, End::Abort(AbortCode::ConnLost));
+                } else {
+                    self.drive(cx, token);
+                }
+            }
+            Some(Slot::Local(local)) => {
+                let conn = local.conn;
+                local.port.on_ready(ready);
+                if self.is_dialling(conn) {
+                    self.on_dial_event(cx, conn, token);
+                    return;
+                }
+                let lost = match self.slots.get_mut(token) {
+                    Some(Slot::Local(local)) => ready.error && failed(cx, &local.port),
+                    Some(Slot::Conn(_)) | None => false,
+                };
+                if lost {
+                    self.end(cx, conn, End::Abort(AbortCode::OuterReset));
+                } else {
+                    self.drive(cx, conn);
+                }
+            }
+        }
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(token) = self.timers.pop_due(cx.now) {
+            let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { continue };
+            conn.deadline = None;
+            let State::Active(active) = &mut conn.state else {
+                self.end(cx, token, End::Abort(AbortCode::Deadline));
+                continue;
+            };
+            if active.phase == Phase::Dial {
+                self.drop_local(cx, token);
+                self.dial(cx, token, RefuseCode::TimedOut);
+            } else if active.progress == active.moved() {
+                self.end(cx, token, End::Abort(AbortCode::Deadline));
+            } else {
+                active.progress = active.moved();
+                let at = cx.now + self.timings.half_open_timeout;
+                self.timers.set(token, &mut conn.deadline, Some(at));
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
+        for _ in 0..self.busy.len() {
+            let Some(token) = self.busy.pop_front() else { return };
+            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
+                conn.queued = false;
+                self.drive(cx, token);
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+}
+
+impl<T, P> ClientLoop<T, P> {
+    fn end_session<S>(&mut self, cx: &mut Cx<'_, S>, code: AbortCode)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let tokens: Vec<_> = self.conns.values().copied().collect();
+        for token in tokens {
+            self.drop_conn(cx, token, code, false);
+        }
+    }
+
+    fn open<S>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr, hello: ConnHello, accept: Proof)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let made = self.slots.insert_with(|token| {
+            let stream = cx.sys.connect(to, Role::Proxy, token)?;
+            Ok(Slot::Conn(Conn {
+                id: hello.conn,
+                link: Link::new(Port::connecting(stream)),
+                framer: Framer::default(),
+                state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
+                queued: false,
+                deadline: None,
+            }))
+        });
+        match made {
+            Ok(token) => {
+                self.conns.insert(hello.conn, token);
+                if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
+                    let at = cx.now + self.timings.handshake_timeout;
+                    self.timers.set(token, &mut conn.deadline, Some(at));
+                }
+            }
+            Err(error) => self.open_failed(cx, hello.conn, Some(error)),
+        }
+    }
+
+    fn open_failed<S>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        cx.sys.note(Note::ConnFailed { conn, error });
+        let serial = self.serial;
+        cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
+        cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
+    }
+
+    fn on_server_msg<S>(&mut self, cx: &mut Cx<'_, S>, msg: &ServerMsg)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let (id, epoch) = match msg {
+            ServerMsg::Fin { conn, epoch, .. } | ServerMsg::Abort { conn, epoch, .. } => (*conn, *epoch),
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::NeedConn { .. }
+            | ServerMsg::Drain => unreachable!("the main thread handles it"),
+        };
+        let known = self.conns.get(&id).copied();
+        let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
+            return self.stale(cx, id);
+        };
+        match (hear(&mut conn.state, msg, epoch), msg) {
+            (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
+            (Ok(Heard::Stale), _) => self.stale(cx, id),
+            (Ok(Heard::Current), ServerMsg::Abort { code, .. }) => self.drop_conn(cx, token, *code, true),
+            (Ok(Heard::Current), _) => self.drive(cx, token),
+        }
+    }
+
+    fn stale<S: Sys>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
+        self.totals.stale += 1;
+        cx.sys.note(Note::Stale { conn });
+    }
+
+    /// Does everything that can be done on a conn now.
+    fn drive<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let driven = match &conn.state {
+            State::Opening { .. } => self.drive_opening(cx, token),
+            State::Idle(_) => self.drive_idle(cx, token),
+            State::Active(_) => self.drive_active(cx, token),
+        };
+        if let Err(end) = driven {
+            self.end(cx, token, end);
+        }
+    }
+
+    fn drive_opening<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+        if let State::Opening { hello, step: step @ Step::Connecting, .. } = &mut conn.state {
+            match cx.sys.take_error(&conn.link.port.stream) {
+                Ok(()) => {}
+                Err(SysError::WouldBlock) => return Ok(()),
+                Err(_) => return Err(AbortCode::ConnLost.into()),
+            }
+            conn.link.port.writable = true;
+            let mut frame = [0; 2 + ProxyToServer::MAX];
+            let length = ProxyToServer::Hello(*hello).encode(&mut frame);
+            conn.link.into.push_frame(&Preface::ours(Kind::Proxy).encode());
+            conn.link.into.push_frame(&frame[..length]);
+            *step = Step::Greeting(ReplyReader::default());
+        }
+        self.drive_idle(cx, token)
+    }
+
+    fn drive_idle<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+        conn.link.flush_frames(cx.sys)?;
+        let was_opening = matches!(conn.state, State::Opening { .. });
+        read_frames(cx, conn)?;
+        conn.link.flush_frames(cx.sys)?;
+        if was_opening && !matches!(conn.state, State::Opening { .. }) {
+            self.timers.set(token, &mut conn.deadline, None);
+            self.totals.proxy_conns += 1;
+            cx.sys.note(Note::ConnUp { conn: conn.id });
+        }
+        if let State::Active(_) = &conn.state {
+            self.active += 1;
+            self.totals.visitors += 1;
+            self.dial(cx, token, RefuseCode::UnknownTunnel);
+        }
+        Ok(())
+    }
+
+    fn is_dialling(&mut self, conn: Token) -> bool {
+        match self.slots.get_mut(conn) {
+            Some(Slot::Conn(Conn { state: State::Active(active), .. })) => active.phase == Phase::Dial,
+            Some(Slot::Conn(_) | Slot::Local(_)) | None => false,
+        }
+    }
+
+    /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
+    fn dial<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let (tunnel, mut tried) = match self.slots.get_mut(token) {
+            Some(Slot::Conn(Conn { state: State::Active(active), .. })) => (active.tunnel, active.tried),
+            Some(Slot::Conn(_) | Slot::Local(_)) | None => return,
+        };
+        let locals = self.locals.get(&tunnel).map_or(&[][..], Vec::as_slice);
+        if locals.is_empty() && self.locals.contains_key(&tunnel) {
+            why = RefuseCode::Unreachable;
+        }
+        let mut dialled = None;
+        while let (None, Some(to)) = (dialled, locals.get(tried)) {
+            tried += 1;
+            let made = self.slots.insert_with(|local| {
+                let stream = cx.sys.connect(*to, Role::Local, local)?;
+                Ok(Slot::Local(Local { conn: token, port: Port::connecting(stream) }))
+            });
+            match made {
+                Ok(local) => dialled = Some(local),
+                Err(error) => why = refusal(error),
+            }
+        }
+        let share = u32::try_from(locals.len()).unwrap_or(u32::MAX).max(1);
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &mut conn.state else { return };
+        active.tried = tried;
+        active.local = dialled;
+        if dialled.is_some() {
+            let at = cx.now + self.timings.dial_timeout / share;
+            self.timers.set(token, &mut conn.deadline, Some(at));
+            return;
+        }
+        active.conn.on_refused();
+        let mut frame = [0; 2 + ProxyToServer::MAX];
+        let epoch = active.conn.epoch();
+        let length = ProxyToServer::Refused { epoch, code: why }.encode(&mut frame);
+        conn.link.into.push_frame(&frame[..length]);
+        conn.link.out.discard(cx.sys);
+        active.conn.settle_discard();
+        cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
+        cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
+        self.totals.aborted += 1;
+        self.drive(cx, token);
+    }
+
+    /// A local_conn that is being dialled became ready.
+    fn on_dial_event<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
+        let State::Active(active) = &mut conn.state else { return };
+        match cx.sys.take_error(&dialled.port.stream) {
+            Ok(()) => {}
+            Err(SysError::WouldBlock) => return,
+            Err(error) => {
+                self.drop_local(cx, token);
+                return self.dial(cx, token, refusal(error));
+            }
+        }
+        dialled.port.readable = true;
+        dialled.port.writable = true;
+        active.conn.on_dialed();
+        let mut frame = [0; 2 + ProxyToServer::MAX];
+        let length = ProxyToServer::Started { epoch: active.conn.epoch() }.encode(&mut frame);
+        conn.link.into.push_frame(&frame[..length]);
+        self.drive(cx, token);
+    }
+
+    fn drop_local<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Sys<Stream = T, Pipe = P>,
+    {
+        if let Some(Slot::Conn(Conn { state: State::Active(active), .. })) = self.slots.get_mut(token)
+            && let Some(local) = active.local.take()
+            && let Some(Slot::Local(local)) = self.slots.remove(local)
+        {
+            cx.sys.reset(local.port.stream);
+        }
+    }
+
+    fn drive_active<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
+        let State::Active(active) = &mut conn.state else { return Ok(()) };
+        let again = match active.conn.stage() {
+            Stage::Dialling => {
+                // A pong may be owed still.
+                conn.link.flush_frames(cx.sys)?;
+                return Ok(());
+            }
+            Stage::Refused => {
+                conn.link.flush_frames(cx.sys)?;
+                discard(cx, &mut conn.link.port, &mut active.conn)?
+            }
+            Stage::Serving => {
+                let result = conn.link.exchange(
+                    cx,
+                    &mut active.conn.egress,
+                    &mut active.conn.ingress,
+                    local.map(|local| &mut local.port),
+                    true,
+                )?;
+                if let Some(total) = result.fin {
+                    let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.epoch(), total };
+                    cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+                }
+                result.again
+            }
+        };
+        if again && !conn.queued {
+            conn.queued = true;
+            self.busy.push_back(token);
+        }
+        let phase = active.phase();
+        if phase != active.phase {
+            active.phase = phase;
+            active.progress = active.moved();
+            let at = (phase == Phase::HalfOpen).then(|| cx.now + self.timings.half_open_timeout);
+            self.timers.set(token, &mut conn.deadline, at);
+        }
+        if active.conn.outer_is_through()
+            && let Some(local) = active.local.take()
+            && let Some(Slot::Local(local)) = self.slots.remove(local)
+        {
+            cx.sys.close(local.port.stream);
+        }
+        self.finish(cx, token);
+        Ok(())
+    }
+
+    /// Tells the server that a transfer is over here; the conn is idle again.
+    fn finish<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &conn.state else { return };
+        if !conn.link.into.is_empty() || !conn.link.out.is_empty() {
+            return;
+        }
+        let Ok(idle) = active.conn.clone().finish() else { return };
+        let (id, epoch) = (conn.id, active.conn.epoch());
+        if active.conn.stage() == Stage::Serving {
+            self.totals.finished += 1;
+            cx.sys.note(Note::Finished {
+                conn: id,
+                epoch,
+                egress: active.conn.egress.forwarded(),
+                ingress: active.conn.ingress.forwarded(),
+            });
+        }
+        conn.state = State::Idle(idle);
+        self.timers.set(token, &mut conn.deadline, None);
+        self.active -= 1;
+        let msg = ClientMsg::Done { conn: id, epoch };
+        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+        self.tell_if_drained(cx);
+        self.drive(cx, token);
+    }
+
+    /// A conn goes no further: tells the server what it must know, and drops it.
+    fn end<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let (serial, id) = (self.serial, conn.id);
+        match end {
+            End::Violation(violation) => {
+                cx.sys.note(Note::Violation { conn: Some(id), violation });
+                self.drop_conn(cx, token, AbortCode::SessionOver, false);
+                cx.sys.tell(FromClientLoop::Violation { serial, violation });
+            }
+            End::Abort(code) => {
+                if let State::Active(active) = &conn.state {
+                    let msg = ClientMsg::Abort { conn: id, epoch: active.conn.epoch(), code };
+                    cx.sys.tell(FromClientLoop::Message { serial, msg });
+                }
+                self.drop_conn(cx, token, code, false);
+            }
+        }
+    }
+
+    /// Closes a conn, resets its local_conn, and forgets both.
+    fn drop_conn<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, code: AbortCode, by_peer: bool)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        self.drop_local(cx, token);
+        let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
+        self.timers.set(token, &mut conn.deadline, None);
+        self.conns.remove(&conn.id);
+        match &conn.state {
+            State::Opening { .. } => {
+                conn.link.reset(cx.sys);
+                self.open_failed(cx, conn.id, None);
+            }
+            State::Idle(_) => {
+                cx.sys.note(Note::ConnDown { conn: conn.id });
+                conn.link.close(cx.sys);
+                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+            }
+            State::Active(active) => {
+                let epoch = active.conn.epoch();
+                cx.sys.note(Note::Aborted { conn: conn.id, epoch, code, by_peer });
+                if active.conn.stage() != Stage::Refused {
+                    self.totals.aborted += 1;
+                }
+                self.active -= 1;
+                conn.link.reset(cx.sys);
+                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                self.tell_if_drained(cx);
+            }
+        }
+    }
+
+    fn tell_if_drained<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    {
+        if self.draining && self.active == 0 {
+            cx.sys.tell(FromClientLoop::Drained { lane: self.lane });
+        }
+    }
+}
+
+fn refusal(error: SysError) -> RefuseCode {
+    match error {
+        SysError::Refused | SysError::Reset => RefuseCode::ConnectionRefused,
+        SysError::TimedOut => RefuseCode::TimedOut,
+        SysError::Exhausted => RefuseCode::Resources,
+        SysError::Unreachable | SysError::WouldBlock | SysError::InUse | SysError::Denied | SysError::Other(_) => {
+            RefuseCode::Unreachable
+        }
+    }
+}
+
+/// An active conn's slot, and its local_conn's while it has one.
+fn conn_and_local<T, P>(
+    slots: &mut Slab<Slot<T, P>>,
+    token: Token,
+) -> Option<(&mut Conn<T, P>, Option<&mut Local<T>>)> {
+    let Some(Slot::Conn(Conn { state: State::Active(active), .. })) = slots.get_mut(token) else {
+        return None;
+    };
+    let Some(local) = active.local else {
+        return match slots.get_mut(token) {
+            Some(Slot::Conn(conn)) => Some((conn, None)),
+            Some(Slot::Local(_)) | None => None,
+        };
+    };
+    match slots.get_two(token, local) {
+        Some((Slot::Conn(conn), Slot::Local(local))) => Some((conn, Some(local))),
+        Some(_) | None => unreachable!("an active conn's local_conn is there"),
+    }
+}
+
+/// Hands a message about a transfer to its conn.
+fn hear(state: &mut State, msg: &ServerMsg, epoch: Epoch) -> Result<Heard, Violation> {
+    match (state, msg) {
+        (State::Opening { conn, .. } | State::Idle(conn), ServerMsg::Fin { total, .. }) => conn.on_fin(epoch, *total),
+        (State::Opening { conn, .. } | State::Idle(conn), _) => conn.on_abort(epoch),
+        (State::Active(active), ServerMsg::Fin { total, .. }) => active.conn.on_fin(epoch, *total),
+        (State::Active(active), _) => active.conn.on_abort(epoch),
+    }
+}
+
+/// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
+fn discard<T, S: Sys<Stream = T>>(
+    cx: &mut Cx<'_, S>,
+    port: &mut Port<T>,
+    conn: &mut ActiveConn,
+) -> Result<bool, AbortCode> {
+    let mut moved = 0;
+    conn.settle_discard();
+    while port.readable && conn.ingress.budget(1).take > 0 {
+        if moved >= TURN {
+            return Ok(true);
+        }
+        let take = conn.ingress.budget(cx.scratch.len()).take;
+        match port.recv(cx.sys, &mut cx.scratch[..take]) {
+            Ok(0) => return Err(AbortCode::ConnLost),
+            Ok(n) => {
+                moved += n;
+                conn.on_discarded(n);
+            }
+            Err(SysError::WouldBlock) => {}
+            Err(_) => return Err(AbortCode::ConnLost),
+        }
+    }
+    Ok(false)
+}
+
+/// Reads and acts on what comes for as long as it is frames.
+fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
+where
+    S: Sys<Stream = T, Pipe = P>,
+{
+    while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
+        let length = match conn.link.port.recv(cx.sys, cx.scratch) {
+            Ok(0) => return Err(AbortCode::ConnLost.into()),
+            Ok(n) => n,
+            Err(SysError::WouldBlock) => return Ok(()),
+            Err(_) => return Err(AbortCode::ConnLost.into()),
+        };
+        let mut rest = &cx.scratch[..length];
+        while !rest.is_empty() && !matches!(conn.state, State::Active(_)) {
+            if let State::Opening { step: step @ Step::Greeting(_), .. } = &mut conn.state {
+                greet(step, &mut rest)?;
+                continue;
+            }
+            match conn.framer.next(&mut rest) {
+                Ok(Some(frame)) => on_frame(conn, frame)?,
+                Ok(None) => {}
+                Err(_) => return Err(Violation::Malformed.into()),
+            }
+        }
+        if let State::Active(active) = &mut conn.state
+            && !rest.is_empty()
+        {
+            // The visitor's first bytes came in the same read as `Start`.
+            if active.conn.ingress.budget(rest.len()).take < rest.len() {
+                return Err(Violation::TotalTooSmall.into());
+            }
+            active.conn.ingress.on_taken(rest.len());
+            conn.link.out.push_payload(rest);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the server's answer to the preface.
+fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
+    let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
+    match reader.next(Preface::ours(Kind::Proxy), rest) {
+        Ok(None) => Ok(()),
+        Ok(Some(reply)) if reply.refusal().is_none() => {
+            *step = Step::Accepting;
+            Ok(())
+        }
+        // A server that changed its version, or something else on its port: the ctl_conn will tell.
+        Ok(Some(_)) | Err(_) => Err(AbortCode::ConnLost.into()),
+    }
+}
+
+fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
+    match (frame, &mut conn.state) {
+        (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
+            // Whoever answers does not know the session's key.
+            if proof != *accept {
+                return Err(Violation::BadProof.into());
+            }
+            conn.state = State::Idle(idle.clone());
+            Ok(())
+        }
+        (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
+        (ProxyToClient::Ping, State::Idle(_)) => {
+            let mut frame = [0; 2 + ProxyToServer::MAX];
+            let length = ProxyToServer::Pong.encode(&mut frame);
+            conn.link.into.push_frame(&frame[..length]);
+            Ok(())
+        }
+        (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
+            let active = idle.clone().on_start(epoch)?;
+            conn.state =
+                State::Active(Active { conn: active, tunnel, tried: 0, local: None, phase: Phase::Dial, progress: 0 });
+            Ok(())
+        }
+        (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
+        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => Err(Violation::Unexpected.into()),
+    }
+}
