@@ -44,15 +44,11 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() {
-            return Err(AddressError(
-                "it is empty; write HOST:PORT, such as 127.0.0.1:8080".into(),
-            ));
+            return Err(AddressError("it is empty; write HOST:PORT, such as 127.0.0.1:8080".into()));
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let rest = rest.split('/').next().unwrap_or_default();
-            return Err(AddressError(format!(
-                "it is a URL; leave out `{scheme}://` and any path, and write `{rest}`"
-            )));
+            return Err(AddressError(format!("it is a URL; leave out `{scheme}://` and any path, and write `{rest}`")));
         }
         if text.parse::<Ipv6Addr>().is_ok() {
             return Err(AddressError(format!(
@@ -61,31 +57,22 @@ impl FromStr for HostPort {
             )));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(AddressError(format!(
-                "it has no port; write `{text}:8080`, with your port"
-            )));
+            return Err(AddressError(format!("it has no port; write `{text}:8080`, with your port")));
         };
         let port = match port.parse::<u16>() {
             Ok(port) if port > 0 && !text.ends_with(&format!("+{port}")) => port,
             Ok(_) | Err(_) => {
-                return Err(AddressError(format!(
-                    "its port `{port}` is not a number from 1 to 65535"
-                )));
+                return Err(AddressError(format!("its port `{port}` is not a number from 1 to 65535")));
             }
         };
         check_host(host, port)?;
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
 fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
     if host.is_empty() {
-        return Err(AddressError(format!(
-            "it has no host; write `127.0.0.1:{port}` for this machine"
-        )));
+        return Err(AddressError(format!("it has no host; write `127.0.0.1:{port}` for this machine")));
     }
     if host.starts_with('[') || host.ends_with(']') {
         return match format!("{host}:{port}").parse::<SocketAddrV6>() {
@@ -96,31 +83,17 @@ fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
         };
     }
     if host.contains(':') {
-        return Err(AddressError(format!(
-            "an IPv6 address stands in brackets; write `[{host}]:{port}`"
-        )));
+        return Err(AddressError(format!("an IPv6 address stands in brackets; write `[{host}]:{port}`")));
     }
     let numeric = host.chars().all(|c| c.is_ascii_digit() || c == '.');
     if numeric && host.parse::<Ipv4Addr>().is_err() {
-        return Err(AddressError(format!(
-            "`{host}` is not an IPv4 address, which is four numbers from 0 to 255"
-        )));
+        return Err(AddressError(format!("`{host}` is not an IPv4 address, which is four numbers from 0 to 255")));
     }
-    if let Some(bad) = host
-        .chars()
-        .find(|c| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_')))
-    {
-        return Err(AddressError(format!(
-            "a host name cannot contain `{}`",
-            bad.escape_debug()
-        )));
+    if let Some(bad) = host.chars().find(|c| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))) {
+        return Err(AddressError(format!("a host name cannot contain `{}`", bad.escape_debug())));
     }
     let labels = host.strip_suffix('.').unwrap_or(host);
-    if host.len() > 253
-        || labels
-            .split('.')
-            .any(|label| label.is_empty() || label.len() > 63)
-    {
+    if host.len() > 253 || labels.split('.').any(|label| label.is_empty() || label.len() > 63) {
         return Err(AddressError(
             "a host name is at most 253 bytes long, in parts of 1 to 63 bytes joined by single dots".into(),
         ));
@@ -133,10 +106,7 @@ fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
 /// # Errors
 /// Anything else, host names included: a name may stand for several addresses.
 pub fn bind_addr(text: &str) -> Result<IpAddr, AddressError> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'))
-        .unwrap_or(text);
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     bare.parse().map_err(|_| {
         AddressError(
             "it is not an IP address; write 0.0.0.0 (every IPv4 address of this machine), :: (IPv6 and IPv4), \
@@ -156,14 +126,9 @@ mod tests {
 
     #[test]
     fn names_and_both_ip_versions_are_taken_as_written() {
-        for text in [
-            "localhost:1",
-            "a-b.example.com:8080",
-            "host_1.lan.:65535",
-            "10.0.0.1:22",
-            "[::1]:8080",
-            "[fe80::1%2]:80",
-        ] {
+        for text in
+            ["localhost:1", "a-b.example.com:8080", "host_1.lan.:65535", "10.0.0.1:22", "[::1]:8080", "[fe80::1%2]:80"]
+        {
             assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
         }
         assert_eq!("[::1]:8080".parse::<HostPort>().unwrap().host(), "[::1]");
@@ -171,36 +136,18 @@ mod tests {
 
     #[test]
     fn malformed_addresses_say_what_to_write() {
-        assert_eq!(
-            error("localhost"),
-            "it has no port; write `localhost:8080`, with your port"
-        );
-        assert_eq!(
-            error(":80"),
-            "it has no host; write `127.0.0.1:80` for this machine"
-        );
-        assert_eq!(
-            error("a:99999"),
-            "its port `99999` is not a number from 1 to 65535"
-        );
+        assert_eq!(error("localhost"), "it has no port; write `localhost:8080`, with your port");
+        assert_eq!(error(":80"), "it has no host; write `127.0.0.1:80` for this machine");
+        assert_eq!(error("a:99999"), "its port `99999` is not a number from 1 to 65535");
         assert_eq!(error("a:0"), "its port `0` is not a number from 1 to 65535");
-        assert_eq!(
-            error("a:+80"),
-            "its port `+80` is not a number from 1 to 65535"
-        );
+        assert_eq!(error("a:+80"), "its port `+80` is not a number from 1 to 65535");
         assert_eq!(error("a:"), "its port `` is not a number from 1 to 65535");
         assert_eq!(
             error("http://a.example:80/x"),
             "it is a URL; leave out `http://` and any path, and write `a.example:80`"
         );
-        assert_eq!(
-            error("2001:db8::zz:80"),
-            "an IPv6 address stands in brackets; write `[2001:db8::zz]:80`"
-        );
-        assert_eq!(
-            error("256.1.1.1:80"),
-            "`256.1.1.1` is not an IPv4 address, which is four numbers from 0 to 255"
-        );
+        assert_eq!(error("2001:db8::zz:80"), "an IPv6 address stands in brackets; write `[2001:db8::zz]:80`");
+        assert_eq!(error("256.1.1.1:80"), "`256.1.1.1` is not an IPv4 address, which is four numbers from 0 to 255");
         assert_eq!(error("a b:80"), "a host name cannot contain ` `");
         assert!(error("::1").contains("write [::1]:8080"));
         assert!(error("[::1:80").contains("is not an IPv6 address in brackets"));
@@ -213,15 +160,7 @@ mod tests {
     #[test]
     fn a_bind_address_is_an_ip_address() {
         assert_eq!(bind_addr("[::]").unwrap(), IpAddr::from([0; 16]));
-        assert_eq!(
-            bind_addr("127.0.0.1").unwrap(),
-            IpAddr::from([127, 0, 0, 1])
-        );
-        assert!(
-            bind_addr("localhost")
-                .unwrap_err()
-                .to_string()
-                .contains("not an IP address")
-        );
+        assert_eq!(bind_addr("127.0.0.1").unwrap(), IpAddr::from([127, 0, 0, 1]));
+        assert!(bind_addr("localhost").unwrap_err().to_string().contains("not an IP address"));
     }
 }

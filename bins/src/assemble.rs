@@ -34,10 +34,7 @@ const DEFAULT_TUNNEL: &str = "default";
 ///
 /// # Errors
 /// Everything that is wrong with the file or, if that is in order, with the whole.
-pub fn server(
-    flags: &ServerFlags,
-    variable: Option<OsString>,
-) -> Result<Assembled<server::Config>, ConfigError> {
+pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembled<server::Config>, ConfigError> {
     let path = flags.common.config.as_deref();
     let mut file = match path {
         Some(path) => config::load(path, config::parse_server)?,
@@ -59,18 +56,9 @@ pub fn server(
             file.ctl_port
         ));
     }
-    let sources = file
-        .common
-        .token
-        .iter()
-        .chain(file.clients.iter().map(|client| &client.token));
+    let sources = file.common.token.iter().chain(file.clients.iter().map(|client| &client.token));
     found.secrets_in_the_open(sources);
-    let own = own_token(
-        &flags.common,
-        variable,
-        file.common.token.as_ref(),
-        &mut found,
-    );
+    let own = own_token(&flags.common, variable, file.common.token.as_ref(), &mut found);
     file.settings.credentials = credentials(own, &file, &mut found);
     if file.settings.credentials.is_empty() {
         found.warnings.push(format!(
@@ -92,14 +80,10 @@ pub fn server(
 /// The server's credentials: its own token's, then those of the `[[clients]]`.
 fn credentials(own: Option<Token>, file: &ServerFile, found: &mut Findings<'_>) -> Vec<Credential> {
     let scope = file.settings.open_scope.clone();
-    let own = own.map(|token| Credential {
-        name: OWN_TOKEN.to_owned(),
-        token,
-        scope,
-    });
+    let own = own.map(|token| Credential { name: OWN_TOKEN.to_owned(), token, scope });
     let mut credentials = Vec::from_iter(own);
     for client in &file.clients {
-        let (name, scope) = (client.name.clone(), client.scope.clone());
+        let (name, scope) = (client.name.clone(), client.scope.within(&file.settings.open_scope));
         if name == OWN_TOKEN {
             found.problem(format!(
                 "[[clients]] \"{OWN_TOKEN}\": this is what the log calls the server's own token; choose another name"
@@ -124,10 +108,7 @@ fn credentials(own: Option<Token>, file: &ServerFile, found: &mut Findings<'_>) 
 ///
 /// # Errors
 /// Everything that is wrong with the file or, if that is in order, with the whole.
-pub fn client(
-    flags: &ClientFlags,
-    variable: Option<OsString>,
-) -> Result<Assembled<client::Config>, ConfigError> {
+pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembled<client::Config>, ConfigError> {
     let path = flags.common.config.as_deref();
     let mut file = match path {
         Some(path) => config::load(path, config::parse_client)?,
@@ -136,10 +117,7 @@ pub fn client(
     put_over(&flags.common, &mut file.common, &mut file.timings);
     if let Some(local) = &flags.local_server {
         file.tunnels = vec![TunnelEntry {
-            name: flags
-                .tunnel_name
-                .clone()
-                .unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
+            name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
             public_port: flags.public_port.unwrap_or(0),
         }];
@@ -148,39 +126,28 @@ pub fn client(
     let mut found = Findings::of(path, &mut file.common);
     let server = flags.cproxy_server.as_ref().or(file.server.as_ref());
     if server.is_none() {
-        found.problem(format!(
+        found.problem(
             "no server to connect to; give --cproxy-server HOST:PORT, or `server = \"HOST:PORT\"` in a \
-             configuration file"
-        ));
+             configuration file",
+        );
     }
     if file.tunnels.is_empty() {
-        found.problem(format!(
+        found.problem(
             "no tunnel, so nothing to expose; give --local-server HOST:PORT, or [[tunnels]] with `name` and \
-             `local` in a configuration file"
-        ));
+             `local` in a configuration file",
+        );
     }
     found.secrets_in_the_open(&file.common.token);
-    let token = own_token(
-        &flags.common,
-        variable,
-        file.common.token.as_ref(),
-        &mut found,
-    );
+    let token = own_token(&flags.common, variable, file.common.token.as_ref(), &mut found);
     let chosen = flags.client_id.as_deref().or(file.client_id.as_deref());
     let client_id = found.keep(|_| {
         identity::client_id(chosen, &Machine::here(), &file.tunnels).map_err(|error| {
-            Problem::new(format!(
-                "no randomness for this client's identity: {error}; give --client-id TEXT"
-            ))
+            Problem::new(format!("no randomness for this client's identity: {error}; give --client-id TEXT"))
         })
     });
     let config = client::Config {
         server: server.map(ToString::to_string).unwrap_or_default(),
-        locals: file
-            .tunnels
-            .iter()
-            .map(|tunnel| tunnel.local.to_string())
-            .collect(),
+        locals: file.tunnels.iter().map(|tunnel| tunnel.local.to_string()).collect(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         settings: ClientSettings {
             client_id: client_id.unwrap_or_default(),
@@ -188,10 +155,7 @@ pub fn client(
             tunnels: file
                 .tunnels
                 .into_iter()
-                .map(|tunnel| TunnelSpec {
-                    name: tunnel.name,
-                    public_port: tunnel.public_port,
-                })
+                .map(|tunnel| TunnelSpec { name: tunnel.name, public_port: tunnel.public_port })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             timings: file.timings,
@@ -203,10 +167,7 @@ pub fn client(
 /// The flags that stand for `check-config FILE`.
 #[must_use]
 pub fn only_file(file: &Path) -> CommonFlags {
-    CommonFlags {
-        config: Some(file.to_owned()),
-        ..CommonFlags::default()
-    }
+    CommonFlags { config: Some(file.to_owned()), ..CommonFlags::default() }
 }
 
 /// What came to light so far.
@@ -220,47 +181,28 @@ struct Findings<'p> {
 impl<'p> Findings<'p> {
     /// Goes on from what the parser of the file at `path` warned of.
     fn of(path: Option<&'p Path>, common: &mut config::Common) -> Self {
-        Self {
-            path,
-            problems: Vec::new(),
-            warnings: std::mem::take(&mut common.warnings),
-        }
+        Self { path, problems: Vec::new(), warnings: std::mem::take(&mut common.warnings) }
     }
 
-    fn problem(&mut self, sentence: String) {
-        let place = self
-            .path
-            .map_or(String::new(), |path| format!("{}: ", path.display()));
-        self.problems.push(Problem::new(place + &sentence));
+    fn problem(&mut self, sentence: impl AsRef<str>) {
+        let place = self.path.map_or(String::new(), |path| format!("{}: ", path.display()));
+        self.problems.push(Problem::new(place + sentence.as_ref()));
     }
 
     /// What `fetch` gives; its problem, if it has one, is kept. `fetch` may add warnings.
     fn keep<T>(&mut self, fetch: impl FnOnce(&mut Vec<String>) -> Result<T, Problem>) -> Option<T> {
-        fetch(&mut self.warnings)
-            .map_err(|problem| self.problems.push(problem))
-            .ok()
+        fetch(&mut self.warnings).map_err(|problem| self.problems.push(problem)).ok()
     }
 
     /// Warns if the configuration file holds a secret and others may read it.
     fn secrets_in_the_open<'s>(&mut self, sources: impl IntoIterator<Item = &'s TokenSource>) {
-        if sources
-            .into_iter()
-            .any(|source| matches!(source, TokenSource::Inline(_)))
-        {
-            self.warnings
-                .extend(self.path.and_then(token::open_to_others));
+        if sources.into_iter().any(|source| matches!(source, TokenSource::Inline(_))) {
+            self.warnings.extend(self.path.and_then(token::open_to_others));
         }
     }
 
     fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
-        ConfigError::unless_none(
-            self.problems,
-            Assembled {
-                config,
-                logs,
-                warnings: self.warnings,
-            },
-        )
+        ConfigError::unless_none(self.problems, Assembled { config, logs, warnings: self.warnings })
     }
 }
 
@@ -279,10 +221,7 @@ fn own_token(
     found: &mut Findings<'_>,
 ) -> Option<Token> {
     if let Some(path) = &flags.token_file {
-        let source = TokenSource::File {
-            path: path.clone(),
-            named_by: "--token-file".to_owned(),
-        };
+        let source = TokenSource::File { path: path.clone(), named_by: "--token-file".to_owned() };
         found.keep(|warnings| source.read(warnings))
     } else if let Some(value) = variable {
         found.keep(|warnings| token::from_variable(value, warnings))
@@ -292,7 +231,8 @@ fn own_token(
 }
 
 fn default_threads() -> NonZeroUsize {
-    std::thread::available_parallelism()
-        .unwrap_or(NonZeroUsize::MIN)
-        .min(DEFAULT_MAX_THREADS)
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(DEFAULT_MAX_THREADS)
 }
+
+#[cfg(test)]
+mod tests;

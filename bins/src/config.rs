@@ -1,7 +1,7 @@
 //! The configuration files: from text to values, with every problem named by file, line and key.
 //!
 //! Parsing is pure (text in, value out), so that it can be fuzzed; only [`load`] touches the disk. The
-//! files are read through [`section`] instead of derived deserialisers: those stop at the first problem
+//! files are read through `section.rs` instead of derived deserialisers: those stop at the first problem
 //! and speak of Rust's types.
 
 mod client;
@@ -55,11 +55,7 @@ impl ConfigError {
 
     /// `value` if there are no problems, else all of them.
     pub(crate) fn unless_none<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
-        if problems.is_empty() {
-            Ok(value)
-        } else {
-            Err(Self(problems))
-        }
+        if problems.is_empty() { Ok(value) } else { Err(Self(problems)) }
     }
 }
 
@@ -101,31 +97,19 @@ pub const MAX_THREADS: usize = 1024;
 ///
 /// # Errors
 /// The file cannot be read or is no text, or what `parse` says.
-pub fn load<T>(
-    path: &Path,
-    parse: fn(&str, &Path) -> Result<T, ConfigError>,
-) -> Result<T, ConfigError> {
+pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
     let shown = path.display();
     let problem = |what: String| Problem::new(format!("{shown}: {what}"));
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| {
-            problem(format!(
-                "cannot read this configuration file: {error}; check the path and its permissions"
-            ))
-        })?;
+    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(|error| {
+        problem(format!("cannot read this configuration file: {error}; check the path and its permissions"))
+    })?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(problem(
-            "larger than 1 MiB, so this is no configuration file; check the path".into(),
-        )
-        .into());
+        return Err(problem("larger than 1 MiB, so this is no configuration file; check the path".into()).into());
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = section::line_at(error.as_bytes(), error.utf8_error().valid_up_to());
-        Problem::new(format!(
-            "{shown}:{line}: not UTF-8 text; save the file as UTF-8"
-        ))
+        Problem::new(format!("{shown}:{line}: not UTF-8 text; save the file as UTF-8"))
     })?;
     parse(&text, path)
 }
@@ -177,10 +161,7 @@ fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSourc
     let inline = section.text("token");
     let file = section.text("token_file");
     if inline.is_some() && file.is_some() {
-        section.problem(
-            "token_file",
-            "stands beside `token`; keep one of the two".into(),
-        );
+        section.problem("token_file", "stands beside `token`; keep one of the two".into());
     }
     if let Some(secret) = inline {
         let named = section.locate("token");
@@ -194,17 +175,11 @@ fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSourc
     }
     let file = file?;
     if file.is_empty() {
-        section.problem(
-            "token_file",
-            "is empty; write the path of the file that holds the token".into(),
-        );
+        section.problem("token_file", "is empty; write the path of the file that holds the token".into());
         return None;
     }
     let directory = section.origin().parent().unwrap_or(Path::new(""));
-    Some(TokenSource::File {
-        path: directory.join(file),
-        named_by: section.locate("token_file"),
-    })
+    Some(TokenSource::File { path: directory.join(file), named_by: section.locate("token_file") })
 }
 
 /// Whether `name` can stand in a log line: 1 to 64 bytes, no control characters. If not, the sentence's

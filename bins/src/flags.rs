@@ -42,12 +42,7 @@ pub struct CommonFlags {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_timeout: Option<Duration>,
     /// How log lines on standard error look [default: text]
-    #[arg(
-        long,
-        value_enum,
-        value_name = "text|json",
-        hide_possible_values = true
-    )]
+    #[arg(long, value_enum, value_name = "text|json", hide_possible_values = true)]
     pub log_format: Option<LogFormat>,
     /// The least important log lines to write: error, warn, info, debug or trace [default: info]
     #[arg(long, value_enum, value_name = "LEVEL", hide_possible_values = true)]
@@ -81,7 +76,8 @@ pub struct ServerFlags {
     /// Port for the clients' data connections; 0 picks a free one [default: 8090]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     pub proxy_port: Option<u16>,
-    /// Public ports that clients may open, such as 6000-7000,9000 [default: every port]
+    /// Public ports that clients may open, such as 6000-7000,9000; a client's own list in the file is
+    /// kept [default: every port]
     #[arg(long, value_name = "PORTS")]
     pub allow_ports: Option<PortSet>,
     /// The flags that both programs have.
@@ -99,22 +95,17 @@ pub struct ClientFlags {
     /// The server's address and ctl port
     #[arg(long, value_name = "HOST:PORT")]
     pub cproxy_server: Option<HostPort>,
-    /// The service to expose; replaces the [[tunnels]] of the configuration file
+    /// The service to expose; replaces the tunnels of the configuration file
     #[arg(long, value_name = "HOST:PORT")]
     pub local_server: Option<HostPort>,
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
-    #[arg(
-        long,
-        value_name = "PORT",
-        allow_negative_numbers = true,
-        requires = "local_server"
-    )]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "local_server")]
     pub public_port: Option<u16>,
     /// The service's name, for logs [default: default]
     #[arg(long, value_name = "NAME", requires = "local_server", value_parser = tunnel_name)]
     pub tunnel_name: Option<String>,
-    /// Who this client is: a later client with the same text takes over this one's ports [default: made
-    /// from this machine and the tunnels if a public port is asked for, else random]
+    /// Who this client is, so that it gets its ports back after a crash [default: made from this
+    /// machine and the tunnels]
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
     /// The flags that both programs have.
@@ -152,28 +143,18 @@ fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let expected = || format!("write a whole number from 1 to {MAX_THREADS}");
-    text.parse::<NonZeroUsize>()
-        .ok()
-        .filter(|n| n.get() <= MAX_THREADS)
-        .ok_or_else(expected)
+    text.parse::<NonZeroUsize>().ok().filter(|n| n.get() <= MAX_THREADS).ok_or_else(expected)
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     /// A year.
     const MAX: f64 = 31_536_000.0;
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .filter(|seconds| (0.0..=MAX).contains(seconds));
-    seconds
-        .map(Duration::from_secs_f64)
-        .ok_or("write seconds from 0 to 31536000, such as 2.5")
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=MAX).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("write seconds from 0 to 31536000, such as 2.5")
 }
 
 fn tunnel_name(text: &str) -> Result<String, String> {
-    check_name(text)
-        .map(|()| text.to_owned())
-        .map_err(|what| format!("it {what}"))
+    check_name(text).map(|()| text.to_owned()).map_err(|what| format!("it {what}"))
 }
 
 #[cfg(test)]
@@ -194,44 +175,18 @@ mod tests {
     #[test]
     fn underscores_in_flag_names_become_dashes_and_nothing_else_changes() {
         assert_eq!(
-            normalised(&[
-                "--proxy_port=1_0",
-                "--tunnel_name",
-                "a_b",
-                "-x_y",
-                "check_config",
-                "--",
-                "--a_b"
-            ]),
-            normalised(&[
-                "--proxy-port=1_0",
-                "--tunnel-name",
-                "a_b",
-                "-x_y",
-                "check_config",
-                "--",
-                "--a_b"
-            ])
+            normalised(&["--proxy_port=1_0", "--tunnel_name", "a_b", "-x_y", "check_config", "--", "--a_b"]),
+            normalised(&["--proxy-port=1_0", "--tunnel-name", "a_b", "-x_y", "check_config", "--", "--a_b"])
         );
-        assert_eq!(
-            normalised(&["--proxy_port=1_0"]),
-            [OsString::from("--proxy-port=1_0")]
-        );
+        assert_eq!(normalised(&["--proxy_port=1_0"]), [OsString::from("--proxy-port=1_0")]);
         let not_utf8 = OsString::from_vec(b"--a_b=\xff_".to_vec());
-        assert_eq!(
-            normalise([not_utf8]),
-            [OsString::from_vec(b"--a-b=\xff_".to_vec())]
-        );
+        assert_eq!(normalise([not_utf8]), [OsString::from_vec(b"--a-b=\xff_".to_vec())]);
     }
 
     #[test]
     fn the_original_commands_still_work() {
-        let server = ServerFlags::try_parse_from(normalised(&[
-            "s",
-            "--proxy_port=8090",
-            "--work_thread_nums=4",
-        ]))
-        .unwrap();
+        let server =
+            ServerFlags::try_parse_from(normalised(&["s", "--proxy_port=8090", "--work_thread_nums=4"])).unwrap();
         assert_eq!(server.proxy_port, Some(8090));
         assert_eq!(server.common.work_thread_nums, NonZeroUsize::new(4));
         let client = ClientFlags::try_parse_from(normalised(&[
@@ -254,17 +209,11 @@ mod tests {
             ),
             "{no_port}"
         );
-        assert!(
-            error(&["c", "--work-thread-nums", "0"])
-                .contains("write a whole number from 1 to 1024")
-        );
+        assert!(error(&["c", "--work-thread-nums", "0"]).contains("write a whole number from 1 to 1024"));
         assert!(error(&["c", "--drain-timeout", "-1"]).contains("write seconds from 0"));
         assert!(error(&["c", "--drain-timeout", "nan"]).contains("write seconds from 0"));
         assert!(error(&["c", "--public-port", "80"]).contains("--local-server <HOST:PORT>"));
-        assert!(
-            error(&["c", "--tunnel-name", "", "--local-server", "a:1"])
-                .contains("it is empty; write a name")
-        );
+        assert!(error(&["c", "--tunnel-name", "", "--local-server", "a:1"]).contains("it is empty; write a name"));
         assert!(error(&["c", "--locl-server", "a:1"]).contains("'--local-server'"));
     }
 }

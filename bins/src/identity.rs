@@ -18,10 +18,7 @@ impl Machine {
     #[must_use]
     pub fn here() -> Self {
         let read = |path| fs::read(path).unwrap_or_default();
-        Self {
-            machine_id: read("/etc/machine-id"),
-            hostname: read("/proc/sys/kernel/hostname"),
-        }
+        Self { machine_id: read("/etc/machine-id"), hostname: read("/proc/sys/kernel/hostname") }
     }
 }
 
@@ -31,11 +28,7 @@ impl Machine {
 ///
 /// # Errors
 /// There is no randomness to read.
-pub fn client_id(
-    chosen: Option<&str>,
-    machine: &Machine,
-    tunnels: &[TunnelEntry],
-) -> io::Result<[u8; 16]> {
+pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry]) -> io::Result<[u8; 16]> {
     if let Some(text) = chosen {
         return Ok(hash(&[b"chosen", text.as_bytes()]));
     }
@@ -44,10 +37,8 @@ pub fn client_id(
         File::open("/dev/urandom")?.read_exact(&mut id)?;
         return Ok(id);
     }
-    let mut lines: Vec<String> = tunnels
-        .iter()
-        .map(|t| format!("{}\n{}\n{}", t.name, t.public_port, t.local))
-        .collect();
+    let mut lines: Vec<String> =
+        tunnels.iter().map(|t| format!("{}\n{}\n{}", t.name, t.public_port, t.local)).collect();
     // The order in the file means nothing.
     lines.sort_unstable();
     let mut parts = vec![&b"machine"[..], &machine.machine_id, &machine.hostname];
@@ -71,11 +62,7 @@ mod tests {
     use super::*;
 
     fn tunnel(name: &str, public_port: u16) -> TunnelEntry {
-        TunnelEntry {
-            name: name.into(),
-            local: "127.0.0.1:22".parse().unwrap(),
-            public_port,
-        }
+        TunnelEntry { name: name.into(), local: "127.0.0.1:22".parse().unwrap(), public_port }
     }
 
     fn id(tunnels: &[TunnelEntry]) -> [u8; 16] {
@@ -87,14 +74,8 @@ mod tests {
         let (a, b) = (tunnel("a", 6000), tunnel("b", 0));
         assert_eq!(id(&[a.clone(), b.clone()]), id(&[b.clone(), a.clone()]));
         assert_ne!(id(&[a.clone(), b]), id(std::slice::from_ref(&a)));
-        let elsewhere = Machine {
-            hostname: b"elsewhere\n".to_vec(),
-            ..Machine::here()
-        };
-        assert_ne!(
-            client_id(None, &elsewhere, std::slice::from_ref(&a)).unwrap(),
-            id(&[a])
-        );
+        let elsewhere = Machine { hostname: b"elsewhere\n".to_vec(), ..Machine::here() };
+        assert_ne!(client_id(None, &elsewhere, std::slice::from_ref(&a)).unwrap(), id(&[a]));
     }
 
     #[test]
@@ -105,10 +86,7 @@ mod tests {
     #[test]
     fn a_chosen_identity_depends_on_nothing_else() {
         let chosen = |text| client_id(Some(text), &Machine::here(), &[tunnel("a", 1)]).unwrap();
-        assert_eq!(
-            chosen("x"),
-            client_id(Some("x"), &Machine::default(), &[]).unwrap()
-        );
+        assert_eq!(chosen("x"), client_id(Some("x"), &Machine::default(), &[]).unwrap());
         assert_ne!(chosen("x"), chosen("y"));
     }
 }

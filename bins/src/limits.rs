@@ -11,8 +11,6 @@ pub fn raise_descriptor_limit() {
     };
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => tracing::debug!(before = soft, now = hard, "limit of open descriptors"),
-        Err(error) => tracing::warn!(
-            "cannot raise the limit of open descriptors from {soft} to {hard}: {error}"
-        ),
+        Err(error) => tracing::warn!("cannot raise the limit of open descriptors from {soft} to {hard}: {error}"),
     }
 }

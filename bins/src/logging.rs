@@ -57,11 +57,8 @@ pub fn start(logs: Logs) {
     // The result says whether a subscriber was there before, in which case that one stays.
     let _first = match logs.format {
         LogFormat::Text => subscriber.with_ansi(stderr().is_terminal()).try_init(),
-        LogFormat::Json => subscriber
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init(),
+        LogFormat::Json => {
+            subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
     };
 }

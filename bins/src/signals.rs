@@ -25,19 +25,17 @@ impl Caught {
     /// # Errors
     /// The thread cannot be started.
     pub fn stop_with(mut self, stopper: Stopper) -> io::Result<()> {
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                let mut signals = self.0.forever();
-                if signals.next().is_some() {
-                    tracing::info!("stopping; a second signal exits at once");
-                    stopper.stop();
-                }
-                if signals.next().is_some() {
-                    // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
-                    signal_hook::low_level::exit(i32::from(crate::exit::FAILED));
-                }
-            })?;
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut signals = self.0.forever();
+            if signals.next().is_some() {
+                tracing::info!("stopping; a second signal exits at once");
+                stopper.stop();
+            }
+            if signals.next().is_some() {
+                // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
+                signal_hook::low_level::exit(i32::from(crate::exit::FAILED));
+            }
+        })?;
         Ok(())
     }
 }

@@ -58,11 +58,7 @@ impl TokenSource {
 ///
 /// # Errors
 /// Nothing is left.
-pub fn from_bytes(
-    mut bytes: Vec<u8>,
-    named: &str,
-    warnings: &mut Vec<String>,
-) -> Result<Token, Problem> {
+pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
@@ -90,36 +86,28 @@ pub fn from_bytes(
 /// # Errors
 /// It is empty.
 pub fn from_variable(value: OsString, warnings: &mut Vec<String>) -> Result<Token, Problem> {
-    from_bytes(
-        value.into_vec(),
-        &format!("the environment variable {VARIABLE}"),
-        warnings,
-    )
+    from_bytes(value.into_vec(), &format!("the environment variable {VARIABLE}"), warnings)
 }
 
 /// A warning, if users other than the owner may read or change the file at `path`.
 #[must_use]
 pub fn open_to_others(path: &Path) -> Option<String> {
-    let metadata = std::fs::metadata(path)
-        .ok()
-        .filter(std::fs::Metadata::is_file)?;
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let mode = metadata.permissions().mode() & 0o777;
     let shown = path.display();
     (mode & 0o077 != 0).then(|| {
-        format!("`{shown}` holds a secret and is open to other users (mode {mode:04o}); close it with: chmod 600 {shown}")
+        format!(
+            "`{shown}` holds a secret and is open to other users (mode {mode:04o}); close it with: chmod 600 {shown}"
+        )
     })
 }
 
 /// Reads a small file, whatever it is (a pipe will do), but no more of it than a token can be.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!(
-            "it is larger than {MAX_FILE} bytes, so it is no token file"
-        )));
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is no token file")));
     }
     Ok(bytes)
 }
@@ -134,13 +122,7 @@ mod tests {
         let path = dir.path().join("token");
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        (
-            dir,
-            TokenSource::File {
-                path,
-                named_by: "--token-file".into(),
-            },
-        )
+        (dir, TokenSource::File { path, named_by: "--token-file".into() })
     }
 
     #[test]
@@ -148,10 +130,7 @@ mod tests {
         for content in [&b"long enough"[..], b"long enough\n", b"long enough\r\n"] {
             let (_dir, source) = file(content, 0o600);
             let mut warnings = Vec::new();
-            assert_eq!(
-                source.read(&mut warnings).unwrap(),
-                Token::new(b"long enough".to_vec())
-            );
+            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()));
             assert_eq!(warnings, Vec::<String>::new());
         }
     }
@@ -172,33 +151,18 @@ mod tests {
         let mut warnings = Vec::new();
         source.read(&mut warnings).unwrap();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(
-            warnings[0].contains("(mode 0640)") && warnings[0].contains("chmod 600 "),
-            "{warnings:?}"
-        );
+        assert!(warnings[0].contains("(mode 0640)") && warnings[0].contains("chmod 600 "), "{warnings:?}");
         assert!(warnings[1].contains("a token of 7 bytes"), "{warnings:?}");
         assert!(!format!("{warnings:?} {source:?}").contains("s3cr3t"));
     }
 
     #[test]
     fn a_file_that_cannot_be_a_token_is_not_swallowed() {
-        let source = TokenSource::File {
-            path: "/dev/zero".into(),
-            named_by: "--token-file".into(),
-        };
+        let source = TokenSource::File { path: "/dev/zero".into(), named_by: "--token-file".into() };
         let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
-        assert!(
-            problem.contains("it is larger than 4096 bytes"),
-            "{problem}"
-        );
-        let source = TokenSource::File {
-            path: "/no/such/file".into(),
-            named_by: "--token-file".into(),
-        };
+        assert!(problem.contains("it is larger than 4096 bytes"), "{problem}");
+        let source = TokenSource::File { path: "/no/such/file".into(), named_by: "--token-file".into() };
         let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
-        assert!(
-            problem.starts_with("--token-file: cannot read `/no/such/file`: No such file"),
-            "{problem}"
-        );
+        assert!(problem.starts_with("--token-file: cannot read `/no/such/file`: No such file"), "{problem}");
     }
 }

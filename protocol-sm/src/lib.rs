@@ -10,6 +10,7 @@ pub mod auth;
 pub mod backoff;
 pub mod codes;
 pub mod conn;
+pub mod control;
 pub mod driver;
 pub mod ids;
 pub mod liveness;

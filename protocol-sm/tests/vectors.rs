@@ -53,9 +53,9 @@ fn message_from<M: DeserializeOwned>(fields: &Value) -> M {
         let Value::Object(fields) = value else { return value };
         let field = |(key, value): (String, Value)| {
             let is_bytes = ["nonce", "client", "session", "proof", "Proof"].contains(&key.as_str());
-            let value = match value {
-                Value::String(digits) if is_bytes => unhex(&digits).into(),
-                other => arrays(other),
+            let value = match value.as_str() {
+                Some(digits) if is_bytes => unhex(digits).into(),
+                Some(_) | None => arrays(value),
             };
             (key, value)
         };

@@ -1,1 +1,7 @@
-//! Placeholder: being written.
+//! Simulation of CProxy: production's own event loops over a simulated kernel.
+//!
+//! One seed decides everything: topology, load, faults, the order in which threads run. The same seed gives the
+//! same trace, which is checked.
+
+pub mod kernel;
+pub mod trace;

@@ -262,6 +262,14 @@ impl Exchanges {
             results.well >= count
         });
     }
+
+    /// Waits until `count` exchanges have ended well, whatever became of others.
+    #[track_caller]
+    pub fn expect_among_others(&self, count: u64) {
+        until(&format!("{count} exchanges ended well at the service too"), || {
+            self.results.lock().expect("no panic while locked").well >= count
+        });
+    }
 }
 
 #[cfg(test)]

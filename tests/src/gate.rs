@@ -3,7 +3,7 @@
 
 use crate::sockets::{LOOPBACK, linger_zero};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -148,6 +148,26 @@ impl Gate {
     pub fn recordings(&self) -> Vec<Vec<u8>> {
         let recordings = self.state.recordings.lock().expect("no panic while locked");
         recordings.iter().map(|bytes| bytes.lock().expect("no panic while locked").clone()).collect()
+    }
+}
+
+/// Two gates between a client and a server on 127.0.0.1: one for the ctl_conn and one for the proxy_conns.
+/// The client is told the address of `ctl`; it finds the proxy port by the same host, so the second gate
+/// has the real proxy port's number on another loopback address.
+#[derive(Debug)]
+pub struct Between {
+    /// Where the client is to connect to.
+    pub ctl: Gate,
+    /// What its proxy_conns pass.
+    pub proxy: Gate,
+}
+
+impl Between {
+    /// Gates before the ports of a server.
+    #[must_use]
+    pub fn new(ctl: SocketAddr, proxy: SocketAddr) -> Self {
+        let host = IpAddr::from(Ipv4Addr::new(127, 0, 0, 2));
+        Self { ctl: Gate::at((host, 0).into(), ctl), proxy: Gate::at((host, proxy.port()).into(), proxy) }
     }
 }
 

@@ -7,6 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, sets
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -23,6 +24,7 @@ pub struct Service {
 struct State {
     accepted: AtomicU64,
     ended: AtomicU64,
+    panicked: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -62,7 +64,10 @@ impl Service {
                 bounded(&stream, PATIENCE);
                 let (shared, handler) = (Arc::clone(&shared), Arc::clone(&handler));
                 small_thread("service", move || {
-                    handler(stream);
+                    // A panic has printed its message; the test asks for the count.
+                    if catch_unwind(AssertUnwindSafe(|| handler(stream))).is_err() {
+                        shared.panicked.fetch_add(1, Ordering::SeqCst);
+                    }
                     shared.ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -126,6 +131,12 @@ impl Service {
     pub fn open(&self) -> u64 {
         let ended = self.state.ended.load(Ordering::SeqCst);
         self.accepted() - ended
+    }
+
+    /// Connections whose handler panicked.
+    #[must_use]
+    pub fn panicked(&self) -> u64 {
+        self.state.panicked.load(Ordering::SeqCst)
     }
 }
 
@@ -201,7 +212,7 @@ fn listener_at(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// A thread with a stack that lets thousands stand side by side.
 fn small_thread(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    let thread = Builder::new().name(name.to_owned()).stack_size(256 << 10);
+    let thread = Builder::new().name(name.to_owned()).stack_size(1 << 20);
     thread.spawn(body).expect("a thread")
 }
 

@@ -10,10 +10,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let flags: ClientFlags = flags::parse();
     if let Some(Command::CheckConfig { file }) = &flags.command {
-        let only_file = ClientFlags {
-            common: assemble::only_file(file),
-            ..ClientFlags::default()
-        };
+        let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
         return exit::check_config(file, assemble::client(&only_file, None));
     }
     let assembled = match assemble::client(&flags, std::env::var_os(token::VARIABLE)) {
@@ -41,31 +38,17 @@ fn main() -> ExitCode {
 fn run(config: client::Config) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
     // Visitors reach the tunnels at the name under which this client reaches the server.
-    let host = config
-        .server
-        .rsplit_once(':')
-        .map(|(host, _)| host.to_owned())
-        .unwrap_or_default();
+    let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
     let client = client::start(config).map_err(RunError::Io)?;
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
     let total = client.run(|tunnel| announce(&host, tunnel))?;
-    tracing::info!(
-        finished = total.finished,
-        aborted = total.aborted,
-        proxy_conns = total.proxy_conns,
-        "stopped"
-    );
+    tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
     Ok(())
 }
 
 fn announce(host: &str, tunnel: &Forwarding) {
     let mut out = stdout();
     // Whoever closed standard output does not want to know; the tunnel goes on.
-    let _unread = writeln!(
-        out,
-        "Forwarding tcp://{host}:{} -> {}",
-        tunnel.public.port(),
-        tunnel.local
-    );
+    let _unread = writeln!(out, "Forwarding tcp://{host}:{} -> {}", tunnel.public.port(), tunnel.local);
     let _unread = out.flush();
 }

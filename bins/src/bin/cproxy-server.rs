@@ -11,10 +11,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
     if let Some(Command::CheckConfig { file }) = &flags.command {
-        let only_file = ServerFlags {
-            common: assemble::only_file(file),
-            ..ServerFlags::default()
-        };
+        let only_file = ServerFlags { common: assemble::only_file(file), ..ServerFlags::default() };
         return exit::check_config(file, assemble::server(&only_file, None));
     }
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
@@ -41,12 +38,7 @@ fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
     caught.stop_with(server.stopper())?;
     let mut out = stdout();
     // Whoever closed standard output does not want to know.
-    let _unread = writeln!(
-        out,
-        "Listening ctl {} proxy {}",
-        server.ctl_addr(),
-        server.proxy_addr()
-    );
+    let _unread = writeln!(out, "Listening ctl {} proxy {}", server.ctl_addr(), server.proxy_addr());
     let _unread = out.flush();
     let total = server.run()?;
     tracing::info!(

@@ -48,14 +48,8 @@ impl Default for ClientFile {
 }
 
 /// Keys of the top level, besides [`COMMON_KEYS`].
-pub(super) const KEYS: [&str; 6] = [
-    "server",
-    "client_id",
-    "reconnect_min",
-    "reconnect_max",
-    "max_proxy_conns",
-    "tunnels",
-];
+pub(super) const KEYS: [&str; 6] =
+    ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 const TUNNEL_KEYS: [&str; 3] = ["name", "local", "public_port"];
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
@@ -70,22 +64,13 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     file.server = top.parsed("server");
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
-        top.problem(
-            "client_id",
-            "is empty; write a text that no other client uses, or leave the key out".into(),
-        );
+        top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
-    top.count("max_proxy_conns", 1, &mut file.max_proxy_conns);
+    file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);
     top.seconds("reconnect_max", &mut timings.reconnect_max);
-    top.ordered(
-        "reconnect_min",
-        timings.reconnect_min,
-        "reconnect_max",
-        timings.reconnect_max,
-        Order::AtMost,
-    );
+    top.ordered("reconnect_min", timings.reconnect_min, "reconnect_max", timings.reconnect_max, Order::AtMost);
     for section in top.tables("tunnels", &TUNNEL_KEYS) {
         tunnel(&section, &mut file.tunnels);
     }
@@ -93,9 +78,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         if server::KEYS.contains(&key) {
             Some("in a file for cproxy-server")
         } else {
-            TUNNEL_KEYS
-                .contains(&key)
-                .then_some("in a [[tunnels]] section")
+            TUNNEL_KEYS.contains(&key).then_some("in a [[tunnels]] section")
         }
     });
     top.finish(file)
@@ -103,31 +86,21 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
 
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let top_level = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
-    section.reject_unknown(|key| {
-        top_level(key).then_some("at the top level: move it above the first [[tunnels]]")
-    });
+    section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
     let local = section.parsed("local");
     if !section.has("local") {
-        section.problem(
-            "local",
-            "is missing; write `local = \"HOST:PORT\"`, the address of the service".into(),
-        );
+        section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
     let public_port = section.port("public_port").unwrap_or(0);
     let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
     if let Some(other) = tunnels.iter().find(|other| port_taken(other)) {
         let name = other.name.escape_debug();
-        section.problem(
-            "public_port",
-            format!("is {public_port}, which tunnel \"{name}\" has; give each tunnel its own"),
-        );
+        section
+            .problem("public_port", format!("is {public_port}, which tunnel \"{name}\" has; give each tunnel its own"));
     }
     let Some(name) = section.text("name") else {
         if !section.has("name") {
-            section.problem(
-                "name",
-                "is missing; write `name = \"…\"`, the tunnel's name for the log".into(),
-            );
+            section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
         }
         return;
     };
@@ -135,16 +108,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem("name", what.into());
     } else if tunnels.iter().any(|other| other.name == name) {
         let shown = name.escape_debug();
-        section.problem(
-            "name",
-            format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"),
-        );
+        section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry {
-            name: name.to_owned(),
-            local,
-            public_port,
-        });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port });
     }
 }
 
@@ -162,14 +128,8 @@ mod tests {
     /// The one problem of `text`, without the file's name.
     fn problem(text: &str) -> String {
         let error = parse(text).unwrap_err();
-        let [problem] = error.problems() else {
-            panic!("expected one problem: {error}")
-        };
-        problem
-            .to_string()
-            .strip_prefix("client.toml:")
-            .unwrap()
-            .to_owned()
+        let [problem] = error.problems() else { panic!("expected one problem: {error}") };
+        problem.to_string().strip_prefix("client.toml:").unwrap().to_owned()
     }
 
     #[test]
@@ -198,47 +158,23 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!(file.server.unwrap().to_string(), "tunnel.example.com:8080");
         assert_eq!(file.client_id.as_deref(), Some("laptop"));
-        let token = TokenSource::File {
-            path: "/etc/token".into(),
-            named_by: "client.toml:4: `token_file`".into(),
-        };
+        let token = TokenSource::File { path: "/etc/token".into(), named_by: "client.toml:4: `token_file`".into() };
         assert_eq!(file.common.token, Some(token));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
-        assert_eq!(
-            [file.timings.reconnect_min, file.timings.reconnect_max],
-            [Duration::from_millis(500); 2]
-        );
-        let tunnels: Vec<_> = file
-            .tunnels
-            .iter()
-            .map(|t| (t.name.as_str(), t.local.to_string(), t.public_port))
-            .collect();
-        assert_eq!(
-            tunnels,
-            [
-                ("ssh", "127.0.0.1:22".into(), 6022),
-                ("web", "[::1]:8000".into(), 0)
-            ]
-        );
+        assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
+        let tunnels: Vec<_> =
+            file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
+        assert_eq!(tunnels, [("ssh", "127.0.0.1:22".into(), 6022), ("web", "[::1]:8000".into(), 0)]);
     }
 
     #[test]
     fn tunnels_must_be_whole_and_distinct() {
-        assert!(
-            problem("[[tunnels]]\nname = 'a'").starts_with("1: `local` in [[tunnels]] is missing")
-        );
-        assert!(
-            problem("\n[[tunnels]]\nlocal = 'a:1'")
-                .starts_with("2: `name` in [[tunnels]] is missing")
-        );
-        assert!(
-            problem("[tunnels]\nname = 'a'")
-                .starts_with("1: `tunnels` is a table; write [[tunnels]] above")
-        );
-        let tunnel = |name: &str, port: u16| {
-            format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\npublic_port = {port}\n")
-        };
+        assert!(problem("[[tunnels]]\nname = 'a'").starts_with("1: `local` in [[tunnels]] is missing"));
+        assert!(problem("\n[[tunnels]]\nlocal = 'a:1'").starts_with("2: `name` in [[tunnels]] is missing"));
+        assert!(problem("[tunnels]\nname = 'a'").starts_with("1: `tunnels` is a table; write [[tunnels]] above"));
+        let tunnel =
+            |name: &str, port: u16| format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\npublic_port = {port}\n");
         assert_eq!(
             problem(&(tunnel("a", 1) + &tunnel("a", 2))),
             "6: `name` in [[tunnels]] = \"a\" is there twice; give each of the [[tunnels]] its own name"
@@ -257,14 +193,8 @@ mod tests {
             problem("server = 'localhost'"),
             "1: `server` = \"localhost\": it has no port; write `localhost:8080`, with your port"
         );
-        assert_eq!(
-            problem("ctl_port = 1"),
-            "1: unknown key `ctl_port`: it belongs in a file for cproxy-server"
-        );
-        assert_eq!(
-            problem("local = 'a:1'"),
-            "1: unknown key `local`: it belongs in a [[tunnels]] section"
-        );
+        assert_eq!(problem("ctl_port = 1"), "1: unknown key `ctl_port`: it belongs in a file for cproxy-server");
+        assert_eq!(problem("local = 'a:1'"), "1: unknown key `local`: it belongs in a [[tunnels]] section");
         assert!(problem("client_id = ''").starts_with("1: `client_id` is empty"));
         assert_eq!(
             problem("reconnect_min = 16"),

@@ -4,7 +4,7 @@
 use super::{ConfigError, Problem};
 use clap::ValueEnum;
 use std::cell::RefCell;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::rc::Rc;
@@ -49,11 +49,7 @@ pub(super) enum Order {
 
 /// The line, from 1, on which byte `offset` of `text` stands.
 pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
-    1 + text
-        .iter()
-        .take(offset)
-        .filter(|&&byte| byte == b'\n')
-        .count()
+    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
 }
 
 impl<'t> Section<'t> {
@@ -61,31 +57,14 @@ impl<'t> Section<'t> {
     ///
     /// # Errors
     /// The text is not TOML.
-    pub(super) fn top(
-        text: &'t str,
-        origin: &'t Path,
-        keys: Vec<&'static str>,
-    ) -> Result<Self, ConfigError> {
+    pub(super) fn top(text: &'t str, origin: &'t Path, keys: Vec<&'static str>) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = line_at(text.as_bytes(), error.span().map_or(0, |span| span.start));
             let what = error.message().replace('\n', ", ");
-            Problem::new(format!(
-                "{}:{line}: not valid TOML: {what}",
-                origin.display()
-            ))
+            Problem::new(format!("{}:{line}: not valid TOML: {what}", origin.display()))
         })?;
-        let document = Document {
-            text,
-            origin,
-            problems: RefCell::default(),
-        };
-        Ok(Self {
-            document: Rc::new(document),
-            table: table.into_inner(),
-            place: String::new(),
-            line: 1,
-            keys,
-        })
+        let document = Document { text, origin, problems: RefCell::default() };
+        Ok(Self { document: Rc::new(document), table: table.into_inner(), place: String::new(), line: 1, keys })
     }
 
     /// Reports the keys that may not stand here. `elsewhere` says, for a key that belongs to another
@@ -111,10 +90,7 @@ impl<'t> Section<'t> {
     pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigError> {
         let mut problems = self.document.problems.take();
         problems.sort_by_key(|(line, _)| *line);
-        ConfigError::unless_none(
-            problems.into_iter().map(|(_, problem)| problem).collect(),
-            value,
-        )
+        ConfigError::unless_none(problems.into_iter().map(|(_, problem)| problem).collect(), value)
     }
 
     pub(super) fn origin(&self) -> &'t Path {
@@ -123,12 +99,7 @@ impl<'t> Section<'t> {
 
     /// `FILE:LINE: KEY`, to begin a message about a key that is there.
     pub(super) fn locate(&self, key: &str) -> String {
-        format!(
-            "{}:{}: `{key}`{}",
-            self.origin().display(),
-            self.line_of(key),
-            self.place
-        )
+        format!("{}:{}: `{key}`{}", self.origin().display(), self.line_of(key), self.place)
     }
 
     /// Reports that `key` `what`.
@@ -138,10 +109,7 @@ impl<'t> Section<'t> {
 
     /// Adds a ready-made problem, sorted to where `key` is.
     pub(super) fn push(&self, key: &str, problem: Problem) {
-        self.document
-            .problems
-            .borrow_mut()
-            .push((self.line_of(key), problem));
+        self.document.problems.borrow_mut().push((self.line_of(key), problem));
     }
 
     /// Whether `key` is there.
@@ -164,11 +132,7 @@ impl<'t> Section<'t> {
     }
 
     /// A string that `parse` understands.
-    pub(super) fn parsed_by<T, E: Display>(
-        &self,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    pub(super) fn parsed_by<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
         let text = self.text(key)?;
         match parse(text) {
             Ok(value) => Some(value),
@@ -186,19 +150,9 @@ impl<'t> Section<'t> {
             *value = choice;
             return;
         }
-        let words: Vec<String> = T::value_variants()
-            .iter()
-            .filter_map(T::to_possible_value)
-            .map(|v| v.get_name().to_owned())
-            .collect();
-        self.problem(
-            key,
-            format!(
-                "= \"{}\": write one of {}",
-                word.escape_debug(),
-                words.join(", ")
-            ),
-        );
+        let words: Vec<String> =
+            T::value_variants().iter().filter_map(T::to_possible_value).map(|v| v.get_name().to_owned()).collect();
+        self.problem(key, format!("= \"{}\": write one of {}", word.escape_debug(), words.join(", ")));
     }
 
     /// A whole number within `range`.
@@ -208,9 +162,7 @@ impl<'t> Section<'t> {
         let DeValue::Integer(number) = value else {
             return self.wrong_type(key, value, &expected);
         };
-        let fitting = u64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .filter(|n| range.contains(n));
+        let fitting = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
         if fitting.is_none() {
             self.problem(key, format!("is {number}; write {expected}"));
         }
@@ -219,16 +171,12 @@ impl<'t> Section<'t> {
 
     /// A port, 0 included.
     pub(super) fn port(&self, key: &str) -> Option<u16> {
-        self.integer(key, 0..=u64::from(u16::MAX))
-            .and_then(|port| u16::try_from(port).ok())
+        self.integer(key, 0..=u64::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
     }
 
-    /// A count from `least`; replaces `value` if the key is there.
-    pub(super) fn count(&self, key: &str, least: u32, value: &mut u32) {
-        let count = self.integer(key, u64::from(least)..=u64::from(u32::MAX));
-        if let Some(count) = count.and_then(|count| u32::try_from(count).ok()) {
-            *value = count;
-        }
+    /// A count from `least`.
+    pub(super) fn count(&self, key: &str, least: u32) -> Option<u32> {
+        self.integer(key, u64::from(least)..=u64::from(u32::MAX)).and_then(|count| u32::try_from(count).ok())
     }
 
     /// A time in seconds, fractions allowed; replaces `value` if the key is there.
@@ -242,16 +190,10 @@ impl<'t> Section<'t> {
     }
 
     fn time(&self, key: &str, range: RangeInclusive<f64>) -> Option<Duration> {
-        let expected = format!(
-            "seconds from {} to {}, such as 2.5",
-            range.start(),
-            range.end()
-        );
+        let expected = format!("seconds from {} to {}, such as 2.5", range.start(), range.end());
         let value = self.value(key)?;
         let number = if let DeValue::Integer(number) = value {
-            i64::from_str_radix(number.as_str(), number.radix())
-                .ok()
-                .map(|n| n as f64)
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n as f64)
         } else if let DeValue::Float(number) = value {
             number.as_str().parse::<f64>().ok()
         } else {
@@ -265,14 +207,7 @@ impl<'t> Section<'t> {
     }
 
     /// Reports two times that are the wrong way round, if the file says one of them.
-    pub(super) fn ordered(
-        &self,
-        short: &str,
-        short_value: Duration,
-        long: &str,
-        long_value: Duration,
-        order: Order,
-    ) {
+    pub(super) fn ordered(&self, short: &str, short_value: Duration, long: &str, long_value: Duration, order: Order) {
         let (holds, must) = match order {
             Order::Below => (short_value < long_value, "must be longer than"),
             Order::AtMost => (short_value <= long_value, "must not be shorter than"),
@@ -280,18 +215,11 @@ impl<'t> Section<'t> {
         if holds {
             return;
         }
-        let Some(key) = [long, short]
-            .into_iter()
-            .find(|key| self.table.contains_key(*key))
-        else {
+        let Some(key) = [long, short].into_iter().find(|key| self.table.contains_key(*key)) else {
             return;
         };
         let default = |key: &str| {
-            if self.table.contains_key(key) {
-                ""
-            } else {
-                ", the default"
-            }
+            if self.table.contains_key(key) { "" } else { ", the default" }
         };
         let what = format!(
             "`{long}` ({} s{}) {must} `{short}` ({} s{}); raise the one or lower the other",
@@ -309,12 +237,7 @@ impl<'t> Section<'t> {
         let DeValue::Array(items) = value else {
             return self.wrong_type(key, value, expected);
         };
-        Some(
-            items
-                .iter()
-                .map(|item| (self.line_of_offset(item.span().start), item.get_ref()))
-                .collect(),
-        )
+        Some(items.iter().map(|item| (self.line_of_offset(item.span().start), item.get_ref())).collect())
     }
 
     /// Reports a problem with an item of the list `key`.
@@ -328,11 +251,7 @@ impl<'t> Section<'t> {
         let mut sections = Vec::new();
         for (line, item) in self.list(key, &expected).unwrap_or_default() {
             let DeValue::Table(table) = item else {
-                self.item_problem(
-                    key,
-                    line,
-                    &format!("an entry is {}; write {expected}", type_of(item)),
-                );
+                self.item_problem(key, line, &format!("an entry is {}; write {expected}", type_of(item)));
                 continue;
             };
             sections.push(Self {
@@ -359,9 +278,7 @@ impl<'t> Section<'t> {
 
     /// The line of `key`, or of the section if the key is not there.
     fn line_of(&self, key: &str) -> usize {
-        self.table
-            .get_key_value(key)
-            .map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
+        self.table.get_key_value(key).map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
     }
 
     fn line_of_offset(&self, offset: usize) -> usize {
@@ -371,16 +288,6 @@ impl<'t> Section<'t> {
     fn push_at(&self, line: usize, what: String) {
         let problem = Problem::new(format!("{}:{line}: {what}", self.origin().display()));
         self.document.problems.borrow_mut().push((line, problem));
-    }
-}
-
-impl fmt::Debug for Section<'_> {
-    /// Shows no values: they may be secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Section")
-            .field("place", &self.place)
-            .field("line", &self.line)
-            .finish_non_exhaustive()
     }
 }
 
@@ -396,12 +303,12 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Which of `keys` is most like `name`.
+/// Which of `keys` is most like `name`, in the whole or in one of its words.
 fn nearest<'k>(name: &str, keys: &[&'k str]) -> &'k str {
     let name = name.to_lowercase().replace('-', "_");
-    let likeness = |key: &&&str| strsim::jaro_winkler(&name, key);
-    keys.iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
-        .copied()
-        .unwrap_or_default()
+    let likeness = |key: &str| {
+        let words = key.split('_').map(|word| 0.95 * strsim::jaro_winkler(&name, word));
+        words.fold(strsim::jaro_winkler(&name, key), f64::max)
+    };
+    keys.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default()
 }

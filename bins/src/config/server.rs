@@ -35,8 +35,34 @@ pub struct ClientEntry {
     pub name: String,
     /// Its token.
     pub token: TokenSource,
-    /// What it may do; what it does not say itself is as at the top level.
-    pub scope: Scope,
+    /// What it says about its scope.
+    pub scope: ScopeEntry,
+}
+
+/// What a part of the file says about a [`Scope`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScopeEntry {
+    /// Public ports that may be asked for.
+    pub allow_ports: Option<PortSet>,
+    /// Tunnels at once.
+    pub max_tunnels: Option<u32>,
+    /// Transfers at once.
+    pub max_connections: Option<u32>,
+    /// Visitors waiting at once.
+    pub max_waiting: Option<u32>,
+}
+
+impl ScopeEntry {
+    /// The whole scope: what the file leaves out here is as in `outer`.
+    #[must_use]
+    pub fn within(&self, outer: &Scope) -> Scope {
+        Scope {
+            allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
+            max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
+            max_connections: self.max_connections.unwrap_or(outer.max_connections),
+            max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
+        }
+    }
 }
 
 impl Default for ServerFile {
@@ -70,15 +96,8 @@ pub(super) const KEYS: [&str; 15] = [
     "idle_conn_lifetime",
     "clients",
 ];
-const CLIENT_KEYS: [&str; 7] = [
-    "name",
-    "token",
-    "token_file",
-    "allow_ports",
-    "max_tunnels",
-    "max_connections",
-    "max_waiting",
-];
+const CLIENT_KEYS: [&str; 7] =
+    ["name", "token", "token_file", "allow_ports", "max_tunnels", "max_connections", "max_waiting"];
 
 /// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -89,16 +108,15 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let top = Section::top(text, origin, COMMON_KEYS.into_iter().chain(KEYS).collect())?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
-    file.bind_addr = top
-        .parsed_by("bind_addr", bind_addr)
-        .unwrap_or(file.bind_addr);
+    file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
-    scope(&top, &mut file.settings.open_scope);
-    top.count("idle_conns", 0, &mut file.settings.idle_conns);
-    top.count("max_handshakes", 1, &mut file.settings.max_handshakes);
-    top.count("max_sessions", 1, &mut file.settings.max_sessions);
-    let timings = &mut file.settings.timings;
+    let settings = &mut file.settings;
+    settings.open_scope = scope(&top).within(&settings.open_scope);
+    settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);
+    settings.max_handshakes = top.count("max_handshakes", 1).unwrap_or(settings.max_handshakes);
+    settings.max_sessions = top.count("max_sessions", 1).unwrap_or(settings.max_sessions);
+    let timings = &mut settings.timings;
     top.seconds("wait_timeout", &mut timings.wait_timeout);
     top.seconds("idle_ping_interval", &mut timings.idle_ping_interval);
     top.seconds("idle_ping_timeout", &mut timings.idle_ping_timeout);
@@ -110,9 +128,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         if client::KEYS.contains(&key) {
             Some("in a file for cproxy-client")
         } else {
-            CLIENT_KEYS
-                .contains(&key)
-                .then_some("in a [[clients]] section")
+            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section")
         }
     });
     top.finish(file)
@@ -120,24 +136,16 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
     let top_level = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
-    section.reject_unknown(|key| {
-        top_level(key).then_some("at the top level: move it above the first [[clients]]")
-    });
-    let mut entry_scope = file.settings.open_scope.clone();
-    scope(section, &mut entry_scope);
+    section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
+    let scope = scope(section);
     let token = token(section, &mut file.common.warnings);
     if !section.has("token") && !section.has("token_file") {
-        section.problem(
-            "token_file",
-            "is missing; write `token_file = \"…\"`, with a token of this client's own".into(),
-        );
+        section
+            .problem("token_file", "is missing; write `token_file = \"…\"`, with a token of this client's own".into());
     }
     let Some(name) = section.text("name") else {
         if !section.has("name") {
-            section.problem(
-                "name",
-                "is missing; write `name = \"…\"`, the client's name for the log".into(),
-            );
+            section.problem("name", "is missing; write `name = \"…\"`, the client's name for the log".into());
         }
         return;
     };
@@ -145,64 +153,38 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
         section.problem("name", what.into());
     } else if file.clients.iter().any(|other| other.name == name) {
         let shown = name.escape_debug();
-        section.problem(
-            "name",
-            format!("= \"{shown}\" is there twice; give each of the [[clients]] its own name"),
-        );
+        section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[clients]] its own name"));
     } else if let Some(token) = token {
-        file.clients.push(ClientEntry {
-            name: name.to_owned(),
-            token,
-            scope: entry_scope,
-        });
+        file.clients.push(ClientEntry { name: name.to_owned(), token, scope });
     }
 }
 
-fn scope(section: &Section<'_>, scope: &mut Scope) {
-    if let Some(ports) = allow_ports(section) {
-        scope.allow_ports = ports;
+fn scope(section: &Section<'_>) -> ScopeEntry {
+    ScopeEntry {
+        allow_ports: allow_ports(section),
+        max_tunnels: section.count("max_tunnels", 1),
+        max_connections: section.count("max_connections", 1),
+        max_waiting: section.count("max_waiting", 1),
     }
-    section.count("max_tunnels", 1, &mut scope.max_tunnels);
-    section.count("max_connections", 1, &mut scope.max_connections);
-    section.count("max_waiting", 1, &mut scope.max_waiting);
 }
 
 fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
     const KEY: &str = "allow_ports";
     let items = section.list(KEY, "a list such as [\"6000-7000\", 9000]")?;
     if items.is_empty() {
-        section.problem(
-            KEY,
-            "is an empty list, so no tunnel could be opened; list ports, or leave the key out"
-                .into(),
-        );
+        section.problem(KEY, "is an empty list, so no tunnel could be opened; list ports, or leave the key out".into());
     }
     let mut ports = PortSet::none();
     for (line, item) in items {
         let (shown, parsed) = match item {
-            DeValue::String(text) => (
-                format!("\"{}\"", text.escape_debug()),
-                text.parse::<PortSet>(),
-            ),
+            DeValue::String(text) => (format!("\"{}\"", text.escape_debug()), text.parse::<PortSet>()),
             DeValue::Integer(number) => (number.to_string(), number.to_string().parse::<PortSet>()),
-            DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => {
-                section.item_problem(
-                    KEY,
-                    line,
-                    "expected ports (9000) and ranges in quotes (\"6000-7000\")",
-                );
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                section.item_problem(KEY, line, "expected ports (9000) and ranges in quotes (\"6000-7000\")");
                 continue;
             }
         };
-        let added = parsed.and_then(|set| {
-            set.ranges()
-                .iter()
-                .try_for_each(|&(first, last)| ports.insert(first, last))
-        });
+        let added = parsed.and_then(|set| set.ranges().iter().try_for_each(|&(first, last)| ports.insert(first, last)));
         if let Err(error) = added {
             section.item_problem(KEY, line, &format!("{shown}: {error}"));
         }
@@ -224,14 +206,8 @@ mod tests {
     /// The one problem of `text`, without the file's name.
     fn problem(text: &str) -> String {
         let error = parse(text).unwrap_err();
-        let [problem] = error.problems() else {
-            panic!("expected one problem: {error}")
-        };
-        problem
-            .to_string()
-            .strip_prefix("etc/server.toml:")
-            .unwrap()
-            .to_owned()
+        let [problem] = error.problems() else { panic!("expected one problem: {error}") };
+        problem.to_string().strip_prefix("etc/server.toml:").unwrap().to_owned()
     }
 
     #[test]
@@ -284,30 +260,14 @@ mod tests {
             assert!(text.contains(key), "`{key}` is not in this test's file");
         }
         let file = parse(text).unwrap();
-        assert_eq!(
-            (file.bind_addr, file.ctl_port, file.proxy_port),
-            (IpAddr::from([0; 16]), 18080, 0)
-        );
+        assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
-        assert_eq!(
-            file.common.token,
-            Some(TokenSource::Inline(Token::new(b"top secret".to_vec())))
-        );
+        assert_eq!(file.common.token, Some(TokenSource::Inline(Token::new(b"top secret".to_vec()))));
         let settings = &file.settings;
-        assert_eq!(
-            (
-                settings.idle_conns,
-                settings.max_handshakes,
-                settings.max_sessions
-            ),
-            (0, 5, 6)
-        );
+        assert_eq!((settings.idle_conns, settings.max_handshakes, settings.max_sessions), (0, 5, 6));
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
-        assert_eq!(
-            (top.max_tunnels, top.max_connections, top.max_waiting),
-            (1, 2, 3)
-        );
+        assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         let t = &settings.timings;
         let read = [
             t.heartbeat_interval,
@@ -322,57 +282,26 @@ mod tests {
             t.half_open_timeout,
             t.drain_timeout,
         ];
-        assert_eq!(
-            read,
-            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.0].map(Duration::from_secs_f64)
-        );
-        assert_eq!(
-            format!("{:?}", file.common.logs),
-            "Logs { format: Json, level: Trace }"
-        );
+        assert_eq!(read, [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.0].map(Duration::from_secs_f64));
+        assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
 
-        let [office, home] = &file.clients[..] else {
-            panic!("{:?}", file.clients)
-        };
+        let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
-        let TokenSource::File { path, named_by } = &office.token else {
-            panic!("{:?}", office.token)
-        };
+        let TokenSource::File { path, named_by } = &office.token else { panic!("{:?}", office.token) };
         assert_eq!(path, Path::new("etc/office.token"));
         assert_eq!(named_by, "etc/server.toml:30: `token_file` in [[clients]]");
-        assert_eq!(office.scope.allow_ports.to_string(), "6001");
-        assert_eq!(
-            (
-                office.scope.max_tunnels,
-                office.scope.max_connections,
-                office.scope.max_waiting
-            ),
-            (11, 12, 13)
-        );
-        assert_eq!(
-            &home.scope, top,
-            "what a client's entry leaves out is as at the top level"
-        );
+        let scope = office.scope.within(top);
+        assert_eq!(scope.allow_ports.to_string(), "6001");
+        assert_eq!((scope.max_tunnels, scope.max_connections, scope.max_waiting), (11, 12, 13));
+        assert_eq!(&home.scope.within(top), top, "what a client's entry leaves out is as at the top level");
     }
 
     #[test]
     fn unknown_keys_name_the_nearest_or_their_place() {
-        assert_eq!(
-            problem("\nctl-prt = 1"),
-            "2: unknown key `ctl-prt`: did you mean `ctl_port`?"
-        );
-        assert_eq!(
-            problem("threads = 1"),
-            "1: unknown key `threads`: did you mean `work_thread_nums`?"
-        );
-        assert_eq!(
-            problem("server = 'a:1'"),
-            "1: unknown key `server`: it belongs in a file for cproxy-client"
-        );
-        assert_eq!(
-            problem("name = 'a'"),
-            "1: unknown key `name`: it belongs in a [[clients]] section"
-        );
+        assert_eq!(problem("\nctl-prt = 1"), "2: unknown key `ctl-prt`: did you mean `ctl_port`?");
+        assert_eq!(problem("threads = 1"), "1: unknown key `threads`: did you mean `work_thread_nums`?");
+        assert_eq!(problem("server = 'a:1'"), "1: unknown key `server`: it belongs in a file for cproxy-client");
+        assert_eq!(problem("name = 'a'"), "1: unknown key `name`: it belongs in a [[clients]] section");
         let client = "[[clients]]\nname = 'a'\ntoken_file = 'a'\n";
         assert_eq!(
             problem(&format!("{client}ctl_port = 1")),
@@ -390,30 +319,12 @@ mod tests {
             problem("ctl_port = '80'"),
             "1: `ctl_port` is a text in quotes; write a whole number from 0 to 65535"
         );
-        assert_eq!(
-            problem("ctl_port = 65536"),
-            "1: `ctl_port` is 65536; write a whole number from 0 to 65535"
-        );
-        assert_eq!(
-            problem("ctl_port = -1"),
-            "1: `ctl_port` is -1; write a whole number from 0 to 65535"
-        );
-        assert_eq!(
-            problem("work_thread_nums = 0"),
-            "1: `work_thread_nums` is 0; write a whole number from 1 to 1024"
-        );
-        assert_eq!(
-            problem("max_tunnels = 0"),
-            "1: `max_tunnels` is 0; write a whole number from 1 to 4294967295"
-        );
-        assert_eq!(
-            problem("token = 12345678"),
-            "1: `token` is a whole number; write a text in quotes"
-        );
-        assert_eq!(
-            problem("clients = 1"),
-            "1: `clients` is a whole number; write [[clients]] above each entry"
-        );
+        assert_eq!(problem("ctl_port = 65536"), "1: `ctl_port` is 65536; write a whole number from 0 to 65535");
+        assert_eq!(problem("ctl_port = -1"), "1: `ctl_port` is -1; write a whole number from 0 to 65535");
+        assert_eq!(problem("work_thread_nums = 0"), "1: `work_thread_nums` is 0; write a whole number from 1 to 1024");
+        assert_eq!(problem("max_tunnels = 0"), "1: `max_tunnels` is 0; write a whole number from 1 to 4294967295");
+        assert_eq!(problem("token = 12345678"), "1: `token` is a whole number; write a text in quotes");
+        assert_eq!(problem("clients = 1"), "1: `clients` is a whole number; write [[clients]] above each entry");
         assert_eq!(
             problem("clients = [1]"),
             "1: `clients`: an entry is a whole number; write [[clients]] above each entry"
@@ -422,15 +333,7 @@ mod tests {
             problem("log_level = 'loud'"),
             "1: `log_level` = \"loud\": write one of error, warn, info, debug, trace"
         );
-        for bad in [
-            "nan",
-            "inf",
-            "-1",
-            "0",
-            "0.0",
-            "1e300",
-            "99999999999999999999",
-        ] {
+        for bad in ["nan", "inf", "-1", "0", "0.0", "1e300", "99999999999999999999"] {
             assert_eq!(
                 problem(&format!("wait_timeout = {bad}")),
                 "1: `wait_timeout` is out of range; write seconds from 0.001 to 31536000, such as 2.5"
@@ -457,9 +360,7 @@ mod tests {
             "1: `allow_ports`: expected ports (9000) and ranges in quotes (\"6000-7000\")"
         );
         assert!(problem("allow_ports = []").contains("no tunnel could be opened"));
-        assert!(
-            problem("allow_ports = '1-2'").contains("write a list such as [\"6000-7000\", 9000]")
-        );
+        assert!(problem("allow_ports = '1-2'").contains("write a list such as [\"6000-7000\", 9000]"));
     }
 
     #[test]
@@ -469,25 +370,15 @@ mod tests {
             "1: `heartbeat_timeout` (15 s, the default) must be longer than `heartbeat_interval` (20 s); raise the one or \
              lower the other"
         );
-        assert!(
-            problem("heartbeat_interval = 2\nheartbeat_timeout = 2")
-                .starts_with("2: `heartbeat_timeout` (2 s)")
-        );
+        assert!(problem("heartbeat_interval = 2\nheartbeat_timeout = 2").starts_with("2: `heartbeat_timeout` (2 s)"));
     }
 
     #[test]
     fn clients_need_a_name_and_a_token_of_their_own() {
+        assert!(problem("[[clients]]\nname = 'a'").starts_with("1: `token_file` in [[clients]] is missing"));
+        assert!(problem("[[clients]]\ntoken = 'long enough'").starts_with("1: `name` in [[clients]] is missing"));
         assert!(
-            problem("[[clients]]\nname = 'a'")
-                .starts_with("1: `token_file` in [[clients]] is missing")
-        );
-        assert!(
-            problem("[[clients]]\ntoken = 'long enough'")
-                .starts_with("1: `name` in [[clients]] is missing")
-        );
-        assert!(
-            problem("[[clients]]\ntoken = 'long enough'\nname = ''")
-                .starts_with("3: `name` in [[clients]] is empty")
+            problem("[[clients]]\ntoken = 'long enough'\nname = ''").starts_with("3: `name` in [[clients]] is empty")
         );
         let twice = "[[clients]]\nname = 'a'\ntoken_file = 'x'\n".repeat(2);
         assert_eq!(
@@ -495,20 +386,14 @@ mod tests {
             "5: `name` in [[clients]] = \"a\" is there twice; give each of the [[clients]] its own name"
         );
         let both = "token = 'long enough'\ntoken_file = 'x'";
-        assert_eq!(
-            problem(both),
-            "2: `token_file` stands beside `token`; keep one of the two"
-        );
+        assert_eq!(problem(both), "2: `token_file` stands beside `token`; keep one of the two");
     }
 
     #[test]
     fn secrets_stay_out_of_messages() {
         assert!(problem("token = ''").starts_with("1: `token` holds an empty token"));
         let file = parse("token = 's3cr3t'").unwrap();
-        assert!(
-            file.common.warnings[0]
-                .starts_with("etc/server.toml:1: `token` holds a token of 6 bytes")
-        );
+        assert!(file.common.warnings[0].starts_with("etc/server.toml:1: `token` holds a token of 6 bytes"));
         assert!(!format!("{file:?}").contains("s3cr3t"));
         assert!(!problem("token = 's3cr3t' junk").contains("s3cr3t"));
     }
@@ -516,19 +401,8 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once_in_the_files_order() {
         let error = parse("ctl_port = 'x'\nfoo = 1\nlog_level = 1").unwrap_err();
-        let lines: Vec<_> = error
-            .problems()
-            .iter()
-            .map(|p| p.to_string()[..18].to_owned())
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                "etc/server.toml:1:",
-                "etc/server.toml:2:",
-                "etc/server.toml:3:"
-            ]
-        );
+        let lines: Vec<_> = error.problems().iter().map(|p| p.to_string()[..18].to_owned()).collect();
+        assert_eq!(lines, ["etc/server.toml:1:", "etc/server.toml:2:", "etc/server.toml:3:"]);
     }
 
     #[test]

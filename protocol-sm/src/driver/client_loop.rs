@@ -21,6 +21,7 @@ use crate::wire::{
     ClientMsg, ConnHello, Framer, Message, Port as Kind, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader,
     ServerMsg,
 };
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -45,7 +46,7 @@ pub struct ClientLoop<T, P> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Slot<T, P> {
-    Conn(Conn<T, P>),
+    Conn(Box<Conn<T, P>>),
     Local(Local<T>),
 }
 
@@ -273,14 +274,14 @@ impl<T, P> ClientLoop<T, P> {
     {
         let made = self.slots.insert_with(|token| {
             let stream = cx.sys.connect(to, Role::Proxy, token)?;
-            Ok(Slot::Conn(Conn {
+            Ok(Slot::Conn(Box::new(Conn {
                 id: hello.conn,
                 link: Link::new(Port::connecting(stream)),
                 framer: Framer::default(),
                 state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
                 queued: false,
                 deadline: None,
-            }))
+            })))
         });
         match made {
             Ok(token) => {
@@ -392,10 +393,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     fn is_dialling(&mut self, conn: Token) -> bool {
-        match self.slots.get_mut(conn) {
-            Some(Slot::Conn(Conn { state: State::Active(active), .. })) => active.phase == Phase::Dial,
-            Some(Slot::Conn(_) | Slot::Local(_)) | None => false,
-        }
+        active(&mut self.slots, conn).is_some_and(|active| active.phase == Phase::Dial)
     }
 
     /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
@@ -403,9 +401,9 @@ impl<T, P> ClientLoop<T, P> {
     where
         S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
     {
-        let (tunnel, mut tried) = match self.slots.get_mut(token) {
-            Some(Slot::Conn(Conn { state: State::Active(active), .. })) => (active.tunnel, active.tried),
-            Some(Slot::Conn(_) | Slot::Local(_)) | None => return,
+        let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
+        else {
+            return;
         };
         let locals = self.locals.get(&tunnel).map_or(&[][..], Vec::as_slice);
         if locals.is_empty() && self.locals.contains_key(&tunnel) {
@@ -474,8 +472,7 @@ impl<T, P> ClientLoop<T, P> {
     where
         S: Sys<Stream = T, Pipe = P>,
     {
-        if let Some(Slot::Conn(Conn { state: State::Active(active), .. })) = self.slots.get_mut(token)
-            && let Some(local) = active.local.take()
+        if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take())
             && let Some(Slot::Local(local)) = self.slots.remove(local)
         {
             cx.sys.reset(local.port.stream);
@@ -641,15 +638,22 @@ fn refusal(error: SysError) -> RefuseCode {
     }
 }
 
+/// A conn's transfer, if it carries one.
+fn active<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<&mut Active> {
+    match slots.get_mut(token)? {
+        Slot::Conn(conn) => match &mut conn.state {
+            State::Active(active) => Some(active),
+            State::Opening { .. } | State::Idle(_) => None,
+        },
+        Slot::Local(_) => None,
+    }
+}
+
+type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Local<T>>);
+
 /// An active conn's slot, and its local_conn's while it has one.
-fn conn_and_local<T, P>(
-    slots: &mut Slab<Slot<T, P>>,
-    token: Token,
-) -> Option<(&mut Conn<T, P>, Option<&mut Local<T>>)> {
-    let Some(Slot::Conn(Conn { state: State::Active(active), .. })) = slots.get_mut(token) else {
-        return None;
-    };
-    let Some(local) = active.local else {
+fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pair<'_, T, P>> {
+    let Some(local) = active(slots, token)?.local else {
         return match slots.get_mut(token) {
             Some(Slot::Conn(conn)) => Some((conn, None)),
             Some(Slot::Local(_)) | None => None,

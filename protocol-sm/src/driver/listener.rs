@@ -92,31 +92,19 @@ impl<L> Listener<L> {
     where
         S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>>,
     {
-        for _ in 0..BATCH {
-            let Some(port) = self.ports.get_mut(token) else { return };
-            match cx.sys.accept(&port.listener, Role::Public) {
-                Ok((stream, from)) => {
-                    let lane = self.next_lane;
-                    self.next_lane = (lane + 1) % self.lanes;
-                    let (control, tunnel) = (port.control, port.tunnel);
-                    let message = ToServerLoop::Visitor { control, tunnel, stream, from };
-                    cx.sys.tell(ToLane { lane, message });
-                }
-                Err(SysError::WouldBlock) => return,
-                Err(SysError::Reset) => {}
-                Err(
-                    SysError::Exhausted
-                    | SysError::Refused
-                    | SysError::Unreachable
-                    | SysError::TimedOut
-                    | SysError::InUse
-                    | SysError::Denied
-                    | SysError::Other(_),
-                ) => {
-                    self.paused_until = Some(cx.now + PAUSE);
-                    break;
-                }
-            }
+        let Some(port) = self.ports.get_mut(token) else { return };
+        let (control, tunnel, lanes) = (port.control, port.tunnel, self.lanes);
+        let next = &mut self.next_lane;
+        let end = accept_batch(cx.sys, &port.listener, Role::Public, |sys, stream, from| {
+            let lane = *next;
+            *next = (lane + 1) % lanes;
+            let message = ToServerLoop::Visitor { control, tunnel, stream, from };
+            sys.tell(ToLane { lane, message });
+        });
+        match end {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(_) => self.paused_until = Some(cx.now + PAUSE),
         }
         self.enqueue(token);
     }
@@ -183,4 +171,23 @@ where
     fn is_busy(&self) -> bool {
         self.paused_until.is_none() && !self.busy.is_empty()
     }
+}
+
+/// Accepts up to [`BATCH`] connections. `Ok(true)`: more may wait. `Err`: the system has no room for more now.
+pub(crate) fn accept_batch<S: Listen>(
+    sys: &mut S,
+    listener: &S::Listener,
+    role: Role,
+    mut take: impl FnMut(&mut S, S::Stream, SocketAddr),
+) -> Result<bool, SysError> {
+    for _ in 0..BATCH {
+        match sys.accept(listener, role) {
+            Ok((stream, from)) => take(sys, stream, from),
+            Err(SysError::WouldBlock) => return Ok(false),
+            // It went away while it waited.
+            Err(SysError::Reset) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }

@@ -7,17 +7,22 @@
 //! [`runtime-epoll`]: https://docs.rs/runtime-epoll
 
 pub mod client_loop;
+pub mod client_main;
+mod ctl_link;
 pub mod listener;
 pub mod messages;
 mod relay;
 pub mod server_loop;
+pub mod server_main;
 mod slab;
 pub mod sys;
 mod timers;
 
 pub use relay::Strategy;
 pub use slab::Token;
-pub use sys::{Driver, Dropped, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell};
+pub use sys::{
+    Disconnect, Driver, Dropped, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell,
+};
 
 use crate::time::Instant;
 

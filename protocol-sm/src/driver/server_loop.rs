@@ -18,6 +18,7 @@ use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, Framer, Message, ProxyToClient, ProxyToServer, ServerMsg};
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -64,7 +65,7 @@ struct Shard {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Slot<T, P> {
-    Conn(Conn<T, P>),
+    Conn(Box<Conn<T, P>>),
     Visitor(Visitor<T>),
 }
 
@@ -306,7 +307,7 @@ impl<T, P> ServerLoop<T, P> {
         };
         let state = State::Idle { conn: IdleConn::default(), since: cx.now };
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
-            Ok(()) => Ok(Slot::Conn(Conn {
+            Ok(()) => Ok(Slot::Conn(Box::new(Conn {
                 control,
                 id,
                 link: Link::new(Port::new(stream)),
@@ -315,7 +316,7 @@ impl<T, P> ServerLoop<T, P> {
                 pinged: false,
                 queued: false,
                 deadline: None,
-            })),
+            }))),
             Err(_) => Err(stream),
         });
         match made {
@@ -557,7 +558,7 @@ impl<T, P> ServerLoop<T, P> {
             self.totals.aborted += 1;
             self.reset_visitor(cx, visitor);
         }
-        let Some((conn, mut guest)) = conn_and_visitor(&mut self.slots, token) else {
+        let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
             return Ok(());
         };
         let State::Active(active) = &mut conn.state else {
@@ -568,7 +569,7 @@ impl<T, P> ServerLoop<T, P> {
             cx,
             &mut active.conn.egress,
             &mut active.conn.ingress,
-            guest.as_deref_mut().map(|guest| &mut guest.port),
+            guest.map(|guest| &mut guest.port),
             raw,
         )?;
         if let Some(total) = result.fin {
@@ -795,14 +796,12 @@ impl<T, P> ServerLoop<T, P> {
     }
 }
 
+type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Visitor<T>>);
+
 /// An active conn's slot, and its visitor's while it has one.
-fn conn_and_visitor<T, P>(
-    slots: &mut Slab<Slot<T, P>>,
-    token: Token,
-) -> Option<(&mut Conn<T, P>, Option<&mut Visitor<T>>)> {
-    let Some(Slot::Conn(Conn { state: State::Active(active), .. })) = slots.get_mut(token) else {
-        return None;
-    };
+fn conn_and_visitor<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pair<'_, T, P>> {
+    let Some(Slot::Conn(conn)) = slots.get_mut(token) else { return None };
+    let State::Active(active) = &conn.state else { return None };
     let Some(visitor) = active.visitor else {
         return match slots.get_mut(token) {
             Some(Slot::Conn(conn)) => Some((conn, None)),

@@ -2,11 +2,13 @@
 
 use super::Cx;
 use super::slab::Token;
-use crate::codes::{AbortCode, RefuseCode, Violation};
-use crate::ids::{ConnId, Epoch, TunnelId};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal, Violation};
+use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::time::Instant;
+use alloc::string::String;
 use core::fmt;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 /// Why a call did not do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -308,6 +310,66 @@ pub enum Note {
         /// About this conn.
         conn: ConnId,
     },
+    /// A client's session began, or goes on over a new ctl_conn.
+    SessionUp {
+        /// Who.
+        client: ClientId,
+        /// From where.
+        from: SocketAddr,
+        /// Whether it goes on.
+        resumed: bool,
+    },
+    /// A session lost its ctl_conn and waits for a resume.
+    SessionDetached {
+        /// Whose.
+        client: ClientId,
+    },
+    /// A session ended.
+    SessionOver {
+        /// Whose.
+        client: ClientId,
+        /// Why.
+        code: CloseCode,
+    },
+    /// A tunnel was opened at this address, or refused.
+    Tunnel {
+        /// Whose.
+        client: ClientId,
+        /// Which.
+        tunnel: TunnelId,
+        /// Its name.
+        name: String,
+        /// Where, or why not.
+        outcome: Result<SocketAddr, TunnelRefusal>,
+    },
+    /// The client's side of that: reachable at this address.
+    Forwarding {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Where.
+        public: SocketAddr,
+    },
+    /// The client's side of that: not opened; it will be tried again.
+    NotForwarding {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Why.
+        code: TunnelRefusal,
+    },
+    /// A connection was turned away in its handshake.
+    HandshakeRefused {
+        /// From where.
+        from: SocketAddr,
+        /// Why.
+        refusal: HandshakeRefusal,
+    },
+    /// The client could not reach the server, or lost it, and tries again after a pause.
+    Reconnecting {
+        /// What happened.
+        why: Disconnect,
+        /// The pause.
+        pause: Duration,
+    },
     /// The peer broke the protocol.
     Violation {
         /// On this conn, if it was on one.
@@ -315,6 +377,45 @@ pub enum Note {
         /// How.
         violation: Violation,
     },
+}
+
+/// Why a client has no ctl_conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disconnect {
+    /// The server's name does not resolve.
+    Unresolved,
+    /// No connection to the server.
+    Unreachable(SysError),
+    /// Whoever answers there does not speak our protocol.
+    NotCproxy,
+    /// The server refused, for now.
+    Refused(HandshakeRefusal),
+    /// The server's proof is wrong: it does not know the token.
+    WrongServer,
+    /// The connection was lost.
+    Lost,
+    /// Nothing came for `heartbeat_timeout`, or the handshake took longer than `handshake_timeout`.
+    Silent,
+    /// The server ended the session.
+    Closed(CloseCode),
+    /// The server broke the protocol.
+    Violation(Violation),
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved => f.write_str("the server's name does not resolve"),
+            Self::Unreachable(error) => write!(f, "cannot connect to the server: {error}"),
+            Self::NotCproxy => f.write_str("what listens there is no cproxy-server's ctl port"),
+            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
+            Self::WrongServer => f.write_str("the server does not know the token"),
+            Self::Lost => f.write_str("the connection to the server was lost"),
+            Self::Silent => f.write_str("the server does not answer"),
+            Self::Closed(code) => write!(f, "the session was closed: {code}"),
+            Self::Violation(violation) => write!(f, "the server broke the protocol: {violation}"),
+        }
+    }
 }
 
 /// Why a visitor was reset without a transfer.

@@ -38,4 +38,14 @@ impl Timers {
         self.0.remove(&(at, token));
         Some(token)
     }
+
+    /// Takes the earliest deadline, due or not. The owner's copy must be cleared by the caller.
+    pub(crate) fn pop_first(&mut self) -> Option<Token> {
+        self.0.pop_first().map(|(_, token)| token)
+    }
+
+    /// How many deadlines are set.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }

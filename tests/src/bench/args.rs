@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::cases::{FULL, QUICK, Scale};
+use super::cases::{Case, FULL, QUICK, Scale};
 use super::peers::{Extra, Kind, on_path};
+use super::relay::Trigger;
 
 /// Measures cproxy side by side with other ways through: no proxy at all (direct), a minimal two-hop splice relay (relay,
 /// also called S), rathole, haproxy and bore. Peers take turns within each round; figures are medians over the rounds with
@@ -22,10 +23,11 @@ pub(super) struct Args {
     full: bool,
     /// Only cases whose names start with one of these.
     #[arg(long, value_name = "CASE,…", value_delimiter = ',')]
-    pub(super) only: Vec<String>,
-    /// Who competes: direct, relay, cproxy, rathole, haproxy, bore. `cproxy=DIR` adds the programs in DIR, to compare two
-    /// builds.
-    #[arg(long, value_name = "PEER,…", value_delimiter = ',', default_value = "direct,relay,cproxy,rathole,haproxy")]
+    only: Vec<String>,
+    /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, rathole, haproxy (two of
+    /// them), bore. `cproxy=DIR` adds the programs in DIR, to compare two builds. The default is all, in quick mode without
+    /// relay-level and bore.
+    #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<String>,
     /// Rounds; the default is 3, in full mode 5.
     #[arg(long, value_name = "N")]
@@ -83,6 +85,9 @@ pub(super) enum Role {
         /// Where visits go on to.
         #[arg(long)]
         to: SocketAddr,
+        /// How its epoll reports.
+        #[arg(long)]
+        trigger: Trigger,
     },
 }
 
@@ -92,6 +97,14 @@ impl Args {
         scale.rounds = self.rounds.unwrap_or(scale.rounds).max(1);
         scale.idle_visitors = self.idle_visitors.unwrap_or(scale.idle_visitors).max(1);
         scale
+    }
+
+    /// Whether a case takes part.
+    pub(super) fn wants(&self, case: &Case) -> bool {
+        if self.only.is_empty() {
+            return self.full || !case.full_only;
+        }
+        self.only.iter().any(|start| case.name.starts_with(start.as_str()))
     }
 
     pub(super) fn mode(&self) -> &'static str {
@@ -105,14 +118,18 @@ impl Args {
     /// The peers that are here, and a sentence about each that is not.
     pub(super) fn contestants(&self) -> Result<(Vec<Kind>, Vec<String>), String> {
         let (mut here, mut absent) = (Vec::new(), Vec::new());
-        for peer in &self.peers {
+        let default = ["direct", "relay", "cproxy", "rathole", "haproxy", "relay-level", "bore"];
+        let default = &default[..if self.full { default.len() } else { 5 }];
+        let chosen: Vec<&str> = self.peers.iter().map(String::as_str).collect();
+        for peer in if chosen.is_empty() { default } else { &chosen } {
             let found = match peer.split_once('=') {
-                Some(("cproxy", dir)) => cproxy(peer.clone(), PathBuf::from(dir)),
+                Some(("cproxy", dir)) => cproxy(peer, PathBuf::from(dir)),
                 Some(_) => return Err(format!("unknown peer {peer}: only cproxy takes a directory")),
-                None => match peer.as_str() {
+                None => match *peer {
                     "direct" => Ok(Kind::Direct),
-                    "relay" => Ok(Kind::Relay),
-                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer.clone(), dir)),
+                    "relay" => Ok(Kind::Relay(Trigger::Edge)),
+                    "relay-level" => Ok(Kind::Relay(Trigger::Level)),
+                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir)),
                     "rathole" => binary(peer, self.rathole.as_ref()).map(Kind::Rathole),
                     "haproxy" => binary(peer, self.haproxy.as_ref()).map(Kind::Haproxy),
                     "bore" => binary(peer, self.bore.as_ref()).map(Kind::Bore),
@@ -136,13 +153,13 @@ impl Args {
     }
 }
 
-fn cproxy(name: String, dir: PathBuf) -> Result<Kind, String> {
+fn cproxy(name: &str, dir: PathBuf) -> Result<Kind, String> {
     for program in ["cproxy-server", "cproxy-client"] {
         if !dir.join(program).is_file() {
             return Err(format!("no {program} in {}: build it with `cargo build --release`", dir.display()));
         }
     }
-    Ok(Kind::Cproxy { name, dir })
+    Ok(Kind::Cproxy { name: name.to_owned(), dir })
 }
 
 fn binary(name: &str, given: Option<&PathBuf>) -> Result<PathBuf, String> {

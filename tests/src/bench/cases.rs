@@ -8,6 +8,8 @@ use super::wire::Op;
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) load: Load,
+    /// Left out of a quick run, unless asked for.
+    pub(super) full_only: bool,
 }
 
 /// What a case does to a peer.
@@ -50,16 +52,16 @@ pub(super) struct Scale {
     pub(super) fairness: Duration,
 }
 
-/// A little of everything, in under three minutes for five peers.
+/// A little of everything, in under three minutes for six peers.
 pub(super) const QUICK: Scale = Scale {
     rounds: 3,
-    slice: Duration::from_millis(250),
-    bulk: 256 << 20,
+    slice: Duration::from_millis(200),
+    bulk: 192 << 20,
     idle_visitors: 1000,
-    idle_watch: Duration::from_millis(500),
+    idle_watch: Duration::from_millis(400),
     cold_starts: 3,
     link_visits: 8,
-    fairness: Duration::from_millis(600),
+    fairness: Duration::from_millis(500),
 };
 
 /// What published figures should come from.
@@ -77,7 +79,7 @@ pub(super) const FULL: Scale = Scale {
 /// Every case, in the order in which they run.
 pub(super) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |name: String, load| cases.push(Case { name, load });
+    let mut add = |name: String, load| cases.push(Case { name, load, full_only: false });
     for (way, op) in [("down", Op::Down), ("up", Op::Up), ("both", Op::Both)] {
         for streams in [1, 4] {
             add(format!("bulk-{way}-x{streams}"), Load::Bulk { op, streams });
@@ -101,6 +103,9 @@ pub(super) fn all() -> Vec<Case> {
     add("fairness-down".to_owned(), Load::Fairness { op: Op::Down });
     add("fairness-up".to_owned(), Load::Fairness { op: Op::Up });
     add("firstbyte-20ms-link".to_owned(), Load::FirstByteLink);
+    for case in &mut cases {
+        case.full_only = case.load == Load::Fairness { op: Op::Up };
+    }
     cases
 }
 

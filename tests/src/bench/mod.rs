@@ -1,11 +1,11 @@
 //! The benchmark: what it costs to go through cproxy, measured side by side with other ways through.
 //!
-//! A load ([`bulk`], [`crowd`], [`visits`]) plays the visitors, in this process; a [`service`] in a process of its own
-//! plays the LocalServer; a peer ([`peers`]) stands between them. The load and the service are the same for every peer,
-//! check every byte ([`pattern`]) and every end, and bound every wait: a peer that loses something or hangs fails the case.
-//! [`runs`] is one case on one peer; [`summary`], [`report`] and [`svg`] bring the rounds together.
+//! A load (`bulk`, `crowd`, `visits`) plays the visitors, in this process; a `service` in a process of its own plays the
+//! LocalServer; a peer (`peers`) stands between them. The load and the service are the same for every peer, check every
+//! byte (`pattern`) and every end (`settle`), and bound every wait: a peer that loses something or hangs fails the case.
+//! `runs` is one case on one peer; `summary`, `report` and `svg` bring the rounds together.
 //!
-//! Nothing here decides anything by a timing, and nothing here is used by the tests.
+//! To add a case: a line in `cases`, and its load in `runs`. To add a peer: a kind in `peers`, and its name in `args`.
 
 mod args;
 mod bulk;
@@ -13,6 +13,7 @@ mod cases;
 mod crowd;
 mod exchange;
 mod link;
+mod outcome;
 mod pattern;
 mod peers;
 mod procs;
@@ -22,10 +23,13 @@ mod runs;
 mod seeds;
 mod service;
 mod service_bulk;
+mod settle;
 mod sock;
 mod stats;
 mod summary;
 mod svg;
+#[cfg(test)]
+mod tests;
 mod visits;
 mod wire;
 
@@ -38,9 +42,10 @@ use serde_json::json;
 
 use args::{Args, Role};
 use cases::{Case, Load, Scale};
+use outcome::Run;
 use peers::Kind;
 use report::Lines;
-use runs::{Contestant, Run};
+use runs::Contestant;
 use summary::{CaseSummary, PeerSummary};
 
 /// Runs the program `cproxy-bench`. Exit code 1 if a peer failed a case, 2 if nothing could be measured.
@@ -49,7 +54,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.role {
         Some(Role::Serve { listen }) => service::run(listen).map(|()| true),
-        Some(Role::Relay { listen, to }) => relay::run(listen, to).map(|()| true),
+        Some(Role::Relay { listen, to, trigger }) => relay::run(listen, to, trigger).map(|()| true),
         None => compare(&args),
     };
     match result {
@@ -64,11 +69,13 @@ pub fn main() -> ExitCode {
 
 /// The whole comparison. False if something failed.
 fn compare(args: &Args) -> Result<bool, String> {
-    let mut cases = cases::all();
-    cases.retain(|case| args.only.is_empty() || args.only.iter().any(|start| case.name.starts_with(start.as_str())));
-    if args.list || cases.is_empty() {
+    if args.list {
         cases::all().iter().for_each(|case| println!("{}", case.name));
-        return if args.list { Ok(true) } else { Err("no case has such a name".to_owned()) };
+        return Ok(true);
+    }
+    let cases: Vec<Case> = cases::all().into_iter().filter(|case| args.wants(case)).collect();
+    if cases.is_empty() {
+        return Err("no case has such a name; see --list".to_owned());
     }
     let (kinds, absent) = args.contestants()?;
     for why in &absent {

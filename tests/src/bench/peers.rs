@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::procs::Proc;
+use super::relay::Trigger;
 
 /// A contestant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub(super) enum Kind {
     /// No proxy at all.
     Direct,
     /// S: two chained [`super::relay`] processes.
-    Relay,
+    Relay(Trigger),
     /// Our programs, from this directory; the name they go by in the tables.
     Cproxy { name: String, dir: PathBuf },
     /// rathole, server and client, from this binary.
@@ -32,7 +33,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
-            Self::Relay => "relay",
+            Self::Relay(Trigger::Edge) => "relay",
+            Self::Relay(Trigger::Level) => "relay-level",
             Self::Cproxy { name, .. } => name,
             Self::Rathole(_) => "rathole",
             Self::Haproxy(_) => "haproxy",
@@ -90,7 +92,7 @@ impl Running {
         let starter = Starter { site, dir: dir.path(), service };
         let (target, procs) = match kind {
             Kind::Direct => (service, Vec::new()),
-            Kind::Relay => starter.relay()?,
+            Kind::Relay(trigger) => starter.relay(*trigger)?,
             Kind::Cproxy { dir, .. } => starter.cproxy(dir, extra)?,
             Kind::Rathole(binary) => starter.rathole(binary)?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
@@ -104,6 +106,9 @@ impl Running {
         self.procs.iter().map(Proc::cpu).sum()
     }
 }
+
+/// What our client and server share; no secret, as everything stays on this machine.
+const TOKEN: &str = "a token of the benchmark, known to all";
 
 type Started = Result<(SocketAddr, Vec<Proc>), String>;
 
@@ -128,9 +133,14 @@ impl Starter<'_> {
         Ok(path)
     }
 
-    fn relay(&self) -> Started {
+    fn relay(&self, trigger: Trigger) -> Started {
+        let trigger = match trigger {
+            Trigger::Edge => "edge",
+            Trigger::Level => "level",
+        };
         let hop = |ip: IpAddr, to: SocketAddr| {
-            ourselves(&["relay", "--listen", &SocketAddr::new(ip, 0).to_string(), "--to", &to.to_string()])
+            let listen = SocketAddr::new(ip, 0).to_string();
+            ourselves(&["relay", "--listen", &listen, "--to", &to.to_string(), "--trigger", trigger])
         };
         let mut far = self.far("relay-far", hop(self.site.far, self.service)?)?;
         let middle = address(&far.line("Listening ")?)?;
@@ -144,13 +154,13 @@ impl Starter<'_> {
         let mut command = Command::new(dir.join("cproxy-server"));
         command.args(["--bind-addr", &near_ip, "--ctl-port", "0", "--proxy-port", "0"]).args(&extra.server);
         // Without a token the server takes clients from loopback only.
-        command.env("CPROXY_TOKEN", "benchmark");
+        command.env("CPROXY_TOKEN", TOKEN);
         let mut server = self.near("cproxy-server", command)?;
         let line = server.line("Listening ctl ")?;
         let ctl = line.split_whitespace().next().unwrap_or_default().to_owned();
         let mut command = Command::new(dir.join("cproxy-client"));
         command.args(["--cproxy-server", &ctl, "--local-server", &self.service.to_string()]);
-        command.args(["--public-port", "0"]).args(&extra.client).env("CPROXY_TOKEN", "benchmark");
+        command.args(["--public-port", "0"]).args(&extra.client).env("CPROXY_TOKEN", TOKEN);
         let mut client = self.far("cproxy-client", command)?;
         let line = client.line("Forwarding tcp://")?;
         let target = address(line.split_whitespace().next().unwrap_or_default())?;
@@ -188,7 +198,7 @@ impl Starter<'_> {
     fn haproxy(&self, binary: &Path) -> Started {
         let hop = |name: &str, listen: SocketAddr, to: SocketAddr| -> Result<Command, String> {
             let text = format!(
-                "global\n maxconn 9000\ndefaults\n mode tcp\n option splice-auto\n timeout connect 10s\n \
+                "global\n maxconn 9300\n maxpipes 200\ndefaults\n mode tcp\n option splice-auto\n timeout connect 10s\n \
                  timeout client 1h\n timeout server 1h\nlisten bench\n bind {listen}\n server service {to}\n"
             );
             let mut command = Command::new(binary);

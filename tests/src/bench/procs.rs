@@ -61,10 +61,6 @@ impl Proc {
         Ok(Self { name: name.to_owned(), child, lines, log })
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The rest of the first line of standard output that starts with `prefix`.
     pub(super) fn line(&mut self, prefix: &str) -> Result<String, String> {
         let deadline = Instant::now() + START;

@@ -2,17 +2,17 @@
 //! framing, no control connection, no reuse. What such a chain reaches is what the kernel allows to a relay that dials a
 //! fresh middle leg for each visit.
 //!
-//! One thread, level-triggered epoll (measured cheaper than edge for small messages, which would need one more splice to
-//! see the source empty), pipes of the default 64 KiB held only while bytes are in them. It honours half-close and turns a
-//! reset on one side into a reset on the other.
+//! One thread, epoll, pipes of the default 64 KiB held only while bytes are in them. It honours half-close and turns a
+//! reset on one side into a reset on the other. Both ways to use epoll are here, because each is better at something: see
+//! [`Trigger`].
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, SockFlag, accept4, setsockopt, shutdown, sockopt};
 use nix::unistd::pipe2;
 
@@ -36,8 +36,10 @@ struct Pipe {
 /// One socket of a visit and the direction that starts at it.
 struct Leg {
     fd: OwnedFd,
-    /// What epoll watches it for; `None` once it is shut both ways and watched no more.
+    /// What epoll watches it for; `None` once it is shut both ways and watched no more. Edge-triggered, it stays.
     interest: Option<EpollFlags>,
+    /// Connected for certain.
+    up: bool,
     /// Bytes read from this leg that the other one has not taken yet.
     pipe: Option<Pipe>,
     /// This leg's reads are over.
@@ -50,6 +52,16 @@ struct Visit {
     legs: [Leg; 2],
 }
 
+/// How epoll reports readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Trigger {
+    /// Once per change: every leg is registered once for its life, and each event is served until EAGAIN.
+    Edge,
+    /// As long as it lasts: one pipe full per event, so the visits take turns, and the registration follows what is
+    /// wanted.
+    Level,
+}
+
 /// Why a visit ends.
 enum End {
     /// Both directions reached their end.
@@ -58,10 +70,12 @@ enum End {
     Abort,
 }
 
-struct Relay {
+/// One hop, bound to its address.
+pub(super) struct Relay {
     epoll: Epoll,
-    listener: TcpListener,
+    pub(super) listener: TcpListener,
     to: SocketAddr,
+    trigger: Trigger,
     visits: Vec<Option<Visit>>,
     free: Vec<usize>,
     /// Visits closed during this batch of events. Their slots are free again only after it, or a late event of the
@@ -73,30 +87,26 @@ struct Relay {
 }
 
 /// Relays whatever connects to `listen` to `to`, until killed. Prints `Listening ADDR` once it does.
-pub(super) fn run(listen: SocketAddr, to: SocketAddr) -> Result<(), String> {
-    let listener = sock::listen(listen)?;
-    let address = listener.local_addr().map_err(|e| format!("cannot read the listener's address: {e}"))?;
-    println!("Listening {address}");
-    std::io::stdout().flush().map_err(|e| format!("cannot write to stdout: {e}"))?;
-    let fail = |e: Errno| format!("relay on {address}: {e}");
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail)?;
-    epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(fail)?;
-    let mut relay = Relay {
-        epoll,
-        listener,
-        to,
-        visits: Vec::new(),
-        free: Vec::new(),
-        closed: Vec::new(),
-        pipes: Vec::new(),
-        full: false,
-    };
-    loop {
-        relay.turn().map_err(fail)?;
-    }
+pub(super) fn run(listen: SocketAddr, to: SocketAddr, trigger: Trigger) -> Result<(), String> {
+    let relay = Relay::bind(listen, to, trigger)?;
+    sock::announce(&relay.listener)?;
+    relay.serve_for_ever()
 }
 
 impl Relay {
+    pub(super) fn bind(listen: SocketAddr, to: SocketAddr, trigger: Trigger) -> Result<Self, String> {
+        let listener = sock::listen(listen)?;
+        let epoll = sock::watching(&listener, LISTENER)?;
+        let (visits, free, closed, pipes) = Default::default();
+        Ok(Self { epoll, listener, to, trigger, visits, free, closed, pipes, full: false })
+    }
+
+    pub(super) fn serve_for_ever(mut self) -> Result<(), String> {
+        loop {
+            self.turn().map_err(|e| format!("relay: {e}"))?;
+        }
+    }
+
     fn turn(&mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 256];
         let n = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -151,16 +161,15 @@ impl Relay {
             self.visits.push(None);
             self.visits.len() - 1
         });
-        let legs = [first, second].map(|fd| Leg {
-            fd,
-            interest: Some(EpollFlags::EPOLLIN),
-            pipe: None,
-            eof: false,
-            shut: false,
-        });
+        let interest = match self.trigger {
+            Trigger::Level => EpollFlags::EPOLLIN,
+            Trigger::Edge => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET,
+        };
+        let leg = |fd, up| Leg { fd, interest: Some(interest), up, pipe: None, eof: false, shut: false };
+        let legs = [leg(first, true), leg(second, false)];
         for (side, leg) in legs.iter().enumerate() {
             let token = (index as u64) << 1 | side as u64;
-            self.epoll.add(&leg.fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+            self.epoll.add(&leg.fd, EpollEvent::new(interest, token))?;
         }
         self.visits[index] = Some(Visit { legs });
         self.serve(index, 0, EpollFlags::EPOLLIN);
@@ -174,13 +183,22 @@ impl Relay {
             if events.contains(EpollFlags::EPOLLERR) {
                 return Err(End::Abort);
             }
-            if events.intersects(EpollFlags::EPOLLOUT) {
-                visit.flow(1 - side, &mut self.pipes)?;
+            if events.contains(EpollFlags::EPOLLOUT) {
+                visit.legs[side].up = true;
+                if visit.legs[1 - side].waits() {
+                    visit.flow(1 - side, self.trigger, &mut self.pipes)?;
+                }
             }
-            if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP) {
-                visit.flow(side, &mut self.pipes)?;
+            if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP) {
+                visit.flow(side, self.trigger, &mut self.pipes)?;
             }
-            visit.watch(&self.epoll, index)
+            if visit.legs.iter().all(|leg| leg.shut) {
+                return Err(End::Clean);
+            }
+            match self.trigger {
+                Trigger::Level => visit.watch(&self.epoll, index),
+                Trigger::Edge => Ok(()),
+            }
         };
         if let Err(end) = step() {
             self.close(index, end);
@@ -202,40 +220,51 @@ impl Relay {
     }
 }
 
+impl Leg {
+    /// Something read from this leg, bytes or their end, waits for the other one.
+    fn waits(&self) -> bool {
+        self.pipe.is_some() || self.eof && !self.shut
+    }
+}
+
 impl Visit {
-    /// One turn of the direction that starts at leg `from`: read up to a pipe full, write it, pass the end on.
-    fn flow(&mut self, from: usize, pipes: &mut Vec<Pipe>) -> Result<(), End> {
-        let (source, sink) = {
-            let [a, b] = &mut self.legs;
-            if from == 0 { (a, b) } else { (b, a) }
-        };
-        // Only into an empty pipe: with bytes inside, EAGAIN would not tell an empty source from a full pipe.
-        if source.pipe.is_none() && !source.eof {
-            let mut pipe = take(pipes)?;
-            match moved(&source.fd, &pipe.into)? {
-                Some(0) => source.eof = true,
-                Some(n) => pipe.held = n,
-                None => {}
-            }
-            if pipe.held > 0 {
+    /// The direction that starts at leg `from`: read up to a pipe full, write it, and so on as the trigger demands, and
+    /// pass the end on.
+    fn flow(&mut self, from: usize, trigger: Trigger, pipes: &mut Vec<Pipe>) -> Result<(), End> {
+        let [a, b] = &mut self.legs;
+        let (source, sink) = if from == 0 { (a, b) } else { (b, a) };
+        loop {
+            // Only into an empty pipe: with bytes inside, EAGAIN would not tell an empty source from a full pipe.
+            if source.pipe.is_none() && !source.eof {
+                let mut pipe = take(pipes)?;
+                match moved(&source.fd, &pipe.into)? {
+                    Some(0) => source.eof = true,
+                    Some(n) => pipe.held = n,
+                    None => {}
+                }
+                if pipe.held == 0 {
+                    give_back(pipes, pipe);
+                    break;
+                }
                 source.pipe = Some(pipe);
-            } else {
-                give_back(pipes, pipe);
             }
-        }
-        if let Some(pipe) = &mut source.pipe {
+            let Some(pipe) = &mut source.pipe else { break };
             while pipe.held > 0
                 && let Some(n) = moved(&pipe.out, &sink.fd)?
             {
                 pipe.held -= n;
+                sink.up = true;
             }
-            if pipe.held == 0
-                && let Some(pipe) = source.pipe.take()
-            {
-                give_back(pipes, pipe);
+            if pipe.held > 0 {
+                break;
+            }
+            source.pipe.take().into_iter().for_each(|pipe| give_back(pipes, pipe));
+            if trigger == Trigger::Level {
+                break;
             }
         }
-        if source.eof && source.pipe.is_none() && !source.shut {
+        // Shutting a socket that is still connecting would break the connection off.
+        if source.eof && source.pipe.is_none() && !source.shut && sink.up {
             source.shut = true;
             shutdown(sink.fd.as_raw_fd(), Shutdown::Write).map_err(|_| End::Abort)?;
         }
@@ -244,11 +273,8 @@ impl Visit {
 
     /// Asks epoll for exactly what the next step of each leg needs.
     fn watch(&mut self, epoll: &Epoll, index: usize) -> Result<(), End> {
-        if self.legs.iter().all(|leg| leg.shut) {
-            return Err(End::Clean);
-        }
         for side in 0..2 {
-            let blocked = self.legs[1 - side].pipe.is_some();
+            let blocked = self.legs[1 - side].waits();
             let finished = self.legs[1 - side].shut;
             let leg = &mut self.legs[side];
             // Shut both ways it would report EPOLLHUP for ever, while the other leg still takes its last bytes.

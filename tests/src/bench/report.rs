@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Map, Value, json};
 
 use super::cases::Case;
-use super::runs::Run;
+use super::outcome::Run;
 use super::stats::percentile;
 use super::summary::{CaseSummary, PeerSummary};
 
@@ -91,9 +91,8 @@ pub(super) struct Lines(Option<File>);
 
 impl Lines {
     pub(super) fn create(path: Option<&std::path::Path>) -> Result<Self, String> {
-        let create = |path: &std::path::Path| {
-            File::create(path).map_err(|e| format!("cannot write {}: {e}", path.display()))
-        };
+        let create =
+            |path: &std::path::Path| File::create(path).map_err(|e| format!("cannot write {}: {e}", path.display()));
         path.map(create).transpose().map(Self)
     }
 

@@ -9,11 +9,13 @@ use nix::sched::{CloneFlags, setns};
 use super::cases::{Load, Scale};
 use super::crowd::{Crowd, Limits, Measured};
 use super::link::Link;
+use super::outcome::{Run, Unit};
 use super::peers::{Extra, Kind, LOOPBACK, Running};
-use super::procs::{cores, pin_self};
+use super::procs::{Proc, cores, pin_self};
+use super::settle::{settle, tally};
 use super::stats::percentile;
 use super::visits;
-use super::wire::{HEADER_LEN, Header, Op, TALLY_LEN, Tally};
+use super::wire::Op;
 use super::{bulk, service_bulk::STALL};
 
 /// Bytes of a small message.
@@ -26,68 +28,10 @@ const MOST_VISITS: u64 = 10_000;
 const BACKGROUND: u64 = 32 << 20;
 /// How long the background streams run before the measurement begins.
 const SATURATE: Duration = Duration::from_millis(200);
+/// How long a peer may take to close connections whose end the service has seen.
+const CLOSING: Duration = Duration::from_millis(20);
 /// How long a delayed line holds each packet.
 const ONE_WAY: Duration = Duration::from_millis(10);
-
-/// A measured number.
-#[derive(Clone, Debug)]
-pub(super) struct Figure {
-    pub(super) name: &'static str,
-    pub(super) unit: &'static str,
-    pub(super) value: f64,
-}
-
-/// Latencies of one kind.
-#[derive(Clone, Debug)]
-pub(super) struct Latencies {
-    pub(super) of: &'static str,
-    pub(super) nanos: Vec<u64>,
-}
-
-/// What one run has shown.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Run {
-    /// The most telling first.
-    pub(super) figures: Vec<Figure>,
-    pub(super) latencies: Vec<Latencies>,
-}
-
-impl Run {
-    fn figure(&mut self, name: &'static str, unit: &'static str, value: f64) {
-        self.figures.push(Figure { name, unit, value });
-    }
-
-    /// p50 and p99 in `unit`, of which one is `nanos_per_unit` nanoseconds.
-    fn tail(&mut self, names: [&'static str; 2], of: &'static str, unit: Unit, mut nanos: Vec<u64>) {
-        nanos.sort_unstable();
-        for (name, share) in names.into_iter().zip([0.5, 0.99]) {
-            self.figure(name, unit.name(), percentile(&nanos, share) as f64 / unit.nanos());
-        }
-        self.latencies.push(Latencies { of, nanos });
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Unit {
-    Micros,
-    Millis,
-}
-
-impl Unit {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Micros => "µs",
-            Self::Millis => "ms",
-        }
-    }
-
-    fn nanos(self) -> f64 {
-        match self {
-            Self::Micros => 1e3,
-            Self::Millis => 1e6,
-        }
-    }
-}
 
 /// A peer, started when first needed and again after a failure.
 pub(super) struct Contestant {
@@ -118,9 +62,7 @@ impl Contestant {
             Load::PingPong { size, visitors, one_core: true } => {
                 self.warm().and_then(|peer| on_one_core(peer, |peer| ping_pong(peer, size, visitors, scale)))
             }
-            Load::Visits { at_once } => {
-                self.warm().and_then(|peer| visit(peer, visits::Kind::Short, at_once, scale))
-            }
+            Load::Visits { at_once } => self.warm().and_then(|peer| visit(peer, visits::Kind::Short, at_once, scale)),
             Load::HalfClose { at_once } => {
                 self.warm().and_then(|peer| visit(peer, visits::Kind::HalfClose, at_once, scale))
             }
@@ -160,16 +102,17 @@ impl Contestant {
     fn over_link(&self, scale: &Scale) -> Result<Run, String> {
         let link = Link::open(ONE_WAY)?;
         let peer = Running::start(&self.kind, &link.site(), &self.extra)?;
+        let (target, service) = (peer.target, peer.service);
         let load = || {
             setns(link.near(), CloneFlags::CLONE_NEWNET).map_err(|e| format!("setns: {e}"))?;
-            let before = tally(peer.service)?;
-            let first = one_by_one(peer.target, 1)?;
-            let warm = one_by_one(peer.target, scale.link_visits)?;
-            settle(peer.service, before, 1 + scale.link_visits)?;
-            Ok((first, warm))
+            let before = tally(service)?;
+            let first = one_by_one(target, 1)?;
+            let warm = one_by_one(target, scale.link_visits)?;
+            settle(service, before, 1 + scale.link_visits)?;
+            Ok::<_, String>((first, warm))
         };
         // In a thread of its own: the rest of this program stays where it is.
-        let (first, warm): (Measured, Measured) =
+        let (first, warm) =
             std::thread::scope(|s| s.spawn(load).join()).map_err(|_| "the visitor panicked".to_owned())??;
         let mut run = Run::default();
         run.tail(["warm p50", "warm max"], "first byte", Unit::Millis, warm.first_bytes);
@@ -212,10 +155,7 @@ fn ping_pong(peer: &Running, size: usize, visitors: usize, scale: &Scale) -> Res
 }
 
 /// With everything, load and peer, on one core: no wake-up crosses cores, so CPU time per request is what the work costs.
-fn on_one_core(
-    peer: &Running,
-    load: impl FnOnce(&Running) -> Result<Run, String>,
-) -> Result<Run, String> {
+fn on_one_core(peer: &Running, load: impl FnOnce(&Running) -> Result<Run, String>) -> Result<Run, String> {
     let (all, one) = cores()?;
     let pin = |cores| {
         pin_self(cores)?;
@@ -251,9 +191,7 @@ fn report_cpu(run: &mut Run, peer: &Running, cpu: Duration, count: usize) {
 
 fn first_byte(peer: &Running, scale: &Scale) -> Result<Run, String> {
     let before = tally(peer.service)?;
-    let load = |time| {
-        visits::run(peer.target, visits::Kind::Short, 1, SMALL, Limits { count: MOST_VISITS, time })
-    };
+    let load = |time| visits::run(peer.target, visits::Kind::Short, 1, SMALL, Limits { count: MOST_VISITS, time });
     let warmed = load(scale.slice / 10)?.latencies.len();
     let first_bytes = load(scale.slice)?.first_bytes;
     settle(peer.service, before, (warmed + first_bytes.len()) as u64)?;
@@ -269,7 +207,9 @@ fn idle(peer: &Running, scale: &Scale) -> Result<Run, String> {
     let early = Limits { count: 200, time: scale.slice };
     let early = visits::run(peer.target, visits::Kind::Short, 16, SMALL, early)?.latencies.len() as u64;
     settle(peer.service, start, early)?;
-    let state = |proc: &super::procs::Proc| Ok::<_, String>((proc.memory()?, proc.fds()?));
+    // The service has seen them leave; the peer's processes may need a moment more to close the last of them.
+    std::thread::sleep(CLOSING);
+    let state = |proc: &Proc| Ok::<_, String>((proc.memory()?, proc.fds()?));
     let empty = peer.procs.iter().map(state).collect::<Result<Vec<_>, _>>()?;
     let sitting = Crowd::gather(peer.target, scale.idle_visitors, SMALL)?;
     let full = peer.procs.iter().map(state).collect::<Result<Vec<_>, _>>()?;
@@ -295,11 +235,12 @@ fn idle(peer: &Running, scale: &Scale) -> Result<Run, String> {
 }
 
 fn fairness(peer: &Running, op: Op, scale: &Scale) -> Result<Run, String> {
-    let before = tally(peer.service)?;
+    let (target, service) = (peer.target, peer.service);
+    let before = tally(service)?;
     let (stop, streams) = (AtomicBool::new(false), AtomicU64::new(0));
     let stream_on = || {
         while !stop.load(Relaxed) {
-            bulk::visit(&bulk::connect(peer.target)?, op, BACKGROUND)?;
+            bulk::visit(&bulk::connect(target)?, op, BACKGROUND)?;
             streams.fetch_add(1, Relaxed);
         }
         Ok::<_, String>(())
@@ -308,8 +249,8 @@ fn fairness(peer: &Running, op: Op, scale: &Scale) -> Result<Run, String> {
         std::thread::sleep(SATURATE);
         let (begun, already) = (Instant::now(), streams.load(Relaxed));
         let limits = Limits { count: MOST_VISITS, time: scale.fairness };
-        let requests = Crowd::gather(peer.target, 1, SMALL)?.exchange(limits)?;
-        let visits = visits::run(peer.target, visits::Kind::Short, 1, SMALL, limits)?;
+        let requests = Crowd::gather(target, 1, SMALL)?.exchange(limits)?;
+        let visits = visits::run(target, visits::Kind::Short, 1, SMALL, limits)?;
         let bytes = (streams.load(Relaxed) - already) * BACKGROUND;
         Ok::<_, String>((requests, visits, bytes as f64 / 1e6 / begun.elapsed().as_secs_f64()))
     };
@@ -323,47 +264,10 @@ fn fairness(peer: &Running, op: Op, scale: &Scale) -> Result<Run, String> {
         measured
     })?;
     let small = 1 + visits.latencies.len() as u64;
-    settle(peer.service, before, streams.load(Relaxed) + small)?;
+    settle(service, before, streams.load(Relaxed) + small)?;
     let mut run = Run::default();
     run.tail(["request p50", "request p99"], "request under bulk", Unit::Millis, requests.latencies);
     run.tail(["visit p50", "visit p99"], "visit under bulk", Unit::Millis, visits.latencies);
     run.figure("bulk", "MB/s", rate);
     Ok(run)
-}
-
-/// Asks the service, without the peer between, how its visits ended.
-fn tally(service: SocketAddr) -> Result<Tally, String> {
-    use std::io::{Read, Write};
-    let ask = || {
-        let mut stream = bulk::connect(service)?;
-        let header: [u8; HEADER_LEN] = Header { op: Op::Tally, seed: 0, size: 0 }.encode();
-        let mut bytes = [0; TALLY_LEN];
-        stream
-            .write_all(&header)
-            .and_then(|()| stream.read_exact(&mut bytes))
-            .map_err(|e| format!("no answer: {e}"))?;
-        Ok(Tally::decode(&bytes))
-    };
-    ask().map_err(|e: String| format!("the service itself: {e}"))
-}
-
-/// Waits until the service has seen `visits` more of them end, and requires that all ended well.
-fn settle(service: SocketAddr, before: Tally, visits: u64) -> Result<(), String> {
-    let deadline = Instant::now() + STALL;
-    loop {
-        let now = tally(service)?;
-        let [clean, reset, wrong] =
-            [now.clean - before.clean, now.reset - before.reset, now.wrong - before.wrong];
-        if reset + wrong == 0 && clean == visits {
-            return Ok(());
-        }
-        if now.ended() - before.ended() >= visits || Instant::now() > deadline {
-            return Err(format!(
-                "of {visits} visits the service saw {clean} end well, {reset} reset, {wrong} with wrong bytes, and {} not \
-                 end",
-                now.begun - now.ended()
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

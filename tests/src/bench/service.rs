@@ -6,13 +6,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{SockFlag, accept4};
 
 use super::exchange::{Ending, Exchange};
@@ -72,9 +72,10 @@ enum Step {
     Bulk(Header, Range<usize>),
 }
 
-struct Service {
+/// The service, bound to its address.
+pub(super) struct Service {
     epoll: Epoll,
-    listener: TcpListener,
+    pub(super) listener: TcpListener,
     visits: Vec<Option<Visit>>,
     free: Vec<usize>,
     counts: Arc<Counts>,
@@ -83,27 +84,25 @@ struct Service {
 
 /// Serves on `listen` until killed. Prints `Listening ADDR` once it does.
 pub(super) fn run(listen: SocketAddr) -> Result<(), String> {
-    let listener = sock::listen(listen)?;
-    let address = listener.local_addr().map_err(|e| format!("cannot read the listener's address: {e}"))?;
-    println!("Listening {address}");
-    std::io::stdout().flush().map_err(|e| format!("cannot write to stdout: {e}"))?;
-    let fail = |e: Errno| format!("service on {address}: {e}");
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail)?;
-    epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(fail)?;
-    let mut service = Service {
-        epoll,
-        listener,
-        visits: Vec::new(),
-        free: Vec::new(),
-        counts: Arc::default(),
-        buffer: vec![0; BUFFER],
-    };
-    loop {
-        service.turn().map_err(fail)?;
-    }
+    let service = Service::bind(listen)?;
+    sock::announce(&service.listener)?;
+    service.serve_for_ever()
 }
 
 impl Service {
+    pub(super) fn bind(listen: SocketAddr) -> Result<Self, String> {
+        let listener = sock::listen(listen)?;
+        let epoll = sock::watching(&listener, LISTENER)?;
+        let buffer = vec![0; BUFFER];
+        Ok(Self { epoll, listener, visits: Vec::new(), free: Vec::new(), counts: Arc::default(), buffer })
+    }
+
+    pub(super) fn serve_for_ever(mut self) -> Result<(), String> {
+        loop {
+            self.turn().map_err(|e| format!("service: {e}"))?;
+        }
+    }
+
     fn turn(&mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 256];
         let n = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -145,8 +144,7 @@ impl Service {
             });
             let interest = EpollFlags::EPOLLIN;
             self.epoll.add(&stream, EpollEvent::new(interest, index as u64))?;
-            let visit =
-                Visit { stream, interest, header: [0; HEADER_LEN], header_got: 0, exchange: None };
+            let visit = Visit { stream, interest, header: [0; HEADER_LEN], header_got: 0, exchange: None };
             self.visits[index] = Some(visit);
             // What the visitor says first has often arrived with it.
             self.serve(index);

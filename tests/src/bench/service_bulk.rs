@@ -5,8 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::exchange::Ending;
-use super::sock;
 use super::pattern::{self, Way};
+use super::sock;
 use super::wire::{Header, Op, RECEIPT};
 
 /// How long one call may block before the visit counts as hung.
@@ -29,8 +29,7 @@ pub(super) fn serve(mut stream: TcpStream, header: Header, early: &[u8]) -> Endi
     }
     let served = match header.op {
         Op::Down => give(&stream, header).and_then(|()| take_end(&stream, early)),
-        Op::Up => take(&stream, header, early)
-            .and_then(|()| stream.write_all(RECEIPT).map_err(|_| Ending::Reset)),
+        Op::Up => take(&stream, header, early).and_then(|()| stream.write_all(RECEIPT).map_err(|_| Ending::Reset)),
         Op::Both => std::thread::scope(|s| {
             let giving = s.spawn(|| give(&stream, header));
             let taken = take(&stream, header, early);
@@ -80,12 +79,7 @@ pub(super) fn send_stream(mut stream: &TcpStream, seed: u32, way: Way, size: u64
 
 /// Reads a stream to its end, of which `early` has been read before, and returns its length. Wrong bytes are
 /// [`ErrorKind::InvalidData`].
-pub(super) fn receive_stream(
-    mut stream: &TcpStream,
-    seed: u32,
-    way: Way,
-    early: &[u8],
-) -> std::io::Result<u64> {
+pub(super) fn receive_stream(mut stream: &TcpStream, seed: u32, way: Way, early: &[u8]) -> std::io::Result<u64> {
     let wrong = |at| std::io::Error::new(ErrorKind::InvalidData, format!("wrong bytes after {at} right ones"));
     if !pattern::matches(seed, way, 0, early) {
         return Err(wrong(0));

@@ -1,9 +1,12 @@
-//! The few socket calls that std does not offer: sockets that never block from birth, and resets.
+//! The few socket calls that std does not offer: sockets that never block from birth, and resets; and what the two small
+//! servers share.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -23,6 +26,25 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         Ok(TcpListener::from(fd))
     };
     open().map_err(|e| format!("cannot listen on {address}: {e}"))
+}
+
+/// Tells whoever started this process where it listens.
+pub(super) fn announce(listener: &TcpListener) -> Result<(), String> {
+    let announce = || {
+        println!("Listening {}", listener.local_addr()?);
+        std::io::stdout().flush()
+    };
+    announce().map_err(|e| format!("cannot say where this listens: {e}"))
+}
+
+/// An epoll instance that watches a listener under this token.
+pub(super) fn watching(listener: &TcpListener, token: u64) -> Result<Epoll, String> {
+    let open = || {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        Ok(epoll)
+    };
+    open().map_err(|e: Errno| format!("epoll: {e}"))
 }
 
 /// A socket on its way to `address`, without Nagle's delay. On loopback it is connected when this returns, elsewhere the

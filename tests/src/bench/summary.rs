@@ -1,7 +1,7 @@
 //! The rounds of a case brought together: one summary per peer.
 
 use super::cases::{self, Target};
-use super::runs::Run;
+use super::outcome::Run;
 use super::stats::{Spread, percentile};
 
 /// All peers on one case.
@@ -33,9 +33,8 @@ pub(super) struct Curve {
 }
 
 /// Where a [`Curve`] is sampled.
-pub(super) const SHARES: [f64; 19] = [
-    0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999,
-];
+pub(super) const SHARES: [f64; 19] =
+    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999];
 
 impl PeerSummary {
     /// Takes the rounds together; one failed round fails the case.
@@ -101,7 +100,7 @@ impl CaseSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::runs::Figure;
+    use crate::bench::outcome::Figure;
 
     fn peer(name: &str, values: &[f64]) -> PeerSummary {
         let run = |&value| Run { figures: vec![Figure { name: "throughput", unit: "MB/s", value }], latencies: vec![] };

@@ -6,8 +6,7 @@ use std::path::Path;
 use super::report::number;
 use super::summary::{CaseSummary, Curve, SHARES};
 
-const COLOURS: [&str; 8] =
-    ["#9a9a9a", "#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#17becf"];
+const COLOURS: [&str; 8] = ["#9a9a9a", "#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#17becf"];
 
 /// Writes `rates.svg` and `latencies.svg` into `dir`.
 pub(super) fn write(dir: &Path, summaries: &[CaseSummary], peers: &[String]) -> Result<(), String> {
@@ -35,10 +34,7 @@ fn text(out: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
 
 fn line(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
     let ((x1, y1), (x2, y2)) = (from, to);
-    let _ = writeln!(
-        out,
-        "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"
-    );
+    let _ = writeln!(out, "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>");
 }
 
 fn colour(peers: &[String], peer: &str) -> &'static str {
@@ -106,11 +102,12 @@ fn latencies(summaries: &[CaseSummary], peers: &[String]) -> String {
     for summary in summaries {
         let names = summary.peers.iter().max_by_key(|p| p.curves.len()).map_or(&[][..], |p| &p.curves);
         for name in names.iter().map(|curve| curve.of) {
-            let find = |peer: &String| {
-                let found = summary.peers.iter().find(|p| p.peer == *peer)?;
-                found.curves.iter().find(|curve| curve.of == name).map(|curve| (peer.as_str(), curve))
-            };
-            let curves: Vec<(&str, &Curve)> = peers.iter().filter_map(find).collect();
+            let curves: Vec<(&str, &Curve)> = summary
+                .peers
+                .iter()
+                .flat_map(|peer| peer.curves.iter().map(|curve| (peer.peer.as_str(), curve)))
+                .filter(|(_, curve)| curve.of == name)
+                .collect();
             let x = LEFT + WIDTH * (panels % ACROSS) as f64;
             let y = TOP + HEIGHT * (panels / ACROSS) as f64;
             let title = format!("{}: {name}", summary.case);

@@ -1,0 +1,102 @@
+//! The server's side of authentication: who may have a session, decided from what was said alone.
+//!
+//! ```text
+//!   Hello ── new() ──▶ Challenge ── check(proof) ──▶ Access
+//!              │                        │
+//!              └──── HandshakeRefusal ◀─┘
+//! ```
+
+use crate::auth::{Prover, SessionKey, Transcript};
+use crate::codes::HandshakeRefusal;
+use crate::ids::SessionId;
+use crate::settings::{Scope, ServerSettings, Token};
+use crate::wire::{
+    ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient, Welcome,
+};
+
+/// A hello that was answered, and waits for its proof.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Challenge {
+    /// What the client said.
+    pub hello: ClientHello,
+    transcript: Transcript,
+}
+
+/// A client that proved itself: with which of the server's credentials; `None` without one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// Index into [`ServerSettings::credentials`].
+    pub credential: Option<usize>,
+    transcript: Transcript,
+}
+
+impl Challenge {
+    /// Answers `hello` with `nonce`, which must be fresh and random. `loopback`: the client is on this machine.
+    ///
+    /// # Errors
+    /// The client cannot be let in, whatever it would prove.
+    pub fn new(
+        settings: &ServerSettings,
+        loopback: bool,
+        preface: Preface,
+        hello: ClientHello,
+        nonce: Nonce,
+    ) -> Result<(Self, ToClient), HandshakeRefusal> {
+        match (settings.credentials.is_empty(), hello.token) {
+            (false, false) => return Err(HandshakeRefusal::TokenRequired),
+            (true, _) if !loopback => return Err(HandshakeRefusal::LoopbackOnly),
+            (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
+            (false, true) | (true, false) => {}
+        }
+        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: 0 }));
+        let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
+        let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
+        Ok((Self { hello, transcript }, answer))
+    }
+
+    /// Checks the client's proof against every credential.
+    ///
+    /// # Errors
+    /// [`HandshakeRefusal::WrongToken`].
+    pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
+        let transcript = self.transcript;
+        let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);
+        if settings.credentials.is_empty() {
+            // The key is empty: this proves only that the client speaks the protocol.
+            return if proves(None) {
+                Ok(Access { credential: None, transcript })
+            } else {
+                Err(HandshakeRefusal::WrongToken)
+            };
+        }
+        let credential = settings.credentials.iter().position(|credential| proves(Some(&credential.token)));
+        match credential {
+            Some(_) => Ok(Access { credential, transcript }),
+            None => Err(HandshakeRefusal::WrongToken),
+        }
+    }
+}
+
+impl Access {
+    fn prover<'a>(&self, settings: &'a ServerSettings) -> Prover<'a> {
+        Prover::new(self.credential.map(|index| &settings.credentials[index].token), self.transcript)
+    }
+
+    /// What this client may do.
+    #[must_use]
+    pub fn scope<'a>(&self, settings: &'a ServerSettings) -> &'a Scope {
+        self.credential.map_or(&settings.open_scope, |index| &settings.credentials[index].scope)
+    }
+
+    /// The key of a new session.
+    #[must_use]
+    pub fn session_key(&self, settings: &ServerSettings, session: SessionId) -> SessionKey {
+        self.prover(settings).session_key(session)
+    }
+
+    /// The welcome, with its proof.
+    #[must_use]
+    pub fn welcome(&self, settings: &ServerSettings, welcome: Welcome) -> ToClient {
+        Ctl::Handshake(ServerHandshake::Welcome(self.prover(settings).welcome(welcome)))
+    }
+}

@@ -1,0 +1,237 @@
+//! One session on the client: its numbered messages, tunnels and conns.
+//!
+//! ```text
+//!   tunnel:  Idle ──register──▶ Asked ──ready──▶ Open
+//!             ▲                   │ refused, for now
+//!             └──── back-off ─────┘
+//! ```
+//! It decides; the client's main thread owns the socket and carries out what is returned.
+//!
+//! Invariants:
+//! - L1 a conn's number is used once in a session, and belongs to one event loop until it is gone;
+//! - L2 each conn asked for is opened or counted as failed.
+
+use crate::auth::SessionKey;
+use crate::backoff::Backoff;
+use crate::codes::{TunnelRefusal, Violation};
+use crate::ids::{ConnId, SessionId, TunnelId};
+use crate::session::Session;
+use crate::settings::{Timings, TunnelSpec};
+use crate::time::Instant;
+use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Control {
+    /// Its name on the wire.
+    pub id: SessionId,
+    /// Its serial number in this process.
+    pub serial: u64,
+    /// Its numbered messages.
+    pub session: Session<ClientMsg>,
+    secret: SessionKey,
+    conns: BTreeMap<ConnId, usize>,
+    next_conn: u64,
+    lanes: usize,
+    max_conns: usize,
+}
+
+/// What a server's message asks of the main thread.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reaction {
+    /// Nothing.
+    Nothing,
+    /// Pass the message to this event loop.
+    Pass(usize, ServerMsg),
+    /// Open this many proxy_conns, each by [`Control::open`], and tell the server that as many failed.
+    Open {
+        /// To be opened.
+        count: u32,
+        /// More than may be open at once.
+        failed: u32,
+    },
+    /// A tunnel is reachable here.
+    Ready(TunnelId, SocketAddr),
+    /// A tunnel was not opened.
+    Refused(TunnelId, TunnelRefusal),
+    /// The server stops: no new visitors will come.
+    Drain,
+}
+
+impl Control {
+    /// A new session with nothing in it; `lanes` is the number of event loops.
+    #[must_use]
+    pub fn new(id: SessionId, serial: u64, secret: SessionKey, lanes: usize, max_conns: u32) -> Self {
+        Self {
+            id,
+            serial,
+            session: Session::default(),
+            secret,
+            conns: BTreeMap::new(),
+            next_conn: 1,
+            lanes,
+            max_conns: max_conns as usize,
+        }
+    }
+
+    /// A numbered message came.
+    ///
+    /// # Errors
+    /// What no honest server sends.
+    pub fn on_msg(&mut self, msg: ServerMsg) -> Result<Reaction, Violation> {
+        match msg {
+            ServerMsg::TunnelReady { tunnel, public } => Ok(Reaction::Ready(tunnel, public)),
+            ServerMsg::TunnelRefused { tunnel, code } => Ok(Reaction::Refused(tunnel, code)),
+            ServerMsg::NeedConn { count: 0 } => Err(Violation::Limit),
+            ServerMsg::NeedConn { count } => {
+                let room = u32::try_from(self.max_conns.saturating_sub(self.conns.len())).unwrap_or(u32::MAX);
+                let open = count.min(room);
+                Ok(Reaction::Open { count: open, failed: count - open })
+            }
+            ServerMsg::Fin { conn, .. } | ServerMsg::Abort { conn, .. } => {
+                if conn.0 == 0 || conn.0 >= self.next_conn {
+                    return Err(Violation::FutureEpoch);
+                }
+                // One that is gone: stale.
+                let lane = self.conns.get(&conn);
+                Ok(lane.map_or(Reaction::Nothing, |lane| Reaction::Pass(*lane, msg)))
+            }
+            ServerMsg::Drain => Ok(Reaction::Drain),
+        }
+    }
+
+    /// Numbers a new conn: which event loop opens it, what it says, and what the server must answer.
+    pub fn open(&mut self) -> (usize, ConnHello, Proof) {
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let lane = usize::try_from(conn.0).unwrap_or(0) % self.lanes;
+        self.conns.insert(conn, lane);
+        (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
+    }
+
+    /// A conn is closed.
+    pub fn on_conn_gone(&mut self, conn: ConnId) {
+        self.conns.remove(&conn);
+    }
+}
+
+/// The tunnels of a client, over all its sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnels(Vec<Tunnel>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Tunnel {
+    spec: TunnelSpec,
+    /// The public address of the last session: asked for again where the server picked it.
+    last: Option<SocketAddr>,
+    /// Its LocalServer's name was looked up.
+    located: bool,
+    state: State,
+    retry: Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Idle,
+    Asked,
+    Open,
+    RetryAt(Instant),
+}
+
+impl Tunnels {
+    /// The tunnels that `specs` describes, numbered from 0 in that order.
+    #[must_use]
+    pub fn new(specs: &[TunnelSpec], timings: &Timings) -> Self {
+        let tunnel = |spec: &TunnelSpec| Tunnel {
+            spec: spec.clone(),
+            last: None,
+            located: false,
+            state: State::Idle,
+            retry: Backoff::new(timings.reconnect_min, timings.reconnect_max),
+        };
+        Self(specs.iter().map(tunnel).collect())
+    }
+
+    fn get(&mut self, tunnel: TunnelId) -> Option<&mut Tunnel> {
+        self.0.get_mut(usize::try_from(tunnel.0).ok()?)
+    }
+
+    /// A tunnel's specification.
+    #[must_use]
+    pub fn spec(&self, tunnel: TunnelId) -> Option<&TunnelSpec> {
+        self.0.get(usize::try_from(tunnel.0).ok()?).map(|tunnel| &tunnel.spec)
+    }
+
+    /// Its LocalServer's addresses are known, or known to be unknown: visitors may come.
+    pub fn on_located(&mut self, tunnel: TunnelId) {
+        if let Some(tunnel) = self.get(tunnel) {
+            tunnel.located = true;
+        }
+    }
+
+    /// A new session knows no tunnels.
+    pub fn on_new_session(&mut self) {
+        for tunnel in &mut self.0 {
+            tunnel.state = State::Idle;
+        }
+    }
+
+    /// The next tunnel to register now, noted as asked for.
+    pub fn register(&mut self, now: Instant) -> Option<ClientMsg> {
+        let due = |tunnel: &Tunnel| match tunnel.state {
+            State::Idle => tunnel.located,
+            State::RetryAt(at) => at <= now,
+            State::Asked | State::Open => false,
+        };
+        let index = self.0.iter().position(due)?;
+        let tunnel = &mut self.0[index];
+        tunnel.state = State::Asked;
+        let port = if tunnel.spec.public_port == 0 {
+            tunnel.last.map_or(0, |last| last.port())
+        } else {
+            tunnel.spec.public_port
+        };
+        Some(ClientMsg::RegisterTunnel {
+            tunnel: TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels")),
+            public_port: port,
+            name: tunnel.spec.name.clone(),
+        })
+    }
+
+    /// It is reachable. `Ok(true)`: at another address than last time.
+    ///
+    /// # Errors
+    /// It was not asked for.
+    pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<bool, Violation> {
+        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(Violation::Unexpected)?;
+        tunnel.state = State::Open;
+        tunnel.retry.reset();
+        Ok(tunnel.last.replace(public) != Some(public))
+    }
+
+    /// It was not opened, for now: tries again after a pause.
+    ///
+    /// # Errors
+    /// It was not asked for.
+    pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<(), Violation> {
+        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(Violation::Unexpected)?;
+        // The port that the server picked last time is gone: let it pick another, at once.
+        let again = tunnel.spec.public_port == 0 && tunnel.last.take().is_some();
+        tunnel.state = if again { State::Idle } else { State::RetryAt(now + tunnel.retry.next(random)) };
+        Ok(())
+    }
+
+    /// When to call [`Tunnels::register`] again.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let retry = |tunnel: &Tunnel| match tunnel.state {
+            State::RetryAt(at) => Some(at),
+            State::Idle | State::Asked | State::Open => None,
+        };
+        self.0.iter().filter_map(retry).min()
+    }
+}

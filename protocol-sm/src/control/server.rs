@@ -1,0 +1,337 @@
+//! One client's session on the server: its numbered messages, tunnels and conns.
+//!
+//! ```text
+//!   attached (a ctl_conn) ──lost──▶ detached until `grace` ──▶ over
+//!        ▲                              │
+//!        └────────── resumed ───────────┘        replaced, closed, violation: over at once
+//! ```
+//! It decides; the server's main thread owns the sockets and carries out what is returned.
+//!
+//! Invariants:
+//! - K1 a tunnel is told ready or refused once per registration;
+//! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
+//! - K3 what a lane asked for is answered by a conn or by a failure, never by both.
+
+use crate::auth::{ReplayWindow, SessionKey};
+use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
+use crate::driver::SysError;
+use crate::driver::messages::ControlKey;
+use crate::ids::{ClientId, ConnId, SessionId, TunnelId};
+use crate::ports::PortSet;
+use crate::session::Session;
+use crate::settings::Scope;
+use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Control {
+    /// The server's serial number for it.
+    pub key: ControlKey,
+    /// Its name on the wire.
+    pub id: SessionId,
+    /// Who the client says it is.
+    pub client: ClientId,
+    /// With which credential it came.
+    pub credential: Option<usize>,
+    /// Its numbered messages.
+    pub session: Session<ServerMsg>,
+    secret: SessionKey,
+    scope: Scope,
+    tunnels: BTreeMap<TunnelId, Tunnel>,
+    conns: BTreeMap<ConnId, usize>,
+    window: ReplayWindow,
+    /// Conns asked for and not yet come, per event loop.
+    asked: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Tunnel {
+    name: String,
+    wanted: u16,
+    public: Option<SocketAddr>,
+}
+
+/// What a client's message asks of the main thread.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reaction {
+    /// Nothing.
+    Nothing,
+    /// Send this.
+    Reply(ServerMsg),
+    /// Open a public port: the first of these that can be bound.
+    Bind(TunnelId, Vec<u16>),
+    /// Close these public ports; their waiting visitors are reset.
+    Unbind(Vec<TunnelId>),
+    /// Pass the message to this event loop.
+    Pass(usize, ClientMsg),
+    /// Tell these event loops that so many of the conns they asked for will not come.
+    Failed(Vec<(usize, u32)>),
+}
+
+impl Control {
+    /// Ports tried when the server picks one.
+    const CANDIDATES: u32 = 64;
+
+    /// A new session with nothing in it; `lanes` is the number of event loops.
+    #[must_use]
+    pub fn new(
+        key: ControlKey,
+        id: SessionId,
+        client: ClientId,
+        credential: Option<usize>,
+        secret: SessionKey,
+        scope: Scope,
+        lanes: usize,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            client,
+            credential,
+            session: Session::default(),
+            secret,
+            scope,
+            tunnels: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            window: ReplayWindow::default(),
+            asked: vec![0; lanes],
+        }
+    }
+
+    /// What it may use.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Its tunnels.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelId> {
+        self.tunnels.keys().copied()
+    }
+
+    /// A tunnel's name, for logs.
+    #[must_use]
+    pub fn tunnel_name(&self, tunnel: TunnelId) -> &str {
+        self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
+    }
+
+    /// A numbered message came. `random` picks among allowed ports.
+    ///
+    /// # Errors
+    /// What no honest client sends.
+    pub fn on_msg(&mut self, msg: ClientMsg, random: u32) -> Result<Reaction, Violation> {
+        match msg {
+            ClientMsg::RegisterTunnel { tunnel, public_port, name } => self.register(tunnel, public_port, name, random),
+            ClientMsg::CloseTunnel { tunnel } => {
+                let known = self.tunnels.remove(&tunnel);
+                Ok(known.map_or(Reaction::Nothing, |_| Reaction::Unbind(vec![tunnel])))
+            }
+            ClientMsg::Drain => Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect())),
+            ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
+            ClientMsg::Fin { conn, .. } | ClientMsg::Done { conn, .. } | ClientMsg::Abort { conn, .. } => {
+                // One that is gone: stale.
+                let lane = self.conns.get(&conn);
+                Ok(lane.map_or(Reaction::Nothing, |lane| Reaction::Pass(*lane, msg)))
+            }
+        }
+    }
+
+    fn register(&mut self, tunnel: TunnelId, port: u16, name: String, random: u32) -> Result<Reaction, Violation> {
+        if name.len() > ClientMsg::MAX_NAME {
+            return Err(Violation::Limit);
+        }
+        if self.tunnels.contains_key(&tunnel) {
+            return Err(Violation::Repeated);
+        }
+        let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
+        if self.tunnels.len() >= self.scope.max_tunnels as usize {
+            return refused(TunnelRefusal::TooManyTunnels);
+        }
+        let candidates = match port {
+            0 => pick(&self.scope.allow_ports, random, Self::CANDIDATES),
+            port if self.scope.allow_ports.contains(port) => vec![port],
+            _ => return refused(TunnelRefusal::PortNotAllowed),
+        };
+        if candidates.is_empty() {
+            return refused(TunnelRefusal::PortNotAllowed);
+        }
+        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, public: None });
+        Ok(Reaction::Bind(tunnel, candidates))
+    }
+
+    /// The listening thread answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
+    #[must_use]
+    pub fn on_bound(&mut self, tunnel: TunnelId, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
+        let state = self.tunnels.get_mut(&tunnel)?;
+        match bound {
+            Ok(public) => {
+                state.public = Some(public);
+                Some(ServerMsg::TunnelReady { tunnel, public })
+            }
+            Err(error) => {
+                let code = match error {
+                    SysError::InUse if state.wanted == 0 => TunnelRefusal::NoFreePort,
+                    SysError::InUse => TunnelRefusal::PortInUse,
+                    SysError::Denied => TunnelRefusal::PortDenied,
+                    SysError::Exhausted
+                    | SysError::WouldBlock
+                    | SysError::Reset
+                    | SysError::Refused
+                    | SysError::Unreachable
+                    | SysError::TimedOut
+                    | SysError::Other(_) => TunnelRefusal::Resources,
+                };
+                self.tunnels.remove(&tunnel);
+                Some(ServerMsg::TunnelRefused { tunnel, code })
+            }
+        }
+    }
+
+    /// An event loop wants `count` more conns.
+    #[must_use]
+    pub fn on_ask(&mut self, lane: usize, count: u32) -> ServerMsg {
+        self.asked[lane] += count;
+        ServerMsg::NeedConn { count }
+    }
+
+    /// The client could not open `count` conns: shares the bad news among the event loops that wait most.
+    fn on_failed(&mut self, count: u32) -> Reaction {
+        let mut left = count;
+        let mut failed = Vec::new();
+        while let Some((lane, asked)) = self.neediest().filter(|_| left > 0) {
+            let share = asked.min(left);
+            self.asked[lane] -= share;
+            left -= share;
+            failed.push((lane, share));
+        }
+        if failed.is_empty() { Reaction::Nothing } else { Reaction::Failed(failed) }
+    }
+
+    fn neediest(&self) -> Option<(usize, u32)> {
+        let lanes = self.asked.iter().copied().enumerate();
+        lanes.filter(|&(_, asked)| asked > 0).max_by_key(|&(lane, asked)| (asked, core::cmp::Reverse(lane)))
+    }
+
+    /// A new proxy_conn names this session: returns the proof to answer and the event loop that gets it.
+    ///
+    /// # Errors
+    /// Its proof is wrong, or its number was used.
+    pub fn admit(&mut self, hello: &ConnHello) -> Result<(Proof, usize), HandshakeRefusal> {
+        if !self.secret.hello_matches(hello) {
+            return Err(HandshakeRefusal::WrongToken);
+        }
+        if !self.window.take(hello.conn) {
+            return Err(HandshakeRefusal::ReplayedConn);
+        }
+        let lane = match self.neediest() {
+            Some((lane, _)) => {
+                self.asked[lane] -= 1;
+                lane
+            }
+            None => usize::try_from(hello.conn.0).unwrap_or(0) % self.asked.len(),
+        };
+        self.conns.insert(hello.conn, lane);
+        Ok((self.secret.accept(self.id, hello.conn), lane))
+    }
+
+    /// A conn is closed.
+    pub fn on_conn_gone(&mut self, conn: ConnId) {
+        self.conns.remove(&conn);
+    }
+}
+
+/// Up to `most` allowed ports to try, from a random one on; any free port where all are allowed.
+fn pick(allowed: &PortSet, random: u32, most: u32) -> Vec<u16> {
+    if *allowed == PortSet::all() {
+        return vec![0];
+    }
+    let ports = allowed.ranges().iter().flat_map(|&(first, last)| first..=last);
+    let total = u32::try_from(ports.clone().count()).expect("ports fit");
+    let start = random.checked_rem(total).unwrap_or(0);
+    ports.clone().chain(ports).skip(start as usize).take(most.min(total) as usize).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Prover, Transcript};
+    use crate::wire::{Ctl, Preface, Reply};
+
+    fn control(allow: &str, lanes: usize) -> Control {
+        let hello = Ctl::Ping { received: 0 };
+        let answer = Ctl::Ping { received: 0 };
+        let preface = Preface::ours(crate::wire::Port::Ctl);
+        let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &hello, &answer);
+        let id = SessionId([1; 16]);
+        let secret = Prover::new(None, transcript).session_key(id);
+        let scope = Scope { allow_ports: allow.parse().unwrap(), max_tunnels: 2, ..Scope::default() };
+        Control::new(ControlKey(1), id, ClientId([2; 16]), None, secret, scope, lanes)
+    }
+
+    fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reaction, Violation> {
+        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: String::new() }, 5)
+    }
+
+    fn refused(tunnel: u32, code: TunnelRefusal) -> ServerMsg {
+        ServerMsg::TunnelRefused { tunnel: TunnelId(tunnel), code }
+    }
+
+    #[test]
+    fn k1_each_registration_is_answered_once() {
+        let mut control = control("6000-6002", 1);
+        assert_eq!(register(&mut control, 1, 6001), Ok(Reaction::Bind(TunnelId(1), vec![6001])));
+        assert_eq!(register(&mut control, 1, 6001), Err(Violation::Repeated));
+        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::PortInUse)));
+        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), None);
+        assert_eq!(register(&mut control, 1, 0), Ok(Reaction::Bind(TunnelId(1), vec![6002, 6000, 6001])));
+        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::NoFreePort)));
+    }
+
+    #[test]
+    fn the_scope_is_kept() {
+        let mut control = control("6000-6002", 1);
+        let not_allowed = Reaction::Reply(refused(1, TunnelRefusal::PortNotAllowed));
+        assert_eq!(register(&mut control, 1, 5999), Ok(not_allowed));
+        let _ = register(&mut control, 1, 6000);
+        let _ = register(&mut control, 2, 6001);
+        let too_many = Reaction::Reply(refused(3, TunnelRefusal::TooManyTunnels));
+        assert_eq!(register(&mut control, 3, 6002), Ok(too_many));
+        let closed = control.on_msg(ClientMsg::Drain, 0);
+        assert_eq!(closed, Ok(Reaction::Unbind(vec![TunnelId(1), TunnelId(2)])));
+    }
+
+    #[test]
+    fn k2_a_conn_goes_to_the_loop_that_waits_most_and_once() {
+        let mut control = control("6000", 2);
+        let _ = control.on_ask(0, 1);
+        let _ = control.on_ask(1, 2);
+        let hello = |n| control.secret.hello(control.id, ConnId(n));
+        let [a, b, c] = [hello(1), hello(2), hello(3)];
+        assert_eq!(control.admit(&a).map(|(_, lane)| lane), Ok(1));
+        assert_eq!(control.admit(&b).map(|(_, lane)| lane), Ok(0));
+        assert_eq!(control.admit(&b), Err(HandshakeRefusal::ReplayedConn));
+        let forged = ConnHello { proof: b.proof, ..c };
+        assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
+        let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
+        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(1, msg.clone())));
+        control.on_conn_gone(ConnId(1));
+        assert_eq!(control.on_msg(msg, 0), Ok(Reaction::Nothing));
+    }
+
+    #[test]
+    fn k3_failures_are_shared_among_those_that_asked() {
+        let mut control = control("6000", 2);
+        let _ = control.on_ask(0, 1);
+        let _ = control.on_ask(1, 3);
+        let failed = |count| ClientMsg::ConnFailed { count };
+        assert_eq!(control.on_msg(failed(2), 0), Ok(Reaction::Failed(vec![(1, 2)])));
+        assert_eq!(control.on_msg(failed(9), 0), Ok(Reaction::Failed(vec![(0, 1), (1, 1)])));
+        assert_eq!(control.on_msg(failed(1), 0), Ok(Reaction::Nothing));
+    }
+}

@@ -1,0 +1,799 @@
+//! The client's main thread: the ctl_conn, and the session that survives it.
+//!
+//! ```text
+//!   Pausing ──▶ Resolving ──▶ Connecting ──▶ Greeting ──▶ Challenged ──▶ Proved ──▶ Up
+//!      ▲            │             │              │             │            │        │
+//!      └────────────┴─────────────┴──────────────┴─────────────┴────────────┴────────┘
+//! ```
+
+use super::Cx;
+use super::ctl_link::CtlLink;
+use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
+use super::relay::{Port, failed};
+use super::slab::{Slab, Token};
+use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Role, Sys, SysError, Tell, random_u32};
+use crate::auth::{Prover, Transcript};
+use crate::backoff::Backoff;
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
+use crate::control::client::{Control, Reaction, Tunnels};
+use crate::ids::{ClientId, TunnelId};
+use crate::liveness::{Liveness, Pulse};
+use crate::session::Arrival;
+use crate::settings::ClientSettings;
+use crate::time::Instant;
+use crate::wire::{
+    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, ReplyReader, Resume, ServerHandshake,
+    ToClient, ToServer, Welcome,
+};
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// Reads from the ctl_conn before others get their turn.
+const READS: usize = 8;
+
+/// How a client ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was asked to stop.
+    Stopped,
+    /// The server refused for good. A whole sentence for the user.
+    Refused(String),
+    /// Another client with the same identity took over.
+    Replaced,
+}
+
+/// See the module. `T` is a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientMain<T> {
+    settings: ClientSettings,
+    server: String,
+    locals: Vec<String>,
+    lanes: usize,
+    slots: Slab<CtlLink<T, ToClient>>,
+    stage: Stage,
+    backoff: Backoff,
+    control: Option<Control>,
+    serial: u64,
+    /// When a session that has lost its ctl_conn is given up.
+    grace: Option<Instant>,
+    /// Where the server answered: proxy_conns go to the same host.
+    server_at: Option<SocketAddr>,
+    proxy_port: u16,
+    tunnels: Tunnels,
+    /// Lookups under way.
+    looking: BTreeSet<Lookup>,
+    busy: bool,
+    stopping: Option<Stopping>,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Stopping {
+    until: Instant,
+    drained: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Pausing(Option<Instant>),
+    Resolving,
+    Connecting { token: Token, rest: VecDeque<SocketAddr>, until: Instant },
+    Greeting { token: Token, reader: ReplyReader, hello: ClientHello, until: Instant },
+    Challenged { token: Token, hello: ClientHello, until: Instant },
+    Proved { token: Token, transcript: Transcript, until: Instant },
+    Up { token: Token, liveness: Liveness },
+}
+
+impl Stage {
+    fn token(&self) -> Option<Token> {
+        match self {
+            Self::Pausing(_) | Self::Resolving => None,
+            Self::Connecting { token, .. }
+            | Self::Greeting { token, .. }
+            | Self::Challenged { token, .. }
+            | Self::Proved { token, .. }
+            | Self::Up { token, .. } => Some(*token),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Pausing(until) => *until,
+            Self::Resolving => None,
+            Self::Connecting { until, .. }
+            | Self::Greeting { until, .. }
+            | Self::Challenged { until, .. }
+            | Self::Proved { until, .. } => Some(*until),
+            Self::Up { liveness, .. } => Some(liveness.next_deadline()),
+        }
+    }
+}
+
+impl<T> ClientMain<T> {
+    /// A client of `server` (`HOST:PORT`) with `lanes` event loops. `locals` are the LocalServers
+    /// (`HOST:PORT`) of `settings.tunnels`, in their order.
+    #[must_use]
+    pub fn new(settings: ClientSettings, server: String, locals: Vec<String>, lanes: usize) -> Self {
+        let timings = &settings.timings;
+        Self {
+            backoff: Backoff::new(timings.reconnect_min, timings.reconnect_max),
+            tunnels: Tunnels::new(&settings.tunnels, timings),
+            settings,
+            server,
+            locals,
+            lanes,
+            slots: Slab::default(),
+            stage: Stage::Pausing(None),
+            control: None,
+            serial: 0,
+            grace: None,
+            server_at: None,
+            proxy_port: 0,
+            looking: BTreeSet::new(),
+            busy: false,
+            stopping: None,
+            outcome: None,
+        }
+    }
+
+    /// How it ended, once it has: the other threads may end once they have handled their messages.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Whether its session is up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.stage, Stage::Up { .. })
+    }
+
+    /// Begins: looks up names and connects.
+    pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        for index in 0..self.locals.len() {
+            let tunnel = TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"));
+            self.look_up(cx, Lookup::Local(tunnel));
+        }
+        self.begin(cx);
+    }
+}
+
+impl<T, S> Driver<S> for ClientMain<T>
+where
+    S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+{
+    type Message = ToClientMain;
+
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToClientMain) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match message {
+            ToClientMain::Loop(message) => self.on_loop(cx, message),
+            ToClientMain::Resolved { tag, addresses } => self.on_resolved(cx, tag, addresses),
+            ToClientMain::Stop => self.stop(cx),
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
+        let Some(link) = self.slots.get_mut(token) else { return };
+        link.port.on_ready(ready);
+        if let Stage::Connecting { .. } = self.stage {
+            self.on_connecting(cx, token);
+        } else if ready.error && failed(cx, &link.port) {
+            self.disconnect(cx, Disconnect::Lost);
+        } else {
+            self.drive(cx);
+        }
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
+        if self.outcome.is_some() {
+            return;
+        }
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= cx.now) {
+            return self.finish_stop(cx);
+        }
+        if self.grace.is_some_and(|at| at <= cx.now) {
+            self.end_session(cx);
+        }
+        if self.stage.deadline().is_some_and(|at| at <= cx.now) {
+            self.on_stage_deadline(cx);
+        }
+        self.register(cx);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let stop = self.stopping.as_ref().map(|stopping| stopping.until);
+        let tunnels = if self.is_up() { self.tunnels.next_deadline() } else { None };
+        [self.stage.deadline(), self.grace, stop, tunnels].into_iter().flatten().min()
+    }
+
+    fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
+        if core::mem::take(&mut self.busy) {
+            self.drive(cx);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy
+    }
+}
+
+/// The way to a ctl_conn.
+impl<T> ClientMain<T> {
+    fn look_up<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup) {
+        let name = match tag {
+            Lookup::Server => &self.server,
+            Lookup::Local(tunnel) => &self.locals[tunnel.0 as usize],
+        };
+        if self.looking.insert(tag) {
+            cx.sys.resolve(tag, name);
+        }
+    }
+
+    fn begin<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        self.stage = Stage::Resolving;
+        self.look_up(cx, Lookup::Server);
+    }
+
+    fn on_resolved<S>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        self.looking.remove(&tag);
+        match tag {
+            Lookup::Local(tunnel) => {
+                for lane in 0..self.lanes {
+                    let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
+                    cx.sys.tell(ToLane { lane, message });
+                }
+                self.tunnels.on_located(tunnel);
+                self.register(cx);
+            }
+            Lookup::Server if self.stage == Stage::Resolving => {
+                self.connect(cx, addresses.into(), Disconnect::Unresolved);
+            }
+            Lookup::Server => {}
+        }
+    }
+
+    /// Tries the next address; without one left, pauses because of `why`.
+    fn connect<S>(&mut self, cx: &mut Cx<'_, S>, mut rest: VecDeque<SocketAddr>, mut why: Disconnect)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        while let Some(to) = rest.pop_front() {
+            let made = self.slots.insert_with(|token| {
+                let stream = cx.sys.connect(to, Role::Ctl, token)?;
+                Ok(CtlLink::new(Port::connecting(stream)))
+            });
+            match made {
+                Ok(token) => {
+                    self.server_at = Some(to);
+                    let until = cx.now + self.settings.timings.dial_timeout;
+                    self.stage = Stage::Connecting { token, rest, until };
+                    return;
+                }
+                Err(error) => why = Disconnect::Unreachable(error),
+            }
+        }
+        self.disconnect(cx, why);
+    }
+
+    fn on_connecting<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Some(link) = self.slots.get_mut(token) else { return };
+        match cx.sys.take_error(&link.port.stream) {
+            Ok(()) => {}
+            Err(SysError::WouldBlock) => return,
+            Err(error) => return self.next_address(cx, Disconnect::Unreachable(error)),
+        }
+        link.port.readable = true;
+        link.port.writable = true;
+        let mut nonce = [0; 32];
+        cx.sys.random(&mut nonce);
+        let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
+        let hello = ClientHello {
+            nonce,
+            client: ClientId(self.settings.client_id),
+            token: self.settings.token.is_some(),
+            features: 0,
+            resume: self.control.as_ref().map(resume),
+        };
+        link.push_bytes(&Preface::ours(Kind::Ctl).encode());
+        link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
+        let until = cx.now + self.settings.timings.handshake_timeout;
+        self.stage = Stage::Greeting { token, reader: ReplyReader::default(), hello, until };
+        self.drive(cx);
+    }
+
+    /// The address that was tried does not work.
+    fn next_address<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Stage::Connecting { token, rest, .. } = &mut self.stage else { return };
+        let (token, rest) = (*token, core::mem::take(rest));
+        if let Some(link) = self.slots.remove(token) {
+            cx.sys.close(link.port.stream);
+        }
+        self.connect(cx, rest, why);
+    }
+
+    fn on_stage_deadline<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        match &mut self.stage {
+            Stage::Pausing(_) => self.begin(cx),
+            Stage::Resolving => {}
+            Stage::Connecting { .. } => self.next_address(cx, Disconnect::Unreachable(SysError::TimedOut)),
+            Stage::Greeting { .. } | Stage::Challenged { .. } | Stage::Proved { .. } => {
+                self.disconnect(cx, Disconnect::Silent);
+            }
+            Stage::Up { liveness, .. } => match liveness.on_deadline(cx.now) {
+                Pulse::Fine => {}
+                Pulse::Dead => self.disconnect(cx, Disconnect::Silent),
+                Pulse::Ping => {
+                    if let Some(control) = &mut self.control {
+                        let received = control.session.tell();
+                        self.push(&Ctl::Ping { received });
+                    }
+                }
+            },
+        }
+    }
+
+    /// There is no ctl_conn (any more): tries again after a pause, unless the refusal is final. The session, if
+    /// there is one, goes on for its grace.
+    fn disconnect<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
+            cx.sys.close(link.port.stream);
+        }
+        let was_up = matches!(self.stage, Stage::Up { .. });
+        self.stage = Stage::Pausing(None);
+        if self.outcome.is_some() {
+            return;
+        }
+        if let Disconnect::Refused(refusal) = why
+            && refusal.is_final()
+        {
+            return self.refused_for_good(cx, format!("the server at {} refused: {refusal}", self.server));
+        }
+        if why == Disconnect::WrongServer {
+            let sentence = HandshakeRefusal::WrongToken.to_string();
+            return self
+                .refused_for_good(cx, format!("the server at {} did not prove itself: {sentence}", self.server));
+        }
+        if was_up {
+            self.backoff.reset();
+            self.grace = Some(cx.now + self.settings.timings.session_grace);
+        }
+        let pause = self.backoff.next(random_u32(cx.sys));
+        self.stage = Stage::Pausing(Some(cx.now + pause));
+        cx.sys.note(Note::Reconnecting { why, pause });
+    }
+
+    fn refused_for_good<S>(&mut self, cx: &mut Cx<'_, S>, sentence: String)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        self.leave(cx, CloseCode::Bye);
+        self.outcome = Some(Outcome::Refused(sentence));
+    }
+}
+
+/// What comes on the ctl_conn.
+impl<T> ClientMain<T> {
+    /// Reads, acts on and answers what came.
+    fn drive<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Some(token) = self.stage.token() else { return };
+        if let Stage::Connecting { .. } = self.stage {
+            return;
+        }
+        let mut bytes = Vec::new();
+        for reads in 0.. {
+            let Some(link) = self.slots.get_mut(token) else { return };
+            if !link.port.readable {
+                break;
+            }
+            if reads == READS {
+                self.busy = true;
+                break;
+            }
+            match link.port.recv(cx.sys, cx.scratch) {
+                Ok(0) => return self.disconnect(cx, Disconnect::Lost),
+                Ok(n) => {
+                    bytes.clear();
+                    bytes.extend_from_slice(&cx.scratch[..n]);
+                }
+                Err(SysError::WouldBlock) => break,
+                Err(_) => return self.disconnect(cx, Disconnect::Lost),
+            }
+            if let Err(why) = self.on_bytes(cx, &bytes) {
+                return self.on_broken(cx, why);
+            }
+        }
+        if let Some(link) = self.slots.get_mut(token)
+            && link.flush(cx.sys).is_err()
+        {
+            self.disconnect(cx, Disconnect::Lost);
+        }
+    }
+
+    fn on_broken<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        match why {
+            Disconnect::Violation(violation) if self.is_up() => {
+                cx.sys.note(Note::Violation { conn: None, violation });
+                self.leave(cx, CloseCode::Violation);
+            }
+            Disconnect::Closed(CloseCode::Replaced) => {
+                self.end_session(cx);
+                self.outcome = Some(Outcome::Replaced);
+            }
+            Disconnect::Closed(_) => self.end_session(cx),
+            Disconnect::Unresolved
+            | Disconnect::Unreachable(_)
+            | Disconnect::NotCproxy
+            | Disconnect::Refused(_)
+            | Disconnect::WrongServer
+            | Disconnect::Lost
+            | Disconnect::Silent
+            | Disconnect::Violation(_) => {}
+        }
+        self.disconnect(cx, why);
+    }
+
+    fn on_bytes<S>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect>
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        while !bytes.is_empty() {
+            if let Stage::Greeting { token, reader, hello, until } = &mut self.stage {
+                let reply = reader.next(Preface::ours(Kind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
+                let Some(reply) = reply else { return Ok(()) };
+                if let Some(refusal) = reply.refusal() {
+                    return Err(Disconnect::Refused(refusal));
+                }
+                self.stage = Stage::Challenged { token: *token, hello: hello.clone(), until: *until };
+                continue;
+            }
+            let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) else { return Ok(()) };
+            match link.framer.next(&mut bytes) {
+                Ok(Some(message)) => self.on_frame(cx, message)?,
+                Ok(None) => {}
+                Err(_) => return Err(Disconnect::Violation(Violation::Malformed)),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_frame<S>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect>
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        match (&mut self.stage, message) {
+            (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
+                Err(Disconnect::Refused(refusal))
+            }
+            (Stage::Challenged { token, hello, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
+                let preface = Preface::ours(Kind::Ctl);
+                let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
+                let answer = Ctl::Handshake(ServerHandshake::Hello(server));
+                let reply = crate::wire::Reply::to(preface).encode();
+                let transcript = Transcript::new(preface.encode(), reply, &said, &answer);
+                let proof = Prover::new(self.settings.token.as_ref(), transcript).client();
+                let (token, until) = (*token, *until);
+                self.stage = Stage::Proved { token, transcript, until };
+                self.push(&ToServer::Handshake(ClientHandshake::Proof(proof)));
+                Ok(())
+            }
+            (Stage::Proved { token, transcript, .. }, Ctl::Handshake(ServerHandshake::Welcome(welcome))) => {
+                let (token, transcript) = (*token, *transcript);
+                self.on_welcome(cx, token, transcript, &welcome)
+            }
+            (Stage::Up { liveness, .. }, message) => {
+                liveness.on_heard(cx.now);
+                self.on_session_frame(cx, message)
+            }
+            (
+                Stage::Pausing(_)
+                | Stage::Resolving
+                | Stage::Connecting { .. }
+                | Stage::Greeting { .. }
+                | Stage::Challenged { .. }
+                | Stage::Proved { .. },
+                _,
+            ) => Err(Disconnect::Violation(Violation::Unexpected)),
+        }
+    }
+
+    fn on_welcome<S>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        transcript: Transcript,
+        welcome: &Welcome,
+    ) -> Result<(), Disconnect>
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let prover = Prover::new(self.settings.token.as_ref(), transcript);
+        if !prover.welcome_matches(welcome) {
+            return Err(Disconnect::WrongServer);
+        }
+        let secret = prover.session_key(welcome.session);
+        let resumed = match &mut self.control {
+            Some(control) if welcome.resumed => {
+                if control.id != welcome.session {
+                    return Err(Disconnect::Violation(Violation::Unexpected));
+                }
+                control.session.on_ack(welcome.received).map_err(Disconnect::Violation)?;
+                true
+            }
+            Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(Violation::Unexpected)),
+            Some(_) | None => false,
+        };
+        let timings = &self.settings.timings;
+        let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
+        self.stage = Stage::Up { token, liveness };
+        self.grace = None;
+        self.proxy_port = welcome.proxy_port;
+        self.backoff.reset();
+        if resumed {
+            if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
+                for (seq, msg) in control.session.replay() {
+                    link.push(&ToServer::Numbered { seq, msg: msg.clone() });
+                }
+            }
+        } else {
+            self.serial += 1;
+            let max = self.settings.max_proxy_conns;
+            self.control = Some(Control::new(welcome.session, self.serial, secret, self.lanes, max));
+            self.tunnels.on_new_session();
+            for lane in 0..self.lanes {
+                cx.sys.tell(ToLane { lane, message: ToClientLoop::Session { serial: self.serial } });
+            }
+            // Names may have moved since the last session.
+            for index in 0..self.locals.len() {
+                self.look_up(cx, Lookup::Local(TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"))));
+            }
+        }
+        if let Some(stopping) = &self.stopping
+            && !resumed
+            && stopping.drained.len() < self.lanes
+        {
+            self.send(cx, ClientMsg::Drain);
+        }
+        cx.sys.note(Note::SessionUp {
+            client: ClientId(self.settings.client_id),
+            from: self.server_at.expect("connected to it"),
+            resumed,
+        });
+        self.register(cx);
+        Ok(())
+    }
+
+    fn on_session_frame<S>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect>
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        let session = &mut control.session;
+        let done = match message {
+            Ctl::Numbered { seq, msg } => match session.on_numbered(seq) {
+                Ok(Arrival::Deliver { ack }) => {
+                    if ack {
+                        let received = session.tell();
+                        self.push(&Ctl::Ack { received });
+                    }
+                    self.on_server_msg(cx, msg)
+                }
+                Ok(Arrival::Duplicate) => Ok(()),
+                Err(violation) => Err(violation),
+            },
+            Ctl::Ping { received } => {
+                let acked = session.on_ack(received);
+                let received = session.tell();
+                self.push(&Ctl::Pong { received });
+                acked
+            }
+            Ctl::Pong { received } | Ctl::Ack { received } => session.on_ack(received),
+            Ctl::Close { code } => return Err(Disconnect::Closed(code)),
+            Ctl::Handshake(_) => Err(Violation::Unexpected),
+        };
+        done.map_err(Disconnect::Violation)
+    }
+}
+
+/// The session.
+impl<T> ClientMain<T> {
+    fn on_server_msg<S>(&mut self, cx: &mut Cx<'_, S>, msg: crate::wire::ServerMsg) -> Result<(), Violation>
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        match control.on_msg(msg)? {
+            Reaction::Nothing | Reaction::Drain => {}
+            Reaction::Pass(lane, msg) => cx.sys.tell(ToLane { lane, message: ToClientLoop::Message(msg) }),
+            Reaction::Open { count, failed } => {
+                let mut to = self.server_at.expect("connected to it");
+                to.set_port(self.proxy_port);
+                for _ in 0..count {
+                    let (lane, hello, accept) = control.open();
+                    cx.sys.tell(ToLane { lane, message: ToClientLoop::Open { to, hello, accept } });
+                }
+                if failed > 0 {
+                    self.send(cx, ClientMsg::ConnFailed { count: failed });
+                }
+            }
+            Reaction::Ready(tunnel, public) => {
+                if self.tunnels.on_ready(tunnel, public)? {
+                    cx.sys.note(Note::Forwarding { tunnel, public });
+                }
+            }
+            Reaction::Refused(tunnel, code) if code.is_final() => {
+                let sentence = match self.tunnels.spec(tunnel) {
+                    Some(spec) => format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port),
+                    None => return Err(Violation::Unexpected),
+                };
+                self.refused_for_good(cx, sentence);
+            }
+            Reaction::Refused(tunnel, code) => {
+                let random = random_u32(cx.sys);
+                self.tunnels.on_refused(tunnel, cx.now, random)?;
+                cx.sys.note(Note::NotForwarding { tunnel, code });
+                self.register(cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// Registers what is due.
+    fn register<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        while self.is_up()
+            && self.stopping.is_none()
+            && let Some(msg) = self.tunnels.register(cx.now)
+        {
+            self.send(cx, msg);
+        }
+    }
+
+    fn on_loop<S>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let current = self.control.as_ref().map(|control| control.serial);
+        match message {
+            FromClientLoop::Message { serial, msg } if Some(serial) == current => self.send(cx, msg),
+            FromClientLoop::ConnGone { serial, conn } if Some(serial) == current => {
+                if let Some(control) = &mut self.control {
+                    control.on_conn_gone(conn);
+                }
+            }
+            FromClientLoop::Violation { serial, violation } if Some(serial) == current => {
+                self.leave(cx, CloseCode::Violation);
+                self.disconnect(cx, Disconnect::Violation(violation));
+            }
+            // About a session that is over.
+            FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::LocalFailed { tunnel, .. } => self.look_up(cx, Lookup::Local(tunnel)),
+            FromClientLoop::Drained { lane } => {
+                let all = self.stopping.as_mut().is_some_and(|stopping| {
+                    stopping.drained.insert(lane);
+                    stopping.drained.len() == self.lanes
+                });
+                if all {
+                    self.finish_stop(cx);
+                }
+            }
+        }
+    }
+
+    /// Numbers a message and sends it, now or when the session is resumed.
+    fn send<S>(&mut self, cx: &mut Cx<'_, S>, msg: ClientMsg)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        let Some(control) = &mut self.control else { return };
+        match control.session.send(msg.clone()) {
+            Ok(seq) => {
+                if self.is_up() {
+                    self.push(&Ctl::Numbered { seq, msg });
+                }
+            }
+            Err(violation) => {
+                self.leave(cx, CloseCode::Violation);
+                self.disconnect(cx, Disconnect::Violation(violation));
+            }
+        }
+    }
+
+    /// Queues a message on the ctl_conn; it goes out with the rest of the batch.
+    fn push(&mut self, message: &ToServer) {
+        if let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) {
+            link.push(message);
+            self.busy = true;
+        }
+    }
+
+    /// The session is over: what belongs to it is reset.
+    fn end_session<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Tell<ToLane<ToClientLoop>>,
+    {
+        self.grace = None;
+        if self.control.take().is_some() {
+            for lane in 0..self.lanes {
+                cx.sys.tell(ToLane { lane, message: ToClientLoop::End { code: AbortCode::SessionOver } });
+            }
+        }
+    }
+
+    /// Tells the server, if it can, that the session is over, and ends it.
+    fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
+    where
+        S: Sys<Stream = T> + Tell<ToLane<ToClientLoop>>,
+    {
+        let up = self.is_up();
+        if let Some(mut link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
+            if up {
+                link.push(&ToServer::Close { code });
+            }
+            link.close(cx.sys);
+        }
+        self.stage = Stage::Pausing(None);
+        self.end_session(cx);
+    }
+
+    /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.
+    fn stop<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        if self.stopping.is_some() {
+            return;
+        }
+        let until = cx.now + self.settings.timings.drain_timeout;
+        self.stopping = Some(Stopping { until, drained: BTreeSet::new() });
+        self.send(cx, ClientMsg::Drain);
+        for lane in 0..self.lanes {
+            cx.sys.tell(ToLane { lane, message: ToClientLoop::Drain });
+        }
+    }
+
+    fn finish_stop<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    {
+        self.leave(cx, CloseCode::Bye);
+        self.outcome = Some(Outcome::Stopped);
+    }
+}

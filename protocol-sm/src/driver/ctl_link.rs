@@ -1,0 +1,59 @@
+//! A ctl_conn's socket: whole messages in, a bounded queue of messages out.
+
+use super::relay::Port;
+use super::sys::{Sys, SysError};
+use crate::wire::{Framer, Message};
+use alloc::vec::Vec;
+
+/// See the module. `In` is what the peer sends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CtlLink<T, In> {
+    pub(crate) port: Port<T>,
+    pub(crate) framer: Framer<In>,
+    out: Vec<u8>,
+    sent: usize,
+}
+
+impl<T, In> CtlLink<T, In> {
+    /// Bytes that may wait to be sent: a peer that reads nothing for so long is given up.
+    const MAX_QUEUED: usize = 16 << 20;
+
+    pub(crate) fn new(port: Port<T>) -> Self {
+        Self { port, framer: Framer::default(), out: Vec::new(), sent: 0 }
+    }
+
+    /// Queues bytes that are no message.
+    pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Queues a message.
+    pub(crate) fn push(&mut self, message: &impl Message) {
+        message.encode_to(&mut self.out);
+    }
+
+    /// Sends what is queued as far as the socket takes it.
+    pub(crate) fn flush<S: Sys<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
+        while self.sent < self.out.len() && self.port.writable {
+            match sys.send(&self.port.stream, &self.out[self.sent..]) {
+                Ok(n) => self.sent += n,
+                Err(SysError::WouldBlock) => self.port.writable = false,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.sent = 0;
+        } else if self.out.len() - self.sent > Self::MAX_QUEUED {
+            return Err(SysError::Exhausted);
+        }
+        Ok(())
+    }
+
+    /// Sends what it can and closes in good order.
+    pub(crate) fn close<S: Sys<Stream = T>>(mut self, sys: &mut S) {
+        // The peer may be gone already: then there is nobody to tell.
+        let _ = self.flush(sys);
+        sys.close(self.port.stream);
+    }
+}

@@ -1,0 +1,210 @@
+//! One end of a TCP connection, or a listening socket, and what `poll` says of it.
+
+use super::{Errno, HostId, PollId, ProcId, SockId};
+use core::net::SocketAddr;
+use protocol_sm::driver::{Readiness, Token};
+use protocol_sm::time::Instant;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Where a socket is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Listening,
+    /// SYN sent, no answer yet.
+    Connecting,
+    /// SYN received and answered; the peer has not confirmed.
+    Answering,
+    Up,
+    /// TCP_CLOSE: nothing is sent or received any more.
+    Dead,
+}
+
+/// Our FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fin {
+    None,
+    /// The write half is shut; the FIN goes out behind what is queued.
+    Queued,
+    Sent,
+    Acked,
+}
+
+/// What travels.
+#[derive(Clone, Debug)]
+pub(super) enum Packet {
+    Syn,
+    SynAck,
+    Ack { received: u64, edge: u64, fin: bool },
+    Data(Vec<u8>),
+    Fin,
+    Rst,
+}
+
+impl Packet {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Data(bytes) => bytes.len(),
+            Self::Syn | Self::SynAck | Self::Ack { .. } | Self::Fin | Self::Rst => 0,
+        }
+    }
+}
+
+/// How a socket is set up: its role decides (as production sets socket options).
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// SO_SNDBUF: bytes accepted and not yet acknowledged.
+    pub send_buffer: usize,
+    /// SO_RCVBUF: bytes received and not yet read.
+    pub receive_buffer: usize,
+    /// TCP_USER_TIMEOUT.
+    pub user_timeout: Option<Duration>,
+    /// SO_KEEPALIVE: a silent peer is given up after this long.
+    pub keepalive: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct Sock {
+    pub(super) stage: Stage,
+    pub(super) host: HostId,
+    pub(super) proc: ProcId,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) remote_host: HostId,
+    pub(super) peer: Option<SockId>,
+    /// Its descriptor is closed; the kernel finishes what was sent.
+    pub(super) orphan: bool,
+    pub(super) err: Option<Errno>,
+    pub(super) options: Options,
+
+    // Sending.
+    pub(super) sendq: VecDeque<u8>,
+    pub(super) sent: u64,
+    pub(super) acked: u64,
+    /// The peer takes bytes up to here.
+    pub(super) edge: u64,
+    pub(super) fin: Fin,
+    /// A writer found no room: tell when there is some (SOCK_NOSPACE).
+    pub(super) nospace: bool,
+    /// When something unacknowledged last made progress.
+    pub(super) progress: Instant,
+    pub(super) timer_armed: bool,
+    pub(super) syn_retries: u32,
+
+    // The wire towards the peer: in order, with arrival times.
+    pub(super) wire: VecDeque<Packet>,
+    pub(super) last_arrival: Instant,
+    pub(super) link_free: Instant,
+    /// Packets that should have arrived while the path was cut.
+    pub(super) owed: usize,
+    /// This connection's packets vanish for ever (a NAT forgot it).
+    pub(super) blackholed: bool,
+
+    // Receiving.
+    pub(super) recvq: VecDeque<Vec<u8>>,
+    /// Bytes of `recvq.front()` that were read.
+    pub(super) front_read: usize,
+    pub(super) unread: usize,
+    pub(super) received: u64,
+    pub(super) advertised: u64,
+    /// The peer's FIN came (SOCK_DONE, RCV_SHUTDOWN).
+    pub(super) eof: bool,
+    pub(super) last_heard: Instant,
+
+    // Polling.
+    pub(super) watch: Option<(PollId, Token)>,
+    pub(super) queued: bool,
+
+    // Listening.
+    pub(super) backlog: usize,
+    pub(super) answering: usize,
+    pub(super) children: VecDeque<SockId>,
+    /// The listener that it came to, until it is accepted.
+    pub(super) parent: Option<SockId>,
+}
+
+impl Sock {
+    pub(super) fn new(host: HostId, proc: ProcId, options: Options) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self {
+            stage: Stage::Dead,
+            host,
+            proc,
+            local: nowhere,
+            remote: nowhere,
+            remote_host: host,
+            peer: None,
+            orphan: false,
+            err: None,
+            options,
+            sendq: VecDeque::new(),
+            sent: 0,
+            acked: 0,
+            edge: 0,
+            fin: Fin::None,
+            nospace: false,
+            progress: Instant::ZERO,
+            timer_armed: false,
+            syn_retries: 0,
+            wire: VecDeque::new(),
+            last_arrival: Instant::ZERO,
+            link_free: Instant::ZERO,
+            owed: 0,
+            blackholed: false,
+            recvq: VecDeque::new(),
+            front_read: 0,
+            unread: 0,
+            received: 0,
+            advertised: options.receive_buffer as u64,
+            eof: false,
+            last_heard: Instant::ZERO,
+            watch: None,
+            queued: false,
+            backlog: 0,
+            answering: 0,
+            children: VecDeque::new(),
+            parent: None,
+        }
+    }
+
+    /// Bytes accepted and not yet acknowledged.
+    pub(super) fn held(&self) -> usize {
+        self.sendq.len() + usize::try_from(self.sent - self.acked).expect("in flight fits memory")
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.options.send_buffer.saturating_sub(self.held())
+    }
+
+    /// `sk_stream_is_writeable`: at least a third of the buffer is free.
+    pub(super) fn writable(&self) -> bool {
+        self.room() >= self.held() / 2 && self.room() > 0
+    }
+
+    /// Something that the peer must acknowledge is waiting.
+    pub(super) fn pending(&self) -> bool {
+        self.held() > 0 || matches!(self.fin, Fin::Queued | Fin::Sent)
+    }
+
+    /// `tcp_poll`. Looking for room and finding none asks to be told (SOCK_NOSPACE).
+    pub(super) fn poll(&mut self) -> Readiness {
+        match self.stage {
+            Stage::Listening => Readiness { readable: !self.children.is_empty(), ..Readiness::default() },
+            Stage::Connecting | Stage::Answering => {
+                Readiness { error: self.err.is_some(), ..Readiness::default() }
+            }
+            Stage::Dead => Readiness { readable: true, writable: true, hup: true, error: self.err.is_some() },
+            Stage::Up => {
+                let shut = self.fin != Fin::None;
+                let writable = shut || self.writable();
+                self.nospace |= !writable;
+                Readiness {
+                    readable: self.unread > 0 || self.eof,
+                    writable,
+                    hup: self.eof,
+                    error: self.err.is_some(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Out of descriptors: neither program spins or dies over it, and when visitors have left, the next ones
+//! are served.
+
+use std::time::Duration;
+use tests::programs::{Client, Options, Server, options};
+use tests::services::Service;
+use tests::sockets::connect;
+use tests::visits::{ping, until_served};
+
+/// More visitors than a program with `limit` descriptors can serve; then none; then one.
+fn exceed(server: Options, client: Options) {
+    const WINDOW: Duration = Duration::from_millis(1500);
+    let service = Service::echo();
+    let server = Server::start(server.brisk().key("wait_timeout", 60));
+    let client = Client::start(&server, client.brisk().tunnel_at(service.addr(), tests::sockets::free_port()));
+    let mut first = client.visit();
+    ping(&mut first, b"one of the few");
+    let crowd: Vec<_> = (0..200).map(|_| connect(client.public())).collect();
+    for (name, process) in [("server", server.process()), ("client", client.process())] {
+        let used = process.cpu_over(WINDOW);
+        assert!(used < WINDOW / 2, "{name}: {used:?} of processor time in {WINDOW:?} of waiting");
+    }
+    ping(&mut first, b"whoever has a descriptor is served");
+    drop(crowd);
+    until_served(client.public());
+    ping(&mut first, b"still");
+    assert!(server.is_running() && client.is_running());
+}
+
+#[test]
+fn a_server_at_its_limit_recovers() {
+    exceed(options().threads(1).descriptor_limit(90), options());
+}
+
+#[test]
+fn a_client_at_its_limit_recovers() {
+    exceed(options(), options().threads(1).descriptor_limit(90));
+}
+
+#[test]
+fn both_at_their_limits_recover() {
+    exceed(options().threads(1).descriptor_limit(90), options().threads(1).descriptor_limit(90));
+}

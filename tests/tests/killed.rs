@@ -1,0 +1,137 @@
+//! `kill -9` of either program in mid-transfer: whoever survives sees a reset, and a client that is started
+//! again is served again on its old port within seconds.
+
+use std::io::{Read, Write};
+use std::sync::mpsc::{Receiver, channel};
+use tests::programs::{Client, Options, Server, options};
+use tests::services::Service;
+use tests::sockets::{End, connect, free_port, read_end};
+use tests::visits::{ping, until_greeted, until_served};
+use tests::wait::PATIENCE;
+use nix::sys::signal::Signal;
+
+/// An echo service that tells how each stream ended for it.
+fn observed_echo() -> (Service, Receiver<End>) {
+    let (ends, seen) = channel();
+    let service = Service::start(move |mut stream| {
+        let mut writer = stream.try_clone().expect("clone");
+        let end = tests::sockets::read_each(&mut stream, |bytes| {
+            let _ = writer.write_all(bytes);
+        });
+        let _ = ends.send(end);
+    });
+    (service, seen)
+}
+
+/// A service that sends without end.
+fn endless() -> Service {
+    Service::start(|mut stream| while stream.write_all(&[7; 64 << 10]).is_ok() {})
+}
+
+#[test]
+fn a_killed_server_is_a_reset_for_the_service() {
+    for threads in [1, 4] {
+        let (service, ends) = observed_echo();
+        let server = Server::start(options().brisk().threads(threads));
+        let client = Client::start(&server, options().brisk().threads(threads).tunnel(service.addr()));
+        let mut visitors: Vec<_> = (0..8).map(|_| client.visit()).collect();
+        for visitor in &mut visitors {
+            ping(visitor, &[1; 1000]);
+        }
+        server.kill();
+        for _ in &visitors {
+            assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset));
+        }
+        assert!(client.is_running());
+    }
+}
+
+#[test]
+fn a_killed_client_is_a_reset_for_visitors() {
+    for threads in [1, 4] {
+        let service = endless();
+        let server = Server::start(options().brisk().threads(threads));
+        let client = Client::start(&server, options().brisk().threads(threads).tunnel(service.addr()));
+        let mut downloads: Vec<_> = (0..4).map(|_| client.visit()).collect();
+        for visitor in &mut downloads {
+            visitor.read_exact(&mut [0; 300_000]).expect("the download has begun");
+        }
+        let mut upload = client.visit();
+        upload.write_all(&[1; 10_000]).expect("send");
+        upload.read_exact(&mut [0; 1]).expect("it is being served");
+        client.kill();
+        for visitor in downloads.iter_mut().chain([&mut upload]) {
+            let (_, end) = read_end(visitor);
+            assert_eq!(end, End::Reset);
+        }
+        assert!(server.is_running());
+    }
+}
+
+#[test]
+fn a_client_killed_and_started_again_has_its_port_back() {
+    let service = Service::echo();
+    let server = Server::start(options().brisk());
+    let port = free_port();
+    let again = || Client::start(&server, options().brisk().tunnel_at(service.addr(), port));
+    let mut client = again();
+    for _ in 0..4 {
+        let mut visitor = client.visit();
+        ping(&mut visitor, b"before");
+        client.kill();
+        client = again();
+        assert_eq!(client.public().port(), port);
+        until_served(client.public());
+    }
+}
+
+#[test]
+fn a_ghost_that_still_seems_to_be_there_is_replaced_too() {
+    let service = Service::echo();
+    // The ghost's ctl_conn stays up for as long as this test takes: only the probe can tell.
+    let server = Server::start(options().brisk().key("heartbeat_timeout", 300));
+    let port = free_port();
+    let start = |options: Options| Client::start(&server, options.brisk().tunnel_at(service.addr(), port));
+    let ghost = start(options());
+    let mut visitor = ghost.visit();
+    ping(&mut visitor, b"before");
+    ghost.signal(Signal::SIGSTOP);
+    let client = start(options());
+    until_served(client.public());
+    assert_eq!(read_end(&mut visitor), (0, End::Reset), "the ghost's transfers end with it");
+}
+
+#[test]
+fn ports_of_a_client_that_does_not_come_back_are_released() {
+    let (old, new) = (Service::greeter("old"), Service::greeter("new"));
+    let server = Server::start(options().brisk().key("session_grace", 1));
+    let port = free_port();
+    let client = |id: &str, service: &Service| {
+        options().brisk().flag("client-id", id).tunnel_at(service.addr(), port)
+    };
+    let first = Client::start(&server, client("first", &old));
+    assert_eq!(tests::visits::greeting(first.public()), "old");
+    first.kill();
+    let second = Client::start(&server, client("second", &new));
+    until_greeted(second.public(), |text| text == "new");
+    second.kill();
+    tests::wait::until("the port is free again", || {
+        std::net::TcpStream::connect(second.public()).is_err()
+    });
+}
+
+#[test]
+fn a_stream_that_ended_well_before_the_kill_stays_whole() {
+    const SENT: usize = 3 << 20;
+    let service = Service::start(|mut stream| {
+        stream.write_all(&[7; SENT]).expect("send");
+    });
+    let server = Server::start(options().brisk());
+    let client = Client::start(&server, options().brisk().tunnel(service.addr()));
+    let mut visitor = connect(client.public());
+    let mut got = vec![0; SENT];
+    visitor.read_exact(&mut got).expect("all that was sent");
+    assert_eq!(read_end(&mut visitor), (0, End::Clean));
+    client.kill();
+    assert_eq!(visitor.read(&mut [0; 1]).expect("still the clean end"), 0);
+}

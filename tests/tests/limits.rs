@@ -1,0 +1,91 @@
+//! Visitors beyond what a client may have or can serve: they wait for a bounded time in a queue of bounded
+//! length, first come first served; who cannot be served is reset.
+
+use std::io::Write;
+use tests::programs::{Client, Options, Server, options};
+use tests::services::Service;
+use tests::sockets::{End, connect, read_end};
+use tests::visits::ping;
+use tests::wait::until;
+
+/// A client that can serve two visitors at once, on a server with these options.
+fn setup(server: Options) -> (Service, Server, Client) {
+    let service = Service::echo();
+    let server = Server::start(server.brisk().threads(1).key("idle_conns", 1));
+    let narrow = options().brisk().threads(1).key("max_proxy_conns", 2);
+    let client = Client::start(&server, narrow.tunnel(service.addr()));
+    (service, server, client)
+}
+
+#[test]
+fn whoever_waits_is_served_when_another_leaves() {
+    let (_service, _server, client) = setup(options().key("wait_timeout", 60));
+    let mut served = [client.visit(), client.visit()];
+    for visitor in &mut served {
+        ping(visitor, b"served");
+    }
+    let mut waiting = client.visit();
+    waiting.write_all(b"waits").expect("send");
+    let [leaving, mut staying] = served;
+    drop(leaving);
+    let mut answer = [0; 5];
+    std::io::Read::read_exact(&mut waiting, &mut answer).expect("an answer");
+    assert_eq!(&answer, b"waits", "what was sent while waiting is not lost");
+    ping(&mut staying, b"still served");
+}
+
+#[test]
+fn whoever_waits_too_long_is_reset() {
+    let (_service, server, client) = setup(options().key("wait_timeout", 0.5));
+    let mut served = [client.visit(), client.visit()];
+    for visitor in &mut served {
+        ping(visitor, b"served");
+    }
+    for _ in 0..3 {
+        assert_eq!(read_end(&mut client.visit()), (0, End::Reset));
+    }
+    for visitor in &mut served {
+        ping(visitor, b"still served");
+    }
+    drop(served);
+    until("the leaving ones are counted", || {
+        let mut visitor = connect(client.public());
+        visitor.write_all(b"x").is_ok() && matches!(std::io::Read::read(&mut visitor, &mut [0; 1]), Ok(1))
+    });
+    assert!(server.is_running());
+}
+
+#[test]
+fn a_full_queue_resets_newcomers_at_once() {
+    let (_service, _server, client) = setup(options().key("wait_timeout", 600).key("max_waiting", 2));
+    let mut served = [client.visit(), client.visit()];
+    for visitor in &mut served {
+        ping(visitor, b"served");
+    }
+    // Five more, of whom two may wait; who is told off is the visitors' order of arrival.
+    let mut more: Vec<_> = (0..5).map(|_| client.visit()).collect();
+    for refused in &mut more[2..] {
+        assert_eq!(read_end(refused), (0, End::Reset));
+    }
+    drop(served);
+    for patient in &mut more[..2] {
+        ping(patient, b"served in the end");
+    }
+}
+
+#[test]
+fn visitors_beyond_max_connections_are_reset() {
+    let service = Service::echo();
+    let server = Server::start(options().brisk().key("max_connections", 3));
+    let client = Client::start(&server, options().brisk().tunnel(service.addr()));
+    let mut served: Vec<_> = (0..3).map(|_| client.visit()).collect();
+    for visitor in &mut served {
+        ping(visitor, b"served");
+    }
+    for _ in 0..3 {
+        assert_eq!(read_end(&mut client.visit()), (0, End::Reset));
+    }
+    for visitor in &mut served {
+        ping(visitor, b"still served");
+    }
+}

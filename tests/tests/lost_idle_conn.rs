@@ -1,0 +1,79 @@
+//! An idle proxy_conn that is lost, loudly or silently, neither hangs nor hurts the next visitor: it is
+//! found and replaced.
+
+use tests::gate::Between;
+use tests::programs::{Client, Server, options};
+use tests::services::Service;
+use tests::sockets::read_end;
+use tests::visits::{begin_visit, short_visit};
+use tests::wait::until;
+
+const READY: usize = 4;
+
+struct Setup {
+    _service: Service,
+    between: Between,
+    client: Client,
+    server: Server,
+}
+
+/// A tunnel whose idle proxy_conns pass a gate.
+fn setup() -> Setup {
+    let service = Service::echo();
+    let server = Server::start(options().brisk().key("idle_conns", READY));
+    let between = Between::new(server.ctl(), server.proxy());
+    let client = Client::start(&server, options().brisk().tunnel(service.addr()).via(between.ctl.addr()));
+    until("the pool is full", || between.proxy.open_connections() >= READY);
+    Setup { _service: service, between, client, server }
+}
+
+/// After the loss of all of `before` connections: new ones are there, and visitors are served.
+fn expect_recovery(setup: &Setup, before: u64) {
+    until("the lost ones are replaced", || {
+        setup.between.proxy.accepted() >= before + READY as u64
+    });
+    for number in 0..20 {
+        short_visit(setup.client.public(), number);
+    }
+    assert_eq!(setup.between.ctl.accepted(), 1, "the session was never in doubt");
+    assert!(setup.server.is_running() && setup.client.is_running());
+}
+
+#[test]
+fn conns_that_were_reset_are_replaced() {
+    let setup = setup();
+    let before = setup.between.proxy.accepted();
+    setup.between.proxy.cut();
+    expect_recovery(&setup, before);
+}
+
+#[test]
+fn conns_that_were_closed_are_replaced() {
+    let setup = setup();
+    let before = setup.between.proxy.accepted();
+    setup.between.proxy.hang_up();
+    expect_recovery(&setup, before);
+}
+
+#[test]
+fn conns_that_went_silent_are_found_by_pings_and_replaced() {
+    let setup = setup();
+    let before = setup.between.proxy.accepted();
+    setup.between.proxy.freeze_present();
+    expect_recovery(&setup, before);
+}
+
+#[test]
+fn a_visitor_in_the_very_moment_of_the_loss_does_not_hang() {
+    let setup = setup();
+    for number in 0..30 {
+        let mut visitor = tests::sockets::connect(setup.client.public());
+        setup.between.proxy.cut();
+        begin_visit(&mut visitor, number);
+        // Served or reset: which, is a race; that it ends, is not.
+        let _ = read_end(&mut visitor);
+    }
+    let before = setup.between.proxy.accepted();
+    setup.between.proxy.cut();
+    expect_recovery(&setup, before);
+}

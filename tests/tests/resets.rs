@@ -1,0 +1,200 @@
+//! A reset stays a reset: at whichever end and in whichever phase it happens, the other end sees a reset
+//! and never a clean end, nobody spins over it, nothing leaks, and neighbours do not notice.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+use tests::exchange::{Exchange, Exchanges};
+use tests::gate::Between;
+use tests::leaks::Baseline;
+use tests::programs::{Client, Program, Server, options};
+use tests::services::Service;
+use tests::sockets::{End, finish, read_end, reset};
+use tests::visits::ping;
+use tests::wait::{PATIENCE, until};
+
+/// A service that tells how each stream ended for it; it answers the first bytes with the same bytes.
+fn observer() -> (Service, Receiver<End>) {
+    let (ends, seen) = channel();
+    let service = Service::start(move |mut stream| {
+        let mut first = [0; 4];
+        if stream.read_exact(&mut first).is_ok() {
+            let _ = stream.write_all(&first);
+        }
+        let (_, end) = read_end(&mut stream);
+        let _ = ends.send(end);
+    });
+    (service, seen)
+}
+
+/// A service that sends without end until its stream breaks, and then says so.
+fn endless() -> (Service, Receiver<()>) {
+    let (ends, seen) = channel();
+    let service = Service::start(move |mut stream| {
+        while stream.write_all(&[7; 64 << 10]).is_ok() {}
+        let _ = ends.send(());
+    });
+    (service, seen)
+}
+
+fn setup(service: &Service) -> (Server, Client) {
+    let server = Server::start(options().brisk().threads(1));
+    let client = Client::start(&server, options().brisk().threads(1).tunnel(service.addr()));
+    (server, client)
+}
+
+/// No program uses more than a quarter of a processor: what is over is over.
+#[track_caller]
+fn expect_calm(programs: [&Program; 2]) {
+    const WINDOW: Duration = Duration::from_millis(800);
+    for program in programs {
+        let used = program.process().cpu_over(WINDOW);
+        assert!(used < WINDOW / 4, "{used:?} of processor time in {WINDOW:?} with nothing to do");
+    }
+}
+
+#[test]
+fn a_visitors_reset_reaches_the_service() {
+    let (service, ends) = observer();
+    let (server, client) = setup(&service);
+    let baseline = Baseline::of(&server, &client);
+    for round in 0..40 {
+        let mut visitor = client.visit();
+        ping(&mut visitor, b"here");
+        if round % 2 == 0 {
+            visitor.write_all(&[1; 100_000]).expect("send");
+        }
+        reset(visitor);
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset), "round {round}");
+    }
+    baseline.expect_again();
+}
+
+#[test]
+fn a_visitors_reset_in_mid_download_stops_the_service() {
+    let (service, broken) = endless();
+    let (server, client) = setup(&service);
+    let baseline = Baseline::of(&server, &client);
+    for _ in 0..10 {
+        let mut visitor = client.visit();
+        visitor.read_exact(&mut [0; 300_000]).expect("the download has begun");
+        reset(visitor);
+        broken.recv_timeout(PATIENCE).expect("the service's stream breaks");
+    }
+    expect_calm([&server, &client]);
+    baseline.expect_again();
+}
+
+#[test]
+fn a_visitor_who_closes_in_mid_download_stops_the_service() {
+    let (service, broken) = endless();
+    let (server, client) = setup(&service);
+    for _ in 0..5 {
+        let mut visitor = client.visit();
+        visitor.read_exact(&mut [0; 300_000]).expect("the download has begun");
+        drop(visitor);
+        broken.recv_timeout(PATIENCE).expect("the service's stream breaks");
+    }
+    expect_calm([&server, &client]);
+}
+
+#[test]
+fn a_services_reset_reaches_the_visitor() {
+    const SENT: usize = 200_000;
+    let service = Service::start(|mut stream| {
+        stream.write_all(&[7; SENT]).expect("send");
+        // The visitor's word that it has read all of it: a reset may overtake what was sent.
+        stream.read_exact(&mut [0; 2]).expect("the visitor's word");
+        reset(stream);
+    });
+    let (server, client) = setup(&service);
+    let baseline = Baseline::of(&server, &client);
+    for visitor_ends_first in [false, true] {
+        for _ in 0..20 {
+            let mut visitor = client.visit();
+            visitor.read_exact(&mut [0; SENT]).expect("all that was sent");
+            visitor.write_all(b"ok").expect("send");
+            if visitor_ends_first {
+                finish(&visitor);
+            }
+            assert_eq!(read_end(&mut visitor), (0, End::Reset));
+        }
+    }
+    expect_calm([&server, &client]);
+    baseline.expect_again();
+}
+
+#[test]
+fn a_services_reset_stops_a_visitor_who_is_sending() {
+    let service = Service::start(|mut stream| {
+        stream.read_exact(&mut [0; 300_000]).expect("the upload has begun");
+        reset(stream);
+    });
+    let (server, client) = setup(&service);
+    for _ in 0..10 {
+        let mut visitor = client.visit();
+        while visitor.write_all(&[1; 64 << 10]).is_ok() {}
+        assert!(!matches!(visitor.read(&mut [0; 1]), Ok(1..)), "the service sent nothing");
+    }
+    expect_calm([&server, &client]);
+}
+
+#[test]
+fn a_reset_after_one_direction_ended_well_is_still_a_reset() {
+    let service = Service::start(|stream| {
+        finish(&stream);
+        let mut stream = stream;
+        stream.read_exact(&mut [0; 2]).expect("the visitor has seen the end");
+        reset(stream);
+    });
+    let (_server, client) = setup(&service);
+    for _ in 0..20 {
+        let mut visitor = client.visit();
+        assert_eq!(read_end(&mut visitor), (0, End::Clean));
+        visitor.write_all(b"ok").expect("the other direction is open");
+        until("writing fails: the service is gone", || visitor.write_all(b"?").is_err());
+    }
+}
+
+#[test]
+fn a_stream_cut_between_the_programs_is_a_reset_at_both_ends() {
+    let (service, ends) = observer();
+    let server = Server::start(options().brisk());
+    let between = Between::new(server.ctl(), server.proxy());
+    let options = options().brisk().tunnel(service.addr()).via(between.ctl.addr());
+    let client = Client::start(&server, options);
+    let losses: [fn(&Between); 2] = [|between| between.proxy.cut(), |between| between.proxy.hang_up()];
+    for round in 0..20 {
+        let mut visitor = client.visit();
+        ping(&mut visitor, b"here");
+        losses[round % 2](&between);
+        assert_eq!(read_end(&mut visitor), (0, End::Reset), "visitor, round {round}");
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset), "service, round {round}");
+    }
+}
+
+#[test]
+fn neighbours_on_the_same_loop_do_not_notice() {
+    let (rude, _ends) = observer();
+    let polite = Exchanges::start();
+    let server = Server::start(options().brisk().threads(1));
+    let tunnels = options().brisk().threads(1).tunnel(rude.addr()).tunnel(polite.addr());
+    let client = Client::start(&server, tunnels);
+    let (rude, calm) = (client.public_of(rude.addr()), client.public_of(polite.addr()));
+    std::thread::scope(|scope| {
+        let resets = scope.spawn(move || {
+            for _ in 0..300 {
+                let mut visitor: TcpStream = tests::sockets::connect(rude);
+                visitor.write_all(b"here and a little more").expect("send");
+                reset(visitor);
+            }
+        });
+        let mut exchanges = 0;
+        while !resets.is_finished() || exchanges < 4 {
+            Exchange::new(exchanges).up(1 << 20).down(1 << 20).run(calm);
+            exchanges += 1;
+        }
+        polite.expect(exchanges.into());
+    });
+}
