@@ -21,8 +21,10 @@ pub fn preface(data: &[u8]) {
             let mut reader = ReplyReader::default();
             move |input: &mut &[u8]| reader.next(asked, input)
         });
-        if let Ok(Some(Reply { port, greeting: Greeting::Version(version) })) = server {
-            assert_eq!(port, asked.port, "the kind that was asked for");
+        let Ok(Some(reply)) = server else { continue };
+        assert_eq!(data[..PREFACE_LEN], reply.encode(), "one encoding");
+        assert_eq!(reply.port, asked.port, "the kind that was asked for");
+        if let Greeting::Version { version, .. } = reply.greeting {
             assert!((asked.min..=asked.max).contains(&version), "a version that was offered");
         }
     }

@@ -143,6 +143,18 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         self.waiting.iter().copied()
     }
 
+    /// Checks the invariants. `closed`: nothing is asked for any more.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn assert_consistent(&self, closed: bool) {
+        assert!(self.waiting.is_empty() || self.idle.is_empty(), "P1: nobody waits while a conn is idle");
+        assert!(self.waiting.len() <= self.max_waiting as usize, "P1: the queue is bounded");
+        assert!(self.asked <= Self::MAX_ASKED, "P3: asks are bounded");
+        let asks = self.asked > 0 || self.retry_at.is_some() || closed;
+        assert!(self.waiting.is_empty() || asks, "P3: while someone waits something is asked for");
+    }
+
     /// Conns asked for and not yet come.
     #[must_use]
     pub fn asked(&self) -> u32 {

@@ -1,8 +1,21 @@
-//! The client: placeholder bodies, final signatures.
-use crate::Stopper;
-use protocol_sm::settings::ClientSettings;
-use std::num::NonZeroUsize;
+//! The client's threads.
+
+use crate::mail::Outgoing;
+use crate::notes::TunnelNews;
+use crate::resolve::Resolver;
+use crate::sys::{Pipe, Stream};
+use crate::thread::{Clock, Crew, Outbox, Seat, Worker};
+use crate::{Program, Stopper};
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::client_main::{ClientMain, Outcome};
+use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
+use protocol_sm::driver::{Lookup, Resolve, Tell};
+use protocol_sm::settings::{ClientSettings, TunnelSpec};
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 
 /// Where the server is, and what to expose.
 #[derive(Clone, Debug)]
@@ -30,7 +43,11 @@ pub struct Forwarding {
 
 /// A client that is not running yet.
 #[derive(Debug)]
-pub struct Client;
+pub struct Client {
+    config: Config,
+    main: Seat<ToClientMain>,
+    lanes: Vec<Seat<ToClientLoop>>,
+}
 
 /// Why the client ended by itself.
 #[derive(Debug)]
@@ -38,8 +55,32 @@ pub enum RunError {
     /// The server refused for good (wrong token, port not allowed, version): exit code 2. The text is a
     /// whole sentence for the user.
     Refused(String),
-    /// Something local broke: exit code 1.
-    Io(std::io::Error),
+    /// Something local broke, or another client took over: exit code 1.
+    Io(io::Error),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(sentence) => f.write_str(sentence),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RunError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Io(error) => Some(error),
+        }
+    }
+}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// Totals of one run, for the closing log line.
@@ -57,22 +98,122 @@ pub struct Summary {
 ///
 /// # Errors
 /// The machine is out of descriptors.
-pub fn start(_config: Config) -> Result<Client, std::io::Error> {
-    Ok(Client)
+pub fn start(config: Config) -> Result<Client, io::Error> {
+    let main = Seat::new()?;
+    let lanes = (0..config.work_threads.get()).map(|_| Seat::new()).collect::<io::Result<Vec<_>>>()?;
+    Ok(Client { config, main, lanes })
 }
 
 impl Client {
     /// A handle that stops the client.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        Stopper
+        Stopper(Program::Client(self.main.address()))
     }
+
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
     /// `on_forwarding` on it, once per tunnel that becomes reachable or changes its public address.
     ///
     /// # Errors
     /// See [`RunError`].
-    pub fn run(self, mut _on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        Ok(Summary::default())
+    pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
+        let Self { config: Config { server, locals, settings, .. }, main, lanes } = self;
+        let clock = Clock::start();
+        let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
+        let main_address = main.address();
+        let out = MainOut {
+            lanes: lanes.iter().map(|lane| Outgoing::new(lane.address())).collect(),
+            resolver: Resolver::start(main_address.clone())?,
+        };
+        let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), lanes.len());
+        let mut main = Worker::new(main, out, driver, clock);
+        let mut crew = Crew::new();
+        for (lane, seat) in lanes.into_iter().enumerate() {
+            let driver = ClientLoop::<Stream, Pipe>::new(lane, timings.clone());
+            let worker = Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock);
+            crew.hire(format!("cproxy-loop-{lane}"), worker, ClientLoop::totals, &main_address)?;
+        }
+        let totals = crew.serve(|| {
+            main.call(|driver, cx| driver.start(cx));
+            main.run(|driver, sys| {
+                for news in sys.notes().tunnel_news() {
+                    if let Some(forwarding) = announce(news, &tunnels, &locals) {
+                        on_forwarding(&forwarding);
+                    }
+                }
+                if driver.outcome().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        })?;
+        match main.driver.outcome() {
+            Some(Outcome::Refused(sentence)) => return Err(RunError::Refused(sentence.clone())),
+            Some(Outcome::Replaced) => {
+                let sentence = "another client with the same identity took over; if both are to run, give each its \
+                                own --client-id and its own tunnels";
+                return Err(io::Error::other(sentence).into());
+            }
+            Some(Outcome::Stopped) | None => {}
+        }
+        Ok(totals.iter().fold(Summary::default(), |sum, totals| Summary {
+            finished: sum.finished + totals.finished,
+            aborted: sum.aborted + totals.aborted,
+            proxy_conns: sum.proxy_conns + totals.proxy_conns,
+        }))
+    }
+}
+
+/// Logs what became of a tunnel; returns what to announce if it is reachable.
+fn announce((tunnel, outcome): TunnelNews, tunnels: &[TunnelSpec], locals: &[String]) -> Option<Forwarding> {
+    let index = tunnel.0 as usize;
+    let (spec, local) = (tunnels.get(index)?, locals.get(index)?);
+    match outcome {
+        Ok(public) => {
+            tracing::info!(tunnel = spec.name, "reachable at port {}, forwarded to {local}", public.port());
+            Some(Forwarding { tunnel: spec.name.clone(), public, local: local.clone() })
+        }
+        Err(code) => {
+            tracing::warn!(tunnel = spec.name, port = spec.public_port, "not reachable: {code}");
+            None
+        }
+    }
+}
+
+/// From the main thread.
+#[derive(Debug)]
+struct MainOut {
+    lanes: Vec<Outgoing<ToClientLoop>>,
+    resolver: Resolver,
+}
+
+impl Tell<ToLane<ToClientLoop>> for MainOut {
+    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+        self.lanes[msg.lane].tell(msg.message);
+    }
+}
+
+impl Resolve for MainOut {
+    fn resolve(&mut self, tag: Lookup, name: &str) {
+        self.resolver.resolve(tag, name);
+    }
+}
+
+impl Outbox for MainOut {
+    fn flush(&mut self) {
+        self.lanes.iter_mut().for_each(Outgoing::flush);
+    }
+}
+
+/// From an event loop.
+#[derive(Debug)]
+struct LoopOut(Outgoing<ToClientMain>);
+
+impl Tell<FromClientLoop> for LoopOut {
+    fn tell(&mut self, msg: FromClientLoop) {
+        self.0.tell(ToClientMain::Loop(msg));
+    }
+}
+
+impl Outbox for LoopOut {
+    fn flush(&mut self) {
+        self.0.flush();
     }
 }

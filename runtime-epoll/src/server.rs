@@ -1,8 +1,19 @@
-//! The server: placeholder bodies, final signatures.
-use crate::Stopper;
-use protocol_sm::settings::ServerSettings;
+//! The server's threads.
+
+use crate::mail::{Address, Outgoing};
+use crate::sys::{Listener, Pipe, Stream};
+use crate::thread::{Clock, Crew, Outbox, Seat, Worker};
+use crate::{Program, Stopper};
+use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
+use protocol_sm::driver::server_loop::{ServerLoop, Totals};
+use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::{SysError, Tell, listener};
+use protocol_sm::settings::{ServerSettings, Timings};
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
@@ -21,19 +32,68 @@ pub struct Config {
 
 /// A server whose ports are bound and which is not running yet.
 #[derive(Debug)]
-pub struct Server;
+pub struct Server {
+    main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain>,
+    main_address: Address<ToServerMain>,
+    listen: Seat<ToListener>,
+    lanes: Vec<Seat<ToServerLoop<Stream>>>,
+    timings: Timings,
+    clock: Clock,
+    ctl: SocketAddr,
+    proxy: SocketAddr,
+}
 
 /// Why the server could not start: says what, where, and what to do.
 #[derive(Debug)]
-pub enum StartError {}
+pub enum StartError {
+    /// It cannot listen on the ctl port.
+    CtlPort(SocketAddr, SysError),
+    /// It cannot listen on the proxy port.
+    ProxyPort(SocketAddr, SysError),
+    /// The machine is out of descriptors.
+    Io(io::Error),
+}
 
-impl std::fmt::Display for StartError {
-    fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {}
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, port, flag, error) = match self {
+            Self::CtlPort(at, error) => (at, "ctl port", "--ctl-port", error),
+            Self::ProxyPort(at, error) => (at, "proxy port", "--proxy-port", error),
+            Self::Io(error) => {
+                return write!(f, "cannot set up the event loops: {error}; raise the limit of open files (ulimit -n)");
+            }
+        };
+        write!(f, "cannot listen on {at} ({port}): ")?;
+        match *error {
+            SysError::InUse => write!(f, "address in use; stop the other program or choose another {flag}"),
+            SysError::Denied => {
+                write!(f, "permission denied; ports below 1024 need a privilege: choose another {flag}")
+            }
+            SysError::Exhausted => write!(f, "{error}; raise the limit of open files (ulimit -n)"),
+            SysError::Unreachable | SysError::Other(libc::EADDRNOTAVAIL) => {
+                write!(f, "this machine has no such address; choose another --bind-addr")
+            }
+            SysError::WouldBlock | SysError::Reset | SysError::Refused | SysError::TimedOut | SysError::Other(_) => {
+                write!(f, "{error}; choose another --bind-addr or {flag}")
+            }
+        }
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::CtlPort(..) | Self::ProxyPort(..) => None,
+        }
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
 
 /// Totals of one run, for the closing log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,31 +112,144 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port is taken, may not be bound, or the machine is out of descriptors.
-pub fn start(_config: Config) -> Result<Server, StartError> {
-    Ok(Server)
+pub fn start(config: Config) -> Result<Server, StartError> {
+    let clock = Clock::start();
+    let lane_count = config.work_threads.get();
+    let main = Seat::new()?;
+    let main_address = main.address();
+    let listen = Seat::new()?;
+    let lanes = (0..lane_count).map(|_| Seat::new()).collect::<io::Result<Vec<_>>>()?;
+    let out = MainOut { lanes: lanes_out(&lanes), listener: Outgoing::new(listen.address()) };
+    let timings = config.settings.timings.clone();
+    let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
+    let mut main = Worker::new(main, out, driver, clock);
+    let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
+    let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
+    let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
+    match bound {
+        Ok((ctl, proxy)) => Ok(Server { main, main_address, listen, lanes, timings, clock, ctl, proxy }),
+        Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
+        Err((at, error)) => Err(StartError::ProxyPort(at, error)),
+    }
 }
 
 impl Server {
     /// The ctl port's real address.
     #[must_use]
     pub fn ctl_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
+        self.ctl
     }
+
     /// The proxy port's real address.
     #[must_use]
     pub fn proxy_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
+        self.proxy
     }
+
     /// A handle that stops the server.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        Stopper
+        Stopper(Program::Server(self.main_address.clone()))
     }
+
     /// Runs until stopped. Uses the calling thread as the main thread.
     ///
     /// # Errors
     /// A thread could not be started, or one of them died.
-    pub fn run(self) -> Result<Summary, std::io::Error> {
-        Ok(Summary::default())
+    pub fn run(self) -> Result<Summary, io::Error> {
+        let Self { mut main, main_address, listen, lanes, timings, clock, .. } = self;
+        let mut crew = Crew::new();
+        let out = ListenOut { lanes: lanes_out(&lanes), main: Outgoing::new(main_address.clone()) };
+        let driver = listener::Listener::<Listener>::new(lanes.len());
+        let worker = Worker::new(listen, out, driver, clock);
+        crew.hire("cproxy-listen".into(), worker, |_| Totals::default(), &main_address)?;
+        for (lane, seat) in lanes.into_iter().enumerate() {
+            let driver = ServerLoop::<Stream, Pipe>::new(lane, timings.clone());
+            let worker = Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock);
+            crew.hire(format!("cproxy-loop-{lane}"), worker, ServerLoop::totals, &main_address)?;
+        }
+        let totals = crew.serve(|| {
+            main.run(|driver, _| if driver.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(totals.iter().fold(Summary::default(), |sum, totals| Summary {
+            visitors: sum.visitors + totals.visitors,
+            finished: sum.finished + totals.finished,
+            aborted: sum.aborted + totals.aborted,
+            proxy_conns: sum.proxy_conns + totals.proxy_conns,
+        }))
+    }
+}
+
+type LanesOut = Vec<Outgoing<ToServerLoop<Stream>>>;
+
+fn lanes_out(lanes: &[Seat<ToServerLoop<Stream>>]) -> LanesOut {
+    lanes.iter().map(|lane| Outgoing::new(lane.address())).collect()
+}
+
+/// From the main thread.
+#[derive(Debug)]
+struct MainOut {
+    lanes: LanesOut,
+    listener: Outgoing<ToListener>,
+}
+
+impl Tell<ToLane<ToServerLoop<Stream>>> for MainOut {
+    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+        self.lanes[msg.lane].tell(msg.message);
+    }
+}
+
+impl Tell<ToListener> for MainOut {
+    fn tell(&mut self, msg: ToListener) {
+        self.listener.tell(msg);
+    }
+}
+
+impl Outbox for MainOut {
+    fn flush(&mut self) {
+        self.lanes.iter_mut().for_each(Outgoing::flush);
+        self.listener.flush();
+    }
+}
+
+/// From the listening thread.
+#[derive(Debug)]
+struct ListenOut {
+    lanes: LanesOut,
+    main: Outgoing<ToServerMain>,
+}
+
+impl Tell<ToLane<ToServerLoop<Stream>>> for ListenOut {
+    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+        self.lanes[msg.lane].tell(msg.message);
+    }
+}
+
+impl Tell<FromListener> for ListenOut {
+    fn tell(&mut self, msg: FromListener) {
+        self.main.tell(ToServerMain::Listener(msg));
+    }
+}
+
+impl Outbox for ListenOut {
+    fn flush(&mut self) {
+        self.lanes.iter_mut().for_each(Outgoing::flush);
+        self.main.flush();
+    }
+}
+
+/// From an event loop.
+#[derive(Debug)]
+struct LoopOut(Outgoing<ToServerMain>);
+
+impl Tell<FromServerLoop> for LoopOut {
+    fn tell(&mut self, msg: FromServerLoop) {
+        self.0.tell(ToServerMain::Loop(msg));
+    }
+}
+
+impl Outbox for LoopOut {
+    fn flush(&mut self) {
+        self.0.flush();
     }
 }

@@ -3,5 +3,8 @@
 //! One seed decides everything: topology, load, faults, the order in which threads run. The same seed gives the
 //! same trace, which is checked.
 
+pub mod campaign;
 pub mod kernel;
+pub mod oracle;
 pub mod trace;
+pub mod world;

@@ -3,10 +3,10 @@
 
 use crate::payload::{Arrival, Flow};
 use crate::services::Service;
-use crate::sockets::{End, connect, finish, read_each, reset, small_receive_buffer};
+use crate::sockets::{End, LOOPBACK, connect, finish, read_each, reset, small_receive_buffer};
 use crate::wait::until;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -154,10 +154,10 @@ fn play(
             }
             received.and(sender.join().expect("the sender ends by itself"))
         }),
-        order if order == mine => {
-            send(&mut writer, sent).and_then(|()| receive(&mut stream, got, slow))
+        order if order == mine => send(&mut writer, sent).and_then(|()| receive(&mut stream, got, slow)),
+        Order::VisitorFirst | Order::ServiceFirst => {
+            receive(&mut stream, got, slow).and_then(|()| send(&mut writer, sent))
         }
-        Order::VisitorFirst | Order::ServiceFirst => receive(&mut stream, got, slow).and_then(|()| send(&mut writer, sent)),
     };
     if played.is_err() {
         drop(writer);
@@ -231,9 +231,15 @@ impl Exchanges {
     /// Starts the service on 127.0.0.1.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_on(LOOPBACK)
+    }
+
+    /// Starts the service on another address of this machine.
+    #[must_use]
+    pub fn start_on(ip: IpAddr) -> Self {
         let results = Arc::new(Mutex::new(Results::default()));
         let shared = Arc::clone(&results);
-        let service = Service::start(move |stream| {
+        let service = Service::start_at((ip, 0).into(), move |stream| {
             let result = Exchange::serve(stream);
             let mut results = shared.lock().expect("no panic while locked");
             match result {
@@ -304,7 +310,7 @@ mod tests {
         assert_eq!(read_each(&mut visitor, |_| {}), End::Reset);
         until("the service noticed", || {
             let failures = &service.results.lock().unwrap().failures;
-            failures.first().is_some_and(|failure| failure.contains("sending at"))
+            failures.first().is_some_and(|failure| failure.contains("stream 1"))
         });
     }
 

@@ -1,6 +1,7 @@
 //! A gate in front of a port: forwards connections until a test cuts, freezes or closes it. Stands for
 //! the network between client and server, without privileges.
 
+use crate::services::stop_listening;
 use crate::sockets::{LOOPBACK, linger_zero};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,6 +19,7 @@ const RECORDED: usize = 4096;
 #[derive(Debug)]
 pub struct Gate {
     addr: SocketAddr,
+    listener: TcpListener,
     state: Arc<State>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -59,10 +61,11 @@ impl Gate {
     pub fn at(addr: SocketAddr, target: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).unwrap_or_else(|error| panic!("gate at {addr}: {error}"));
         let addr = listener.local_addr().expect("the gate's address");
+        let accepting = listener.try_clone().expect("a second handle");
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         let acceptor = std::thread::spawn(move || {
-            for near in listener.incoming() {
+            for near in accepting.incoming() {
                 if shared.stop.load(Ordering::SeqCst) {
                     return;
                 }
@@ -74,7 +77,7 @@ impl Gate {
                 }
             }
         });
-        Self { addr, state, acceptor: Some(acceptor) }
+        Self { addr, listener, state, acceptor: Some(acceptor) }
     }
 
     /// Where to connect to.
@@ -174,7 +177,7 @@ impl Between {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.state.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.addr);
+        stop_listening(&self.listener);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }

@@ -133,11 +133,7 @@ impl Arrival {
     /// How many are missing or too many.
     pub fn end(&self, total: u64) -> Result<(), String> {
         match self.offset {
-            n if n < total => Err(format!(
-                "{}: ended after {n} of {total} bytes ({} lost)",
-                self.flow,
-                total - n
-            )),
+            n if n < total => Err(format!("{}: ended after {n} of {total} bytes ({} lost)", self.flow, total - n)),
             n if n > total => Err(format!("{}: {} bytes too many, {n} in all", self.flow, n - total)),
             _ => Ok(()),
         }
@@ -174,9 +170,10 @@ impl Place {
     /// Reads back where `bytes` come from: two neighbouring words that agree, at any alignment.
     fn of(bytes: &[u8]) -> Option<Self> {
         (0..WORD as usize).find_map(|skip| {
-            let mut words = bytes.get(skip..)?.chunks_exact(WORD as usize).map(|word| {
-                unstir(u64::from_le_bytes(word.try_into().expect("chunks of eight")))
-            });
+            let mut words = bytes
+                .get(skip..)?
+                .chunks_exact(WORD as usize)
+                .map(|word| unstir(u64::from_le_bytes(word.try_into().expect("chunks of eight"))));
             let (first, second) = (words.next()?, words.next()?);
             let index = first & (DIRECTION_BIT - 1);
             let offset = (index * WORD).checked_sub(skip as u64)?;

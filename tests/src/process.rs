@@ -103,9 +103,7 @@ impl Process {
     /// What its descriptors point at; those that close in the meantime are left out.
     fn links(self) -> impl Iterator<Item = String> {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("the process runs");
-        entries.filter_map(|entry| {
-            Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned())
-        })
+        entries.filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
     }
 
     fn read(self, file: &str) -> String {

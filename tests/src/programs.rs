@@ -3,6 +3,7 @@
 //! They are looked for beside the test executable and built if they are missing or older than their
 //! sources. `CPROXY_BIN_DIR` names another directory to take them from, as they are.
 
+use crate::link::Namespace;
 use crate::process::Process;
 use crate::sockets::connect;
 use crate::wait::{PATIENCE, eventually, until};
@@ -118,10 +119,10 @@ impl Options {
         self.wrapped(&["unshare", "--mount", "sh", "-c", mount, hosts])
     }
 
-    /// Runs it in the network namespace of process `pid`. Needs root.
+    /// Runs it in a network namespace. Needs root.
     #[must_use]
-    pub fn network_of(self, pid: u32) -> Self {
-        self.wrapped(&["nsenter", "--target", &pid.to_string(), "--net", "--"])
+    pub fn network(self, namespace: &Namespace) -> Self {
+        self.wrapped(&["nsenter", &format!("--net={}", namespace.path()), "--"])
     }
 
     /// Puts words before the command; what they run keeps the process id.
@@ -145,10 +146,7 @@ impl Options {
         text.push_str(&self.tables);
         if self.tunnels.len() > 1 {
             for (name, local, port) in &self.tunnels {
-                let _ = writeln!(
-                    text,
-                    "[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {port}"
-                );
+                let _ = writeln!(text, "[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {port}");
             }
         }
         (!text.is_empty()).then_some(text)
@@ -227,17 +225,23 @@ impl Program {
     /// Starts the program `name` with exactly these words.
     #[must_use]
     pub fn with_words(name: &'static str, words: &[&str]) -> Self {
-        let mut command = vec![directory().join(name).to_str().expect("a path in UTF-8").to_owned()];
+        Self::wrapped_words(name, words, &options())
+    }
+
+    /// The same in a network namespace. Needs root.
+    #[must_use]
+    pub fn with_words_in(namespace: &Namespace, name: &'static str, words: &[&str]) -> Self {
+        Self::wrapped_words(name, words, &options().network(namespace))
+    }
+
+    fn wrapped_words(name: &'static str, words: &[&str], options: &Options) -> Self {
+        let mut command: Vec<String> = options.wrappers.concat();
+        command.push(directory().join(name).to_str().expect("a path in UTF-8").to_owned());
         command.extend(words.iter().map(|&word| word.to_owned()));
         Self::run(name, &command, &[], None)
     }
 
-    fn run(
-        name: &'static str,
-        command: &[String],
-        env: &[(String, String)],
-        directory: Option<TempDir>,
-    ) -> Self {
+    fn run(name: &'static str, command: &[String], env: &[(String, String)], directory: Option<TempDir>) -> Self {
         let mut child = Command::new(&command[0])
             .args(&command[1..])
             .env_remove("CPROXY_TOKEN")
@@ -333,9 +337,8 @@ impl Program {
     /// Waits for a line on standard output that begins with `start`.
     #[track_caller]
     pub fn output_line(&self, start: &str) -> String {
-        self.stdout.find(self.name, &format!("`{start} …`"), 0, |line| {
-            line.starts_with(start).then(|| line.to_owned())
-        })
+        self.stdout
+            .find(self.name, &format!("`{start} …`"), 0, |line| line.starts_with(start).then(|| line.to_owned()))
     }
 
     /// Waits until its log holds `text` (whatever the case of letters), and returns that line.
@@ -550,9 +553,7 @@ impl Client {
     #[track_caller]
     pub fn forwarding_after(&self, skip: usize, local: &str) -> Forwarding {
         let what = format!("`Forwarding … -> {local}` after {skip} lines");
-        self.stdout.find(self.name, &what, skip, |line| {
-            Forwarding::parse(line).filter(|found| found.local == local)
-        })
+        self.stdout.find(self.name, &what, skip, |line| Forwarding::parse(line).filter(|found| found.local == local))
     }
 
     /// Visits its first tunnel.
@@ -672,9 +673,7 @@ fn workspace() -> &'static Path {
 /// Whether a program is newer than all its sources, which Cargo lists in a file beside it.
 fn is_fresh(program: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
-    let (Some(built), Ok(list)) =
-        (modified(program), std::fs::read_to_string(program.with_extension("d")))
-    else {
+    let (Some(built), Ok(list)) = (modified(program), std::fs::read_to_string(program.with_extension("d"))) else {
         return false;
     };
     let sources = list.split_once(": ").map_or("", |(_, sources)| sources).replace("\\ ", "\0");
@@ -703,8 +702,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Arc<Lines> {
-        let mut child =
-            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let lines = Lines::read(child.stdout.take().unwrap());
         child.wait().unwrap();
         lines

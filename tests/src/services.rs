@@ -2,8 +2,8 @@
 
 use crate::sockets::{LOOPBACK, bounded, reset};
 use crate::wait::PATIENCE;
-use nix::sys::socket::{Backlog, listen, sockopt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
+use nix::sys::socket::{Backlog, listen, sockopt};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +16,7 @@ use std::thread::{Builder, JoinHandle};
 #[derive(Debug)]
 pub struct Service {
     addr: SocketAddr,
+    listener: TcpListener,
     state: Arc<State>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -52,10 +53,11 @@ impl Service {
     #[must_use]
     pub fn serve(listener: TcpListener, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("the listener's address");
+        let accepting = listener.try_clone().expect("a second handle");
         let state = Arc::new(State::default());
         let (shared, handler) = (Arc::clone(&state), Arc::new(handler));
         let acceptor = small_thread("acceptor", move || {
-            for stream in listener.incoming() {
+            for stream in accepting.incoming() {
                 if shared.stop.load(Ordering::SeqCst) {
                     return;
                 }
@@ -72,7 +74,7 @@ impl Service {
                 });
             }
         });
-        Self { addr, state, acceptor: Some(acceptor) }
+        Self { addr, listener, state, acceptor: Some(acceptor) }
     }
 
     /// Sends back what comes, and ends when the visitor has ended; a reset is answered by a reset.
@@ -143,8 +145,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.state.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor; should the backlog be full it wakes by itself.
-        let _ = TcpStream::connect_timeout(&self.addr, PATIENCE);
+        stop_listening(&self.listener);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
@@ -165,8 +166,7 @@ impl Refusing {
     /// If the kernel has no socket left.
     #[must_use]
     pub fn reserve() -> Self {
-        let socket =
-            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
         let any: SockaddrIn = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into();
         bind(socket.as_raw_fd(), &any).expect("a free port");
         let addr: SockaddrIn = nix::sys::socket::getsockname(socket.as_raw_fd()).expect("its address");
@@ -200,6 +200,12 @@ fn echo(mut stream: TcpStream) {
             Ok(_) | Err(_) => return reset(stream),
         }
     }
+}
+
+/// Makes `accept` fail and new connections be refused, whoever else holds the socket.
+pub(crate) fn stop_listening(listener: &TcpListener) {
+    // Fails only if that has happened already.
+    let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
 }
 
 /// A listener with a backlog for thousands, which std does not offer.

@@ -31,12 +31,30 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Visits `addr` without a word: how many bytes come, and how it ends. A visitor who is reset at once may
+/// learn it from `connect` already.
+///
+/// # Panics
+/// If the connection is refused, or neither bytes nor an end come.
+#[track_caller]
+pub fn visit_end(addr: SocketAddr) -> (u64, End) {
+    match TcpStream::connect_timeout(&addr, PATIENCE) {
+        Ok(mut stream) => {
+            bounded(&stream, PATIENCE);
+            read_end(&mut stream)
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => (0, End::Reset),
+        Err(error) => panic!("connect to {addr}: {error}"),
+    }
+}
+
 /// Bounds every wait on `stream`, and sends without delay.
 ///
 /// # Panics
 /// If the socket refuses its options.
 pub fn bounded(stream: &TcpStream, patience: Duration) {
-    stream.set_nodelay(true).expect("TCP_NODELAY");
+    // Some kernels refuse this on a connection that has been reset already.
+    let _ = stream.set_nodelay(true);
     stream.set_read_timeout(Some(patience)).expect("read timeout");
     stream.set_write_timeout(Some(patience)).expect("write timeout");
 }
@@ -58,7 +76,10 @@ pub fn read_each(stream: &mut TcpStream, mut on_bytes: impl FnMut(&[u8])) -> End
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => panic!("after {total} bytes, waiting for more or an end: {error}"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                panic!("neither more bytes nor an end after {total} bytes")
+            }
+            Err(error) => panic!("after {total} bytes: {error}"),
         }
     }
 }

@@ -82,9 +82,7 @@ fn try_greeting(addr: SocketAddr) -> std::io::Result<String> {
 /// Visits the echo service behind `addr` anew until it answers.
 #[track_caller]
 pub fn until_served(addr: SocketAddr) {
-    eventually(&format!("{addr} is served again"), || {
-        try_echo(addr).map_err(|error| error.to_string())
-    });
+    eventually(&format!("{addr} is served again"), || try_echo(addr).map_err(|error| error.to_string()));
 }
 
 fn try_echo(addr: SocketAddr) -> std::io::Result<()> {

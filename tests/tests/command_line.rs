@@ -25,10 +25,7 @@ fn the_original_spelling_works() {
     ));
     let client = Program::with_words(
         "cproxy-client",
-        &[
-            &format!("--local_server={}", service.addr()),
-            &format!("--cproxy_server={}", server.ctl()),
-        ],
+        &[&format!("--local_server={}", service.addr()), &format!("--cproxy_server={}", server.ctl())],
     );
     let line = client.output_line("Forwarding");
     let (public, local) = line.split_once(" -> ").expect("an arrow");

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use tests::exchange::{Exchange, Exchanges, Order, send_part};
@@ -59,8 +60,7 @@ fn a_download_in_flight_completes_byte_for_byte() {
     let losses: [fn(&Gate); 3] = [Gate::cut, Gate::hang_up, Gate::freeze_present];
     for threads in [1, 4] {
         let service = downloads(TOTAL);
-        let setup =
-            setup(service.addr(), options().brisk().threads(threads), options().brisk().threads(threads));
+        let setup = setup(service.addr(), options().brisk().threads(threads), options().brisk().threads(threads));
         let public = setup.client.public();
         for loss in losses {
             let mut visitor = setup.client.visit();
@@ -111,8 +111,8 @@ fn ends_that_nobody_could_tell_are_told_after_the_resume() {
 #[test]
 fn visitors_who_come_meanwhile_are_served() {
     let service = Service::echo();
-    let patient = || options().brisk().key("session_grace", 60).key("wait_timeout", 60);
-    let setup = setup(service.addr(), patient(), patient());
+    let patient = || options().brisk().key("session_grace", 60);
+    let setup = setup(service.addr(), patient().key("wait_timeout", 60), patient());
     setup.gate.close();
     setup.gate.cut();
     until("the ctl_conn is gone", || setup.gate.open_connections() == 0);
@@ -129,38 +129,38 @@ fn visitors_who_come_meanwhile_are_served() {
 
 #[test]
 fn losses_without_end_lose_nothing() {
+    const LOSSES: u64 = 80;
     let service = Exchanges::start();
-    let patient = || options().brisk().key("session_grace", 60).key("wait_timeout", 60);
-    let setup = setup(service.addr(), patient(), patient().key("reconnect_max", 0.02));
-    const VISITS: u32 = 60;
+    let patient = || options().brisk().key("session_grace", 60);
+    let hurrying = patient().key("reconnect_max", 0.02);
+    let setup = setup(service.addr(), patient().key("wait_timeout", 60), hurrying);
+    let (next, public) = (AtomicU32::new(0), setup.client.public());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..3)
-            .map(|worker| {
-                let public = setup.client.public();
-                scope.spawn(move || {
-                    for stream in (worker..VISITS).step_by(3) {
-                        let order = [Order::Together, Order::VisitorFirst, Order::ServiceFirst];
-                        let order = order[stream as usize % 3];
+        let visitors: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    while setup.gate.accepted() <= LOSSES {
+                        let stream = next.fetch_add(1, Ordering::SeqCst);
+                        let order = [Order::Together, Order::VisitorFirst, Order::ServiceFirst][stream as usize % 3];
                         Exchange::new(stream).up(100_000).down(200_000).order(order).run(public);
                     }
                 })
             })
             .collect();
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            let before = setup.gate.accepted();
+        for loss in 1..=LOSSES {
+            until("the client is back", || setup.gate.accepted() >= loss || visitors.iter().any(|v| v.is_finished()));
+            // At any moment: before, in the middle of and after the handshake.
+            std::thread::sleep(Duration::from_millis(loss % 4 * 3));
             setup.gate.cut();
-            until("the client is back", || {
-                setup.gate.accepted() > before || workers.iter().all(|worker| worker.is_finished())
-            });
-            std::thread::sleep(Duration::from_millis(10));
         }
     });
-    service.expect(VISITS.into());
-    assert!(setup.gate.accepted() >= 10, "only {} ctl_conns", setup.gate.accepted());
+    let visits = next.into_inner();
+    assert!(visits >= 20, "only {visits} visits");
+    service.expect(visits.into());
     assert_eq!(setup.client.forwardings().len(), 1);
     setup.client.stop();
     let stopped = setup.server.stop();
-    assert_eq!((stopped.finished, stopped.aborted), (VISITS.into(), 0));
+    assert_eq!((stopped.finished, stopped.aborted), (visits.into(), 0));
 }
 
 #[test]

@@ -20,8 +20,7 @@ fn setup(drain_timeout: f64) -> (Service, Server, Client) {
         let _ = send_part(&mut stream, Flow::down(1), 0, TOTAL);
     });
     let server = Server::start(options().flag("drain-timeout", drain_timeout));
-    let client =
-        Client::start(&server, options().flag("drain-timeout", drain_timeout).tunnel(service.addr()));
+    let client = Client::start(&server, options().flag("drain-timeout", drain_timeout).tunnel(service.addr()));
     (service, server, client)
 }
 

@@ -23,12 +23,9 @@ fn either_end_first_with_fast_and_slow_readers() {
         for order in [Order::Together, Order::VisitorFirst, Order::ServiceFirst] {
             for (up, down) in SIZES {
                 let exchange = Exchange::new(visits).up(up).down(down).order(order);
-                for exchange in [
-                    exchange,
-                    exchange.slow_visitor(),
-                    exchange.slow_service(),
-                    exchange.slow_visitor().slow_service(),
-                ] {
+                for exchange in
+                    [exchange, exchange.slow_visitor(), exchange.slow_service(), exchange.slow_visitor().slow_service()]
+                {
                     exchange.run(client.public());
                     visits += 1;
                 }

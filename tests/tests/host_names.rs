@@ -70,7 +70,7 @@ fn a_name_with_two_addresses_works_if_one_of_them_does() {
 fn a_service_that_moves_is_found_at_its_new_address() {
     root_only!();
     let hosts = Hosts::new("127.0.0.1 service.test\n");
-    let here = Service::greeter("here");
+    let here = greeter_at("127.0.0.1:0", "here");
     let port = here.addr().port();
     let there = greeter_at(&format!("127.0.0.3:{port}"), "there");
     let server = Server::start(options().brisk());
@@ -78,6 +78,7 @@ fn a_service_that_moves_is_found_at_its_new_address() {
     let client = Client::start(&server, tunnel);
     assert_eq!(greeting(client.public()), "here");
     hosts.rewrite("127.0.0.3 service.test\n");
+    drop(here);
     until_greeted(client.public(), |text| text == "there");
     drop(there);
 }

@@ -1,6 +1,7 @@
 //! `kill -9` of either program in mid-transfer: whoever survives sees a reset, and a client that is started
 //! again is served again on its old port within seconds.
 
+use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
 use tests::programs::{Client, Options, Server, options};
@@ -8,7 +9,6 @@ use tests::services::Service;
 use tests::sockets::{End, connect, free_port, read_end};
 use tests::visits::{ping, until_greeted, until_served};
 use tests::wait::PATIENCE;
-use nix::sys::signal::Signal;
 
 /// An echo service that tells how each stream ended for it.
 fn observed_echo() -> (Service, Receiver<End>) {
@@ -106,18 +106,14 @@ fn ports_of_a_client_that_does_not_come_back_are_released() {
     let (old, new) = (Service::greeter("old"), Service::greeter("new"));
     let server = Server::start(options().brisk().key("session_grace", 1));
     let port = free_port();
-    let client = |id: &str, service: &Service| {
-        options().brisk().flag("client-id", id).tunnel_at(service.addr(), port)
-    };
+    let client = |id: &str, service: &Service| options().brisk().flag("client-id", id).tunnel_at(service.addr(), port);
     let first = Client::start(&server, client("first", &old));
     assert_eq!(tests::visits::greeting(first.public()), "old");
     first.kill();
     let second = Client::start(&server, client("second", &new));
     until_greeted(second.public(), |text| text == "new");
     second.kill();
-    tests::wait::until("the port is free again", || {
-        std::net::TcpStream::connect(second.public()).is_err()
-    });
+    tests::wait::until("the port is free again", || std::net::TcpStream::connect(second.public()).is_err());
 }
 
 #[test]

@@ -29,9 +29,7 @@ fn setup() -> Setup {
 
 /// After the loss of all of `before` connections: new ones are there, and visitors are served.
 fn expect_recovery(setup: &Setup, before: u64) {
-    until("the lost ones are replaced", || {
-        setup.between.proxy.accepted() >= before + READY as u64
-    });
+    until("the lost ones are replaced", || setup.between.proxy.accepted() >= before + READY as u64);
     for number in 0..20 {
         short_visit(setup.client.public(), number);
     }

@@ -32,9 +32,8 @@ fn the_same_client_twice_does_not_push_itself_out() {
     let (first_says, second_says) = (Service::greeter("first"), Service::greeter("second"));
     let server = Server::start(options().brisk());
     let port = free_port();
-    let client = |service: &Service| {
-        options().brisk().flag("client-id", "one and the same").tunnel_at(service.addr(), port)
-    };
+    let client =
+        |service: &Service| options().brisk().flag("client-id", "one and the same").tunnel_at(service.addr(), port);
     let first = Client::start(&server, client(&first_says));
     let second = Client::spawn(&server, client(&second_says));
     // Refused while the first one answers for itself: it says why, and keeps trying.

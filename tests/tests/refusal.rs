@@ -6,7 +6,7 @@ use std::time::Duration;
 use tests::leaks::Baseline;
 use tests::programs::{Client, Server, options};
 use tests::services::{Refusing, Service};
-use tests::sockets::{End, read_end};
+use tests::sockets::{End, read_end, visit_end};
 use tests::visits::{greeting, until_served};
 
 #[test]
@@ -18,7 +18,7 @@ fn visitors_of_a_refusing_service_are_reset_until_it_is_there() {
     let client = Client::start(&server, tunnels);
     let baseline = Baseline::of(&server, &client);
     for _ in 0..200 {
-        assert_eq!(read_end(&mut client.visit()), (0, End::Reset));
+        assert_eq!(visit_end(client.public()), (0, End::Reset));
     }
     baseline.expect_again();
     assert_eq!(greeting(client.public_of(neighbour.addr())), "neighbour");
@@ -37,7 +37,7 @@ fn visitors_of_a_service_that_resets_at_once_are_reset() {
     let client = Client::start(&server, options().brisk().tunnel(service.addr()));
     let baseline = Baseline::of(&server, &client);
     for _ in 0..100 {
-        assert_eq!(read_end(&mut client.visit()), (0, End::Reset));
+        assert_eq!(visit_end(client.public()), (0, End::Reset));
     }
     baseline.expect_again();
 }
@@ -46,7 +46,7 @@ fn visitors_of_a_service_that_resets_at_once_are_reset() {
 fn a_service_whose_name_does_not_resolve_refuses() {
     let server = Server::start(options().brisk());
     let client = Client::start(&server, options().brisk().tunnel("no-such-host.invalid:1"));
-    assert_eq!(read_end(&mut client.visit()), (0, End::Reset));
+    assert_eq!(visit_end(client.public()), (0, End::Reset));
     assert!(client.is_running());
 }
 

@@ -160,17 +160,22 @@ fn a_reset_after_one_direction_ended_well_is_still_a_reset() {
 #[test]
 fn a_stream_cut_between_the_programs_is_a_reset_at_both_ends() {
     let (service, ends) = observer();
-    let server = Server::start(options().brisk());
+    const READY: u64 = 4;
+    let server = Server::start(options().brisk().key("idle_conns", READY));
     let between = Between::new(server.ctl(), server.proxy());
     let options = options().brisk().tunnel(service.addr()).via(between.ctl.addr());
     let client = Client::start(&server, options);
+    until("the pool is full", || between.proxy.accepted() >= READY);
     let losses: [fn(&Between); 2] = [|between| between.proxy.cut(), |between| between.proxy.hang_up()];
     for round in 0..20 {
         let mut visitor = client.visit();
         ping(&mut visitor, b"here");
+        let opened = between.proxy.accepted();
         losses[round % 2](&between);
         assert_eq!(read_end(&mut visitor), (0, End::Reset), "visitor, round {round}");
         assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset), "service, round {round}");
+        // The idle ones are lost as well; who came now could be given one of them.
+        until("they are replaced", || between.proxy.accepted() >= opened + READY);
     }
 }
 

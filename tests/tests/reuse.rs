@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use tests::exchange::{Exchange, Exchanges, Order};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect, finish, read_end, reset};
+use tests::sockets::{End, connect, finish, reset, visit_end};
 use tests::visits::{ping, short_visit};
 use tests::wait::{eventually, until};
 
@@ -69,7 +69,7 @@ fn nothing_of_a_visit_shows_in_the_next() {
                 reset(visitor);
             }
             _ => {
-                let (_, end) = read_end(&mut other.visit());
+                let (_, end) = visit_end(other.public());
                 assert_eq!(end, End::Reset);
             }
         }

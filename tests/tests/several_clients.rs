@@ -17,9 +17,8 @@ fn every_visitor_reaches_its_own_service() {
             .map(|client| {
                 let services: Vec<_> =
                     (0..TUNNELS).map(|tunnel| Service::greeter(&format!("{client}/{tunnel}"))).collect();
-                let tunnels = services
-                    .iter()
-                    .fold(options().brisk().threads(threads), |all, service| all.tunnel(service.addr()));
+                let tunnels =
+                    services.iter().fold(options().brisk().threads(threads), |all, service| all.tunnel(service.addr()));
                 (Client::start(&server, tunnels), services)
             })
             .collect();
@@ -38,10 +37,8 @@ fn streams_of_several_clients_do_not_mix() {
     const STREAMS: u32 = 6;
     let server = Server::start(options().threads(1));
     let services: Vec<_> = (0..3).map(|_| Exchanges::start()).collect();
-    let clients: Vec<_> = services
-        .iter()
-        .map(|service| Client::start(&server, options().threads(1).tunnel(service.addr())))
-        .collect();
+    let clients: Vec<_> =
+        services.iter().map(|service| Client::start(&server, options().threads(1).tunnel(service.addr()))).collect();
     std::thread::scope(|scope| {
         for (number, client) in (0..).zip(&clients) {
             for stream in 0..STREAMS {

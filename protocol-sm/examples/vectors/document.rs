@@ -6,9 +6,9 @@ use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Tun
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, Ctl, Message, Port, Preface, PrefaceReader,
-    ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello,
-    ServerMsg, ToClient, ToServer, Welcome, WireError,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, Ctl, Greeting, Message, Port, Preface, PrefaceReader,
+    ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient,
+    ToServer, Welcome, WireError,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -135,10 +135,7 @@ fn prefaces() -> Vec<String> {
 }
 
 /// How many bytes a receiver reads before it knows that they are not ours.
-fn refused_after(
-    bytes: &[u8],
-    mut next: impl FnMut(&mut &[u8]) -> Result<bool, WireError>,
-) -> usize {
+fn refused_after(bytes: &[u8], mut next: impl FnMut(&mut &[u8]) -> Result<bool, WireError>) -> usize {
     for (i, byte) in bytes.iter().enumerate() {
         match next(&mut [*byte].as_slice()) {
             Ok(false) => {}
@@ -174,8 +171,8 @@ fn replies() -> Vec<String> {
     let known = Preface::ours(Port::Ctl);
     let newer = Preface { port: Port::Proxy, min: 2, max: 3 };
     let range = Preface { port: Port::Proxy, min: 1, max: 3 };
-    let row = |to: Preface| {
-        let bytes = Reply::to(to).encode();
+    let row = |(to, reply): (Preface, Reply)| {
+        let bytes = reply.encode();
         object(&[
             ("to", hex(&to.encode())),
             ("version", bytes[5].to_string()),
@@ -184,7 +181,11 @@ fn replies() -> Vec<String> {
             ("hex", hex(&bytes)),
         ])
     };
-    [known, range, newer].map(row).into()
+    let ours = [known, range, newer].map(|to| (to, Reply::to(to)));
+    // A newer server, which must be answered by proofs over these very bytes.
+    let greeting = Greeting::Version { version: 1, min: 1, max: 3 };
+    let theirs = (known, Reply { port: known.port, greeting });
+    ours.into_iter().chain([theirs]).map(row).collect()
 }
 
 fn invalid_replies() -> Vec<String> {
@@ -210,10 +211,7 @@ const HIGH: u64 = u64::MAX;
 const SESSION: SessionId = SessionId([0x5e; 16]);
 
 fn visitors() -> [SocketAddr; 2] {
-    [
-        (Ipv4Addr::new(192, 0, 2, 7), 50_000).into(),
-        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443).into(),
-    ]
+    [(Ipv4Addr::new(192, 0, 2, 7), 50_000).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443).into()]
 }
 
 fn from_clients() -> Vec<ToServer> {
@@ -235,11 +233,7 @@ fn from_clients() -> Vec<ToServer> {
     let (conn, epoch) = (ConnId(3), Epoch(2));
     let mut numbered = vec![
         ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 6022, name: "ssh".into() },
-        ClientMsg::RegisterTunnel {
-            tunnel: TunnelId(u32::MAX),
-            public_port: 0,
-            name: "é".repeat(32),
-        },
+        ClientMsg::RegisterTunnel { tunnel: TunnelId(u32::MAX), public_port: 0, name: "é".repeat(32) },
         ClientMsg::CloseTunnel { tunnel: TunnelId(1) },
         ClientMsg::ConnFailed { count: 4 },
         ClientMsg::Fin { conn, epoch, total: 0 },
@@ -254,13 +248,8 @@ fn from_clients() -> Vec<ToServer> {
 
 fn from_servers() -> Vec<ToClient> {
     let hello = ServerHello { nonce: [0x22; 32], features: 0 };
-    let welcome = |resumed, received| Welcome {
-        session: SESSION,
-        resumed,
-        received,
-        proxy_port: 8090,
-        proof: [0xcd; 32],
-    };
+    let welcome =
+        |resumed, received| Welcome { session: SESSION, resumed, received, proxy_port: 8090, proof: [0xcd; 32] };
     let mut all = vec![
         ToClient::Handshake(ServerHandshake::Hello(hello)),
         ToClient::Handshake(ServerHandshake::Welcome(welcome(false, 0))),
@@ -272,14 +261,9 @@ fn from_servers() -> Vec<ToClient> {
     all.extend(HANDSHAKE.map(|code| ToClient::Handshake(ServerHandshake::Refused(code))));
     all.extend(CLOSE.map(|code| ToClient::Close { code }));
     let (conn, epoch, tunnel) = (ConnId(3), Epoch(2), TunnelId(1));
-    let mut numbered: Vec<_> =
-        visitors().map(|public| ServerMsg::TunnelReady { tunnel, public }).into();
+    let mut numbered: Vec<_> = visitors().map(|public| ServerMsg::TunnelReady { tunnel, public }).into();
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelRefused { tunnel, code }));
-    numbered.extend([
-        ServerMsg::NeedConn { count: 4 },
-        ServerMsg::Fin { conn, epoch, total: 5 },
-        ServerMsg::Drain,
-    ]);
+    numbered.extend([ServerMsg::NeedConn { count: 4 }, ServerMsg::Fin { conn, epoch, total: 5 }, ServerMsg::Drain]);
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
@@ -338,17 +322,12 @@ const TUNNEL: [TunnelRefusal; 6] = [
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
 ];
-const CLOSE: [CloseCode; 4] =
-    [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping];
+const CLOSE: [CloseCode; 4] = [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {
         let row = |message: &M| {
-            object(&[
-                ("direction", json(direction)),
-                ("message", json(message)),
-                ("frame", hex(&frame(message))),
-            ])
+            object(&[("direction", json(direction)), ("message", json(message)), ("frame", hex(&frame(message)))])
         };
         all.iter().map(row).collect()
     }
@@ -363,18 +342,10 @@ fn messages() -> Vec<String> {
 
 fn invalid_frames() -> Vec<String> {
     fn row(direction: &str, why: &str, error: &str, frame: &[u8]) -> String {
-        object(&[
-            ("direction", json(direction)),
-            ("why", json(why)),
-            ("error", json(error)),
-            ("frame", hex(frame)),
-        ])
+        object(&[("direction", json(direction)), ("why", json(why)), ("error", json(error)), ("frame", hex(frame))])
     }
-    let length = |direction: &str, why: &str, length: u16| {
-        row(direction, why, "Length", &length.to_le_bytes())
-    };
-    let malformed =
-        |direction: &str, why: &str, body: &[u8]| row(direction, why, "Malformed", &framed(body));
+    let length = |direction: &str, why: &str, length: u16| row(direction, why, "Length", &length.to_le_bytes());
+    let malformed = |direction: &str, why: &str, body: &[u8]| row(direction, why, "Malformed", &framed(body));
     let mut rows = Vec::new();
     for (direction, max) in [
         ("ctl_to_server", ToServer::MAX),
@@ -401,47 +372,19 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),
         malformed("proxy_to_client", "the first unknown message", &[4]),
-        malformed(
-            "ctl_to_server",
-            "the first unknown abort code",
-            &[1, 1, 5, 3, 2, past(ABORT.len())],
-        ),
-        malformed(
-            "ctl_to_client",
-            "the first unknown abort code",
-            &[1, 1, 4, 3, 2, past(ABORT.len())],
-        ),
+        malformed("ctl_to_server", "the first unknown abort code", &[1, 1, 5, 3, 2, past(ABORT.len())]),
+        malformed("ctl_to_client", "the first unknown abort code", &[1, 1, 4, 3, 2, past(ABORT.len())]),
         malformed("ctl_to_client", "the first unknown refusal", &[0, 2, past(HANDSHAKE.len())]),
-        malformed(
-            "ctl_to_client",
-            "the first unknown tunnel refusal",
-            &[1, 1, 1, 1, past(TUNNEL.len())],
-        ),
+        malformed("ctl_to_client", "the first unknown tunnel refusal", &[1, 1, 1, 1, past(TUNNEL.len())]),
         malformed("proxy_to_client", "the first unknown refusal", &[1, past(HANDSHAKE.len())]),
-        malformed(
-            "proxy_to_server",
-            "the first unknown refusal of a visitor",
-            &[3, 2, past(REFUSE.len())],
-        ),
+        malformed("proxy_to_server", "the first unknown refusal of a visitor", &[3, 2, past(REFUSE.len())]),
         malformed("ctl_to_server", "a byte is missing: Ping without its number", &[2]),
         malformed("ctl_to_server", "a byte too many: Drain and 0", &[1, 1, 6, 0]),
         malformed("ctl_to_server", "a number that is not the shortest: Ping", &[2, 0x80, 0x00]),
         malformed("ctl_to_server", "a tag that is not the shortest: Ping", &[0x82, 0x00, 0x05]),
-        malformed(
-            "ctl_to_server",
-            "a number above 2^32-1: ConnFailed",
-            &[1, 1, 2, 255, 255, 255, 255, 16],
-        ),
-        malformed(
-            "ctl_to_server",
-            "a port above 65535: RegisterTunnel",
-            &[1, 1, 0, 1, 128, 128, 4, 0],
-        ),
-        malformed(
-            "ctl_to_server",
-            "a name longer than the frame",
-            &[1, 1, 0, 1, 0, 4, b's', b's', b'h'],
-        ),
+        malformed("ctl_to_server", "a number above 2^32-1: ConnFailed", &[1, 1, 2, 255, 255, 255, 255, 16]),
+        malformed("ctl_to_server", "a port above 65535: RegisterTunnel", &[1, 1, 0, 1, 128, 128, 4, 0]),
+        malformed("ctl_to_server", "a name longer than the frame", &[1, 1, 0, 1, 0, 4, b's', b's', b'h']),
         malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 2, 0xc3, 0x28]),
         malformed("ctl_to_server", "a flag that is neither 0 nor 1: Hello.token", &{
             let mut body = from_clients()[0].clone_body();
@@ -453,11 +396,7 @@ fn invalid_frames() -> Vec<String> {
             body[52] = 2;
             body
         }),
-        malformed(
-            "proxy_to_client",
-            "an address that is neither IPv4 nor IPv6",
-            &[3, 2, 1, 2, 0, 0, 0, 0, 0],
-        ),
+        malformed("proxy_to_client", "an address that is neither IPv4 nor IPv6", &[3, 2, 1, 2, 0, 0, 0, 0, 0]),
         malformed("proxy_to_client", "an IPv4 address cut short", &[3, 2, 1, 0, 192, 0, 2]),
     ]);
     rows
@@ -534,17 +473,19 @@ fn counting(from: u8) -> [u8; 32] {
 }
 
 fn handshakes() -> Vec<String> {
+    let ours = Reply::to(Preface::ours(Port::Ctl));
+    let newer = Reply { greeting: Greeting::Version { version: 1, min: 1, max: 3 }, ..ours };
     let resume = Resume { session: SESSION, received: 7 };
     vec![
-        handshake("with a token, a new session", Some("correct horse battery staple"), None),
-        handshake("without a token", None, None),
-        handshake("with a token, a session resumed", Some("\u{e9}t\u{e9}"), Some(resume)),
+        handshake("with a token, a new session", ours, Some("correct horse battery staple"), None),
+        handshake("without a token", ours, None, None),
+        handshake("with a token, a session resumed", ours, Some("\u{e9}t\u{e9}"), Some(resume)),
+        handshake("with a server that speaks later versions too", newer, Some("secret"), None),
     ]
 }
 
-fn handshake(name: &str, secret: Option<&str>, resume: Option<Resume>) -> String {
+fn handshake(name: &str, reply: Reply, secret: Option<&str>, resume: Option<Resume>) -> String {
     let preface = Preface::ours(Port::Ctl);
-    let reply = Reply::to(preface);
     let client_hello = ToServer::Handshake(ClientHandshake::Hello(ClientHello {
         nonce: counting(0),
         client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),
@@ -554,14 +495,11 @@ fn handshake(name: &str, secret: Option<&str>, resume: Option<Resume>) -> String
     }));
     let hello = ServerHello { nonce: counting(0x40), features: 0 };
     let server_hello = ToClient::Handshake(ServerHandshake::Hello(hello));
-    let said =
-        [&preface.encode()[..], &reply.encode(), &frame(&client_hello), &frame(&server_hello)]
-            .concat();
+    let said = [&preface.encode()[..], &reply.encode(), &frame(&client_hello), &frame(&server_hello)].concat();
     let digest: [u8; 32] = Sha256::digest(said).into();
 
     let token = secret.map(|secret| Token::new(secret.into()));
-    let transcript =
-        Transcript::new(preface.encode(), reply.encode(), &client_hello, &server_hello);
+    let transcript = Transcript::new(preface.encode(), reply.encode(), &client_hello, &server_hello);
     let prover = Prover::new(token.as_ref(), transcript);
     let proof = ToServer::Handshake(ClientHandshake::Proof(prover.client()));
     let welcome = prover.welcome(Welcome {

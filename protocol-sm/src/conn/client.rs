@@ -28,6 +28,12 @@ pub struct IdleConn {
 }
 
 impl IdleConn {
+    /// The number of its last transfer; 0 before the first.
+    #[must_use]
+    pub fn last(&self) -> Epoch {
+        self.last
+    }
+
     /// `Start` came in band: dial the LocalServer. Bytes behind it are payload.
     ///
     /// # Errors

@@ -28,6 +28,12 @@ pub struct IdleConn {
 }
 
 impl IdleConn {
+    /// The number of its last transfer; 0 before the first.
+    #[must_use]
+    pub fn last(&self) -> Epoch {
+        self.last
+    }
+
     /// The next transfer, whose epoch goes into `Start`; `None` if the epochs are used up: retire the conn.
     #[must_use]
     pub fn start(self) -> Option<ActiveConn> {

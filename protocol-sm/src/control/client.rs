@@ -213,16 +213,17 @@ impl Tunnels {
         Ok(tunnel.last.replace(public) != Some(public))
     }
 
-    /// It was not opened, for now: tries again after a pause.
+    /// It was not opened: tries again after a pause. `Ok(true)`: at once, with any port instead of the one that the
+    /// server picked last time, whatever was wrong with that.
     ///
     /// # Errors
     /// It was not asked for.
-    pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<(), Violation> {
+    pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<bool, Violation> {
         let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(Violation::Unexpected)?;
         // The port that the server picked last time is gone: let it pick another, at once.
         let again = tunnel.spec.public_port == 0 && tunnel.last.take().is_some();
         tunnel.state = if again { State::Idle } else { State::RetryAt(now + tunnel.retry.next(random)) };
-        Ok(())
+        Ok(again)
     }
 
     /// When to call [`Tunnels::register`] again.

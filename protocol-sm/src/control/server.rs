@@ -240,6 +240,12 @@ impl Control {
         Ok((self.secret.accept(self.id, hello.conn), lane))
     }
 
+    /// A conn was admitted for `lane`, and lost before its event loop had it: the client will say that it failed (K3).
+    pub fn on_conn_lost(&mut self, conn: ConnId, lane: usize) {
+        self.conns.remove(&conn);
+        self.asked[lane] += 1;
+    }
+
     /// A conn is closed.
     pub fn on_conn_gone(&mut self, conn: ConnId) {
         self.conns.remove(&conn);

@@ -3,6 +3,8 @@
 //! Every proxy_conn and every local_conn has one slot; a local_conn's slot says which conn it belongs to,
 //! the conn's which local_conn it has. Readiness of either drives both.
 
+mod check;
+
 use super::Cx;
 use super::messages::{FromClientLoop, ToClientLoop};
 use super::relay::{End, Link, Port, TURN, failed};
@@ -377,16 +379,21 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         let was_opening = matches!(conn.state, State::Opening { .. });
-        read_frames(cx, conn)?;
+        let read = read_frames(cx, conn);
+        let started = matches!(conn.state, State::Active(_));
+        if started {
+            // Counted before anything can end the conn: its end counts it off.
+            self.active += 1;
+            self.totals.visitors += 1;
+        }
+        read?;
         conn.link.flush_frames(cx.sys)?;
         if was_opening && !matches!(conn.state, State::Opening { .. }) {
             self.timers.set(token, &mut conn.deadline, None);
             self.totals.proxy_conns += 1;
             cx.sys.note(Note::ConnUp { conn: conn.id });
         }
-        if let State::Active(_) = &conn.state {
-            self.active += 1;
-            self.totals.visitors += 1;
+        if started {
             self.dial(cx, token, RefuseCode::UnknownTunnel);
         }
         Ok(())
@@ -596,7 +603,12 @@ impl<T, P> ClientLoop<T, P> {
         match &conn.state {
             State::Opening { .. } => {
                 conn.link.reset(cx.sys);
-                self.open_failed(cx, conn.id, None);
+                if by_peer {
+                    // The server has it already: for its count it came.
+                    cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                } else {
+                    self.open_failed(cx, conn.id, None);
+                }
             }
             State::Idle(_) => {
                 cx.sys.note(Note::ConnDown { conn: conn.id });
@@ -764,7 +776,8 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
             Ok(())
         }
         (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
-        (ProxyToClient::Ping, State::Idle(_)) => {
+        // The next ping comes after the last one's pong, so a server that does not read cannot fill our memory.
+        (ProxyToClient::Ping, State::Idle(_)) if conn.link.into.is_empty() => {
             let mut frame = [0; 2 + ProxyToServer::MAX];
             let length = ProxyToServer::Pong.encode(&mut frame);
             conn.link.into.push_frame(&frame[..length]);

@@ -9,7 +9,7 @@
 use super::Cx;
 use super::ctl_link::CtlLink;
 use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
-use super::relay::{Port, failed};
+use super::relay::Port;
 use super::slab::{Slab, Token};
 use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Role, Sys, SysError, Tell, random_u32};
 use crate::auth::{Prover, Transcript};
@@ -22,7 +22,7 @@ use crate::session::Arrival;
 use crate::settings::ClientSettings;
 use crate::time::Instant;
 use crate::wire::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, ReplyReader, Resume, ServerHandshake,
+    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, Reply, ReplyReader, Resume, ServerHandshake,
     ToClient, ToServer, Welcome,
 };
 use alloc::collections::{BTreeSet, VecDeque};
@@ -82,7 +82,7 @@ enum Stage {
     Resolving,
     Connecting { token: Token, rest: VecDeque<SocketAddr>, until: Instant },
     Greeting { token: Token, reader: ReplyReader, hello: ClientHello, until: Instant },
-    Challenged { token: Token, hello: ClientHello, until: Instant },
+    Challenged { token: Token, hello: ClientHello, reply: Reply, until: Instant },
     Proved { token: Token, transcript: Transcript, until: Instant },
     Up { token: Token, liveness: Liveness },
 }
@@ -186,9 +186,8 @@ where
         link.port.on_ready(ready);
         if let Stage::Connecting { .. } = self.stage {
             self.on_connecting(cx, token);
-        } else if ready.error && failed(cx, &link.port) {
-            self.disconnect(cx, Disconnect::Lost);
         } else {
+            // A failed socket too: what the server said before it failed (a refusal, a `Close`) is read first.
             self.drive(cx);
         }
     }
@@ -214,7 +213,8 @@ where
             return None;
         }
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
-        let tunnels = if self.is_up() { self.tunnels.next_deadline() } else { None };
+        let registers = self.is_up() && self.stopping.is_none();
+        let tunnels = self.tunnels.next_deadline().filter(|_| registers);
         [self.stage.deadline(), self.grace, stop, tunnels].into_iter().flatten().min()
     }
 
@@ -479,7 +479,7 @@ impl<T> ClientMain<T> {
                 if let Some(refusal) = reply.refusal() {
                     return Err(Disconnect::Refused(refusal));
                 }
-                self.stage = Stage::Challenged { token: *token, hello: hello.clone(), until: *until };
+                self.stage = Stage::Challenged { token: *token, hello: hello.clone(), reply, until: *until };
                 continue;
             }
             let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) else { return Ok(()) };
@@ -500,12 +500,11 @@ impl<T> ClientMain<T> {
             (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
                 Err(Disconnect::Refused(refusal))
             }
-            (Stage::Challenged { token, hello, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
+            (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
                 let preface = Preface::ours(Kind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
                 let answer = Ctl::Handshake(ServerHandshake::Hello(server));
-                let reply = crate::wire::Reply::to(preface).encode();
-                let transcript = Transcript::new(preface.encode(), reply, &said, &answer);
+                let transcript = Transcript::new(preface.encode(), reply.encode(), &said, &answer);
                 let proof = Prover::new(self.settings.token.as_ref(), transcript).client();
                 let (token, until) = (*token, *until);
                 self.stage = Stage::Proved { token, transcript, until };
@@ -656,16 +655,15 @@ impl<T> ClientMain<T> {
                     cx.sys.note(Note::Forwarding { tunnel, public });
                 }
             }
-            Reaction::Refused(tunnel, code) if code.is_final() => {
-                let sentence = match self.tunnels.spec(tunnel) {
-                    Some(spec) => format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port),
-                    None => return Err(Violation::Unexpected),
-                };
-                self.refused_for_good(cx, sentence);
-            }
             Reaction::Refused(tunnel, code) => {
                 let random = random_u32(cx.sys);
-                self.tunnels.on_refused(tunnel, cx.now, random)?;
+                let again = self.tunnels.on_refused(tunnel, cx.now, random)?;
+                if code.is_final() && !again {
+                    let Some(spec) = self.tunnels.spec(tunnel) else { return Err(Violation::Unexpected) };
+                    let sentence = format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port);
+                    self.refused_for_good(cx, sentence);
+                    return Ok(());
+                }
                 cx.sys.note(Note::NotForwarding { tunnel, code });
                 self.register(cx);
             }

@@ -46,6 +46,10 @@ impl<T, In> CtlLink<T, In> {
             self.sent = 0;
         } else if self.out.len() - self.sent > Self::MAX_QUEUED {
             return Err(SysError::Exhausted);
+        } else if self.sent >= self.out.len() / 2 {
+            // A queue that never runs empty must not keep what was sent.
+            self.out.drain(..self.sent);
+            self.sent = 0;
         }
         Ok(())
     }

@@ -17,12 +17,14 @@ pub mod server_main;
 mod slab;
 pub mod sys;
 mod timers;
+mod view;
 
 pub use relay::Strategy;
 pub use slab::Token;
 pub use sys::{
     Disconnect, Driver, Dropped, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell,
 };
+pub use view::{ConnView, Use};
 
 use crate::time::Instant;
 

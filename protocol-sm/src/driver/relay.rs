@@ -157,6 +157,11 @@ impl<P> Flow<P> {
         matches!(self.held, Held::Nothing)
     }
 
+    /// Whether nothing but frames is on its way.
+    pub(crate) fn is_framing(&self) -> bool {
+        self.is_empty() || self.only_frames()
+    }
+
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
     pub(crate) fn discard(&mut self, sys: &mut impl Sys<Pipe = P>) {
         if let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing) {
@@ -223,14 +228,19 @@ impl<P> Flow<P> {
         to: &mut Port<S::Stream>,
     ) -> Turn {
         let turn = self.turn(cx, half, &mut from, to);
-        // A pipe is held only while bytes are in it.
-        if half.budget(0).forward == 0
-            && let Held::Pipe { .. } = self.held
-            && let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing)
-        {
-            cx.sys.recycle(pipe, true);
+        if half.budget(0).forward == 0 {
+            self.release_pipe(cx.sys);
         }
         turn
+    }
+
+    /// Gives an empty pipe back: one is held only while bytes are in it.
+    fn release_pipe(&mut self, sys: &mut impl Sys<Pipe = P>) {
+        if let Held::Pipe { .. } = self.held
+            && let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing)
+        {
+            sys.recycle(pipe, true);
+        }
     }
 
     fn turn<S: Sys<Pipe = P>>(
@@ -259,6 +269,8 @@ impl<P> Flow<P> {
             let taken = if self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
                 self.take_by_splice(cx, half, from)
             } else {
+                // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.
+                self.release_pipe(cx.sys);
                 self.take_by_copy(cx, half, from, to)
             };
             match taken {

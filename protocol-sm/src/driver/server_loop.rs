@@ -3,6 +3,8 @@
 //! Every proxy_conn and every visitor has one slot; a visitor's slot says which conn it was given, the
 //! conn's which visitor it serves. Readiness of either drives both.
 
+mod check;
+
 use super::Cx;
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
 use super::relay::{End, Link, Port, failed};
@@ -254,7 +256,8 @@ where
                 self.ask(cx, control);
             }
             let retries = self.controls.values().filter_map(|shard| shard.pool.next_deadline());
-            self.next_retry = retries.min();
+            // Draining asks for nothing, so a retry would stay due for ever.
+            self.next_retry = if self.draining { None } else { retries.min() };
         }
     }
 
@@ -445,7 +448,7 @@ impl<T, P> ServerLoop<T, P> {
         });
         guest.conn = Some(token);
         self.timers.set(visitor, &mut guest.deadline, None);
-        let answer_by = cx.now + self.timings.dial_timeout * 2;
+        let answer_by = cx.now + self.timings.dial_timeout.saturating_mul(2);
         self.timers.set(token, &mut conn.deadline, Some(answer_by));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
@@ -624,12 +627,16 @@ impl<T, P> ServerLoop<T, P> {
         conn.state = State::Idle { conn: idle, since: cx.now };
         let control = conn.control;
         self.timers.set(token, &mut conn.deadline, None);
-        let Some(shard) = self.controls.get_mut(&control) else {
-            return;
-        };
-        shard.active -= 1;
-        let visitor = shard.pool.on_idle(token);
-        self.give(cx, token, visitor);
+        if let Some(shard) = self.controls.get_mut(&control) {
+            shard.active -= 1;
+        }
+        // An end, or a byte that nobody may send, was left unread behind the total: it is not reported again,
+        // and must not be found by the next visitor.
+        self.drive(cx, token);
+        if let (Some(Slot::Conn(_)), Some(shard)) = (self.slots.get_mut(token), self.controls.get_mut(&control)) {
+            let visitor = shard.pool.on_idle(token);
+            self.give(cx, token, visitor);
+        }
         self.ask(cx, control);
         self.tell_if_drained(cx);
     }

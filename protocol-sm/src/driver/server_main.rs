@@ -46,6 +46,7 @@ pub struct ServerMain<T, L> {
     bind_ip: IpAddr,
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
+    doors: Vec<Token>,
     controls: BTreeMap<ControlKey, Seat>,
     by_session: BTreeMap<SessionId, ControlKey>,
     by_client: BTreeMap<ClientId, ControlKey>,
@@ -162,6 +163,7 @@ impl<T, L> ServerMain<T, L> {
             bind_ip,
             proxy_port: 0,
             slots: Slab::default(),
+            doors: Vec::new(),
             controls: BTreeMap::new(),
             by_session: BTreeMap::new(),
             by_client: BTreeMap::new(),
@@ -196,7 +198,10 @@ impl<T, L> ServerMain<T, L> {
                     real = address;
                     Ok(Slot::Door(Door { listener, role, queued: false }))
                 })
-                .map(|_| real)
+                .map(|token| {
+                    self.doors.push(token);
+                    real
+                })
                 .map_err(|error| (at, error))
         };
         let ctl = open(ctl, Role::Ctl)?;
@@ -247,8 +252,8 @@ where
             ToServerMain::Loop(message) => self.on_loop(cx, message),
             ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
                 let Some(seat) = self.controls.get_mut(&control) else { return };
-                let reply = seat.control.on_bound(tunnel, bound);
                 let name = seat.control.tunnel_name(tunnel).into();
+                let reply = seat.control.on_bound(tunnel, bound);
                 let client = seat.control.client;
                 if let Some(reply) = reply {
                     let outcome = match &reply {
@@ -285,6 +290,9 @@ where
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
         if self.paused_until.is_some_and(|at| at <= cx.now) {
             self.paused_until = None;
+            for door in self.doors.clone() {
+                self.enqueue(door);
+            }
         }
         while let Some(token) = self.handshakes.pop_due(cx.now) {
             self.on_handshake_deadline(cx, token);
@@ -316,7 +324,6 @@ where
         for _ in 0..self.busy.len() {
             let Some(token) = self.busy.pop_front() else { return };
             match self.slots.get_mut(token) {
-                Some(Slot::Door(_)) if self.paused_until.is_some() => self.busy.push_back(token),
                 Some(Slot::Door(door)) => {
                     door.queued = false;
                     self.accept(cx, token);
@@ -331,8 +338,7 @@ where
     }
 
     fn is_busy(&self) -> bool {
-        let doors = 2;
-        !self.busy.is_empty() && (self.paused_until.is_none() || self.busy.len() > doors)
+        !self.busy.is_empty()
     }
 }
 
@@ -343,7 +349,8 @@ impl<T, L> ServerMain<T, L> {
         S: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener>,
     {
         if self.paused_until.is_some() {
-            return self.enqueue(token);
+            // Both doors are tried when the pause is over.
+            return;
         }
         let Some(Slot::Door(door)) = self.slots.get_mut(token) else { return };
         let role = door.role;
@@ -355,10 +362,7 @@ impl<T, L> ServerMain<T, L> {
         match end {
             Ok(true) => self.enqueue(token),
             Ok(false) => {}
-            Err(_) => {
-                self.paused_until = Some(cx.now + PAUSE);
-                self.enqueue(token);
-            }
+            Err(_) => self.paused_until = Some(cx.now + PAUSE),
         }
     }
 
@@ -486,10 +490,10 @@ impl<T, L> ServerMain<T, L> {
                 let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
                 cx.sys.tell(ToLane { lane, message });
             }
-            Ok((control, _, _)) => {
+            Ok((control, _, lane)) => {
                 cx.sys.close(hand.port.stream);
                 if let Some(seat) = self.controls.get_mut(&control) {
-                    seat.control.on_conn_gone(hello_conn(hello));
+                    seat.control.on_conn_lost(hello_conn(hello), lane);
                 }
             }
             Err(_) => cx.sys.close(hand.port.stream),
@@ -514,7 +518,7 @@ impl<T, L> ServerMain<T, L> {
         let mut bytes = Vec::new();
         for reads in 0.. {
             let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
-            if !conn.link.port.readable || matches!(conn.stage, Stage::Parked { .. }) {
+            if !conn.link.port.readable {
                 break;
             }
             if reads == READS {
@@ -660,6 +664,9 @@ impl<T, L> ServerMain<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener>,
     {
+        if self.stopping.is_some() {
+            return Err(HandshakeRefusal::Stopping.into());
+        }
         if self.controls.len() >= self.settings.max_sessions as usize {
             return Err(HandshakeRefusal::Full.into());
         }

@@ -76,6 +76,15 @@ impl<T> Slab<T> {
         Some((x.value.as_mut()?, y.value.as_mut()?))
     }
 
+    pub(crate) fn get(&self, key: Token) -> Option<&T> {
+        let entry = self.entries.get(key.index()).filter(|entry| entry.key == key)?;
+        entry.value.as_ref()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
+        self.entries.iter().filter_map(|entry| Some((entry.key, entry.value.as_ref()?)))
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = Token> {
         self.entries.iter().filter(|entry| entry.value.is_some()).map(|entry| entry.key)
     }

@@ -44,6 +44,11 @@ impl Timers {
         self.0.pop_first().map(|(_, token)| token)
     }
 
+    /// Whether this deadline is set.
+    pub(crate) fn has(&self, at: Instant, token: Token) -> bool {
+        self.0.contains(&(at, token))
+    }
+
     /// How many deadlines are set.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

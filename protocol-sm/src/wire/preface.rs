@@ -71,8 +71,15 @@ impl Preface {
 /// What a server answers: `CPXY`, kind, chosen version (0 = refused), then its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Greeting {
-    /// Go on in this version.
-    Version(u8),
+    /// Go on in this version. A server that speaks others too says so, and the proofs cover it.
+    Version {
+        /// The version chosen.
+        version: u8,
+        /// Lowest version the server speaks.
+        min: u8,
+        /// Highest version the server speaks.
+        max: u8,
+    },
     /// No version in common: this server speaks `min..=max`. The connection closes.
     Refused {
         /// Lowest version the server speaks.
@@ -96,7 +103,7 @@ impl Reply {
     #[must_use]
     pub fn to(preface: Preface) -> Self {
         let greeting = if (preface.min..=preface.max).contains(&VERSION) {
-            Greeting::Version(VERSION)
+            Greeting::Version { version: VERSION, min: VERSION, max: VERSION }
         } else {
             Greeting::Refused { min: VERSION, max: VERSION }
         };
@@ -108,7 +115,7 @@ impl Reply {
     pub fn encode(self) -> [u8; PREFACE_LEN] {
         let [a, b, c, d] = MAGIC;
         let (version, min, max) = match self.greeting {
-            Greeting::Version(version) => (version, VERSION, VERSION),
+            Greeting::Version { version, min, max } => (version, min, max),
             Greeting::Refused { min, max } => (0, min, max),
         };
         [a, b, c, d, self.port.byte(), version, min, max]
@@ -121,7 +128,7 @@ impl Reply {
         }
         let greeting = match version {
             0 => Greeting::Refused { min, max },
-            chosen if (asked.min..=asked.max).contains(&chosen) => Greeting::Version(chosen),
+            version if (asked.min..=asked.max).contains(&version) => Greeting::Version { version, min, max },
             _ => return Err(WireError::NotCproxy),
         };
         Ok(Self { port: asked.port, greeting })
@@ -131,7 +138,7 @@ impl Reply {
     #[must_use]
     pub fn refusal(self) -> Option<HandshakeRefusal> {
         match self.greeting {
-            Greeting::Version(_) => None,
+            Greeting::Version { .. } => None,
             Greeting::Refused { .. } => Some(HandshakeRefusal::Version),
         }
     }

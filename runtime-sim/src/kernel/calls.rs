@@ -6,6 +6,9 @@ use core::net::SocketAddr;
 use protocol_sm::driver::{Readiness, Token};
 use std::time::Duration;
 
+/// A write of so few bytes is never cut short: a fresh socket takes them.
+const SMALL: usize = 256;
+
 /// What a splice moved.
 pub type Spliced = Result<usize, Errno>;
 
@@ -203,7 +206,7 @@ impl Kernel {
     /// How much of `wanted` a write takes.
     fn admit(&mut self, id: SockId, room: usize, wanted: usize) -> usize {
         let mut n = room.min(wanted);
-        if n > 1 && self.short_writes > 0 && self.rng.chance(self.short_writes) {
+        if n > SMALL && self.short_writes > 0 && self.rng.chance(self.short_writes) {
             n = self.rng.size(1, n);
         }
         let sock = &mut self.socks[id.0];
@@ -243,6 +246,53 @@ impl Kernel {
     #[must_use]
     pub fn pipe_bytes(&self, pipe: PipeId) -> usize {
         self.pipes[pipe.0].bytes
+    }
+
+    /// Whether a pipe has no slot left.
+    #[must_use]
+    pub fn is_full(&self, pipe: PipeId) -> bool {
+        self.pipes[pipe.0].chunks.len() >= PIPE_SLOTS
+    }
+
+    /// The socket at the other end, once there is one.
+    #[must_use]
+    pub fn peer(&self, id: SockId) -> Option<SockId> {
+        self.socks[id.0].peer
+    }
+
+    /// Bytes received and not read.
+    #[must_use]
+    pub fn unread(&self, id: SockId) -> usize {
+        self.socks[id.0].unread
+    }
+
+    /// Who listens on a host's port.
+    #[must_use]
+    pub fn listener_at(&self, host: HostId, port: u16) -> Option<ProcId> {
+        self.hosts[host.0].ports.get(&port).map(|id| self.socks[id.0].proc)
+    }
+
+    /// Whether the socket listens.
+    #[must_use]
+    pub fn is_listening(&self, id: SockId) -> bool {
+        self.socks[id.0].stage == Stage::Listening
+    }
+
+    /// Whether a socket's write half was shut.
+    #[must_use]
+    pub fn is_shut(&self, id: SockId) -> bool {
+        self.socks[id.0].fin != Fin::None
+    }
+
+    /// Bytes on their way to a socket, or in it and unread.
+    #[must_use]
+    pub fn incoming(&self, id: SockId) -> usize {
+        let sock = &self.socks[id.0];
+        let on_wire = sock.peer.map_or(0, |peer| {
+            let peer = &self.socks[peer.0];
+            peer.sendq.len() + usize::try_from(peer.sent.saturating_sub(sock.received)).expect("in flight fits memory")
+        });
+        on_wire + sock.unread
     }
 
     /// Closes both ends of a pipe.

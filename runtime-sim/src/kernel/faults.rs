@@ -154,6 +154,12 @@ impl Kernel {
         self.expect_silence(|kernel, sock| kernel.socks[sock.0].remote_host == host);
     }
 
+    /// Whether a machine has no power.
+    #[must_use]
+    pub fn is_down(&self, host: HostId) -> bool {
+        self.hosts[host.0].down
+    }
+
     /// Power is back.
     pub fn power_on(&mut self, host: HostId, since: Instant) {
         self.hosts[host.0].down = false;

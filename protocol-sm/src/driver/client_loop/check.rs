@@ -1,0 +1,71 @@
+//! The loop's tables agree with each other, after every event: for tests and simulations.
+
+use super::super::view::{ConnView, Use};
+use super::{ClientLoop, Conn, Slot, Stage, State, Totals};
+
+impl<T, P> ClientLoop<T, P> {
+    /// Its proxy_conns.
+    pub fn conns(&self) -> impl Iterator<Item = ConnView<'_, T>> {
+        self.slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Conn(conn) => Some(self.view(conn)),
+            Slot::Local(_) => None,
+        })
+    }
+
+    fn view<'a>(&'a self, conn: &'a Conn<T, P>) -> ConnView<'a, T> {
+        let (epoch, used) = match &conn.state {
+            State::Opening { conn, .. } => (conn.last(), Use::Opening),
+            State::Idle(conn) => (conn.last(), Use::Idle),
+            State::Active(active) => {
+                let outer = active.local.and_then(|local| match self.slots.get(local)? {
+                    Slot::Local(local) => Some(&local.port.stream),
+                    Slot::Conn(_) => None,
+                });
+                (active.conn.epoch(), Use::Active { outer })
+            }
+        };
+        ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
+    }
+
+    /// Checks that the loop's tables agree with each other.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn assert_consistent(&self) {
+        let (mut deadlines, mut conns, mut active_conns, mut served) = (0, 0, 0, 0);
+        for (token, slot) in self.slots.iter() {
+            match slot {
+                Slot::Local(local) => {
+                    let Some(Slot::Conn(conn)) = self.slots.get(local.conn) else { panic!("its conn is gone") };
+                    let State::Active(active) = &conn.state else { panic!("its conn is idle") };
+                    assert_eq!(active.local, Some(token), "one transfer per conn");
+                }
+                Slot::Conn(conn) => {
+                    conns += 1;
+                    assert_eq!(self.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    if let Some(at) = conn.deadline {
+                        assert!(self.timers.has(at, token), "a deadline is not among the timers");
+                        deadlines += 1;
+                    }
+                    match &conn.state {
+                        State::Opening { .. } => assert!(conn.deadline.is_some(), "every handshake ends"),
+                        State::Idle(_) => {
+                            assert!(conn.deadline.is_none(), "an idle conn has no stale timer");
+                            assert!(conn.link.out.is_empty(), "an idle conn holds no payload");
+                            assert!(conn.link.into.is_framing(), "an idle conn holds no payload");
+                        }
+                        State::Active(active) => {
+                            active_conns += 1;
+                            served += u64::from(active.conn.stage() != Stage::Refused);
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(deadlines, self.timers.len(), "no timer without its owner");
+        assert_eq!(conns, self.conns.len(), "conns are counted");
+        assert_eq!(active_conns, self.active, "transfers are counted");
+        let Totals { visitors, finished, aborted, .. } = self.totals;
+        assert_eq!(visitors, served + finished + aborted, "every transfer is counted once");
+    }
+}

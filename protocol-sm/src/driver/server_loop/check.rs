@@ -1,0 +1,116 @@
+//! The loop's tables agree with each other, after every event: for tests and simulations.
+
+use super::super::view::{ConnView, Use};
+use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
+use crate::ids::Epoch;
+
+impl<T, P> ServerLoop<T, P> {
+    /// Its proxy_conns.
+    pub fn conns(&self) -> impl Iterator<Item = ConnView<'_, T>> {
+        self.slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Conn(conn) => Some(self.view(conn)),
+            Slot::Visitor(_) => None,
+        })
+    }
+
+    fn view<'a>(&'a self, conn: &'a Conn<T, P>) -> ConnView<'a, T> {
+        let (epoch, used) = match &conn.state {
+            State::Idle { conn, .. } => (conn.last(), Use::Idle),
+            State::Active(active) => {
+                let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
+                    Slot::Visitor(visitor) => Some(&visitor.port.stream),
+                    Slot::Conn(_) => None,
+                });
+                (active.conn.epoch(), Use::Active { outer })
+            }
+        };
+        ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
+    }
+
+    /// Visitors that wait for a conn: those of one session in the order in which they will be served.
+    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+        let tokens = self.controls.values().flat_map(|shard| shard.pool.waiting());
+        tokens.filter_map(|token| match self.slots.get(token)? {
+            Slot::Visitor(visitor) => Some(&visitor.port.stream),
+            Slot::Conn(_) => None,
+        })
+    }
+
+    /// Conns asked for and not yet come, over all sessions.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.controls.values().map(|shard| shard.pool.asked()).sum()
+    }
+
+    /// Checks that the loop's tables agree with each other.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn assert_consistent(&self) {
+        let mut deadlines = 0;
+        let mut timed = |at: Option<_>, token| {
+            if let Some(at) = at {
+                assert!(self.timers.has(at, token), "a deadline is not among the timers");
+                deadlines += 1;
+            }
+        };
+        let mut served = 0;
+        for (token, slot) in self.slots.iter() {
+            match slot {
+                Slot::Visitor(visitor) => {
+                    timed(visitor.deadline, token);
+                    let Some(conn) = visitor.conn else {
+                        let shard = self.controls.get(&visitor.control).expect("a visitor waits in a session");
+                        assert_eq!(shard.pool.waiting().filter(|&w| w == token).count(), 1, "P1: it waits once");
+                        assert!(visitor.deadline.is_some(), "every wait ends");
+                        continue;
+                    };
+                    assert!(visitor.deadline.is_none(), "a served visitor has no deadline of its own");
+                    let Some(Slot::Conn(conn)) = self.slots.get(conn) else { panic!("its conn is gone") };
+                    let State::Active(active) = &conn.state else { panic!("its conn is idle") };
+                    assert_eq!(active.visitor, Some(token), "one transfer per conn");
+                }
+                Slot::Conn(conn) => {
+                    timed(conn.deadline, token);
+                    let shard = self.controls.get(&conn.control).expect("a conn belongs to a session");
+                    assert_eq!(shard.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    let idle = shard.pool.idle().filter(|&idle| idle == token).count();
+                    match &conn.state {
+                        State::Idle { .. } => {
+                            assert_eq!(idle, 1, "P2: an idle conn is in the pool, once");
+                            assert!(conn.deadline.is_some(), "an idle conn is pinged");
+                            assert!(conn.link.out.is_empty(), "an idle conn holds no payload");
+                            assert!(conn.link.into.is_framing(), "an idle conn holds no payload");
+                        }
+                        State::Active(active) => {
+                            assert_eq!(idle, 0, "P2: a conn that was given is not idle");
+                            assert!(active.conn.epoch() > Epoch(0));
+                            served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(deadlines, self.timers.len(), "no timer without its owner");
+        let mut waiting = 0;
+        for shard in self.controls.values() {
+            let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
+            assert_eq!(active, shard.active as usize, "transfers are counted");
+            assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
+            shard.pool.assert_consistent(self.draining);
+            waiting += shard.pool.waiting().len() as u64;
+            let retry = shard.pool.next_deadline();
+            assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
+        }
+        let Totals { visitors, finished, aborted, .. } = self.totals;
+        assert_eq!(visitors, waiting + served + finished + aborted, "every visitor is counted once");
+    }
+
+    fn is_active(&self, token: Token) -> bool {
+        match self.slots.get(token) {
+            Some(Slot::Conn(conn)) => matches!(conn.state, State::Active(_)),
+            Some(Slot::Visitor(_)) | None => false,
+        }
+    }
+}
+

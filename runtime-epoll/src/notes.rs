@@ -1,0 +1,179 @@
+//! Notes of the drivers as log lines. Where a peer could cause a flood of them, the lines of one kind are
+//! limited, and the next one says how many were left out.
+
+use protocol_sm::codes::TunnelRefusal;
+use protocol_sm::driver::{Dropped, Note};
+use protocol_sm::ids::{ClientId, TunnelId};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Lines of one kind that may come at once,
+const BURST: u32 = 20;
+/// and how long each further one takes.
+const REFILL: Duration = Duration::from_secs(1);
+
+/// What became of one of the client's tunnels.
+pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, TunnelRefusal>);
+
+/// One thread's notes.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    handshakes: Limiter,
+    sessions: Limiter,
+    visitors: Limiter,
+    refused: Limiter,
+    conns: Limiter,
+    violations: Limiter,
+    /// The client's tunnels are announced by name, which is not known here.
+    tunnel_news: Vec<TunnelNews>,
+}
+
+impl Notes {
+    /// What became of the client's tunnels since the last call.
+    pub(crate) fn tunnel_news(&mut self) -> impl Iterator<Item = TunnelNews> {
+        self.tunnel_news.drain(..)
+    }
+
+    /// Logs `note`.
+    pub(crate) fn take(&mut self, note: Note) {
+        match note {
+            Note::Started { conn, epoch, tunnel, visitor } => {
+                tracing::debug!(conn = conn.0, epoch = epoch.0, tunnel = tunnel.0, %visitor, "transfer started");
+            }
+            Note::Finished { conn, epoch, egress, ingress } => {
+                tracing::debug!(conn = conn.0, epoch = epoch.0, egress, ingress, "transfer finished");
+            }
+            Note::Aborted { conn, epoch, code, by_peer } => {
+                tracing::debug!(conn = conn.0, epoch = epoch.0, by_peer, "transfer aborted: {code}");
+            }
+            Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|left_out| {
+                let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
+                tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
+            }),
+            Note::VisitorDropped { visitor, tunnel, why: Dropped::Left } => {
+                tracing::debug!(%visitor, tunnel = tunnel.0, "visitor dropped: {}", Dropped::Left);
+            }
+            Note::VisitorDropped { visitor, tunnel, why } => self.visitors.line(|left_out| {
+                tracing::warn!(%visitor, tunnel = tunnel.0, "visitor dropped: {why}{left_out}");
+            }),
+            Note::ConnUp { conn } => tracing::debug!(conn = conn.0, "proxy_conn up"),
+            Note::ConnDown { conn } => tracing::debug!(conn = conn.0, "proxy_conn closed"),
+            Note::ConnFailed { conn, error } => self.conns.line(|left_out| match error {
+                Some(error) => tracing::warn!(conn = conn.0, "proxy_conn not opened: {error}{left_out}"),
+                None => tracing::warn!(conn = conn.0, "proxy_conn not opened{left_out}"),
+            }),
+            Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
+            Note::SessionUp { client, from, resumed } => self.sessions.line(|left_out| {
+                let what = if resumed { "resumed" } else { "began" };
+                tracing::info!(client = %Id(client), %from, "session {what}{left_out}");
+            }),
+            Note::SessionDetached { client } => self.sessions.line(|left_out| {
+                tracing::info!(client = %Id(client), "session lost its ctl_conn and waits for a resume{left_out}");
+            }),
+            Note::SessionOver { client, code } => self.sessions.line(|left_out| {
+                tracing::info!(client = %Id(client), "session over: {code}{left_out}");
+            }),
+            Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
+                // The name is the client's choice: escaped, it cannot forge a line.
+                Ok(public) => {
+                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{left_out}");
+                }
+                Err(code) => {
+                    tracing::warn!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
+                }
+            }),
+            Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
+            Note::NotForwarding { tunnel, code } => self.tunnel_news.push((tunnel, Err(code))),
+            Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
+                tracing::warn!(%from, "connection refused: {refusal}{left_out}");
+            }),
+            // The pause keeps this one rare by itself.
+            Note::Reconnecting { why, pause } => tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32()),
+            Note::Violation { conn, violation } => self.violations.line(|left_out| match conn {
+                Some(conn) => tracing::warn!(conn = conn.0, "the peer broke the protocol: {violation}{left_out}"),
+                None => tracing::warn!("the peer broke the protocol: {violation}{left_out}"),
+            }),
+        }
+    }
+}
+
+/// A client's identity: enough of it to tell clients apart.
+struct Id(ClientId);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A token bucket for lines of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter {
+    /// Lines written since the bucket was full.
+    used: u32,
+    /// When the bucket was last refilled; `None`: never used.
+    refilled: Option<Instant>,
+    left_out: u64,
+}
+
+impl Limiter {
+    /// Calls `line` unless there were too many of late.
+    pub(crate) fn line(&mut self, line: impl FnOnce(LeftOut)) {
+        if let Some(left_out) = self.admit(Instant::now()) {
+            line(left_out);
+        }
+    }
+
+    fn admit(&mut self, now: Instant) -> Option<LeftOut> {
+        let refilled = *self.refilled.get_or_insert(now);
+        let refills = u32::try_from((now - refilled).as_nanos() / REFILL.as_nanos()).unwrap_or(u32::MAX);
+        if refills > 0 {
+            self.used = self.used.saturating_sub(refills);
+            self.refilled = Some(now);
+        }
+        if self.used == BURST {
+            self.left_out += 1;
+            return None;
+        }
+        self.used += 1;
+        Some(LeftOut(std::mem::take(&mut self.left_out)))
+    }
+}
+
+/// Lines that were left out; prints as the end of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeftOut(u64);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            n => write!(f, " ({n} more suppressed)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let mut limiter = Limiter::default();
+        let start = Instant::now();
+        for _ in 0..BURST {
+            assert_eq!(limiter.admit(start), Some(LeftOut(0)));
+        }
+        assert_eq!(limiter.admit(start), None);
+        assert_eq!(limiter.admit(start + REFILL / 2), None);
+        assert_eq!(limiter.admit(start + REFILL), Some(LeftOut(2)), "one refill, and it says what is missing");
+        assert_eq!(limiter.admit(start + REFILL), None);
+        let quiet = start + REFILL * (BURST * 10);
+        for _ in 0..BURST {
+            assert!(limiter.admit(quiet).is_some(), "never more than full after a pause");
+        }
+        assert_eq!(limiter.admit(quiet), None);
+        assert_eq!(LeftOut(3).to_string(), " (3 more suppressed)");
+    }
+}

@@ -1,0 +1,216 @@
+//! [`Linux`]: the drivers' system calls, answered by the kernel.
+
+mod errno;
+mod options;
+mod pipe;
+mod poll;
+mod random;
+mod socket;
+
+pub use pipe::Pipe;
+pub(crate) use poll::Poller;
+pub use socket::{Listener, Stream};
+
+use crate::notes::Notes;
+use nix::errno::Errno;
+use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// What is copied at once into the pipe of a stream with urgent bytes: fits into any pipe that is used.
+const BOUNCE: usize = 16 * 1024;
+
+/// The kernel, as one thread sees it: an epoll set, and pipes to splice through. Sockets belong to whoever
+/// holds their [`Stream`]. `O` takes the messages for other threads; without threads, `()` does.
+#[derive(Debug)]
+pub struct Linux<O = ()> {
+    poller: Poller,
+    pipes: pipe::Pool,
+    /// Streams with an urgent byte, now or before. There, reads stop short of the mark: a short one does
+    /// not mean that nothing is left, and splice(2) never gets past it. So these are copied.
+    urgent: BTreeSet<Token>,
+    notes: Notes,
+    outbox: O,
+}
+
+impl<O> Linux<O> {
+    /// A view of the kernel that watches nothing yet.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub fn new(outbox: O) -> io::Result<Self> {
+        Ok(Self::with_poller(Poller::new()?, outbox))
+    }
+
+    pub(crate) fn with_poller(poller: Poller, outbox: O) -> Self {
+        Self { poller, pipes: pipe::Pool::default(), urgent: BTreeSet::new(), notes: Notes::default(), outbox }
+    }
+
+    /// Waits until a watched socket is ready, at most as long as `timeout` (rounded up to milliseconds;
+    /// `None`: for ever), and puts what is ready in place of what `ready` held. It may come back early with
+    /// nothing.
+    ///
+    /// # Errors
+    /// None that a correct program could see.
+    pub fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<(Token, Readiness)>) -> io::Result<()> {
+        ready.clear();
+        self.poller.wait(timeout)?;
+        for event in self.poller.events() {
+            if event.urgent {
+                self.urgent.insert(event.token);
+            }
+            ready.push((event.token, event.ready));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn outbox(&mut self) -> &mut O {
+        &mut self.outbox
+    }
+
+    pub(crate) fn notes(&mut self) -> &mut Notes {
+        &mut self.notes
+    }
+
+    fn add(&self, fd: impl AsFd, token: Token) -> Result<(), SysError> {
+        self.poller.add(fd, token).map_err(|error| {
+            let number = error.raw_os_error().unwrap_or(libc::EIO);
+            errno::sys_error(Errno::from_raw(number))
+        })
+    }
+
+    fn is_urgent(&self, stream: &Stream) -> bool {
+        !self.urgent.is_empty() && stream.token.get().is_some_and(|token| self.urgent.contains(&token))
+    }
+
+    fn forget(&mut self, stream: &Stream) {
+        if let Some(token) = stream.token.take() {
+            self.urgent.remove(&token);
+        }
+    }
+}
+
+impl<O> Sys for Linux<O> {
+    type Stream = Stream;
+    type Pipe = Pipe;
+
+    fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
+        self.add(stream, token)?;
+        stream.token.set(Some(token));
+        Ok(())
+    }
+
+    fn unwatch(&mut self, stream: &Stream) {
+        self.forget(stream);
+        if let Err(error) = self.poller.remove(stream) {
+            tracing::debug!("a socket was not watched: {error}");
+        }
+    }
+
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+        // Watched only now: a socket that has not begun to connect is reported as hung up.
+        let stream = Stream::connect(to, role)?;
+        self.watch(&stream, token)?;
+        Ok(stream)
+    }
+
+    fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
+        stream.take_error()
+    }
+
+    fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
+        assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
+        let bytes = stream.recv(into)?;
+        Ok(Received { bytes, drained: bytes < into.len() && !self.is_urgent(stream) })
+    }
+
+    fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
+        stream.send(from)
+    }
+
+    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
+        if !self.is_urgent(stream) {
+            let moved = pipe.fill(stream, max)?;
+            // At an urgent byte splice moves nothing, and once the peer has shut its half, it calls that the
+            // end of the stream.
+            if moved > 0 || !stream.has_more() {
+                return Ok(moved);
+            }
+            self.urgent.extend(stream.token.get());
+        }
+        let mut bounce = [0; BOUNCE];
+        let bytes = stream.recv(&mut bounce[..max.min(BOUNCE)])?;
+        if bytes > 0 {
+            pipe.put(&bounce[..bytes])?;
+        }
+        Ok(bytes)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        pipe.drain(stream, max)
+    }
+
+    fn pipe(&mut self) -> Option<(Pipe, usize)> {
+        self.pipes.take()
+    }
+
+    fn recycle(&mut self, pipe: Pipe, empty: bool) {
+        self.pipes.put_back(pipe, empty);
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        stream.shut_write();
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.forget(&stream);
+        stream.close();
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.forget(&stream);
+        // See `options`: what is dropped is reset.
+        drop(stream);
+    }
+
+    fn random(&mut self, into: &mut [u8]) {
+        random::fill(into);
+    }
+
+    fn note(&mut self, note: Note) {
+        self.notes.take(note);
+    }
+}
+
+impl<O> Listen for Linux<O> {
+    type Listener = Listener;
+
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Listener, SocketAddr), SysError> {
+        let (listener, address) = Listener::bind(at)?;
+        self.add(&listener, token)?;
+        Ok((listener, address))
+    }
+
+    fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
+        listener.accept(role)
+    }
+
+    fn unlisten(&mut self, listener: Listener) {
+        drop(listener);
+    }
+}
+
+impl<M, O: Tell<M>> Tell<M> for Linux<O> {
+    fn tell(&mut self, msg: M) {
+        self.outbox.tell(msg);
+    }
+}
+
+impl<O: Resolve> Resolve for Linux<O> {
+    fn resolve(&mut self, tag: Lookup, name: &str) {
+        self.outbox.resolve(tag, name);
+    }
+}

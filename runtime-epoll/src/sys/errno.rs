@@ -1,0 +1,62 @@
+//! The kernel's error numbers as the drivers' errors.
+
+use nix::errno::Errno;
+use protocol_sm::driver::SysError;
+
+/// Repeats `call` while it is interrupted (EINTR).
+pub(super) fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// See [`SysError`] for what stands for what.
+pub(super) fn sys_error(errno: Errno) -> SysError {
+    match errno as i32 {
+        libc::EAGAIN | libc::EINPROGRESS => SysError::WouldBlock,
+        libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED => SysError::Reset,
+        libc::ECONNREFUSED => SysError::Refused,
+        // EAFNOSUPPORT: a kernel without IPv6 has no way to an IPv6 address.
+        libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::ENONET
+        | libc::EAFNOSUPPORT => SysError::Unreachable,
+        libc::ETIMEDOUT => SysError::TimedOut,
+        // ENOSPC: as many descriptors are in epoll sets as the user may have (max_user_watches).
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => SysError::Exhausted,
+        libc::EADDRINUSE => SysError::InUse,
+        libc::EACCES | libc::EPERM => SysError::Denied,
+        other => SysError::Other(other),
+    }
+}
+
+/// The error of an accept(2). The errors of a connection that failed while it waited in the backlog come
+/// out there too: they say nothing of the listener, and the next connection may be good.
+pub(super) fn accept_error(errno: Errno) -> SysError {
+    match errno as i32 {
+        libc::EPROTO
+        | libc::ENOPROTOOPT
+        | libc::EOPNOTSUPP
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::ENONET
+        | libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::ETIMEDOUT => SysError::Reset,
+        _ => sys_error(errno),
+    }
+}
+
+/// The error of a connect(2): no local port is left to connect from (EADDRNOTAVAIL) once the many
+/// connections to one address have used them up.
+pub(super) fn connect_error(errno: Errno) -> SysError {
+    match errno as i32 {
+        libc::EADDRNOTAVAIL => SysError::Exhausted,
+        _ => sys_error(errno),
+    }
+}

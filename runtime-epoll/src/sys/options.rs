@@ -1,0 +1,129 @@
+//! Socket options: which, where, and why. Nothing else in the crate sets one.
+//!
+//! On every connection:
+//! - TCP_NODELAY: without it on all four sockets of a transfer, 64 KiB messages stall for 87 ms.
+//! - SO_OOBINLINE: an urgent byte is a byte of the stream; without this it would be lost.
+//! - SO_LINGER of zero seconds, until [`let_linger`]: so a socket that is dropped, whether by
+//!   [`Sys::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
+//!   truncated stream never looks complete, not even after kill -9.
+//!
+//! On those that leave the machine, keepalive: it finds a peer that went away while nothing was under way.
+//! While something is, it finds nothing; see [`dead_path`].
+//!
+//! Accepted sockets inherit the options of their listener, so the common ones cost a visitor no call.
+//!
+//! [`Sys::reset`]: protocol_sm::driver::Sys::reset
+
+use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+use protocol_sm::driver::Role;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// A connection with nothing under way is probed after this long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Then this often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// and given up after so many probes without an answer.
+const KEEPALIVE_PROBES: u32 = 3;
+/// What is sent on a ctl_conn must be acknowledged within this.
+const CTL_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest pause between two retransmissions, or two probes of a closed window, on a proxy_conn. With
+/// the kernel's 15 of them (tcp_retries2), a dead path is found within half a minute.
+const PROXY_RETRY_MAX: Duration = Duration::from_secs(2);
+/// See [`cap_send_buffer`]. The kernel doubles it.
+const LOOPBACK_SEND_BUFFER: usize = 256 * 1024;
+/// Since Linux 6.15.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// Options of a listener, and of all that is accepted from it. `any_v6`: it listens on `::`, and takes IPv4 too.
+pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
+    set(fd, sockopt::ReuseAddr, &true);
+    if any_v6 {
+        set(fd, sockopt::Ipv6V6Only, &false);
+    }
+    on_every_connection(fd);
+    keepalive(fd);
+}
+
+/// Options of an accepted connection, beyond those of its listener.
+pub(super) fn on_accepted(fd: &impl AsFd, role: Role, peer: IpAddr) {
+    dead_path(fd, role);
+    cap_send_buffer(fd, peer);
+}
+
+/// Options of a connection that is about to be opened.
+pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
+    on_every_connection(fd);
+    // A kernel need not be asked whether it is still there by itself.
+    if !peer.is_loopback() {
+        keepalive(fd);
+    }
+    dead_path(fd, role);
+    cap_send_buffer(fd, peer);
+}
+
+/// Before a close in good order: what was sent still arrives.
+pub(super) fn let_linger(fd: &impl AsFd) {
+    set(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+}
+
+fn on_every_connection(fd: &impl AsFd) {
+    set(fd, sockopt::TcpNoDelay, &true);
+    set(fd, sockopt::OobInline, &true);
+    set(fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+fn keepalive(fd: &impl AsFd) {
+    set(fd, sockopt::KeepAlive, &true);
+    set(fd, sockopt::TcpKeepIdle, &(KEEPALIVE_IDLE.as_secs() as u32));
+    set(fd, sockopt::TcpKeepInterval, &(KEEPALIVE_INTERVAL.as_secs() as u32));
+    set(fd, sockopt::TcpKeepCount, &KEEPALIVE_PROBES);
+}
+
+/// A path that swallows everything is found within half a minute, not after the kernel's quarter of an hour.
+///
+/// A ctl_conn has TCP_USER_TIMEOUT for that: its peer always reads. A proxy_conn's need not: a visitor who
+/// pauses a download closes the window for as long as they like, and TCP_USER_TIMEOUT would reset the
+/// connection although its peer answers every probe (seen on Linux 6.18, after 3.5 s at 3 s). Shorter
+/// retries tell the two apart: a probe that is answered starts the count again. Where the kernel is too
+/// old for them, the heartbeats on the ctl_conn find a dead path first.
+fn dead_path(fd: &impl AsFd, role: Role) {
+    match role {
+        Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(CTL_USER_TIMEOUT.as_millis() as u32)),
+        Role::Proxy => retry_max(fd),
+        Role::Local | Role::Public => {}
+    }
+}
+
+fn retry_max(fd: &impl AsFd) {
+    let millis = PROXY_RETRY_MAX.as_millis() as libc::c_int;
+    // SAFETY: the descriptor is open for as long as `fd` is borrowed, and the pointer and the length name
+    // one c_int that outlives the call. An older kernel says ENOPROTOOPT and changes nothing.
+    unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw const millis).cast(),
+            size_of_val(&millis) as libc::socklen_t,
+        );
+    }
+}
+
+/// Where the peer is on this machine, a small send buffer: bytes that wait in it delay every small message
+/// behind them (with 4 bulk streams beside it, a small request took 3.5 ms instead of 19.8 ms), and over
+/// loopback more of it buys no rate. Elsewhere it must stay untouched, because setting it ends its
+/// automatic growth, without which a long fat path cannot be filled.
+fn cap_send_buffer(fd: &impl AsFd, peer: IpAddr) {
+    if peer.is_loopback() {
+        set(fd, sockopt::SndBuf, &LOOPBACK_SEND_BUFFER);
+    }
+}
+
+/// A socket that takes no option, because its connection is gone already, shows that at its next call.
+fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
+    if let Err(error) = setsockopt(fd, option, value) {
+        tracing::debug!("a socket option was not set: {error}");
+    }
+}

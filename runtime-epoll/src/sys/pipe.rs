@@ -1,0 +1,180 @@
+//! Pipes to splice through, a few of them kept per thread.
+//!
+//! A thread holds a pipe for a connection only while bytes are in it, so few are in use at once: those of
+//! streams whose destination does not take any more. A user without privileges may have 64 MiB in pipes
+//! in all processes together; beyond that the kernel gives pipes of 8 KiB, which are worse than none.
+
+use super::errno::{retried, sys_error};
+use super::socket::Stream;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::{pipe2, write};
+use protocol_sm::driver::SysError;
+use std::os::fd::OwnedFd;
+
+/// What a pipe is enlarged to, if that can be had. One of 64 KiB has 16 slots, and is full after as many
+/// small segments.
+const LARGE: [usize; 2] = [1024 * 1024, 256 * 1024];
+/// A pipe below this is worth less than copying.
+const SMALL: usize = 64 * 1024;
+/// Bytes of capacity that a thread's large pipes may have together,
+const LARGE_BUDGET: usize = 4 * LARGE[0];
+/// and all its pipes.
+const BUDGET: usize = 2 * LARGE_BUDGET;
+/// Empty pipes that a thread keeps. To make one and to close it costs 12 µs.
+const KEEP: usize = 8;
+/// After a failure so many requests are answered with none, without asking the system.
+const REST: u32 = 256;
+
+/// A pipe and its capacity.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: usize,
+}
+
+impl Pipe {
+    /// Moves up to `max` bytes from `stream`; 0 is the end of the stream, or an urgent byte.
+    pub(super) fn fill(&self, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        assert!(max > 0, "a splice of nothing would look like the end of the stream");
+        retried(|| splice(stream, None, &self.write, None, max, flags())).map_err(sys_error)
+    }
+
+    /// Moves up to `max` bytes to `stream`.
+    pub(super) fn drain(&self, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        retried(|| splice(&self.read, None, stream, None, max, flags())).map_err(sys_error)
+    }
+
+    /// Puts `bytes`, no more than 16 KiB, into the empty pipe.
+    pub(super) fn put(&self, bytes: &[u8]) -> Result<(), SysError> {
+        match retried(|| write(&self.write, bytes)) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            // No memory for the pipe's pages: what could not be put in is lost, and the stream with it.
+            Ok(_) => Err(SysError::Exhausted),
+            Err(errno) => Err(sys_error(errno)),
+        }
+    }
+}
+
+/// Never SPLICE_F_MORE: on a last chunk it delays the bytes by 200 ms.
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// Empty pipes.
+    kept: Vec<Pipe>,
+    /// Capacity of all pipes above [`SMALL`], handed out or kept.
+    large: usize,
+    /// Capacity of all pipes, handed out or kept.
+    all: usize,
+    /// Requests left to answer with none.
+    rest: u32,
+}
+
+impl Pool {
+    /// An empty pipe of at least 64 KiB and its capacity: the largest that is kept, else a new one.
+    pub(super) fn take(&mut self) -> Option<(Pipe, usize)> {
+        let largest = self.kept.iter().enumerate().max_by_key(|(_, pipe)| pipe.capacity).map(|(at, _)| at);
+        let pipe = match largest {
+            Some(at) => self.kept.swap_remove(at),
+            None => self.create()?,
+        };
+        let capacity = pipe.capacity;
+        Some((pipe, capacity))
+    }
+
+    /// Takes a pipe back. One that holds bytes is destroyed, and so is the smallest of too many.
+    pub(super) fn put_back(&mut self, pipe: Pipe, empty: bool) {
+        if !empty {
+            return self.destroy(pipe);
+        }
+        self.kept.push(pipe);
+        if self.kept.len() > KEEP
+            && let Some((at, _)) = self.kept.iter().enumerate().min_by_key(|(_, pipe)| pipe.capacity)
+        {
+            let smallest = self.kept.swap_remove(at);
+            self.destroy(smallest);
+        }
+    }
+
+    fn create(&mut self) -> Option<Pipe> {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return None;
+        }
+        if self.all + SMALL > BUDGET {
+            return None;
+        }
+        let room = LARGE_BUDGET - self.large;
+        match open(LARGE.into_iter().filter(|&size| size <= room)) {
+            Ok(pipe) if pipe.capacity >= SMALL => {
+                self.count(pipe.capacity, usize::wrapping_add);
+                Some(pipe)
+            }
+            Ok(_) | Err(_) => {
+                self.rest = REST;
+                None
+            }
+        }
+    }
+
+    fn destroy(&mut self, pipe: Pipe) {
+        self.count(pipe.capacity, usize::wrapping_sub);
+    }
+
+    fn count(&mut self, capacity: usize, by: fn(usize, usize) -> usize) {
+        self.all = by(self.all, capacity);
+        if capacity > SMALL {
+            self.large = by(self.large, capacity);
+        }
+    }
+}
+
+/// A new pipe of the first of `sizes` that the system grants, or of its default size.
+fn open(sizes: impl IntoIterator<Item = usize>) -> nix::Result<Pipe> {
+    let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+    for size in sizes {
+        if fcntl(&write, FcntlArg::F_SETPIPE_SZ(size as libc::c_int)).is_ok() {
+            break;
+        }
+    }
+    let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)?;
+    Ok(Pipe { read, write, capacity: usize::try_from(capacity).unwrap_or(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_bounds_what_is_handed_out_and_few_are_kept() {
+        let mut pool = Pool::default();
+        let mut taken = Vec::new();
+        while let Some((pipe, capacity)) = pool.take() {
+            assert!(capacity >= SMALL);
+            taken.push(pipe);
+            assert!(taken.len() <= BUDGET / SMALL, "the budget ends");
+        }
+        assert_eq!(pool.all, taken.iter().map(|pipe| pipe.capacity).sum::<usize>());
+        assert!(pool.large <= LARGE_BUDGET && pool.all <= BUDGET);
+        let largest = taken.iter().map(|pipe| pipe.capacity).max();
+        for pipe in taken {
+            pool.put_back(pipe, true);
+        }
+        assert_eq!(pool.kept.len(), KEEP);
+        assert_eq!(pool.all, pool.kept.iter().map(|pipe| pipe.capacity).sum::<usize>());
+        assert_eq!(pool.take().map(|(_, capacity)| capacity), largest, "the largest are kept, and used first");
+    }
+
+    #[test]
+    fn a_pipe_with_bytes_in_it_is_not_kept() {
+        let mut pool = Pool::default();
+        let (pipe, _) = pool.take().unwrap();
+        pipe.put(b"left over").unwrap();
+        pool.put_back(pipe, false);
+        assert_eq!((pool.kept.len(), pool.all, pool.large), (0, 0, 0));
+    }
+}

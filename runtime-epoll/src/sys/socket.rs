@@ -1,0 +1,186 @@
+//! TCP sockets: connections and listeners, and the calls on them.
+
+use super::errno::{accept_error, connect_error, retried, sys_error};
+use super::options;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
+    getpeername, getsockname, getsockopt, listen, recv, send, shutdown, socket, sockopt,
+};
+use protocol_sm::driver::{Role, SysError, Token};
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// Below this the kernel gives no port to a connection by itself (net.ipv4.ip_local_port_range).
+const FIRST_EPHEMERAL_PORT: u16 = 32768;
+
+/// A TCP connection. Dropping it resets the connection; see [`Stream::close`] for a good end.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+    role: Role,
+    /// What its readiness is reported as.
+    pub(super) token: Cell<Option<Token>>,
+    /// A connect is not known to be through.
+    connecting: Cell<bool>,
+}
+
+/// A listening TCP socket.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Stream {
+    fn new(fd: OwnedFd, role: Role, connecting: bool) -> Self {
+        Self { fd, role, token: Cell::new(None), connecting: Cell::new(connecting) }
+    }
+
+    /// Begins to connect.
+    pub(super) fn connect(to: SocketAddr, role: Role) -> Result<Self, SysError> {
+        let fd = tcp_socket(to).map_err(connect_error)?;
+        options::on_connecting(&fd, role, to.ip());
+        match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(Self::new(fd, role, true)),
+            Err(errno) => Err(connect_error(errno)),
+        }
+    }
+
+    /// The pending error; while a connect is not through, `WouldBlock`.
+    pub(super) fn take_error(&self) -> Result<(), SysError> {
+        match getsockopt(&self.fd, sockopt::SocketError) {
+            Ok(0) if self.connecting.get() => self.check_connected(),
+            Ok(0) => Ok(()),
+            Ok(number) => Err(connect_error(Errno::from_raw(number))),
+            Err(errno) => Err(sys_error(errno)),
+        }
+    }
+
+    fn check_connected(&self) -> Result<(), SysError> {
+        match getpeername::<SockaddrStorage>(self.fd.as_raw_fd()) {
+            Err(Errno::ENOTCONN) => Err(SysError::WouldBlock),
+            Err(errno) => Err(sys_error(errno)),
+            Ok(peer) => {
+                self.connecting.set(false);
+                // A connect to a port of this machine that nobody listens on may be given that very port as
+                // its own: it then meets itself, and everything sent comes back.
+                let itself = port(&peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()) == Ok(peer);
+                if itself { Err(SysError::Refused) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// 0 is the end of the stream.
+    pub(super) fn recv(&self, into: &mut [u8]) -> Result<usize, SysError> {
+        retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::empty())).map_err(sys_error)
+    }
+
+    /// Whether there is something to read, which stays unread.
+    pub(super) fn has_more(&self) -> bool {
+        retried(|| recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)).is_ok_and(|n| n > 0)
+    }
+
+    pub(super) fn send(&self, from: &[u8]) -> Result<usize, SysError> {
+        retried(|| send(self.fd.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)).map_err(sys_error)
+    }
+
+    /// A connection that is gone already has nothing to shut; its error is reported as readiness.
+    pub(super) fn shut_write(&self) {
+        if let Err(errno) = shutdown(self.fd.as_raw_fd(), Shutdown::Write) {
+            tracing::debug!("shutdown: {errno}");
+        }
+    }
+
+    /// Closes in good order: what was sent still arrives.
+    pub(super) fn close(self) {
+        options::let_linger(&self.fd);
+        if self.role == Role::Ctl {
+            self.discard();
+        }
+    }
+
+    /// Reads what has come, up to a limit, and forgets it: the kernel answers a close with a reset where
+    /// something is unread, and the reset may overtake our last message, which says why we close.
+    fn discard(&self) {
+        for _ in 0..16 {
+            if !matches!(self.recv(&mut [0; 4096]), Ok(1..)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Listener {
+    pub(super) fn bind(at: SocketAddr) -> Result<(Self, SocketAddr), SysError> {
+        let open = || {
+            let fd = tcp_socket(at)?;
+            options::on_listener(&fd, at.is_ipv6() && at.ip().is_unspecified());
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
+            listen(&fd, Backlog::new(BACKLOG)?)?;
+            let real = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+            Ok((Self(fd), socket_addr(&real).unwrap_or(at)))
+        };
+        open().map_err(sys_error)
+    }
+
+    pub(super) fn accept(&self, role: Role) -> Result<(Stream, SocketAddr), SysError> {
+        let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
+        // An IPv4 visitor of an IPv6 socket comes from ::ffff:a.b.c.d: say a.b.c.d.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        options::on_accepted(&fd, role, from.ip());
+        Ok((Stream::new(fd, role, false), from))
+    }
+}
+
+fn tcp_socket(peer: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// accept4(2) with the peer's address, which nix's wrapper leaves out.
+fn accept4(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, SocketAddr)> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `address` has room for `length` bytes, both outlive the call, and the listener is open while
+    // it is borrowed.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            address.as_mut_ptr().cast(),
+            &raw mut length,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: accept4 returned this descriptor just now, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the kernel filled in an address of `length` bytes; the rest of the storage is zero.
+    let address = unsafe { SockaddrStorage::from_raw(address.as_ptr().cast(), Some(length)) };
+    match address.as_ref().and_then(socket_addr) {
+        Some(from) => Ok((fd, from)),
+        None => Err(Errno::EPROTO),
+    }
+}
+
+fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
+}
+
+fn port(address: &SockaddrStorage) -> u16 {
+    socket_addr(address).map_or(0, |address| address.port())
+}

@@ -1,0 +1,177 @@
+//! Many seeds, on several threads.
+
+use crate::oracle::{Breach, Coverage, Sometimes};
+use crate::world::{self, Report};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The first seed.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// At once.
+    pub jobs: usize,
+    /// Stop after this long.
+    pub limit: Option<Duration>,
+    /// Go on after a failure.
+    pub keep_going: bool,
+}
+
+/// What came of it, so far.
+#[derive(Debug, Default)]
+pub struct Total {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Simulated time in all.
+    pub simulated: Duration,
+    /// Events in all.
+    pub events: u64,
+    /// Visitors served whole.
+    pub served: u64,
+    /// What was seen.
+    pub coverage: Coverage,
+    /// Seeds that broke a promise, in the order of their numbers.
+    pub failures: Vec<(u64, Breach)>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Total {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.simulated += report.simulated;
+        self.events += report.events;
+        self.served += report.served as u64;
+        self.coverage.add(&report.coverage);
+        if let Some(breach) = &report.breach {
+            self.failures.push((report.seed, breach.clone()));
+            self.failures.sort_by_key(|(seed, _)| *seed);
+        }
+    }
+
+    /// Seeds per second.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // a figure for people
+    pub fn rate(&self) -> f64 {
+        self.seeds as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+}
+
+/// The command that runs one seed again.
+#[must_use]
+pub fn replay(seed: u64) -> String {
+    format!("cargo run --release -p runtime-sim --bin cproxy-sim -- --first-seed {seed} --trace")
+}
+
+/// One line.
+#[derive(Debug)]
+pub struct Progress<'a>(&'a Total);
+
+impl fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Total { seeds, of, simulated, coverage, failures, .. } = self.0;
+        let filled = usize::try_from(20 * seeds / of.max(&1)).unwrap_or(20).min(20);
+        write!(
+            f,
+            "[{:<20}] {seeds}/{of} seeds, {:.0}/s, {:.1} h simulated, {}/{} things seen, {} failures",
+            "#".repeat(filled),
+            self.0.rate(),
+            simulated.as_secs_f64() / 3600.0,
+            coverage.reached(),
+            Sometimes::ALL.len(),
+            failures.len()
+        )
+    }
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} seeds in {:.1} s ({:.0}/s), {:.2} h simulated, {} events, {} visitors served whole",
+            self.seeds,
+            self.took.as_secs_f64(),
+            self.rate(),
+            self.simulated.as_secs_f64() / 3600.0,
+            self.events,
+            self.served
+        )?;
+        let missing: Vec<_> = self.coverage.missing().map(|what| format!("{what:?}")).collect();
+        let seen = self.coverage.reached();
+        writeln!(f, "{seen} of {} things that must happen sometimes were seen", Sometimes::ALL.len())?;
+        if !missing.is_empty() {
+            writeln!(f, "  never: {}", missing.join(", "))?;
+        }
+        for (seed, breach) in &self.failures {
+            writeln!(f, "seed {seed}: {breach}\n  {}", replay(*seed))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "seed {}: {:.1} s simulated, {} events, {} visitors served whole, hash {:016x}",
+            self.seed,
+            self.simulated.as_secs_f64(),
+            self.events,
+            self.served,
+            self.hash
+        )?;
+        match &self.breach {
+            Some(breach) => write!(f, "\n{breach}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs the seeds. A failure's seed does not depend on how many run at once: lower ones are finished first.
+pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    let mut total = Total { of: settings.count, ..Total::default() };
+    let hook = std::panic::take_hook();
+    // A panic of the code under test is a finding, reported with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    std::thread::scope(|scope| {
+        let (sender, reports) = mpsc::channel();
+        for _ in 0..settings.jobs {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= settings.count || sender.send(world::run(settings.first + index, false)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut shown = Instant::now();
+        for report in reports {
+            total.add(&report);
+            total.took = began.elapsed();
+            let failed = report.breach.is_some() && !settings.keep_going;
+            if failed || settings.limit.is_some_and(|limit| total.took >= limit) {
+                stop.store(true, Ordering::Relaxed);
+            }
+            if shown.elapsed() >= Duration::from_millis(500) {
+                shown = Instant::now();
+                show(Progress(&total));
+            }
+        }
+    });
+    std::panic::set_hook(hook);
+    show(Progress(&total));
+    total
+}

@@ -1,0 +1,120 @@
+//! What must hold: each property by its name, and what a run has seen of the things that must happen sometimes.
+
+mod sometimes;
+mod streams;
+
+pub use sometimes::{Coverage, Sometimes};
+pub use streams::{Finding, Side, StreamId, Streams};
+
+use protocol_sm::time::Instant;
+use std::fmt;
+
+/// What kind of promise was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Something happened that never may.
+    Safety,
+    /// Something that must happen did not, although the faults had stopped.
+    Liveness,
+    /// The code under test panicked.
+    Crash,
+}
+
+/// The properties, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)] // their text says it
+pub enum Property {
+    PrefixDelivered,
+    NothingLost,
+    NothingInvented,
+    NothingReordered,
+    NoCrossTalk,
+    CleanEndIsWhole,
+    CleanEndWasSent,
+    OneServicePerVisitor,
+    NoUnprovokedReset,
+    HonestPeersNeverViolate,
+    EpochsGrow,
+    StartOnlyToIdle,
+    FinOnce,
+    ShutOnce,
+    NothingAfterShut,
+    PipesEmptyAtRest,
+    ClosedOnce,
+    VisitorsAccountedFor,
+    StrangersHoldNothing,
+    NoPanic,
+    TransfersEnd,
+    ClientsReturn,
+    PortsListen,
+    ProbesRoundTrip,
+    PoolsAtTarget,
+    DescriptorsAtBaseline,
+    DrainEnds,
+    OnlyFutureTimers,
+    NoSpinning,
+}
+
+impl Property {
+    /// What it demands, in words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::PrefixDelivered => "delivered bytes are a prefix of those sent",
+            Self::NothingLost => "no byte is lost within a stream",
+            Self::NothingInvented => "every delivered byte was sent by somebody",
+            Self::NothingReordered => "bytes are delivered in the order in which they were sent, once",
+            Self::NoCrossTalk => "no byte crosses from one transfer into another",
+            Self::CleanEndIsWhole => "a clean end means that every byte sent was delivered",
+            Self::CleanEndWasSent => "a clean end is shown only if the other side ended its stream cleanly",
+            Self::OneServicePerVisitor => "a visitor is served by one local_conn of its own tunnel, and by no other",
+            Self::NoUnprovokedReset => "without a fault nothing is reset or refused",
+            Self::HonestPeersNeverViolate => "honest peers never cause a Violation",
+            Self::EpochsGrow => "the epochs of a proxy_conn grow by one",
+            Self::StartOnlyToIdle => "Start goes only to a peer that is idle",
+            Self::FinOnce => "the total of a half is announced once",
+            Self::ShutOnce => "the write half of an outer socket is shut once",
+            Self::NothingAfterShut => "nothing is written after the write half was shut",
+            Self::PipesEmptyAtRest => "a pipe is taken empty and given back as it says",
+            Self::ClosedOnce => "every descriptor is closed exactly once",
+            Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
+            Self::NoPanic => "nothing panics",
+            Self::TransfersEnd => "every transfer ends after the faults have stopped",
+            Self::ClientsReturn => "every client is back after the faults have stopped",
+            Self::PortsListen => "every public port listens after the faults have stopped",
+            Self::ProbesRoundTrip => "a probe through every tunnel comes back whole",
+            Self::PoolsAtTarget => "idle conns are at their target, the same number on both sides",
+            Self::DescriptorsAtBaseline => "descriptors are back at their baseline",
+            Self::DrainEnds => "a request to stop is carried out within drain_timeout",
+            Self::OnlyFutureTimers => "a thread with nothing to do has only future deadlines",
+            Self::NoSpinning => "a thread that is run goes to sleep in the end",
+        }
+    }
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub struct Breach {
+    /// What kind.
+    pub kind: Kind,
+    /// Which.
+    pub property: Property,
+    /// When.
+    pub at: Instant,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.since(Instant::ZERO);
+        write!(f, "{:?} at {:.6}s: {}: {}", self.kind, at.as_secs_f64(), self.property, self.what)
+    }
+}

@@ -1,0 +1,182 @@
+//! Things that a long campaign must have seen: a search that never gets somewhere proves nothing about it.
+
+/// What must happen sometimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+#[allow(missing_docs)] // their text says it
+pub enum Sometimes {
+    FinBeforeStart,
+    FinBeforeLastByte,
+    FinAfterLastByte,
+    DoneBeforeStarted,
+    ServerFinFirst,
+    ClientFinFirst,
+    FinsCross,
+    ConnReusedThrice,
+    ZeroByteHalf,
+    ZeroByteTransfer,
+    Spliced,
+    PipeFull,
+    PipeHeldBytes,
+    NoPipe,
+    AbortCrossesFin,
+    StaleMessage,
+    PoolEmpty,
+    QueueFull,
+    TooManyConnections,
+    WaiterTimedOut,
+    WaiterLeft,
+    Refused,
+    DialTimedOut,
+    Resumed,
+    ResumedWithTransfers,
+    Replaced,
+    ReplacedWithTransfers,
+    SessionExpired,
+    RivalRefused,
+    OutOfDescriptors,
+    ShortWrite,
+    VisitorReset,
+    ServiceReset,
+    ResetCtl,
+    ResetProxy,
+    ResetPublic,
+    ResetLocal,
+    Blackhole,
+    Cut,
+    CutOneWay,
+    Loss,
+    Freeze,
+    KillClient,
+    KillServer,
+    PowerOffClient,
+    PowerOffServer,
+    ServiceDown,
+    ServiceBlackholed,
+    BacklogFull,
+    StopClient,
+    StopServer,
+    DrainedWithTransfers,
+    DrainTimedOut,
+    Stranger,
+    SurplusClosed,
+    IdlePinged,
+}
+
+impl Sometimes {
+    /// All of them.
+    pub const ALL: [Self; 56] = [
+        Self::FinBeforeStart,
+        Self::FinBeforeLastByte,
+        Self::FinAfterLastByte,
+        Self::DoneBeforeStarted,
+        Self::ServerFinFirst,
+        Self::ClientFinFirst,
+        Self::FinsCross,
+        Self::ConnReusedThrice,
+        Self::ZeroByteHalf,
+        Self::ZeroByteTransfer,
+        Self::Spliced,
+        Self::PipeFull,
+        Self::PipeHeldBytes,
+        Self::NoPipe,
+        Self::AbortCrossesFin,
+        Self::StaleMessage,
+        Self::PoolEmpty,
+        Self::QueueFull,
+        Self::TooManyConnections,
+        Self::WaiterTimedOut,
+        Self::WaiterLeft,
+        Self::Refused,
+        Self::DialTimedOut,
+        Self::Resumed,
+        Self::ResumedWithTransfers,
+        Self::Replaced,
+        Self::ReplacedWithTransfers,
+        Self::SessionExpired,
+        Self::RivalRefused,
+        Self::OutOfDescriptors,
+        Self::ShortWrite,
+        Self::VisitorReset,
+        Self::ServiceReset,
+        Self::ResetCtl,
+        Self::ResetProxy,
+        Self::ResetPublic,
+        Self::ResetLocal,
+        Self::Blackhole,
+        Self::Cut,
+        Self::CutOneWay,
+        Self::Loss,
+        Self::Freeze,
+        Self::KillClient,
+        Self::KillServer,
+        Self::PowerOffClient,
+        Self::PowerOffServer,
+        Self::ServiceDown,
+        Self::ServiceBlackholed,
+        Self::BacklogFull,
+        Self::StopClient,
+        Self::StopServer,
+        Self::DrainedWithTransfers,
+        Self::DrainTimedOut,
+        Self::Stranger,
+        Self::SurplusClosed,
+        Self::IdlePinged,
+    ];
+}
+
+/// How often each thing was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage([u64; Sometimes::ALL.len()]);
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self([0; Sometimes::ALL.len()])
+    }
+}
+
+impl Coverage {
+    /// It happened.
+    pub fn saw(&mut self, what: Sometimes) {
+        self.0[what as usize] += 1;
+    }
+
+    /// Adds what another run saw.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn count(&self, what: Sometimes) -> u64 {
+        self.0[what as usize]
+    }
+
+    /// How many of them happened at all.
+    #[must_use]
+    pub fn reached(&self) -> usize {
+        self.0.iter().filter(|&&count| count > 0).count()
+    }
+
+    /// What never happened.
+    pub fn missing(&self) -> impl Iterator<Item = Sometimes> {
+        Sometimes::ALL.into_iter().filter(|&what| self.count(what) == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_has_its_own_place() {
+        let mut coverage = Coverage::default();
+        for (i, what) in Sometimes::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, i);
+            coverage.saw(what);
+        }
+        assert_eq!((coverage.reached(), coverage.missing().count()), (Sometimes::ALL.len(), 0));
+    }
+}

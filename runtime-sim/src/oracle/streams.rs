@@ -1,0 +1,335 @@
+//! Every byte says where it belongs: it derives from its stream and its offset there. So loss, invention,
+//! reordering and cross-talk are told apart.
+//!
+//! The first eight bytes of a stream name it. What a visitor receives names the local_conn that serves it, and the
+//! reverse: the two are paired from then on.
+
+use super::Property;
+use crate::kernel::mix;
+use std::fmt::Write;
+
+/// One direction's source: a visitor, or a local service's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+/// Which end of a tunnel sends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A PublicClient.
+    Visitor,
+    /// A LocalServer.
+    Service,
+}
+
+#[derive(Debug)]
+struct Stream {
+    side: Side,
+    tunnel: usize,
+    sent: u64,
+    /// Ended cleanly: `sent` is all of it.
+    ended: bool,
+    peer: Option<StreamId>,
+    received: u64,
+    /// The first bytes received.
+    head: Vec<u8>,
+}
+
+/// All streams of a run.
+#[derive(Debug, Default)]
+pub struct Streams(Vec<Stream>);
+
+/// What was found wrong, and in which words.
+pub type Finding = (Property, String);
+
+const HEAD: usize = 8;
+
+fn word(id: StreamId, index: u64) -> u64 {
+    let name = u64::from(id.0);
+    if index == 0 { name | mix(name) << 32 } else { mix(name << 40 ^ index) }
+}
+
+/// Writes what the stream has at `offset` into `into`.
+fn fill(id: StreamId, offset: u64, into: &mut [u8]) {
+    let mut at = 0;
+    let mut offset = offset;
+    while at < into.len() {
+        let bytes = word(id, offset / 8).to_le_bytes();
+        let skip = usize::try_from(offset % 8).expect("below 8");
+        let n = (8 - skip).min(into.len() - at);
+        into[at..at + n].copy_from_slice(&bytes[skip..skip + n]);
+        at += n;
+        offset += n as u64;
+    }
+}
+
+/// The stream that eight bytes name.
+fn named(head: &[u8]) -> Option<StreamId> {
+    let word = u64::from_le_bytes(head.get(..HEAD)?.try_into().ok()?);
+    let name = word & u64::from(u32::MAX);
+    (word == name | mix(name) << 32).then(|| StreamId(u32::try_from(name).expect("32 bits")))
+}
+
+impl Streams {
+    /// A new stream.
+    pub fn open(&mut self, side: Side, tunnel: usize) -> StreamId {
+        self.0.push(Stream { side, tunnel, sent: 0, ended: false, peer: None, received: 0, head: Vec::new() });
+        StreamId(u32::try_from(self.0.len() - 1).expect("fewer than 2^32 streams"))
+    }
+
+    fn get(&mut self, id: StreamId) -> &mut Stream {
+        &mut self.0[id.0 as usize]
+    }
+
+    /// The next bytes to send.
+    pub fn next_bytes(&self, id: StreamId, into: &mut [u8]) {
+        fill(id, self.0[id.0 as usize].sent, into);
+    }
+
+    /// `n` of them were accepted by the socket.
+    pub fn on_sent(&mut self, id: StreamId, n: usize) {
+        self.get(id).sent += n as u64;
+    }
+
+    /// The stream was ended cleanly.
+    pub fn on_ended(&mut self, id: StreamId) {
+        self.get(id).ended = true;
+    }
+
+    /// Whom it talks to, if known.
+    #[must_use]
+    pub fn peer(&self, id: StreamId) -> Option<StreamId> {
+        self.0[id.0 as usize].peer
+    }
+
+    /// Bytes received by the end that sends `id`.
+    #[must_use]
+    pub fn received(&self, id: StreamId) -> u64 {
+        self.0[id.0 as usize].received
+    }
+
+    /// Bytes came to the end that sends `id`.
+    ///
+    /// # Errors
+    /// They are not what they should be.
+    pub fn on_received(&mut self, id: StreamId, bytes: &[u8]) -> Result<(), Finding> {
+        let stream = self.get(id);
+        let at = stream.received;
+        stream.received += bytes.len() as u64;
+        if stream.head.len() < HEAD {
+            let more = bytes.len().min(HEAD - stream.head.len());
+            stream.head.extend_from_slice(&bytes[..more]);
+        }
+        if stream.peer.is_none() {
+            if stream.head.len() < HEAD {
+                return Ok(());
+            }
+            let head = stream.head.clone();
+            self.pair(id, &head)?;
+        }
+        let Some(peer) = self.get(id).peer else { return Ok(()) };
+        self.compare(peer, at, bytes)
+    }
+
+    /// The first bytes name the peer.
+    fn pair(&mut self, id: StreamId, head: &[u8]) -> Result<(), Finding> {
+        let (side, tunnel) = (self.get(id).side, self.get(id).tunnel);
+        let peer = named(head).filter(|peer| (peer.0 as usize) < self.0.len());
+        let Some(peer) = peer else {
+            return Err((Property::NothingInvented, format!("{} begins with {}", self.show(id), self.describe(head))));
+        };
+        let other = self.get(peer);
+        if other.side == side || other.tunnel != tunnel {
+            let what = format!("{} receives the bytes of {}", self.show(id), self.show(peer));
+            return Err((Property::NoCrossTalk, what));
+        }
+        if other.peer.is_some_and(|known| known != id) {
+            let what = format!("{} and another talk to {}", self.show(id), self.show(peer));
+            return Err((Property::OneServicePerVisitor, what));
+        }
+        other.peer = Some(id);
+        self.get(id).peer = Some(peer);
+        // The peer may have received a few bytes before it could know.
+        let early = self.get(peer).head.clone();
+        if self.get(peer).received < HEAD as u64 { self.compare(id, 0, &early) } else { Ok(()) }
+    }
+
+    /// Whether `bytes` are what `from` sent at `offset`.
+    fn compare(&self, from: StreamId, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
+        let stream = &self.0[from.0 as usize];
+        let mut expected = vec![0; bytes.len()];
+        fill(from, offset, &mut expected);
+        let wrong = bytes.iter().zip(&expected).position(|(a, b)| a != b);
+        let Some(wrong) = wrong else {
+            if offset + bytes.len() as u64 > stream.sent {
+                let what = format!("more came than {} had sent", self.show(from));
+                return Err((Property::PrefixDelivered, what));
+            }
+            return Ok(());
+        };
+        let (at, rest) = (offset + wrong as u64, &bytes[wrong..]);
+        let found = self.find(from, rest);
+        Err(match found {
+            Some((id, elsewhere)) if id == from && elsewhere > at => {
+                let lost = elsewhere - at;
+                (Property::NothingLost, format!("{lost} bytes of {} are missing at offset {at}", self.show(from)))
+            }
+            Some((id, elsewhere)) if id == from => {
+                (Property::NothingReordered, format!("{} at offset {at}: its offset {elsewhere} again", self.show(from)))
+            }
+            Some((id, elsewhere)) => (
+                Property::NoCrossTalk,
+                format!("{} at offset {at}: bytes of {} (offset {elsewhere})", self.show(from), self.show(id)),
+            ),
+            None => (
+                Property::NothingInvented,
+                format!("{} at offset {at}: {}", self.show(from), self.describe(rest)),
+            ),
+        })
+    }
+
+    /// Where `bytes` come from, the most likely stream first.
+    fn find(&self, likely: StreamId, bytes: &[u8]) -> Option<(StreamId, u64)> {
+        let sample = &bytes[..bytes.len().min(12)];
+        if sample.len() < 4 {
+            return None;
+        }
+        let others = (0..self.0.len()).map(|i| StreamId(i as u32)).filter(|&id| id != likely);
+        std::iter::once(likely).chain(others).find_map(|id| {
+            let sent = usize::try_from(self.0[id.0 as usize].sent).expect("fits memory");
+            let mut whole = vec![0; sent];
+            fill(id, 0, &mut whole);
+            let at = whole.windows(sample.len()).position(|window| window == sample)?;
+            Some((id, at as u64))
+        })
+    }
+
+    /// The end that sends `id` read a clean end.
+    ///
+    /// # Errors
+    /// Its peer did not end its stream, or not there.
+    pub fn on_eof(&mut self, id: StreamId) -> Result<(), Finding> {
+        let stream = self.get(id);
+        let (received, side, tunnel) = (stream.received, stream.side, stream.tunnel);
+        if let Some(peer) = stream.peer {
+            let other = self.get(peer);
+            let (sent, ended) = (other.sent, other.ended);
+            if !ended {
+                return Err((Property::CleanEndWasSent, format!("{} never ended its stream", self.show(peer))));
+            }
+            if sent != received {
+                let what = format!("{} sent {sent} bytes, and {received} came", self.show(peer));
+                return Err((Property::CleanEndIsWhole, what));
+            }
+            return Ok(());
+        }
+        // Too few bytes to know the peer: it must at least exist.
+        let head = stream.head.clone();
+        let fits = |(i, other): (usize, &Stream)| {
+            let mut begin = vec![0; head.len()];
+            fill(StreamId(i as u32), 0, &mut begin);
+            let free = other.peer.is_none_or(|peer| peer == id);
+            other.side != side && other.tunnel == tunnel && free && other.ended && other.sent == received && begin == head
+        };
+        if self.0.iter().enumerate().any(fits) {
+            Ok(())
+        } else {
+            let what = format!("{} read an end after {received} bytes, and nobody ended there", self.show(id));
+            Err((Property::CleanEndWasSent, what))
+        }
+    }
+
+    /// The stream in words.
+    #[must_use]
+    pub fn show(&self, id: StreamId) -> String {
+        let stream = &self.0[id.0 as usize];
+        let side = match stream.side {
+            Side::Visitor => "visitor",
+            Side::Service => "local_conn",
+        };
+        format!("{side} stream {} (tunnel {})", id.0, stream.tunnel)
+    }
+
+    fn describe(&self, bytes: &[u8]) -> String {
+        let mut hex = String::from("bytes that nobody sent:");
+        for byte in &bytes[..bytes.len().min(24)] {
+            let _ = write!(hex, " {byte:02x}");
+        }
+        hex
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A visitor and a service that both sent `n` bytes, and what the visitor sent.
+    fn pair(n: usize) -> (Streams, StreamId, StreamId, Vec<u8>) {
+        let mut streams = Streams::default();
+        let visitor = streams.open(Side::Visitor, 0);
+        let service = streams.open(Side::Service, 0);
+        let mut bytes = vec![0; n];
+        streams.next_bytes(visitor, &mut bytes);
+        streams.on_sent(visitor, n);
+        streams.on_sent(service, n);
+        (streams, visitor, service, bytes)
+    }
+
+    #[test]
+    fn whole_streams_in_any_chunks_are_fine() {
+        let (mut streams, visitor, service, bytes) = pair(100);
+        for chunk in bytes.chunks(7) {
+            streams.on_received(service, chunk).unwrap();
+        }
+        assert_eq!(streams.peer(service), Some(visitor));
+        streams.on_ended(visitor);
+        streams.on_eof(service).unwrap();
+    }
+
+    #[test]
+    fn each_wrong_is_called_what_it_is() {
+        let wrong = |change: &dyn Fn(&mut Streams, &mut Vec<u8>)| {
+            let (mut streams, _, service, mut bytes) = pair(100);
+            change(&mut streams, &mut bytes);
+            streams.on_received(service, &bytes).unwrap_err().0
+        };
+        assert_eq!(wrong(&|_, bytes| drop(bytes.drain(40..50))), Property::NothingLost);
+        assert_eq!(wrong(&|_, bytes| bytes.extend_from_within(10..30)), Property::NothingReordered);
+        assert_eq!(wrong(&|_, bytes| bytes[50..].fill(1)), Property::NothingInvented);
+        assert_eq!(wrong(&|_, bytes| bytes[..].fill(1)), Property::NothingInvented);
+        assert_eq!(
+            wrong(&|streams, bytes| {
+                let other = streams.open(Side::Visitor, 0);
+                streams.on_sent(other, 90);
+                fill(other, 30, &mut bytes[30..60]);
+            }),
+            Property::NoCrossTalk
+        );
+        assert_eq!(
+            wrong(&|streams, bytes| {
+                let other = streams.open(Side::Visitor, 1);
+                fill(other, 0, bytes);
+            }),
+            Property::NoCrossTalk
+        );
+        assert_eq!(wrong(&|streams, _| streams.get(StreamId(0)).sent = 99), Property::PrefixDelivered);
+    }
+
+    #[test]
+    fn a_cut_stream_must_not_end_cleanly() {
+        let (mut streams, visitor, service, bytes) = pair(100);
+        streams.on_received(service, &bytes[..60]).unwrap();
+        assert_eq!(streams.on_eof(service).unwrap_err().0, Property::CleanEndWasSent);
+        streams.on_ended(visitor);
+        assert_eq!(streams.on_eof(service).unwrap_err().0, Property::CleanEndIsWhole);
+        let silent = streams.open(Side::Service, 0);
+        assert_eq!(streams.on_eof(silent).unwrap_err().0, Property::CleanEndWasSent);
+    }
+
+    #[test]
+    fn a_visitor_has_one_service() {
+        let (mut streams, _, service, bytes) = pair(20);
+        let second = streams.open(Side::Service, 0);
+        streams.on_received(service, &bytes).unwrap();
+        assert_eq!(streams.on_received(second, &bytes).unwrap_err().0, Property::OneServicePerVisitor);
+    }
+}

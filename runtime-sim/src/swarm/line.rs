@@ -1,0 +1,381 @@
+//! A non-blocking socket over turmoil's TcpStream, and what its two ends share beside it.
+//!
+//! turmoil moves the bytes, with latency, holds and losses. What it has not is added here, by a [`Line`] that both
+//! ends of a connection know:
+//! - **a reset on purpose.** turmoil resets only where data comes to a closed socket or lies unread in one. Here an
+//!   end that is reset says so on the line, and the FIN that turmoil sends is read as that reset: in order, after the
+//!   bytes sent before it. If the FIN was sent before, the other end sees the reset as soon as it has read the FIN.
+//! - **a window in bytes.** turmoil counts writes. Here a sender may be so many bytes ahead of its reader; that the
+//!   reader took some is known at once, without latency.
+//! - **death from outside.** A line can be reset as if by a middlebox (both ends see it at once, and may still read
+//!   what had come), or turned into a black hole: nothing comes any more, and both ends time out after a while, as
+//!   with keepalive or TCP_USER_TIMEOUT.
+//!
+//! So this ring tells a clean end from a reset, and a reset from silence. It cannot tell *which* reset overtook
+//! what: ours never overtake data, turmoil's own may. Nor does it know half-filled segments, retransmission, or an
+//! acknowledgement that is late: those belong to the simulated kernel.
+
+use super::stage::{self, Stage};
+use crate::kernel::ProcId;
+use protocol_sm::driver::{Readiness, Role, SysError};
+use protocol_sm::time::Instant;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use turmoil::net::TcpStream;
+
+/// Address of the end that connected, and of the one that accepted.
+pub(super) type LineKey = (SocketAddr, SocketAddr);
+
+/// How a line dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Reset on both ends.
+    Reset,
+    /// Silent since then.
+    Silent(Instant),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) key: LineKey,
+    /// What our program uses it for.
+    pub(super) role: Option<Role>,
+    pub(super) fate: Option<Fate>,
+    ends: [End; 2],
+}
+
+#[derive(Debug, Default)]
+struct End {
+    written: u64,
+    read: u64,
+    /// It sent its FIN in good order.
+    fin: bool,
+    /// It was closed by a reset.
+    reset: bool,
+    gone: bool,
+    waker: Option<Waker>,
+}
+
+impl Line {
+    pub(super) fn new(key: LineKey) -> Self {
+        Self { key, role: None, fate: None, ends: Default::default() }
+    }
+
+    /// Kills it, if it lives.
+    pub(super) fn kill(&mut self, fate: Fate) {
+        self.fate.get_or_insert(fate);
+        for end in &mut self.ends {
+            wake(&mut end.waker);
+        }
+    }
+
+    /// Whether both ends are there.
+    pub(super) fn is_up(&self) -> bool {
+        self.fate.is_none() && self.ends.iter().all(|end| !end.gone)
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+enum State {
+    Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>),
+    Up(TcpStream),
+    Dead,
+}
+
+/// See the module.
+pub(super) struct Socket {
+    stage: Rc<Stage>,
+    owner: ProcId,
+    role: Option<Role>,
+    state: State,
+    line: Option<Rc<RefCell<Line>>>,
+    /// Which end of the line: 0 connected, 1 accepted.
+    end: usize,
+    inbox: VecDeque<u8>,
+    eof: bool,
+    /// The pending error: told once.
+    error: Option<SysError>,
+    shut: bool,
+    /// A send found no room: say when there is some.
+    blocked: bool,
+    /// Something has changed since the last report.
+    edge: bool,
+    /// What the death of the process does: it resets our programs' connections (SO_LINGER of zero seconds), and ends
+    /// others' cleanly.
+    dies_by_reset: bool,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("owner", &self.owner).field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+impl Socket {
+    fn new(stage: &Rc<Stage>, owner: ProcId, role: Option<Role>, state: State) -> Self {
+        Self {
+            stage: Rc::clone(stage),
+            owner,
+            role,
+            state,
+            line: None,
+            end: 0,
+            inbox: VecDeque::new(),
+            eof: false,
+            error: None,
+            shut: false,
+            blocked: false,
+            edge: false,
+            dies_by_reset: role.is_some(),
+        }
+    }
+
+    /// Begins to connect. `role` is `None` for those who are not our programs.
+    pub(super) fn connect(stage: &Rc<Stage>, owner: ProcId, role: Option<Role>, to: SocketAddr) -> Self {
+        Self::new(stage, owner, role, State::Connecting(Box::pin(TcpStream::connect(to))))
+    }
+
+    /// Takes what a listener accepted.
+    pub(super) fn accepted(stage: &Rc<Stage>, owner: ProcId, role: Option<Role>, stream: TcpStream) -> Self {
+        let mut socket = Self::new(stage, owner, role, State::Dead);
+        socket.end = 1;
+        socket.attach(stream);
+        socket
+    }
+
+    fn attach(&mut self, stream: TcpStream) {
+        let line = self.stage.line(stage::key(&stream, self.end == 0));
+        line.borrow_mut().role = line.borrow().role.or(self.role);
+        self.line = Some(line);
+        self.state = State::Up(stream);
+        self.edge = true;
+    }
+
+    /// Whether it is connecting still.
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting(_))
+    }
+
+    /// When it dies by itself, if it is on a silent line.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (&self.state, self.line.as_ref()?.borrow().fate?) {
+            (State::Up(_), Fate::Silent(since)) => Some(since + self.stage.plan.keepalive),
+            _ => None,
+        }
+    }
+
+    /// Takes in what has come, and asks to be woken when more does.
+    pub(super) fn pull(&mut self, cx: &mut Context<'_>) {
+        if let State::Connecting(connecting) = &mut self.state {
+            match connecting.as_mut().poll(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(stream)) => self.attach(stream),
+                Poll::Ready(Err(_)) => return self.fail(SysError::Refused),
+            }
+        }
+        let Some(line) = self.line.clone() else { return };
+        let mut line = line.borrow_mut();
+        line.ends[self.end].waker = Some(cx.waker().clone());
+        match line.fate {
+            Some(Fate::Reset) => return self.fail(SysError::Reset),
+            Some(Fate::Silent(since)) => {
+                if self.stage.now() >= since + self.stage.plan.keepalive {
+                    self.fail(SysError::TimedOut);
+                }
+                return;
+            }
+            None => {}
+        }
+        self.take_in(cx, &line);
+        if self.blocked && self.room(&line) > self.stage.plan.window / 3 {
+            self.blocked = false;
+            self.edge = true;
+        }
+    }
+
+    fn take_in(&mut self, cx: &mut Context<'_>, line: &Line) {
+        let other = &line.ends[1 - self.end];
+        while let (State::Up(stream), false) = (&mut self.state, self.eof) {
+            let mut bytes = [0; 16 * 1024];
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return,
+                Poll::Ready(Err(_)) => self.fail(SysError::Reset),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    if other.reset && !other.fin {
+                        self.fail(SysError::Reset);
+                    } else {
+                        self.eof = true;
+                        self.trace("FIN", &[]);
+                    }
+                    self.edge = true;
+                }
+                Poll::Ready(Ok(())) => {
+                    let came = buf.filled();
+                    self.inbox.extend(came);
+                    self.edge = true;
+                    self.trace("data", came);
+                }
+            }
+        }
+        if self.eof && other.reset {
+            self.fail(SysError::Reset);
+        }
+    }
+
+    fn trace(&self, name: &'static str, bytes: &[u8]) {
+        let sock = crate::kernel::SockId(self.line.as_ref().map_or(0, |line| usize::from(line.borrow_key().0.port())));
+        self.stage.trace.borrow_mut().packet(self.stage.now(), self.owner, None, sock, name, bytes);
+    }
+
+    fn fail(&mut self, error: SysError) {
+        if !matches!(self.state, State::Dead) {
+            self.state = State::Dead;
+            self.error = Some(error);
+            self.edge = true;
+            self.trace("RST", &[]);
+        }
+    }
+
+    fn room(&self, line: &Line) -> usize {
+        let (mine, other) = (&line.ends[self.end], &line.ends[1 - self.end]);
+        // What is sent to somebody who is gone is answered by a reset, and never read.
+        let ahead = if other.gone { 0 } else { usize::try_from(mine.written - other.read).expect("fits a window") };
+        self.stage.plan.window.saturating_sub(ahead)
+    }
+
+    /// What a poll says of it; the edge is spent.
+    pub(super) fn take_edge(&mut self) -> Option<Readiness> {
+        std::mem::take(&mut self.edge).then(|| self.readiness())
+    }
+
+    /// It is watched from now on: what is ready already is reported.
+    pub(super) fn arm(&mut self) {
+        self.edge = !self.is_connecting();
+    }
+
+    fn readiness(&self) -> Readiness {
+        let dead = matches!(self.state, State::Dead);
+        let room = self.line.as_ref().is_some_and(|line| self.room(&line.borrow()) > 0);
+        Readiness {
+            readable: !self.inbox.is_empty() || self.eof || dead,
+            writable: dead || room,
+            hup: self.eof || dead,
+            error: self.error.is_some(),
+        }
+    }
+
+    /// As `SO_ERROR`, and `WouldBlock` while connecting.
+    pub(super) fn take_error(&mut self) -> Result<(), SysError> {
+        match self.error.take() {
+            Some(error) => Err(error),
+            None if self.is_connecting() => Err(SysError::WouldBlock),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that can be read now.
+    pub(super) fn unread(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Reads; 0 is the end.
+    pub(super) fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
+        if self.inbox.is_empty() {
+            return match self.error.take_if(|_| !self.eof) {
+                Some(error) => Err(error),
+                None if self.eof || matches!(self.state, State::Dead) => Ok(0),
+                None => Err(SysError::WouldBlock),
+            };
+        }
+        let n = into.len().min(self.inbox.len());
+        for (to, byte) in into.iter_mut().zip(self.inbox.drain(..n)) {
+            *to = byte;
+        }
+        if let Some(line) = &self.line {
+            let line = &mut *line.borrow_mut();
+            line.ends[self.end].read += n as u64;
+            wake(&mut line.ends[1 - self.end].waker);
+        }
+        Ok(n)
+    }
+
+    /// Writes some.
+    pub(super) fn send(&mut self, from: &[u8]) -> Result<usize, SysError> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        assert!(!self.shut, "nothing is written after the write half was shut");
+        let (State::Up(stream), Some(line)) = (&self.state, self.line.clone()) else {
+            return Err(if self.is_connecting() { SysError::WouldBlock } else { SysError::Reset });
+        };
+        let mut line = line.borrow_mut();
+        let n = self.room(&line).min(from.len());
+        if n == 0 {
+            self.blocked = true;
+            return Err(SysError::WouldBlock);
+        }
+        if line.fate.is_none() && stream.try_write(&from[..n]).is_err() {
+            self.fail(SysError::Reset);
+            self.error = None;
+            return Err(SysError::Reset);
+        }
+        line.ends[self.end].written += n as u64;
+        Ok(n)
+    }
+
+    /// Shuts the write half.
+    pub(super) fn shut_write(&mut self) {
+        assert!(!self.shut, "the write half is shut once");
+        self.shut = true;
+        let (State::Up(stream), Some(line)) = (&mut self.state, &self.line) else { return };
+        line.borrow_mut().ends[self.end].fin = true;
+        // It fails where the connection is gone already: the next read tells.
+        let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Closes in good order, or with a reset. `false`: it became a reset, because something was unread.
+    pub(super) fn close(mut self, reset: bool) -> bool {
+        self.end_it(reset)
+    }
+
+    fn end_it(&mut self, reset: bool) -> bool {
+        // A connection that was made just now, and that nobody noticed, must end as well.
+        if let State::Connecting(connecting) = &mut self.state
+            && let Poll::Ready(Ok(stream)) = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.attach(stream);
+        }
+        let clean = !reset && self.inbox.is_empty() && matches!(self.state, State::Up(_));
+        if let Some(line) = self.line.take() {
+            let line = &mut *line.borrow_mut();
+            let mine = &mut line.ends[self.end];
+            mine.reset |= !clean;
+            mine.fin |= clean;
+            mine.gone = true;
+            wake(&mut line.ends[1 - self.end].waker);
+        }
+        self.state = State::Dead;
+        clean
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.end_it(self.dies_by_reset);
+    }
+}

@@ -1,0 +1,325 @@
+//! What all hosts of a run share: the oracle, the trace, and the lines between them.
+
+use super::line::{Line, LineKey};
+use super::plan::Plan;
+use crate::kernel::{ProcId, Rng};
+use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Streams};
+use crate::trace::Trace;
+use protocol_sm::codes::{CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::driver::{Dropped, Note, Role};
+use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::time::Instant;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+/// The server's place among the parties of a trace; clients, the rival, services and visitors follow.
+pub(super) const SERVER: ProcId = ProcId(0);
+
+/// Transfers that were started where something could go wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Races {
+    /// On a proxy_conn that had carried another transfer before.
+    pub reuse: u64,
+    /// While a fault was active or had just ended.
+    pub fault: u64,
+    /// Either of them.
+    pub all: u64,
+}
+
+/// What the world wants of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Stop in good order, and start again after this long.
+    Restart(Duration),
+    /// Stop in good order.
+    Stop,
+}
+
+/// How a program stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Status {
+    /// It has a session, or its ports are open.
+    pub(super) up: bool,
+    /// It stopped when it was told to.
+    pub(super) stopped: bool,
+    /// proxy_conns and everything else on its event loops.
+    pub(super) loop_sockets: usize,
+    pub(super) lag: Duration,
+    pub(super) few_descriptors: bool,
+    pub(super) no_names: bool,
+    orders: Vec<Order>,
+    waker: Option<Waker>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) plan: Plan,
+    pub(super) streams: RefCell<Streams>,
+    pub(super) seen: RefCell<Coverage>,
+    pub(super) trace: RefCell<Trace>,
+    pub(super) breach: RefCell<Option<Breach>>,
+    pub(super) status: RefCell<BTreeMap<ProcId, Status>>,
+    pub(super) races: Cell<Races>,
+    /// Where visitors find each tunnel.
+    pub(super) public: RefCell<Vec<Option<u16>>>,
+    /// No more faults and pauses.
+    pub(super) hurry: Cell<bool>,
+    /// Services that do not listen, and that do not accept.
+    pub(super) closed: RefCell<Vec<bool>>,
+    pub(super) deaf: RefCell<Vec<bool>>,
+    /// Visitors, and connections of services, that have not ended.
+    pub(super) actors: Cell<usize>,
+    pub(super) visitors: Cell<u64>,
+    pub(super) whole: Cell<u64>,
+    /// Faults have an effect until then.
+    pub(super) trouble_until: Cell<Instant>,
+    lines: RefCell<BTreeMap<LineKey, Weak<RefCell<Line>>>>,
+    live: RefCell<BTreeMap<(ConnId, Epoch), u32>>,
+    clock: Cell<Instant>,
+    rng: RefCell<Rng>,
+}
+
+impl Stage {
+    pub(super) fn new(plan: Plan, rng: Rng, keep_trace: bool) -> Rc<Self> {
+        let tunnels = plan.tunnels.len();
+        let public = plan.tunnels.iter().map(|tunnel| (tunnel.public_port != 0).then_some(tunnel.public_port));
+        Rc::new(Self {
+            public: RefCell::new(public.collect()),
+            plan,
+            streams: RefCell::default(),
+            seen: RefCell::default(),
+            trace: RefCell::new(Trace::new(keep_trace)),
+            breach: RefCell::default(),
+            status: RefCell::default(),
+            races: Cell::default(),
+            hurry: Cell::new(false),
+            closed: RefCell::new(vec![false; tunnels]),
+            deaf: RefCell::new(vec![false; tunnels]),
+            actors: Cell::default(),
+            visitors: Cell::default(),
+            whole: Cell::default(),
+            trouble_until: Cell::default(),
+            lines: RefCell::default(),
+            live: RefCell::default(),
+            clock: Cell::default(),
+            rng: RefCell::new(rng),
+        })
+    }
+
+    /// A stream of random numbers for one party.
+    pub(super) fn fork(&self) -> Rng {
+        self.rng.borrow_mut().fork()
+    }
+
+    /// The time, asked by a host while it runs.
+    pub(super) fn now(&self) -> Instant {
+        if let Some(since) = turmoil::sim_elapsed() {
+            self.set_clock(since);
+        }
+        self.clock.get()
+    }
+
+    pub(super) fn set_clock(&self, since: Duration) {
+        self.clock.set(Instant::ZERO + since);
+    }
+
+    /// The time when somebody last looked: also where no host runs.
+    pub(super) fn last_now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    pub(super) fn saw(&self, what: Sometimes) {
+        self.seen.borrow_mut().saw(what);
+    }
+
+    pub(super) fn remark(&self, who: Option<ProcId>, what: impl FnOnce() -> String) {
+        self.trace.borrow_mut().remark(self.last_now(), who, what);
+    }
+
+    /// Keeps the first broken promise.
+    pub(super) fn breach(&self, kind: Kind, property: Property, what: String) {
+        self.remark(None, || format!("BREACH {property}: {what}"));
+        self.breach.borrow_mut().get_or_insert(Breach { kind, property, at: self.last_now(), what });
+    }
+
+    pub(super) fn check(&self, checked: Result<(), Finding>) {
+        if let Err((property, what)) = checked {
+            self.breach(Kind::Safety, property, what);
+        }
+    }
+
+    /// The line between two addresses; the first of its two ends makes it.
+    pub(super) fn line(&self, key: LineKey) -> Rc<RefCell<Line>> {
+        let mut lines = self.lines.borrow_mut();
+        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
+            return line;
+        }
+        let line = Rc::new(RefCell::new(Line::new(key)));
+        lines.insert(key, Rc::downgrade(&line));
+        line
+    }
+
+    /// Every line that still has an end.
+    pub(super) fn lines(&self) -> Vec<Rc<RefCell<Line>>> {
+        let mut lines = self.lines.borrow_mut();
+        lines.retain(|_, line| line.strong_count() > 0);
+        lines.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Lines with this role.
+    pub(super) fn lines_of(&self, role: Role) -> Vec<Rc<RefCell<Line>>> {
+        self.lines().into_iter().filter(|line| line.borrow().role == Some(role)).collect()
+    }
+
+    pub(super) fn order(&self, who: ProcId, order: Order) {
+        let mut status = self.status.borrow_mut();
+        let status = status.entry(who).or_default();
+        status.orders.push(order);
+        if let Some(waker) = status.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn take_order(&self, who: ProcId, waker: &Waker) -> Option<Order> {
+        let mut status = self.status.borrow_mut();
+        let status = status.entry(who).or_default();
+        status.waker = Some(waker.clone());
+        status.orders.pop()
+    }
+
+    pub(super) fn with_status<R>(&self, who: ProcId, with: impl FnOnce(&mut Status) -> R) -> R {
+        with(self.status.borrow_mut().entry(who).or_default())
+    }
+
+    /// Trouble lasts until `until` at least.
+    pub(super) fn trouble(&self, until: Instant) {
+        self.trouble_until.set(self.trouble_until.get().max(until));
+    }
+
+    /// Transfers that the server has started and not ended.
+    fn live(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    fn ended(&self, key: (ConnId, Epoch)) {
+        let mut live = self.live.borrow_mut();
+        if let Some(count) = live.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                live.remove(&key);
+            }
+        }
+    }
+
+    /// The server is gone, with all its transfers.
+    pub(super) fn forget_transfers(&self) {
+        self.live.borrow_mut().clear();
+    }
+
+    /// A program has something to say. `tunnels` are a client's own.
+    pub(super) fn note(&self, who: ProcId, tunnels: &[usize], note: &Note) {
+        self.remark(Some(who), || show(note));
+        let server = who == SERVER;
+        match note {
+            Note::Started { conn, epoch, .. } => self.on_started(*conn, *epoch),
+            Note::Finished { conn, epoch, egress, ingress } if server => {
+                self.ended((*conn, *epoch));
+                match (egress, ingress) {
+                    (0, 0) => self.saw(Sometimes::ZeroByteTransfer),
+                    (0, _) | (_, 0) => self.saw(Sometimes::ZeroByteHalf),
+                    _ => {}
+                }
+            }
+            Note::Aborted { conn, epoch, .. } if server => self.ended((*conn, *epoch)),
+            Note::Refused { conn, epoch, code, .. } if server => {
+                self.ended((*conn, *epoch));
+                self.saw(if *code == RefuseCode::TimedOut { Sometimes::DialTimedOut } else { Sometimes::Refused });
+            }
+            Note::VisitorDropped { why, .. } => match why {
+                Dropped::WaitedTooLong => self.saw(Sometimes::WaiterTimedOut),
+                Dropped::QueueFull => self.saw(Sometimes::QueueFull),
+                Dropped::TooMany => self.saw(Sometimes::TooManyConnections),
+                Dropped::Left => self.saw(Sometimes::WaiterLeft),
+                Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
+                Dropped::Gone => {}
+            },
+            Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
+            Note::SessionUp { resumed: true, .. } if server => {
+                self.saw(Sometimes::Resumed);
+                if self.live() > 0 {
+                    self.saw(Sometimes::ResumedWithTransfers);
+                }
+            }
+            Note::SessionOver { code: CloseCode::Replaced, .. } => {
+                self.saw(Sometimes::Replaced);
+                if self.live() > 0 {
+                    self.saw(Sometimes::ReplacedWithTransfers);
+                }
+            }
+            Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
+                self.saw(Sometimes::RivalRefused);
+            }
+            Note::Forwarding { tunnel: TunnelId(tunnel), public } => {
+                self.public.borrow_mut()[tunnels[*tunnel as usize]] = Some(public.port());
+            }
+            Note::Violation { conn, violation } => {
+                let what = format!("{who:?} noted {violation:?} on {conn:?}");
+                self.breach(Kind::Safety, Property::HonestPeersNeverViolate, what);
+            }
+            Note::Finished { .. }
+            | Note::Aborted { .. }
+            | Note::Refused { .. }
+            | Note::ConnUp { .. }
+            | Note::ConnDown { .. }
+            | Note::ConnFailed { .. }
+            | Note::SessionUp { .. }
+            | Note::SessionDetached { .. }
+            | Note::SessionOver { .. }
+            | Note::Tunnel { .. }
+            | Note::NotForwarding { .. }
+            | Note::HandshakeRefused { .. }
+            | Note::Reconnecting { .. } => {}
+        }
+    }
+
+    fn on_started(&self, conn: ConnId, epoch: Epoch) {
+        *self.live.borrow_mut().entry((conn, epoch)).or_default() += 1;
+        let (reuse, fault) = (epoch > Epoch(1), self.last_now() <= self.trouble_until.get());
+        let mut races = self.races.get();
+        races.reuse += u64::from(reuse);
+        races.fault += u64::from(fault);
+        races.all += u64::from(reuse || fault);
+        self.races.set(races);
+        if epoch >= Epoch(3) {
+            self.saw(Sometimes::ConnReusedThrice);
+        }
+    }
+}
+
+fn show(note: &Note) -> String {
+    match note {
+        Note::Aborted { conn, epoch, code, by_peer } => {
+            let whose = if *by_peer { "peer" } else { "own" };
+            format!("c{} e{} aborted ({whose}): {code}", conn.0, epoch.0)
+        }
+        Note::Started { conn, epoch, tunnel, visitor } => {
+            format!("c{} e{} started, tunnel {}, {visitor}", conn.0, epoch.0, tunnel.0)
+        }
+        Note::Finished { conn, epoch, egress, ingress } => {
+            format!("c{} e{} finished, {egress} in, {ingress} out", conn.0, epoch.0)
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Both ends of a connection, the one that connected first.
+pub(super) fn key(stream: &turmoil::net::TcpStream, connected: bool) -> LineKey {
+    let local: SocketAddr = stream.local_addr().expect("turmoil knows");
+    let peer: SocketAddr = stream.peer_addr().expect("turmoil knows");
+    if connected { (local, peer) } else { (peer, local) }
+}

@@ -1,0 +1,431 @@
+//! Visitors, local services and strangers: scripted ends of connections, with seeded lengths, chunks, pauses and
+//! ways to end.
+
+use super::plan::Plan;
+use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId};
+use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
+use core::net::SocketAddr;
+use protocol_sm::driver::{Role, Token};
+use protocol_sm::time::Instant;
+use std::time::Duration;
+
+/// When an actor shuts its write half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// When it has sent all.
+    AfterSending,
+    /// When it has sent all and read the other side's end.
+    AfterPeer,
+}
+
+/// How it ends, if not in good order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Normal,
+    /// Resets once it has sent and received so many bytes.
+    Reset { sent: usize, received: u64 },
+    /// Closes as soon as it has sent all, without reading to the end.
+    CloseEarly,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Script {
+    pub(super) total: usize,
+    pub(super) write_chunk: usize,
+    pub(super) read_chunk: usize,
+    /// Longest pause after a write and after a read.
+    pub(super) write_pause: Duration,
+    pub(super) read_pause: Duration,
+    pub(super) shut: Shut,
+    pub(super) fate: Fate,
+}
+
+impl Script {
+    pub(super) fn new(rng: &mut Rng, plan: &Plan, side: Side, service_first: bool) -> Self {
+        let calm = plan.faults.is_empty() && plan.fault_count == 0;
+        let total = match rng.below(10) {
+            0 | 1 => 0,
+            2 => rng.size(1, 16),
+            3..=6 => rng.log_size(8, 4096.min(plan.largest)),
+            _ => rng.log_size(8, plan.largest),
+        };
+        // A pause per chunk: few chunks if there are pauses.
+        let pause = |rng: &mut Rng| match rng.below(10) {
+            0..=5 => Duration::ZERO,
+            6..=8 => Duration::from_micros(rng.log_size(10, 200_000) as u64),
+            _ => Duration::from_millis(rng.range(100, 3_000)),
+        };
+        let (write_pause, read_pause) = (pause(rng), pause(rng));
+        let chunk = |rng: &mut Rng, paused: bool| {
+            let least = if paused { (total / 20).max(256) } else { 64 };
+            rng.log_size(least, 128 * 1024)
+        };
+        let may_wait = match side {
+            Side::Visitor => service_first,
+            Side::Service => !service_first,
+        };
+        let fate = match rng.below(100) {
+            0..=7 if !calm => {
+                Fate::Reset { sent: rng.size(0, total), received: rng.below(plan.largest as u64 / 4 + 1) }
+            }
+            8..=11 if !calm => Fate::CloseEarly,
+            _ => Fate::Normal,
+        };
+        Self {
+            total,
+            write_chunk: chunk(rng, !write_pause.is_zero()),
+            read_chunk: chunk(rng, !read_pause.is_zero()),
+            write_pause,
+            read_pause,
+            shut: if may_wait && rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending },
+            fate,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Both streams were whole.
+    Whole,
+    /// The script ended it.
+    Own,
+    /// Nobody listened, or the connect failed.
+    NotConnected(Errno),
+    /// It was reset.
+    Reset(Errno),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    Visitor { probe: bool },
+    Service,
+    Stranger,
+}
+
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) who: Who,
+    pub(super) sock: SockId,
+    pub(super) stream: StreamId,
+    pub(super) script: Script,
+    pub(super) sent: usize,
+    connected: bool,
+    shut: bool,
+    eof: bool,
+    next_write: Instant,
+    next_read: Instant,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) ended: Instant,
+}
+
+impl Actor {
+    /// No more pauses.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.next_write = now;
+        self.next_read = now;
+    }
+}
+
+/// A service's listening socket, and how it behaves now.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) proc: ProcId,
+    pub(super) poll: PollId,
+    pub(super) listener: Option<SockId>,
+    pub(super) accepts: bool,
+}
+
+const LISTENER: u64 = 1 << 32;
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Actors {
+    pub(super) all: Vec<Actor>,
+    pub(super) services: Vec<Service>,
+    pub(super) streams: Streams,
+    /// No more pauses.
+    pub(super) hurry: bool,
+    rng: Rng,
+    /// Actors that want to be driven at a time.
+    pub(super) timers: Vec<(Instant, usize)>,
+}
+
+impl Actors {
+    pub(super) fn new(rng: Rng) -> Self {
+        Self {
+            all: Vec::new(),
+            services: Vec::new(),
+            streams: Streams::default(),
+            hurry: false,
+            rng,
+            timers: Vec::new(),
+        }
+    }
+
+    /// Opens a service's listening socket.
+    pub(super) fn serve(&mut self, kernel: &mut Kernel, plan: &Plan, tunnel: usize) {
+        let service = &mut self.services[tunnel];
+        if service.listener.is_some() {
+            return;
+        }
+        let spec = &plan.tunnels[tunnel];
+        let at = SocketAddr::from(([0, 0, 0, 0], spec.service_port));
+        let (sock, _) = kernel.listen(service.proc, at, spec.backlog, plan.options(Role::Local)).expect("its own port");
+        kernel.watch(sock, service.poll, Token(LISTENER | tunnel as u64));
+        service.listener = Some(sock);
+    }
+
+    /// Closes it: connections are refused.
+    pub(super) fn unserve(&mut self, kernel: &mut Kernel, tunnel: usize) {
+        if let Some(sock) = self.services[tunnel].listener.take() {
+            kernel.close(sock, true);
+        }
+    }
+
+    fn add(&mut self, kernel: &mut Kernel, who: Who, sock: SockId, tunnel: usize, script: Script, poll: PollId) -> usize {
+        let side = if who == Who::Service { Side::Service } else { Side::Visitor };
+        let stream = self.streams.open(side, tunnel);
+        kernel.watch(sock, poll, Token(self.all.len() as u64));
+        let now = kernel.now();
+        self.all.push(Actor {
+            who,
+            sock,
+            stream,
+            script,
+            sent: 0,
+            connected: false,
+            shut: false,
+            eof: false,
+            next_write: now,
+            next_read: now,
+            outcome: None,
+            ended: now,
+        });
+        self.all.len() - 1
+    }
+
+    /// A visitor comes to `to`.
+    pub(super) fn visit(
+        &mut self,
+        kernel: &mut Kernel,
+        plan: &Plan,
+        from: (ProcId, PollId),
+        to: SocketAddr,
+        tunnel: usize,
+        probe: bool,
+    ) {
+        let mut script = Script::new(&mut self.rng, plan, Side::Visitor, plan.tunnels[tunnel].service_first);
+        if probe {
+            script.fate = Fate::Normal;
+            script.total = script.total.max(8);
+        }
+        let sock = kernel.connect(from.0, to, plan.options(Role::Local)).expect("visitors have descriptors");
+        self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
+    }
+
+    /// Somebody who is no client connects to one of the server's own ports.
+    pub(super) fn intrude(&mut self, kernel: &mut Kernel, plan: &Plan, from: (ProcId, PollId), to: SocketAddr) {
+        let mut script = Script::new(&mut self.rng, plan, Side::Visitor, false);
+        script.total = script.total.min(4096);
+        script.fate = Fate::Normal;
+        script.shut = if self.rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending };
+        let sock = kernel.connect(from.0, to, plan.options(Role::Local)).expect("strangers have descriptors");
+        self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+    }
+
+    /// A machine lost its power: whoever was on it is gone.
+    pub(super) fn forget(&mut self, kernel: &Kernel, host: HostId) {
+        for actor in &mut self.all {
+            if actor.outcome.is_none() && kernel.ends(actor.sock).0 == host {
+                actor.outcome = Some(Outcome::Own);
+                actor.ended = kernel.now();
+            }
+        }
+    }
+
+    /// Readiness of an actor's socket, or of a service's.
+    pub(super) fn on_ready(
+        &mut self,
+        kernel: &mut Kernel,
+        plan: &Plan,
+        token: Token,
+        seen: &mut Coverage,
+    ) -> Result<(), Finding> {
+        if token.0 & LISTENER == 0 {
+            return self.drive(kernel, usize::try_from(token.0).expect("an index"), seen);
+        }
+        self.accept(kernel, plan, usize::try_from(token.0 & !LISTENER).expect("an index"), seen)
+    }
+
+    /// Takes the connections that wait at a service.
+    pub(super) fn accept(
+        &mut self,
+        kernel: &mut Kernel,
+        plan: &Plan,
+        tunnel: usize,
+        seen: &mut Coverage,
+    ) -> Result<(), Finding> {
+        let service = &self.services[tunnel];
+        let (Some(listener), true, poll) = (service.listener, service.accepts, service.poll) else { return Ok(()) };
+        while let Ok((sock, _)) = kernel.accept(listener) {
+            let mut script = Script::new(&mut self.rng, plan, Side::Service, plan.tunnels[tunnel].service_first);
+            if self.hurry {
+                script.fate = Fate::Normal;
+            }
+            let index = self.add(kernel, Who::Service, sock, tunnel, script, poll);
+            self.drive(kernel, index, seen)?;
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, index: usize, now: Instant, longest: Duration) -> Instant {
+        if self.hurry || longest.is_zero() {
+            return now;
+        }
+        let nanos = u64::try_from(longest.as_nanos()).expect("short");
+        let until = now + Duration::from_nanos(self.rng.range(nanos / 4, nanos));
+        self.timers.push((until, index));
+        until
+    }
+
+    fn end(&mut self, kernel: &mut Kernel, index: usize, outcome: Outcome, linger0: bool) {
+        let actor = &mut self.all[index];
+        actor.outcome = Some(outcome);
+        actor.ended = kernel.now();
+        kernel.close(actor.sock, linger0);
+    }
+
+    /// Does what the script says and the socket allows.
+    pub(super) fn drive(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) -> Result<(), Finding> {
+        let actor = &mut self.all[index];
+        if actor.outcome.is_some() {
+            return Ok(());
+        }
+        if !actor.connected {
+            match kernel.take_error(actor.sock) {
+                Ok(()) => actor.connected = true,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => {
+                    self.end(kernel, index, Outcome::NotConnected(errno), false);
+                    return Ok(());
+                }
+            }
+        }
+        if let Err(errno) = self.write(kernel, index) {
+            self.end(kernel, index, Outcome::Reset(errno), false);
+            return Ok(());
+        }
+        if self.all[index].outcome.is_some() {
+            return Ok(());
+        }
+        match self.read(kernel, index) {
+            Ok(()) => {}
+            Err(Stop::Errno(errno)) => {
+                self.end(kernel, index, Outcome::Reset(errno), false);
+                return Ok(());
+            }
+            Err(Stop::Finding(finding)) => return Err(finding),
+        }
+        self.conclude(kernel, index, seen);
+        Ok(())
+    }
+
+    fn write(&mut self, kernel: &mut Kernel, index: usize) -> Result<(), Errno> {
+        let now = kernel.now();
+        let mut buffer = [0; 8192];
+        loop {
+            let actor = &self.all[index];
+            let left = actor.script.total - actor.sent;
+            if left == 0 || actor.next_write > now {
+                break;
+            }
+            let n = left.min(actor.script.write_chunk).min(buffer.len());
+            let stream = actor.stream;
+            self.streams.next_bytes(stream, &mut buffer[..n]);
+            let actor = &mut self.all[index];
+            match kernel.send(actor.sock, &buffer[..n]) {
+                Ok(sent) => {
+                    actor.sent += sent;
+                    let pause = actor.script.write_pause;
+                    self.streams.on_sent(stream, sent);
+                    self.all[index].next_write = self.pause(index, now, pause);
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, kernel: &mut Kernel, index: usize) -> Result<(), Stop> {
+        let now = kernel.now();
+        let mut buffer = [0; 8192];
+        loop {
+            let actor = &mut self.all[index];
+            if actor.eof || actor.next_read > now {
+                return Ok(());
+            }
+            let n = actor.script.read_chunk.min(buffer.len());
+            let (stream, stranger) = (actor.stream, actor.who == Who::Stranger);
+            match kernel.recv(actor.sock, &mut buffer[..n]) {
+                Ok(0) => {
+                    actor.eof = true;
+                    if !stranger {
+                        self.streams.on_eof(stream).map_err(Stop::Finding)?;
+                    }
+                }
+                Ok(n) => {
+                    let pause = actor.script.read_pause;
+                    if !stranger {
+                        self.streams.on_received(stream, &buffer[..n]).map_err(Stop::Finding)?;
+                    }
+                    self.all[index].next_read = self.pause(index, now, pause);
+                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(Stop::Errno(errno)),
+            }
+        }
+    }
+
+    /// Shuts, closes or resets when it is time.
+    fn conclude(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) {
+        let actor = &mut self.all[index];
+        let received = self.streams.received(actor.stream);
+        let all_sent = actor.sent == actor.script.total;
+        match actor.script.fate {
+            Fate::Reset { sent, received: least } if actor.sent >= sent && (received >= least || actor.eof) => {
+                seen.saw(match actor.who {
+                    Who::Service => Sometimes::ServiceReset,
+                    Who::Visitor { .. } | Who::Stranger => Sometimes::VisitorReset,
+                });
+                self.end(kernel, index, Outcome::Own, true);
+                return;
+            }
+            Fate::CloseEarly if all_sent => {
+                if kernel.unread(actor.sock) == 0 {
+                    self.streams.on_ended(actor.stream);
+                }
+                self.end(kernel, index, Outcome::Own, false);
+                return;
+            }
+            Fate::Reset { .. } | Fate::CloseEarly | Fate::Normal => {}
+        }
+        let may_shut = actor.script.shut == Shut::AfterSending || actor.eof;
+        if all_sent && !actor.shut && may_shut {
+            actor.shut = true;
+            self.streams.on_ended(actor.stream);
+            // ENOTCONN: it was reset meanwhile, and the next read says so.
+            let _ = kernel.shut_write(actor.sock);
+        }
+        let actor = &self.all[index];
+        if actor.shut && actor.eof {
+            self.end(kernel, index, Outcome::Whole, false);
+        }
+    }
+}
+
+enum Stop {
+    Errno(Errno),
+    Finding(Finding),
+}

@@ -1,0 +1,345 @@
+//! The faults of a run: when they strike, whom, and how each is undone.
+
+use super::plan::Fault;
+use super::{CTL, Event, PROXY, World};
+use crate::kernel::{HostId, ProcId, SockId};
+use crate::oracle::Sometimes;
+use core::net::SocketAddr;
+use protocol_sm::time::Instant;
+use std::time::Duration;
+
+/// A fault, and whom it has struck.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Struck {
+    fault: Fault,
+    lasts: Duration,
+    begun: Option<Instant>,
+    ended: bool,
+    /// The client, tunnel or socket that was picked.
+    target: usize,
+}
+
+impl World {
+    /// Lays down what strikes when.
+    pub(super) fn lay_faults(&mut self, length: u64) {
+        if self.plan.faults.is_empty() {
+            return;
+        }
+        for index in 0..self.plan.fault_count {
+            let fault = self.rng.pick(&self.plan.faults);
+            let begins = self.rng.range(500_000_000, length.max(600_000_000));
+            let lasts = Duration::from_millis(self.rng.log_size(1, 20_000) as u64);
+            self.faults.push(Struck { fault, lasts, begun: None, ended: false, target: 0 });
+            self.at(Instant::from_nanos(begins), Event::FaultBegins(index));
+        }
+    }
+
+    pub(super) fn fault_begins(&mut self, index: usize) {
+        if self.phase != super::phases::Phase::Faults {
+            return;
+        }
+        let fault = self.faults[index].fault;
+        let client = self.rng.size(0, self.plan.clients.len() - 1);
+        let tunnel = self.rng.size(0, self.plan.tunnels.len() - 1);
+        self.faults[index].begun = Some(self.now());
+        self.faults[index].target = client;
+        let now = self.now();
+        self.kernel.trace.remark(now, None, || format!("{fault:?}"));
+        match fault {
+            Fault::ResetCtl => self.strike(|world| world.reset(CTL), Sometimes::ResetCtl),
+            Fault::ResetProxy => self.strike(|world| world.reset(PROXY), Sometimes::ResetProxy),
+            Fault::ResetPublic => self.strike(Self::reset_public, Sometimes::ResetPublic),
+            Fault::ResetLocal => self.strike(|world| world.reset_local(client), Sometimes::ResetLocal),
+            Fault::BlackholeCtl => self.strike(|world| world.blackhole(CTL), Sometimes::Blackhole),
+            Fault::BlackholeProxy => self.strike(|world| world.blackhole(PROXY), Sometimes::Blackhole),
+            Fault::Cut => {
+                self.kernel.cut(self.client_hosts[client], self.server_host);
+                self.coverage.saw(Sometimes::Cut);
+            }
+            Fault::CutOneWay => {
+                let (a, b) = (self.client_hosts[client], self.server_host);
+                let (a, b) = if self.rng.chance(50) { (a, b) } else { (b, a) };
+                self.kernel.cut_one_way(a, b);
+                self.coverage.saw(Sometimes::CutOneWay);
+            }
+            Fault::FreezeServer => self.freeze(self.server),
+            Fault::FreezeClient => self.freeze(self.clients[client]),
+            Fault::KillClient => {
+                if self.is_alive(self.clients[client]) {
+                    self.kill(self.clients[client]);
+                    self.coverage.saw(Sometimes::KillClient);
+                }
+            }
+            Fault::KillServer => {
+                self.kill(self.server);
+                self.coverage.saw(Sometimes::KillServer);
+            }
+            Fault::PowerOffClient => self.power_off(self.client_hosts[client], Sometimes::PowerOffClient),
+            Fault::PowerOffServer => self.power_off(self.server_host, Sometimes::PowerOffServer),
+            Fault::ServiceDown => {
+                self.faults[index].target = tunnel;
+                self.actors.unserve(&mut self.kernel, tunnel);
+                self.coverage.saw(Sometimes::ServiceDown);
+            }
+            Fault::ServiceBlackholed => {
+                if self.client_hosts[client] != self.service_hosts[client] {
+                    self.kernel.cut(self.client_hosts[client], self.service_hosts[client]);
+                    self.coverage.saw(Sometimes::ServiceBlackholed);
+                }
+            }
+            Fault::ServiceAcceptsNothing => {
+                self.faults[index].target = tunnel;
+                self.actors.services[tunnel].accepts = false;
+                self.coverage.saw(Sometimes::BacklogFull);
+            }
+            Fault::FewDescriptors => self.few_descriptors(index, client),
+            Fault::StopClient => self.stop_for_a_while(self.clients[client], Sometimes::StopClient),
+            Fault::StopServer => self.stop_for_a_while(self.server, Sometimes::StopServer),
+            Fault::Rival => {
+                let rival = self.spawn_client(client, true);
+                self.rivals.push(rival);
+                self.faults[index].target = rival;
+            }
+            Fault::Stranger => {
+                let port = if self.rng.chance(50) { CTL } else { PROXY };
+                let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
+                self.actors.intrude(&mut self.kernel, &self.plan, self.visitors, to);
+                self.coverage.saw(Sometimes::Stranger);
+            }
+            Fault::Nudge => self.nudge(),
+        }
+        self.later(self.faults[index].lasts, Event::FaultEnds(index));
+    }
+
+    /// Undoes a fault that lasts.
+    pub(super) fn fault_ends(&mut self, index: usize) {
+        let Struck { fault, begun: Some(begun), ended: false, target, .. } = self.faults[index] else { return };
+        self.faults[index].ended = true;
+        self.reap();
+        let now = self.now();
+        self.kernel.trace.remark(now, None, || format!("{fault:?} ends"));
+        match fault {
+            Fault::Cut | Fault::CutOneWay => self.kernel.heal(self.client_hosts[target], self.server_host),
+            Fault::FreezeServer | Fault::FreezeClient => self.thaw(),
+            Fault::KillClient | Fault::StopClient => self.return_client(target),
+            Fault::KillServer | Fault::StopServer => self.return_server(),
+            Fault::PowerOffClient => {
+                self.power_on(self.client_hosts[target], begun);
+            }
+            Fault::PowerOffServer => self.power_on(self.server_host, begun),
+            Fault::ServiceDown => self.actors.serve(&mut self.kernel, &self.plan, target),
+            Fault::ServiceBlackholed => {
+                self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
+            }
+            Fault::ServiceAcceptsNothing => {
+                self.actors.services[target].accepts = true;
+                let found = self.actors.accept(&mut self.kernel, &self.plan, target, &mut self.coverage);
+                self.after_actor(found);
+            }
+            Fault::FewDescriptors => self.enough_descriptors(),
+            Fault::Rival => self.kill(target),
+            Fault::ResetCtl
+            | Fault::ResetProxy
+            | Fault::ResetPublic
+            | Fault::ResetLocal
+            | Fault::BlackholeCtl
+            | Fault::BlackholeProxy
+            | Fault::Stranger
+            | Fault::Nudge => {}
+        }
+    }
+
+    /// Ends every fault: what comes now must converge.
+    pub(super) fn heal(&mut self) {
+        for index in 0..self.faults.len() {
+            self.fault_ends(index);
+        }
+        self.kernel.heal_all();
+        self.thaw();
+        self.enough_descriptors();
+        for rival in std::mem::take(&mut self.rivals) {
+            self.kill(rival);
+        }
+        self.return_server();
+        for client in 0..self.plan.clients.len() {
+            self.return_client(client);
+        }
+        for tunnel in 0..self.plan.tunnels.len() {
+            self.actors.serve(&mut self.kernel, &self.plan, tunnel);
+            self.actors.services[tunnel].accepts = true;
+            let found = self.actors.accept(&mut self.kernel, &self.plan, tunnel, &mut self.coverage);
+            self.after_actor(found);
+        }
+        self.actors.hurry = true;
+        for index in 0..self.actors.all.len() {
+            self.actors.all[index].hurry(self.kernel.now());
+            self.drive_actor(index);
+        }
+    }
+
+    /// Whether something that is no client has connected to the server's ports.
+    pub(super) fn strangers_came(&self) -> bool {
+        self.faults.iter().any(|struck| struck.fault == Fault::Stranger && struck.begun.is_some())
+    }
+
+    fn strike(&mut self, strike: impl FnOnce(&mut Self) -> bool, what: Sometimes) {
+        if strike(self) {
+            self.coverage.saw(what);
+        }
+    }
+
+    /// The server's connections on one of its own ports; for any other: its visitors.
+    fn server_socks(&self, choose: impl Fn(u16) -> bool) -> Vec<SockId> {
+        let proc = self.processes[self.server].proc;
+        let socks = self.kernel.open_socks(proc);
+        socks.filter(|&sock| choose(self.kernel.local(sock).port()) && !self.kernel.is_listening(sock)).collect()
+    }
+
+    fn pick(&mut self, among: &[SockId]) -> Option<SockId> {
+        (!among.is_empty()).then(|| self.rng.pick(among))
+    }
+
+    fn reset(&mut self, port: u16) -> bool {
+        let among = self.server_socks(|at| at == port);
+        let Some(sock) = self.pick(&among) else { return false };
+        match self.rng.below(3) {
+            0 => self.kernel.reset_both_ends(sock),
+            1 => self.kernel.reset_one_end(sock),
+            _ => self.kernel.peer(sock).is_some_and(|peer| self.kernel.reset_one_end(peer)),
+        }
+    }
+
+    fn reset_public(&mut self) -> bool {
+        let among = self.server_socks(|at| at != CTL && at != PROXY);
+        self.pick(&among).is_some_and(|sock| self.kernel.reset_both_ends(sock))
+    }
+
+    fn reset_local(&mut self, client: usize) -> bool {
+        let process = self.clients[client];
+        if !self.is_alive(process) {
+            return false;
+        }
+        let proc: ProcId = self.processes[process].proc;
+        let local = |port| port != CTL && port != PROXY;
+        let among: Vec<_> =
+            self.kernel.open_socks(proc).filter(|&sock| local(self.kernel.remote(sock).port())).collect();
+        self.pick(&among).is_some_and(|sock| self.kernel.reset_both_ends(sock))
+    }
+
+    fn blackhole(&mut self, port: u16) -> bool {
+        let among = self.server_socks(|at| at == port);
+        self.pick(&among).is_some_and(|sock| self.kernel.blackhole(sock))
+    }
+
+    fn is_alive(&self, process: usize) -> bool {
+        self.processes.get(process).is_some_and(|process| process.alive)
+    }
+
+    fn freeze(&mut self, process: usize) {
+        if self.is_alive(process) {
+            self.processes[process].frozen = true;
+            self.coverage.saw(Sometimes::Freeze);
+        }
+    }
+
+    fn thaw(&mut self) {
+        for index in 0..self.processes.len() {
+            if std::mem::take(&mut self.processes[index].frozen) {
+                for thread in self.processes[index].threads.clone() {
+                    self.wake(thread);
+                }
+            }
+        }
+    }
+
+    fn power_off(&mut self, host: HostId, what: Sometimes) {
+        if self.kernel.is_down(host) {
+            return;
+        }
+        for index in 0..self.processes.len() {
+            if self.kernel.host_of(self.processes[index].proc) == host {
+                self.processes[index].alive = false;
+            }
+        }
+        for service in &mut self.actors.services {
+            if self.kernel.host_of(service.proc) == host {
+                service.listener = None;
+            }
+        }
+        self.actors.forget(&self.kernel, host);
+        self.kernel.power_off(host);
+        self.coverage.saw(what);
+    }
+
+    fn power_on(&mut self, host: HostId, since: Instant) {
+        if !self.kernel.is_down(host) {
+            return;
+        }
+        self.kernel.power_on(host, since);
+        for tunnel in 0..self.plan.tunnels.len() {
+            if self.kernel.host_of(self.actors.services[tunnel].proc) == host {
+                let proc = self.kernel.spawn(host, 10_000);
+                let poll = self.kernel.epoll(proc);
+                self.kernel.trace.name(proc, format!("service{tunnel}"));
+                let service = &mut self.actors.services[tunnel];
+                (service.proc, service.poll) = (proc, poll);
+                self.actors.serve(&mut self.kernel, &self.plan, tunnel);
+            }
+        }
+        if host == self.server_host {
+            self.return_server();
+        }
+        for client in 0..self.plan.clients.len() {
+            self.return_client(client);
+        }
+    }
+
+    fn return_server(&mut self) {
+        if !self.is_alive(self.server) && !self.kernel.is_down(self.server_host) {
+            self.start_server();
+        }
+    }
+
+    fn return_client(&mut self, client: usize) {
+        if !self.is_alive(self.clients[client]) && !self.kernel.is_down(self.client_hosts[client]) {
+            self.start_client(client);
+        }
+    }
+
+    /// Leaves a process hardly more descriptors than it has open.
+    fn few_descriptors(&mut self, index: usize, client: usize) {
+        let process = if self.rng.chance(50) { self.server } else { self.clients[client] };
+        if self.is_alive(process) {
+            let proc = self.processes[process].proc;
+            let limit = self.kernel.open_fds(proc) + self.rng.size(0, 4);
+            self.kernel.set_fd_limit(proc, limit);
+            self.faults[index].target = process;
+        }
+    }
+
+    fn enough_descriptors(&mut self) {
+        for process in &self.processes {
+            self.kernel.set_fd_limit(process.proc, 10_000);
+        }
+    }
+
+    /// An orderly stop; the process starts again when the fault ends.
+    fn stop_for_a_while(&mut self, process: usize, what: Sometimes) {
+        if self.is_alive(process) && self.processes[process].stopping.is_none() {
+            if self.transfers_in_flight() > 0 {
+                self.coverage.saw(Sometimes::DrainedWithTransfers);
+            }
+            self.coverage.saw(what);
+            self.ask_to_stop(process);
+        }
+    }
+
+    fn nudge(&mut self) {
+        let socks = self.server_socks(|_| true);
+        for sock in socks {
+            if self.rng.chance(50) {
+                self.kernel.nudge(sock);
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! A whole system in one thread: a server, clients, visitors, local services, and what goes wrong between them.
+//!
+//! The server's and the clients' threads run production's own drivers. Which thread runs next, how many messages and
+//! events it is handed at once, and when faults strike comes from the seed. A fault phase, then a heal phase in which
+//! everything must converge, then probes, then an orderly stop.
+
+mod actors;
+mod faults;
+mod phases;
+mod plan;
+mod sys;
+mod threads;
+mod watch;
+
+pub use plan::{ClientPlan, Fault, Plan, TunnelPlan};
+pub use sys::{Pipe, Socket, Stream};
+
+use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
+use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
+use crate::trace::Trace;
+use actors::{Actors, Service};
+use core::net::SocketAddr;
+use protocol_sm::driver::{Lookup, Note};
+use protocol_sm::ids::TunnelId;
+use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token as Secret, TunnelSpec};
+use protocol_sm::time::Instant;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+use threads::{Task, Thread};
+use watch::Watch;
+
+/// The result of one run.
+#[derive(Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Hash over everything that happened.
+    pub hash: u64,
+    /// How long it was, in simulated time.
+    pub simulated: Duration,
+    /// Events that happened.
+    pub events: u64,
+    /// What broke, if something did.
+    pub breach: Option<Breach>,
+    /// What was seen.
+    pub coverage: Coverage,
+    /// Visitors that were served whole.
+    pub served: usize,
+    /// The story, if it was asked for.
+    pub trace: Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Run(usize),
+    Actors,
+    Actor(usize),
+    Visitor(usize),
+    FaultBegins(usize),
+    FaultEnds(usize),
+    StartClient(usize),
+    Resolved { process: usize, lookup: usize },
+    Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Server,
+    /// Of this client; `rival` is a second one with the same identity.
+    Client { client: usize, rival: bool },
+}
+
+#[derive(Debug)]
+struct Process {
+    role: Role,
+    proc: ProcId,
+    threads: Vec<usize>,
+    alive: bool,
+    frozen: bool,
+    /// Asked to stop at.
+    stopping: Option<Instant>,
+}
+
+/// See the module.
+struct World {
+    plan: Plan,
+    kernel: Kernel,
+    rng: Rng,
+    events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    seq: u64,
+    processes: Vec<Process>,
+    threads: Vec<Thread>,
+    polls: BTreeMap<PollId, usize>,
+    actors: Actors,
+    actors_due: bool,
+    server_host: HostId,
+    client_hosts: Vec<HostId>,
+    service_hosts: Vec<HostId>,
+    visitors: (ProcId, PollId),
+    server: usize,
+    clients: Vec<usize>,
+    rivals: Vec<usize>,
+    publics: Vec<Option<SocketAddr>>,
+    lookups: Vec<(Lookup, Vec<SocketAddr>)>,
+    faults: Vec<faults::Struck>,
+    watch: Watch,
+    coverage: Coverage,
+    breach: Option<Breach>,
+    phase: phases::Phase,
+}
+
+const CTL: u16 = 8080;
+const PROXY: u16 = 8090;
+
+/// Runs one seed to its end.
+#[must_use]
+pub fn run(seed: u64, keep_trace: bool) -> Report {
+    run_plan(Plan::new(seed), keep_trace)
+}
+
+/// Runs one plan to its end.
+#[must_use]
+pub fn run_plan(plan: Plan, keep_trace: bool) -> Report {
+    let mut world = World::new(plan, keep_trace);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = outcome {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        world.fail(Kind::Crash, Property::NoPanic, what.unwrap_or_else(|| "a panic".into()));
+    }
+    world.report()
+}
+
+impl World {
+    fn new(plan: Plan, keep_trace: bool) -> Self {
+        let mut rng = Rng::new(plan.seed ^ 0x5157_0000);
+        let mut kernel = Kernel::new(rng.next(), Trace::new(keep_trace));
+        kernel.short_writes = plan.short_writes;
+        let server_host = kernel.host();
+        let visitor_host = kernel.host();
+        let client_hosts: Vec<_> =
+            plan.clients.iter().map(|client| if client.on_server { server_host } else { kernel.host() }).collect();
+        let service_hosts: Vec<_> = plan
+            .clients
+            .iter()
+            .zip(&client_hosts)
+            .map(|(client, &host)| if client.remote_services { kernel.host() } else { host })
+            .collect();
+        kernel.set_path(visitor_host, server_host, plan.public);
+        for (&client, &service) in client_hosts.iter().zip(&service_hosts) {
+            if client != server_host {
+                kernel.set_path(client, server_host, plan.wan);
+            }
+            if client != service {
+                kernel.set_path(client, service, plan.lan);
+            }
+        }
+        let visitors = kernel.spawn(visitor_host, 10_000);
+        let visitors = (visitors, kernel.epoll(visitors));
+        kernel.trace.name(visitors.0, "visitors".into());
+        let actors = Actors::new(rng.fork());
+        let phase = phases::Phase::Faults;
+        let mut world = Self {
+            kernel,
+            rng,
+            events: BinaryHeap::new(),
+            seq: 0,
+            processes: Vec::new(),
+            threads: Vec::new(),
+            polls: BTreeMap::new(),
+            actors,
+            actors_due: false,
+            server_host,
+            client_hosts,
+            service_hosts,
+            visitors,
+            server: 0,
+            clients: vec![usize::MAX; plan.clients.len()],
+            rivals: Vec::new(),
+            publics: vec![None; plan.tunnels.len()],
+            lookups: Vec::new(),
+            faults: Vec::new(),
+            watch: Watch::default(),
+            coverage: Coverage::default(),
+            breach: None,
+            phase,
+            plan,
+        };
+        if [world.plan.wan, world.plan.public, world.plan.lan].iter().any(|path| path.loss > 0) {
+            world.coverage.saw(Sometimes::Loss);
+        }
+        world.set_out();
+        world
+    }
+
+    /// Everything starts, and what is to come is laid down.
+    fn set_out(&mut self) {
+        for tunnel in 0..self.plan.tunnels.len() {
+            let client = self.plan.tunnels[tunnel].client;
+            let proc = self.kernel.spawn(self.service_hosts[client], 10_000);
+            let poll = self.kernel.epoll(proc);
+            self.kernel.trace.name(proc, format!("service{tunnel}"));
+            self.actors.services.push(Service { proc, poll, listener: None, accepts: true });
+            self.actors.serve(&mut self.kernel, &self.plan, tunnel);
+        }
+        self.start_server();
+        for client in 0..self.plan.clients.len() {
+            let at = Duration::from_millis(self.rng.below(500));
+            self.at(Instant::ZERO + at, Event::StartClient(client));
+        }
+        let length = u64::try_from(self.plan.length.as_nanos()).expect("short");
+        for _ in 0..self.plan.visitors {
+            let tunnel = self.rng.size(0, self.plan.tunnels.len() - 1);
+            // Visitors come alone or in crowds.
+            let at = if self.rng.chance(40) { self.rng.range(0, 8) * length / 8 } else { self.rng.below(length) };
+            self.at(Instant::from_nanos(at + 500_000_000), Event::Visitor(tunnel));
+        }
+        self.lay_faults(length);
+        self.at(Instant::ZERO + self.plan.length, Event::Phase);
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.seq += 1;
+        self.events.push(Reverse((at, self.seq, event)));
+    }
+
+    fn later(&mut self, by: Duration, event: Event) {
+        self.at(self.kernel.now() + by, event);
+    }
+
+    fn now(&self) -> Instant {
+        self.kernel.now()
+    }
+
+    fn fail(&mut self, kind: Kind, property: Property, what: String) {
+        if self.breach.is_none() {
+            let at = self.now();
+            self.kernel.trace.remark(at, None, || format!("{property}: {what}"));
+            self.breach = Some(Breach { kind, property, at, what });
+        }
+    }
+
+    fn run(&mut self) {
+        while self.breach.is_none() && self.phase != phases::Phase::Over {
+            while let Some(poll) = self.kernel.next_woken() {
+                self.on_woken(poll);
+            }
+            let ours = self.events.peek().map(|Reverse((at, ..))| *at);
+            match (self.kernel.next_event(), ours) {
+                (Some(theirs), Some(ours)) if theirs <= ours => drop(self.kernel.step()),
+                (Some(_), None) => drop(self.kernel.step()),
+                (_, Some(at)) => {
+                    self.kernel.advance(at);
+                    if let Some(Reverse((_, _, event))) = self.events.pop() {
+                        self.on_event(event);
+                    }
+                }
+                (None, None) => unreachable!("the phases always have a next event"),
+            }
+        }
+    }
+
+    fn on_woken(&mut self, poll: PollId) {
+        if let Some(&thread) = self.polls.get(&poll) {
+            self.wake(thread);
+        } else if !self.actors_due {
+            self.actors_due = true;
+            self.later(Duration::from_micros(5), Event::Actors);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Run(thread) => self.run_thread(thread),
+            Event::Actors => {
+                self.actors_due = false;
+                self.run_actors();
+            }
+            Event::Actor(index) => self.drive_actor(index),
+            Event::Visitor(tunnel) => self.visit(tunnel, false),
+            Event::FaultBegins(index) => self.fault_begins(index),
+            Event::FaultEnds(index) => self.fault_ends(index),
+            Event::StartClient(client) => self.start_client(client),
+            Event::Resolved { process, lookup } => self.on_resolved(process, lookup),
+            Event::Phase => self.next_phase(),
+        }
+    }
+
+    fn run_actors(&mut self) {
+        let polls = std::iter::once(self.visitors.1).chain(self.actors.services.iter().map(|service| service.poll));
+        let polls: Vec<_> = polls.collect();
+        for poll in polls {
+            for (token, _) in self.kernel.poll(poll, usize::MAX) {
+                let found = self.actors.on_ready(&mut self.kernel, &self.plan, token, &mut self.coverage);
+                self.after_actor(found);
+            }
+        }
+    }
+
+    fn drive_actor(&mut self, index: usize) {
+        let found = self.actors.drive(&mut self.kernel, index, &mut self.coverage);
+        self.after_actor(found);
+    }
+
+    fn after_actor(&mut self, found: Result<(), crate::oracle::Finding>) {
+        if let Err((property, what)) = found {
+            self.fail(Kind::Safety, property, what);
+        }
+        for (at, index) in std::mem::take(&mut self.actors.timers) {
+            self.at(at, Event::Actor(index));
+        }
+    }
+
+    fn visit(&mut self, tunnel: usize, probe: bool) {
+        let Some(public) = self.publics[tunnel] else {
+            // Not up (yet): later, if it is worth it.
+            if matches!(self.phase, phases::Phase::Faults) {
+                self.later(Duration::from_millis(700), Event::Visitor(tunnel));
+            }
+            return;
+        };
+        let to = SocketAddr::new(self.kernel.ip(self.server_host), public.port());
+        self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
+    }
+
+    fn secret() -> Secret {
+        Secret::new(b"a token for all".to_vec())
+    }
+
+    fn start_server(&mut self) {
+        let proc = self.kernel.spawn(self.server_host, 10_000);
+        self.kernel.trace.name(proc, "server".into());
+        let scope = Scope {
+            max_waiting: self.plan.max_waiting,
+            max_connections: self.plan.max_connections,
+            ..Scope::default()
+        };
+        let credential = Credential { name: "all".into(), token: Self::secret(), scope: scope.clone() };
+        let settings = ServerSettings {
+            credentials: if self.plan.token { vec![credential] } else { Vec::new() },
+            open_scope: scope,
+            idle_conns: self.plan.idle_conns,
+            timings: self.plan.timings.clone(),
+            ..ServerSettings::default()
+        };
+        let timings = self.plan.timings.clone();
+        let tasks = Task::server(settings, &timings, self.plan.lanes);
+        self.server = self.add_process(Role::Server, proc, tasks);
+        self.begin_server(self.server);
+    }
+
+    fn start_client(&mut self, client: usize) {
+        if self.clients.get(client).is_some_and(|&process| self.processes.get(process).is_some_and(|p| p.alive)) {
+            return;
+        }
+        self.clients[client] = self.spawn_client(client, false);
+    }
+
+    fn spawn_client(&mut self, client: usize, rival: bool) -> usize {
+        let spec = self.plan.clients[client].clone();
+        let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
+        let name = if rival { format!("rival{client}") } else { format!("client{client}") };
+        self.kernel.trace.name(proc, name);
+        let tunnel = |&tunnel: &usize| TunnelSpec {
+            name: format!("tunnel{tunnel}"),
+            public_port: self.plan.tunnels[tunnel].public_port,
+        };
+        let settings = ClientSettings {
+            client_id: [u8::try_from(client + 1).expect("few clients"); 16],
+            token: self.plan.token.then(Self::secret),
+            tunnels: spec.tunnels.iter().map(tunnel).collect(),
+            max_proxy_conns: 16_384,
+            timings: self.plan.timings.clone(),
+        };
+        let server = if spec.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
+        let local = |&tunnel: &usize| {
+            let port = self.plan.tunnels[tunnel].service_port;
+            if spec.remote_services { self.address(self.service_hosts[client], port) } else { format!("127.0.0.1:{port}") }
+        };
+        let locals = spec.tunnels.iter().map(local).collect();
+        let tasks = Task::client(settings, server, locals, spec.lanes);
+        let process = self.add_process(Role::Client { client, rival }, proc, tasks);
+        self.begin_client(process);
+        process
+    }
+
+    fn address(&self, host: HostId, port: u16) -> String {
+        format!("{}:{port}", self.kernel.ip(host))
+    }
+
+    fn add_process(&mut self, role: Role, proc: ProcId, tasks: Vec<Task>) -> usize {
+        let index = self.processes.len();
+        let mut threads = Vec::new();
+        for task in tasks {
+            let poll = self.kernel.epoll(proc);
+            self.polls.insert(poll, self.threads.len());
+            threads.push(self.threads.len());
+            let rng = self.rng.fork();
+            self.threads.push(Thread::new(index, proc, poll, task, rng, self.plan.scratch));
+        }
+        self.processes.push(Process { role, proc, threads, alive: true, frozen: false, stopping: None });
+        index
+    }
+
+    /// The process is gone, with its descriptors.
+    fn kill(&mut self, process: usize) {
+        let process = &mut self.processes[process];
+        if process.alive {
+            process.alive = false;
+            process.frozen = false;
+            self.kernel.kill(process.proc);
+        }
+    }
+
+    fn on_resolved(&mut self, process: usize, lookup: usize) {
+        let (tag, addresses) = self.lookups[lookup].clone();
+        let main = self.processes[process].threads[0];
+        self.deliver_resolved(main, tag, addresses);
+    }
+
+    fn on_notes(&mut self, process: usize, notes: Vec<Note>) {
+        let (proc, role) = (self.processes[process].proc, self.processes[process].role);
+        for note in notes {
+            let now = self.now();
+            self.kernel.trace.remark(now, Some(proc), || format!("{note:?}"));
+            if let (Note::Forwarding { tunnel, public }, Role::Client { client, .. }) = (&note, role) {
+                let TunnelId(index) = tunnel;
+                self.publics[self.plan.clients[client].tunnels[*index as usize]] = Some(*public);
+            }
+            self.see_note(process, &note);
+        }
+    }
+
+    fn report(self) -> Report {
+        let served = self.actors.all.iter().filter(|actor| actor.outcome == Some(actors::Outcome::Whole)).count();
+        Report {
+            seed: self.plan.seed,
+            hash: self.kernel.trace.hash(),
+            simulated: self.kernel.now().since(Instant::ZERO),
+            events: self.kernel.trace.events(),
+            breach: self.breach,
+            coverage: self.coverage,
+            served,
+            trace: self.kernel.trace,
+        }
+    }
+}

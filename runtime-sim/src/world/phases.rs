@@ -1,0 +1,278 @@
+//! After the faults: everything must converge, probes must round-trip, descriptors must be back at their baseline,
+//! and an orderly stop must leave nothing behind.
+
+use super::actors::{Outcome, Who};
+use super::threads::Task;
+use super::{Event, PROXY, Role, World};
+use crate::oracle::{Kind, Property};
+use protocol_sm::time::Instant;
+use std::time::Duration;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Load and faults.
+    Faults,
+    /// Faults have stopped: everything converges until this time.
+    Healing(Instant),
+    /// One visitor per tunnel, who must be served whole.
+    Probing(Instant),
+    /// Nothing happens: pools shrink to their target.
+    Settling,
+    /// Everybody was asked to stop.
+    Stopping(Instant),
+    Over,
+}
+
+/// By then everything has converged: the longest of the kernel's own patience (a connection whose packets vanish).
+const CONVERGE: Duration = Duration::from_secs(2_500);
+const PROBE: Duration = Duration::from_secs(120);
+const TICK: Duration = Duration::from_millis(500);
+
+impl World {
+    pub(super) fn next_phase(&mut self) {
+        self.reap();
+        match self.phase {
+            Phase::Faults => {
+                self.remark("the faults stop");
+                self.phase = Phase::Healing(self.now() + CONVERGE);
+                self.heal();
+            }
+            Phase::Healing(until) => {
+                if self.has_converged() {
+                    self.remark("converged");
+                    self.phase = Phase::Probing(self.now() + PROBE);
+                    for tunnel in 0..self.plan.tunnels.len() {
+                        self.visit(tunnel, true);
+                    }
+                } else if self.now() >= until {
+                    self.explain_divergence();
+                }
+            }
+            Phase::Probing(until) => self.check_probes(until),
+            Phase::Settling => {
+                self.check_baseline();
+                self.stop_everybody();
+            }
+            Phase::Stopping(until) => self.check_stop(until),
+            Phase::Over => return,
+        }
+        let pause = match self.phase {
+            Phase::Settling => {
+                let timings = &self.plan.timings;
+                timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + Duration::from_secs(10)
+            }
+            Phase::Faults | Phase::Healing(_) | Phase::Probing(_) | Phase::Stopping(_) | Phase::Over => TICK,
+        };
+        self.later(pause, Event::Phase);
+    }
+
+    fn remark(&mut self, text: &str) {
+        let now = self.now();
+        self.kernel.trace.remark(now, None, || text.to_owned());
+    }
+
+    /// Processes whose main thread has ended are gone, once their threads have nothing left to do.
+    pub(super) fn reap(&mut self) {
+        for process in 0..self.processes.len() {
+            if self.processes[process].alive && self.is_over(process) && self.is_quiet(process) {
+                self.check_end(process);
+                self.kill(process);
+                if matches!(self.phase, Phase::Healing(_)) {
+                    // It ended because of a fault (replaced by a rival, or asked to stop): somebody starts it again.
+                    match self.processes[process].role {
+                        Role::Server => self.start_server(),
+                        Role::Client { client, rival: false } => self.start_client(client),
+                        Role::Client { rival: true, .. } => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// A process that ended by itself has closed everything.
+    fn check_end(&mut self, process: usize) {
+        let proc = self.processes[process].proc;
+        let role = self.processes[process].role;
+        let socks: Vec<_> = self.kernel.open_socks(proc).collect();
+        if !socks.is_empty() {
+            let sock = socks[0];
+            let what = format!(
+                "{role:?} ended with {} sockets open, the first from {} to {}",
+                socks.len(),
+                self.kernel.local(sock),
+                self.kernel.remote(sock)
+            );
+            self.fail(Kind::Safety, Property::ClosedOnce, what);
+        }
+        let threads = self.processes[process].threads.clone();
+        let pooled: usize = threads.iter().map(|&thread| self.threads[thread].pool.len()).sum();
+        if pooled != self.kernel.open_pipes(proc) {
+            let what = format!("{role:?}: {pooled} pipes in the pools, {} open", self.kernel.open_pipes(proc));
+            self.fail(Kind::Safety, Property::ClosedOnce, what);
+        }
+        for thread in threads {
+            if let Task::ServerLoop(task) = &self.threads[thread].task {
+                let totals = task.totals();
+                if totals.visitors != totals.finished + totals.aborted {
+                    self.fail(Kind::Safety, Property::VisitorsAccountedFor, format!("{totals:?}"));
+                }
+            }
+        }
+    }
+
+    /// Streams under way.
+    pub(super) fn transfers_in_flight(&self) -> usize {
+        let open = |actor: &&super::actors::Actor| actor.who == Who::Service && actor.outcome.is_none();
+        self.actors.all.iter().filter(open).count()
+    }
+
+    fn has_converged(&self) -> bool {
+        self.actors.all.iter().all(|actor| actor.outcome.is_some())
+            && self.clients_up()
+            && (0..self.plan.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
+    }
+
+    fn clients_up(&self) -> bool {
+        self.clients.iter().all(|&process| {
+            let Some(process) = self.processes.get(process).filter(|process| process.alive) else { return false };
+            matches!(&self.threads[process.threads[0]].task, Task::ClientMain(task) if task.is_up())
+        })
+    }
+
+    fn port_listens(&self, tunnel: usize) -> bool {
+        let server = self.processes[self.server].proc;
+        self.publics[tunnel].is_some_and(|at| self.kernel.listener_at(self.server_host, at.port()) == Some(server))
+    }
+
+    fn explain_divergence(&mut self) {
+        let (property, what) = if let Some(actor) = self.actors.all.iter().find(|actor| actor.outcome.is_none()) {
+            let text = format!("{:?} {} still waits, socket {}", actor.who, self.actors.streams.show(actor.stream), actor.sock.0);
+            (Property::TransfersEnd, text)
+        } else if self.clients_up() {
+            (Property::PortsListen, format!("{:?}", self.publics))
+        } else {
+            (Property::ClientsReturn, "a client is not up".into())
+        };
+        self.fail(Kind::Liveness, property, what);
+    }
+
+    fn check_probes(&mut self, until: Instant) {
+        let probe = |actor: &&super::actors::Actor| actor.who == Who::Visitor { probe: true };
+        let failed = self.actors.all.iter().filter(probe).find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
+        if let Some(actor) = failed {
+            let what = format!("{}: {:?}", self.actors.streams.show(actor.stream), actor.outcome);
+            self.fail(Kind::Liveness, Property::ProbesRoundTrip, what);
+            return;
+        }
+        if self.plan.faults.is_empty() {
+            self.check_calm();
+        }
+        if self.actors.all.iter().all(|actor| actor.outcome.is_some()) {
+            self.phase = Phase::Settling;
+        } else if self.now() >= until {
+            self.fail(Kind::Liveness, Property::ProbesRoundTrip, "a probe has not ended".into());
+        }
+    }
+
+    /// Without any fault, everybody was served whole.
+    fn check_calm(&mut self) {
+        let bad = self.actors.all.iter().find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
+        if let Some(actor) = bad {
+            let what = format!("{}: {:?} at {:?}", self.actors.streams.show(actor.stream), actor.outcome, actor.ended);
+            self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+        }
+    }
+
+    /// Idle conns per client that the server keeps.
+    fn target(&self) -> usize {
+        let lanes = u32::try_from(self.plan.lanes).expect("few lanes");
+        (self.plan.idle_conns.div_ceil(lanes) * lanes) as usize
+    }
+
+    fn check_baseline(&mut self) {
+        let target = self.target();
+        let server = self.processes[self.server].proc;
+        let count = |world: &Self, proc, port| {
+            let socks = world.kernel.open_socks(proc).filter(|&sock| !world.kernel.is_listening(sock));
+            let end = |&sock: &crate::kernel::SockId| {
+                if proc == server { world.kernel.local(sock).port() } else { world.kernel.remote(sock).port() }
+            };
+            socks.filter(|sock| end(sock) == port).count()
+        };
+        let clients = self.plan.clients.len();
+        let mut expected = vec![(server, count(self, server, PROXY), target * clients, "server")];
+        for &process in &self.clients {
+            let proc = self.processes[process].proc;
+            expected.push((proc, count(self, proc, PROXY), target, "client"));
+        }
+        for &(_, found, expected, who) in &expected {
+            if found != expected {
+                let what = format!("{found} conns on the {who}, not {expected}");
+                return self.fail(Kind::Liveness, Property::PoolsAtTarget, what);
+            }
+        }
+        let open = |proc| self.kernel.open_socks(proc).count();
+        let servers = 2 + self.plan.tunnels.len() + clients + target * clients;
+        if open(server) != servers {
+            let what = format!("the server has {} sockets, not {servers}", open(server));
+            return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
+        }
+        for &process in &self.clients {
+            let proc = self.processes[process].proc;
+            if open(proc) != 1 + target {
+                let what = format!("a client has {} sockets, not {}", open(proc), 1 + target);
+                return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
+            }
+        }
+        self.check_timers();
+    }
+
+    fn check_timers(&mut self) {
+        let late = self.now();
+        for process in std::iter::once(self.server).chain(self.clients.iter().copied()).collect::<Vec<_>>() {
+            for &thread in &self.processes[process].threads.clone() {
+                // A deadline that has just passed is still being slept over.
+                let due = self.threads[thread].task.next_deadline();
+                if due.is_some_and(|at| at + Duration::from_secs(1) < late) {
+                    self.fail(Kind::Liveness, Property::OnlyFutureTimers, format!("{due:?} is long past"));
+                }
+            }
+        }
+    }
+
+    fn stop_everybody(&mut self) {
+        let drain = self.plan.timings.drain_timeout + Duration::from_secs(20);
+        self.phase = Phase::Stopping(self.now() + drain);
+        let everybody: Vec<_> = match self.rng.below(3) {
+            0 => vec![self.server],
+            1 => self.clients.clone(),
+            _ => std::iter::once(self.server).chain(self.clients.iter().copied()).collect(),
+        };
+        for process in everybody {
+            self.ask_to_stop(process);
+        }
+    }
+
+    fn check_stop(&mut self, until: Instant) {
+        let stopping = |process: &super::Process| process.stopping.is_some() && process.alive;
+        if self.processes.iter().any(stopping) {
+            if self.now() >= until {
+                self.fail(Kind::Liveness, Property::DrainEnds, "a process that was asked to stop goes on".into());
+            }
+            return;
+        }
+        // Who is left is asked in turn.
+        let left: Vec<_> = std::iter::once(self.server).chain(self.clients.iter().copied()).collect();
+        let left: Vec<_> = left.into_iter().filter(|&process| self.processes[process].alive).collect();
+        if left.is_empty() {
+            self.phase = Phase::Over;
+            return;
+        }
+        let drain = self.plan.timings.drain_timeout + Duration::from_secs(20);
+        self.phase = Phase::Stopping(self.now() + drain);
+        for process in left {
+            self.ask_to_stop(process);
+        }
+    }
+}

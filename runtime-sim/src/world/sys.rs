@@ -1,0 +1,259 @@
+//! The system as production's drivers see it, answered by the simulated kernel.
+
+use super::plan::Plan;
+use crate::kernel::{Kernel, PipeId, PollId, ProcId, Rng, SockId};
+use crate::oracle::{Property, Sometimes};
+use core::net::SocketAddr;
+use protocol_sm::driver::messages::{
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
+    ToServerMain,
+};
+use protocol_sm::driver::{Listen, Lookup, Note, Received, Resolve, Role, Sys, SysError, Tell, Token};
+
+/// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
+#[derive(Debug)]
+pub struct Stream(pub(super) SockId);
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Socket(pub(super) SockId);
+
+/// A pipe.
+#[derive(Debug)]
+pub struct Pipe(pub(super) PipeId);
+
+/// A message for a thread of the same process.
+#[derive(Debug)]
+pub(super) enum Mail {
+    ServerMain(ToServerMain),
+    Listener(ToListener),
+    ServerLoop(ToServerLoop<Stream>),
+    ClientMain(ToClientMain),
+    ClientLoop(ToClientLoop),
+}
+
+/// The threads of a process, by their place: the main thread is 0. A server's listening thread is 1, its loops
+/// follow; a client's loops follow the main thread.
+pub(super) const SERVER_LOOPS: usize = 2;
+pub(super) const CLIENT_LOOPS: usize = 1;
+
+/// What a callback has brought about.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// To which thread of the process, and what.
+    pub(super) mail: Vec<(usize, Mail)>,
+    pub(super) notes: Vec<Note>,
+    pub(super) lookups: Vec<(Lookup, String)>,
+    pub(super) sometimes: Vec<Sometimes>,
+    pub(super) breaches: Vec<(Property, String)>,
+    /// Connections begun: for which role, as which socket.
+    pub(super) dialled: Vec<(Role, SockId)>,
+    /// The conn whose socket was read last.
+    pub(super) last_read: Option<SockId>,
+}
+
+/// See the module: what one thread's callbacks are handed.
+pub(super) struct ThreadSys<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) plan: &'a Plan,
+    pub(super) proc: ProcId,
+    pub(super) poll: PollId,
+    /// Empty pipes kept for later.
+    pub(super) pool: &'a mut Vec<PipeId>,
+    pub(super) rng: &'a mut Rng,
+    pub(super) effects: &'a mut Effects,
+}
+
+impl ThreadSys<'_> {
+    fn breach(&mut self, property: Property, what: String) {
+        self.effects.breaches.push((property, what));
+    }
+}
+
+impl Sys for ThreadSys<'_> {
+    type Stream = Stream;
+    type Pipe = Pipe;
+
+    fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
+        self.kernel.watch(stream.0, self.poll, token);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, stream: &Stream) {
+        self.kernel.unwatch(stream.0);
+    }
+
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+        let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
+        self.kernel.watch(sock, self.poll, token);
+        self.effects.dialled.push((role, sock));
+        Ok(Stream(sock))
+    }
+
+    fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
+        Ok(self.kernel.take_error(stream.0)?)
+    }
+
+    fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
+        assert!(!into.is_empty(), "the contract: never an empty buffer");
+        self.effects.last_read = Some(stream.0);
+        let bytes = self.kernel.recv(stream.0, into)?;
+        Ok(Received { bytes, drained: bytes < into.len() })
+    }
+
+    fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
+        assert!(!from.is_empty(), "the contract: never nothing");
+        self.check_shut(stream);
+        let sent = self.kernel.send(stream.0, from)?;
+        if sent < from.len() {
+            self.effects.sometimes.push(Sometimes::ShortWrite);
+        }
+        Ok(sent)
+    }
+
+    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
+        if self.kernel.pipe_bytes(pipe.0) != 0 {
+            self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
+        }
+        let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
+        self.effects.sometimes.push(Sometimes::Spliced);
+        if self.kernel.is_full(pipe.0) {
+            self.effects.sometimes.push(Sometimes::PipeFull);
+        }
+        Ok(moved)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        if self.kernel.pipe_bytes(pipe.0) != max {
+            let held = self.kernel.pipe_bytes(pipe.0);
+            self.breach(Property::PipesEmptyAtRest, format!("the pipe holds {held} bytes, the core counts {max}"));
+        }
+        self.check_shut(stream);
+        let moved = self.kernel.splice_out(pipe.0, stream.0, max)?;
+        if moved < max {
+            self.effects.sometimes.push(Sometimes::PipeHeldBytes);
+        }
+        Ok(moved)
+    }
+
+    fn pipe(&mut self) -> Option<(Pipe, usize)> {
+        if self.plan.no_pipe > 0 && self.rng.chance(self.plan.no_pipe) {
+            self.effects.sometimes.push(Sometimes::NoPipe);
+            return None;
+        }
+        let pipe = self.pool.pop().or_else(|| self.kernel.pipe(self.proc).ok())?;
+        Some((Pipe(pipe), 64 * 1024))
+    }
+
+    fn recycle(&mut self, pipe: Pipe, empty: bool) {
+        let held = self.kernel.pipe_bytes(pipe.0);
+        if empty && held > 0 {
+            self.breach(Property::PipesEmptyAtRest, format!("a pipe with {held} bytes was given back as empty"));
+        }
+        if held == 0 {
+            self.pool.push(pipe.0);
+        } else {
+            self.kernel.close_pipe(self.proc, pipe.0);
+        }
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        if self.kernel.is_shut(stream.0) {
+            self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
+        }
+        // ENOTCONN: it is gone, and readiness will say so.
+        let _ = self.kernel.shut_write(stream.0);
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.kernel.close(stream.0, false);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.kernel.close(stream.0, true);
+    }
+
+    fn random(&mut self, into: &mut [u8]) {
+        for chunk in into.chunks_mut(8) {
+            let bytes = self.rng.next().to_le_bytes();
+            chunk.copy_from_slice(&bytes[..chunk.len()]);
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.effects.notes.push(note);
+    }
+}
+
+impl ThreadSys<'_> {
+    fn check_shut(&mut self, stream: &Stream) {
+        if self.kernel.is_shut(stream.0) {
+            self.breach(Property::NothingAfterShut, format!("a write to socket {} after its shutdown", stream.0.0));
+        }
+    }
+}
+
+impl Listen for ThreadSys<'_> {
+    type Listener = Socket;
+
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Socket, SocketAddr), SysError> {
+        let (sock, address) = self.kernel.listen(self.proc, at, 1024, self.plan.options(Role::Public))?;
+        self.kernel.watch(sock, self.poll, token);
+        Ok((Socket(sock), address))
+    }
+
+    fn accept(&mut self, listener: &Socket, _role: Role) -> Result<(Stream, SocketAddr), SysError> {
+        let taken = self.kernel.accept(listener.0);
+        if taken == Err(crate::kernel::Errno::EMFILE) {
+            self.effects.sometimes.push(Sometimes::OutOfDescriptors);
+        }
+        let (sock, from) = taken?;
+        Ok((Stream(sock), from))
+    }
+
+    fn unlisten(&mut self, listener: Socket) {
+        self.kernel.close(listener.0, true);
+    }
+}
+
+impl Resolve for ThreadSys<'_> {
+    fn resolve(&mut self, tag: Lookup, name: &str) {
+        self.effects.lookups.push((tag, name.to_owned()));
+    }
+}
+
+impl Tell<ToLane<ToServerLoop<Stream>>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+        self.effects.mail.push((SERVER_LOOPS + msg.lane, Mail::ServerLoop(msg.message)));
+    }
+}
+
+impl Tell<ToListener> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToListener) {
+        self.effects.mail.push((1, Mail::Listener(msg)));
+    }
+}
+
+impl Tell<FromServerLoop> for ThreadSys<'_> {
+    fn tell(&mut self, msg: FromServerLoop) {
+        self.effects.mail.push((0, Mail::ServerMain(ToServerMain::Loop(msg))));
+    }
+}
+
+impl Tell<FromListener> for ThreadSys<'_> {
+    fn tell(&mut self, msg: FromListener) {
+        self.effects.mail.push((0, Mail::ServerMain(ToServerMain::Listener(msg))));
+    }
+}
+
+impl Tell<ToLane<ToClientLoop>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+        self.effects.mail.push((CLIENT_LOOPS + msg.lane, Mail::ClientLoop(msg.message)));
+    }
+}
+
+impl Tell<FromClientLoop> for ThreadSys<'_> {
+    fn tell(&mut self, msg: FromClientLoop) {
+        self.effects.mail.push((0, Mail::ClientMain(ToClientMain::Loop(msg))));
+    }
+}

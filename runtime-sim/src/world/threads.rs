@@ -1,0 +1,312 @@
+//! The threads of servers and clients: a driver, its mailbox, its poll, and when it runs.
+
+use super::sys::{Effects, Mail, Socket, Stream, ThreadSys};
+use super::{CTL, Event, PROXY, Role, World};
+use crate::kernel::{PipeId, PollId, ProcId, Rng};
+use crate::oracle::{Kind, Property};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::client_main::ClientMain;
+use protocol_sm::driver::listener::Listener;
+use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
+use protocol_sm::driver::server_loop::ServerLoop;
+use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::{Cx, Driver, Lookup, Readiness, Token};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Timings};
+use protocol_sm::time::Instant;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What a thread runs.
+pub(super) enum Task {
+    ServerMain(ServerMain<Stream, Socket>),
+    Listener(Listener<Socket>),
+    ServerLoop(ServerLoop<Stream, super::Pipe>),
+    ClientMain(ClientMain<Stream>),
+    ClientLoop(ClientLoop<Stream, super::Pipe>),
+}
+
+impl Task {
+    pub(super) fn server(settings: ServerSettings, timings: &Timings, lanes: usize) -> Vec<Self> {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let mut tasks =
+            vec![Self::ServerMain(ServerMain::new(settings, lanes, any)), Self::Listener(Listener::new(lanes))];
+        tasks.extend((0..lanes).map(|lane| Self::ServerLoop(ServerLoop::new(lane, timings.clone()))));
+        tasks
+    }
+
+    pub(super) fn client(settings: ClientSettings, server: String, locals: Vec<String>, lanes: usize) -> Vec<Self> {
+        let timings = settings.timings.clone();
+        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, locals, lanes))];
+        tasks.extend((0..lanes).map(|lane| Self::ClientLoop(ClientLoop::new(lane, timings.clone()))));
+        tasks
+    }
+
+    fn on_message(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>, mail: Mail) {
+        match (self, mail) {
+            (Self::ServerMain(task), Mail::ServerMain(message)) => task.on_message(cx, message),
+            (Self::Listener(task), Mail::Listener(message)) => task.on_message(cx, message),
+            (Self::ServerLoop(task), Mail::ServerLoop(message)) => task.on_message(cx, message),
+            (Self::ClientMain(task), Mail::ClientMain(message)) => task.on_message(cx, message),
+            (Self::ClientLoop(task), Mail::ClientLoop(message)) => task.on_message(cx, message),
+            (
+                Self::ServerMain(_)
+                | Self::Listener(_)
+                | Self::ServerLoop(_)
+                | Self::ClientMain(_)
+                | Self::ClientLoop(_),
+                _,
+            ) => unreachable!("mail goes to the thread that it is for"),
+        }
+    }
+
+    fn on_ready(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>, token: Token, ready: Readiness) {
+        match self {
+            Self::ServerMain(task) => task.on_ready(cx, token, ready),
+            Self::Listener(task) => task.on_ready(cx, token, ready),
+            Self::ServerLoop(task) => task.on_ready(cx, token, ready),
+            Self::ClientMain(task) => task.on_ready(cx, token, ready),
+            Self::ClientLoop(task) => task.on_ready(cx, token, ready),
+        }
+    }
+
+    fn on_deadline(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>) {
+        match self {
+            Self::ServerMain(task) => task.on_deadline(cx),
+            Self::Listener(task) => task.on_deadline(cx),
+            Self::ServerLoop(task) => task.on_deadline(cx),
+            Self::ClientMain(task) => task.on_deadline(cx),
+            Self::ClientLoop(task) => task.on_deadline(cx),
+        }
+    }
+
+    fn run_busy(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>) {
+        match self {
+            Self::ServerMain(task) => task.run_busy(cx),
+            Self::Listener(task) => task.run_busy(cx),
+            Self::ServerLoop(task) => task.run_busy(cx),
+            Self::ClientMain(task) => task.run_busy(cx),
+            Self::ClientLoop(task) => task.run_busy(cx),
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::ServerMain(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
+            Self::Listener(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
+            Self::ServerLoop(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
+            Self::ClientMain(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
+            Self::ClientLoop(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        match self {
+            Self::ServerMain(task) => Driver::<ThreadSys<'_>>::is_busy(task),
+            Self::Listener(task) => Driver::<ThreadSys<'_>>::is_busy(task),
+            Self::ServerLoop(task) => Driver::<ThreadSys<'_>>::is_busy(task),
+            Self::ClientMain(task) => Driver::<ThreadSys<'_>>::is_busy(task),
+            Self::ClientLoop(task) => Driver::<ThreadSys<'_>>::is_busy(task),
+        }
+    }
+}
+
+pub(super) struct Thread {
+    pub(super) process: usize,
+    pub(super) proc: ProcId,
+    pub(super) poll: PollId,
+    pub(super) task: Task,
+    pub(super) mail: VecDeque<Mail>,
+    pub(super) pool: Vec<PipeId>,
+    rng: Rng,
+    scratch: Vec<u8>,
+    /// When it runs next: only an event for exactly this time counts.
+    next_run: Option<Instant>,
+    /// Runs in a row without anything to do but being busy.
+    spins: u32,
+}
+
+impl Thread {
+    pub(super) fn new(process: usize, proc: ProcId, poll: PollId, task: Task, rng: Rng, scratch: usize) -> Self {
+        let (mail, pool) = (VecDeque::new(), Vec::new());
+        Self { process, proc, poll, task, mail, pool, rng, scratch: vec![0; scratch], next_run: None, spins: 0 }
+    }
+}
+
+/// A thread that has run so often in a row with neither mail nor events spins.
+const SPINS: u32 = 10_000;
+
+impl World {
+    pub(super) fn begin_server(&mut self, process: usize) {
+        let main = self.processes[process].threads[0];
+        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        self.with(main, |task, cx| {
+            if let Task::ServerMain(task) = task {
+                task.listen(cx, any(CTL), any(PROXY)).expect("the server's ports are free");
+            }
+        });
+    }
+
+    pub(super) fn begin_client(&mut self, process: usize) {
+        let main = self.processes[process].threads[0];
+        self.with(main, |task, cx| {
+            if let Task::ClientMain(task) = task {
+                task.start(cx);
+            }
+        });
+    }
+
+    pub(super) fn deliver_resolved(&mut self, main: usize, tag: Lookup, addresses: Vec<SocketAddr>) {
+        self.post(main, Mail::ClientMain(ToClientMain::Resolved { tag, addresses }));
+    }
+
+    /// Asks a process to stop.
+    pub(super) fn ask_to_stop(&mut self, process: usize) {
+        let now = self.now();
+        let process = &mut self.processes[process];
+        if !process.alive || process.stopping.is_some() {
+            return;
+        }
+        process.stopping = Some(now);
+        let (main, role) = (process.threads[0], process.role);
+        self.post(main, match role {
+            Role::Server => Mail::ServerMain(ToServerMain::Stop),
+            Role::Client { .. } => Mail::ClientMain(ToClientMain::Stop),
+        });
+    }
+
+    fn post(&mut self, thread: usize, mail: Mail) {
+        self.threads[thread].mail.push_back(mail);
+        self.wake(thread);
+    }
+
+    /// Something is there for a thread: it runs soon.
+    pub(super) fn wake(&mut self, thread: usize) {
+        let lag = u64::try_from(self.plan.lag.as_nanos()).expect("short");
+        let lag = if self.rng.chance(80) { lag / 20 } else { lag };
+        let at = self.now() + Duration::from_nanos(1_000 + self.rng.below(lag + 1));
+        self.schedule(thread, at);
+    }
+
+    fn schedule(&mut self, thread: usize, at: Instant) {
+        let next = &mut self.threads[thread].next_run;
+        if next.is_none_or(|next| at < next) {
+            *next = Some(at);
+            self.at(at, Event::Run(thread));
+        }
+    }
+
+    /// Calls into a thread's driver, and carries out what came of it.
+    fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Task, &mut Cx<'_, ThreadSys<'_>>) -> R) -> R {
+        let mut effects = Effects::default();
+        let now = self.now();
+        let thread = &mut self.threads[index];
+        let mut sys = ThreadSys {
+            kernel: &mut self.kernel,
+            plan: &self.plan,
+            proc: thread.proc,
+            poll: thread.poll,
+            pool: &mut thread.pool,
+            rng: &mut thread.rng,
+            effects: &mut effects,
+        };
+        let mut cx =
+            Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.strategy };
+        let result = call(&mut thread.task, &mut cx);
+        self.carry_out(index, effects);
+        result
+    }
+
+    fn carry_out(&mut self, index: usize, effects: Effects) {
+        let process = self.threads[index].process;
+        for what in effects.sometimes {
+            self.coverage.saw(what);
+        }
+        for (property, what) in effects.breaches {
+            self.fail(Kind::Safety, property, what);
+        }
+        self.see_dials(index, effects.last_read, &effects.dialled);
+        self.on_notes(process, effects.notes);
+        for (place, mail) in effects.mail {
+            let to = self.processes[process].threads[place];
+            self.see_sent(process, &mail);
+            self.post(to, mail);
+        }
+        for (tag, name) in effects.lookups {
+            let addresses = name.parse().into_iter().collect();
+            self.lookups.push((tag, addresses));
+            let lookup = self.lookups.len() - 1;
+            let delay = Duration::from_micros(self.rng.range(10, 5_000));
+            self.later(delay, Event::Resolved { process, lookup });
+        }
+    }
+
+    /// One batch of a thread, in the order that production keeps.
+    pub(super) fn run_thread(&mut self, index: usize) {
+        let now = self.now();
+        let thread = &mut self.threads[index];
+        if thread.next_run != Some(now) {
+            return;
+        }
+        thread.next_run = None;
+        let process = &self.processes[thread.process];
+        if !process.alive || process.frozen {
+            return;
+        }
+        let batch = thread.rng.size(1, self.plan.batch);
+        let events = self.kernel.poll(thread.poll, batch);
+        let mail: Vec<_> = {
+            let count = thread.mail.len().min(batch);
+            thread.mail.drain(..count).collect()
+        };
+        thread.spins = if events.is_empty() && mail.is_empty() { thread.spins + 1 } else { 0 };
+        if thread.spins > SPINS {
+            self.fail(Kind::Liveness, Property::NoSpinning, format!("thread {index} is run again and again"));
+        }
+        for mail in mail {
+            self.see_delivered(index, &mail);
+            self.with(index, |task, cx| task.on_message(cx, mail));
+        }
+        for (token, ready) in events {
+            self.with(index, |task, cx| task.on_ready(cx, token, ready));
+        }
+        if self.threads[index].task.next_deadline().is_some_and(|at| at <= now) {
+            self.with(index, |task, cx| task.on_deadline(cx));
+        }
+        if self.threads[index].task.is_busy() {
+            self.with(index, Task::run_busy);
+        }
+        self.sleep(index);
+    }
+
+    /// After a batch: when to run next.
+    fn sleep(&mut self, index: usize) {
+        let thread = &self.threads[index];
+        let more = thread.task.is_busy() || !thread.mail.is_empty() || self.kernel.has_ready(thread.poll);
+        let deadline = thread.task.next_deadline();
+        if more {
+            let cost = Duration::from_micros(self.threads[index].rng.range(2, 50));
+            self.schedule(index, self.now() + cost);
+        } else if let Some(at) = deadline {
+            let late = Duration::from_micros(self.threads[index].rng.range(1, 1_000));
+            self.schedule(index, at.max(self.now()) + late);
+        }
+    }
+
+    /// Whether a main thread has ended: the server's or a client's.
+    pub(super) fn is_over(&self, process: usize) -> bool {
+        match &self.threads[self.processes[process].threads[0]].task {
+            Task::ServerMain(task) => task.is_over(),
+            Task::ClientMain(task) => task.outcome().is_some(),
+            Task::Listener(_) | Task::ServerLoop(_) | Task::ClientLoop(_) => false,
+        }
+    }
+
+    /// Whether nothing waits for any thread of a process.
+    pub(super) fn is_quiet(&self, process: usize) -> bool {
+        self.processes[process].threads.iter().all(|&thread| {
+            let thread = &self.threads[thread];
+            thread.mail.is_empty() && !self.kernel.has_ready(thread.poll) && !thread.task.is_busy()
+        })
+    }
+}

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Reads protocol-sm/vectors.json with the Python client's codec: a second implementation's opinion.
+
+    python3 check_vectors.py ../../protocol-sm/vectors.json
+"""
+import json
+import sys
+
+import cproxy_client as cproxy
+
+DIRECTIONS = {
+    "ctl_to_server": cproxy.CTL_TO_SERVER,
+    "ctl_to_client": cproxy.CTL_TO_CLIENT,
+    "proxy_to_server": cproxy.PROXY_TO_SERVER,
+    "proxy_to_client": cproxy.PROXY_TO_CLIENT,
+}
+
+
+def same(got, expected, row):
+    assert got == expected, f"{got} is not {expected} in {row}"
+
+
+def fails(error, action, row):
+    try:
+        action()
+    except error as raised:
+        assert type(raised) is error, f"{raised!r} in {row}"
+    else:
+        raise AssertionError(f"accepted: {row}")
+
+
+def as_json(value):
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    return value
+
+
+def split(kind, data):
+    """One frame off the front: the message and the rest. (None, data) if it is not whole."""
+    if len(data) < 2:
+        return None, data
+    length = cproxy.check_length(kind, data[:2])
+    if len(data) < 2 + length:
+        return None, data
+    return cproxy.parse(kind, data[2:2 + length]), data[2 + length:]
+
+
+def messages(row):
+    kind, frame = DIRECTIONS[row["direction"]], bytes.fromhex(row["frame"])
+    message, rest = split(kind, frame)
+    same(as_json(message), row["message"], row)
+    same(rest, b"", row)
+    same(cproxy.frame(kind, message), frame, row)
+
+
+def invalid_frames(row):
+    kind, frame = DIRECTIONS[row["direction"]], bytes.fromhex(row["frame"])
+    error = {"Length": cproxy.BadLength, "Malformed": cproxy.Malformed}[row["error"]]
+    fails(error, lambda: split(kind, frame), row)
+
+
+def streams(row):
+    kind, rest = DIRECTIONS[row["direction"]], bytes.fromhex(row["hex"])
+    for expected in row["messages"]:
+        message, rest = split(kind, rest)
+        same(as_json(message), expected, row)
+    same(rest.hex(), row["rest"], row)
+
+
+def varints(row):
+    data = bytes.fromhex(row["hex"])
+    same(cproxy.U64.encode(row["value"]), data, row)
+    same(cproxy.U64.decode(cproxy.Cursor(data)), row["value"], row)
+
+
+def invalid_varints(row):
+    cursor = cproxy.Cursor(bytes.fromhex(row["hex"]))
+    fails(cproxy.Malformed, lambda: cproxy.Varint(row["bits"]).decode(cursor), row)
+
+
+def prefaces(row):
+    kind = {"ctl": b"C", "proxy": b"P"}[row["kind"]]
+    if (row["min"], row["max"]) == (1, 1):
+        same(cproxy.preface(kind).hex(), row["hex"], row)
+
+
+def replies(row):
+    kind, reply = bytes.fromhex(row["to"])[4:5], bytes.fromhex(row["hex"])
+    if row["version"] == 0:
+        fails(cproxy.Refused, lambda: cproxy.check_reply(kind, reply), row)
+    else:
+        cproxy.check_reply(kind, reply)
+
+
+def invalid_replies(row):
+    kind, reply = bytes.fromhex(row["to"])[4:5], bytes.fromhex(row["hex"])[:8]
+    fails(cproxy.Malformed, lambda: cproxy.check_reply(kind, reply), row)
+
+
+def handshakes(row):
+    said = [bytes.fromhex(row[key]) for key in ("preface", "reply", "client_hello", "server_hello")]
+    transcript = cproxy.transcript_of(*said)
+    same(transcript.hex(), row["transcript"], row)
+    token = bytes.fromhex(row["token"] or "")
+    hello, _ = split(cproxy.CTL_TO_SERVER, said[2])
+    same(hello["Handshake"]["Hello"]["token"], row["token"] is not None, row)
+    proof = {"Handshake": {"Proof": cproxy.client_proof(token, transcript)}}
+    same(cproxy.frame(cproxy.CTL_TO_SERVER, proof).hex(), row["client_proof"], row)
+    welcome, _ = split(cproxy.CTL_TO_CLIENT, bytes.fromhex(row["welcome"]))
+    welcome = welcome["Handshake"]["Welcome"]
+    same(cproxy.welcome_proof(token, transcript, welcome), welcome["proof"], row)
+    same(welcome["session"].hex(), row["session"], row)
+    key = cproxy.session_key_of(token, transcript, welcome["session"])
+    same(key.hex(), row["session_key"], row)
+    for conn in row["conns"]:
+        proof = cproxy.conn_proof(key, b"cproxy conn", welcome["session"], conn["conn"])
+        hello = {"Hello": {"session": welcome["session"], "conn": conn["conn"], "proof": proof}}
+        same(cproxy.frame(cproxy.PROXY_TO_SERVER, hello).hex(), conn["hello"], row)
+        proof = cproxy.conn_proof(key, b"cproxy accept", welcome["session"], conn["conn"])
+        accepted = {"Accepted": {"proof": proof}}
+        same(cproxy.frame(cproxy.PROXY_TO_CLIENT, accepted).hex(), conn["accepted"], row)
+
+
+def main(path):
+    with open(path, encoding="utf-8") as file:
+        vectors = json.load(file)
+    checks = [
+        messages, invalid_frames, streams, varints, invalid_varints, prefaces, replies,
+        invalid_replies, handshakes]
+    count = 0
+    for check in checks:
+        rows = vectors[check.__name__]
+        assert rows, check.__name__
+        for row in rows:
+            check(row)
+            count += 1
+    print(f"{count} vectors agree")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

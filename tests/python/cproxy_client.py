@@ -1,0 +1,875 @@
+#!/usr/bin/env python3
+"""A CProxy client in one file: Python 3.8, standard library only, written from protocol-sm/PROTOCOL.md.
+
+    python3 cproxy_client.py --server 127.0.0.1:8080 --local 127.0.0.1:7777 [--public-port 6022]
+
+It is the document's example and the test suite's second opinion, not a product. The numbers (P-...) are the
+document's. One thread; every await is a place where other visitors are served. It runs until SIGTERM, and
+then prints what it has done as one line, `Stopped {...}`.
+"""
+import argparse
+import asyncio
+import collections
+import contextlib
+import errno
+import hashlib
+import hmac
+import ipaddress
+import json
+import random
+import secrets
+import signal
+import socket
+import struct
+import sys
+import time
+
+
+class Violation(Exception):
+    """The server did what no honest server does (P-VIOL-1)."""
+
+
+class Malformed(Violation):
+    """Bytes that are no message."""
+
+
+class BadLength(Violation):
+    """A frame's length that is out of range."""
+
+
+class Lost(Exception):
+    """A connection is gone."""
+
+
+class Refused(Exception):
+    """The server does not take a connection."""
+
+
+# ---- Encoding -----------------------------------------------------------------------------------------
+# A type encodes a value to bytes and decodes one from a Cursor. Messages are the values that
+# vectors.json shows: "Name", {"Name": {"field": ...}} or {"Name": inner}; byte arrays are `bytes`.
+
+
+class Cursor:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, count):
+        piece = self.data[self.at:self.at + count]
+        if len(piece) < count:
+            raise Malformed("too short")
+        self.at += count
+        return piece
+
+
+class Varint:
+    def __init__(self, bits):
+        self.bits = bits
+
+    def encode(self, value):
+        assert 0 <= value < 1 << self.bits
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+        return bytes(out)
+
+    def decode(self, cursor):
+        value = shift = 0
+        while True:
+            byte = cursor.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        if value >> self.bits or (byte == 0 and shift > 7):
+            raise Malformed("a number too large, or not the shortest")  # P-ENC-2, P-ENC-3
+        return value
+
+
+class Bool:
+    def encode(self, value):
+        return b"\x01" if value else b"\x00"
+
+    def decode(self, cursor):
+        byte = cursor.take(1)[0]
+        if byte > 1:
+            raise Malformed("neither 0 nor 1")
+        return byte == 1
+
+
+class Bytes:
+    def __init__(self, count):
+        self.count = count
+
+    def encode(self, value):
+        assert len(value) == self.count
+        return value
+
+    def decode(self, cursor):
+        return cursor.take(self.count)
+
+
+class Text:
+    def encode(self, value):
+        data = value.encode()
+        return U64.encode(len(data)) + data
+
+    def decode(self, cursor):
+        try:
+            return cursor.take(U64.decode(cursor)).decode()
+        except UnicodeDecodeError:
+            raise Malformed("not UTF-8") from None
+
+
+class Option:
+    def __init__(self, inner):
+        self.inner = inner
+
+    def encode(self, value):
+        return b"\x00" if value is None else b"\x01" + self.inner.encode(value)
+
+    def decode(self, cursor):
+        return self.inner.decode(cursor) if Bool().decode(cursor) else None
+
+
+class Address:
+    def encode(self, value):
+        host, port = value.rsplit(":", 1)
+        ip = ipaddress.ip_address(host.strip("[]"))
+        return bytes([0 if ip.version == 4 else 1]) + ip.packed + U16.encode(int(port))
+
+    def decode(self, cursor):
+        kind = U32.decode(cursor)
+        if kind > 1:
+            raise Malformed("neither IPv4 nor IPv6")
+        ip = ipaddress.ip_address(cursor.take(16 if kind else 4))
+        host = f"[{ip}]" if kind else str(ip)
+        return f"{host}:{U16.decode(cursor)}"
+
+
+class Struct:
+    def __init__(self, **fields):
+        self.fields = fields
+
+    def encode(self, value):
+        return b"".join(kind.encode(value[name]) for name, kind in self.fields.items())
+
+    def decode(self, cursor):
+        return {name: kind.decode(cursor) for name, kind in self.fields.items()}
+
+
+class Choice:
+    """Alternatives in the order of their numbers: a name, or a pair of a name and what is in it."""
+
+    def __init__(self, *alternatives):
+        self.alternatives = [(a, None) if isinstance(a, str) else a for a in alternatives]
+
+    def encode(self, value):
+        name, inner = (value, None) if isinstance(value, str) else next(iter(value.items()))
+        for number, (known, kind) in enumerate(self.alternatives):
+            if known == name:
+                return U32.encode(number) + (kind.encode(inner) if kind else b"")
+        raise KeyError(name)
+
+    def decode(self, cursor):
+        number = U32.decode(cursor)
+        if number >= len(self.alternatives):
+            raise Malformed("no such message or code")
+        name, kind = self.alternatives[number]
+        return {name: kind.decode(cursor)} if kind else name
+
+
+U16, U32, U64 = Varint(16), Varint(32), Varint(64)
+
+ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
+REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
+CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
+HANDSHAKE = Choice(
+    "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
+    "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn")
+TUNNEL = Choice(
+    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
+FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
+         "PortNotAllowed", "PortDenied", "TooManyTunnels"}
+
+FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64))
+ABORTED = ("Abort", Struct(conn=U64, epoch=U32, code=ABORT))
+
+
+def ctl(handshake, session):
+    received = Struct(received=U64)
+    return Choice(
+        ("Handshake", handshake), ("Numbered", Struct(seq=U64, msg=session)), ("Ping", received),
+        ("Pong", received), ("Ack", received), ("Close", Struct(code=CLOSE)))
+
+
+CTL_TO_SERVER = ctl(
+    Choice(
+        ("Hello", Struct(
+            nonce=Bytes(32), client=Bytes(16), token=Bool(), features=U64,
+            resume=Option(Struct(session=Bytes(16), received=U64)))),
+        ("Proof", Bytes(32))),
+    Choice(
+        ("RegisterTunnel", Struct(tunnel=U32, public_port=U16, name=Text())),
+        ("CloseTunnel", Struct(tunnel=U32)),
+        ("ConnFailed", Struct(count=U32)),
+        FIN,
+        ("Done", Struct(conn=U64, epoch=U32)),
+        ABORTED,
+        "Drain"))
+CTL_TO_CLIENT = ctl(
+    Choice(
+        ("Hello", Struct(nonce=Bytes(32), features=U64)),
+        ("Welcome", Struct(
+            session=Bytes(16), resumed=Bool(), received=U64, proxy_port=U16, proof=Bytes(32))),
+        ("Refused", HANDSHAKE)),
+    Choice(
+        ("TunnelReady", Struct(tunnel=U32, public=Address())),
+        ("TunnelRefused", Struct(tunnel=U32, code=TUNNEL)),
+        ("NeedConn", Struct(count=U32)),
+        FIN,
+        ABORTED,
+        "Drain"))
+PROXY_TO_SERVER = Choice(
+    ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
+    "Pong",
+    ("Started", Struct(epoch=U32)),
+    ("Refused", Struct(epoch=U32, code=REFUSE)))
+PROXY_TO_CLIENT = Choice(
+    ("Accepted", Struct(proof=Bytes(32))),
+    ("Refused", HANDSHAKE),
+    "Ping",
+    ("Start", Struct(epoch=U32, tunnel=U32, visitor=Address())))
+
+LONGEST = {CTL_TO_SERVER: 512, CTL_TO_CLIENT: 512, PROXY_TO_SERVER: 128, PROXY_TO_CLIENT: 128}
+
+
+# ---- Frames and prefaces --------------------------------------------------------------------------------
+
+
+def frame(kind, message):
+    body = kind.encode(message)
+    return struct.pack("<H", len(body)) + body
+
+
+def check_length(kind, header):
+    (length,) = struct.unpack("<H", header)
+    if not 1 <= length <= LONGEST[kind]:
+        raise BadLength(f"a frame of {length} bytes")  # P-FRAME-2
+    return length
+
+
+def parse(kind, body):
+    cursor = Cursor(body)
+    message = kind.decode(cursor)
+    if cursor.at != len(body):
+        raise Malformed("bytes behind the message")  # P-FRAME-3
+    return message
+
+
+def only(message):
+    """The name of a message and what is in it."""
+    return (message, None) if isinstance(message, str) else next(iter(message.items()))
+
+
+def preface(kind):
+    return b"CPXY" + kind + bytes([1, 1, 0])
+
+
+def check_reply(kind, reply):
+    if reply[:5] != b"CPXY" + kind or reply[5] > 1:
+        raise Malformed("not a CProxy server")  # P-PREF-5
+    if reply[5] == 0:
+        raise Refused("Version")
+
+
+class Stream:
+    """A connection to the server: frames, or raw bytes."""
+
+    @classmethod
+    async def open(cls, address):
+        self = cls()
+        self.reader, self.writer = await asyncio.open_connection(*address)
+        set_options(self.writer)
+        return self
+
+    async def exactly(self, count):
+        try:
+            return await self.reader.readexactly(count)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise Lost(str(error)) from None
+
+    async def receive(self, kind):
+        length = check_length(kind, await self.exactly(2))
+        return parse(kind, await self.exactly(length))
+
+    def send(self, kind, message):
+        self.writer.write(frame(kind, message))
+
+    def reset(self):
+        reset(self.writer)
+
+
+def set_options(writer):
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # drain() then waits until everything is with the kernel: back-pressure, and P-DONE-1.
+    writer.transport.set_write_buffer_limits(high=0)
+
+
+def reset(writer):
+    """Closes so that the other end sees an error and never an end (P-ABORT-5)."""
+    with contextlib.suppress(OSError):
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
+# ---- Proofs (P-AUTH-6) ----------------------------------------------------------------------------------
+
+
+def mac(key, *parts):
+    return hmac.new(key, b"".join(parts), hashlib.sha256).digest()
+
+
+def transcript_of(*said):
+    return hashlib.sha256(b"".join(said)).digest()
+
+
+def client_proof(token, transcript):
+    return mac(token, b"cproxy client", transcript)
+
+
+def welcome_proof(token, transcript, welcome):
+    return mac(
+        token, b"cproxy server", transcript, welcome["session"], bytes([welcome["resumed"]]),
+        struct.pack("<Q", welcome["received"]), struct.pack("<H", welcome["proxy_port"]))
+
+
+def session_key_of(token, transcript, session):
+    return mac(token, b"cproxy session", transcript, session)
+
+
+def conn_proof(key, label, session, conn):
+    return mac(key, label, session, struct.pack("<Q", conn))
+
+
+# ---- A proxy_conn -----------------------------------------------------------------------------------------
+
+
+class Conn:
+    def __init__(self, session, number):
+        self.session, self.number = session, number
+        self.stream = self.local = None
+        self.epoch, self.active = 0, False
+        self.total, self.fin = None, asyncio.Event()
+        self.task = asyncio.ensure_future(self.run())
+
+    # What the ctl_conn says about it (P-STATE-2). It may come before `Accepted` (P-PROXY-7).
+
+    def expected(self, epoch):
+        """Whether `epoch` is the running one, or the next of an idle conn; older ones are stale."""
+        now = self.epoch if self.active else self.epoch + 1
+        if epoch > now:
+            raise Violation("a transfer that was never started")
+        return epoch == now
+
+    def on_fin(self, epoch, total):
+        if not self.expected(epoch):
+            return
+        if self.total is not None:
+            raise Violation("a second Fin")
+        self.total = total  # kept if it overtook its Start (P-FIN-6)
+        self.fin.set()
+
+    def on_abort(self, epoch):
+        if self.expected(epoch):
+            self.session.did["aborted"] += self.active
+            self.drop()
+
+    def drop(self):
+        """Resets everything, says nothing."""
+        self.session.forget(self)
+        self.task.cancel()
+
+    # What it does.
+
+    async def run(self):
+        try:
+            try:
+                await asyncio.wait_for(self.open(), self.session.options.handshake_timeout)
+            except (Lost, Refused, OSError, asyncio.TimeoutError) as error:
+                log(f"conn {self.number}: not opened: {error!r}")
+                self.session.send({"ConnFailed": {"count": 1}})  # P-POOL-2
+                return
+            self.session.did["conns"] += 1
+            with contextlib.suppress(Lost):  # forgotten, without a message (P-POOL-9)
+                while True:
+                    start = await self.idle()
+                    if not await self.transfer(start["tunnel"]):
+                        return
+        except Violation as violation:
+            self.session.on_violation(violation)
+        finally:
+            self.session.forget(self)
+            for writer in filter(None, [self.local, self.stream and self.stream.writer]):
+                reset(writer)
+
+    async def open(self):
+        session = self.session
+        self.stream = await Stream.open(session.proxy_address)
+        proof = conn_proof(session.key, b"cproxy conn", session.id, self.number)
+        self.stream.writer.write(preface(b"P"))
+        self.stream.send(
+            PROXY_TO_SERVER,
+            {"Hello": {"session": session.id, "conn": self.number, "proof": proof}})
+        check_reply(b"P", await self.stream.exactly(8))
+        name, inner = only(await self.stream.receive(PROXY_TO_CLIENT))
+        if name == "Refused":
+            raise Refused(inner)
+        expected = conn_proof(session.key, b"cproxy accept", session.id, self.number)
+        if name != "Accepted" or not hmac.compare_digest(inner["proof"], expected):
+            raise Violation("the server does not know the session")  # P-PROXY-4
+
+    async def idle(self):
+        """Answers pings until a visitor comes."""
+        while True:
+            name, inner = only(await self.stream.receive(PROXY_TO_CLIENT))
+            if name == "Ping":
+                self.stream.send(PROXY_TO_SERVER, "Pong")
+                self.session.did["pongs"] += 1
+                log(f"conn {self.number}: pong")
+            elif name == "Start":
+                if inner["epoch"] != self.epoch + 1:
+                    raise Violation("a Start out of turn")  # P-XFER-1
+                self.epoch, self.active = inner["epoch"], True
+                return inner
+            else:
+                raise Violation(f"{name} on an idle conn")
+
+    async def transfer(self, tunnel):
+        """Serves a visitor. Whether the conn is idle again."""
+        session, now = self.session, {"conn": self.number, "epoch": self.epoch}
+        try:
+            source, code = await self.dial(tunnel)
+            if code is None:
+                self.stream.send(PROXY_TO_SERVER, {"Started": {"epoch": self.epoch}})
+                await all_of(self.egress(source, now), self.ingress())
+                self.local.close()  # both directions are shut (P-DONE-5)
+                self.local = None
+                session.did["transfers"] += 1
+            else:
+                refused = {"epoch": self.epoch, "code": code}
+                self.stream.send(PROXY_TO_SERVER, {"Refused": refused})
+                await self.ingress()  # takes what is on its way and gives it to nobody (P-REF-3)
+                session.did["refused"] += 1
+        except Lost:
+            session.send({"Abort": dict(now, code="ConnLost")})
+        except OSError:
+            session.send({"Abort": dict(now, code="OuterReset")})
+        else:
+            self.active, self.total = False, None
+            self.fin.clear()
+            session.send({"Done": now})
+            return True
+        session.did["aborted"] += 1
+        return False
+
+    async def dial(self, tunnel):
+        """The LocalServer's stream, or why not. Bytes from the visitor wait in the meantime."""
+        options = self.session.options
+        if tunnel != self.session.TUNNEL:
+            return None, "UnknownTunnel"
+        try:
+            dialled = asyncio.open_connection(*options.local)
+            source, self.local = await asyncio.wait_for(dialled, options.dial_timeout)
+        except ConnectionRefusedError:
+            return None, "ConnectionRefused"
+        except asyncio.TimeoutError:
+            return None, "TimedOut"
+        except OSError as error:
+            few = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+            return None, "Resources" if few else "Unreachable"
+        set_options(self.local)
+        return source, None
+
+    async def egress(self, source, now):
+        """LocalServer to conn: raw bytes, counted; `Fin` at their end (P-FIN-1)."""
+        total = 0
+        while True:
+            data = await source.read(65536)
+            if not data:
+                break
+            total += len(data)
+            self.stream.writer.write(data)
+            await self.drained(self.stream.writer)
+        self.session.send({"Fin": dict(now, total=total)})
+        await self.drained(self.stream.writer)
+
+    @staticmethod
+    async def drained(writer):
+        try:
+            await writer.drain()
+        except OSError as error:
+            raise Lost(str(error)) from None
+
+    async def ingress(self):
+        """Conn to LocalServer: exactly as many bytes as the server's `Fin` says (P-FIN-3, P-FIN-4)."""
+        taken = 0
+        while self.total is None or taken < self.total:
+            data = await self.take(65536 if self.total is None else min(65536, self.total - taken))
+            taken += len(data)
+            if self.local and data:
+                self.local.write(data)
+                await self.local.drain()
+        if taken > self.total:
+            raise Violation("a Fin below what already came")  # P-FIN-5
+        if self.local:
+            self.local.write_eof()
+
+    async def take(self, most):
+        """Some bytes off the conn; none if the `Fin` comes first."""
+        reading = asyncio.ensure_future(self.stream.reader.read(most))
+        hearing = asyncio.ensure_future(self.fin.wait())
+        try:
+            waited = [reading] if self.fin.is_set() else [reading, hearing]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                # Whoever reads next must find the reader free.
+                reading.cancel()
+                await asyncio.wait([reading])
+                return b""
+            data = reading.result()
+        except OSError as error:
+            raise Lost(str(error)) from None
+        finally:
+            hearing.cancel()
+            reading.cancel()
+        if not data:
+            raise Lost("the conn ended in mid-transfer")  # P-ABORT-4
+        return data
+
+
+async def all_of(*coroutines):
+    """Waits for all; the first failure stops the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# ---- A session ----------------------------------------------------------------------------------------------
+
+
+class Session:
+    """What survives a ctl_conn: numbered messages, conns, the key."""
+
+    TUNNEL = 1
+
+    def __init__(self, client, welcome, transcript, proxy_address):
+        self.options, self.did = client.options, client.did
+        self.id = welcome["session"]
+        self.key = session_key_of(client.options.token, transcript, self.id)
+        self.proxy_address = proxy_address
+        self.stream = None
+        self.unacked, self.acked = collections.deque(), 0
+        self.received = self.told = 0
+        self.conns, self.next_conn = {}, 1
+        self.draining = False
+        self.send(self.registration())
+
+    def registration(self):
+        return {"RegisterTunnel": {
+            "tunnel": self.TUNNEL, "public_port": self.options.public_port, "name": self.options.name}}
+
+    @property
+    def sent(self):
+        return self.acked + len(self.unacked)
+
+    def send(self, message):
+        """Numbers a message and keeps it until it is acknowledged (P-SESS-1, P-SESS-5)."""
+        self.unacked.append(message)
+        if self.stream:
+            self.write({"Numbered": {"seq": self.sent, "msg": message}})
+
+    def write(self, message):
+        self.stream.send(CTL_TO_SERVER, message)
+
+    def tell(self, name):
+        self.told = self.received
+        self.write({name: {"received": self.received}})
+
+    def on_ack(self, received):
+        if not self.acked <= received <= self.sent:
+            raise Violation("an acknowledgement of something never sent")  # P-SESS-4
+        while self.acked < received:
+            self.unacked.popleft()
+            self.acked += 1
+
+    def attach(self, stream, received):
+        """A ctl_conn is up: replays what the server does not have (P-RES-3)."""
+        self.on_ack(received)
+        self.stream = stream
+        for seq, message in enumerate(self.unacked, self.acked + 1):
+            self.write({"Numbered": {"seq": seq, "msg": message}})
+
+    def forget(self, conn):
+        self.conns.pop(conn.number, None)
+
+    def end(self):
+        """Nothing of it exists any more (P-END-2)."""
+        for conn in list(self.conns.values()):
+            conn.drop()
+
+    def on_violation(self, violation):
+        log(f"the server broke the protocol: {violation}")
+        if self.stream:
+            self.write({"Close": {"code": "Violation"}})
+            self.stream.writer.close()
+        self.end()
+        self.id = None
+
+    async def serve(self):
+        """Reads the ctl_conn until it is lost or closed. The code of a `Close`."""
+        while True:
+            try:
+                message = await asyncio.wait_for(self.heard(), self.options.heartbeat_timeout)
+            except (Lost, asyncio.TimeoutError):  # P-LIVE-2
+                return None
+            name, inner = only(message)
+            if name == "Close":
+                return inner["code"]
+            if name == "Numbered":
+                if inner["seq"] > self.received + 1 or inner["seq"] == 0:
+                    raise Violation("a number was skipped")  # P-SESS-3
+                if inner["seq"] == self.received + 1:
+                    self.received += 1
+                    self.on_message(*only(inner["msg"]))
+                    if self.received - self.told >= 64:
+                        self.tell("Ack")  # P-SESS-6
+            elif name in ("Ping", "Pong", "Ack"):
+                self.on_ack(inner["received"])
+                if name == "Ping":
+                    self.tell("Pong")
+            else:
+                raise Violation(f"{name} in a session")
+
+    async def heard(self):
+        """The next message. After `heartbeat_interval` of silence, a ping (P-LIVE-1)."""
+        waiting = asyncio.ensure_future(self.stream.receive(CTL_TO_CLIENT))
+        try:
+            await asyncio.wait([waiting], timeout=self.options.heartbeat_interval)
+            if not waiting.done():
+                self.tell("Ping")
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    def on_message(self, name, inner):
+        if name == "NeedConn":
+            self.open(inner["count"])
+        elif name in ("Fin", "Abort"):
+            if not 1 <= inner["conn"] < self.next_conn:
+                raise Violation("a conn that was never opened")  # P-STATE-3
+            conn = self.conns.get(inner["conn"])
+            if conn is None:
+                return  # stale
+            if name == "Fin":
+                conn.on_fin(inner["epoch"], inner["total"])
+            else:
+                conn.on_abort(inner["epoch"])
+        elif name == "TunnelReady":
+            port = inner["public"].rsplit(":", 1)[1]
+            host, local = (self.options.shown[key] for key in ("server", "local"))
+            print(f"Forwarding tcp://{host}:{port} -> {local}", flush=True)
+        elif name == "TunnelRefused":
+            log(f"the tunnel is refused: {inner['code']}")
+            if inner["code"] in FINAL:
+                raise SystemExit(2)
+            asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
+        elif name == "Drain":
+            log("the server is stopping")
+
+    def open(self, count):
+        if count == 0:
+            raise Violation("NeedConn for none")  # P-POOL-1
+        opened = 0 if self.draining else min(count, self.options.max_conns - len(self.conns))
+        for _ in range(opened):
+            self.conns[self.next_conn] = Conn(self, self.next_conn)
+            self.next_conn += 1  # P-ID-2
+        if count > opened:
+            self.send({"ConnFailed": {"count": count - opened}})
+
+    async def drain(self):
+        """Lets transfers finish, for a bounded time (P-STOP-1)."""
+        self.draining = True
+        self.send("Drain")
+        until = time.monotonic() + self.options.drain_timeout
+        while time.monotonic() < until and any(conn.active for conn in self.conns.values()):
+            await asyncio.sleep(0.02)
+        if self.stream:
+            self.write({"Close": {"code": "Bye"}})
+            with contextlib.suppress(OSError):
+                await self.stream.writer.drain()
+
+
+# ---- The client ---------------------------------------------------------------------------------------------
+
+
+class Client:
+    def __init__(self, options):
+        self.options, self.session = options, None
+        self.did = dict(sessions=0, resumed=0, conns=0, pongs=0, transfers=0, refused=0, aborted=0)
+
+    async def run(self):
+        options = self.options
+        pause, lost = options.reconnect_min, 0
+        while True:
+            if self.session and time.monotonic() - lost > options.session_grace:
+                self.end_session()  # P-RES-6
+            try:
+                stream = await asyncio.wait_for(self.connect(), options.handshake_timeout)
+            except Refused as refused:
+                log(f"refused: {refused}")
+                if str(refused) in FINAL:
+                    return 2
+            except (Lost, Violation, OSError, asyncio.TimeoutError) as error:
+                log(f"no connection: {error!r}")
+            else:
+                pause = options.reconnect_min
+                code = await self.serve(stream)
+                log(f"the ctl_conn is gone: {code or 'lost'}")
+                lost = time.monotonic()
+                if code == "Replaced":
+                    return 1  # P-REPL-3
+            # P-RES-1: growing pauses, spread at random.
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(pause * 2, options.reconnect_max)
+
+    def end_session(self):
+        if self.session:
+            self.session.end()
+            self.session = None
+
+    async def serve(self, stream):
+        session = self.session
+        try:
+            code = await session.serve()
+        except Violation as violation:
+            session.on_violation(violation)
+            code = "Violation"
+        finally:
+            session.stream = None
+            stream.reset()
+        if code or session.id is None:
+            self.end_session()  # P-END-1
+        return code
+
+    async def connect(self):
+        """The ctl_conn's handshake, and a session: resumed or new."""
+        options, old = self.options, self.session
+        stream = await Stream.open(options.server)
+        try:
+            resume = old and {"session": old.id, "received": old.received}
+            hello = frame(CTL_TO_SERVER, {"Handshake": {"Hello": {
+                "nonce": secrets.token_bytes(32), "client": options.client_id,
+                "token": bool(options.token), "features": 0, "resume": resume}}})
+            stream.writer.write(preface(b"C") + hello)
+            reply = await stream.exactly(8)
+            check_reply(b"C", reply)
+            answer = await self.handshake(stream, "Hello")
+            if answer["features"]:
+                raise Violation("a feature that was not offered")  # P-AUTH-8
+            said = frame(CTL_TO_CLIENT, {"Handshake": {"Hello": answer}})
+            transcript = transcript_of(preface(b"C"), reply, hello, said)
+            proof = client_proof(options.token, transcript)
+            stream.send(CTL_TO_SERVER, {"Handshake": {"Proof": proof}})
+            welcome = await self.handshake(stream, "Welcome")
+            expected = welcome_proof(options.token, transcript, welcome)
+            if not hmac.compare_digest(welcome["proof"], expected):
+                raise Violation("the server does not know the token")  # P-AUTH-8
+            if welcome["resumed"]:
+                if not old or welcome["session"] != old.id:
+                    raise Violation("resumed something else")
+                self.did["resumed"] += 1
+            else:
+                self.end_session()
+                address = (stream.writer.get_extra_info("peername")[0], welcome["proxy_port"])
+                self.session = Session(self, welcome, transcript, address)
+                self.did["sessions"] += 1
+            self.session.attach(stream, welcome["received"])
+            return stream
+        except BaseException:
+            stream.reset()
+            raise
+
+    @staticmethod
+    async def handshake(stream, wanted):
+        name, inner = only(await stream.receive(CTL_TO_CLIENT))
+        if name == "Handshake":
+            name, inner = only(inner)
+            if name == wanted:
+                return inner
+            if name == "Refused":
+                raise Refused(inner)
+        raise Violation(f"{name} in the handshake")
+
+    async def stop(self):
+        if self.session:
+            await self.session.drain()
+            self.end_session()
+
+
+def log(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def address(text):
+    host, port = text.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="An alternative CProxy client.")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT")
+    parser.add_argument("--local", required=True, metavar="HOST:PORT")
+    parser.add_argument("--public-port", type=int, default=0)
+    parser.add_argument("--name", default="python")
+    parser.add_argument("--token-file", type=argparse.FileType("rb"))
+    parser.add_argument("--client-id", type=bytes.fromhex, default=secrets.token_bytes(16))
+    parser.add_argument("--max-conns", type=int, default=1024)
+    seconds = dict(
+        heartbeat_interval=5, heartbeat_timeout=15, handshake_timeout=10, session_grace=30,
+        dial_timeout=5, drain_timeout=10, reconnect_min=0.25, reconnect_max=15)
+    for name, default in seconds.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=float, default=default)
+    options = parser.parse_args()
+    options.shown = {"server": options.server.rsplit(":", 1)[0], "local": options.local}
+    options.server, options.local = address(options.server), address(options.local)
+    # Without a token, every key is empty (P-AUTH-2).
+    options.token = options.token_file.read().rstrip(b"\r\n") if options.token_file else b""
+    return options
+
+
+async def main():
+    client = Client(arguments())
+    running = asyncio.ensure_future(client.run())
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    waiting = asyncio.ensure_future(asked.wait())
+    await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        return running.result()
+    await client.stop()
+    running.cancel()
+    print("Stopped " + json.dumps(client.did), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,275 @@
+//! A network of two: two network namespaces whose only road to each other is a thread of the test, which
+//! delays, loses or stops packets as it is told. Needs root.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+/// Packets on the road in one direction; more are dropped, as a router would.
+const ROAD: usize = 4096;
+
+/// A network namespace with a loopback device, and one end of the road if it belongs to a [`Link`].
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    ip: IpAddr,
+}
+
+impl Namespace {
+    /// A namespace with nothing but its own loopback device.
+    ///
+    /// # Panics
+    /// Without the right to make one; see [`crate::root_only`].
+    #[must_use]
+    pub fn alone() -> Self {
+        let file = std::thread::spawn(|| {
+            let file = new_namespace();
+            bring_up(&[b"lo"]);
+            file
+        });
+        Self { file: file.join().expect("a network namespace"), ip: Ipv4Addr::LOCALHOST.into() }
+    }
+
+    /// Its address on the road; the loopback address where there is no road.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// A path by which any process can enter it while this value lives.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs `body` inside, on a thread of its own: sockets and threads made there stay there.
+    ///
+    /// # Panics
+    /// If `body` does.
+    pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                body()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// Two namespaces and the road between them, until dropped.
+#[derive(Debug)]
+pub struct Link {
+    /// Where the server and its visitors are.
+    pub near: Namespace,
+    /// Where the client and the LocalServers are.
+    pub far: Namespace,
+    orders: Arc<Orders>,
+    carrier: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    stop: AtomicBool,
+    cut: AtomicBool,
+    /// How many packets of a thousand are lost.
+    loss: AtomicU32,
+}
+
+impl Link {
+    /// Makes both namespaces; every packet takes `one_way` from one to the other.
+    ///
+    /// # Panics
+    /// Without the right to make namespaces; see [`crate::root_only`].
+    #[must_use]
+    pub fn new(one_way: Duration) -> Self {
+        let (near, near_end) = end_of_road(Ipv4Addr::new(10, 98, 0, 1));
+        let (far, far_end) = end_of_road(Ipv4Addr::new(10, 98, 0, 2));
+        let orders = Arc::new(Orders::default());
+        let shared = Arc::clone(&orders);
+        let carrier = std::thread::spawn(move || carry([near_end, far_end], one_way, &shared));
+        Self { near, far, orders, carrier: Some(carrier) }
+    }
+
+    /// Loses every packet from now on, without a word to either side.
+    pub fn cut(&self) {
+        self.orders.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets packets pass again.
+    pub fn heal(&self) {
+        self.orders.cut.store(false, Ordering::SeqCst);
+    }
+
+    /// Loses this many packets of a thousand.
+    pub fn lose(&self, per_mille: u32) {
+        self.orders.loss.store(per_mille, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.orders.stop.store(true, Ordering::SeqCst);
+        if let Some(carrier) = self.carrier.take() {
+            let _ = carrier.join();
+        }
+    }
+}
+
+/// A namespace whose device `tun0` has the address `ip`, and what the kernel sends out there.
+fn end_of_road(ip: Ipv4Addr) -> (Namespace, File) {
+    let made = std::thread::spawn(move || {
+        let file = new_namespace();
+        let tun = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .expect("/dev/net/tun");
+        let mut device = Device::named(b"tun0");
+        device.0.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
+        device.ioctl(tun.as_raw_fd(), libc::TUNSETIFF);
+        let any = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        device.0.ifr_ifru.ifru_addr = socket_address(ip);
+        device.ioctl(any.as_raw_fd(), libc::SIOCSIFADDR);
+        device.0.ifr_ifru.ifru_netmask = socket_address(MASK);
+        device.ioctl(any.as_raw_fd(), libc::SIOCSIFNETMASK);
+        bring_up(&[b"tun0", b"lo"]);
+        (Namespace { file, ip: ip.into() }, tun)
+    });
+    made.join().expect("a network namespace with a TUN device")
+}
+
+/// Moves the calling thread to a new namespace.
+fn new_namespace() -> File {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+    File::open("/proc/thread-self/ns/net").expect("the thread's network namespace")
+}
+
+fn bring_up(devices: &[&[u8]]) {
+    let any = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    for name in devices {
+        let mut device = Device::named(name);
+        device.0.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+        device.ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS);
+    }
+}
+
+/// The argument of the ioctls on network devices.
+struct Device(libc::ifreq);
+
+impl Device {
+    fn named(name: &[u8]) -> Self {
+        // SAFETY: ifreq is plain old data, for which all zeros is a valid value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name) {
+            *to = *from as libc::c_char;
+        }
+        Self(request)
+    }
+
+    fn ioctl(&mut self, fd: RawFd, request: libc::Ioctl) {
+        // SAFETY: the requests used here all take a pointer to an ifreq, which lives across the call.
+        let result = unsafe { libc::ioctl(fd, request, &raw mut self.0) };
+        Errno::result(result).expect("set up a network device");
+    }
+}
+
+/// An address as the ioctls read it: family, port 0, four octets.
+fn socket_address(ip: Ipv4Addr) -> libc::sockaddr {
+    let mut sa_data = [0; 14];
+    for (to, from) in sa_data[2..].iter_mut().zip(ip.octets()) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data }
+}
+
+/// Carries packets between the two devices until told to stop.
+fn carry(mut ends: [File; 2], one_way: Duration, orders: &Orders) {
+    const NOTICE: Duration = Duration::from_millis(50);
+    let mut roads: [VecDeque<(Instant, Vec<u8>)>; 2] = [VecDeque::new(), VecDeque::new()];
+    let mut packet = vec![0; 65_536];
+    let mut dice = 0x2545_f491_u32;
+    while !orders.stop.load(Ordering::SeqCst) {
+        let due = roads.iter().filter_map(|road| road.front()).map(|(due, _)| *due).min();
+        let wait = due.map_or(NOTICE, |due| due.saturating_duration_since(Instant::now())).min(NOTICE);
+        let mut polled = ends.each_ref().map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
+        // Rounded up: a wait of 0 while a packet is a fraction of a millisecond away would spin.
+        let timeout = PollTimeout::try_from(wait.as_micros().div_ceil(1000) as i32).expect("a short wait");
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => panic!("poll the TUN devices: {error}"),
+        }
+        for end in 0..2 {
+            loop {
+                match ends[end].read(&mut packet) {
+                    Ok(n) => {
+                        dice ^= dice << 13;
+                        dice ^= dice >> 17;
+                        dice ^= dice << 5;
+                        let lost = orders.cut.load(Ordering::SeqCst)
+                            || dice % 1000 < orders.loss.load(Ordering::SeqCst)
+                            || roads[end].len() == ROAD;
+                        if !lost {
+                            roads[end].push_back((Instant::now() + one_way, packet[..n].to_vec()));
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            while roads[end].front().is_some_and(|(due, _)| *due <= Instant::now()) {
+                let (_, bytes) = roads[end].pop_front().expect("the front is there");
+                // A device that takes nothing loses the packet; TCP sends it again.
+                let _ = ends[1 - end].write(&bytes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::{Exchange, Exchanges};
+    use crate::sockets::connect;
+    use std::net::TcpStream;
+
+    #[test]
+    fn the_road_delays_loses_and_can_be_cut() {
+        crate::root_only!();
+        let link = Link::new(Duration::from_millis(2));
+        let service = link.far.run(|| Exchanges::start_on(link.far.ip()));
+        link.near.run(|| {
+            let began = Instant::now();
+            let _visitor = connect(service.addr());
+            assert!(began.elapsed() >= Duration::from_millis(4), "a round trip takes twice the delay");
+            link.lose(10);
+            Exchange::new(1).up(300_000).down(300_000).run(service.addr());
+            service.expect(1);
+            link.cut();
+            assert!(TcpStream::connect_timeout(&service.addr(), Duration::from_millis(300)).is_err());
+            link.heal();
+            drop(connect(service.addr()));
+        });
+    }
+
+    #[test]
+    fn namespaces_do_not_see_each_others_ports() {
+        crate::root_only!();
+        let (one, other) = (Namespace::alone(), Namespace::alone());
+        let service = one.run(crate::services::Service::echo);
+        one.run(|| drop(connect(service.addr())));
+        other.run(|| assert!(TcpStream::connect(service.addr()).is_err()));
+    }
+}

@@ -1,0 +1,298 @@
+//! The alternative client in Python, written from PROTOCOL.md, against the real server: two programs that share
+//! no code understand each other. It also reads the protocol's test vectors with its own codec.
+
+use serde::Deserialize;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tests::exchange::{Exchange, Exchanges, Order};
+use tests::gate::Gate;
+use tests::programs::{Client, Program, Server, options};
+use tests::services::{Refusing, Service};
+use tests::sockets::{End, bounded, connect, read_end, reset, visit_end};
+use tests::visits::ping;
+use tests::wait::{PATIENCE, eventually, until};
+
+/// Ends the test early, loudly, where there is no Python that can run the client.
+macro_rules! python_only {
+    () => {
+        if !has_python() {
+            eprintln!("{}: SKIPPED: needs python3, 3.8 or later", module_path!());
+            return;
+        }
+    };
+}
+
+fn has_python() -> bool {
+    let probe = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]).status();
+    probe.is_ok_and(|status| status.success())
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name)
+}
+
+/// What the client says that it has done.
+#[derive(Debug, Deserialize)]
+struct Did {
+    sessions: u64,
+    resumed: u64,
+    conns: u64,
+    pongs: u64,
+    transfers: u64,
+    refused: u64,
+    aborted: u64,
+}
+
+struct Python(Program);
+
+impl Python {
+    /// Starts it, and does not wait for anything. What is said later counts.
+    fn spawn(ctl: SocketAddr, local: SocketAddr, more: &[&str]) -> Self {
+        let (script, ctl, local) = (script("cproxy_client.py"), ctl.to_string(), local.to_string());
+        let script = script.to_str().expect("a path in UTF-8");
+        // The same short timings as the other client's in these tests.
+        let brisk =
+            ["--heartbeat-interval=0.3", "--heartbeat-timeout=2", "--reconnect-min=0.02", "--reconnect-max=0.2"];
+        let words = ["python3", "-B", script, "--server", &ctl, "--local", &local];
+        Self(Program::with_words("/usr/bin/env", &[&words[..], &brisk, more].concat()))
+    }
+
+    fn start(server: &Server, local: SocketAddr) -> Self {
+        let client = Self::spawn(server.ctl(), local, &[]);
+        client.public();
+        client
+    }
+
+    /// The public address, once it says that it is reachable.
+    fn public(&self) -> SocketAddr {
+        let line = self.0.output_line("Forwarding tcp://127.0.0.1:");
+        let port = line.split([':', ' ']).nth(3).and_then(|port| port.parse().ok());
+        (IpAddr::V4(Ipv4Addr::LOCALHOST), port.unwrap_or_else(|| panic!("no port in `{line}`"))).into()
+    }
+
+    fn forwardings(&self) -> usize {
+        self.0.output().iter().filter(|line| line.starts_with("Forwarding ")).count()
+    }
+
+    fn stop(&self) -> Did {
+        self.0.stop_by_signal();
+        let line = self.0.output_line("Stopped ");
+        serde_json::from_str(line.trim_start_matches("Stopped ")).expect("its figures")
+    }
+}
+
+#[test]
+fn the_vectors_are_read_alike_by_another_codec() {
+    python_only!();
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol-sm/vectors.json");
+    let output =
+        Command::new("python3").arg("-B").args([script("check_vectors.py"), vectors]).output().expect("run python3");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains(" vectors agree"), "{said}");
+}
+
+#[test]
+fn it_serves_half_closes_both_ways_and_reuses_its_conns() {
+    python_only!();
+    let service = Exchanges::start();
+    let server = Server::start(options().threads(2));
+    let client = Python::start(&server, service.addr());
+    let mut visits = 0;
+    for order in [Order::Together, Order::VisitorFirst, Order::ServiceFirst] {
+        for (up, down) in [(0, 0), (0, 1), (1, 0), (70_000, 300_000), (2 << 20, 1 << 20)] {
+            let exchange = Exchange::new(visits).up(up).down(down).order(order);
+            for exchange in [exchange, exchange.slow_visitor(), exchange.slow_service()] {
+                exchange.run(client.public());
+                visits += 1;
+            }
+        }
+    }
+    service.expect(visits.into());
+    let (did, stopped) = (client.stop(), server.stop());
+    assert_eq!((did.transfers, stopped.finished), (visits.into(), visits.into()));
+    assert_eq!((did.sessions, did.aborted, stopped.aborted), (1, 0, 0));
+    assert!(did.conns < did.transfers / 2, "{} conns for {} transfers", did.conns, did.transfers);
+}
+
+#[test]
+fn many_visitors_at_once_are_kept_apart() {
+    python_only!();
+    let service = Exchanges::start();
+    let server = Server::start(options().threads(2));
+    let client = Python::start(&server, service.addr());
+    let public = client.public();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || {
+                for stream in (worker..64).step_by(8) {
+                    Exchange::new(stream).up(20_000).down(40_000).run(public);
+                }
+            });
+        }
+    });
+    service.expect(64);
+    assert_eq!((client.stop().transfers, server.stop().finished), (64, 64));
+}
+
+#[test]
+fn it_answers_idle_pings_and_keeps_its_conn() {
+    python_only!();
+    let service = Service::echo();
+    let timing = options().threads(1).key("idle_conns", 1).key("idle_ping_interval", 0.05);
+    let server = Server::start(timing);
+    let client = Python::start(&server, service.addr());
+    eventually("three pings are answered", || match client.0.log().matches(": pong").count() {
+        0..3 => Err("too few".to_owned()),
+        _ => Ok(()),
+    });
+    // The server keeps one ready and asks for the next as soon as that is taken.
+    ping(&mut connect(client.public()), b"over a conn that was pinged");
+    let did = client.stop();
+    assert!(did.pongs >= 3 && did.conns <= 2, "{did:?}");
+}
+
+#[test]
+fn it_resumes_its_session_and_loses_nothing() {
+    python_only!();
+    let service = Exchanges::start();
+    let server = Server::start(options().brisk().key("session_grace", 60));
+    let gate = Gate::before(server.ctl());
+    let client = Python::spawn(gate.addr(), service.addr(), &["--session-grace=60"]);
+    let public = client.public();
+    let losses: [fn(&Gate); 2] = [Gate::cut, Gate::hang_up];
+    let orders = [Order::Together, Order::VisitorFirst, Order::ServiceFirst];
+    let mut stream = 0;
+    for (loss, order) in losses.into_iter().flat_map(|loss| orders.map(|order| (loss, order))) {
+        // Connected while all is well; both ends happen while the ctl_conn is away.
+        let visitor = connect(public);
+        let before = gate.accepted();
+        gate.close();
+        loss(&gate);
+        std::thread::scope(|scope| {
+            let exchange = Exchange::new(stream).up(300_000).down(200_000).order(order);
+            let visit = scope.spawn(move || exchange.try_run(visitor));
+            // Time to get stuck in; nothing depends on how far it comes.
+            std::thread::sleep(Duration::from_millis(100));
+            gate.open();
+            assert_eq!(visit.join().expect("no panic"), Ok(()));
+        });
+        until("the client is back", || gate.accepted() > before);
+        stream += 1;
+    }
+    service.expect(stream.into());
+    assert_eq!(client.forwardings(), 1, "the port stayed");
+    let did = client.stop();
+    assert_eq!((did.sessions, did.transfers, did.aborted), (1, stream.into(), 0), "{did:?}");
+    assert!(did.resumed >= stream.into(), "{did:?}");
+}
+
+#[test]
+fn a_refused_visitor_is_reset_and_the_conn_is_reused() {
+    python_only!();
+    let service = Refusing::reserve();
+    let server = Server::start(options().threads(1).key("idle_conns", 1));
+    let client = Python::start(&server, service.addr());
+    for _ in 0..5 {
+        assert_eq!(visit_end(client.public()), (0, End::Reset));
+        // A visitor who is reset at once may not even come to speak.
+        if let Ok(mut visitor) = TcpStream::connect(client.public()) {
+            bounded(&visitor, PATIENCE);
+            let _ = visitor.write_all(b"bytes that reach nobody");
+            assert_eq!(read_end(&mut visitor), (0, End::Reset));
+        }
+    }
+    let did = client.stop();
+    assert_eq!((did.refused, did.aborted), (10, 0), "{did:?}");
+    assert!(did.conns <= 5, "{did:?}");
+    server.stop();
+}
+
+#[test]
+fn resets_pass_in_both_directions() {
+    python_only!();
+    let service = Service::start(|mut stream| {
+        let mut byte = [0];
+        if stream.read_exact(&mut byte).is_ok() && byte == *b"r" {
+            return reset(stream);
+        }
+        let _ = stream.write_all(b"x");
+        assert_eq!(read_end(&mut stream).1, End::Reset, "the visitor's reset arrives as one");
+    });
+    let server = Server::start(options());
+    let client = Python::start(&server, service.addr());
+    let mut visitor = connect(client.public());
+    visitor.write_all(b"r").expect("send");
+    assert_eq!(read_end(&mut visitor), (0, End::Reset));
+    let mut visitor = connect(client.public());
+    visitor.write_all(b"v").expect("send");
+    visitor.read_exact(&mut [0]).expect("it is being served");
+    reset(visitor);
+    until("both connections have ended at the service", || (service.accepted(), service.open()) == (2, 0));
+    assert_eq!(service.panicked(), 0, "see above for what the service saw");
+    assert_eq!(client.stop().aborted, 2);
+}
+
+#[test]
+fn a_token_is_proved_and_a_wrong_one_is_final() {
+    python_only!();
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let file = |name: &str, token: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, token).expect("write the token");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    };
+    let (right, wrong) = (file("right", "correct horse battery staple\n"), file("wrong", "incorrect horse\n"));
+    let service = Service::echo();
+    let server = Server::start(options().flag("token-file", &right));
+    let client = Python::spawn(server.ctl(), service.addr(), &["--token-file", &right]);
+    ping(&mut connect(client.public()), b"let in");
+    let stranger = Python::spawn(server.ctl(), service.addr(), &["--token-file", &wrong]);
+    assert_eq!(stranger.0.exit_code(), 2);
+    stranger.0.log_line("refused: WrongToken");
+    let nobody = Python::spawn(server.ctl(), service.addr(), &[]);
+    assert_eq!(nobody.0.exit_code(), 2);
+    nobody.0.log_line("refused: TokenRequired");
+    ping(&mut connect(client.public()), b"not disturbed");
+}
+
+#[test]
+fn the_same_client_takes_over_only_from_a_dead_one() {
+    python_only!();
+    let service = Service::echo();
+    let server = Server::start(options().brisk());
+    let identity = ["--client-id", "000102030405060708090a0b0c0d0e0f"];
+    let first = Python::spawn(server.ctl(), service.addr(), &identity);
+    let public = first.public();
+    let port = public.port().to_string();
+    let same = [&identity[..], &["--public-port", &port]].concat();
+    let second = Python::spawn(server.ctl(), service.addr(), &same);
+    second.0.log_line("refused: IdentityInUse");
+    ping(&mut connect(public), b"served by the first");
+    first.0.kill();
+    assert_eq!(second.public(), public, "the port is free at once");
+    ping(&mut connect(public), b"served by the second");
+}
+
+#[test]
+fn both_clients_share_a_server() {
+    python_only!();
+    let (one, other) = (Service::greeter("python"), Service::greeter("rust"));
+    let server = Server::start(options());
+    let python = Python::start(&server, one.addr());
+    let rust = Client::start(&server, options().tunnel(other.addr()));
+    for _ in 0..10 {
+        assert_eq!(said_at(python.public()), "python");
+        assert_eq!(said_at(rust.public()), "rust");
+    }
+}
+
+fn said_at(public: SocketAddr) -> String {
+    let mut visitor: TcpStream = connect(public);
+    let mut said = String::new();
+    visitor.read_to_string(&mut said).expect("a clean end");
+    said
+}
