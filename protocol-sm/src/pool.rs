@@ -28,6 +28,8 @@ pub struct Pool<C, V> {
     retry: Backoff,
     /// Nothing is asked for before this, after the client said that it cannot.
     retry_at: Option<Instant>,
+    /// Nothing is asked for any more.
+    closed: bool,
 }
 
 /// What becomes of a new visitor.
@@ -57,7 +59,14 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
             asked: 0,
             retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
             retry_at: None,
+            closed: false,
         }
+    }
+
+    /// Nothing is asked for from now on: no more visitors will come.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.retry_at = None;
     }
 
     /// A visitor has come.
@@ -109,13 +118,13 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// The client could not open `count` conns: ask again, later. `random` spreads the retries.
     pub fn on_failed(&mut self, count: u32, now: Instant, random: u32) {
         self.asked = self.asked.saturating_sub(count);
-        self.retry_at = Some(now + self.retry.next(random));
+        self.retry_at = Some(now + self.retry.next(random)).filter(|_| !self.closed);
     }
 
     /// How many conns to ask the client for now; 0 for none. Notes them as asked for.
     #[must_use]
     pub fn ask(&mut self, now: Instant) -> u32 {
-        if self.retry_at.is_some_and(|at| now < at) {
+        if self.closed || self.retry_at.is_some_and(|at| now < at) {
             return 0;
         }
         self.retry_at = None;
@@ -210,6 +219,17 @@ mod tests {
         let at = pool.next_deadline().unwrap();
         assert_eq!(pool.ask(at), 3);
         assert_eq!(pool.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_closed_pool_asks_for_nothing_and_has_no_deadline() {
+        let mut pool = pool(3, 1);
+        assert_eq!(pool.ask(Instant::ZERO), 3);
+        pool.on_failed(1, Instant::ZERO, 0);
+        pool.close();
+        assert_eq!(pool.next_deadline(), None);
+        pool.on_failed(2, Instant::ZERO, 0);
+        assert_eq!((pool.next_deadline(), pool.ask(Instant::ZERO + Duration::from_secs(60))), (None, 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! same trace, which is checked.
 
 pub mod campaign;
+pub mod explore;
 pub mod kernel;
 pub mod oracle;
 pub mod trace;

@@ -613,7 +613,7 @@ class Session:
     def attach(self, stream, received):
         """A ctl_conn is up: replays what the server does not have (P-RES-3)."""
         self.on_ack(received)
-        self.stream = stream
+        self.stream, self.gone = stream, asyncio.get_running_loop().create_future()
         for seq, message in enumerate(self.unacked, self.acked + 1):
             self.write({"Numbered": {"seq": seq, "msg": message}})
 
@@ -713,8 +713,7 @@ class Session:
             await asyncio.sleep(0.02)
         if self.stream:
             self.write({"Close": {"code": "Bye"}})
-            with contextlib.suppress(OSError):
-                await self.stream.writer.drain()
+            await asyncio.wait([self.gone], timeout=2)
 
 
 # ---- The client ---------------------------------------------------------------------------------------------
@@ -764,6 +763,7 @@ class Client:
             code = "Violation"
         finally:
             session.stream = None
+            session.gone.set_result(None)
             stream.reset()
         if code or session.id is None:
             self.end_session()  # P-END-1

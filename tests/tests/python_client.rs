@@ -196,18 +196,20 @@ fn a_refused_visitor_is_reset_and_the_conn_is_reused() {
     let service = Refusing::reserve();
     let server = Server::start(options().threads(1).key("idle_conns", 1));
     let client = Python::start(&server, service.addr());
-    for _ in 0..5 {
+    for _ in 0..20 {
         assert_eq!(visit_end(client.public()), (0, End::Reset));
         // A visitor who is reset at once may not even come to speak.
         if let Ok(mut visitor) = TcpStream::connect(client.public()) {
             bounded(&visitor, PATIENCE);
-            let _ = visitor.write_all(b"bytes that reach nobody");
-            assert_eq!(read_end(&mut visitor), (0, End::Reset));
+            // A reset is told once, to the writer or to the reader.
+            if visitor.write_all(b"bytes that reach nobody").is_ok() {
+                assert_eq!(read_end(&mut visitor), (0, End::Reset));
+            }
         }
     }
     let did = client.stop();
-    assert_eq!((did.refused, did.aborted), (10, 0), "{did:?}");
-    assert!(did.conns <= 5, "{did:?}");
+    assert_eq!((did.refused, did.aborted), (40, 0), "{did:?}");
+    assert!(did.conns < 20, "{did:?}");
     server.stop();
 }
 

@@ -155,7 +155,9 @@ impl ActiveConn {
     pub fn settle_discard(&mut self) {
         assert_eq!(self.stage, Stage::Refused, "C4: only a refused transfer discards");
         let held = self.ingress.budget(0).forward;
-        self.ingress.on_forwarded(held);
+        if held > 0 {
+            self.ingress.on_forwarded(held);
+        }
         if self.ingress.shutdown_due() {
             self.ingress.on_shutdown();
         }

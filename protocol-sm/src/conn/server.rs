@@ -156,6 +156,12 @@ impl ActiveConn {
         Ok(Heard::Current)
     }
 
+    /// Whether `Done` came: the client needs and sends nothing more, but its last bytes may be on their way.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// `Abort` came on the ctl_conn. [`Heard::Current`]: reset the visitor and close the conn.
     ///
     /// # Errors

@@ -236,3 +236,29 @@ impl Tunnels {
         self.0.iter().filter_map(retry).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::Ipv4Addr;
+
+    #[test]
+    fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
+        let spec = TunnelSpec { name: "web".into(), public_port: 0 };
+        let mut tunnels = Tunnels::new(&[spec], &Timings::default());
+        let (id, now) = (TunnelId(0), Instant::ZERO);
+        let port = |msg| match msg {
+            Some(ClientMsg::RegisterTunnel { public_port, .. }) => Some(public_port),
+            _ => None,
+        };
+        tunnels.on_located(id);
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_ready(id, (Ipv4Addr::LOCALHOST, 7000).into()), Ok(true));
+        tunnels.on_new_session();
+        assert_eq!(port(tunnels.register(now)), Some(7000));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(true));
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(false));
+        assert_eq!(port(tunnels.register(now)), None, "not before its pause is over");
+    }
+}

@@ -331,6 +331,17 @@ mod tests {
     }
 
     #[test]
+    fn k3_a_conn_lost_before_its_loop_had_it_is_answered_by_the_clients_failure() {
+        let mut control = control("6000", 2);
+        let _ = control.on_ask(1, 1);
+        let hello = control.secret.hello(control.id, ConnId(1));
+        let (_, lane) = control.admit(&hello).unwrap();
+        control.on_conn_lost(ConnId(1), lane);
+        let failed = ClientMsg::ConnFailed { count: 1 };
+        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Failed(vec![(1, 1)])));
+    }
+
+    #[test]
     fn k3_failures_are_shared_among_those_that_asked() {
         let mut control = control("6000", 2);
         let _ = control.on_ask(0, 1);

@@ -30,9 +30,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 /// Reads from the ctl_conn before others get their turn.
 const READS: usize = 8;
+
+/// How long a client that leaves waits for the server to close the ctl_conn.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How a client ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +78,8 @@ pub struct ClientMain<T> {
 struct Stopping {
     until: Instant,
     drained: BTreeSet<usize>,
+    /// `Close` was sent.
+    leaving: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -371,6 +377,11 @@ impl<T> ClientMain<T> {
         let was_up = matches!(self.stage, Stage::Up { .. });
         self.stage = Stage::Pausing(None);
         if self.outcome.is_some() {
+            return;
+        }
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
+            self.end_session(cx);
+            self.outcome = Some(Outcome::Stopped);
             return;
         }
         if let Disconnect::Refused(refusal) = why
@@ -706,7 +717,7 @@ impl<T> ClientMain<T> {
             FromClientLoop::Drained { lane } => {
                 let all = self.stopping.as_mut().is_some_and(|stopping| {
                     stopping.drained.insert(lane);
-                    stopping.drained.len() == self.lanes
+                    stopping.drained.len() == self.lanes && !stopping.leaving
                 });
                 if all {
                     self.finish_stop(cx);
@@ -736,6 +747,10 @@ impl<T> ClientMain<T> {
 
     /// Queues a message on the ctl_conn; it goes out with the rest of the batch.
     fn push(&mut self, message: &ToServer) {
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
+            // Nothing follows a `Close`.
+            return;
+        }
         if let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) {
             link.push(message);
             self.busy = true;
@@ -780,17 +795,31 @@ impl<T> ClientMain<T> {
             return;
         }
         let until = cx.now + self.settings.timings.drain_timeout;
-        self.stopping = Some(Stopping { until, drained: BTreeSet::new() });
+        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false });
         self.send(cx, ClientMsg::Drain);
         for lane in 0..self.lanes {
             cx.sys.tell(ToLane { lane, message: ToClientLoop::Drain });
         }
     }
 
+    /// Nothing is left to be finished, or no time for it. The server closes the ctl_conn once it has read our last
+    /// `Done` and `Close`. The proxy_conns must not end before that: their end might overtake the `Fin` of a
+    /// transfer, and would cut it short.
     fn finish_stop<S>(&mut self, cx: &mut Cx<'_, S>)
     where
         S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
     {
+        if self.is_up()
+            && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.leaving)
+        {
+            stopping.until = cx.now + FAREWELL;
+            self.push(&ToServer::Close { code: CloseCode::Bye });
+            self.stopping.iter_mut().for_each(|stopping| stopping.leaving = true);
+            return;
+        }
+        if self.is_up() {
+            return self.disconnect(cx, Disconnect::Silent);
+        }
         self.leave(cx, CloseCode::Bye);
         self.outcome = Some(Outcome::Stopped);
     }

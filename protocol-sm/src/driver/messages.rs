@@ -21,7 +21,8 @@ pub enum ToServerLoop<T> {
         /// This loop's share of its limits.
         limits: Limits,
     },
-    /// The session is over: reset and close everything of it.
+    /// The session is over: reset and close everything of it, but for the transfers that the client is through
+    /// with ([`AbortCode::Stopping`]: those too).
     Close {
         /// Which.
         control: ControlKey,
@@ -64,6 +65,8 @@ pub enum ToServerLoop<T> {
     },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
+    /// The time to drain is over: reset and close everything.
+    Stop,
 }
 
 /// A loop's share of what one client may use.

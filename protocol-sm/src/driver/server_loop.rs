@@ -63,6 +63,8 @@ struct Shard {
     conns: BTreeMap<ConnId, Token>,
     max_connections: u32,
     active: u32,
+    /// The session is over: what is left is transfers that the client is through with.
+    closing: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,6 +114,16 @@ enum Phase {
     Flowing,
     /// One direction is over: the other must make progress.
     HalfOpen,
+}
+
+impl State {
+    /// Whether the client is through with the transfer: it needs nothing more of it.
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Idle { .. } => false,
+            Self::Active(active) => active.conn.is_done(),
+        }
+    }
 }
 
 impl Active {
@@ -191,11 +203,18 @@ where
             }
             ToServerLoop::Drain => {
                 self.draining = true;
+                self.controls.values_mut().for_each(|shard| shard.pool.close());
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
                     self.drop_waiting(cx, control, None, Dropped::Gone);
                 }
                 self.tell_if_drained(cx);
+            }
+            ToServerLoop::Stop => {
+                let controls: Vec<_> = self.controls.keys().copied().collect();
+                for control in controls {
+                    self.close(cx, control, AbortCode::Stopping);
+                }
             }
         }
     }
@@ -256,8 +275,7 @@ where
                 self.ask(cx, control);
             }
             let retries = self.controls.values().filter_map(|shard| shard.pool.next_deadline());
-            // Draining asks for nothing, so a retry would stay due for ever.
-            self.next_retry = if self.draining { None } else { retries.min() };
+            self.next_retry = retries.min();
         }
     }
 
@@ -280,6 +298,7 @@ impl<T, P> ServerLoop<T, P> {
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             active: 0,
+            closing: false,
         };
         let before = self.controls.insert(control, shard);
         assert!(before.is_none(), "a control's key is used once");
@@ -291,20 +310,36 @@ impl<T, P> ServerLoop<T, P> {
         S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
     {
         self.drop_waiting(cx, control, None, Dropped::Gone);
-        let Some(shard) = self.controls.remove(&control) else {
+        let Some(shard) = self.controls.get_mut(&control) else {
             return;
         };
-        for token in shard.conns.into_values() {
-            self.drop_conn(cx, token, code, false);
+        shard.closing = true;
+        shard.pool.close();
+        let tokens: Vec<_> = shard.conns.values().copied().collect();
+        for token in tokens {
+            // The last bytes of a transfer that the client is through with are in our own sockets by now.
+            let delivered = code != AbortCode::Stopping
+                && matches!(self.slots.get(token), Some(Slot::Conn(conn)) if conn.state.is_done());
+            if !delivered {
+                self.drop_conn(cx, token, code, false);
+            }
         }
+        self.forget(control);
         self.tell_if_drained(cx);
+    }
+
+    /// Forgets a closed session once none of its conns is left.
+    fn forget(&mut self, control: ControlKey) {
+        if self.controls.get(&control).is_some_and(|shard| shard.closing && shard.conns.is_empty()) {
+            self.controls.remove(&control);
+        }
     }
 
     fn on_conn<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, id: ConnId, stream: T)
     where
         S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
     {
-        let Some(shard) = self.controls.get_mut(&control) else {
+        let Some(shard) = self.controls.get_mut(&control).filter(|shard| !shard.closing) else {
             cx.sys.close(stream);
             return;
         };
@@ -329,6 +364,8 @@ impl<T, P> ServerLoop<T, P> {
                 cx.sys.note(Note::ConnUp { conn: id });
                 let visitor = shard.pool.on_new(token);
                 self.give(cx, token, visitor);
+                // It ends a pause, and more may wait than it can serve (P3).
+                self.ask(cx, control);
                 // What came while the handshake's thread had the socket is not reported again.
                 self.drive(cx, token);
             }
@@ -356,7 +393,7 @@ impl<T, P> ServerLoop<T, P> {
         self.totals.visitors += 1;
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(_) if self.draining => Some(Dropped::Gone),
+            Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
                 let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
                 let many = shard.active.saturating_add(waiting) >= shard.max_connections;
@@ -460,9 +497,7 @@ impl<T, P> ServerLoop<T, P> {
     where
         S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
     {
-        if let Some(shard) = self.controls.get_mut(&control)
-            && !self.draining
-        {
+        if let Some(shard) = self.controls.get_mut(&control) {
             let count = shard.pool.ask(cx.now);
             if count > 0 {
                 cx.sys.tell(FromServerLoop::Ask { control, lane: self.lane, count });
@@ -634,8 +669,12 @@ impl<T, P> ServerLoop<T, P> {
         // and must not be found by the next visitor.
         self.drive(cx, token);
         if let (Some(Slot::Conn(_)), Some(shard)) = (self.slots.get_mut(token), self.controls.get_mut(&control)) {
-            let visitor = shard.pool.on_idle(token);
-            self.give(cx, token, visitor);
+            if shard.closing {
+                self.drop_conn(cx, token, AbortCode::SessionOver, false);
+            } else {
+                let visitor = shard.pool.on_idle(token);
+                self.give(cx, token, visitor);
+            }
         }
         self.ask(cx, control);
         self.tell_if_drained(cx);
@@ -741,6 +780,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.conns.remove(&conn.id);
         }
+        self.forget(conn.control);
         cx.sys.tell(FromServerLoop::ConnGone { control: conn.control, conn: conn.id });
         self.ask(cx, conn.control);
         self.tell_if_drained(cx);

@@ -1031,6 +1031,9 @@ impl<T, L> ServerMain<T, L> {
         for key in keys {
             self.end_session(cx, key, CloseCode::Stopping, AbortCode::Stopping);
         }
+        for lane in 0..self.lanes {
+            cx.sys.tell(ToLane { lane, message: ToServerLoop::Stop });
+        }
         let tokens: Vec<_> = self.slots.keys().collect();
         for token in tokens {
             match self.slots.remove(token) {

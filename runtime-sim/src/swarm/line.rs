@@ -16,7 +16,7 @@
 //! acknowledgement that is late: those belong to the simulated kernel.
 
 use super::stage::{self, Stage};
-use crate::kernel::ProcId;
+use crate::kernel::{ProcId, SockId};
 use protocol_sm::driver::{Readiness, Role, SysError};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -103,6 +103,8 @@ pub(super) struct Socket {
     role: Option<Role>,
     state: State,
     line: Option<Rc<RefCell<Line>>>,
+    /// The connecting end's port: what charts call it.
+    name: SockId,
     /// Which end of the line: 0 connected, 1 accepted.
     end: usize,
     inbox: VecDeque<u8>,
@@ -133,6 +135,7 @@ impl Socket {
             role,
             state,
             line: None,
+            name: SockId(0),
             end: 0,
             inbox: VecDeque::new(),
             eof: false,
@@ -146,20 +149,40 @@ impl Socket {
 
     /// Begins to connect. `role` is `None` for those who are not our programs.
     pub(super) fn connect(stage: &Rc<Stage>, owner: ProcId, role: Option<Role>, to: SocketAddr) -> Self {
-        Self::new(stage, owner, role, State::Connecting(Box::pin(TcpStream::connect(to))))
+        let mut connecting: Pin<Box<dyn Future<Output = _>>> = Box::pin(TcpStream::connect(to));
+        // The SYN goes out now; whether it is answered is seen at the next pull.
+        let begun = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(begun.is_pending() || matches!(begun, Poll::Ready(Err(_))), "nobody can have accepted yet");
+        let mut socket = Self::new(stage, owner, role, State::Connecting(connecting));
+        if begun.is_ready() {
+            socket.fail(SysError::Refused);
+        }
+        socket
     }
 
-    /// Takes what a listener accepted.
-    pub(super) fn accepted(stage: &Rc<Stage>, owner: ProcId, role: Option<Role>, stream: TcpStream) -> Self {
-        let mut socket = Self::new(stage, owner, role, State::Dead);
+    /// Takes what a listener accepted, one of our programs' or another.
+    pub(super) fn accepted(stage: &Rc<Stage>, owner: ProcId, ours: bool, stream: TcpStream) -> Self {
+        let mut socket = Self::new(stage, owner, None, State::Dead);
         socket.end = 1;
+        socket.dies_by_reset = ours;
         socket.attach(stream);
         socket
     }
 
+    /// Says what our program uses an accepted connection for.
+    pub(super) fn set_role(&self, role: Role) {
+        if let Some(line) = &self.line {
+            line.borrow_mut().role = Some(role);
+        }
+    }
+
     fn attach(&mut self, stream: TcpStream) {
         let line = self.stage.line(stage::key(&stream, self.end == 0));
-        line.borrow_mut().role = line.borrow().role.or(self.role);
+        {
+            let mut line = line.borrow_mut();
+            line.role = line.role.or(self.role);
+            self.name = SockId(line.key.0.port().into());
+        }
         self.line = Some(line);
         self.state = State::Up(stream);
         self.edge = true;
@@ -238,8 +261,7 @@ impl Socket {
     }
 
     fn trace(&self, name: &'static str, bytes: &[u8]) {
-        let sock = crate::kernel::SockId(self.line.as_ref().map_or(0, |line| usize::from(line.borrow_key().0.port())));
-        self.stage.trace.borrow_mut().packet(self.stage.now(), self.owner, None, sock, name, bytes);
+        self.stage.trace.borrow_mut().packet(self.stage.now(), self.owner, None, self.name, name, bytes);
     }
 
     fn fail(&mut self, error: SysError) {
@@ -256,6 +278,11 @@ impl Socket {
         // What is sent to somebody who is gone is answered by a reset, and never read.
         let ahead = if other.gone { 0 } else { usize::try_from(mine.written - other.read).expect("fits a window") };
         self.stage.plan.window.saturating_sub(ahead)
+    }
+
+    /// Whether there is something to report.
+    pub(super) fn has_edge(&self) -> bool {
+        self.edge
     }
 
     /// What a poll says of it; the edge is spent.
@@ -348,12 +375,8 @@ impl Socket {
         let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// Closes in good order, or with a reset. `false`: it became a reset, because something was unread.
-    pub(super) fn close(mut self, reset: bool) -> bool {
-        self.end_it(reset)
-    }
-
-    fn end_it(&mut self, reset: bool) -> bool {
+    /// Closes in good order, or with a reset. `false`: it is a reset, perhaps because something was unread.
+    pub(super) fn close(&mut self, reset: bool) -> bool {
         // A connection that was made just now, and that nobody noticed, must end as well.
         if let State::Connecting(connecting) = &mut self.state
             && let Poll::Ready(Ok(stream)) = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -376,6 +399,6 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.end_it(self.dies_by_reset);
+        self.close(self.dies_by_reset);
     }
 }

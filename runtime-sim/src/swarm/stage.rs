@@ -1,5 +1,6 @@
 //! What all hosts of a run share: the oracle, the trace, and the lines between them.
 
+use super::actors::Visit;
 use super::line::{Line, LineKey};
 use super::plan::Plan;
 use crate::kernel::{ProcId, Rng};
@@ -74,6 +75,11 @@ pub(super) struct Stage {
     pub(super) deaf: RefCell<Vec<bool>>,
     /// Visitors, and connections of services, that have not ended.
     pub(super) actors: Cell<usize>,
+    /// Visits and intrusions asked for and not over.
+    pub(super) to_come: Cell<usize>,
+    pub(super) visits: RefCell<Vec<Visit>>,
+    /// Ports that a stranger comes to.
+    pub(super) intrusions: RefCell<Vec<u16>>,
     pub(super) visitors: Cell<u64>,
     pub(super) whole: Cell<u64>,
     /// Faults have an effect until then.
@@ -101,6 +107,9 @@ impl Stage {
             closed: RefCell::new(vec![false; tunnels]),
             deaf: RefCell::new(vec![false; tunnels]),
             actors: Cell::default(),
+            to_come: Cell::default(),
+            visits: RefCell::default(),
+            intrusions: RefCell::default(),
             visitors: Cell::default(),
             whole: Cell::default(),
             trouble_until: Cell::default(),
@@ -177,12 +186,8 @@ impl Stage {
     }
 
     pub(super) fn order(&self, who: ProcId, order: Order) {
-        let mut status = self.status.borrow_mut();
-        let status = status.entry(who).or_default();
-        status.orders.push(order);
-        if let Some(waker) = status.waker.take() {
-            waker.wake();
-        }
+        self.with_status(who, |status| status.orders.push(order));
+        self.rouse(who);
     }
 
     pub(super) fn take_order(&self, who: ProcId, waker: &Waker) -> Option<Order> {
@@ -199,6 +204,26 @@ impl Stage {
     /// Trouble lasts until `until` at least.
     pub(super) fn trouble(&self, until: Instant) {
         self.trouble_until.set(self.trouble_until.get().max(until));
+    }
+
+    /// Sends a visitor.
+    pub(super) fn visit(&self, host: ProcId, visit: Visit) {
+        self.to_come.set(self.to_come.get() + 1);
+        self.visits.borrow_mut().push(visit);
+        self.rouse(host);
+    }
+
+    /// Sends a stranger to one of the server's own ports.
+    pub(super) fn intrude(&self, host: ProcId, port: u16) {
+        self.to_come.set(self.to_come.get() + 1);
+        self.intrusions.borrow_mut().push(port);
+        self.rouse(host);
+    }
+
+    fn rouse(&self, who: ProcId) {
+        if let Some(waker) = self.with_status(who, |status| status.waker.take()) {
+            waker.wake();
+        }
     }
 
     /// Transfers that the server has started and not ended.

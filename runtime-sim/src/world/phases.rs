@@ -42,9 +42,7 @@ impl World {
                 if self.has_converged() {
                     self.remark("converged");
                     self.phase = Phase::Probing(self.now() + PROBE);
-                    for tunnel in 0..self.plan.tunnels.len() {
-                        self.visit(tunnel, true);
-                    }
+                    self.visit(0, true);
                 } else if self.now() >= until {
                     self.explain_divergence();
                 }
@@ -169,7 +167,14 @@ impl World {
             self.check_calm();
         }
         if self.actors.all.iter().all(|actor| actor.outcome.is_some()) {
-            self.phase = Phase::Settling;
+            // One after the other: a small queue may turn a crowd away.
+            let probed = self.actors.all.iter().filter(probe).count();
+            if probed < self.plan.tunnels.len() {
+                self.phase = Phase::Probing(self.now() + PROBE);
+                self.visit(probed, true);
+            } else {
+                self.phase = Phase::Settling;
+            }
         } else if self.now() >= until {
             self.fail(Kind::Liveness, Property::ProbesRoundTrip, "a probe has not ended".into());
         }

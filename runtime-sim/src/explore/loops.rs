@@ -1,0 +1,638 @@
+//! The two event loops, face to face: what carries payload, reuses conns and decides about ends.
+//!
+//! The ctl_conn between them is an ordered queue of messages in each direction, as the main threads make it: with
+//! one event loop on each side a main thread passes `Fin`, `Done` and `Abort` on in order and answers asks for conns,
+//! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `mains`.
+
+use super::fingerprint::Part;
+use super::net::{End, Kernel, Net, PROXY_PORT, Side, Told, Visit, VISITORS, Who, at};
+use super::net::{Pipe, Stream, Window};
+use super::search::Model;
+use super::story::{Party, Story};
+use protocol_sm::auth::{Prover, SessionKey, Transcript};
+use protocol_sm::codes::AbortCode;
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::messages::{
+    ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
+};
+use protocol_sm::driver::server_loop::ServerLoop;
+use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, Use};
+use protocol_sm::ids::{ConnId, SessionId, TunnelId};
+use protocol_sm::settings::Timings;
+use protocol_sm::time::Instant;
+use protocol_sm::wire::{
+    ClientMsg, Ctl, Framer, Message, Port, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
+};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const CONTROL: ControlKey = ControlKey(1);
+const SESSION: SessionId = SessionId([1; 16]);
+const TUNNEL: TunnelId = TunnelId(0);
+/// Deadlines from here on never come.
+const NEVER: Duration = Duration::from_secs(1_000_000_000);
+
+/// How finely the outer peers' moves are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// A visitor comes with all its bytes, or with nothing, or with its end too; every byte and every end may come
+    /// alone or with what precedes it.
+    Fine,
+    /// A peer comes with all its bytes; its end comes later.
+    Medium,
+    /// A peer comes with all its bytes and its end.
+    Coarse,
+}
+
+/// What is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Visitors that may come.
+    pub visits: usize,
+    /// proxy_conns that the client opens at most.
+    pub conns: usize,
+    /// Bytes that a visitor sends.
+    pub up: usize,
+    /// Bytes that a LocalServer sends.
+    pub down: usize,
+    /// How finely the peers' moves are cut.
+    pub grain: Grain,
+    /// Conns are there and idle when it begins; otherwise they are opened when they are needed.
+    pub ready: bool,
+    /// Idle conns that the server keeps.
+    pub keep: u32,
+    /// Visitors that may wait.
+    pub max_waiting: u32,
+    /// A LocalServer may refuse.
+    pub refusals: usize,
+    /// Peers that may reset their connection.
+    pub resets: usize,
+    /// proxy_conns that may be lost.
+    pub losses: usize,
+    /// Whether a wait may take too long.
+    pub timeouts: bool,
+    /// What fits into a proxy_conn.
+    pub window: Window,
+    /// How payload is moved.
+    pub strategy: Strategy,
+    /// What a pipe holds.
+    pub pipe: usize,
+}
+
+impl Config {
+    /// `visits` visitors over at most `conns` conns, with one byte each way and no faults.
+    #[must_use]
+    pub const fn new(visits: usize, conns: usize, grain: Grain) -> Self {
+        Self {
+            visits,
+            conns,
+            up: 1,
+            down: 1,
+            grain,
+            ready: true,
+            keep: 0,
+            max_waiting: 8,
+            refusals: 0,
+            resets: 0,
+            losses: 0,
+            timeouts: false,
+            window: Window::WIDE,
+            strategy: Strategy::Copy,
+            pipe: 8,
+        }
+    }
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// The next visitor comes, with so many bytes, and perhaps its end.
+    Come { bytes: usize, fin: bool },
+    /// A peer sends so many bytes more, and perhaps its end.
+    Send { visit: usize, side: Side, bytes: usize, fin: bool },
+    /// A peer resets its connection.
+    Leave { visit: usize, side: Side },
+    /// A LocalServer accepts, with so many bytes behind it, and perhaps its end.
+    Accept { visit: usize, bytes: usize, fin: bool },
+    /// A LocalServer refuses.
+    Refuse { visit: usize },
+    /// Segments in flight on a proxy_conn arrive.
+    Arrive { end: End, count: usize, hasty: bool },
+    /// A driver is told of readiness.
+    Wake { end: End },
+    /// A new proxy_conn's hello is read and answered.
+    Admit { end: End },
+    /// The next message on the ctl_conn arrives at the server.
+    CtlToServer,
+    /// The next message on the ctl_conn arrives at the client.
+    CtlToClient,
+    /// A proxy_conn is lost.
+    Lose { end: End },
+    /// The server's next deadline passes.
+    ServerDeadline,
+}
+
+/// All of it at one moment.
+#[derive(Clone, Hash)]
+pub(super) struct State {
+    net: Net,
+    server: Part<ServerLoop<Stream, Pipe>>,
+    client: Part<ClientLoop<Stream, Pipe>>,
+    to_server: VecDeque<ClientMsg>,
+    to_client: VecDeque<ServerMsg>,
+    /// The next conn's number.
+    next_conn: u64,
+    /// Conns that are open or being opened, as the client's main thread counts them.
+    open: usize,
+    /// Conns whose transfer was aborted: by which side.
+    aborted: Vec<ConnId>,
+    came: usize,
+    refusals: usize,
+    resets: usize,
+    losses: usize,
+}
+
+/// The model.
+#[derive(Debug)]
+pub(super) struct Loops {
+    config: Config,
+    key: SessionKey,
+}
+
+impl Loops {
+    pub(super) fn new(config: Config) -> Self {
+        let preface = Preface::ours(Port::Ctl);
+        let said = Ctl::Ping { received: 0 };
+        let answer = Ctl::Ping { received: 0 };
+        let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
+        Self { config, key: Prover::new(None, transcript).session_key(SESSION) }
+    }
+
+    /// Time stands still but for deadlines that are told to pass; visitors are a nanosecond apart, so that each
+    /// waits for its own.
+    fn now(state: &State) -> Instant {
+        Instant::from_nanos(state.came as u64)
+    }
+
+    fn timings(&self) -> Timings {
+        Timings {
+            heartbeat_interval: NEVER,
+            heartbeat_timeout: NEVER,
+            handshake_timeout: NEVER,
+            session_grace: NEVER,
+            wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
+            dial_timeout: NEVER,
+            idle_ping_interval: NEVER,
+            idle_ping_timeout: NEVER,
+            idle_conn_lifetime: NEVER,
+            half_open_timeout: NEVER,
+            drain_timeout: NEVER,
+            reconnect_min: NEVER,
+            reconnect_max: NEVER,
+        }
+    }
+
+    fn server<R>(
+        &self,
+        state: &mut State,
+        now: Option<Instant>,
+        story: &mut Story,
+        call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>) -> R,
+    ) {
+        let before = state.server.clone();
+        let now = now.unwrap_or_else(|| Self::now(state));
+        let mut told = Vec::new();
+        let State { net, server, .. } = state;
+        let mut scratch = [0; SCRATCH];
+        let mut kernel = Kernel { net, who: Who::ServerLoop, told: &mut told, story };
+        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
+        server.change(|server| {
+            call(server, &mut cx);
+            while Driver::<Kernel<'_>>::is_busy(server) {
+                server.run_busy(&mut cx);
+            }
+            server.assert_consistent();
+        });
+        for told in told {
+            match told {
+                Told::FromServerLoop(msg) => self.from_server(state, msg, story),
+                Told::Note(note) => self.on_server_note(state, &before, note),
+                told => unreachable!("a server's loop does not say {told:?}"),
+            }
+        }
+    }
+
+    fn client<R>(
+        &self,
+        state: &mut State,
+        story: &mut Story,
+        call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>) -> R,
+    ) {
+        let mut told = Vec::new();
+        let now = Self::now(state);
+        let State { net, client, .. } = state;
+        let mut scratch = [0; SCRATCH];
+        let mut kernel = Kernel { net, who: Who::ClientLoop(0), told: &mut told, story };
+        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
+        client.change(|client| {
+            call(client, &mut cx);
+            while Driver::<Kernel<'_>>::is_busy(client) {
+                client.run_busy(&mut cx);
+            }
+            client.assert_consistent();
+        });
+        for told in told {
+            match told {
+                Told::FromClientLoop(FromClientLoop::Message { msg, .. }) => state.to_server.push_back(msg),
+                Told::FromClientLoop(FromClientLoop::ConnGone { .. }) => state.open -= 1,
+                Told::FromClientLoop(FromClientLoop::Violation { violation, .. }) => {
+                    panic!("honest peers never cause a Violation: {violation}")
+                }
+                Told::FromClientLoop(FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. }) => {}
+                Told::Note(note) => self.on_client_note(state, note),
+                told => unreachable!("a client's loop does not say {told:?}"),
+            }
+        }
+        self.assign_dials(state);
+    }
+
+    fn from_server(&self, state: &mut State, msg: FromServerLoop, _story: &mut Story) {
+        match msg {
+            FromServerLoop::Message { msg, .. } => state.to_client.push_back(msg),
+            FromServerLoop::Ask { count, .. } => state.to_client.push_back(ServerMsg::NeedConn { count }),
+            FromServerLoop::Violation { violation, .. } => {
+                panic!("honest peers never cause a Violation: {violation}")
+            }
+            FromServerLoop::ConnGone { .. } | FromServerLoop::Drained { .. } => {}
+        }
+    }
+
+    fn on_server_note(&self, state: &mut State, before: &ServerLoop<Stream, Pipe>, note: Note) {
+        match note {
+            Note::Started { conn, epoch, visitor, .. } => {
+                let visit = usize::from(visitor.port() - VISITORS);
+                assert!(!state.aborted.contains(&conn), "an aborted conn never returns to the pool");
+                // First come, first served.
+                for stream in before.waiting() {
+                    let other = state.net.visit_of(stream.0).unwrap_or(visit);
+                    assert!(other >= visit, "waiters FIFO: visit {visit} was served before {other}");
+                }
+                let server = state.server.conns().find(|view| view.id == conn).map(|view| view.stream.0);
+                if let Some(client) = state.client.conns().find(|view| view.id == conn) {
+                    let idle = matches!(client.used, Use::Idle | Use::Opening);
+                    assert!(
+                        idle && client.epoch.next() == Some(epoch),
+                        "Start only to a peer that is idle: {:?} {:?}",
+                        client.used,
+                        client.epoch
+                    );
+                    if let Some(server) = server {
+                        assert!(state.net.is_silent(server), "Start only on a conn on which nothing is coming");
+                    }
+                }
+                let lost = server.is_none_or(|end| state.net.is_lost(end));
+                let visit = &mut state.net.visits[visit];
+                assert!(visit.carrier.is_none(), "a visitor is served once");
+                visit.carrier = Some((conn.0, epoch.0));
+                visit.doomed |= lost;
+            }
+            Note::Aborted { conn, .. } => state.aborted.push(conn),
+            Note::VisitorDropped { visitor, why, .. } => {
+                let may = match why {
+                    Dropped::Left => true,
+                    Dropped::WaitedTooLong => self.config.timeouts,
+                    Dropped::QueueFull => state.server.waiting().count() >= self.config.max_waiting as usize,
+                    Dropped::TooMany | Dropped::Gone | Dropped::Resources => false,
+                };
+                assert!(may, "a visitor was dropped without a cause: {why}");
+                state.net.visits[usize::from(visitor.port() - VISITORS)].doomed = true;
+            }
+            Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
+            Note::Stale { .. } => {
+                assert_eq!(quiet_totals(before), quiet_totals(&state.server), "stale messages change nothing");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_client_note(&self, state: &mut State, note: Note) {
+        match note {
+            Note::Aborted { conn, .. } => state.aborted.push(conn),
+            Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
+            _ => {}
+        }
+    }
+
+    /// Finds out whose LocalServer was dialled.
+    fn assign_dials(&self, state: &mut State) {
+        let State { net, client, .. } = state;
+        for view in client.conns() {
+            let Use::Active { outer: Some(outer) } = view.used else { continue };
+            if net.visit_of(outer.0).is_none() {
+                let carrier = Some((view.id.0, view.epoch.0));
+                let visit = net.visits.iter().position(|visit| visit.carrier == carrier);
+                net.assign(outer.0, visit.expect("no payload is parsed as a frame: this Start was never sent"));
+            }
+        }
+    }
+
+    /// Reads a new proxy_conn's hello and answers it, as the server's main thread does.
+    fn admit(&self, state: &mut State, end: End, story: &mut Story) {
+        let bytes = state.net.take_hello(end);
+        let mut rest = &bytes[..];
+        let mut reader = PrefaceReader::default();
+        let preface = reader.next(&mut rest).ok().flatten().expect("a preface comes first");
+        let hello = Framer::<ProxyToServer>::default().next(&mut rest).ok().flatten();
+        let Some(ProxyToServer::Hello(hello)) = hello else { panic!("a hello comes second: {hello:?}") };
+        assert!(rest.is_empty() && self.key.hello_matches(&hello));
+        let mut answer = Reply::to(preface).encode().to_vec();
+        ProxyToClient::Accepted { proof: self.key.accept(SESSION, hello.conn) }.encode_to(&mut answer);
+        state.net.push(end, &answer);
+        state.net.hand_over(end, Some(Who::ServerLoop));
+        story.at(Party::Server, || format!("conn {} is admitted", hello.conn.0));
+        let message = ToServerLoop::Conn { control: CONTROL, conn: hello.conn, stream: Stream(end) };
+        self.server(state, None, story, |server, cx| server.on_message(cx, message));
+    }
+
+    /// What was told of readiness that nobody else could have seen meanwhile: a connect that went through.
+    fn settle(&self, state: &mut State, story: &mut Story) {
+        loop {
+            let opening = state.client.conns().find(|view| view.used == Use::Opening).map(|view| view.stream.0);
+            let pending = state.net.pending().find(|&end| Some(end) == opening && state.net.is_silent(end.other()));
+            let Some(end) = pending else { return };
+            self.wake(state, end, story);
+        }
+    }
+
+    fn wake(&self, state: &mut State, end: End, story: &mut Story) {
+        match state.net.take_ready(end) {
+            Some((Who::ServerLoop, token, ready)) => {
+                self.server(state, None, story, |server, cx| server.on_ready(cx, token, ready));
+            }
+            Some((_, token, ready)) => self.client(state, story, |client, cx| client.on_ready(cx, token, ready)),
+            None => {}
+        }
+    }
+
+    fn ctl_to_client(&self, state: &mut State, msg: ServerMsg, story: &mut Story) {
+        let ServerMsg::NeedConn { count } = msg else {
+            self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::Message(msg)));
+            return;
+        };
+        for _ in 0..count {
+            if state.open == self.config.conns {
+                state.to_server.push_back(ClientMsg::ConnFailed { count: 1 });
+                continue;
+            }
+            let conn = ConnId(state.next_conn);
+            state.next_conn += 1;
+            state.open += 1;
+            let (hello, accept) = (self.key.hello(SESSION, conn), self.key.accept(SESSION, conn));
+            let open = ToClientLoop::Open { to: at(PROXY_PORT), hello, accept };
+            self.client(state, story, |client, cx| client.on_message(cx, open));
+        }
+    }
+
+    /// Visits that a conn's loss may cut short.
+    fn doom(&self, state: &mut State, end: End) {
+        let server = state.server.conns().find(|view| view.stream.0 == end || view.stream.0 == end.other());
+        let client = state.client.conns().find(|view| view.stream.0 == end || view.stream.0 == end.other());
+        let Some(conn) = server.or(client).map(|view| view.id.0) else { return };
+        for visit in &mut state.net.visits {
+            visit.doomed |= visit.carrier.is_some_and(|(carrier, _)| carrier == conn);
+        }
+    }
+
+    fn peer_actions(&self, state: &State, into: &mut Vec<Action>) {
+        let Config { up, down, grain, visits, .. } = self.config;
+        if state.came < visits {
+            match grain {
+                Grain::Fine => {
+                    into.push(Action::Come { bytes: 0, fin: false });
+                    into.push(Action::Come { bytes: up, fin: true });
+                    if up > 0 {
+                        into.push(Action::Come { bytes: up, fin: false });
+                    }
+                }
+                Grain::Medium => into.push(Action::Come { bytes: up, fin: false }),
+                Grain::Coarse => into.push(Action::Come { bytes: up, fin: true }),
+            }
+        }
+        for (visit, state_of) in state.net.visits.iter().enumerate() {
+            for (side, peer, all) in [(Side::Visitor, &state_of.visitor, up), (Side::Local, &state_of.local, down)] {
+                if peer.dialling {
+                    match grain {
+                        Grain::Fine => {
+                            into.push(Action::Accept { visit, bytes: 0, fin: false });
+                            into.push(Action::Accept { visit, bytes: down, fin: true });
+                        }
+                        Grain::Medium => into.push(Action::Accept { visit, bytes: down, fin: false }),
+                        Grain::Coarse => into.push(Action::Accept { visit, bytes: down, fin: true }),
+                    }
+                    if state.refusals > 0 {
+                        into.push(Action::Refuse { visit });
+                    }
+                    continue;
+                }
+                if !peer.is_open() {
+                    continue;
+                }
+                if !peer.fin {
+                    let left = all - usize::from(peer.sent);
+                    into.push(Action::Send { visit, side, bytes: left, fin: true });
+                    if left > 0 {
+                        into.push(Action::Send { visit, side, bytes: 1, fin: false });
+                    }
+                }
+                if state.resets > 0 && !peer.is_complete() {
+                    into.push(Action::Leave { visit, side });
+                }
+            }
+        }
+    }
+}
+
+/// What of a loop a stale message may not change.
+fn quiet_totals(server: &ServerLoop<Stream, Pipe>) -> (usize, [u64; 4], u32) {
+    let totals = server.totals();
+    (server.sockets(), [totals.visitors, totals.finished, totals.aborted, totals.proxy_conns], server.asked())
+}
+
+/// Enough for any handshake and frames; a read that fills it makes a stream bulk.
+const SCRATCH: usize = 512;
+
+impl Model for Loops {
+    type State = State;
+    type Action = Action;
+
+    fn initial(&self, story: &mut Story) -> State {
+        let config = self.config;
+        let mut state = State {
+            net: Net::new(config.visits, config.window, config.pipe),
+            server: Part::new(ServerLoop::new(0, self.timings())),
+            client: Part::new(ClientLoop::new(0, self.timings())),
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            next_conn: 1,
+            open: 0,
+            aborted: Vec::new(),
+            came: 0,
+            refusals: config.refusals,
+            resets: config.resets,
+            losses: config.losses,
+        };
+        self.client(&mut state, story, |client, cx| {
+            client.on_message(cx, ToClientLoop::Session { serial: 1 });
+            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(7777)] });
+        });
+        let limits = Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX };
+        let open = ToServerLoop::Open { control: CONTROL, limits };
+        self.server(&mut state, None, story, |server, cx| server.on_message(cx, open));
+        if config.ready {
+            if config.keep == 0 {
+                let count = u32::try_from(config.conns).expect("few conns");
+                state.to_client.push_back(ServerMsg::NeedConn { count });
+            }
+            let mut actions = Vec::new();
+            loop {
+                actions.clear();
+                self.actions(&state, &mut actions);
+                let opening = |action: &&Action| {
+                    !matches!(action, Action::Come { .. } | Action::Lose { .. } | Action::ServerDeadline)
+                };
+                let Some(&action) = actions.iter().find(opening) else { break };
+                self.step(&mut state, action, story);
+            }
+        }
+        state
+    }
+
+    fn actions(&self, state: &State, into: &mut Vec<Action>) {
+        self.peer_actions(state, into);
+        for end in state.net.pending() {
+            into.push(Action::Wake { end });
+        }
+        for (end, count, hasty) in state.net.deliverable() {
+            into.push(Action::Arrive { end, count: 1, hasty: false });
+            if count > 1 {
+                into.push(Action::Arrive { end, count, hasty: false });
+            }
+            if hasty {
+                into.push(Action::Arrive { end, count, hasty: true });
+            }
+        }
+        into.extend(state.net.unaccepted().map(|end| Action::Admit { end }));
+        if !state.to_server.is_empty() {
+            into.push(Action::CtlToServer);
+        }
+        if !state.to_client.is_empty() {
+            into.push(Action::CtlToClient);
+        }
+        if state.losses > 0 {
+            into.extend(state.net.links().map(|(end, _)| Action::Lose { end }));
+        }
+        let deadline = Driver::<Kernel<'_>>::next_deadline(&*state.server);
+        if self.config.timeouts && deadline.is_some_and(|at| at < Instant::ZERO + NEVER) {
+            into.push(Action::ServerDeadline);
+        }
+    }
+
+    fn is_due(&self, action: Action) -> bool {
+        !matches!(
+            action,
+            Action::Come { .. } | Action::Leave { .. } | Action::Refuse { .. } | Action::Lose { .. }
+        )
+    }
+
+    fn step(&self, state: &mut State, action: Action, story: &mut Story) {
+        match action {
+            Action::Come { bytes, fin } => {
+                let visit = state.came;
+                state.came += 1;
+                let end = state.net.add_visitor(visit);
+                state.net.hand_over(end, Some(Who::ServerLoop));
+                state.net.peer_sends(visit, Side::Visitor, bytes, fin, story);
+                let from = at(VISITORS + u16::try_from(visit).expect("few visits"));
+                let message = ToServerLoop::Visitor { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from };
+                self.server(state, None, story, |server, cx| server.on_message(cx, message));
+            }
+            Action::Send { visit, side, bytes, fin } => {
+                let end = state.net.peer_sends(visit, side, bytes, fin, story);
+                self.wake(state, end, story);
+            }
+            Action::Leave { visit, side } => {
+                state.resets -= 1;
+                let end = state.net.peer_resets(visit, side, story);
+                self.wake(state, end, story);
+            }
+            Action::Accept { visit, bytes, fin } => {
+                let end = state.net.answer_dial(visit, true, story);
+                if bytes > 0 || fin {
+                    state.net.peer_sends(visit, Side::Local, bytes, fin, story);
+                }
+                self.wake(state, end, story);
+            }
+            Action::Refuse { visit } => {
+                state.refusals -= 1;
+                let end = state.net.answer_dial(visit, false, story);
+                self.wake(state, end, story);
+            }
+            Action::Arrive { end, count, hasty } => {
+                state.net.arrive(end, count, hasty, story);
+                self.wake(state, end, story);
+            }
+            Action::Wake { end } => self.wake(state, end, story),
+            Action::Admit { end } => self.admit(state, end, story),
+            Action::CtlToServer => {
+                let msg = state.to_server.pop_front().expect("offered only then");
+                story.arrow(Party::Client, Party::Server, || format!("{msg:?}"));
+                let message = ToServerLoop::Message { control: CONTROL, msg };
+                self.server(state, None, story, |server, cx| server.on_message(cx, message));
+            }
+            Action::CtlToClient => {
+                let msg = state.to_client.pop_front().expect("offered only then");
+                story.arrow(Party::Server, Party::Client, || format!("{msg:?}"));
+                self.ctl_to_client(state, msg, story);
+            }
+            Action::Lose { end } => {
+                state.losses -= 1;
+                self.doom(state, end);
+                state.net.lose(end);
+            }
+            Action::ServerDeadline => {
+                let now = Driver::<Kernel<'_>>::next_deadline(&*state.server);
+                story.remark(|| "a deadline passes".to_owned());
+                self.server(state, now, story, |server, cx| server.on_deadline(cx));
+            }
+        }
+        self.settle(state, story);
+    }
+
+    fn assert_quiet(&self, state: &State) {
+        for (index, visit) in state.net.visits.iter().enumerate().filter(|(_, visit)| visit.came) {
+            assert_ended(index, visit);
+        }
+        assert_eq!(state.server.waiting().count(), 0, "every wait ends");
+        let mut server: Vec<_> = state.server.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        let mut client: Vec<_> = state.client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        server.sort_unstable();
+        client.sort_unstable();
+        assert!(server.iter().all(|&(.., idle)| idle), "every transfer ends: {server:?}");
+        assert_eq!(server, client, "both sides have the same idle conns");
+        assert_eq!(state.open, client.len(), "every conn is counted until it is gone");
+        assert_eq!(state.net.open(), client.len(), "every fd is closed");
+        assert_eq!(state.server.sockets(), server.len(), "every fd is closed");
+        assert_eq!(state.client.sockets(), client.len(), "every fd is closed");
+        assert_eq!(state.net.pipes(), 0, "every pipe is closed");
+    }
+}
+
+/// A visit that goes no further has come to an end that both its peers have seen.
+fn assert_ended(index: usize, visit: &Visit) {
+    let whole = visit.visitor.is_complete() && visit.local.is_complete();
+    assert!(whole || visit.doomed, "visit {index} was cut short, or hangs, without a cause: {visit:?}");
+    for peer in [&visit.visitor, &visit.local] {
+        let ended = peer.is_complete() || peer.left || peer.was_reset || peer.end.is_none();
+        assert!(ended && !peer.dialling, "every transfer ends: visit {index}: {visit:?}");
+    }
+}

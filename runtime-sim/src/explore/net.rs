@@ -1,0 +1,1040 @@
+//! The system under the drivers, small enough to be part of a hashed state: connections with their bytes in
+//! flight, pipes, and the outer peers (visitors and LocalServers) with what they sent and got.
+//!
+//! Between two drivers each direction is an ordered queue of segments, delivered one by one or together, as an
+//! action of the explorer. Outer peers have no queue: what they send arrives at once, and what is sent to them is
+//! read at once, because nobody can see the time between and their choices do not depend on what they read.
+//!
+//! Checks here (names as in the design's list): every socket and pipe closed exactly once; nothing written after a
+//! shutdown; SHUT_WR once; a clean end means equal length and content; delivered bytes are a prefix of those sent;
+//! cross-talk and frames delivered as payload are seen by the byte.
+
+use super::story::{Party, Story};
+use protocol_sm::driver::messages::{
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToLane, ToListener, ToServerLoop,
+};
+use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+/// The ctl port.
+pub(super) const CTL_PORT: u16 = 8080;
+/// The proxy port.
+pub(super) const PROXY_PORT: u16 = 8090;
+/// The public port.
+pub(super) const PUBLIC_PORT: u16 = 6000;
+/// Visitor `i` comes from port `VISITORS + i`.
+pub(super) const VISITORS: u16 = 1000;
+
+/// An address of the only host.
+pub(super) fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// One end of a connection: connection `0 / 2`, end `0 % 2`. End 0 connected, end 1 accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct End(u16);
+
+impl End {
+    fn new(conn: usize, side: usize) -> Self {
+        Self(u16::try_from(conn * 2 + side).expect("few connections"))
+    }
+
+    /// The connection's number.
+    pub(super) fn conn(self) -> usize {
+        usize::from(self.0 / 2)
+    }
+
+    fn side(self) -> usize {
+        usize::from(self.0 % 2)
+    }
+
+    /// The other end.
+    pub(super) fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+/// A driver's stream. Not `Copy`: a driver hands it back once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stream(pub(super) End);
+
+/// A driver's pipe.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pipe(u16);
+
+/// A driver's listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Door(u16);
+
+/// Whose driver it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Who {
+    /// The server's main thread.
+    ServerMain,
+    /// The server's event loop.
+    ServerLoop,
+    /// The server's listening thread.
+    Listener,
+    /// The client's main thread; of the n-th client process.
+    ClientMain(u8),
+    /// The client's event loop; of the n-th client process.
+    ClientLoop(u8),
+}
+
+impl Who {
+    /// Its column in charts.
+    pub(super) fn party(self) -> Party {
+        match self {
+            Self::ServerMain | Self::ServerLoop | Self::Listener => Party::Server,
+            Self::ClientMain(_) | Self::ClientLoop(_) => Party::Client,
+        }
+    }
+}
+
+/// What travels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Segment {
+    Bytes(Vec<u8>),
+    Fin,
+    Rst,
+}
+
+/// Who holds an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    /// A driver, which is told of readiness under this token, if it watches.
+    Driver(Who, Option<Token>),
+    /// An outer peer.
+    Peer,
+    /// The kernel, until it is accepted.
+    Backlog,
+    /// Nobody any more.
+    Closed,
+}
+
+/// What is known at one end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Socket {
+    holder: Holder,
+    /// Arrived and not read.
+    arrived: Vec<u8>,
+    /// The peer's end of stream has arrived, behind `arrived`.
+    ended: bool,
+    /// An error to be taken, once.
+    error: Option<SysError>,
+    /// In flight to this end.
+    coming: VecDeque<Segment>,
+    /// Its own end of stream was sent.
+    shut: bool,
+    /// It was reset: sends fail.
+    dead: bool,
+    connecting: bool,
+    /// A send would have blocked since room was last reported.
+    blocked: bool,
+    /// Not yet reported to its driver.
+    ready: Readiness,
+}
+
+impl Socket {
+    fn new(holder: Holder) -> Self {
+        Self {
+            holder,
+            arrived: Vec::new(),
+            ended: false,
+            error: None,
+            coming: VecDeque::new(),
+            shut: false,
+            dead: false,
+            connecting: false,
+            blocked: false,
+            ready: Readiness::default(),
+        }
+    }
+
+    /// How many bytes more may be sent to it.
+    fn room(&self, window: Window) -> usize {
+        let bytes = |segment: &Segment| match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Fin | Segment::Rst => 0,
+        };
+        let unread = usize::from(!self.arrived.is_empty());
+        let segments = self.coming.iter().filter(|segment| bytes(segment) > 0).count() + unread;
+        if segments >= window.segments {
+            return 0;
+        }
+        window.bytes.saturating_sub(self.coming.iter().map(bytes).sum::<usize>() + self.arrived.len())
+    }
+
+    fn is_pending(&self) -> bool {
+        self.ready != Readiness::default()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Connection {
+    role: Role,
+    /// Which visit's outer connection it is; a local_conn learns it right after it was dialled.
+    visit: Option<u8>,
+    /// A fault has hit it.
+    lost: bool,
+    ends: [Socket; 2],
+}
+
+/// Which outer peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The PublicClient.
+    Visitor,
+    /// The LocalServer.
+    Local,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Visitor => Self::Local,
+            Self::Local => Self::Visitor,
+        }
+    }
+
+    fn party(self) -> Party {
+        match self {
+            Self::Visitor => Party::Visitors,
+            Self::Local => Party::Locals,
+        }
+    }
+}
+
+/// One outer peer of a visit, and what it has seen: the reference that the drivers are held against.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Peer {
+    /// Its connection, from when it exists until both its ends are closed.
+    pub(super) end: Option<End>,
+    /// A LocalServer's connection that is being dialled.
+    pub(super) dialling: bool,
+    pub(super) sent: u16,
+    pub(super) fin: bool,
+    pub(super) got: u16,
+    pub(super) eof: bool,
+    /// It reset its connection.
+    pub(super) left: bool,
+    /// Its connection was reset by the other side.
+    pub(super) was_reset: bool,
+}
+
+impl Peer {
+    /// Both directions ended in good order.
+    pub(super) fn is_complete(&self) -> bool {
+        self.fin && self.eof
+    }
+
+    /// It can still act.
+    pub(super) fn is_open(&self) -> bool {
+        self.end.is_some() && !self.dialling && !self.left && !self.was_reset
+    }
+}
+
+/// One visitor and its LocalServer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Visit {
+    pub(super) came: bool,
+    pub(super) visitor: Peer,
+    pub(super) local: Peer,
+    /// The conn's number (and its client's) and the epoch that carry it.
+    pub(super) carrier: Option<(u64, u32)>,
+    /// Something happened that may cut it short.
+    pub(super) doomed: bool,
+}
+
+impl Visit {
+    pub(super) fn peer(&mut self, side: Side) -> &mut Peer {
+        match side {
+            Side::Visitor => &mut self.visitor,
+            Side::Local => &mut self.local,
+        }
+    }
+}
+
+/// The byte at `offset` of what `side` of visit `visit` sends: says where it belongs. The first eight are unique.
+pub(super) fn payload(visit: usize, side: Side, offset: usize) -> u8 {
+    let side = usize::from(side == Side::Local);
+    let byte = if offset < 8 {
+        0x80 | side << 6 | (visit & 7) << 3 | offset
+    } else {
+        (visit * 31 + side * 17 + offset * 7 + (offset >> 8) * 13) & 0xff
+    };
+    u8::try_from(byte).expect("masked")
+}
+
+/// Listening sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Listening {
+    port: u16,
+    who: Who,
+    token: Token,
+    backlog: VecDeque<End>,
+}
+
+/// What fits between two drivers per direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Bytes sent and not read.
+    pub bytes: usize,
+    /// Calls of `send` whose bytes were not read.
+    pub segments: usize,
+}
+
+impl Window {
+    /// No limit.
+    pub const WIDE: Self = Self { bytes: usize::MAX, segments: usize::MAX };
+}
+
+/// The whole net.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Net {
+    conns: Vec<Option<Rc<Connection>>>,
+    pipes: Vec<Option<Vec<u8>>>,
+    doors: Vec<Option<Listening>>,
+    /// Numbers drawn, where randomness is only for names.
+    draws: u32,
+    pub(super) visits: Vec<Visit>,
+    window: Window,
+    /// What a pipe holds; 0: no pipes.
+    pipe_capacity: usize,
+}
+
+/// What a driver did besides its calls, in order.
+#[derive(Debug)]
+pub(super) enum Told {
+    FromServerLoop(FromServerLoop),
+    FromClientLoop(FromClientLoop),
+    ToServerLoop(ToServerLoop<Stream>),
+    ToClientLoop(ToClientLoop),
+    ToListener(ToListener),
+    FromListener(FromListener),
+    Resolve(Lookup),
+    Note(Note),
+}
+
+/// What the drivers see.
+pub(super) struct Kernel<'a> {
+    pub(super) net: &'a mut Net,
+    pub(super) who: Who,
+    pub(super) told: &'a mut Vec<Told>,
+    pub(super) story: &'a mut Story,
+}
+
+impl Net {
+    pub(super) fn new(visits: usize, window: Window, pipe_capacity: usize) -> Self {
+        Self {
+            conns: Vec::new(),
+            pipes: Vec::new(),
+            doors: Vec::new(),
+            draws: 0,
+            visits: vec![Visit::default(); visits],
+            window,
+            pipe_capacity,
+        }
+    }
+
+    fn conn(&self, end: End) -> &Connection {
+        self.conns.get(end.conn()).and_then(Option::as_ref).expect("every fd closed exactly once: it is gone")
+    }
+
+    fn conn_mut(&mut self, end: End) -> &mut Connection {
+        let conn = self.conns.get_mut(end.conn()).and_then(Option::as_mut);
+        Rc::make_mut(conn.expect("every fd closed exactly once: it is gone"))
+    }
+
+    fn sock(&self, end: End) -> &Socket {
+        &self.conn(end).ends[end.side()]
+    }
+
+    fn sock_mut(&mut self, end: End) -> &mut Socket {
+        &mut self.conn_mut(end).ends[end.side()]
+    }
+
+    fn add(&mut self, role: Role, from: Holder, to: Holder) -> End {
+        let conn = Connection { role, visit: None, lost: false, ends: [Socket::new(from), Socket::new(to)] };
+        let free = self.conns.iter().position(Option::is_none);
+        let index = free.unwrap_or_else(|| {
+            self.conns.push(None);
+            self.conns.len() - 1
+        });
+        self.conns[index] = Some(Rc::new(conn));
+        End::new(index, 0)
+    }
+
+    /// Forgets a connection that neither end holds any more.
+    fn sweep(&mut self, end: End) {
+        let conn = self.conn(end);
+        if conn.ends.iter().all(|sock| sock.holder == Holder::Closed) {
+            self.conns[end.conn()] = None;
+        }
+    }
+
+    /// Connections that exist.
+    pub(super) fn open(&self) -> usize {
+        self.conns.iter().flatten().count()
+    }
+
+    /// Pipes handed out.
+    pub(super) fn pipes(&self) -> usize {
+        self.pipes.iter().flatten().count()
+    }
+
+    /// Connections not yet accepted.
+    pub(super) fn backlog(&self) -> usize {
+        self.doors.iter().flatten().map(|door| door.backlog.len()).sum()
+    }
+
+    /// Public ports that listen.
+    pub(super) fn is_public(&self) -> bool {
+        self.doors.iter().flatten().any(|door| door.port == PUBLIC_PORT)
+    }
+
+    /// Connections between two drivers on which neither end is closed: a fault may hit them.
+    pub(super) fn links(&self) -> impl Iterator<Item = (End, Role)> {
+        self.live().filter_map(|(index, conn)| {
+            let driven = |sock: &Socket| matches!(sock.holder, Holder::Driver(..));
+            (conn.ends.iter().all(driven) && !conn.lost).then(|| (End::new(index, 0), conn.role))
+        })
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.conns.iter().enumerate().filter_map(|(index, conn)| Some((index, &**conn.as_ref()?)))
+    }
+
+    /// Ends with something in flight to them, how many segments, and whether a reset is not the first of them.
+    pub(super) fn deliverable(&self) -> impl Iterator<Item = (End, usize, bool)> {
+        self.live().flat_map(|(index, conn)| {
+            conn.ends.iter().enumerate().filter_map(move |(side, sock)| {
+                let coming = &sock.coming;
+                let hasty = coming.len() > 1 && coming.back() == Some(&Segment::Rst);
+                let held = matches!(sock.holder, Holder::Driver(..));
+                (held && !coming.is_empty()).then(|| (End::new(index, side), coming.len(), hasty))
+            })
+        })
+    }
+
+    /// Ends with readiness to report.
+    pub(super) fn pending(&self) -> impl Iterator<Item = End> {
+        self.live().flat_map(|(index, conn)| {
+            let ends = conn.ends.iter().enumerate();
+            ends.filter(|(_, sock)| sock.is_pending()).map(move |(side, _)| End::new(index, side))
+        })
+    }
+
+    /// Takes the readiness to report of an end: whom to tell, and under which token.
+    pub(super) fn take_ready(&mut self, end: End) -> Option<(Who, Token, Readiness)> {
+        let sock = self.sock_mut(end);
+        let ready = std::mem::take(&mut sock.ready);
+        match sock.holder {
+            Holder::Driver(who, Some(token)) => Some((who, token, ready)),
+            Holder::Driver(_, None) | Holder::Peer | Holder::Backlog | Holder::Closed => None,
+        }
+    }
+
+    /// Whether the end was reset or lost, or its connection was.
+    pub(super) fn is_lost(&self, end: End) -> bool {
+        self.conn(end).lost
+    }
+
+    /// Whether nothing is in flight to or unread at an end.
+    pub(super) fn is_silent(&self, end: End) -> bool {
+        let sock = self.sock(end);
+        sock.coming.is_empty() && sock.arrived.is_empty()
+    }
+
+    /// The first `count` segments in flight arrive; with `hasty`, a reset overtakes what was sent before it.
+    pub(super) fn arrive(&mut self, end: End, count: usize, hasty: bool, story: &mut Story) {
+        let (from, to) = self.parties(end);
+        let sock = self.sock_mut(end);
+        if hasty {
+            sock.coming.drain(..sock.coming.len() - 1);
+        }
+        for segment in sock.coming.drain(..count.min(sock.coming.len())) {
+            story.arrow(from, to, || format!("#{} {}", end.conn(), describe(&segment)));
+            match segment {
+                Segment::Bytes(bytes) => {
+                    sock.arrived.extend(bytes);
+                    sock.ready.readable = true;
+                }
+                Segment::Fin => {
+                    sock.ended = true;
+                    sock.ready.readable = true;
+                    sock.ready.hup = true;
+                }
+                Segment::Rst => {
+                    sock.error = Some(SysError::Reset);
+                    sock.dead = true;
+                    sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+                }
+            }
+        }
+    }
+
+    /// Tells a sender that was blocked that there is room again.
+    fn unblock(&mut self, sender: End) {
+        let room = self.sock(sender.other()).room(self.window) > 0;
+        let sock = self.sock_mut(sender);
+        if sock.blocked && room {
+            sock.blocked = false;
+            sock.ready.writable = true;
+        }
+    }
+
+    fn parties(&self, to: End) -> (Party, Party) {
+        let conn = self.conn(to);
+        let party = |end: End| match (conn.ends[end.side()].holder, conn.role) {
+            (Holder::Driver(who, _), _) => who.party(),
+            (Holder::Peer, Role::Public) => Party::Visitors,
+            (Holder::Peer, _) => Party::Locals,
+            (Holder::Backlog | Holder::Closed, _) => {
+                if end.side() == 0 {
+                    Party::Client
+                } else {
+                    Party::Server
+                }
+            }
+        };
+        (party(to.other()), party(to))
+    }
+
+    /// A fault: both ends of a connection see a reset, and what was in flight is gone.
+    pub(super) fn lose(&mut self, end: End) {
+        let conn = self.conn_mut(end);
+        conn.lost = true;
+        for sock in &mut conn.ends {
+            sock.coming.clear();
+            sock.coming.push_back(Segment::Rst);
+        }
+    }
+
+    /// What end 1 of a new connection was sent, once some is there; the drivers' handshake threads read it.
+    pub(super) fn take_hello(&mut self, end: End) -> Vec<u8> {
+        let sock = self.sock_mut(end);
+        let mut bytes = Vec::new();
+        for segment in sock.coming.drain(..) {
+            if let Segment::Bytes(more) = segment {
+                bytes.extend(more);
+            }
+        }
+        bytes
+    }
+
+    /// Ends held by the kernel with something in flight to them.
+    pub(super) fn unaccepted(&self) -> impl Iterator<Item = End> {
+        self.live().filter(|(_, conn)| conn.ends[1].holder == Holder::Backlog && !conn.ends[1].coming.is_empty()).map(
+            |(index, _)| End::new(index, 1),
+        )
+    }
+
+    /// An end of the kernel's becomes a driver's, or is closed.
+    pub(super) fn hand_over(&mut self, end: End, to: Option<Who>) {
+        self.sock_mut(end).holder = to.map_or(Holder::Closed, |who| Holder::Driver(who, None));
+    }
+
+    /// Sends from an end that no driver holds.
+    pub(super) fn push(&mut self, from: End, bytes: &[u8]) {
+        self.sock_mut(from.other()).coming.push_back(Segment::Bytes(bytes.to_vec()));
+    }
+
+    /// Closes an end that no driver holds.
+    pub(super) fn shut(&mut self, end: End, reset: bool) {
+        self.sock_mut(end).holder = Holder::Closed;
+        self.sock_mut(end).coming.clear();
+        self.to_other(end, if reset { Segment::Rst } else { Segment::Fin });
+        self.sweep(end);
+    }
+
+    fn to_other(&mut self, end: End, segment: Segment) {
+        let other = self.sock_mut(end.other());
+        if other.holder != Holder::Closed {
+            other.coming.push_back(segment);
+        }
+    }
+}
+
+/// The outer peers' moves.
+impl Net {
+    /// A visitor's connection, accepted by nobody yet.
+    pub(super) fn add_visitor(&mut self, visit: usize) -> End {
+        let end = self.add(Role::Public, Holder::Peer, Holder::Backlog);
+        self.conn_mut(end).visit = Some(u8::try_from(visit).expect("few visits"));
+        self.visits[visit].came = true;
+        self.visits[visit].visitor.end = Some(end);
+        end.other()
+    }
+
+    /// A dialled local_conn belongs to this visit.
+    pub(super) fn assign(&mut self, end: End, visit: usize) {
+        self.conn_mut(end).visit = Some(u8::try_from(visit).expect("few visits"));
+        let local = &mut self.visits[visit].local;
+        assert!(local.end.is_none(), "one transfer per visit: its LocalServer was dialled before");
+        local.end = Some(end.other());
+        local.dialling = true;
+    }
+
+    /// The visit of a local_conn, if it is known.
+    pub(super) fn visit_of(&self, end: End) -> Option<usize> {
+        self.conn(end).visit.map(usize::from)
+    }
+
+    /// A peer sends its next `count` bytes, and then perhaps its end. Returns its driver's end.
+    pub(super) fn peer_sends(&mut self, visit: usize, side: Side, count: usize, fin: bool, story: &mut Story) -> End {
+        let peer = self.visits[visit].peer(side);
+        let end = peer.end.expect("it is connected").other();
+        let first = usize::from(peer.sent);
+        peer.sent += u16::try_from(count).expect("few bytes");
+        peer.fin |= fin;
+        let bytes = (first..first + count).map(|offset| payload(visit, side, offset));
+        let sock = self.sock_mut(end);
+        sock.arrived.extend(bytes);
+        sock.ready.readable = true;
+        if fin {
+            sock.ended = true;
+            sock.ready.hup = true;
+        }
+        let (from, to) = self.parties(end);
+        story.arrow(from, to, || format!("visit {visit}: {count} B{}", if fin { ", FIN" } else { "" }));
+        end
+    }
+
+    /// A peer resets its connection. Returns its driver's end.
+    pub(super) fn peer_resets(&mut self, visit: usize, side: Side, story: &mut Story) -> End {
+        let peer = self.visits[visit].peer(side);
+        peer.left = true;
+        let end = peer.end.take().expect("it is connected").other();
+        self.visits[visit].doomed = true;
+        let (from, to) = self.parties(end);
+        story.arrow(from, to, || format!("visit {visit}: RST"));
+        self.sock_mut(end.other()).holder = Holder::Closed;
+        let sock = self.sock_mut(end);
+        sock.error = Some(SysError::Reset);
+        sock.dead = true;
+        sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+        end
+    }
+
+    /// A LocalServer accepts or refuses. Returns its driver's end.
+    pub(super) fn answer_dial(&mut self, visit: usize, accept: bool, story: &mut Story) -> End {
+        let local = &mut self.visits[visit].local;
+        local.dialling = false;
+        let end = local.end.expect("it was dialled").other();
+        story.arrow(Party::Locals, Party::Client, || {
+            format!("visit {visit}: {}", if accept { "accepts" } else { "refuses" })
+        });
+        if !accept {
+            self.visits[visit].local.end = None;
+            self.visits[visit].doomed = true;
+            self.sock_mut(end.other()).holder = Holder::Closed;
+        }
+        let sock = self.sock_mut(end);
+        sock.connecting = false;
+        sock.ready.writable = true;
+        if !accept {
+            sock.error = Some(SysError::Refused);
+            sock.dead = true;
+            sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+        }
+        end
+    }
+
+    /// What was sent to a peer is read by it at once.
+    fn peer_reads(&mut self, visit: usize, side: Side, bytes: &[u8]) {
+        let known = usize::from(self.visits[visit].peer(side.other()).sent);
+        let peer = self.visits[visit].peer(side);
+        assert!(!peer.eof, "nothing is written after the shutdown");
+        for &byte in bytes {
+            let offset = usize::from(peer.got);
+            assert!(offset < known, "bytes are not invented: {side:?} of visit {visit} got more than was sent");
+            let expected = payload(visit, side.other(), offset);
+            assert!(
+                byte == expected,
+                "delivered bytes are a prefix of those sent: {side:?} of visit {visit} got {byte:#04x} at {offset}, \
+                 expected {expected:#04x} ({})",
+                origin(byte)
+            );
+            peer.got += 1;
+        }
+    }
+
+    fn peer_reads_end(&mut self, visit: usize, side: Side) {
+        let other = self.visits[visit].peer(side.other()).clone();
+        let peer = self.visits[visit].peer(side);
+        assert!(!peer.eof, "SHUT_WR exactly once");
+        assert!(
+            other.fin && peer.got == other.sent,
+            "a clean end means equal length and content: {side:?} of visit {visit} got {} of {} bytes, {}",
+            peer.got,
+            other.sent,
+            if other.fin { "which ended" } else { "which did not end" },
+        );
+        peer.eof = true;
+    }
+
+    fn peer_of(&self, end: End) -> Option<(usize, Side)> {
+        let conn = self.conn(end);
+        let side = match conn.role {
+            Role::Public => Side::Visitor,
+            Role::Local => Side::Local,
+            Role::Ctl | Role::Proxy => return None,
+        };
+        conn.visit.map(|visit| (usize::from(visit), side))
+    }
+
+    /// Sends from a driver to whoever is at the other end.
+    fn transmit(&mut self, from: End, segment: Segment, story: &mut Story) {
+        let other = self.sock(from.other()).holder;
+        match (other, &segment, self.peer_of(from)) {
+            (Holder::Closed, Segment::Bytes(_), _) => {
+                // Nobody is there: a reset comes back.
+                let sock = self.sock_mut(from);
+                if !sock.coming.contains(&Segment::Rst) && !sock.dead {
+                    sock.coming.push_back(Segment::Rst);
+                }
+            }
+            (Holder::Closed, ..) => {}
+            (Holder::Peer, _, Some((visit, side))) => {
+                let (sender, to) = self.parties(from.other());
+                story.arrow(sender, to, || format!("visit {visit}: {}", describe(&segment)));
+                match segment {
+                    Segment::Bytes(bytes) => self.peer_reads(visit, side, &bytes),
+                    Segment::Fin => self.peer_reads_end(visit, side),
+                    Segment::Rst => {
+                        let peer = self.visits[visit].peer(side);
+                        peer.was_reset = true;
+                        peer.end = None;
+                        self.sock_mut(from.other()).holder = Holder::Closed;
+                    }
+                }
+            }
+            (Holder::Peer, ..) => self.sock_mut(from.other()).holder = Holder::Closed,
+            (Holder::Driver(..) | Holder::Backlog, ..) => self.to_other(from, segment),
+        }
+    }
+}
+
+/// What one sees of a segment.
+fn describe(segment: &Segment) -> String {
+    match segment {
+        Segment::Bytes(bytes) if bytes.len() <= 4 => format!("{bytes:02x?}"),
+        Segment::Bytes(bytes) => format!("{} B {:02x?}..", bytes.len(), &bytes[..4]),
+        Segment::Fin => "FIN".to_owned(),
+        Segment::Rst => "RST".to_owned(),
+    }
+}
+
+fn origin(byte: u8) -> String {
+    if byte & 0x80 == 0 {
+        return "part of a frame?".to_owned();
+    }
+    let side = if byte & 0x40 == 0 { Side::Visitor } else { Side::Local };
+    format!("sent by {side:?} of visit {} at {}", byte >> 3 & 7, byte & 7)
+}
+
+impl Kernel<'_> {
+    fn room(&self, from: End) -> usize {
+        match self.net.sock(from.other()).holder {
+            Holder::Peer | Holder::Closed => usize::MAX,
+            Holder::Driver(..) | Holder::Backlog => {
+                self.net.sock(from.other()).room(self.net.window)
+            }
+        }
+    }
+
+    fn write(&mut self, end: End, from: &[u8]) -> Result<usize, SysError> {
+        assert!(!self.net.sock(end).shut, "nothing is written after the shutdown");
+        if self.net.sock(end).dead {
+            return Err(SysError::Reset);
+        }
+        assert!(!self.net.sock(end).connecting, "nothing is written before the connection is there");
+        let count = from.len().min(self.room(end));
+        if count == 0 {
+            self.net.sock_mut(end).blocked = true;
+            return Err(SysError::WouldBlock);
+        }
+        self.net.transmit(end, Segment::Bytes(from[..count].to_vec()), self.story);
+        Ok(count)
+    }
+
+    fn read(&mut self, end: End, max: usize) -> Result<Vec<u8>, SysError> {
+        assert!(max > 0, "a read has room");
+        let sock = self.net.sock_mut(end);
+        if sock.connecting {
+            return Err(SysError::WouldBlock);
+        }
+        if !sock.arrived.is_empty() {
+            let count = max.min(sock.arrived.len());
+            let rest = sock.arrived.split_off(count);
+            let bytes = std::mem::replace(&mut sock.arrived, rest);
+            self.net.unblock(end.other());
+            return Ok(bytes);
+        }
+        if let Some(error) = sock.error.take() {
+            return Err(error);
+        }
+        if sock.ended || sock.dead { Ok(Vec::new()) } else { Err(SysError::WouldBlock) }
+    }
+}
+
+impl Sys for Kernel<'_> {
+    type Stream = Stream;
+    type Pipe = Pipe;
+
+    fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
+        let who = self.who;
+        let sock = self.net.sock_mut(stream.0);
+        sock.holder = Holder::Driver(who, Some(token));
+        sock.ready.readable = !sock.arrived.is_empty() || sock.ended;
+        sock.ready.hup = sock.ended;
+        if sock.error.is_some() {
+            sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self, stream: &Stream) {
+        let who = self.who;
+        let sock = self.net.sock_mut(stream.0);
+        sock.holder = Holder::Driver(who, None);
+        sock.ready = Readiness::default();
+    }
+
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+        let own = Holder::Driver(self.who, Some(token));
+        let other = if role == Role::Local { Holder::Peer } else { Holder::Backlog };
+        let door = self.net.doors.iter_mut().flatten().find(|door| door.port == to.port());
+        let end = match (role, door) {
+            (Role::Ctl, None) => return Err(SysError::Refused),
+            (_, None) => self.net.add(role, own, other),
+            (_, Some(_)) => {
+                let end = self.net.add(role, own, other);
+                let door = self.net.doors.iter_mut().flatten().find(|door| door.port == to.port());
+                door.expect("found before").backlog.push_back(end.other());
+                end
+            }
+        };
+        let sock = self.net.sock_mut(end);
+        if role == Role::Local {
+            sock.connecting = true;
+        } else {
+            sock.ready.writable = true;
+        }
+        Ok(Stream(end))
+    }
+
+    fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let sock = self.net.sock_mut(stream.0);
+        if sock.connecting {
+            return Err(SysError::WouldBlock);
+        }
+        sock.error.take().map_or(Ok(()), Err)
+    }
+
+    fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
+        let bytes = self.read(stream.0, into.len())?;
+        into[..bytes.len()].copy_from_slice(&bytes);
+        Ok(Received { bytes: bytes.len(), drained: bytes.len() < into.len() })
+    }
+
+    fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
+        assert!(!from.is_empty(), "a write has something to write");
+        self.write(stream.0, from)
+    }
+
+    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].as_ref().expect("every pipe closed exactly once");
+        assert!(held.is_empty(), "a pipe is drained before it is filled");
+        let bytes = self.read(stream.0, max.min(self.net.pipe_capacity))?;
+        let count = bytes.len();
+        self.net.pipes[usize::from(pipe.0)] = Some(bytes);
+        Ok(count)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].clone().expect("every pipe closed exactly once");
+        assert_eq!(max, held.len(), "taken - forwarded is what the pipe holds");
+        let count = self.write(stream.0, &held)?;
+        self.net.pipes[usize::from(pipe.0)] = Some(held[count..].to_vec());
+        Ok(count)
+    }
+
+    fn pipe(&mut self) -> Option<(Pipe, usize)> {
+        if self.net.pipe_capacity == 0 {
+            return None;
+        }
+        let free = self.net.pipes.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.net.pipes.push(None);
+            self.net.pipes.len() - 1
+        });
+        self.net.pipes[free] = Some(Vec::new());
+        Some((Pipe(u16::try_from(free).expect("few pipes")), self.net.pipe_capacity))
+    }
+
+    fn recycle(&mut self, pipe: Pipe, empty: bool) {
+        let held = self.net.pipes[usize::from(pipe.0)].take().expect("every pipe closed exactly once");
+        assert!(!empty || held.is_empty(), "a pipe with bytes in it is destroyed, never pooled");
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        let sock = self.net.sock_mut(stream.0);
+        assert!(!sock.shut, "SHUT_WR exactly once");
+        sock.shut = true;
+        if !sock.dead {
+            self.net.transmit(stream.0, Segment::Fin, self.story);
+        }
+    }
+
+    fn close(&mut self, stream: Stream) {
+        let end = stream.0;
+        let outer = self.net.peer_of(end);
+        let sock = self.net.sock_mut(end);
+        assert!(sock.holder != Holder::Closed, "every fd closed exactly once");
+        let (shut, dead, unread) = (sock.shut, sock.dead, !sock.arrived.is_empty() || !sock.coming.is_empty());
+        if let Some((visit, side)) = outer
+            && !dead
+        {
+            let peer = self.net.visits[visit].peer(side);
+            assert!(
+                peer.fin && shut && !unread,
+                "what was cut short is reset: {side:?} of visit {visit} was closed before its end"
+            );
+            self.net.visits[visit].peer(side).end = None;
+            self.net.sock_mut(end.other()).holder = Holder::Closed;
+        } else if !dead {
+            if unread {
+                self.net.transmit(end, Segment::Rst, self.story);
+            } else if !shut {
+                self.net.transmit(end, Segment::Fin, self.story);
+            }
+        }
+        self.put_away(end);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        let end = stream.0;
+        assert!(self.net.sock(end).holder != Holder::Closed, "every fd closed exactly once");
+        if !self.net.sock(end).dead {
+            self.net.transmit(end, Segment::Rst, self.story);
+        }
+        self.put_away(end);
+    }
+
+    fn random(&mut self, into: &mut [u8]) {
+        // Names must differ; pauses and picked ports may not, so that histories of equal outcome meet.
+        into.fill(0);
+        if into.len() > 4 {
+            self.net.draws += 1;
+            into[..4].copy_from_slice(&self.net.draws.to_le_bytes());
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.story.at(self.who.party(), || format!("{note:?}"));
+        self.told.push(Told::Note(note));
+    }
+}
+
+impl Kernel<'_> {
+    fn put_away(&mut self, end: End) {
+        let sock = self.net.sock_mut(end);
+        *sock = Socket::new(Holder::Closed);
+        sock.dead = true;
+        self.net.sweep(end);
+    }
+}
+
+impl Listen for Kernel<'_> {
+    type Listener = Door;
+
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Door, SocketAddr), SysError> {
+        let doors = &mut self.net.doors;
+        if doors.iter().flatten().any(|door| door.port == at.port()) {
+            return Err(SysError::InUse);
+        }
+        let free = doors.iter().position(Option::is_none).unwrap_or_else(|| {
+            doors.push(None);
+            doors.len() - 1
+        });
+        doors[free] = Some(Listening { port: at.port(), who: self.who, token, backlog: VecDeque::new() });
+        Ok((Door(u16::try_from(free).expect("few ports")), at))
+    }
+
+    fn accept(&mut self, listener: &Door, _role: Role) -> Result<(Stream, SocketAddr), SysError> {
+        let door = self.net.doors[usize::from(listener.0)].as_mut().expect("every fd closed exactly once");
+        let end = door.backlog.pop_front().ok_or(SysError::WouldBlock)?;
+        self.net.hand_over(end, Some(self.who));
+        let from = self.net.peer_of(end).map_or(1, |(visit, _)| VISITORS + u16::try_from(visit).expect("few visits"));
+        Ok((Stream(end), at(from)))
+    }
+
+    fn unlisten(&mut self, listener: Door) {
+        let door = self.net.doors[usize::from(listener.0)].take().expect("every fd closed exactly once");
+        for end in door.backlog {
+            self.net.hand_over(end, Some(self.who));
+            self.reset(Stream(end));
+        }
+    }
+}
+
+impl Net {
+    /// Doors with connections to accept: whom to tell, and under which token.
+    pub(super) fn knocks(&self) -> Option<(Who, Token)> {
+        let door = self.doors.iter().flatten().find(|door| !door.backlog.is_empty())?;
+        Some((door.who, door.token))
+    }
+
+    /// A visitor's connection waits at the public port.
+    pub(super) fn knock(&mut self, end: End) {
+        let door = self.doors.iter_mut().flatten().find(|door| door.port == PUBLIC_PORT);
+        door.expect("the public port listens").backlog.push_back(end);
+    }
+}
+
+impl Resolve for Kernel<'_> {
+    fn resolve(&mut self, tag: Lookup, _name: &str) {
+        self.told.push(Told::Resolve(tag));
+    }
+}
+
+impl Tell<FromServerLoop> for Kernel<'_> {
+    fn tell(&mut self, msg: FromServerLoop) {
+        self.told.push(Told::FromServerLoop(msg));
+    }
+}
+
+impl Tell<FromClientLoop> for Kernel<'_> {
+    fn tell(&mut self, msg: FromClientLoop) {
+        self.told.push(Told::FromClientLoop(msg));
+    }
+}
+
+impl Tell<ToLane<ToServerLoop<Stream>>> for Kernel<'_> {
+    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+        self.told.push(Told::ToServerLoop(msg.message));
+    }
+}
+
+impl Tell<ToLane<ToClientLoop>> for Kernel<'_> {
+    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+        self.told.push(Told::ToClientLoop(msg.message));
+    }
+}
+
+impl Tell<ToListener> for Kernel<'_> {
+    fn tell(&mut self, msg: ToListener) {
+        self.told.push(Told::ToListener(msg));
+    }
+}
+
+impl Tell<FromListener> for Kernel<'_> {
+    fn tell(&mut self, msg: FromListener) {
+        self.told.push(Told::FromListener(msg));
+    }
+}

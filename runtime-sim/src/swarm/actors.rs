@@ -1,0 +1,430 @@
+//! Visitors, local services and strangers: independent hosts with seeded lengths, chunks, pauses and ways to end.
+
+use super::line::Socket;
+use super::stage::Stage;
+use crate::kernel::{ProcId, Rng};
+use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
+use protocol_sm::driver::SysError;
+use protocol_sm::time::Instant;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+use turmoil::net::TcpListener;
+
+/// How often a service looks whether it should listen and accept.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// When an actor shuts its write half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shut {
+    AfterSending,
+    /// When it has sent all and read the other side's end.
+    AfterPeer,
+}
+
+/// How it ends, if not in good order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Normal,
+    /// Resets once it has sent and received so many bytes.
+    Reset {
+        sent: usize,
+        received: u64,
+    },
+    /// Closes as soon as it has sent all, without reading to the end.
+    CloseEarly,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Script {
+    total: usize,
+    write_chunk: usize,
+    read_chunk: usize,
+    write_pause: Duration,
+    read_pause: Duration,
+    shut: Shut,
+    fate: Fate,
+}
+
+impl Script {
+    fn new(rng: &mut Rng, stage: &Stage, side: Side, tunnel: usize) -> Self {
+        let plan = &stage.plan;
+        let total = match rng.below(10) {
+            0 => 0,
+            1 => rng.size(1, 16),
+            2..=6 => rng.log_size(8, 2048.min(plan.largest)),
+            _ => rng.log_size(8, plan.largest),
+        };
+        let pause = |rng: &mut Rng| match rng.below(10) {
+            0..=5 => Duration::ZERO,
+            6..=8 => Duration::from_millis(rng.log_size(1, 100) as u64),
+            _ => Duration::from_millis(rng.range(100, 1_500)),
+        };
+        let (write_pause, read_pause) = (pause(rng), pause(rng));
+        // With pauses, few chunks.
+        let chunk = |rng: &mut Rng, pause: Duration| {
+            let least = if pause.is_zero() { 64 } else { (plan.largest / 30).max(64) };
+            rng.log_size(least, 64 * 1024)
+        };
+        let may_wait = (side == Side::Visitor) == plan.tunnels[tunnel].service_first;
+        let fate = match rng.below(100) {
+            0..=9 => Fate::Reset { sent: rng.size(0, total), received: rng.below(plan.largest as u64 / 8 + 1) },
+            10..=14 => Fate::CloseEarly,
+            _ => Fate::Normal,
+        };
+        Self {
+            total,
+            write_chunk: chunk(rng, write_pause),
+            read_chunk: chunk(rng, read_pause),
+            write_pause,
+            read_pause,
+            shut: if may_wait && rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending },
+            fate: if plan.gentle || stage.hurry.get() { Fate::Normal } else { fate },
+        }
+    }
+}
+
+/// How a visit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Both streams were whole.
+    Whole,
+    /// The script ended it.
+    Own,
+    /// Nobody listened.
+    NotConnected,
+    Reset(SysError),
+}
+
+struct Actor {
+    stage: Rc<Stage>,
+    socket: Socket,
+    stream: StreamId,
+    script: Script,
+    sent: usize,
+    shut: bool,
+    eof: bool,
+    next_write: Instant,
+    next_read: Instant,
+    rng: Rng,
+    over: bool,
+}
+
+impl Actor {
+    fn new(stage: &Rc<Stage>, socket: Socket, side: Side, tunnel: usize, mut rng: Rng) -> Self {
+        stage.actors.set(stage.actors.get() + 1);
+        Self {
+            stage: Rc::clone(stage),
+            socket,
+            stream: stage.streams.borrow_mut().open(side, tunnel),
+            script: Script::new(&mut rng, stage, side, tunnel),
+            sent: 0,
+            shut: false,
+            eof: false,
+            next_write: Instant::ZERO,
+            next_read: Instant::ZERO,
+            rng,
+            over: false,
+        }
+    }
+
+    /// Plays its script to the end.
+    async fn play(mut self) -> Outcome {
+        loop {
+            let mut outcome = None;
+            let mut wake_at = None;
+            let mut slept = false;
+            poll_fn(|cx| {
+                self.socket.pull(cx);
+                while outcome.is_none() && self.step(&mut outcome) {}
+                if outcome.is_none() && !slept {
+                    slept = true;
+                    wake_at = self.next_wake();
+                    return if wake_at.is_some() { Poll::Ready(()) } else { Poll::Pending };
+                }
+                Poll::Ready(())
+            })
+            .await;
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+            if let Some(at) = wake_at {
+                self.doze(at).await;
+            }
+        }
+    }
+
+    /// Sleeps until `at`, or until something happens to the socket.
+    async fn doze(&mut self, at: Instant) {
+        let pause = at.since(self.stage.now()).max(Duration::from_millis(1));
+        let mut sleep = std::pin::pin!(tokio::time::sleep(pause));
+        let mut woken = false;
+        poll_fn(|cx| {
+            self.socket.pull(cx);
+            let timer = sleep.as_mut().poll(cx);
+            if std::mem::replace(&mut woken, true) { Poll::Ready(()) } else { timer }
+        })
+        .await;
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let now = self.stage.now();
+        let timers = [self.next_write, self.next_read].into_iter().filter(|&at| at > now);
+        timers.chain(self.socket.deadline()).min()
+    }
+
+    fn pause(&mut self, longest: Duration) -> Instant {
+        let now = self.stage.now();
+        if self.stage.hurry.get() || longest.is_zero() {
+            return now;
+        }
+        let nanos = u64::try_from(longest.as_nanos()).expect("short");
+        now + Duration::from_nanos(self.rng.range(nanos / 4, nanos))
+    }
+
+    /// Does one thing that the script says and the socket allows. `false`: there is none.
+    fn step(&mut self, outcome: &mut Option<Outcome>) -> bool {
+        match self.try_step() {
+            Ok(None) => return false,
+            Ok(Some(None)) => {}
+            Ok(Some(Some(over))) => *outcome = Some(over),
+            Err(error) => *outcome = Some(Outcome::Reset(error)),
+        }
+        true
+    }
+
+    fn try_step(&mut self) -> Result<Option<Option<Outcome>>, SysError> {
+        if self.socket.is_connecting() {
+            return Ok(None);
+        }
+        if let Some(outcome) = self.try_end() {
+            return Ok(Some(Some(outcome)));
+        }
+        let now = self.stage.now();
+        if self.read(now)? || self.write(now)? { Ok(Some(None)) } else { Ok(None) }
+    }
+
+    fn try_end(&mut self) -> Option<Outcome> {
+        let received = self.stage.streams.borrow().received(self.stream);
+        let sent_all = self.sent == self.script.total;
+        match self.script.fate {
+            Fate::Reset { sent, received: enough } if self.sent >= sent && received >= enough => {
+                self.over = true;
+                self.socket.close(true);
+                Some(Outcome::Own)
+            }
+            Fate::CloseEarly if sent_all => {
+                self.leave();
+                Some(Outcome::Own)
+            }
+            Fate::Normal | Fate::Reset { .. } | Fate::CloseEarly if self.shut && self.eof => {
+                self.leave();
+                Some(Outcome::Whole)
+            }
+            Fate::Normal | Fate::Reset { .. } | Fate::CloseEarly => None,
+        }
+    }
+
+    /// Closes in good order, as far as that is possible.
+    fn leave(&mut self) {
+        self.over = true;
+        if self.socket.close(false) {
+            self.stage.streams.borrow_mut().on_ended(self.stream);
+        }
+    }
+
+    fn read(&mut self, now: Instant) -> Result<bool, SysError> {
+        if self.eof || now < self.next_read {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; self.script.read_chunk];
+        let n = match self.socket.recv(&mut bytes) {
+            Ok(n) => n,
+            Err(SysError::WouldBlock) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let checked = {
+            let mut streams = self.stage.streams.borrow_mut();
+            if n == 0 { streams.on_eof(self.stream) } else { streams.on_received(self.stream, &bytes[..n]) }
+        };
+        self.stage.check(checked);
+        self.eof = n == 0;
+        self.next_read = self.pause(self.script.read_pause);
+        Ok(true)
+    }
+
+    fn write(&mut self, now: Instant) -> Result<bool, SysError> {
+        if self.shut {
+            return Ok(false);
+        }
+        if self.sent == self.script.total {
+            if self.script.shut == Shut::AfterPeer && !self.eof {
+                return Ok(false);
+            }
+            self.stage.streams.borrow_mut().on_ended(self.stream);
+            self.socket.shut_write();
+            self.shut = true;
+            return Ok(true);
+        }
+        if now < self.next_write {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; self.script.write_chunk.min(self.script.total - self.sent)];
+        self.stage.streams.borrow().next_bytes(self.stream, &mut bytes);
+        match self.socket.send(&bytes) {
+            Ok(n) => {
+                self.stage.streams.borrow_mut().on_sent(self.stream, n);
+                self.sent += n;
+                self.next_write = self.pause(self.script.write_pause);
+                Ok(true)
+            }
+            Err(SysError::WouldBlock) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Actor {
+    /// Its host was killed, or it was reset.
+    fn drop(&mut self) {
+        if !self.over {
+            self.leave();
+        }
+        self.stage.actors.set(self.stage.actors.get() - 1);
+    }
+}
+
+/// A visit to make.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visit {
+    pub(super) after: Duration,
+    pub(super) tunnel: usize,
+    /// It must come back whole.
+    pub(super) probe: bool,
+}
+
+/// The host of all visitors and strangers.
+pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
+    poll_fn(|cx| {
+        stage.take_order(who, cx.waker());
+        for visit in stage.visits.borrow_mut().drain(..) {
+            tokio::task::spawn_local(make_visit(Rc::clone(&stage), who, visit, stage.fork()));
+        }
+        for port in stage.intrusions.borrow_mut().drain(..) {
+            tokio::task::spawn_local(intrude(Rc::clone(&stage), who, port, stage.fork()));
+        }
+        Poll::<()>::Pending
+    })
+    .await;
+    Ok(())
+}
+
+async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
+    tokio::time::sleep(visit.after).await;
+    let port = stage.public.borrow()[visit.tunnel];
+    let outcome = match port {
+        None => Outcome::NotConnected,
+        Some(port) => {
+            stage.visitors.set(stage.visitors.get() + 1);
+            let to = SocketAddr::new(turmoil::lookup("server"), port);
+            let actor = Actor::new(&stage, Socket::connect(&stage, who, None, to), Side::Visitor, visit.tunnel, rng);
+            let (stream, fate) = (actor.stream, actor.script.fate);
+            let outcome = match actor.play().await {
+                Outcome::Reset(SysError::Refused) => Outcome::NotConnected,
+                outcome => outcome,
+            };
+            if let Fate::Reset { .. } = fate
+                && outcome == Outcome::Own
+            {
+                stage.saw(Sometimes::VisitorReset);
+            }
+            stage.remark(Some(who), || format!("visitor stream {}: {outcome:?}", stream.0));
+            outcome
+        }
+    };
+    if outcome == Outcome::Whole {
+        stage.whole.set(stage.whole.get() + 1);
+    } else if visit.probe {
+        stage.breach(
+            Kind::Liveness,
+            Property::ProbesRoundTrip,
+            format!("through tunnel {}: {outcome:?}", visit.tunnel),
+        );
+    } else if stage.plan.gentle {
+        let what = format!("a visitor of tunnel {}: {outcome:?}", visit.tunnel);
+        stage.breach(Kind::Safety, Property::NoUnprovokedReset, what);
+    }
+    stage.to_come.set(stage.to_come.get() - 1);
+}
+
+/// Somebody who is no client comes to one of the server's own ports, and says something or nothing.
+async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
+    stage.saw(Sometimes::Stranger);
+    let to = SocketAddr::new(turmoil::lookup("server"), port);
+    let mut socket = Socket::connect(&stage, who, None, to);
+    let mut words = vec![0; rng.log_size(1, 3000)];
+    words.fill_with(|| rng.next().to_le_bytes()[0]);
+    if rng.chance(50) {
+        words.clear();
+    }
+    let mut said = false;
+    poll_fn(|cx| {
+        socket.pull(cx);
+        if socket.is_connecting() {
+            return Poll::Pending;
+        }
+        if !std::mem::replace(&mut said, true) && !words.is_empty() {
+            // What does not fit is not said.
+            let _ = socket.send(&words);
+        }
+        match socket.recv(&mut [0; 512]) {
+            Err(SysError::WouldBlock) => Poll::Pending,
+            Ok(0) | Err(_) => Poll::Ready(()),
+            Ok(_) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    })
+    .await;
+    stage.to_come.set(stage.to_come.get() - 1);
+}
+
+/// The host of all local services.
+pub(super) async fn services(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
+    for tunnel in 0..stage.plan.tunnels.len() {
+        tokio::task::spawn_local(serve(Rc::clone(&stage), who, tunnel));
+    }
+    std::future::pending().await
+}
+
+async fn serve(stage: Rc<Stage>, who: ProcId, tunnel: usize) {
+    loop {
+        if stage.closed.borrow()[tunnel] {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        let at = ("0.0.0.0", stage.plan.tunnels[tunnel].service_port);
+        let listener = TcpListener::bind(at).await.expect("the service's own port is free");
+        while !stage.closed.borrow()[tunnel] {
+            if stage.deaf.borrow()[tunnel] {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            let Ok(accepted) = tokio::time::timeout(LOOK, listener.accept()).await else { continue };
+            let (stream, _) = accepted.expect("turmoil's accept does not fail");
+            let socket = Socket::accepted(&stage, who, false, stream);
+            let actor = Actor::new(&stage, socket, Side::Service, tunnel, stage.fork());
+            let stage = Rc::clone(&stage);
+            tokio::task::spawn_local(async move {
+                let fate = actor.script.fate;
+                let outcome = actor.play().await;
+                if let (Fate::Reset { .. }, Outcome::Own) = (fate, outcome) {
+                    stage.saw(Sometimes::ServiceReset);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The server and the client as hosts: production's drivers, each a thread that runs when the seed says so.
+
+use super::stage::{Order, SERVER, Stage};
+use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use crate::kernel::{ProcId, Rng};
+use crate::oracle::{Kind, Property};
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::client_main::{ClientMain, Outcome};
+use protocol_sm::driver::listener::Listener;
+use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
+use protocol_sm::driver::server_loop::{ServerLoop, Totals};
+use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::{Cx, Driver};
+use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token, TunnelSpec};
+use protocol_sm::time::Instant;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// Where the server listens.
+const CTL: u16 = 8080;
+const PROXY: u16 = 8090;
+/// More rounds than this without sleeping is spinning.
+const ROUNDS: u32 = 20_000;
+/// How soon a program that ended by itself is started again, as a service manager would.
+const RESTART: Duration = Duration::from_millis(500);
+
+/// A driver with its mailbox and buffer.
+struct Seat<D, M> {
+    driver: D,
+    mailbox: Mailbox<M>,
+    thread: Thread,
+    rng: Rng,
+    scratch: Vec<u8>,
+    /// It has something to do, but does not get the processor before.
+    runs_at: Option<Instant>,
+}
+
+impl<D: Driver<Thread, Message = M>, M> Seat<D, M> {
+    fn new(process: &Rc<RefCell<Process>>, index: usize, driver: D, mailbox: Mailbox<M>) -> Rc<RefCell<Self>> {
+        let thread = Thread { process: Rc::clone(process), index };
+        let (rng, scratch) = {
+            let mut process = process.borrow_mut();
+            (process.rng.fork(), vec![0; process.stage.plan.scratch])
+        };
+        Rc::new(RefCell::new(Self { driver, mailbox, thread, rng, scratch, runs_at: None }))
+    }
+
+    fn call<R>(&mut self, now: Instant, call: impl FnOnce(&mut D, &mut Cx<'_, Thread>) -> R) -> R {
+        let strategy = self.thread.process.borrow().stage.plan.strategy;
+        let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy };
+        call(&mut self.driver, &mut cx)
+    }
+}
+
+/// A thread, whatever it runs.
+trait Runs {
+    /// Runs one batch, if there is something to do and the thread gets the processor. `false`: it did not.
+    fn run(&mut self, now: Instant) -> bool;
+    fn next_deadline(&self) -> Option<Instant>;
+}
+
+impl<D: Driver<Thread, Message = M>, M> Runs for Seat<D, M> {
+    fn run(&mut self, now: Instant) -> bool {
+        let index = self.thread.index;
+        let due = self.driver.is_busy()
+            || self.driver.next_deadline().is_some_and(|at| at <= now)
+            || !self.mailbox.borrow().is_empty()
+            || self.thread.process.borrow().has_events(index);
+        if !due {
+            return false;
+        }
+        let lag = {
+            let process = self.thread.process.borrow();
+            process.stage.with_status(process.who, |status| status.lag)
+        };
+        let runs_at = match self.runs_at {
+            Some(at) => at,
+            None if lag.is_zero() => now,
+            None => now + Duration::from_micros(self.rng.below(lag.as_micros() as u64 + 1)),
+        };
+        if runs_at > now {
+            self.runs_at = Some(runs_at);
+            return false;
+        }
+        self.runs_at = None;
+        // A thread may find only some of what others are just posting.
+        let here = self.mailbox.borrow().len();
+        let count = if self.rng.chance(30) { self.rng.size(0, here) } else { here };
+        let messages: Vec<_> = self.mailbox.borrow_mut().drain(..count).collect();
+        let events = self.thread.process.borrow_mut().take_events(index);
+        self.call(now, |driver, cx| {
+            for message in messages {
+                driver.on_message(cx, message);
+            }
+            for (token, ready) in events {
+                driver.on_ready(cx, token, ready);
+            }
+            if driver.next_deadline().is_some_and(|at| at <= now) {
+                driver.on_deadline(cx);
+            }
+            driver.run_busy(cx);
+        });
+        true
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.runs_at.or_else(|| self.driver.next_deadline())
+    }
+}
+
+/// All threads of a process.
+struct Program {
+    stage: Rc<Stage>,
+    who: ProcId,
+    process: Rc<RefCell<Process>>,
+    threads: Vec<Rc<RefCell<dyn Runs>>>,
+    rng: Rng,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("who", &self.who).finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    fn new(process: Rc<RefCell<Process>>) -> Self {
+        let (stage, who, rng) = {
+            let mut process = process.borrow_mut();
+            (Rc::clone(&process.stage), process.who, process.rng.fork())
+        };
+        Self { stage, who, process, threads: Vec::new(), rng, sleep: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+    }
+
+    /// Runs its threads until all sleep, or `after`, called after each round, says that it is over.
+    fn turn(&mut self, cx: &mut Context<'_>, mut after: impl FnMut() -> bool) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let now = self.stage.now();
+            self.process.borrow_mut().pull(cx);
+            let mut order: Vec<_> = (0..self.threads.len()).collect();
+            shuffle(&mut self.rng, &mut order);
+            let mut ran = false;
+            for index in order {
+                ran |= self.threads[index].borrow_mut().run(now);
+            }
+            if after() {
+                return Poll::Ready(());
+            }
+            if ran {
+                continue;
+            }
+            let threads = self.threads.iter().filter_map(|thread| thread.borrow().next_deadline());
+            let Some(at) = threads.chain(self.process.borrow().deadline()).min() else { return Poll::Pending };
+            self.sleep.as_mut().reset(tokio::time::Instant::now() + at.since(now));
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        let what = format!("{:?} ran {ROUNDS} rounds without sleeping", self.who);
+        self.stage.breach(Kind::Safety, Property::NoSpinning, what);
+        Poll::Ready(())
+    }
+
+    /// Everything must be closed by now.
+    fn check_closed(&self, loop_sockets: usize) {
+        let open = self.process.borrow().open();
+        if open != (0, 0, 0) || loop_sockets > 0 {
+            let what = format!(
+                "{:?} stopped with {} sockets, {} listening sockets and {} pipes open, {loop_sockets} known to its loops",
+                self.who, open.0, open.1, open.2
+            );
+            self.stage.breach(Kind::Safety, Property::ClosedOnce, what);
+        }
+    }
+}
+
+fn credential() -> Token {
+    Token::new(b"the swarm's secret".to_vec())
+}
+
+/// Runs the server until it is told to stop for good.
+pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
+    loop {
+        let again = serve(&stage).await;
+        stage.forget_transfers();
+        match again {
+            Order::Stop => return Ok(()),
+            Order::Restart(pause) => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+async fn serve(stage: &Rc<Stage>) -> Order {
+    let plan = &stage.plan;
+    let scope =
+        Scope { max_waiting: plan.max_waiting, max_connections: plan.max_connections, ..Scope::default() };
+    let settings = ServerSettings {
+        credentials: vec![Credential { name: "swarm".into(), token: credential(), scope }],
+        idle_conns: plan.idle_conns,
+        timings: plan.timings.clone(),
+        ..ServerSettings::default()
+    };
+    let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let process = Process::new(stage, SERVER, Vec::new(), plan.lanes);
+    let mut program = Program::new(Rc::clone(&process));
+    let seat = |index, mailbox| Seat::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.lanes, ip), mailbox);
+    let mailbox = Rc::clone(&process.borrow().mail.server_main);
+    let main = seat(0, Rc::clone(&mailbox));
+    let inbox = Rc::clone(&process.borrow().mail.listener);
+    let listener = Seat::new(&process, 1, Listener::<Door>::new(plan.lanes), inbox);
+    let mut loops = Vec::new();
+    for lane in 0..plan.lanes {
+        let inbox = Rc::clone(&process.borrow().mail.server_loops[lane]);
+        let driver = ServerLoop::<Stream, Pipe>::new(lane, plan.timings.clone());
+        loops.push(Seat::new(&process, 2 + lane, driver, inbox));
+    }
+    let ports = (SocketAddr::new(ip, CTL), SocketAddr::new(ip, PROXY));
+    let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1));
+    assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
+    program.threads = vec![main.clone(), listener.clone()];
+    program.threads.extend(loops.iter().map(|seat| Rc::clone(seat) as Rc<RefCell<dyn Runs>>));
+
+    let mut order = None;
+    let mut over = false;
+    let sockets = || loops.iter().map(|seat| seat.borrow().driver.sockets()).sum::<usize>();
+    poll_fn(|cx| {
+        if let Some(new) = stage.take_order(SERVER, cx.waker()) {
+            order = Some(new);
+            mailbox.borrow_mut().push_back(ToServerMain::Stop);
+        }
+        program.turn(cx, || {
+            stage.with_status(SERVER, |status| {
+                status.up = true;
+                status.loop_sockets = sockets();
+            });
+            // The other threads handle the messages that are left.
+            let was_over = over;
+            over = main.borrow().driver.is_over();
+            let quiet = process.borrow().mail.server_loops.iter().all(|inbox| inbox.borrow().is_empty());
+            was_over && quiet && process.borrow().mail.listener.borrow().is_empty()
+        })
+    })
+    .await;
+    stage.with_status(SERVER, |status| {
+        status.up = false;
+        status.stopped = true;
+    });
+    program.check_closed(sockets() + main.borrow().driver.sockets() + listener.borrow().driver.ports());
+    let totals: Vec<Totals> = loops.iter().map(|seat| seat.borrow().driver.totals()).collect();
+    for total in totals {
+        if total.visitors != total.finished + total.aborted {
+            stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{total:?}"));
+        }
+    }
+    order.unwrap_or(Order::Stop)
+}
+
+/// Runs a client until it is told to stop for good. `identity` decides whom it replaces.
+pub(super) async fn client(stage: Rc<Stage>, who: ProcId, identity: usize) -> turmoil::Result {
+    loop {
+        match connect(&stage, who, identity).await {
+            Order::Stop => return Ok(()),
+            Order::Restart(pause) => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
+    let plan = &stage.plan;
+    let spec = &plan.clients[identity];
+    let settings = ClientSettings {
+        client_id: [u8::try_from(identity).expect("few clients"); 16],
+        token: Some(credential()),
+        tunnels: spec
+            .tunnels
+            .iter()
+            .map(|&tunnel| TunnelSpec {
+                name: format!("tunnel-{tunnel}"),
+                public_port: plan.tunnels[tunnel].public_port,
+            })
+            .collect(),
+        max_proxy_conns: 16_384,
+        timings: plan.timings.clone(),
+    };
+    let locals = spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.tunnels[tunnel].service_port)).collect();
+    let process = Process::new(stage, who, spec.tunnels.clone(), spec.lanes);
+    let mut program = Program::new(Rc::clone(&process));
+    let mailbox = Rc::clone(&process.borrow().mail.client_main);
+    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.lanes);
+    let main = Seat::new(&process, 0, driver, Rc::clone(&mailbox));
+    let mut loops = Vec::new();
+    for lane in 0..spec.lanes {
+        let inbox = Rc::clone(&process.borrow().mail.client_loops[lane]);
+        let driver = ClientLoop::<Stream, Pipe>::new(lane, plan.timings.clone());
+        loops.push(Seat::new(&process, 1 + lane, driver, inbox));
+    }
+    main.borrow_mut().call(stage.now(), |main, cx| main.start(cx));
+    program.threads = vec![main.clone()];
+    program.threads.extend(loops.iter().map(|seat| Rc::clone(seat) as Rc<RefCell<dyn Runs>>));
+
+    let mut order = None;
+    let mut over = false;
+    let sockets = || loops.iter().map(|seat| seat.borrow().driver.sockets()).sum::<usize>();
+    poll_fn(|cx| {
+        if let Some(new) = stage.take_order(who, cx.waker()) {
+            order = Some(new);
+            mailbox.borrow_mut().push_back(ToClientMain::Stop);
+        }
+        program.turn(cx, || {
+            stage.with_status(who, |status| {
+                status.up = main.borrow().driver.is_up();
+                status.loop_sockets = sockets();
+            });
+            let was_over = over;
+            over = main.borrow().driver.outcome().is_some();
+            was_over && process.borrow().mail.client_loops.iter().all(|inbox| inbox.borrow().is_empty())
+        })
+    })
+    .await;
+    stage.with_status(who, |status| {
+        status.up = false;
+        status.stopped = true;
+    });
+    program.check_closed(sockets());
+    match main.borrow().driver.outcome() {
+        Some(Outcome::Refused(why)) => {
+            stage.breach(Kind::Liveness, Property::ClientsReturn, format!("{who:?} was refused for good: {why}"));
+        }
+        Some(Outcome::Stopped | Outcome::Replaced) | None => {}
+    }
+    order.unwrap_or(Order::Restart(RESTART))
+}

@@ -1,0 +1,450 @@
+//! The drivers' system over turmoil: sockets and pipes of one process, and its threads' mailboxes.
+//!
+//! The threads of a process are steps of one task. Calls that could move many bytes are cut short by chance, because
+//! turmoil itself never does that.
+
+use super::line::Socket;
+use super::stage::Stage;
+use crate::kernel::{ProcId, Rng};
+use crate::oracle::{Kind, Property, Sometimes};
+use protocol_sm::driver::messages::{
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
+    ToServerMain,
+};
+use protocol_sm::driver::{
+    Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token,
+};
+use protocol_sm::time::Instant;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use turmoil::net::{TcpListener, TcpStream};
+
+/// A connection of a process.
+#[derive(Debug)]
+pub(super) struct Stream(u64);
+
+/// A listening socket of a process.
+#[derive(Debug)]
+pub(super) struct Door(u64);
+
+/// A pipe.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    bytes: RefCell<VecDeque<u8>>,
+    capacity: usize,
+}
+
+/// Most bytes that a pipe holds.
+const PIPE: usize = 64 * 1024;
+
+/// A mailbox.
+pub(super) type Mailbox<M> = Rc<RefCell<VecDeque<M>>>;
+
+/// The mailboxes of a process's threads.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    pub(super) server_main: Mailbox<ToServerMain>,
+    pub(super) listener: Mailbox<ToListener>,
+    pub(super) server_loops: Vec<Mailbox<ToServerLoop<Stream>>>,
+    pub(super) client_main: Mailbox<ToClientMain>,
+    pub(super) client_loops: Vec<Mailbox<ToClientLoop>>,
+}
+
+struct Entry {
+    socket: Socket,
+    watch: Option<(usize, Token)>,
+}
+
+type Accepting = Pin<Box<dyn Future<Output = (TcpListener, io::Result<(TcpStream, SocketAddr)>)>>>;
+
+struct Backlog {
+    accepting: Accepting,
+    queue: VecDeque<(Socket, SocketAddr)>,
+    watch: (usize, Token),
+    edge: bool,
+}
+
+/// What the threads of one process share.
+pub(super) struct Process {
+    pub(super) stage: Rc<Stage>,
+    pub(super) who: ProcId,
+    /// A client's tunnels, by their numbers in the plan.
+    pub(super) tunnels: Vec<usize>,
+    pub(super) mail: Mail,
+    pub(super) rng: Rng,
+    sockets: BTreeMap<u64, Entry>,
+    doors: BTreeMap<u64, Backlog>,
+    next: u64,
+    pipes: usize,
+    lookups: Vec<(Instant, Lookup, Vec<SocketAddr>)>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("who", &self.who).finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    pub(super) fn new(stage: &Rc<Stage>, who: ProcId, tunnels: Vec<usize>, lanes: usize) -> Rc<RefCell<Self>> {
+        let mut mail = Mail::default();
+        mail.server_loops.resize_with(lanes, Mailbox::default);
+        mail.client_loops.resize_with(lanes, Mailbox::default);
+        Rc::new(RefCell::new(Self {
+            stage: Rc::clone(stage),
+            who,
+            tunnels,
+            mail,
+            rng: stage.fork(),
+            sockets: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            next: 0,
+            pipes: 0,
+            lookups: Vec::new(),
+        }))
+    }
+
+    /// Takes in what has come to any socket, and asks to be woken when more does.
+    pub(super) fn pull(&mut self, cx: &mut Context<'_>) {
+        for entry in self.sockets.values_mut() {
+            entry.socket.pull(cx);
+        }
+        for door in self.doors.values_mut() {
+            while let Poll::Ready((listener, accepted)) = door.accepting.as_mut().poll(cx) {
+                let (stream, from) = accepted.expect("turmoil's accept does not fail");
+                door.queue.push_back((Socket::accepted(&self.stage, self.who, true, stream), from));
+                door.accepting = accepting(listener);
+                door.edge = true;
+            }
+        }
+        let now = self.stage.now();
+        for index in (0..self.lookups.len()).rev() {
+            if self.lookups[index].0 <= now {
+                let (_, tag, addresses) = self.lookups.remove(index);
+                self.mail.client_main.borrow_mut().push_back(ToClientMain::Resolved { tag, addresses });
+            }
+        }
+    }
+
+    /// When something happens here by itself.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let sockets = self.sockets.values().filter_map(|entry| entry.socket.deadline());
+        sockets.chain(self.lookups.iter().map(|&(at, ..)| at)).min()
+    }
+
+    /// Whether a thread has events to take.
+    pub(super) fn has_events(&self, thread: usize) -> bool {
+        let socket = |entry: &Entry| entry.watch.is_some_and(|(owner, _)| owner == thread) && entry.socket.has_edge();
+        let door = |door: &Backlog| door.watch.0 == thread && door.edge;
+        self.sockets.values().any(socket) || self.doors.values().any(door)
+    }
+
+    /// What is to be reported to a thread, in any order.
+    pub(super) fn take_events(&mut self, thread: usize) -> Vec<(Token, Readiness)> {
+        let mut events = Vec::new();
+        for entry in self.sockets.values_mut() {
+            if let Some((_, token)) = entry.watch.filter(|&(owner, _)| owner == thread)
+                && let Some(ready) = entry.socket.take_edge()
+            {
+                events.push((token, ready));
+            }
+        }
+        for door in self.doors.values_mut() {
+            if door.watch.0 == thread && std::mem::take(&mut door.edge) {
+                let ready = Readiness { readable: !door.queue.is_empty(), ..Readiness::default() };
+                events.push((door.watch.1, ready));
+            }
+        }
+        shuffle(&mut self.rng, &mut events);
+        events
+    }
+
+    /// What is open: sockets, listening sockets, pipes.
+    pub(super) fn open(&self) -> (usize, usize, usize) {
+        (self.sockets.len(), self.doors.len(), self.pipes)
+    }
+
+    fn insert(&mut self, socket: Socket, watch: Option<(usize, Token)>) -> Stream {
+        self.next += 1;
+        self.sockets.insert(self.next, Entry { socket, watch });
+        Stream(self.next)
+    }
+
+    fn socket(&mut self, stream: &Stream) -> &mut Socket {
+        &mut self.sockets.get_mut(&stream.0).expect("a stream that is not closed").socket
+    }
+
+    /// How much of `length` a call moves at most.
+    fn cut(&mut self, length: usize) -> usize {
+        if length > 1 && self.rng.chance(self.stage.plan.short) {
+            self.stage.saw(Sometimes::ShortWrite);
+            return self.rng.log_size(1, length - 1);
+        }
+        length
+    }
+
+    fn out_of_descriptors(&mut self) -> bool {
+        let few = self.stage.with_status(self.who, |status| status.few_descriptors) && self.rng.chance(60);
+        if few {
+            self.stage.saw(Sometimes::OutOfDescriptors);
+        }
+        few
+    }
+}
+
+/// Any order.
+pub(super) fn shuffle<T>(rng: &mut Rng, items: &mut [T]) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.size(0, i));
+    }
+}
+
+fn accepting(listener: TcpListener) -> Accepting {
+    Box::pin(async move {
+        let accepted = listener.accept().await;
+        (listener, accepted)
+    })
+}
+
+/// One thread's view of its process.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) process: Rc<RefCell<Process>>,
+    pub(super) index: usize,
+}
+
+impl Thread {
+    fn close_as(&self, stream: Stream, reset: bool) {
+        let mut entry =
+            self.process.borrow_mut().sockets.remove(&stream.0).expect("a stream that is closed for the first time");
+        entry.socket.close(reset);
+    }
+}
+
+impl Sys for Thread {
+    type Stream = Stream;
+    type Pipe = Pipe;
+
+    fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
+        let mut process = self.process.borrow_mut();
+        let entry = process.sockets.get_mut(&stream.0).expect("a stream that is not closed");
+        assert_eq!(entry.watch, None, "a stream is watched by one thread");
+        entry.watch = Some((self.index, token));
+        entry.socket.arm();
+        Ok(())
+    }
+
+    fn unwatch(&mut self, stream: &Stream) {
+        let mut process = self.process.borrow_mut();
+        process.sockets.get_mut(&stream.0).expect("a stream that is not closed").watch = None;
+    }
+
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+        let mut process = self.process.borrow_mut();
+        if process.out_of_descriptors() {
+            return Err(SysError::Exhausted);
+        }
+        let socket = Socket::connect(&process.stage, process.who, Some(role), to);
+        Ok(process.insert(socket, Some((self.index, token))))
+    }
+
+    fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
+        self.process.borrow_mut().socket(stream).take_error()
+    }
+
+    fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
+        assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
+        let mut process = self.process.borrow_mut();
+        let most = process.cut(into.len());
+        let bytes = process.socket(stream).recv(&mut into[..most])?;
+        Ok(Received { bytes, drained: bytes < most })
+    }
+
+    fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
+        assert!(!from.is_empty(), "nothing to send");
+        let mut process = self.process.borrow_mut();
+        let most = process.cut(from.len());
+        process.socket(stream).send(&from[..most])
+    }
+
+    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
+        let mut process = self.process.borrow_mut();
+        let mut held = pipe.bytes.borrow_mut();
+        if !held.is_empty() || max == 0 {
+            process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, "filled while not empty".into());
+        }
+        let most = process.cut(max.min(pipe.capacity));
+        let mut bytes = vec![0; most];
+        let n = process.socket(stream).recv(&mut bytes)?;
+        held.extend(&bytes[..n]);
+        process.stage.saw(Sometimes::Spliced);
+        if n == pipe.capacity {
+            process.stage.saw(Sometimes::PipeFull);
+        }
+        Ok(n)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        let mut process = self.process.borrow_mut();
+        let mut held = pipe.bytes.borrow_mut();
+        if held.len() != max {
+            process.stage.breach(
+                Kind::Safety,
+                Property::PipesEmptyAtRest,
+                format!("{max} bytes wanted of {} held", held.len()),
+            );
+        }
+        let most = process.cut(max);
+        let n = process.socket(stream).send(&held.make_contiguous()[..most])?;
+        held.drain(..n);
+        if !held.is_empty() {
+            process.stage.saw(Sometimes::PipeHeldBytes);
+        }
+        Ok(n)
+    }
+
+    fn pipe(&mut self) -> Option<(Pipe, usize)> {
+        let mut process = self.process.borrow_mut();
+        let no_pipe = process.stage.plan.no_pipe;
+        if process.rng.chance(no_pipe) {
+            process.stage.saw(Sometimes::NoPipe);
+            return None;
+        }
+        process.pipes += 1;
+        let capacity = process.rng.pick(&[4 * 1024, 16 * 1024, PIPE]);
+        Some((Pipe { bytes: RefCell::default(), capacity }, capacity))
+    }
+
+    fn recycle(&mut self, pipe: Pipe, empty: bool) {
+        let mut process = self.process.borrow_mut();
+        process.pipes -= 1;
+        let held = pipe.bytes.borrow().len();
+        if empty && held > 0 {
+            let what = format!("given back as empty with {held} bytes in it");
+            process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, what);
+        }
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        self.process.borrow_mut().socket(stream).shut_write();
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.close_as(stream, false);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.close_as(stream, true);
+    }
+
+    fn random(&mut self, into: &mut [u8]) {
+        let mut process = self.process.borrow_mut();
+        into.fill_with(|| process.rng.next().to_le_bytes()[0]);
+    }
+
+    fn note(&mut self, note: Note) {
+        let process = self.process.borrow();
+        process.stage.note(process.who, &process.tunnels, &note);
+    }
+}
+
+impl Listen for Thread {
+    type Listener = Door;
+
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Door, SocketAddr), SysError> {
+        let mut bind = std::pin::pin!(TcpListener::bind(at));
+        let bound = match bind.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(bound) => bound,
+            Poll::Pending => unreachable!("turmoil binds at once"),
+        };
+        let listener = bound.map_err(|_| SysError::InUse)?;
+        let address = listener.local_addr().map_err(|_| SysError::Other(0))?;
+        let mut process = self.process.borrow_mut();
+        process.next += 1;
+        let door = Door(process.next);
+        let backlog = Backlog {
+            accepting: accepting(listener),
+            queue: VecDeque::new(),
+            watch: (self.index, token),
+            edge: false,
+        };
+        process.doors.insert(door.0, backlog);
+        Ok((door, address))
+    }
+
+    fn accept(&mut self, listener: &Door, role: Role) -> Result<(Stream, SocketAddr), SysError> {
+        let mut process = self.process.borrow_mut();
+        let some = process.doors.get(&listener.0).is_some_and(|door| !door.queue.is_empty());
+        if some && process.out_of_descriptors() {
+            return Err(SysError::Exhausted);
+        }
+        let door = process.doors.get_mut(&listener.0).expect("a listener that is not closed");
+        let (socket, from) = door.queue.pop_front().ok_or(SysError::WouldBlock)?;
+        socket.set_role(role);
+        Ok((process.insert(socket, None), from))
+    }
+
+    fn unlisten(&mut self, listener: Door) {
+        // Connections that nobody has accepted are reset, as at the death of the process.
+        self.process.borrow_mut().doors.remove(&listener.0).expect("a listener closed for the first time");
+    }
+}
+
+impl Resolve for Thread {
+    fn resolve(&mut self, tag: Lookup, name: &str) {
+        let mut process = self.process.borrow_mut();
+        let (host, port) = name.rsplit_once(':').expect("HOST:PORT");
+        let port = port.parse().expect("a port");
+        let fails = process.stage.with_status(process.who, |status| status.no_names);
+        let addresses = if fails { Vec::new() } else { vec![SocketAddr::new(turmoil::lookup(host), port)] };
+        let at = process.stage.now() + Duration::from_millis(process.rng.log_size(1, 200) as u64);
+        process.lookups.push((at, tag, addresses));
+    }
+}
+
+fn post<M>(to: &Mailbox<M>, message: M) {
+    to.borrow_mut().push_back(message);
+}
+
+impl Tell<ToLane<ToServerLoop<Stream>>> for Thread {
+    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+        post(&self.process.borrow().mail.server_loops[msg.lane], msg.message);
+    }
+}
+
+impl Tell<ToLane<ToClientLoop>> for Thread {
+    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+        post(&self.process.borrow().mail.client_loops[msg.lane], msg.message);
+    }
+}
+
+impl Tell<ToListener> for Thread {
+    fn tell(&mut self, msg: ToListener) {
+        post(&self.process.borrow().mail.listener, msg);
+    }
+}
+
+impl Tell<FromListener> for Thread {
+    fn tell(&mut self, msg: FromListener) {
+        post(&self.process.borrow().mail.server_main, ToServerMain::Listener(msg));
+    }
+}
+
+impl Tell<FromServerLoop> for Thread {
+    fn tell(&mut self, msg: FromServerLoop) {
+        post(&self.process.borrow().mail.server_main, ToServerMain::Loop(msg));
+    }
+}
+
+impl Tell<FromClientLoop> for Thread {
+    fn tell(&mut self, msg: FromClientLoop) {
+        post(&self.process.borrow().mail.client_main, ToClientMain::Loop(msg));
+    }
+}
