@@ -207,6 +207,7 @@ impl Tell<ToListener> for MainOut {
 
 impl Outbox for MainOut {
     fn flush(&mut self) {
+        // The lanes first: they must know of a client before the listener can send them its visitors.
         self.lanes.iter_mut().for_each(Outgoing::flush);
         self.listener.flush();
     }

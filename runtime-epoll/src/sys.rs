@@ -32,6 +32,7 @@ pub struct Linux<O = ()> {
     /// Streams with an urgent byte, now or before. There, reads stop short of the mark: a short one does
     /// not mean that nothing is left, and splice(2) never gets past it. So these are copied.
     urgent: BTreeSet<Token>,
+    random: random::Random,
     notes: Notes,
     outbox: O,
 }
@@ -46,7 +47,14 @@ impl<O> Linux<O> {
     }
 
     pub(crate) fn with_poller(poller: Poller, outbox: O) -> Self {
-        Self { poller, pipes: pipe::Pool::default(), urgent: BTreeSet::new(), notes: Notes::default(), outbox }
+        Self {
+            poller,
+            pipes: pipe::Pool::default(),
+            urgent: BTreeSet::new(),
+            random: random::Random::default(),
+            notes: Notes::default(),
+            outbox,
+        }
     }
 
     /// Waits until a watched socket is ready, at most as long as `timeout` (rounded up to milliseconds;
@@ -177,7 +185,7 @@ impl<O> Sys for Linux<O> {
     }
 
     fn random(&mut self, into: &mut [u8]) {
-        random::fill(into);
+        self.random.fill(into);
     }
 
     fn note(&mut self, note: Note) {

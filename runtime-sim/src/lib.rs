@@ -7,5 +7,6 @@ pub mod campaign;
 pub mod explore;
 pub mod kernel;
 pub mod oracle;
+pub mod swarm;
 pub mod trace;
 pub mod world;

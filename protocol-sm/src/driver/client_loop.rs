@@ -131,6 +131,11 @@ struct Local<T> {
     port: Port<T>,
 }
 
+/// What this thread needs of its system.
+trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop> {}
+
+impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>> LoopSys<T, P> for S {}
+
 impl<T, P> ClientLoop<T, P> {
     /// An empty loop; `lane` is its index.
     #[must_use]
@@ -260,20 +265,14 @@ where
 }
 
 impl<T, P> ClientLoop<T, P> {
-    fn end_session<S>(&mut self, cx: &mut Cx<'_, S>, code: AbortCode)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn end_session<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, code: AbortCode) {
         let tokens: Vec<_> = self.conns.values().copied().collect();
         for token in tokens {
             self.drop_conn(cx, token, code, false);
         }
     }
 
-    fn open<S>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr, hello: ConnHello, accept: Proof)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr, hello: ConnHello, accept: Proof) {
         let made = self.slots.insert_with(|token| {
             let stream = cx.sys.connect(to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
@@ -297,20 +296,14 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn open_failed<S>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn open_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>) {
         cx.sys.note(Note::ConnFailed { conn, error });
         let serial = self.serial;
         cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
         cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
     }
 
-    fn on_server_msg<S>(&mut self, cx: &mut Cx<'_, S>, msg: &ServerMsg)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn on_server_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: &ServerMsg) {
         let (id, epoch) = match msg {
             ServerMsg::Fin { conn, epoch, .. } | ServerMsg::Abort { conn, epoch, .. } => (*conn, *epoch),
             ServerMsg::TunnelReady { .. }
@@ -336,10 +329,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Does everything that can be done on a conn now.
-    fn drive<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn drive<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let driven = match &conn.state {
             State::Opening { .. } => self.drive_opening(cx, token),
@@ -351,10 +341,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn drive_opening<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         if let State::Opening { hello, step: step @ Step::Connecting, .. } = &mut conn.state {
             match cx.sys.take_error(&conn.link.port.stream) {
@@ -372,10 +359,7 @@ impl<T, P> ClientLoop<T, P> {
         self.drive_idle(cx, token)
     }
 
-    fn drive_idle<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn drive_idle<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         let was_opening = matches!(conn.state, State::Opening { .. });
@@ -404,10 +388,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
-    fn dial<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode) {
         let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
         else {
             return;
@@ -452,10 +433,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// A local_conn that is being dialled became ready.
-    fn on_dial_event<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
         let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
         let State::Active(active) = &mut conn.state else { return };
         match cx.sys.take_error(&dialled.port.stream) {
@@ -486,10 +464,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn drive_active<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
         let State::Active(active) = &mut conn.state else { return Ok(()) };
         let again = match active.conn.stage() {
@@ -539,10 +514,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Tells the server that a transfer is over here; the conn is idle again.
-    fn finish<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn finish<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &conn.state else { return };
         if !conn.link.into.is_empty() || !conn.link.out.is_empty() {
@@ -569,10 +541,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// A conn goes no further: tells the server what it must know, and drops it.
-    fn end<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn end<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let (serial, id) = (self.serial, conn.id);
         match end {
@@ -592,10 +561,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Closes a conn, resets its local_conn, and forgets both.
-    fn drop_conn<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, code: AbortCode, by_peer: bool)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn drop_conn<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, code: AbortCode, by_peer: bool) {
         self.drop_local(cx, token);
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
         self.timers.set(token, &mut conn.deadline, None);
@@ -629,10 +595,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn tell_if_drained<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
-    {
+    fn tell_if_drained<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.draining && self.active == 0 {
             cx.sys.tell(FromClientLoop::Drained { lane: self.lane });
         }

@@ -6,28 +6,29 @@
 //!      └────────────┴─────────────┴──────────────┴─────────────┴────────────┴────────┘
 //! ```
 
+mod connecting;
+
 use super::Cx;
 use super::ctl_link::CtlLink;
 use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
-use super::relay::Port;
 use super::slab::{Slab, Token};
-use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Role, Sys, SysError, Tell, random_u32};
+use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Sys, SysError, Tell, random_u32};
 use crate::auth::{Prover, Transcript};
 use crate::backoff::Backoff;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
+use crate::codes::{AbortCode, CloseCode, Violation};
 use crate::control::client::{Control, Reaction, Tunnels};
-use crate::ids::{ClientId, TunnelId};
-use crate::liveness::{Liveness, Pulse};
+use crate::ids::TunnelId;
+use crate::liveness::Liveness;
 use crate::session::Arrival;
 use crate::settings::ClientSettings;
 use crate::time::Instant;
 use crate::wire::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, Reply, ReplyReader, Resume, ServerHandshake,
-    ToClient, ToServer, Welcome,
+    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, Reply, ReplyReader, ServerHandshake, ToClient,
+    ToServer,
 };
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -117,6 +118,11 @@ impl Stage {
         }
     }
 }
+
+/// What this thread needs of its system.
+trait MainSys<T>: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>> {}
+
+impl<T, S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>> MainSys<T> for S {}
 
 impl<T> ClientMain<T> {
     /// A client of `server` (`HOST:PORT`) with `lanes` event loops. `locals` are the LocalServers
@@ -235,190 +241,10 @@ where
     }
 }
 
-/// The way to a ctl_conn.
-impl<T> ClientMain<T> {
-    fn look_up<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup) {
-        let name = match tag {
-            Lookup::Server => &self.server,
-            Lookup::Local(tunnel) => &self.locals[tunnel.0 as usize],
-        };
-        if self.looking.insert(tag) {
-            cx.sys.resolve(tag, name);
-        }
-    }
-
-    fn begin<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        self.stage = Stage::Resolving;
-        self.look_up(cx, Lookup::Server);
-    }
-
-    fn on_resolved<S>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        self.looking.remove(&tag);
-        match tag {
-            Lookup::Local(tunnel) => {
-                for lane in 0..self.lanes {
-                    let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
-                    cx.sys.tell(ToLane { lane, message });
-                }
-                self.tunnels.on_located(tunnel);
-                self.register(cx);
-            }
-            Lookup::Server if self.stage == Stage::Resolving => {
-                self.connect(cx, addresses.into(), Disconnect::Unresolved);
-            }
-            Lookup::Server => {}
-        }
-    }
-
-    /// Tries the next address; without one left, pauses because of `why`.
-    fn connect<S>(&mut self, cx: &mut Cx<'_, S>, mut rest: VecDeque<SocketAddr>, mut why: Disconnect)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        while let Some(to) = rest.pop_front() {
-            let made = self.slots.insert_with(|token| {
-                let stream = cx.sys.connect(to, Role::Ctl, token)?;
-                Ok(CtlLink::new(Port::connecting(stream)))
-            });
-            match made {
-                Ok(token) => {
-                    self.server_at = Some(to);
-                    let until = cx.now + self.settings.timings.dial_timeout;
-                    self.stage = Stage::Connecting { token, rest, until };
-                    return;
-                }
-                Err(error) => why = Disconnect::Unreachable(error),
-            }
-        }
-        self.disconnect(cx, why);
-    }
-
-    fn on_connecting<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        let Some(link) = self.slots.get_mut(token) else { return };
-        match cx.sys.take_error(&link.port.stream) {
-            Ok(()) => {}
-            Err(SysError::WouldBlock) => return,
-            Err(error) => return self.next_address(cx, Disconnect::Unreachable(error)),
-        }
-        link.port.readable = true;
-        link.port.writable = true;
-        let mut nonce = [0; 32];
-        cx.sys.random(&mut nonce);
-        let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
-        let hello = ClientHello {
-            nonce,
-            client: ClientId(self.settings.client_id),
-            token: self.settings.token.is_some(),
-            features: 0,
-            resume: self.control.as_ref().map(resume),
-        };
-        link.push_bytes(&Preface::ours(Kind::Ctl).encode());
-        link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
-        let until = cx.now + self.settings.timings.handshake_timeout;
-        self.stage = Stage::Greeting { token, reader: ReplyReader::default(), hello, until };
-        self.drive(cx);
-    }
-
-    /// The address that was tried does not work.
-    fn next_address<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        let Stage::Connecting { token, rest, .. } = &mut self.stage else { return };
-        let (token, rest) = (*token, core::mem::take(rest));
-        if let Some(link) = self.slots.remove(token) {
-            cx.sys.close(link.port.stream);
-        }
-        self.connect(cx, rest, why);
-    }
-
-    fn on_stage_deadline<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        match &mut self.stage {
-            Stage::Pausing(_) => self.begin(cx),
-            Stage::Resolving => {}
-            Stage::Connecting { .. } => self.next_address(cx, Disconnect::Unreachable(SysError::TimedOut)),
-            Stage::Greeting { .. } | Stage::Challenged { .. } | Stage::Proved { .. } => {
-                self.disconnect(cx, Disconnect::Silent);
-            }
-            Stage::Up { liveness, .. } => match liveness.on_deadline(cx.now) {
-                Pulse::Fine => {}
-                Pulse::Dead => self.disconnect(cx, Disconnect::Silent),
-                Pulse::Ping => {
-                    if let Some(control) = &mut self.control {
-                        let received = control.session.tell();
-                        self.push(&Ctl::Ping { received });
-                    }
-                }
-            },
-        }
-    }
-
-    /// There is no ctl_conn (any more): tries again after a pause, unless the refusal is final. The session, if
-    /// there is one, goes on for its grace.
-    fn disconnect<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
-            cx.sys.close(link.port.stream);
-        }
-        let was_up = matches!(self.stage, Stage::Up { .. });
-        self.stage = Stage::Pausing(None);
-        if self.outcome.is_some() {
-            return;
-        }
-        if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
-            self.end_session(cx);
-            self.outcome = Some(Outcome::Stopped);
-            return;
-        }
-        if let Disconnect::Refused(refusal) = why
-            && refusal.is_final()
-        {
-            return self.refused_for_good(cx, format!("the server at {} refused: {refusal}", self.server));
-        }
-        if why == Disconnect::WrongServer {
-            let sentence = HandshakeRefusal::WrongToken.to_string();
-            return self
-                .refused_for_good(cx, format!("the server at {} did not prove itself: {sentence}", self.server));
-        }
-        if was_up {
-            self.backoff.reset();
-            self.grace = Some(cx.now + self.settings.timings.session_grace);
-        }
-        let pause = self.backoff.next(random_u32(cx.sys));
-        self.stage = Stage::Pausing(Some(cx.now + pause));
-        cx.sys.note(Note::Reconnecting { why, pause });
-    }
-
-    fn refused_for_good<S>(&mut self, cx: &mut Cx<'_, S>, sentence: String)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        self.leave(cx, CloseCode::Bye);
-        self.outcome = Some(Outcome::Refused(sentence));
-    }
-}
-
 /// What comes on the ctl_conn.
 impl<T> ClientMain<T> {
     /// Reads, acts on and answers what came.
-    fn drive<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let Some(token) = self.stage.token() else { return };
         if let Stage::Connecting { .. } = self.stage {
             return;
@@ -453,10 +279,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    fn on_broken<S>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         match why {
             Disconnect::Violation(violation) if self.is_up() => {
                 cx.sys.note(Note::Violation { conn: None, violation });
@@ -479,10 +302,7 @@ impl<T> ClientMain<T> {
         self.disconnect(cx, why);
     }
 
-    fn on_bytes<S>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect>
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
         while !bytes.is_empty() {
             if let Stage::Greeting { token, reader, hello, until } = &mut self.stage {
                 let reply = reader.next(Preface::ours(Kind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
@@ -503,10 +323,7 @@ impl<T> ClientMain<T> {
         Ok(())
     }
 
-    fn on_frame<S>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect>
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
         match (&mut self.stage, message) {
             (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
                 Err(Disconnect::Refused(refusal))
@@ -542,76 +359,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    fn on_welcome<S>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        token: Token,
-        transcript: Transcript,
-        welcome: &Welcome,
-    ) -> Result<(), Disconnect>
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
-        let prover = Prover::new(self.settings.token.as_ref(), transcript);
-        if !prover.welcome_matches(welcome) {
-            return Err(Disconnect::WrongServer);
-        }
-        let secret = prover.session_key(welcome.session);
-        let resumed = match &mut self.control {
-            Some(control) if welcome.resumed => {
-                if control.id != welcome.session {
-                    return Err(Disconnect::Violation(Violation::Unexpected));
-                }
-                control.session.on_ack(welcome.received).map_err(Disconnect::Violation)?;
-                true
-            }
-            Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(Violation::Unexpected)),
-            Some(_) | None => false,
-        };
-        let timings = &self.settings.timings;
-        let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
-        self.stage = Stage::Up { token, liveness };
-        self.grace = None;
-        self.proxy_port = welcome.proxy_port;
-        self.backoff.reset();
-        if resumed {
-            if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
-                for (seq, msg) in control.session.replay() {
-                    link.push(&ToServer::Numbered { seq, msg: msg.clone() });
-                }
-            }
-        } else {
-            self.serial += 1;
-            let max = self.settings.max_proxy_conns;
-            self.control = Some(Control::new(welcome.session, self.serial, secret, self.lanes, max));
-            self.tunnels.on_new_session();
-            for lane in 0..self.lanes {
-                cx.sys.tell(ToLane { lane, message: ToClientLoop::Session { serial: self.serial } });
-            }
-            // Names may have moved since the last session.
-            for index in 0..self.locals.len() {
-                self.look_up(cx, Lookup::Local(TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"))));
-            }
-        }
-        if let Some(stopping) = &self.stopping
-            && !resumed
-            && stopping.drained.len() < self.lanes
-        {
-            self.send(cx, ClientMsg::Drain);
-        }
-        cx.sys.note(Note::SessionUp {
-            client: ClientId(self.settings.client_id),
-            from: self.server_at.expect("connected to it"),
-            resumed,
-        });
-        self.register(cx);
-        Ok(())
-    }
-
-    fn on_session_frame<S>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect>
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_session_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
         let Some(control) = &mut self.control else { return Ok(()) };
         let session = &mut control.session;
         let done = match message {
@@ -642,10 +390,11 @@ impl<T> ClientMain<T> {
 
 /// The session.
 impl<T> ClientMain<T> {
-    fn on_server_msg<S>(&mut self, cx: &mut Cx<'_, S>, msg: crate::wire::ServerMsg) -> Result<(), Violation>
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_server_msg<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        msg: crate::wire::ServerMsg,
+    ) -> Result<(), Violation> {
         let Some(control) = &mut self.control else { return Ok(()) };
         match control.on_msg(msg)? {
             Reaction::Nothing | Reaction::Drain => {}
@@ -683,10 +432,7 @@ impl<T> ClientMain<T> {
     }
 
     /// Registers what is due.
-    fn register<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn register<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         while self.is_up()
             && self.stopping.is_none()
             && let Some(msg) = self.tunnels.register(cx.now)
@@ -695,10 +441,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    fn on_loop<S>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn on_loop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop) {
         let current = self.control.as_ref().map(|control| control.serial);
         match message {
             FromClientLoop::Message { serial, msg } if Some(serial) == current => self.send(cx, msg),
@@ -727,10 +470,7 @@ impl<T> ClientMain<T> {
     }
 
     /// Numbers a message and sends it, now or when the session is resumed.
-    fn send<S>(&mut self, cx: &mut Cx<'_, S>, msg: ClientMsg)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn send<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, msg: ClientMsg) {
         let Some(control) = &mut self.control else { return };
         match control.session.send(msg.clone()) {
             Ok(seq) => {
@@ -787,10 +527,7 @@ impl<T> ClientMain<T> {
     }
 
     /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.
-    fn stop<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.stopping.is_some() {
             return;
         }
@@ -805,10 +542,7 @@ impl<T> ClientMain<T> {
     /// Nothing is left to be finished, or no time for it. The server closes the ctl_conn once it has read our last
     /// `Done` and `Close`. The proxy_conns must not end before that: their end might overtake the `Fin` of a
     /// transfer, and would cut it short.
-    fn finish_stop<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
-    {
+    fn finish_stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.is_up()
             && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.leaving)
         {

@@ -153,6 +153,11 @@ struct Visitor<T> {
     deadline: Option<Instant>,
 }
 
+/// What this thread needs of its system.
+trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop> {}
+
+impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>> LoopSys<T, P> for S {}
+
 impl<T, P> ServerLoop<T, P> {
     /// An empty loop; `lane` is its index.
     #[must_use]
@@ -289,10 +294,7 @@ where
 }
 
 impl<T, P> ServerLoop<T, P> {
-    fn open<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
         let shard = Shard {
             pool: Pool::new(limits.keep, limits.max_waiting),
             conns: BTreeMap::new(),
@@ -305,10 +307,7 @@ impl<T, P> ServerLoop<T, P> {
         self.ask(cx, control);
     }
 
-    fn close<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, code: AbortCode)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn close<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, code: AbortCode) {
         self.drop_waiting(cx, control, None, Dropped::Gone);
         let Some(shard) = self.controls.get_mut(&control) else {
             return;
@@ -335,10 +334,7 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    fn on_conn<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, id: ConnId, stream: T)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn on_conn<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, id: ConnId, stream: T) {
         let Some(shard) = self.controls.get_mut(&control).filter(|shard| !shard.closing) else {
             cx.sys.close(stream);
             return;
@@ -386,10 +382,14 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    fn on_visitor<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId, stream: T, from: SocketAddr)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn on_visitor<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        tunnel: TunnelId,
+        stream: T,
+        from: SocketAddr,
+    ) {
         self.totals.visitors += 1;
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
@@ -428,10 +428,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Gives a visitor a conn, or a place in the queue, or a reset.
-    fn place<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, visitor: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn place<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, visitor: Token) {
         let Some(shard) = self.controls.get_mut(&control) else {
             return;
         };
@@ -449,10 +446,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// A conn is idle, and was given to `visitor`, if any waits.
-    fn give<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn give<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>) {
         let Some(visitor) = visitor else {
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
                 let at = cx.now + self.timings.idle_ping_interval;
@@ -493,10 +487,7 @@ impl<T, P> ServerLoop<T, P> {
         self.drive(cx, token);
     }
 
-    fn ask<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn ask<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey) {
         if let Some(shard) = self.controls.get_mut(&control) {
             let count = shard.pool.ask(cx.now);
             if count > 0 {
@@ -505,10 +496,7 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    fn on_client_msg<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, msg: ClientMsg)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn on_client_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, msg: ClientMsg) {
         let (id, epoch) = match msg {
             ClientMsg::Fin { conn, epoch, .. }
             | ClientMsg::Done { conn, epoch }
@@ -540,10 +528,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Does everything that can be done on a conn now.
-    fn drive<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn drive<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let driven = match self.slots.get_mut(token) {
             None | Some(Slot::Visitor(_)) => return,
             Some(Slot::Conn(conn)) => match &conn.state {
@@ -556,10 +541,7 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    fn drive_idle<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn drive_idle<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return Ok(());
         };
@@ -573,10 +555,7 @@ impl<T, P> ServerLoop<T, P> {
         Ok(())
     }
 
-    fn drive_active<S>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End>
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return Ok(());
         };
@@ -634,10 +613,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Puts a conn whose transfer is over on both sides back into the pool.
-    fn finish<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn finish<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
         };
@@ -680,10 +656,7 @@ impl<T, P> ServerLoop<T, P> {
         self.tell_if_drained(cx);
     }
 
-    fn on_conn_deadline<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn on_conn_deadline<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
         };
@@ -717,10 +690,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// A conn goes no further: tells the client what it must know, and drops it.
-    fn end<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn end<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
         };
@@ -743,10 +713,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Closes a conn, resets its visitor, and forgets both.
-    fn drop_conn<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, code: AbortCode, by_peer: bool)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn drop_conn<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, code: AbortCode, by_peer: bool) {
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else {
             return;
         };
@@ -786,10 +753,13 @@ impl<T, P> ServerLoop<T, P> {
         self.tell_if_drained(cx);
     }
 
-    fn drop_waiting<S>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: Option<TunnelId>, why: Dropped)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn drop_waiting<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        tunnel: Option<TunnelId>,
+        why: Dropped,
+    ) {
         let Some(shard) = self.controls.get(&control) else {
             return;
         };
@@ -833,10 +803,7 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    fn tell_if_drained<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
-    {
+    fn tell_if_drained<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.draining && self.controls.values().all(|shard| shard.active == 0) {
             cx.sys.tell(FromServerLoop::Drained { lane: self.lane });
         }

@@ -64,26 +64,24 @@ impl Stream {
 
     /// The pending error; while a connect is not through, `WouldBlock`.
     pub(super) fn take_error(&self) -> Result<(), SysError> {
+        if self.connecting.get()
+            && let Ok(peer) = getpeername::<SockaddrStorage>(self.fd.as_raw_fd())
+        {
+            self.connecting.set(false);
+            return if self.is_its_own_peer(&peer) { Err(SysError::Refused) } else { Ok(()) };
+        }
         match getsockopt(&self.fd, sockopt::SocketError) {
-            Ok(0) if self.connecting.get() => self.check_connected(),
+            Ok(0) if self.connecting.get() => Err(SysError::WouldBlock),
             Ok(0) => Ok(()),
             Ok(number) => Err(connect_error(Errno::from_raw(number))),
             Err(errno) => Err(sys_error(errno)),
         }
     }
 
-    fn check_connected(&self) -> Result<(), SysError> {
-        match getpeername::<SockaddrStorage>(self.fd.as_raw_fd()) {
-            Err(Errno::ENOTCONN) => Err(SysError::WouldBlock),
-            Err(errno) => Err(sys_error(errno)),
-            Ok(peer) => {
-                self.connecting.set(false);
-                // A connect to a port of this machine that nobody listens on may be given that very port as
-                // its own: it then meets itself, and everything sent comes back.
-                let itself = port(&peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()) == Ok(peer);
-                if itself { Err(SysError::Refused) } else { Ok(()) }
-            }
-        }
+    /// A connect to a port of this machine that nobody listens on may be given that very port as its own: it
+    /// then meets itself, and everything sent comes back.
+    fn is_its_own_peer(&self, peer: &SockaddrStorage) -> bool {
+        port(peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
     }
 
     /// 0 is the end of the stream.

@@ -286,7 +286,7 @@ impl Loops {
                         client.used,
                         client.epoch
                     );
-                    if let Some(server) = server {
+                    if let Some(server) = server.filter(|&end| !state.net.is_lost(end)) {
                         assert!(state.net.is_silent(server), "Start only on a conn on which nothing is coming");
                     }
                 }
@@ -532,7 +532,10 @@ impl Model for Loops {
             into.extend(state.net.links().map(|(end, _)| Action::Lose { end }));
         }
         let deadline = Driver::<Kernel<'_>>::next_deadline(&*state.server);
-        if self.config.timeouts && deadline.is_some_and(|at| at < Instant::ZERO + NEVER) {
+        let comes = deadline.is_some_and(|at| at < Instant::ZERO + NEVER);
+        // Asking again for conns that the client could not open is tried when nothing else is left to do, or it
+        // could be tried for ever; with a limit on waiting it is tried at any time.
+        if comes && (self.config.timeouts || !into.iter().any(|&action| self.is_due(action))) {
             into.push(Action::ServerDeadline);
         }
     }

@@ -709,6 +709,7 @@ impl Net {
                     Segment::Rst => {
                         let peer = self.visits[visit].peer(side);
                         peer.was_reset = true;
+                        peer.dialling = false;
                         peer.end = None;
                         self.sock_mut(from.other()).holder = Holder::Closed;
                     }

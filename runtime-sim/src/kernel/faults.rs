@@ -92,6 +92,7 @@ impl Kernel {
         }
         self.socks[sock.0].err = Some(Errno::ECONNRESET);
         self.die(sock);
+        self.expect_probe(sock);
         true
     }
 
@@ -108,18 +109,19 @@ impl Kernel {
         if self.socks[sock.0].stage != Stage::Up {
             return false;
         }
-        self.socks[sock.0].blackholed = true;
-        self.socks[peer.0].blackholed = true;
+        self.socks[sock.0].blackholed = Some(self.now);
+        self.socks[peer.0].blackholed = Some(self.now);
         self.expect_silence(|_, id| id == sock || id == peer);
         true
     }
 
-    /// kill -9: every descriptor is closed, as close(2) does it.
+    /// kill -9: every descriptor is closed, as close(2) does it, SO_LINGER heeded.
     pub fn kill(&mut self, proc: ProcId) {
         let socks = std::mem::take(&mut self.procs[proc.0].socks);
         for id in socks {
             self.unwatch(id);
-            self.release(id, false);
+            let linger0 = self.socks[id.0].options.linger0;
+            self.release(id, linger0);
         }
         let pipes = std::mem::take(&mut self.procs[proc.0].pipes);
         for pipe in pipes {
@@ -131,7 +133,7 @@ impl Kernel {
 
     /// A machine loses its power: its processes and connections are gone, and nobody is told.
     pub fn power_off(&mut self, host: HostId) {
-        self.hosts[host.0].down = true;
+        self.hosts[host.0].down = Some(self.now);
         for sock in &mut self.socks {
             if sock.host == host {
                 sock.stage = Stage::Dead;
@@ -157,12 +159,12 @@ impl Kernel {
     /// Whether a machine has no power.
     #[must_use]
     pub fn is_down(&self, host: HostId) -> bool {
-        self.hosts[host.0].down
+        self.hosts[host.0].down.is_some()
     }
 
     /// Power is back.
     pub fn power_on(&mut self, host: HostId, since: Instant) {
-        self.hosts[host.0].down = false;
+        self.hosts[host.0].down = None;
         self.resume(since);
     }
 

@@ -111,8 +111,8 @@ struct Host {
     /// Listening sockets by port.
     ports: BTreeMap<u16, SockId>,
     next_port: u16,
-    /// Lost power.
-    down: bool,
+    /// Lost power, since.
+    down: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -181,8 +181,6 @@ pub struct Kernel {
     pub trace: Trace,
 }
 
-/// A connection whose peer does not answer is given up after this long (tcp_retries2).
-const RETRIES: Duration = Duration::from_secs(924);
 /// An orphan that makes no progress is given up after this long (tcp_orphan_retries).
 const ORPHAN: Duration = Duration::from_secs(100);
 /// `tcp_syn_retries`: seven SYNs, 127 seconds.
@@ -220,7 +218,7 @@ impl Kernel {
             ip: IpAddr::from([10, 0, 0, last]),
             ports: BTreeMap::new(),
             next_port: 20_000,
-            down: false,
+            down: None,
         });
         id
     }
@@ -272,6 +270,12 @@ impl Kernel {
     #[must_use]
     pub fn open_pipes(&self, proc: ProcId) -> usize {
         self.procs[proc.0].pipes.len()
+    }
+
+    /// Whether a process lives.
+    #[must_use]
+    pub fn is_alive(&self, proc: ProcId) -> bool {
+        self.procs[proc.0].alive
     }
 
     /// The machine that a process runs on.

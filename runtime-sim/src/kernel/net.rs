@@ -1,7 +1,7 @@
 //! Packets: how they leave, travel and arrive, and the timers behind them.
 
 use super::sock::{Fin, Packet, Sock, Stage};
-use super::{Errno, Event, HostId, Kernel, ORPHAN, Path, RETRIES, SYN_RETRIES, SockId};
+use super::{Errno, Event, HostId, Kernel, ORPHAN, Path, SYN_RETRIES, SockId};
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -12,10 +12,20 @@ impl Kernel {
 
     /// Whether packets from `sock` to its peer get nowhere now.
     pub(super) fn is_cut(&self, sock: &Sock) -> bool {
-        sock.blackholed
-            || self.cuts.contains_key(&(sock.host, sock.remote_host))
-            || self.hosts[sock.host.0].down
-            || self.hosts[sock.remote_host.0].down
+        self.cut_since(sock).is_some()
+    }
+
+    /// Since when.
+    fn cut_since(&self, sock: &Sock) -> Option<Instant> {
+        let cut = self.cuts.get(&(sock.host, sock.remote_host)).copied();
+        let downs = [self.hosts[sock.host.0].down, self.hosts[sock.remote_host.0].down];
+        [sock.blackholed, cut].into_iter().chain(downs).flatten().min()
+    }
+
+    /// Since when bytes or acknowledgements get nowhere.
+    fn dead_since(&self, sock: &Sock) -> Option<Instant> {
+        let back = self.cuts.get(&(sock.remote_host, sock.host)).copied();
+        self.cut_since(sock).into_iter().chain(back).min()
     }
 
     /// Puts a packet on the wire from `from` to its peer.
@@ -85,20 +95,21 @@ impl Kernel {
     }
 
     pub(super) fn on_stuck(&mut self, id: SockId) {
-        let cut = self.is_cut(&self.socks[id.0]);
+        let dead = self.dead_since(&self.socks[id.0]);
         let sock = &mut self.socks[id.0];
         sock.timer_armed = false;
         if sock.stage != Stage::Up || !sock.pending() {
             return;
         }
         // TCP_USER_TIMEOUT and an orphan's patience end for a peer too that answers but opens no window.
-        let over = self.now.since(sock.progress) >= patience(sock);
-        if over && (cut || sock.orphan || sock.options.user_timeout.is_some()) {
+        let strict = sock.orphan || sock.options.user_timeout.is_some();
+        let since = if strict { Some(sock.progress) } else { dead.map(|dead| dead.max(sock.progress)) };
+        let at = since.unwrap_or(self.now) + patience(sock);
+        if at <= self.now {
             self.give_up(id, Errno::ETIMEDOUT);
             return;
         }
         sock.timer_armed = true;
-        let at = if over { self.now + patience(sock) } else { sock.progress + patience(sock) };
         self.at(at, Event::Stuck(id));
     }
 
@@ -108,6 +119,16 @@ impl Kernel {
         let sock = &mut self.socks[id.0];
         sock.err = Some(errno);
         self.die(id);
+        self.expect_probe(id);
+    }
+
+    /// A socket has died without a word: its peer's keepalive finds that out, unless what it sends does first.
+    pub(super) fn expect_probe(&mut self, id: SockId) {
+        if let Some(peer) = self.socks[id.0].peer
+            && let Some(keepalive) = self.socks[peer.0].options.keepalive
+        {
+            self.at(self.now + keepalive, Event::Probe(peer));
+        }
     }
 
     /// TCP_CLOSE.
@@ -389,7 +410,7 @@ impl Kernel {
 
 /// How long unacknowledged bytes may make no progress.
 fn patience(sock: &Sock) -> Duration {
-    if sock.orphan { ORPHAN } else { sock.options.user_timeout.unwrap_or(RETRIES) }
+    if sock.orphan { ORPHAN } else { sock.options.user_timeout.unwrap_or(sock.options.dead_path) }
 }
 
 /// The first `n` bytes of a queue.

@@ -57,10 +57,14 @@ pub struct Options {
     pub send_buffer: usize,
     /// SO_RCVBUF: bytes received and not yet read.
     pub receive_buffer: usize,
-    /// TCP_USER_TIMEOUT.
+    /// TCP_USER_TIMEOUT: for unacknowledged bytes, and for a window that stays closed.
     pub user_timeout: Option<Duration>,
+    /// How long a dead path is tried with unacknowledged bytes (tcp_retries2, TCP_RTO_MAX_MS).
+    pub dead_path: Duration,
     /// SO_KEEPALIVE: a silent peer is given up after this long.
     pub keepalive: Option<Duration>,
+    /// SO_LINGER of zero seconds: the death of the process resets the connection.
+    pub linger0: bool,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,7 @@ pub(super) struct Sock {
     /// Packets that should have arrived while the path was cut.
     pub(super) owed: usize,
     /// This connection's packets vanish for ever (a NAT forgot it).
-    pub(super) blackholed: bool,
+    pub(super) blackholed: Option<Instant>,
 
     // Receiving.
     pub(super) recvq: VecDeque<Vec<u8>>,
@@ -150,7 +154,7 @@ impl Sock {
             last_arrival: Instant::ZERO,
             link_free: Instant::ZERO,
             owed: 0,
-            blackholed: false,
+            blackholed: None,
             recvq: VecDeque::new(),
             front_read: 0,
             unread: 0,

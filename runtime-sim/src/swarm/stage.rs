@@ -93,9 +93,8 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(plan: Plan, rng: Rng, keep_trace: bool) -> Rc<Self> {
         let tunnels = plan.tunnels.len();
-        let public = plan.tunnels.iter().map(|tunnel| (tunnel.public_port != 0).then_some(tunnel.public_port));
         Rc::new(Self {
-            public: RefCell::new(public.collect()),
+            public: RefCell::new(vec![None; tunnels]),
             plan,
             streams: RefCell::default(),
             seen: RefCell::default(),
@@ -238,6 +237,17 @@ impl Stage {
             if *count == 0 {
                 live.remove(&key);
             }
+        }
+    }
+
+    /// A host was killed.
+    pub(super) fn on_crash(&self, who: ProcId) {
+        self.with_status(who, |status| {
+            status.up = false;
+            status.orders.clear();
+        });
+        if who == SERVER {
+            self.forget_transfers();
         }
     }
 

@@ -52,10 +52,9 @@ fn line(entry: &Entry, parties: &[ProcId]) -> String {
             cells.into_iter().collect::<String>().trim_end().to_owned()
         }
         (Some(at), _) => {
-            let mut text: String = cells[..at * COLUMN + COLUMN / 2].iter().collect();
-            text.push_str("* ");
-            text.push_str(&label);
-            text
+            cells[at * COLUMN + COLUMN / 2] = '*';
+            let columns: String = cells.into_iter().collect();
+            format!("{columns} {label}")
         }
         (None, _) => format!("=== {label}"),
     }

@@ -5,7 +5,7 @@ use super::plan::Plan;
 use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
 use core::net::SocketAddr;
-use protocol_sm::driver::{Role, Token};
+use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -166,12 +166,12 @@ impl Actors {
     /// Opens a service's listening socket.
     pub(super) fn serve(&mut self, kernel: &mut Kernel, plan: &Plan, tunnel: usize) {
         let service = &mut self.services[tunnel];
-        if service.listener.is_some() {
+        if service.listener.is_some() || !kernel.is_alive(service.proc) {
             return;
         }
         let spec = &plan.tunnels[tunnel];
         let at = SocketAddr::from(([0, 0, 0, 0], spec.service_port));
-        let (sock, _) = kernel.listen(service.proc, at, spec.backlog, plan.options(Role::Local)).expect("its own port");
+        let (sock, _) = kernel.listen(service.proc, at, spec.backlog, plan.foreign()).expect("its own port");
         kernel.watch(sock, service.poll, Token(LISTENER | tunnel as u64));
         service.listener = Some(sock);
     }
@@ -220,7 +220,7 @@ impl Actors {
             script.fate = Fate::Normal;
             script.total = script.total.max(8);
         }
-        let sock = kernel.connect(from.0, to, plan.options(Role::Local)).expect("visitors have descriptors");
+        let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
         self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
     }
 
@@ -230,7 +230,7 @@ impl Actors {
         script.total = script.total.min(4096);
         script.fate = Fate::Normal;
         script.shut = if self.rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending };
-        let sock = kernel.connect(from.0, to, plan.options(Role::Local)).expect("strangers have descriptors");
+        let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
         self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
     }
 

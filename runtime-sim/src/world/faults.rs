@@ -202,7 +202,9 @@ impl World {
     fn reset(&mut self, port: u16) -> bool {
         let among = self.server_socks(|at| at == port);
         let Some(sock) = self.pick(&among) else { return false };
+        let (here, there) = self.kernel.ends(sock);
         match self.rng.below(3) {
+            _ if here == there => self.kernel.reset_both_ends(sock),
             0 => self.kernel.reset_both_ends(sock),
             1 => self.kernel.reset_one_end(sock),
             _ => self.kernel.peer(sock).is_some_and(|peer| self.kernel.reset_one_end(peer)),

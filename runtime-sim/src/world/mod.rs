@@ -101,7 +101,10 @@ struct World {
     server: usize,
     clients: Vec<usize>,
     rivals: Vec<usize>,
+    /// Where each tunnel was opened last.
     publics: Vec<Option<SocketAddr>>,
+    /// What each client process has told its user.
+    forwarding: BTreeMap<(usize, usize), SocketAddr>,
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
@@ -179,6 +182,7 @@ impl World {
             clients: vec![usize::MAX; plan.clients.len()],
             rivals: Vec::new(),
             publics: vec![None; plan.tunnels.len()],
+            forwarding: BTreeMap::new(),
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
@@ -424,8 +428,12 @@ impl World {
         for note in notes {
             let now = self.now();
             self.kernel.trace.remark(now, Some(proc), || format!("{note:?}"));
-            if let (Note::Forwarding { tunnel, public }, Role::Client { client, .. }) = (&note, role) {
-                let TunnelId(index) = tunnel;
+            if let (Note::Forwarding { tunnel: TunnelId(index), public }, Role::Client { client, .. }) = (&note, role) {
+                let tunnel = self.plan.clients[client].tunnels[*index as usize];
+                self.forwarding.insert((process, tunnel), *public);
+            }
+            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note {
+                let client = usize::from(client.0[0] - 1);
                 self.publics[self.plan.clients[client].tunnels[*index as usize]] = Some(*public);
             }
             self.see_note(process, &note);

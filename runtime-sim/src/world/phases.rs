@@ -15,6 +15,8 @@ pub(super) enum Phase {
     Faults,
     /// Faults have stopped: everything converges until this time.
     Healing(Instant),
+    /// It seems so; what is dead without a word is found out by pings and heartbeats.
+    Resting(Instant),
     /// One visitor per tunnel, who must be served whole.
     Probing(Instant),
     /// Nothing happens: pools shrink to their target.
@@ -40,11 +42,18 @@ impl World {
             }
             Phase::Healing(until) => {
                 if self.has_converged() {
+                    self.phase = Phase::Resting(until);
+                } else if self.now() >= until {
+                    self.explain_divergence();
+                }
+            }
+            Phase::Resting(until) => {
+                if self.has_converged() {
                     self.remark("converged");
                     self.phase = Phase::Probing(self.now() + PROBE);
                     self.visit(0, true);
-                } else if self.now() >= until {
-                    self.explain_divergence();
+                } else {
+                    self.phase = Phase::Healing(until);
                 }
             }
             Phase::Probing(until) => self.check_probes(until),
@@ -56,6 +65,10 @@ impl World {
             Phase::Over => return,
         }
         let pause = match self.phase {
+            Phase::Resting(_) => {
+                let timings = &self.plan.timings;
+                timings.heartbeat_timeout * 2 + timings.idle_ping_interval + timings.idle_ping_timeout
+            }
             Phase::Settling => {
                 let timings = &self.plan.timings;
                 timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + Duration::from_secs(10)
@@ -76,7 +89,7 @@ impl World {
             if self.processes[process].alive && self.is_over(process) && self.is_quiet(process) {
                 self.check_end(process);
                 self.kill(process);
-                if matches!(self.phase, Phase::Healing(_)) {
+                if matches!(self.phase, Phase::Healing(_) | Phase::Resting(_)) {
                     // It ended because of a fault (replaced by a rival, or asked to stop): somebody starts it again.
                     match self.processes[process].role {
                         Role::Server => self.start_server(),
@@ -140,7 +153,11 @@ impl World {
 
     fn port_listens(&self, tunnel: usize) -> bool {
         let server = self.processes[self.server].proc;
-        self.publics[tunnel].is_some_and(|at| self.kernel.listener_at(self.server_host, at.port()) == Some(server))
+        let client = self.clients[self.plan.tunnels[tunnel].client];
+        self.publics[tunnel].is_some_and(|at| {
+            self.kernel.listener_at(self.server_host, at.port()) == Some(server)
+                && self.forwarding.get(&(client, tunnel)) == Some(&at)
+        })
     }
 
     fn explain_divergence(&mut self) {
@@ -148,7 +165,7 @@ impl World {
             let text = format!("{:?} {} still waits, socket {}", actor.who, self.actors.streams.show(actor.stream), actor.sock.0);
             (Property::TransfersEnd, text)
         } else if self.clients_up() {
-            (Property::PortsListen, format!("{:?}", self.publics))
+            (Property::PortsListen, format!("public {:?}, told {:?}", self.publics, self.forwarding))
         } else {
             (Property::ClientsReturn, "a client is not up".into())
         };

@@ -90,6 +90,9 @@ pub struct TunnelPlan {
     pub backlog: usize,
 }
 
+/// tcp_retries2.
+const RETRIES: Duration = Duration::from_secs(924);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -217,14 +220,28 @@ impl Plan {
         }
     }
 
-    /// How a socket of this role is set up.
+    /// How production sets up a socket of this role.
     #[must_use]
     pub fn options(&self, role: Role) -> Options {
-        let keepalive = match role {
-            Role::Proxy | Role::Ctl | Role::Public => Some(Duration::from_secs(60)),
-            Role::Local => None,
+        let (user_timeout, dead_path) = match role {
+            Role::Ctl => (Some(Duration::from_secs(30)), RETRIES),
+            Role::Proxy => (None, Duration::from_secs(30)),
+            Role::Public | Role::Local => (None, RETRIES),
         };
-        Options { send_buffer: self.buffers.0, receive_buffer: self.buffers.1, user_timeout: None, keepalive }
+        Options { user_timeout, dead_path, linger0: true, ..self.foreign() }
+    }
+
+    /// How visitors and services set up theirs.
+    #[must_use]
+    pub fn foreign(&self) -> Options {
+        Options {
+            send_buffer: self.buffers.0,
+            receive_buffer: self.buffers.1,
+            user_timeout: None,
+            dead_path: RETRIES,
+            keepalive: Some(Duration::from_secs(60)),
+            linger0: false,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use protocol_sm::driver::{Listen, Lookup, Note, Received, Resolve, Role, Sys, Sy
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
-pub struct Stream(pub(super) SockId);
+pub struct Stream(pub(super) SockId, Role);
 
 /// A listening socket.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Sys for ThreadSys<'_> {
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
         self.kernel.watch(sock, self.poll, token);
         self.effects.dialled.push((role, sock));
-        Ok(Stream(sock))
+        Ok(Stream(sock, role))
     }
 
     fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
@@ -166,6 +166,10 @@ impl Sys for ThreadSys<'_> {
     }
 
     fn close(&mut self, stream: Stream) {
+        // As production does it: unread bytes would turn the close of a ctl_conn into a reset, which could overtake
+        // our last message.
+        let mut unread = [0; 4096];
+        while stream.1 == Role::Ctl && matches!(self.kernel.recv(stream.0, &mut unread), Ok(1..)) {}
         self.kernel.close(stream.0, false);
     }
 
@@ -202,13 +206,13 @@ impl Listen for ThreadSys<'_> {
         Ok((Socket(sock), address))
     }
 
-    fn accept(&mut self, listener: &Socket, _role: Role) -> Result<(Stream, SocketAddr), SysError> {
+    fn accept(&mut self, listener: &Socket, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let taken = self.kernel.accept(listener.0);
         if taken == Err(crate::kernel::Errno::EMFILE) {
             self.effects.sometimes.push(Sometimes::OutOfDescriptors);
         }
         let (sock, from) = taken?;
-        Ok((Stream(sock), from))
+        Ok((Stream(sock, role), from))
     }
 
     fn unlisten(&mut self, listener: Socket) {

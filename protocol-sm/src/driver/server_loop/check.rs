@@ -113,4 +113,3 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 }
-

@@ -1,0 +1,242 @@
+//! The way to a ctl_conn: names, addresses, and the handshake up to the welcome.
+
+use super::super::Cx;
+use super::super::ctl_link::CtlLink;
+use super::super::messages::{ToClientLoop, ToLane};
+use super::super::relay::Port;
+use super::super::slab::Token;
+use super::super::sys::{Disconnect, Lookup, Note, Resolve, Role, SysError, random_u32};
+use super::{ClientMain, MainSys, Outcome, Stage};
+use crate::auth::{Prover, Transcript};
+use crate::codes::{CloseCode, HandshakeRefusal, Violation};
+use crate::control::client::Control;
+use crate::ids::{ClientId, TunnelId};
+use crate::liveness::{Liveness, Pulse};
+use crate::wire::{
+    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, ReplyReader, Resume, ToServer, Welcome,
+};
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+impl<T> ClientMain<T> {
+    pub(super) fn look_up<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup) {
+        let name = match tag {
+            Lookup::Server => &self.server,
+            Lookup::Local(tunnel) => &self.locals[tunnel.0 as usize],
+        };
+        if self.looking.insert(tag) {
+            cx.sys.resolve(tag, name);
+        }
+    }
+
+    pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        self.stage = Stage::Resolving;
+        self.look_up(cx, Lookup::Server);
+    }
+
+    pub(super) fn on_resolved<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>) {
+        self.looking.remove(&tag);
+        match tag {
+            Lookup::Local(tunnel) => {
+                for lane in 0..self.lanes {
+                    let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
+                    cx.sys.tell(ToLane { lane, message });
+                }
+                self.tunnels.on_located(tunnel);
+                self.register(cx);
+            }
+            Lookup::Server if self.stage == Stage::Resolving => {
+                self.connect(cx, addresses.into(), Disconnect::Unresolved);
+            }
+            Lookup::Server => {}
+        }
+    }
+
+    /// Tries the next address; without one left, pauses because of `why`.
+    pub(super) fn connect<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        mut rest: VecDeque<SocketAddr>,
+        mut why: Disconnect,
+    ) {
+        while let Some(to) = rest.pop_front() {
+            let made = self.slots.insert_with(|token| {
+                let stream = cx.sys.connect(to, Role::Ctl, token)?;
+                Ok(CtlLink::new(Port::connecting(stream)))
+            });
+            match made {
+                Ok(token) => {
+                    self.server_at = Some(to);
+                    let until = cx.now + self.settings.timings.dial_timeout;
+                    self.stage = Stage::Connecting { token, rest, until };
+                    return;
+                }
+                Err(error) => why = Disconnect::Unreachable(error),
+            }
+        }
+        self.disconnect(cx, why);
+    }
+
+    pub(super) fn on_connecting<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let Some(link) = self.slots.get_mut(token) else { return };
+        match cx.sys.take_error(&link.port.stream) {
+            Ok(()) => {}
+            Err(SysError::WouldBlock) => return,
+            Err(error) => return self.next_address(cx, Disconnect::Unreachable(error)),
+        }
+        link.port.readable = true;
+        link.port.writable = true;
+        let mut nonce = [0; 32];
+        cx.sys.random(&mut nonce);
+        let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
+        let hello = ClientHello {
+            nonce,
+            client: ClientId(self.settings.client_id),
+            token: self.settings.token.is_some(),
+            features: 0,
+            resume: self.control.as_ref().map(resume),
+        };
+        link.push_bytes(&Preface::ours(Kind::Ctl).encode());
+        link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
+        let until = cx.now + self.settings.timings.handshake_timeout;
+        self.stage = Stage::Greeting { token, reader: ReplyReader::default(), hello, until };
+        self.drive(cx);
+    }
+
+    /// The address that was tried does not work.
+    pub(super) fn next_address<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
+        let Stage::Connecting { token, rest, .. } = &mut self.stage else { return };
+        let (token, rest) = (*token, core::mem::take(rest));
+        if let Some(link) = self.slots.remove(token) {
+            cx.sys.close(link.port.stream);
+        }
+        self.connect(cx, rest, why);
+    }
+
+    pub(super) fn on_stage_deadline<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        match &mut self.stage {
+            Stage::Pausing(_) => self.begin(cx),
+            Stage::Resolving => {}
+            Stage::Connecting { .. } => self.next_address(cx, Disconnect::Unreachable(SysError::TimedOut)),
+            Stage::Greeting { .. } | Stage::Challenged { .. } | Stage::Proved { .. } => {
+                self.disconnect(cx, Disconnect::Silent);
+            }
+            Stage::Up { liveness, .. } => match liveness.on_deadline(cx.now) {
+                Pulse::Fine => {}
+                Pulse::Dead => self.disconnect(cx, Disconnect::Silent),
+                Pulse::Ping => {
+                    if let Some(control) = &mut self.control {
+                        let received = control.session.tell();
+                        self.push(&Ctl::Ping { received });
+                    }
+                }
+            },
+        }
+    }
+
+    pub(super) fn on_welcome<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        transcript: Transcript,
+        welcome: &Welcome,
+    ) -> Result<(), Disconnect> {
+        let prover = Prover::new(self.settings.token.as_ref(), transcript);
+        if !prover.welcome_matches(welcome) {
+            return Err(Disconnect::WrongServer);
+        }
+        let secret = prover.session_key(welcome.session);
+        let resumed = match &mut self.control {
+            Some(control) if welcome.resumed => {
+                if control.id != welcome.session {
+                    return Err(Disconnect::Violation(Violation::Unexpected));
+                }
+                control.session.on_ack(welcome.received).map_err(Disconnect::Violation)?;
+                true
+            }
+            Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(Violation::Unexpected)),
+            Some(_) | None => false,
+        };
+        let timings = &self.settings.timings;
+        let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
+        self.stage = Stage::Up { token, liveness };
+        self.grace = None;
+        self.proxy_port = welcome.proxy_port;
+        self.backoff.reset();
+        if resumed {
+            if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
+                for (seq, msg) in control.session.replay() {
+                    link.push(&ToServer::Numbered { seq, msg: msg.clone() });
+                }
+            }
+        } else {
+            self.serial += 1;
+            let max = self.settings.max_proxy_conns;
+            self.control = Some(Control::new(welcome.session, self.serial, secret, self.lanes, max));
+            self.tunnels.on_new_session();
+            for lane in 0..self.lanes {
+                cx.sys.tell(ToLane { lane, message: ToClientLoop::Session { serial: self.serial } });
+            }
+            // Names may have moved since the last session.
+            for index in 0..self.locals.len() {
+                self.look_up(cx, Lookup::Local(TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"))));
+            }
+        }
+        if let Some(stopping) = &self.stopping
+            && !resumed
+            && stopping.drained.len() < self.lanes
+        {
+            self.send(cx, ClientMsg::Drain);
+        }
+        cx.sys.note(Note::SessionUp {
+            client: ClientId(self.settings.client_id),
+            from: self.server_at.expect("connected to it"),
+            resumed,
+        });
+        self.register(cx);
+        Ok(())
+    }
+
+    /// There is no ctl_conn (any more): tries again after a pause, unless the refusal is final. The session, if
+    /// there is one, goes on for its grace.
+    pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
+        if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
+            cx.sys.close(link.port.stream);
+        }
+        let was_up = matches!(self.stage, Stage::Up { .. });
+        self.stage = Stage::Pausing(None);
+        if self.outcome.is_some() {
+            return;
+        }
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
+            self.end_session(cx);
+            self.outcome = Some(Outcome::Stopped);
+            return;
+        }
+        if let Disconnect::Refused(refusal) = why
+            && refusal.is_final()
+        {
+            return self.refused_for_good(cx, format!("the server at {} refused: {refusal}", self.server));
+        }
+        if why == Disconnect::WrongServer {
+            let sentence = HandshakeRefusal::WrongToken.to_string();
+            return self
+                .refused_for_good(cx, format!("the server at {} did not prove itself: {sentence}", self.server));
+        }
+        if was_up {
+            self.backoff.reset();
+            self.grace = Some(cx.now + self.settings.timings.session_grace);
+        }
+        let pause = self.backoff.next(random_u32(cx.sys));
+        self.stage = Stage::Pausing(Some(cx.now + pause));
+        cx.sys.note(Note::Reconnecting { why, pause });
+    }
+
+    pub(super) fn refused_for_good<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, sentence: String) {
+        self.leave(cx, CloseCode::Bye);
+        self.outcome = Some(Outcome::Refused(sentence));
+    }
+}

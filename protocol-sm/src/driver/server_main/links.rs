@@ -1,0 +1,332 @@
+//! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
+
+use super::super::Cx;
+use super::super::messages::{ControlKey, Limits, ToLane, ToServerLoop};
+use super::super::slab::Token;
+use super::super::sys::{Listen, Note, SysError};
+use super::{MainSys, PROBE, READS, Seat, ServerMain, Slot, Stage, Stop};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
+use crate::control::challenge::{Access, Challenge};
+use crate::control::server::Control;
+use crate::ids::SessionId;
+use crate::liveness::{Liveness, Pulse};
+use crate::wire::{ClientHandshake, Ctl, Port as Kind, Reply, ServerHandshake, ServerMsg, ToServer, Welcome};
+use alloc::vec::Vec;
+
+impl<T, L> ServerMain<T, L> {
+    /// Reads, acts on and answers what came on a ctl_conn.
+    pub(super) fn drive_ctl<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let mut bytes = Vec::new();
+        for reads in 0.. {
+            let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
+            if !conn.link.port.readable {
+                break;
+            }
+            if reads == READS {
+                self.enqueue(token);
+                break;
+            }
+            match conn.link.port.recv(cx.sys, cx.scratch) {
+                Ok(0) => return self.stop_ctl(cx, token, Stop::Lost),
+                Ok(n) => {
+                    bytes.clear();
+                    bytes.extend_from_slice(&cx.scratch[..n]);
+                }
+                Err(SysError::WouldBlock) => break,
+                Err(_) => return self.stop_ctl(cx, token, Stop::Lost),
+            }
+            if let Err(stop) = self.on_bytes(cx, token, &bytes) {
+                return self.stop_ctl(cx, token, stop);
+            }
+        }
+        if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token)
+            && conn.link.flush(cx.sys).is_err()
+        {
+            self.stop_ctl(cx, token, Stop::Lost);
+        }
+    }
+
+    pub(super) fn on_bytes<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        mut bytes: &[u8],
+    ) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+            if let Stage::Preface(reader) = &mut conn.stage {
+                let Some(preface) = reader.next(&mut bytes).map_err(|_| Stop::Lost)? else { return Ok(()) };
+                if preface.port != Kind::Ctl {
+                    return Err(Stop::Lost);
+                }
+                let reply = Reply::to(preface);
+                conn.link.push_bytes(&reply.encode());
+                if let Some(refusal) = reply.refusal() {
+                    cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
+                    return Err(Stop::Lost);
+                }
+                conn.stage = Stage::Hello(preface);
+                continue;
+            }
+            if let Stage::Parked { .. } = conn.stage {
+                // It must wait for its welcome.
+                return Err(Stop::Lost);
+            }
+            match conn.link.framer.next(&mut bytes) {
+                Ok(Some(message)) => self.on_frame(cx, token, message)?,
+                Ok(None) => {}
+                Err(_) => return Err(Violation::Malformed.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_frame<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        message: ToServer,
+    ) -> Result<(), Stop> {
+        let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+        match (&mut conn.stage, message) {
+            (Stage::Hello(preface), Ctl::Handshake(ClientHandshake::Hello(hello))) => {
+                let mut nonce = [0; 32];
+                cx.sys.random(&mut nonce);
+                let loopback = conn.from.ip().to_canonical().is_loopback();
+                let (challenge, answer) = Challenge::new(&self.settings, loopback, *preface, hello, nonce)?;
+                conn.link.push(&answer);
+                conn.stage = Stage::Proof(challenge);
+                Ok(())
+            }
+            (Stage::Proof(challenge), Ctl::Handshake(ClientHandshake::Proof(proof))) => {
+                let access = challenge.check(&self.settings, &proof)?;
+                let challenge = challenge.clone();
+                self.on_proved(cx, token, challenge, access)
+            }
+            (Stage::Up(key, liveness), message) => {
+                let key = *key;
+                liveness.on_heard(cx.now);
+                let next = Some(liveness.next_deadline());
+                self.heartbeats.set(token, &mut conn.deadline, next);
+                self.refuse_rival(cx, key);
+                self.on_session_frame(cx, key, message)
+            }
+            (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }, _) => {
+                Err(Violation::Unexpected.into())
+            }
+        }
+    }
+
+    /// A client has proved itself: resume, replace, probe, or begin a session.
+    pub(super) fn on_proved<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        challenge: Challenge,
+        access: Access,
+    ) -> Result<(), Stop> {
+        let hello = &challenge.hello;
+        if let Some(resume) = hello.resume
+            && let Some(&key) = self.by_session.get(&resume.session)
+            && let Some(seat) = self.controls.get(&key)
+            && (seat.control.client, seat.control.credential) == (hello.client, access.credential)
+        {
+            return self.resume(cx, token, key, resume.received, &access);
+        }
+        if self.stopping.is_some() {
+            return Err(HandshakeRefusal::Stopping.into());
+        }
+        if let Some(&rival) = self.by_client.get(&hello.client)
+            && let Some(seat) = self.controls.get_mut(&rival)
+        {
+            match seat.at {
+                _ if seat.control.credential != access.credential => return Err(HandshakeRefusal::IdentityInUse.into()),
+                Ok(_) if seat.rival.is_some() => return Err(HandshakeRefusal::IdentityInUse.into()),
+                Ok(link) => {
+                    seat.rival = Some(token);
+                    let received = seat.control.session.tell();
+                    if let Some(Slot::Ctl(conn)) = self.slots.get_mut(link) {
+                        conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Ping { received });
+                        self.enqueue(link);
+                    }
+                    if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
+                        conn.stage = Stage::Parked { challenge, access, rival };
+                        self.handshakes.set(token, &mut conn.deadline, Some(cx.now + PROBE));
+                    }
+                    return Ok(());
+                }
+                Err(_) => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
+            }
+        }
+        self.begin(cx, token, &challenge, &access)
+    }
+
+    /// A new session.
+    pub(super) fn begin<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        challenge: &Challenge,
+        access: &Access,
+    ) -> Result<(), Stop> {
+        if self.stopping.is_some() {
+            return Err(HandshakeRefusal::Stopping.into());
+        }
+        if self.controls.len() >= self.settings.max_sessions as usize {
+            return Err(HandshakeRefusal::Full.into());
+        }
+        let mut id = [0; 16];
+        cx.sys.random(&mut id);
+        let id = SessionId(id);
+        let key = ControlKey(self.next_key);
+        self.next_key += 1;
+        let secret = access.session_key(&self.settings, id);
+        let scope = access.scope(&self.settings).clone();
+        let lanes = u32::try_from(self.lanes).unwrap_or(u32::MAX);
+        let limits = Limits {
+            keep: self.settings.idle_conns.div_ceil(lanes),
+            max_waiting: scope.max_waiting.div_ceil(lanes),
+            max_connections: scope.max_connections.div_ceil(lanes),
+        };
+        let client = challenge.hello.client;
+        let control = Control::new(key, id, client, access.credential, secret, scope, self.lanes);
+        self.controls.insert(key, Seat { control, at: Ok(token), rival: None });
+        self.by_session.insert(id, key);
+        self.by_client.insert(client, key);
+        for lane in 0..self.lanes {
+            cx.sys.tell(ToLane { lane, message: ToServerLoop::Open { control: key, limits } });
+        }
+        self.welcome(cx, token, key, access, false);
+        Ok(())
+    }
+
+    /// A session goes on over a new ctl_conn.
+    pub(super) fn resume<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        key: ControlKey,
+        received: u64,
+        access: &Access,
+    ) -> Result<(), Stop> {
+        let Some(seat) = self.controls.get_mut(&key) else { return Err(Stop::Lost) };
+        seat.control.session.on_ack(received)?;
+        match core::mem::replace(&mut seat.at, Ok(token)) {
+            Ok(old) => {
+                if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
+                    self.heartbeats.set(old, &mut conn.deadline, None);
+                    cx.sys.close(conn.link.port.stream);
+                }
+            }
+            Err(grace) => {
+                self.graces.remove(&(grace, key));
+            }
+        }
+        self.welcome(cx, token, key, access, true);
+        self.refuse_rival(cx, key);
+        Ok(())
+    }
+
+    pub(super) fn welcome<S>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        key: ControlKey,
+        access: &Access,
+        resumed: bool,
+    ) where
+        S: Listen<Stream = T, Listener = L>,
+    {
+        let Some(seat) = self.controls.get_mut(&key) else { return };
+        let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
+        self.handshakes.set(token, &mut conn.deadline, None);
+        let timings = &self.settings.timings;
+        let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
+        let next = Some(liveness.next_deadline());
+        self.heartbeats.set(token, &mut conn.deadline, next);
+        conn.stage = Stage::Up(key, liveness);
+        let control = &mut seat.control;
+        let received = control.session.tell();
+        let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
+        conn.link.push(&access.welcome(&self.settings, welcome));
+        for (seq, msg) in control.session.replay() {
+            conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
+        }
+        cx.sys.note(Note::SessionUp { client: control.client, from: conn.from, resumed });
+        self.enqueue(token);
+    }
+
+    /// A session has shown that it lives: a newcomer with its identity is refused.
+    pub(super) fn refuse_rival<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        let rival = self.controls.get_mut(&key).and_then(|seat| seat.rival.take());
+        if let Some(rival) = rival {
+            self.stop_ctl(cx, rival, Stop::Refused(HandshakeRefusal::IdentityInUse));
+        }
+    }
+
+    pub(super) fn on_heartbeat<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
+        conn.deadline = None;
+        let Stage::Up(key, liveness) = &mut conn.stage else { return };
+        let key = *key;
+        let pulse = liveness.on_deadline(cx.now);
+        let next = Some(liveness.next_deadline());
+        if pulse == Pulse::Dead {
+            return self.stop_ctl(cx, token, Stop::Lost);
+        }
+        self.heartbeats.set(token, &mut conn.deadline, next);
+        if pulse == Pulse::Ping
+            && let Some(seat) = self.controls.get_mut(&key)
+        {
+            let received = seat.control.session.tell();
+            self.push(key, &Ctl::Ping { received });
+        }
+    }
+
+    /// A connection on the ctl port goes no further.
+    pub(super) fn stop_ctl<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, stop: Stop) {
+        let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
+        let up = match conn.stage {
+            Stage::Up(key, _) => Some(key),
+            Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. } => None,
+        };
+        if let Stop::Violation(violation) = stop {
+            cx.sys.note(Note::Violation { conn: None, violation });
+        }
+        match (up, stop) {
+            (Some(key), Stop::Session(code)) => self.end_session(cx, key, code, AbortCode::SessionOver),
+            (Some(key), Stop::Violation(_)) => self.end_session(cx, key, CloseCode::Violation, AbortCode::SessionOver),
+            (Some(key), Stop::Lost | Stop::Refused(_)) => self.detach(cx, token, key),
+            (None, stop) => {
+                if let Stop::Refused(refusal) = stop {
+                    cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
+                    conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));
+                }
+                let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) else { return };
+                self.handshakes.set(token, &mut conn.deadline, None);
+                if let Stage::Parked { rival, .. } = conn.stage
+                    && let Some(seat) = self.controls.get_mut(&rival)
+                {
+                    seat.rival = None;
+                }
+                conn.link.close(cx.sys);
+            }
+        }
+    }
+
+    /// A session has lost its ctl_conn: it waits for a resume, unless a newcomer is there to replace it.
+    pub(super) fn detach<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, key: ControlKey) {
+        if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
+            self.heartbeats.set(token, &mut conn.deadline, None);
+            cx.sys.close(conn.link.port.stream);
+        }
+        let Some(seat) = self.controls.get_mut(&key) else { return };
+        cx.sys.note(Note::SessionDetached { client: seat.control.client });
+        let until = cx.now + self.settings.timings.session_grace;
+        seat.at = Err(until);
+        self.graces.insert((until, key));
+        if seat.rival.is_some() {
+            self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
+        }
+    }
+}

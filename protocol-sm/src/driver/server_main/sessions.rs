@@ -1,0 +1,176 @@
+//! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
+
+use super::super::Cx;
+use super::super::messages::{ControlKey, FromServerLoop, ToLane, ToListener, ToServerLoop};
+use super::super::sys::{Note, random_u32};
+use super::{MainSys, ServerMain, Slot, Stage, Stop};
+use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::control::server::Reaction;
+use crate::ids::TunnelId;
+use crate::session::Arrival;
+use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
+
+impl<T, L> ServerMain<T, L> {
+    pub(super) fn on_session_frame<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        message: ToServer,
+    ) -> Result<(), Stop> {
+        let Some(seat) = self.controls.get_mut(&key) else { return Ok(()) };
+        let session = &mut seat.control.session;
+        match message {
+            Ctl::Numbered { seq, msg } => {
+                let Arrival::Deliver { ack } = session.on_numbered(seq)? else { return Ok(()) };
+                if ack {
+                    let received = session.tell();
+                    self.push(key, &Ctl::Ack { received });
+                }
+                self.on_client_msg(cx, key, msg)
+            }
+            Ctl::Ping { received } => {
+                session.on_ack(received)?;
+                let received = session.tell();
+                self.push(key, &Ctl::Pong { received });
+                Ok(())
+            }
+            Ctl::Pong { received } | Ctl::Ack { received } => Ok(session.on_ack(received)?),
+            Ctl::Close { code } => Err(Stop::Session(code)),
+            Ctl::Handshake(_) => Err(Violation::Unexpected.into()),
+        }
+    }
+
+    pub(super) fn on_client_msg<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        msg: ClientMsg,
+    ) -> Result<(), Stop> {
+        let Some(seat) = self.controls.get_mut(&key) else { return Ok(()) };
+        let random = random_u32(cx.sys);
+        match seat.control.on_msg(msg, random)? {
+            Reaction::Nothing => {}
+            Reaction::Reply(reply) => self.send(cx, key, reply),
+            // No more visitors: the answer is the end of the session, soon.
+            Reaction::Bind(..) if self.stopping.is_some() => {}
+            Reaction::Bind(tunnel, ports) => {
+                cx.sys.tell(ToListener::Bind { control: key, tunnel, ip: self.bind_ip, ports });
+            }
+            Reaction::Unbind(tunnels) => {
+                for tunnel in tunnels {
+                    self.unbind(cx, key, tunnel);
+                }
+            }
+            Reaction::Pass(lane, msg) => {
+                cx.sys.tell(ToLane { lane, message: ToServerLoop::Message { control: key, msg } });
+            }
+            Reaction::Failed(shares) => {
+                for (lane, count) in shares {
+                    let msg = ClientMsg::ConnFailed { count };
+                    cx.sys.tell(ToLane { lane, message: ToServerLoop::Message { control: key, msg } });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unbind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId) {
+        cx.sys.tell(ToListener::Close { control, tunnel });
+        for lane in 0..self.lanes {
+            let message = ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) };
+            cx.sys.tell(ToLane { lane, message });
+        }
+    }
+
+    pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop) {
+        match message {
+            FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
+            FromServerLoop::Ask { control, lane, count } => {
+                if let Some(seat) = self.controls.get_mut(&control) {
+                    let msg = seat.control.on_ask(lane, count);
+                    self.send(cx, control, msg);
+                }
+            }
+            FromServerLoop::ConnGone { control, conn } => {
+                if let Some(seat) = self.controls.get_mut(&control) {
+                    seat.control.on_conn_gone(conn);
+                }
+            }
+            FromServerLoop::Violation { control, .. } => {
+                self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
+            }
+            FromServerLoop::Drained { lane } => {
+                if let Some(stopping) = &mut self.stopping {
+                    stopping.drained.insert(lane);
+                    if stopping.drained.len() == self.lanes && !stopping.over {
+                        self.finish_stop(cx);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Numbers a message and sends it, now or when the session is resumed.
+    pub(super) fn send<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, msg: ServerMsg) {
+        let Some(seat) = self.controls.get_mut(&key) else { return };
+        match seat.control.session.send(msg.clone()) {
+            Ok(seq) => self.push(key, &Ctl::Numbered { seq, msg }),
+            Err(violation) => {
+                cx.sys.note(Note::Violation { conn: None, violation });
+                self.end_session(cx, key, CloseCode::Violation, AbortCode::SessionOver);
+            }
+        }
+    }
+
+    /// Queues a message on a session's ctl_conn, if it has one; it goes out with the rest of the batch.
+    pub(super) fn push(&mut self, key: ControlKey, message: &ToClient) {
+        let Some(Ok(token)) = self.controls.get(&key).map(|seat| seat.at) else { return };
+        if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
+            conn.link.push(message);
+            self.enqueue(token);
+        }
+    }
+
+    /// Ends a session: ports, conns and visitors go with it, and a newcomer that waited for that comes in.
+    pub(super) fn end_session<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        close: CloseCode,
+        code: AbortCode,
+    ) {
+        let Some(seat) = self.controls.remove(&key) else { return };
+        self.by_session.remove(&seat.control.id);
+        if self.by_client.get(&seat.control.client) == Some(&key) {
+            self.by_client.remove(&seat.control.client);
+        }
+        cx.sys.note(Note::SessionOver { client: seat.control.client, code: close });
+        for tunnel in seat.control.tunnels() {
+            cx.sys.tell(ToListener::Close { control: key, tunnel });
+        }
+        for lane in 0..self.lanes {
+            cx.sys.tell(ToLane { lane, message: ToServerLoop::Close { control: key, code } });
+        }
+        match seat.at {
+            Err(grace) => {
+                self.graces.remove(&(grace, key));
+            }
+            Ok(token) => {
+                if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
+                    self.heartbeats.set(token, &mut conn.deadline, None);
+                    conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Close { code: close });
+                    conn.link.close(cx.sys);
+                }
+            }
+        }
+        if let Some(rival) = seat.rival
+            && let Some(Slot::Ctl(conn)) = self.slots.get_mut(rival)
+            && let Stage::Parked { challenge, access, .. } = &conn.stage
+        {
+            let (challenge, access) = (challenge.clone(), access.clone());
+            if let Err(stop) = self.begin(cx, rival, &challenge, &access) {
+                self.stop_ctl(cx, rival, stop);
+            }
+        }
+    }
+}

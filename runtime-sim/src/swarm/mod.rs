@@ -1,0 +1,289 @@
+//! Whole systems on turmoil: a server, clients, visitors and local services as hosts of their own, all from one seed.
+//!
+//! The programs are production's drivers over sockets made of turmoil's (`line`, `sys`); everybody else is written
+//! against those sockets directly. A run has a fault phase and then a heal phase, in which everything must converge:
+//! every transfer ends, clients are back, a probe through every tunnel comes back whole, the pools agree, and a
+//! request to stop is carried out.
+//!
+//! What this ring adds to the simulated kernel is independence: another network, other code for everything but the
+//! programs, processes that are killed and started again by somebody else's runtime. What it cannot see stands in
+//! `line`.
+
+mod actors;
+mod faults;
+mod line;
+mod plan;
+mod program;
+mod stage;
+mod sys;
+
+pub use plan::Fault;
+pub use stage::Races;
+
+use crate::kernel::Rng;
+use crate::oracle::{Breach, Coverage, Kind, Property};
+use actors::Visit;
+use faults::{Cast, Faults};
+use plan::Plan;
+use stage::{Order, SERVER, Stage};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+use turmoil::{Builder, Sim};
+
+/// How to run a seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Keep the events, for [`Report::chart`].
+    pub trace: bool,
+}
+
+/// What a run has shown.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// A hash of everything that happened. The same seed gives the same hash.
+    pub hash: u64,
+    /// How many events went into it.
+    pub events: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Visitors that connected, and those of them whose both streams were whole.
+    pub visitors: u64,
+    /// See `visitors`.
+    pub whole: u64,
+    /// Transfers that could collide with something.
+    pub races: Races,
+    /// How often each fault was applied.
+    pub faults: BTreeMap<Fault, u64>,
+    /// What was seen of the things that must happen sometimes.
+    pub seen: Coverage,
+    /// The first broken promise.
+    pub breach: Option<Breach>,
+    /// The end of the story, if it was kept.
+    pub chart: String,
+}
+
+/// Events shown of a story.
+const CHART: usize = 400;
+
+/// Runs the system that `seed` describes.
+#[must_use]
+pub fn run_seed(seed: u64, options: Options) -> Report {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::new(&mut rng);
+    let cast = Cast { clients: plan.clients.len() };
+    let stage = Stage::new(plan, rng.fork(), options.trace);
+    let mut run = Run {
+        sim: build(&stage, rng.next()),
+        faults: Faults::new(&stage, cast, rng.fork()),
+        stage: Rc::clone(&stage),
+        rng,
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| run.play()));
+    match ended {
+        Ok(Ok(()) | Err(Stop::Breach)) => {}
+        Ok(Err(Stop::Died(why))) => stage.breach(Kind::Crash, Property::NoPanic, why),
+        Err(panic) => stage.breach(Kind::Crash, Property::NoPanic, words(panic.as_ref())),
+    }
+    let trace = stage.trace.borrow();
+    Report {
+        seed,
+        hash: trace.hash(),
+        events: trace.events(),
+        simulated: run.sim.elapsed(),
+        visitors: stage.visitors.get(),
+        whole: stage.whole.get(),
+        races: stage.races.get(),
+        faults: run.faults.applied.clone(),
+        seen: stage.seen.borrow().clone(),
+        breach: stage.breach.borrow().clone(),
+        chart: if options.trace { trace.chart(CHART) } else { String::new() },
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without words").to_owned()
+}
+
+fn build(stage: &Rc<Stage>, seed: u64) -> Sim<'static> {
+    let latency = stage.plan.latency;
+    Builder::new()
+        .rng_seed(seed)
+        .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+        .simulation_duration(Duration::from_secs(24 * 3600))
+        .tick_duration(stage.plan.tick)
+        .min_message_latency(latency.min(Duration::from_millis(1)))
+        .max_message_latency(latency)
+        // As many segments as a window has bytes, and more: turmoil must never refuse or withhold one.
+        .tcp_capacity(1 << 20)
+        .enable_random_order()
+        .build()
+}
+
+/// Why a run ends early.
+#[derive(Debug)]
+enum Stop {
+    /// A promise was broken, and is noted.
+    Breach,
+    /// A host died of itself.
+    Died(String),
+}
+
+struct Run {
+    sim: Sim<'static>,
+    faults: Faults,
+    stage: Rc<Stage>,
+    rng: Rng,
+}
+
+impl Run {
+    fn play(&mut self) -> Result<(), Stop> {
+        self.raise();
+        let patience = self.stage.plan.patience();
+        let ready = |stage: &Stage| all_up(stage) && stage.public.borrow().iter().all(Option::is_some);
+        self.until(patience, Property::PortsListen, ready)?;
+        self.load()?;
+        self.stage.hurry.set(true);
+        self.faults.remedy_all(&mut self.sim);
+        self.until(patience, Property::TransfersEnd, nobody_talks)?;
+        self.until(patience, Property::ClientsReturn, all_up)?;
+        self.advance(self.stage.plan.settling())?;
+        self.until(patience, Property::ClientsReturn, all_up)?;
+        self.probe()?;
+        self.until(patience, Property::PoolsAtTarget, pools_agree)?;
+        self.drain()
+    }
+
+    /// Registers every host.
+    fn raise(&mut self) {
+        let cast = &self.faults.cast;
+        for who in cast.all() {
+            self.stage.trace.borrow_mut().name(who, cast.name(who));
+        }
+        let stage = Rc::clone(&self.stage);
+        self.sim.host(cast.name(SERVER), move || program::server(Rc::clone(&stage)));
+        for identity in 0..cast.clients {
+            let (stage, who) = (Rc::clone(&self.stage), Cast::client(identity));
+            self.sim.host(cast.name(who), move || program::client(Rc::clone(&stage), who, identity));
+        }
+        let (stage, rival) = (Rc::clone(&self.stage), cast.rival());
+        self.sim.host(cast.name(rival), move || program::client(Rc::clone(&stage), rival, 0));
+        let (stage, who) = (Rc::clone(&self.stage), cast.service());
+        self.sim.host(cast.name(who), move || actors::services(Rc::clone(&stage), who));
+        let (stage, who) = (Rc::clone(&self.stage), cast.visitors());
+        self.sim.host(cast.name(who), move || actors::visitors(Rc::clone(&stage), who));
+        self.sim.crash(cast.name(rival));
+    }
+
+    fn step(&mut self) -> Result<(), Stop> {
+        let stepped = self.sim.step();
+        self.stage.set_clock(self.sim.elapsed());
+        stepped.map_err(|error| Stop::Died(error.to_string()))?;
+        if self.stage.breach.borrow().is_some() { Err(Stop::Breach) } else { Ok(()) }
+    }
+
+    fn advance(&mut self, by: Duration) -> Result<(), Stop> {
+        let until = self.sim.elapsed() + by;
+        while self.sim.elapsed() < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Steps until `holds`, which must be within `patience`.
+    fn until(&mut self, patience: Duration, or: Property, holds: impl Fn(&Stage) -> bool) -> Result<(), Stop> {
+        let until = self.sim.elapsed() + patience;
+        while !holds(&self.stage) {
+            if self.sim.elapsed() >= until {
+                let stage = &self.stage;
+                let what = format!(
+                    "not within {patience:?}: {} visits and {} actors go on; {:?}",
+                    stage.to_come.get(),
+                    stage.actors.get(),
+                    stage.status.borrow()
+                );
+                stage.breach(Kind::Liveness, or, what);
+                return Err(Stop::Breach);
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// The fault phase.
+    fn load(&mut self) -> Result<(), Stop> {
+        let plan = &self.stage.plan;
+        for _ in 0..plan.visitors {
+            let after = Duration::from_millis(self.rng.below(plan.length.as_millis() as u64));
+            let tunnel = self.rng.size(0, plan.tunnels.len() - 1);
+            self.stage.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
+        }
+        let mut blows = plan.blows.clone().into_iter().peekable();
+        let (begin, length) = (self.sim.elapsed(), plan.length);
+        while self.sim.elapsed() < begin + length {
+            let since = self.sim.elapsed() - begin;
+            self.faults.remedy(&mut self.sim);
+            while let Some(blow) = blows.next_if(|blow| blow.at <= since) {
+                self.faults.apply(&mut self.sim, blow);
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self) -> Result<(), Stop> {
+        for tunnel in 0..self.stage.plan.tunnels.len() {
+            let visit = Visit { after: Duration::ZERO, tunnel, probe: true };
+            self.stage.visit(self.faults.cast.visitors(), visit);
+        }
+        self.until(self.stage.plan.patience(), Property::ProbesRoundTrip, nobody_talks)
+    }
+
+    /// Asks everybody to stop, in any order, sometimes amid visits.
+    fn drain(&mut self) -> Result<(), Stop> {
+        let plan = &self.stage.plan;
+        if !plan.gentle {
+            for _ in 0..self.rng.size(0, 5) {
+                let after = Duration::from_millis(self.rng.below(50));
+                let tunnel = self.rng.size(0, plan.tunnels.len() - 1);
+                self.stage.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
+            }
+        }
+        let mut programs: Vec<_> = (0..plan.clients.len()).map(Cast::client).collect();
+        programs.push(SERVER);
+        sys::shuffle(&mut self.rng, &mut programs);
+        let patience = plan.timings.drain_timeout + Duration::from_secs(2);
+        for &who in &programs {
+            self.stage.with_status(who, |status| status.stopped = false);
+            self.stage.order(who, Order::Stop);
+            self.advance(Duration::from_millis(self.rng.below(100)))?;
+        }
+        self.until(patience, Property::DrainEnds, |stage| {
+            programs.iter().all(|&who| stage.with_status(who, |status| status.stopped))
+        })?;
+        self.until(self.stage.plan.patience(), Property::TransfersEnd, nobody_talks)
+    }
+}
+
+fn nobody_talks(stage: &Stage) -> bool {
+    stage.to_come.get() == 0 && stage.actors.get() == 0
+}
+
+fn all_up(stage: &Stage) -> bool {
+    let clients = (0..stage.plan.clients.len()).map(Cast::client);
+    clients.chain([SERVER]).all(|who| stage.with_status(who, |status| status.up))
+}
+
+/// Both sides know the same idle conns, as many as are kept ready.
+fn pools_agree(stage: &Stage) -> bool {
+    let sockets = |who| stage.with_status(who, |status| status.loop_sockets);
+    let clients = stage.plan.clients.len();
+    let theirs: usize = (0..clients).map(|client| sockets(Cast::client(client))).sum();
+    theirs == sockets(SERVER) && theirs >= clients * stage.plan.idle_conns as usize
+}
