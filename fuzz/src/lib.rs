@@ -13,16 +13,21 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod net;
 mod preface;
+mod server;
+mod tape;
 
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use preface::preface;
+pub use server::server;
 
 /// A fuzz target: panics if the code under test does anything wrong with `data`.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 3] = [("ctl_codec", ctl_codec), ("proxy_codec", proxy_codec), ("preface", preface)];
+pub const TARGETS: [(&str, Target); 4] =
+    [("ctl_codec", ctl_codec), ("proxy_codec", proxy_codec), ("preface", preface), ("server", server)];
 
 /// Runs `target` on the files named on the command line: a fuzz target's `main` where no fuzzer runs it.
 ///

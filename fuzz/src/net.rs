@@ -379,7 +379,8 @@ impl Sys for View<'_> {
     fn random(&mut self, into: &mut [u8]) {
         for byte in into {
             // Never the same twice is all that is asked of it here.
-            self.net.random = self.net.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.net.random =
+                self.net.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             *byte = self.net.random.to_be_bytes()[0];
         }
     }

@@ -29,6 +29,7 @@ struct State {
     stop: AtomicBool,
     closed: AtomicBool,
     frozen: AtomicBool,
+    dribble: AtomicBool,
     accepted: AtomicU64,
     links: Mutex<Vec<Arc<Link>>>,
     recordings: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
@@ -42,6 +43,8 @@ struct Link {
     frozen: AtomicBool,
     dead: AtomicBool,
     pumps_ended: AtomicU64,
+    /// Everything goes on byte by byte.
+    dribble: bool,
     /// First bytes from the connecting side.
     recording: Arc<Mutex<Vec<u8>>>,
 }
@@ -133,6 +136,11 @@ impl Gate {
         }
     }
 
+    /// Passes everything on one byte at a time, on connections that are still to come.
+    pub fn dribble(&self) {
+        self.state.dribble.store(true, Ordering::SeqCst);
+    }
+
     /// Hangs up on every new connection.
     pub fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
@@ -203,6 +211,7 @@ impl State {
             far,
             frozen,
             dead: AtomicBool::new(false),
+            dribble: self.dribble.load(Ordering::SeqCst),
             pumps_ended: AtomicU64::new(0),
             recording: Arc::clone(&recording),
         });
@@ -259,7 +268,8 @@ impl Link {
                 std::thread::sleep(TICK);
                 continue;
             }
-            match to.write(bytes) {
+            let piece = if self.dribble { 1 } else { bytes.len() };
+            match to.write(&bytes[..piece]) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(error) if is_pause(&error) => {}
                 Err(_) => self.sever(),

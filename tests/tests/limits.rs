@@ -1,12 +1,13 @@
 //! Visitors beyond what a client may have or can serve: they wait for a bounded time in a queue of bounded
 //! length, first come first served; who cannot be served is reset.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::sync::mpsc::channel;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect, read_end, visit_end};
+use tests::sockets::{End, connect, finish, read_end, visit_end};
 use tests::visits::{ping, short_visit};
-use tests::wait::until;
+use tests::wait::{PATIENCE, until};
 
 /// A client that can serve two visitors at once, on a server with these options.
 fn setup(server: Options) -> (Service, Server, Client) {
@@ -29,7 +30,7 @@ fn whoever_waits_is_served_when_another_leaves() {
     let [leaving, mut staying] = served;
     drop(leaving);
     let mut answer = [0; 5];
-    std::io::Read::read_exact(&mut waiting, &mut answer).expect("an answer");
+    waiting.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"waits", "what was sent while waiting is not lost");
     ping(&mut staying, b"still served");
 }
@@ -50,7 +51,7 @@ fn whoever_waits_too_long_is_reset() {
     drop(served);
     until("the leaving ones are counted", || {
         let mut visitor = connect(client.public());
-        visitor.write_all(b"x").is_ok() && matches!(std::io::Read::read(&mut visitor, &mut [0; 1]), Ok(1))
+        visitor.write_all(b"x").is_ok() && matches!(visitor.read(&mut [0; 1]), Ok(1))
     });
     assert!(server.is_running());
 }
@@ -104,4 +105,55 @@ fn a_visitor_who_stays_takes_one_place_and_no_more() {
         short_visit(client.public(), number);
     }
     ping(&mut staying, b"still served");
+}
+
+#[test]
+fn a_client_with_too_many_tunnels_is_refused_for_good() {
+    let server = Server::start(options().key("max_tunnels", 1));
+    let client = Client::spawn(&server, options().tunnel("127.0.0.1:1").tunnel("127.0.0.1:2"));
+    assert_eq!(client.exit_code(), 2);
+    assert!(client.log().contains("max_tunnels"), "it says why: {}", client.log());
+}
+
+#[test]
+fn a_client_beyond_max_sessions_waits_for_its_turn() {
+    let service = Service::echo();
+    let server = Server::start(options().brisk().key("max_sessions", 1));
+    let first = Client::start(&server, options().brisk().tunnel(service.addr()));
+    let second = Client::spawn(&server, options().brisk().tunnel(service.addr()));
+    second.log_line("max_sessions");
+    ping(&mut first.visit(), b"served");
+    first.stop();
+    ping(&mut second.visit(), b"served in its turn");
+}
+
+#[test]
+fn a_half_open_stream_without_progress_is_reset() {
+    for visitor_ends in [true, false] {
+        let (ends, seen) = channel();
+        let service = Service::start(move |mut stream| {
+            if !visitor_ends {
+                finish(&stream);
+            }
+            stream.read_exact(&mut [0; 2]).expect("the visitor's word");
+            if visitor_ends {
+                assert_eq!(read_end(&mut stream), (0, End::Clean));
+            }
+            until("the stream is reset", || stream.take_error().expect("SO_ERROR").is_some());
+            let _ = ends.send(());
+        });
+        let hasty = || options().brisk().key("half_open_timeout", 0.5);
+        let server = Server::start(hasty());
+        let client = Client::start(&server, hasty().tunnel(service.addr()));
+        let mut visitor = client.visit();
+        visitor.write_all(b"hi").expect("send");
+        if visitor_ends {
+            finish(&visitor);
+            assert_eq!(read_end(&mut visitor), (0, End::Reset));
+        } else {
+            assert_eq!(read_end(&mut visitor), (0, End::Clean));
+            until("the visitor is reset", || visitor.take_error().expect("SO_ERROR").is_some());
+        }
+        seen.recv_timeout(PATIENCE).expect("the service's stream is reset too");
+    }
 }

@@ -1,14 +1,14 @@
 //! An idle proxy_conn that is lost, loudly or silently, neither hangs nor hurts the next visitor: it is
-//! found and replaced.
+//! found and replaced. While none can be had, visitors are reset in time; once one can, they are served.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use tests::gate::Between;
+use tests::gate::{Between, Gate};
 use tests::payload::Flow;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{bounded, read_end};
-use tests::visits::short_visit;
+use tests::sockets::{End, bounded, read_end, visit_end};
+use tests::visits::{short_visit, until_served};
 use tests::wait::{PATIENCE, until};
 
 const READY: usize = 4;
@@ -81,4 +81,27 @@ fn a_visitor_in_the_very_moment_of_the_loss_does_not_hang() {
     let before = setup.between.proxy.accepted();
     setup.between.proxy.cut();
     expect_recovery(&setup, before);
+}
+
+#[test]
+fn while_the_proxy_port_is_blocked_visitors_are_reset() {
+    let blocks: [fn(&Gate); 2] = [
+        // As a firewall that answers, and as one that does not.
+        |proxy| {
+            proxy.close();
+            proxy.cut();
+        },
+        Gate::freeze,
+    ];
+    for block in blocks {
+        let setup = setup();
+        block(&setup.between.proxy);
+        for _ in 0..6 {
+            assert_eq!(visit_end(setup.client.public()), (0, End::Reset));
+        }
+        assert_eq!(setup.between.ctl.accepted(), 1, "the session was never in doubt");
+        setup.between.proxy.open();
+        setup.between.proxy.thaw();
+        until_served(setup.client.public());
+    }
 }

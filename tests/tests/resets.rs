@@ -158,6 +158,49 @@ fn a_reset_after_one_direction_ended_well_is_still_a_reset() {
 }
 
 #[test]
+fn a_reset_behind_the_visitors_own_end_reaches_a_quiet_service() {
+    let (ends, seen) = channel();
+    let service = Service::start(move |mut stream| {
+        assert_eq!(read_end(&mut stream), (4, End::Clean));
+        let _ = ends.send("end");
+        // Nothing is sent any more: only the reset itself can tell.
+        until("the service's socket has an error", || stream.take_error().expect("SO_ERROR").is_some());
+        let _ = ends.send("reset");
+    });
+    let (server, client) = setup(&service);
+    let baseline = Baseline::of(&server, &client);
+    for _ in 0..10 {
+        let mut visitor = client.visit();
+        visitor.write_all(b"here").expect("send");
+        finish(&visitor);
+        // Only then: a reset may overtake what was sent before it.
+        assert_eq!(seen.recv_timeout(PATIENCE), Ok("end"));
+        reset(visitor);
+        assert_eq!(seen.recv_timeout(PATIENCE), Ok("reset"));
+    }
+    baseline.expect_again();
+}
+
+#[test]
+fn a_reset_behind_the_services_own_end_reaches_a_quiet_visitor() {
+    let service = Service::start(|mut stream| {
+        stream.write_all(b"done").expect("send");
+        finish(&stream);
+        stream.read_exact(&mut [0; 2]).expect("the visitor has seen the end");
+        reset(stream);
+    });
+    let (server, client) = setup(&service);
+    let baseline = Baseline::of(&server, &client);
+    for _ in 0..10 {
+        let mut visitor = client.visit();
+        assert_eq!(read_end(&mut visitor), (4, End::Clean));
+        visitor.write_all(b"ok").expect("the other direction is open");
+        until("the visitor's socket has an error", || visitor.take_error().expect("SO_ERROR").is_some());
+    }
+    baseline.expect_again();
+}
+
+#[test]
 fn a_stream_cut_between_the_programs_is_a_reset_at_both_ends() {
     let (service, ends) = observer();
     const READY: u64 = 4;

@@ -1,6 +1,8 @@
 //! Interactive streams: single bytes and small messages arrive at once and in order, whatever their size.
 
 use std::io::{Read, Write};
+use tests::exchange::{Exchange, Exchanges, Order};
+use tests::gate::Between;
 use tests::payload::{Arrival, Flow};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
@@ -56,4 +58,23 @@ fn the_first_byte_may_come_late_from_either_end() {
     for visitor in &mut visitors {
         ping(visitor, b"late");
     }
+}
+
+#[test]
+fn messages_between_the_programs_may_come_byte_by_byte() {
+    let service = Exchanges::start();
+    let server = Server::start(options().brisk().key("heartbeat_timeout", 60).key("idle_conns", 1));
+    let between = Between::new(server.ctl(), server.proxy());
+    between.ctl.dribble();
+    between.proxy.dribble();
+    let patient = options().brisk().key("heartbeat_timeout", 60);
+    let client = Client::start(&server, patient.tunnel(service.addr()).via(between.ctl.addr()));
+    let mut visits = 0;
+    for order in [Order::Together, Order::VisitorFirst, Order::ServiceFirst] {
+        for (up, down) in [(0, 0), (1, 1), (500, 700), (0, 2000), (2000, 0)] {
+            Exchange::new(visits).up(up).down(down).order(order).run(client.public());
+            visits += 1;
+        }
+    }
+    service.expect(visits.into());
 }

@@ -75,6 +75,8 @@ pub enum Reaction {
 }
 
 impl Control {
+    /// Conns that a client may have beyond those that its visitors can need and those that were asked for.
+    const UNASKED: u32 = 64;
     /// Ports tried when the server picks one.
     const CANDIDATES: u32 = 64;
 
@@ -221,13 +223,18 @@ impl Control {
     /// A new proxy_conn names this session: returns the proof to answer and the event loop that gets it.
     ///
     /// # Errors
-    /// Its proof is wrong, or its number was used.
+    /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
     pub fn admit(&mut self, hello: &ConnHello) -> Result<(Proof, usize), HandshakeRefusal> {
         if !self.secret.hello_matches(hello) {
             return Err(HandshakeRefusal::WrongToken);
         }
         if !self.window.take(hello.conn) {
             return Err(HandshakeRefusal::ReplayedConn);
+        }
+        let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
+        let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
+        if self.conns.len() >= may as usize && asked == 0 {
+            return Err(HandshakeRefusal::Full);
         }
         let lane = match self.neediest() {
             Some((lane, _)) => {

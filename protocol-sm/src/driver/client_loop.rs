@@ -4,13 +4,15 @@
 //! the conn's which local_conn it has. Readiness of either drives both.
 
 mod check;
+mod dialling;
+mod opening;
 
 use super::Cx;
 use super::messages::{FromClientLoop, ToClientLoop};
 use super::relay::{End, Link, Port, TURN, failed};
 use super::server_loop::Totals;
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Note, Readiness, Role, Sys, SysError, Tell};
+use super::sys::{Driver, Note, Readiness, Sys, SysError, Tell};
 use super::timers::Timers;
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::conn::Heard;
@@ -19,10 +21,7 @@ use crate::ids::{ConnId, Epoch, TunnelId};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::Half;
-use crate::wire::{
-    ClientMsg, ConnHello, Framer, Message, Port as Kind, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader,
-    ServerMsg,
-};
+use crate::wire::{ClientMsg, ConnHello, Framer, Proof, ProxyToClient, ReplyReader, ServerMsg};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -272,37 +271,6 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr, hello: ConnHello, accept: Proof) {
-        let made = self.slots.insert_with(|token| {
-            let stream = cx.sys.connect(to, Role::Proxy, token)?;
-            Ok(Slot::Conn(Box::new(Conn {
-                id: hello.conn,
-                link: Link::new(Port::connecting(stream)),
-                framer: Framer::default(),
-                state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
-                queued: false,
-                deadline: None,
-            })))
-        });
-        match made {
-            Ok(token) => {
-                self.conns.insert(hello.conn, token);
-                if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
-                    let at = cx.now + self.timings.handshake_timeout;
-                    self.timers.set(token, &mut conn.deadline, Some(at));
-                }
-            }
-            Err(error) => self.open_failed(cx, hello.conn, Some(error)),
-        }
-    }
-
-    fn open_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>) {
-        cx.sys.note(Note::ConnFailed { conn, error });
-        let serial = self.serial;
-        cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
-        cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
-    }
-
     fn on_server_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: &ServerMsg) {
         let (id, epoch) = match msg {
             ServerMsg::Fin { conn, epoch, .. } | ServerMsg::Abort { conn, epoch, .. } => (*conn, *epoch),
@@ -338,129 +306,6 @@ impl<T, P> ClientLoop<T, P> {
         };
         if let Err(end) = driven {
             self.end(cx, token, end);
-        }
-    }
-
-    fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
-        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
-        if let State::Opening { hello, step: step @ Step::Connecting, .. } = &mut conn.state {
-            match cx.sys.take_error(&conn.link.port.stream) {
-                Ok(()) => {}
-                Err(SysError::WouldBlock) => return Ok(()),
-                Err(_) => return Err(AbortCode::ConnLost.into()),
-            }
-            conn.link.port.writable = true;
-            let mut frame = [0; 2 + ProxyToServer::MAX];
-            let length = ProxyToServer::Hello(*hello).encode(&mut frame);
-            conn.link.into.push_frame(&Preface::ours(Kind::Proxy).encode());
-            conn.link.into.push_frame(&frame[..length]);
-            *step = Step::Greeting(ReplyReader::default());
-        }
-        self.drive_idle(cx, token)
-    }
-
-    fn drive_idle<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
-        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
-        conn.link.flush_frames(cx.sys)?;
-        let was_opening = matches!(conn.state, State::Opening { .. });
-        let read = read_frames(cx, conn);
-        let started = matches!(conn.state, State::Active(_));
-        if started {
-            // Counted before anything can end the conn: its end counts it off.
-            self.active += 1;
-            self.totals.visitors += 1;
-        }
-        read?;
-        conn.link.flush_frames(cx.sys)?;
-        if was_opening && !matches!(conn.state, State::Opening { .. }) {
-            self.timers.set(token, &mut conn.deadline, None);
-            self.totals.proxy_conns += 1;
-            cx.sys.note(Note::ConnUp { conn: conn.id });
-        }
-        if started {
-            self.dial(cx, token, RefuseCode::UnknownTunnel);
-        }
-        Ok(())
-    }
-
-    fn is_dialling(&mut self, conn: Token) -> bool {
-        active(&mut self.slots, conn).is_some_and(|active| active.phase == Phase::Dial)
-    }
-
-    /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
-    fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode) {
-        let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
-        else {
-            return;
-        };
-        let locals = self.locals.get(&tunnel).map_or(&[][..], Vec::as_slice);
-        if locals.is_empty() && self.locals.contains_key(&tunnel) {
-            why = RefuseCode::Unreachable;
-        }
-        let mut dialled = None;
-        while let (None, Some(to)) = (dialled, locals.get(tried)) {
-            tried += 1;
-            let made = self.slots.insert_with(|local| {
-                let stream = cx.sys.connect(*to, Role::Local, local)?;
-                Ok(Slot::Local(Local { conn: token, port: Port::connecting(stream) }))
-            });
-            match made {
-                Ok(local) => dialled = Some(local),
-                Err(error) => why = refusal(error),
-            }
-        }
-        let share = u32::try_from(locals.len()).unwrap_or(u32::MAX).max(1);
-        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
-        let State::Active(active) = &mut conn.state else { return };
-        active.tried = tried;
-        active.local = dialled;
-        if dialled.is_some() {
-            let at = cx.now + self.timings.dial_timeout / share;
-            self.timers.set(token, &mut conn.deadline, Some(at));
-            return;
-        }
-        active.conn.on_refused();
-        let mut frame = [0; 2 + ProxyToServer::MAX];
-        let epoch = active.conn.epoch();
-        let length = ProxyToServer::Refused { epoch, code: why }.encode(&mut frame);
-        conn.link.into.push_frame(&frame[..length]);
-        conn.link.out.discard(cx.sys);
-        active.conn.settle_discard();
-        cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
-        cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
-        self.totals.aborted += 1;
-        self.drive(cx, token);
-    }
-
-    /// A local_conn that is being dialled became ready.
-    fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
-        let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
-        let State::Active(active) = &mut conn.state else { return };
-        match cx.sys.take_error(&dialled.port.stream) {
-            Ok(()) => {}
-            Err(SysError::WouldBlock) => return,
-            Err(error) => {
-                self.drop_local(cx, token);
-                return self.dial(cx, token, refusal(error));
-            }
-        }
-        dialled.port.readable = true;
-        dialled.port.writable = true;
-        active.conn.on_dialed();
-        let mut frame = [0; 2 + ProxyToServer::MAX];
-        let length = ProxyToServer::Started { epoch: active.conn.epoch() }.encode(&mut frame);
-        conn.link.into.push_frame(&frame[..length]);
-        self.drive(cx, token);
-    }
-
-    fn drop_local<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
-    where
-        S: Sys<Stream = T, Pipe = P>,
-    {
-        if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take())
-            && let Some(Slot::Local(local)) = self.slots.remove(local)
-        {
-            cx.sys.reset(local.port.stream);
         }
     }
 
@@ -602,17 +447,6 @@ impl<T, P> ClientLoop<T, P> {
     }
 }
 
-fn refusal(error: SysError) -> RefuseCode {
-    match error {
-        SysError::Refused | SysError::Reset => RefuseCode::ConnectionRefused,
-        SysError::TimedOut => RefuseCode::TimedOut,
-        SysError::Exhausted => RefuseCode::Resources,
-        SysError::Unreachable | SysError::WouldBlock | SysError::InUse | SysError::Denied | SysError::Other(_) => {
-            RefuseCode::Unreachable
-        }
-    }
-}
-
 /// A conn's transfer, if it carries one.
 fn active<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<&mut Active> {
     match slots.get_mut(token)? {
@@ -674,85 +508,4 @@ fn discard<T, S: Sys<Stream = T>>(
         }
     }
     Ok(false)
-}
-
-/// Reads and acts on what comes for as long as it is frames.
-fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
-where
-    S: Sys<Stream = T, Pipe = P>,
-{
-    while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
-        let length = match conn.link.port.recv(cx.sys, cx.scratch) {
-            Ok(0) => return Err(AbortCode::ConnLost.into()),
-            Ok(n) => n,
-            Err(SysError::WouldBlock) => return Ok(()),
-            Err(_) => return Err(AbortCode::ConnLost.into()),
-        };
-        let mut rest = &cx.scratch[..length];
-        while !rest.is_empty() && !matches!(conn.state, State::Active(_)) {
-            if let State::Opening { step: step @ Step::Greeting(_), .. } = &mut conn.state {
-                greet(step, &mut rest)?;
-                continue;
-            }
-            match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(conn, frame)?,
-                Ok(None) => {}
-                Err(_) => return Err(Violation::Malformed.into()),
-            }
-        }
-        if let State::Active(active) = &mut conn.state
-            && !rest.is_empty()
-        {
-            // The visitor's first bytes came in the same read as `Start`.
-            if active.conn.ingress.budget(rest.len()).take < rest.len() {
-                return Err(Violation::TotalTooSmall.into());
-            }
-            active.conn.ingress.on_taken(rest.len());
-            conn.link.out.push_payload(rest);
-        }
-    }
-    Ok(())
-}
-
-/// Reads the server's answer to the preface.
-fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
-    let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
-    match reader.next(Preface::ours(Kind::Proxy), rest) {
-        Ok(None) => Ok(()),
-        Ok(Some(reply)) if reply.refusal().is_none() => {
-            *step = Step::Accepting;
-            Ok(())
-        }
-        // A server that changed its version, or something else on its port: the ctl_conn will tell.
-        Ok(Some(_)) | Err(_) => Err(AbortCode::ConnLost.into()),
-    }
-}
-
-fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
-    match (frame, &mut conn.state) {
-        (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
-            // Whoever answers does not know the session's key.
-            if proof != *accept {
-                return Err(Violation::BadProof.into());
-            }
-            conn.state = State::Idle(idle.clone());
-            Ok(())
-        }
-        (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
-        // The next ping comes after the last one's pong, so a server that does not read cannot fill our memory.
-        (ProxyToClient::Ping, State::Idle(_)) if conn.link.into.is_empty() => {
-            let mut frame = [0; 2 + ProxyToServer::MAX];
-            let length = ProxyToServer::Pong.encode(&mut frame);
-            conn.link.into.push_frame(&frame[..length]);
-            Ok(())
-        }
-        (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
-            let active = idle.clone().on_start(epoch)?;
-            conn.state =
-                State::Active(Active { conn: active, tunnel, tried: 0, local: None, phase: Phase::Dial, progress: 0 });
-            Ok(())
-        }
-        (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
-        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => Err(Violation::Unexpected.into()),
-    }
 }

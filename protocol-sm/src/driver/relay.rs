@@ -9,6 +9,7 @@ use super::Cx;
 use super::sys::{Readiness, Sys, SysError};
 use crate::codes::{AbortCode, Violation};
 use crate::transfer::{Egress, Half, Ingress};
+use crate::wire::{FRAME_HEADER, Message};
 use alloc::vec::Vec;
 
 /// How payload is moved. Anything but `Hybrid` is for tests and measurements.
@@ -25,6 +26,8 @@ pub enum Strategy {
 
 /// Bytes one direction may move before others get their turn.
 pub(crate) const TURN: usize = 256 * 1024;
+/// No frame on a proxy_conn is longer.
+const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
 const LEAN: usize = 16 * 1024;
 /// After this many lean splices in a row a stream is no longer bulk.
@@ -126,6 +129,13 @@ pub(crate) enum Turn {
 }
 
 impl<P> Flow<P> {
+    /// Appends a message as a frame.
+    pub(crate) fn push(&mut self, message: &impl Message) {
+        let mut frame = [0; LONGEST_FRAME];
+        let length = message.encode(&mut frame);
+        self.push_frame(&frame[..length]);
+    }
+
     /// Appends a frame. Only between transfers, or at their start: never behind payload.
     pub(crate) fn push_frame(&mut self, frame: &[u8]) {
         let Held::Bytes { bytes, sent, frames } = self.bytes() else { unreachable!("bytes() makes bytes") };

@@ -29,8 +29,11 @@ impl Kernel {
         }
     }
 
-    /// Mends every way.
+    /// Mends every way, and loses no more packets.
     pub fn heal_all(&mut self) {
+        for path in self.paths.values_mut() {
+            path.loss = 0;
+        }
         let cuts: Vec<_> = self.cuts.keys().copied().collect();
         for (a, b) in cuts {
             self.heal(a, b);
@@ -101,6 +104,13 @@ impl Kernel {
         let peer = self.socks[sock.0].peer;
         let up = self.reset_one_end(sock);
         up && peer.is_some_and(|peer| self.reset_one_end(peer))
+    }
+
+    /// Whether both ends are up, and nothing keeps them from hearing of each other.
+    #[must_use]
+    pub fn is_healthy(&self, id: SockId) -> bool {
+        let up = |id: SockId| self.socks[id.0].stage == Stage::Up && !self.is_cut(&self.socks[id.0]);
+        up(id) && self.socks[id.0].peer.is_some_and(up)
     }
 
     /// A NAT forgets the connection: its packets vanish, and nobody is told.

@@ -374,9 +374,16 @@ impl Kernel {
     }
 
     pub(super) fn on_syn_timer(&mut self, id: SockId) {
+        let answered = self.socks[id.0].peer;
+        let forgotten = answered.map(|peer| &self.socks[peer.0]);
+        let forgotten = forgotten.is_some_and(|peer| peer.stage == Stage::Dead && peer.wire.is_empty());
         let sock = &mut self.socks[id.0];
-        if sock.stage != Stage::Connecting || sock.peer.is_some() {
+        if sock.stage != Stage::Connecting {
             return;
+        }
+        if forgotten {
+            // Its machine lost power before the answer came.
+            sock.peer = None;
         }
         if sock.syn_retries == SYN_RETRIES {
             self.give_up(id, Errno::ETIMEDOUT);
@@ -384,7 +391,7 @@ impl Kernel {
         }
         sock.syn_retries += 1;
         let pause = Duration::from_secs(1 << sock.syn_retries);
-        if sock.wire.is_empty() {
+        if sock.wire.is_empty() && sock.peer.is_none() {
             self.emit(id, Packet::Syn);
         }
         let at = self.now + pause;

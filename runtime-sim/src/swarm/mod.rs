@@ -262,7 +262,8 @@ impl Run {
         for &who in &programs {
             self.stage.with_status(who, |status| status.stopped = false);
             self.stage.order(who, Order::Stop);
-            self.advance(Duration::from_millis(self.rng.below(100)))?;
+            let pause = Duration::from_millis(self.rng.below(100));
+            self.advance(pause)?;
         }
         self.until(patience, Property::DrainEnds, |stage| {
             programs.iter().all(|&who| stage.with_status(who, |status| status.stopped))

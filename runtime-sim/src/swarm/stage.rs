@@ -31,6 +31,15 @@ pub struct Races {
     pub all: u64,
 }
 
+impl Races {
+    /// Adds another run's.
+    pub fn add(&mut self, other: Self) {
+        self.reuse += other.reuse;
+        self.fault += other.fault;
+        self.all += other.all;
+    }
+}
+
 /// What the world wants of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {

@@ -2,7 +2,7 @@
 
 use super::plan::Fault;
 use super::{CTL, Event, PROXY, World};
-use crate::kernel::{HostId, ProcId, SockId};
+use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
 use core::net::SocketAddr;
 use protocol_sm::time::Instant;
@@ -230,7 +230,9 @@ impl World {
 
     fn blackhole(&mut self, port: u16) -> bool {
         let among = self.server_socks(|at| at == port);
-        self.pick(&among).is_some_and(|sock| self.kernel.blackhole(sock))
+        // Nothing vanishes within a machine.
+        let leaves = |kernel: &Kernel, sock| kernel.ends(sock).0 != kernel.ends(sock).1;
+        self.pick(&among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))
     }
 
     fn is_alive(&self, process: usize) -> bool {

@@ -28,6 +28,8 @@ pub(super) enum Phase {
 
 /// By then everything has converged: the longest of the kernel's own patience (a connection whose packets vanish).
 const CONVERGE: Duration = Duration::from_secs(2_500);
+/// By then keepalive has found every end whose peer is gone.
+const KEEPALIVE: Duration = Duration::from_secs(75);
 const PROBE: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(500);
 
@@ -71,7 +73,7 @@ impl World {
             }
             Phase::Settling => {
                 let timings = &self.plan.timings;
-                timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + Duration::from_secs(10)
+                timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
             }
             Phase::Faults | Phase::Healing(_) | Phase::Probing(_) | Phase::Stopping(_) | Phase::Over => TICK,
         };

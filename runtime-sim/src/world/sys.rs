@@ -48,6 +48,10 @@ pub(super) struct Effects {
     pub(super) breaches: Vec<(Property, String)>,
     /// Connections begun: for which role, as which socket.
     pub(super) dialled: Vec<(Role, SockId)>,
+    /// Frames or payload were sent into proxy_conns.
+    pub(super) sent_to_conn: bool,
+    /// A proxy_conn was closed in good order although nothing was wrong with it.
+    pub(super) closed_healthy: bool,
     /// The conn whose socket was read last.
     pub(super) last_read: Option<SockId>,
 }
@@ -105,6 +109,7 @@ impl Sys for ThreadSys<'_> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
         let sent = self.kernel.send(stream.0, from)?;
+        self.effects.sent_to_conn |= stream.1 == Role::Proxy;
         if sent < from.len() {
             self.effects.sometimes.push(Sometimes::ShortWrite);
         }
@@ -170,6 +175,7 @@ impl Sys for ThreadSys<'_> {
         // our last message.
         let mut unread = [0; 4096];
         while stream.1 == Role::Ctl && matches!(self.kernel.recv(stream.0, &mut unread), Ok(1..)) {}
+        self.effects.closed_healthy |= stream.1 == Role::Proxy && self.kernel.is_healthy(stream.0);
         self.kernel.close(stream.0, false);
     }
 

@@ -213,6 +213,7 @@ impl World {
         let mut cx =
             Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.strategy };
         let result = call(&mut thread.task, &mut cx);
+        self.see_effects(index, &effects);
         self.carry_out(index, effects);
         result
     }
@@ -271,7 +272,9 @@ impl World {
             self.with(index, |task, cx| task.on_ready(cx, token, ready));
         }
         if self.threads[index].task.next_deadline().is_some_and(|at| at <= now) {
+            self.watch.deadline = true;
             self.with(index, |task, cx| task.on_deadline(cx));
+            self.watch.deadline = false;
         }
         if self.threads[index].task.is_busy() {
             self.with(index, Task::run_busy);

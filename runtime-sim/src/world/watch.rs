@@ -1,6 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
-use super::sys::Mail;
+use super::sys::{Effects, Mail};
 use super::threads::Task;
 use super::{Role, World};
 use crate::kernel::SockId;
@@ -28,6 +28,10 @@ pub(super) struct Watch {
     serials: BTreeMap<usize, u64>,
     /// The conn that a client's thread was just told to open.
     opening: Option<Key>,
+    /// A visitor was just handed to a loop.
+    arriving: bool,
+    /// A loop is handling deadlines.
+    pub(super) deadline: bool,
     /// The session whose tunnel a visitor came to.
     visitors: BTreeMap<(usize, SocketAddr), u64>,
     /// The last transfer that a server has started on a conn.
@@ -90,6 +94,7 @@ impl World {
             Mail::ServerLoop(ToServerLoop::Message { control, msg }) => self.see_client_msg(process, *control, msg),
             Mail::ServerLoop(ToServerLoop::Visitor { control, from, .. }) => {
                 self.watch.visitors.insert((process, *from), control.0);
+                self.watch.arriving = true;
             }
             Mail::ClientLoop(ToClientLoop::Open { hello, .. }) => {
                 let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
@@ -159,6 +164,21 @@ impl World {
             if let (Purpose::Local, Some(key)) = (purpose, key) {
                 *self.watch.begun.entry(key).or_default() += 1;
             }
+        }
+    }
+
+    /// What a callback did, beyond its messages and notes.
+    pub(super) fn see_effects(&mut self, thread: usize, effects: &Effects) {
+        let Task::ServerLoop(_) = self.threads[thread].task else { return };
+        let placed = |note: &Note| matches!(note, Note::Started { .. } | Note::VisitorDropped { .. });
+        if std::mem::take(&mut self.watch.arriving) && !effects.notes.iter().any(placed) {
+            self.coverage.saw(Sometimes::PoolEmpty);
+        }
+        if self.watch.deadline && effects.sent_to_conn {
+            self.coverage.saw(Sometimes::IdlePinged);
+        }
+        if self.watch.deadline && effects.closed_healthy {
+            self.coverage.saw(Sometimes::SurplusClosed);
         }
     }
 

@@ -154,7 +154,10 @@ impl<T> ClientMain<T> {
                 if control.id != welcome.session {
                     return Err(Disconnect::Violation(Violation::Unexpected));
                 }
-                control.session.on_ack(welcome.received).map_err(Disconnect::Violation)?;
+                if let Err(violation) = control.session.on_ack(welcome.received) {
+                    self.end_session(cx);
+                    return Err(Disconnect::Violation(violation));
+                }
                 true
             }
             Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(Violation::Unexpected)),
@@ -165,7 +168,6 @@ impl<T> ClientMain<T> {
         self.stage = Stage::Up { token, liveness };
         self.grace = None;
         self.proxy_port = welcome.proxy_port;
-        self.backoff.reset();
         if resumed {
             if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
                 for (seq, msg) in control.session.replay() {

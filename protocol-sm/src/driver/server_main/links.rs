@@ -128,10 +128,15 @@ impl<T, L> ServerMain<T, L> {
         let hello = &challenge.hello;
         if let Some(resume) = hello.resume
             && let Some(&key) = self.by_session.get(&resume.session)
-            && let Some(seat) = self.controls.get(&key)
+            && let Some(seat) = self.controls.get_mut(&key)
             && (seat.control.client, seat.control.credential) == (hello.client, access.credential)
         {
-            return self.resume(cx, token, key, resume.received, &access);
+            if seat.control.session.on_ack(resume.received).is_ok() {
+                self.resume(cx, token, key, &access);
+                return Ok(());
+            }
+            // It claims what was never sent, or takes back what it had: nothing of that session can be trusted.
+            self.end_session(cx, key, CloseCode::Violation, AbortCode::SessionOver);
         }
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
@@ -206,11 +211,9 @@ impl<T, L> ServerMain<T, L> {
         cx: &mut Cx<'_, S>,
         token: Token,
         key: ControlKey,
-        received: u64,
         access: &Access,
-    ) -> Result<(), Stop> {
-        let Some(seat) = self.controls.get_mut(&key) else { return Err(Stop::Lost) };
-        seat.control.session.on_ack(received)?;
+    ) {
+        let Some(seat) = self.controls.get_mut(&key) else { return };
         match core::mem::replace(&mut seat.at, Ok(token)) {
             Ok(old) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
@@ -224,7 +227,6 @@ impl<T, L> ServerMain<T, L> {
         }
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
-        Ok(())
     }
 
     pub(super) fn welcome<S>(

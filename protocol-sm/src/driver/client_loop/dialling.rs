@@ -1,0 +1,101 @@
+//! The way to the LocalServer: its addresses are tried in turn; without one left the visitor is refused.
+
+use super::super::Cx;
+use super::super::messages::FromClientLoop;
+use super::super::relay::Port;
+use super::super::slab::Token;
+use super::super::sys::{Note, Role, Sys, SysError};
+use super::{ClientLoop, Local, LoopSys, Phase, Slot, State, active};
+use crate::codes::RefuseCode;
+use crate::wire::ProxyToServer;
+use alloc::vec::Vec;
+
+impl<T, P> ClientLoop<T, P> {
+    pub(super) fn is_dialling(&mut self, conn: Token) -> bool {
+        active(&mut self.slots, conn).is_some_and(|active| active.phase == Phase::Dial)
+    }
+
+    /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
+    pub(super) fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode) {
+        let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
+        else {
+            return;
+        };
+        let locals = self.locals.get(&tunnel).map_or(&[][..], Vec::as_slice);
+        if locals.is_empty() && self.locals.contains_key(&tunnel) {
+            why = RefuseCode::Unreachable;
+        }
+        let mut dialled = None;
+        while let (None, Some(to)) = (dialled, locals.get(tried)) {
+            tried += 1;
+            let made = self.slots.insert_with(|local| {
+                let stream = cx.sys.connect(*to, Role::Local, local)?;
+                Ok(Slot::Local(Local { conn: token, port: Port::connecting(stream) }))
+            });
+            match made {
+                Ok(local) => dialled = Some(local),
+                Err(error) => why = refusal(error),
+            }
+        }
+        let share = u32::try_from(locals.len()).unwrap_or(u32::MAX).max(1);
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &mut conn.state else { return };
+        active.tried = tried;
+        active.local = dialled;
+        if dialled.is_some() {
+            let at = cx.now + self.timings.dial_timeout / share;
+            self.timers.set(token, &mut conn.deadline, Some(at));
+            return;
+        }
+        active.conn.on_refused();
+        let epoch = active.conn.epoch();
+        conn.link.into.push(&ProxyToServer::Refused { epoch, code: why });
+        conn.link.out.discard(cx.sys);
+        active.conn.settle_discard();
+        cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
+        cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
+        self.totals.aborted += 1;
+        self.drive(cx, token);
+    }
+
+    /// A local_conn that is being dialled became ready.
+    pub(super) fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
+        let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
+        let State::Active(active) = &mut conn.state else { return };
+        match cx.sys.take_error(&dialled.port.stream) {
+            Ok(()) => {}
+            Err(SysError::WouldBlock) => return,
+            Err(error) => {
+                self.drop_local(cx, token);
+                return self.dial(cx, token, refusal(error));
+            }
+        }
+        dialled.port.readable = true;
+        dialled.port.writable = true;
+        active.conn.on_dialed();
+        conn.link.into.push(&ProxyToServer::Started { epoch: active.conn.epoch() });
+        self.drive(cx, token);
+    }
+
+    pub(super) fn drop_local<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    where
+        S: Sys<Stream = T, Pipe = P>,
+    {
+        if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take())
+            && let Some(Slot::Local(local)) = self.slots.remove(local)
+        {
+            cx.sys.reset(local.port.stream);
+        }
+    }
+}
+
+fn refusal(error: SysError) -> RefuseCode {
+    match error {
+        SysError::Refused | SysError::Reset => RefuseCode::ConnectionRefused,
+        SysError::TimedOut => RefuseCode::TimedOut,
+        SysError::Exhausted => RefuseCode::Resources,
+        SysError::Unreachable | SysError::WouldBlock | SysError::InUse | SysError::Denied | SysError::Other(_) => {
+            RefuseCode::Unreachable
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A new proxy_conn: connecting, the handshake, and the frames of an idle conn.
+
+use super::super::Cx;
+use super::super::messages::FromClientLoop;
+use super::super::relay::{End, Link, Port};
+use super::super::slab::Token;
+use super::super::sys::{Note, Role, Sys, SysError};
+use super::{Active, ClientLoop, Conn, LoopSys, Phase, Slot, State, Step};
+use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::conn::client::IdleConn;
+use crate::ids::ConnId;
+use crate::transfer::Half;
+use crate::wire::{
+    ClientMsg, ConnHello, Framer, Port as Kind, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader,
+};
+use alloc::boxed::Box;
+use core::net::SocketAddr;
+
+impl<T, P> ClientLoop<T, P> {
+    pub(super) fn open<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        to: SocketAddr,
+        hello: ConnHello,
+        accept: Proof,
+    ) {
+        let made = self.slots.insert_with(|token| {
+            let stream = cx.sys.connect(to, Role::Proxy, token)?;
+            Ok(Slot::Conn(Box::new(Conn {
+                id: hello.conn,
+                link: Link::new(Port::connecting(stream)),
+                framer: Framer::default(),
+                state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
+                queued: false,
+                deadline: None,
+            })))
+        });
+        match made {
+            Ok(token) => {
+                self.conns.insert(hello.conn, token);
+                if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
+                    let at = cx.now + self.timings.handshake_timeout;
+                    self.timers.set(token, &mut conn.deadline, Some(at));
+                }
+            }
+            Err(error) => self.open_failed(cx, hello.conn, Some(error)),
+        }
+    }
+
+    pub(super) fn open_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>) {
+        cx.sys.note(Note::ConnFailed { conn, error });
+        let serial = self.serial;
+        cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
+        cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
+    }
+
+    pub(super) fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+        if let State::Opening { hello, step: step @ Step::Connecting, .. } = &mut conn.state {
+            match cx.sys.take_error(&conn.link.port.stream) {
+                Ok(()) => {}
+                Err(SysError::WouldBlock) => return Ok(()),
+                Err(_) => return Err(AbortCode::ConnLost.into()),
+            }
+            conn.link.port.writable = true;
+            conn.link.into.push_frame(&Preface::ours(Kind::Proxy).encode());
+            conn.link.into.push(&ProxyToServer::Hello(*hello));
+            *step = Step::Greeting(ReplyReader::default());
+        }
+        self.drive_idle(cx, token)
+    }
+
+    pub(super) fn drive_idle<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
+        conn.link.flush_frames(cx.sys)?;
+        let was_opening = matches!(conn.state, State::Opening { .. });
+        let read = read_frames(cx, conn);
+        let started = matches!(conn.state, State::Active(_));
+        if started {
+            // Counted before anything can end the conn: its end counts it off.
+            self.active += 1;
+            self.totals.visitors += 1;
+        }
+        read?;
+        conn.link.flush_frames(cx.sys)?;
+        if was_opening && !matches!(conn.state, State::Opening { .. }) {
+            self.timers.set(token, &mut conn.deadline, None);
+            self.totals.proxy_conns += 1;
+            cx.sys.note(Note::ConnUp { conn: conn.id });
+        }
+        if started {
+            self.dial(cx, token, RefuseCode::UnknownTunnel);
+        }
+        Ok(())
+    }
+}
+
+/// Reads and acts on what comes for as long as it is frames.
+fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
+where
+    S: Sys<Stream = T, Pipe = P>,
+{
+    while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
+        let length = match conn.link.port.recv(cx.sys, cx.scratch) {
+            Ok(0) => return Err(AbortCode::ConnLost.into()),
+            Ok(n) => n,
+            Err(SysError::WouldBlock) => return Ok(()),
+            Err(_) => return Err(AbortCode::ConnLost.into()),
+        };
+        let mut rest = &cx.scratch[..length];
+        while !rest.is_empty() && !matches!(conn.state, State::Active(_)) {
+            if let State::Opening { step: step @ Step::Greeting(_), .. } = &mut conn.state {
+                greet(step, &mut rest)?;
+                continue;
+            }
+            match conn.framer.next(&mut rest) {
+                Ok(Some(frame)) => on_frame(conn, frame)?,
+                Ok(None) => {}
+                Err(_) => return Err(Violation::Malformed.into()),
+            }
+        }
+        if let State::Active(active) = &mut conn.state
+            && !rest.is_empty()
+        {
+            // The visitor's first bytes came in the same read as `Start`.
+            if active.conn.ingress.budget(rest.len()).take < rest.len() {
+                return Err(Violation::TotalTooSmall.into());
+            }
+            active.conn.ingress.on_taken(rest.len());
+            conn.link.out.push_payload(rest);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the server's answer to the preface.
+fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
+    let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
+    match reader.next(Preface::ours(Kind::Proxy), rest) {
+        Ok(None) => Ok(()),
+        Ok(Some(reply)) if reply.refusal().is_none() => {
+            *step = Step::Accepting;
+            Ok(())
+        }
+        // A server that changed its version, or something else on its port: the ctl_conn will tell.
+        Ok(Some(_)) | Err(_) => Err(AbortCode::ConnLost.into()),
+    }
+}
+
+fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
+    match (frame, &mut conn.state) {
+        (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
+            // Whoever answers does not know the session's key.
+            if proof != *accept {
+                return Err(Violation::BadProof.into());
+            }
+            conn.state = State::Idle(idle.clone());
+            Ok(())
+        }
+        (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
+        // The next ping comes after the last one's pong, so a server that does not read cannot fill our memory.
+        (ProxyToClient::Ping, State::Idle(_)) if conn.link.into.is_empty() => {
+            conn.link.into.push(&ProxyToServer::Pong);
+            Ok(())
+        }
+        (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
+            let active = idle.clone().on_start(epoch)?;
+            conn.state =
+                State::Active(Active { conn: active, tunnel, tried: 0, local: None, phase: Phase::Dial, progress: 0 });
+            Ok(())
+        }
+        (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
+        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => Err(Violation::Unexpected.into()),
+    }
+}

@@ -1,0 +1,169 @@
+//! Visitors: they come, wait, are given a conn, or are reset.
+
+use super::super::Cx;
+use super::super::messages::ControlKey;
+use super::super::relay::Port;
+use super::super::slab::Token;
+use super::super::sys::{Dropped, Note, Sys};
+use super::{Active, LoopSys, Phase, ServerLoop, Slot, State, Visitor};
+use crate::codes::AbortCode;
+use crate::ids::TunnelId;
+use crate::pool::Visit;
+use crate::wire::ProxyToClient;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+impl<T, P> ServerLoop<T, P> {
+    pub(super) fn on_visitor<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        tunnel: TunnelId,
+        stream: T,
+        from: SocketAddr,
+    ) {
+        self.totals.visitors += 1;
+        let refused = match self.controls.get(&control) {
+            None => Some(Dropped::Gone),
+            Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
+            Some(shard) => {
+                let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
+                let many = shard.active.saturating_add(waiting) >= shard.max_connections;
+                many.then_some(Dropped::TooMany)
+            }
+        };
+        if let Some(why) = refused {
+            self.totals.aborted += 1;
+            cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+            cx.sys.reset(stream);
+            return;
+        }
+        let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
+            Ok(()) => Ok(Slot::Visitor(Visitor {
+                control,
+                tunnel,
+                from,
+                port: Port::new(stream),
+                conn: None,
+                deadline: None,
+            })),
+            Err(_) => Err(stream),
+        });
+        match made {
+            Ok(token) => self.place(cx, control, token),
+            Err(stream) => {
+                self.totals.aborted += 1;
+                cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
+                cx.sys.reset(stream);
+            }
+        }
+    }
+
+    /// Gives a visitor a conn, or a place in the queue, or a reset.
+    pub(super) fn place<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, visitor: Token) {
+        let Some(shard) = self.controls.get_mut(&control) else {
+            return;
+        };
+        match shard.pool.on_visitor(visitor) {
+            Visit::Start(conn) => self.give(cx, conn, Some(visitor)),
+            Visit::Wait => {
+                let at = cx.now + self.timings.wait_timeout;
+                if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
+                    self.timers.set(visitor, &mut waiting.deadline, Some(at));
+                }
+            }
+            Visit::Reject => self.drop_visitor(cx, visitor, Dropped::QueueFull),
+        }
+        self.ask(cx, control);
+    }
+
+    /// A conn is idle, and was given to `visitor`, if any waits.
+    pub(super) fn give<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>) {
+        let Some(visitor) = visitor else {
+            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
+                let at = cx.now + self.timings.idle_ping_interval;
+                self.timers.set(token, &mut conn.deadline, Some(at));
+            }
+            return;
+        };
+        let Some((Slot::Conn(conn), Slot::Visitor(guest))) = self.slots.get_two(token, visitor) else {
+            unreachable!("the pool knows only conns and visitors that are there");
+        };
+        let State::Idle { conn: idle, .. } = &conn.state else { unreachable!("P2: only an idle conn is given") };
+        let Some(active) = idle.clone().start() else {
+            // Its epochs are used up: another conn must do it.
+            let control = conn.control;
+            self.drop_conn(cx, token, AbortCode::ConnLost, false);
+            self.place(cx, control, visitor);
+            return;
+        };
+        let start = ProxyToClient::Start { epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from };
+        conn.link.into.push(&start);
+        cx.sys.note(Note::Started { conn: conn.id, epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from });
+        conn.state = State::Active(Active {
+            conn: active,
+            tunnel: guest.tunnel,
+            visitor: Some(visitor),
+            phase: Phase::Answer,
+            progress: 0,
+        });
+        guest.conn = Some(token);
+        self.timers.set(visitor, &mut guest.deadline, None);
+        let answer_by = cx.now + self.timings.dial_timeout.saturating_mul(2);
+        self.timers.set(token, &mut conn.deadline, Some(answer_by));
+        if let Some(shard) = self.controls.get_mut(&conn.control) {
+            shard.active += 1;
+        }
+        self.drive(cx, token);
+    }
+
+    pub(super) fn drop_waiting<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        tunnel: Option<TunnelId>,
+        why: Dropped,
+    ) {
+        let Some(shard) = self.controls.get(&control) else {
+            return;
+        };
+        let waiting: Vec<_> = shard.pool.waiting().collect();
+        for token in waiting {
+            if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token)
+                && tunnel.is_none_or(|tunnel| tunnel == visitor.tunnel)
+            {
+                self.drop_visitor(cx, token, why);
+            }
+        }
+    }
+
+    /// Resets a visitor that was never served.
+    pub(super) fn drop_visitor<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Dropped)
+    where
+        S: Sys<Stream = T, Pipe = P>,
+    {
+        if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
+            let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
+            cx.sys.note(note);
+            self.totals.aborted += 1;
+            if let Some(shard) = self.controls.get_mut(&visitor.control) {
+                shard.pool.remove_waiting(token);
+            }
+        }
+        self.reset_visitor(cx, token);
+    }
+
+    pub(super) fn reset_visitor<S: Sys<Stream = T, Pipe = P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
+            self.timers.set(token, &mut visitor.deadline, None);
+            cx.sys.reset(visitor.port.stream);
+        }
+    }
+
+    /// Closes a visitor whose both directions are shut.
+    pub(super) fn close_visitor<S: Sys<Stream = T, Pipe = P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        if let Some(Slot::Visitor(visitor)) = self.slots.remove(token) {
+            cx.sys.close(visitor.port.stream);
+        }
+    }
+}
