@@ -12,13 +12,17 @@
 //! needs nothing but Rust.
 #![forbid(unsafe_code)]
 
+mod client;
 mod codec;
+mod config;
 mod net;
 mod preface;
 mod server;
 mod tape;
 
+pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
+pub use config::config;
 pub use preface::preface;
 pub use server::server;
 
@@ -26,8 +30,14 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 4] =
-    [("ctl_codec", ctl_codec), ("proxy_codec", proxy_codec), ("preface", preface), ("server", server)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("ctl_codec", ctl_codec),
+    ("proxy_codec", proxy_codec),
+    ("preface", preface),
+    ("server", server),
+    ("client", client),
+    ("config", config),
+];
 
 /// Runs `target` on the files named on the command line: a fuzz target's `main` where no fuzzer runs it.
 ///

@@ -78,9 +78,9 @@ struct Port {
 pub(crate) enum Mail {
     ServerMain(ToServerMain),
     Listener(ToListener),
-    ServerLoop(usize, ToServerLoop<Stream>),
+    ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
-    ClientLoop(usize, ToClientLoop),
+    ClientLoop(ToClientLoop),
 }
 
 /// See the module.
@@ -430,13 +430,13 @@ impl Resolve for View<'_> {
 
 impl Tell<ToLane<ToServerLoop<Stream>>> for View<'_> {
     fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
-        self.net.post(Mail::ServerLoop(msg.lane, msg.message));
+        self.net.post(Mail::ServerLoop(msg.message));
     }
 }
 
 impl Tell<ToLane<ToClientLoop>> for View<'_> {
     fn tell(&mut self, msg: ToLane<ToClientLoop>) {
-        self.net.post(Mail::ClientLoop(msg.lane, msg.message));
+        self.net.post(Mail::ClientLoop(msg.message));
     }
 }
 

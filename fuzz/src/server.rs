@@ -146,20 +146,20 @@ impl World {
         match mail {
             Mail::ServerMain(message) => with(net, MAIN, |cx| self.main.on_message(cx, message)),
             Mail::Listener(message) => with(net, LISTENER, |cx| self.listener.on_message(cx, message)),
-            Mail::ServerLoop(_, message) => with(net, LOOP, |cx| self.event_loop.on_message(cx, message)),
-            Mail::ClientMain(_) | Mail::ClientLoop(..) => unreachable!("there is no client"),
+            Mail::ServerLoop(message) => with(net, LOOP, |cx| self.event_loop.on_message(cx, message)),
+            Mail::ClientMain(_) | Mail::ClientLoop(_) => unreachable!("there is no client"),
         }
     }
 
     fn step(&mut self, choice: u8, tape: &mut Tape<'_>) {
         match choice % 24 {
-            0 => self.connect_ctl(ClientId([0; 16])),
+            0 => drop(self.connect_ctl(ClientId([0; 16]))),
             1 | 2 => self.hello(tape),
             3 => self.answer_ctl(tape),
             4..=8 => self.numbered(tape),
             9 => self.unnumbered(tape),
             10 => self.raw_ctl(tape),
-            11 => self.connect_proxy(),
+            11 => drop(self.connect_proxy()),
             12 | 13 => self.honest_conn(tape),
             14 | 15 => self.proxy_frame(tape),
             16 => self.raw_proxy(tape),
@@ -172,23 +172,23 @@ impl World {
         }
     }
 
-    fn connect_ctl(&mut self, client: ClientId) {
-        let from = SocketAddr::new(LOCAL, 50_000);
-        if let Some(peer) = self.net.visit(self.ctl_port, from) {
-            self.ctls.push(Ctl {
-                peer,
-                client,
-                handshake: Step::None,
-                framer: Framer::default(),
-                session: None,
-                sent: 0,
-                heard: 0,
-                public: None,
-                asked: 0,
-                fins: 0,
-                next_conn: 1,
-            });
-        }
+    /// A new ctl_conn, unless the server has stopped.
+    fn connect_ctl(&mut self, client: ClientId) -> Option<&mut Ctl> {
+        let peer = self.net.visit(self.ctl_port, SocketAddr::new(LOCAL, 50_000))?;
+        self.ctls.push(Ctl {
+            peer,
+            client,
+            handshake: Step::None,
+            framer: Framer::default(),
+            session: None,
+            sent: 0,
+            heard: 0,
+            public: None,
+            asked: 0,
+            fins: 0,
+            next_conn: 1,
+        });
+        self.ctls.last_mut()
     }
 
     fn hello(&mut self, tape: &mut Tape<'_>) {
@@ -211,8 +211,7 @@ impl World {
             Some(ctl) => (ctl.sent, ctl.heard, ctl.session.clone(), ctl.next_conn),
             None => (0, 0, None, 1),
         };
-        self.connect_ctl(client);
-        let Some(ctl) = self.ctls.last_mut() else { return };
+        let Some(ctl) = self.connect_ctl(client) else { return };
         (ctl.sent, ctl.heard, ctl.session, ctl.next_conn) = (sent, heard, session, next_conn);
         let nonce = [7; 32];
         let hello = ClientHello { nonce, client, token: true, features: 0, resume };
@@ -221,7 +220,8 @@ impl World {
         let mut bytes = preface.encode().to_vec();
         hello.encode_to(&mut bytes);
         ctl.handshake = Step::Reply { preface, hello, bytes: Vec::new() };
-        self.net.send(ctl.peer, &bytes);
+        let peer = ctl.peer;
+        self.net.send(peer, &bytes);
     }
 
     /// Reads what came on a ctl_conn, and goes on with its handshake.
@@ -234,7 +234,6 @@ impl World {
     fn read_ctl(&mut self, index: usize) {
         let ctl = &mut self.ctls[index];
         let came = self.net.receive(ctl.peer);
-        eprintln!("DBG {index} {:?} {came:?}", self.net.ended(ctl.peer));
         let mut rest = came.as_slice();
         if let Step::Reply { bytes, .. } = &mut ctl.handshake {
             let missing = (PREFACE_LEN - bytes.len()).min(rest.len());
@@ -253,7 +252,6 @@ impl World {
             return;
         }
         while let Some(message) = ctl.framer.next(&mut rest).expect("the server sends messages") {
-            eprintln!("DBG2 {message:?} left {}", rest.len());
             let answer = ctl.on_message(&self.secret, message);
             self.net.send(ctl.peer, &answer);
         }
@@ -312,9 +310,10 @@ impl World {
         }
     }
 
-    fn connect_proxy(&mut self) {
-        let peer = self.net.visit(self.proxy_port, SocketAddr::new(LOCAL, 50_001));
-        self.proxies.extend(peer);
+    fn connect_proxy(&mut self) -> Option<Peer> {
+        let peer = self.net.visit(self.proxy_port, SocketAddr::new(LOCAL, 50_001))?;
+        self.proxies.push(peer);
+        Some(peer)
     }
 
     fn honest_conn(&mut self, tape: &mut Tape<'_>) {
@@ -329,11 +328,9 @@ impl World {
         ctl.next_conn -= u64::from(again && ctl.next_conn > 1);
         let hello = key.hello(*session, ConnId(ctl.next_conn));
         ctl.next_conn += 1;
-        self.connect_proxy();
-        if let Some(peer) = self.proxies.last() {
-            self.net.send(*peer, &Preface::ours(Port::Proxy).encode());
-            self.send_frame(*self.proxies.last().expect("just made"), &ProxyToServer::Hello(hello));
-        }
+        let Some(peer) = self.connect_proxy() else { return };
+        self.net.send(peer, &Preface::ours(Port::Proxy).encode());
+        self.send_frame(peer, &ProxyToServer::Hello(hello));
     }
 
     fn send_frame(&mut self, peer: Peer, frame: &ProxyToServer) {

@@ -60,9 +60,10 @@ fn an_urgent_byte_is_a_byte_of_the_stream_and_hides_nothing_behind_it() {
 fn splice_gets_past_an_urgent_byte_even_if_it_was_not_reported_yet() {
     let mut bench = Bench::new();
     let ((near, _), (far, _)) = bench.pair();
+    let ((sink, _), (end, _)) = bench.pair();
+    // From here on nothing is polled, so `far` is not known to have an urgent byte.
     send_with_urgent_byte(&mut bench, &near);
     bench.linux.shut_write(&near);
-    let ((sink, _), (end, _)) = bench.pair();
     let (pipe, capacity) = bench.linux.pipe().expect("a pipe");
     wait_until("all seven bytes and the end have come", || has_come(&far, 7));
     let mut moved = 0;

@@ -1,5 +1,6 @@
 //! Many seeds, on several threads.
 
+use crate::kernel::mix;
 use crate::oracle::{Breach, Coverage, Sometimes};
 use crate::world::{self, Report};
 use std::fmt;
@@ -39,6 +40,8 @@ pub struct Total {
     pub coverage: Coverage,
     /// Seeds that broke a promise, in the order of their numbers.
     pub failures: Vec<(u64, Breach)>,
+    /// A hash over all traces, whatever the order in which they were run.
+    pub hash: u64,
     /// How long it took.
     pub took: Duration,
 }
@@ -50,6 +53,7 @@ impl Total {
         self.events += report.events;
         self.served += report.served as u64;
         self.coverage.add(&report.coverage);
+        self.hash = self.hash.wrapping_add(mix(report.seed ^ report.hash));
         if let Some(breach) = &report.breach {
             self.failures.push((report.seed, breach.clone()));
             self.failures.sort_by_key(|(seed, _)| *seed);
@@ -103,6 +107,7 @@ impl fmt::Display for Total {
             self.events,
             self.served
         )?;
+        writeln!(f, "trace hash {:016x}", self.hash)?;
         let missing: Vec<_> = self.coverage.missing().map(|what| format!("{what:?}")).collect();
         let seen = self.coverage.reached();
         writeln!(f, "{seen} of {} things that must happen sometimes were seen", Sometimes::ALL.len())?;
@@ -134,7 +139,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the seeds. A failure's seed does not depend on how many run at once: lower ones are finished first.
+/// Runs the seeds, lower ones first.
 pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);

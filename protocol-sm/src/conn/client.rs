@@ -259,4 +259,15 @@ mod tests {
         conn.on_discarded(1);
         assert!(conn.finish().is_ok());
     }
+
+    #[test]
+    fn c4_a_refused_transfer_that_is_through_may_be_settled_again() {
+        let mut idle = IdleConn::default();
+        let _ = idle.on_fin(Epoch(1), 0).unwrap();
+        let mut conn = idle.on_start(Epoch(1)).unwrap();
+        conn.on_refused();
+        conn.settle_discard();
+        conn.settle_discard();
+        assert!(conn.finish().is_ok());
+    }
 }

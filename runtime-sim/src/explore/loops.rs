@@ -10,7 +10,6 @@ use super::net::{Pipe, Stream, Window};
 use super::search::Model;
 use super::story::{Party, Story};
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
-use protocol_sm::codes::AbortCode;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{
     ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
@@ -77,6 +76,8 @@ pub struct Config {
     pub strategy: Strategy,
     /// What a pipe holds.
     pub pipe: usize,
+    /// Bytes that a peer sends at once, where it does not send all.
+    pub chunk: usize,
 }
 
 impl Config {
@@ -99,6 +100,7 @@ impl Config {
             window: Window::WIDE,
             strategy: Strategy::Copy,
             pipe: 8,
+            chunk: 1,
         }
     }
 }
@@ -215,7 +217,7 @@ impl Loops {
         });
         for told in told {
             match told {
-                Told::FromServerLoop(msg) => self.from_server(state, msg, story),
+                Told::FromServerLoop(msg) => Self::from_server(state, msg),
                 Told::Note(note) => self.on_server_note(state, &before, note),
                 told => unreachable!("a server's loop does not say {told:?}"),
             }
@@ -256,7 +258,7 @@ impl Loops {
         self.assign_dials(state);
     }
 
-    fn from_server(&self, state: &mut State, msg: FromServerLoop, _story: &mut Story) {
+    fn from_server(state: &mut State, msg: FromServerLoop) {
         match msg {
             FromServerLoop::Message { msg, .. } => state.to_client.push_back(msg),
             FromServerLoop::Ask { count, .. } => state.to_client.push_back(ServerMsg::NeedConn { count }),
@@ -441,7 +443,7 @@ impl Loops {
                     let left = all - usize::from(peer.sent);
                     into.push(Action::Send { visit, side, bytes: left, fin: true });
                     if left > 0 {
-                        into.push(Action::Send { visit, side, bytes: 1, fin: false });
+                        into.push(Action::Send { visit, side, bytes: left.min(self.config.chunk), fin: false });
                     }
                 }
                 if state.resets > 0 && !peer.is_complete() {
@@ -449,6 +451,13 @@ impl Loops {
                 }
             }
         }
+    }
+}
+
+impl State {
+    /// The outer peers and what they have seen.
+    pub(super) fn visits(&self) -> &[Visit] {
+        &self.net.visits
     }
 }
 
@@ -533,9 +542,12 @@ impl Model for Loops {
         }
         let deadline = Driver::<Kernel<'_>>::next_deadline(&*state.server);
         let comes = deadline.is_some_and(|at| at < Instant::ZERO + NEVER);
-        // Asking again for conns that the client could not open is tried when nothing else is left to do, or it
-        // could be tried for ever; with a limit on waiting it is tried at any time.
-        if comes && (self.config.timeouts || !into.iter().any(|&action| self.is_due(action))) {
+        // A server that may have more conns than its client asks for ever. Here it asks when nothing else is left to
+        // do and there is room; with a limit on waiting also at any time while somebody waits.
+        let waits = state.server.waiting().count() > 0;
+        let room = state.open < self.config.conns;
+        let rest = || !into.iter().any(|&action| self.is_due(action));
+        if comes && (self.config.timeouts && waits || (waits || room) && rest()) {
             into.push(Action::ServerDeadline);
         }
     }
@@ -632,8 +644,7 @@ impl Model for Loops {
 
 /// A visit that goes no further has come to an end that both its peers have seen.
 fn assert_ended(index: usize, visit: &Visit) {
-    let whole = visit.visitor.is_complete() && visit.local.is_complete();
-    assert!(whole || visit.doomed, "visit {index} was cut short, or hangs, without a cause: {visit:?}");
+    assert!(visit.is_complete() || visit.doomed, "visit {index} was cut short, or hangs, without a cause: {visit:?}");
     for peer in [&visit.visitor, &visit.local] {
         let ended = peer.is_complete() || peer.left || peer.was_reset || peer.end.is_none();
         assert!(ended && !peer.dialling, "every transfer ends: visit {index}: {visit:?}");

@@ -6,10 +6,12 @@ mod loops;
 mod net;
 mod search;
 mod story;
+mod tape;
 
 pub use loops::{Config, Grain};
 pub use net::Window;
 pub use search::{Counterexample, Report};
+pub use tape::{Failure, Stats, run_tape};
 
 /// Explores every interleaving of `config`, up to `limit` states.
 ///

@@ -251,6 +251,16 @@ pub(super) struct Visit {
 }
 
 impl Visit {
+    /// Both directions ended in good order, and both peers know.
+    pub(super) fn is_complete(&self) -> bool {
+        self.visitor.is_complete() && self.local.is_complete()
+    }
+
+    /// Bytes that arrived.
+    pub(super) fn bytes(&self) -> usize {
+        usize::from(self.visitor.got) + usize::from(self.local.got)
+    }
+
     pub(super) fn peer(&mut self, side: Side) -> &mut Peer {
         match side {
             Side::Visitor => &mut self.visitor,
@@ -742,10 +752,9 @@ fn origin(byte: u8) -> String {
 impl Kernel<'_> {
     fn room(&self, from: End) -> usize {
         match self.net.sock(from.other()).holder {
-            Holder::Peer | Holder::Closed => usize::MAX,
-            Holder::Driver(..) | Holder::Backlog => {
-                self.net.sock(from.other()).room(self.net.window)
-            }
+            // A handshake fits.
+            Holder::Peer | Holder::Closed | Holder::Backlog => usize::MAX,
+            Holder::Driver(..) => self.net.sock(from.other()).room(self.net.window),
         }
     }
 

@@ -95,13 +95,7 @@ pub struct Path {
 
 impl Default for Path {
     fn default() -> Self {
-        Self {
-            latency: Duration::from_micros(50),
-            jitter: Duration::ZERO,
-            rate: 1 << 30,
-            loss: 0,
-            segment: 16 * 1024,
-        }
+        Self { latency: Duration::from_micros(50), jitter: Duration::ZERO, rate: 1 << 30, loss: 0, segment: 16 * 1024 }
     }
 }
 

@@ -194,20 +194,13 @@ impl Sock {
     pub(super) fn poll(&mut self) -> Readiness {
         match self.stage {
             Stage::Listening => Readiness { readable: !self.children.is_empty(), ..Readiness::default() },
-            Stage::Connecting | Stage::Answering => {
-                Readiness { error: self.err.is_some(), ..Readiness::default() }
-            }
+            Stage::Connecting | Stage::Answering => Readiness { error: self.err.is_some(), ..Readiness::default() },
             Stage::Dead => Readiness { readable: true, writable: true, hup: true, error: self.err.is_some() },
             Stage::Up => {
                 let shut = self.fin != Fin::None;
                 let writable = shut || self.writable();
                 self.nospace |= !writable;
-                Readiness {
-                    readable: self.unread > 0 || self.eof,
-                    writable,
-                    hup: self.eof,
-                    error: self.err.is_some(),
-                }
+                Readiness { readable: self.unread > 0 || self.eof, writable, hup: self.eof, error: self.err.is_some() }
             }
         }
     }

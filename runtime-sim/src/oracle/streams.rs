@@ -173,17 +173,15 @@ impl Streams {
                 let lost = elsewhere - at;
                 (Property::NothingLost, format!("{lost} bytes of {} are missing at offset {at}", self.show(from)))
             }
-            Some((id, elsewhere)) if id == from => {
-                (Property::NothingReordered, format!("{} at offset {at}: its offset {elsewhere} again", self.show(from)))
-            }
+            Some((id, elsewhere)) if id == from => (
+                Property::NothingReordered,
+                format!("{} at offset {at}: its offset {elsewhere} again", self.show(from)),
+            ),
             Some((id, elsewhere)) => (
                 Property::NoCrossTalk,
                 format!("{} at offset {at}: bytes of {} (offset {elsewhere})", self.show(from), self.show(id)),
             ),
-            None => (
-                Property::NothingInvented,
-                format!("{} at offset {at}: {}", self.show(from), self.describe(rest)),
-            ),
+            None => (Property::NothingInvented, format!("{} at offset {at}: {}", self.show(from), self.describe(rest))),
         })
     }
 
@@ -228,7 +226,12 @@ impl Streams {
             let mut begin = vec![0; head.len()];
             fill(StreamId(i as u32), 0, &mut begin);
             let free = other.peer.is_none_or(|peer| peer == id);
-            other.side != side && other.tunnel == tunnel && free && other.ended && other.sent == received && begin == head
+            other.side != side
+                && other.tunnel == tunnel
+                && free
+                && other.ended
+                && other.sent == received
+                && begin == head
         };
         if self.0.iter().enumerate().any(fits) {
             Ok(())

@@ -9,7 +9,7 @@ use protocol_sm::time::Instant;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use turmoil::net::TcpListener;
 
@@ -370,7 +370,7 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
         words.clear();
     }
     let mut said = false;
-    poll_fn(|cx| {
+    let mut over = |cx: &mut Context<'_>| {
         socket.pull(cx);
         if socket.is_connecting() {
             return Poll::Pending;
@@ -379,21 +379,22 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
             // What does not fit is not said.
             let _ = socket.send(&words);
         }
-        match socket.recv(&mut [0; 512]) {
-            Err(SysError::WouldBlock) => Poll::Pending,
-            Ok(0) | Err(_) => Poll::Ready(()),
-            Ok(_) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        loop {
+            match socket.recv(&mut [0; 512]) {
+                Err(SysError::WouldBlock) => return Poll::Pending,
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
             }
         }
-    })
-    .await;
+    };
+    // A silent line ends by the clock.
+    while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
     stage.to_come.set(stage.to_come.get() - 1);
 }
 
 /// The host of all local services.
 pub(super) async fn services(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
+    stage.awake(who).await;
     for tunnel in 0..stage.plan.tunnels.len() {
         tokio::task::spawn_local(serve(Rc::clone(&stage), who, tunnel));
     }

@@ -57,8 +57,10 @@ impl Cast {
 enum Remedy {
     Release(ProcId, ProcId),
     Repair(ProcId, ProcId),
-    /// Start a host again; it had lost its power.
-    Bounce(ProcId, bool),
+    /// Start a process again.
+    Start(ProcId),
+    /// Give a host its power back.
+    PowerOn(ProcId),
     Open(usize),
     Listen(usize),
     Descriptors(ProcId),
@@ -121,13 +123,15 @@ impl Faults {
                 sim.repair(self.cast.name(a), self.cast.name(b));
                 self.bent.remove(&(a, b));
             }
-            Remedy::Bounce(who, powered_off) => {
-                if powered_off {
-                    for other in self.cast.all().filter(|&other| other != who).collect::<Vec<_>>() {
-                        sim.repair(self.cast.name(who), self.cast.name(other));
-                    }
-                    self.bent.retain(|&(a, b)| a != who && b != who);
+            Remedy::Start(who) => {
+                self.stage.start(who);
+                self.down.remove(&who);
+            }
+            Remedy::PowerOn(who) => {
+                for other in self.cast.all().filter(|&other| other != who).collect::<Vec<_>>() {
+                    sim.repair(self.cast.name(who), self.cast.name(other));
                 }
+                self.bent.retain(|&(a, b)| a != who && b != who);
                 sim.bounce(self.cast.name(who));
                 self.down.remove(&who);
             }
@@ -137,16 +141,16 @@ impl Faults {
             Remedy::Names(who) => self.stage.with_status(who, |status| status.no_names = false),
             Remedy::Lag(who) => self.stage.with_status(who, |status| status.lag = Duration::ZERO),
             Remedy::RivalLeaves => {
-                self.crash(sim, self.cast.rival());
+                self.kill(sim, self.cast.rival());
             }
         }
     }
 
-    /// Lets one happen, if it can now.
-    pub(super) fn apply(&mut self, sim: &mut Sim<'_>, blow: Blow) {
+    /// Lets one happen. `false`: there is nothing that it could hit now.
+    pub(super) fn apply(&mut self, sim: &mut Sim<'_>, blow: Blow) -> bool {
         let until = self.stage.last_now() + blow.lasts;
         if !self.try_apply(sim, blow, until) {
-            return;
+            return false;
         }
         *self.applied.entry(blow.fault).or_default() += 1;
         self.stage.trouble(until + Duration::from_secs(2));
@@ -154,6 +158,7 @@ impl Faults {
         if let Some(sometimes) = counts_as(blow.fault) {
             self.stage.saw(sometimes);
         }
+        true
     }
 
     fn try_apply(&mut self, sim: &mut Sim<'_>, blow: Blow, until: Instant) -> bool {
@@ -177,9 +182,9 @@ impl Faults {
                 sim.hold(self.cast.name(link.0), self.cast.name(link.1));
                 Remedy::Release(link.0, link.1)
             }
-            Fault::KillClient => return self.kill_host(sim, client, until),
-            Fault::KillServer => return self.kill_host(sim, SERVER, until),
-            Fault::KillService => return self.kill_host(sim, self.cast.service(), until),
+            Fault::KillClient => return self.kill_for_a_while(sim, client, until),
+            Fault::KillServer => return self.kill_for_a_while(sim, SERVER, until),
+            Fault::KillService => return self.kill_for_a_while(sim, self.cast.service(), until),
             Fault::PowerOffClient => return self.power_off(sim, client, until),
             Fault::PowerOffServer => return self.power_off(sim, SERVER, until),
             Fault::StopClient => return self.stop(client, blow.lasts),
@@ -210,7 +215,7 @@ impl Faults {
                 if !self.down.remove(&rival) {
                     return false;
                 }
-                sim.bounce(self.cast.name(rival));
+                self.stage.start(rival);
                 Remedy::RivalLeaves
             }
             Fault::Stranger => {
@@ -259,20 +264,23 @@ impl Faults {
         true
     }
 
-    fn crash(&mut self, sim: &mut Sim<'_>, who: ProcId) -> bool {
+    /// Kills a process; its machine goes on.
+    fn kill(&mut self, sim: &mut Sim<'_>, who: ProcId) -> bool {
         if !self.down.insert(who) {
             return false;
         }
         sim.crash(self.cast.name(who));
         self.stage.on_crash(who);
+        self.stage.with_status(who, |status| status.asleep = true);
+        sim.bounce(self.cast.name(who));
         true
     }
 
-    fn kill_host(&mut self, sim: &mut Sim<'_>, who: ProcId, until: Instant) -> bool {
-        if !self.crash(sim, who) {
+    fn kill_for_a_while(&mut self, sim: &mut Sim<'_>, who: ProcId, until: Instant) -> bool {
+        if !self.kill(sim, who) {
             return false;
         }
-        self.active.push((until, Remedy::Bounce(who, false)));
+        self.active.push((until, Remedy::Start(who)));
         true
     }
 
@@ -288,8 +296,10 @@ impl Faults {
         }
         let ip = sim.lookup(self.cast.name(who));
         self.silence(|line| line.key.0.ip() == ip || line.key.1.ip() == ip);
-        self.crash(sim, who);
-        self.active.push((until, Remedy::Bounce(who, true)));
+        self.down.insert(who);
+        sim.crash(self.cast.name(who));
+        self.stage.on_crash(who);
+        self.active.push((until, Remedy::PowerOn(who)));
         true
     }
 

@@ -61,6 +61,7 @@ struct End {
     fin: bool,
     /// It was closed by a reset.
     reset: bool,
+    attached: bool,
     gone: bool,
     waker: Option<Waker>,
 }
@@ -78,9 +79,19 @@ impl Line {
         }
     }
 
-    /// Whether both ends are there.
+    /// One of its ends is there.
+    pub(super) fn attach(&mut self, end: usize) {
+        self.ends[end].attached = true;
+    }
+
+    /// Whether both ends are there, and nothing has happened to it.
     pub(super) fn is_up(&self) -> bool {
-        self.fate.is_none() && self.ends.iter().all(|end| !end.gone)
+        self.fate.is_none() && self.ends.iter().all(|end| end.attached && !end.gone)
+    }
+
+    /// Whether both ends have been there and are gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.ends.iter().all(|end| end.attached && end.gone)
     }
 }
 
@@ -177,7 +188,7 @@ impl Socket {
     }
 
     fn attach(&mut self, stream: TcpStream) {
-        let line = self.stage.line(stage::key(&stream, self.end == 0));
+        let line = self.stage.line(stage::key(&stream, self.end == 0), self.end);
         {
             let mut line = line.borrow_mut();
             line.role = line.role.or(self.role);

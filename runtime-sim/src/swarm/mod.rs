@@ -21,7 +21,8 @@ pub use plan::Fault;
 pub use stage::Races;
 
 use crate::kernel::Rng;
-use crate::oracle::{Breach, Coverage, Kind, Property};
+use crate::oracle::{Kind, Property};
+use crate::world;
 use actors::Visit;
 use faults::{Cast, Faults};
 use plan::Plan;
@@ -36,39 +37,22 @@ use turmoil::{Builder, Sim};
 /// How to run a seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Keep the events, for [`Report::chart`].
+    /// Keep the events, so that the trace can tell the story.
     pub trace: bool,
 }
 
 /// What a run has shown.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Report {
-    /// The seed.
-    pub seed: u64,
-    /// A hash of everything that happened. The same seed gives the same hash.
-    pub hash: u64,
-    /// How many events went into it.
-    pub events: u64,
-    /// Simulated time.
-    pub simulated: Duration,
-    /// Visitors that connected, and those of them whose both streams were whole.
-    pub visitors: u64,
-    /// See `visitors`.
-    pub whole: u64,
+    /// What every ring reports.
+    pub run: world::Report,
     /// Transfers that could collide with something.
     pub races: Races,
+    /// Visitors that came.
+    pub visitors: u64,
     /// How often each fault was applied.
     pub faults: BTreeMap<Fault, u64>,
-    /// What was seen of the things that must happen sometimes.
-    pub seen: Coverage,
-    /// The first broken promise.
-    pub breach: Option<Breach>,
-    /// The end of the story, if it was kept.
-    pub chart: String,
 }
-
-/// Events shown of a story.
-const CHART: usize = 400;
 
 /// Runs the system that `seed` describes.
 #[must_use]
@@ -89,19 +73,21 @@ pub fn run_seed(seed: u64, options: Options) -> Report {
         Ok(Err(Stop::Died(why))) => stage.breach(Kind::Crash, Property::NoPanic, why),
         Err(panic) => stage.breach(Kind::Crash, Property::NoPanic, words(panic.as_ref())),
     }
-    let trace = stage.trace.borrow();
+    let trace = stage.trace.take();
     Report {
-        seed,
-        hash: trace.hash(),
-        events: trace.events(),
-        simulated: run.sim.elapsed(),
-        visitors: stage.visitors.get(),
-        whole: stage.whole.get(),
+        run: world::Report {
+            seed,
+            hash: trace.hash(),
+            simulated: run.sim.elapsed(),
+            events: trace.events(),
+            breach: stage.breach.take(),
+            coverage: stage.seen.take(),
+            served: usize::try_from(stage.whole.get()).expect("fits memory"),
+            trace,
+        },
         races: stage.races.get(),
+        visitors: stage.visitors.get(),
         faults: run.faults.applied.clone(),
-        seen: stage.seen.borrow().clone(),
-        breach: stage.breach.borrow().clone(),
-        chart: if options.trace { trace.chart(CHART) } else { String::new() },
     }
 }
 
@@ -125,6 +111,9 @@ fn build(stage: &Rc<Stage>, seed: u64) -> Sim<'static> {
         .enable_random_order()
         .build()
 }
+
+/// A fault that finds nothing to hit is tried again after this.
+const RETRY: Duration = Duration::from_millis(60);
 
 /// Why a run ends early.
 #[derive(Debug)]
@@ -173,12 +162,12 @@ impl Run {
             self.sim.host(cast.name(who), move || program::client(Rc::clone(&stage), who, identity));
         }
         let (stage, rival) = (Rc::clone(&self.stage), cast.rival());
+        stage.with_status(rival, |status| status.asleep = true);
         self.sim.host(cast.name(rival), move || program::client(Rc::clone(&stage), rival, 0));
         let (stage, who) = (Rc::clone(&self.stage), cast.service());
         self.sim.host(cast.name(who), move || actors::services(Rc::clone(&stage), who));
         let (stage, who) = (Rc::clone(&self.stage), cast.visitors());
         self.sim.host(cast.name(who), move || actors::visitors(Rc::clone(&stage), who));
-        self.sim.crash(cast.name(rival));
     }
 
     fn step(&mut self) -> Result<(), Stop> {
@@ -206,7 +195,7 @@ impl Run {
                     "not within {patience:?}: {} visits and {} actors go on; {:?}",
                     stage.to_come.get(),
                     stage.actors.get(),
-                    stage.status.borrow()
+                    stage.lines()
                 );
                 stage.breach(Kind::Liveness, or, what);
                 return Err(Stop::Breach);
@@ -224,25 +213,30 @@ impl Run {
             let tunnel = self.rng.size(0, plan.tunnels.len() - 1);
             self.stage.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
         }
-        let mut blows = plan.blows.clone().into_iter().peekable();
+        let mut blows = plan.blows.clone();
         let (begin, length) = (self.sim.elapsed(), plan.length);
         while self.sim.elapsed() < begin + length {
             let since = self.sim.elapsed() - begin;
             self.faults.remedy(&mut self.sim);
-            while let Some(blow) = blows.next_if(|blow| blow.at <= since) {
-                self.faults.apply(&mut self.sim, blow);
+            for mut blow in blows.extract_if(.., |blow| blow.at <= since).collect::<Vec<_>>() {
+                if !self.faults.apply(&mut self.sim, blow) {
+                    blow.at += RETRY;
+                    blows.push(blow);
+                }
             }
             self.step()?;
         }
         Ok(())
     }
 
+    /// One visitor after the other, because few may wait at once.
     fn probe(&mut self) -> Result<(), Stop> {
         for tunnel in 0..self.stage.plan.tunnels.len() {
             let visit = Visit { after: Duration::ZERO, tunnel, probe: true };
             self.stage.visit(self.faults.cast.visitors(), visit);
+            self.until(self.stage.plan.patience(), Property::ProbesRoundTrip, nobody_talks)?;
         }
-        self.until(self.stage.plan.patience(), Property::ProbesRoundTrip, nobody_talks)
+        Ok(())
     }
 
     /// Asks everybody to stop, in any order, sometimes amid visits.

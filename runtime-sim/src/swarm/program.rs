@@ -189,10 +189,12 @@ fn credential() -> Token {
 /// Runs the server until it is told to stop for good.
 pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     loop {
+        stage.awake(SERVER).await;
         let again = serve(&stage).await;
         stage.forget_transfers();
         match again {
-            Order::Stop => return Ok(()),
+            // The machine goes on, and refuses connections.
+            Order::Stop => std::future::pending().await,
             Order::Restart(pause) => tokio::time::sleep(pause).await,
         }
     }
@@ -209,7 +211,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         ..ServerSettings::default()
     };
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let process = Process::new(stage, SERVER, Vec::new(), plan.lanes);
+    let process = Process::new(stage, SERVER, plan.lanes);
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| Seat::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.lanes, ip), mailbox);
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
@@ -266,8 +268,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
 /// Runs a client until it is told to stop for good. `identity` decides whom it replaces.
 pub(super) async fn client(stage: Rc<Stage>, who: ProcId, identity: usize) -> turmoil::Result {
     loop {
+        stage.awake(who).await;
         match connect(&stage, who, identity).await {
-            Order::Stop => return Ok(()),
+            Order::Stop => std::future::pending().await,
             Order::Restart(pause) => tokio::time::sleep(pause).await,
         }
     }
@@ -291,7 +294,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         timings: plan.timings.clone(),
     };
     let locals = spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.tunnels[tunnel].service_port)).collect();
-    let process = Process::new(stage, who, spec.tunnels.clone(), spec.lanes);
+    let process = Process::new(stage, who, spec.lanes);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
     let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.lanes);

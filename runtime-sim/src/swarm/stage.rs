@@ -8,13 +8,14 @@ use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Stream
 use crate::trace::Trace;
 use protocol_sm::codes::{CloseCode, HandshakeRefusal, RefuseCode};
 use protocol_sm::driver::{Dropped, Note, Role};
-use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::time::Instant;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
-use std::task::Waker;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// The server's place among the parties of a trace; clients, the rival, services and visitors follow.
@@ -54,6 +55,8 @@ pub(super) enum Order {
 pub(super) struct Status {
     /// It has a session, or its ports are open.
     pub(super) up: bool,
+    /// The process was killed, or is not started yet; the machine is there, and refuses connections.
+    pub(super) asleep: bool,
     /// It stopped when it was told to.
     pub(super) stopped: bool,
     /// proxy_conns and everything else on its event loops.
@@ -93,7 +96,7 @@ pub(super) struct Stage {
     pub(super) whole: Cell<u64>,
     /// Faults have an effect until then.
     pub(super) trouble_until: Cell<Instant>,
-    lines: RefCell<BTreeMap<LineKey, Weak<RefCell<Line>>>>,
+    lines: RefCell<BTreeMap<LineKey, Rc<RefCell<Line>>>>,
     live: RefCell<BTreeMap<(ConnId, Epoch), u32>>,
     clock: Cell<Instant>,
     rng: RefCell<Rng>,
@@ -170,22 +173,20 @@ impl Stage {
         }
     }
 
-    /// The line between two addresses; the first of its two ends makes it.
-    pub(super) fn line(&self, key: LineKey) -> Rc<RefCell<Line>> {
+    /// The line between two addresses; the first of its two ends makes it. The other may come when the first has
+    /// gone already.
+    pub(super) fn line(&self, key: LineKey, end: usize) -> Rc<RefCell<Line>> {
         let mut lines = self.lines.borrow_mut();
-        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
-            return line;
-        }
-        let line = Rc::new(RefCell::new(Line::new(key)));
-        lines.insert(key, Rc::downgrade(&line));
-        line
+        let line = lines.entry(key).or_insert_with(|| Rc::new(RefCell::new(Line::new(key))));
+        line.borrow_mut().attach(end);
+        Rc::clone(line)
     }
 
     /// Every line that still has an end.
     pub(super) fn lines(&self) -> Vec<Rc<RefCell<Line>>> {
         let mut lines = self.lines.borrow_mut();
-        lines.retain(|_, line| line.strong_count() > 0);
-        lines.values().filter_map(Weak::upgrade).collect()
+        lines.retain(|_, line| !line.borrow().is_over());
+        lines.values().cloned().collect()
     }
 
     /// Lines with this role.
@@ -212,6 +213,23 @@ impl Stage {
     /// Trouble lasts until `until` at least.
     pub(super) fn trouble(&self, until: Instant) {
         self.trouble_until.set(self.trouble_until.get().max(until));
+    }
+
+    /// Waits until the process may start.
+    pub(super) async fn awake(&self, who: ProcId) {
+        poll_fn(|cx| {
+            self.with_status(who, |status| {
+                status.waker = Some(cx.waker().clone());
+                if status.asleep { Poll::Pending } else { Poll::Ready(()) }
+            })
+        })
+        .await;
+    }
+
+    /// Lets a process start.
+    pub(super) fn start(&self, who: ProcId) {
+        self.with_status(who, |status| status.asleep = false);
+        self.rouse(who);
     }
 
     /// Sends a visitor.
@@ -265,8 +283,8 @@ impl Stage {
         self.live.borrow_mut().clear();
     }
 
-    /// A program has something to say. `tunnels` are a client's own.
-    pub(super) fn note(&self, who: ProcId, tunnels: &[usize], note: &Note) {
+    /// A program has something to say.
+    pub(super) fn note(&self, who: ProcId, note: &Note) {
         self.remark(Some(who), || show(note));
         let server = who == SERVER;
         match note {
@@ -308,8 +326,9 @@ impl Stage {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
-            Note::Forwarding { tunnel: TunnelId(tunnel), public } => {
-                self.public.borrow_mut()[tunnels[*tunnel as usize]] = Some(public.port());
+            Note::Tunnel { client, tunnel, outcome: Ok(public), .. } => {
+                let tunnels = &self.plan.clients[usize::from(client.0[0])].tunnels;
+                self.public.borrow_mut()[tunnels[tunnel.0 as usize]] = Some(public.port());
             }
             Note::Violation { conn, violation } => {
                 let what = format!("{who:?} noted {violation:?} on {conn:?}");
@@ -325,6 +344,7 @@ impl Stage {
             | Note::SessionDetached { .. }
             | Note::SessionOver { .. }
             | Note::Tunnel { .. }
+            | Note::Forwarding { .. }
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::Reconnecting { .. } => {}

@@ -41,6 +41,8 @@ pub(super) struct Pipe {
     capacity: usize,
 }
 
+/// So few bytes are sent whole or not at all.
+const WHOLE: usize = 128;
 /// Most bytes that a pipe holds.
 const PIPE: usize = 64 * 1024;
 
@@ -75,8 +77,6 @@ struct Backlog {
 pub(super) struct Process {
     pub(super) stage: Rc<Stage>,
     pub(super) who: ProcId,
-    /// A client's tunnels, by their numbers in the plan.
-    pub(super) tunnels: Vec<usize>,
     pub(super) mail: Mail,
     pub(super) rng: Rng,
     sockets: BTreeMap<u64, Entry>,
@@ -93,14 +93,13 @@ impl std::fmt::Debug for Process {
 }
 
 impl Process {
-    pub(super) fn new(stage: &Rc<Stage>, who: ProcId, tunnels: Vec<usize>, lanes: usize) -> Rc<RefCell<Self>> {
+    pub(super) fn new(stage: &Rc<Stage>, who: ProcId, lanes: usize) -> Rc<RefCell<Self>> {
         let mut mail = Mail::default();
         mail.server_loops.resize_with(lanes, Mailbox::default);
         mail.client_loops.resize_with(lanes, Mailbox::default);
         Rc::new(RefCell::new(Self {
             stage: Rc::clone(stage),
             who,
-            tunnels,
             mail,
             rng: stage.fork(),
             sockets: BTreeMap::new(),
@@ -181,11 +180,11 @@ impl Process {
         &mut self.sockets.get_mut(&stream.0).expect("a stream that is not closed").socket
     }
 
-    /// How much of `length` a call moves at most.
-    fn cut(&mut self, length: usize) -> usize {
-        if length > 1 && self.rng.chance(self.stage.plan.short) {
+    /// How much of `length` a call moves at most. A few bytes are never cut in two by a socket with room.
+    fn cut(&mut self, length: usize, least: usize) -> usize {
+        if length > least && self.rng.chance(self.stage.plan.short) {
             self.stage.saw(Sometimes::ShortWrite);
-            return self.rng.log_size(1, length - 1);
+            return self.rng.log_size(least, length - 1);
         }
         length
     }
@@ -262,7 +261,7 @@ impl Sys for Thread {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
         let mut process = self.process.borrow_mut();
-        let most = process.cut(into.len());
+        let most = process.cut(into.len(), 1);
         let bytes = process.socket(stream).recv(&mut into[..most])?;
         Ok(Received { bytes, drained: bytes < most })
     }
@@ -270,7 +269,7 @@ impl Sys for Thread {
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "nothing to send");
         let mut process = self.process.borrow_mut();
-        let most = process.cut(from.len());
+        let most = process.cut(from.len(), WHOLE);
         process.socket(stream).send(&from[..most])
     }
 
@@ -280,7 +279,7 @@ impl Sys for Thread {
         if !held.is_empty() || max == 0 {
             process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, "filled while not empty".into());
         }
-        let most = process.cut(max.min(pipe.capacity));
+        let most = process.cut(max.min(pipe.capacity), 1);
         let mut bytes = vec![0; most];
         let n = process.socket(stream).recv(&mut bytes)?;
         held.extend(&bytes[..n]);
@@ -301,7 +300,7 @@ impl Sys for Thread {
                 format!("{max} bytes wanted of {} held", held.len()),
             );
         }
-        let most = process.cut(max);
+        let most = process.cut(max, WHOLE);
         let n = process.socket(stream).send(&held.make_contiguous()[..most])?;
         held.drain(..n);
         if !held.is_empty() {
@@ -351,7 +350,7 @@ impl Sys for Thread {
 
     fn note(&mut self, note: Note) {
         let process = self.process.borrow();
-        process.stage.note(process.who, &process.tunnels, &note);
+        process.stage.note(process.who, &note);
     }
 }
 

@@ -35,7 +35,8 @@ fn line(entry: &Entry, parties: &[ProcId]) -> String {
     let column = |party: Option<ProcId>| party.and_then(|party| parties.iter().position(|&p| p == party));
     let sock = entry.sock.map_or(String::new(), |sock| format!("#{} ", sock.0));
     let label = format!("{sock}{}", entry.what);
-    let mut cells: Vec<char> = (0..parties.len() * COLUMN).map(|i| if i % COLUMN == COLUMN / 2 { '|' } else { ' ' }).collect();
+    let mut cells: Vec<char> =
+        (0..parties.len() * COLUMN).map(|i| if i % COLUMN == COLUMN / 2 { '|' } else { ' ' }).collect();
     match (column(entry.from), column(entry.to)) {
         (Some(from), Some(to)) if from != to => {
             let (left, right) = (from.min(to) * COLUMN + COLUMN / 2, from.max(to) * COLUMN + COLUMN / 2);

@@ -23,7 +23,10 @@ pub(super) enum Shut {
 pub(super) enum Fate {
     Normal,
     /// Resets once it has sent and received so many bytes.
-    Reset { sent: usize, received: u64 },
+    Reset {
+        sent: usize,
+        received: u64,
+    },
     /// Closes as soon as it has sent all, without reading to the end.
     CloseEarly,
 }
@@ -183,7 +186,15 @@ impl Actors {
         }
     }
 
-    fn add(&mut self, kernel: &mut Kernel, who: Who, sock: SockId, tunnel: usize, script: Script, poll: PollId) -> usize {
+    fn add(
+        &mut self,
+        kernel: &mut Kernel,
+        who: Who,
+        sock: SockId,
+        tunnel: usize,
+        script: Script,
+        poll: PollId,
+    ) -> usize {
         let side = if who == Who::Service { Side::Service } else { Side::Visitor };
         let stream = self.streams.open(side, tunnel);
         kernel.watch(sock, poll, Token(self.all.len() as u64));

@@ -68,7 +68,10 @@ enum Event {
 enum Role {
     Server,
     /// Of this client; `rival` is a second one with the same identity.
-    Client { client: usize, rival: bool },
+    Client {
+        client: usize,
+        rival: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -380,7 +383,11 @@ impl World {
         let server = if spec.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
         let local = |&tunnel: &usize| {
             let port = self.plan.tunnels[tunnel].service_port;
-            if spec.remote_services { self.address(self.service_hosts[client], port) } else { format!("127.0.0.1:{port}") }
+            if spec.remote_services {
+                self.address(self.service_hosts[client], port)
+            } else {
+                format!("127.0.0.1:{port}")
+            }
         };
         let locals = spec.tunnels.iter().map(local).collect();
         let tasks = Task::client(settings, server, locals, spec.lanes);

@@ -164,7 +164,12 @@ impl World {
 
     fn explain_divergence(&mut self) {
         let (property, what) = if let Some(actor) = self.actors.all.iter().find(|actor| actor.outcome.is_none()) {
-            let text = format!("{:?} {} still waits, socket {}", actor.who, self.actors.streams.show(actor.stream), actor.sock.0);
+            let text = format!(
+                "{:?} {} still waits, socket {}",
+                actor.who,
+                self.actors.streams.show(actor.stream),
+                actor.sock.0
+            );
             (Property::TransfersEnd, text)
         } else if self.clients_up() {
             (Property::PortsListen, format!("public {:?}, told {:?}", self.publics, self.forwarding))
@@ -176,7 +181,8 @@ impl World {
 
     fn check_probes(&mut self, until: Instant) {
         let probe = |actor: &&super::actors::Actor| actor.who == Who::Visitor { probe: true };
-        let failed = self.actors.all.iter().filter(probe).find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
+        let failed =
+            self.actors.all.iter().filter(probe).find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
         if let Some(actor) = failed {
             let what = format!("{}: {:?}", self.actors.streams.show(actor.stream), actor.outcome);
             self.fail(Kind::Liveness, Property::ProbesRoundTrip, what);

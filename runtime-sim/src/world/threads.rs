@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What a thread runs.
+#[allow(clippy::large_enum_variant)] // there are a dozen of them
 pub(super) enum Task {
     ServerMain(ServerMain<Stream, Socket>),
     Listener(Listener<Socket>),
@@ -100,6 +101,15 @@ impl Task {
         }
     }
 
+    /// The loops check their own tables.
+    fn assert_consistent(&self) {
+        match self {
+            Self::ServerLoop(task) => task.assert_consistent(),
+            Self::ClientLoop(task) => task.assert_consistent(),
+            Self::ServerMain(_) | Self::Listener(_) | Self::ClientMain(_) => {}
+        }
+    }
+
     fn is_busy(&self) -> bool {
         match self {
             Self::ServerMain(task) => Driver::<ThreadSys<'_>>::is_busy(task),
@@ -169,10 +179,13 @@ impl World {
         }
         process.stopping = Some(now);
         let (main, role) = (process.threads[0], process.role);
-        self.post(main, match role {
-            Role::Server => Mail::ServerMain(ToServerMain::Stop),
-            Role::Client { .. } => Mail::ClientMain(ToClientMain::Stop),
-        });
+        self.post(
+            main,
+            match role {
+                Role::Server => Mail::ServerMain(ToServerMain::Stop),
+                Role::Client { .. } => Mail::ClientMain(ToClientMain::Stop),
+            },
+        );
     }
 
     fn post(&mut self, thread: usize, mail: Mail) {
@@ -210,8 +223,7 @@ impl World {
             rng: &mut thread.rng,
             effects: &mut effects,
         };
-        let mut cx =
-            Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.strategy };
+        let mut cx = Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.strategy };
         let result = call(&mut thread.task, &mut cx);
         self.see_effects(index, &effects);
         self.carry_out(index, effects);
@@ -279,6 +291,7 @@ impl World {
         if self.threads[index].task.is_busy() {
             self.with(index, Task::run_busy);
         }
+        self.threads[index].task.assert_consistent();
         self.sleep(index);
     }
 

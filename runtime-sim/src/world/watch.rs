@@ -73,7 +73,11 @@ impl World {
                 self.watch.aborts.insert(((process, control.0, *conn), *epoch));
                 return;
             }
-            Mail::ServerMain(_) | Mail::Listener(_) | Mail::ServerLoop(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => {
+            Mail::ServerMain(_)
+            | Mail::Listener(_)
+            | Mail::ServerLoop(_)
+            | Mail::ClientMain(_)
+            | Mail::ClientLoop(_) => {
                 return;
             }
         };
@@ -112,7 +116,11 @@ impl World {
                 }
                 self.see_fin(key, *epoch, Sometimes::ServerFinFirst);
             }
-            Mail::ServerLoop(_) | Mail::ServerMain(_) | Mail::Listener(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => {}
+            Mail::ServerLoop(_)
+            | Mail::ServerMain(_)
+            | Mail::Listener(_)
+            | Mail::ClientMain(_)
+            | Mail::ClientLoop(_) => {}
         }
     }
 

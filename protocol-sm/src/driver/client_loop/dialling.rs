@@ -53,7 +53,10 @@ impl<T, P> ClientLoop<T, P> {
         conn.link.out.discard(cx.sys);
         active.conn.settle_discard();
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
-        cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
+        // The main thread knows nothing of a tunnel that a hostile server has made up.
+        if why != RefuseCode::UnknownTunnel {
+            cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
+        }
         self.totals.aborted += 1;
         self.drive(cx, token);
     }

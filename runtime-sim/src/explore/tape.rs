@@ -1,0 +1,125 @@
+//! Ring 2: one choice tape decides what is set up and, step by step, which of the possible steps is made.
+//!
+//! The same checks as in the exhaustive search hold at every step; the reference is in the outer peers, which know
+//! what was sent and what has come. When the tape is used up, faults stop and what is due is done: then everything
+//! must come to rest.
+
+use super::guard::guarded;
+use super::loops::{Config, Grain, Loops};
+use super::net::{Visit, Window};
+use super::search::Model;
+use super::story::Story;
+use protocol_sm::driver::Strategy;
+use std::fmt;
+
+/// What one tape has brought about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Steps made.
+    pub steps: usize,
+    /// Visitors that came.
+    pub visits: usize,
+    /// Of those, served well to their end.
+    pub complete: usize,
+    /// Bytes that arrived at outer peers.
+    pub bytes: usize,
+}
+
+/// A tape that breaks something.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What is wrong.
+    pub what: String,
+    /// Steps until it showed.
+    pub steps: usize,
+    /// The way there as a sequence chart.
+    pub chart: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, steps, chart } = self;
+        write!(f, "{what}\nafter {steps} steps:\n{chart}\n=> {what}")
+    }
+}
+
+/// Steps after the tape that surely suffice to come to rest.
+const PATIENCE: usize = 20_000;
+
+/// Plays a tape.
+///
+/// # Errors
+/// An invariant that does not hold, or no quiet end.
+pub fn run_tape(tape: &[u16]) -> Result<Stats, Failure> {
+    let mut quick = Run::default();
+    guarded(|| quick.play(tape, &mut Story::default())).map_err(|what| {
+        let mut story = Story::told();
+        let mut again = Run::default();
+        let _ = guarded(|| again.play(tape, &mut story));
+        Failure { what, steps: quick.stats.steps, chart: story.text() }
+    })?;
+    Ok(quick.stats)
+}
+
+#[derive(Default)]
+struct Run {
+    stats: Stats,
+}
+
+impl Run {
+    fn play(&mut self, tape: &[u16], story: &mut Story) {
+        let mut words = tape.iter().copied();
+        let config = config(&mut words);
+        story.remark(|| format!("{config:?}"));
+        let model = Loops::new(config);
+        let mut state = model.initial(story);
+        let mut actions = Vec::new();
+        loop {
+            actions.clear();
+            model.actions(&state, &mut actions);
+            let action = match words.next() {
+                Some(_) if actions.is_empty() => None,
+                Some(word) => Some(actions[usize::from(word) % actions.len()]),
+                None => {
+                    assert!(self.stats.steps < tape.len() + PATIENCE, "it does not come to rest");
+                    actions.iter().copied().find(|&action| model.is_due(action))
+                }
+            };
+            let Some(action) = action else { break };
+            self.stats.steps += 1;
+            story.remark(|| format!("{action:?}"));
+            model.step(&mut state, action, story);
+        }
+        model.assert_quiet(&state);
+        let visits = || state.visits().iter().filter(|visit| visit.came);
+        self.stats.visits = visits().count();
+        self.stats.complete = visits().filter(|visit| visit.is_complete()).count();
+        self.stats.bytes = visits().map(Visit::bytes).sum();
+    }
+}
+
+/// What is set up, by the first words of a tape. Without words: the smallest of everything.
+fn config(words: &mut impl Iterator<Item = u16>) -> Config {
+    let mut pick = |choices: usize| usize::from(words.next().unwrap_or(0)) % choices;
+    let sizes = [1, 0, 2, 5, 8, 300, 1500];
+    let (visits, conns) = (1 + pick(6), 1 + pick(4));
+    Config {
+        up: sizes[pick(sizes.len())],
+        down: sizes[pick(sizes.len())],
+        chunk: [1, 3, 512][pick(3)],
+        ready: pick(2) == 0,
+        keep: [0, 1, 2][pick(3)],
+        max_waiting: [8, 1, 2][pick(3)],
+        refusals: pick(3),
+        resets: pick(3),
+        losses: pick(3),
+        timeouts: pick(3) == 1,
+        window: Window {
+            bytes: [usize::MAX, 1, 7, 64, 600][pick(5)],
+            segments: [usize::MAX, 1, 2][pick(3)],
+        },
+        strategy: [Strategy::Hybrid, Strategy::Copy, Strategy::Splice][pick(3)],
+        pipe: [64, 1, 700, 0][pick(4)],
+        ..Config::new(visits, conns, Grain::Fine)
+    }
+}

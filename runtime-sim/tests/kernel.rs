@@ -1,0 +1,74 @@
+//! Ring 3 in every `cargo test`: production's event loops over the simulated kernel.
+//!
+//! `SIM_SEED=N cargo test -p runtime-sim --test kernel` runs one seed, and tells its story if it fails.
+
+use runtime_sim::campaign::{self, Settings, Total};
+use runtime_sim::world;
+use std::process::Command;
+
+/// Seeds per test run.
+const SEEDS: u64 = 10_000;
+/// Lines of a failing seed's story.
+const LINES: usize = 150;
+
+fn seeds(first: u64, count: u64) -> Total {
+    let settings = Settings { first, count, jobs: 2, limit: None, keep_going: false };
+    campaign::run(&settings, |_| {})
+}
+
+/// Runs one seed and panics with its story if it breaks a promise.
+fn one(seed: u64) {
+    let report = world::run(seed, true);
+    if report.breach.is_some() {
+        panic!("\n{}\n{report}\n\n{}", report.trace.chart(LINES), replay(seed));
+    }
+    println!("{report}");
+}
+
+fn replay(seed: u64) -> String {
+    format!("once more: SIM_SEED={seed} cargo test -p runtime-sim --test kernel\n{}", campaign::replay(seed))
+}
+
+#[test]
+fn every_promise_is_kept_and_everything_happens_sometimes() {
+    if let Ok(seed) = std::env::var("SIM_SEED") {
+        return one(seed.parse().expect("SIM_SEED is a number"));
+    }
+    let total = seeds(0, SEEDS);
+    if let Some((seed, _)) = total.failures.first() {
+        one(*seed);
+        panic!("seed {seed} broke a promise, and then kept it: {:?}", total.failures);
+    }
+    let missing: Vec<_> = total.coverage.missing().collect();
+    assert!(missing.is_empty(), "{SEEDS} seeds never saw {missing:?}");
+    println!("{total}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_in_one_process_and_across_processes() {
+    let (first, count) = (500, 60);
+    let here = seeds(first, count);
+    assert_eq!(here.hash, seeds(first, count).hash, "twice in one process");
+    assert_ne!(here.hash, seeds(first + count, count).hash, "other seeds, other traces");
+    let binary = env!("CARGO_BIN_EXE_cproxy-sim");
+    let (first, count) = (first.to_string(), count.to_string());
+    let there = Command::new(binary)
+        .args(["--first-seed", &first, "--seeds", &count, "--jobs", "1", "--keep-going"])
+        .output()
+        .expect("the campaign program starts");
+    let text = String::from_utf8(there.stdout).expect("it prints text");
+    let expected = format!("trace hash {:016x}", here.hash);
+    assert!(text.contains(&expected), "{expected} is not in:\n{text}");
+}
+
+#[test]
+fn a_trace_tells_a_story_in_text_and_as_a_drawing() {
+    let report = world::run(1, true);
+    let chart = report.trace.chart(usize::MAX);
+    for what in ["visitors", "server", "client0", "SessionUp", "Started", "Finished", "FIN", "the faults stop"] {
+        assert!(chart.contains(what), "{what} is not in the chart");
+    }
+    let svg = report.trace.svg("seed 1", 200);
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+    assert_eq!(world::run(1, false).hash, report.hash, "keeping the story changes nothing");
+}

@@ -1,0 +1,280 @@
+//! The two systems that the rules are held against.
+
+use core::net::SocketAddr;
+use protocol_sm::driver::{Listen, Readiness, Role, Sys, SysError, Token};
+use protocol_sm::time::Instant;
+use runtime_sim::kernel::{Kernel, Options, PipeId, PollId, ProcId, SockId};
+use runtime_sim::trace::Trace;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What the rules need of a system.
+pub(super) trait Net {
+    type Stream;
+    type Listener;
+    type Pipe;
+
+    fn new() -> Self;
+    fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr);
+    fn local(&mut self, listener: &Self::Listener) -> SocketAddr;
+    fn unlisten(&mut self, listener: Self::Listener);
+    fn connect(&mut self, to: SocketAddr, token: Token) -> Result<Self::Stream, SysError>;
+    fn accept(&mut self, listener: &Self::Listener) -> Result<Self::Stream, SysError>;
+    fn watch(&mut self, stream: &Self::Stream, token: Token);
+    fn unwatch(&mut self, stream: &Self::Stream);
+    fn take_error(&mut self, stream: &Self::Stream) -> Result<(), SysError>;
+    fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError>;
+    fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
+    fn pipe(&mut self) -> Self::Pipe;
+    fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
+    fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
+    fn shut_write(&mut self, stream: &Self::Stream);
+    fn close(&mut self, stream: Self::Stream);
+    fn reset(&mut self, stream: Self::Stream);
+
+    /// Lets a little time pass, and returns what was reported meanwhile.
+    fn poll(&mut self) -> Vec<(Token, Readiness)>;
+    /// What was reported and not looked at yet.
+    fn seen(&mut self) -> &mut BTreeMap<Token, Readiness>;
+
+    /// Waits until what was reported of `token`, all since the last time together, fits.
+    fn until(&mut self, token: Token, fits: impl Fn(&Readiness) -> bool) -> Readiness {
+        // Generous: 1000 rounds of 20 ms each.
+        for _ in 0..1000 {
+            if let Some(ready) = self.seen().get(&token).copied()
+                && fits(&ready)
+            {
+                self.seen().remove(&token);
+                return ready;
+            }
+            self.gather();
+        }
+        panic!("{token:?} did not become what was expected; it is {:?}", self.seen().get(&token));
+    }
+
+    /// Whether nothing is reported of `token` for a while.
+    fn quiet(&mut self, token: Token) -> bool {
+        self.gather();
+        self.seen().remove(&token);
+        self.gather();
+        !self.seen().contains_key(&token)
+    }
+
+    fn gather(&mut self) {
+        for (token, ready) in self.poll() {
+            let all = self.seen().entry(token).or_default();
+            all.readable |= ready.readable;
+            all.writable |= ready.writable;
+            all.hup |= ready.hup;
+            all.error |= ready.error;
+        }
+    }
+}
+
+/// The simulated kernel: two machines would do the same, so all is on one.
+pub(super) struct Simulated {
+    kernel: Kernel,
+    proc: ProcId,
+    poll: PollId,
+    seen: BTreeMap<Token, Readiness>,
+}
+
+const OPTIONS: Options = Options {
+    send_buffer: 50_000,
+    receive_buffer: 30_000,
+    user_timeout: None,
+    dead_path: Duration::from_secs(900),
+    keepalive: None,
+    linger0: false,
+};
+
+impl Net for Simulated {
+    type Stream = SockId;
+    type Listener = SockId;
+    type Pipe = PipeId;
+
+    fn new() -> Self {
+        let mut kernel = Kernel::new(1, Trace::new(false));
+        let host = kernel.host();
+        let proc = kernel.spawn(host, 1000);
+        let poll = kernel.epoll(proc);
+        Self { kernel, proc, poll, seen: BTreeMap::new() }
+    }
+
+    fn listen(&mut self, token: Token) -> (SockId, SocketAddr) {
+        let at = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (sock, at) = self.kernel.listen(self.proc, at, 128, OPTIONS).unwrap();
+        self.kernel.watch(sock, self.poll, token);
+        (sock, at)
+    }
+
+    fn local(&mut self, listener: &SockId) -> SocketAddr {
+        self.kernel.local(*listener)
+    }
+
+    fn unlisten(&mut self, listener: SockId) {
+        self.kernel.close(listener, false);
+    }
+
+    fn connect(&mut self, to: SocketAddr, token: Token) -> Result<SockId, SysError> {
+        let sock = self.kernel.connect(self.proc, to, OPTIONS)?;
+        self.kernel.watch(sock, self.poll, token);
+        Ok(sock)
+    }
+
+    fn accept(&mut self, listener: &SockId) -> Result<SockId, SysError> {
+        Ok(self.kernel.accept(*listener)?.0)
+    }
+
+    fn watch(&mut self, stream: &SockId, token: Token) {
+        self.kernel.watch(*stream, self.poll, token);
+    }
+
+    fn unwatch(&mut self, stream: &SockId) {
+        self.kernel.unwatch(*stream);
+    }
+
+    fn take_error(&mut self, stream: &SockId) -> Result<(), SysError> {
+        Ok(self.kernel.take_error(*stream)?)
+    }
+
+    fn recv(&mut self, stream: &SockId, into: &mut [u8]) -> Result<usize, SysError> {
+        Ok(self.kernel.recv(*stream, into)?)
+    }
+
+    fn send(&mut self, stream: &SockId, from: &[u8]) -> Result<usize, SysError> {
+        Ok(self.kernel.send(*stream, from)?)
+    }
+
+    fn pipe(&mut self) -> PipeId {
+        self.kernel.pipe(self.proc).unwrap()
+    }
+
+    fn splice_in(&mut self, stream: &SockId, pipe: &PipeId, max: usize) -> Result<usize, SysError> {
+        Ok(self.kernel.splice_in(*stream, *pipe, max)?)
+    }
+
+    fn splice_out(&mut self, pipe: &PipeId, stream: &SockId, max: usize) -> Result<usize, SysError> {
+        Ok(self.kernel.splice_out(*pipe, *stream, max)?)
+    }
+
+    fn shut_write(&mut self, stream: &SockId) {
+        self.kernel.shut_write(*stream).ok();
+    }
+
+    fn close(&mut self, stream: SockId) {
+        self.kernel.close(stream, false);
+    }
+
+    fn reset(&mut self, stream: SockId) {
+        self.kernel.close(stream, true);
+    }
+
+    fn poll(&mut self) -> Vec<(Token, Readiness)> {
+        let until: Instant = self.kernel.now() + Duration::from_millis(20);
+        while self.kernel.next_event().is_some_and(|at| at <= until) {
+            self.kernel.step();
+        }
+        self.kernel.advance(until);
+        self.kernel.poll(self.poll, usize::MAX)
+    }
+
+    fn seen(&mut self) -> &mut BTreeMap<Token, Readiness> {
+        &mut self.seen
+    }
+}
+
+/// Linux, through production's own system calls.
+pub(super) struct Linux {
+    sys: runtime_epoll::Linux<()>,
+    doors: BTreeMap<u64, SocketAddr>,
+    seen: BTreeMap<Token, Readiness>,
+}
+
+impl Net for Linux {
+    type Stream = <runtime_epoll::Linux<()> as Sys>::Stream;
+    type Listener = (<runtime_epoll::Linux<()> as Listen>::Listener, u64);
+    type Pipe = <runtime_epoll::Linux<()> as Sys>::Pipe;
+
+    fn new() -> Self {
+        let sys = runtime_epoll::Linux::new(()).unwrap();
+        Self { sys, doors: BTreeMap::new(), seen: BTreeMap::new() }
+    }
+
+    fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
+        let at = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listener, at) = self.sys.listen(at, token).unwrap();
+        self.doors.insert(token.0, at);
+        ((listener, token.0), at)
+    }
+
+    fn local(&mut self, listener: &Self::Listener) -> SocketAddr {
+        self.doors[&listener.1]
+    }
+
+    fn unlisten(&mut self, listener: Self::Listener) {
+        self.sys.unlisten(listener.0);
+    }
+
+    fn connect(&mut self, to: SocketAddr, token: Token) -> Result<Self::Stream, SysError> {
+        self.sys.connect(to, Role::Local, token)
+    }
+
+    fn accept(&mut self, listener: &Self::Listener) -> Result<Self::Stream, SysError> {
+        Ok(self.sys.accept(&listener.0, Role::Public)?.0)
+    }
+
+    fn watch(&mut self, stream: &Self::Stream, token: Token) {
+        self.sys.watch(stream, token).unwrap();
+    }
+
+    fn unwatch(&mut self, stream: &Self::Stream) {
+        self.sys.unwatch(stream);
+    }
+
+    fn take_error(&mut self, stream: &Self::Stream) -> Result<(), SysError> {
+        self.sys.take_error(stream)
+    }
+
+    fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        Ok(self.sys.recv(stream, into)?.bytes)
+    }
+
+    fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError> {
+        self.sys.send(stream, from)
+    }
+
+    fn pipe(&mut self) -> Self::Pipe {
+        self.sys.pipe().expect("a pipe is to be had").0
+    }
+
+    fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError> {
+        self.sys.splice_in(stream, pipe, max)
+    }
+
+    fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError> {
+        self.sys.splice_out(pipe, stream, max)
+    }
+
+    fn shut_write(&mut self, stream: &Self::Stream) {
+        self.sys.shut_write(stream);
+    }
+
+    fn close(&mut self, stream: Self::Stream) {
+        self.sys.close(stream);
+    }
+
+    fn reset(&mut self, stream: Self::Stream) {
+        self.sys.reset(stream);
+    }
+
+    fn poll(&mut self) -> Vec<(Token, Readiness)> {
+        let mut ready = Vec::new();
+        self.sys.poll(Some(Duration::from_millis(20)), &mut ready).unwrap();
+        ready
+    }
+
+    fn seen(&mut self) -> &mut BTreeMap<Token, Readiness> {
+        &mut self.seen
+    }
+}
