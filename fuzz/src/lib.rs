@@ -15,6 +15,7 @@
 mod client;
 mod codec;
 mod config;
+mod model;
 mod net;
 mod preface;
 mod server;
@@ -23,6 +24,7 @@ mod tape;
 pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
+pub use model::tape;
 pub use preface::preface;
 pub use server::server;
 
@@ -30,13 +32,14 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
     ("server", server),
     ("client", client),
     ("config", config),
+    ("tape", tape),
 ];
 
 /// Runs `target` on the files named on the command line: a fuzz target's `main` where no fuzzer runs it.

@@ -76,7 +76,7 @@ struct Port {
 /// A message for a thread of the process.
 #[derive(Debug)]
 pub(crate) enum Mail {
-    ServerMain(ToServerMain),
+    ServerMain(ToServerMain<Stream>),
     Listener(ToListener),
     ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
@@ -446,8 +446,8 @@ impl Tell<ToListener> for View<'_> {
     }
 }
 
-impl Tell<FromServerLoop> for View<'_> {
-    fn tell(&mut self, msg: FromServerLoop) {
+impl Tell<FromServerLoop<Stream>> for View<'_> {
+    fn tell(&mut self, msg: FromServerLoop<Stream>) {
         self.net.post(Mail::ServerMain(ToServerMain::Loop(msg)));
     }
 }

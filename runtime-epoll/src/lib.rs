@@ -38,7 +38,7 @@ pub struct Stopper(Program);
 
 #[derive(Clone, Debug)]
 enum Program {
-    Server(Address<ToServerMain>),
+    Server(Address<ToServerMain<sys::Stream>>),
     Client(Address<ToClientMain>),
 }
 

@@ -33,8 +33,8 @@ pub struct Config {
 /// A server whose ports are bound and which is not running yet.
 #[derive(Debug)]
 pub struct Server {
-    main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain>,
-    main_address: Address<ToServerMain>,
+    main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
+    main_address: Address<ToServerMain<Stream>>,
     listen: Seat<ToListener>,
     lanes: Vec<Seat<ToServerLoop<Stream>>>,
     timings: Timings,
@@ -217,7 +217,7 @@ impl Outbox for MainOut {
 #[derive(Debug)]
 struct ListenOut {
     lanes: LanesOut,
-    main: Outgoing<ToServerMain>,
+    main: Outgoing<ToServerMain<Stream>>,
 }
 
 impl Tell<ToLane<ToServerLoop<Stream>>> for ListenOut {
@@ -241,10 +241,10 @@ impl Outbox for ListenOut {
 
 /// From an event loop.
 #[derive(Debug)]
-struct LoopOut(Outgoing<ToServerMain>);
+struct LoopOut(Outgoing<ToServerMain<Stream>>);
 
-impl Tell<FromServerLoop> for LoopOut {
-    fn tell(&mut self, msg: FromServerLoop) {
+impl Tell<FromServerLoop<Stream>> for LoopOut {
+    fn tell(&mut self, msg: FromServerLoop<Stream>) {
         self.0.tell(ToServerMain::Loop(msg));
     }
 }

@@ -33,7 +33,7 @@ fn every_tape_comes_to_a_quiet_end_with_every_invariant_kept() {
 
 #[test]
 fn a_tape_replays_exactly() {
-    let tape: Vec<u16> = (0..200_u16).map(|i| i.wrapping_mul(40_503) ^ 0x5a5a).collect();
+    let tape: Vec<u16> = (0..200_u16).map(|i| (i.wrapping_mul(40_503) >> 3) + i / 7).collect();
     let first = run_tape(&tape).unwrap();
     assert!(first.steps > 20 && first.visits > 0);
     assert_eq!(run_tape(&tape).unwrap(), first);

@@ -74,14 +74,6 @@ impl Process {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
-    /// Processor time that it uses while `window` passes: a check of resources, with a lax bound.
-    #[must_use]
-    pub fn cpu_over(self, window: Duration) -> Duration {
-        let before = self.cpu();
-        std::thread::sleep(window);
-        self.cpu() - before
-    }
-
     /// Its established TCP connections whose other end is port `port`.
     #[must_use]
     pub fn connections_to(self, port: u16) -> usize {

@@ -19,7 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// What a program is started with, besides what every test needs.
@@ -391,6 +391,22 @@ impl Drop for Program {
             eprintln!("--- {} (pid {}), end of its log:", self.name, self.pid);
             state.lines.iter().skip(skipped).for_each(|line| eprintln!("{line}"));
         }
+    }
+}
+
+/// Watches programs that have nothing to do: a loop that spins takes a whole processor, or its share of a busy
+/// one; the bound is a tenth.
+///
+/// # Panics
+/// If one of them uses more.
+#[track_caller]
+pub fn expect_calm(programs: [&Program; 2]) {
+    const WINDOW: Duration = Duration::from_secs(1);
+    let before = programs.map(|program| program.process().cpu());
+    std::thread::sleep(WINDOW);
+    for (program, before) in programs.into_iter().zip(before) {
+        let used = program.process().cpu() - before;
+        assert!(used < WINDOW / 10, "{}: {used:?} of processor time in {WINDOW:?} with nothing to do", program.name);
     }
 }
 

@@ -8,7 +8,7 @@ use tests::payload::Flow;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, bounded, read_end};
-use tests::visits::{short_visit, until_served};
+use tests::visits::{ping, short_visit, until_served};
 use tests::wait::{PATIENCE, until};
 
 const READY: usize = 4;
@@ -27,6 +27,13 @@ fn setup() -> Setup {
     let between = Between::new(server.ctl(), server.proxy());
     let client = Client::start(&server, options().brisk().tunnel(service.addr()).via(between.ctl.addr()));
     until("the pool is full", || between.proxy.open_connections() >= READY);
+    // All of them have served a visitor: what is lost is a used conn as often as a fresh one.
+    let mut visitors: Vec<_> = (0..2 * READY).map(|_| client.visit()).collect();
+    for visitor in &mut visitors {
+        ping(visitor, b"served");
+    }
+    drop(visitors);
+    until("the pool is down to its size again", || between.proxy.open_connections() == READY);
     Setup { _service: service, between, client, server }
 }
 

@@ -4,11 +4,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 use tests::exchange::{Exchange, Exchanges};
 use tests::gate::Between;
 use tests::leaks::Baseline;
-use tests::programs::{Client, Program, Server, options};
+use tests::programs::{Client, Server, expect_calm, options};
 use tests::services::Service;
 use tests::sockets::{End, finish, read_end, reset};
 use tests::visits::ping;
@@ -42,16 +41,6 @@ fn setup(service: &Service) -> (Server, Client) {
     let server = Server::start(options().brisk().threads(1));
     let client = Client::start(&server, options().brisk().threads(1).tunnel(service.addr()));
     (server, client)
-}
-
-/// No program uses more than a quarter of a processor: what is over is over.
-#[track_caller]
-fn expect_calm(programs: [&Program; 2]) {
-    const WINDOW: Duration = Duration::from_millis(800);
-    for program in programs {
-        let used = program.process().cpu_over(WINDOW);
-        assert!(used < WINDOW / 4, "{used:?} of processor time in {WINDOW:?} with nothing to do");
-    }
 }
 
 #[test]

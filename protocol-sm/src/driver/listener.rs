@@ -4,7 +4,7 @@
 //! pauses: visitors wait in the kernel's backlog, and nothing spins.
 
 use super::Cx;
-use super::messages::{ControlKey, FromListener, ToLane, ToListener, ToServerLoop};
+use super::messages::{Arrival, ControlKey, FromListener, ToLane, ToListener, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Listen, Readiness, Role, SysError, Tell};
 use crate::ids::TunnelId;
@@ -98,7 +98,7 @@ impl<L> Listener<L> {
         let end = accept_batch(cx.sys, &port.listener, Role::Public, |sys, stream, from| {
             let lane = *next;
             *next = (lane + 1) % lanes;
-            let message = ToServerLoop::Visitor { control, tunnel, stream, from };
+            let message = ToServerLoop::Visitor(Arrival { control, tunnel, stream, from, left: lanes - 1 });
             sys.tell(ToLane { lane, message });
         });
         match end {

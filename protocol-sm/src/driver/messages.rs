@@ -39,16 +39,7 @@ pub enum ToServerLoop<T> {
         stream: T,
     },
     /// A visitor was accepted.
-    Visitor {
-        /// Whose.
-        control: ControlKey,
-        /// At which tunnel.
-        tunnel: TunnelId,
-        /// Its socket.
-        stream: T,
-        /// Where it comes from.
-        from: SocketAddr,
-    },
+    Visitor(Arrival<T>),
     /// A `Fin`, `Done`, `Abort` or `ConnFailed` from the client.
     Message {
         /// Whose.
@@ -69,6 +60,21 @@ pub enum ToServerLoop<T> {
     Stop,
 }
 
+/// A visitor on its way to an event loop. `T` is a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Arrival<T> {
+    /// Whose.
+    pub control: ControlKey,
+    /// At which tunnel.
+    pub tunnel: TunnelId,
+    /// Its socket; not watched yet.
+    pub stream: T,
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// Event loops left to try if there is no room for it.
+    pub left: usize,
+}
+
 /// A loop's share of what one client may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -80,15 +86,22 @@ pub struct Limits {
     pub max_connections: u32,
 }
 
-/// From an event loop of the server to its main thread.
+/// From an event loop of the server to its main thread. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FromServerLoop {
+pub enum FromServerLoop<T> {
     /// For the client: a `Fin` or an `Abort`.
     Message {
         /// Whose.
         control: ControlKey,
         /// The message.
         msg: ServerMsg,
+    },
+    /// This loop serves as many of the client's visitors as it may: another may have room.
+    PassOn {
+        /// The loop's index.
+        lane: usize,
+        /// The visitor.
+        arrival: Arrival<T>,
     },
     /// This loop wants more proxy_conns.
     Ask {
@@ -227,11 +240,11 @@ pub struct FromListener {
     pub bound: Result<SocketAddr, SysError>,
 }
 
-/// To the server's main thread.
+/// To the server's main thread. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ToServerMain {
+pub enum ToServerMain<T> {
     /// From an event loop.
-    Loop(FromServerLoop),
+    Loop(FromServerLoop<T>),
     /// From the listening thread.
     Listener(FromListener),
     /// The user asks to stop.

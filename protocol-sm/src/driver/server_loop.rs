@@ -154,9 +154,9 @@ struct Visitor<T> {
 }
 
 /// What this thread needs of its system.
-trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop> {}
+trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>> {}
 
-impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>> LoopSys<T, P> for S {}
+impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
 
 impl<T, P> ServerLoop<T, P> {
     /// An empty loop; `lane` is its index.
@@ -190,7 +190,7 @@ impl<T, P> ServerLoop<T, P> {
 
 impl<T, P, S> Driver<S> for ServerLoop<T, P>
 where
-    S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop>,
+    S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>>,
 {
     type Message = ToServerLoop<T>;
 
@@ -199,9 +199,7 @@ where
             ToServerLoop::Open { control, limits } => self.open(cx, control, limits),
             ToServerLoop::Close { control, code } => self.close(cx, control, code),
             ToServerLoop::Conn { control, conn, stream } => self.on_conn(cx, control, conn, stream),
-            ToServerLoop::Visitor { control, tunnel, stream, from } => {
-                self.on_visitor(cx, control, tunnel, stream, from);
-            }
+            ToServerLoop::Visitor(arrival) => self.on_visitor(cx, arrival),
             ToServerLoop::Message { control, msg } => self.on_client_msg(cx, control, msg),
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);

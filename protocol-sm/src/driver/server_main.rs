@@ -250,9 +250,9 @@ impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
     S: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener>,
 {
-    type Message = ToServerMain;
+    type Message = ToServerMain<T>;
 
-    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain) {
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain<T>) {
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
             ToServerMain::Listener(FromListener { control, tunnel, bound }) => {

@@ -12,7 +12,7 @@ use super::story::{Party, Story};
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{
-    ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, Use};
@@ -258,14 +258,14 @@ impl Loops {
         self.assign_dials(state);
     }
 
-    fn from_server(state: &mut State, msg: FromServerLoop) {
+    fn from_server(state: &mut State, msg: FromServerLoop<Stream>) {
         match msg {
             FromServerLoop::Message { msg, .. } => state.to_client.push_back(msg),
             FromServerLoop::Ask { count, .. } => state.to_client.push_back(ServerMsg::NeedConn { count }),
             FromServerLoop::Violation { violation, .. } => {
                 panic!("honest peers never cause a Violation: {violation}")
             }
-            FromServerLoop::ConnGone { .. } | FromServerLoop::Drained { .. } => {}
+            FromServerLoop::ConnGone { .. } | FromServerLoop::Drained { .. } | FromServerLoop::PassOn { .. } => {}
         }
     }
 
@@ -568,7 +568,7 @@ impl Model for Loops {
                 state.net.hand_over(end, Some(Who::ServerLoop));
                 state.net.peer_sends(visit, Side::Visitor, bytes, fin, story);
                 let from = at(VISITORS + u16::try_from(visit).expect("few visits"));
-                let message = ToServerLoop::Visitor { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from };
+                let message = ToServerLoop::Visitor(Arrival { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from, left: 0 });
                 self.server(state, None, story, |server, cx| server.on_message(cx, message));
             }
             Action::Send { visit, side, bytes, fin } => {

@@ -320,7 +320,7 @@ pub(super) struct Net {
 /// What a driver did besides its calls, in order.
 #[derive(Debug)]
 pub(super) enum Told {
-    FromServerLoop(FromServerLoop),
+    FromServerLoop(FromServerLoop<Stream>),
     FromClientLoop(FromClientLoop),
     ToServerLoop(ToServerLoop<Stream>),
     ToClientLoop(ToClientLoop),
@@ -1013,8 +1013,8 @@ impl Resolve for Kernel<'_> {
     }
 }
 
-impl Tell<FromServerLoop> for Kernel<'_> {
-    fn tell(&mut self, msg: FromServerLoop) {
+impl Tell<FromServerLoop<Stream>> for Kernel<'_> {
+    fn tell(&mut self, msg: FromServerLoop<Stream>) {
         self.told.push(Told::FromServerLoop(msg));
     }
 }

@@ -103,9 +103,13 @@ fn config(words: &mut impl Iterator<Item = u16>) -> Config {
     let mut pick = |choices: usize| usize::from(words.next().unwrap_or(0)) % choices;
     let sizes = [1, 0, 2, 5, 8, 300, 1500];
     let (visits, conns) = (1 + pick(6), 1 + pick(4));
+    let window =
+        Window { bytes: [usize::MAX, 1, 7, 64, 600][pick(5)], segments: [usize::MAX, 1, 2][pick(3)] };
+    // So that the smallest window does not need tens of thousands of steps.
+    let most = window.bytes.saturating_mul(40);
     Config {
-        up: sizes[pick(sizes.len())],
-        down: sizes[pick(sizes.len())],
+        up: sizes[pick(sizes.len())].min(most),
+        down: sizes[pick(sizes.len())].min(most),
         chunk: [1, 3, 512][pick(3)],
         ready: pick(2) == 0,
         keep: [0, 1, 2][pick(3)],
@@ -114,10 +118,7 @@ fn config(words: &mut impl Iterator<Item = u16>) -> Config {
         resets: pick(3),
         losses: pick(3),
         timeouts: pick(3) == 1,
-        window: Window {
-            bytes: [usize::MAX, 1, 7, 64, 600][pick(5)],
-            segments: [usize::MAX, 1, 2][pick(3)],
-        },
+        window,
         strategy: [Strategy::Hybrid, Strategy::Copy, Strategy::Splice][pick(3)],
         pipe: [64, 1, 700, 0][pick(4)],
         ..Config::new(visits, conns, Grain::Fine)

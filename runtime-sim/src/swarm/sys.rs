@@ -52,7 +52,7 @@ pub(super) type Mailbox<M> = Rc<RefCell<VecDeque<M>>>;
 /// The mailboxes of a process's threads.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
-    pub(super) server_main: Mailbox<ToServerMain>,
+    pub(super) server_main: Mailbox<ToServerMain<Stream>>,
     pub(super) listener: Mailbox<ToListener>,
     pub(super) server_loops: Vec<Mailbox<ToServerLoop<Stream>>>,
     pub(super) client_main: Mailbox<ToClientMain>,
@@ -436,8 +436,8 @@ impl Tell<FromListener> for Thread {
     }
 }
 
-impl Tell<FromServerLoop> for Thread {
-    fn tell(&mut self, msg: FromServerLoop) {
+impl Tell<FromServerLoop<Stream>> for Thread {
+    fn tell(&mut self, msg: FromServerLoop<Stream>) {
         post(&self.process.borrow().mail.server_main, ToServerMain::Loop(msg));
     }
 }

@@ -25,7 +25,7 @@ pub struct Pipe(pub(super) PipeId);
 /// A message for a thread of the same process.
 #[derive(Debug)]
 pub(super) enum Mail {
-    ServerMain(ToServerMain),
+    ServerMain(ToServerMain<Stream>),
     Listener(ToListener),
     ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
@@ -244,8 +244,8 @@ impl Tell<ToListener> for ThreadSys<'_> {
     }
 }
 
-impl Tell<FromServerLoop> for ThreadSys<'_> {
-    fn tell(&mut self, msg: FromServerLoop) {
+impl Tell<FromServerLoop<Stream>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: FromServerLoop<Stream>) {
         self.effects.mail.push((0, Mail::ServerMain(ToServerMain::Loop(msg))));
     }
 }

@@ -8,7 +8,7 @@ use crate::oracle::{Kind, Property, Sometimes};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
 use protocol_sm::driver::messages::{
-    ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ConnId, Epoch};
@@ -96,7 +96,7 @@ impl World {
                 self.watch.conns.insert(stream.0, key);
             }
             Mail::ServerLoop(ToServerLoop::Message { control, msg }) => self.see_client_msg(process, *control, msg),
-            Mail::ServerLoop(ToServerLoop::Visitor { control, from, .. }) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, .. })) => {
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
             }

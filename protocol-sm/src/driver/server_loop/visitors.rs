@@ -1,7 +1,7 @@
 //! Visitors: they come, wait, are given a conn, or are reset.
 
 use super::super::Cx;
-use super::super::messages::ControlKey;
+use super::super::messages::{Arrival, ControlKey, FromServerLoop};
 use super::super::relay::Port;
 use super::super::slab::Token;
 use super::super::sys::{Dropped, Note, Sys};
@@ -11,18 +11,10 @@ use crate::ids::TunnelId;
 use crate::pool::Visit;
 use crate::wire::ProxyToClient;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
 
 impl<T, P> ServerLoop<T, P> {
-    pub(super) fn on_visitor<S: LoopSys<T, P>>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        control: ControlKey,
-        tunnel: TunnelId,
-        stream: T,
-        from: SocketAddr,
-    ) {
-        self.totals.visitors += 1;
+    pub(super) fn on_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, arrival: Arrival<T>) {
+        let control = arrival.control;
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
             Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
@@ -32,6 +24,13 @@ impl<T, P> ServerLoop<T, P> {
                 many.then_some(Dropped::TooMany)
             }
         };
+        if refused == Some(Dropped::TooMany) && arrival.left > 0 {
+            let arrival = Arrival { left: arrival.left - 1, ..arrival };
+            cx.sys.tell(FromServerLoop::PassOn { lane: self.lane, arrival });
+            return;
+        }
+        let Arrival { tunnel, stream, from, .. } = arrival;
+        self.totals.visitors += 1;
         if let Some(why) = refused {
             self.totals.aborted += 1;
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });

@@ -188,17 +188,19 @@ impl<T, L> ServerMain<T, L> {
         let secret = access.session_key(&self.settings, id);
         let scope = access.scope(&self.settings).clone();
         let lanes = u32::try_from(self.lanes).unwrap_or(u32::MAX);
-        let limits = Limits {
-            keep: self.settings.idle_conns.div_ceil(lanes),
-            max_waiting: scope.max_waiting.div_ceil(lanes),
-            max_connections: scope.max_connections.div_ceil(lanes),
-        };
+        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(lanes));
         let client = challenge.hello.client;
         let control = Control::new(key, id, client, access.credential, secret, scope, self.lanes);
         self.controls.insert(key, Seat { control, at: Ok(token), rival: None });
         self.by_session.insert(id, key);
         self.by_client.insert(client, key);
-        for lane in 0..self.lanes {
+        for (lane, nth) in (0..self.lanes).zip(0..) {
+            let limits = Limits {
+                keep: self.settings.idle_conns.div_ceil(lanes),
+                max_waiting,
+                // The shares add up to the limit; a visitor who finds his loop full is passed on.
+                max_connections: max_connections / lanes + u32::from(nth < max_connections % lanes),
+            };
             cx.sys.tell(ToLane { lane, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);

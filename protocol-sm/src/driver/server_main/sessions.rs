@@ -82,9 +82,13 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop) {
+    pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
+            FromServerLoop::PassOn { lane, arrival } => {
+                let lane = (lane + 1) % self.lanes;
+                cx.sys.tell(ToLane { lane, message: ToServerLoop::Visitor(arrival) });
+            }
             FromServerLoop::Ask { control, lane, count } => {
                 if let Some(seat) = self.controls.get_mut(&control) {
                     let msg = seat.control.on_ask(lane, count);
