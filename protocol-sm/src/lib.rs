@@ -8,6 +8,8 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
+#[cfg(feature = "canary")]
+pub mod canary;
 pub mod codes;
 pub mod conn;
 pub mod control;

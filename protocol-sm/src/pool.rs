@@ -71,6 +71,12 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
 
     /// A visitor has come.
     pub fn on_visitor(&mut self, visitor: V) -> Visit<C> {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::ConnGivenTwice)
+            && let Some(&conn) = self.idle.back()
+        {
+            return Visit::Start(conn);
+        }
         if let Some(conn) = self.idle.pop_back() {
             return Visit::Start(conn);
         }
@@ -92,6 +98,12 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// A conn is idle (again): returns the visitor that gets it, if one waits.
     #[must_use]
     pub fn on_idle(&mut self, conn: C) -> Option<V> {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::WaitersOutOfOrder)
+            && let Some(last) = self.waiting.pop_back()
+        {
+            return Some(last);
+        }
         let visitor = self.waiting.pop_front();
         if visitor.is_none() {
             self.idle.push_back(conn);
@@ -118,6 +130,11 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// The client could not open `count` conns: ask again, later. `random` spreads the retries.
     pub fn on_failed(&mut self, count: u32, now: Instant, random: u32) {
         self.asked = self.asked.saturating_sub(count);
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::RetryForgotten) {
+            self.asked += count;
+            return;
+        }
         self.retry_at = Some(now + self.retry.next(random)).filter(|_| !self.closed);
     }
 

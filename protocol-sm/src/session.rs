@@ -108,6 +108,9 @@ impl<M> Session<M> {
         if received < self.acked || received > self.sent() {
             return Err(Violation::Sequence);
         }
+        #[cfg(feature = "canary")]
+        let received =
+            (received + u64::from(crate::canary::planted(crate::canary::Fault::AckedTooMuch))).min(self.sent());
         while self.acked < received {
             self.unacked.pop_front();
             self.acked += 1;
@@ -118,7 +121,10 @@ impl<M> Session<M> {
     /// What to write, with its numbers, to a resumed ctl_conn after [`Session::on_ack`] with what the
     /// peer said it has.
     pub fn replay(&self) -> impl Iterator<Item = (u64, &M)> {
-        (self.acked + 1..).zip(self.unacked.iter())
+        let replay = (self.acked + 1..).zip(self.unacked.iter());
+        #[cfg(feature = "canary")]
+        let replay = replay.skip(usize::from(crate::canary::planted(crate::canary::Fault::ReplayDropped)));
+        replay
     }
 }
 

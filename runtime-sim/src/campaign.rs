@@ -2,15 +2,52 @@
 
 use crate::kernel::mix;
 use crate::oracle::{Breach, Coverage, Sometimes};
+use crate::swarm;
 use crate::world::{self, Report};
+use clap::ValueEnum;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+/// Which simulation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Ring {
+    /// Production's event loops over a simulated kernel.
+    #[default]
+    Kernel,
+    /// Whole systems on turmoil.
+    Turmoil,
+}
+
+impl Ring {
+    /// Runs one seed.
+    #[must_use]
+    pub fn run(self, seed: u64, keep_trace: bool) -> Report {
+        match self {
+            Self::Kernel => world::run(seed, keep_trace),
+            Self::Turmoil => swarm::run_seed(seed, swarm::Options { trace: keep_trace, lie: None }).run,
+        }
+    }
+
+    /// Whether it can see this happen.
+    fn sees(self, what: Sometimes) -> bool {
+        self == Self::Kernel || !swarm::UNSEEN.contains(&what)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Turmoil => "turmoil",
+        }
+    }
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which simulation.
+    pub ring: Ring,
     /// The first seed.
     pub first: u64,
     /// How many.
@@ -26,6 +63,8 @@ pub struct Settings {
 /// What came of it, so far.
 #[derive(Debug, Default)]
 pub struct Total {
+    /// Which simulation.
+    pub ring: Ring,
     /// Seeds that were run.
     pub seeds: u64,
     /// Of how many.
@@ -60,6 +99,11 @@ impl Total {
         }
     }
 
+    /// What never happened, of all that the ring can see.
+    pub fn missing(&self) -> impl Iterator<Item = Sometimes> {
+        self.coverage.missing().filter(|&what| self.ring.sees(what))
+    }
+
     /// Seeds per second.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // a figure for people
@@ -70,8 +114,9 @@ impl Total {
 
 /// The command that runs one seed again.
 #[must_use]
-pub fn replay(seed: u64) -> String {
-    format!("cargo run --release -p runtime-sim --bin cproxy-sim -- --first-seed {seed} --trace")
+pub fn replay(ring: Ring, seed: u64) -> String {
+    let ring = ring.name();
+    format!("cargo run --release -p runtime-sim --bin cproxy-sim -- --ring {ring} --first-seed {seed} --trace")
 }
 
 /// One line.
@@ -108,14 +153,14 @@ impl fmt::Display for Total {
             self.served
         )?;
         writeln!(f, "trace hash {:016x}", self.hash)?;
-        let missing: Vec<_> = self.coverage.missing().map(|what| format!("{what:?}")).collect();
+        let missing: Vec<_> = self.missing().map(|what| format!("{what:?}")).collect();
         let seen = self.coverage.reached();
         writeln!(f, "{seen} of {} things that must happen sometimes were seen", Sometimes::ALL.len())?;
         if !missing.is_empty() {
             writeln!(f, "  never: {}", missing.join(", "))?;
         }
         for (seed, breach) in &self.failures {
-            writeln!(f, "seed {seed}: {breach}\n  {}", replay(*seed))?;
+            writeln!(f, "seed {seed}: {breach}\n  {}", replay(self.ring, *seed))?;
         }
         Ok(())
     }
@@ -144,7 +189,7 @@ pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let began = Instant::now();
-    let mut total = Total { of: settings.count, ..Total::default() };
+    let mut total = Total { ring: settings.ring, of: settings.count, ..Total::default() };
     let hook = std::panic::take_hook();
     // A panic of the code under test is a finding, reported with its seed.
     std::panic::set_hook(Box::new(|_| {}));
@@ -155,7 +200,7 @@ pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= settings.count || sender.send(world::run(settings.first + index, false)).is_err() {
+                    if index >= settings.count || sender.send(settings.ring.run(settings.first + index, false)).is_err() {
                         return;
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! `SIM_SEED=N cargo test -p runtime-sim --test kernel` runs one seed, and tells its story if it fails.
 
-use runtime_sim::campaign::{self, Settings, Total};
+use runtime_sim::campaign::{self, Ring, Settings, Total};
 use runtime_sim::world;
 use std::process::Command;
 
@@ -12,7 +12,7 @@ const SEEDS: u64 = 10_000;
 const LINES: usize = 150;
 
 fn seeds(first: u64, count: u64) -> Total {
-    let settings = Settings { first, count, jobs: 2, limit: None, keep_going: false };
+    let settings = Settings { ring: Ring::Kernel, first, count, jobs: 2, limit: None, keep_going: false };
     campaign::run(&settings, |_| {})
 }
 
@@ -26,7 +26,10 @@ fn one(seed: u64) {
 }
 
 fn replay(seed: u64) -> String {
-    format!("once more: SIM_SEED={seed} cargo test -p runtime-sim --test kernel\n{}", campaign::replay(seed))
+    format!(
+        "once more: SIM_SEED={seed} cargo test -p runtime-sim --test kernel\n{}",
+        campaign::replay(Ring::Kernel, seed)
+    )
 }
 
 #[test]

@@ -1,19 +1,28 @@
 //! Ring 2: random choice tapes over the production drivers. A failing tape is shrunk by proptest; its path is
-//! printed as a sequence chart.
+//! printed as a sequence chart. `SIM_SEED=N` plays other tapes.
 
 use proptest::collection::vec;
 use proptest::prelude::any;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use runtime_sim::explore::{Stats, run_tape};
 
 const CASES: u32 = 10_000;
 
+/// `SIM_SEED`, or always the same.
+fn seed() -> [u8; 32] {
+    let number = std::env::var("SIM_SEED").map_or(1, |text| text.parse::<u64>().expect("SIM_SEED is a number"));
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    seed
+}
+
 #[test]
 fn every_tape_comes_to_a_quiet_end_with_every_invariant_kept() {
-    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));
     let seen = std::cell::Cell::new(Stats::default());
     let result = runner.run(&vec(any::<u16>(), 0..300), |tape| {
-        let stats = run_tape(&tape).map_err(|failure| proptest::test_runner::TestCaseError::fail(failure.to_string()))?;
+        let stats = run_tape(&tape).map_err(|failure| TestCaseError::fail(failure.to_string()))?;
         let sum = seen.get();
         seen.set(Stats {
             steps: sum.steps + stats.steps,
@@ -28,13 +37,15 @@ fn every_tape_comes_to_a_quiet_end_with_every_invariant_kept() {
     }
     let seen = seen.get();
     println!("{CASES} tapes: {seen:?}");
-    assert!(seen.complete > seen.visits / 4 && seen.complete < seen.visits, "tapes lead to good ends and to bad ones");
+    assert!(seen.complete > seen.visits / 5 && seen.complete < seen.visits, "tapes lead to good ends and to bad ones");
 }
 
 #[test]
 fn a_tape_replays_exactly() {
-    let tape: Vec<u16> = (0..200_u16).map(|i| (i.wrapping_mul(40_503) >> 3) + i / 7).collect();
+    // Two visitors on one conn, everything else as small as it gets.
+    let setup = [1; 2].into_iter().chain([0; 14]);
+    let tape: Vec<u16> = setup.chain((0..100).map(|step| step * step)).collect();
     let first = run_tape(&tape).unwrap();
-    assert!(first.steps > 20 && first.visits > 0);
+    assert!(first.steps > 10 && first.complete > 0, "{first:?}");
     assert_eq!(run_tape(&tape).unwrap(), first);
 }

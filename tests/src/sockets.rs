@@ -31,21 +31,29 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Visits `addr` without a word: how many bytes come, and how it ends. A visitor who is reset at once may
-/// learn it from `connect` already.
+/// Connects to a port that may reset its visitors at once: `None` if `connect` itself saw the reset.
+///
+/// # Panics
+/// If the connection is refused.
+#[track_caller]
+pub fn connect_unless_reset(addr: SocketAddr) -> Option<TcpStream> {
+    match TcpStream::connect_timeout(&addr, PATIENCE) {
+        Ok(stream) => {
+            bounded(&stream, PATIENCE);
+            Some(stream)
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+        Err(error) => panic!("connect to {addr}: {error}"),
+    }
+}
+
+/// Visits `addr` without a word: how many bytes come, and how it ends.
 ///
 /// # Panics
 /// If the connection is refused, or neither bytes nor an end come.
 #[track_caller]
 pub fn visit_end(addr: SocketAddr) -> (u64, End) {
-    match TcpStream::connect_timeout(&addr, PATIENCE) {
-        Ok(mut stream) => {
-            bounded(&stream, PATIENCE);
-            read_end(&mut stream)
-        }
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => (0, End::Reset),
-        Err(error) => panic!("connect to {addr}: {error}"),
-    }
+    connect_unless_reset(addr).map_or((0, End::Reset), |mut visitor| read_end(&mut visitor))
 }
 
 /// Bounds every wait on `stream`, and sends without delay.

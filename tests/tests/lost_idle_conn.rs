@@ -7,7 +7,7 @@ use tests::gate::{Between, Gate};
 use tests::payload::Flow;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, bounded, read_end};
+use tests::sockets::{End, bounded, connect_unless_reset, read_end};
 use tests::visits::{ping, short_visit, until_served};
 use tests::wait::{PATIENCE, until};
 
@@ -103,9 +103,9 @@ fn while_the_proxy_port_is_blocked_visitors_are_reset() {
     for block in blocks {
         let setup = setup();
         block(&setup.between.proxy);
-        let mut visitors: Vec<_> = (0..6).map(|_| setup.client.visit()).collect();
-        for visitor in &mut visitors {
-            assert_eq!(read_end(visitor), (0, End::Reset));
+        let visitors: Vec<_> = (0..6).map(|_| connect_unless_reset(setup.client.public())).collect();
+        for mut visitor in visitors.into_iter().flatten() {
+            assert_eq!(read_end(&mut visitor), (0, End::Reset));
         }
         assert_eq!(setup.between.ctl.accepted(), 1, "the session was never in doubt");
         setup.between.proxy.open();

@@ -58,6 +58,10 @@ impl IdleConn {
             Heard::Stale => Ok(Heard::Stale),
             Heard::Current if self.early_fin.is_some() => Err(Violation::Repeated),
             Heard::Current => {
+                #[cfg(feature = "canary")]
+                if crate::canary::planted(crate::canary::Fault::EarlyFinDropped) {
+                    return Ok(Heard::Current);
+                }
                 self.early_fin = Some(total);
                 Ok(Heard::Current)
             }
@@ -193,6 +197,10 @@ impl ActiveConn {
     /// Whether the LocalServer's socket has nothing more to do: both its directions are shut.
     #[must_use]
     pub fn outer_is_through(&self) -> bool {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::OuterClosedEarly) {
+            return self.ingress.through();
+        }
         self.egress.ended() && self.ingress.through()
     }
 

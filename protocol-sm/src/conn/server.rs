@@ -118,6 +118,11 @@ impl ActiveConn {
         self.answer = Answer::Refused;
         self.ingress.on_fin(0)?;
         self.ingress.on_shutdown();
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::RefusalNotAccounted) {
+            let _ = (!self.egress.ended()).then(|| self.egress.on_source_eof());
+            return Ok(None);
+        }
         Ok((!self.egress.ended()).then(|| self.egress.on_source_eof()))
     }
 
@@ -152,6 +157,12 @@ impl ActiveConn {
         if !self.egress.ended() || !own_end_known {
             return Err(Violation::DoneTooEarly);
         }
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::DoneNotKept)
+            && !(self.answer == Answer::Started && self.outer_is_through())
+        {
+            return Err(Violation::DoneTooEarly);
+        }
         self.done = true;
         Ok(Heard::Current)
     }
@@ -181,6 +192,10 @@ impl ActiveConn {
     /// Whether the visitor's socket has nothing more to do: both its directions are shut.
     #[must_use]
     pub fn outer_is_through(&self) -> bool {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::OuterClosedEarly) {
+            return self.ingress.through();
+        }
         self.egress.ended() && self.ingress.through()
     }
 
@@ -190,7 +205,14 @@ impl ActiveConn {
     /// The transfer goes on.
     pub fn finish(self) -> Result<IdleConn, Self> {
         let answered = self.answer != Answer::Awaiting;
-        if self.done && answered && self.egress.through() && self.ingress.through() {
+        let done = self.done;
+        #[cfg(feature = "canary")]
+        let done = done || crate::canary::planted(crate::canary::Fault::NoDoneGate);
+        if done && answered && self.egress.through() && self.ingress.through() {
+            #[cfg(feature = "canary")]
+            if crate::canary::planted(crate::canary::Fault::EpochReused) {
+                return Ok(IdleConn { last: Epoch(self.epoch.0 - 1) });
+            }
             Ok(IdleConn { last: self.epoch })
         } else {
             Err(self)

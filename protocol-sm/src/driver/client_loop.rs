@@ -181,7 +181,10 @@ where
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
             ToClientLoop::Tunnel { tunnel, locals } => {
-                self.locals.insert(tunnel, locals);
+                // A lookup that failed does not make the last addresses wrong.
+                if !locals.is_empty() || !self.locals.contains_key(&tunnel) {
+                    self.locals.insert(tunnel, locals);
+                }
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Message(msg) => self.on_server_msg(cx, &msg),

@@ -70,6 +70,9 @@ pub struct ClientMain<T> {
     tunnels: Tunnels,
     /// Lookups under way.
     looking: BTreeSet<Lookup>,
+    /// LocalServers whose names did not resolve, and when they are looked up again.
+    unresolved: BTreeSet<TunnelId>,
+    look_again: Option<Instant>,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
@@ -145,6 +148,8 @@ impl<T> ClientMain<T> {
             server_at: None,
             proxy_port: 0,
             looking: BTreeSet::new(),
+            unresolved: BTreeSet::new(),
+            look_again: None,
             busy: false,
             stopping: None,
             outcome: None,
@@ -217,6 +222,9 @@ where
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
             self.on_stage_deadline(cx);
         }
+        if self.look_again.is_some_and(|at| at <= cx.now) {
+            self.look_again(cx);
+        }
         self.register(cx);
     }
 
@@ -227,7 +235,7 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let tunnels = self.tunnels.next_deadline().filter(|_| registers);
-        [self.stage.deadline(), self.grace, stop, tunnels].into_iter().flatten().min()
+        [self.stage.deadline(), self.grace, stop, tunnels, self.look_again].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -329,6 +337,9 @@ impl<T> ClientMain<T> {
                 Err(Disconnect::Refused(refusal))
             }
             (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
+                if server.features & !hello.features != 0 {
+                    return Err(Disconnect::Violation(Violation::Unexpected));
+                }
                 let preface = Preface::ours(Kind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
                 let answer = Ctl::Handshake(ServerHandshake::Hello(server));

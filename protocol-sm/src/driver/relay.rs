@@ -64,7 +64,10 @@ impl<T> Port<T> {
     pub(crate) fn recv<S: Sys<Stream = T>>(&mut self, sys: &mut S, into: &mut [u8]) -> Result<usize, SysError> {
         match sys.recv(&self.stream, into) {
             Ok(got) => {
-                if got.drained && !self.hup {
+                let more = self.hup;
+                #[cfg(feature = "canary")]
+                let more = more && !crate::canary::planted(crate::canary::Fault::HupForgotten);
+                if got.drained && !more {
                     self.readable = false;
                 }
                 Ok(got.bytes)
@@ -473,6 +476,10 @@ impl<T, P> Link<T, P> {
 
     /// Closes the conn with a reset and drops what is on its way.
     pub(crate) fn reset<S: Sys<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::PipeLeaked) {
+            return sys.reset(self.port.stream);
+        }
         self.into.discard(sys);
         self.out.discard(sys);
         sys.reset(self.port.stream);

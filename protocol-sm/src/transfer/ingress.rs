@@ -39,6 +39,10 @@ impl Ingress {
     /// Whether the outer socket's write half must be shut now.
     #[must_use]
     pub fn shutdown_due(&self) -> bool {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::ShutTooEarly) {
+            return !self.shut && self.total.is_some();
+        }
         !self.shut && self.total == Some(self.count.forwarded)
     }
 
@@ -48,6 +52,10 @@ impl Ingress {
     /// If it was not due (I3).
     pub fn on_shutdown(&mut self) {
         assert!(self.shutdown_due(), "I3: shut once, and only when every byte is through");
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::ShutTwice) {
+            return;
+        }
         self.shut = true;
     }
 
@@ -72,6 +80,10 @@ impl Ingress {
 
 impl Half for Ingress {
     fn budget(&self, room: usize) -> Budget {
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::IngressNotCapped) {
+            return Budget { take: room, forward: self.count.held() };
+        }
         let take = match self.total {
             Some(total) => usize::try_from(total - self.count.taken).unwrap_or(usize::MAX).min(room),
             None => room,
@@ -81,6 +93,10 @@ impl Half for Ingress {
 
     fn on_taken(&mut self, n: usize) {
         self.count.on_taken(n);
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::IngressNotCapped) {
+            return;
+        }
         assert!(self.total.is_none_or(|total| self.count.taken <= total), "I1: taken past the total");
     }
 

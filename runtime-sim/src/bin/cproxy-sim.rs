@@ -1,9 +1,8 @@
 //! Campaigns: many seeds of a simulation, until the first that breaks a promise.
 
-use clap::{Parser, ValueEnum};
-use runtime_sim::campaign::{self, Settings};
+use clap::Parser;
+use runtime_sim::campaign::{self, Ring, Settings};
 use runtime_sim::oracle::Kind;
-use runtime_sim::world;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,19 +46,13 @@ struct Flags {
     events: usize,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Ring {
-    /// Production's event loops over a simulated kernel.
-    Kernel,
-}
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let Ring::Kernel = flags.ring;
     if flags.trace || flags.trace_svg.is_some() {
         return one(&flags);
     }
     let settings = Settings {
+        ring: flags.ring,
         first: flags.first_seed,
         count: flags.seeds,
         jobs: flags.jobs.max(1),
@@ -71,14 +64,14 @@ fn main() -> ExitCode {
     println!("{total}");
     match total.failures.first().map(|(_, breach)| breach.kind) {
         Some(kind) => ExitCode::from(code(kind)),
-        None if flags.require_coverage && total.coverage.missing().count() > 0 => ExitCode::from(5),
+        None if flags.require_coverage && total.missing().count() > 0 => ExitCode::from(5),
         None => ExitCode::SUCCESS,
     }
 }
 
 /// One seed, with its story.
 fn one(flags: &Flags) -> ExitCode {
-    let report = world::run(flags.first_seed, true);
+    let report = flags.ring.run(flags.first_seed, true);
     if flags.trace {
         print!("{}", report.trace.chart(flags.events));
     }

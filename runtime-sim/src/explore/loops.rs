@@ -5,11 +5,12 @@
 //! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `mains`.
 
 use super::fingerprint::Part;
-use super::net::{End, Kernel, Net, PROXY_PORT, Side, Told, Visit, VISITORS, Who, at};
-use super::net::{Pipe, Stream, Window};
+use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Stream, Told, Visit, Who, Window, at};
+use super::peers::{Grain, Move, Script, Whims, address, assert_ended, assign_dials, play, visit_at};
 use super::search::Model;
 use super::story::{Party, Story};
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
+use protocol_sm::codes::AbortCode;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
@@ -30,18 +31,6 @@ const SESSION: SessionId = SessionId([1; 16]);
 const TUNNEL: TunnelId = TunnelId(0);
 /// Deadlines from here on never come.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
-
-/// How finely the outer peers' moves are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grain {
-    /// A visitor comes with all its bytes, or with nothing, or with its end too; every byte and every end may come
-    /// alone or with what precedes it.
-    Fine,
-    /// A peer comes with all its bytes; its end comes later.
-    Medium,
-    /// A peer comes with all its bytes and its end.
-    Coarse,
-}
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +57,8 @@ pub struct Config {
     pub resets: usize,
     /// proxy_conns that may be lost.
     pub losses: usize,
+    /// Bytes that a hostile client may send behind a transfer's total.
+    pub strays: usize,
     /// Whether a wait may take too long.
     pub timeouts: bool,
     /// What fits into a proxy_conn.
@@ -96,6 +87,7 @@ impl Config {
             refusals: 0,
             resets: 0,
             losses: 0,
+            strays: 0,
             timeouts: false,
             window: Window::WIDE,
             strategy: Strategy::Copy,
@@ -108,16 +100,8 @@ impl Config {
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// The next visitor comes, with so many bytes, and perhaps its end.
-    Come { bytes: usize, fin: bool },
-    /// A peer sends so many bytes more, and perhaps its end.
-    Send { visit: usize, side: Side, bytes: usize, fin: bool },
-    /// A peer resets its connection.
-    Leave { visit: usize, side: Side },
-    /// A LocalServer accepts, with so many bytes behind it, and perhaps its end.
-    Accept { visit: usize, bytes: usize, fin: bool },
-    /// A LocalServer refuses.
-    Refuse { visit: usize },
+    /// An outer peer moves.
+    Peer(Move),
     /// Segments in flight on a proxy_conn arrive.
     Arrive { end: End, count: usize, hasty: bool },
     /// A driver is told of readiness.
@@ -130,6 +114,8 @@ pub(super) enum Action {
     CtlToClient,
     /// A proxy_conn is lost.
     Lose { end: End },
+    /// A hostile client sends a byte behind a transfer's total.
+    Stray { end: End },
     /// The server's next deadline passes.
     ServerDeadline,
 }
@@ -148,10 +134,11 @@ pub(super) struct State {
     open: usize,
     /// Conns whose transfer was aborted: by which side.
     aborted: Vec<ConnId>,
-    came: usize,
-    refusals: usize,
-    resets: usize,
+    whims: Whims,
     losses: usize,
+    strays: usize,
+    /// The session was ended because of a violation.
+    over: bool,
 }
 
 /// The model.
@@ -173,7 +160,7 @@ impl Loops {
     /// Time stands still but for deadlines that are told to pass; visitors are a nanosecond apart, so that each
     /// waits for its own.
     fn now(state: &State) -> Instant {
-        Instant::from_nanos(state.came as u64)
+        Instant::from_nanos(state.whims.came as u64)
     }
 
     fn timings(&self) -> Timings {
@@ -217,7 +204,7 @@ impl Loops {
         });
         for told in told {
             match told {
-                Told::FromServerLoop(msg) => Self::from_server(state, msg),
+                Told::FromServerLoop(msg) => self.from_server(state, msg, story),
                 Told::Note(note) => self.on_server_note(state, &before, note),
                 told => unreachable!("a server's loop does not say {told:?}"),
             }
@@ -245,7 +232,11 @@ impl Loops {
         });
         for told in told {
             match told {
-                Told::FromClientLoop(FromClientLoop::Message { msg, .. }) => state.to_server.push_back(msg),
+                Told::FromClientLoop(FromClientLoop::Message { msg, .. }) => {
+                    if !state.over {
+                        state.to_server.push_back(msg);
+                    }
+                }
                 Told::FromClientLoop(FromClientLoop::ConnGone { .. }) => state.open -= 1,
                 Told::FromClientLoop(FromClientLoop::Violation { violation, .. }) => {
                     panic!("honest peers never cause a Violation: {violation}")
@@ -255,24 +246,40 @@ impl Loops {
                 told => unreachable!("a client's loop does not say {told:?}"),
             }
         }
-        self.assign_dials(state);
+        let State { net, client, .. } = state;
+        assign_dials(net, client.conns());
     }
 
-    fn from_server(state: &mut State, msg: FromServerLoop<Stream>) {
+    fn from_server(&self, state: &mut State, msg: FromServerLoop<Stream>, story: &mut Story) {
         match msg {
+            _ if state.over => {}
             FromServerLoop::Message { msg, .. } => state.to_client.push_back(msg),
             FromServerLoop::Ask { count, .. } => state.to_client.push_back(ServerMsg::NeedConn { count }),
             FromServerLoop::Violation { violation, .. } => {
-                panic!("honest peers never cause a Violation: {violation}")
+                assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
+                self.end_session(state, story);
             }
             FromServerLoop::ConnGone { .. } | FromServerLoop::Drained { .. } | FromServerLoop::PassOn { .. } => {}
         }
     }
 
+    /// The client broke the protocol: the main threads end the session.
+    fn end_session(&self, state: &mut State, story: &mut Story) {
+        state.over = true;
+        state.whims.came = self.config.visits;
+        state.to_client.clear();
+        let code = AbortCode::SessionOver;
+        self.server(state, None, story, |server, cx| {
+            server.on_message(cx, ToServerLoop::Close { control: CONTROL, code });
+        });
+        self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::End { code }));
+        state.to_server.clear();
+    }
+
     fn on_server_note(&self, state: &mut State, before: &ServerLoop<Stream, Pipe>, note: Note) {
         match note {
             Note::Started { conn, epoch, visitor, .. } => {
-                let visit = usize::from(visitor.port() - VISITORS);
+                let visit = visit_at(visitor);
                 assert!(!state.aborted.contains(&conn), "an aborted conn never returns to the pool");
                 // First come, first served.
                 for stream in before.waiting() {
@@ -288,14 +295,15 @@ impl Loops {
                         client.used,
                         client.epoch
                     );
-                    if let Some(server) = server.filter(|&end| !state.net.is_lost(end)) {
+                    if let Some(server) = server.filter(|&end| !state.net.is_lost(end) && !state.net.hostile) {
                         assert!(state.net.is_silent(server), "Start only on a conn on which nothing is coming");
                     }
                 }
                 let lost = server.is_none_or(|end| state.net.is_lost(end));
+                let carrier = server.map(|end| (state.net.serial(end), epoch.0));
                 let visit = &mut state.net.visits[visit];
                 assert!(visit.carrier.is_none(), "a visitor is served once");
-                visit.carrier = Some((conn.0, epoch.0));
+                visit.carrier = carrier;
                 visit.doomed |= lost;
             }
             Note::Aborted { conn, .. } => state.aborted.push(conn),
@@ -304,12 +312,15 @@ impl Loops {
                     Dropped::Left => true,
                     Dropped::WaitedTooLong => self.config.timeouts,
                     Dropped::QueueFull => state.server.waiting().count() >= self.config.max_waiting as usize,
-                    Dropped::TooMany | Dropped::Gone | Dropped::Resources => false,
+                    Dropped::Gone => state.over,
+                    Dropped::TooMany | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
-                state.net.visits[usize::from(visitor.port() - VISITORS)].doomed = true;
+                state.net.visits[visit_at(visitor)].doomed = true;
             }
-            Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
+            Note::Violation { violation, .. } => {
+                assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
+            }
             Note::Stale { .. } => {
                 assert_eq!(quiet_totals(before), quiet_totals(&state.server), "stale messages change nothing");
             }
@@ -322,19 +333,6 @@ impl Loops {
             Note::Aborted { conn, .. } => state.aborted.push(conn),
             Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
             _ => {}
-        }
-    }
-
-    /// Finds out whose LocalServer was dialled.
-    fn assign_dials(&self, state: &mut State) {
-        let State { net, client, .. } = state;
-        for view in client.conns() {
-            let Use::Active { outer: Some(outer) } = view.used else { continue };
-            if net.visit_of(outer.0).is_none() {
-                let carrier = Some((view.id.0, view.epoch.0));
-                let visit = net.visits.iter().position(|visit| visit.carrier == carrier);
-                net.assign(outer.0, visit.expect("no payload is parsed as a frame: this Start was never sent"));
-            }
         }
     }
 
@@ -395,62 +393,9 @@ impl Loops {
         }
     }
 
-    /// Visits that a conn's loss may cut short.
-    fn doom(&self, state: &mut State, end: End) {
-        let server = state.server.conns().find(|view| view.stream.0 == end || view.stream.0 == end.other());
-        let client = state.client.conns().find(|view| view.stream.0 == end || view.stream.0 == end.other());
-        let Some(conn) = server.or(client).map(|view| view.id.0) else { return };
-        for visit in &mut state.net.visits {
-            visit.doomed |= visit.carrier.is_some_and(|(carrier, _)| carrier == conn);
-        }
-    }
-
-    fn peer_actions(&self, state: &State, into: &mut Vec<Action>) {
-        let Config { up, down, grain, visits, .. } = self.config;
-        if state.came < visits {
-            match grain {
-                Grain::Fine => {
-                    into.push(Action::Come { bytes: 0, fin: false });
-                    into.push(Action::Come { bytes: up, fin: true });
-                    if up > 0 {
-                        into.push(Action::Come { bytes: up, fin: false });
-                    }
-                }
-                Grain::Medium => into.push(Action::Come { bytes: up, fin: false }),
-                Grain::Coarse => into.push(Action::Come { bytes: up, fin: true }),
-            }
-        }
-        for (visit, state_of) in state.net.visits.iter().enumerate() {
-            for (side, peer, all) in [(Side::Visitor, &state_of.visitor, up), (Side::Local, &state_of.local, down)] {
-                if peer.dialling {
-                    match grain {
-                        Grain::Fine => {
-                            into.push(Action::Accept { visit, bytes: 0, fin: false });
-                            into.push(Action::Accept { visit, bytes: down, fin: true });
-                        }
-                        Grain::Medium => into.push(Action::Accept { visit, bytes: down, fin: false }),
-                        Grain::Coarse => into.push(Action::Accept { visit, bytes: down, fin: true }),
-                    }
-                    if state.refusals > 0 {
-                        into.push(Action::Refuse { visit });
-                    }
-                    continue;
-                }
-                if !peer.is_open() {
-                    continue;
-                }
-                if !peer.fin {
-                    let left = all - usize::from(peer.sent);
-                    into.push(Action::Send { visit, side, bytes: left, fin: true });
-                    if left > 0 {
-                        into.push(Action::Send { visit, side, bytes: left.min(self.config.chunk), fin: false });
-                    }
-                }
-                if state.resets > 0 && !peer.is_complete() {
-                    into.push(Action::Leave { visit, side });
-                }
-            }
-        }
+    fn script(&self) -> Script {
+        let Config { visits, up, down, chunk, grain, .. } = self.config;
+        Script { visits, up, down, chunk, grain }
     }
 }
 
@@ -485,14 +430,14 @@ impl Model for Loops {
             next_conn: 1,
             open: 0,
             aborted: Vec::new(),
-            came: 0,
-            refusals: config.refusals,
-            resets: config.resets,
+            whims: Whims { came: 0, refusals: config.refusals, resets: config.resets },
             losses: config.losses,
+            strays: config.strays,
+            over: false,
         };
         self.client(&mut state, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(7777)] });
+            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
         });
         let limits = Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX };
         let open = ToServerLoop::Open { control: CONTROL, limits };
@@ -507,7 +452,7 @@ impl Model for Loops {
                 actions.clear();
                 self.actions(&state, &mut actions);
                 let opening = |action: &&Action| {
-                    !matches!(action, Action::Come { .. } | Action::Lose { .. } | Action::ServerDeadline)
+                    !matches!(action, Action::Peer(_) | Action::Lose { .. } | Action::ServerDeadline)
                 };
                 let Some(&action) = actions.iter().find(opening) else { break };
                 self.step(&mut state, action, story);
@@ -517,7 +462,7 @@ impl Model for Loops {
     }
 
     fn actions(&self, state: &State, into: &mut Vec<Action>) {
-        self.peer_actions(state, into);
+        self.script().moves(&state.net, &state.whims, true, |made| into.push(Action::Peer(made)));
         for end in state.net.pending() {
             into.push(Action::Wake { end });
         }
@@ -540,6 +485,13 @@ impl Model for Loops {
         if state.losses > 0 {
             into.extend(state.net.links().map(|(end, _)| Action::Lose { end }));
         }
+        if state.strays > 0 {
+            let ended = |visit: &&Visit| visit.local.fin && usize::from(visit.local.sent) == self.config.down;
+            for carrier in state.net.visits.iter().filter(ended).filter_map(|visit| visit.carrier) {
+                let view = state.client.conns().find(|view| (state.net.serial(view.stream.0), view.epoch.0) == carrier);
+                into.extend(view.map(|view| Action::Stray { end: view.stream.0 }));
+            }
+        }
         let deadline = Driver::<Kernel<'_>>::next_deadline(&*state.server);
         let comes = deadline.is_some_and(|at| at < Instant::ZERO + NEVER);
         // A server that may have more conns than its client asks for ever. Here it asks when nothing else is left to
@@ -553,44 +505,30 @@ impl Model for Loops {
     }
 
     fn is_due(&self, action: Action) -> bool {
-        !matches!(
-            action,
-            Action::Come { .. } | Action::Leave { .. } | Action::Refuse { .. } | Action::Lose { .. }
-        )
+        match action {
+            Action::Peer(made) => made.is_due(),
+            Action::Lose { .. } | Action::Stray { .. } => false,
+            Action::Arrive { .. }
+            | Action::Wake { .. }
+            | Action::Admit { .. }
+            | Action::CtlToServer
+            | Action::CtlToClient
+            | Action::ServerDeadline => true,
+        }
     }
 
     fn step(&self, state: &mut State, action: Action, story: &mut Story) {
         match action {
-            Action::Come { bytes, fin } => {
-                let visit = state.came;
-                state.came += 1;
-                let end = state.net.add_visitor(visit);
+            Action::Peer(made) => {
+                let end = play(made, &mut state.net, &mut state.whims, story);
+                let Move::Come { .. } = made else {
+                    self.wake(state, end, story);
+                    return self.settle(state, story);
+                };
                 state.net.hand_over(end, Some(Who::ServerLoop));
-                state.net.peer_sends(visit, Side::Visitor, bytes, fin, story);
-                let from = at(VISITORS + u16::try_from(visit).expect("few visits"));
-                let message = ToServerLoop::Visitor(Arrival { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from, left: 0 });
-                self.server(state, None, story, |server, cx| server.on_message(cx, message));
-            }
-            Action::Send { visit, side, bytes, fin } => {
-                let end = state.net.peer_sends(visit, side, bytes, fin, story);
-                self.wake(state, end, story);
-            }
-            Action::Leave { visit, side } => {
-                state.resets -= 1;
-                let end = state.net.peer_resets(visit, side, story);
-                self.wake(state, end, story);
-            }
-            Action::Accept { visit, bytes, fin } => {
-                let end = state.net.answer_dial(visit, true, story);
-                if bytes > 0 || fin {
-                    state.net.peer_sends(visit, Side::Local, bytes, fin, story);
-                }
-                self.wake(state, end, story);
-            }
-            Action::Refuse { visit } => {
-                state.refusals -= 1;
-                let end = state.net.answer_dial(visit, false, story);
-                self.wake(state, end, story);
+                let from = address(state.whims.came - 1);
+                let arrival = Arrival { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from, left: 0 };
+                self.server(state, None, story, |server, cx| server.on_message(cx, ToServerLoop::Visitor(arrival)));
             }
             Action::Arrive { end, count, hasty } => {
                 state.net.arrive(end, count, hasty, story);
@@ -611,8 +549,15 @@ impl Model for Loops {
             }
             Action::Lose { end } => {
                 state.losses -= 1;
-                self.doom(state, end);
+                state.net.doom(end);
                 state.net.lose(end);
+            }
+            Action::Stray { end } => {
+                state.strays -= 1;
+                state.net.stray(end);
+                for visit in &mut state.net.visits {
+                    visit.doomed = true;
+                }
             }
             Action::ServerDeadline => {
                 let now = Driver::<Kernel<'_>>::next_deadline(&*state.server);
@@ -624,12 +569,12 @@ impl Model for Loops {
     }
 
     fn assert_quiet(&self, state: &State) {
-        for (index, visit) in state.net.visits.iter().enumerate().filter(|(_, visit)| visit.came) {
-            assert_ended(index, visit);
-        }
+        assert_ended(&state.net.visits);
         assert_eq!(state.server.waiting().count(), 0, "every wait ends");
-        let mut server: Vec<_> = state.server.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
-        let mut client: Vec<_> = state.client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        let mut server: Vec<_> =
+            state.server.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        let mut client: Vec<_> =
+            state.client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
         server.sort_unstable();
         client.sort_unstable();
         assert!(server.iter().all(|&(.., idle)| idle), "every transfer ends: {server:?}");
@@ -639,14 +584,5 @@ impl Model for Loops {
         assert_eq!(state.server.sockets(), server.len(), "every fd is closed");
         assert_eq!(state.client.sockets(), client.len(), "every fd is closed");
         assert_eq!(state.net.pipes(), 0, "every pipe is closed");
-    }
-}
-
-/// A visit that goes no further has come to an end that both its peers have seen.
-fn assert_ended(index: usize, visit: &Visit) {
-    assert!(visit.is_complete() || visit.doomed, "visit {index} was cut short, or hangs, without a cause: {visit:?}");
-    for peer in [&visit.visitor, &visit.local] {
-        let ended = peer.is_complete() || peer.left || peer.was_reset || peer.end.is_none();
-        assert!(ended && !peer.dialling, "every transfer ends: visit {index}: {visit:?}");
     }
 }

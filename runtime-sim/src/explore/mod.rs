@@ -3,13 +3,17 @@
 mod fingerprint;
 mod guard;
 mod loops;
+mod mains;
 mod net;
+mod peers;
 mod search;
 mod story;
 mod tape;
 
-pub use loops::{Config, Grain};
-pub use net::Window;
+pub use loops::Config;
+pub use mains::Mains;
+pub use net::{Side, Window};
+pub use peers::Grain;
 pub use search::{Counterexample, Report};
 pub use tape::{Failure, Stats, run_tape};
 
@@ -19,4 +23,12 @@ pub use tape::{Failure, Stats, run_tape};
 /// The shortest path to what must not be.
 pub fn explore_loops(config: Config, limit: usize) -> Result<Report, Box<Counterexample>> {
     search::explore(&loops::Loops::new(config), limit)
+}
+
+/// Explores every interleaving of whole programs, up to `limit` states.
+///
+/// # Errors
+/// The shortest path to what must not be.
+pub fn explore_mains(config: Mains, limit: usize) -> Result<Report, Box<Counterexample>> {
+    search::explore(&config, limit)
 }

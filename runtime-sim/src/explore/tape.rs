@@ -5,8 +5,9 @@
 //! must come to rest.
 
 use super::guard::guarded;
-use super::loops::{Config, Grain, Loops};
+use super::loops::{Config, Loops};
 use super::net::{Visit, Window};
+use super::peers::Grain;
 use super::search::Model;
 use super::story::Story;
 use protocol_sm::driver::Strategy;
@@ -44,7 +45,7 @@ impl fmt::Display for Failure {
 }
 
 /// Steps after the tape that surely suffice to come to rest.
-const PATIENCE: usize = 20_000;
+const PATIENCE: usize = 200_000;
 
 /// Plays a tape.
 ///
@@ -103,8 +104,7 @@ fn config(words: &mut impl Iterator<Item = u16>) -> Config {
     let mut pick = |choices: usize| usize::from(words.next().unwrap_or(0)) % choices;
     let sizes = [1, 0, 2, 5, 8, 300, 1500];
     let (visits, conns) = (1 + pick(6), 1 + pick(4));
-    let window =
-        Window { bytes: [usize::MAX, 1, 7, 64, 600][pick(5)], segments: [usize::MAX, 1, 2][pick(3)] };
+    let window = Window { bytes: [usize::MAX, 1, 7, 64, 600][pick(5)], segments: [usize::MAX, 1, 2][pick(3)] };
     // So that the smallest window does not need tens of thousands of steps.
     let most = window.bytes.saturating_mul(40);
     Config {

@@ -331,10 +331,10 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
             let to = SocketAddr::new(turmoil::lookup("server"), port);
             let actor = Actor::new(&stage, Socket::connect(&stage, who, None, to), Side::Visitor, visit.tunnel, rng);
             let (stream, fate) = (actor.stream, actor.script.fate);
-            let outcome = match actor.play().await {
-                Outcome::Reset(SysError::Refused) => Outcome::NotConnected,
-                outcome => outcome,
-            };
+            let mut outcome = actor.play().await;
+            if outcome == Outcome::Reset(SysError::Refused) {
+                outcome = Outcome::NotConnected;
+            }
             if let Fate::Reset { .. } = fate
                 && outcome == Outcome::Own
             {

@@ -15,8 +15,10 @@
 //! what: ours never overtake data, turmoil's own may. Nor does it know half-filled segments, retransmission, or an
 //! acknowledgement that is late: those belong to the simulated kernel.
 
+use super::Lie;
 use super::stage::{self, Stage};
 use crate::kernel::{ProcId, SockId};
+use crate::oracle::{Kind, Property};
 use protocol_sm::driver::{Readiness, Role, SysError};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -69,6 +71,16 @@ struct End {
 impl Line {
     pub(super) fn new(key: LineKey) -> Self {
         Self { key, role: None, fate: None, ends: Default::default() }
+    }
+
+    /// The line in words, with the bytes that are under way or unread in each direction.
+    pub(super) fn show(&self) -> String {
+        let [a, b] = &self.ends;
+        let (there, back) = (a.written - b.read, b.written - a.read);
+        format!(
+            "{} to {} ({:?}, {:?}): {there} and {back} bytes under way",
+            self.key.0, self.key.1, self.role, self.fate
+        )
     }
 
     /// Kills it, if it lives.
@@ -326,11 +338,6 @@ impl Socket {
         }
     }
 
-    /// Bytes that can be read now.
-    pub(super) fn unread(&self) -> usize {
-        self.inbox.len()
-    }
-
     /// Reads; 0 is the end.
     pub(super) fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
         if self.inbox.is_empty() {
@@ -357,7 +364,14 @@ impl Socket {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        assert!(!self.shut, "nothing is written after the write half was shut");
+        if self.shut {
+            self.stage.breach(
+                Kind::Safety,
+                Property::NothingAfterShut,
+                format!("{:?} on #{}", self.owner, self.name.0),
+            );
+            return Err(SysError::Reset);
+        }
         let (State::Up(stream), Some(line)) = (&self.state, self.line.clone()) else {
             return Err(if self.is_connecting() { SysError::WouldBlock } else { SysError::Reset });
         };
@@ -378,8 +392,10 @@ impl Socket {
 
     /// Shuts the write half.
     pub(super) fn shut_write(&mut self) {
-        assert!(!self.shut, "the write half is shut once");
-        self.shut = true;
+        if std::mem::replace(&mut self.shut, true) {
+            self.stage.breach(Kind::Safety, Property::ShutOnce, format!("{:?} on #{}", self.owner, self.name.0));
+            return;
+        }
         let (State::Up(stream), Some(line)) = (&mut self.state, &self.line) else { return };
         line.borrow_mut().ends[self.end].fin = true;
         // It fails where the connection is gone already: the next read tells.
@@ -388,6 +404,7 @@ impl Socket {
 
     /// Closes in good order, or with a reset. `false`: it is a reset, perhaps because something was unread.
     pub(super) fn close(&mut self, reset: bool) -> bool {
+        let reset = reset && self.stage.lie != Some(Lie::ResetLooksClean);
         // A connection that was made just now, and that nobody noticed, must end as well.
         if let State::Connecting(connecting) = &mut self.state
             && let Poll::Ready(Ok(stream)) = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))

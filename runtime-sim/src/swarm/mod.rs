@@ -16,12 +16,13 @@ mod plan;
 mod program;
 mod stage;
 mod sys;
+mod watch;
 
 pub use plan::Fault;
 pub use stage::Races;
 
 use crate::kernel::Rng;
-use crate::oracle::{Kind, Property};
+use crate::oracle::{Kind, Property, Sometimes};
 use crate::world;
 use actors::Visit;
 use faults::{Cast, Faults};
@@ -39,6 +40,27 @@ use turmoil::{Builder, Sim};
 pub struct Options {
     /// Keep the events, so that the trace can tell the story.
     pub trace: bool,
+    /// Run the programs on a system that lies to them: the checks must notice.
+    pub lie: Option<Lie>,
+}
+
+/// What a system can do wrong: each is a fault that the checks exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// A reset is shown to the other side as an end in good order.
+    ResetLooksClean,
+    /// Now and then a read loses a byte.
+    ByteLost,
+    /// Now and then bytes are read a second time.
+    BytesRepeated,
+    /// Now and then a shut write half stays open.
+    EndLost,
+    /// The server's `Fin` is lost between two threads now and then.
+    FinLost,
+    /// The client's `Done` is lost between two threads now and then.
+    DoneLost,
+    /// A closed socket is never given back.
+    SocketLeaked,
 }
 
 /// What a run has shown.
@@ -54,13 +76,30 @@ pub struct Report {
     pub faults: BTreeMap<Fault, u64>,
 }
 
+/// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
+pub const UNSEEN: [Sometimes; 13] = [
+    Sometimes::FinBeforeStart,
+    Sometimes::FinBeforeLastByte,
+    Sometimes::FinAfterLastByte,
+    Sometimes::DoneBeforeStarted,
+    Sometimes::AbortCrossesFin,
+    Sometimes::PoolEmpty,
+    Sometimes::CutOneWay,
+    Sometimes::Loss,
+    Sometimes::Freeze,
+    Sometimes::BacklogFull,
+    Sometimes::SurplusClosed,
+    Sometimes::IdlePinged,
+    Sometimes::QueueFull,
+];
+
 /// Runs the system that `seed` describes.
 #[must_use]
 pub fn run_seed(seed: u64, options: Options) -> Report {
     let mut rng = Rng::new(seed);
     let plan = Plan::new(&mut rng);
     let cast = Cast { clients: plan.clients.len() };
-    let stage = Stage::new(plan, rng.fork(), options.trace);
+    let stage = Stage::new(plan, rng.fork(), options);
     let mut run = Run {
         sim: build(&stage, rng.next()),
         faults: Faults::new(&stage, cast, rng.fork()),
@@ -191,11 +230,13 @@ impl Run {
         while !holds(&self.stage) {
             if self.sim.elapsed() >= until {
                 let stage = &self.stage;
+                let lines: Vec<_> = stage.lines().iter().map(|line| line.borrow().show()).collect();
                 let what = format!(
-                    "not within {patience:?}: {} visits and {} actors go on; {:?}",
+                    "not within {patience:?}: {} visits, {} of their ends and {} transfers go on; {}",
                     stage.to_come.get(),
                     stage.actors.get(),
-                    stage.lines()
+                    stage.live(),
+                    lines.join("; ")
                 );
                 stage.breach(Kind::Liveness, or, what);
                 return Err(Stop::Breach);
@@ -241,6 +282,7 @@ impl Run {
 
     /// Asks everybody to stop, in any order, sometimes amid visits.
     fn drain(&mut self) -> Result<(), Stop> {
+        self.stage.leaving.set(true);
         let plan = &self.stage.plan;
         if !plan.gentle {
             for _ in 0..self.rng.size(0, 5) {
@@ -267,7 +309,7 @@ impl Run {
 }
 
 fn nobody_talks(stage: &Stage) -> bool {
-    stage.to_come.get() == 0 && stage.actors.get() == 0
+    stage.to_come.get() == 0 && stage.actors.get() == 0 && stage.live() == 0
 }
 
 fn all_up(stage: &Stage) -> bool {

@@ -152,10 +152,15 @@ impl Plan {
             Fault::ALL.into_iter().filter(|fault| fault.is_gentle() || !gentle).filter(|_| rng.chance(35)).collect();
         let blows = if on.is_empty() { 0 } else { rng.size(1, 14) };
         let mut blows: Vec<_> = (0..blows)
-            .map(|_| Blow {
-                fault: rng.pick(&on),
-                at: Duration::from_millis(rng.below(length.as_millis() as u64)),
-                lasts: Duration::from_millis(rng.log_size(20, 5_000) as u64),
+            .map(|_| {
+                let fault = rng.pick(&on);
+                // A dial must be able to time out.
+                let least = if fault == Fault::ServiceAcceptsNothing { 1_000 } else { 20 };
+                Blow {
+                    fault,
+                    at: Duration::from_millis(rng.below(length.as_millis() as u64)),
+                    lasts: Duration::from_millis(rng.log_size(least, 5_000) as u64),
+                }
             })
             .collect();
         blows.sort_by_key(|blow| blow.at);
@@ -192,10 +197,10 @@ impl Plan {
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 
-    /// How long idle conns that died unseen may stay in a pool.
+    /// How long idle conns that died unseen may stay in a pool, and names unknown.
     pub(super) fn settling(&self) -> Duration {
         let t = &self.timings;
-        t.idle_ping_interval + t.idle_ping_timeout + self.keepalive + Duration::from_secs(6)
+        t.idle_ping_interval + t.idle_ping_timeout + t.reconnect_max + self.keepalive + Duration::from_secs(6)
     }
 }
 

@@ -202,8 +202,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
-    let scope =
-        Scope { max_waiting: plan.max_waiting, max_connections: plan.max_connections, ..Scope::default() };
+    let scope = Scope { max_waiting: plan.max_waiting, max_connections: plan.max_connections, ..Scope::default() };
     let settings = ServerSettings {
         credentials: vec![Credential { name: "swarm".into(), token: credential(), scope }],
         idle_conns: plan.idle_conns,
@@ -213,7 +212,8 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let process = Process::new(stage, SERVER, plan.lanes);
     let mut program = Program::new(Rc::clone(&process));
-    let seat = |index, mailbox| Seat::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.lanes, ip), mailbox);
+    let seat =
+        |index, mailbox| Seat::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.lanes, ip), mailbox);
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
     let main = seat(0, Rc::clone(&mailbox));
     let inbox = Rc::clone(&process.borrow().mail.listener);

@@ -3,15 +3,16 @@
 use super::actors::Visit;
 use super::line::{Line, LineKey};
 use super::plan::Plan;
+use super::{Lie, Options};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Streams};
 use crate::trace::Trace;
-use protocol_sm::codes::{CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
 use protocol_sm::driver::{Dropped, Note, Role};
-use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::ids::{ClientId, ConnId, Epoch};
 use protocol_sm::time::Instant;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -72,6 +73,7 @@ pub(super) struct Status {
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) plan: Plan,
+    pub(super) lie: Option<Lie>,
     pub(super) streams: RefCell<Streams>,
     pub(super) seen: RefCell<Coverage>,
     pub(super) trace: RefCell<Trace>,
@@ -82,6 +84,8 @@ pub(super) struct Stage {
     pub(super) public: RefCell<Vec<Option<u16>>>,
     /// No more faults and pauses.
     pub(super) hurry: Cell<bool>,
+    /// The programs are asked to stop.
+    pub(super) leaving: Cell<bool>,
     /// Services that do not listen, and that do not accept.
     pub(super) closed: RefCell<Vec<bool>>,
     pub(super) deaf: RefCell<Vec<bool>>,
@@ -98,23 +102,27 @@ pub(super) struct Stage {
     pub(super) trouble_until: Cell<Instant>,
     lines: RefCell<BTreeMap<LineKey, Rc<RefCell<Line>>>>,
     live: RefCell<BTreeMap<(ConnId, Epoch), u32>>,
+    /// Clients whose session waits for a resume.
+    detached: RefCell<BTreeSet<ClientId>>,
     clock: Cell<Instant>,
     rng: RefCell<Rng>,
 }
 
 impl Stage {
-    pub(super) fn new(plan: Plan, rng: Rng, keep_trace: bool) -> Rc<Self> {
+    pub(super) fn new(plan: Plan, rng: Rng, options: Options) -> Rc<Self> {
         let tunnels = plan.tunnels.len();
         Rc::new(Self {
             public: RefCell::new(vec![None; tunnels]),
             plan,
+            lie: options.lie,
             streams: RefCell::default(),
             seen: RefCell::default(),
-            trace: RefCell::new(Trace::new(keep_trace)),
+            trace: RefCell::new(Trace::new(options.trace)),
             breach: RefCell::default(),
             status: RefCell::default(),
             races: Cell::default(),
             hurry: Cell::new(false),
+            leaving: Cell::new(false),
             closed: RefCell::new(vec![false; tunnels]),
             deaf: RefCell::new(vec![false; tunnels]),
             actors: Cell::default(),
@@ -126,6 +134,7 @@ impl Stage {
             trouble_until: Cell::default(),
             lines: RefCell::default(),
             live: RefCell::default(),
+            detached: RefCell::default(),
             clock: Cell::default(),
             rng: RefCell::new(rng),
         })
@@ -253,7 +262,7 @@ impl Stage {
     }
 
     /// Transfers that the server has started and not ended.
-    fn live(&self) -> usize {
+    pub(super) fn live(&self) -> usize {
         self.live.borrow().len()
     }
 
@@ -281,12 +290,19 @@ impl Stage {
     /// The server is gone, with all its transfers.
     pub(super) fn forget_transfers(&self) {
         self.live.borrow_mut().clear();
+        self.detached.borrow_mut().clear();
     }
 
     /// A program has something to say.
     pub(super) fn note(&self, who: ProcId, note: &Note) {
         self.remark(Some(who), || show(note));
         let server = who == SERVER;
+        if let Note::Aborted { .. } | Note::Refused { .. } = note
+            && self.plan.gentle
+            && !self.leaving.get()
+        {
+            self.breach(Kind::Safety, Property::NoUnprovokedReset, show(note));
+        }
         match note {
             Note::Started { conn, epoch, .. } => self.on_started(*conn, *epoch),
             Note::Finished { conn, epoch, egress, ingress } if server => {
@@ -297,7 +313,12 @@ impl Stage {
                     _ => {}
                 }
             }
-            Note::Aborted { conn, epoch, .. } if server => self.ended((*conn, *epoch)),
+            Note::Aborted { conn, epoch, code, .. } if server => {
+                self.ended((*conn, *epoch));
+                if *code == AbortCode::Stopping {
+                    self.saw(Sometimes::DrainTimedOut);
+                }
+            }
             Note::Refused { conn, epoch, code, .. } if server => {
                 self.ended((*conn, *epoch));
                 self.saw(if *code == RefuseCode::TimedOut { Sometimes::DialTimedOut } else { Sometimes::Refused });
@@ -311,11 +332,20 @@ impl Stage {
                 Dropped::Gone => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
-            Note::SessionUp { resumed: true, .. } if server => {
-                self.saw(Sometimes::Resumed);
-                if self.live() > 0 {
-                    self.saw(Sometimes::ResumedWithTransfers);
+            Note::SessionUp { client, resumed, .. } if server => {
+                self.detached.borrow_mut().remove(client);
+                if *resumed {
+                    self.saw(Sometimes::Resumed);
+                    if self.live() > 0 {
+                        self.saw(Sometimes::ResumedWithTransfers);
+                    }
                 }
+            }
+            Note::SessionDetached { client } => {
+                self.detached.borrow_mut().insert(*client);
+            }
+            Note::SessionOver { client, code: CloseCode::Bye } if self.detached.borrow_mut().remove(client) => {
+                self.saw(Sometimes::SessionExpired);
             }
             Note::SessionOver { code: CloseCode::Replaced, .. } => {
                 self.saw(Sometimes::Replaced);
@@ -341,7 +371,6 @@ impl Stage {
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
             | Note::SessionUp { .. }
-            | Note::SessionDetached { .. }
             | Note::SessionOver { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
@@ -366,19 +395,17 @@ impl Stage {
 }
 
 fn show(note: &Note) -> String {
-    match note {
-        Note::Aborted { conn, epoch, code, by_peer } => {
-            let whose = if *by_peer { "peer" } else { "own" };
-            format!("c{} e{} aborted ({whose}): {code}", conn.0, epoch.0)
-        }
-        Note::Started { conn, epoch, tunnel, visitor } => {
-            format!("c{} e{} started, tunnel {}, {visitor}", conn.0, epoch.0, tunnel.0)
-        }
-        Note::Finished { conn, epoch, egress, ingress } => {
-            format!("c{} e{} finished, {egress} in, {ingress} out", conn.0, epoch.0)
-        }
-        other => format!("{other:?}"),
+    if let Note::Aborted { conn, epoch, code, by_peer } = note {
+        let whose = if *by_peer { "peer" } else { "own" };
+        return format!("c{} e{} aborted ({whose}): {code}", conn.0, epoch.0);
     }
+    if let Note::Started { conn, epoch, tunnel, visitor } = note {
+        return format!("c{} e{} started, tunnel {}, {visitor}", conn.0, epoch.0, tunnel.0);
+    }
+    if let Note::Finished { conn, epoch, egress, ingress } = note {
+        return format!("c{} e{} finished, {egress} in, {ingress} out", conn.0, epoch.0);
+    }
+    format!("{note:?}")
 }
 
 /// Both ends of a connection, the one that connected first.

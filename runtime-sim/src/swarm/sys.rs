@@ -3,18 +3,19 @@
 //! The threads of a process are steps of one task. Calls that could move many bytes are cut short by chance, because
 //! turmoil itself never does that.
 
+use super::Lie;
 use super::line::Socket;
 use super::stage::Stage;
+use super::watch::Watch;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
     ToServerMain,
 };
-use protocol_sm::driver::{
-    Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token,
-};
+use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
 use protocol_sm::time::Instant;
+use protocol_sm::wire::{ClientMsg, ServerMsg};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -79,6 +80,7 @@ pub(super) struct Process {
     pub(super) who: ProcId,
     pub(super) mail: Mail,
     pub(super) rng: Rng,
+    watch: Watch,
     sockets: BTreeMap<u64, Entry>,
     doors: BTreeMap<u64, Backlog>,
     next: u64,
@@ -102,6 +104,7 @@ impl Process {
             who,
             mail,
             rng: stage.fork(),
+            watch: Watch::new(stage),
             sockets: BTreeMap::new(),
             doors: BTreeMap::new(),
             next: 0,
@@ -189,6 +192,23 @@ impl Process {
         length
     }
 
+    /// Whether the system does this wrong now.
+    fn lies(&mut self, lie: Lie) -> bool {
+        self.stage.lie == Some(lie) && self.rng.chance(10)
+    }
+
+    fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        let n = self.socket(stream).recv(into)?;
+        if n > 100 && self.lies(Lie::ByteLost) {
+            into.copy_within(51..n, 50);
+            return Ok(n - 1);
+        }
+        if n > 100 && self.lies(Lie::BytesRepeated) {
+            into.copy_within(20..50, 50);
+        }
+        Ok(n)
+    }
+
     fn out_of_descriptors(&mut self) -> bool {
         let few = self.stage.with_status(self.who, |status| status.few_descriptors) && self.rng.chance(60);
         if few {
@@ -221,8 +241,11 @@ pub(super) struct Thread {
 
 impl Thread {
     fn close_as(&self, stream: Stream, reset: bool) {
-        let mut entry =
-            self.process.borrow_mut().sockets.remove(&stream.0).expect("a stream that is closed for the first time");
+        let mut process = self.process.borrow_mut();
+        if process.lies(Lie::SocketLeaked) {
+            return;
+        }
+        let mut entry = process.sockets.remove(&stream.0).expect("a stream that is closed for the first time");
         entry.socket.close(reset);
     }
 }
@@ -262,7 +285,7 @@ impl Sys for Thread {
         assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
         let mut process = self.process.borrow_mut();
         let most = process.cut(into.len(), 1);
-        let bytes = process.socket(stream).recv(&mut into[..most])?;
+        let bytes = process.recv(stream, &mut into[..most])?;
         Ok(Received { bytes, drained: bytes < most })
     }
 
@@ -281,7 +304,7 @@ impl Sys for Thread {
         }
         let most = process.cut(max.min(pipe.capacity), 1);
         let mut bytes = vec![0; most];
-        let n = process.socket(stream).recv(&mut bytes)?;
+        let n = process.recv(stream, &mut bytes)?;
         held.extend(&bytes[..n]);
         process.stage.saw(Sometimes::Spliced);
         if n == pipe.capacity {
@@ -332,7 +355,10 @@ impl Sys for Thread {
     }
 
     fn shut_write(&mut self, stream: &Stream) {
-        self.process.borrow_mut().socket(stream).shut_write();
+        let mut process = self.process.borrow_mut();
+        if !process.lies(Lie::EndLost) {
+            process.socket(stream).shut_write();
+        }
     }
 
     fn close(&mut self, stream: Stream) {
@@ -351,6 +377,9 @@ impl Sys for Thread {
     fn note(&mut self, note: Note) {
         let process = self.process.borrow();
         process.stage.note(process.who, &note);
+        if let Note::Started { conn, epoch, visitor, .. } = note {
+            process.watch.started(conn, epoch, visitor);
+        }
     }
 }
 
@@ -368,12 +397,8 @@ impl Listen for Thread {
         let mut process = self.process.borrow_mut();
         process.next += 1;
         let door = Door(process.next);
-        let backlog = Backlog {
-            accepting: accepting(listener),
-            queue: VecDeque::new(),
-            watch: (self.index, token),
-            edge: false,
-        };
+        let backlog =
+            Backlog { accepting: accepting(listener), queue: VecDeque::new(), watch: (self.index, token), edge: false };
         process.doors.insert(door.0, backlog);
         Ok((door, address))
     }
@@ -414,13 +439,17 @@ fn post<M>(to: &Mailbox<M>, message: M) {
 
 impl Tell<ToLane<ToServerLoop<Stream>>> for Thread {
     fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
-        post(&self.process.borrow().mail.server_loops[msg.lane], msg.message);
+        let process = self.process.borrow();
+        process.watch.told_server_loop(&msg.message);
+        post(&process.mail.server_loops[msg.lane], msg.message);
     }
 }
 
 impl Tell<ToLane<ToClientLoop>> for Thread {
     fn tell(&mut self, msg: ToLane<ToClientLoop>) {
-        post(&self.process.borrow().mail.client_loops[msg.lane], msg.message);
+        let process = self.process.borrow();
+        process.watch.told_client_loop(&msg.message);
+        post(&process.mail.client_loops[msg.lane], msg.message);
     }
 }
 
@@ -438,12 +467,22 @@ impl Tell<FromListener> for Thread {
 
 impl Tell<FromServerLoop<Stream>> for Thread {
     fn tell(&mut self, msg: FromServerLoop<Stream>) {
-        post(&self.process.borrow().mail.server_main, ToServerMain::Loop(msg));
+        let mut process = self.process.borrow_mut();
+        process.watch.said_by_server_loop(&msg);
+        if matches!(&msg, FromServerLoop::Message { msg: ServerMsg::Fin { .. }, .. }) && process.lies(Lie::FinLost) {
+            return;
+        }
+        post(&process.mail.server_main, ToServerMain::Loop(msg));
     }
 }
 
 impl Tell<FromClientLoop> for Thread {
     fn tell(&mut self, msg: FromClientLoop) {
-        post(&self.process.borrow().mail.client_main, ToClientMain::Loop(msg));
+        let mut process = self.process.borrow_mut();
+        process.watch.said_by_client_loop(&msg);
+        if matches!(&msg, FromClientLoop::Message { msg: ClientMsg::Done { .. }, .. }) && process.lies(Lie::DoneLost) {
+            return;
+        }
+        post(&process.mail.client_main, ToClientMain::Loop(msg));
     }
 }

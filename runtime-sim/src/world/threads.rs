@@ -288,9 +288,7 @@ impl World {
             self.with(index, |task, cx| task.on_deadline(cx));
             self.watch.deadline = false;
         }
-        if self.threads[index].task.is_busy() {
-            self.with(index, Task::run_busy);
-        }
+        self.with(index, Task::run_busy);
         self.threads[index].task.assert_consistent();
         self.sleep(index);
     }

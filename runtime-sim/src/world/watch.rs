@@ -179,7 +179,9 @@ impl World {
     pub(super) fn see_effects(&mut self, thread: usize, effects: &Effects) {
         let Task::ServerLoop(_) = self.threads[thread].task else { return };
         let placed = |note: &Note| matches!(note, Note::Started { .. } | Note::VisitorDropped { .. });
-        if std::mem::take(&mut self.watch.arriving) && !effects.notes.iter().any(placed) {
+        let passed = |(_, mail): &(usize, Mail)| matches!(mail, Mail::ServerLoop(ToServerLoop::Visitor { .. }));
+        let arrived = std::mem::take(&mut self.watch.arriving);
+        if arrived && !effects.notes.iter().any(placed) && !effects.mail.iter().any(passed) {
             self.coverage.saw(Sometimes::PoolEmpty);
         }
         if self.watch.deadline && effects.sent_to_conn {

@@ -126,6 +126,10 @@ where
             if active.conn.ingress.budget(rest.len()).take < rest.len() {
                 return Err(Violation::TotalTooSmall.into());
             }
+            #[cfg(feature = "canary")]
+            if crate::canary::planted(crate::canary::Fault::FirstBytesDropped) {
+                continue;
+            }
             active.conn.ingress.on_taken(rest.len());
             conn.link.out.push_payload(rest);
         }

@@ -32,6 +32,14 @@ impl<T> ClientMain<T> {
         }
     }
 
+    /// A name that did not resolve may do so by now: no visitor should have to find out.
+    pub(super) fn look_again<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        self.look_again = None;
+        for tunnel in core::mem::take(&mut self.unresolved) {
+            self.look_up(cx, Lookup::Local(tunnel));
+        }
+    }
+
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         self.stage = Stage::Resolving;
         self.look_up(cx, Lookup::Server);
@@ -41,6 +49,12 @@ impl<T> ClientMain<T> {
         self.looking.remove(&tag);
         match tag {
             Lookup::Local(tunnel) => {
+                if addresses.is_empty() {
+                    self.unresolved.insert(tunnel);
+                    self.look_again.get_or_insert(cx.now + self.settings.timings.reconnect_max);
+                } else {
+                    self.unresolved.remove(&tunnel);
+                }
                 for lane in 0..self.lanes {
                     let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
                     cx.sys.tell(ToLane { lane, message });

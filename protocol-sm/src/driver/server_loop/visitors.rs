@@ -155,6 +155,10 @@ impl<T, P> ServerLoop<T, P> {
     pub(super) fn reset_visitor<S: Sys<Stream = T, Pipe = P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
             self.timers.set(token, &mut visitor.deadline, None);
+            #[cfg(feature = "canary")]
+            if crate::canary::planted(crate::canary::Fault::AbortClosesCleanly) {
+                return cx.sys.close(visitor.port.stream);
+            }
             cx.sys.reset(visitor.port.stream);
         }
     }

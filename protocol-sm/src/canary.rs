@@ -1,0 +1,90 @@
+//! Planted faults: a checker that cannot fail checks nothing.
+//!
+//! Compiled in only with the feature `canary`, which only tests enable, and never into a release build. Nothing is
+//! planted until a test asks for it, and then in the whole process: such tests have a process of their own.
+
+use core::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(not(debug_assertions))]
+compile_error!("the feature `canary` plants faults: it is for tests, never for a release build");
+
+/// A fault that can be planted. The first five leave out what the protocol needs (PROTOCOL.md, "Reuse").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// The server takes a conn for idle before the client's `Done`.
+    NoDoneGate = 1,
+    /// A `Done` that overtook `Started` or the drain is taken for a violation.
+    DoneNotKept,
+    /// A `Fin` that overtook its `Start` is dropped.
+    EarlyFinDropped,
+    /// An ingress takes more than its total.
+    IngressNotCapped,
+    /// The `Fin` of a refused transfer is not sent.
+    RefusalNotAccounted,
+    /// SHUT_WR as soon as the total is known.
+    ShutTooEarly,
+    /// The shutdown is not noted.
+    ShutTwice,
+    /// A visitor that was cut short is closed, not reset.
+    AbortClosesCleanly,
+    /// An outer socket is closed when one direction is over.
+    OuterClosedEarly,
+    /// A pipe is not given back when its transfer is cut short.
+    PipeLeaked,
+    /// Payload that came in one read with `Start` is dropped.
+    FirstBytesDropped,
+    /// The end of a stream behind a short read is not looked for.
+    HupForgotten,
+    /// The last visitor that came is served first.
+    WaitersOutOfOrder,
+    /// An idle conn stays in the pool when it is given.
+    ConnGivenTwice,
+    /// Conns that could not be opened are not asked for again.
+    RetryForgotten,
+    /// A conn's next transfer has the same number.
+    EpochReused,
+    /// The first message to be replayed is left out.
+    ReplayDropped,
+    /// An acknowledgement counts for one message more.
+    AckedTooMuch,
+    /// A session that is over leaves its conns open.
+    SessionLeftOpen,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::NoDoneGate,
+        Self::DoneNotKept,
+        Self::EarlyFinDropped,
+        Self::IngressNotCapped,
+        Self::RefusalNotAccounted,
+        Self::ShutTooEarly,
+        Self::ShutTwice,
+        Self::AbortClosesCleanly,
+        Self::OuterClosedEarly,
+        Self::PipeLeaked,
+        Self::FirstBytesDropped,
+        Self::HupForgotten,
+        Self::WaitersOutOfOrder,
+        Self::ConnGivenTwice,
+        Self::RetryForgotten,
+        Self::EpochReused,
+        Self::ReplayDropped,
+        Self::AckedTooMuch,
+        Self::SessionLeftOpen,
+    ];
+}
+
+static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+/// Plants a fault in this process, or none.
+pub fn plant(fault: Option<Fault>) {
+    PLANTED.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
+}
+
+/// Whether this fault is planted.
+pub(crate) fn planted(fault: Fault) -> bool {
+    PLANTED.load(Ordering::Relaxed) == fault as u8
+}

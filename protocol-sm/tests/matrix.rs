@@ -1,0 +1,461 @@
+//! The whole (state, event) matrix of the machines that carry a transfer, and of the first decision of a handshake,
+//! held against the committed one. `UPDATE_MATRIX=1 cargo test -p protocol-sm --test matrix` writes it anew.
+
+use protocol_sm::conn::client::Stage;
+use protocol_sm::conn::server::Answer;
+use protocol_sm::conn::{Heard, client, server};
+use protocol_sm::control::challenge::Challenge;
+use protocol_sm::ids::{ClientId, Epoch};
+use protocol_sm::settings::{Credential, Scope, ServerSettings, Token};
+use protocol_sm::transfer::{Egress, Half, Ingress};
+use protocol_sm::wire::{ClientHello, Port, Preface};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What an event leads to.
+enum Next<S> {
+    /// Another state, or the same.
+    State(S),
+    /// The same state, and the message is dropped.
+    Stale,
+    /// The conn is closed.
+    Closed,
+    /// The peer broke the protocol, or why it is refused.
+    Error(String),
+    /// Nothing that the runtime does then.
+    Never,
+}
+
+type Event<S> = (&'static str, Box<dyn Fn(S) -> Next<S>>);
+
+fn event<S>(name: &'static str, handle: impl Fn(S) -> Next<S> + 'static) -> Event<S> {
+    (name, Box::new(handle))
+}
+
+/// Explores a machine breadth-first and writes one row per state, one column per event.
+fn table<S: Clone + Eq + Hash>(
+    title: &str,
+    initial: S,
+    events: &[Event<S>],
+    describe: impl Fn(&S) -> String,
+) -> String {
+    let mut states = vec![initial.clone()];
+    let mut known = HashMap::from([(initial, 0)]);
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    while rows.len() < states.len() {
+        let state = states[rows.len()].clone();
+        let mut row = vec![rows.len().to_string(), describe(&state)];
+        for (_, handle) in events {
+            // Our own misuse is a panic, and belongs into the table.
+            row.push(match catch_unwind(AssertUnwindSafe(|| handle(state.clone()))) {
+                Err(_) => "misuse".to_owned(),
+                Ok(Next::Never) => String::new(),
+                Ok(Next::Stale) => "stale".to_owned(),
+                Ok(Next::Closed) => "closed".to_owned(),
+                Ok(Next::Error(error)) => error,
+                Ok(Next::State(next)) => {
+                    let new = states.len();
+                    let index = *known.entry(next.clone()).or_insert(new);
+                    if index == new {
+                        states.push(next);
+                    }
+                    index.to_string()
+                }
+            });
+        }
+        rows.push(row);
+    }
+    let mut head = vec!["#".to_owned(), "state".to_owned()];
+    head.extend(events.iter().map(|(name, _)| (*name).to_owned()));
+    rows.insert(0, head);
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    let mut text = format!("{title}: {} states\n\n", rows.len() - 1);
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$} | ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}
+
+fn egress(half: &Egress) -> String {
+    let end = if half.through() {
+        " through"
+    } else if half.ended() {
+        " ended"
+    } else {
+        ""
+    };
+    format!("in {}+{}{end}", half.forwarded(), half.budget(0).forward)
+}
+
+fn ingress(half: &Ingress) -> String {
+    let held = half.budget(0).forward as u64;
+    let total = if half.capped() {
+        format!(" of {}", half.forwarded() + held + half.budget(usize::MAX).take as u64)
+    } else {
+        String::new()
+    };
+    let end = if half.through() { " shut" } else { "" };
+    format!("out {}+{held}{total}{end}", half.forwarded())
+}
+
+/// Takes one byte, the only one; or none where the machine allows none.
+fn take(half: &mut impl Half, moved: u64) -> bool {
+    let may = half.budget(1).take > 0 && half.budget(0).forward == 0 && moved == 0;
+    if may {
+        half.on_taken(1);
+    }
+    may
+}
+
+fn forward(half: &mut impl Half) -> bool {
+    let may = half.budget(0).forward > 0;
+    if may {
+        half.on_forwarded(1);
+    }
+    may
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Server {
+    Idle(server::IdleConn),
+    Active(server::ActiveConn),
+}
+
+/// Epochs up to this one are explored.
+const LAST: Epoch = Epoch(2);
+
+fn server_table() -> String {
+    type S = Server;
+    fn active(change: impl Fn(&mut server::ActiveConn) -> Next<()> + 'static) -> impl Fn(S) -> Next<S> {
+        move |state| match state {
+            Server::Idle(_) => Next::Never,
+            Server::Active(mut conn) => match change(&mut conn) {
+                Next::State(()) => Next::State(Server::Active(conn)),
+                Next::Stale => Next::Stale,
+                Next::Closed => Next::Closed,
+                Next::Error(error) => Next::Error(error),
+                Next::Never => Next::Never,
+            },
+        }
+    }
+    fn may(done: bool) -> Next<()> {
+        if done { Next::State(()) } else { Next::Never }
+    }
+    /// A message on the ctl_conn about the conn's current epoch, the one before, or the one after.
+    fn heard(
+        offset: i64,
+        msg: impl Fn(&mut S, Epoch) -> Result<Heard, protocol_sm::codes::Violation> + 'static,
+    ) -> impl Fn(S) -> Next<S> {
+        move |mut state| {
+            let current = match &state {
+                Server::Idle(conn) => conn.last(),
+                Server::Active(conn) => conn.epoch(),
+            };
+            let Ok(epoch) = u32::try_from(i64::from(current.0) + offset) else { return Next::Never };
+            match msg(&mut state, Epoch(epoch)) {
+                Ok(Heard::Stale) => Next::Stale,
+                Ok(Heard::Current) => Next::State(state),
+                Err(violation) => Next::Error(format!("{violation:?}")),
+            }
+        }
+    }
+    fn fin(total: u64) -> impl Fn(&mut S, Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+        move |state, epoch| match state {
+            Server::Idle(conn) => conn.on_message(epoch),
+            Server::Active(conn) => conn.on_fin(epoch, total),
+        }
+    }
+    fn done(state: &mut S, epoch: Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+        match state {
+            Server::Idle(conn) => conn.on_message(epoch),
+            Server::Active(conn) => conn.on_done(epoch),
+        }
+    }
+    fn abort(state: &mut S, epoch: Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+        match state {
+            Server::Idle(conn) => conn.on_message(epoch),
+            Server::Active(conn) => conn.on_abort(epoch),
+        }
+    }
+    let aborted = |next: Next<S>| if let Next::State(_) = next { Next::Closed } else { next };
+    let (now, before, after) = (heard(0, abort), heard(-1, abort), heard(1, abort));
+    let events = [
+        event("start", |state: S| match state {
+            Server::Idle(conn) if conn.last() < LAST => {
+                conn.start().map_or(Next::Closed, |c| Next::State(Server::Active(c)))
+            }
+            Server::Idle(_) | Server::Active(_) => Next::Never,
+        }),
+        event(
+            "Started",
+            active(|conn| match conn.on_started(conn.epoch()) {
+                Ok(()) => Next::State(()),
+                Err(violation) => Next::Error(format!("{violation:?}")),
+            }),
+        ),
+        event(
+            "Refused",
+            active(|conn| match conn.on_refused(conn.epoch()) {
+                Ok(_) => Next::State(()),
+                Err(violation) => Next::Error(format!("{violation:?}")),
+            }),
+        ),
+        event(
+            "visitor byte",
+            active(|conn| {
+                let moved = conn.egress.forwarded();
+                may(take(&mut conn.egress, moved))
+            }),
+        ),
+        event("byte sent", active(|conn| may(forward(&mut conn.egress)))),
+        event(
+            "visitor end",
+            active(|conn| {
+                let may_end = !conn.egress.ended();
+                if may_end {
+                    let _ = conn.egress.on_source_eof();
+                }
+                may(may_end)
+            }),
+        ),
+        event(
+            "payload",
+            active(|conn| {
+                let moved = conn.ingress.forwarded();
+                may(conn.answer() == Answer::Started && take(&mut conn.ingress, moved))
+            }),
+        ),
+        event("delivered", active(|conn| may(forward(&mut conn.ingress)))),
+        event(
+            "shut",
+            active(|conn| {
+                let due = conn.ingress.shutdown_due();
+                if due {
+                    conn.ingress.on_shutdown();
+                }
+                may(due)
+            }),
+        ),
+        event("Fin 0", heard(0, fin(0))),
+        event("Fin 1", heard(0, fin(1))),
+        event("Fin, old", heard(-1, fin(0))),
+        event("Fin, next", heard(1, fin(0))),
+        event("Done", heard(0, done)),
+        event("Done, old", heard(-1, done)),
+        event("Done, next", heard(1, done)),
+        event("Abort", move |state| aborted(now(state))),
+        event("Abort, old", before),
+        event("Abort, next", after),
+        event("finish", |state| match state {
+            Server::Active(conn) => conn.finish().map_or(Next::Never, |idle| Next::State(Server::Idle(idle))),
+            Server::Idle(_) => Next::Never,
+        }),
+    ];
+    table("A proxy_conn on the server", Server::Idle(server::IdleConn::default()), &events, |state| match state {
+        Server::Idle(conn) => format!("Idle after {}", conn.last().0),
+        Server::Active(conn) => {
+            let done = if conn.is_done() { ", Done" } else { "" };
+            let (epoch, answer) = (conn.epoch().0, conn.answer());
+            format!("{epoch} {answer:?}, {}, {}{done}", egress(&conn.egress), ingress(&conn.ingress))
+        }
+    })
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Client {
+    Idle(client::IdleConn),
+    Active(client::ActiveConn),
+}
+
+fn client_table() -> String {
+    type S = Client;
+    fn active(change: impl Fn(&mut client::ActiveConn) -> bool + 'static) -> impl Fn(S) -> Next<S> {
+        move |state| match state {
+            Client::Active(mut conn) if change(&mut conn) => Next::State(Client::Active(conn)),
+            Client::Idle(_) | Client::Active(_) => Next::Never,
+        }
+    }
+    fn start(offset: u32) -> impl Fn(S) -> Next<S> {
+        move |state| match state {
+            Client::Idle(conn) if conn.last() < LAST => {
+                let epoch = Epoch(conn.last().0 + offset);
+                match conn.on_start(epoch) {
+                    Ok(conn) => Next::State(Client::Active(conn)),
+                    Err(violation) => Next::Error(format!("{violation:?}")),
+                }
+            }
+            Client::Idle(_) | Client::Active(_) => Next::Never,
+        }
+    }
+    /// About the conn's current epoch (for an idle one: its last), the one before, or the one after.
+    fn heard(offset: i64, total: Option<u64>) -> impl Fn(S) -> Next<S> {
+        move |mut state| {
+            let current = match &state {
+                Client::Idle(conn) => conn.last(),
+                Client::Active(conn) => conn.epoch(),
+            };
+            let Ok(epoch) = u32::try_from(i64::from(current.0) + offset).map(Epoch) else { return Next::Never };
+            if epoch > LAST {
+                return Next::Never;
+            }
+            let heard = match (&mut state, total) {
+                (Client::Idle(conn), Some(total)) => conn.on_fin(epoch, total),
+                (Client::Active(conn), Some(total)) => conn.on_fin(epoch, total),
+                (Client::Idle(conn), None) => conn.on_abort(epoch),
+                (Client::Active(conn), None) => conn.on_abort(epoch),
+            };
+            match heard {
+                Ok(Heard::Stale) => Next::Stale,
+                Ok(Heard::Current) if total.is_none() => Next::Closed,
+                Ok(Heard::Current) => Next::State(state),
+                Err(violation) => Next::Error(format!("{violation:?}")),
+            }
+        }
+    }
+    let events = [
+        event("Start", start(1)),
+        event("Start, same", start(0)),
+        event("Start, later", start(2)),
+        event(
+            "dialled",
+            active(|conn| {
+                conn.on_dialed();
+                true
+            }),
+        ),
+        event(
+            "refused",
+            active(|conn| {
+                conn.on_refused();
+                conn.settle_discard();
+                true
+            }),
+        ),
+        event(
+            "local byte",
+            active(|conn| {
+                let moved = conn.egress.forwarded();
+                conn.stage() == Stage::Serving && take(&mut conn.egress, moved)
+            }),
+        ),
+        event("byte sent", active(|conn| forward(&mut conn.egress))),
+        event(
+            "local end",
+            active(|conn| {
+                let may = conn.stage() == Stage::Serving && !conn.egress.ended();
+                if may {
+                    let _ = conn.egress.on_source_eof();
+                }
+                may
+            }),
+        ),
+        event(
+            "payload",
+            active(|conn| {
+                let moved = conn.ingress.forwarded();
+                conn.stage() != Stage::Refused && take(&mut conn.ingress, moved)
+            }),
+        ),
+        event("delivered", active(|conn| conn.stage() == Stage::Serving && forward(&mut conn.ingress))),
+        event(
+            "discarded",
+            active(|conn| {
+                let may =
+                    conn.stage() == Stage::Refused && conn.ingress.budget(1).take > 0 && conn.ingress.forwarded() == 0;
+                if may {
+                    conn.on_discarded(1);
+                }
+                may
+            }),
+        ),
+        event(
+            "shut",
+            active(|conn| {
+                let due = conn.stage() == Stage::Serving && conn.ingress.shutdown_due();
+                if due {
+                    conn.ingress.on_shutdown();
+                }
+                due
+            }),
+        ),
+        event(
+            "settled",
+            active(|conn| {
+                let may = conn.stage() == Stage::Refused;
+                if may {
+                    conn.settle_discard();
+                }
+                may
+            }),
+        ),
+        event("Fin 0", heard(0, Some(0))),
+        event("Fin 1", heard(0, Some(1))),
+        event("Fin, old", heard(-1, Some(0))),
+        event("Fin 0, next", heard(1, Some(0))),
+        event("Fin 1, next", heard(1, Some(1))),
+        event("Abort", heard(0, None)),
+        event("Abort, old", heard(-1, None)),
+        event("Abort, next", heard(1, None)),
+        event("finish", |state| match state {
+            Client::Active(conn) => conn.finish().map_or(Next::Never, |idle| Next::State(Client::Idle(idle))),
+            Client::Idle(_) => Next::Never,
+        }),
+    ];
+    table("A proxy_conn on the client", Client::Idle(client::IdleConn::default()), &events, |state| match state {
+        Client::Idle(conn) => {
+            // What an early Fin said shows in what its transfer may take.
+            let early = conn.clone().on_start(Epoch(conn.last().0 + 1)).ok().filter(|conn| conn.ingress.capped());
+            let early = early.map_or(String::new(), |conn| format!(", early Fin {}", conn.ingress.budget(9).take));
+            format!("Idle after {}{early}", conn.last().0)
+        }
+        Client::Active(conn) => {
+            let (epoch, stage) = (conn.epoch().0, conn.stage());
+            format!("{epoch} {stage:?}, {}, {}", egress(&conn.egress), ingress(&conn.ingress))
+        }
+    })
+}
+
+fn challenge_table() -> String {
+    let credential = Credential { name: "c".into(), token: Token::new(b"t".to_vec()), scope: Scope::default() };
+    let mut text = "A client's hello, and what the server answers\n\n".to_owned();
+    for (credentials, configured) in [(vec![], "no token configured"), (vec![credential], "a token configured")] {
+        let settings = ServerSettings { credentials, ..ServerSettings::default() };
+        for (token, has) in [(false, "client without a token"), (true, "client with a token")] {
+            for (loopback, from) in [(true, "from this machine"), (false, "from elsewhere")] {
+                let hello = ClientHello { nonce: [1; 32], client: ClientId([2; 16]), token, features: 0, resume: None };
+                let answer = Challenge::new(&settings, loopback, Preface::ours(Port::Ctl), hello, [3; 32]);
+                let answer = answer.map_or_else(|refusal| format!("{refusal:?}"), |_| "a challenge".to_owned());
+                let _ = writeln!(text, "{configured:19} | {has:22} | {from:17} | {answer}");
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn the_matrix_is_the_committed_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/matrix.txt");
+    // Misuse is expected here, and need not be loud.
+    std::panic::set_hook(Box::new(|_| {}));
+    let text = [server_table(), client_table(), challenge_table()].concat();
+    let _ = std::panic::take_hook();
+    if std::env::var_os("UPDATE_MATRIX").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap();
+    let differs = text.lines().zip(committed.lines()).position(|(now, then)| now != then);
+    assert!(
+        text == committed,
+        "the machines differ from tests/matrix.txt, first in line {}; UPDATE_MATRIX=1 writes it anew",
+        differs.map_or(0, |line| line + 1)
+    );
+}

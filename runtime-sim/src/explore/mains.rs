@@ -1,0 +1,686 @@
+//! Whole programs: the server's three threads and one or two clients' two threads, with their mailboxes, handshakes,
+//! numbered sessions, resume, replacement and drain.
+//!
+//! Mailboxes are ordered per receiver. Each delivery is a step of its own with [`Mains::lazy`]; without it mail is
+//! read before anything else happens, which leaves out orders between threads but reaches further.
+
+use super::fingerprint::Part;
+use super::net::{
+    CTL_PORT, Door, End, Kernel, LOCAL_PORT, Net, PROXY_PORT, PUBLIC_PORT, Pipe, Stream, Told, Visit, Who, Window, at,
+};
+use super::peers::{Grain, Move, Script, Whims, assert_ended, assign_dials, play, visit_at};
+use super::search::Model;
+use super::story::Story;
+use protocol_sm::codes::CloseCode;
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::client_main::ClientMain;
+use protocol_sm::driver::listener::Listener;
+use protocol_sm::driver::messages::{ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
+use protocol_sm::driver::server_loop::ServerLoop;
+use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
+use protocol_sm::time::Instant;
+use std::collections::VecDeque;
+use std::hash::Hash;
+use std::time::Duration;
+
+/// Deadlines from here on never come.
+const NEVER: Duration = Duration::from_secs(1_000_000_000);
+const SCRATCH: usize = 512;
+
+/// What is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Mains {
+    /// Visitors that may come, with one byte each way.
+    pub visits: usize,
+    /// How finely the peers' moves are cut.
+    pub grain: Grain,
+    /// Idle conns that the server keeps.
+    pub keep: u32,
+    /// proxy_conns that may be lost.
+    pub proxy_losses: usize,
+    /// ctl_conns that may be lost.
+    pub ctl_losses: usize,
+    /// Whether the server may give a detached session up.
+    pub server_grace: bool,
+    /// Whether the client may give its session up.
+    pub client_grace: bool,
+    /// Whether a second client with the first one's identity comes.
+    pub newcomer: bool,
+    /// Whether the first client may freeze.
+    pub freeze: bool,
+    /// Whether the server may be asked to stop.
+    pub server_stops: bool,
+    /// Whether the first client may be asked to stop.
+    pub client_stops: bool,
+    /// Whether the time to drain may pass.
+    pub impatient: bool,
+    /// Whether mail may wait.
+    pub lazy: bool,
+}
+
+impl Mains {
+    /// `visits` visitors, and nothing goes wrong.
+    #[must_use]
+    pub const fn new(visits: usize, grain: Grain) -> Self {
+        Self {
+            visits,
+            grain,
+            keep: 0,
+            proxy_losses: 0,
+            ctl_losses: 0,
+            server_grace: false,
+            client_grace: false,
+            newcomer: false,
+            freeze: false,
+            server_stops: false,
+            client_stops: false,
+            impatient: false,
+            lazy: false,
+        }
+    }
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// An outer peer moves.
+    Peer(Move),
+    /// Segments in flight between two drivers arrive.
+    Arrive { end: End, count: usize, hasty: bool },
+    /// A thread reads its next message.
+    Mail { to: Who },
+    /// A thread's next deadline passes; `last` if nothing else is left to do.
+    Deadline { of: Who, last: bool },
+    /// A connection between server and client is lost.
+    Lose { end: End },
+    /// The second client begins; surely, to the rescue, if the first is frozen.
+    Newcomer { rescue: bool },
+    /// The first client freezes.
+    Freeze,
+    /// The server is asked to stop.
+    StopServer,
+    /// The first client is asked to stop.
+    StopClient,
+}
+
+/// A client's process.
+#[derive(Clone, Hash)]
+struct Client {
+    main: Part<ClientMain<Stream>>,
+    lane: Part<ClientLoop<Stream, Pipe>>,
+    to_main: VecDeque<ToClientMain>,
+    to_lane: VecDeque<ToClientLoop>,
+    started: bool,
+    frozen: bool,
+    /// Deadlines that may still pass: pauses before a reconnect would come for ever.
+    deadlines: usize,
+}
+
+/// All of it at one moment.
+#[derive(Clone, Hash)]
+pub(super) struct State {
+    net: Net,
+    main: Part<ServerMain<Stream, Door>>,
+    lane: Part<ServerLoop<Stream, Pipe>>,
+    listener: Part<Listener<Door>>,
+    to_main: VecDeque<ToServerMain<Stream>>,
+    to_lane: VecDeque<ToServerLoop<Stream>>,
+    to_listener: VecDeque<ToListener>,
+    clients: Vec<Client>,
+    whims: Whims,
+    proxy_losses: usize,
+    ctl_losses: usize,
+    server_stopping: bool,
+    client_stopping: bool,
+    /// A session ended, or is to end: visitors may be turned away.
+    ending: bool,
+}
+
+impl Mains {
+    fn script(&self) -> Script {
+        Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
+    }
+
+    fn timings(grace: bool, impatient: bool) -> Timings {
+        Timings {
+            heartbeat_interval: NEVER,
+            heartbeat_timeout: NEVER,
+            handshake_timeout: NEVER,
+            session_grace: if grace { Duration::from_secs(1) } else { NEVER },
+            wait_timeout: NEVER,
+            dial_timeout: NEVER,
+            idle_ping_interval: NEVER,
+            idle_ping_timeout: NEVER,
+            idle_conn_lifetime: NEVER,
+            half_open_timeout: NEVER,
+            drain_timeout: if impatient { Duration::from_secs(1) } else { NEVER },
+            reconnect_min: Duration::from_secs(2),
+            reconnect_max: Duration::from_secs(2),
+        }
+    }
+
+    fn client(&self) -> Client {
+        let timings = Self::timings(self.client_grace, self.impatient);
+        let settings = ClientSettings {
+            client_id: [7; 16],
+            token: None,
+            tunnels: vec![TunnelSpec { name: "t".into(), public_port: PUBLIC_PORT }],
+            max_proxy_conns: 16,
+            timings: timings.clone(),
+        };
+        Client {
+            main: Part::new(ClientMain::new(settings, "server".into(), vec!["local".into()], 1)),
+            lane: Part::new(ClientLoop::new(0, timings)),
+            to_main: VecDeque::new(),
+            to_lane: VecDeque::new(),
+            started: false,
+            frozen: false,
+            deadlines: self.ctl_losses + 1,
+        }
+    }
+
+    fn server_main(
+        state: &mut State,
+        now: Instant,
+        story: &mut Story,
+        call: impl FnOnce(&mut ServerMain<Stream, Door>, &mut Cx<'_, Kernel<'_>>),
+    ) {
+        for told in drive(&mut state.net, &mut state.main, Who::ServerMain, now, story, call) {
+            match told {
+                Told::ToServerLoop(msg) => state.to_lane.push_back(msg),
+                Told::ToListener(msg) => state.to_listener.push_back(msg),
+                Told::Note(note) => Self::on_server_note(state, note),
+                told => unreachable!("the server's main thread does not say {told:?}"),
+            }
+        }
+    }
+
+    fn server_lane(
+        &self,
+        state: &mut State,
+        now: Instant,
+        story: &mut Story,
+        call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>),
+    ) {
+        let told = drive(&mut state.net, &mut state.lane, Who::ServerLoop, now, story, call);
+        state.lane.assert_consistent();
+        for told in told {
+            match told {
+                Told::FromServerLoop(msg) => state.to_main.push_back(ToServerMain::Loop(msg)),
+                Told::Note(note) => Self::on_server_note(state, note),
+                told => unreachable!("a server's loop does not say {told:?}"),
+            }
+        }
+    }
+
+    fn listener(state: &mut State, story: &mut Story, call: impl FnOnce(&mut Listener<Door>, &mut Cx<'_, Kernel<'_>>)) {
+        for told in drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call) {
+            match told {
+                Told::ToServerLoop(msg) => state.to_lane.push_back(msg),
+                Told::FromListener(msg) => state.to_main.push_back(ToServerMain::Listener(msg)),
+                told => unreachable!("the listening thread does not say {told:?}"),
+            }
+        }
+    }
+
+    fn client_main(
+        state: &mut State,
+        which: u8,
+        now: Instant,
+        story: &mut Story,
+        call: impl FnOnce(&mut ClientMain<Stream>, &mut Cx<'_, Kernel<'_>>),
+    ) {
+        let State { net, clients, .. } = state;
+        let client = &mut clients[usize::from(which)];
+        for told in drive(net, &mut client.main, Who::ClientMain(which), now, story, call) {
+            match told {
+                Told::ToClientLoop(msg) => client.to_lane.push_back(msg),
+                Told::Resolve(tag) => {
+                    let port = if tag == Lookup::Server { CTL_PORT } else { LOCAL_PORT };
+                    client.to_main.push_back(ToClientMain::Resolved { tag, addresses: vec![at(port)] });
+                }
+                Told::Note(Note::Violation { violation, .. }) => {
+                    panic!("honest peers never cause a Violation: {violation}")
+                }
+                Told::Note(_) => {}
+                told => unreachable!("a client's main thread does not say {told:?}"),
+            }
+        }
+    }
+
+    fn client_lane(
+        state: &mut State,
+        which: u8,
+        now: Instant,
+        story: &mut Story,
+        call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>),
+    ) {
+        let State { net, clients, .. } = state;
+        let client = &mut clients[usize::from(which)];
+        let told = drive(net, &mut client.lane, Who::ClientLoop(which), now, story, call);
+        client.lane.assert_consistent();
+        for told in told {
+            match told {
+                Told::FromClientLoop(msg) => client.to_main.push_back(ToClientMain::Loop(msg)),
+                Told::Note(Note::Violation { violation, .. }) => {
+                    panic!("honest peers never cause a Violation: {violation}")
+                }
+                Told::Note(_) => {}
+                told => unreachable!("a client's loop does not say {told:?}"),
+            }
+        }
+        assign_dials(net, client.lane.conns());
+    }
+
+    fn on_server_note(state: &mut State, note: Note) {
+        match note {
+            Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
+            Note::Started { conn, epoch, visitor, .. } => {
+                let visit = visit_at(visitor);
+                let serves = |used: &Use<'_, Stream>| match used {
+                    Use::Active { outer: Some(outer) } => state.net.visit_of(outer.0) == Some(visit),
+                    Use::Active { outer: None } | Use::Idle | Use::Opening => false,
+                };
+                let server = state.lane.conns().find(|view| view.id == conn && serves(&view.used));
+                let server = server.map(|view| view.stream.0);
+                let carrier = server.map(|end| (state.net.serial(end), epoch.0));
+                let lost = server.is_none_or(|end| {
+                    let frozen =
+                        |who| matches!(who, Who::ClientLoop(which) if state.clients[usize::from(which)].frozen);
+                    state.net.is_lost(end) || state.net.holder(end.other()).is_some_and(frozen)
+                });
+                let visit = &mut state.net.visits[visit];
+                assert!(visit.carrier.is_none(), "a visitor is served once");
+                visit.carrier = carrier;
+                visit.doomed |= lost;
+            }
+            Note::VisitorDropped { visitor, why, .. } => {
+                let may = match why {
+                    Dropped::Left => true,
+                    Dropped::Gone => state.ending,
+                    Dropped::WaitedTooLong | Dropped::QueueFull | Dropped::TooMany | Dropped::Resources => false,
+                };
+                assert!(may, "a visitor was dropped without a cause: {why}");
+                state.net.visits[visit_at(visitor)].doomed = true;
+            }
+            Note::SessionOver { code, .. } => {
+                state.ending = true;
+                let graceful = matches!(code, CloseCode::Bye | CloseCode::Stopping)
+                    && (state.server_stopping || state.client_stopping);
+                doom(state, |visit| !graceful || visit.local.end.is_none());
+            }
+            _ => {}
+        }
+    }
+
+    /// What happens without anybody's choice: readiness is reported, knocks are answered, mail is read unless it
+    /// may wait.
+    fn settle(&self, state: &mut State, story: &mut Story) {
+        loop {
+            let frozen = |who: Option<Who>| match who {
+                Some(Who::ClientMain(which) | Who::ClientLoop(which)) => state.clients[usize::from(which)].frozen,
+                Some(Who::ServerMain | Who::ServerLoop | Who::Listener) | None => false,
+            };
+            let ready = state.net.pending().find(|&end| !frozen(state.net.holder(end)));
+            if let Some(end) = ready {
+                self.wake(state, end, story);
+            } else if let Some((who, token)) = state.net.knocks() {
+                let ready = protocol_sm::driver::Readiness { readable: true, ..Default::default() };
+                if who == Who::Listener {
+                    Self::listener(state, story, |listener, cx| listener.on_ready(cx, token, ready));
+                } else {
+                    Self::server_main(state, Instant::ZERO, story, |main, cx| main.on_ready(cx, token, ready));
+                }
+            } else if let Some(to) = self.receivers(state).next().filter(|_| !self.lazy) {
+                self.read_mail(state, to, story);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Threads with mail.
+    fn receivers(&self, state: &State) -> impl Iterator<Item = Who> + use<> {
+        let clients = (0_u8..).zip(&state.clients).filter(|(_, client)| !client.frozen);
+        let clients = clients.flat_map(|(which, client)| {
+            let main = (!client.to_main.is_empty()).then_some(Who::ClientMain(which));
+            main.into_iter().chain((!client.to_lane.is_empty()).then_some(Who::ClientLoop(which)))
+        });
+        let main = (!state.to_main.is_empty()).then_some(Who::ServerMain);
+        let lane = (!state.to_lane.is_empty()).then_some(Who::ServerLoop);
+        let listener = (!state.to_listener.is_empty()).then_some(Who::Listener);
+        let all: Vec<_> = main.into_iter().chain(lane).chain(listener).chain(clients).collect();
+        all.into_iter()
+    }
+
+    fn read_mail(&self, state: &mut State, to: Who, story: &mut Story) {
+        let now = Instant::ZERO;
+        match to {
+            Who::ServerMain => {
+                let msg = state.to_main.pop_front().expect("it has mail");
+                story.at(to.party(), || format!("main: {msg:?}"));
+                Self::server_main(state, now, story, |main, cx| main.on_message(cx, msg));
+            }
+            Who::ServerLoop => {
+                let msg = state.to_lane.pop_front().expect("it has mail");
+                story.at(to.party(), || format!("loop: {msg:?}"));
+                self.server_lane(state, now, story, |lane, cx| lane.on_message(cx, msg));
+            }
+            Who::Listener => {
+                let msg = state.to_listener.pop_front().expect("it has mail");
+                story.at(to.party(), || format!("listener: {msg:?}"));
+                Self::listener(state, story, |listener, cx| listener.on_message(cx, msg));
+            }
+            Who::ClientMain(which) => {
+                let msg = state.clients[usize::from(which)].to_main.pop_front().expect("it has mail");
+                story.at(to.party(), || format!("main: {msg:?}"));
+                Self::client_main(state, which, now, story, |main, cx| main.on_message(cx, msg));
+            }
+            Who::ClientLoop(which) => {
+                let msg = state.clients[usize::from(which)].to_lane.pop_front().expect("it has mail");
+                story.at(to.party(), || format!("loop: {msg:?}"));
+                Self::client_lane(state, which, now, story, |lane, cx| lane.on_message(cx, msg));
+            }
+        }
+    }
+
+    fn wake(&self, state: &mut State, end: End, story: &mut Story) {
+        let Some((who, token, ready)) = state.net.take_ready(end) else { return };
+        let now = Instant::ZERO;
+        match who {
+            Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_ready(cx, token, ready)),
+            Who::ServerLoop => self.server_lane(state, now, story, |lane, cx| lane.on_ready(cx, token, ready)),
+            Who::Listener => unreachable!("it watches no connection"),
+            Who::ClientMain(which) => {
+                Self::client_main(state, which, now, story, |main, cx| main.on_ready(cx, token, ready));
+            }
+            Who::ClientLoop(which) => {
+                Self::client_lane(state, which, now, story, |lane, cx| lane.on_ready(cx, token, ready));
+            }
+        }
+    }
+
+    /// Threads whose next deadline comes, and when.
+    fn deadlines(state: &State) -> Vec<(Who, Instant)> {
+        let mut all = vec![
+            (Who::ServerMain, Driver::<Kernel<'_>>::next_deadline(&*state.main)),
+            (Who::ServerLoop, Driver::<Kernel<'_>>::next_deadline(&*state.lane)),
+        ];
+        let listens = state.net.listens(CTL_PORT);
+        for (which, client) in (0_u8..).zip(&state.clients) {
+            let tries = client.deadlines > 0 || state.clients[0].frozen;
+            let stops = which == 0 && state.client_stopping;
+            if client.started && !client.frozen && tries && (listens || stops) {
+                all.push((Who::ClientMain(which), Driver::<Kernel<'_>>::next_deadline(&*client.main)));
+                all.push((Who::ClientLoop(which), Driver::<Kernel<'_>>::next_deadline(&*client.lane)));
+            }
+        }
+        let comes = |(who, at): (Who, Option<Instant>)| Some((who, at.filter(|&at| at < Instant::ZERO + NEVER)?));
+        all.into_iter().filter_map(comes).collect()
+    }
+
+    fn pass_deadline(&self, state: &mut State, of: Who, story: &mut Story) {
+        let deadlines = Self::deadlines(state);
+        let now = deadlines.into_iter().find(|&(who, _)| who == of).expect("offered only then").1;
+        story.at(of.party(), || format!("{of:?}: a deadline passes, {:?}", now.since(Instant::ZERO)));
+        // Grace and draining end transfers; pauses do not.
+        let ends = now == Instant::ZERO + Duration::from_secs(1);
+        if ends {
+            state.ending = true;
+            doom(state, |_| true);
+        }
+        match of {
+            Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_deadline(cx)),
+            Who::ServerLoop => self.server_lane(state, now, story, |lane, cx| lane.on_deadline(cx)),
+            Who::Listener => unreachable!("it has no deadline"),
+            Who::ClientMain(which) => {
+                let left = &mut state.clients[usize::from(which)].deadlines;
+                *left = left.saturating_sub(1);
+                Self::client_main(state, which, now, story, |main, cx| main.on_deadline(cx));
+            }
+            Who::ClientLoop(which) => Self::client_lane(state, which, now, story, |lane, cx| lane.on_deadline(cx)),
+        }
+    }
+
+    fn start(state: &mut State, which: u8, story: &mut Story) {
+        state.clients[usize::from(which)].started = true;
+        Self::client_main(state, which, Instant::ZERO, story, |main, cx| main.start(cx));
+    }
+}
+
+/// Marks visits that may be cut short from now on.
+fn doom(state: &mut State, which: impl Fn(&Visit) -> bool) {
+    for visit in &mut state.net.visits {
+        visit.doomed |= visit.came && which(visit);
+    }
+}
+
+/// Calls a driver and lets it finish its turn. Returns what it told others.
+fn drive<D>(
+    net: &mut Net,
+    part: &mut Part<D>,
+    who: Who,
+    now: Instant,
+    story: &mut Story,
+    call: impl FnOnce(&mut D, &mut Cx<'_, Kernel<'_>>),
+) -> Vec<Told>
+where
+    D: Clone + Hash + for<'k> Driver<Kernel<'k>>,
+{
+    let mut told = Vec::new();
+    let mut scratch = [0; SCRATCH];
+    let mut kernel = Kernel { net, who, told: &mut told, story };
+    let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: Strategy::Copy };
+    part.change(|driver| {
+        call(driver, &mut cx);
+        while driver.is_busy() {
+            driver.run_busy(&mut cx);
+        }
+    });
+    told
+}
+
+impl Model for Mains {
+    type State = State;
+    type Action = Action;
+
+    fn initial(&self, story: &mut Story) -> State {
+        let timings = Self::timings(self.server_grace, self.impatient);
+        let settings = ServerSettings { idle_conns: self.keep, timings: timings.clone(), ..ServerSettings::default() };
+        let mut state = State {
+            net: Net::new(self.visits, Window::WIDE, 0),
+            main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
+            lane: Part::new(ServerLoop::new(0, timings)),
+            listener: Part::new(Listener::new(1)),
+            to_main: VecDeque::new(),
+            to_lane: VecDeque::new(),
+            to_listener: VecDeque::new(),
+            clients: (0..=usize::from(self.newcomer)).map(|_| self.client()).collect(),
+            whims: Whims { came: 0, refusals: 0, resets: 0 },
+            proxy_losses: self.proxy_losses,
+            ctl_losses: self.ctl_losses,
+            server_stopping: false,
+            client_stopping: false,
+            ending: false,
+        };
+        Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
+            main.listen(cx, at(CTL_PORT), at(PROXY_PORT)).expect("the ports are free");
+        });
+        Self::start(&mut state, 0, story);
+        // It begins with a session that is up, a tunnel and idle conns.
+        let mut actions = Vec::new();
+        loop {
+            self.settle(&mut state, story);
+            actions.clear();
+            self.actions(&state, &mut actions);
+            let Some(&action) = actions.iter().find(|&&action| self.is_due(action)) else { break };
+            self.step(&mut state, action, story);
+        }
+        state
+    }
+
+    fn actions(&self, state: &State, into: &mut Vec<Action>) {
+        let public = state.net.listens(PUBLIC_PORT);
+        self.script().moves(&state.net, &state.whims, public, |made| into.push(Action::Peer(made)));
+        let thawed = |who: Option<Who>| match who {
+            Some(Who::ClientMain(which) | Who::ClientLoop(which)) => !state.clients[usize::from(which)].frozen,
+            Some(Who::ServerMain | Who::ServerLoop | Who::Listener) | None => true,
+        };
+        into.retain(|action| match action {
+            Action::Peer(Move::Send { visit, .. } | Move::Accept { visit, .. }) => {
+                let local = state.net.visits[*visit].local.end.map(End::other);
+                local.is_none_or(|end| thawed(state.net.holder(end)))
+            }
+            _ => true,
+        });
+        for (end, count, hasty) in state.net.deliverable().filter(|&(end, ..)| thawed(state.net.holder(end))) {
+            into.push(Action::Arrive { end, count: 1, hasty: false });
+            if count > 1 {
+                into.push(Action::Arrive { end, count, hasty: false });
+            }
+            if hasty {
+                into.push(Action::Arrive { end, count, hasty: true });
+            }
+        }
+        into.extend(self.receivers(state).map(|to| Action::Mail { to }));
+        for (end, role) in state.net.links() {
+            let left = if role == Role::Ctl { state.ctl_losses } else { state.proxy_losses };
+            if left > 0 {
+                into.push(Action::Lose { end });
+            }
+        }
+        let first = &state.clients[0];
+        if self.newcomer && !state.clients[1].started {
+            into.push(Action::Newcomer { rescue: first.frozen });
+        }
+        if self.freeze && !first.frozen {
+            into.push(Action::Freeze);
+        }
+        if self.server_stops && !state.server_stopping {
+            into.push(Action::StopServer);
+        }
+        if self.client_stops && !state.client_stopping && !first.frozen {
+            into.push(Action::StopClient);
+        }
+        let last = !into.iter().any(|&action| self.is_due(action));
+        into.extend(Self::deadlines(state).into_iter().map(|(of, _)| Action::Deadline { of, last }));
+    }
+
+    fn is_due(&self, action: Action) -> bool {
+        match action {
+            Action::Peer(made) => made.is_due(),
+            Action::Arrive { .. } | Action::Mail { .. } => true,
+            Action::Deadline { of, last } => last || matches!(of, Who::ClientMain(_)) && !self.client_grace,
+            Action::Newcomer { rescue } => rescue,
+            Action::Lose { .. } | Action::Freeze | Action::StopServer | Action::StopClient => false,
+        }
+    }
+
+    fn step(&self, state: &mut State, action: Action, story: &mut Story) {
+        match action {
+            Action::Peer(made) => {
+                let end = play(made, &mut state.net, &mut state.whims, story);
+                if let Move::Come { .. } = made {
+                    state.net.knock(end);
+                    let stopping = state.server_stopping || state.client_stopping;
+                    let visit = state.whims.came - 1;
+                    state.net.visits[visit].doomed |= stopping;
+                } else {
+                    self.wake(state, end, story);
+                }
+            }
+            Action::Arrive { end, count, hasty } => {
+                state.net.arrive(end, count, hasty, story);
+                self.wake(state, end, story);
+            }
+            Action::Mail { to } => self.read_mail(state, to, story),
+            Action::Deadline { of, .. } => self.pass_deadline(state, of, story),
+            Action::Lose { end } => {
+                let ctl = matches!(state.net.holder(end), Some(Who::ClientMain(_)));
+                *(if ctl { &mut state.ctl_losses } else { &mut state.proxy_losses }) -= 1;
+                state.net.doom(end);
+                state.net.lose(end);
+            }
+            Action::Newcomer { .. } => {
+                Self::start(state, 1, story);
+            }
+            Action::Freeze => {
+                state.clients[0].frozen = true;
+                doom(state, |_| true);
+            }
+            Action::StopServer => {
+                state.server_stopping = true;
+                state.ending = true;
+                doom(state, |visit| visit.local.end.is_none());
+                state.to_main.push_back(ToServerMain::Stop);
+            }
+            Action::StopClient => {
+                state.client_stopping = true;
+                state.ending = true;
+                doom(state, |visit| visit.local.end.is_none());
+                state.clients[0].to_main.push_back(ToClientMain::Stop);
+            }
+        }
+        self.settle(state, story);
+    }
+
+    fn assert_quiet(&self, state: &State) {
+        assert_ended_but_for_frozen(state);
+        assert_eq!(state.lane.waiting().count(), 0, "every wait ends");
+        let ups: Vec<_> =
+            state.clients.iter().filter(|client| client.main.is_up() && !client.frozen).map(|c| &c.lane).collect();
+        assert!(ups.len() <= 1, "one client per identity");
+        let server: Vec<_> = state.lane.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        assert!(server.iter().all(|&(.., idle)| idle), "every transfer ends: {server:?}");
+        if state.main.is_over() {
+            assert_eq!(state.main.sockets() + state.main.sessions(), 0, "a server that is over holds nothing");
+            assert_eq!(state.lane.sockets() + state.listener.ports(), 0, "a server that is over holds nothing");
+            assert!(!state.net.listens(CTL_PORT) && !state.net.listens(PROXY_PORT), "it listens no more");
+        } else {
+            assert!(!state.server_stopping, "drain terminates");
+        }
+        for (which, client) in state.clients.iter().enumerate() {
+            let over = client.main.outcome().is_some();
+            assert!(over || !state.client_stopping || which != 0 || client.frozen, "drain terminates");
+            if over {
+                assert_eq!(client.lane.sockets(), 0, "a client that is over holds nothing");
+            }
+        }
+        let Some(client) = ups.first() else {
+            let waits = |client: &Client| {
+                let can = client.started && !client.frozen && client.main.outcome().is_none();
+                can && (client.deadlines > 0 || state.clients[0].frozen)
+            };
+            let served = state.main.is_over() || !state.clients.iter().any(waits);
+            assert!(served, "clients are back");
+            assert_eq!(server.len(), 0, "a session that is over holds no conn");
+            return;
+        };
+        assert_eq!(state.main.sessions(), 1, "one session per client that is up");
+        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping, "ports listen");
+        let mut client: Vec<_> = client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        let mut server = server;
+        client.sort_unstable();
+        server.sort_unstable();
+        assert_eq!(server, client, "both sides have the same idle conns");
+        assert!(server.len() >= self.keep as usize, "the pool is at its target");
+        // A frozen client may have stopped in its handshake.
+        let frozen = usize::from(state.clients[0].frozen);
+        assert!((3..=3 + frozen).contains(&state.main.sockets()), "two doors and one ctl_conn");
+        assert_eq!(state.listener.ports(), usize::from(state.net.listens(PUBLIC_PORT)), "one public port");
+    }
+}
+
+/// A frozen client cannot tell its LocalServers.
+fn assert_ended_but_for_frozen(state: &State) {
+    let mut visits = state.net.visits.clone();
+    for visit in &mut visits {
+        let holder = visit.local.end.and_then(|end| state.net.holder(end.other()));
+        if matches!(holder, Some(Who::ClientLoop(which)) if state.clients[usize::from(which)].frozen) {
+            visit.local = super::net::Peer::default();
+        }
+    }
+    assert_ended(&visits);
+}

@@ -1,0 +1,1 @@
+//! Every rule of PROTOCOL.md is shown by a test.
