@@ -288,7 +288,7 @@ impl World {
     fn unnumbered(&mut self, tape: &mut Tape<'_>) {
         let Some(index) = tape.index(self.ctls.len()) else { return };
         let honest = self.ctls[index].heard;
-        let received = if tape.byte() % 4 == 0 { tape.number() } else { honest };
+        let received = if tape.byte().is_multiple_of(4) { tape.number() } else { honest };
         let message = match tape.byte() % 5 {
             0 | 1 => ToServer::Ping { received },
             2 => ToServer::Pong { received },

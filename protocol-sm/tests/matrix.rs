@@ -22,7 +22,7 @@ enum Next<S> {
     Stale,
     /// The conn is closed.
     Closed,
-    /// The peer broke the protocol, or why it is refused.
+    /// The peer broke the protocol: how.
     Error(String),
     /// Nothing that the runtime does then.
     Never,
@@ -279,9 +279,9 @@ enum Client {
 fn client_table() -> String {
     type S = Client;
     fn active(change: impl Fn(&mut client::ActiveConn) -> bool + 'static) -> impl Fn(S) -> Next<S> {
-        move |state| match state {
-            Client::Active(mut conn) if change(&mut conn) => Next::State(Client::Active(conn)),
-            Client::Idle(_) | Client::Active(_) => Next::Never,
+        move |state| {
+            let Client::Active(mut conn) = state else { return Next::Never };
+            if change(&mut conn) { Next::State(Client::Active(conn)) } else { Next::Never }
         }
     }
     fn start(offset: u32) -> impl Fn(S) -> Next<S> {

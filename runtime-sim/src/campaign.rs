@@ -200,7 +200,8 @@ pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= settings.count || sender.send(settings.ring.run(settings.first + index, false)).is_err() {
+                    if index >= settings.count || sender.send(settings.ring.run(settings.first + index, false)).is_err()
+                    {
                         return;
                     }
                 }

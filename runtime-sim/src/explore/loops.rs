@@ -204,7 +204,7 @@ impl Loops {
         });
         for told in told {
             match told {
-                Told::FromServerLoop(msg) => self.from_server(state, msg, story),
+                Told::FromServerLoop(msg) => self.on_server_said(state, msg, story),
                 Told::Note(note) => self.on_server_note(state, &before, note),
                 told => unreachable!("a server's loop does not say {told:?}"),
             }
@@ -250,7 +250,7 @@ impl Loops {
         assign_dials(net, client.conns());
     }
 
-    fn from_server(&self, state: &mut State, msg: FromServerLoop<Stream>, story: &mut Story) {
+    fn on_server_said(&self, state: &mut State, msg: FromServerLoop<Stream>, story: &mut Story) {
         match msg {
             _ if state.over => {}
             FromServerLoop::Message { msg, .. } => state.to_client.push_back(msg),

@@ -60,15 +60,15 @@ impl End {
 
 /// A driver's stream. Not `Copy`: a driver hands it back once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Stream(pub(super) End);
+pub(super) struct Stream(pub(super) End);
 
 /// A driver's pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Pipe(u16);
+pub(super) struct Pipe(u16);
 
 /// A driver's listening socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Door(u16);
+pub(super) struct Door(u16);
 
 /// Whose driver it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,13 +202,6 @@ impl Side {
         match self {
             Self::Visitor => Self::Local,
             Self::Local => Self::Visitor,
-        }
-    }
-
-    fn party(self) -> Party {
-        match self {
-            Self::Visitor => Party::Visitors,
-            Self::Local => Party::Locals,
         }
     }
 }
@@ -557,7 +550,7 @@ impl Net {
     /// A hostile client sends a byte behind the total of its transfer.
     pub(super) fn stray(&mut self, end: End) {
         self.hostile = true;
-        self.to_other(end, Segment::Bytes(vec![0xee]));
+        self.pass_on(end, Segment::Bytes(vec![0xee]));
     }
 
     /// What end 1 of a new connection was sent, once some is there; the drivers' handshake threads read it.
@@ -589,7 +582,7 @@ impl Net {
         self.sock_mut(from.other()).coming.push_back(Segment::Bytes(bytes.to_vec()));
     }
 
-    fn to_other(&mut self, end: End, segment: Segment) {
+    fn pass_on(&mut self, end: End, segment: Segment) {
         let other = self.sock_mut(end.other());
         // Nothing follows a reset.
         if other.holder != Holder::Closed && other.coming.back() != Some(&Segment::Rst) && !other.dead {
@@ -759,7 +752,7 @@ impl Net {
                 }
             }
             (Holder::Peer, ..) => self.sock_mut(from.other()).holder = Holder::Closed,
-            (Holder::Driver(..) | Holder::Backlog, ..) => self.to_other(from, segment),
+            (Holder::Driver(..) | Holder::Backlog, ..) => self.pass_on(from, segment),
         }
     }
 }

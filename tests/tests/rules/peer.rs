@@ -411,7 +411,7 @@ impl Greeted {
         let transcript = Transcript::new(Preface::ours(Port::Ctl).encode(), reply, &self.said, &answer);
         let expected = Prover::new(None, transcript).client();
         assert_eq!(proof, ToServer::Handshake(ClientHandshake::Proof(expected)));
-        Challenged { wire: self.wire, hello: self.hello, transcript, proxy_port: self.proxy_port }
+        Challenged { wire: self.wire, transcript, proxy_port: self.proxy_port }
     }
 
     pub(crate) fn hello_back(&mut self, hello: ServerHello) -> ToClient {
@@ -426,7 +426,6 @@ impl Greeted {
 #[derive(Debug)]
 pub(crate) struct Challenged {
     pub(crate) wire: Wire,
-    pub(crate) hello: ClientHello,
     transcript: Transcript,
     proxy_port: u16,
 }
