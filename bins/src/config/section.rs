@@ -164,7 +164,7 @@ impl<'t> Section<'t> {
         };
         let fitting = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
         if fitting.is_none() {
-            self.problem(key, format!("is {number}; write {expected}"));
+            self.problem(key, format!("is {}; write {expected}", number.to_string().escape_debug()));
         }
         fitting
     }

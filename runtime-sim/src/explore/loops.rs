@@ -399,13 +399,6 @@ impl Loops {
     }
 }
 
-impl State {
-    /// The outer peers and what they have seen.
-    pub(super) fn visits(&self) -> &[Visit] {
-        &self.net.visits
-    }
-}
-
 /// What of a loop a stale message may not change.
 fn quiet_totals(server: &ServerLoop<Stream, Pipe>) -> (usize, [u64; 4], u32) {
     let totals = server.totals();
@@ -584,5 +577,9 @@ impl Model for Loops {
         assert_eq!(state.server.sockets(), server.len(), "every fd is closed");
         assert_eq!(state.client.sockets(), client.len(), "every fd is closed");
         assert_eq!(state.net.pipes(), 0, "every pipe is closed");
+    }
+
+    fn visits<'a>(&self, state: &'a State) -> &'a [Visit] {
+        &state.net.visits
     }
 }

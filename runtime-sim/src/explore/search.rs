@@ -5,6 +5,7 @@
 
 use super::fingerprint::{Table, fingerprint};
 use super::guard::guarded;
+use super::net::Visit;
 use super::story::Story;
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,6 +28,8 @@ pub(super) trait Model {
     fn is_due(&self, action: Self::Action) -> bool;
     /// Nothing is due any more. Panics if that is not a quiet end.
     fn assert_quiet(&self, state: &Self::State);
+    /// The outer peers and what they have seen.
+    fn visits<'a>(&self, state: &'a Self::State) -> &'a [Visit];
 }
 
 /// What a complete search has seen.

@@ -6,6 +6,7 @@
 
 use super::guard::guarded;
 use super::loops::{Config, Loops};
+use super::mains::Mains;
 use super::net::{Visit, Window};
 use super::peers::Grain;
 use super::search::Model;
@@ -70,9 +71,18 @@ struct Run {
 impl Run {
     fn play(&mut self, tape: &[u16], story: &mut Story) {
         let mut words = tape.iter().copied();
-        let config = config(&mut words);
-        story.remark(|| format!("{config:?}"));
-        let model = Loops::new(config);
+        if words.next().unwrap_or(0) % 4 == 1 {
+            let config = programs(&mut words);
+            story.remark(|| format!("{config:?}"));
+            self.walk(&config, tape.len(), words, story);
+        } else {
+            let config = loops(&mut words);
+            story.remark(|| format!("{config:?}"));
+            self.walk(&Loops::new(config), tape.len(), words, story);
+        }
+    }
+
+    fn walk<M: Model>(&mut self, model: &M, length: usize, mut words: impl Iterator<Item = u16>, story: &mut Story) {
         let mut state = model.initial(story);
         let mut actions = Vec::new();
         loop {
@@ -82,7 +92,7 @@ impl Run {
                 Some(_) if actions.is_empty() => None,
                 Some(word) => Some(actions[usize::from(word) % actions.len()]),
                 None => {
-                    assert!(self.stats.steps < tape.len() + PATIENCE, "it does not come to rest");
+                    assert!(self.stats.steps < length + PATIENCE, "it does not come to rest");
                     actions.iter().copied().find(|&action| model.is_due(action))
                 }
             };
@@ -92,15 +102,42 @@ impl Run {
             model.step(&mut state, action, story);
         }
         model.assert_quiet(&state);
-        let visits = || state.visits().iter().filter(|visit| visit.came);
+        let visits = || model.visits(&state).iter().filter(|visit| visit.came);
         self.stats.visits = visits().count();
         self.stats.complete = visits().filter(|visit| visit.is_complete()).count();
         self.stats.bytes = visits().map(Visit::bytes).sum();
     }
 }
 
-/// What is set up, by the first words of a tape. Without words: the smallest of everything.
-fn config(words: &mut impl Iterator<Item = u16>) -> Config {
+/// Whole programs that are set up, by the first words of a tape.
+fn programs(words: &mut impl Iterator<Item = u16>) -> Mains {
+    let mut pick = |choices: u16| words.next().unwrap_or(0) % choices;
+    let visits = usize::from(pick(5));
+    let newcomer = pick(3) == 1;
+    let freeze = newcomer && pick(3) == 1;
+    let client_stops = pick(4) == 1;
+    let client_grace = pick(3) == 1;
+    Mains {
+        grain: [Grain::Fine, Grain::Medium, Grain::Coarse][usize::from(pick(3))],
+        keep: u32::from(pick(3)),
+        proxy_losses: usize::from(pick(3)),
+        ctl_losses: usize::from(pick(4)),
+        // What a client leaves behind when its last word is lost ends with the grace.
+        server_grace: pick(3) == 1 || newcomer || client_stops || client_grace,
+        client_grace,
+        newcomer,
+        // Nothing but a newcomer shows that a client is frozen, here where time stands still.
+        freeze,
+        server_stops: pick(4) == 1,
+        client_stops,
+        impatient: pick(2) == 1 || freeze,
+        lazy: pick(2) == 1,
+        ..Mains::new(visits, Grain::Fine)
+    }
+}
+
+/// Two event loops that are set up, by the first words of a tape. Without words: the smallest of everything.
+fn loops(words: &mut impl Iterator<Item = u16>) -> Config {
     let mut pick = |choices: usize| usize::from(words.next().unwrap_or(0)) % choices;
     let sizes = [1, 0, 2, 5, 8, 300, 1500];
     let (visits, conns) = (1 + pick(6), 1 + pick(4));

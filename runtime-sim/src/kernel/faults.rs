@@ -1,6 +1,6 @@
 //! What goes wrong, on demand.
 
-use super::sock::Stage;
+use super::sock::{Packet, Stage};
 use super::{Errno, Event, HostId, Kernel, ProcId, SockId};
 use protocol_sm::time::Instant;
 use std::time::Duration;
@@ -58,9 +58,11 @@ impl Kernel {
             let owed = std::mem::take(&mut sock.owed);
             if owed > 0 {
                 if sock.stage == Stage::Dead {
-                    // Nobody is left who would send it again.
-                    for _ in 0..owed {
-                        self.socks[i].wire.pop_front();
+                    // Nobody is left who would send it again, and what is in flight behind a gap reaches no reader.
+                    let lost: Vec<_> = sock.wire.drain(..owed.min(sock.wire.len())).collect();
+                    let in_stream = |packet: &Packet| matches!(packet, Packet::Data(_) | Packet::Fin);
+                    if lost.iter().any(in_stream) {
+                        sock.wire.retain(|packet| !in_stream(packet));
                     }
                 } else {
                     let wait = self.rng.range(1, longest);

@@ -1,0 +1,177 @@
+//! The outer peers' moves, and what they see.
+
+use super::{End, Holder, Net, Segment, Side, describe, origin, payload};
+use crate::explore::story::{Party, Story};
+use protocol_sm::driver::{Readiness, Role, SysError};
+
+impl Net {
+    /// A visitor's connection, accepted by nobody yet.
+    pub(in crate::explore) fn add_visitor(&mut self, visit: usize) -> End {
+        let end = self.add(Role::Public, Holder::Peer, Holder::Backlog);
+        self.conn_mut(end).visit = Some(u8::try_from(visit).expect("few visits"));
+        self.visits[visit].came = true;
+        self.visits[visit].visitor.end = Some(end);
+        end.other()
+    }
+
+    /// A dialled local_conn belongs to this visit.
+    pub(in crate::explore) fn assign(&mut self, end: End, visit: usize) {
+        self.conn_mut(end).visit = Some(u8::try_from(visit).expect("few visits"));
+        let local = &mut self.visits[visit].local;
+        assert!(local.end.is_none(), "one transfer per visit: its LocalServer was dialled before");
+        local.end = Some(end.other());
+        local.dialling = true;
+    }
+
+    /// The visit of a local_conn, if it is known.
+    pub(in crate::explore) fn visit_of(&self, end: End) -> Option<usize> {
+        self.conn(end).visit.map(usize::from)
+    }
+
+    /// A peer sends its next `count` bytes, and then perhaps its end. Returns its driver's end.
+    pub(in crate::explore) fn peer_sends(
+        &mut self,
+        visit: usize,
+        side: Side,
+        count: usize,
+        fin: bool,
+        story: &mut Story,
+    ) -> End {
+        let peer = self.visits[visit].peer(side);
+        let end = peer.end.expect("it is connected").other();
+        let first = usize::from(peer.sent);
+        peer.sent += u16::try_from(count).expect("few bytes");
+        peer.fin |= fin;
+        let bytes = (first..first + count).map(|offset| payload(visit, side, offset));
+        let sock = self.sock_mut(end);
+        sock.arrived.extend(bytes);
+        sock.ready.readable = true;
+        if fin {
+            sock.ended = true;
+            sock.ready.hup = true;
+        }
+        let (from, to) = self.parties(end);
+        story.arrow(from, to, || format!("visit {visit}: {count} B{}", if fin { ", FIN" } else { "" }));
+        end
+    }
+
+    /// A peer resets its connection. Returns its driver's end.
+    pub(in crate::explore) fn peer_resets(&mut self, visit: usize, side: Side, story: &mut Story) -> End {
+        let peer = self.visits[visit].peer(side);
+        peer.left = true;
+        let end = peer.end.take().expect("it is connected").other();
+        self.visits[visit].doomed = true;
+        let (from, to) = self.parties(end);
+        story.arrow(from, to, || format!("visit {visit}: RST"));
+        self.sock_mut(end.other()).holder = Holder::Closed;
+        let sock = self.sock_mut(end);
+        sock.error = Some(SysError::Reset);
+        sock.dead = true;
+        sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+        end
+    }
+
+    /// A LocalServer accepts or refuses. Returns its driver's end.
+    pub(in crate::explore) fn answer_dial(&mut self, visit: usize, accept: bool, story: &mut Story) -> End {
+        let local = &mut self.visits[visit].local;
+        local.dialling = false;
+        let end = local.end.expect("it was dialled").other();
+        story.arrow(Party::Locals, Party::Client, || {
+            format!("visit {visit}: {}", if accept { "accepts" } else { "refuses" })
+        });
+        if !accept {
+            self.visits[visit].local.end = None;
+            self.visits[visit].doomed = true;
+            self.sock_mut(end.other()).holder = Holder::Closed;
+        }
+        let sock = self.sock_mut(end);
+        sock.connecting = false;
+        sock.ready.writable = true;
+        if !accept {
+            sock.error = Some(SysError::Refused);
+            sock.dead = true;
+            sock.ready = Readiness { readable: true, writable: true, hup: true, error: true };
+        }
+        end
+    }
+
+    /// What was sent to a peer is read by it at once.
+    fn peer_reads(&mut self, visit: usize, side: Side, bytes: &[u8]) {
+        let known = usize::from(self.visits[visit].peer(side.other()).sent);
+        let hostile = self.hostile;
+        let peer = self.visits[visit].peer(side);
+        assert!(!peer.eof, "nothing is written after the shutdown");
+        for &byte in bytes {
+            let offset = usize::from(peer.got);
+            if hostile && offset >= known {
+                peer.got += 1;
+                continue;
+            }
+            assert!(offset < known, "bytes are not invented: {side:?} of visit {visit} got more than was sent");
+            let expected = payload(visit, side.other(), offset);
+            assert!(
+                byte == expected,
+                "delivered bytes are a prefix of those sent: {side:?} of visit {visit} got {byte:#04x} at {offset}, \
+                 expected {expected:#04x} ({})",
+                origin(byte)
+            );
+            peer.got += 1;
+        }
+    }
+
+    fn peer_reads_end(&mut self, visit: usize, side: Side) {
+        let other = self.visits[visit].peer(side.other()).clone();
+        let peer = self.visits[visit].peer(side);
+        assert!(!peer.eof, "SHUT_WR exactly once");
+        assert!(
+            other.fin && peer.got == other.sent,
+            "a clean end means equal length and content: {side:?} of visit {visit} got {} of {} bytes, {}",
+            peer.got,
+            other.sent,
+            if other.fin { "which ended" } else { "which did not end" },
+        );
+        peer.eof = true;
+    }
+
+    pub(super) fn peer_of(&self, end: End) -> Option<(usize, Side)> {
+        let conn = self.conn(end);
+        let side = match conn.role {
+            Role::Public => Side::Visitor,
+            Role::Local => Side::Local,
+            Role::Ctl | Role::Proxy => return None,
+        };
+        conn.visit.map(|visit| (usize::from(visit), side))
+    }
+
+    /// Sends from a driver to whoever is at the other end.
+    pub(super) fn transmit(&mut self, from: End, segment: Segment, story: &mut Story) {
+        let other = self.sock(from.other()).holder;
+        match (other, &segment, self.peer_of(from)) {
+            (Holder::Closed, Segment::Bytes(_), _) => {
+                // Nobody is there: a reset comes back.
+                let sock = self.sock_mut(from);
+                if !sock.coming.contains(&Segment::Rst) && !sock.dead {
+                    sock.coming.push_back(Segment::Rst);
+                }
+            }
+            (Holder::Closed, ..) => {}
+            (Holder::Peer, _, Some((visit, side))) => {
+                let (sender, to) = self.parties(from.other());
+                story.arrow(sender, to, || format!("visit {visit}: {}", describe(&segment)));
+                match segment {
+                    Segment::Bytes(bytes) => self.peer_reads(visit, side, &bytes),
+                    Segment::Fin => self.peer_reads_end(visit, side),
+                    Segment::Rst => {
+                        let peer = self.visits[visit].peer(side);
+                        peer.was_reset = true;
+                        peer.dialling = false;
+                        peer.end = None;
+                        self.sock_mut(from.other()).holder = Holder::Closed;
+                    }
+                }
+            }
+            (Holder::Peer, ..) => self.sock_mut(from.other()).holder = Holder::Closed,
+            (Holder::Driver(..) | Holder::Backlog, ..) => self.pass_on(from, segment),
+        }
+    }
+}
