@@ -60,7 +60,8 @@ pub struct Timings {
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
     pub reconnect_min: Duration,
-    /// Client: longest pause before a reconnect (default 15 s).
+    /// Client: longest pause before a reconnect, and the pause before a LocalServer's name that did not resolve
+    /// is looked up again (default 15 s).
     pub reconnect_max: Duration,
 }
 

@@ -42,8 +42,8 @@ fn every_cut_of_the_peers_streams() {
     explore("2 transfers, empty halves", Config { up: 0, down: 0, ..Config::new(2, 2, Grain::Fine) });
     if wants_full() {
         explore("2 transfers, 2 conns, fine", Config::new(2, 2, Grain::Fine));
-        explore("3 transfers, 2 conns, fine", Config::new(3, 2, Grain::Fine));
-        explore("2 transfers, 2 bytes", Config { up: 2, down: 2, ..Config::new(2, 2, Grain::Fine) });
+        explore("4 transfers, 2 conns", Config::new(4, 2, Grain::Coarse));
+        explore("2 transfers, 2 bytes", Config { up: 2, down: 2, ..Config::new(2, 1, Grain::Fine) });
     }
 }
 
@@ -54,8 +54,8 @@ fn aborts_from_either_end_and_refusals() {
     explore("reset", Config { resets: 1, ..Config::new(2, 2, Grain::Medium) });
     explore("two resets", Config { resets: 2, ..Config::new(2, 1, Grain::Medium) });
     if wants_full() {
-        explore("resets and refusals", Config { resets: 2, refusals: 1, ..Config::new(3, 2, Grain::Medium) });
-        explore("reset, fine", Config { resets: 1, ..Config::new(2, 2, Grain::Fine) });
+        explore("resets and refusals", Config { resets: 2, refusals: 1, ..Config::new(2, 2, Grain::Coarse) });
+        explore("reset, fine", Config { resets: 1, ..Config::new(2, 1, Grain::Fine) });
     }
 }
 
@@ -67,7 +67,7 @@ fn a_lost_proxy_conn() {
     if wants_full() {
         explore("loss, cold, two conns", Config { losses: 1, ready: false, ..Config::new(2, 2, Grain::Medium) });
         explore("loss and reset", Config { losses: 1, resets: 1, ..Config::new(2, 2, Grain::Medium) });
-        explore("loss and refusal", Config { losses: 1, refusals: 1, ..Config::new(3, 2, Grain::Coarse) });
+        explore("loss and refusal", Config { losses: 1, refusals: 1, ..Config::new(2, 2, Grain::Coarse) });
     }
 }
 

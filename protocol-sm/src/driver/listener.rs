@@ -133,6 +133,10 @@ where
                 if let Some(port) = token.and_then(|token| self.ports.remove(token)) {
                     cx.sys.unlisten(port.listener);
                 }
+                // Behind the last visitor that was dealt out, and not beside it: it must not be left waiting.
+                for lane in 0..self.lanes {
+                    cx.sys.tell(ToLane { lane, message: ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) } });
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use protocol_sm::wire::{
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 use tests::sockets::{LOOPBACK, bounded, connect, reset};
 use tests::wait::{PATIENCE, eventually};
 
@@ -63,6 +64,19 @@ impl Wire {
     #[track_caller]
     pub(crate) fn expect<M: Message>(&mut self, what: &str) -> M {
         self.next().unwrap_or_else(|| panic!("expected {what}, found the end"))
+    }
+
+    /// The first message for which `wanted` finds something. What it does about the others is its business.
+    #[track_caller]
+    pub(crate) fn find<M: Message, T>(&mut self, what: &str, mut wanted: impl FnMut(&mut Self, M) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let message = self.expect(what);
+            if let Some(found) = wanted(self, message) {
+                return found;
+            }
+        }
+        panic!("expected within {PATIENCE:?}: {what}; only other messages came");
     }
 
     /// Waits until the other side ends the connection without another byte.
@@ -199,19 +213,18 @@ impl RawClient {
     /// The server's next numbered message for which `wanted` finds something; pings are answered on the way.
     #[track_caller]
     pub(crate) fn find<T>(&mut self, what: &str, wanted: impl Fn(&ServerMsg) -> Option<T>) -> T {
-        loop {
-            match self.wire.expect(what) {
-                ToClient::Numbered { seq, msg } => {
-                    self.heard = seq;
-                    if let Some(found) = wanted(&msg) {
-                        return found;
-                    }
-                }
-                ToClient::Ping { .. } => self.wire.send(&ToServer::Pong { received: self.heard }),
-                ToClient::Pong { .. } | ToClient::Ack { .. } => {}
-                other => panic!("expected {what}, found {other:?}"),
+        self.wire.find(what, |wire, message| match message {
+            ToClient::Numbered { seq, msg } => {
+                self.heard = seq;
+                wanted(&msg)
             }
-        }
+            ToClient::Ping { .. } => {
+                wire.send(&ToServer::Pong { received: self.heard });
+                None
+            }
+            ToClient::Pong { .. } | ToClient::Ack { .. } => None,
+            other => panic!("expected {what}, found {other:?}"),
+        })
     }
 
     /// Registers a tunnel on a port of the server's choice.
@@ -255,18 +268,23 @@ impl RawClient {
     /// Waits for `Close`, whatever comes before it, and for the end.
     #[track_caller]
     pub(crate) fn expect_close(&mut self, code: CloseCode) {
-        loop {
-            match self.wire.expect("Close") {
-                ToClient::Close { code: said } => {
-                    assert_eq!(said, code);
-                    return self.wire.expect_end();
-                }
-                ToClient::Handshake(_)
-                | ToClient::Numbered { .. }
-                | ToClient::Ping { .. }
-                | ToClient::Pong { .. }
-                | ToClient::Ack { .. } => {}
-            }
+        let said = self.wire.find("Close", |_, message| match message {
+            ToClient::Close { code } => Some(code),
+            ToClient::Handshake(_)
+            | ToClient::Numbered { .. }
+            | ToClient::Ping { .. }
+            | ToClient::Pong { .. }
+            | ToClient::Ack { .. } => None,
+        });
+        assert_eq!(said, code);
+        self.wire.expect_end();
+    }
+
+    /// Waits until the server ends the ctl_conn, without a `Close`.
+    #[track_caller]
+    pub(crate) fn expect_lost(&mut self) {
+        while let Some(message) = self.wire.next::<ToClient>() {
+            assert!(!matches!(message, ToClient::Close { .. }), "the session goes on");
         }
     }
 
@@ -274,14 +292,16 @@ impl RawClient {
     #[track_caller]
     pub(crate) fn expect_alive(&mut self) {
         self.wire.send(&ToServer::Ping { received: self.heard });
-        loop {
-            match self.wire.expect("Pong") {
-                ToClient::Pong { received } => return assert_eq!(received, self.sent, "everything was handled"),
-                ToClient::Numbered { seq, .. } => self.heard = seq,
-                ToClient::Ping { .. } | ToClient::Ack { .. } => {}
-                other => panic!("expected Pong, found {other:?}"),
+        let received = self.wire.find("Pong", |_, message| match message {
+            ToClient::Pong { received } => Some(received),
+            ToClient::Numbered { seq, .. } => {
+                self.heard = seq;
+                None
             }
-        }
+            ToClient::Ping { .. } | ToClient::Ack { .. } => None,
+            other => panic!("expected Pong, found {other:?}"),
+        });
+        assert_eq!(received, self.sent, "everything was handled");
     }
 }
 
@@ -297,13 +317,14 @@ impl RawConn {
     /// The next `Start`; idle pings are answered on the way.
     #[track_caller]
     pub(crate) fn start(&mut self) -> ProxyToClient {
-        loop {
-            match self.wire.expect("Start") {
-                ProxyToClient::Ping => self.wire.send(&ProxyToServer::Pong),
-                start @ ProxyToClient::Start { .. } => return start,
-                other => panic!("expected Start, found {other:?}"),
+        self.wire.find("Start", |wire, message| match message {
+            ProxyToClient::Ping => {
+                wire.send(&ProxyToServer::Pong);
+                None
             }
-        }
+            start @ ProxyToClient::Start { .. } => Some(start),
+            other => panic!("expected Start, found {other:?}"),
+        })
     }
 }
 
@@ -461,17 +482,18 @@ impl ServerEnd {
     /// The client's next numbered message; pings are answered on the way.
     #[track_caller]
     pub(crate) fn msg(&mut self, what: &str) -> ClientMsg {
-        loop {
-            match self.wire.expect(what) {
-                ToServer::Numbered { seq, msg } => {
-                    self.heard = seq;
-                    return msg;
-                }
-                ToServer::Ping { .. } => self.wire.send(&ToClient::Pong { received: self.heard }),
-                ToServer::Pong { .. } | ToServer::Ack { .. } => {}
-                other => panic!("expected {what}, found {other:?}"),
+        self.wire.find(what, |wire, message| match message {
+            ToServer::Numbered { seq, msg } => {
+                self.heard = seq;
+                Some(msg)
             }
-        }
+            ToServer::Ping { .. } => {
+                wire.send(&ToClient::Pong { received: self.heard });
+                None
+            }
+            ToServer::Pong { .. } | ToServer::Ack { .. } => None,
+            other => panic!("expected {what}, found {other:?}"),
+        })
     }
 
     /// Lets the client register its tunnel.
@@ -492,33 +514,32 @@ impl ServerEnd {
     /// Waits for `Close`, whatever comes before it, and for the end.
     #[track_caller]
     pub(crate) fn expect_close(&mut self, code: CloseCode) {
-        loop {
-            match self.wire.expect("Close") {
-                ToServer::Close { code: said } => {
-                    assert_eq!(said, code);
-                    return self.wire.expect_end();
-                }
-                ToServer::Handshake(_)
-                | ToServer::Numbered { .. }
-                | ToServer::Ping { .. }
-                | ToServer::Pong { .. }
-                | ToServer::Ack { .. } => {}
-            }
-        }
+        let said = self.wire.find("Close", |_, message| match message {
+            ToServer::Close { code } => Some(code),
+            ToServer::Handshake(_)
+            | ToServer::Numbered { .. }
+            | ToServer::Ping { .. }
+            | ToServer::Pong { .. }
+            | ToServer::Ack { .. } => None,
+        });
+        assert_eq!(said, code);
+        self.wire.expect_end();
     }
 
     /// Shows that the session goes on.
     #[track_caller]
     pub(crate) fn expect_alive(&mut self) {
         self.wire.send(&ToClient::Ping { received: self.heard });
-        loop {
-            match self.wire.expect("Pong") {
-                ToServer::Pong { received } => return assert_eq!(received, self.sent, "everything was handled"),
-                ToServer::Numbered { seq, .. } => self.heard = seq,
-                ToServer::Ping { .. } | ToServer::Ack { .. } => {}
-                other => panic!("expected Pong, found {other:?}"),
+        let received = self.wire.find("Pong", |_, message| match message {
+            ToServer::Pong { received } => Some(received),
+            ToServer::Numbered { seq, .. } => {
+                self.heard = seq;
+                None
             }
-        }
+            ToServer::Ping { .. } | ToServer::Ack { .. } => None,
+            other => panic!("expected Pong, found {other:?}"),
+        });
+        assert_eq!(received, self.sent, "everything was handled");
     }
 }
 

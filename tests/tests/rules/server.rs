@@ -256,13 +256,12 @@ fn many_messages_are_acknowledged() {
     for _ in 0..64 {
         client.send(ClientMsg::CloseTunnel { tunnel: TunnelId(9) });
     }
-    loop {
-        match client.wire.expect::<ToClient>("an Ack") {
-            ToClient::Ack { received } => return assert_eq!(received, 64),
-            ToClient::Numbered { .. } => {}
-            other => panic!("expected an Ack, found {other:?}"),
-        }
-    }
+    let received = client.wire.find("an Ack", |_, message| match message {
+        ToClient::Ack { received } => Some(received),
+        ToClient::Numbered { .. } => None,
+        other => panic!("expected an Ack, found {other:?}"),
+    });
+    assert_eq!(received, 64);
 }
 
 /// P-RES-2, P-RES-3, P-RES-4, P-AUTH-9, P-SESS-1, P-SESS-5: a resume replays what was not acknowledged, with its old
@@ -279,7 +278,7 @@ fn a_resume_replays_and_keeps_everything() {
     let resumed = RawClient::with(stage.server.ctl(), &identity).expect("resumed");
     assert!(resumed.welcome.resumed && resumed.welcome.session == session);
     assert_eq!(resumed.welcome.received, stage.client.sent);
-    stage.client.wire.expect_end();
+    stage.client.expect_lost();
     let key = stage.client.key.clone();
     stage.client = resumed;
     stage.client.key = key;
@@ -319,7 +318,7 @@ fn a_session_without_a_ctl_conn_goes_on_until_it_is_replaced() {
     let mut stage = Stage::set_on(server);
     let identity = stage.client.identity.clone();
     stage.client.wire.finish();
-    stage.client.wire.expect_end();
+    stage.client.expect_lost();
     let hello = stage.client.key.hello(stage.client.welcome.session, ConnId(2));
     stage.client.conn_as(stage.server.proxy(), &hello).expect("a conn without a ctl_conn");
     let mut visitor = connect(stage.public);
@@ -483,11 +482,14 @@ fn totals_are_kept_to() {
     let mut visitor = stage.visitor(b"");
     stage.fin(E1, 5);
     stage.client.expect_alive();
+    // What the event loop says of the visitor's end, it says after it has heard of the total.
+    finish(&visitor);
+    stage.server_fin(E1);
     stage.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
     stage.conn.wire.send_raw(b"exactand much more");
     let mut words = Vec::new();
     let _ = visitor.read_to_end(&mut words);
-    assert_eq!(words, b"exact");
+    assert!(b"exact".starts_with(&words), "{words:?}");
 }
 
 /// P-FIN-3, P-ABORT-4, P-ABORT-5: a total that never comes is waited for, and a conn that ends before it is a loss.
@@ -571,7 +573,7 @@ fn a_refusal_that_cannot_be_is_a_violation() {
 
     let mut stage = Stage::set();
     let visitor = stage.visitor(b"");
-    stage.fin(E1, 0);
+    stage.fin(E1, 5);
     stage.client.expect_alive();
     stage.conn.wire.send(&ProxyToServer::Refused { epoch: E1, code: RefuseCode::TimedOut });
     stage.expect_violation(Some(visitor));
@@ -599,17 +601,17 @@ impl Stage {
     /// No `Abort` of the server's comes before the next `Pong`.
     #[track_caller]
     fn wire_is_quiet(&mut self) {
-        self.client.wire.send(&ToServer::Ping { received: self.client.heard });
-        loop {
-            match self.client.wire.expect("Pong") {
-                ToClient::Pong { .. } => return,
-                ToClient::Numbered { seq, msg } => {
-                    assert!(!matches!(msg, ServerMsg::Abort { .. }), "an abort is not answered");
-                    self.client.heard = seq;
-                }
-                other => panic!("expected Pong, found {other:?}"),
+        let RawClient { wire, heard, .. } = &mut self.client;
+        wire.send(&ToServer::Ping { received: *heard });
+        wire.find("Pong", |_, message| match message {
+            ToClient::Pong { .. } => Some(()),
+            ToClient::Numbered { seq, msg } => {
+                assert!(!matches!(msg, ServerMsg::Abort { .. }), "an abort is not answered");
+                *heard = seq;
+                None
             }
-        }
+            other => panic!("expected Pong, found {other:?}"),
+        });
     }
 }
 

@@ -148,6 +148,8 @@ impl<T, L> ServerMain<T, L> {
                 _ if seat.control.credential != access.credential => return Err(HandshakeRefusal::IdentityInUse.into()),
                 Ok(_) if seat.rival.is_some() => return Err(HandshakeRefusal::IdentityInUse.into()),
                 Ok(link) => {
+                    // Shorter than the newcomer's patience, or it would give up first, again and again.
+                    let probe = PROBE.min(self.settings.timings.handshake_timeout / 2);
                     seat.rival = Some(token);
                     let received = seat.control.session.tell();
                     if let Some(Slot::Ctl(conn)) = self.slots.get_mut(link) {
@@ -156,7 +158,7 @@ impl<T, L> ServerMain<T, L> {
                     }
                     if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
                         conn.stage = Stage::Parked { challenge, access, rival };
-                        self.handshakes.set(token, &mut conn.deadline, Some(cx.now + PROBE));
+                        self.handshakes.set(token, &mut conn.deadline, Some(cx.now + probe));
                     }
                     return Ok(());
                 }

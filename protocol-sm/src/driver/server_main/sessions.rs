@@ -75,11 +75,8 @@ impl<T, L> ServerMain<T, L> {
     }
 
     pub(super) fn unbind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId) {
+        // The listening thread tells the event loops.
         cx.sys.tell(ToListener::Close { control, tunnel });
-        for lane in 0..self.lanes {
-            let message = ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) };
-            cx.sys.tell(ToLane { lane, message });
-        }
     }
 
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
