@@ -1,6 +1,8 @@
 //! Planted faults: rings 1 and 2 must find each of them. This test has a process of its own, because a fault is
 //! planted in the whole process.
 
+#![cfg(debug_assertions)]
+
 use protocol_sm::canary::{Fault, plant};
 use protocol_sm::driver::Strategy;
 use runtime_sim::explore::{

@@ -1,5 +1,6 @@
-//! Ring 1: every interleaving of the production event loops and of whole programs, in small configurations. The larger ones run with
-//! `EXPLORE=full cargo test -p runtime-sim --test exhaustive`.
+//! Ring 1: every interleaving of the production event loops and of whole programs, in small configurations.
+//! The larger ones run with `EXPLORE=full cargo test -p runtime-sim --test exhaustive`, which takes half an hour and
+//! a few GB.
 
 use protocol_sm::driver::Strategy;
 use runtime_sim::explore::{Config, Counterexample, Grain, Mains, Report, Window, explore_loops, explore_mains};

@@ -1,6 +1,8 @@
 //! Planted faults in the machines: ring 4 must find these. This test has a process of its own, because a fault is
 //! planted in the whole process.
 
+#![cfg(debug_assertions)]
+
 use protocol_sm::canary::{Fault, plant};
 use runtime_sim::swarm::{Options, run_seed};
 

@@ -851,7 +851,10 @@ def arguments():
     options.shown = {"server": options.server.rsplit(":", 1)[0], "local": options.local}
     options.server, options.local = address(options.server), address(options.local)
     # Without a token, every key is empty (P-AUTH-2).
-    options.token = options.token_file.read().rstrip(b"\r\n") if options.token_file else b""
+    token = options.token_file.read() if options.token_file else b""
+    if token.endswith(b"\n"):
+        token = token[:-2] if token.endswith(b"\r\n") else token[:-1]
+    options.token = token
     return options
 
 

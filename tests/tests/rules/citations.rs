@@ -1,1 +1,160 @@
-//! Every rule of PROTOCOL.md is shown by a test.
+//! Every rule of PROTOCOL.md is shown by a test: tests cite the rules that they show by their numbers, in a comment
+//! or in the table below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Tests elsewhere, by file and name, and the rules that they show.
+const ELSEWHERE: &[(&str, &str, &[&str])] = &[
+    ("protocol-sm/src/auth.rs", "a_conn_number_is_taken_once_whatever_the_order", &["P-PROXY-3", "P-ID-1"]),
+    ("protocol-sm/src/backoff.rs", "doubles_up_to_the_cap_and_starts_over", &["P-RES-1"]),
+    ("protocol-sm/src/conn/client.rs", "c1_a_start_out_of_turn_is_a_violation", &["P-XFER-1"]),
+    ("protocol-sm/src/conn/client.rs", "c2_a_fin_that_overtook_its_start_is_kept_once", &["P-FIN-6"]),
+    ("protocol-sm/src/conn/client.rs", "c3_done_waits_for_both_halves", &["P-DONE-1"]),
+    ("protocol-sm/src/conn/client.rs", "c4_a_refused_transfer_discards_exactly_the_total", &["P-REF-3"]),
+    ("protocol-sm/src/conn/server.rs", "v1_epochs_that_would_wrap_retire_the_conn", &["P-ID-5"]),
+    ("protocol-sm/src/conn/server.rs", "v2_only_done_and_both_halves_give_the_conn_back", &["P-DONE-2", "P-DONE-3"]),
+    ("protocol-sm/src/conn/server.rs", "v3_a_done_that_no_honest_client_sends_is_a_violation", &["P-DONE-4"]),
+    (
+        "protocol-sm/src/conn/server.rs",
+        "v4_a_refusal_ends_both_halves_and_still_accounts_for_what_was_taken",
+        &["P-REF-2"],
+    ),
+    ("protocol-sm/src/control/server.rs", "k1_each_registration_is_answered_once", &["P-TUN-1", "P-TUN-4"]),
+    ("protocol-sm/src/control/server.rs", "k3_failures_are_shared_among_those_that_asked", &["P-POOL-3"]),
+    ("protocol-sm/src/pool.rs", "p1_visitors_wait_in_order_and_in_bounds", &["P-POOL-5"]),
+    ("protocol-sm/src/pool.rs", "p3_a_client_that_cannot_is_asked_again_later", &["P-POOL-4"]),
+    ("protocol-sm/src/pool.rs", "p3_asks_are_bounded", &["P-POOL-4", "P-LIM-1"]),
+    ("protocol-sm/src/session.rs", "s1_a_replay_closes_exactly_the_gap", &["P-SESS-1", "P-SESS-2", "P-SESS-5"]),
+    (
+        "protocol-sm/tests/codec_alloc.rs",
+        "lengths_reserve_nothing_and_partial_frames_little",
+        &["P-FRAME-2", "P-LIM-1"],
+    ),
+    ("protocol-sm/tests/unacknowledged.rs", "a_peer_that_acknowledges_nothing_is_given_up", &["P-SESS-7"]),
+    ("protocol-sm/tests/vectors.rs", "handshakes_are_accepted_and_spoilt_ones_are_not", &["P-AUTH-7", "P-AUTH-8"]),
+    (
+        "protocol-sm/tests/vectors.rs",
+        "handshakes_prove_what_the_formulas_say",
+        &["P-AUTH-2", "P-AUTH-5", "P-AUTH-6", "P-EVO-5"],
+    ),
+    ("protocol-sm/tests/vectors.rs", "invalid_frames_are_refused_as_written", &["P-FRAME-2", "P-FRAME-3", "P-ENC-3"]),
+    ("protocol-sm/tests/vectors.rs", "messages_encode_and_decode_as_written", &["P-FRAME-1", "P-ENC-1"]),
+    ("protocol-sm/tests/vectors.rs", "nothing_decodes_behind_the_first_unknown_numbers", &["P-EVO-1", "P-EVO-3"]),
+    ("protocol-sm/tests/vectors.rs", "prefaces_are_read_and_refused_as_written", &["P-PREF-1", "P-PREF-4", "P-EVO-4"]),
+    ("protocol-sm/tests/vectors.rs", "streams_are_cut_alike_at_every_split", &["P-FRAME-4", "P-XFER-6"]),
+    ("protocol-sm/tests/vectors.rs", "varints_are_those_of_the_messages", &["P-ENC-2"]),
+    (
+        "runtime-epoll/tests/sockets.rs",
+        "an_ipv6_listener_on_any_address_takes_ipv4_visitors_and_names_them_so",
+        &["P-ENC-4"],
+    ),
+    (
+        "runtime-epoll/tests/sockets.rs",
+        "every_role_has_its_options_whichever_way_the_connection_came_about",
+        &["P-CONN-3"],
+    ),
+    ("tests/tests/bulk.rs", "large_data_both_ways_at_once", &["P-XFER-5"]),
+    ("tests/tests/ctl_loss.rs", "after_the_grace_time_everything_is_released", &["P-RES-6", "P-END-2", "P-TUN-7"]),
+    ("tests/tests/ctl_loss.rs", "ends_that_nobody_could_tell_are_told_after_the_resume", &["P-RES-3", "P-RES-4"]),
+    ("tests/tests/ctl_loss.rs", "visitors_who_come_meanwhile_are_served", &["P-PROXY-6", "P-TUN-7"]),
+    (
+        "tests/tests/frozen_peer.rs",
+        "a_frozen_clients_visitors_are_reset_and_its_port_released",
+        &["P-LIVE-2", "P-RES-6"],
+    ),
+    ("tests/tests/killed.rs", "ports_of_a_client_that_does_not_come_back_are_released", &["P-END-2", "P-END-3"]),
+    ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
+    ("tests/tests/limits.rs", "whoever_waits_too_long_is_reset", &["P-POOL-5"]),
+    ("tests/tests/lost_idle_conn.rs", "conns_that_went_silent_are_found_by_pings_and_replaced", &["P-POOL-6"]),
+    ("tests/tests/netns.rs", "a_stranger_from_another_machine_needs_a_token", &["P-AUTH-3"]),
+    ("tests/tests/resets.rs", "a_reset_after_one_direction_ended_well_is_still_a_reset", &["P-ABORT-5"]),
+    ("tests/tests/reuse.rs", "nothing_of_a_visit_shows_in_the_next", &["P-CONN-2", "P-ABORT-3"]),
+    ("tests/tests/reuse.rs", "the_pool_is_replenished_and_shrinks_again", &["P-POOL-4", "P-POOL-8"]),
+    ("tests/tests/several_clients.rs", "streams_of_several_clients_do_not_mix", &["P-XFER-5"]),
+    ("tests/tests/slow_reader.rs", "a_paused_service_stops_only_its_own_upload", &["P-CONN-4", "P-XFER-7"]),
+    ("tests/tests/slow_reader.rs", "a_paused_visitor_stops_only_its_own_download", &["P-CONN-4", "P-XFER-7"]),
+    ("tests/tests/strangers.rs", "garbage_on_either_port_is_dropped", &["P-PREF-4", "P-AUTH-10"]),
+    ("tests/tests/strangers.rs", "half_finished_handshakes_leave_room_for_honest_ones", &["P-AUTH-12"]),
+    ("tests/tests/strangers.rs", "silent_and_dribbling_connections_are_closed_in_time", &["P-AUTH-12"]),
+];
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above this package")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The rules that `text` names.
+fn rules_in(text: &str) -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    for (at, _) in text.match_indices("P-") {
+        let rest = &text[at + 2..];
+        let name: String = rest.chars().take_while(char::is_ascii_uppercase).collect();
+        let digits = rest[name.len()..].strip_prefix('-').unwrap_or("");
+        let number: String = digits.chars().take_while(char::is_ascii_digit).collect();
+        if !name.is_empty() && !number.is_empty() {
+            rules.insert(format!("P-{name}-{number}"));
+        }
+    }
+    rules
+}
+
+/// The rules that PROTOCOL.md states.
+fn stated() -> BTreeSet<String> {
+    let text = read(&workspace().join("protocol-sm/PROTOCOL.md"));
+    let lines = text.lines().filter_map(|line| line.strip_prefix("- **"));
+    lines.filter_map(|line| line.split_once("**")).flat_map(|(rule, _)| rules_in(rule)).collect()
+}
+
+#[test]
+fn every_rule_is_shown_and_every_citation_names_a_rule() {
+    let stated = stated();
+    assert!(stated.len() > 100, "only {} rules found", stated.len());
+    let mut shown = BTreeSet::new();
+    for file in ["rules/server.rs", "rules/client.rs", "python_client.rs"] {
+        shown.extend(rules_in(&read(&workspace().join("tests/tests").join(file))));
+    }
+    shown.extend(ELSEWHERE.iter().flat_map(|(_, _, rules)| rules.iter().map(|&rule| rule.to_owned())));
+    let missing: Vec<_> = stated.difference(&shown).collect();
+    assert!(missing.is_empty(), "shown by no test: {missing:?}");
+    let unknown: Vec<_> = shown.difference(&stated).collect();
+    assert!(unknown.is_empty(), "cited and not in PROTOCOL.md: {unknown:?}");
+}
+
+#[test]
+fn the_tests_cited_from_here_are_there() {
+    let mut texts: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for (file, test, _) in ELSEWHERE {
+        let path = workspace().join(file);
+        let text = texts.entry(path.clone()).or_insert_with(|| read(&path));
+        assert!(text.contains(&format!("fn {test}()")), "{file} has no test `{test}`");
+    }
+}
+
+/// Rules that the code itself names are rules that there are.
+#[test]
+fn the_codes_citations_name_rules() {
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "py") {
+                found.push(path);
+            }
+        }
+    }
+    let stated = stated();
+    let mut found = Vec::new();
+    for folder in ["protocol-sm", "runtime-epoll", "runtime-sim", "bins", "fuzz", "tests"] {
+        sources(&workspace().join(folder), &mut found);
+    }
+    let cited: BTreeSet<_> = found.iter().flat_map(|path| rules_in(&read(path))).collect();
+    assert!(cited.len() > 50, "the sources cite rules");
+    let unknown: Vec<_> = cited.difference(&stated).collect();
+    assert!(unknown.is_empty(), "cited in sources and not in PROTOCOL.md: {unknown:?}");
+}

@@ -10,15 +10,20 @@ use protocol_sm::wire::{
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use tests::programs::{Client, options};
+use tests::programs::{Client, Options, options};
 use tests::services::{Refusing, Service};
 use tests::sockets::{End, LOOPBACK, read_end};
 use tests::wait::{PATIENCE, until};
 
 const E1: Epoch = Epoch(1);
 
+/// Comes back fast, and is patient otherwise: the servers here answer only what they are told to.
+fn eager() -> Options {
+    options().threads(1).key("reconnect_min", 0.02).key("reconnect_max", 0.2)
+}
+
 fn client(server: &RawServer, local: SocketAddr) -> Client {
-    Client::spawn_alone(LOOPBACK, options().brisk().threads(1).tunnel(local).via(server.addr()))
+    Client::spawn_alone(LOOPBACK, eager().tunnel(local).via(server.addr()))
 }
 
 /// A server by hand whose client has a tunnel and an idle conn. The service hands its connections to the test.
@@ -34,12 +39,17 @@ struct Stage {
 impl Stage {
     #[track_caller]
     fn set() -> Self {
+        Self::set_with(eager())
+    }
+
+    #[track_caller]
+    fn set_with(options: Options) -> Self {
         let (sender, locals) = channel();
         let service = Service::start(move |stream| {
             let _ = sender.send(stream);
         });
         let server = RawServer::start();
-        let client = client(&server, service.addr());
+        let client = Client::spawn_alone(LOOPBACK, options.tunnel(service.addr()).via(server.addr()));
         let mut end = server.serve();
         let conn = server.accepted(&mut end);
         Self { server, client, locals, _service: service, end, conn }
@@ -518,7 +528,7 @@ fn a_session_is_not_resumed_after_its_grace() {
     let (sender, locals) = channel();
     let service = Service::start(move |stream| drop(sender.send(stream)));
     let server = RawServer::start();
-    let hasty = options().brisk().key("session_grace", 0.3).tunnel(service.addr()).via(server.addr());
+    let hasty = eager().key("session_grace", 0.3).tunnel(service.addr()).via(server.addr());
     let _client = Client::spawn_alone(LOOPBACK, hasty);
     let mut end = server.serve();
     let mut conn = server.accepted(&mut end);
@@ -580,7 +590,7 @@ fn a_client_stops_in_order() {
 /// P-LIVE-1, P-LIVE-2: a silent server is pinged once and given up; the session is resumed elsewhere.
 #[test]
 fn a_silent_server_is_pinged_and_given_up() {
-    let mut stage = Stage::set();
+    let mut stage = Stage::set_with(eager().key("heartbeat_interval", 0.3).key("heartbeat_timeout", 2));
     let session = stage.end.session;
     let mut pings = 0;
     while let Some(message) = stage.end.wire.next::<ToServer>() {

@@ -420,7 +420,7 @@ fn an_idle_conn_only_answers() {
     }
 }
 
-/// P-XFER-1, P-XFER-2, P-XFER-6, P-FIN-1, P-FIN-2, P-DONE-2: a visitor's words come right behind `Start`, the end is
+/// P-TUN-2, P-XFER-1, P-XFER-2, P-XFER-6, P-FIN-1, P-FIN-2, P-DONE-2: a visitor's words come right behind `Start`, the end is
 /// told by number, and the conn is used again after `Done`, with the next epoch.
 #[test]
 fn a_visit_goes_by_the_book_twice() {
@@ -694,7 +694,7 @@ fn offenders_disturb_nobody() {
     }
 }
 
-/// P-STOP-1, P-END-1, P-END-2: `Drain` closes the ports and lets transfers go on; `Close` ends everything.
+/// P-STOP-1, P-STOP-2, P-END-1, P-END-2: `Drain` closes the ports and lets transfers go on; `Close` ends everything.
 #[test]
 fn a_client_leaves_in_two_steps() {
     let mut stage = Stage::set();
@@ -707,6 +707,11 @@ fn a_client_leaves_in_two_steps() {
     stage.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
     stage.conn.wire.send_raw(b"answer");
     served.read_exact(&mut [0; 6]).expect("it goes on");
+    let mut idle = stage.client.conn(stage.server.proxy());
+    idle.wire.finish();
+    idle.wire.expect_end();
+    stage.client.send(ClientMsg::ConnFailed { count: 1 });
+    stage.client.expect_alive();
     stage.client.wire.send(&ToServer::Close { code: CloseCode::Bye });
     assert_eq!(read_end(&mut served), (0, End::Reset), "cut short");
     stage.conn.wire.expect_end();
