@@ -47,6 +47,9 @@ pub struct Timings {
     /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
     /// allows twice this, with a Start that nobody answers, before it gives the visitor up.
     pub dial_timeout: Duration,
+    /// Client: `Started` may be kept back this long for the LocalServer's first bytes, to go out with them
+    /// (default 20 ms; never longer than `dial_timeout`).
+    pub answer_delay: Duration,
     /// Server: an idle proxy_conn is pinged after this long (default 20 s).
     pub idle_ping_interval: Duration,
     /// Server: an idle proxy_conn that has not answered a ping within this is dropped (default 5 s).
@@ -74,6 +77,7 @@ impl Default for Timings {
             session_grace: Duration::from_secs(30),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
+            answer_delay: Duration::from_millis(20),
             idle_ping_interval: Duration::from_secs(20),
             idle_ping_timeout: Duration::from_secs(5),
             idle_conn_lifetime: Duration::from_secs(60),

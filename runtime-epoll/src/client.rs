@@ -3,8 +3,8 @@
 use crate::mail::Outgoing;
 use crate::notes::TunnelNews;
 use crate::resolve::Resolver;
-use crate::sys::{Pipe, Stream};
-use crate::thread::{Clock, Crew, Outbox, Seat, Worker};
+use crate::sys::{Linux, Pipe, Stream};
+use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
 use crate::{Program, Stopper};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
@@ -45,8 +45,12 @@ pub struct Forwarding {
 #[derive(Debug)]
 pub struct Client {
     config: Config,
+    clock: Clock,
+    host: Host,
     main: Seat<ToClientMain>,
     lanes: Vec<Seat<ToClientLoop>>,
+    /// Of all event loops but the first, which has its seat on the main thread.
+    hosts: Vec<Host>,
 }
 
 /// Why the client ended by itself.
@@ -99,9 +103,15 @@ pub struct Summary {
 /// # Errors
 /// The machine is out of descriptors.
 pub fn start(config: Config) -> Result<Client, io::Error> {
-    let main = Seat::new()?;
-    let lanes = (0..config.work_threads.get()).map(|_| Seat::new()).collect::<io::Result<Vec<_>>>()?;
-    Ok(Client { config, main, lanes })
+    let clock = Clock::start();
+    let mut host = Host::new(clock)?;
+    let main = host.seat()?;
+    let mut lanes = vec![host.seat()?];
+    let mut hosts = (1..config.work_threads.get()).map(|_| Host::new(clock)).collect::<io::Result<Vec<_>>>()?;
+    for host in &mut hosts {
+        lanes.push(host.seat()?);
+    }
+    Ok(Client { config, clock, host, main, lanes, hosts })
 }
 
 impl Client {
@@ -117,8 +127,7 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, locals, settings, .. }, main, lanes } = self;
-        let clock = Clock::start();
+        let Self { config: Config { server, locals, settings, .. }, clock, mut host, main, lanes, hosts } = self;
         let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
         let main_address = main.address();
         let out = MainOut {
@@ -127,23 +136,31 @@ impl Client {
         };
         let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), lanes.len());
         let mut main = Worker::new(main, out, driver, clock);
-        let mut crew = Crew::new();
-        for (lane, seat) in lanes.into_iter().enumerate() {
+        let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(lane, timings.clone());
-            let worker = Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock);
-            crew.hire(format!("cproxy-loop-{lane}"), worker, ClientLoop::totals, &main_address)?;
+            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock)
+        });
+        let mut first = loops.next().expect("there is a loop at least");
+        let mut crew = Crew::new();
+        for (nth, (host, worker)) in hosts.into_iter().zip(loops).enumerate() {
+            crew.hire(format!("cproxy-loop-{}", nth + 1), host, worker, ClientLoop::totals, &main_address)?;
         }
-        let totals = crew.serve(|| {
+        let mut totals = crew.serve(|| {
             main.call(|driver, cx| driver.start(cx));
-            main.run(|driver, sys| {
+            let after = |driver: &ClientMain<_>, sys: &mut Linux<_>| {
                 for news in sys.notes().tunnel_news() {
                     if let Some(forwarding) = announce(news, &tunnels, &locals) {
                         on_forwarding(&forwarding);
                     }
                 }
                 if driver.outcome().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
+            };
+            let main = &mut Main { worker: &mut main, after };
+            host.run(&mut [main, &mut first])?;
+            first.finish();
+            Ok(())
         })?;
+        totals.push(first.driver.totals());
         match main.driver.outcome() {
             Some(Outcome::Refused(sentence)) => return Err(RunError::Refused(sentence.clone())),
             Some(Outcome::Replaced) => {

@@ -1,21 +1,25 @@
 //! The production runtime: everything that is a system call or a thread.
 //!
-//! What is done when is decided in [`protocol_sm::driver`]; here each thread runs one of its drivers over
-//! [`Linux`], which turns readiness into events (mio, edge-triggered epoll) and actions into system calls
-//! (sockets, splice).
+//! What is done when is decided in [`protocol_sm::driver`]; here its drivers run over [`Linux`], which turns
+//! readiness into events (mio, edge-triggered epoll) and actions into system calls (sockets, splice).
 //!
-//! | program | thread | driver | owns |
+//! | program | driver | thread | owns |
 //! |---|---|---|---|
-//! | server | the caller's | `ServerMain` | the ctl and proxy ports, ctl_conns, connections in their handshake |
-//! | server | `cproxy-listen` | `Listener` | the public ports |
-//! | server | `cproxy-loop-N` | `ServerLoop` | proxy_conns and the public_conns that they serve |
-//! | client | the caller's | `ClientMain` | the ctl_conn |
-//! | client | `cproxy-loop-N` | `ClientLoop` | proxy_conns and their local_conns |
-//! | client | `cproxy-resolve` | | nothing: it waits for the system's resolver |
+//! | server | `ServerMain` | the caller's | the ctl and proxy ports, ctl_conns, connections in their handshake |
+//! | server | `Listener` | the caller's | the public ports |
+//! | server | `ServerLoop` | the caller's, then `cproxy-loop-1`, … | proxy_conns and the public_conns that they serve |
+//! | client | `ClientMain` | the caller's | the ctl_conn |
+//! | client | `ClientLoop` | the caller's, then `cproxy-loop-1`, … | proxy_conns and their local_conns |
+//! | client | | `cproxy-resolve` | nothing: it waits for the system's resolver |
 //!
-//! A socket has one owner, and is given to another thread only inside a message. Threads share nothing but
-//! their mailboxes. A thread that dies ends the program: the sockets it leaves behind are reset, so that no
-//! truncated stream looks complete.
+//! A socket has one owner, and is given to another driver only inside a message. Drivers share nothing but
+//! their mailboxes, so which of them share a thread decides nothing but who must be woken. The first event loop
+//! has its seat beside the main driver and the listener: an end that is told over the ctl_conn, or a visitor
+//! that comes, then wakes no other thread. Measured against a thread for each (2 cores, `visits-x16`): 103 to 116
+//! CPU-µs per visit instead of 150, and 30 to 40 µs less to a visitor's first byte.
+//!
+//! A thread that dies ends the program: the sockets it leaves behind are reset, so that no truncated stream looks
+//! complete.
 //!
 //! Whoever links this must have SIGPIPE ignored, as Rust's programs do: splice(2) raises it.
 
@@ -27,7 +31,7 @@ pub mod server;
 mod sys;
 mod thread;
 
-pub use sys::{Linux, Listener, Pipe, Stream};
+pub use sys::{Linux, Listener, Pipe, Poller, Stream};
 
 use mail::Address;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};

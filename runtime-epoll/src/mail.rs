@@ -1,4 +1,4 @@
-//! Messages between threads: a mailbox per thread, with a bell for when its owner sleeps.
+//! Messages between drivers: a mailbox for each, and a bell per thread for when it sleeps.
 //!
 //! This is the only lock of the data path. It is held while some messages are moved, and never while
 //! anything is done with them. The receiver says when it goes to sleep; only then does a sender ring (one
@@ -6,9 +6,47 @@
 
 use mio::Waker;
 use protocol_sm::driver::Tell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The receiving end, of one thread.
+/// Wakes a thread that sleeps. Its drivers' mailboxes share it.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    asleep: AtomicBool,
+    waker: Waker,
+}
+
+impl Bell {
+    pub(crate) fn new(waker: Waker) -> Self {
+        Self { asleep: AtomicBool::new(false), waker }
+    }
+
+    /// From now on the bell is rung for a message, until [`Bell::wake_up`]. `false`: there is mail already, so this
+    /// is no time to sleep.
+    pub(crate) fn fall_asleep(&self, has_mail: impl FnOnce() -> bool) -> bool {
+        // Before the look into the mailboxes: who posts behind it sees this, because of the mailbox's lock.
+        self.asleep.store(true, Ordering::Release);
+        let asleep = !has_mail();
+        if !asleep {
+            self.wake_up();
+        }
+        asleep
+    }
+
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    fn ring(&self) {
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!("a thread cannot be woken: {error}");
+        }
+    }
+}
+
+/// The receiving end, of one driver.
 #[derive(Debug)]
 pub(crate) struct Mailbox<M>(Arc<Shared<M>>);
 
@@ -25,13 +63,12 @@ impl<M> Clone for Address<M> {
 #[derive(Debug)]
 struct Shared<M> {
     state: Mutex<State<M>>,
-    bell: Waker,
+    bell: Arc<Bell>,
 }
 
 #[derive(Debug)]
 struct State<M> {
     queue: Vec<M>,
-    asleep: bool,
     closed: bool,
 }
 
@@ -42,20 +79,15 @@ impl<M> Shared<M> {
     }
 
     fn change(&self, change: impl FnOnce(&mut State<M>)) {
-        let mut state = self.lock();
-        change(&mut state);
-        let ring = std::mem::take(&mut state.asleep);
-        drop(state);
-        if ring && let Err(error) = self.bell.wake() {
-            tracing::error!("a thread cannot be woken: {error}");
-        }
+        change(&mut self.lock());
+        self.bell.ring();
     }
 }
 
 impl<M> Mailbox<M> {
-    /// A mailbox of the thread that `bell` wakes.
-    pub(crate) fn new(bell: Waker) -> Self {
-        let state = State { queue: Vec::new(), asleep: false, closed: false };
+    /// A mailbox on the thread that `bell` wakes.
+    pub(crate) fn new(bell: Arc<Bell>) -> Self {
+        let state = State { queue: Vec::new(), closed: false };
         Self(Arc::new(Shared { state: Mutex::new(state), bell }))
     }
 
@@ -63,19 +95,16 @@ impl<M> Mailbox<M> {
         Address(Arc::clone(&self.0))
     }
 
-    /// From now on the bell is rung for a message, until the next [`Mailbox::take`]. `false`: there is
-    /// something to take already, so this is no time to sleep.
-    pub(crate) fn fall_asleep(&mut self) -> bool {
-        let mut state = self.0.lock();
-        state.asleep = state.queue.is_empty() && !state.closed;
-        state.asleep
+    /// Whether there is something to take: messages, or the end.
+    pub(crate) fn has_mail(&self) -> bool {
+        let state = self.0.lock();
+        !state.queue.is_empty() || state.closed
     }
 
     /// Takes all messages into `into`, which is empty. `false`: the mailbox is closed, these were the last.
     pub(crate) fn take(&mut self, into: &mut Vec<M>) -> bool {
         debug_assert!(into.is_empty());
         let mut state = self.0.lock();
-        state.asleep = false;
         std::mem::swap(&mut state.queue, into);
         !state.closed
     }
@@ -111,7 +140,7 @@ impl<M> Address<M> {
     }
 }
 
-/// What one thread has to say to another: kept until the end of a batch, then posted at once.
+/// What one driver has to say to another: kept until the end of a batch, then posted at once.
 #[derive(Debug)]
 pub(crate) struct Outgoing<M> {
     to: Address<M>,
@@ -137,42 +166,46 @@ impl<M> Tell<M> for Outgoing<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Linux;
     use crate::sys::Poller;
     use std::time::{Duration, Instant};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn mailbox<M>() -> (Linux, Mailbox<M>) {
-        let poller = Poller::new().unwrap();
-        let mailbox = Mailbox::new(poller.waker().unwrap());
-        (Linux::with_poller(poller, ()), mailbox)
+    /// A thread that has one mailbox and nothing else.
+    struct Reader<M> {
+        poller: Poller,
+        bell: Arc<Bell>,
+        mailbox: Mailbox<M>,
     }
 
-    /// Polls as a thread does; panics if nothing comes in time.
-    fn next_batch<M>(linux: &mut Linux, mailbox: &mut Mailbox<M>, into: &mut Vec<M>) -> bool {
-        if mailbox.fall_asleep() {
-            sleep(linux);
+    impl<M> Reader<M> {
+        fn new() -> Self {
+            let poller = Poller::new().unwrap();
+            let bell = Arc::new(Bell::new(poller.waker().unwrap()));
+            Self { poller, mailbox: Mailbox::new(Arc::clone(&bell)), bell }
         }
-        let open = mailbox.take(into);
-        assert!(!open || !into.is_empty(), "woken for a message");
-        open
-    }
 
-    fn sleep(linux: &mut Linux) {
-        let started = Instant::now();
-        linux.poll(Some(PATIENCE), &mut Vec::new()).unwrap();
-        assert!(started.elapsed() < PATIENCE, "nobody rang within {PATIENCE:?}");
+        /// Sleeps as a thread does, until there is mail; panics if nobody rings in time. A ring may come late, for
+        /// what was taken already.
+        fn next_batch(&mut self, into: &mut Vec<M>) -> bool {
+            while self.bell.fall_asleep(|| self.mailbox.has_mail()) {
+                let started = Instant::now();
+                self.poller.wait(Some(PATIENCE)).unwrap();
+                assert!(started.elapsed() < PATIENCE, "nobody rang within {PATIENCE:?}");
+                self.bell.wake_up();
+            }
+            self.mailbox.take(into)
+        }
     }
 
     #[test]
     fn no_message_and_no_wake_up_is_lost_and_each_senders_order_is_kept() {
         const SENDERS: u32 = 3;
         const EACH: u32 = 20_000;
-        let (mut linux, mut mailbox) = mailbox();
+        let mut reader = Reader::new();
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
-                let mut out = Outgoing::new(mailbox.address());
+                let mut out = Outgoing::new(reader.mailbox.address());
                 std::thread::spawn(move || {
                     for number in 0..EACH {
                         out.tell((sender, number));
@@ -188,7 +221,7 @@ mod tests {
         let mut next = [0; SENDERS as usize];
         let mut batch = Vec::new();
         while next.iter().sum::<u32>() < SENDERS * EACH {
-            assert!(next_batch(&mut linux, &mut mailbox, &mut batch));
+            assert!(reader.next_batch(&mut batch));
             for (sender, number) in batch.drain(..) {
                 assert_eq!(number, next[sender as usize], "in order");
                 next[sender as usize] += 1;
@@ -201,24 +234,36 @@ mod tests {
 
     #[test]
     fn a_closed_mailbox_gives_what_came_before_and_takes_nothing_after() {
-        let (mut linux, mut mailbox) = mailbox();
-        let address = mailbox.address();
+        let mut reader = Reader::new();
+        let address = reader.mailbox.address();
         address.post(1);
         address.close();
         address.post(2);
         let mut batch = Vec::new();
-        assert!(!next_batch(&mut linux, &mut mailbox, &mut batch));
+        assert!(!reader.next_batch(&mut batch));
         assert_eq!(batch, [1]);
     }
 
     #[test]
-    fn a_sleeper_is_woken_by_the_close() {
-        let (mut linux, mut mailbox) = mailbox::<()>();
-        let address = mailbox.address();
-        assert!(mailbox.fall_asleep());
-        let closer = std::thread::spawn(move || address.close());
-        sleep(&mut linux);
-        assert!(!mailbox.take(&mut Vec::new()), "it is closed");
+    fn a_sleeper_is_woken_by_a_close() {
+        let mut reader = Reader::<()>::new();
+        let address = reader.mailbox.address();
+        let asleep = Arc::clone(&reader.bell);
+        let closer = std::thread::spawn(move || {
+            while !asleep.asleep.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            address.close();
+        });
+        assert!(!reader.next_batch(&mut Vec::new()), "it is closed");
         closer.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_falls_asleep_over_any_of_several_mailboxes() {
+        let reader = Reader::<()>::new();
+        let other = Mailbox::new(Arc::clone(&reader.bell));
+        other.address().post(1);
+        assert!(!reader.bell.fall_asleep(|| reader.mailbox.has_mail() || other.has_mail()));
     }
 }

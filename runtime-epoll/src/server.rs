@@ -2,10 +2,10 @@
 
 use crate::mail::{Address, Outgoing};
 use crate::sys::{Listener, Pipe, Stream};
-use crate::thread::{Clock, Crew, Outbox, Seat, Worker};
+use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
 use crate::{Program, Stopper};
 use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
-use protocol_sm::driver::server_loop::{ServerLoop, Totals};
+use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{SysError, Tell, listener};
 use protocol_sm::settings::{ServerSettings, Timings};
@@ -33,10 +33,13 @@ pub struct Config {
 /// A server whose ports are bound and which is not running yet.
 #[derive(Debug)]
 pub struct Server {
+    host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
     listen: Seat<ToListener>,
     lanes: Vec<Seat<ToServerLoop<Stream>>>,
+    /// Of all event loops but the first, which has its seat on the main thread.
+    hosts: Vec<Host>,
     timings: Timings,
     clock: Clock,
     ctl: SocketAddr,
@@ -115,10 +118,15 @@ pub struct Summary {
 pub fn start(config: Config) -> Result<Server, StartError> {
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
-    let main = Seat::new()?;
+    let mut host = Host::new(clock)?;
+    let main = host.seat()?;
     let main_address = main.address();
-    let listen = Seat::new()?;
-    let lanes = (0..lane_count).map(|_| Seat::new()).collect::<io::Result<Vec<_>>>()?;
+    let listen = host.seat()?;
+    let mut lanes = vec![host.seat()?];
+    let mut hosts = (1..lane_count).map(|_| Host::new(clock)).collect::<io::Result<Vec<_>>>()?;
+    for host in &mut hosts {
+        lanes.push(host.seat()?);
+    }
     let out = MainOut { lanes: lanes_out(&lanes), listener: Outgoing::new(listen.address()) };
     let timings = config.settings.timings.clone();
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
@@ -127,7 +135,7 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
     match bound {
-        Ok((ctl, proxy)) => Ok(Server { main, main_address, listen, lanes, timings, clock, ctl, proxy }),
+        Ok((ctl, proxy)) => Ok(Server { host, main, main_address, listen, lanes, hosts, timings, clock, ctl, proxy }),
         Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
         Err((at, error)) => Err(StartError::ProxyPort(at, error)),
     }
@@ -157,20 +165,29 @@ impl Server {
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
-        let Self { mut main, main_address, listen, lanes, timings, clock, .. } = self;
-        let mut crew = Crew::new();
+        let Self { mut host, mut main, main_address, listen, lanes, hosts, timings, clock, .. } = self;
         let out = ListenOut { lanes: lanes_out(&lanes), main: Outgoing::new(main_address.clone()) };
-        let driver = listener::Listener::<Listener>::new(lanes.len());
-        let worker = Worker::new(listen, out, driver, clock);
-        crew.hire("cproxy-listen".into(), worker, |_| Totals::default(), &main_address)?;
-        for (lane, seat) in lanes.into_iter().enumerate() {
+        let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(lanes.len()), clock);
+        let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(lane, timings.clone());
-            let worker = Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock);
-            crew.hire(format!("cproxy-loop-{lane}"), worker, ServerLoop::totals, &main_address)?;
+            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock)
+        });
+        let mut first = loops.next().expect("there is a loop at least");
+        let mut crew = Crew::new();
+        for (nth, (host, worker)) in hosts.into_iter().zip(loops).enumerate() {
+            crew.hire(format!("cproxy-loop-{}", nth + 1), host, worker, ServerLoop::totals, &main_address)?;
         }
-        let totals = crew.serve(|| {
-            main.run(|driver, _| if driver.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let mut totals = crew.serve(|| {
+            let after = |driver: &ServerMain<_, _>, _: &mut _| {
+                if driver.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let main = &mut Main { worker: &mut main, after };
+            host.run(&mut [main, &mut listener, &mut first])?;
+            listener.finish();
+            first.finish();
+            Ok(())
         })?;
+        totals.push(first.driver.totals());
         Ok(totals.iter().fold(Summary::default(), |sum, totals| Summary {
             visitors: sum.visitors + totals.visitors,
             finished: sum.finished + totals.finished,

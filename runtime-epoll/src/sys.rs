@@ -8,7 +8,8 @@ mod random;
 mod socket;
 
 pub use pipe::Pipe;
-pub(crate) use poll::Poller;
+pub use poll::Poller;
+pub(crate) use poll::{Event, Registrar, Timer};
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
@@ -23,11 +24,11 @@ use std::time::Duration;
 /// What is copied at once into the pipe of a stream with urgent bytes: fits into any pipe that is used.
 const BOUNCE: usize = 16 * 1024;
 
-/// The kernel, as one thread sees it: an epoll set, and pipes to splice through. Sockets belong to whoever
-/// holds their [`Stream`]. `O` takes the messages for other threads; without threads, `()` does.
+/// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. Sockets
+/// belong to whoever holds their [`Stream`]. `O` takes the messages for other drivers; without any, `()` does.
 #[derive(Debug)]
 pub struct Linux<O = ()> {
-    poller: Poller,
+    registrar: Registrar,
     pipes: pipe::Pool,
     /// Streams with an urgent byte, now or before. There, reads stop short of the mark: a short one does
     /// not mean that nothing is left, and splice(2) never gets past it. So these are copied.
@@ -38,17 +39,19 @@ pub struct Linux<O = ()> {
 }
 
 impl<O> Linux<O> {
-    /// A view of the kernel that watches nothing yet.
+    /// A view of the kernel that watches nothing yet, and the epoll set that it alone uses.
     ///
     /// # Errors
     /// The process is out of descriptors.
-    pub fn new(outbox: O) -> io::Result<Self> {
-        Ok(Self::with_poller(Poller::new()?, outbox))
+    pub fn new(outbox: O) -> io::Result<(Poller, Self)> {
+        let mut poller = Poller::new()?;
+        let registrar = poller.registrar()?;
+        Ok((poller, Self::with_registrar(registrar, outbox)))
     }
 
-    pub(crate) fn with_poller(poller: Poller, outbox: O) -> Self {
+    pub(crate) fn with_registrar(registrar: Registrar, outbox: O) -> Self {
         Self {
-            poller,
+            registrar,
             pipes: pipe::Pool::default(),
             urgent: BTreeSet::new(),
             random: random::Random::default(),
@@ -59,20 +62,28 @@ impl<O> Linux<O> {
 
     /// Waits until a watched socket is ready, at most as long as `timeout` (rounded up to milliseconds;
     /// `None`: for ever), and puts what is ready in place of what `ready` held. It may come back early with
-    /// nothing.
+    /// nothing. `poller` is the one that this came with.
     ///
     /// # Errors
     /// None that a correct program could see.
-    pub fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<(Token, Readiness)>) -> io::Result<()> {
+    pub fn poll(
+        &mut self,
+        poller: &mut Poller,
+        timeout: Option<Duration>,
+        ready: &mut Vec<(Token, Readiness)>,
+    ) -> io::Result<()> {
+        poller.wait(timeout)?;
         ready.clear();
-        self.poller.wait(timeout)?;
-        for event in self.poller.events() {
-            if event.urgent {
-                self.urgent.insert(event.token);
-            }
-            ready.push((event.token, event.ready));
-        }
+        ready.extend(poller.events().map(|(_, event)| self.on_event(event)));
         Ok(())
+    }
+
+    /// Something became ready.
+    pub(crate) fn on_event(&mut self, event: Event) -> (Token, Readiness) {
+        if event.urgent {
+            self.urgent.insert(event.token);
+        }
+        (event.token, event.ready)
     }
 
     pub(crate) fn outbox(&mut self) -> &mut O {
@@ -84,7 +95,7 @@ impl<O> Linux<O> {
     }
 
     fn add(&self, fd: impl AsFd, token: Token) -> Result<(), SysError> {
-        self.poller.add(fd, token).map_err(|error| {
+        self.registrar.add(fd, token).map_err(|error| {
             let number = error.raw_os_error().unwrap_or(libc::EIO);
             errno::sys_error(Errno::from_raw(number))
         })
@@ -113,7 +124,7 @@ impl<O> Sys for Linux<O> {
 
     fn unwatch(&mut self, stream: &Stream) {
         self.forget(stream);
-        if let Err(error) = self.poller.remove(stream) {
+        if let Err(error) = self.registrar.remove(stream) {
             tracing::debug!("a socket was not watched: {error}");
         }
     }

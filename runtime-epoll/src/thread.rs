@@ -1,14 +1,15 @@
-//! The loop that every thread runs, and the threads that belong together.
+//! The loop that every thread runs, for one driver or for several, and the threads that belong together.
 
-use crate::mail::{Address, Mailbox};
-use crate::sys::{Linux, Poller};
-use protocol_sm::driver::{Cx, Driver, SCRATCH, Strategy};
+use crate::mail::{Address, Bell, Mailbox};
+use crate::sys::{Event, Linux, Poller, Registrar, Timer};
+use protocol_sm::driver::{Cx, Driver, Readiness, SCRATCH, Strategy, Token};
 use protocol_sm::time::Instant;
 use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,28 +27,101 @@ impl Clock {
     }
 }
 
-/// Messages for other threads, posted at the end of each batch.
+/// Messages for other drivers, posted at the end of each turn.
 pub(crate) trait Outbox {
     fn flush(&mut self);
 }
 
-/// What a thread needs before it can be told anything.
+/// A thread before it runs: its epoll set, and what ends its sleep.
+#[derive(Debug)]
+pub(crate) struct Host {
+    poller: Poller,
+    bell: Arc<Bell>,
+    timer: Timer,
+    clock: Clock,
+}
+
+/// What a driver needs before it can be told anything.
 #[derive(Debug)]
 pub(crate) struct Seat<M> {
-    pub(crate) poller: Poller,
-    pub(crate) mailbox: Mailbox<M>,
+    registrar: Registrar,
+    mailbox: Mailbox<M>,
+}
+
+impl Host {
+    pub(crate) fn new(clock: Clock) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let bell = Arc::new(Bell::new(poller.waker()?));
+        let timer = Timer::new(&poller)?;
+        Ok(Self { poller, bell, timer, clock })
+    }
+
+    /// A place for one more driver. [`Host::run`] wants them in this order.
+    pub(crate) fn seat<M>(&mut self) -> io::Result<Seat<M>> {
+        Ok(Seat { registrar: self.poller.registrar()?, mailbox: Mailbox::new(Arc::clone(&self.bell)) })
+    }
+
+    /// Runs drivers on this thread, in this order, until one of them is through. Messages between them need no wake-up.
+    pub(crate) fn run(&mut self, workers: &mut [&mut dyn Work]) -> io::Result<()> {
+        loop {
+            let timeout = if self.sleeps(workers)? { None } else { Some(Duration::ZERO) };
+            self.poller.wait(timeout)?;
+            self.bell.wake_up();
+            for (seat, event) in self.poller.events() {
+                workers[seat].on_event(event);
+            }
+            let now = self.clock.now();
+            for _ in 0..ROUNDS {
+                if workers.iter_mut().any(|worker| worker.turn(now).is_break()) {
+                    return Ok(());
+                }
+                if !has_mail(workers) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether there is nothing to do before a socket, another thread or the timer says so.
+    fn sleeps(&mut self, workers: &[&mut dyn Work]) -> io::Result<bool> {
+        if workers.iter().any(|worker| worker.is_busy()) {
+            return Ok(false);
+        }
+        if let Some(deadline) = workers.iter().filter_map(|worker| worker.next_deadline()).min() {
+            let now = self.clock.now();
+            if deadline <= now {
+                return Ok(false);
+            }
+            self.timer.wake_at(deadline, now)?;
+        }
+        Ok(self.bell.fall_asleep(|| has_mail(workers)))
+    }
+}
+
+/// How often the drivers of a thread are told what the others have just said, before sockets get their turn.
+const ROUNDS: usize = 4;
+
+fn has_mail(workers: &[&mut dyn Work]) -> bool {
+    workers.iter().any(|worker| worker.has_mail())
 }
 
 impl<M> Seat<M> {
-    pub(crate) fn new() -> io::Result<Self> {
-        let poller = Poller::new()?;
-        let mailbox = Mailbox::new(poller.waker()?);
-        Ok(Self { poller, mailbox })
-    }
-
     pub(crate) fn address(&self) -> Address<M> {
         self.mailbox.address()
     }
+}
+
+/// One driver's part of a thread.
+pub(crate) trait Work {
+    /// One of its sockets became ready: for the next turn.
+    fn on_event(&mut self, event: Event);
+    /// Handles what has come since the last turn. Breaks when it is through for good.
+    fn turn(&mut self, now: Instant) -> ControlFlow<()>;
+    fn has_mail(&self) -> bool;
+    /// Whether it has something to do at once.
+    fn is_busy(&self) -> bool;
+    /// When it has something to do though nothing comes.
+    fn next_deadline(&self) -> Option<Instant>;
 }
 
 /// A driver, and all that it runs with.
@@ -58,6 +132,9 @@ pub(crate) struct Worker<D, O, M> {
     mailbox: Mailbox<M>,
     clock: Clock,
     scratch: Box<[u8]>,
+    /// Of one turn: kept for their room.
+    ready: Vec<(Token, Readiness)>,
+    messages: Vec<M>,
 }
 
 impl<D, O, M> Worker<D, O, M>
@@ -66,8 +143,15 @@ where
     O: Outbox,
 {
     pub(crate) fn new(seat: Seat<M>, outbox: O, driver: D, clock: Clock) -> Self {
-        let sys = Linux::with_poller(seat.poller, outbox);
-        Self { driver, sys, mailbox: seat.mailbox, clock, scratch: vec![0; SCRATCH].into_boxed_slice() }
+        Self {
+            driver,
+            sys: Linux::with_registrar(seat.registrar, outbox),
+            mailbox: seat.mailbox,
+            clock,
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            ready: Vec::new(),
+            messages: Vec::new(),
+        }
     }
 
     /// Calls `call` as from inside of the loop.
@@ -77,42 +161,85 @@ where
         call(driver, &mut cx)
     }
 
-    /// Runs until the mailbox is closed, or `after`, called after each batch, breaks.
-    pub(crate) fn run(&mut self, mut after: impl FnMut(&D, &mut Linux<O>) -> ControlFlow<()>) -> io::Result<()> {
-        let mut ready = Vec::new();
-        let mut messages = Vec::new();
-        loop {
-            let mut timeout = self.time_left();
-            if timeout != Some(Duration::ZERO) && !self.mailbox.fall_asleep() {
-                timeout = Some(Duration::ZERO);
-            }
-            self.sys.poll(timeout, &mut ready)?;
-            let open = self.mailbox.take(&mut messages);
-            self.call(|driver, cx| {
-                for message in messages.drain(..) {
-                    driver.on_message(cx, message);
-                }
-                for &(token, readiness) in &ready {
-                    driver.on_ready(cx, token, readiness);
-                }
-                if driver.next_deadline().is_some_and(|at| at <= cx.now) {
-                    driver.on_deadline(cx);
-                }
-                driver.run_busy(cx);
-            });
-            self.sys.outbox().flush();
-            if !open || after(&self.driver, &mut self.sys).is_break() {
-                return Ok(());
-            }
-        }
+    /// Handles the last messages; the driver is through then.
+    pub(crate) fn finish(&mut self) {
+        self.mailbox.address().close();
+        let _through = self.turn(self.clock.now());
+    }
+}
+
+impl<D, O, M> Work for Worker<D, O, M>
+where
+    D: Driver<Linux<O>, Message = M>,
+    O: Outbox,
+{
+    fn on_event(&mut self, event: Event) {
+        let event = self.sys.on_event(event);
+        self.ready.push(event);
     }
 
-    /// How long the thread may sleep.
-    fn time_left(&self) -> Option<Duration> {
-        if self.driver.is_busy() {
-            return Some(Duration::ZERO);
+    fn turn(&mut self, now: Instant) -> ControlFlow<()> {
+        let Self { driver, sys, mailbox, scratch, ready, messages, .. } = self;
+        let open = mailbox.take(messages);
+        let mut cx = Cx { sys, now, scratch, strategy: Strategy::default() };
+        for message in messages.drain(..) {
+            driver.on_message(&mut cx, message);
         }
-        self.driver.next_deadline().map(|at| at.since(self.clock.now()))
+        for (token, readiness) in ready.drain(..) {
+            driver.on_ready(&mut cx, token, readiness);
+        }
+        if driver.next_deadline().is_some_and(|at| at <= cx.now) {
+            driver.on_deadline(&mut cx);
+        }
+        driver.run_busy(&mut cx);
+        sys.outbox().flush();
+        if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    fn has_mail(&self) -> bool {
+        self.mailbox.has_mail()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.driver.is_busy()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.driver.next_deadline()
+    }
+}
+
+/// A program's first driver, which says when it is over: `after` is called after each of its turns.
+pub(crate) struct Main<'a, D, O, M, F> {
+    pub(crate) worker: &'a mut Worker<D, O, M>,
+    pub(crate) after: F,
+}
+
+impl<D, O, M, F> Work for Main<'_, D, O, M, F>
+where
+    D: Driver<Linux<O>, Message = M>,
+    O: Outbox,
+    F: FnMut(&D, &mut Linux<O>) -> ControlFlow<()>,
+{
+    fn on_event(&mut self, event: Event) {
+        self.worker.on_event(event);
+    }
+
+    fn turn(&mut self, now: Instant) -> ControlFlow<()> {
+        self.worker.turn(now)?;
+        (self.after)(&self.worker.driver, &mut self.worker.sys)
+    }
+
+    fn has_mail(&self) -> bool {
+        self.worker.has_mail()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.worker.is_busy()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.worker.next_deadline()
     }
 }
 
@@ -149,6 +276,7 @@ impl<R: Send + 'static> Crew<R> {
     pub(crate) fn hire<D, O, M, A>(
         &mut self,
         name: String,
+        mut host: Host,
         mut worker: Worker<D, O, M>,
         report: fn(&D) -> R,
         main: &Address<A>,
@@ -163,7 +291,7 @@ impl<R: Send + 'static> Crew<R> {
         let address = worker.mailbox.address();
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let _alarm = alarm;
-            worker.run(|_, _| ControlFlow::Continue(()))?;
+            host.run(&mut [&mut worker])?;
             Ok(report(&worker.driver))
         })?;
         self.0.push(Member { name, close: Box::new(move || address.close()), thread });
@@ -219,7 +347,7 @@ impl<A> Drop for Alarm<A> {
 mod tests {
     use super::*;
     use crate::mail::Outgoing;
-    use protocol_sm::driver::{Readiness, Tell, Token};
+    use protocol_sm::driver::Tell;
 
     /// Doubles what it is told, and reports to the main thread; 0 is too much for it.
     struct Doubler {
@@ -294,23 +422,23 @@ mod tests {
     /// Two doublers and a main thread that sends each one of `first`, and ends after two answers.
     fn crew(first: [u32; 2]) -> (io::Result<Vec<u32>>, Vec<u32>) {
         let clock = Clock::start();
-        let main = Seat::new().unwrap();
+        let mut main_host = Host::new(clock).unwrap();
+        let main = main_host.seat().unwrap();
         let main_address = main.address();
         let mut crew = Crew::new();
         for (index, message) in first.into_iter().enumerate() {
-            let seat = Seat::new().unwrap();
+            let mut host = Host::new(clock).unwrap();
+            let seat = host.seat().unwrap();
             seat.address().post(message);
             let out = ToMain(Outgoing::new(main_address.clone()));
             let worker = Worker::new(seat, out, Doubler { at: None, handled: 0 }, clock);
-            crew.hire(format!("doubler-{index}"), worker, |doubler| doubler.handled, &main_address).unwrap();
+            crew.hire(format!("doubler-{index}"), host, worker, |doubler| doubler.handled, &main_address).unwrap();
         }
         let mut main = Worker::new(main, (), Main { heard: Vec::new(), wanted: 2 }, clock);
-        let reports =
-            crew.serve(|| {
-                main.run(|main, _| {
-                    if main.heard.len() == main.wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })
-            });
+        let after = |main: &Main, _: &mut Linux<()>| {
+            if main.heard.len() == main.wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let reports = crew.serve(|| main_host.run(&mut [&mut super::Main { worker: &mut main, after }]));
         (reports, main.driver.heard)
     }
 
@@ -330,12 +458,14 @@ mod tests {
 
     #[test]
     fn a_panic_on_the_main_thread_ends_the_others_too() {
-        let seat = Seat::new().unwrap();
-        let main = Seat::<u32>::new().unwrap();
+        let clock = Clock::start();
+        let mut host = Host::new(clock).unwrap();
+        let seat = host.seat().unwrap();
+        let main = Host::new(clock).unwrap().seat::<u32>().unwrap();
         let mut crew = Crew::new();
         let out = ToMain(Outgoing::new(main.address()));
-        let worker = Worker::new(seat, out, Doubler { at: None, handled: 0 }, Clock::start());
-        crew.hire("doubler".into(), worker, |doubler| doubler.handled, &main.address()).unwrap();
+        let worker = Worker::new(seat, out, Doubler { at: None, handled: 0 }, clock);
+        crew.hire("doubler".into(), host, worker, |doubler| doubler.handled, &main.address()).unwrap();
         let error = crew.serve(|| panic!("the main thread's reason")).unwrap_err().to_string();
         assert!(error.contains("cproxy-main") && error.contains("the main thread's reason"), "{error}");
     }

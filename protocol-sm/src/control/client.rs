@@ -108,7 +108,9 @@ impl Control {
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        let lane = usize::try_from(conn.0).unwrap_or(0) % self.lanes;
+        // As the server deals what it asked for: so its first loop's conns belong to our first, which shares its
+        // thread with the ctl_conn.
+        let lane = usize::try_from(conn.0 - 1).unwrap_or(0) % self.lanes;
         self.conns.insert(conn, lane);
         (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
     }

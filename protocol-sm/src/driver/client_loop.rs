@@ -26,6 +26,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +103,8 @@ struct Active {
 enum Phase {
     /// The LocalServer must answer the dial.
     Dial,
+    /// `Started` waits for the LocalServer's first bytes.
+    Answer,
     /// Both directions flow: no deadline.
     Flowing,
     /// One direction is over: the other must make progress.
@@ -113,11 +116,14 @@ impl Active {
         self.conn.egress.forwarded() + self.conn.ingress.forwarded()
     }
 
-    fn phase(&self) -> Phase {
+    /// `unanswered`: `Started` has not gone out.
+    fn phase(&self, unanswered: bool) -> Phase {
         if self.conn.stage() == Stage::Dialling {
             Phase::Dial
         } else if self.conn.egress.ended() || self.conn.ingress.through() {
             Phase::HalfOpen
+        } else if unanswered && matches!(self.phase, Phase::Dial | Phase::Answer) {
+            Phase::Answer
         } else {
             Phase::Flowing
         }
@@ -237,6 +243,9 @@ where
             if active.phase == Phase::Dial {
                 self.drop_local(cx, token);
                 self.dial(cx, token, RefuseCode::TimedOut);
+            } else if active.phase == Phase::Answer {
+                active.phase = Phase::Flowing;
+                self.drive(cx, token);
             } else if active.progress == active.moved() {
                 self.end(cx, token, End::Abort(AbortCode::Deadline));
             } else {
@@ -326,12 +335,16 @@ impl<T, P> ClientLoop<T, P> {
                 discard(cx, &mut conn.link.port, &mut active.conn)?
             }
             Stage::Serving => {
+                // The dial has just ended, or `Started` is still waiting.
+                let patient =
+                    matches!(active.phase, Phase::Dial | Phase::Answer) && self.timings.answer_delay > Duration::ZERO;
                 let result = conn.link.exchange(
                     cx,
                     &mut active.conn.egress,
                     &mut active.conn.ingress,
                     local.map(|local| &mut local.port),
                     true,
+                    patient,
                 )?;
                 if let Some(total) = result.fin {
                     let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.epoch(), total };
@@ -344,12 +357,19 @@ impl<T, P> ClientLoop<T, P> {
             conn.queued = true;
             self.busy.push_back(token);
         }
-        let phase = active.phase();
+        let phase = active.phase(conn.link.into.only_frames());
         if phase != active.phase {
             active.phase = phase;
             active.progress = active.moved();
-            let at = (phase == Phase::HalfOpen).then(|| cx.now + self.timings.half_open_timeout);
-            self.timers.set(token, &mut conn.deadline, at);
+            let patience = match phase {
+                Phase::Answer => Some(self.timings.answer_delay.min(self.timings.dial_timeout)),
+                Phase::HalfOpen => Some(self.timings.half_open_timeout),
+                Phase::Dial | Phase::Flowing => None,
+            };
+            self.timers.set(token, &mut conn.deadline, patience.map(|patience| cx.now + patience));
+            if phase == Phase::HalfOpen && conn.link.into.only_frames() {
+                conn.link.flush_frames(cx.sys)?;
+            }
         }
         if active.conn.outer_is_through()
             && let Some(local) = active.local.take()

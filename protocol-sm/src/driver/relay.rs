@@ -232,15 +232,16 @@ impl<P> Flow<P> {
     }
 
     /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
-    /// `from` it only sends what is held.
+    /// `from` it only sends what is held. `patient`: frames wait for payload to go out with.
     pub(crate) fn pump<S: Sys<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
         mut from: Option<&mut Port<S::Stream>>,
         to: &mut Port<S::Stream>,
+        patient: bool,
     ) -> Turn {
-        let turn = self.turn(cx, half, &mut from, to);
+        let turn = self.turn(cx, half, &mut from, to, patient);
         if half.budget(0).forward == 0 {
             self.release_pipe(cx.sys);
         }
@@ -262,11 +263,12 @@ impl<P> Flow<P> {
         half: &mut impl Half,
         from: &mut Option<&mut Port<S::Stream>>,
         to: &mut Port<S::Stream>,
+        patient: bool,
     ) -> Turn {
         let mut moved = 0;
         loop {
             let may_take = from.as_ref().is_some_and(|from| from.readable) && half.budget(1).take > 0;
-            if !(may_take && self.only_frames()) {
+            if !((may_take || patient) && self.only_frames()) {
                 match self.flush(cx.sys, half, to) {
                     Ok(true) => {}
                     Ok(false) => return Turn::Wait,
@@ -297,7 +299,7 @@ impl<P> Flow<P> {
     }
 
     /// Whether what is held is nothing but frames: first payload may go out behind them in one call.
-    fn only_frames(&self) -> bool {
+    pub(crate) fn only_frames(&self) -> bool {
         match &self.held {
             Held::Bytes { bytes, sent, frames } => *frames == bytes.len() - sent,
             Held::Nothing | Held::Pipe { .. } => false,
@@ -427,7 +429,8 @@ impl<T, P> Link<T, P> {
     }
 
     /// One turn of both directions between the conn and `outer`, which is `None` once it is closed, or
-    /// before it is there. `raw`: the conn's incoming bytes are payload already.
+    /// before it is there. `raw`: the conn's incoming bytes are payload already. `patient`: frames wait for the
+    /// outer socket's first bytes, or its end.
     ///
     /// # Errors
     /// The transfer must be aborted.
@@ -438,10 +441,12 @@ impl<T, P> Link<T, P> {
         ingress: &mut Ingress,
         mut outer: Option<&mut Port<T>>,
         raw: bool,
+        patient: bool,
     ) -> Result<Exchanged, AbortCode> {
         let mut result = Exchanged::default();
         loop {
-            match self.into.pump(cx, egress, outer.as_deref_mut(), &mut self.port) {
+            let patient = patient && !egress.ended();
+            match self.into.pump(cx, egress, outer.as_deref_mut(), &mut self.port, patient) {
                 Turn::Wait => break,
                 Turn::Again => {
                     result.again = true;
@@ -456,7 +461,7 @@ impl<T, P> Link<T, P> {
             return Ok(result);
         };
         let from = raw.then_some(&mut self.port);
-        match self.out.pump(cx, ingress, from, outer) {
+        match self.out.pump(cx, ingress, from, outer, false) {
             Turn::Wait => {}
             Turn::Again => result.again = true,
             Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),

@@ -70,7 +70,7 @@ struct Shard {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Slot<T, P> {
     Conn(Box<Conn<T, P>>),
-    Visitor(Visitor<T>),
+    Visitor(Box<Visitor<T>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

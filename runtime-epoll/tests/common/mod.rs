@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::{Listen, Readiness, Received, Role, Sys, SysError, Token};
-use runtime_epoll::{Linux, Listener, Stream};
+use runtime_epoll::{Linux, Listener, Poller, Stream};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,18 +14,27 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A kernel and all readiness that it has reported.
 pub(crate) struct Bench {
     pub(crate) linux: Linux,
+    poller: Poller,
     ready: BTreeMap<Token, Readiness>,
     next: u64,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { linux: Linux::new(()).unwrap(), ready: BTreeMap::new(), next: 0 }
+        let (poller, linux) = Linux::new(()).unwrap();
+        Self { linux, poller, ready: BTreeMap::new(), next: 0 }
     }
 
     pub(crate) fn token(&mut self) -> Token {
         self.next += 1;
         Token(self.next)
+    }
+
+    /// What becomes ready within `timeout`.
+    pub(crate) fn poll(&mut self, timeout: Duration) -> Vec<(Token, Readiness)> {
+        let mut news = Vec::new();
+        self.linux.poll(&mut self.poller, Some(timeout), &mut news).unwrap();
+        news
     }
 
     /// Waits until `what` holds of the readiness reported of `token` so far.
@@ -37,9 +46,7 @@ impl Bench {
                 return seen;
             }
             assert!(Instant::now() < until, "readiness of {token:?} within {PATIENCE:?}; there is only {seen:?}");
-            let mut news = Vec::new();
-            self.linux.poll(Some(Duration::from_millis(100)), &mut news).unwrap();
-            for (token, new) in news {
+            for (token, new) in self.poll(Duration::from_millis(100)) {
                 let seen = self.ready.entry(token).or_default();
                 seen.readable |= new.readable;
                 seen.writable |= new.writable;
@@ -84,7 +91,7 @@ impl Bench {
                 result => return result,
             }
             assert!(Instant::now() < until, "something to read within {PATIENCE:?}");
-            self.linux.poll(Some(Duration::from_millis(10)), &mut Vec::new()).unwrap();
+            self.poll(Duration::from_millis(10));
         }
     }
 

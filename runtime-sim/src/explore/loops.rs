@@ -171,6 +171,7 @@ impl Loops {
             session_grace: NEVER,
             wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
             dial_timeout: NEVER,
+            answer_delay: Duration::ZERO,
             idle_ping_interval: NEVER,
             idle_ping_timeout: NEVER,
             idle_conn_lifetime: NEVER,

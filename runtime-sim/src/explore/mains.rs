@@ -151,6 +151,7 @@ impl Mains {
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             wait_timeout: NEVER,
             dial_timeout: NEVER,
+            answer_delay: Duration::ZERO,
             idle_ping_interval: NEVER,
             idle_ping_timeout: NEVER,
             idle_conn_lifetime: NEVER,

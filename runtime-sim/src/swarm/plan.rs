@@ -218,6 +218,8 @@ fn timings(rng: &mut Rng, gentle: bool) -> Timings {
         session_grace: ms(rng, 1_000, 8_000),
         wait_timeout: ms(rng, 500, 5_000),
         dial_timeout: ms(rng, 500, 2_000),
+        // Of as many kinds as there are pauses: at once, and later than most services answer.
+        answer_delay: if reconnect_min.subsec_millis() % 2 == 0 { Duration::ZERO } else { reconnect_min / 4 },
         idle_ping_interval: ms(rng, 1_000, 4_000),
         idle_ping_timeout: ms(rng, 500, 2_000),
         idle_conn_lifetime: ms(rng, 1_000, 10_000),

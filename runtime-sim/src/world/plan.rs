@@ -259,6 +259,8 @@ fn timings(rng: &mut Rng, calm: bool) -> Timings {
         session_grace: ms(rng, 1_000, 30_000),
         wait_timeout: ms(rng, 500, 10_000),
         dial_timeout: ms(rng, 500, 5_000),
+        // Of as many kinds as there are pauses: at once, and later than most services answer.
+        answer_delay: if reconnect_min.subsec_millis() % 2 == 0 { Duration::ZERO } else { reconnect_min / 4 },
         idle_ping_interval: ms(rng, 1_000, 20_000),
         idle_ping_timeout: ms(rng, 1_000, 5_000),
         idle_conn_lifetime: ms(rng, 1_000, 60_000),

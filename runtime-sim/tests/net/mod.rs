@@ -187,6 +187,7 @@ impl Net for Simulated {
 /// Linux, through production's own system calls.
 pub(super) struct Linux {
     sys: runtime_epoll::Linux<()>,
+    poller: runtime_epoll::Poller,
     doors: BTreeMap<u64, SocketAddr>,
     seen: BTreeMap<Token, Readiness>,
 }
@@ -197,8 +198,8 @@ impl Net for Linux {
     type Pipe = <runtime_epoll::Linux<()> as Sys>::Pipe;
 
     fn new() -> Self {
-        let sys = runtime_epoll::Linux::new(()).unwrap();
-        Self { sys, doors: BTreeMap::new(), seen: BTreeMap::new() }
+        let (poller, sys) = runtime_epoll::Linux::new(()).unwrap();
+        Self { sys, poller, doors: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
     fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
@@ -270,7 +271,7 @@ impl Net for Linux {
 
     fn poll(&mut self) -> Vec<(Token, Readiness)> {
         let mut ready = Vec::new();
-        self.sys.poll(Some(Duration::from_millis(20)), &mut ready).unwrap();
+        self.sys.poll(&mut self.poller, Some(Duration::from_millis(20)), &mut ready).unwrap();
         ready
     }
 

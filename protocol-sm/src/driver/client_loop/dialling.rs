@@ -42,10 +42,11 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.tried = tried;
         active.local = dialled;
-        if dialled.is_some() {
+        if let Some(local) = dialled {
             let at = cx.now + self.timings.dial_timeout / share;
             self.timers.set(token, &mut conn.deadline, Some(at));
-            return;
+            // On the same machine the connection is up already.
+            return self.on_dial_event(cx, token, local);
         }
         active.conn.on_refused();
         let epoch = active.conn.epoch();
@@ -73,7 +74,6 @@ impl<T, P> ClientLoop<T, P> {
                 return self.dial(cx, token, refusal(error));
             }
         }
-        dialled.port.readable = true;
         dialled.port.writable = true;
         active.conn.on_dialed();
         conn.link.into.push(&ProxyToServer::Started { epoch: active.conn.epoch() });

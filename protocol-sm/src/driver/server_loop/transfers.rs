@@ -106,6 +106,7 @@ impl<T, P> ServerLoop<T, P> {
             &mut active.conn.ingress,
             guest.map(|guest| &mut guest.port),
             raw,
+            false,
         )?;
         if let Some(total) = result.fin {
             cx.sys.tell(fin(total));

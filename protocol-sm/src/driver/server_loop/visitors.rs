@@ -10,6 +10,7 @@ use crate::codes::AbortCode;
 use crate::ids::TunnelId;
 use crate::pool::Visit;
 use crate::wire::ProxyToClient;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 impl<T, P> ServerLoop<T, P> {
@@ -38,14 +39,14 @@ impl<T, P> ServerLoop<T, P> {
             return;
         }
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
-            Ok(()) => Ok(Slot::Visitor(Visitor {
+            Ok(()) => Ok(Slot::Visitor(Box::new(Visitor {
                 control,
                 tunnel,
                 from,
                 port: Port::new(stream),
                 conn: None,
                 deadline: None,
-            })),
+            }))),
             Err(_) => Err(stream),
         });
         match made {
