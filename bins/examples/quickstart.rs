@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use bins::logging::{self, LogLevel, Logs};
+use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
@@ -140,6 +141,7 @@ impl Demo {
             ctl_port: 0,
             proxy_port: 0,
             work_threads: threads,
+            relay: Strategy::default(),
             settings: ServerSettings::default(),
         })?;
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
@@ -150,6 +152,7 @@ impl Demo {
             server: ctl.to_string(),
             locals: services.iter().map(|(_, local)| local.to_string()).collect(),
             work_threads: threads,
+            relay: Strategy::default(),
             settings: ClientSettings {
                 client_id: *b"quickstart------",
                 token: None,

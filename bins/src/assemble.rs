@@ -6,6 +6,7 @@ use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::token::{self, TokenSource};
+use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelSpec};
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
@@ -72,6 +73,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         ctl_port: file.ctl_port,
         proxy_port: file.proxy_port,
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
+        relay: relay(),
         settings: file.settings,
     };
     found.conclude(config, file.common.logs)
@@ -149,6 +151,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         server: server.map(ToString::to_string).unwrap_or_default(),
         locals: file.tunnels.iter().map(|tunnel| tunnel.local.to_string()).collect(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
+        relay: relay(),
         settings: ClientSettings {
             client_id: client_id.unwrap_or_default(),
             token,
@@ -232,6 +235,19 @@ fn own_token(
 
 fn default_threads() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(DEFAULT_MAX_THREADS)
+}
+
+/// How payload is moved. So that the end-to-end tests can run in each way, a debug build can be told by the environment.
+fn relay() -> Strategy {
+    if !cfg!(debug_assertions) {
+        return Strategy::Hybrid;
+    }
+    match std::env::var("CPROXY_TEST_RELAY").as_deref() {
+        Ok("copy") => Strategy::Copy,
+        Ok("splice") => Strategy::Splice,
+        Ok("hybrid") | Err(_) => Strategy::Hybrid,
+        Ok(other) => panic!("CPROXY_TEST_RELAY={other}: copy, splice or hybrid"),
+    }
 }
 
 #[cfg(test)]

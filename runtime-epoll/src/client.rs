@@ -9,7 +9,7 @@ use crate::{Program, Stopper};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
-use protocol_sm::driver::{Lookup, Resolve, Tell};
+use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
 use std::io;
@@ -24,8 +24,10 @@ pub struct Config {
     pub server: String,
     /// `HOST:PORT` of the LocalServer of each tunnel, in the order of `settings.tunnels`.
     pub locals: Vec<String>,
-    /// Event-loop threads.
+    /// Event loops. Each has a thread of its own, but the first, which shares the main thread.
     pub work_threads: NonZeroUsize,
+    /// How payload is moved.
+    pub relay: Strategy,
     /// Everything else.
     pub settings: ClientSettings,
 }
@@ -127,7 +129,7 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, locals, settings, .. }, clock, mut host, main, lanes, hosts } = self;
+        let Self { config: Config { server, locals, settings, relay, .. }, clock, mut host, main, lanes, hosts } = self;
         let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
         let main_address = main.address();
         let out = MainOut {
@@ -138,7 +140,7 @@ impl Client {
         let mut main = Worker::new(main, out, driver, clock);
         let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(lane, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock)
+            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay)
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Crew::new();

@@ -7,7 +7,7 @@ use crate::{Program, Stopper};
 use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
-use protocol_sm::driver::{SysError, Tell, listener};
+use protocol_sm::driver::{Strategy, SysError, Tell, listener};
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
@@ -24,8 +24,10 @@ pub struct Config {
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
     pub proxy_port: u16,
-    /// Event-loop threads.
+    /// Event loops. Each has a thread of its own, but the first, which shares the main thread.
     pub work_threads: NonZeroUsize,
+    /// How payload is moved.
+    pub relay: Strategy,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -41,6 +43,7 @@ pub struct Server {
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
     timings: Timings,
+    relay: Strategy,
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
@@ -128,14 +131,16 @@ pub fn start(config: Config) -> Result<Server, StartError> {
         lanes.push(host.seat()?);
     }
     let out = MainOut { lanes: lanes_out(&lanes), listener: Outgoing::new(listen.address()) };
-    let timings = config.settings.timings.clone();
+    let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
     match bound {
-        Ok((ctl, proxy)) => Ok(Server { host, main, main_address, listen, lanes, hosts, timings, clock, ctl, proxy }),
+        Ok((ctl, proxy)) => {
+            Ok(Server { host, main, main_address, listen, lanes, hosts, timings, relay, clock, ctl, proxy })
+        }
         Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
         Err((at, error)) => Err(StartError::ProxyPort(at, error)),
     }
@@ -165,12 +170,12 @@ impl Server {
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
-        let Self { mut host, mut main, main_address, listen, lanes, hosts, timings, clock, .. } = self;
+        let Self { mut host, mut main, main_address, listen, lanes, hosts, timings, relay, clock, .. } = self;
         let out = ListenOut { lanes: lanes_out(&lanes), main: Outgoing::new(main_address.clone()) };
         let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(lanes.len()), clock);
         let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(lane, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock)
+            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay)
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Crew::new();

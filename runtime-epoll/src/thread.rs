@@ -131,6 +131,7 @@ pub(crate) struct Worker<D, O, M> {
     pub(crate) sys: Linux<O>,
     mailbox: Mailbox<M>,
     clock: Clock,
+    strategy: Strategy,
     scratch: Box<[u8]>,
     /// Of one turn: kept for their room.
     ready: Vec<(Token, Readiness)>,
@@ -148,16 +149,23 @@ where
             sys: Linux::with_registrar(seat.registrar, outbox),
             mailbox: seat.mailbox,
             clock,
+            strategy: Strategy::default(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             ready: Vec::new(),
             messages: Vec::new(),
         }
     }
 
+    /// Its driver moves payload in this way.
+    pub(crate) fn moving(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
     /// Calls `call` as from inside of the loop.
     pub(crate) fn call<R>(&mut self, call: impl FnOnce(&mut D, &mut Cx<'_, Linux<O>>) -> R) -> R {
-        let Self { driver, sys, clock, scratch, .. } = self;
-        let mut cx = Cx { sys, now: clock.now(), scratch, strategy: Strategy::default() };
+        let Self { driver, sys, clock, scratch, strategy, .. } = self;
+        let mut cx = Cx { sys, now: clock.now(), scratch, strategy: *strategy };
         call(driver, &mut cx)
     }
 
@@ -179,9 +187,9 @@ where
     }
 
     fn turn(&mut self, now: Instant) -> ControlFlow<()> {
-        let Self { driver, sys, mailbox, scratch, ready, messages, .. } = self;
+        let Self { driver, sys, mailbox, strategy, scratch, ready, messages, .. } = self;
         let open = mailbox.take(messages);
-        let mut cx = Cx { sys, now, scratch, strategy: Strategy::default() };
+        let mut cx = Cx { sys, now, scratch, strategy: *strategy };
         for message in messages.drain(..) {
             driver.on_message(&mut cx, message);
         }

@@ -1,6 +1,7 @@
 //! A server and a client with all their threads, in one process.
 #![allow(clippy::unwrap_used)]
 
+use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
@@ -23,6 +24,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         ctl_port,
         proxy_port: 0,
         work_threads: THREADS,
+        relay: Strategy::default(),
         settings: ServerSettings::default(),
     }
 }
@@ -32,6 +34,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         server: server.to_string(),
         locals: vec![local],
         work_threads: THREADS,
+        relay: Strategy::default(),
         settings: ClientSettings {
             client_id: [7; 16],
             token: None,

@@ -374,9 +374,9 @@ fn aborts_reset_and_are_not_answered() {
     let conn = stage.conn.id;
     stage.start(E1, b"x");
     let mut local = stage.local();
+    stage.expect_started(E1);
     stage.end.send(ServerMsg::Abort { conn, epoch: E1, code: AbortCode::OuterReset });
     assert_eq!(read_end(&mut local), (1, End::Reset));
-    stage.expect_started(E1);
     stage.conn.wire.expect_end();
     let heard = stage.end.heard;
     stage.end.expect_alive();
