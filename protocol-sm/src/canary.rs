@@ -77,12 +77,9 @@ impl Fault {
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
-/// Plants a fault in this process, or none.
-///
-/// # Panics
-/// In a release build.
+/// Plants a fault in this process, or none. Not there in a release build.
+#[cfg(debug_assertions)]
 pub fn plant(fault: Option<Fault>) {
-    assert!(cfg!(debug_assertions), "a release build contains no faults to plant");
     PLANTED.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
 }
 

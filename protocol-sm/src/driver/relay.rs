@@ -97,10 +97,9 @@ pub(crate) struct Flow<P> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Held<P> {
     Nothing,
-    /// `bytes[sent..]` wait; of those, the first `frames` are frames and not payload.
+    /// The first `frames` bytes are frames and not payload.
     Bytes {
         bytes: Vec<u8>,
-        sent: usize,
         frames: usize,
     },
     /// A pipe, and what it is good for. What it holds is what the half has taken and not forwarded.
@@ -141,8 +140,8 @@ impl<P> Flow<P> {
 
     /// Appends a frame. Only between transfers, or at their start: never behind payload.
     pub(crate) fn push_frame(&mut self, frame: &[u8]) {
-        let Held::Bytes { bytes, sent, frames } = self.bytes() else { unreachable!("bytes() makes bytes") };
-        assert!(bytes.len() - *sent == *frames, "no frame behind payload");
+        let Held::Bytes { bytes, frames } = self.bytes() else { unreachable!("bytes() makes bytes") };
+        assert!(bytes.len() == *frames, "no frame behind payload");
         bytes.extend_from_slice(frame);
         *frames += frame.len();
     }
@@ -160,7 +159,7 @@ impl<P> Flow<P> {
     fn bytes(&mut self) -> &mut Held<P> {
         assert!(!matches!(self.held, Held::Pipe { .. }), "frames and first bytes come before any splice");
         if matches!(self.held, Held::Nothing) {
-            self.held = Held::Bytes { bytes: Vec::new(), sent: 0, frames: 0 };
+            self.held = Held::Bytes { bytes: Vec::new(), frames: 0 };
         }
         &mut self.held
     }
@@ -200,7 +199,7 @@ impl<P> Flow<P> {
             }
             let sent = match &mut self.held {
                 Held::Nothing => return Ok(true),
-                Held::Bytes { bytes, sent, .. } => to.send(sys, &bytes[*sent..]),
+                Held::Bytes { bytes, .. } => to.send(sys, bytes),
                 Held::Pipe { pipe, .. } => {
                     let moved = sys.splice_out(pipe, &to.stream, half.budget(0).forward);
                     to.writable &= moved != Err(SysError::WouldBlock);
@@ -217,13 +216,14 @@ impl<P> Flow<P> {
 
     fn on_sent(&mut self, n: usize, half: &mut impl Half) {
         match &mut self.held {
-            Held::Bytes { bytes, sent, frames } => {
+            Held::Bytes { bytes, frames } => {
                 let of_frames = n.min(*frames);
                 *frames -= of_frames;
-                *sent += n;
                 half.on_forwarded(n - of_frames);
-                if *sent == bytes.len() {
+                if n == bytes.len() {
                     self.held = Held::Nothing;
+                } else {
+                    bytes.drain(..n);
                 }
             }
             Held::Pipe { .. } => half.on_forwarded(n),
@@ -301,7 +301,7 @@ impl<P> Flow<P> {
     /// Whether what is held is nothing but frames: first payload may go out behind them in one call.
     pub(crate) fn only_frames(&self) -> bool {
         match &self.held {
-            Held::Bytes { bytes, sent, frames } => *frames == bytes.len() - sent,
+            Held::Bytes { bytes, frames } => *frames == bytes.len(),
             Held::Nothing | Held::Pipe { .. } => false,
         }
     }
@@ -351,10 +351,9 @@ impl<P> Flow<P> {
         to: &mut Port<S::Stream>,
     ) -> Result<usize, Stop> {
         let front = match &self.held {
-            Held::Bytes { bytes, sent, .. } => {
-                let unsent = &bytes[*sent..];
-                cx.scratch[..unsent.len()].copy_from_slice(unsent);
-                unsent.len()
+            Held::Bytes { bytes, .. } => {
+                cx.scratch[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
             }
             Held::Nothing | Held::Pipe { .. } => 0,
         };
@@ -385,7 +384,7 @@ impl<P> Flow<P> {
         self.held = if sent == whole.len() {
             Held::Nothing
         } else {
-            Held::Bytes { bytes: whole[sent..].to_vec(), sent: 0, frames: front.saturating_sub(sent) }
+            Held::Bytes { bytes: whole[sent..].to_vec(), frames: front.saturating_sub(sent) }
         };
         Ok(n)
     }
