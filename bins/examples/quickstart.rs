@@ -7,7 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -147,7 +147,11 @@ impl Demo {
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
         let server = thread::spawn(move || server.run().map_err(Failure::from));
 
-        let tunnel = |(name, _): &(&str, SocketAddr)| TunnelSpec { name: (*name).to_owned(), public_port: 0 };
+        let tunnel = |(name, _): &(&str, SocketAddr)| TunnelSpec {
+            name: (*name).to_owned(),
+            public_port: 0,
+            limits: TunnelLimits::default(),
+        };
         let client: Client = client::start(client::Config {
             server: ctl.to_string(),
             locals: services.iter().map(|(_, local)| local.to_string()).collect(),

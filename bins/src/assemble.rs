@@ -7,7 +7,7 @@ use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelLimits, TunnelSpec};
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -57,9 +57,9 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
             file.ctl_port
         ));
     }
-    let sources = file.common.token.iter().chain(file.clients.iter().map(|client| &client.token));
+    let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources);
-    let own = own_token(&flags.common, variable, file.common.token.as_ref(), &mut found);
+    let own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
     file.settings.credentials = credentials(own, &file, &mut found);
     if file.settings.credentials.is_empty() {
         found.warnings.push(format!(
@@ -79,11 +79,14 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     found.conclude(config, file.common.logs)
 }
 
-/// The server's credentials: its own token's, then those of the `[[clients]]`.
-fn credentials(own: Option<Token>, file: &ServerFile, found: &mut Findings<'_>) -> Vec<Credential> {
+/// The server's credentials: its own tokens', then those of the `[[clients]]`.
+fn credentials(own: Vec<Token>, file: &ServerFile, found: &mut Findings<'_>) -> Vec<Credential> {
     let scope = file.settings.open_scope.clone();
-    let own = own.map(|token| Credential { name: OWN_TOKEN.to_owned(), token, scope });
-    let mut credentials = Vec::from_iter(own);
+    let mut credentials = Vec::new();
+    if !own.is_empty() {
+        let own = Credential { name: OWN_TOKEN.to_owned(), tokens: own, scope };
+        add_credential(own, &mut credentials, found);
+    }
     for client in &file.clients {
         let (name, scope) = (client.name.clone(), client.scope.within(&file.settings.open_scope));
         if name == OWN_TOKEN {
@@ -91,19 +94,30 @@ fn credentials(own: Option<Token>, file: &ServerFile, found: &mut Findings<'_>) 
                 "[[clients]] \"{OWN_TOKEN}\": this is what the log calls the server's own token; choose another name"
             ));
         }
-        let Some(token) = found.keep(|warnings| client.token.read(warnings)) else {
-            continue;
-        };
-        if let Some(other) = credentials.iter().find(|other| other.token == token) {
+        let tokens: Vec<_> =
+            client.tokens.iter().filter_map(|token| found.keep(|warnings| token.read(warnings))).collect();
+        if !tokens.is_empty() {
+            add_credential(Credential { name, tokens, scope }, &mut credentials, found);
+        }
+    }
+    credentials
+}
+
+/// Adds `new`, whose tokens must be nobody else's, and each another.
+fn add_credential(new: Credential, credentials: &mut Vec<Credential>, found: &mut Findings<'_>) {
+    let name = new.name.escape_debug();
+    for (nth, token) in new.tokens.iter().enumerate() {
+        if new.tokens[..nth].contains(token) {
+            found.problem(format!("two of the `token_files` of \"{name}\" hold the same token; name it once"));
+        }
+        if let Some(other) = credentials.iter().find(|other| other.tokens.contains(token)) {
             found.problem(format!(
-                "[[clients]] \"{}\" has the same token as \"{}\"; give each its own, so that it is known which one comes",
-                name.escape_debug(),
+                "[[clients]] \"{name}\" has the same token as \"{}\"; give each its own, so that it is known which one comes",
                 other.name.escape_debug()
             ));
         }
-        credentials.push(Credential { name, token, scope });
     }
-    credentials
+    credentials.push(new);
 }
 
 /// Assembles the client's configuration. `variable` is the value of [`token::VARIABLE`].
@@ -122,6 +136,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
             public_port: flags.public_port.unwrap_or(0),
+            limits: TunnelLimits::default(),
         }];
     }
 
@@ -139,8 +154,8 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
              `local` in a configuration file",
         );
     }
-    found.secrets_in_the_open(&file.common.token);
-    let token = own_token(&flags.common, variable, file.common.token.as_ref(), &mut found);
+    found.secrets_in_the_open(&file.common.tokens);
+    let token = own_tokens(&flags.common, variable, &file.common.tokens, &mut found).pop();
     let chosen = flags.client_id.as_deref().or(file.client_id.as_deref());
     let client_id = found.keep(|_| {
         identity::client_id(chosen, &Machine::here(), &file.tunnels).map_err(|error| {
@@ -158,7 +173,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             tunnels: file
                 .tunnels
                 .into_iter()
-                .map(|tunnel| TunnelSpec { name: tunnel.name, public_port: tunnel.public_port })
+                .map(|tunnel| TunnelSpec { name: tunnel.name, public_port: tunnel.public_port, limits: tunnel.limits })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             timings: file.timings,
@@ -216,20 +231,20 @@ fn put_over(flags: &CommonFlags, file: &mut config::Common, timings: &mut Timing
     timings.drain_timeout = flags.drain_timeout.unwrap_or(timings.drain_timeout);
 }
 
-/// The program's own token: from the flag, else the environment, else the file.
-fn own_token(
+/// The program's own tokens: from the flag, else the environment, else the file.
+fn own_tokens(
     flags: &CommonFlags,
     variable: Option<OsString>,
-    file: Option<&TokenSource>,
+    file: &[TokenSource],
     found: &mut Findings<'_>,
-) -> Option<Token> {
+) -> Vec<Token> {
     if let Some(path) = &flags.token_file {
         let source = TokenSource::File { path: path.clone(), named_by: "--token-file".to_owned() };
-        found.keep(|warnings| source.read(warnings))
+        found.keep(|warnings| source.read(warnings)).into_iter().collect()
     } else if let Some(value) = variable {
-        found.keep(|warnings| token::from_variable(value, warnings))
+        found.keep(|warnings| token::from_variable(value, warnings)).into_iter().collect()
     } else {
-        file.and_then(|source| found.keep(|warnings| source.read(warnings)))
+        file.iter().filter_map(|source| found.keep(|warnings| source.read(warnings))).collect()
     }
 }
 

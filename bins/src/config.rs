@@ -14,12 +14,14 @@ pub use server::{ClientEntry, ServerFile, parse_server};
 use crate::logging::Logs;
 use crate::token::{self, TokenSource};
 use protocol_sm::settings::Timings;
+use protocol_sm::sources::Network;
 use section::Section;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use toml::de::DeValue;
 
 /// A configuration file larger than this is some other file.
 const MAX_FILE: u64 = 1 << 20;
@@ -82,8 +84,8 @@ impl std::error::Error for ConfigError {}
 pub struct Common {
     /// Event-loop threads.
     pub work_threads: Option<NonZeroUsize>,
-    /// The shared secret.
-    pub token: Option<TokenSource>,
+    /// The shared secret; several while a server changes it.
+    pub tokens: Vec<TokenSource>,
     /// How to log.
     pub logs: Logs,
     /// What is legal but poor, as sentences.
@@ -136,7 +138,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
         .integer("work_thread_nums", 1..=MAX_THREADS as u64)
         .and_then(|threads| usize::try_from(threads).ok())
         .and_then(NonZeroUsize::new);
-    common.token = token(top, &mut common.warnings);
+    common.tokens = tokens(top, &mut common.warnings);
     top.seconds("heartbeat_interval", &mut t.heartbeat_interval);
     top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
     top.seconds("handshake_timeout", &mut t.handshake_timeout);
@@ -156,30 +158,84 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     common
 }
 
-/// Reads `token` or `token_file`. A relative path starts at the configuration file's directory.
-fn token(section: &Section<'_>, warnings: &mut Vec<String>) -> Option<TokenSource> {
-    let inline = section.text("token");
-    let file = section.text("token_file");
-    if inline.is_some() && file.is_some() {
-        section.problem("token_file", "stands beside `token`; keep one of the two".into());
+/// Reads `token`, `token_file` or, where it may stand, `token_files`. A relative path starts at the configuration
+/// file's directory.
+fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource> {
+    let given: Vec<_> = ["token", "token_file", TOKEN_FILES].into_iter().filter(|key| section.has(key)).collect();
+    if let [one, more @ ..] = &given[..] {
+        for other in more {
+            section.problem(other, format!("stands beside `{one}`; keep one of the two"));
+        }
     }
-    if let Some(secret) = inline {
-        let named = section.locate("token");
-        return match token::from_bytes(secret.as_bytes().to_vec(), &named, warnings) {
-            Ok(token) => Some(TokenSource::Inline(token)),
+    if let Some(secret) = section.text("token") {
+        return match token::from_bytes(secret.as_bytes().to_vec(), &section.locate("token"), warnings) {
+            Ok(token) => vec![TokenSource::Inline(token)],
             Err(problem) => {
                 section.push("token", problem);
-                None
+                Vec::new()
             }
         };
     }
-    let file = file?;
-    if file.is_empty() {
-        section.problem("token_file", "is empty; write the path of the file that holds the token".into());
-        return None;
-    }
     let directory = section.origin().parent().unwrap_or(Path::new(""));
-    Some(TokenSource::File { path: directory.join(file), named_by: section.locate("token_file") })
+    let source = |key: &str, file: &str| {
+        if file.is_empty() {
+            section.problem(key, "is empty; write the path of the file that holds the token".into());
+        }
+        TokenSource::File { path: directory.join(file), named_by: section.locate(key) }
+    };
+    if let Some(file) = section.text("token_file") {
+        return vec![source("token_file", file)];
+    }
+    if !section.has(TOKEN_FILES) {
+        return Vec::new();
+    }
+    let expected = "a list of paths in quotes, such as [\"token\", \"token.old\"]";
+    let items = section.list(TOKEN_FILES, expected).unwrap_or_default();
+    if items.is_empty() {
+        section.problem(TOKEN_FILES, format!("names no file; write {expected}"));
+    }
+    let mut sources = Vec::new();
+    for (line, item) in items {
+        match item.as_str() {
+            Some(file) => sources.push(source(TOKEN_FILES, file)),
+            None => section.item_problem(TOKEN_FILES, line, &format!("expected {expected}")),
+        }
+    }
+    sources
+}
+
+/// The key that names several token files, in a server's file.
+const TOKEN_FILES: &str = "token_files";
+/// Who may visit.
+const ALLOW_SOURCES: &str = "allow_sources";
+/// Who may not.
+const DENY_SOURCES: &str = "deny_sources";
+
+/// Reads [`ALLOW_SOURCES`].
+fn allow_sources(section: &Section<'_>) -> Option<Vec<Network>> {
+    let allow = networks(section, ALLOW_SOURCES)?;
+    if allow.is_empty() {
+        let what = "is an empty list, so nobody could visit; list networks, or leave the key out";
+        section.problem(ALLOW_SOURCES, what.into());
+    }
+    Some(allow)
+}
+
+/// Reads a list of networks.
+fn networks(section: &Section<'_>, key: &str) -> Option<Vec<Network>> {
+    let expected = "a list of networks in quotes, such as [\"192.0.2.0/24\", \"2001:db8::/32\"]";
+    let mut networks = Vec::new();
+    for (line, item) in section.list(key, expected)? {
+        let DeValue::String(text) = item else {
+            section.item_problem(key, line, &format!("expected {expected}"));
+            continue;
+        };
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(error) => section.item_problem(key, line, &format!("\"{}\": {error}", text.escape_debug())),
+        }
+    }
+    Some(networks)
 }
 
 /// Whether `name` can stand in a log line: 1 to 64 bytes, no control characters. If not, the sentence's

@@ -60,9 +60,15 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol_sm::settings::TunnelLimits;
 
     fn tunnel(name: &str, public_port: u16) -> TunnelEntry {
-        TunnelEntry { name: name.into(), local: "127.0.0.1:22".parse().unwrap(), public_port }
+        TunnelEntry {
+            name: name.into(),
+            local: "127.0.0.1:22".parse().unwrap(),
+            public_port,
+            limits: TunnelLimits::default(),
+        }
     }
 
     fn id(tunnels: &[TunnelEntry]) -> [u8; 16] {

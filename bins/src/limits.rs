@@ -1,5 +1,7 @@
-//! The number of descriptors that this process may open: each visitor needs two.
+//! What this process may do: the number of descriptors that it may open (each visitor needs two), and no privileges
+//! beyond those that it was started with.
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises the soft limit of open descriptors to the hard one and logs the outcome. A failure is only
@@ -12,5 +14,13 @@ pub fn raise_descriptor_limit() {
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => tracing::debug!(before = soft, now = hard, "limit of open descriptors"),
         Err(error) => tracing::warn!("cannot raise the limit of open descriptors from {soft} to {hard}: {error}"),
+    }
+}
+
+/// Makes sure that nothing this process could ever be made to run gains privileges (set-user-id programs, file
+/// capabilities). A failure is only logged: the programs run nothing.
+pub fn renounce_new_privileges() {
+    if let Err(error) = prctl::set_no_new_privs() {
+        tracing::warn!("cannot renounce new privileges (PR_SET_NO_NEW_PRIVS): {error}");
     }
 }

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// The environment variable that may carry the token.
 pub const VARIABLE: &str = "CPROXY_TOKEN";
 
+/// Tokens shorter than this many bytes are refused: they are found in minutes, or by hand.
+const SHORTEST: usize = 4;
 /// Tokens shorter than this many bytes are reported: they can be guessed.
 const SHORT: usize = 8;
 /// A token file larger than this is some other file.
@@ -35,7 +37,7 @@ impl TokenSource {
     /// Fetches the token. What is poor about it, or about the file's permissions, is added to `warnings`.
     ///
     /// # Errors
-    /// The file cannot be read, is empty or too large.
+    /// The file cannot be read, is empty, too short or too large.
     pub fn read(&self, warnings: &mut Vec<String>) -> Result<Token, Problem> {
         match self {
             Self::Inline(token) => Ok(token.clone()),
@@ -57,7 +59,7 @@ impl TokenSource {
 /// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
 ///
 /// # Errors
-/// Nothing is left.
+/// Nothing is left, or less than [`SHORTEST`] bytes.
 pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -68,6 +70,11 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
     match bytes.len() {
         0 => Err(Problem::new(format!(
             "{named} holds an empty token; put a long random text there, such as the output of `openssl rand -hex 32`"
+        ))),
+        length @ 1..SHORTEST => Err(Problem::new(format!(
+            "{named} holds a token of {length} byte{}, which is found in no time; use {SHORTEST} at the very least, better a \
+             long random text such as the output of `openssl rand -hex 32`",
+            if length == 1 { "" } else { "s" }
         ))),
         length => {
             if length < SHORT {
@@ -84,7 +91,7 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
 /// Makes a token of what the environment variable [`VARIABLE`] holds.
 ///
 /// # Errors
-/// It is empty.
+/// It is empty or too short.
 pub fn from_variable(value: OsString, warnings: &mut Vec<String>) -> Result<Token, Problem> {
     from_bytes(value.into_vec(), &format!("the environment variable {VARIABLE}"), warnings)
 }
@@ -143,6 +150,18 @@ mod tests {
             assert!(problem.starts_with("--token-file: the file `"), "{problem}");
             assert!(problem.contains("holds an empty token"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_token_of_next_to_nothing_is_refused() {
+        for (content, length) in [(&b"x"[..], "1 byte,"), (b"x\n", "1 byte,"), (b"xyz\r\n", "3 bytes,")] {
+            let (_dir, source) = file(content, 0o600);
+            let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+            assert!(problem.starts_with("--token-file: the file `"), "{problem}");
+            assert!(problem.contains(&format!("holds a token of {length} which is found")), "{problem}");
+        }
+        let (_dir, source) = file(b"wxyz", 0o600);
+        assert_eq!(source.read(&mut Vec::new()).unwrap(), Token::new(b"wxyz".to_vec()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::{ClientSettings, Timings, Token as Secret, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Timings, Token as Secret, TunnelLimits, TunnelSpec};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, Framer, Message, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply,
     ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
@@ -87,7 +87,7 @@ impl World {
         let settings = ClientSettings {
             client_id: [1; 16],
             token: Some(secret.clone()),
-            tunnels: vec![TunnelSpec { name: "web".into(), public_port: 0 }],
+            tunnels: vec![TunnelSpec { name: "web".into(), public_port: 0, limits: TunnelLimits::default() }],
             max_proxy_conns: 16,
             timings: Timings::default(),
         };

@@ -14,7 +14,8 @@ use protocol_sm::driver::messages::ToServerMain;
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret};
+use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
+use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnHello, Framer, Message, PREFACE_LEN, Port, Preface, ProxyToClient,
     ProxyToServer, Resume, ServerHandshake, ServerMsg, ToClient, ToServer,
@@ -56,6 +57,9 @@ struct World {
     stopping: bool,
 }
 
+/// A client that keeps to the protocol.
+const HONEST: ClientId = ClientId([0xee; 16]);
+
 /// A ctl_conn, from the client's end.
 struct Ctl {
     peer: Peer,
@@ -93,7 +97,7 @@ enum Step {
 impl World {
     fn new() -> Self {
         let secret = Secret::new(b"secret".to_vec());
-        let credential = Credential { name: "fuzz".into(), token: secret.clone(), scope: Scope::default() };
+        let credential = Credential { name: "fuzz".into(), tokens: vec![secret.clone()], scope: Scope::default() };
         let settings = ServerSettings { credentials: vec![credential], max_handshakes: 8, ..ServerSettings::default() };
         let timings = settings.timings.clone();
         let mut world = Self {
@@ -174,7 +178,9 @@ impl World {
 
     /// A new ctl_conn, unless the server has stopped.
     fn connect_ctl(&mut self, client: ClientId) -> Option<&mut Ctl> {
-        let peer = self.net.visit(self.ctl_port, SocketAddr::new(LOCAL, 50_000))?;
+        // Guessers from its own address could hold it up.
+        let ip = if client == HONEST { Ipv4Addr::new(127, 0, 0, 2).into() } else { LOCAL };
+        let peer = self.net.visit(self.ctl_port, SocketAddr::new(ip, 50_000))?;
         self.ctls.push(Ctl {
             peer,
             client,
@@ -265,7 +271,7 @@ impl World {
             0 | 1 => {
                 let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];
                 let name = "é".repeat(usize::from(tape.byte() % 64));
-                ClientMsg::RegisterTunnel { tunnel: TunnelId(epoch.0), public_port, name }
+                ClientMsg::RegisterTunnel { tunnel: TunnelId(epoch.0), public_port, name, limits: limits(tape) }
             }
             2 => ClientMsg::CloseTunnel { tunnel: TunnelId(epoch.0) },
             3 => ClientMsg::ConnFailed { count: tape.number32() },
@@ -413,8 +419,7 @@ impl World {
     /// A whole visit through a client that keeps to the protocol, whatever the others have done.
     fn serve_an_honest_client(&mut self) {
         let violations = self.net.violations;
-        let client = ClientId([0xee; 16]);
-        self.say_hello(client, None);
+        self.say_hello(HONEST, None);
         let index = self.ctls.len() - 1;
         for _ in 0..2 {
             self.settle();
@@ -422,7 +427,8 @@ impl World {
         }
         assert!(self.ctls[index].session.is_some(), "an honest client gets a session");
         let name = "honest".into();
-        let register = ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name };
+        let limits = TunnelLimits::default();
+        let register = ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name, limits };
         self.push(index, &ToServer::Numbered { seq: 1, msg: register });
         self.settle();
         self.read_ctl(index);
@@ -509,6 +515,17 @@ impl Ctl {
         }
         answer
     }
+}
+
+/// What a client asks for a tunnel.
+fn limits(tape: &mut Tape<'_>) -> TunnelLimits {
+    let mut list = || -> Vec<Network> {
+        let ips = [Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into(), IpAddr::from([0; 16])];
+        let network = |byte: u8| Network::new(ips[usize::from(byte) % 3], byte);
+        (0..tape.byte() % 18).filter_map(|_| network(tape.byte()).ok()).collect()
+    };
+    let sources = SourceLists { allow: list(), deny: list() };
+    TunnelLimits { sources, max_connections: tape.number32(), max_connection_rate: tape.number32() }
 }
 
 pub(crate) fn abort_code(tape: &mut Tape<'_>) -> AbortCode {

@@ -83,6 +83,8 @@ pub enum HandshakeRefusal {
     UnknownSession,
     /// A proxy_conn whose number was used before.
     ReplayedConn,
+    /// Too many wrong proofs came from this source address of late.
+    TooManyFailures,
 }
 
 impl HandshakeRefusal {
@@ -91,7 +93,12 @@ impl HandshakeRefusal {
     pub fn is_final(self) -> bool {
         match self {
             Self::Version | Self::TokenRequired | Self::TokenUnexpected | Self::WrongToken | Self::LoopbackOnly => true,
-            Self::IdentityInUse | Self::Full | Self::Stopping | Self::UnknownSession | Self::ReplayedConn => false,
+            Self::IdentityInUse
+            | Self::Full
+            | Self::Stopping
+            | Self::UnknownSession
+            | Self::ReplayedConn
+            | Self::TooManyFailures => false,
         }
     }
 }
@@ -121,6 +128,9 @@ impl fmt::Display for HandshakeRefusal {
             Self::Stopping => "the server is stopping",
             Self::UnknownSession => "the server does not know this session",
             Self::ReplayedConn => "this proxy_conn's number was used before",
+            Self::TooManyFailures => {
+                "too many wrong tokens came from this address of late; the server takes another in a few seconds"
+            }
         })
     }
 }

@@ -2,10 +2,12 @@
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
 use crate::ports::PortSet;
+use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A shared secret. Never printed: its `Debug` shows only the length.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -100,21 +102,44 @@ pub struct Scope {
     pub max_connections: u32,
     /// Visitors waiting for a proxy_conn at once (default 4096); more are reset.
     pub max_waiting: u32,
+    /// Who may visit its tunnels (default: everybody).
+    pub sources: SourceLists,
+    /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
+    pub max_connection_rate: u32,
 }
 
 impl Default for Scope {
     fn default() -> Self {
-        Self { allow_ports: PortSet::all(), max_tunnels: 64, max_connections: 10_000, max_waiting: 4096 }
+        Self {
+            allow_ports: PortSet::all(),
+            max_tunnels: 64,
+            max_connections: 10_000,
+            max_waiting: 4096,
+            sources: SourceLists::default(),
+            max_connection_rate: 0,
+        }
     }
 }
 
-/// A token and what its holder may do.
+/// What a client asks the server to enforce for one of its tunnels, besides what the server does by itself: the
+/// narrower of the two counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TunnelLimits {
+    /// Who may visit it; at most [`SourceLists::MAX_SENT`] networks.
+    pub sources: SourceLists,
+    /// Visitors served at once; 0: no limit of its own.
+    pub max_connections: u32,
+    /// Visitors per minute from each source address; 0: no limit of its own.
+    pub max_connection_rate: u32,
+}
+
+/// Whoever knows one of these tokens, and what they may do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Credential {
     /// For logs: the `[[clients]]` name, or `default` for the server's own token.
     pub name: String,
-    /// The secret that this credential's clients must prove to know.
-    pub token: Token,
+    /// The secrets of which this credential's clients must prove to know one: more than one while they are changed.
+    pub tokens: Vec<Token>,
     /// What they may do.
     pub scope: Scope,
 }
@@ -128,8 +153,11 @@ pub struct ServerSettings {
     pub open_scope: Scope,
     /// Idle proxy_conns kept ready per client (default 4; spread over the event loops).
     pub idle_conns: u32,
-    /// Connections that have not finished their handshake, at once; the oldest makes room (default 1024).
+    /// Connections that have not finished their handshake, at once; the oldest of the source address that has most
+    /// makes room (default 1024).
     pub max_handshakes: u32,
+    /// The same of one source address; its oldest makes room (default 256).
+    pub max_handshakes_per_source: u32,
     /// Sessions at once (default 4096).
     pub max_sessions: u32,
     /// Deadlines.
@@ -143,6 +171,7 @@ impl Default for ServerSettings {
             open_scope: Scope::default(),
             idle_conns: 4,
             max_handshakes: 1024,
+            max_handshakes_per_source: 256,
             max_sessions: 4096,
             timings: Timings::default(),
         }
@@ -156,6 +185,8 @@ pub struct TunnelSpec {
     pub name: String,
     /// Public port wanted; 0 lets the server pick.
     pub public_port: u16,
+    /// What the server is asked to enforce for it.
+    pub limits: TunnelLimits,
 }
 
 /// The client's settings.

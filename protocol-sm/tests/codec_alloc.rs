@@ -94,17 +94,20 @@ fn lengths_reserve_nothing_and_partial_frames_little() {
         });
         assert!(bytes <= 64, "{bytes} bytes for a length of {length}");
     }
-    // The longest frame, byte by byte, and a name that claims to be longer than everything.
-    let mut frame = [0; FRAME_HEADER + 512];
-    frame[..2].copy_from_slice(&512u16.to_le_bytes());
-    frame[2..12].copy_from_slice(&[1, 1, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]);
-    let (_, bytes) = allocated(|| {
-        let mut framer = Framer::<ToServer>::default();
-        let (last, rest) = frame.split_last().unwrap();
-        for byte in rest {
-            assert_eq!(framer.next(&mut [*byte].as_slice()), Ok(None));
-        }
-        assert!(framer.next(&mut [*last].as_slice()).is_err());
-    });
-    assert!(bytes <= 4 * frame.len(), "{bytes} bytes for a frame of {}", frame.len());
+    // The longest frame, byte by byte, and a name or a list that claims to be longer than everything.
+    for before in [&[1, 1, 0, 1, 0][..], &[1, 1, 0, 1, 0, 0]] {
+        let mut frame = [0; FRAME_HEADER + 512];
+        frame[..2].copy_from_slice(&512u16.to_le_bytes());
+        frame[2..][..before.len()].copy_from_slice(before);
+        frame[2 + before.len()..][..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f]);
+        let (_, bytes) = allocated(|| {
+            let mut framer = Framer::<ToServer>::default();
+            let (last, rest) = frame.split_last().unwrap();
+            for byte in rest {
+                assert_eq!(framer.next(&mut [*byte].as_slice()), Ok(None));
+            }
+            assert!(framer.next(&mut [*last].as_slice()).is_err());
+        });
+        assert!(bytes <= 6 * frame.len(), "{bytes} bytes for a frame of {}", frame.len());
+    }
 }

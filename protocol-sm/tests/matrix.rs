@@ -425,7 +425,7 @@ fn client_table() -> String {
 }
 
 fn challenge_table() -> String {
-    let credential = Credential { name: "c".into(), token: Token::new(b"t".to_vec()), scope: Scope::default() };
+    let credential = Credential { name: "c".into(), tokens: vec![Token::new(b"t".to_vec())], scope: Scope::default() };
     let mut text = "A client's hello, and what the server answers\n\n".to_owned();
     for (credentials, configured) in [(vec![], "no token configured"), (vec![credential], "a token configured")] {
         let settings = ServerSettings { credentials, ..ServerSettings::default() };

@@ -2,7 +2,7 @@
 //! limited, and the next one says how many were left out.
 
 use protocol_sm::codes::TunnelRefusal;
-use protocol_sm::driver::{Dropped, Note};
+use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,8 +20,10 @@ pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, TunnelRefusal>);
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     handshakes: Limiter,
+    crowds: Limiter,
     sessions: Limiter,
     visitors: Limiter,
+    kept_out: Limiter,
     refused: Limiter,
     conns: Limiter,
     violations: Limiter,
@@ -53,6 +55,12 @@ impl Notes {
             }),
             Note::VisitorDropped { visitor, tunnel, why: Dropped::Left } => {
                 tracing::debug!(%visitor, tunnel = tunnel.0, "visitor dropped: {}", Dropped::Left);
+            }
+            // Strangers can cause these at will: they must not hide the others.
+            Note::VisitorDropped { visitor, tunnel, why: why @ (Dropped::SourceDenied | Dropped::TooOften) } => {
+                self.kept_out.line(|left_out| {
+                    tracing::warn!(%visitor, tunnel = tunnel.0, "visitor refused: {why}{left_out}");
+                });
             }
             Note::VisitorDropped { visitor, tunnel, why } => self.visitors.line(|left_out| {
                 tracing::warn!(%visitor, tunnel = tunnel.0, "visitor dropped: {why}{left_out}");
@@ -87,6 +95,13 @@ impl Notes {
             Note::NotForwarding { tunnel, code } => self.tunnel_news.push((tunnel, Err(code))),
             Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
                 tracing::warn!(%from, "connection refused: {refusal}{left_out}");
+            }),
+            // Scanners come all the time.
+            Note::HandshakeDropped { from, why: why @ HandshakeEnd::TooSlow } => {
+                tracing::debug!(%from, "connection dropped: {why}");
+            }
+            Note::HandshakeDropped { from, why } => self.crowds.line(|left_out| {
+                tracing::warn!(%from, "connection dropped: {why}{left_out}");
             }),
             // The pause keeps this one rare by itself.
             Note::Reconnecting { why, pause } => tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32()),

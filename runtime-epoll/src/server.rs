@@ -6,7 +6,7 @@ use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
 use crate::{Program, Stopper};
 use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Strategy, SysError, Tell, listener};
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
@@ -112,6 +112,12 @@ pub struct Summary {
     pub aborted: u64,
     /// proxy_conns taken from clients.
     pub proxy_conns: u64,
+    /// Visitors turned away by source lists; not among `visitors`, as are those of the next field.
+    pub refused_by_source: u64,
+    /// Visitors turned away by connection rates.
+    pub refused_by_rate: u64,
+    /// Connections on the ctl and proxy ports refused in their handshake, and those dropped before it was through.
+    pub turned_away: TurnedAway,
 }
 
 /// Binds the ports.
@@ -193,11 +199,16 @@ impl Server {
             Ok(())
         })?;
         totals.push(first.driver.totals());
-        Ok(totals.iter().fold(Summary::default(), |sum, totals| Summary {
+        totals.push(listener.driver.totals());
+        let turned_away = main.driver.turned_away();
+        Ok(totals.iter().fold(Summary { turned_away, ..Summary::default() }, |sum, totals| Summary {
             visitors: sum.visitors + totals.visitors,
             finished: sum.finished + totals.finished,
             aborted: sum.aborted + totals.aborted,
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
+            refused_by_source: sum.refused_by_source + totals.refused_by_source,
+            refused_by_rate: sum.refused_by_rate + totals.refused_by_rate,
+            turned_away: sum.turned_away,
         }))
     }
 }

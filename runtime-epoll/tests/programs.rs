@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -38,7 +38,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         settings: ClientSettings {
             client_id: [7; 16],
             token: None,
-            tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0 }],
+            tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0, limits: TunnelLimits::default() }],
             max_proxy_conns: 64,
             timings: Timings { reconnect_min: Duration::from_millis(20), ..Timings::default() },
         },

@@ -149,6 +149,40 @@ class Address:
         return f"{host}:{U16.decode(cursor)}"
 
 
+class Network:
+    def encode(self, value):
+        network = ipaddress.ip_network(value)
+        kind = 0 if network.version == 4 else 1
+        return bytes([kind]) + network.network_address.packed + bytes([network.prefixlen])
+
+    def decode(self, cursor):
+        kind = U32.decode(cursor)
+        if kind > 1:
+            raise Malformed("neither IPv4 nor IPv6")
+        ip = ipaddress.ip_address(cursor.take(16 if kind else 4))
+        length = cursor.take(1)[0]
+        if kind and ip.ipv4_mapped and length >= 96:
+            raise Malformed("an IPv4 network in IPv6")
+        try:
+            return str(ipaddress.ip_network((ip, length)))
+        except ValueError:
+            raise Malformed("too many bits, or bits behind them") from None
+
+
+class List:
+    def __init__(self, inner, most):
+        self.inner, self.most = inner, most
+
+    def encode(self, value):
+        return U64.encode(len(value)) + b"".join(map(self.inner.encode, value))
+
+    def decode(self, cursor):
+        count = U64.decode(cursor)
+        if count > self.most:
+            raise Malformed("too long a list")
+        return [self.inner.decode(cursor) for _ in range(count)]
+
+
 class Struct:
     def __init__(self, **fields):
         self.fields = fields
@@ -188,11 +222,15 @@ REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel",
 CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
-    "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn")
+    "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
          "PortNotAllowed", "PortDenied", "TooManyTunnels"}
+
+NETWORKS = List(Network(), 16)
+LIMITS = Struct(
+    sources=Struct(allow=NETWORKS, deny=NETWORKS), max_connections=U32, max_connection_rate=U32)
 
 FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64))
 ABORTED = ("Abort", Struct(conn=U64, epoch=U32, code=ABORT))
@@ -212,7 +250,7 @@ CTL_TO_SERVER = ctl(
             resume=Option(Struct(session=Bytes(16), received=U64)))),
         ("Proof", Bytes(32))),
     Choice(
-        ("RegisterTunnel", Struct(tunnel=U32, public_port=U16, name=Text())),
+        ("RegisterTunnel", Struct(tunnel=U32, public_port=U16, name=Text(), limits=LIMITS)),
         ("CloseTunnel", Struct(tunnel=U32)),
         ("ConnFailed", Struct(count=U32)),
         FIN,
@@ -584,7 +622,9 @@ class Session:
 
     def registration(self):
         return {"RegisterTunnel": {
-            "tunnel": self.TUNNEL, "public_port": self.options.public_port, "name": self.options.name}}
+            "tunnel": self.TUNNEL, "public_port": self.options.public_port, "name": self.options.name,
+            "limits": {
+                "sources": {"allow": [], "deny": []}, "max_connections": 0, "max_connection_rate": 0}}}
 
     @property
     def sent(self):

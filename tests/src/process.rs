@@ -65,6 +65,20 @@ impl Process {
         kib.parse::<u64>().expect("a number of kB") * 1024
     }
 
+    /// Its effective capabilities, as a set of bits: 0 for an ordinary user.
+    #[must_use]
+    pub fn capabilities(self) -> u64 {
+        let status = self.read("status");
+        let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("CapEff in status");
+        u64::from_str_radix(bits.trim(), 16).expect("bits in hex")
+    }
+
+    /// Whether it can gain no privileges any more.
+    #[must_use]
+    pub fn no_new_privileges(self) -> bool {
+        self.read("status").lines().any(|line| line == "NoNewPrivs:\t1")
+    }
+
     /// Processor time that all its threads have used, user and system; 10 ms fine.
     #[must_use]
     pub fn cpu(self) -> Duration {

@@ -28,11 +28,21 @@ pub struct Options {
     flags: Vec<String>,
     keys: Vec<(String, String)>,
     tables: String,
-    tunnels: Vec<(String, String, u16)>,
+    tunnels: Vec<Tunnel>,
     env: Vec<(String, String)>,
     brisk: bool,
     server: Option<String>,
     wrappers: Vec<Vec<String>>,
+}
+
+/// One of a client's tunnels.
+#[derive(Clone, Debug)]
+struct Tunnel {
+    name: String,
+    local: String,
+    public_port: u16,
+    /// Lines of the configuration file; without any, the only tunnel goes on the command line.
+    keys: String,
 }
 
 /// Options to add to; the programs' own defaults until then.
@@ -93,7 +103,18 @@ impl Options {
     #[must_use]
     pub fn tunnel_at(mut self, local: impl Display, public_port: u16) -> Self {
         let name = format!("tunnel-{}", self.tunnels.len());
-        self.tunnels.push((name, local.to_string(), public_port));
+        self.tunnels.push(Tunnel { name, local: local.to_string(), public_port, keys: String::new() });
+        self
+    }
+
+    /// Client: adds a line `name = value` to the tunnel that was added last; `value` is TOML as it stands.
+    ///
+    /// # Panics
+    /// If there is no tunnel yet.
+    #[must_use]
+    pub fn tunnel_key(mut self, name: &str, value: impl Display) -> Self {
+        let tunnel = self.tunnels.last_mut().expect("a tunnel to add it to");
+        let _ = writeln!(tunnel.keys, "{name} = {value}");
         self
     }
 
@@ -131,6 +152,20 @@ impl Options {
         self
     }
 
+    /// The tunnel that goes on the command line.
+    fn only_tunnel(&self) -> Option<&Tunnel> {
+        match &self.tunnels[..] {
+            [only] if only.keys.is_empty() => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Runs it without any privilege, even those of root.
+    #[must_use]
+    pub fn without_privileges(self) -> Self {
+        self.wrapped(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"])
+    }
+
     /// The configuration file, if one is needed.
     fn config(&self, brisk_keys: &[(&str, &str)]) -> Option<String> {
         let mut text = String::new();
@@ -144,9 +179,11 @@ impl Options {
             let _ = writeln!(text, "{name} = {value}");
         }
         text.push_str(&self.tables);
-        if self.tunnels.len() > 1 {
-            for (name, local, port) in &self.tunnels {
-                let _ = writeln!(text, "[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {port}");
+        if self.only_tunnel().is_none() {
+            for Tunnel { name, local, public_port, keys } in &self.tunnels {
+                let _ =
+                    writeln!(text, "[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {public_port}");
+                text.push_str(keys);
             }
         }
         (!text.is_empty()).then_some(text)
@@ -198,6 +235,14 @@ pub struct Stopped {
     pub aborted: u64,
     /// proxy_conns opened (client) or taken (server).
     pub proxy_conns: u64,
+    /// Server: visitors turned away by source lists.
+    pub refused_by_source: u64,
+    /// Server: visitors turned away by connection rates.
+    pub refused_by_rate: u64,
+    /// Server: connections refused in their handshake.
+    pub handshakes_refused: u64,
+    /// Server: connections dropped before their handshake was through.
+    pub handshakes_dropped: u64,
 }
 
 impl Program {
@@ -529,12 +574,12 @@ impl Client {
     pub fn spawn_alone(public_ip: IpAddr, options: Options) -> Self {
         let server = options.server.as_ref().expect("where the server is");
         let mut words = vec![format!("--cproxy-server={server}")];
-        if let [(name, local, port)] = &options.tunnels[..] {
+        if let Some(Tunnel { name, local, public_port, .. }) = options.only_tunnel() {
             words.push(format!("--tunnel-name={name}"));
             words.push(format!("--local-server={local}"));
-            words.push(format!("--public-port={port}"));
+            words.push(format!("--public-port={public_port}"));
         }
-        let locals = options.tunnels.iter().map(|(_, local, _)| local.clone()).collect();
+        let locals = options.tunnels.iter().map(|tunnel| tunnel.local.clone()).collect();
         let program = Program::start("cproxy-client", &words, &options, BRISK_CLIENT);
         Self { program, public_ip, locals }
     }

@@ -1,9 +1,12 @@
 //! Sockets as the tests need them: every wait bounded, resets told apart from clean ends.
 
 use crate::wait::PATIENCE;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::connect as connect_socket;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -45,6 +48,37 @@ pub fn connect_unless_reset(addr: SocketAddr) -> Option<TcpStream> {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
         Err(error) => panic!("connect to {addr}: {error}"),
     }
+}
+
+/// Connects from another address of this machine, such as 127.0.0.2: `None` if `connect` itself saw a reset.
+///
+/// # Panics
+/// If the connection is refused, or the address is not this machine's.
+#[track_caller]
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
+    let SocketAddr::V4(to) = to else { panic!("{to} cannot be reached from {from}") };
+    let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let socket = socket(kind.0, kind.1, kind.2, None).expect("a socket");
+    // Not one of the few ports that only one connection of this address may have.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).expect("IP_BIND_ADDRESS_NO_PORT");
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0))).expect("bind to an address of loopback");
+    match connect_socket(socket.as_raw_fd(), &SockaddrIn::from(to)) {
+        Ok(()) => {}
+        Err(Errno::ECONNRESET) => return None,
+        Err(error) => panic!("connect from {from} to {to}: {error}"),
+    }
+    let stream = TcpStream::from(socket);
+    bounded(&stream, PATIENCE);
+    Some(stream)
+}
+
+/// Visits `addr` from another address of this machine without a word: how many bytes come, and how it ends.
+///
+/// # Panics
+/// If the connection is refused, or neither bytes nor an end come.
+#[track_caller]
+pub fn visit_end_from(from: Ipv4Addr, addr: SocketAddr) -> (u64, End) {
+    connect_from(from, addr).map_or((0, End::Reset), |mut visitor| read_end(&mut visitor))
 }
 
 /// Visits `addr` without a word: how many bytes come, and how it ends.

@@ -92,7 +92,7 @@ fn each_client_of_a_server_is_known_by_its_own_token() {
     let assembled = run_server(&["--config", &files.path("s.toml")], None).unwrap();
     assert_eq!(assembled.warnings, Vec::<String>::new());
     let credentials = assembled.config.settings.credentials;
-    let names: Vec<_> = credentials.iter().map(|c| (c.name.as_str(), Some(c.token.clone()))).collect();
+    let names: Vec<_> = credentials.iter().map(|c| (c.name.as_str(), c.tokens.first().cloned())).collect();
     assert_eq!(names, [("default", token("the server")), ("office", token("the office"))]);
     assert!(credentials.iter().all(|c| c.scope.allow_ports.to_string() == "7"));
 
@@ -105,6 +105,28 @@ fn each_client_of_a_server_is_known_by_its_own_token() {
     let error = run_server(&["--config", &files.path("s.toml")], None).unwrap_err().to_string();
     assert!(error.contains("s.toml: [[clients]] \"b\" has the same token as \"a\"; give each its own"), "{error}");
     assert!(error.contains("s.toml: [[clients]] \"default\": this is what the log calls"), "{error}");
+}
+
+#[test]
+fn several_tokens_of_one_holder_are_valid_at_once_and_all_different() {
+    let text = "token_files = ['new', 'old']\n[[clients]]\nname = 'office'\ntoken_files = ['office', 'old office']";
+    let mut held =
+        [("new", "the new one"), ("old", "the old one"), ("office", "office new"), ("old office", "office old")];
+    let load = |held: &[(&str, &str)]| {
+        let files = Files::new(&[&[("s.toml", text)], held].concat());
+        run_server(&["--config", &files.path("s.toml")], None).map(|assembled| assembled.config.settings.credentials)
+    };
+    let credentials = load(&held).unwrap();
+    let tokens: Vec<_> = credentials.iter().map(|c| (c.name.as_str(), c.tokens.clone())).collect();
+    let pair = |a, b| [token(a), token(b)].into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(tokens, [("default", pair("the new one", "the old one")), ("office", pair("office new", "office old"))]);
+
+    held[3].1 = "office new";
+    let error = load(&held).unwrap_err().to_string();
+    assert!(error.contains("two of the `token_files` of \"office\" hold the same token"), "{error}");
+    held[3].1 = "the old one";
+    let error = load(&held).unwrap_err().to_string();
+    assert!(error.contains("[[clients]] \"office\" has the same token as \"default\""), "{error}");
 }
 
 #[test]
@@ -128,7 +150,10 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
     let one = ["--config", config, "--local-server", "[::1]:4", "--public-port=5", "--tunnel-name=v"];
     let one = run_client(&[&one[..], &["--cproxy-server=d:6"]].concat(), None).unwrap().config;
     assert_eq!((one.server.as_str(), one.locals), ("d:6", vec!["[::1]:4".to_owned()]));
-    assert_eq!(one.settings.tunnels, [TunnelSpec { name: "v".into(), public_port: 5 }]);
+    assert_eq!(
+        one.settings.tunnels,
+        [TunnelSpec { name: "v".into(), public_port: 5, limits: TunnelLimits::default() }]
+    );
 }
 
 #[test]

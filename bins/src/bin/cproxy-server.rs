@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
     match run(assembled.config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,6 +47,10 @@ fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
         finished = total.finished,
         aborted = total.aborted,
         proxy_conns = total.proxy_conns,
+        refused_by_source = total.refused_by_source,
+        refused_by_rate = total.refused_by_rate,
+        handshakes_refused = total.turned_away.refused,
+        handshakes_dropped = total.turned_away.dropped,
         "stopped"
     );
     Ok(())

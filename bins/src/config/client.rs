@@ -1,9 +1,12 @@
 //! The file of `cproxy-client`.
 
 use super::section::{Order, Section};
-use super::{COMMON_KEYS, Common, ConfigError, check_name, common, server};
+use super::{
+    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, allow_sources, check_name, common, networks, server,
+};
 use crate::address::HostPort;
-use protocol_sm::settings::Timings;
+use protocol_sm::settings::{Timings, TunnelLimits};
+use protocol_sm::sources::SourceLists;
 use std::path::Path;
 
 /// What a client's file says; where it says nothing, the default.
@@ -32,6 +35,8 @@ pub struct TunnelEntry {
     pub local: HostPort,
     /// The public port wanted; 0 lets the server pick.
     pub public_port: u16,
+    /// What the server is to enforce for it.
+    pub limits: TunnelLimits,
 }
 
 impl Default for ClientFile {
@@ -50,7 +55,8 @@ impl Default for ClientFile {
 /// Keys of the top level, besides [`COMMON_KEYS`].
 pub(super) const KEYS: [&str; 6] =
     ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
-const TUNNEL_KEYS: [&str; 3] = ["name", "local", "public_port"];
+const TUNNEL_KEYS: [&str; 7] =
+    ["name", "local", "public_port", ALLOW_SOURCES, DENY_SOURCES, "max_connections", "max_connection_rate"];
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -75,10 +81,10 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         tunnel(&section, &mut file.tunnels);
     }
     top.reject_unknown(|key| {
-        if server::KEYS.contains(&key) {
-            Some("in a file for cproxy-server")
+        if TUNNEL_KEYS.contains(&key) {
+            Some("in a [[tunnels]] section")
         } else {
-            TUNNEL_KEYS.contains(&key).then_some("in a [[tunnels]] section")
+            server::KEYS.contains(&key).then_some("in a file for cproxy-server")
         }
     });
     top.finish(file)
@@ -92,6 +98,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
     let public_port = section.port("public_port").unwrap_or(0);
+    let limits = limits(section);
     let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
     if let Some(other) = tunnels.iter().find(|other| port_taken(other)) {
         let name = other.name.escape_debug();
@@ -110,7 +117,28 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits });
+    }
+}
+
+fn limits(section: &Section<'_>) -> TunnelLimits {
+    let sources = SourceLists {
+        allow: allow_sources(section).unwrap_or_default(),
+        deny: networks(section, DENY_SOURCES).unwrap_or_default(),
+    };
+    if sources.len() > SourceLists::MAX_SENT {
+        let key = if section.has(ALLOW_SOURCES) { ALLOW_SOURCES } else { DENY_SOURCES };
+        let what = format!(
+            "makes {} networks with its sibling; a tunnel may ask for {} in all: put more into the server's file",
+            sources.len(),
+            SourceLists::MAX_SENT
+        );
+        section.problem(key, what);
+    }
+    TunnelLimits {
+        sources,
+        max_connections: section.count("max_connections", 1).unwrap_or(0),
+        max_connection_rate: section.count("max_connection_rate", 1).unwrap_or(0),
     }
 }
 
@@ -147,6 +175,10 @@ mod tests {
             name = "ssh"
             local = "127.0.0.1:22"
             public_port = 6022
+            allow_sources = ["192.0.2.0/24"]
+            deny_sources = ["192.0.2.7", "::/0"]
+            max_connections = 3
+            max_connection_rate = 4
 
             [[tunnels]]
             name = "web"
@@ -159,12 +191,17 @@ mod tests {
         assert_eq!(file.server.unwrap().to_string(), "tunnel.example.com:8080");
         assert_eq!(file.client_id.as_deref(), Some("laptop"));
         let token = TokenSource::File { path: "/etc/token".into(), named_by: "client.toml:4: `token_file`".into() };
-        assert_eq!(file.common.token, Some(token));
+        assert_eq!(file.common.tokens, [token]);
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
+        let limits = &file.tunnels[0].limits;
+        assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
+        let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
+        assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
         assert_eq!(tunnels, [("ssh", "127.0.0.1:22".into(), 6022), ("web", "[::1]:8000".into(), 0)]);
     }
 
@@ -185,6 +222,19 @@ mod tests {
         );
         assert!(parse(&(tunnel("a", 0) + &tunnel("b", 0))).is_ok());
         assert!(problem(&tunnel(&"x".repeat(65), 1)).contains("longer than 64 bytes"));
+    }
+
+    #[test]
+    fn a_tunnel_asks_for_no_more_networks_than_one_message_holds() {
+        let lists = |allow: usize, deny: usize| {
+            let list = |count| ["'192.0.2.0/24',"].repeat(count).concat();
+            let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\n";
+            format!("{tunnel}allow_sources = [{}]\ndeny_sources = [{}]", list(allow), list(deny))
+        };
+        assert!(parse(&lists(8, 8)).is_ok());
+        assert!(problem(&lists(8, 9)).starts_with("4: `allow_sources` in [[tunnels]] makes 17 networks"));
+        assert!(problem("token_files = ['a']").contains("it belongs in a file for cproxy-server"));
+        assert!(problem("max_connections = 1").contains("it belongs in a [[tunnels]] section"));
     }
 
     #[test]

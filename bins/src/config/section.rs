@@ -112,9 +112,9 @@ impl<'t> Section<'t> {
         self.document.problems.borrow_mut().push((self.line_of(key), problem));
     }
 
-    /// Whether `key` is there.
+    /// Whether `key` is there, and may be.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.value(key).is_some()
+        self.keys.contains(&key) && self.value(key).is_some()
     }
 
     /// A string.

@@ -1,11 +1,15 @@
 //! The file of `cproxy-server`.
 
 use super::section::Section;
-use super::{COMMON_KEYS, Common, ConfigError, check_name, client, common, token};
+use super::{
+    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TOKEN_FILES, allow_sources, check_name, client,
+    common, networks, tokens,
+};
 use crate::address::bind_addr;
 use crate::token::TokenSource;
 use protocol_sm::ports::PortSet;
 use protocol_sm::settings::{Scope, ServerSettings};
+use protocol_sm::sources::{Network, SourceLists};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use toml::de::DeValue;
@@ -33,8 +37,8 @@ pub struct ServerFile {
 pub struct ClientEntry {
     /// Its name, for logs.
     pub name: String,
-    /// Its token.
-    pub token: TokenSource,
+    /// Its tokens, at least one; more while it is changed.
+    pub tokens: Vec<TokenSource>,
     /// What it says about its scope.
     pub scope: ScopeEntry,
 }
@@ -50,6 +54,12 @@ pub struct ScopeEntry {
     pub max_connections: Option<u32>,
     /// Visitors waiting at once.
     pub max_waiting: Option<u32>,
+    /// Who may visit,
+    pub allow_sources: Option<Vec<Network>>,
+    /// and who may not.
+    pub deny_sources: Option<Vec<Network>>,
+    /// Visitors per minute of a tunnel from one source address.
+    pub max_connection_rate: Option<u32>,
 }
 
 impl ScopeEntry {
@@ -61,6 +71,11 @@ impl ScopeEntry {
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
+            sources: SourceLists {
+                allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
+                deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
+            },
+            max_connection_rate: self.max_connection_rate.unwrap_or(outer.max_connection_rate),
         }
     }
 }
@@ -78,8 +93,11 @@ impl Default for ServerFile {
     }
 }
 
+/// How often one source address may visit.
+const MAX_CONNECTION_RATE: &str = "max_connection_rate";
+
 /// Keys of the top level, besides [`COMMON_KEYS`].
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 20] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -89,15 +107,31 @@ pub(super) const KEYS: [&str; 15] = [
     "max_waiting",
     "idle_conns",
     "max_handshakes",
+    "max_handshakes_per_source",
     "max_sessions",
+    TOKEN_FILES,
+    ALLOW_SOURCES,
+    DENY_SOURCES,
+    MAX_CONNECTION_RATE,
     "wait_timeout",
     "idle_ping_interval",
     "idle_ping_timeout",
     "idle_conn_lifetime",
     "clients",
 ];
-const CLIENT_KEYS: [&str; 7] =
-    ["name", "token", "token_file", "allow_ports", "max_tunnels", "max_connections", "max_waiting"];
+const CLIENT_KEYS: [&str; 11] = [
+    "name",
+    "token",
+    "token_file",
+    TOKEN_FILES,
+    "allow_ports",
+    "max_tunnels",
+    "max_connections",
+    "max_waiting",
+    ALLOW_SOURCES,
+    DENY_SOURCES,
+    MAX_CONNECTION_RATE,
+];
 
 /// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -115,6 +149,8 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     settings.open_scope = scope(&top).within(&settings.open_scope);
     settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);
     settings.max_handshakes = top.count("max_handshakes", 1).unwrap_or(settings.max_handshakes);
+    settings.max_handshakes_per_source =
+        top.count("max_handshakes_per_source", 1).unwrap_or(settings.max_handshakes_per_source);
     settings.max_sessions = top.count("max_sessions", 1).unwrap_or(settings.max_sessions);
     let timings = &mut settings.timings;
     top.seconds("wait_timeout", &mut timings.wait_timeout);
@@ -138,8 +174,8 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
     let top_level = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let scope = scope(section);
-    let token = token(section, &mut file.common.warnings);
-    if !section.has("token") && !section.has("token_file") {
+    let tokens = tokens(section, &mut file.common.warnings);
+    if !["token", "token_file", TOKEN_FILES].into_iter().any(|key| section.has(key)) {
         section
             .problem("token_file", "is missing; write `token_file = \"…\"`, with a token of this client's own".into());
     }
@@ -154,8 +190,8 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
     } else if file.clients.iter().any(|other| other.name == name) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[clients]] its own name"));
-    } else if let Some(token) = token {
-        file.clients.push(ClientEntry { name: name.to_owned(), token, scope });
+    } else if !tokens.is_empty() {
+        file.clients.push(ClientEntry { name: name.to_owned(), tokens, scope });
     }
 }
 
@@ -165,6 +201,9 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
+        allow_sources: allow_sources(section),
+        deny_sources: networks(section, DENY_SOURCES),
+        max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
     }
 }
 
@@ -222,13 +261,17 @@ mod tests {
             ctl_port = 18080
             proxy_port = 0
             work_thread_nums = 4
-            token = "top secret"
+            token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
             max_tunnels = 1
             max_connections = 2
             max_waiting = 3
+            allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
+            deny_sources = ["10.9.0.0/16"]
+            max_connection_rate = 60
             idle_conns = 0
             max_handshakes = 5
+            max_handshakes_per_source = 4
             max_sessions = 6
             heartbeat_interval = 1
             heartbeat_timeout = 2.5
@@ -251,6 +294,8 @@ mod tests {
             max_tunnels = 11
             max_connections = 12
             max_waiting = 13
+            deny_sources = []
+            max_connection_rate = 0
 
             [[clients]]
             name = "home"
@@ -262,12 +307,20 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
-        assert_eq!(file.common.token, Some(TokenSource::Inline(Token::new(b"top secret".to_vec()))));
+        let read = |path: &str| TokenSource::File {
+            path: path.into(),
+            named_by: "etc/server.toml:6: `token_files`".to_owned(),
+        };
+        assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
-        assert_eq!((settings.idle_conns, settings.max_handshakes, settings.max_sessions), (0, 5, 6));
+        assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
+        assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
+        let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
+        assert_eq!((shown(&top.sources.deny), top.max_connection_rate), (vec!["10.9.0.0/16".to_owned()], 60));
         let t = &settings.timings;
         let read = [
             t.heartbeat_interval,
@@ -287,12 +340,15 @@ mod tests {
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
-        let TokenSource::File { path, named_by } = &office.token else { panic!("{:?}", office.token) };
+        let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:30: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:34: `token_file` in [[clients]]");
+        assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
         assert_eq!((scope.max_tunnels, scope.max_connections, scope.max_waiting), (11, 12, 13));
+        assert_eq!((&scope.sources.allow, scope.max_connection_rate), (&top.sources.allow, 0));
+        assert!(scope.sources.deny.is_empty(), "a list of its own replaces that of the top level");
         assert_eq!(&home.scope.within(top), top, "what a client's entry leaves out is as at the top level");
     }
 
@@ -364,6 +420,38 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_read_strictly() {
+        assert_eq!(
+            problem("allow_sources = ['10.1.0.0/8']"),
+            "1: `allow_sources`: \"10.1.0.0/8\": the address has bits set behind the network's; write 10.0.0.0/8, or the \
+             address alone"
+        );
+        assert_eq!(
+            problem("deny_sources = [\n'::/0',\n'10.0.0.0/33']"),
+            "3: `deny_sources`: \"10.0.0.0/33\": the number behind / is larger than 32, the bits of such an address"
+        );
+        assert!(
+            problem("deny_sources = ['office']").contains("\"office\": expected an address (192.0.2.7, 2001:db8::7)")
+        );
+        assert!(
+            problem("deny_sources = [7]").contains("expected a list of networks in quotes, such as [\"192.0.2.0/24\"")
+        );
+        assert!(problem("allow_sources = '10.0.0.0/8'").contains("write a list of networks in quotes"));
+        assert!(problem("allow_sources = []").contains("nobody could visit"));
+        assert!(parse("deny_sources = []").is_ok());
+    }
+
+    #[test]
+    fn several_token_files_are_a_list_of_paths() {
+        assert!(problem("token_files = 'a'").contains("`token_files` is a text in quotes; write a list of paths"));
+        assert!(problem("token_files = ['a', 1]").contains("`token_files`: expected a list of paths in quotes"));
+        assert!(problem("token_files = []").contains("names no file"));
+        assert!(problem("token_files = ['']").contains("is empty; write the path"));
+        let beside = "token_file = 'x'\ntoken_files = ['y']";
+        assert_eq!(problem(beside), "2: `token_files` stands beside `token_file`; keep one of the two");
+    }
+
+    #[test]
     fn a_heartbeat_must_fit_into_its_timeout() {
         assert_eq!(
             problem("heartbeat_interval = 20"),
@@ -392,6 +480,7 @@ mod tests {
     #[test]
     fn secrets_stay_out_of_messages() {
         assert!(problem("token = ''").starts_with("1: `token` holds an empty token"));
+        assert!(problem("token = 'x'").starts_with("1: `token` holds a token of 1 byte"));
         let file = parse("token = 's3cr3t'").unwrap();
         assert!(file.common.warnings[0].starts_with("etc/server.toml:1: `token` holds a token of 6 bytes"));
         assert!(!format!("{file:?}").contains("s3cr3t"));

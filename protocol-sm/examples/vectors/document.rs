@@ -4,7 +4,8 @@ use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::Token;
+use protocol_sm::settings::{Token, TunnelLimits};
+use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnHello, Ctl, Greeting, Message, Port, Preface, PrefaceReader,
     ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient,
@@ -214,6 +215,25 @@ fn visitors() -> [SocketAddr; 2] {
     [(Ipv4Addr::new(192, 0, 2, 7), 50_000).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443).into()]
 }
 
+fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> ClientMsg {
+    ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
+}
+
+fn office_limits() -> TunnelLimits {
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
+    let allow = networks(&["192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0", "::/0"]);
+    let deny = networks(&["192.0.2.7/32", "2001:db8::7/128"]);
+    TunnelLimits { sources: SourceLists { allow, deny }, max_connections: 300, max_connection_rate: 60 }
+}
+
+/// As many of the longest networks as one message may hold.
+fn longest_limits() -> TunnelLimits {
+    let longest = |n: u128| Network::new(Ipv6Addr::from_bits(u128::MAX - n).into(), 128).expect("a network");
+    let deny = (0..).map(longest).take(SourceLists::MAX_SENT).collect();
+    let sources = SourceLists { allow: Vec::new(), deny };
+    TunnelLimits { sources, max_connections: u32::MAX, max_connection_rate: u32::MAX }
+}
+
 fn from_clients() -> Vec<ToServer> {
     let hello = |token, resume| {
         let client = ClientId([0xc1; 16]);
@@ -232,8 +252,9 @@ fn from_clients() -> Vec<ToServer> {
     all.extend(CLOSE.map(|code| ToServer::Close { code }));
     let (conn, epoch) = (ConnId(3), Epoch(2));
     let mut numbered = vec![
-        ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 6022, name: "ssh".into() },
-        ClientMsg::RegisterTunnel { tunnel: TunnelId(u32::MAX), public_port: 0, name: "é".repeat(32) },
+        register(1, 6022, "ssh", TunnelLimits::default()),
+        register(u32::MAX, 0, &"é".repeat(32), longest_limits()),
+        register(2, 443, "web", office_limits()),
         ClientMsg::CloseTunnel { tunnel: TunnelId(1) },
         ClientMsg::ConnFailed { count: 4 },
         ClientMsg::Fin { conn, epoch, total: 0 },
@@ -302,7 +323,7 @@ const REFUSE: [RefuseCode; 5] = [
     RefuseCode::UnknownTunnel,
     RefuseCode::Resources,
 ];
-const HANDSHAKE: [HandshakeRefusal; 10] = [
+const HANDSHAKE: [HandshakeRefusal; 11] = [
     HandshakeRefusal::Version,
     HandshakeRefusal::TokenRequired,
     HandshakeRefusal::TokenUnexpected,
@@ -313,6 +334,7 @@ const HANDSHAKE: [HandshakeRefusal; 10] = [
     HandshakeRefusal::Stopping,
     HandshakeRefusal::UnknownSession,
     HandshakeRefusal::ReplayedConn,
+    HandshakeRefusal::TooManyFailures,
 ];
 const TUNNEL: [TunnelRefusal; 6] = [
     TunnelRefusal::PortInUse,
@@ -386,6 +408,19 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_server", "a port above 65535: RegisterTunnel", &[1, 1, 0, 1, 128, 128, 4, 0]),
         malformed("ctl_to_server", "a name longer than the frame", &[1, 1, 0, 1, 0, 4, b's', b's', b'h']),
         malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 2, 0xc3, 0x28]),
+        malformed("ctl_to_server", "a network of more bits than an IPv4 address has", &{
+            [&[1, 1, 0, 1, 0, 0, 1, 0][..], &[192, 0, 2, 0, 33], &[0, 0, 0]].concat()
+        }),
+        malformed("ctl_to_server", "a network with bits set behind its length", &{
+            [&[1, 1, 0, 1, 0, 0, 1, 0][..], &[192, 0, 2, 7, 24], &[0, 0, 0]].concat()
+        }),
+        malformed("ctl_to_server", "an IPv4-mapped IPv6 network", &{
+            let mapped = [[0; 10].as_slice(), &[255, 255, 192, 0, 2, 0, 120]].concat();
+            [&[1, 1, 0, 1, 0, 0, 1, 1][..], &mapped, &[0, 0, 0]].concat()
+        }),
+        malformed("ctl_to_server", "a list of 17 networks", &{
+            [&[1, 1, 0, 1, 0, 0, 17][..], &[0, 0, 0, 0, 0, 0].repeat(17), &[0, 0, 0]].concat()
+        }),
         malformed("ctl_to_server", "a flag that is neither 0 nor 1: Hello.token", &{
             let mut body = from_clients()[0].clone_body();
             body[50] = 2;

@@ -27,6 +27,8 @@ pub struct Challenge {
 pub struct Access {
     /// Index into [`ServerSettings::credentials`].
     pub credential: Option<usize>,
+    /// Which of its tokens.
+    token: usize,
     transcript: Transcript,
 }
 
@@ -64,22 +66,23 @@ impl Challenge {
         if settings.credentials.is_empty() {
             // The key is empty: this proves only that the client speaks the protocol.
             return if proves(None) {
-                Ok(Access { credential: None, transcript })
+                Ok(Access { credential: None, token: 0, transcript })
             } else {
                 Err(HandshakeRefusal::WrongToken)
             };
         }
-        let credential = settings.credentials.iter().position(|credential| proves(Some(&credential.token)));
-        match credential {
-            Some(_) => Ok(Access { credential, transcript }),
-            None => Err(HandshakeRefusal::WrongToken),
+        for (index, credential) in settings.credentials.iter().enumerate() {
+            if let Some(token) = credential.tokens.iter().position(|token| proves(Some(token))) {
+                return Ok(Access { credential: Some(index), token, transcript });
+            }
         }
+        Err(HandshakeRefusal::WrongToken)
     }
 }
 
 impl Access {
     fn prover<'a>(&self, settings: &'a ServerSettings) -> Prover<'a> {
-        Prover::new(self.credential.map(|index| &settings.credentials[index].token), self.transcript)
+        Prover::new(self.credential.map(|index| &settings.credentials[index].tokens[self.token]), self.transcript)
     }
 
     /// What this client may do.

@@ -201,6 +201,7 @@ impl Tunnels {
             tunnel: TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels")),
             public_port: port,
             name: tunnel.spec.name.clone(),
+            limits: tunnel.spec.limits.clone(),
         })
     }
 
@@ -242,11 +243,12 @@ impl Tunnels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::TunnelLimits;
     use core::net::Ipv4Addr;
 
     #[test]
     fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
-        let spec = TunnelSpec { name: "web".into(), public_port: 0 };
+        let spec = TunnelSpec { name: "web".into(), public_port: 0, limits: TunnelLimits::default() };
         let mut tunnels = Tunnels::new(&[spec], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
         let port = |msg| match msg {

@@ -15,12 +15,15 @@
 use crate::auth::{ReplayWindow, SessionKey};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::driver::SysError;
+use crate::driver::gate::Gate;
 use crate::driver::messages::ControlKey;
 use crate::ids::{ClientId, ConnId, SessionId, TunnelId};
 use crate::ports::PortSet;
 use crate::session::Session;
-use crate::settings::Scope;
+use crate::settings::{Scope, TunnelLimits};
+use crate::sources::SourceLists;
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
@@ -64,8 +67,8 @@ pub enum Reaction {
     Nothing,
     /// Send this.
     Reply(ServerMsg),
-    /// Open a public port: the first of these that can be bound.
-    Bind(TunnelId, Vec<u16>),
+    /// Open a public port: the first of these that can be bound, for the visitors that the gate lets in.
+    Bind(TunnelId, Vec<u16>, Box<Gate>),
     /// Close these public ports; their waiting visitors are reset.
     Unbind(Vec<TunnelId>),
     /// Pass the message to this event loop.
@@ -129,7 +132,9 @@ impl Control {
     /// What no honest client sends.
     pub fn on_msg(&mut self, msg: ClientMsg, random: u32) -> Result<Reaction, Violation> {
         match msg {
-            ClientMsg::RegisterTunnel { tunnel, public_port, name } => self.register(tunnel, public_port, name, random),
+            ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
+                self.register(tunnel, public_port, name, limits, random)
+            }
             ClientMsg::CloseTunnel { tunnel } => {
                 let known = self.tunnels.remove(&tunnel);
                 Ok(known.map_or(Reaction::Nothing, |_| Reaction::Unbind(vec![tunnel])))
@@ -144,8 +149,15 @@ impl Control {
         }
     }
 
-    fn register(&mut self, tunnel: TunnelId, port: u16, name: String, random: u32) -> Result<Reaction, Violation> {
-        if name.len() > ClientMsg::MAX_NAME {
+    fn register(
+        &mut self,
+        tunnel: TunnelId,
+        port: u16,
+        name: String,
+        limits: TunnelLimits,
+        random: u32,
+    ) -> Result<Reaction, Violation> {
+        if name.len() > ClientMsg::MAX_NAME || limits.sources.len() > SourceLists::MAX_SENT {
             return Err(Violation::Limit);
         }
         if self.tunnels.contains_key(&tunnel) {
@@ -164,7 +176,7 @@ impl Control {
             return refused(TunnelRefusal::PortNotAllowed);
         }
         self.tunnels.insert(tunnel, Tunnel { name, wanted: port, public: None });
-        Ok(Reaction::Bind(tunnel, candidates))
+        Ok(Reaction::Bind(tunnel, candidates, Box::new(Gate::new(&self.scope, limits))))
     }
 
     /// The listening thread answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
@@ -288,7 +300,13 @@ mod tests {
     }
 
     fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reaction, Violation> {
-        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: String::new() }, 5)
+        let limits = TunnelLimits::default();
+        let name = String::new();
+        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5)
+    }
+
+    fn bind(control: &Control, ports: Vec<u16>) -> Reaction {
+        Reaction::Bind(TunnelId(1), ports, Box::new(Gate::new(&control.scope, TunnelLimits::default())))
     }
 
     fn refused(tunnel: u32, code: TunnelRefusal) -> ServerMsg {
@@ -298,11 +316,11 @@ mod tests {
     #[test]
     fn k1_each_registration_is_answered_once() {
         let mut control = control("6000-6002", 1);
-        assert_eq!(register(&mut control, 1, 6001), Ok(Reaction::Bind(TunnelId(1), vec![6001])));
+        assert_eq!(register(&mut control, 1, 6001), Ok(bind(&control, vec![6001])));
         assert_eq!(register(&mut control, 1, 6001), Err(Violation::Repeated));
         assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::PortInUse)));
         assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), None);
-        assert_eq!(register(&mut control, 1, 0), Ok(Reaction::Bind(TunnelId(1), vec![6002, 6000, 6001])));
+        assert_eq!(register(&mut control, 1, 0), Ok(bind(&control, vec![6002, 6000, 6001])));
         assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::NoFreePort)));
     }
 

@@ -4,9 +4,11 @@
 //! pauses: visitors wait in the kernel's backlog, and nothing spins.
 
 use super::Cx;
+use super::gate::Gate;
 use super::messages::{Arrival, ControlKey, FromListener, ToLane, ToListener, ToServerLoop};
+use super::server_loop::Totals;
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Listen, Readiness, Role, SysError, Tell};
+use super::sys::{Driver, Dropped, Listen, Note, Readiness, Role, SysError, Tell};
 use crate::ids::TunnelId;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -28,6 +30,7 @@ pub struct Listener<L> {
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
+    totals: Totals,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +38,7 @@ struct Port<L> {
     control: ControlKey,
     tunnel: TunnelId,
     listener: L,
+    gate: Gate,
     queued: bool,
 }
 
@@ -49,7 +53,14 @@ impl<L> Listener<L> {
             tokens: BTreeMap::new(),
             busy: VecDeque::new(),
             paused_until: None,
+            totals: Totals::default(),
         }
+    }
+
+    /// Visitors that it turned away so far, by reason.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// Public ports that are open.
@@ -64,6 +75,7 @@ impl<L> Listener<L> {
         key: (ControlKey, TunnelId),
         ip: IpAddr,
         port: u16,
+        gate: &Gate,
     ) -> Result<SocketAddr, SysError>
     where
         S: Listen<Listener = L>,
@@ -73,7 +85,7 @@ impl<L> Listener<L> {
         let token = self.ports.insert_with(|token| {
             let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
             real = Some(address);
-            Ok(Port { control, tunnel, listener, queued: false })
+            Ok(Port { control, tunnel, listener, gate: gate.clone(), queued: false })
         })?;
         self.tokens.insert(key, token);
         Ok(real.expect("listen returned an address"))
@@ -93,12 +105,27 @@ impl<L> Listener<L> {
         S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>>,
     {
         let Some(port) = self.ports.get_mut(token) else { return };
-        let (control, tunnel, lanes) = (port.control, port.tunnel, self.lanes);
-        let next = &mut self.next_lane;
-        let end = accept_batch(cx.sys, &port.listener, Role::Public, |sys, stream, from| {
+        let Port { control, tunnel, listener, gate, .. } = port;
+        let (control, tunnel, lanes, now) = (*control, *tunnel, self.lanes, cx.now);
+        let (next, totals) = (&mut self.next_lane, &mut self.totals);
+        let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
+            if let Err(why) = gate.admit(now, from.ip()) {
+                let count =
+                    if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
+                *count += 1;
+                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                return sys.reset(stream);
+            }
             let lane = *next;
             *next = (lane + 1) % lanes;
-            let message = ToServerLoop::Visitor(Arrival { control, tunnel, stream, from, left: lanes - 1 });
+            let message = ToServerLoop::Visitor(Arrival {
+                control,
+                tunnel,
+                stream,
+                from,
+                tunnel_max: gate.max_connections,
+                left: lanes - 1,
+            });
             sys.tell(ToLane { lane, message });
         });
         match end {
@@ -118,10 +145,10 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, tunnel, ip, ports } => {
+            ToListener::Bind { control, tunnel, ip, ports, gate } => {
                 let mut bound = Err(SysError::InUse);
                 for port in ports {
-                    bound = self.bind(cx.sys, (control, tunnel), ip, port);
+                    bound = self.bind(cx.sys, (control, tunnel), ip, port, &gate);
                     if bound.is_ok() {
                         break;
                     }

@@ -1,9 +1,11 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
+use super::gate::Gate;
 use super::sys::{Lookup, SysError};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::ids::{ConnId, TunnelId};
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -71,6 +73,8 @@ pub struct Arrival<T> {
     pub stream: T,
     /// Where it comes from.
     pub from: SocketAddr,
+    /// Visitors that its tunnel may serve at once, over all event loops.
+    pub tunnel_max: u32,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
 }
@@ -84,6 +88,14 @@ pub struct Limits {
     pub max_waiting: u32,
     /// Visitors that may be served at once.
     pub max_connections: u32,
+    /// Event loops that share what a tunnel may use.
+    pub lanes: u32,
+}
+
+/// What the event loop `lane` of `lanes` has of a `total`. The shares add up to it; a visitor who finds his loop full
+/// is passed on.
+pub(crate) fn share(total: u32, lane: u32, lanes: u32) -> u32 {
+    total / lanes + u32::from(lane < total % lanes)
 }
 
 /// From an event loop of the server to its main thread. `T` is a stream.
@@ -219,6 +231,8 @@ pub enum ToListener {
         ip: IpAddr,
         /// Ports to try in this order; 0 is any free one.
         ports: Vec<u16>,
+        /// Who may visit.
+        gate: Box<Gate>,
     },
     /// Close a public port.
     Close {

@@ -9,6 +9,7 @@
 pub mod client_loop;
 pub mod client_main;
 mod ctl_link;
+pub mod gate;
 pub mod listener;
 pub mod messages;
 mod relay;
@@ -22,7 +23,8 @@ mod view;
 pub use relay::Strategy;
 pub use slab::Token;
 pub use sys::{
-    Disconnect, Driver, Dropped, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell,
+    Disconnect, Driver, Dropped, HandshakeEnd, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError,
+    Tell,
 };
 pub use view::{ConnView, Use};
 

@@ -54,6 +54,10 @@ pub struct Totals {
     pub proxy_conns: u64,
     /// Messages about things that were gone.
     pub stale: u64,
+    /// Visitors turned away at the public port because of their source address; not among `visitors`.
+    pub refused_by_source: u64,
+    /// Visitors turned away there because too many came from their source address; not among `visitors`.
+    pub refused_by_rate: u64,
 }
 
 /// One client's part of this loop.
@@ -63,8 +67,35 @@ struct Shard {
     conns: BTreeMap<ConnId, Token>,
     max_connections: u32,
     active: u32,
+    /// Visitors of each tunnel, waiting and served; none is 0.
+    visits: BTreeMap<TunnelId, u32>,
+    /// Event loops that share what a tunnel may use.
+    lanes: u32,
     /// The session is over: what is left is transfers that the client is through with.
     closing: bool,
+}
+
+impl Shard {
+    /// A transfer through `tunnel` is over.
+    fn on_over(&mut self, tunnel: TunnelId) {
+        self.active -= 1;
+        self.on_left(tunnel);
+    }
+
+    /// Visitors of `tunnel`, waiting and served.
+    fn visits(&self, tunnel: TunnelId) -> u32 {
+        self.visits.get(&tunnel).copied().unwrap_or(0)
+    }
+
+    /// A visitor of `tunnel` is gone, served or not.
+    fn on_left(&mut self, tunnel: TunnelId) {
+        if let Some(visits) = self.visits.get_mut(&tunnel) {
+            *visits -= 1;
+            if *visits == 0 {
+                self.visits.remove(&tunnel);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -298,6 +329,8 @@ impl<T, P> ServerLoop<T, P> {
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             active: 0,
+            visits: BTreeMap::new(),
+            lanes: limits.lanes,
             closing: false,
         };
         let before = self.controls.insert(control, shard);

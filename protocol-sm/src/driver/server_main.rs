@@ -1,8 +1,9 @@
 //! The server's main thread: the ctl and proxy ports, handshakes, and every client's session.
 //!
 //! A connection is nobody's until its handshake is through; until then it costs one slot, a fixed number of
-//! bytes and a deadline, and the oldest makes room when there are too many.
+//! bytes and a deadline, and where there are too many, the oldest of the source address that has most makes room.
 
+mod crowd;
 mod doors;
 mod links;
 mod sessions;
@@ -19,7 +20,9 @@ use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId};
 use crate::liveness::Liveness;
+use crate::rate::Rates;
 use crate::settings::ServerSettings;
+use crate::sources::Source;
 use crate::time::Instant;
 use crate::wire::{Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
 use alloc::boxed::Box;
@@ -27,11 +30,16 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use crowd::Crowd;
 
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that seems connected may take to show that it is, when another with its identity comes.
 const PROBE: Duration = Duration::from_secs(2);
+/// Wrong proofs that one source address may send at once,
+const FAILURES: u32 = 10;
+/// and how long each further one takes.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(3);
 /// Reads from one ctl_conn before others get their turn.
 const READS: usize = 8;
 
@@ -48,8 +56,13 @@ pub struct ServerMain<T, L> {
     by_session: BTreeMap<SessionId, ControlKey>,
     by_client: BTreeMap<ClientId, ControlKey>,
     next_key: u64,
-    /// Connections whose handshake is not through, by deadline.
+    /// Connections whose handshake is not through, by deadline,
     handshakes: Timers,
+    /// and by source, but for those that have proved themselves and wait for their welcome.
+    crowd: Crowd,
+    /// Wrong proofs.
+    failures: Rates,
+    turned_away: TurnedAway,
     /// Sessions without a ctl_conn, by the end of their grace.
     graces: BTreeSet<(Instant, ControlKey)>,
     /// Heartbeats of the ctl_conns that are up.
@@ -58,6 +71,15 @@ pub struct ServerMain<T, L> {
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
     stopping: Option<Stopping>,
+}
+
+/// Connections on the ctl and the proxy port that got no further than their handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TurnedAway {
+    /// With a word: a wrong token, for example.
+    pub refused: u64,
+    /// Without: too slow, or too many of them.
+    pub dropped: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +132,7 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProxyHand<T> {
     port: Port<T>,
+    from: SocketAddr,
     framer: Framer<ProxyToServer>,
     reader: PrefaceReader,
     preface: Option<Preface>,
@@ -174,6 +197,9 @@ impl<T, L> ServerMain<T, L> {
             by_client: BTreeMap::new(),
             next_key: 1,
             handshakes: Timers::default(),
+            crowd: Crowd::default(),
+            failures: Rates::new(FAILURE_INTERVAL, FAILURES),
+            turned_away: TurnedAway::default(),
             graces: BTreeSet::new(),
             heartbeats: Timers::default(),
             busy: VecDeque::new(),
@@ -227,10 +253,21 @@ impl<T, L> ServerMain<T, L> {
         self.controls.len()
     }
 
+    /// Connections that got no further than their handshake so far.
+    #[must_use]
+    pub fn turned_away(&self) -> TurnedAway {
+        self.turned_away
+    }
+
     /// Sockets that it owns, the two listening ones included.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.slots.len()
+    }
+
+    /// A connection's handshake is through, one way or the other.
+    fn leave_crowd(&mut self, from: SocketAddr, token: Token) {
+        self.crowd.remove(Source::of(from.ip()), token);
     }
 
     fn enqueue(&mut self, token: Token) {
@@ -388,6 +425,7 @@ impl<T, L> ServerMain<T, L> {
             }
         }
         self.handshakes = Timers::default();
+        self.crowd = Crowd::default();
         self.heartbeats = Timers::default();
         if let Some(stopping) = &mut self.stopping {
             stopping.over = true;

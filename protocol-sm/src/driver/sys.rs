@@ -363,6 +363,13 @@ pub enum Note {
         /// Why.
         refusal: HandshakeRefusal,
     },
+    /// A connection was closed without a word before its handshake was through.
+    HandshakeDropped {
+        /// From where.
+        from: SocketAddr,
+        /// Why.
+        why: HandshakeEnd,
+    },
     /// The client could not reach the server, or lost it, and tries again after a pause.
     Reconnecting {
         /// What happened.
@@ -418,6 +425,27 @@ impl fmt::Display for Disconnect {
     }
 }
 
+/// Why a connection was closed before its handshake was through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeEnd {
+    /// It took too long.
+    TooSlow,
+    /// As many from its source address are under way as may be, and it was the oldest.
+    SourceCrowded,
+    /// As many are under way as may be, most of them from its source address, and it was the oldest of these.
+    Crowded,
+}
+
+impl fmt::Display for HandshakeEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooSlow => "it took longer than handshake_timeout",
+            Self::SourceCrowded => "more than max_handshakes_per_source from its address",
+            Self::Crowded => "more than max_handshakes in all, and most of them from its address",
+        })
+    }
+}
+
 /// Why a visitor was reset without a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dropped {
@@ -427,6 +455,12 @@ pub enum Dropped {
     QueueFull,
     /// As many are served as may be.
     TooMany,
+    /// Its tunnel serves as many as its client asked for at most.
+    TunnelFull,
+    /// Who may visit the tunnel does not include its source address.
+    SourceDenied,
+    /// Too many came from its source address of late.
+    TooOften,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -441,6 +475,9 @@ impl fmt::Display for Dropped {
             Self::WaitedTooLong => "no proxy_conn came within wait_timeout",
             Self::QueueFull => "max_waiting visitors wait already",
             Self::TooMany => "the client serves max_connections already",
+            Self::TunnelFull => "the tunnel serves its max_connections already",
+            Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
+            Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
             Self::Left => "it left while it waited",

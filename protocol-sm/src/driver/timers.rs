@@ -39,11 +39,6 @@ impl Timers {
         Some(token)
     }
 
-    /// Takes the earliest deadline, due or not. The owner's copy must be cleared by the caller.
-    pub(crate) fn pop_first(&mut self) -> Option<Token> {
-        self.0.pop_first().map(|(_, token)| token)
-    }
-
     /// Whether this deadline is set.
     pub(crate) fn has(&self, at: Instant, token: Token) -> bool {
         self.0.contains(&(at, token))

@@ -4,6 +4,7 @@
 use super::frame::Message;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use crate::settings::TunnelLimits;
 use alloc::string::String;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,8 @@ pub enum ClientMsg {
         public_port: u16,
         /// For the server's logs; at most [`ClientMsg::MAX_NAME`] bytes.
         name: String,
+        /// What the server is to enforce for it.
+        limits: TunnelLimits,
     },
     /// Stop exposing it: no new visitors, running transfers go on.
     CloseTunnel {

@@ -314,7 +314,11 @@ impl Loops {
                     Dropped::WaitedTooLong => self.config.timeouts,
                     Dropped::QueueFull => state.server.waiting().count() >= self.config.max_waiting as usize,
                     Dropped::Gone => state.over,
-                    Dropped::TooMany | Dropped::Resources => false,
+                    Dropped::TooMany
+                    | Dropped::TunnelFull
+                    | Dropped::SourceDenied
+                    | Dropped::TooOften
+                    | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
                 state.net.visits[visit_at(visitor)].doomed = true;
@@ -433,7 +437,7 @@ impl Model for Loops {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
         });
-        let limits = Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX };
+        let limits = Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, lanes: 1 };
         let open = ToServerLoop::Open { control: CONTROL, limits };
         self.server(&mut state, None, story, |server, cx| server.on_message(cx, open));
         if config.ready {
@@ -521,7 +525,14 @@ impl Model for Loops {
                 };
                 state.net.hand_over(end, Some(Who::ServerLoop));
                 let from = address(state.whims.came - 1);
-                let arrival = Arrival { control: CONTROL, tunnel: TUNNEL, stream: Stream(end), from, left: 0 };
+                let arrival = Arrival {
+                    control: CONTROL,
+                    tunnel: TUNNEL,
+                    stream: Stream(end),
+                    from,
+                    tunnel_max: u32::MAX,
+                    left: 0,
+                };
                 self.server(state, None, story, |server, cx| server.on_message(cx, ToServerLoop::Visitor(arrival)));
             }
             Action::Arrive { end, count, hasty } => {

@@ -19,7 +19,7 @@ use protocol_sm::driver::messages::{ToClientLoop, ToClientMain, ToListener, ToSe
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -167,7 +167,7 @@ impl Mains {
         let settings = ClientSettings {
             client_id: [7; 16],
             token: None,
-            tunnels: vec![TunnelSpec { name: "t".into(), public_port: PUBLIC_PORT }],
+            tunnels: vec![TunnelSpec { name: "t".into(), public_port: PUBLIC_PORT, limits: TunnelLimits::default() }],
             max_proxy_conns: 16,
             timings: timings.clone(),
         };
@@ -301,7 +301,13 @@ impl Mains {
                 let may = match why {
                     Dropped::Left => true,
                     Dropped::Gone => state.ending,
-                    Dropped::WaitedTooLong | Dropped::QueueFull | Dropped::TooMany | Dropped::Resources => false,
+                    Dropped::WaitedTooLong
+                    | Dropped::QueueFull
+                    | Dropped::TooMany
+                    | Dropped::TunnelFull
+                    | Dropped::SourceDenied
+                    | Dropped::TooOften
+                    | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
                 state.net.visits[visit_at(visitor)].doomed = true;

@@ -11,7 +11,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::{ServerLoop, Totals};
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver};
-use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -204,7 +204,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let scope = Scope { max_waiting: plan.max_waiting, max_connections: plan.max_connections, ..Scope::default() };
     let settings = ServerSettings {
-        credentials: vec![Credential { name: "swarm".into(), token: credential(), scope }],
+        credentials: vec![Credential { name: "swarm".into(), tokens: vec![credential()], scope }],
         idle_conns: plan.idle_conns,
         timings: plan.timings.clone(),
         ..ServerSettings::default()
@@ -288,6 +288,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.tunnels[tunnel].public_port,
+                limits: TunnelLimits::default(),
             })
             .collect(),
         max_proxy_conns: 16_384,

@@ -329,7 +329,7 @@ impl Stage {
                 Dropped::TooMany => self.saw(Sometimes::TooManyConnections),
                 Dropped::Left => self.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone => {}
+                Dropped::Gone | Dropped::TunnelFull | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
@@ -376,6 +376,7 @@ impl Stage {
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
+            | Note::HandshakeDropped { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -22,7 +22,9 @@ use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token as Secret, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Credential, Scope, ServerSettings, Token as Secret, TunnelLimits, TunnelSpec,
+};
 use protocol_sm::time::Instant;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -343,7 +345,7 @@ impl World {
             max_connections: self.plan.max_connections,
             ..Scope::default()
         };
-        let credential = Credential { name: "all".into(), token: Self::secret(), scope: scope.clone() };
+        let credential = Credential { name: "all".into(), tokens: vec![Self::secret()], scope: scope.clone() };
         let settings = ServerSettings {
             credentials: if self.plan.token { vec![credential] } else { Vec::new() },
             open_scope: scope,
@@ -372,6 +374,7 @@ impl World {
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.tunnels[tunnel].public_port,
+            limits: TunnelLimits::default(),
         };
         let settings = ClientSettings {
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],

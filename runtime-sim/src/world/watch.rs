@@ -242,7 +242,7 @@ impl World {
                 Dropped::TooMany => self.coverage.saw(Sometimes::TooManyConnections),
                 Dropped::Left => self.coverage.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone => {}
+                Dropped::Gone | Dropped::TunnelFull | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
@@ -282,6 +282,7 @@ impl World {
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
+            | Note::HandshakeDropped { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -3,7 +3,7 @@
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
 use protocol_sm::codes::{CloseCode, HandshakeRefusal};
 use protocol_sm::ids::{ClientId, ConnId, SessionId, TunnelId};
-use protocol_sm::settings::Token;
+use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnHello, FRAME_HEADER, Message, PREFACE_LEN, Port, Preface,
     ProxyToClient, ProxyToServer, Reply, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
@@ -231,7 +231,12 @@ impl RawClient {
     #[track_caller]
     pub(crate) fn tunnel(&mut self, tunnel: u32) -> SocketAddr {
         let tunnel = TunnelId(tunnel);
-        self.send(ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into() });
+        self.send(ClientMsg::RegisterTunnel {
+            tunnel,
+            public_port: 0,
+            name: "raw".into(),
+            limits: TunnelLimits::default(),
+        });
         self.find("TunnelReady", |msg| match msg {
             ServerMsg::TunnelReady { tunnel: ready, public } if *ready == tunnel => Some(*public),
             _ => None,

@@ -3,6 +3,8 @@
 use super::peer::{Asked, Identity, RawClient, RawConn, Wire};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::settings::TunnelLimits;
+use protocol_sm::sources::SourceLists;
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnHello, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply, ServerMsg,
     ToClient, ToServer,
@@ -220,7 +222,7 @@ fn nothing_may_follow_a_conns_hello() {
 fn numbers_have_no_gaps() {
     let server = server();
     let mut client = RawClient::start(server.ctl());
-    let register = || ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name: String::new() };
+    let register = || registration("", TunnelLimits::default());
     client.send(register());
     // As a message it would be a violation: the tunnel is registered.
     client.wire.send(&ToServer::Numbered { seq: 1, msg: register() });
@@ -359,11 +361,47 @@ fn another_tokens_holder_replaces_nobody() {
     assert_eq!(RawClient::with(server.ctl(), &thief).err(), Some(HandshakeRefusal::IdentityInUse));
 }
 
-/// P-TUN-5: a tunnel registered twice, and a name above 64 bytes.
+/// P-AUTH-13: whoever guesses is held back, with the right token too, and for seconds only; a session that is there
+/// goes on meanwhile.
+#[test]
+fn guessing_is_slow_and_locks_nobody_out() {
+    let server = Server::start(options().env("CPROXY_TOKEN", "the right token"));
+    let right = Identity::new().with_token("the right token");
+    let mut before = RawClient::with(server.ctl(), &right).expect("let in");
+    let guess = || RawClient::with(server.ctl(), &Identity::new().with_token("a wrong token")).err();
+    let guesses = (0..1000).take_while(|_| guess() == Some(HandshakeRefusal::WrongToken)).count();
+    assert!((10..1000).contains(&guesses), "{guesses} guesses until one is not checked");
+    before.expect_alive();
+    let session = before.welcome.session;
+    before.wire.reset();
+    // As many as it takes for another to be refused unchecked: time passes meanwhile.
+    until("even the right token is not looked at", || {
+        while guess() == Some(HandshakeRefusal::WrongToken) {}
+        match RawClient::with(server.ctl(), &Identity::new().with_token("the right token")) {
+            Ok(_) => false,
+            Err(refusal) => {
+                assert_eq!(refusal, HandshakeRefusal::TooManyFailures);
+                true
+            }
+        }
+    });
+    let resumed = RawClient::with(server.ctl(), &right.resuming(session, 0)).expect("a session that is there goes on");
+    assert!(resumed.welcome.resumed);
+    until("the right token is good again", || {
+        RawClient::with(server.ctl(), &Identity::new().with_token("the right token")).is_ok()
+    });
+    assert!(server.log().contains("too many wrong tokens"), "the log says why: {}", server.log());
+}
+
+fn registration(name: &str, limits: TunnelLimits) -> ClientMsg {
+    ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name: name.into(), limits }
+}
+
+/// P-TUN-5: a tunnel registered twice, a name above 64 bytes, and more than 16 networks.
 #[test]
 fn a_tunnel_is_registered_once_and_has_a_short_name() {
     let server = server();
-    let register = |name: &str| ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name: name.into() };
+    let register = |name: &str| registration(name, TunnelLimits::default());
     let mut client = RawClient::start(server.ctl());
     client.send(register(&"n".repeat(64)));
     client.expect_alive();
@@ -371,6 +409,17 @@ fn a_tunnel_is_registered_once_and_has_a_short_name() {
     client.expect_close(CloseCode::Violation);
     let mut client = RawClient::start(server.ctl());
     client.send(register(&"n".repeat(65)));
+    client.expect_close(CloseCode::Violation);
+    let lists = |allow, deny| {
+        let networks = |count| vec!["192.0.2.0/24".parse().expect("a network"); count];
+        let sources = SourceLists { allow: networks(allow), deny: networks(deny) };
+        registration("lists", TunnelLimits { sources, ..TunnelLimits::default() })
+    };
+    let mut client = RawClient::start(server.ctl());
+    client.send(lists(8, 8));
+    client.expect_alive();
+    let mut client = RawClient::start(server.ctl());
+    client.send(lists(8, 9));
     client.expect_close(CloseCode::Violation);
 }
 

@@ -96,6 +96,9 @@ impl<T, P> ServerLoop<T, P> {
         for shard in self.controls.values() {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
             assert_eq!(active, shard.active as usize, "transfers are counted");
+            let visits: u32 = shard.visits.values().sum();
+            assert_eq!(visits as usize, active + shard.pool.waiting().len(), "a tunnel's visitors are counted");
+            assert!(shard.visits.values().all(|&visits| visits > 0), "no tunnel without visitors is remembered");
             assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.draining);
             waiting += shard.pool.waiting().len() as u64;

@@ -154,11 +154,12 @@ impl<T, P> ServerLoop<T, P> {
                 ingress: active.conn.ingress.forwarded(),
             });
         }
+        let tunnel = active.tunnel;
         conn.state = State::Idle { conn: idle, since: cx.now };
         let control = conn.control;
         self.timers.set(token, &mut conn.deadline, None);
         if let Some(shard) = self.controls.get_mut(&control) {
-            shard.active -= 1;
+            shard.on_over(tunnel);
         }
         // An end, or a byte that nobody may send, was left unread behind the total: it is not reported again,
         // and must not be found by the next visitor.
@@ -258,7 +259,7 @@ impl<T, P> ServerLoop<T, P> {
                     self.totals.aborted += 1;
                 }
                 if let Some(shard) = self.controls.get_mut(&conn.control) {
-                    shard.active -= 1;
+                    shard.on_over(active.tunnel);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Visitors: they come, wait, are given a conn, or are reset.
 
 use super::super::Cx;
-use super::super::messages::{Arrival, ControlKey, FromServerLoop};
+use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
 use super::super::relay::Port;
 use super::super::slab::Token;
 use super::super::sys::{Dropped, Note, Sys};
@@ -21,11 +21,17 @@ impl<T, P> ServerLoop<T, P> {
             Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
                 let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
-                let many = shard.active.saturating_add(waiting) >= shard.max_connections;
-                many.then_some(Dropped::TooMany)
+                let lane = u32::try_from(self.lane).unwrap_or(u32::MAX);
+                if shard.active.saturating_add(waiting) >= shard.max_connections {
+                    Some(Dropped::TooMany)
+                } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, lane, shard.lanes) {
+                    Some(Dropped::TunnelFull)
+                } else {
+                    None
+                }
             }
         };
-        if refused == Some(Dropped::TooMany) && arrival.left > 0 {
+        if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull)) && arrival.left > 0 {
             let arrival = Arrival { left: arrival.left - 1, ..arrival };
             cx.sys.tell(FromServerLoop::PassOn { lane: self.lane, arrival });
             return;
@@ -50,7 +56,12 @@ impl<T, P> ServerLoop<T, P> {
             Err(_) => Err(stream),
         });
         match made {
-            Ok(token) => self.place(cx, control, token),
+            Ok(token) => {
+                if let Some(shard) = self.controls.get_mut(&control) {
+                    *shard.visits.entry(tunnel).or_default() += 1;
+                }
+                self.place(cx, control, token);
+            }
             Err(stream) => {
                 self.totals.aborted += 1;
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
@@ -148,6 +159,7 @@ impl<T, P> ServerLoop<T, P> {
             self.totals.aborted += 1;
             if let Some(shard) = self.controls.get_mut(&visitor.control) {
                 shard.pool.remove_waiting(token);
+                shard.on_left(visitor.tunnel);
             }
         }
         self.reset_visitor(cx, token);

@@ -6,9 +6,11 @@ use super::super::listener::accept_batch;
 use super::super::messages::{ControlKey, ToLane, ToServerLoop};
 use super::super::relay::Port;
 use super::super::slab::Token;
-use super::super::sys::{Listen, Role, SysError};
+use super::super::sys::{HandshakeEnd, Listen, Note, Role, SysError};
+use super::crowd::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
+use crate::sources::Source;
 use crate::wire::{ConnHello, Framer, Message, Port as Kind, PrefaceReader, ProxyToClient, ProxyToServer, Reply};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -41,10 +43,13 @@ impl<T, L> ServerMain<T, L> {
         stream: T,
         from: SocketAddr,
     ) {
-        if self.handshakes.len() >= self.settings.max_handshakes as usize
-            && let Some(oldest) = self.handshakes.pop_first()
-        {
-            self.drop_handshake(cx, oldest);
+        let source = Source::of(from.ip());
+        while let Some((oldest, crowded)) = self.crowd.must_leave(&self.settings, source) {
+            let why = match crowded {
+                Crowded::Source => HandshakeEnd::SourceCrowded,
+                Crowded::All => HandshakeEnd::Crowded,
+            };
+            self.drop_handshake(cx, oldest, why);
         }
         let made = self.slots.insert_with(|token| {
             if cx.sys.watch(&stream, token).is_err() {
@@ -61,6 +66,7 @@ impl<T, L> ServerMain<T, L> {
                 })),
                 Role::Proxy | Role::Local | Role::Public => Slot::Proxy(ProxyHand {
                     port,
+                    from,
                     framer: Framer::default(),
                     reader: PrefaceReader::default(),
                     preface: None,
@@ -70,7 +76,9 @@ impl<T, L> ServerMain<T, L> {
         });
         match made {
             Ok(token) => {
-                let at = Some(cx.now + self.settings.timings.handshake_timeout);
+                let deadline = cx.now + self.settings.timings.handshake_timeout;
+                self.crowd.add(source, deadline, token);
+                let at = Some(deadline);
                 match self.slots.get_mut(token) {
                     Some(Slot::Ctl(conn)) => self.handshakes.set(token, &mut conn.deadline, at),
                     Some(Slot::Proxy(hand)) => self.handshakes.set(token, &mut hand.deadline, at),
@@ -81,23 +89,32 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    /// The handshake's deadline entry was taken: forget the connection.
-    pub(super) fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    /// Closes a connection whose handshake is not through, without a word.
+    fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: HandshakeEnd)
     where
         S: Listen<Stream = T, Listener = L>,
     {
-        match self.slots.remove(token) {
-            Some(Slot::Ctl(conn)) => {
+        let from = match self.slots.remove(token) {
+            Some(Slot::Ctl(mut conn)) => {
+                self.handshakes.set(token, &mut conn.deadline, None);
                 if let Stage::Parked { rival, .. } = conn.stage
                     && let Some(seat) = self.controls.get_mut(&rival)
                 {
                     seat.rival = None;
                 }
                 cx.sys.close(conn.link.port.stream);
+                conn.from
             }
-            Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.stream),
-            Some(Slot::Door(_)) | None => {}
-        }
+            Some(Slot::Proxy(mut hand)) => {
+                self.handshakes.set(token, &mut hand.deadline, None);
+                cx.sys.close(hand.port.stream);
+                hand.from
+            }
+            Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
+        };
+        self.leave_crowd(from, token);
+        self.turned_away.dropped += 1;
+        cx.sys.note(Note::HandshakeDropped { from, why });
     }
 
     pub(super) fn on_handshake_deadline<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
@@ -109,12 +126,16 @@ impl<T, L> ServerMain<T, L> {
                     Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Up(..) => None,
                 }
             }
-            Some(Slot::Proxy(_) | Slot::Door(_)) | None => None,
+            Some(Slot::Proxy(hand)) => {
+                hand.deadline = None;
+                None
+            }
+            Some(Slot::Door(_)) | None => None,
         };
         match rival {
             // The session with its identity did not answer the probe.
             Some(rival) => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
-            None => self.drop_handshake(cx, token),
+            None => self.drop_handshake(cx, token, HandshakeEnd::TooSlow),
         }
     }
 
@@ -127,6 +148,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let Some(Slot::Proxy(mut hand)) = self.slots.remove(token) else { return };
         self.handshakes.set(token, &mut hand.deadline, None);
+        self.leave_crowd(hand.from, token);
         let admitted = match hello {
             Ok(hello) => self.admit(&hello).map_err(Some),
             Err(refusal) => Err(refusal),
@@ -161,7 +183,13 @@ impl<T, L> ServerMain<T, L> {
                     seat.control.on_conn_lost(hello_conn(hello), lane);
                 }
             }
-            Err(_) => cx.sys.close(hand.port.stream),
+            Err(refusal) => {
+                cx.sys.close(hand.port.stream);
+                if let Some(refusal) = refusal {
+                    self.turned_away.refused += 1;
+                    cx.sys.note(Note::HandshakeRefused { from: hand.from, refusal });
+                }
+            }
         }
     }
 

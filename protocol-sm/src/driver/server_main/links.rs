@@ -1,7 +1,7 @@
 //! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
 
 use super::super::Cx;
-use super::super::messages::{ControlKey, Limits, ToLane, ToServerLoop};
+use super::super::messages::{ControlKey, Limits, ToLane, ToServerLoop, share};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Note, SysError};
 use super::{MainSys, PROBE, READS, Seat, ServerMain, Slot, Stage, Stop};
@@ -10,6 +10,8 @@ use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::SessionId;
 use crate::liveness::{Liveness, Pulse};
+use crate::sources::Source;
+use crate::time::Instant;
 use crate::wire::{ClientHandshake, Ctl, Port as Kind, Reply, ServerHandshake, ServerMsg, ToServer, Welcome};
 use alloc::vec::Vec;
 
@@ -62,6 +64,7 @@ impl<T, L> ServerMain<T, L> {
                 let reply = Reply::to(preface);
                 conn.link.push_bytes(&reply.encode());
                 if let Some(refusal) = reply.refusal() {
+                    self.turned_away.refused += 1;
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
                     return Err(Stop::Lost);
                 }
@@ -94,14 +97,31 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.random(&mut nonce);
                 let loopback = conn.from.ip().to_canonical().is_loopback();
                 let (challenge, answer) = Challenge::new(&self.settings, loopback, *preface, hello, nonce)?;
+                if self.must_wait(cx.now, token, &challenge) {
+                    return Err(HandshakeRefusal::TooManyFailures.into());
+                }
+                let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
                 conn.link.push(&answer);
                 conn.stage = Stage::Proof(challenge);
                 Ok(())
             }
             (Stage::Proof(challenge), Ctl::Handshake(ClientHandshake::Proof(proof))) => {
-                let access = challenge.check(&self.settings, &proof)?;
                 let challenge = challenge.clone();
-                self.on_proved(cx, token, challenge, access)
+                let from = conn.from;
+                if self.must_wait(cx.now, token, &challenge) {
+                    return Err(HandshakeRefusal::TooManyFailures.into());
+                }
+                match challenge.check(&self.settings, &proof) {
+                    Ok(access) => {
+                        self.leave_crowd(from, token);
+                        self.on_proved(cx, token, challenge, access)
+                    }
+                    Err(refusal) => {
+                        // Where it may not, enough are counted already.
+                        let _counted = self.failures.take(cx.now, Source::of(from.ip()));
+                        Err(refusal.into())
+                    }
+                }
             }
             (Stage::Up(key, liveness), message) => {
                 let key = *key;
@@ -115,6 +135,14 @@ impl<T, L> ServerMain<T, L> {
                 Err(Violation::Unexpected.into())
             }
         }
+    }
+
+    /// Whether the source address of this connection has sent too many wrong proofs to try another now. A client that
+    /// names a session which is there may: only it and the server know that, so no guesser passes for it.
+    fn must_wait(&self, now: Instant, token: Token, challenge: &Challenge) -> bool {
+        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return false };
+        let known = challenge.hello.resume.is_some_and(|resume| self.by_session.contains_key(&resume.session));
+        !known && !self.failures.may(now, Source::of(conn.from.ip()))
     }
 
     /// A client has proved itself: resume, replace, probe, or begin a session.
@@ -200,8 +228,8 @@ impl<T, L> ServerMain<T, L> {
             let limits = Limits {
                 keep: self.settings.idle_conns.div_ceil(lanes),
                 max_waiting,
-                // The shares add up to the limit; a visitor who finds his loop full is passed on.
-                max_connections: max_connections / lanes + u32::from(nth < max_connections % lanes),
+                max_connections: share(max_connections, nth, lanes),
+                lanes,
             };
             cx.sys.tell(ToLane { lane, message: ToServerLoop::Open { control: key, limits } });
         }
@@ -305,11 +333,13 @@ impl<T, L> ServerMain<T, L> {
             (Some(key), Stop::Lost | Stop::Refused(_)) => self.detach(cx, token, key),
             (None, stop) => {
                 if let Stop::Refused(refusal) = stop {
+                    self.turned_away.refused += 1;
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
                     conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));
                 }
                 let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) else { return };
                 self.handshakes.set(token, &mut conn.deadline, None);
+                self.leave_crowd(conn.from, token);
                 if let Stage::Parked { rival, .. } = conn.stage
                     && let Some(seat) = self.controls.get_mut(&rival)
                 {

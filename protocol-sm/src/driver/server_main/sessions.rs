@@ -53,8 +53,8 @@ impl<T, L> ServerMain<T, L> {
             Reaction::Reply(reply) => self.send(cx, key, reply),
             // No more visitors: the answer is the end of the session, soon.
             Reaction::Bind(..) if self.stopping.is_some() => {}
-            Reaction::Bind(tunnel, ports) => {
-                cx.sys.tell(ToListener::Bind { control: key, tunnel, ip: self.bind_ip, ports });
+            Reaction::Bind(tunnel, ports, gate) => {
+                cx.sys.tell(ToListener::Bind { control: key, tunnel, ip: self.bind_ip, ports, gate });
             }
             Reaction::Unbind(tunnels) => {
                 for tunnel in tunnels {

@@ -1,0 +1,90 @@
+//! Who may visit a tunnel, and how often: decided for each visitor right after the accept, before anything is
+//! allocated for it.
+
+use super::sys::Dropped;
+use crate::rate::Rates;
+use crate::settings::{Scope, TunnelLimits};
+use crate::sources::{Source, SourceLists};
+use crate::time::Instant;
+use core::net::IpAddr;
+
+/// A tunnel's limits: what the server allows the client, narrowed by what the client asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Gate {
+    allowed: SourceLists,
+    asked: SourceLists,
+    rate: Option<Rates>,
+    /// Visitors served at once; `u32::MAX`: no limit of its own.
+    pub max_connections: u32,
+}
+
+impl Gate {
+    /// The gate of a tunnel that asked for `limits`, of a client with this scope.
+    #[must_use]
+    pub fn new(scope: &Scope, limits: TunnelLimits) -> Self {
+        // 0 is no limit.
+        let rates = [scope.max_connection_rate, limits.max_connection_rate];
+        Self {
+            allowed: scope.sources.clone(),
+            asked: limits.sources,
+            rate: rates.into_iter().filter(|&rate| rate > 0).min().map(Rates::per_minute),
+            max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
+        }
+    }
+
+    /// Lets a visitor from `ip` in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&mut self, now: Instant, ip: IpAddr) -> Result<(), Dropped> {
+        if !self.allowed.permit(ip) || !self.asked.permit(ip) {
+            return Err(Dropped::SourceDenied);
+        }
+        let in_time = self.rate.as_mut().is_none_or(|rate| rate.take(now, Source::of(ip)));
+        if in_time { Ok(()) } else { Err(Dropped::TooOften) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lists(allow: &str, deny: &str) -> SourceLists {
+        let list = |text: &str| text.split_whitespace().map(|network| network.parse().unwrap()).collect();
+        SourceLists { allow: list(allow), deny: list(deny) }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_can_narrow_what_the_server_allows_and_not_widen_it() {
+        let scope = Scope { sources: lists("10.0.0.0/8", "10.9.0.0/16"), ..Scope::default() };
+        let limits =
+            TunnelLimits { sources: lists("10.0.0.0/9 192.0.2.0/24", "10.1.0.0/16"), ..TunnelLimits::default() };
+        let mut gate = Gate::new(&scope, limits);
+        assert_eq!(gate.admit(Instant::ZERO, ip("10.2.0.1")), Ok(()));
+        assert_eq!(gate.admit(Instant::ZERO, ip("::ffff:10.2.0.1")), Ok(()));
+        for denied in ["10.9.0.1", "10.1.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"] {
+            assert_eq!(gate.admit(Instant::ZERO, ip(denied)), Err(Dropped::SourceDenied), "{denied}");
+        }
+    }
+
+    #[test]
+    fn the_smaller_rate_counts_and_whoever_is_denied_uses_none_up() {
+        for (server, client, rate) in [(0, 2, 2), (3, 0, 3), (5, 4, 4), (4, 5, 4)] {
+            let scope = Scope { max_connection_rate: server, sources: lists("", "10.0.0.0/8"), ..Scope::default() };
+            let limits = TunnelLimits { max_connection_rate: client, ..TunnelLimits::default() };
+            let mut gate = Gate::new(&scope, limits);
+            assert_eq!(gate.admit(Instant::ZERO, ip("10.0.0.1")), Err(Dropped::SourceDenied));
+            for _ in 0..rate {
+                assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.1")), Ok(()));
+            }
+            assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.1")), Err(Dropped::TooOften));
+            assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.2")), Ok(()), "another source");
+        }
+        let mut open = Gate::new(&Scope::default(), TunnelLimits::default());
+        assert!((0..100_000).all(|_| open.admit(Instant::ZERO, ip("192.0.2.1")).is_ok()));
+    }
+}
