@@ -190,7 +190,7 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
         return Vec::new();
     }
     let expected = "a list of paths in quotes, such as [\"token\", \"token.old\"]";
-    let items = section.list(TOKEN_FILES, expected).unwrap_or_default();
+    let Some(items) = section.list(TOKEN_FILES, expected) else { return Vec::new() };
     if items.is_empty() {
         section.problem(TOKEN_FILES, format!("names no file; write {expected}"));
     }
@@ -213,8 +213,8 @@ const DENY_SOURCES: &str = "deny_sources";
 
 /// Reads [`ALLOW_SOURCES`].
 fn allow_sources(section: &Section<'_>) -> Option<Vec<Network>> {
-    let allow = networks(section, ALLOW_SOURCES)?;
-    if allow.is_empty() {
+    let (problems, allow) = (section.problems(), networks(section, ALLOW_SOURCES)?);
+    if allow.is_empty() && section.problems() == problems {
         let what = "is an empty list, so nobody could visit; list networks, or leave the key out";
         section.problem(ALLOW_SOURCES, what.into());
     }

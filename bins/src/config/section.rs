@@ -112,6 +112,11 @@ impl<'t> Section<'t> {
         self.document.problems.borrow_mut().push((self.line_of(key), problem));
     }
 
+    /// How many problems were found so far.
+    pub(super) fn problems(&self) -> usize {
+        self.document.problems.borrow().len()
+    }
+
     /// Whether `key` is there, and may be.
     pub(super) fn has(&self, key: &str) -> bool {
         self.keys.contains(&key) && self.value(key).is_some()
