@@ -22,6 +22,8 @@
 //! complete.
 //!
 //! Whoever links this must have SIGPIPE ignored, as Rust's programs do: splice(2) raises it.
+// All but a few modules of system calls, which say so.
+#![deny(unsafe_code)]
 
 pub mod client;
 mod mail;

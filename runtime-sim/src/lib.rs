@@ -2,6 +2,7 @@
 //!
 //! One seed decides everything: topology, load, faults, the order in which threads run. The same seed gives the
 //! same trace, which is checked.
+#![forbid(unsafe_code)]
 
 pub mod campaign;
 pub mod explore;

@@ -13,6 +13,7 @@
 //! Accepted sockets inherit the options of their listener, so the common ones cost a visitor no call.
 //!
 //! [`Sys::reset`]: protocol_sm::driver::Sys::reset
+#![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 use protocol_sm::driver::Role;

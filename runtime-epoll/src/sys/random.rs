@@ -1,4 +1,5 @@
 //! Random bytes from the kernel.
+#![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use nix::errno::Errno;
 use std::fmt;

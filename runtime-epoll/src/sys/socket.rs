@@ -1,4 +1,5 @@
 //! TCP sockets: connections and listeners, and the calls on them.
+#![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use super::errno::{accept_error, connect_error, retried, sys_error};
 use super::options;

@@ -1,4 +1,5 @@
 //! Campaigns: many seeds of a simulation, until the first that breaks a promise.
+#![forbid(unsafe_code)]
 
 use clap::Parser;
 use runtime_sim::campaign::{self, Ring, Settings};
