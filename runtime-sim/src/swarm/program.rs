@@ -288,7 +288,11 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.tunnels[tunnel].public_port,
-                limits: TunnelLimits::default(),
+                // Where there is little room, every other tunnel asks for less.
+                limits: TunnelLimits {
+                    max_connections: if plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
+                    ..TunnelLimits::default()
+                },
             })
             .collect(),
         max_proxy_conns: 16_384,

@@ -326,10 +326,10 @@ impl Stage {
             Note::VisitorDropped { why, .. } => match why {
                 Dropped::WaitedTooLong => self.saw(Sometimes::WaiterTimedOut),
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
-                Dropped::TooMany => self.saw(Sometimes::TooManyConnections),
+                Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Left => self.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::TunnelFull | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {

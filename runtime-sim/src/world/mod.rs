@@ -374,7 +374,11 @@ impl World {
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.tunnels[tunnel].public_port,
-            limits: TunnelLimits::default(),
+            // Where there is little room, every other tunnel asks for less.
+            limits: TunnelLimits {
+                max_connections: if self.plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
+                ..TunnelLimits::default()
+            },
         };
         let settings = ClientSettings {
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],

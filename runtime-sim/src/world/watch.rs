@@ -239,10 +239,10 @@ impl World {
             Note::VisitorDropped { why, .. } => match why {
                 Dropped::WaitedTooLong => self.coverage.saw(Sometimes::WaiterTimedOut),
                 Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
-                Dropped::TooMany => self.coverage.saw(Sometimes::TooManyConnections),
+                Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
                 Dropped::Left => self.coverage.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::TunnelFull | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
