@@ -1,6 +1,7 @@
 //! The server's listening thread: public ports, and the visitors that come to them.
 //!
-//! Accepts in bounded batches and deals visitors to the event loops in turn. Out of descriptors, it
+//! Accepts in bounded batches and deals visitors to the event loops: a lone one to the first, which production seats
+//! beside the listener, so that nobody must be woken for it; others to the loop that has the fewest. Out of descriptors, it
 //! pauses: visitors wait in the kernel's backlog, and nothing spins.
 
 use super::Cx;
@@ -12,6 +13,8 @@ use super::sys::{Driver, Dropped, Listen, Note, Readiness, Role, SysError, Tell}
 use crate::ids::TunnelId;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
@@ -23,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// See the module. `L` is a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Listener<L> {
-    lanes: usize,
-    next_lane: usize,
+    /// Visitors that each event loop has.
+    loads: Vec<u32>,
     ports: Slab<Port<L>>,
     tokens: BTreeMap<(ControlKey, TunnelId), Token>,
     /// Ports with connections left to accept.
@@ -47,8 +50,7 @@ impl<L> Listener<L> {
     #[must_use]
     pub fn new(lanes: usize) -> Self {
         Self {
-            lanes,
-            next_lane: 0,
+            loads: vec![0; lanes],
             ports: Slab::default(),
             tokens: BTreeMap::new(),
             busy: VecDeque::new(),
@@ -106,8 +108,8 @@ impl<L> Listener<L> {
     {
         let Some(port) = self.ports.get_mut(token) else { return };
         let Port { control, tunnel, listener, gate, .. } = port;
-        let (control, tunnel, lanes, now) = (*control, *tunnel, self.lanes, cx.now);
-        let (next, totals) = (&mut self.next_lane, &mut self.totals);
+        let (control, tunnel, now) = (*control, *tunnel, cx.now);
+        let (loads, totals) = (&mut self.loads, &mut self.totals);
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
             if let Err(why) = gate.admit(now, from.ip()) {
                 let count =
@@ -116,15 +118,15 @@ impl<L> Listener<L> {
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
                 return sys.reset(stream);
             }
-            let lane = *next;
-            *next = (lane + 1) % lanes;
+            let lane = lane_for_one_more(loads);
+            loads[lane] += 1;
             let message = ToServerLoop::Visitor(Arrival {
                 control,
                 tunnel,
                 stream,
                 from,
                 tunnel_max: gate.max_connections,
-                left: lanes - 1,
+                left: loads.len() - 1,
             });
             sys.tell(ToLane { lane, message });
         });
@@ -155,13 +157,19 @@ where
                 }
                 cx.sys.tell(FromListener { control, tunnel, bound });
             }
+            ToListener::Moved { from, to } => {
+                self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
+                if let Some(to) = to {
+                    self.loads[to] += 1;
+                }
+            }
             ToListener::Close { control, tunnel } => {
                 let token = self.tokens.remove(&(control, tunnel));
                 if let Some(port) = token.and_then(|token| self.ports.remove(token)) {
                     cx.sys.unlisten(port.listener);
                 }
                 // Behind the last visitor that was dealt out, and not beside it: it must not be left waiting.
-                for lane in 0..self.lanes {
+                for lane in 0..self.loads.len() {
                     cx.sys.tell(ToLane { lane, message: ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) } });
                 }
             }
@@ -204,6 +212,15 @@ where
     }
 }
 
+/// The event loop that gets the next visitor.
+fn lane_for_one_more(loads: &[u32]) -> usize {
+    // The last of a row of visitors, one after the other, may not be quite gone when the next one comes.
+    if loads.iter().sum::<u32>() <= 1 {
+        return 0;
+    }
+    (0..loads.len()).min_by_key(|&lane| loads[lane]).unwrap_or(0)
+}
+
 /// Accepts up to [`BATCH`] connections. `Ok(true)`: more may wait. `Err`: the system has no room for more now.
 pub(crate) fn accept_batch<S: Listen>(
     sys: &mut S,
@@ -221,4 +238,22 @@ pub(crate) fn accept_batch<S: Listen>(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_visitor_stays_with_the_first_loop_and_others_go_where_the_fewest_are() {
+        let mut loads = [0; 3];
+        let dealt: Vec<_> = (0..6)
+            .map(|_| {
+                let lane = lane_for_one_more(&loads);
+                loads[lane] += 1;
+                lane
+            })
+            .collect();
+        assert_eq!(dealt, [0, 0, 1, 2, 1, 2]);
+    }
 }

@@ -108,6 +108,11 @@ pub enum FromServerLoop<T> {
         /// The message.
         msg: ServerMsg,
     },
+    /// A visitor that was dealt to this loop is gone.
+    Left {
+        /// The loop's index.
+        lane: usize,
+    },
     /// This loop serves as many of the client's visitors as it may: another may have room.
     PassOn {
         /// The loop's index.
@@ -233,6 +238,13 @@ pub enum ToListener {
         ports: Vec<u16>,
         /// Who may visit.
         gate: Box<Gate>,
+    },
+    /// A visitor that was dealt out is gone, or was passed on to another loop.
+    Moved {
+        /// The loop that had it.
+        from: usize,
+        /// The loop that has it now.
+        to: Option<usize>,
     },
     /// Close a public port.
     Close {

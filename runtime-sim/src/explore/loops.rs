@@ -260,7 +260,10 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
-            FromServerLoop::ConnGone { .. } | FromServerLoop::Drained { .. } | FromServerLoop::PassOn { .. } => {}
+            FromServerLoop::ConnGone { .. }
+            | FromServerLoop::Drained { .. }
+            | FromServerLoop::Left { .. }
+            | FromServerLoop::PassOn { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use super::super::Cx;
 use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
 use super::super::relay::Port;
 use super::super::slab::Token;
-use super::super::sys::{Dropped, Note, Sys};
+use super::super::sys::{Dropped, Note};
 use super::{Active, LoopSys, Phase, ServerLoop, Slot, State, Visitor};
 use crate::codes::AbortCode;
 use crate::ids::TunnelId;
@@ -42,6 +42,7 @@ impl<T, P> ServerLoop<T, P> {
             self.totals.aborted += 1;
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
             cx.sys.reset(stream);
+            self.tell_left(cx);
             return;
         }
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
@@ -66,6 +67,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.totals.aborted += 1;
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
                 cx.sys.reset(stream);
+                self.tell_left(cx);
             }
         }
     }
@@ -149,10 +151,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Resets a visitor that was never served.
-    pub(super) fn drop_visitor<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Dropped)
-    where
-        S: Sys<Stream = T, Pipe = P>,
-    {
+    pub(super) fn drop_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Dropped) {
         if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
             let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
             cx.sys.note(note);
@@ -165,8 +164,9 @@ impl<T, P> ServerLoop<T, P> {
         self.reset_visitor(cx, token);
     }
 
-    pub(super) fn reset_visitor<S: Sys<Stream = T, Pipe = P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+    pub(super) fn reset_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
+            self.tell_left(cx);
             self.timers.set(token, &mut visitor.deadline, None);
             #[cfg(feature = "canary")]
             if crate::canary::planted(crate::canary::Fault::AbortClosesCleanly) {
@@ -177,9 +177,15 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Closes a visitor whose both directions are shut.
-    pub(super) fn close_visitor<S: Sys<Stream = T, Pipe = P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+    pub(super) fn close_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(visitor)) = self.slots.remove(token) {
+            self.tell_left(cx);
             cx.sys.close(visitor.port.stream);
         }
+    }
+
+    /// A visitor is gone, which the listener wants to know: it deals by load.
+    fn tell_left<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
+        cx.sys.tell(FromServerLoop::Left { lane: self.lane });
     }
 }

@@ -82,8 +82,10 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
-            FromServerLoop::PassOn { lane, arrival } => {
-                let lane = (lane + 1) % self.lanes;
+            FromServerLoop::Left { lane } => cx.sys.tell(ToListener::Moved { from: lane, to: None }),
+            FromServerLoop::PassOn { lane: from, arrival } => {
+                let lane = (from + 1) % self.lanes;
+                cx.sys.tell(ToListener::Moved { from, to: Some(lane) });
                 cx.sys.tell(ToLane { lane, message: ToServerLoop::Visitor(arrival) });
             }
             FromServerLoop::Ask { control, lane, count } => {
