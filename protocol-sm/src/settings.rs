@@ -156,7 +156,7 @@ pub struct ServerSettings {
     /// Connections that have not finished their handshake, at once; the oldest of the source address that has most
     /// makes room (default 1024).
     pub max_handshakes: u32,
-    /// The same of one source address; its oldest makes room (default 256).
+    /// The same of one source address; its oldest makes room (default 512).
     pub max_handshakes_per_source: u32,
     /// Sessions at once (default 4096).
     pub max_sessions: u32,
@@ -171,7 +171,7 @@ impl Default for ServerSettings {
             open_scope: Scope::default(),
             idle_conns: 4,
             max_handshakes: 1024,
-            max_handshakes_per_source: 256,
+            max_handshakes_per_source: 512,
             max_sessions: 4096,
             timings: Timings::default(),
         }
