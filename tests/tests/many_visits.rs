@@ -43,6 +43,7 @@ fn two_thousand_at_once() {
     client.stop();
     let stopped = server.stop();
     assert_eq!((stopped.visitors, stopped.finished, stopped.aborted), (2000, 2000, 0));
+    assert_eq!(stopped.handshakes_dropped, 0, "an honest client's bursts have room");
 }
 
 #[test]

@@ -214,6 +214,12 @@ impl Control {
         ServerMsg::NeedConn { count }
     }
 
+    /// Conns that were asked for and have not come yet.
+    #[must_use]
+    pub fn expected(&self) -> usize {
+        self.asked.iter().map(|&asked| asked as usize).sum()
+    }
+
     /// The client could not open `count` conns: shares the bad news among the event loops that wait most.
     fn on_failed(&mut self, count: u32) -> Reaction {
         let mut left = count;

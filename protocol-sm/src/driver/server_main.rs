@@ -55,6 +55,8 @@ pub struct ServerMain<T, L> {
     controls: BTreeMap<ControlKey, Seat>,
     by_session: BTreeMap<SessionId, ControlKey>,
     by_client: BTreeMap<ClientId, ControlKey>,
+    /// Sessions by where their last ctl_conn came from.
+    by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
     next_key: u64,
     /// Connections whose handshake is not through, by deadline,
     handshakes: Timers,
@@ -147,6 +149,8 @@ struct Seat {
     at: Result<Token, Instant>,
     /// A newcomer with its identity waits for it to show that it lives.
     rival: Option<Token>,
+    /// Where its last ctl_conn came from.
+    source: Source,
 }
 
 /// Why a connection on the ctl port goes no further.
@@ -195,6 +199,7 @@ impl<T, L> ServerMain<T, L> {
             controls: BTreeMap::new(),
             by_session: BTreeMap::new(),
             by_client: BTreeMap::new(),
+            by_source: BTreeMap::new(),
             next_key: 1,
             handshakes: Timers::default(),
             crowd: Crowd::default(),
@@ -263,6 +268,25 @@ impl<T, L> ServerMain<T, L> {
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Conns that the clients at `source` were asked for, and that have not come yet.
+    fn expected(&self, source: Source) -> usize {
+        let keys = self.by_source.get(&source).into_iter().flatten();
+        keys.filter_map(|key| self.controls.get(key)).map(|seat| seat.control.expected()).sum()
+    }
+
+    /// A session's ctl_conn comes from here now; or it is over.
+    fn move_source(&mut self, key: ControlKey, from: Source, to: Option<Source>) {
+        if let Some(keys) = self.by_source.get_mut(&from) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.by_source.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            self.by_source.entry(to).or_default().insert(key);
+        }
     }
 
     /// A connection's handshake is through, one way or the other.

@@ -1,4 +1,7 @@
 //! Connections whose handshake is not through, by source address: none takes the room of all others.
+//!
+//! What a client was asked for does not count: its conns come all at once, and each says its hello only when the client's
+//! loop comes to it.
 
 use super::super::slab::Token;
 use crate::settings::ServerSettings;
@@ -42,18 +45,33 @@ impl Crowd {
         }
     }
 
-    /// Which connection must go before one from `source` may come, if any.
-    pub(super) fn must_leave(&self, settings: &ServerSettings, source: Source) -> Option<(Token, Crowded)> {
-        let own = self.by_source.get(&source);
-        if let Some(own) = own.filter(|own| own.len() >= settings.max_handshakes_per_source as usize) {
+    /// Which connection must go before one from `source` may come, if any. `expected` tells how many the clients at a
+    /// source were asked for.
+    pub(super) fn must_leave(
+        &self,
+        settings: &ServerSettings,
+        source: Source,
+        expected: impl Fn(Source) -> usize,
+    ) -> Option<(Token, Crowded)> {
+        let [most, most_of_source] = [settings.max_handshakes, settings.max_handshakes_per_source].map(|n| n as usize);
+        let surplus = |source, of_source: &VecDeque<_>| of_source.len().saturating_sub(expected(source));
+        if let Some(own) = self.by_source.get(&source).filter(|own| own.len() >= most_of_source)
+            && surplus(source, own) >= most_of_source
+        {
             return own.front().map(|&(_, token)| (token, Crowded::Source));
         }
-        if self.len < settings.max_handshakes as usize {
+        if self.len < most {
             return None;
         }
-        let fronts = self.by_source.values().filter_map(|of_source| Some((of_source.len(), of_source.front()?)));
-        let (_, &(_, token)) = fronts.max_by_key(|&(count, &(deadline, token))| (count, Reverse((deadline, token))))?;
-        Some((token, Crowded::All))
+        let mut all = 0;
+        let counted = self.by_source.iter().filter_map(|(&source, of_source)| {
+            let surplus = surplus(source, of_source);
+            all += surplus;
+            Some((surplus, of_source.front()?))
+        });
+        let (_, &(_, token)) =
+            counted.max_by_key(|&(count, &(deadline, token))| (count, Reverse((deadline, token))))?;
+        (all >= most).then_some((token, Crowded::All))
     }
 }
 
@@ -71,6 +89,29 @@ mod tests {
         Instant::ZERO + Duration::from_secs(n)
     }
 
+    /// Nobody was asked for anything.
+    fn nothing(_: Source) -> usize {
+        0
+    }
+
+    #[test]
+    fn what_was_asked_for_does_not_count() {
+        let settings = ServerSettings { max_handshakes: 3, max_handshakes_per_source: 2, ..ServerSettings::default() };
+        let mut crowd = Crowd::default();
+        for n in 0..6 {
+            crowd.add(source(1), at(n), Token(n));
+        }
+        let asked = |count| move |at: Source| if at == source(1) { count } else { 0 };
+        assert_eq!(crowd.must_leave(&settings, source(1), asked(5)), None);
+        assert_eq!(crowd.must_leave(&settings, source(1), asked(4)), Some((Token(0), Crowded::Source)));
+        assert_eq!(crowd.must_leave(&settings, source(2), asked(4)), None);
+        assert_eq!(crowd.must_leave(&settings, source(2), asked(3)), Some((Token(0), Crowded::All)));
+        crowd.add(source(2), at(6), Token(6));
+        crowd.add(source(3), at(7), Token(7));
+        crowd.add(source(4), at(8), Token(8));
+        assert_eq!(crowd.must_leave(&settings, source(5), asked(6)), Some((Token(6), Crowded::All)), "a stranger's");
+    }
+
     #[test]
     fn a_source_with_too_many_loses_its_own_oldest() {
         let settings = ServerSettings { max_handshakes_per_source: 2, ..ServerSettings::default() };
@@ -79,12 +120,12 @@ mod tests {
         crowd.add(source(1), at(0), tokens[0]);
         crowd.add(source(2), at(1), tokens[1]);
         crowd.add(source(2), at(2), tokens[2]);
-        assert_eq!(crowd.must_leave(&settings, source(1)), None);
-        assert_eq!(crowd.must_leave(&settings, source(3)), None);
-        assert_eq!(crowd.must_leave(&settings, source(2)), Some((tokens[1], Crowded::Source)));
+        assert_eq!(crowd.must_leave(&settings, source(1), nothing), None);
+        assert_eq!(crowd.must_leave(&settings, source(3), nothing), None);
+        assert_eq!(crowd.must_leave(&settings, source(2), nothing), Some((tokens[1], Crowded::Source)));
         crowd.remove(source(2), tokens[1]);
         crowd.remove(source(2), tokens[1]);
-        assert_eq!(crowd.must_leave(&settings, source(2)), None);
+        assert_eq!(crowd.must_leave(&settings, source(2), nothing), None);
     }
 
     #[test]
@@ -95,12 +136,20 @@ mod tests {
         crowd.add(source(1), at(0), tokens[0]);
         crowd.add(source(2), at(1), tokens[1]);
         crowd.add(source(2), at(2), tokens[2]);
-        assert_eq!(crowd.must_leave(&settings, source(3)), None);
+        assert_eq!(crowd.must_leave(&settings, source(3), nothing), None);
         crowd.add(source(3), at(3), tokens[3]);
-        assert_eq!(crowd.must_leave(&settings, source(4)), Some((tokens[1], Crowded::All)), "not the oldest of all");
+        assert_eq!(
+            crowd.must_leave(&settings, source(4), nothing),
+            Some((tokens[1], Crowded::All)),
+            "not the oldest of all"
+        );
         crowd.remove(source(2), tokens[1]);
         crowd.add(source(4), at(4), tokens[4]);
-        assert_eq!(crowd.must_leave(&settings, source(4)), Some((tokens[0], Crowded::All)), "among equals the oldest");
+        assert_eq!(
+            crowd.must_leave(&settings, source(4), nothing),
+            Some((tokens[0], Crowded::All)),
+            "among equals the oldest"
+        );
         for (n, token) in [(1, 0), (2, 2), (3, 3), (4, 4)] {
             crowd.remove(source(n), tokens[token]);
         }

@@ -44,7 +44,9 @@ impl<T, L> ServerMain<T, L> {
         from: SocketAddr,
     ) {
         let source = Source::of(from.ip());
-        while let Some((oldest, crowded)) = self.crowd.must_leave(&self.settings, source) {
+        while let Some((oldest, crowded)) =
+            self.crowd.must_leave(&self.settings, source, |source| self.expected(source))
+        {
             let why = match crowded {
                 Crowded::Source => HandshakeEnd::SourceCrowded,
                 Crowded::All => HandshakeEnd::Crowded,

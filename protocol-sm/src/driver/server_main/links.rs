@@ -210,6 +210,8 @@ impl<T, L> ServerMain<T, L> {
         if self.controls.len() >= self.settings.max_sessions as usize {
             return Err(HandshakeRefusal::Full.into());
         }
+        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
+        let source = Source::of(conn.from.ip());
         let mut id = [0; 16];
         cx.sys.random(&mut id);
         let id = SessionId(id);
@@ -221,7 +223,8 @@ impl<T, L> ServerMain<T, L> {
         let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(lanes));
         let client = challenge.hello.client;
         let control = Control::new(key, id, client, access.credential, secret, scope, self.lanes);
-        self.controls.insert(key, Seat { control, at: Ok(token), rival: None });
+        self.controls.insert(key, Seat { control, at: Ok(token), rival: None, source });
+        self.move_source(key, source, Some(source));
         self.by_session.insert(id, key);
         self.by_client.insert(client, key);
         for (lane, nth) in (0..self.lanes).zip(0..) {
@@ -245,7 +248,10 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         access: &Access,
     ) {
+        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
+        let source = Source::of(conn.from.ip());
         let Some(seat) = self.controls.get_mut(&key) else { return };
+        let before = core::mem::replace(&mut seat.source, source);
         match core::mem::replace(&mut seat.at, Ok(token)) {
             Ok(old) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
@@ -257,6 +263,7 @@ impl<T, L> ServerMain<T, L> {
                 self.graces.remove(&(grace, key));
             }
         }
+        self.move_source(key, before, Some(source));
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
     }

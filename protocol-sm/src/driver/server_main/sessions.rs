@@ -144,6 +144,7 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let Some(seat) = self.controls.remove(&key) else { return };
         self.by_session.remove(&seat.control.id);
+        self.move_source(key, seat.source, None);
         if self.by_client.get(&seat.control.client) == Some(&key) {
             self.by_client.remove(&seat.control.client);
         }
