@@ -7,5 +7,6 @@
 
 mod citations;
 mod client;
+mod hostile;
 mod peer;
 mod server;

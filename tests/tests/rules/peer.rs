@@ -10,7 +10,7 @@ use protocol_sm::wire::{
 };
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tests::sockets::{LOOPBACK, bounded, connect, reset};
 use tests::wait::{PATIENCE, eventually};
@@ -27,6 +27,11 @@ impl Wire {
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         // Whoever is being told nonsense may hang up before all of it is said.
         let _ = self.0.write_all(bytes);
+    }
+
+    /// Whether the other side still takes bytes.
+    pub(crate) fn tries_to_send(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).is_ok()
     }
 
     pub(crate) fn send(&mut self, message: &impl Message) {
@@ -105,8 +110,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// Another client than all others of this process, without a token.
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        Self { client: ClientId([NEXT.fetch_add(1, Ordering::SeqCst); 16]), token: None, resume: None }
+        Self { client: ClientId(fresh()), token: None, resume: None }
     }
 
     pub(crate) fn with_token(self, token: &str) -> Self {
@@ -138,6 +142,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// The proof that was sent.
+    pub(crate) fn proof(&self) -> [u8; 32] {
+        Prover::new(self.identity.token.as_ref(), self.transcript).client()
+    }
+
     /// Says hello and sends the proof.
     #[track_caller]
     pub(crate) fn ask(ctl: SocketAddr, identity: &Identity) -> Result<Self, HandshakeRefusal> {
@@ -409,8 +418,13 @@ impl RawServer {
 
 /// A session's name that was not used before.
 pub(crate) fn fresh_session() -> SessionId {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    SessionId([NEXT.fetch_add(1, Ordering::SeqCst); 16])
+    SessionId(fresh())
+}
+
+/// Sixteen bytes that were not used before in this process.
+fn fresh() -> [u8; 16] {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    u128::from(NEXT.fetch_add(1, Ordering::SeqCst)).to_le_bytes()
 }
 
 /// A server's end of a ctl_conn that was greeted.
