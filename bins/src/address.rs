@@ -46,6 +46,10 @@ impl FromStr for HostPort {
         if text.is_empty() {
             return Err(AddressError("it is empty; write HOST:PORT, such as 127.0.0.1:8080".into()));
         }
+        // What follows quotes the text, and must not disturb a terminal.
+        if let Some(bad) = text.chars().find(|c| c.is_control()) {
+            return Err(AddressError(format!("an address cannot contain `{}`", bad.escape_debug())));
+        }
         if let Some((scheme, rest)) = text.split_once("://") {
             let rest = rest.split('/').next().unwrap_or_default();
             return Err(AddressError(format!("it is a URL; leave out `{scheme}://` and any path, and write `{rest}`")));
@@ -149,6 +153,8 @@ mod tests {
         assert_eq!(error("2001:db8::zz:80"), "an IPv6 address stands in brackets; write `[2001:db8::zz]:80`");
         assert_eq!(error("256.1.1.1:80"), "`256.1.1.1` is not an IPv4 address, which is four numbers from 0 to 255");
         assert_eq!(error("a b:80"), "a host name cannot contain ` `");
+        assert_eq!(error("\t127.0.0.1:80:22"), "an address cannot contain `\\t`");
+        assert_eq!(error("a:8\x1b0"), "an address cannot contain `\\u{1b}`");
         assert!(error("::1").contains("write [::1]:8080"));
         assert!(error("[::1:80").contains("is not an IPv6 address in brackets"));
         assert!(error("[]:80").contains("is not an IPv6 address in brackets"));

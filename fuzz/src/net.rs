@@ -9,6 +9,7 @@ use protocol_sm::driver::{
     Cx, Driver, Listen, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Strategy, Sys, SysError, Tell, Token,
 };
 use protocol_sm::time::Instant;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -244,11 +245,17 @@ pub(crate) struct View<'a> {
     pub(crate) thread: usize,
 }
 
+thread_local! {
+    /// Every driver's buffer for reads: an input makes thousands of calls, and to clear it each time would cost more
+    /// than the calls.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
 /// Calls into a driver.
 pub(crate) fn with<R>(net: &mut Net, thread: usize, call: impl FnOnce(&mut Cx<'_, View<'_>>) -> R) -> R {
     let now = net.now;
     let mut sys = View { net, thread };
-    call(&mut Cx { sys: &mut sys, now, scratch: &mut [0; SCRATCH], strategy: Strategy::default() })
+    BUFFER.with_borrow_mut(|scratch| call(&mut Cx { sys: &mut sys, now, scratch, strategy: Strategy::default() }))
 }
 
 /// Lets a driver do what is due, and says whether anything was.
@@ -339,7 +346,7 @@ impl Sys for View<'_> {
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         assert!(self.net.pipes[pipe.0].is_empty(), "into an empty pipe");
-        let mut bytes = vec![0; max];
+        let mut bytes = vec![0; max.min(self.net.sockets[stream.0].input.len() + 1)];
         let received = self.recv(stream, &mut bytes)?.bytes;
         self.net.pipes[pipe.0].extend(&bytes[..received]);
         Ok(received)
