@@ -1,8 +1,13 @@
-//! The messages of every transfer are encoded and decoded without touching the allocator, and no
-//! hostile length makes the decoder reserve memory.
+//! The messages of every transfer are encoded and decoded without touching the allocator, the machines carry a visit
+//! without it, and no hostile length makes the decoder reserve memory.
 
 use protocol_sm::codes::AbortCode;
+use protocol_sm::conn::{client, server};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::pool::{Pool, Visit};
+use protocol_sm::session::{Arrival, Session};
+use protocol_sm::time::Instant;
+use protocol_sm::transfer::Half;
 use protocol_sm::wire::{
     ClientMsg, FRAME_HEADER, Framer, Message, ProxyToClient, ProxyToServer, ServerMsg, ToClient, ToServer,
 };
@@ -74,6 +79,49 @@ fn a_transfers_messages_allocate_nothing() {
     round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Abort { conn, epoch, code } });
     round_trip(&ToClient::Numbered { seq, msg: ServerMsg::NeedConn { count: 4 } });
     round_trip(&ToServer::Ping { received: u64::MAX });
+}
+
+/// One visit through both machines: 3 bytes there, 5 back.
+fn visit(server: server::IdleConn, client: client::IdleConn) -> (server::IdleConn, client::IdleConn) {
+    let mut server = server.start().unwrap();
+    let epoch = server.epoch();
+    server.egress.on_taken(3);
+    server.egress.on_forwarded(3);
+    let mut client = client.on_start(epoch).unwrap();
+    client.on_dialed();
+    server.on_started(epoch).unwrap();
+    client.ingress.on_taken(3);
+    client.ingress.on_forwarded(3);
+    let _ = client.on_fin(epoch, server.egress.on_source_eof()).unwrap();
+    client.ingress.on_shutdown();
+    client.egress.on_taken(5);
+    client.egress.on_forwarded(5);
+    let _ = server.on_fin(epoch, client.egress.on_source_eof()).unwrap();
+    server.ingress.on_taken(5);
+    server.ingress.on_forwarded(5);
+    server.ingress.on_shutdown();
+    let client = client.finish().unwrap();
+    let _ = server.on_done(epoch).unwrap();
+    (server.finish().unwrap(), client)
+}
+
+#[test]
+fn a_visit_on_an_idle_conn_allocates_nothing() {
+    let mut pool = Pool::<u32, u32>::new(1, 8);
+    let (mut ours, mut theirs) = (Session::default(), Session::<()>::default());
+    let mut conns = (server::IdleConn::default(), client::IdleConn::default());
+    assert_eq!((pool.ask(Instant::ZERO), pool.on_new(1)), (1, None));
+    let mut round = || {
+        assert_eq!(pool.on_visitor(2), Visit::Start(1));
+        conns = visit(std::mem::take(&mut conns.0), std::mem::take(&mut conns.1));
+        let seq = ours.send(ServerMsg::NeedConn { count: 1 }).unwrap();
+        assert_eq!(theirs.on_numbered(seq), Ok(Arrival::Deliver { ack: false }));
+        ours.on_ack(theirs.tell()).unwrap();
+        assert_eq!(pool.on_idle(1), None);
+    };
+    // The first one makes room for what is kept.
+    round();
+    assert_eq!(allocated(|| (0..100).for_each(|_| round())), (0, 0));
 }
 
 #[test]
