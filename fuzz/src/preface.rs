@@ -24,9 +24,14 @@ pub fn preface(data: &[u8]) {
         let Ok(Some(reply)) = server else { continue };
         assert_eq!(data[..PREFACE_LEN], reply.encode(), "one encoding");
         assert_eq!(reply.port, asked.port, "the kind that was asked for");
-        if let Greeting::Version { version, .. } = reply.greeting {
-            assert!((asked.min..=asked.max).contains(&version), "a version that was offered");
-        }
+        let refused = match reply.greeting {
+            Greeting::Version { version, .. } => {
+                assert!((asked.min..=asked.max).contains(&version), "a version that was offered");
+                false
+            }
+            Greeting::Refused { .. } => true,
+        };
+        assert_eq!(reply.refusal().is_some(), refused, "what a client reports");
     }
 }
 

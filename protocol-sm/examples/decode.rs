@@ -4,7 +4,8 @@
 //! ```text
 //! cargo run -p protocol-sm --example decode -- --ctl-client < capture
 //! ```
-//! `capture` is raw bytes, or hex digits with any white space; with or without the preface. On a
+//! `capture` is raw bytes, or hex digits with any white space; with or without the preface. Wireshark saves one
+//! ("Follow TCP Stream", one direction, shown as raw), and so does a line of your own client that dumps what it sends. On a
 //! proxy_conn a transfer's raw bytes follow its first message; where they end is not said there (the
 //! `Fin` travels on the ctl_conn), so give the totals of the transfers if there is more behind them:
 //! `--proxy-server --totals 5,1000`.
@@ -61,6 +62,10 @@ impl Captured for ProxyToClient {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "--help" || argument == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let (direction, totals) = match arguments() {
         Ok(arguments) => arguments,
         Err(wrong) => {
@@ -124,6 +129,10 @@ fn print<M: Captured>(bytes: &[u8], totals: &[usize], out: &mut impl Write) -> s
     {
         writeln!(out, "{:>8}  {}", 0, M::preface(*preface))?;
         rest = behind;
+    } else if !rest.is_empty() && rest.len() < PREFACE_LEN && rest.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic)
+    {
+        writeln!(out, "{:>8}  the first {} of the {PREFACE_LEN} bytes of a preface", 0, rest.len())?;
+        return Ok(true);
     }
     while !rest.is_empty() {
         let at = bytes.len() - rest.len();
