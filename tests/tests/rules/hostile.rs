@@ -3,21 +3,19 @@
 //! PROTOCOL.md gives; meanwhile memory stays bounded, and an honest client on the same server is served.
 
 use super::peer::{Asked, Identity, RawClient, RawConn, RawServer, ServerConn, ServerEnd, Wire};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::settings::TunnelLimits;
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnHello, Message, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply,
     ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, LOOPBACK, bounded, connect, finish, read_all, read_end};
+use tests::sockets::{End, LOOPBACK, connect, connect_from, finish, read_all, read_end};
 use tests::visits::ping;
-use tests::wait::PATIENCE;
 
 const MIB: u64 = 1 << 20;
 const E1: Epoch = Epoch(1);
@@ -50,7 +48,7 @@ impl Honest {
 fn said_by_clients() -> Vec<ToServer> {
     let (tunnel, conn, epoch) = (TunnelId(1), ConnId(1), E1);
     let numbered = [
-        ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into() },
+        ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into(), limits: TunnelLimits::default() },
         ClientMsg::CloseTunnel { tunnel },
         ClientMsg::ConnFailed { count: 1 },
         ClientMsg::Fin { conn, epoch, total: 0 },
@@ -314,17 +312,10 @@ fn one_byte_at_a_time_is_a_message_all_the_same() {
     assert_eq!(read_all(&mut visitor), b"answer");
 }
 
-/// A connection from another address of this machine's than all earlier ones in the crowd.
-fn connect_from(number: usize, to: SocketAddr) -> TcpStream {
-    let [.., a, b] = u32::try_from(number).expect("small").to_be_bytes();
-    let made = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-    let from = SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::new(127, 77, a, b), 0));
-    bind(made.as_raw_fd(), &from).expect("every 127.x.x.x is ours");
-    let SocketAddr::V4(to) = to else { panic!("the tests run on 127.0.0.1") };
-    nix::sys::socket::connect(made.as_raw_fd(), &SockaddrIn::from(to)).expect("connect");
-    let stream = TcpStream::from(made);
-    bounded(&stream, PATIENCE);
-    stream
+/// An address of this machine's for each of a crowd: none takes another's room.
+fn source(number: usize) -> Ipv4Addr {
+    let [.., a, b] = number.to_be_bytes();
+    Ipv4Addr::new(127, 77, a, b)
 }
 
 /// P-AUTH-10, P-AUTH-12, P-LIM-1, P-VIOL-5: thousands of connections that begin a handshake and leave it at that cost a
@@ -356,7 +347,7 @@ fn thousands_of_half_finished_handshakes_cost_little() {
         for _ in 0..count {
             let number = crowd.len();
             let (to, words) = openings[number % openings.len()];
-            let mut stranger = connect_from(number, to);
+            let mut stranger = connect_from(source(number), to).expect("taken");
             // The oldest are hung up on meanwhile.
             let _ = stranger.write_all(words);
             crowd.push(stranger);
