@@ -519,10 +519,14 @@ impl Ctl {
 
 /// What a client asks for a tunnel.
 fn limits(tape: &mut Tape<'_>) -> TunnelLimits {
+    // One more than may be in both lists together; as many in each would be more than a message holds.
+    let mut room = 17;
     let mut list = || -> Vec<Network> {
         let ips = [Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into(), IpAddr::from([0; 16])];
         let network = |byte: u8| Network::new(ips[usize::from(byte) % 3], byte);
-        (0..tape.byte() % 18).filter_map(|_| network(tape.byte()).ok()).collect()
+        let count = usize::from(tape.byte() % 18).min(room);
+        room -= count;
+        (0..count).filter_map(|_| network(tape.byte()).ok()).collect()
     };
     let sources = SourceLists { allow: list(), deny: list() };
     TunnelLimits { sources, max_connections: tape.number32(), max_connection_rate: tape.number32() }
