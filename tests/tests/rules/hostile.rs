@@ -351,7 +351,7 @@ fn thousands_of_half_finished_handshakes_cost_little() {
             // The oldest are hung up on meanwhile.
             let _ = stranger.write_all(words);
             crowd.push(stranger);
-            if number % 250 == 0 {
+            if number.is_multiple_of(250) {
                 honest.is_served();
                 RawClient::start(server.ctl()).expect_alive();
             }
