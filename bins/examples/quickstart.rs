@@ -142,6 +142,7 @@ impl Demo {
             proxy_port: 0,
             work_threads: threads,
             relay: Strategy::default(),
+            tls: None,
             settings: ServerSettings::default(),
         })?;
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
@@ -157,6 +158,7 @@ impl Demo {
             locals: services.iter().map(|(_, local)| local.to_string()).collect(),
             work_threads: threads,
             relay: Strategy::default(),
+            tls: None,
             settings: ClientSettings {
                 client_id: *b"quickstart------",
                 token: None,

@@ -1,10 +1,11 @@
 //! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
 //! with.
 
-use crate::config::{self, ClientFile, ConfigError, Problem, ServerFile, TunnelEntry};
+use crate::config::{self, ClientFile, ConfigError, Named, Problem, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
+use crate::tls;
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelLimits, TunnelSpec};
@@ -68,12 +69,16 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
             token::VARIABLE
         ));
     }
+    file.tls.on = flags.common.tls.or(file.tls.on);
+    let directory = tls::directory(std::env::var_os(tls::STATE_DIRECTORY).as_deref(), path);
+    let encryption = found.keep(|warnings| tls::server(&file.tls, &directory, flags.command.is_none(), warnings));
     let config = server::Config {
         bind_addr: file.bind_addr,
         ctl_port: file.ctl_port,
         proxy_port: file.proxy_port,
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
+        tls: encryption.flatten(),
         settings: file.settings,
     };
     found.conclude(config, file.common.logs)
@@ -162,6 +167,16 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             Problem::new(format!("no randomness for this client's identity: {error}; give --client-id TEXT"))
         })
     });
+    file.tls.on = flags.common.tls.or(file.tls.on);
+    if let Some(pin) = flags.tls_pin {
+        // The flag says how the server is known, and so that it is to be.
+        file.tls.on = file.tls.on.or(Some(true));
+        file.tls.authority = None;
+        file.tls.pin = Some(Named { value: pin, by: "--tls-pin".to_owned() });
+    }
+    let host = server.map(ToString::to_string).unwrap_or_default();
+    let host = host.rsplit_once(':').map_or("", |(host, _)| host.trim_start_matches('[').trim_end_matches(']'));
+    let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings));
     let config = client::Config {
         server: server.map(ToString::to_string).unwrap_or_default(),
         locals: file.tunnels.iter().map(|tunnel| tunnel.local.to_string()).collect(),
@@ -178,6 +193,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             max_proxy_conns: file.max_proxy_conns,
             timings: file.timings,
         },
+        tls: encryption.flatten(),
     };
     found.conclude(config, file.common.logs)
 }

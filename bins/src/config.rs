@@ -7,9 +7,11 @@
 mod client;
 mod section;
 mod server;
+mod tls;
 
 pub use client::{ClientFile, TunnelEntry, parse_client};
 pub use server::{ClientEntry, ServerFile, parse_server};
+pub use tls::{Named, TlsEntry};
 
 use crate::logging::Logs;
 use crate::token::{self, TokenSource};

@@ -5,6 +5,7 @@ use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
+use runtime_epoll::tls::Pin;
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -38,6 +39,10 @@ pub struct CommonFlags {
     /// Read the token from this file (keep it private: chmod 600)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Encrypt the connections between client and server (TLS 1.3). The server makes a certificate for itself
+    /// unless the file names one; a client without --tls-pin trusts what its machine trusts
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub tls: Option<bool>,
     /// How long transfers may go on after a request to stop, fractions allowed [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_timeout: Option<Duration>,
@@ -108,6 +113,9 @@ pub struct ClientFlags {
     /// machine and the tunnels]
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
+    /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts
+    #[arg(long, value_name = "sha256:…")]
+    pub tls_pin: Option<Pin>,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,

@@ -20,4 +20,5 @@ pub mod identity;
 pub mod limits;
 pub mod logging;
 pub mod signals;
+pub mod tls;
 pub mod token;

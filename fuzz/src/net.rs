@@ -359,6 +359,14 @@ impl Sys for View<'_> {
         Ok(sent)
     }
 
+    fn can_splice(&self, _: &Stream) -> bool {
+        true
+    }
+
+    fn is_encrypted(&self, _: &Stream) -> bool {
+        false
+    }
+
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         self.net.pipes.push(VecDeque::new());
         Some((Pipe(self.net.pipes.len() - 1), 64 << 10))

@@ -165,7 +165,7 @@ fn explain<M: Message>(error: WireError, frame: &[u8]) -> String {
             let length = u16::from_le_bytes([*low, *high]);
             format!("NOT A FRAME, its length is {length} and must be from 1 to {}", M::MAX)
         }
-        (WireError::Length | WireError::Malformed | WireError::NotCproxy, _) => {
+        (WireError::Length | WireError::Malformed | WireError::NotCproxy | WireError::Tls, _) => {
             "NOT A MESSAGE that may come in this direction".into()
         }
     }

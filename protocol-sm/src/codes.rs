@@ -85,6 +85,8 @@ pub enum HandshakeRefusal {
     ReplayedConn,
     /// Too many wrong proofs came from this source address of late.
     TooManyFailures,
+    /// The server takes TLS only, and the client speaks in the clear.
+    TlsRequired,
 }
 
 impl HandshakeRefusal {
@@ -92,7 +94,12 @@ impl HandshakeRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::Version | Self::TokenRequired | Self::TokenUnexpected | Self::WrongToken | Self::LoopbackOnly => true,
+            Self::Version
+            | Self::TokenRequired
+            | Self::TokenUnexpected
+            | Self::WrongToken
+            | Self::LoopbackOnly
+            | Self::TlsRequired => true,
             Self::IdentityInUse
             | Self::Full
             | Self::Stopping
@@ -131,6 +138,80 @@ impl fmt::Display for HandshakeRefusal {
             Self::TooManyFailures => {
                 "too many wrong tokens came from this address of late; the server takes another in a few seconds"
             }
+            Self::TlsRequired => {
+                "the server takes TLS only; copy the tls_pin line that it prints when it starts into this client's file (or give --tls-pin)"
+            }
+        })
+    }
+}
+
+/// Why a TLS connection does not come about, or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// The server speaks our protocol, but in the clear.
+    NotTls,
+    /// The server's key is not the pinned one.
+    WrongPin,
+    /// The server's certificate is signed by nobody that the client trusts.
+    UnknownIssuer,
+    /// The server's certificate is for other names.
+    WrongName,
+    /// The server's certificate has expired.
+    Expired,
+    /// The server's certificate is not valid yet.
+    NotYetValid,
+    /// There is something else about the peer's certificate.
+    BadCertificate,
+    /// The server wants a certificate, and the client has none.
+    CertificateWanted,
+    /// The server does not take the client's certificate.
+    CertificateRefused,
+    /// Anything else: not TLS 1.3, or bytes that were changed on their way.
+    Broken,
+}
+
+impl TlsFailure {
+    /// Whether trying again cannot help: the user must change something.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::NotTls
+            | Self::WrongPin
+            | Self::UnknownIssuer
+            | Self::WrongName
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::BadCertificate
+            | Self::CertificateWanted
+            | Self::CertificateRefused => true,
+            Self::Broken => false,
+        }
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotTls => {
+                "the server speaks no TLS; set `tls = true` in its file, or take the tls keys out of this client's"
+            }
+            Self::WrongPin => {
+                "the server's key is not the one that tls_pin names; if the server's certificate was made anew, copy the tls_pin line that it prints when it starts; if not, somebody else answers there"
+            }
+            Self::UnknownIssuer => {
+                "the server's certificate is signed by nobody that this client trusts; for a certificate that the server made itself use tls_pin, for one of your own authority tls_ca"
+            }
+            Self::WrongName => {
+                "the server's certificate is for another name; reach the server by a name in its certificate, or set tls_server_name"
+            }
+            Self::Expired => "the server's certificate has expired, or this machine's clock is ahead",
+            Self::NotYetValid => "the server's certificate is not valid yet, or this machine's clock is behind",
+            Self::BadCertificate => "the certificate is not acceptable",
+            Self::CertificateWanted => "the server wants a certificate from this client; set tls_cert and tls_key",
+            Self::CertificateRefused => {
+                "the server does not accept this client's certificate; tls_cert must be signed by the server's tls_client_ca and not have expired"
+            }
+            Self::Broken => "the TLS connection failed",
         })
     }
 }

@@ -160,6 +160,8 @@ pub struct ServerSettings {
     pub max_handshakes_per_source: u32,
     /// Sessions at once (default 4096).
     pub max_sessions: u32,
+    /// Clients that speak in the clear are refused (default: they are taken).
+    pub tls_required: bool,
     /// Deadlines.
     pub timings: Timings,
 }
@@ -173,6 +175,7 @@ impl Default for ServerSettings {
             max_handshakes: 1024,
             max_handshakes_per_source: 512,
             max_sessions: 4096,
+            tls_required: false,
             timings: Timings::default(),
         }
     }

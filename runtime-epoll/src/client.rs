@@ -5,6 +5,7 @@ use crate::notes::TunnelNews;
 use crate::resolve::Resolver;
 use crate::sys::{Linux, Pipe, Stream};
 use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
+use crate::tls::{self, ClientTls, Tls};
 use crate::{Program, Stopper};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
@@ -28,6 +29,8 @@ pub struct Config {
     pub work_threads: NonZeroUsize,
     /// How payload is moved.
     pub relay: Strategy,
+    /// Encrypts the connections to the server.
+    pub tls: Option<ClientTls>,
     /// Everything else.
     pub settings: ClientSettings,
 }
@@ -129,7 +132,12 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, locals, settings, relay, .. }, clock, mut host, main, lanes, hosts } = self;
+        let Self { config: Config { server, locals, settings, relay, tls, .. }, clock, mut host, main, lanes, hosts } =
+            self;
+        let tls = tls.map_or(Tls::Off, Tls::Client);
+        if !matches!(tls, Tls::Off) {
+            tls::log_kernel_support();
+        }
         let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
         let main_address = main.address();
         let out = MainOut {
@@ -138,9 +146,13 @@ impl Client {
         };
         let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), lanes.len());
         let mut main = Worker::new(main, out, driver, clock);
+        main.sys.use_tls(tls.clone());
         let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(lane, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay)
+            let mut worker =
+                Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay);
+            worker.sys.use_tls(tls.clone());
+            worker
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Crew::new();

@@ -32,6 +32,7 @@ mod resolve;
 pub mod server;
 mod sys;
 mod thread;
+pub mod tls;
 
 pub use sys::{Linux, Listener, Pipe, Poller, Stream};
 

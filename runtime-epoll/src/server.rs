@@ -3,6 +3,7 @@
 use crate::mail::{Address, Outgoing};
 use crate::sys::{Listener, Pipe, Stream};
 use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
+use crate::tls::{self, ServerTls, Tls};
 use crate::{Program, Stopper};
 use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
@@ -28,6 +29,8 @@ pub struct Config {
     pub work_threads: NonZeroUsize,
     /// How payload is moved.
     pub relay: Strategy,
+    /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
+    pub tls: Option<ServerTls>,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -79,7 +82,12 @@ impl fmt::Display for StartError {
             SysError::Unreachable | SysError::Other(libc::EADDRNOTAVAIL) => {
                 write!(f, "this machine has no such address; choose another --bind-addr")
             }
-            SysError::WouldBlock | SysError::Reset | SysError::Refused | SysError::TimedOut | SysError::Other(_) => {
+            SysError::WouldBlock
+            | SysError::Reset
+            | SysError::Refused
+            | SysError::TimedOut
+            | SysError::Tls(_)
+            | SysError::Other(_) => {
                 write!(f, "{error}; choose another --bind-addr or {flag}")
             }
         }
@@ -124,7 +132,8 @@ pub struct Summary {
 ///
 /// # Errors
 /// A port is taken, may not be bound, or the machine is out of descriptors.
-pub fn start(config: Config) -> Result<Server, StartError> {
+pub fn start(mut config: Config) -> Result<Server, StartError> {
+    config.settings.tls_required = config.tls.is_some();
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -140,6 +149,10 @@ pub fn start(config: Config) -> Result<Server, StartError> {
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
+    if let Some(tls) = config.tls {
+        tls::log_kernel_support();
+        main.sys.use_tls(Tls::Server(tls));
+    }
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));

@@ -5,6 +5,7 @@ mod options;
 mod pipe;
 mod poll;
 mod random;
+mod secure;
 mod socket;
 
 pub use pipe::Pipe;
@@ -13,6 +14,7 @@ pub(crate) use poll::{Event, Registrar, Timer};
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
+use crate::tls::Tls;
 use nix::errno::Errno;
 use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
 use std::collections::BTreeSet;
@@ -33,6 +35,7 @@ pub struct Linux<O = ()> {
     /// Streams with an urgent byte, now or before. There, reads stop short of the mark: a short one does
     /// not mean that nothing is left, and splice(2) never gets past it. So these are copied.
     urgent: BTreeSet<Token>,
+    secure: secure::Secure,
     random: random::Random,
     notes: Notes,
     outbox: O,
@@ -54,6 +57,7 @@ impl<O> Linux<O> {
             registrar,
             pipes: pipe::Pool::default(),
             urgent: BTreeSet::new(),
+            secure: secure::Secure::default(),
             random: random::Random::default(),
             notes: Notes::default(),
             outbox,
@@ -78,12 +82,27 @@ impl<O> Linux<O> {
         Ok(())
     }
 
+    /// Encrypts connections between client and server from now on.
+    pub(crate) fn use_tls(&mut self, tls: Tls) {
+        self.secure.tls = tls;
+    }
+
     /// Something became ready.
     pub(crate) fn on_event(&mut self, event: Event) -> (Token, Readiness) {
         if event.urgent {
             self.urgent.insert(event.token);
         }
-        (event.token, event.ready)
+        (event.token, self.secure.ready(event.token, event.ready))
+    }
+
+    /// What has become ready without an event: see [`secure`].
+    pub(crate) fn take_woken(&mut self, ready: &mut Vec<(Token, Readiness)>) {
+        self.secure.take_woken(ready);
+    }
+
+    /// Whether [`Linux::take_woken`] has something to give.
+    pub(crate) fn has_woken(&self) -> bool {
+        self.secure.has_woken()
     }
 
     pub(crate) fn outbox(&mut self) -> &mut O {
@@ -108,6 +127,7 @@ impl<O> Linux<O> {
     fn forget(&mut self, stream: &Stream) {
         if let Some(token) = stream.token.take() {
             self.urgent.remove(&token);
+            self.secure.forget(token);
         }
     }
 }
@@ -119,6 +139,7 @@ impl<O> Sys for Linux<O> {
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token)?;
         stream.token.set(Some(token));
+        self.secure.watch(stream, token);
         Ok(())
     }
 
@@ -131,7 +152,8 @@ impl<O> Sys for Linux<O> {
 
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // Watched only now: a socket that has not begun to connect is reported as hung up.
-        let stream = Stream::connect(to, role)?;
+        let mut stream = Stream::connect(to, role)?;
+        self.secure.connecting(&mut stream);
         self.watch(&stream, token)?;
         Ok(stream)
     }
@@ -142,12 +164,19 @@ impl<O> Sys for Linux<O> {
 
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
+        let urgent = self.is_urgent(stream);
+        if let Some(session) = &stream.tls {
+            return self.secure.recv(stream, session, urgent, into);
+        }
         let bytes = stream.recv(into)?;
-        Ok(Received { bytes, drained: bytes < into.len() && !self.is_urgent(stream) })
+        Ok(Received { bytes, drained: bytes < into.len() && !urgent })
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
-        stream.send(from)
+        match &stream.tls {
+            Some(session) => self.secure.send(stream, session, from),
+            None => stream.send(from),
+        }
     }
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
@@ -172,6 +201,14 @@ impl<O> Sys for Linux<O> {
         pipe.drain(stream, max)
     }
 
+    fn can_splice(&self, stream: &Stream) -> bool {
+        stream.tls.is_none()
+    }
+
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
+    }
+
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         self.pipes.take()
     }
@@ -186,6 +223,7 @@ impl<O> Sys for Linux<O> {
 
     fn close(&mut self, stream: Stream) {
         self.forget(&stream);
+        self.secure.close(&stream);
         stream.close();
     }
 
@@ -214,7 +252,9 @@ impl<O> Listen for Linux<O> {
     }
 
     fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
-        listener.accept(role)
+        let (mut stream, from) = listener.accept(role)?;
+        self.secure.accepted(&mut stream);
+        Ok((stream, from))
     }
 
     fn unlisten(&mut self, listener: Listener) {

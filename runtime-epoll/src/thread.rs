@@ -193,6 +193,7 @@ where
         for message in messages.drain(..) {
             driver.on_message(&mut cx, message);
         }
+        cx.sys.take_woken(ready);
         for (token, readiness) in ready.drain(..) {
             driver.on_ready(&mut cx, token, readiness);
         }
@@ -209,7 +210,7 @@ where
     }
 
     fn is_busy(&self) -> bool {
-        self.driver.is_busy()
+        self.driver.is_busy() || self.sys.has_woken()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -25,6 +25,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         proxy_port: 0,
         work_threads: THREADS,
         relay: Strategy::default(),
+        tls: None,
         settings: ServerSettings::default(),
     }
 }
@@ -35,6 +36,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         locals: vec![local],
         work_threads: THREADS,
         relay: Strategy::default(),
+        tls: None,
         settings: ClientSettings {
             client_id: [7; 16],
             token: None,

@@ -222,10 +222,11 @@ REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel",
 CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
-    "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures")
+    "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
+    "TlsRequired")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
-FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
+FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied", "TooManyTunnels"}
 
 NETWORKS = List(Network(), 16)

@@ -43,6 +43,7 @@ struct Link {
     frozen: AtomicBool,
     dead: AtomicBool,
     pumps_ended: AtomicU64,
+    tampers: AtomicBool,
     /// Everything goes on byte by byte.
     dribble: bool,
     /// First bytes from the connecting side.
@@ -112,6 +113,13 @@ impl Gate {
     pub fn hang_up(&self) {
         for link in self.state.links().iter() {
             link.dead.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Changes one bit of what passes from now on, in each piece, on the connections there are.
+    pub fn tamper(&self) {
+        for link in self.state.links().iter() {
+            link.tampers.store(true, Ordering::SeqCst);
         }
     }
 
@@ -213,6 +221,7 @@ impl State {
             dead: AtomicBool::new(false),
             dribble: self.dribble.load(Ordering::SeqCst),
             pumps_ended: AtomicU64::new(0),
+            tampers: AtomicBool::new(false),
             recording: Arc::clone(&recording),
         });
         self.recordings.lock().expect("no panic while locked").push(recording);
@@ -253,6 +262,9 @@ impl Link {
                     return;
                 }
                 Ok(n) => {
+                    if self.tampers.load(Ordering::SeqCst) {
+                        buffer[n / 2] ^= 1;
+                    }
                     on_bytes(&buffer[..n]);
                     self.push(to, &buffer[..n]);
                 }

@@ -33,6 +33,7 @@ pub struct Options {
     brisk: bool,
     server: Option<String>,
     wrappers: Vec<Vec<String>>,
+    state: Option<Arc<TempDir>>,
 }
 
 /// One of a client's tunnels.
@@ -84,6 +85,29 @@ impl Options {
     #[must_use]
     pub fn threads(self, count: usize) -> Self {
         self.flag("work-thread-nums", count)
+    }
+
+    /// Server: encrypts, with a certificate that it makes itself. Clients that are started with it pin its key.
+    ///
+    /// # Panics
+    /// If there is no room for a directory.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        let state = TempDir::new().expect("a temporary directory");
+        self = self.flag("tls", true).env("STATE_DIRECTORY", state.path().to_str().expect("a path in UTF-8"));
+        self.state = Some(Arc::new(state));
+        self
+    }
+
+    /// Does not encrypt, whatever the other side wants.
+    #[must_use]
+    pub fn in_the_clear(self) -> Self {
+        self.flag("tls", false)
+    }
+
+    fn says_tls(&self) -> bool {
+        self.flags.iter().any(|flag| flag.starts_with("--tls"))
+            || self.keys.iter().any(|(key, _)| key.starts_with("tls"))
     }
 
     /// Short timings, so that a loss is noticed and mended within a test's time.
@@ -221,6 +245,8 @@ pub struct Program {
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
     _directory: Option<TempDir>,
+    /// Where it keeps what outlives it.
+    _state: Option<Arc<TempDir>>,
 }
 
 /// The fields of the log line `stopped`; those of the other program are 0.
@@ -264,7 +290,9 @@ impl Program {
             directory
         });
         command.extend(options.flags.iter().cloned());
-        Self::run(name, &command, &options.env, directory)
+        let mut program = Self::run(name, &command, &options.env, directory);
+        program._state = options.state.clone();
+        program
     }
 
     /// Starts the program `name` with exactly these words.
@@ -298,7 +326,7 @@ impl Program {
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let stdout = Lines::read(child.stdout.take().expect("piped"));
         let stderr = Lines::read(child.stderr.take().expect("piped"));
-        Self { name, pid: child.id(), child: Mutex::new(child), stdout, stderr, _directory: directory }
+        Self { name, pid: child.id(), child: Mutex::new(child), stdout, stderr, _directory: directory, _state: None }
     }
 
     /// Its process id.
@@ -461,6 +489,7 @@ pub struct Server {
     program: Program,
     ctl: SocketAddr,
     proxy: SocketAddr,
+    pin: Option<String>,
 }
 
 impl Server {
@@ -470,7 +499,16 @@ impl Server {
     /// If it ends, or does not say `Listening …`.
     #[track_caller]
     pub fn start(options: Options) -> Self {
-        Self::listening(Self::spawn(options))
+        // Any test of the programs can be run over TLS.
+        let options =
+            if std::env::var_os("CPROXY_TEST_TLS").is_some() && !options.says_tls() { options.tls() } else { options };
+        let encrypts = options.says_tls() && !options.flags.iter().any(|flag| flag == "--tls=false");
+        let mut server = Self::listening(Self::spawn(options));
+        if encrypts {
+            let line = server.output_line("tls_pin = ");
+            server.pin = Some(line["tls_pin = ".len()..].trim_matches('"').to_owned());
+        }
+        server
     }
 
     /// Waits until a server that was started otherwise has its ports bound.
@@ -486,7 +524,7 @@ impl Server {
             panic!("expected `Listening ctl ADDRESS proxy ADDRESS`, found `{line}`");
         };
         let [ctl, proxy] = [ctl, proxy].map(|addr| addr.parse().expect("an address and a port"));
-        Self { program, ctl, proxy }
+        Self { program, ctl, proxy, pin: None }
     }
 
     /// Starts it and does not wait for anything.
@@ -500,6 +538,15 @@ impl Server {
     #[must_use]
     pub fn ctl(&self) -> SocketAddr {
         self.ctl
+    }
+
+    /// The pin of its key.
+    ///
+    /// # Panics
+    /// If it does not encrypt.
+    #[must_use]
+    pub fn pin(&self) -> &str {
+        self.pin.as_ref().expect("it encrypts")
     }
 
     /// Its proxy port.
@@ -563,6 +610,10 @@ impl Client {
     #[must_use]
     pub fn spawn(server: &Server, options: Options) -> Self {
         let options = if options.server.is_none() { options.via(server.ctl) } else { options };
+        let options = match &server.pin {
+            Some(pin) if !options.says_tls() => options.flag("tls-pin", pin),
+            Some(_) | None => options,
+        };
         Self::spawn_alone(server.ctl.ip(), options)
     }
 

@@ -4,6 +4,7 @@
 use bins::flags::{Command, ServerFlags};
 use bins::{assemble, exit, flags, limits, logging, signals, token};
 use runtime_epoll::server;
+use runtime_epoll::tls::ServerTls;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
     if let Some(Command::CheckConfig { file }) = &flags.command {
-        let only_file = ServerFlags { common: assemble::only_file(file), ..ServerFlags::default() };
+        let common = assemble::only_file(file);
+        let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
         return exit::check_config(file, assemble::server(&only_file, None));
     }
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
@@ -35,11 +37,16 @@ fn main() -> ExitCode {
 
 fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
     let caught = signals::catch()?;
+    let pin = config.tls.as_ref().map(ServerTls::pin);
     let server = server::start(config)?;
     caught.stop_with(server.stopper())?;
     let mut out = stdout();
     // Whoever closed standard output does not want to know.
     let _unread = writeln!(out, "Listening ctl {} proxy {}", server.ctl_addr(), server.proxy_addr());
+    if let Some(pin) = pin {
+        // As it stands in a client's file.
+        let _unread = writeln!(out, "tls_pin = \"{pin}\"");
+    }
     let _unread = out.flush();
     let total = server.run()?;
     tracing::info!(

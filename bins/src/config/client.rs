@@ -2,7 +2,8 @@
 
 use super::section::{Order, Section};
 use super::{
-    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, allow_sources, check_name, common, networks, server,
+    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TlsEntry, allow_sources, check_name, common,
+    networks, server, tls,
 };
 use crate::address::HostPort;
 use protocol_sm::settings::{Timings, TunnelLimits};
@@ -24,6 +25,8 @@ pub struct ClientFile {
     pub timings: Timings,
     /// The `[[tunnels]]`.
     pub tunnels: Vec<TunnelEntry>,
+    /// How the server is known, if connections to it are encrypted.
+    pub tls: TlsEntry,
 }
 
 /// One of the `[[tunnels]]`: a service to expose.
@@ -48,6 +51,7 @@ impl Default for ClientFile {
             max_proxy_conns: 16_384,
             timings: Timings::default(),
             tunnels: Vec::new(),
+            tls: TlsEntry::default(),
         }
     }
 }
@@ -64,9 +68,14 @@ const TUNNEL_KEYS: [&str; 7] =
 /// # Errors
 /// Every problem of the text at once.
 pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError> {
-    let top = Section::top(text, origin, COMMON_KEYS.into_iter().chain(KEYS).collect())?;
+    let top = Section::top(
+        text,
+        origin,
+        COMMON_KEYS.into_iter().chain(KEYS).chain(tls::KEYS).chain(tls::CLIENT_KEYS).collect(),
+    )?;
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
+    file.tls = tls::client(&top);
     file.server = top.parsed("server");
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
@@ -84,14 +93,17 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         if TUNNEL_KEYS.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
-            server::KEYS.contains(&key).then_some("in a file for cproxy-server")
+            let there = server::KEYS.contains(&key) || tls::SERVER_KEYS.contains(&key);
+            there.then_some("in a file for cproxy-server")
         }
     });
     top.finish(file)
 }
 
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
-    let top_level = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
+    let top_level = |key: &str| {
+        COMMON_KEYS.contains(&key) || KEYS.contains(&key) || tls::KEYS.contains(&key) || tls::CLIENT_KEYS.contains(&key)
+    };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
     let local = section.parsed("local");
     if !section.has("local") {

@@ -174,6 +174,15 @@ impl<'t> Section<'t> {
         fitting
     }
 
+    /// A yes or no.
+    pub(super) fn boolean(&self, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        let DeValue::Boolean(answer) = value else {
+            return self.wrong_type(key, value, "true or false, without quotes");
+        };
+        Some(*answer)
+    }
+
     /// A port, 0 included.
     pub(super) fn port(&self, key: &str) -> Option<u16> {
         self.integer(key, 0..=u64::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())

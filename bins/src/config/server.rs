@@ -2,8 +2,8 @@
 
 use super::section::Section;
 use super::{
-    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TOKEN_FILES, allow_sources, check_name, client,
-    common, networks, tokens,
+    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TOKEN_FILES, TlsEntry, allow_sources, check_name,
+    client, common, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -30,6 +30,8 @@ pub struct ServerFile {
     pub settings: ServerSettings,
     /// The `[[clients]]`.
     pub clients: Vec<ClientEntry>,
+    /// How connections to clients are encrypted, if they are.
+    pub tls: TlsEntry,
 }
 
 /// One of the `[[clients]]`: a token of its own and what its holder may do.
@@ -89,6 +91,7 @@ impl Default for ServerFile {
             proxy_port: 8090,
             settings: ServerSettings::default(),
             clients: Vec::new(),
+            tls: TlsEntry::default(),
         }
     }
 }
@@ -139,9 +142,14 @@ const CLIENT_KEYS: [&str; 11] = [
 /// # Errors
 /// Every problem of the text at once.
 pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError> {
-    let top = Section::top(text, origin, COMMON_KEYS.into_iter().chain(KEYS).collect())?;
+    let top = Section::top(
+        text,
+        origin,
+        COMMON_KEYS.into_iter().chain(KEYS).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
+    )?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
+    file.tls = tls::server(&top);
     file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
@@ -161,7 +169,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         client_entry(&section, &mut file);
     }
     top.reject_unknown(|key| {
-        if client::KEYS.contains(&key) {
+        if client::KEYS.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
             Some("in a file for cproxy-client")
         } else {
             CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section")
@@ -171,7 +179,9 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
-    let top_level = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
+    let top_level = |key: &str| {
+        COMMON_KEYS.contains(&key) || KEYS.contains(&key) || tls::KEYS.contains(&key) || tls::SERVER_KEYS.contains(&key)
+    };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let scope = scope(section);
     let tokens = tokens(section, &mut file.common.warnings);

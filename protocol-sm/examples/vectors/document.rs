@@ -158,7 +158,7 @@ fn invalid_prefaces() -> Vec<String> {
     };
     vec![
         row("a web browser", b"GET / HTTP/1.1\r\n"),
-        row("a TLS client", &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01]),
+        row("a TLS client of something else", &[0x16, 3, 1, 0, 3, 1, 0, 0]),
         row("an SSH client", b"SSH-2.0-"),
         row("the magic's last byte is wrong", b"CPXX"),
         row("no such kind", b"CPXYX\x01\x01\x00"),
@@ -323,7 +323,7 @@ const REFUSE: [RefuseCode; 5] = [
     RefuseCode::UnknownTunnel,
     RefuseCode::Resources,
 ];
-const HANDSHAKE: [HandshakeRefusal; 11] = [
+const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::Version,
     HandshakeRefusal::TokenRequired,
     HandshakeRefusal::TokenUnexpected,
@@ -335,6 +335,7 @@ const HANDSHAKE: [HandshakeRefusal; 11] = [
     HandshakeRefusal::UnknownSession,
     HandshakeRefusal::ReplayedConn,
     HandshakeRefusal::TooManyFailures,
+    HandshakeRefusal::TlsRequired,
 ];
 const TUNNEL: [TunnelRefusal; 6] = [
     TunnelRefusal::PortInUse,

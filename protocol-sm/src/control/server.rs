@@ -199,6 +199,7 @@ impl Control {
                     | SysError::Refused
                     | SysError::Unreachable
                     | SysError::TimedOut
+                    | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };
                 self.tunnels.remove(&tunnel);

@@ -274,16 +274,16 @@ impl<T> ClientMain<T> {
                     bytes.extend_from_slice(&cx.scratch[..n]);
                 }
                 Err(SysError::WouldBlock) => break,
-                Err(_) => return self.disconnect(cx, Disconnect::Lost),
+                Err(error) => return self.disconnect(cx, lost(error)),
             }
             if let Err(why) = self.on_bytes(cx, &bytes) {
                 return self.on_broken(cx, why);
             }
         }
         if let Some(link) = self.slots.get_mut(token)
-            && link.flush(cx.sys).is_err()
+            && let Err(error) = link.flush(cx.sys)
         {
-            self.disconnect(cx, Disconnect::Lost);
+            self.disconnect(cx, lost(error));
         }
     }
 
@@ -303,6 +303,7 @@ impl<T> ClientMain<T> {
             | Disconnect::NotCproxy
             | Disconnect::Refused(_)
             | Disconnect::WrongServer
+            | Disconnect::Tls(_)
             | Disconnect::Lost
             | Disconnect::Silent
             | Disconnect::Violation(_) => {}
@@ -567,5 +568,21 @@ impl<T> ClientMain<T> {
         }
         self.leave(cx, CloseCode::Bye);
         self.outcome = Some(Outcome::Stopped);
+    }
+}
+
+/// What a failed read or write says of the ctl_conn.
+fn lost(error: SysError) -> Disconnect {
+    match error {
+        SysError::Tls(failure) => Disconnect::Tls(failure),
+        SysError::WouldBlock
+        | SysError::Reset
+        | SysError::Refused
+        | SysError::Unreachable
+        | SysError::TimedOut
+        | SysError::Exhausted
+        | SysError::InUse
+        | SysError::Denied
+        | SysError::Other(_) => Disconnect::Lost,
     }
 }

@@ -281,7 +281,8 @@ impl<P> Flow<P> {
             if moved >= TURN {
                 return Turn::Again;
             }
-            let taken = if self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+            let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
+            let taken = if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
                 self.take_by_splice(cx, half, from)
             } else {
                 // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.

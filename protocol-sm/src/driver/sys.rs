@@ -2,7 +2,7 @@
 
 use super::Cx;
 use super::slab::Token;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal, Violation};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::time::Instant;
 use alloc::string::String;
@@ -29,6 +29,8 @@ pub enum SysError {
     InUse,
     /// Not permitted (EACCES, EPERM).
     Denied,
+    /// The connection is encrypted, and that went wrong. It is lost.
+    Tls(TlsFailure),
     /// Anything else: the system's number.
     Other(i32),
 }
@@ -44,6 +46,7 @@ impl fmt::Display for SysError {
             Self::Exhausted => f.write_str("out of descriptors or memory"),
             Self::InUse => f.write_str("address in use"),
             Self::Denied => f.write_str("permission denied"),
+            Self::Tls(failure) => write!(f, "TLS: {failure}"),
             Self::Other(errno) => write!(f, "system error {errno}"),
         }
     }
@@ -121,7 +124,8 @@ pub trait Sys {
     /// As the system says.
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
 
-    /// Writes some of `from`, which is not empty.
+    /// Writes some of `from`, which is not empty. After `WouldBlock`, the next call on this stream must begin with
+    /// the same bytes: some of them may have been encrypted already.
     ///
     /// # Errors
     /// As the system says.
@@ -138,6 +142,14 @@ pub trait Sys {
     /// # Errors
     /// As the system says; as the pipe holds bytes, `WouldBlock` always means the stream.
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
+
+    /// Whether [`Sys::splice_in`] and [`Sys::splice_out`] work on `stream`: not where its bytes are encrypted in
+    /// user space. The answer never changes during a transfer.
+    fn can_splice(&self, stream: &Self::Stream) -> bool;
+
+    /// Whether whoever reads along on the way sees nothing of what `stream` carries. Known once something has been
+    /// received.
+    fn is_encrypted(&self, stream: &Self::Stream) -> bool;
 
     /// An empty pipe and how many bytes it is good for, or `None` if there is none worth having: copy instead.
     fn pipe(&mut self) -> Option<(Self::Pipe, usize)>;
@@ -399,6 +411,8 @@ pub enum Disconnect {
     Refused(HandshakeRefusal),
     /// The server's proof is wrong: it does not know the token.
     WrongServer,
+    /// The connection could not be encrypted as it must be.
+    Tls(TlsFailure),
     /// The connection was lost.
     Lost,
     /// Nothing came for `heartbeat_timeout`, or the handshake took longer than `handshake_timeout`.
@@ -417,6 +431,7 @@ impl fmt::Display for Disconnect {
             Self::NotCproxy => f.write_str("what listens there is no cproxy-server's ctl port"),
             Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
             Self::WrongServer => f.write_str("the server does not know the token"),
+            Self::Tls(failure) => failure.fmt(f),
             Self::Lost => f.write_str("the connection to the server was lost"),
             Self::Silent => f.write_str("the server does not answer"),
             Self::Closed(code) => write!(f, "the session was closed: {code}"),

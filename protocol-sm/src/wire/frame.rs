@@ -63,6 +63,8 @@ pub enum WireError {
     Malformed,
     /// A preface that is not ours.
     NotCproxy,
+    /// Not a preface, but the TLS handshake of one of our clients.
+    Tls,
 }
 
 /// Cuts a byte stream into messages of type `M`. Allocates only while a frame is incomplete.

@@ -4,6 +4,7 @@ mod ctl;
 mod frame;
 mod preface;
 mod proxy;
+mod tls;
 
 pub use ctl::{
     ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
@@ -12,3 +13,4 @@ pub use ctl::{
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 pub use preface::{Greeting, MAGIC, PREFACE_LEN, Port, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
+pub use tls::{ALPN, Opening};

@@ -2,6 +2,7 @@
 //! "Preface"). Fixed size, so a stranger is told apart with nothing allocated for it.
 
 use super::frame::WireError;
+use super::tls::Knock;
 use crate::codes::HandshakeRefusal;
 
 /// Length of a preface and of its answer, in bytes.
@@ -110,6 +111,12 @@ impl Reply {
         Self { port: preface.port, greeting }
     }
 
+    /// What a server without TLS answers to one of our clients that speaks TLS: no version, in the clear.
+    #[must_use]
+    pub fn to_tls(port: Port) -> Self {
+        Self { port, greeting: Greeting::Refused { min: VERSION, max: VERSION } }
+    }
+
     /// The eight bytes.
     #[must_use]
     pub fn encode(self) -> [u8; PREFACE_LEN] {
@@ -170,15 +177,23 @@ impl Eight {
 
 /// Reads a client's preface, incrementally.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PrefaceReader(Eight);
+pub struct PrefaceReader {
+    eight: Eight,
+    knock: Knock,
+}
 
 impl PrefaceReader {
     /// Takes what it needs off the front of `input`; `Ok(None)` until the preface is whole.
     ///
     /// # Errors
-    /// [`WireError::NotCproxy`] at the first byte that shows it.
+    /// [`WireError::NotCproxy`] at the first byte that shows it; [`WireError::Tls`] for a client of ours that
+    /// speaks TLS.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Preface>, WireError> {
-        self.0.take(input)?.map(Preface::decode).transpose()
+        let knocks = self.eight.have == 0 && input.first().is_some_and(|&first| Knock::begins_with(first));
+        if knocks || self.knock.has_begun() {
+            return self.knock.next(input).map(|()| None);
+        }
+        self.eight.take(input)?.map(Preface::decode).transpose()
     }
 }
 

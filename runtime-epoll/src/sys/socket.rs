@@ -3,13 +3,14 @@
 
 use super::errno::{accept_error, connect_error, retried, sys_error};
 use super::options;
+use crate::tls::session::Session;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
     getpeername, getsockname, getsockopt, listen, recv, send, shutdown, socket, sockopt,
 };
 use protocol_sm::driver::{Role, SysError, Token};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -30,6 +31,8 @@ pub struct Stream {
     pub(super) token: Cell<Option<Token>>,
     /// A connect is not known to be through.
     connecting: Cell<bool>,
+    /// How its bytes are encrypted, if they are.
+    pub(super) tls: Option<Box<RefCell<Session>>>,
 }
 
 /// A listening TCP socket.
@@ -50,7 +53,7 @@ impl AsFd for Listener {
 
 impl Stream {
     fn new(fd: OwnedFd, role: Role, connecting: bool) -> Self {
-        Self { fd, role, token: Cell::new(None), connecting: Cell::new(connecting) }
+        Self { fd, role, token: Cell::new(None), connecting: Cell::new(connecting), tls: None }
     }
 
     /// Begins to connect.
@@ -83,6 +86,19 @@ impl Stream {
     /// then meets itself, and everything sent comes back.
     fn is_its_own_peer(&self, peer: &SockaddrStorage) -> bool {
         port(peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
+    }
+
+    /// Whether it is one between client and server.
+    pub(super) fn is_ours(&self) -> bool {
+        match self.role {
+            Role::Ctl | Role::Proxy => true,
+            Role::Local | Role::Public => false,
+        }
+    }
+
+    /// Who is at its other end, for the log.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
 
     /// 0 is the end of the stream.

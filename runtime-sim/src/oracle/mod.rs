@@ -40,6 +40,7 @@ pub enum Property {
     ShutOnce,
     NothingAfterShut,
     PipesEmptyAtRest,
+    ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
     StrangersHoldNothing,
@@ -76,6 +77,9 @@ impl Property {
             Self::ShutOnce => "the write half of an outer socket is shut once",
             Self::NothingAfterShut => "nothing is written after the write half was shut",
             Self::PipesEmptyAtRest => "a pipe is taken empty and given back as it says",
+            Self::ChunksWhole => {
+                "an encrypted connection is never spliced, and gets what it did not take whole once more"
+            }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",

@@ -36,6 +36,7 @@ pub enum Sometimes {
     RivalRefused,
     OutOfDescriptors,
     ShortWrite,
+    ChunkCut,
     VisitorReset,
     ServiceReset,
     ResetCtl,
@@ -65,7 +66,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -97,6 +98,7 @@ impl Sometimes {
         Self::RivalRefused,
         Self::OutOfDescriptors,
         Self::ShortWrite,
+        Self::ChunkCut,
         Self::VisitorReset,
         Self::ServiceReset,
         Self::ResetCtl,

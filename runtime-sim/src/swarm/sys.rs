@@ -332,6 +332,14 @@ impl Sys for Thread {
         Ok(n)
     }
 
+    fn can_splice(&self, _: &Stream) -> bool {
+        true
+    }
+
+    fn is_encrypted(&self, _: &Stream) -> bool {
+        false
+    }
+
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         let mut process = self.process.borrow_mut();
         let no_pipe = process.stage.plan.no_pipe;

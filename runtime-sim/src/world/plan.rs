@@ -220,6 +220,13 @@ impl Plan {
         }
     }
 
+    /// Whether production encrypts the connections of this role: for the drivers, they take and give bytes at other
+    /// times, and cannot be spliced.
+    #[must_use]
+    pub fn encrypts(&self, role: Role) -> bool {
+        self.seed % 4 == 1 && matches!(role, Role::Ctl | Role::Proxy)
+    }
+
     /// How production sets up a socket of this role.
     #[must_use]
     pub fn options(&self, role: Role) -> Options {

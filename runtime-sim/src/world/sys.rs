@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use crate::kernel::{Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
+use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
@@ -12,7 +13,15 @@ use protocol_sm::driver::{Listen, Lookup, Note, Received, Resolve, Role, Sys, Sy
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
-pub struct Stream(pub(super) SockId, Role);
+pub struct Stream(pub(super) SockId, Role, RefCell<Owed>);
+
+/// What production's encrypted connections owe their driver: a chunk that the socket has in part, and that is not
+/// counted before the socket has all of it.
+#[derive(Debug, Default)]
+struct Owed {
+    chunk: Vec<u8>,
+    sent: usize,
+}
 
 /// A listening socket.
 #[derive(Debug)]
@@ -91,7 +100,7 @@ impl Sys for ThreadSys<'_> {
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
         self.kernel.watch(sock, self.poll, token);
         self.effects.dialled.push((role, sock));
-        Ok(Stream(sock, role))
+        Ok(Stream(sock, role, RefCell::default()))
     }
 
     fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
@@ -108,7 +117,11 @@ impl Sys for ThreadSys<'_> {
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
-        let sent = self.kernel.send(stream.0, from)?;
+        let sent = if self.is_encrypted(stream) {
+            self.send_chunk(stream, from)?
+        } else {
+            self.kernel.send(stream.0, from)?
+        };
         self.effects.sent_to_conn |= stream.1 == Role::Proxy;
         if sent < from.len() {
             self.effects.sometimes.push(Sometimes::ShortWrite);
@@ -121,6 +134,9 @@ impl Sys for ThreadSys<'_> {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
+        if self.is_encrypted(stream) {
+            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
+        }
         self.effects.sometimes.push(Sometimes::Spliced);
         if self.kernel.is_full(pipe.0) {
             self.effects.sometimes.push(Sometimes::PipeFull);
@@ -133,12 +149,23 @@ impl Sys for ThreadSys<'_> {
             let held = self.kernel.pipe_bytes(pipe.0);
             self.breach(Property::PipesEmptyAtRest, format!("the pipe holds {held} bytes, the core counts {max}"));
         }
+        if self.is_encrypted(stream) {
+            self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
+        }
         self.check_shut(stream);
         let moved = self.kernel.splice_out(pipe.0, stream.0, max)?;
         if moved < max {
             self.effects.sometimes.push(Sometimes::PipeHeldBytes);
         }
         Ok(moved)
+    }
+
+    fn can_splice(&self, stream: &Stream) -> bool {
+        !self.is_encrypted(stream)
+    }
+
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        self.plan.encrypts(stream.1)
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
@@ -196,6 +223,24 @@ impl Sys for ThreadSys<'_> {
 }
 
 impl ThreadSys<'_> {
+    /// Sends as an encrypted connection does: all of a chunk or, as far as the driver knows, nothing.
+    fn send_chunk(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
+        let mut owed = stream.2.borrow_mut();
+        if owed.chunk.is_empty() {
+            *owed = Owed { chunk: from.to_vec(), sent: 0 };
+        } else if !from.starts_with(&owed.chunk) {
+            self.breach(Property::ChunksWhole, format!("{} other bytes", from.len()));
+        }
+        while owed.sent < owed.chunk.len() {
+            let sent = self.kernel.send(stream.0, &owed.chunk[owed.sent..]);
+            if sent.is_err() && owed.sent > 0 {
+                self.effects.sometimes.push(Sometimes::ChunkCut);
+            }
+            owed.sent += sent?;
+        }
+        Ok(core::mem::take(&mut owed.chunk).len())
+    }
+
     fn check_shut(&mut self, stream: &Stream) {
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::NothingAfterShut, format!("a write to socket {} after its shutdown", stream.0.0));
@@ -218,7 +263,7 @@ impl Listen for ThreadSys<'_> {
             self.effects.sometimes.push(Sometimes::OutOfDescriptors);
         }
         let (sock, from) = taken?;
-        Ok((Stream(sock, role), from))
+        Ok((Stream(sock, role, RefCell::default()), from))
     }
 
     fn unlisten(&mut self, listener: Socket) {

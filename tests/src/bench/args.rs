@@ -24,8 +24,8 @@ pub(super) struct Args {
     /// Only cases whose names start with one of these.
     #[arg(long, value_name = "CASE,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, rathole, haproxy (two of
-    /// them), bore. `cproxy=DIR` adds the programs in DIR, to compare two builds. The default is all, in quick mode without
+    /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, cproxy-tls (encrypted between its
+    /// two programs; only if named), rathole, haproxy (two of them), bore. `cproxy=DIR` adds the programs in DIR, to compare two builds. The default is all, in quick mode without
     /// relay-level and bore.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<String>,
@@ -123,13 +123,14 @@ impl Args {
         let chosen: Vec<&str> = self.peers.iter().map(String::as_str).collect();
         for peer in if chosen.is_empty() { default } else { &chosen } {
             let found = match peer.split_once('=') {
-                Some(("cproxy", dir)) => cproxy(peer, PathBuf::from(dir)),
+                Some(("cproxy", dir)) => cproxy(peer, PathBuf::from(dir), false),
                 Some(_) => return Err(format!("unknown peer {peer}: only cproxy takes a directory")),
                 None => match *peer {
                     "direct" => Ok(Kind::Direct),
                     "relay" => Ok(Kind::Relay(Trigger::Edge)),
                     "relay-level" => Ok(Kind::Relay(Trigger::Level)),
-                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir)),
+                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, false)),
+                    "cproxy-tls" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, true)),
                     "rathole" => binary(peer, self.rathole.as_ref()).map(Kind::Rathole),
                     "haproxy" => binary(peer, self.haproxy.as_ref()).map(Kind::Haproxy),
                     "bore" => binary(peer, self.bore.as_ref()).map(Kind::Bore),
@@ -153,13 +154,13 @@ impl Args {
     }
 }
 
-fn cproxy(name: &str, dir: PathBuf) -> Result<Kind, String> {
+fn cproxy(name: &str, dir: PathBuf, tls: bool) -> Result<Kind, String> {
     for program in ["cproxy-server", "cproxy-client"] {
         if !dir.join(program).is_file() {
             return Err(format!("no {program} in {}: build it with `cargo build --release`", dir.display()));
         }
     }
-    Ok(Kind::Cproxy { name: name.to_owned(), dir })
+    Ok(Kind::Cproxy { name: name.to_owned(), dir, tls })
 }
 
 fn binary(name: &str, given: Option<&PathBuf>) -> Result<PathBuf, String> {

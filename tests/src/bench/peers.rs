@@ -19,8 +19,8 @@ pub(super) enum Kind {
     Direct,
     /// S: two chained [`super::relay`] processes.
     Relay(Trigger),
-    /// Our programs, from this directory; the name they go by in the tables.
-    Cproxy { name: String, dir: PathBuf },
+    /// Our programs, from this directory; the name they go by in the tables; whether they encrypt.
+    Cproxy { name: String, dir: PathBuf, tls: bool },
     /// rathole, server and client, from this binary.
     Rathole(PathBuf),
     /// Two chained haproxy processes in TCP mode, with `option splice-auto`.
@@ -93,7 +93,7 @@ impl Running {
         let (target, procs) = match kind {
             Kind::Direct => (service, Vec::new()),
             Kind::Relay(trigger) => starter.relay(*trigger)?,
-            Kind::Cproxy { dir, .. } => starter.cproxy(dir, extra)?,
+            Kind::Cproxy { dir, tls, .. } => starter.cproxy(dir, *tls, extra)?,
             Kind::Rathole(binary) => starter.rathole(binary)?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
             Kind::Bore(binary) => starter.bore(binary)?,
@@ -149,17 +149,23 @@ impl Starter<'_> {
         Ok((target, vec![near, far]))
     }
 
-    fn cproxy(&self, dir: &Path, extra: &Extra) -> Started {
+    fn cproxy(&self, dir: &Path, tls: bool, extra: &Extra) -> Started {
         let near_ip = self.site.near.to_string();
         let mut command = Command::new(dir.join("cproxy-server"));
         command.args(["--bind-addr", &near_ip, "--ctl-port", "0", "--proxy-port", "0"]).args(&extra.server);
         // Without a token the server takes clients from loopback only.
         command.env("CPROXY_TOKEN", TOKEN);
+        if tls {
+            command.arg("--tls").env("STATE_DIRECTORY", self.dir);
+        }
         let mut server = self.near("cproxy-server", command)?;
         let line = server.line("Listening ctl ")?;
         let ctl = line.split_whitespace().next().unwrap_or_default().to_owned();
         let mut command = Command::new(dir.join("cproxy-client"));
         command.args(["--cproxy-server", &ctl, "--local-server", &self.service.to_string()]);
+        if tls {
+            command.args(["--tls-pin", server.line("tls_pin = ")?.trim_matches('"')]);
+        }
         command.args(["--public-port", "0"]).args(&extra.client).env("CPROXY_TOKEN", TOKEN);
         let mut client = self.far("cproxy-client", command)?;
         let line = client.line("Forwarding tcp://")?;

@@ -46,6 +46,18 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("protocol-sm/tests/vectors.rs", "streams_are_cut_alike_at_every_split", &["P-FRAME-4", "P-XFER-6"]),
     ("protocol-sm/tests/vectors.rs", "varints_are_those_of_the_messages", &["P-ENC-2"]),
     (
+        "protocol-sm/src/wire/tls.rs",
+        "our_clients_hello_is_known_by_its_name_at_any_split_and_others_are_not",
+        &["P-TLS-5"],
+    ),
+    ("runtime-epoll/src/tls/session/tests.rs", "a_peer_that_names_no_protocol_or_another_is_refused", &["P-TLS-1"]),
+    (
+        "runtime-epoll/src/tls/session/tests.rs",
+        "a_plain_server_is_recognised_and_a_plain_client_is_passed_on",
+        &["P-TLS-4", "P-TLS-6"],
+    ),
+    ("runtime-epoll/src/tls/session/tests.rs", "an_end_without_a_goodbye_is_a_reset", &["P-TLS-7"]),
+    (
         "runtime-epoll/tests/sockets.rs",
         "an_ipv6_listener_on_any_address_takes_ipv4_visitors_and_names_them_so",
         &["P-ENC-4"],
@@ -87,6 +99,10 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("tests/tests/strangers.rs", "garbage_on_either_port_is_dropped", &["P-PREF-4", "P-AUTH-10"]),
     ("tests/tests/strangers.rs", "half_finished_handshakes_leave_room_for_honest_ones", &["P-AUTH-12"]),
     ("tests/tests/strangers.rs", "silent_and_dribbling_connections_are_closed_in_time", &["P-AUTH-12"]),
+    ("tests/tests/tls.rs", "clients_show_certificates_where_the_server_wants_them", &["P-TLS-3"]),
+    ("tests/tests/tls.rs", "servers_are_known_by_a_pin_that_outlives_restarts", &["P-TLS-2"]),
+    ("tests/tests/tls.rs", "servers_are_known_by_an_authority_and_a_name", &["P-TLS-2"]),
+    ("tests/tests/tls.rs", "what_each_says_to_the_other_in_the_clear", &["P-TLS-4", "P-TLS-5"]),
 ];
 
 fn workspace() -> &'static Path {

@@ -97,8 +97,11 @@ fn refusal(error: SysError) -> RefuseCode {
         SysError::Refused | SysError::Reset => RefuseCode::ConnectionRefused,
         SysError::TimedOut => RefuseCode::TimedOut,
         SysError::Exhausted => RefuseCode::Resources,
-        SysError::Unreachable | SysError::WouldBlock | SysError::InUse | SysError::Denied | SysError::Other(_) => {
-            RefuseCode::Unreachable
-        }
+        SysError::Unreachable
+        | SysError::WouldBlock
+        | SysError::InUse
+        | SysError::Denied
+        | SysError::Tls(_)
+        | SysError::Other(_) => RefuseCode::Unreachable,
     }
 }

@@ -242,6 +242,11 @@ impl<T> ClientMain<T> {
             return self
                 .refused_for_good(cx, format!("the server at {} did not prove itself: {sentence}", self.server));
         }
+        if let Disconnect::Tls(failure) = why
+            && failure.is_final()
+        {
+            return self.refused_for_good(cx, format!("the server at {}: {failure}", self.server));
+        }
         if was_up {
             self.backoff.reset();
             self.grace = Some(cx.now + self.settings.timings.session_grace);

@@ -11,7 +11,9 @@ use super::crowd::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::sources::Source;
-use crate::wire::{ConnHello, Framer, Message, Port as Kind, PrefaceReader, ProxyToClient, ProxyToServer, Reply};
+use crate::wire::{
+    ConnHello, Framer, Message, Port as Kind, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
+};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -145,6 +147,9 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
             Ok(None) => return,
+            Ok(Some(_)) if self.settings.tls_required && !cx.sys.is_encrypted(&hand.port.stream) => {
+                Err(Some(HandshakeRefusal::TlsRequired))
+            }
             Ok(Some(hello)) => Ok(hello),
             Err(refusal) => Err(refusal),
         };
@@ -224,7 +229,16 @@ where
         };
         let mut bytes = &cx.scratch[..length];
         if hand.preface.is_none() {
-            let Some(preface) = hand.reader.next(&mut bytes).map_err(|_| None)? else { continue };
+            let preface = match hand.reader.next(&mut bytes) {
+                Ok(Some(preface)) => preface,
+                Ok(None) => continue,
+                Err(WireError::Tls) => {
+                    // Whoever does not take these few bytes is not told.
+                    let _ = cx.sys.send(&hand.port.stream, &Reply::to_tls(Kind::Proxy).encode());
+                    return Err(None);
+                }
+                Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => return Err(None),
+            };
             if preface.port != Kind::Proxy {
                 return Err(None);
             }

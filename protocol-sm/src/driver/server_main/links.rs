@@ -12,7 +12,9 @@ use crate::ids::SessionId;
 use crate::liveness::{Liveness, Pulse};
 use crate::sources::Source;
 use crate::time::Instant;
-use crate::wire::{ClientHandshake, Ctl, Port as Kind, Reply, ServerHandshake, ServerMsg, ToServer, Welcome};
+use crate::wire::{
+    ClientHandshake, Ctl, Port as Kind, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError,
+};
 use alloc::vec::Vec;
 
 impl<T, L> ServerMain<T, L> {
@@ -57,7 +59,15 @@ impl<T, L> ServerMain<T, L> {
         while !bytes.is_empty() {
             let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
             if let Stage::Preface(reader) = &mut conn.stage {
-                let Some(preface) = reader.next(&mut bytes).map_err(|_| Stop::Lost)? else { return Ok(()) };
+                let preface = match reader.next(&mut bytes) {
+                    Ok(Some(preface)) => preface,
+                    Ok(None) => return Ok(()),
+                    Err(WireError::Tls) => {
+                        conn.link.push_bytes(&Reply::to_tls(Kind::Ctl).encode());
+                        return Err(Stop::Lost);
+                    }
+                    Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => return Err(Stop::Lost),
+                };
                 if preface.port != Kind::Ctl {
                     return Err(Stop::Lost);
                 }
@@ -93,6 +103,9 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         match (&mut conn.stage, message) {
             (Stage::Hello(preface), Ctl::Handshake(ClientHandshake::Hello(hello))) => {
+                if self.settings.tls_required && !cx.sys.is_encrypted(&conn.link.port.stream) {
+                    return Err(HandshakeRefusal::TlsRequired.into());
+                }
                 let mut nonce = [0; 32];
                 cx.sys.random(&mut nonce);
                 let loopback = conn.from.ip().to_canonical().is_loopback();

@@ -134,6 +134,14 @@ impl Sys for Kernel<'_> {
         Ok(count)
     }
 
+    fn can_splice(&self, _: &Stream) -> bool {
+        true
+    }
+
+    fn is_encrypted(&self, _: &Stream) -> bool {
+        false
+    }
+
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         if self.net.pipe_capacity == 0 {
             return None;

@@ -1,0 +1,81 @@
+//! The keys about TLS: which files, and which way to know the other side. The files are read by [`crate::tls`].
+
+use super::section::Section;
+use runtime_epoll::tls::Pin;
+use std::path::{Path, PathBuf};
+
+/// Keys of both programs.
+pub(super) const KEYS: [&str; 3] = ["tls", "tls_cert", "tls_key"];
+/// Keys of the server.
+pub(super) const SERVER_KEYS: [&str; 1] = ["tls_client_ca"];
+/// Keys of the client.
+pub(super) const CLIENT_KEYS: [&str; 3] = ["tls_pin", "tls_ca", "tls_server_name"];
+
+/// A value, and which key or flag says it, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named<T> {
+    /// The value.
+    pub value: T,
+    /// Who says so.
+    pub by: String,
+}
+
+/// What both programs' files may say about TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsEntry {
+    /// Whether to encrypt; without a word, the other keys decide.
+    pub on: Option<bool>,
+    /// One's own certificate and its key.
+    pub identity: Option<(Named<PathBuf>, Named<PathBuf>)>,
+    /// Certificates that the other side's must be signed by.
+    pub authority: Option<Named<PathBuf>>,
+    /// The server's key, for a client.
+    pub pin: Option<Named<Pin>>,
+    /// The name in the server's certificate, for a client.
+    pub server_name: Option<Named<String>>,
+}
+
+impl TlsEntry {
+    /// Whether to encrypt.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        let said = self.identity.is_some() || self.authority.is_some() || self.pin.is_some();
+        self.on.unwrap_or(said || self.server_name.is_some())
+    }
+}
+
+pub(super) fn server(top: &Section<'_>) -> TlsEntry {
+    TlsEntry { authority: file(top, "tls_client_ca"), ..both(top) }
+}
+
+pub(super) fn client(top: &Section<'_>) -> TlsEntry {
+    let pin = top.parsed("tls_pin").map(|value| Named { value, by: top.locate("tls_pin") });
+    let authority = file(top, "tls_ca");
+    if top.has("tls_pin") && top.has("tls_ca") {
+        top.problem("tls_ca", "stands beside `tls_pin`; keep one of the two ways to know the server".into());
+    }
+    let name = top.text("tls_server_name").map(str::to_owned);
+    let server_name = name.map(|value| Named { value, by: top.locate("tls_server_name") });
+    TlsEntry { authority, pin, server_name, ..both(top) }
+}
+
+fn both(top: &Section<'_>) -> TlsEntry {
+    for (one, other) in [("tls_cert", "tls_key"), ("tls_key", "tls_cert")] {
+        if top.has(one) && !top.has(other) {
+            top.problem(one, format!("stands alone; set `{other}` too: a certificate and its key belong together"));
+        }
+    }
+    let identity = file(top, "tls_cert").zip(file(top, "tls_key"));
+    TlsEntry { on: top.boolean("tls"), identity, ..TlsEntry::default() }
+}
+
+/// The file that `key` names. A relative path starts at the configuration file's directory.
+fn file(top: &Section<'_>, key: &str) -> Option<Named<PathBuf>> {
+    let path = top.text(key)?;
+    if path.is_empty() {
+        top.problem(key, "is empty; write the path of a file in PEM".into());
+        return None;
+    }
+    let directory = top.origin().parent().unwrap_or(Path::new(""));
+    Some(Named { value: directory.join(path), by: top.locate(key) })
+}

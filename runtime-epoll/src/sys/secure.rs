@@ -1,0 +1,142 @@
+//! Where encrypted connections meet epoll: which are in their handshake, and which must be looked at although the
+//! socket has nothing to say.
+
+use super::socket::Stream;
+use crate::notes::Limiter;
+use crate::tls::Tls;
+use crate::tls::session::{Buffers, News, Session, Wire};
+use protocol_sm::codes::TlsFailure;
+use protocol_sm::driver::{Readiness, Received, SysError, Token};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// One thread's part in encryption.
+#[derive(Debug, Default)]
+pub(super) struct Secure {
+    /// For connections that are made here.
+    pub(super) tls: Tls,
+    /// Made when the first connection needs them.
+    buffers: Option<Buffers>,
+    /// In their handshake: what is ready for one thing is ready for all, as a handshake reads and writes whatever
+    /// the driver wants.
+    handshaking: BTreeSet<Token>,
+    /// Their handshake is through, and their driver does not know.
+    woken: Vec<Token>,
+    failures: Limiter,
+}
+
+/// A socket, as a session sees it.
+struct Socket<'a> {
+    stream: &'a Stream,
+    urgent: bool,
+}
+
+impl Wire for Socket<'_> {
+    fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
+        self.stream.recv(into)
+    }
+
+    fn send(&mut self, from: &[u8]) -> Result<usize, SysError> {
+        self.stream.send(from)
+    }
+
+    fn short_means_dry(&self) -> bool {
+        !self.urgent
+    }
+}
+
+impl Secure {
+    /// Whether [`Secure::take_woken`] has something to give.
+    pub(super) fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
+    }
+
+    /// What `ready` means for the driver.
+    pub(super) fn ready(&self, token: Token, ready: Readiness) -> Readiness {
+        let both = !self.handshaking.is_empty() && self.handshaking.contains(&token);
+        Readiness { readable: ready.readable || both, writable: ready.writable || both, ..ready }
+    }
+
+    /// Adds those that the driver must look at although the socket has said nothing.
+    pub(super) fn take_woken(&mut self, ready: &mut Vec<(Token, Readiness)>) {
+        let both = Readiness { readable: true, writable: true, ..Readiness::default() };
+        ready.extend(self.woken.drain(..).map(|token| (token, both)));
+    }
+
+    pub(super) fn connecting(&self, stream: &mut Stream) {
+        if stream.is_ours() {
+            stream.tls = self.tls.connecting().map(|session| Box::new(RefCell::new(session)));
+        }
+    }
+
+    pub(super) fn accepted(&self, stream: &mut Stream) {
+        if stream.is_ours() {
+            stream.tls = self.tls.accepted().map(|session| Box::new(RefCell::new(session)));
+        }
+    }
+
+    pub(super) fn watch(&mut self, stream: &Stream, token: Token) {
+        if stream.tls.as_ref().is_some_and(|session| session.borrow().is_handshaking()) {
+            self.handshaking.insert(token);
+        }
+    }
+
+    pub(super) fn forget(&mut self, token: Token) {
+        self.handshaking.remove(&token);
+        self.woken.retain(|&woken| woken != token);
+    }
+
+    pub(super) fn recv(
+        &mut self,
+        stream: &Stream,
+        session: &RefCell<Session>,
+        urgent: bool,
+        into: &mut [u8],
+    ) -> Result<Received, SysError> {
+        let mut session = session.borrow_mut();
+        let buffers = self.buffers.get_or_insert_default();
+        let got = session.recv(&mut Socket { stream, urgent }, buffers, into);
+        self.tell(stream, &mut session);
+        got.map(|(bytes, drained)| Received { bytes, drained })
+    }
+
+    pub(super) fn send(&mut self, stream: &Stream, session: &RefCell<Session>, from: &[u8]) -> Result<usize, SysError> {
+        let mut session = session.borrow_mut();
+        let buffers = self.buffers.get_or_insert_default();
+        let sent = session.send(&mut Socket { stream, urgent: true }, buffers, from);
+        self.tell(stream, &mut session);
+        sent
+    }
+
+    pub(super) fn close(&mut self, stream: &Stream) {
+        if let Some(session) = &stream.tls {
+            session.borrow_mut().close(&mut Socket { stream, urgent: true });
+        }
+    }
+
+    fn tell(&mut self, stream: &Stream, session: &mut Session) {
+        let News { up, failed } = session.take_news();
+        if let Some(token) = stream.token.get().filter(|_| up || failed.is_some()) {
+            self.handshaking.remove(&token);
+            self.woken.extend(up.then_some(token));
+        }
+        let Some((failure, text)) = failed else { return };
+        let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
+        match failure {
+            // Whoever connects to a public machine: scanners, mostly.
+            TlsFailure::Broken => tracing::debug!(peer, "TLS: {text}"),
+            TlsFailure::NotTls
+            | TlsFailure::WrongPin
+            | TlsFailure::UnknownIssuer
+            | TlsFailure::WrongName
+            | TlsFailure::Expired
+            | TlsFailure::NotYetValid
+            | TlsFailure::BadCertificate
+            | TlsFailure::CertificateWanted
+            | TlsFailure::CertificateRefused => {
+                let trust = self.tls.trust();
+                self.failures.line(|left_out| tracing::warn!(peer, trust, "TLS: {text}{left_out}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! TLS 1.3 on the connections between client and server (PROTOCOL.md, "TLS"), by rustls with ring.
+//!
+//! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; [`session`] is one connection.
+//! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
+
+mod ktls;
+mod pin;
+mod self_made;
+pub(crate) mod session;
+
+pub use pin::{NotAPin, Pin};
+pub use self_made::{SelfMade, self_made};
+
+use protocol_sm::wire::ALPN;
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use session::Session;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+/// What is wrong with a piece of a TLS configuration: which, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsError {
+    /// The piece.
+    pub piece: Piece,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A piece of a TLS configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// One's own certificate.
+    Certificate,
+    /// Its key.
+    Key,
+    /// Certificates that others' must be signed by.
+    Authority,
+    /// The server's name.
+    Name,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+impl Piece {
+    fn wrong(self, what: impl fmt::Display) -> TlsError {
+        TlsError { piece: self, what: what.to_string() }
+    }
+}
+
+/// One's own certificate and key, as PEM.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// The certificate, and those between it and the authority.
+    pub certificate: &'a [u8],
+    /// The key.
+    pub key: &'a [u8],
+}
+
+impl fmt::Debug for Identity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+/// How a client knows its server.
+#[derive(Clone, Copy, Debug)]
+pub enum Trust<'a> {
+    /// By its key.
+    Pin(Pin),
+    /// By a certificate that one of these authorities (PEM) signed for its name.
+    Authority(&'a [u8]),
+    /// By a certificate that one of the system's authorities signed for its name.
+    System,
+}
+
+/// The server's side: TLS is required.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    pin: Pin,
+    trust: Arc<str>,
+}
+
+/// The client's side.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    trust: Arc<str>,
+}
+
+/// What a thread does with its connections between client and server.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Tls {
+    #[default]
+    Off,
+    Server(ServerTls),
+    Client(ClientTls),
+}
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+
+impl ServerTls {
+    /// A server with this identity. With `client_authority` (PEM), clients need a certificate that it signed.
+    /// `trust` says for the log by what the clients are known.
+    ///
+    /// # Errors
+    /// Something of it is not what it should be.
+    pub fn new(identity: Identity<'_>, client_authority: Option<&[u8]>, trust: &str) -> Result<Self, TlsError> {
+        let (chain, key) = identity.read()?;
+        let pin = chain.first().ok_or_else(|| Piece::Certificate.wrong("no certificate"));
+        let pin = Pin::of(pin?).map_err(|error| Piece::Certificate.wrong(error))?;
+        let config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| Piece::Key.wrong(error))?;
+        let config = match client_authority {
+            None => config.with_no_client_auth(),
+            Some(pem) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?.into(), Arc::clone(&PROVIDER))
+                    .build()
+                    .map_err(|error| Piece::Authority.wrong(error))?;
+                config.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Handshakes are few, as conns are reused: what would make them cheaper is not worth its state.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self { config: Arc::new(config), pin, trust: trust.into() })
+    }
+
+    /// What clients can pin.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.pin
+    }
+}
+
+impl ClientTls {
+    /// A client of the server called `name`, a host name or an IP address, with an identity of its own if the
+    /// server wants one. `by` says for the log by what the server is known.
+    ///
+    /// # Errors
+    /// Something of it is not what it should be.
+    pub fn new(trust: Trust<'_>, by: &str, name: &str, identity: Option<Identity<'_>>) -> Result<Self, TlsError> {
+        let name = match (ServerName::try_from(name.to_owned()), trust) {
+            (Ok(name), _) => name,
+            // It is not looked at, but something has to be there.
+            (Err(_), Trust::Pin(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            (Err(error), Trust::Authority(_) | Trust::System) => return Err(Piece::Name.wrong(error)),
+        };
+        let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| Piece::Key.wrong(error))?;
+        let by_roots = |roots: RootCertStore| {
+            WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&PROVIDER))
+                .build()
+                .map_err(|error| Piece::Authority.wrong(error))
+        };
+        let config = match trust {
+            Trust::Pin(pin) => {
+                let verifier = pin::PinVerifier { pin, provider: Arc::clone(&PROVIDER) };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            Trust::Authority(pem) => config.with_webpki_verifier(by_roots(roots(pem)?)?),
+            Trust::System => config.with_webpki_verifier(by_roots(system_roots()?)?),
+        };
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = identity.read()?;
+                config.with_client_auth_cert(chain, key).map_err(|error| key_error(&error))?
+            }
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Self { config: Arc::new(config), name, trust: by.into() })
+    }
+}
+
+impl Tls {
+    /// By what the other side is known, for the log.
+    pub(crate) fn trust(&self) -> &str {
+        match self {
+            Self::Off => "",
+            Self::Server(tls) => &tls.trust,
+            Self::Client(tls) => &tls.trust,
+        }
+    }
+
+    /// The session of a connection that was accepted.
+    pub(crate) fn accepted(&self) -> Option<Session> {
+        match self {
+            Self::Server(tls) => UnbufferedServerConnection::new(Arc::clone(&tls.config)).ok().map(Session::server),
+            Self::Off | Self::Client(_) => None,
+        }
+    }
+
+    /// The session of a connection to the server.
+    pub(crate) fn connecting(&self) -> Option<Session> {
+        match self {
+            Self::Client(tls) => {
+                let made = UnbufferedClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
+                made.ok().map(Session::client)
+            }
+            Self::Off | Self::Server(_) => None,
+        }
+    }
+}
+
+/// Says in the log what the kernel has to offer.
+pub(crate) fn log_kernel_support() {
+    match ktls::probe() {
+        Ok(()) => tracing::info!("TLS in user space; this kernel offers kTLS, which is not used yet"),
+        Err(error) => tracing::info!("TLS in user space; this kernel offers no kTLS ({error})"),
+    }
+}
+
+impl Identity<'_> {
+    fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let chain = certificates(self.certificate, Piece::Certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|error| {
+            let none = matches!(error, pem::Error::NoItemsFound);
+            Piece::Key.wrong(if none { "there is no private key (PEM) in it".to_owned() } else { error.to_string() })
+        })?;
+        Ok((chain, key))
+    }
+}
+
+fn certificates(text: &[u8], piece: Piece) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(piece.wrong("there is no certificate (PEM) in it")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(piece.wrong(error)),
+    }
+}
+
+fn roots(text: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(text, Piece::Authority)? {
+        store.add(certificate).map_err(|error| Piece::Authority.wrong(error))?;
+    }
+    Ok(store)
+}
+
+/// The certificates that this machine trusts, wherever it keeps them.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(found.certs);
+    if store.is_empty() {
+        let what =
+            "this machine has no trusted certificates; install the package ca-certificates, or use tls_pin or tls_ca";
+        return Err(Piece::Authority.wrong(what));
+    }
+    Ok(store)
+}
+
+fn key_error(error: &rustls::Error) -> TlsError {
+    if let rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
+        return Piece::Key.wrong("it is the key of another certificate");
+    }
+    Piece::Key.wrong(error)
+}

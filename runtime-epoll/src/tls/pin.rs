@@ -1,0 +1,156 @@
+//! A server's public key, pinned: for certificates that nobody else vouches for.
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+const PREFIX: &str = "sha256:";
+
+/// The SHA-256 of a certificate's public key (its SubjectPublicKeyInfo). Written `sha256:` and 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pin([u8; 32]);
+
+impl Pin {
+    /// The pin of a certificate's key.
+    ///
+    /// # Errors
+    /// It is no certificate.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
+        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+        Ok(Self(Sha256::digest(key.as_ref()).into()))
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pin({self})")
+    }
+}
+
+/// A text that is no [`Pin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAPin;
+
+impl fmt::Display for NotAPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pin is `sha256:` and 64 hex digits; copy the tls_pin line that the server prints when it starts")
+    }
+}
+
+impl std::error::Error for NotAPin {}
+
+impl FromStr for Pin {
+    type Err = NotAPin;
+
+    fn from_str(text: &str) -> Result<Self, NotAPin> {
+        let digits = text.strip_prefix(PREFIX).ok_or(NotAPin)?.as_bytes();
+        let mut pin = [0; 32];
+        if digits.len() != 2 * pin.len() {
+            return Err(NotAPin);
+        }
+        for (byte, pair) in pin.iter_mut().zip(digits.chunks(2)) {
+            for &digit in pair {
+                let value = char::from(digit).to_digit(16).ok_or(NotAPin)?;
+                *byte = *byte << 4 | value as u8;
+            }
+        }
+        Ok(Self(pin))
+    }
+}
+
+/// The server has another key than the pinned one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrongPin {
+    presented: Pin,
+}
+
+impl fmt::Display for WrongPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server's key has the pin {}", self.presented)
+    }
+}
+
+impl std::error::Error for WrongPin {}
+
+/// Takes a server that has the pinned key, and proves it; names and dates in its certificate mean nothing.
+#[derive(Debug)]
+pub(super) struct PinVerifier {
+    pub(super) pin: Pin,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let presented = Pin::of(end_entity)?;
+        if presented == self.pin {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::Other(OtherError(Arc::new(WrongPin { presented }))).into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_read_as_it_is_written() {
+        let text = format!("sha256:{}", "0f".repeat(32));
+        assert_eq!(text.parse::<Pin>().unwrap().to_string(), text);
+        assert_eq!(text.to_uppercase().replace("SHA", "sha").parse::<Pin>().unwrap().to_string(), text);
+        for wrong in [
+            "",
+            "sha256:",
+            &text[7..],
+            &text[..70],
+            &format!("{text}0"),
+            &text.replace('f', "g"),
+            &text.replace("0f", "+f"),
+        ] {
+            assert_eq!(wrong.parse::<Pin>(), Err(NotAPin), "{wrong}");
+        }
+    }
+}

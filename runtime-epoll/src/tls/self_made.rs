@@ -1,0 +1,82 @@
+//! The certificate that a server makes for itself. Clients know it by its key ([`super::Pin`]); nothing else in it
+//! means anything.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A certificate and its key, as PEM.
+pub struct SelfMade {
+    /// The certificate.
+    pub certificate: Vec<u8>,
+    /// Where it is.
+    pub certificate_file: PathBuf,
+    /// The key.
+    pub key: Vec<u8>,
+    /// Where it is.
+    pub key_file: PathBuf,
+}
+
+impl std::fmt::Debug for SelfMade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SelfMade").field(&self.certificate_file).finish()
+    }
+}
+
+/// The certificate in `directory`; made and stored there the first time, if `make` says so.
+///
+/// # Errors
+/// The file, and what went wrong with it. `NotFound`: there is none, and none was to be made.
+pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io::Error)> {
+    let certificate_file = directory.join("cproxy-cert.pem");
+    let key_file = directory.join("cproxy-key.pem");
+    let read = |file: &Path| fs::read(file).map_err(|error| (file.to_owned(), error));
+    let there = |file: &Path| fs::exists(file).map_err(|error| (file.to_owned(), error));
+    // The key is written last: where it is, both are.
+    if make && !there(&key_file)? {
+        let (certificate, key) = create().map_err(|error| (certificate_file.clone(), error))?;
+        put(&certificate_file, 0o644, &certificate).map_err(|error| (certificate_file.clone(), error))?;
+        put(&key_file, 0o600, &key).map_err(|error| (key_file.clone(), error))?;
+    }
+    Ok(SelfMade { certificate: read(&certificate_file)?, key: read(&key_file)?, certificate_file, key_file })
+}
+
+fn create() -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let made = rcgen::generate_simple_self_signed(["cproxy".to_owned()]).map_err(io::Error::other)?;
+    Ok((made.cert.pem().into_bytes(), made.signing_key.serialize_pem().into_bytes()))
+}
+
+/// Writes a whole file or none.
+fn put(file: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    let unfinished = file.with_extension("pem.new");
+    let mut open = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
+    open.write_all(content)?;
+    open.sync_all()?;
+    fs::rename(&unfinished, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{Identity, ServerTls};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_certificate_is_made_once_and_its_key_is_private() {
+        let directory = std::env::temp_dir().join(format!("cproxy-self-made-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (file, error) = self_made(&directory, false).unwrap_err();
+        assert_eq!((file, error.kind()), (directory.join("cproxy-cert.pem"), io::ErrorKind::NotFound));
+        let pin = |made: &SelfMade| {
+            ServerTls::new(Identity { certificate: &made.certificate, key: &made.key }, None, "").unwrap().pin()
+        };
+        let first = self_made(&directory, true).unwrap();
+        assert_eq!(fs::metadata(&first.key_file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(pin(&self_made(&directory, true).unwrap()), pin(&first));
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "nothing unfinished is left");
+        fs::remove_file(&first.key_file).unwrap();
+        assert_ne!(pin(&self_made(&directory, true).unwrap()), pin(&first), "a lost key makes both anew");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
