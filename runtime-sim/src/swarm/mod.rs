@@ -77,7 +77,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 13] = [
+pub const UNSEEN: [Sometimes; 14] = [
+    Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
     Sometimes::FinAfterLastByte,
