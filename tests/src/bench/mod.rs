@@ -88,7 +88,7 @@ fn compare(args: &Args) -> Result<bool, String> {
     raise_fd_limit(&scale)?;
     let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
     let ours: Vec<String> =
-        kinds.iter().filter(|kind| matches!(kind, Kind::Cproxy { .. })).map(Kind::to_string).collect();
+        kinds.iter().filter(|kind| matches!(kind, Kind::Cproxy { tls: false, .. })).map(Kind::to_string).collect();
     let mut lines = Lines::create(args.json.as_deref())?;
     let machine = machine();
     println!("{machine}; {} mode, {} rounds; median (min–max) ratio to relay\n", args.mode(), scale.rounds);
