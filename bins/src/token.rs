@@ -59,7 +59,7 @@ impl TokenSource {
 /// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
 ///
 /// # Errors
-/// Nothing is left, or less than [`SHORTEST`] bytes.
+/// Nothing is left, or less than `SHORTEST` bytes.
 pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();

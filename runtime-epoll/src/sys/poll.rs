@@ -28,7 +28,7 @@ pub(crate) struct Event {
     pub(crate) urgent: bool,
 }
 
-/// The epoll set of a thread, which its drivers share: each registers its sockets by a [`Registrar`] of its own.
+/// The epoll set of a thread, which its drivers share: each registers its sockets by a `Registrar` of its own.
 #[derive(Debug)]
 pub struct Poller {
     poll: Poll,

@@ -1,6 +1,6 @@
 //! TLS 1.3 on the connections between client and server (PROTOCOL.md, "TLS"), by rustls with ring.
 //!
-//! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; [`session`] is one connection.
+//! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection.
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
 mod ktls;
