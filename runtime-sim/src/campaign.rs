@@ -184,8 +184,17 @@ impl fmt::Display for Report {
     }
 }
 
+/// What a campaign has to tell while it runs.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// How far it is, now and then.
+    Progress(Progress<'a>),
+    /// A seed that broke a promise.
+    Failure(u64, &'a Breach),
+}
+
 /// Runs the seeds, lower ones first.
-pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
+pub fn run(settings: &Settings, mut tell: impl FnMut(Told<'_>)) -> Total {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let began = Instant::now();
@@ -212,17 +221,20 @@ pub fn run(settings: &Settings, mut show: impl FnMut(Progress<'_>)) -> Total {
         for report in reports {
             total.add(&report);
             total.took = began.elapsed();
+            if let Some(breach) = &report.breach {
+                tell(Told::Failure(report.seed, breach));
+            }
             let failed = report.breach.is_some() && !settings.keep_going;
             if failed || settings.limit.is_some_and(|limit| total.took >= limit) {
                 stop.store(true, Ordering::Relaxed);
             }
             if shown.elapsed() >= Duration::from_millis(500) {
                 shown = Instant::now();
-                show(Progress(&total));
+                tell(Told::Progress(Progress(&total)));
             }
         }
     });
     std::panic::set_hook(hook);
-    show(Progress(&total));
+    tell(Told::Progress(Progress(&total)));
     total
 }

@@ -6,6 +6,7 @@
 
 pub mod campaign;
 pub mod explore;
+mod impostor;
 pub mod kernel;
 pub mod oracle;
 pub mod swarm;

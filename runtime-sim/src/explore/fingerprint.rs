@@ -3,6 +3,9 @@
 //! A state is known by 64 bits. Among n states two that differ share them with a probability of about n² / 2^65:
 //! one in four million for 3 million states.
 
+use std::any::{Any, TypeId};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ops::Deref;
 use std::rc::Rc;
@@ -70,13 +73,43 @@ pub(super) fn fingerprint(state: &impl Hash) -> u64 {
     mixer.finish()
 }
 
-/// A part of a state that is shared between states until it changes, and hashed once.
+/// A part of a state, hashed once and shared between all states that have an equal one: most of the memory of a search
+/// would be copies.
 #[derive(Clone, Debug)]
 pub(super) struct Part<T>(Rc<(u64, T)>);
 
-impl<T: Hash + Clone> Part<T> {
+/// Every part that some state of this thread has, by type and fingerprint.
+#[derive(Default)]
+struct Shared {
+    parts: HashMap<(TypeId, u64), Rc<dyn Any>>,
+    /// With so many, it is time to forget those that no state has any more.
+    sweep_at: usize,
+}
+
+thread_local! {
+    static SHARED: RefCell<Shared> = RefCell::default();
+}
+
+/// Forgets the parts that no state has.
+pub(super) fn forget_parts() {
+    SHARED.with_borrow_mut(|shared| {
+        shared.parts.retain(|_, part| Rc::strong_count(part) > 1);
+        shared.sweep_at = 2 * shared.parts.len() + 10_000;
+    });
+}
+
+impl<T: Hash + Clone + 'static> Part<T> {
     pub(super) fn new(value: T) -> Self {
-        Self(Rc::new((fingerprint(&value), value)))
+        let print = fingerprint(&value);
+        let full = SHARED.with_borrow(|shared| shared.parts.len() >= shared.sweep_at);
+        if full {
+            forget_parts();
+        }
+        let part = SHARED.with_borrow_mut(|shared| {
+            let new = || -> Rc<dyn Any> { Rc::new((print, value)) };
+            Rc::clone(shared.parts.entry((TypeId::of::<T>(), print)).or_insert_with(new))
+        });
+        Self(part.downcast().expect("parts are kept by their type"))
     }
 
     /// Changes it, in this state only.
@@ -121,7 +154,7 @@ impl Hasher for AsIs {
 }
 
 /// A table of fingerprints.
-pub(super) type Table<V> = std::collections::HashMap<u64, V, BuildHasherDefault<AsIs>>;
+pub(super) type Table<V> = HashMap<u64, V, BuildHasherDefault<AsIs>>;
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +170,18 @@ mod tests {
             }
         }
         assert!(seen.insert(fingerprint(&"ab")) && seen.insert(fingerprint(&"ba")));
+    }
+
+    #[test]
+    fn equal_parts_are_one_until_nobody_has_them() {
+        let (a, b) = (Part::new("twice".to_owned()), Part::new("twice".to_owned()));
+        assert!(Rc::ptr_eq(&a.0, &b.0) && Rc::strong_count(&a.0) == 3);
+        drop(a);
+        forget_parts();
+        assert_eq!(Rc::strong_count(&b.0), 2, "one state has it still");
+        drop(b);
+        forget_parts();
+        assert!(SHARED.with_borrow(|shared| shared.parts.is_empty()));
     }
 
     #[test]

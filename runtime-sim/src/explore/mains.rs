@@ -474,7 +474,7 @@ fn drive<D>(
     call: impl FnOnce(&mut D, &mut Cx<'_, Kernel<'_>>),
 ) -> Vec<Told>
 where
-    D: Clone + Hash + for<'k> Driver<Kernel<'k>>,
+    D: Clone + Hash + 'static + for<'k> Driver<Kernel<'k>>,
 {
     let mut told = Vec::new();
     let mut scratch = [0; SCRATCH];

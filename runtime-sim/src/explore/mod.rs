@@ -3,6 +3,7 @@
 // A story tells some of the notes, and whatever a driver may not say is a failure of its own.
 #![allow(clippy::wildcard_enum_match_arm)]
 
+mod catalog;
 mod fingerprint;
 mod guard;
 mod loops;
@@ -13,6 +14,7 @@ mod search;
 mod story;
 mod tape;
 
+pub use catalog::{CATALOG, Entry, Search, Topic};
 pub use loops::Config;
 pub use mains::Mains;
 pub use net::{Side, Window};

@@ -3,10 +3,11 @@
 //! States are known by their fingerprints; the way to each is kept as one parent and one choice, and a failing
 //! path is told by walking it again. Only states not yet expanded are held whole.
 
-use super::fingerprint::{Table, fingerprint};
+use super::fingerprint::{Table, fingerprint, forget_parts};
 use super::guard::guarded;
 use super::net::Visit;
 use super::story::Story;
+use crate::oracle::Kind;
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::Hash;
@@ -33,7 +34,7 @@ pub(super) trait Model {
 }
 
 /// What a complete search has seen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// Different states.
     pub states: usize,
@@ -47,11 +48,13 @@ pub struct Report {
     pub frontier: usize,
     /// How long it took.
     pub took: Duration,
+    /// The path to one of the farthest quiet ends as a sequence chart.
+    pub chart: String,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { states, transitions, depth, quiet, frontier, took } = self;
+        let Self { states, transitions, depth, quiet, frontier, took, chart: _ } = self;
         write!(
             f,
             "{states} states, {transitions} transitions, depth {depth}, {quiet} quiet ends, frontier {frontier}, {:.1} s",
@@ -63,6 +66,8 @@ impl fmt::Display for Report {
 /// A path to something that must not be.
 #[derive(Clone, Debug)]
 pub struct Counterexample {
+    /// What kind of promise was broken.
+    pub kind: Kind,
     /// What is wrong.
     pub what: String,
     /// States seen before it was found.
@@ -75,7 +80,7 @@ pub struct Counterexample {
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, states, steps, chart } = self;
+        let Self { kind: _, what, states, steps, chart } = self;
         write!(f, "{what}\nafter {states} states, in {steps} steps:\n{chart}\n=> {what}")
     }
 }
@@ -93,7 +98,7 @@ pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<C
     let initial = guarded(|| model.initial(&mut Story::default())).map_err(|what| {
         let mut story = Story::told();
         let _ = guarded(|| model.initial(&mut story));
-        Box::new(Counterexample { what, states: 0, steps: 0, chart: story.text() })
+        Box::new(Counterexample { kind: kind_of(&what), what, states: 0, steps: 0, chart: story.text() })
     })?;
     search.add(fingerprint(&initial), 0, 0);
     queue.push_back((0, 0, initial));
@@ -104,13 +109,14 @@ pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<C
         actions.clear();
         model.actions(&state, &mut actions);
         if !actions.iter().any(|&action| model.is_due(action)) {
-            guarded(|| model.assert_quiet(&state)).map_err(|what| search.tell(model, index, None, what))?;
+            guarded(|| model.assert_quiet(&state))
+                .map_err(|what| search.fail(Kind::Liveness, model, index, None, what))?;
             search.quiet.push(index);
         }
         for (choice, &action) in actions.iter().enumerate() {
             let mut next = state.clone();
             let stepped = guarded(|| model.step(&mut next, action, &mut Story::default()));
-            stepped.map_err(|what| search.tell(model, index, Some(choice), what))?;
+            stepped.map_err(|what| search.fail(kind_of(&what), model, index, Some(choice), what))?;
             transitions += 1;
             let (to, new) = search.add(fingerprint(&next), index, choice);
             if model.is_due(action) {
@@ -122,14 +128,22 @@ pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<C
         }
         if search.parents.len() > limit {
             let what = format!("more than {limit} states");
-            return Err(search.tell(model, index, None, what));
+            return Err(search.fail(Kind::Crash, model, index, None, what));
         }
     }
     if let Some(stuck) = search.first_stuck() {
-        return Err(search.tell(model, stuck, None, "no quiet end can be reached from here".to_owned()));
+        let what = "no quiet end can be reached from here".to_owned();
+        return Err(search.fail(Kind::Liveness, model, stuck, None, what));
     }
     let (states, quiet) = (search.parents.len(), search.quiet.len());
-    Ok(Report { states, transitions, depth, quiet, frontier, took: began.elapsed() })
+    forget_parts();
+    let (_, chart) = search.tell(model, search.quiet.last().copied().unwrap_or(0), None);
+    Ok(Report { states, transitions, depth, quiet, frontier, took: began.elapsed(), chart })
+}
+
+/// An invariant that the model checks, or one that the code under test asserts.
+fn kind_of(what: &str) -> Kind {
+    if what.contains("protocol-sm/src/") { Kind::Crash } else { Kind::Safety }
 }
 
 struct Search {
@@ -179,8 +193,20 @@ impl Search {
         good.iter().position(|&good| !good).map(|state| u32::try_from(state).expect("fewer than 2^32 states"))
     }
 
+    fn fail<M: Model>(
+        &self,
+        kind: Kind,
+        model: &M,
+        state: u32,
+        last: Option<usize>,
+        what: String,
+    ) -> Box<Counterexample> {
+        let (steps, chart) = self.tell(model, state, last);
+        Box::new(Counterexample { kind, what, states: self.parents.len(), steps, chart })
+    }
+
     /// Walks to a state again, and one step further, and draws the way.
-    fn tell<M: Model>(&self, model: &M, state: u32, last: Option<usize>, what: String) -> Box<Counterexample> {
+    fn tell<M: Model>(&self, model: &M, state: u32, last: Option<usize>) -> (usize, String) {
         let mut choices: Vec<usize> = last.into_iter().collect();
         let mut at = state;
         while at != 0 {
@@ -202,6 +228,6 @@ impl Search {
                 model.step(&mut state, actions[choice], &mut story);
             }
         });
-        Box::new(Counterexample { what, states: self.parents.len(), steps, chart: story.text() })
+        (steps, story.text())
     }
 }

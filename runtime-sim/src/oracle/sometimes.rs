@@ -60,13 +60,16 @@ pub enum Sometimes {
     DrainedWithTransfers,
     DrainTimedOut,
     Stranger,
+    WrongTokenRefused,
+    ForgedConnRefused,
+    ReplayedConnRefused,
     SurplusClosed,
     IdlePinged,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 60] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -122,6 +125,9 @@ impl Sometimes {
         Self::DrainedWithTransfers,
         Self::DrainTimedOut,
         Self::Stranger,
+        Self::WrongTokenRefused,
+        Self::ForgedConnRefused,
+        Self::ReplayedConnRefused,
         Self::SurplusClosed,
         Self::IdlePinged,
     ];

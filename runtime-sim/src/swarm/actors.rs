@@ -1,11 +1,14 @@
 //! Visitors, local services and strangers: independent hosts with seeded lengths, chunks, pauses and ways to end.
 
 use super::line::Socket;
+use super::program::{CTL, PROXY};
 use super::stage::Stage;
+use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
 use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
+use protocol_sm::wire::Port;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -305,6 +308,15 @@ pub(super) struct Visit {
     pub(super) probe: bool,
 }
 
+/// What a stranger tries at one of the server's own ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Intrusion {
+    /// Bytes that mean nothing, or none, at this port.
+    Noise(u16),
+    /// To be taken for a client.
+    Deceit,
+}
+
 /// The host of all visitors and strangers.
 pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
     poll_fn(|cx| {
@@ -312,8 +324,12 @@ pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
         for visit in stage.visits.borrow_mut().drain(..) {
             tokio::task::spawn_local(make_visit(Rc::clone(&stage), who, visit, stage.fork()));
         }
-        for port in stage.intrusions.borrow_mut().drain(..) {
-            tokio::task::spawn_local(intrude(Rc::clone(&stage), who, port, stage.fork()));
+        for intrusion in stage.intrusions.borrow_mut().drain(..) {
+            let (stage, rng) = (Rc::clone(&stage), stage.fork());
+            match intrusion {
+                Intrusion::Noise(port) => tokio::task::spawn_local(intrude(stage, who, port, rng)),
+                Intrusion::Deceit => tokio::task::spawn_local(deceive(stage, who, rng)),
+            };
         }
         Poll::<()>::Pending
     })
@@ -384,6 +400,40 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
                 Err(SysError::WouldBlock) => return Poll::Pending,
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
+            }
+        }
+    };
+    // A silent line ends by the clock.
+    while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
+    stage.to_come.set(stage.to_come.get() - 1);
+}
+
+/// Somebody who is no client speaks like one, until the server hangs up.
+async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
+    let mut impostor = Impostor::new(&mut rng, &stage.overheard.borrow());
+    stage.remark(Some(who), || format!("{impostor:.40?}"));
+    let port = if impostor.port() == Port::Ctl { CTL } else { PROXY };
+    let to = SocketAddr::new(turmoil::lookup("server"), port);
+    let mut socket = Socket::connect(&stage, who, None, to);
+    let mut over = |cx: &mut Context<'_>| {
+        socket.pull(cx);
+        if socket.is_connecting() {
+            return Poll::Pending;
+        }
+        let mut bytes = [0; 512];
+        loop {
+            let words = impostor.speak();
+            if !words.is_empty() {
+                // What does not fit is not said.
+                let _ = socket.send(&words);
+            }
+            match socket.recv(&mut bytes) {
+                Err(SysError::WouldBlock) => return Poll::Pending,
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(n) => match impostor.on_bytes(&bytes[..n]) {
+                    Ok(seen) => seen.into_iter().for_each(|what| stage.saw(what)),
+                    Err(finding) => stage.check(Err(finding)),
+                },
             }
         }
     };

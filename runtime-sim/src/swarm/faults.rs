@@ -1,5 +1,6 @@
 //! What goes wrong, and how it is put right again.
 
+use super::actors::Intrusion;
 use super::line::{Fate, Line};
 use super::plan::{Blow, Fault};
 use super::stage::{Order, SERVER, Stage};
@@ -220,7 +221,11 @@ impl Faults {
             }
             Fault::Stranger => {
                 let port = self.rng.pick(&[8080, 8090]);
-                self.stage.intrude(self.cast.visitors(), port);
+                self.stage.intrude(self.cast.visitors(), Intrusion::Noise(port));
+                return true;
+            }
+            Fault::Impostor => {
+                self.stage.intrude(self.cast.visitors(), Intrusion::Deceit);
                 return true;
             }
         };
@@ -332,6 +337,6 @@ fn counts_as(fault: Fault) -> Option<Sometimes> {
         Fault::ServiceDown => Sometimes::ServiceDown,
         Fault::ServiceAcceptsNothing => Sometimes::ServiceBlackholed,
         Fault::Hold | Fault::KillService | Fault::FewDescriptors | Fault::NoNames => return None,
-        Fault::Lag | Fault::Rival | Fault::Stranger => return None,
+        Fault::Lag | Fault::Rival | Fault::Stranger | Fault::Impostor => return None,
     })
 }

@@ -98,7 +98,7 @@ pub const UNSEEN: [Sometimes; 14] = [
 #[must_use]
 pub fn run_seed(seed: u64, options: Options) -> Report {
     let mut rng = Rng::new(seed);
-    let plan = Plan::new(&mut rng);
+    let plan = Plan::new(seed, &mut rng);
     let cast = Cast { clients: plan.clients.len() };
     let stage = Stage::new(plan, rng.fork(), options);
     let mut run = Run {

@@ -24,8 +24,8 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 /// Where the server listens.
-const CTL: u16 = 8080;
-const PROXY: u16 = 8090;
+pub(super) const CTL: u16 = 8080;
+pub(super) const PROXY: u16 = 8090;
 /// More rounds than this without sleeping is spinning.
 const ROUNDS: u32 = 20_000;
 /// How soon a program that ended by itself is started again, as a service manager would.

@@ -1,9 +1,10 @@
 //! What all hosts of a run share: the oracle, the trace, and the lines between them.
 
-use super::actors::Visit;
+use super::actors::{Intrusion, Visit};
 use super::line::{Line, LineKey};
 use super::plan::Plan;
 use super::{Lie, Options};
+use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Streams};
 use crate::trace::Trace;
@@ -94,8 +95,9 @@ pub(super) struct Stage {
     /// Visits and intrusions asked for and not over.
     pub(super) to_come: Cell<usize>,
     pub(super) visits: RefCell<Vec<Visit>>,
-    /// Ports that a stranger comes to.
-    pub(super) intrusions: RefCell<Vec<u16>>,
+    /// What strangers try.
+    pub(super) intrusions: RefCell<Vec<Intrusion>>,
+    pub(super) overheard: RefCell<Overheard>,
     pub(super) visitors: Cell<u64>,
     pub(super) whole: Cell<u64>,
     /// Faults have an effect until then.
@@ -129,6 +131,7 @@ impl Stage {
             to_come: Cell::default(),
             visits: RefCell::default(),
             intrusions: RefCell::default(),
+            overheard: RefCell::default(),
             visitors: Cell::default(),
             whole: Cell::default(),
             trouble_until: Cell::default(),
@@ -249,9 +252,9 @@ impl Stage {
     }
 
     /// Sends a stranger to one of the server's own ports.
-    pub(super) fn intrude(&self, host: ProcId, port: u16) {
+    pub(super) fn intrude(&self, host: ProcId, intrusion: Intrusion) {
         self.to_come.set(self.to_come.get() + 1);
-        self.intrusions.borrow_mut().push(port);
+        self.intrusions.borrow_mut().push(intrusion);
         self.rouse(host);
     }
 

@@ -5,8 +5,9 @@
 
 use super::Lie;
 use super::line::Socket;
-use super::stage::Stage;
+use super::stage::{SERVER, Stage};
 use super::watch::Watch;
+use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
@@ -199,6 +200,9 @@ impl Process {
 
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
         let n = self.socket(stream).recv(into)?;
+        if self.who == SERVER && Overheard::is_of_use(&into[..n]) {
+            self.stage.overheard.borrow_mut().on_read(key(stream), &into[..n]);
+        }
         if n > 100 && self.lies(Lie::ByteLost) {
             into.copy_within(51..n, 50);
             return Ok(n - 1);
@@ -216,6 +220,10 @@ impl Process {
         }
         few
     }
+}
+
+fn key(stream: &Stream) -> usize {
+    usize::try_from(stream.0).expect("fits memory")
 }
 
 /// Any order.
@@ -449,6 +457,9 @@ impl Tell<ToLane<ToServerLoop<Stream>>> for Thread {
     fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
         let process = self.process.borrow();
         process.watch.told_server_loop(&msg.message);
+        if let ToServerLoop::Conn { stream, .. } = &msg.message {
+            process.stage.overheard.borrow_mut().on_admitted(key(stream));
+        }
         post(&process.mail.server_loops[msg.lane], msg.message);
     }
 }

@@ -2,11 +2,13 @@
 //! ways to end.
 
 use super::plan::Plan;
+use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
+use protocol_sm::wire::Port;
 use std::time::Duration;
 
 /// When an actor shuts its write half.
@@ -45,7 +47,7 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(rng: &mut Rng, plan: &Plan, side: Side, service_first: bool) -> Self {
-        let calm = plan.faults.is_empty() && plan.fault_count == 0;
+        let calm = plan.calm;
         let total = match rng.below(10) {
             0 | 1 => 0,
             2 => rng.size(1, 16),
@@ -119,7 +121,10 @@ pub(super) struct Actor {
     next_write: Instant,
     next_read: Instant,
     pub(super) outcome: Option<Outcome>,
+    pub(super) began: Instant,
     pub(super) ended: Instant,
+    /// A stranger who knows what to say.
+    impostor: Option<Impostor>,
 }
 
 impl Actor {
@@ -211,7 +216,9 @@ impl Actors {
             next_write: now,
             next_read: now,
             outcome: None,
+            began: now,
             ended: now,
+            impostor: None,
         });
         self.all.len() - 1
     }
@@ -243,6 +250,51 @@ impl Actors {
         script.shut = if self.rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending };
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
         self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+    }
+
+    /// Somebody who is no client speaks like one.
+    pub(super) fn impersonate(
+        &mut self,
+        kernel: &mut Kernel,
+        plan: &Plan,
+        from: (ProcId, PollId),
+        server: IpAddr,
+        overheard: &Overheard,
+    ) {
+        let impostor = Impostor::new(&mut self.rng, overheard);
+        let to = SocketAddr::new(server, if impostor.port() == Port::Ctl { super::CTL } else { super::PROXY });
+        let now = kernel.now();
+        kernel.trace.remark(now, Some(from.0), || format!("{impostor:.40?}"));
+        let script = Script::new(&mut self.rng, plan, Side::Visitor, false);
+        let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
+        let index = self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+        self.all[index].impostor = Some(impostor);
+    }
+
+    /// He says what he has to say, and looks at the answers until the server hangs up.
+    fn deceive(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) -> Result<(), Finding> {
+        let actor = &mut self.all[index];
+        let (sock, Some(impostor)) = (actor.sock, &mut actor.impostor) else { return Ok(()) };
+        let mut buffer = [0; 1024];
+        let outcome = loop {
+            let words = impostor.speak();
+            // A few words: they fit, or the connection is gone, which the next read tells.
+            if !words.is_empty() {
+                let _ = kernel.send(sock, &words);
+            }
+            match kernel.recv(sock, &mut buffer) {
+                Ok(0) => break Outcome::Own,
+                Ok(n) => {
+                    if let Some(what) = impostor.on_bytes(&buffer[..n])? {
+                        seen.saw(what);
+                    }
+                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => break Outcome::Reset(errno),
+            }
+        };
+        self.end(kernel, index, outcome, false);
+        Ok(())
     }
 
     /// A machine lost its power: whoever was on it is gone.
@@ -322,6 +374,9 @@ impl Actors {
                     return Ok(());
                 }
             }
+        }
+        if self.all[index].impostor.is_some() {
+            return self.deceive(kernel, index, seen);
         }
         if let Err(errno) = self.write(kernel, index) {
             self.end(kernel, index, Outcome::Reset(errno), false);

@@ -107,6 +107,10 @@ impl World {
                 self.coverage.saw(Sometimes::Stranger);
             }
             Fault::Nudge => self.nudge(),
+            Fault::Impostor => {
+                let server = self.kernel.ip(self.server_host);
+                self.actors.impersonate(&mut self.kernel, &self.plan, self.visitors, server, &self.overheard);
+            }
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -145,7 +149,8 @@ impl World {
             | Fault::BlackholeCtl
             | Fault::BlackholeProxy
             | Fault::Stranger
-            | Fault::Nudge => {}
+            | Fault::Nudge
+            | Fault::Impostor => {}
         }
     }
 

@@ -15,6 +15,7 @@ mod watch;
 pub use plan::{ClientPlan, Fault, Plan, TunnelPlan};
 pub use sys::{Pipe, Socket, Stream};
 
+use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
 use crate::trace::Trace;
@@ -113,6 +114,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    overheard: Overheard,
     coverage: Coverage,
     breach: Option<Breach>,
     phase: phases::Phase,
@@ -191,6 +193,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            overheard: Overheard::default(),
             coverage: Coverage::default(),
             breach: None,
             phase,

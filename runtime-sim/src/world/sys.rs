@@ -1,6 +1,7 @@
 //! The system as production's drivers see it, answered by the simulated kernel.
 
 use super::plan::Plan;
+use crate::impostor::Overheard;
 use crate::kernel::{Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
@@ -61,6 +62,8 @@ pub(super) struct Effects {
     pub(super) sent_to_conn: bool,
     /// A proxy_conn was closed in good order although nothing was wrong with it.
     pub(super) closed_healthy: bool,
+    /// Read from a ctl_conn or a proxy_conn, and worth being overheard.
+    pub(super) heard: Vec<(SockId, Vec<u8>)>,
     /// The conn whose socket was read last.
     pub(super) last_read: Option<SockId>,
 }
@@ -111,6 +114,9 @@ impl Sys for ThreadSys<'_> {
         assert!(!into.is_empty(), "the contract: never an empty buffer");
         self.effects.last_read = Some(stream.0);
         let bytes = self.kernel.recv(stream.0, into)?;
+        if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
+            self.effects.heard.push((stream.0, into[..bytes].to_vec()));
+        }
         Ok(Received { bytes, drained: bytes < into.len() })
     }
 

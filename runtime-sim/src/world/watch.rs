@@ -32,6 +32,8 @@ pub(super) struct Watch {
     arriving: bool,
     /// A loop is handling deadlines.
     pub(super) deadline: bool,
+    /// Visitors who were dropped because no conn came in time.
+    pub(super) waited_too_long: BTreeSet<SocketAddr>,
     /// The session whose tunnel a visitor came to.
     visitors: BTreeMap<(usize, SocketAddr), u64>,
     /// The last transfer that a server has started on a conn.
@@ -94,6 +96,7 @@ impl World {
                 let key = (process, control.0, *conn);
                 self.watch.socks.insert(key, stream.0);
                 self.watch.conns.insert(stream.0, key);
+                self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Message { control, msg }) => self.see_client_msg(process, *control, msg),
             Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, .. })) => {
@@ -177,6 +180,11 @@ impl World {
 
     /// What a callback did, beyond its messages and notes.
     pub(super) fn see_effects(&mut self, thread: usize, effects: &Effects) {
+        if self.processes[self.threads[thread].process].role == Role::Server {
+            for (sock, bytes) in &effects.heard {
+                self.overheard.on_read(sock.0, bytes);
+            }
+        }
         let Task::ServerLoop(_) = self.threads[thread].task else { return };
         let placed = |note: &Note| matches!(note, Note::Started { .. } | Note::VisitorDropped { .. });
         let passed = |(_, mail): &(usize, Mail)| matches!(mail, Mail::ServerLoop(ToServerLoop::Visitor { .. }));
@@ -236,8 +244,11 @@ impl World {
                 | RefuseCode::UnknownTunnel
                 | RefuseCode::Resources => Sometimes::Refused,
             }),
-            Note::VisitorDropped { why, .. } => match why {
-                Dropped::WaitedTooLong => self.coverage.saw(Sometimes::WaiterTimedOut),
+            Note::VisitorDropped { why, visitor, .. } => match why {
+                Dropped::WaitedTooLong => {
+                    self.coverage.saw(Sometimes::WaiterTimedOut);
+                    self.watch.waited_too_long.insert(*visitor);
+                }
                 Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
                 Dropped::Left => self.coverage.saw(Sometimes::WaiterLeft),

@@ -1,0 +1,159 @@
+//! The configurations that are explored, by what they are about.
+
+use super::loops::Config;
+use super::mains::Mains;
+use super::net::Window;
+use super::peers::Grain::{Coarse, Fine, Medium};
+use super::search::{self, Counterexample, Report};
+use super::{explore_mains, loops};
+use protocol_sm::driver::Strategy;
+
+/// More states than any configuration here has.
+const LIMIT: usize = 30_000_000;
+
+/// What is searched.
+#[derive(Clone, Copy, Debug)]
+pub enum Search {
+    /// Two event loops.
+    Loops(Config),
+    /// Whole programs.
+    Programs(Mains),
+}
+
+impl Search {
+    /// Explores every interleaving.
+    ///
+    /// # Errors
+    /// The shortest path to what must not be.
+    pub fn run(self) -> Result<Report, Box<Counterexample>> {
+        match self {
+            Self::Loops(config) => search::explore(&loops::Loops::new(config), LIMIT),
+            Self::Programs(config) => explore_mains(config, LIMIT),
+        }
+    }
+}
+
+/// What a configuration is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // their names say it
+pub enum Topic {
+    Reuse,
+    Cuts,
+    Aborts,
+    Loss,
+    Pool,
+    Pressure,
+    Resume,
+    Grace,
+    Replacement,
+    Stopping,
+}
+
+/// One configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// What it is about.
+    pub topic: Topic,
+    /// What it is called.
+    pub name: &'static str,
+    /// What is searched.
+    pub search: Search,
+    /// Too large for every test run.
+    pub large: bool,
+}
+
+const fn small(topic: Topic, name: &'static str, search: Search) -> Entry {
+    Entry { topic, name, search, large: false }
+}
+
+const fn large(topic: Topic, name: &'static str, search: Search) -> Entry {
+    Entry { topic, name, search, large: true }
+}
+
+const fn loops(config: Config) -> Search {
+    Search::Loops(config)
+}
+
+const fn programs(config: Mains) -> Search {
+    Search::Programs(config)
+}
+
+const NARROW: Window = Window { segments: 1, ..Window::WIDE };
+const BYTES: Window = Window { bytes: 1, ..Window::WIDE };
+const SPLICE: Config = Config { strategy: Strategy::Splice, pipe: 1, ..Config::new(2, 1, Fine) };
+const GRACE: Mains = Mains { ctl_losses: 1, server_grace: true, ..Mains::new(1, Medium) };
+const NEWCOMER: Mains = Mains { newcomer: true, ..Mains::new(0, Coarse) };
+const CLIENT_STOPS: Mains = Mains { client_stops: true, server_grace: true, ..Mains::new(1, Medium) };
+const HASTY: Mains = Mains { server_stops: true, impatient: true, ..Mains::new(1, Medium) };
+const SLOW_MAIL: Mains = Mains { lazy: true, ..Mains::new(1, Coarse) };
+
+/// All of them.
+pub const CATALOG: &[Entry] = &{
+    use Topic::{Aborts, Cuts, Grace, Loss, Pool, Pressure, Replacement, Resume, Reuse, Stopping};
+    [
+        small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
+        small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
+        small(Cuts, "1 transfer, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(1, 1, Fine) })),
+        small(Cuts, "2 transfers, empty halves", loops(Config { up: 0, down: 0, ..Config::new(2, 2, Fine) })),
+        large(Cuts, "2 transfers, 2 conns, fine", loops(Config::new(2, 2, Fine))),
+        large(Cuts, "4 transfers, 2 conns", loops(Config::new(4, 2, Coarse))),
+        large(Cuts, "2 transfers, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(2, 1, Fine) })),
+        small(Aborts, "refusal", loops(Config { refusals: 1, ..Config::new(2, 1, Fine) })),
+        small(Aborts, "refusals", loops(Config { refusals: 2, ..Config::new(2, 2, Medium) })),
+        small(Aborts, "reset", loops(Config { resets: 1, ..Config::new(2, 2, Medium) })),
+        small(Aborts, "two resets", loops(Config { resets: 2, ..Config::new(2, 1, Medium) })),
+        large(Aborts, "resets and refusals", loops(Config { resets: 2, refusals: 1, ..Config::new(2, 2, Coarse) })),
+        large(Aborts, "reset, fine", loops(Config { resets: 1, ..Config::new(2, 1, Fine) })),
+        small(Loss, "loss", loops(Config { losses: 1, ..Config::new(2, 1, Medium) })),
+        small(Loss, "loss on two conns", loops(Config { losses: 1, ..Config::new(2, 2, Medium) })),
+        small(Loss, "loss, cold", loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Medium) })),
+        large(Loss, "loss, cold, two conns", loops(Config { losses: 1, ready: false, ..Config::new(2, 2, Medium) })),
+        large(Loss, "loss and reset", loops(Config { losses: 1, resets: 1, ..Config::new(2, 2, Medium) })),
+        large(Loss, "loss and refusal", loops(Config { losses: 1, refusals: 1, ..Config::new(2, 2, Coarse) })),
+        small(Pool, "conns are opened on demand", loops(Config { ready: false, ..Config::new(2, 2, Medium) })),
+        small(Pool, "one is kept", loops(Config { ready: false, keep: 1, ..Config::new(2, 2, Coarse) })),
+        small(Pool, "one may wait", loops(Config { max_waiting: 1, ..Config::new(3, 1, Medium) })),
+        small(Pool, "waits end", loops(Config { timeouts: true, ready: false, ..Config::new(2, 1, Medium) })),
+        large(Pool, "three on demand", loops(Config { ready: false, ..Config::new(3, 2, Coarse) })),
+        large(Pool, "waits end, with a loss", loops(Config { timeouts: true, losses: 1, ..Config::new(2, 1, Medium) })),
+        small(Pressure, "narrow", loops(Config { window: NARROW, ..Config::new(2, 1, Fine) })),
+        small(Pressure, "byte by byte", loops(Config { window: BYTES, ..Config::new(1, 1, Fine) })),
+        small(Pressure, "splice", loops(SPLICE)),
+        small(Pressure, "splice, narrow, reset", loops(Config { window: NARROW, resets: 1, grain: Medium, ..SPLICE })),
+        small(Pressure, "splice, 2 bytes", loops(Config { window: NARROW, up: 2, down: 2, visits: 1, ..SPLICE })),
+        large(
+            Pressure,
+            "splice, narrow, two conns",
+            loops(Config { window: NARROW, conns: 2, grain: Medium, ..SPLICE }),
+        ),
+        large(Pressure, "splice, narrow, loss", loops(Config { window: NARROW, losses: 1, grain: Medium, ..SPLICE })),
+        small(Resume, "one ctl_conn lost", programs(Mains { ctl_losses: 1, ..Mains::new(1, Medium) })),
+        small(
+            Resume,
+            "a ctl_conn and a proxy_conn lost",
+            programs(Mains { ctl_losses: 1, proxy_losses: 1, ..Mains::new(1, Medium) }),
+        ),
+        small(Resume, "two ctl_conns lost", programs(Mains { ctl_losses: 2, keep: 1, ..Mains::new(1, Coarse) })),
+        large(Resume, "2 transfers, a ctl_conn lost", programs(Mains { ctl_losses: 1, ..Mains::new(2, Coarse) })),
+        large(Resume, "with slow mail", programs(Mains { ctl_losses: 1, lazy: true, ..Mains::new(1, Medium) })),
+        large(Resume, "fine", programs(Mains { ctl_losses: 2, proxy_losses: 1, ..Mains::new(1, Fine) })),
+        small(Grace, "the server's grace", programs(GRACE)),
+        small(Grace, "the client's grace", programs(Mains { client_grace: true, server_grace: false, ..GRACE })),
+        small(Grace, "both", programs(Mains { client_grace: true, proxy_losses: 1, ..GRACE })),
+        large(Grace, "both, slow mail", programs(Mains { client_grace: true, lazy: true, grain: Coarse, ..GRACE })),
+        small(Replacement, "a newcomer, nobody visits", programs(NEWCOMER)),
+        small(Replacement, "a newcomer and a visitor", programs(Mains { visits: 1, ..NEWCOMER })),
+        small(Replacement, "the first freezes, nobody visits", programs(Mains { freeze: true, ..NEWCOMER })),
+        large(Replacement, "the first freezes", programs(Mains { visits: 1, freeze: true, ..NEWCOMER })),
+        large(Replacement, "a newcomer, and a ctl_conn is lost", programs(Mains { ctl_losses: 1, ..NEWCOMER })),
+        small(Stopping, "the server stops", programs(Mains { server_stops: true, ..Mains::new(2, Coarse) })),
+        small(Stopping, "the client stops", programs(CLIENT_STOPS)),
+        small(Stopping, "the server does not wait", programs(HASTY)),
+        small(Stopping, "the client does not wait", programs(Mains { impatient: true, ..CLIENT_STOPS })),
+        small(Stopping, "the server stops, a ctl_conn is lost", programs(Mains { ctl_losses: 1, ..HASTY })),
+        small(Stopping, "both stop", programs(Mains { server_stops: true, impatient: true, ..CLIENT_STOPS })),
+        small(Stopping, "slow mail", programs(Mains { visits: 2, ..SLOW_MAIL })),
+        small(Stopping, "slow mail, the server stops", programs(Mains { server_stops: true, ..SLOW_MAIL })),
+        small(Stopping, "a newcomer, and the server stops", programs(Mains { newcomer: true, visits: 0, ..HASTY })),
+    ]
+};
