@@ -48,11 +48,19 @@ pub enum Fault {
     AckedTooMuch,
     /// A session that is over leaves its conns open.
     SessionLeftOpen,
+    /// A name that did not resolve is not looked up again.
+    NameGivenUp,
+    /// Any proof is taken for a client's.
+    AnyToken,
+    /// Any proof is taken for a conn's.
+    AnyConnProof,
+    /// A conn's number is taken a second time.
+    ConnReplayed,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -72,6 +80,10 @@ impl Fault {
         Self::ReplayDropped,
         Self::AckedTooMuch,
         Self::SessionLeftOpen,
+        Self::NameGivenUp,
+        Self::AnyToken,
+        Self::AnyConnProof,
+        Self::ConnReplayed,
     ];
 }
 

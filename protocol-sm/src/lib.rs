@@ -10,6 +10,8 @@ pub mod auth;
 pub mod backoff;
 #[cfg(feature = "canary")]
 pub mod canary;
+#[cfg(feature = "canary")]
+pub mod cells;
 pub mod codes;
 pub mod conn;
 pub mod control;

@@ -30,6 +30,14 @@ impl Ring {
         }
     }
 
+    /// The faults that it knows, by name.
+    fn faults(self) -> Vec<String> {
+        match self {
+            Self::Kernel => world::Fault::all().map(|fault| format!("{fault:?}")).collect(),
+            Self::Turmoil => swarm::Fault::all().map(|fault| format!("{fault:?}")).collect(),
+        }
+    }
+
     /// Whether it can see this happen.
     fn sees(self, what: Sometimes) -> bool {
         self == Self::Kernel || !swarm::UNSEEN.contains(&what)
@@ -99,9 +107,12 @@ impl Total {
         }
     }
 
-    /// What never happened, of all that the ring can see.
-    pub fn missing(&self) -> impl Iterator<Item = Sometimes> {
-        self.coverage.missing().filter(|&what| self.ring.sees(what))
+    /// What never happened, of all that the ring can see, and which faults never struck.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let seen = self.coverage.missing().filter(|&what| self.ring.sees(what)).map(|what| format!("{what:?}"));
+        let idle = |fault: &String| !self.coverage.faults().contains_key(fault);
+        seen.chain(self.ring.faults().into_iter().filter(idle).map(|fault| format!("fault {fault}"))).collect()
     }
 
     /// Seeds per second.
@@ -153,7 +164,7 @@ impl fmt::Display for Total {
             self.served
         )?;
         writeln!(f, "trace hash {:016x}", self.hash)?;
-        let missing: Vec<_> = self.missing().map(|what| format!("{what:?}")).collect();
+        let missing = self.missing();
         let seen = self.coverage.reached();
         writeln!(f, "{seen} of {} things that must happen sometimes were seen", Sometimes::ALL.len())?;
         if !missing.is_empty() {

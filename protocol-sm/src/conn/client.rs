@@ -16,6 +16,8 @@
 //! - C4 a refused transfer's bytes are taken off the conn and reach nobody.
 
 use super::Heard;
+#[cfg(feature = "canary")]
+use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
 use crate::transfer::{Egress, Half, Ingress};
@@ -42,6 +44,8 @@ impl IdleConn {
         if self.last.next() != Some(epoch) {
             return Err(Violation::FutureEpoch);
         }
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Start);
         let mut ingress = Ingress::default();
         if let Some(total) = self.early_fin {
             ingress.on_fin(total)?;
@@ -54,6 +58,8 @@ impl IdleConn {
     /// # Errors
     /// For a transfer beyond the next, or a second `Fin`.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Fin);
         match self.place(epoch)? {
             Heard::Stale => Ok(Heard::Stale),
             Heard::Current if self.early_fin.is_some() => Err(Violation::Repeated),
@@ -73,7 +79,15 @@ impl IdleConn {
     /// # Errors
     /// For a transfer beyond the next.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Abort);
         self.place(epoch)
+    }
+
+    #[cfg(feature = "canary")]
+    fn met(&self, epoch: Epoch, event: Event) {
+        let event = if epoch <= self.last { Event::Stale } else { event };
+        saw(State { server: false, stage: 0, ended: false, fin: self.early_fin.is_some(), done: false }, event);
     }
 
     fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
@@ -128,6 +142,8 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_dialed(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
+        #[cfg(feature = "canary")]
+        self.met(self.epoch, Event::Started);
         self.stage = Stage::Serving;
     }
 
@@ -137,6 +153,8 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_refused(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
+        #[cfg(feature = "canary")]
+        self.met(self.epoch, Event::Refused);
         self.stage = Stage::Refused;
         let total = self.egress.on_source_eof();
         assert_eq!(total, 0, "nothing was taken before the dial");
@@ -172,6 +190,8 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer not yet started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Fin);
         match self.place(epoch)? {
             Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
             Heard::Stale => Ok(Heard::Stale),
@@ -183,7 +203,16 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer not yet started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Abort);
         self.place(epoch)
+    }
+
+    #[cfg(feature = "canary")]
+    fn met(&self, epoch: Epoch, event: Event) {
+        let event = if epoch < self.epoch { Event::Stale } else { event };
+        let (ended, fin) = (self.egress.ended(), self.ingress.capped());
+        saw(State { server: false, stage: 1 + self.stage as u8, ended, fin, done: false }, event);
     }
 
     fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
@@ -211,6 +240,8 @@ impl ActiveConn {
     /// The transfer goes on.
     pub fn finish(self) -> Result<IdleConn, Self> {
         if self.egress.through() && self.ingress.through() {
+            #[cfg(feature = "canary")]
+            self.met(self.epoch, Event::Finish);
             Ok(IdleConn { last: self.epoch, early_fin: None })
         } else {
             Err(self)

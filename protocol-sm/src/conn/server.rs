@@ -17,6 +17,8 @@
 //! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client.
 
 use super::Heard;
+#[cfg(feature = "canary")]
+use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
 use crate::transfer::{Egress, Ingress};
@@ -38,6 +40,8 @@ impl IdleConn {
     #[must_use]
     pub fn start(self) -> Option<ActiveConn> {
         let epoch = self.last.next()?;
+        #[cfg(feature = "canary")]
+        saw(IDLE, Event::Start);
         Some(ActiveConn {
             epoch,
             egress: Egress::default(),
@@ -52,9 +56,14 @@ impl IdleConn {
     /// # Errors
     /// [`Violation::FutureEpoch`] if no such transfer was started.
     pub fn on_message(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        saw(IDLE, Event::Stale);
         if epoch > self.last { Err(Violation::FutureEpoch) } else { Ok(Heard::Stale) }
     }
 }
+
+#[cfg(feature = "canary")]
+const IDLE: State = State { server: true, stage: 0, ended: false, fin: false, done: false };
 
 /// What the client has answered to `Start`, in band.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +106,8 @@ impl ActiveConn {
     /// # Errors
     /// For another epoch, a second answer, or after a `Done` that only a refusal could have preceded.
     pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Started);
         self.answer_is_due(epoch)?;
         if self.done && !self.ingress.capped() {
             return Err(Violation::DoneTooEarly);
@@ -111,6 +122,8 @@ impl ActiveConn {
     /// # Errors
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Refused);
         self.answer_is_due(epoch)?;
         if self.ingress.capped() {
             return Err(Violation::Unexpected);
@@ -135,6 +148,8 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer never started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Fin);
         match self.place(epoch)? {
             Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
             Heard::Stale => Ok(Heard::Stale),
@@ -147,6 +162,8 @@ impl ActiveConn {
     /// For a transfer never started, a second `Done`, or one that an honest client cannot have sent: it
     /// needs our `Fin`, and sends its own first unless it refuses.
     pub fn on_done(&mut self, epoch: Epoch) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Done);
         if self.place(epoch)? == Heard::Stale {
             return Ok(Heard::Stale);
         }
@@ -178,7 +195,24 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer never started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        #[cfg(feature = "canary")]
+        self.met(epoch, Event::Abort);
         self.place(epoch)
+    }
+
+    #[cfg(feature = "canary")]
+    fn met(&self, epoch: Epoch, event: Event) {
+        let event = if epoch < self.epoch { Event::Stale } else { event };
+        saw(
+            State {
+                server: true,
+                stage: 1 + self.answer as u8,
+                ended: self.egress.ended(),
+                fin: self.ingress.capped(),
+                done: self.done,
+            },
+            event,
+        );
     }
 
     fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
@@ -209,6 +243,8 @@ impl ActiveConn {
         #[cfg(feature = "canary")]
         let done = done || crate::canary::planted(crate::canary::Fault::NoDoneGate);
         if done && answered && self.egress.through() && self.ingress.through() {
+            #[cfg(feature = "canary")]
+            self.met(self.epoch, Event::Finish);
             #[cfg(feature = "canary")]
             if crate::canary::planted(crate::canary::Fault::EpochReused) {
                 return Ok(IdleConn { last: Epoch(self.epoch.0 - 1) });

@@ -71,6 +71,10 @@ impl Challenge {
                 Err(HandshakeRefusal::WrongToken)
             };
         }
+        #[cfg(feature = "canary")]
+        if crate::canary::planted(crate::canary::Fault::AnyToken) {
+            return Ok(Access { credential: Some(0), token: 0, transcript });
+        }
         for (index, credential) in settings.credentials.iter().enumerate() {
             if let Some(token) = credential.tokens.iter().position(|token| proves(Some(token))) {
                 return Ok(Access { credential: Some(index), token, transcript });

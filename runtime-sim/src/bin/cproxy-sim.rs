@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     println!("{total}");
     match total.failures.first().map(|(_, breach)| breach.kind) {
         Some(kind) => ExitCode::from(code(kind)),
-        None if flags.require_coverage && total.missing().next().is_some() => ExitCode::from(5),
+        None if flags.require_coverage && !total.missing().is_empty() => ExitCode::from(5),
         None => ExitCode::SUCCESS,
     }
 }

@@ -228,12 +228,15 @@ impl Kernel {
             self.emit(ghost, Packet::Rst);
             return;
         };
-        let parent = &mut self.socks[listener.0];
-        if parent.children.len() + parent.answering > parent.backlog {
+        if self.is_crowded(listener) {
+            self.forget_half_made(listener);
+        }
+        if self.is_crowded(listener) {
             // Accept queue full: the SYN is dropped, and sent again.
             self.remark(listener, "backlog full");
             return;
         }
+        let parent = &mut self.socks[listener.0];
         parent.answering += 1;
         let (proc, options) = (parent.proc, parent.options);
         let id = SockId(self.socks.len());
@@ -250,6 +253,25 @@ impl Kernel {
         self.socks[from.0].peer = Some(id);
         self.socks[from.0].edge = self.socks[id.0].advertised;
         self.emit(id, Packet::SynAck);
+    }
+
+    fn is_crowded(&self, listener: SockId) -> bool {
+        let listener = &self.socks[listener.0];
+        listener.children.len() + listener.answering > listener.backlog
+    }
+
+    /// Half-made connections whose peer is gone without a word will never be made: they take nobody's place.
+    fn forget_half_made(&mut self, listener: SockId) {
+        let lost = |sock: &Sock| {
+            let gone = |peer: SockId| self.socks[peer.0].stage == Stage::Dead;
+            sock.parent == Some(listener) && sock.stage == Stage::Answering && sock.peer.is_some_and(gone)
+        };
+        let lost: Vec<_> = (0..self.socks.len()).filter(|&i| lost(&self.socks[i])).map(SockId).collect();
+        for id in lost {
+            self.socks[listener.0].answering -= 1;
+            self.socks[id.0].orphan = true;
+            self.die(id);
+        }
     }
 
     /// An end without a socket, for the RST that it sends.

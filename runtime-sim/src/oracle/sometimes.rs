@@ -1,5 +1,8 @@
 //! Things that a long campaign must have seen: a search that never gets somewhere proves nothing about it.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 /// What must happen sometimes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
@@ -43,11 +46,13 @@ pub enum Sometimes {
     ResetProxy,
     ResetPublic,
     ResetLocal,
-    Blackhole,
+    BlackholeCtl,
+    BlackholeProxy,
     Cut,
     CutOneWay,
     Loss,
-    Freeze,
+    FreezeServer,
+    FreezeClient,
     KillClient,
     KillServer,
     PowerOffClient,
@@ -69,7 +74,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -108,11 +113,13 @@ impl Sometimes {
         Self::ResetProxy,
         Self::ResetPublic,
         Self::ResetLocal,
-        Self::Blackhole,
+        Self::BlackholeCtl,
+        Self::BlackholeProxy,
         Self::Cut,
         Self::CutOneWay,
         Self::Loss,
-        Self::Freeze,
+        Self::FreezeServer,
+        Self::FreezeClient,
         Self::KillClient,
         Self::KillServer,
         Self::PowerOffClient,
@@ -135,37 +142,54 @@ impl Sometimes {
 
 /// How often each thing was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Coverage([u64; Sometimes::ALL.len()]);
+pub struct Coverage {
+    seen: [u64; Sometimes::ALL.len()],
+    faults: BTreeMap<String, u64>,
+}
 
 impl Default for Coverage {
     fn default() -> Self {
-        Self([0; Sometimes::ALL.len()])
+        Self { seen: [0; Sometimes::ALL.len()], faults: BTreeMap::new() }
     }
 }
 
 impl Coverage {
     /// It happened.
     pub fn saw(&mut self, what: Sometimes) {
-        self.0[what as usize] += 1;
+        self.seen[what as usize] += 1;
+    }
+
+    /// A fault struck.
+    pub fn struck(&mut self, fault: impl fmt::Debug) {
+        *self.faults.entry(format!("{fault:?}")).or_default() += 1;
+    }
+
+    /// How often each fault struck that did.
+    #[must_use]
+    pub fn faults(&self) -> &BTreeMap<String, u64> {
+        &self.faults
     }
 
     /// Adds what another run saw.
     pub fn add(&mut self, other: &Self) {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+        for (mine, theirs) in self.seen.iter_mut().zip(other.seen) {
             *mine += theirs;
+        }
+        for (fault, count) in &other.faults {
+            *self.faults.entry(fault.clone()).or_default() += count;
         }
     }
 
     /// How often it happened.
     #[must_use]
     pub fn count(&self, what: Sometimes) -> u64 {
-        self.0[what as usize]
+        self.seen[what as usize]
     }
 
     /// How many of them happened at all.
     #[must_use]
     pub fn reached(&self) -> usize {
-        self.0.iter().filter(|&&count| count > 0).count()
+        self.seen.iter().filter(|&&count| count > 0).count()
     }
 
     /// What never happened.

@@ -9,7 +9,7 @@ use crate::oracle::Sometimes;
 use protocol_sm::driver::Role;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -74,8 +74,6 @@ enum Remedy {
 #[derive(Debug)]
 pub(super) struct Faults {
     pub(super) cast: Cast,
-    /// How often each was applied.
-    pub(super) applied: BTreeMap<Fault, u64>,
     stage: Rc<Stage>,
     rng: Rng,
     active: Vec<(Instant, Remedy)>,
@@ -87,15 +85,7 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn new(stage: &Rc<Stage>, cast: Cast, rng: Rng) -> Self {
         let down = BTreeSet::from([cast.rival()]);
-        Self {
-            cast,
-            applied: BTreeMap::new(),
-            stage: Rc::clone(stage),
-            rng,
-            active: Vec::new(),
-            down,
-            bent: BTreeSet::new(),
-        }
+        Self { cast, stage: Rc::clone(stage), rng, active: Vec::new(), down, bent: BTreeSet::new() }
     }
 
     /// Ends what has lasted long enough.
@@ -153,7 +143,7 @@ impl Faults {
         if !self.try_apply(sim, blow, until) {
             return false;
         }
-        *self.applied.entry(blow.fault).or_default() += 1;
+        self.stage.seen.borrow_mut().struck(blow.fault);
         self.stage.trouble(until + Duration::from_secs(2));
         self.stage.remark(None, || format!("{:?} for {:?}", blow.fault, blow.lasts));
         if let Some(sometimes) = counts_as(blow.fault) {
@@ -326,7 +316,8 @@ fn counts_as(fault: Fault) -> Option<Sometimes> {
         Fault::ResetProxy => Sometimes::ResetProxy,
         Fault::ResetPublic => Sometimes::ResetPublic,
         Fault::ResetLocal => Sometimes::ResetLocal,
-        Fault::BlackholeCtl | Fault::BlackholeProxy => Sometimes::Blackhole,
+        Fault::BlackholeCtl => Sometimes::BlackholeCtl,
+        Fault::BlackholeProxy => Sometimes::BlackholeProxy,
         Fault::Partition => Sometimes::Cut,
         Fault::KillClient => Sometimes::KillClient,
         Fault::KillServer => Sometimes::KillServer,

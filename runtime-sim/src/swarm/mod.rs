@@ -29,7 +29,6 @@ use faults::{Cast, Faults};
 use plan::Plan;
 use stage::{Order, SERVER, Stage};
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -72,12 +71,10 @@ pub struct Report {
     pub races: Races,
     /// Visitors that came.
     pub visitors: u64,
-    /// How often each fault was applied.
-    pub faults: BTreeMap<Fault, u64>,
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 14] = [
+pub const UNSEEN: [Sometimes; 15] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
@@ -87,7 +84,8 @@ pub const UNSEEN: [Sometimes; 14] = [
     Sometimes::PoolEmpty,
     Sometimes::CutOneWay,
     Sometimes::Loss,
-    Sometimes::Freeze,
+    Sometimes::FreezeServer,
+    Sometimes::FreezeClient,
     Sometimes::BacklogFull,
     Sometimes::SurplusClosed,
     Sometimes::IdlePinged,
@@ -127,7 +125,6 @@ pub fn run_seed(seed: u64, options: Options) -> Report {
         },
         races: stage.races.get(),
         visitors: stage.visitors.get(),
-        faults: run.faults.applied.clone(),
     }
 }
 

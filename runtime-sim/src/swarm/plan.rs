@@ -64,6 +64,11 @@ impl Fault {
     /// meant before.
     const LATER: [Self; 1] = [Self::Impostor];
 
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::LATER)
+    }
+
     /// Whether transfers must survive it.
     fn is_gentle(self) -> bool {
         matches!(self, Self::ResetCtl | Self::Lag | Self::Stranger | Self::Impostor)

@@ -45,13 +45,14 @@ impl World {
         self.faults[index].target = client;
         let now = self.now();
         self.kernel.trace.remark(now, None, || format!("{fault:?}"));
+        self.coverage.struck(fault);
         match fault {
             Fault::ResetCtl => self.strike(|world| world.reset(CTL), Sometimes::ResetCtl),
             Fault::ResetProxy => self.strike(|world| world.reset(PROXY), Sometimes::ResetProxy),
             Fault::ResetPublic => self.strike(Self::reset_public, Sometimes::ResetPublic),
             Fault::ResetLocal => self.strike(|world| world.reset_local(client), Sometimes::ResetLocal),
-            Fault::BlackholeCtl => self.strike(|world| world.blackhole(CTL), Sometimes::Blackhole),
-            Fault::BlackholeProxy => self.strike(|world| world.blackhole(PROXY), Sometimes::Blackhole),
+            Fault::BlackholeCtl => self.strike(|world| world.blackhole(CTL), Sometimes::BlackholeCtl),
+            Fault::BlackholeProxy => self.strike(|world| world.blackhole(PROXY), Sometimes::BlackholeProxy),
             Fault::Cut => {
                 self.kernel.cut(self.client_hosts[client], self.server_host);
                 self.coverage.saw(Sometimes::Cut);
@@ -62,8 +63,8 @@ impl World {
                 self.kernel.cut_one_way(a, b);
                 self.coverage.saw(Sometimes::CutOneWay);
             }
-            Fault::FreezeServer => self.freeze(self.server),
-            Fault::FreezeClient => self.freeze(self.clients[client]),
+            Fault::FreezeServer => self.freeze(self.server, Sometimes::FreezeServer),
+            Fault::FreezeClient => self.freeze(self.clients[client], Sometimes::FreezeClient),
             Fault::KillClient => {
                 if self.is_alive(self.clients[client]) {
                     self.kill(self.clients[client]);
@@ -244,10 +245,10 @@ impl World {
         self.processes.get(process).is_some_and(|process| process.alive)
     }
 
-    fn freeze(&mut self, process: usize) {
+    fn freeze(&mut self, process: usize, what: Sometimes) {
         if self.is_alive(process) {
             self.processes[process].frozen = true;
-            self.coverage.saw(Sometimes::Freeze);
+            self.coverage.saw(what);
         }
     }
 

@@ -66,6 +66,11 @@ impl Fault {
     /// meant before.
     const LATER: [Self; 1] = [Self::Impostor];
 
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::LATER)
+    }
+
     /// Whether nobody else may notice anything of it.
     fn is_harmless(self) -> bool {
         self == Self::Impostor
