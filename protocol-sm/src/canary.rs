@@ -48,8 +48,6 @@ pub enum Fault {
     AckedTooMuch,
     /// A session that is over leaves its conns open.
     SessionLeftOpen,
-    /// A name that did not resolve is not looked up again.
-    NameGivenUp,
     /// Any proof is taken for a client's.
     AnyToken,
     /// Any proof is taken for a conn's.
@@ -60,7 +58,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -80,7 +78,6 @@ impl Fault {
         Self::ReplayDropped,
         Self::AckedTooMuch,
         Self::SessionLeftOpen,
-        Self::NameGivenUp,
         Self::AnyToken,
         Self::AnyConnProof,
         Self::ConnReplayed,

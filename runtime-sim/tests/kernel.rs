@@ -2,6 +2,9 @@
 //!
 //! `SIM_SEED=N cargo test -p runtime-sim --test kernel` runs one seed, and tells its story if it fails.
 
+#[cfg(debug_assertions)]
+mod cells;
+
 use runtime_sim::campaign::{self, Ring, Settings, Total};
 use runtime_sim::world;
 use std::process::Command;
@@ -44,30 +47,8 @@ fn every_promise_is_kept_and_everything_happens_sometimes() {
     }
     assert_eq!(total.missing(), [""; 0], "{SEEDS} seeds never saw these");
     #[cfg(debug_assertions)]
-    cells::check();
+    cells::check(false);
     println!("{total}");
-}
-
-/// Each legal meeting of a conn's state with an event, as `cells.txt` lists them, and none that is not.
-#[cfg(debug_assertions)]
-mod cells {
-    use protocol_sm::cells::seen;
-    use std::collections::BTreeSet;
-
-    pub(super) fn check() {
-        let found: BTreeSet<_> = seen().iter().map(ToString::to_string).collect();
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cells.txt");
-        if std::env::var_os("UPDATE_CELLS").is_some() {
-            let text: String = found.iter().map(|cell| format!("{cell}\n")).collect();
-            std::fs::write(path, text).expect("the list can be written");
-        }
-        let listed = std::fs::read_to_string(path).expect("the list is there");
-        let listed: BTreeSet<_> = listed.lines().map(str::to_owned).collect();
-        let (never, new): (Vec<_>, Vec<_>) = (listed.difference(&found).collect(), found.difference(&listed).collect());
-        assert!(never.is_empty(), "never met: {never:#?}");
-        assert!(new.is_empty(), "not in cells.txt (UPDATE_CELLS=1 writes it anew): {new:#?}");
-        println!("{} states of conns have met all their events", found.len());
-    }
 }
 
 /// Seeds that failed once, and why. A change of what a seed means takes their meaning, not their place.

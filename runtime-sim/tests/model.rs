@@ -1,6 +1,9 @@
 //! Ring 2: random choice tapes over the production drivers. A failing tape is shrunk by proptest; its path is
 //! printed as a sequence chart. `SIM_SEED=N` plays other tapes.
 
+#[cfg(debug_assertions)]
+mod cells;
+
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -38,6 +41,10 @@ fn every_tape_comes_to_a_quiet_end_with_every_invariant_kept() {
     let seen = seen.get();
     println!("{CASES} tapes: {seen:?}");
     assert!(seen.complete > seen.visits / 5 && seen.complete < seen.visits, "tapes lead to good ends and to bad ones");
+    #[cfg(debug_assertions)]
+    if std::env::var_os("SIM_SEED").is_none() {
+        cells::check(true);
+    }
 }
 
 #[test]

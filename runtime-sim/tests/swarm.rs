@@ -62,11 +62,11 @@ fn systems_converge_and_every_stream_is_whole_or_reset() {
     assert!(idle.is_empty(), "{SEEDS} seeds never had {idle:?}");
 }
 
-/// Seeds that failed once, and why. A change of what a seed means takes their meaning, not their place: the same
-/// fault is planted in `canaries.rs`.
+/// Seeds that failed once, and why. A change of what a seed means takes their meaning, not their place.
 #[test]
 fn seeds_that_failed_once() {
-    // A local name that did not resolve was not looked up again (`Fault::NameGivenUp`).
+    // A local name that did not resolve was not looked up again: see `a_name_that_did_not_resolve_is_looked_up_again`
+    // in `explore::mains` too.
     one(3392);
 }
 

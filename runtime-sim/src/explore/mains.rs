@@ -699,3 +699,39 @@ fn assert_ended_but_for_frozen(state: &State) {
     }
     assert_ended(&visits);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol_sm::ids::TunnelId;
+
+    /// Found by ring 4, seed 3392: only a visitor who was refused had it looked up again.
+    #[test]
+    fn a_name_that_did_not_resolve_is_looked_up_again() {
+        type Main = ClientMain<Stream>;
+        let mut main = Mains::new(0, Grain::Coarse).client().main;
+        let mut net = Net::new(0, Window::WIDE, 0);
+        let tag = Lookup::Local(TunnelId(0));
+        let mut call = |now, call: &dyn Fn(&mut Main, &mut Cx<'_, Kernel<'_>>)| {
+            let told = drive(&mut net, &mut main, Who::ClientMain(0), now, &mut Story::default(), call);
+            (told, Driver::<Kernel<'_>>::next_deadline(&*main))
+        };
+        let asks = |told: &[Told]| told.iter().any(|told| matches!(told, Told::Resolve(asked) if *asked == tag));
+        let resolved = |addresses: Vec<_>| {
+            move |main: &mut Main, cx: &mut Cx<'_, Kernel<'_>>| {
+                main.on_message(cx, ToClientMain::Resolved { tag, addresses: addresses.clone() });
+            }
+        };
+        let (told, _) = call(Instant::ZERO, &|main, cx| main.start(cx));
+        assert!(asks(&told));
+        let (_, deadline) = call(Instant::ZERO, &resolved(vec![]));
+        let again = deadline.expect("it is tried again");
+        let (told, _) = call(again, &|main, cx| main.on_deadline(cx));
+        assert!(asks(&told), "after a pause: {told:?}");
+        let (told, deadline) = call(again, &resolved(vec![at(LOCAL_PORT)]));
+        let known =
+            |told: &Told| matches!(told, Told::ToClientLoop(ToClientLoop::Tunnel { locals, .. }) if !locals.is_empty());
+        assert!(told.iter().any(known), "the event loop is told: {told:?}");
+        assert_eq!(deadline, None, "there is nothing left to look up");
+    }
+}

@@ -36,10 +36,6 @@ impl<T> ClientMain<T> {
     pub(super) fn look_again<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         self.look_again = None;
         for tunnel in core::mem::take(&mut self.unresolved) {
-            #[cfg(feature = "canary")]
-            if crate::canary::planted(crate::canary::Fault::NameGivenUp) {
-                continue;
-            }
             self.look_up(cx, Lookup::Local(tunnel));
         }
     }
