@@ -406,6 +406,27 @@ rules! {
         read_exactly(&mut pair.net, &pair.near, NEAR, 300);
     }
 
+    fn who_finds_the_accept_queue_full_waits_for_room<N: Net>() {
+        let mut net = N::new();
+        let (door, at) = net.listen(DOOR);
+        net.set_backlog(&door, 1);
+        let (first, second, third) = (Token(11), Token(12), Token(13));
+        for token in [first, second] {
+            let near = net.connect(at, token).unwrap();
+            net.until(token, |ready| ready.writable);
+            assert_eq!(net.take_error(&near), Ok(()), "one more than the backlog fits");
+            // It stays open: dropping it would not tell the simulated kernel.
+            std::mem::forget(near);
+        }
+        let near = net.connect(at, third).unwrap();
+        assert!(net.quiet(third), "nobody answers");
+        assert_eq!(net.take_error(&near), Err(SysError::WouldBlock));
+        net.accept(&door).map(|far| net.close(far)).unwrap();
+        // It asks again after a second.
+        net.until(third, |ready| ready.writable);
+        assert_eq!(net.take_error(&near), Ok(()));
+    }
+
     fn writes_while_connecting_block<N: Net>() {
         let mut net = N::new();
         let (_door, at) = net.listen(DOOR);

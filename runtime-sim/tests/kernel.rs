@@ -94,3 +94,17 @@ fn a_trace_tells_a_story_in_text_and_as_a_drawing() {
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
     assert_eq!(world::run(1, false).hash, report.hash, "keeping the story changes nothing");
 }
+
+#[test]
+fn the_campaign_program_says_by_its_exit_code_what_it_found() {
+    let code = |args: &[&str]| {
+        let run = Command::new(env!("CARGO_BIN_EXE_cproxy-sim")).args(args).output();
+        run.expect("the campaign program starts").status.code()
+    };
+    assert_eq!(code(&["--seeds", "3"]), Some(0), "nothing found");
+    assert_eq!(code(&["--seeds", "3", "--require-coverage"]), Some(5), "three seeds see little");
+    assert_eq!(code(&["--first-seed", "3", "--trace", "--events", "5"]), Some(0), "a trace");
+    assert_eq!(code(&["--ring", "exhaustive", "--first-seed", "26", "--seeds", "1"]), Some(0), "a configuration");
+    assert_eq!(code(&["--ring", "exhaustive", "--first-seed", "1000"]), Some(2), "there are not so many");
+    assert_eq!(code(&["--ring", "kernels"]), Some(2), "bad flags");
+}

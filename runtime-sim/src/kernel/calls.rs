@@ -89,6 +89,11 @@ impl Kernel {
         Ok((id, local))
     }
 
+    /// listen(2) once more: so many may wait from now on, and one more.
+    pub fn set_backlog(&mut self, listener: SockId, backlog: usize) {
+        self.socks[listener.0].backlog = backlog;
+    }
+
     /// Takes a connection off the accept queue.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! The two systems that the rules are held against.
 
 use core::net::SocketAddr;
+use nix::sys::socket::Backlog;
 use protocol_sm::driver::{Listen, Readiness, Role, Sys, SysError, Token};
 use protocol_sm::time::Instant;
 use runtime_sim::kernel::{Kernel, Options, PipeId, PollId, ProcId, SockId};
 use runtime_sim::trace::Trace;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::time::Duration;
 
 /// What the rules need of a system.
@@ -18,6 +20,11 @@ pub(super) trait Net {
     fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr);
     fn local(&mut self, listener: &Self::Listener) -> SocketAddr;
     fn unlisten(&mut self, listener: Self::Listener);
+    /// Lets so many connections wait, and one more.
+    fn set_backlog(&mut self, listener: &Self::Listener, backlog: usize);
+    /// Leaves the process no descriptor, or as many as before.
+    #[allow(dead_code)] // only `descriptors.rs` has a process of its own
+    fn exhaust(&mut self, exhausted: bool);
     fn connect(&mut self, to: SocketAddr, token: Token) -> Result<Self::Stream, SysError>;
     fn accept(&mut self, listener: &Self::Listener) -> Result<Self::Stream, SysError>;
     fn watch(&mut self, stream: &Self::Stream, token: Token);
@@ -116,6 +123,15 @@ impl Net for Simulated {
         self.kernel.close(listener, false);
     }
 
+    fn set_backlog(&mut self, listener: &SockId, backlog: usize) {
+        self.kernel.set_backlog(*listener, backlog);
+    }
+
+    fn exhaust(&mut self, exhausted: bool) {
+        let limit = if exhausted { self.kernel.open_fds(self.proc) } else { 1000 };
+        self.kernel.set_fd_limit(self.proc, limit);
+    }
+
     fn connect(&mut self, to: SocketAddr, token: Token) -> Result<SockId, SysError> {
         let sock = self.kernel.connect(self.proc, to, OPTIONS)?;
         self.kernel.watch(sock, self.poll, token);
@@ -188,6 +204,9 @@ impl Net for Simulated {
 pub(super) struct Linux {
     sys: runtime_epoll::Linux<()>,
     poller: runtime_epoll::Poller,
+    /// Descriptors that only take up room.
+    #[allow(dead_code)] // as `exhaust`
+    ballast: Vec<File>,
     doors: BTreeMap<u64, SocketAddr>,
     seen: BTreeMap<Token, Readiness>,
 }
@@ -199,7 +218,7 @@ impl Net for Linux {
 
     fn new() -> Self {
         let (poller, sys) = runtime_epoll::Linux::new(()).unwrap();
-        Self { sys, poller, doors: BTreeMap::new(), seen: BTreeMap::new() }
+        Self { sys, poller, ballast: Vec::new(), doors: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
     fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
@@ -215,6 +234,18 @@ impl Net for Linux {
 
     fn unlisten(&mut self, listener: Self::Listener) {
         self.sys.unlisten(listener.0);
+    }
+
+    fn set_backlog(&mut self, listener: &Self::Listener, backlog: usize) {
+        let backlog = Backlog::new(i32::try_from(backlog).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener.0, backlog).unwrap();
+    }
+
+    fn exhaust(&mut self, exhausted: bool) {
+        self.ballast.clear();
+        while exhausted && let Ok(file) = File::open("/dev/null") {
+            self.ballast.push(file);
+        }
     }
 
     fn connect(&mut self, to: SocketAddr, token: Token) -> Result<Self::Stream, SysError> {
