@@ -24,9 +24,9 @@ pub(super) struct Args {
     /// Only cases whose names start with one of these.
     #[arg(long, value_name = "CASE,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, cproxy-tls (encrypted between its
-    /// two programs; only if named), rathole, haproxy (two of them), bore. `cproxy=DIR` adds the programs in DIR, to compare two builds. The default is all, in quick mode without
-    /// relay-level and bore.
+    /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, rathole, haproxy (two of
+    /// them), bore; cproxy-tls and rathole-tls, only if named, encrypt between their two programs. `cproxy=DIR` adds the
+    /// programs in DIR, to compare two builds. The default is all, in quick mode without relay-level and bore.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<String>,
     /// Rounds; the default is 3, in full mode 5.
@@ -131,7 +131,12 @@ impl Args {
                     "relay-level" => Ok(Kind::Relay(Trigger::Level)),
                     "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, false)),
                     "cproxy-tls" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, true)),
-                    "rathole" => binary(peer, self.rathole.as_ref()).map(Kind::Rathole),
+                    "rathole" => binary(peer, self.rathole.as_ref()).map(|binary| Kind::Rathole { binary, tls: None }),
+                    // rathole wants its certificate made for it.
+                    "rathole-tls" => binary("rathole", self.rathole.as_ref()).and_then(|binary| {
+                        let openssl = on_path("openssl").ok_or("rathole-tls needs openssl on the PATH")?;
+                        Ok(Kind::Rathole { binary, tls: Some(openssl) })
+                    }),
                     "haproxy" => binary(peer, self.haproxy.as_ref()).map(Kind::Haproxy),
                     "bore" => binary(peer, self.bore.as_ref()).map(Kind::Bore),
                     _ => return Err(format!("unknown peer {peer}: see --help for those there are")),

@@ -21,8 +21,8 @@ pub(super) enum Kind {
     Relay(Trigger),
     /// Our programs, from this directory; the name they go by in the tables; whether they encrypt.
     Cproxy { name: String, dir: PathBuf, tls: bool },
-    /// rathole, server and client, from this binary.
-    Rathole(PathBuf),
+    /// rathole, server and client, from this binary; where openssl is, if they encrypt.
+    Rathole { binary: PathBuf, tls: Option<PathBuf> },
     /// Two chained haproxy processes in TCP mode, with `option splice-auto`.
     Haproxy(PathBuf),
     /// bore, server and client.
@@ -36,7 +36,8 @@ impl fmt::Display for Kind {
             Self::Relay(Trigger::Edge) => "relay",
             Self::Relay(Trigger::Level) => "relay-level",
             Self::Cproxy { name, .. } => name,
-            Self::Rathole(_) => "rathole",
+            Self::Rathole { tls: None, .. } => "rathole",
+            Self::Rathole { tls: Some(_), .. } => "rathole-tls",
             Self::Haproxy(_) => "haproxy",
             Self::Bore(_) => "bore",
         })
@@ -94,7 +95,7 @@ impl Running {
             Kind::Direct => (service, Vec::new()),
             Kind::Relay(trigger) => starter.relay(*trigger)?,
             Kind::Cproxy { dir, tls, .. } => starter.cproxy(dir, *tls, extra)?,
-            Kind::Rathole(binary) => starter.rathole(binary)?,
+            Kind::Rathole { binary, tls } => starter.rathole(binary, tls.as_deref())?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
             Kind::Bore(binary) => starter.bore(binary)?,
         };
@@ -173,20 +174,22 @@ impl Starter<'_> {
         Ok((target, vec![server, client]))
     }
 
-    fn rathole(&self, binary: &Path) -> Started {
+    fn rathole(&self, binary: &Path, openssl: Option<&Path>) -> Started {
+        let (server_tls, client_tls) =
+            openssl.map(|openssl| self.rathole_tls(openssl)).transpose()?.unwrap_or_default();
         let [control, public] = [free_address(self.site.near)?, free_address(self.site.near)?];
         let service = self.service;
         let server_toml = self.file(
             "rathole-server.toml",
             &format!(
-                "[server]\nbind_addr = \"{control}\"\ndefault_token = \"benchmark\"\n\
+                "[server]\nbind_addr = \"{control}\"\ndefault_token = \"benchmark\"\n{server_tls}\
                  [server.services.bench]\nbind_addr = \"{public}\"\nnodelay = true\n"
             ),
         )?;
         let client_toml = self.file(
             "rathole-client.toml",
             &format!(
-                "[client]\nremote_addr = \"{control}\"\ndefault_token = \"benchmark\"\n\
+                "[client]\nremote_addr = \"{control}\"\ndefault_token = \"benchmark\"\n{client_tls}\
                  [client.services.bench]\nlocal_addr = \"{service}\"\nnodelay = true\n"
             ),
         )?;
@@ -199,6 +202,32 @@ impl Starter<'_> {
         let client = self.far("rathole-client", command)?;
         server.wait_for_port(public.port())?;
         Ok((public, vec![server, client]))
+    }
+
+    /// What rathole's server's and client's files say of a certificate that openssl makes.
+    fn rathole_tls(&self, openssl: &Path) -> Result<(String, String), String> {
+        for words in [
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+             -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem",
+            "pkcs12 -export -inkey key.pem -in cert.pem -out both.pfx -passout pass:benchmark",
+        ] {
+            let run = Command::new(openssl).args(words.split_whitespace()).current_dir(self.dir).output();
+            let run = run.map_err(|e| format!("cannot run openssl: {e}"))?;
+            if !run.status.success() {
+                return Err(format!("openssl {words}: {}", String::from_utf8_lossy(&run.stderr)));
+            }
+        }
+        let [pfx, cert] = ["both.pfx", "cert.pem"].map(|name| self.dir.join(name).display().to_string());
+        Ok((
+            format!(
+                "[server.transport]\ntype = \"tls\"\n[server.transport.tls]\npkcs12 = \"{pfx}\"\n\
+                 pkcs12_password = \"benchmark\"\n"
+            ),
+            format!(
+                "[client.transport]\ntype = \"tls\"\n[client.transport.tls]\ntrusted_root = \"{cert}\"\n\
+                 hostname = \"localhost\"\n"
+            ),
+        ))
     }
 
     fn haproxy(&self, binary: &Path) -> Started {
