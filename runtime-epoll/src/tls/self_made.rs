@@ -1,7 +1,8 @@
 //! The certificate that a server makes for itself. Clients know it by its key ([`super::Pin`]); nothing else in it
 //! means anything.
 
-use std::fs::{self, OpenOptions};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +36,16 @@ pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io:
     let there = |file: &Path| fs::exists(file).map_err(|error| (file.to_owned(), error));
     // The key is written last: where it is, both are.
     if make && !there(&key_file)? {
-        let (certificate, key) = create().map_err(|error| (certificate_file.clone(), error))?;
-        put(&certificate_file, 0o644, &certificate).map_err(|error| (certificate_file.clone(), error))?;
-        put(&key_file, 0o600, &key).map_err(|error| (key_file.clone(), error))?;
+        // Another server may be started here at this very moment: it waits, and takes what this one made.
+        let lock = File::open(directory).and_then(|opened| {
+            Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))
+        });
+        let _lock = lock.map_err(|error| (directory.to_owned(), error))?;
+        if !there(&key_file)? {
+            let (certificate, key) = create().map_err(|error| (certificate_file.clone(), error))?;
+            put(&certificate_file, 0o644, &certificate).map_err(|error| (certificate_file.clone(), error))?;
+            put(&key_file, 0o600, &key).map_err(|error| (key_file.clone(), error))?;
+        }
     }
     Ok(SelfMade { certificate: read(&certificate_file)?, key: read(&key_file)?, certificate_file, key_file })
 }
@@ -50,7 +58,12 @@ fn create() -> io::Result<(Vec<u8>, Vec<u8>)> {
 /// Writes a whole file or none.
 fn put(file: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let unfinished = file.with_extension("pem.new");
-    let mut open = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
+    // One that is there was left behind, or laid there for the key to be written into: it has its own mode and owner.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut open = OpenOptions::new().write(true).create_new(true).mode(mode).open(&unfinished)?;
     open.write_all(content)?;
     open.sync_all()?;
     fs::rename(&unfinished, file)
@@ -77,6 +90,47 @@ mod tests {
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "nothing unfinished is left");
         fs::remove_file(&first.key_file).unwrap();
         assert_ne!(pin(&self_made(&directory, true).unwrap()), pin(&first), "a lost key makes both anew");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// An empty directory, for one test.
+    fn directory(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("cproxy-self-made-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        directory
+    }
+
+    #[test]
+    fn servers_first_started_at_the_same_moment_have_one_certificate() {
+        for round in 0..20 {
+            let directory = directory(&format!("many-{round}"));
+            let start = std::sync::Barrier::new(4);
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let make = || {
+                    start.wait();
+                    self_made(&directory, true)
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+            });
+            for one in &made {
+                assert_eq!(one.key, made[0].key);
+                assert_eq!(one.certificate, made[0].certificate);
+                ServerTls::new(Identity { certificate: &one.certificate, key: &one.key }, None, "").unwrap();
+            }
+            fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_key_goes_into_no_file_that_was_there_before() {
+        let directory = directory("planted");
+        let trap = directory.join("trap");
+        fs::write(&trap, "").unwrap();
+        std::os::unix::fs::symlink(&trap, directory.join("cproxy-key.pem.new")).unwrap();
+        let made = self_made(&directory, true).unwrap();
+        assert_eq!(fs::read(&trap).unwrap(), b"");
+        assert_eq!(fs::symlink_metadata(&made.key_file).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&directory).unwrap();
     }
 }
