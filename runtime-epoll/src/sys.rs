@@ -153,7 +153,7 @@ impl<O> Sys for Linux<O> {
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // Watched only now: a socket that has not begun to connect is reported as hung up.
         let mut stream = Stream::connect(to, role)?;
-        self.secure.connecting(&mut stream);
+        self.secure.connecting(&mut stream)?;
         self.watch(&stream, token)?;
         Ok(stream)
     }

@@ -63,10 +63,11 @@ impl Secure {
         ready.extend(self.woken.drain(..).map(|token| (token, both)));
     }
 
-    pub(super) fn connecting(&self, stream: &mut Stream) {
+    pub(super) fn connecting(&self, stream: &mut Stream) -> Result<(), SysError> {
         if stream.is_ours() {
-            stream.tls = self.tls.connecting().map(|session| Box::new(RefCell::new(session)));
+            stream.tls = self.tls.connecting()?.map(|session| Box::new(RefCell::new(session)));
         }
+        Ok(())
     }
 
     pub(super) fn accepted(&self, stream: &mut Stream) {

@@ -11,6 +11,8 @@ pub(crate) mod session;
 pub use pin::{NotAPin, Pin};
 pub use self_made::{SelfMade, self_made};
 
+use protocol_sm::codes::TlsFailure;
+use protocol_sm::driver::SysError;
 use protocol_sm::wire::ALPN;
 use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -201,7 +203,8 @@ impl Tls {
         }
     }
 
-    /// The session of a connection that was accepted.
+    /// The session of a connection that was accepted. Where it cannot be had the connection is in the clear, which
+    /// the server refuses.
     pub(crate) fn accepted(&self) -> Option<Session> {
         match self {
             Self::Server(tls) => UnbufferedServerConnection::new(Arc::clone(&tls.config)).ok().map(Session::server),
@@ -210,13 +213,19 @@ impl Tls {
     }
 
     /// The session of a connection to the server.
-    pub(crate) fn connecting(&self) -> Option<Session> {
+    ///
+    /// # Errors
+    /// It cannot be had: the connection must not be made, as it would be in the clear.
+    pub(crate) fn connecting(&self) -> Result<Option<Session>, SysError> {
         match self {
             Self::Client(tls) => {
                 let made = UnbufferedClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
-                made.ok().map(Session::client)
+                made.map(|made| Some(Session::client(made))).map_err(|error| {
+                    tracing::warn!("TLS: {error}");
+                    SysError::Tls(TlsFailure::Broken)
+                })
             }
-            Self::Off | Self::Server(_) => None,
+            Self::Off | Self::Server(_) => Ok(None),
         }
     }
 }

@@ -34,6 +34,8 @@ const RECORD: usize = 16 * 1024;
 const LEAST_READ: usize = 4096;
 /// Bytes that may come before the handshake is through, and that an unfinished message may have after it.
 const HANDSHAKE: usize = 32 * 1024;
+/// How many received bytes a plain one makes up for: more than a record of a single byte has.
+const WORTH: usize = 64;
 
 /// The socket beneath.
 pub(crate) trait Wire {
@@ -92,7 +94,7 @@ pub(crate) struct Session {
     sent: usize,
     /// How many of the driver's bytes are in `outgoing`, and not yet counted.
     owed: usize,
-    /// Bytes received before the handshake was through.
+    /// Bytes received that no plain ones made up for: of the handshake, then of records with little in them.
     heard: usize,
     /// The peer said that no more comes.
     ended: bool,
@@ -183,24 +185,22 @@ impl Session {
         buffers: &mut Buffers,
         into: &mut [u8],
     ) -> Result<(usize, bool), SysError> {
-        let mut filled = self.take_plain(into);
-        let mut dry = false;
-        while filled < into.len() && !dry {
-            match self.read_some(wire, buffers, &mut into[filled..]) {
+        let kept = self.take_plain(into);
+        if kept > 0 {
+            return Ok((kept, false));
+        }
+        // Until there is something to go on with, and no longer: how little a record holds is the peer's choice.
+        loop {
+            match self.read_some(wire, buffers, into)? {
                 // A short read does for a driver that has something to go on with. To say "would block" takes the
                 // socket's word: the stream's end may have come behind what was read.
-                Ok(Some(got)) => {
-                    filled += got.plain;
-                    dry = got.short && filled > 0;
+                Some(got) if got.plain > 0 => {
+                    return Ok((got.plain, got.short && self.plain.is_empty() && !self.ended));
                 }
-                Ok(None) => return Ok((filled, false)),
-                Err(SysError::WouldBlock) if filled > 0 => dry = true,
-                // It comes again at the next call.
-                Err(_) if filled > 0 => break,
-                Err(error) => return Err(error),
+                Some(_) => {}
+                None => return Ok((0, false)),
             }
         }
-        Ok((filled, dry && self.plain.is_empty()))
     }
 
     /// Takes some of `from`, or would block, and must then be called with the same bytes again.
@@ -343,17 +343,19 @@ impl Session {
                 }
             }
         }
+        self.heard += new;
+        let kept = self.plain.len();
         let ran = self.run(bytes, into, None)?;
+        self.heard = self.heard.saturating_sub(WORTH * (ran.plain + self.plain.len() - kept));
         self.incoming.clear();
         self.incoming.extend_from_slice(&bytes[ran.used..]);
         if self.incoming.is_empty() {
             self.incoming = Vec::new();
         }
-        if self.is_handshaking() {
-            self.heard += new;
-        }
         if self.heard > HANDSHAKE || self.incoming.len() > HANDSHAKE {
-            return Err(self.fail(TlsFailure::Broken, "its handshake is too long".into()));
+            let what =
+                if self.is_handshaking() { "its handshake is too long" } else { "there is too little in its records" };
+            return Err(self.fail(TlsFailure::Broken, what.into()));
         }
         Ok(ran.plain)
     }
@@ -409,6 +411,7 @@ impl Session {
                 return Err(self.fail(TlsFailure::Broken, "it speaks TLS, but not for cproxy".into()));
             }
             self.phase = Phase::Up;
+            self.heard = 0;
             self.news.up = true;
         }
         Ok(ran)

@@ -1,6 +1,10 @@
 use super::*;
 use crate::tls::{ClientTls, Identity, ServerTls, Tls, Trust};
-use rustls::ServerConfig;
+use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
+use rustls::crypto::ring::cipher_suite::TLS13_AES_256_GCM_SHA384;
+use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom, ring};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ConnectionTrafficSecrets, ContentType, ProtocolVersion, RootCertStore, ServerConfig};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -84,7 +88,7 @@ impl Pair {
     }
 
     fn of(client: ClientTls, server: ServerTls, seed: u64, room: usize) -> Self {
-        let sessions = [Tls::Client(client).connecting().unwrap(), Tls::Server(server).accepted().unwrap()];
+        let sessions = [Tls::Client(client).connecting().unwrap().unwrap(), Tls::Server(server).accepted().unwrap()];
         let (up, down) = Default::default();
         Self { sessions, buffers: Buffers::default(), up, down, dice: Dice(seed), room }
     }
@@ -286,4 +290,134 @@ fn a_handshake_that_does_not_end_is_refused_after_bounded_bytes() {
         }
     };
     assert_eq!(end, Err(SysError::Tls(TlsFailure::Broken)));
+}
+
+/// A client's end whose user encrypts what it likes.
+struct Forger {
+    encrypter: Box<dyn MessageEncrypter>,
+    seq: u64,
+}
+
+impl Forger {
+    /// Takes the client's place in a pair that has made its handshake.
+    fn in_place_of_the_client() -> (Self, Pair) {
+        let (server, mut client) = tls();
+        let mut config = ClientConfig::clone(&client.config);
+        config.enable_secret_extraction = true;
+        client.config = Arc::new(config);
+        let mut pair = Pair::of(client, server, 23, 1 << 20);
+        pair.settle();
+        let [client, server] = pair.sessions;
+        let (_, other) = tls();
+        let idle = Tls::Client(other).connecting().unwrap().unwrap();
+        let pair = Pair { sessions: [idle, server], ..pair };
+        let Machine::Client(machine) = client.machine else { unreachable!("a client") };
+        let (seq, secrets) = machine.dangerous_into_kernel_connection().unwrap().0.tx;
+        let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another cipher suite") };
+        let aead = TLS13_AES_256_GCM_SHA384.tls13().unwrap().aead_alg;
+        (Self { encrypter: aead.encrypter(key, iv), seq }, pair)
+    }
+
+    fn record(&mut self, payload: &[u8]) -> Vec<u8> {
+        self.encrypt(ContentType::ApplicationData, payload)
+    }
+
+    /// A record of `plain` bytes and much padding: zeros behind the content type, of which the last one stands where
+    /// the type is written.
+    fn padded(&mut self, plain: usize, padding: usize) -> Vec<u8> {
+        let inner = [&vec![7; plain][..], &[u8::from(ContentType::ApplicationData)], &vec![0; padding]].concat();
+        self.encrypt(ContentType::Unknown(0), &inner)
+    }
+
+    fn encrypt(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
+        let payload = OutboundChunks::Single(payload);
+        let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
+        self.seq += 1;
+        self.encrypter.encrypt(message, self.seq - 1).unwrap().encode()
+    }
+}
+
+/// A thread that reads on and on for one connection serves no other.
+#[test]
+fn records_with_hardly_anything_in_them_are_refused_after_bounded_bytes() {
+    for plain in [0, 1] {
+        let (mut forger, mut pair) = Forger::in_place_of_the_client();
+        let sent: Vec<u8> = (0..20).flat_map(|_| forger.padded(plain, 16_000)).collect();
+        pair.up.bytes.extend(&sent);
+        let mut received = 0;
+        let end = loop {
+            match pair.recv(SERVER, &mut [0; 100]) {
+                Ok((n, _)) => received += n,
+                Err(end) => break end,
+            }
+        };
+        let read = sent.len() - pair.up.bytes.len();
+        assert_eq!(end, SysError::Tls(TlsFailure::Broken), "{received} bytes out of {read}");
+        assert!(read <= 2 * HANDSHAKE, "{received} bytes out of {read}");
+    }
+}
+
+/// Nor is it the peer that decides how long one call takes.
+#[test]
+fn small_records_arrive_and_one_call_reads_a_bounded_number_of_them() {
+    let (mut forger, mut pair) = Forger::in_place_of_the_client();
+    let sent: Vec<u8> = (0..100_000).map(|at| byte(CLIENT, at)).collect();
+    for &byte in &sent {
+        pair.up.bytes.extend(forger.record(&[byte]));
+    }
+    let mut received = Vec::new();
+    let mut into = vec![0; SCRATCH];
+    while received.len() < sent.len() {
+        let before = pair.up.bytes.len();
+        let (n, _) = pair.recv(SERVER, &mut into).unwrap();
+        received.extend_from_slice(&into[..n]);
+        assert!(before - pair.up.bytes.len() <= 2 * SCRATCH, "one call read {}", before - pair.up.bytes.len());
+    }
+    assert!(received == sent);
+}
+
+/// The goodbye may come in one read with the last bytes: no edge tells of it then.
+#[test]
+fn the_end_behind_the_last_bytes_is_not_waited_for() {
+    struct Whole<'a>(&'a mut Pipe);
+    impl Wire for Whole<'_> {
+        fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
+            let n = into.len().min(self.0.bytes.len());
+            into.iter_mut().zip(self.0.bytes.drain(..n)).for_each(|(to, byte)| *to = byte);
+            if n == 0 { Err(SysError::WouldBlock) } else { Ok(n) }
+        }
+        fn send(&mut self, from: &[u8]) -> Result<usize, SysError> {
+            Ok(from.len())
+        }
+        fn short_means_dry(&self) -> bool {
+            true
+        }
+    }
+    for goodbye in [false, true] {
+        let mut pair = Pair::new(29, 1 << 20);
+        pair.settle();
+        assert_eq!(pair.send(CLIENT, b"last words"), Ok(10));
+        if goodbye {
+            pair.with(CLIENT, |session, wire, _| session.close(wire));
+        }
+        let Pair { sessions: [_, server], buffers, up, .. } = &mut pair;
+        assert_eq!(server.recv(&mut Whole(up), buffers, &mut [0; 100]), Ok((10, !goodbye)));
+    }
+}
+
+/// P-TLS-6: a client that is to encrypt and cannot does not speak in the clear.
+#[test]
+fn a_client_without_randomness_does_not_connect() {
+    #[derive(Debug)]
+    struct Broken;
+    impl SecureRandom for Broken {
+        fn fill(&self, _: &mut [u8]) -> Result<(), GetRandomFailed> {
+            Err(GetRandomFailed)
+        }
+    }
+    let (_, mut client) = tls();
+    let provider = CryptoProvider { secure_random: &Broken, ..ring::default_provider() };
+    let config = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(&[&TLS13]).unwrap();
+    client.config = Arc::new(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    assert_eq!(Tls::Client(client).connecting().unwrap_err(), SysError::Tls(TlsFailure::Broken));
 }
