@@ -169,8 +169,8 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     });
     file.tls.on = flags.common.tls.or(file.tls.on);
     if let Some(pin) = flags.tls_pin {
-        // The flag says how the server is known, and so that it is to be.
-        file.tls.on = file.tls.on.or(Some(true));
+        // The flag says how the server is known, and so that it is to be: whatever the file says.
+        file.tls.on = flags.common.tls.or(Some(true));
         file.tls.authority = None;
         file.tls.pin = Some(Named { value: pin, by: "--tls-pin".to_owned() });
     }

@@ -27,6 +27,7 @@ pub fn server(
     warnings: &mut Vec<String>,
 ) -> Result<Option<ServerTls>, Problem> {
     if !entry.is_on() {
+        warnings.extend(not_looked_at(entry));
         return Ok(None);
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
@@ -63,6 +64,7 @@ pub fn server(
 /// A file cannot be read, or is not what it should be.
 pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Result<Option<ClientTls>, Problem> {
     if !entry.is_on() {
+        warnings.extend(not_looked_at(entry));
         return Ok(None);
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
@@ -81,6 +83,14 @@ pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Resul
     ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
         .map(Some)
         .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))
+}
+
+/// A warning, if more is said of TLS than that it is off.
+fn not_looked_at(entry: &TlsEntry) -> Option<String> {
+    let key = entry.who_says_more()?;
+    Some(format!(
+        "{key} is not looked at, because `tls` is false: everything travels in the clear; remove `tls = false` to encrypt"
+    ))
 }
 
 /// Where a server without certificates of its own keeps the one that it makes: where systemd says, beside the

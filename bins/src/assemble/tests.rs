@@ -141,6 +141,36 @@ fn a_configuration_file_with_a_secret_should_be_private() {
 }
 
 #[test]
+fn a_pin_given_as_a_flag_encrypts_whatever_the_file_says() {
+    let text = "tls = false\nserver = 'h:1'\n[[tunnels]]\nname = 'a'\nlocal = 'h:2'";
+    let files = Files::new(&[("c.toml", text)]);
+    let pin = format!("sha256:{}", "0".repeat(64));
+    let config = files.path("c.toml");
+    let encrypts = |more: &[&str]| {
+        let args = [&["--config", &config], more].concat();
+        run_client(&args, None).unwrap().config.tls.is_some()
+    };
+    assert!(!encrypts(&[]));
+    assert!(encrypts(&["--tls-pin", &pin]));
+    assert!(!encrypts(&["--tls-pin", &pin, "--tls=false"]), "said in so many words");
+}
+
+#[test]
+fn keys_of_tls_that_are_not_looked_at_are_reported() {
+    let pin = format!("tls_pin = 'sha256:{}'", "0".repeat(64));
+    let client = format!("tls = false\n{pin}\nserver = 'h:1'\n[[tunnels]]\nname = 'a'\nlocal = 'h:2'");
+    let files = Files::new(&[("c.toml", &client), ("s.toml", "tls = false\ntls_client_ca = 'ca.pem'")]);
+    let client = run_client(&["--config", &files.path("c.toml")], None).unwrap().warnings;
+    let server = run_server(&["--config", &files.path("s.toml")], None).unwrap().warnings;
+    for (warnings, key) in [(client, "tls_pin"), (server, "tls_client_ca")] {
+        assert!(
+            warnings.iter().any(|warning| warning.contains(key) && warning.contains("in the clear")),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
 fn the_flags_tunnel_replaces_those_of_the_file() {
     let text = "server = 'a:1'\n[[tunnels]]\nname = 't'\nlocal = 'b:2'\n[[tunnels]]\nname = 'u'\nlocal = 'c:3'";
     let files = Files::new(&[("c.toml", text)]);

@@ -39,8 +39,16 @@ impl TlsEntry {
     /// Whether to encrypt.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        let said = self.identity.is_some() || self.authority.is_some() || self.pin.is_some();
-        self.on.unwrap_or(said || self.server_name.is_some())
+        self.on.unwrap_or(self.who_says_more().is_some())
+    }
+
+    /// Which key or flag says how to encrypt; what it says is not looked at without [`TlsEntry::is_on`].
+    pub(crate) fn who_says_more(&self) -> Option<&str> {
+        let pin = self.pin.as_ref().map(|pin| &pin.by);
+        let authority = self.authority.as_ref().map(|authority| &authority.by);
+        let identity = self.identity.as_ref().map(|(certificate, _)| &certificate.by);
+        let name = self.server_name.as_ref().map(|name| &name.by);
+        pin.or(authority).or(identity).or(name).map(String::as_str)
     }
 }
 
