@@ -50,8 +50,8 @@ fn whoever_waits_too_long_is_reset() {
     }
     drop(served);
     until("the leaving ones are counted", || {
-        let mut visitor = connect(client.public());
-        visitor.write_all(b"x").is_ok() && matches!(visitor.read(&mut [0; 1]), Ok(1))
+        let visitor = tests::sockets::connect_unless_reset(client.public());
+        visitor.is_some_and(|mut visitor| visitor.write_all(b"x").is_ok() && matches!(visitor.read(&mut [0; 1]), Ok(1)))
     });
     assert!(server.is_running());
 }
