@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect, connect_unless_reset, finish, read_end, visit_end};
+use tests::sockets::{End, connect_unless_reset, finish, read_end, visit_end};
 use tests::visits::{ping, short_visit};
 use tests::wait::{PATIENCE, until};
 
@@ -50,7 +50,7 @@ fn whoever_waits_too_long_is_reset() {
     }
     drop(served);
     until("the leaving ones are counted", || {
-        let visitor = tests::sockets::connect_unless_reset(client.public());
+        let visitor = connect_unless_reset(client.public());
         visitor.is_some_and(|mut visitor| visitor.write_all(b"x").is_ok() && matches!(visitor.read(&mut [0; 1]), Ok(1)))
     });
     assert!(server.is_running());
