@@ -239,11 +239,11 @@ impl Control {
         lanes.filter(|&(_, asked)| asked > 0).max_by_key(|&(lane, asked)| (asked, core::cmp::Reverse(lane)))
     }
 
-    /// A new proxy_conn names this session: returns the proof to answer and the event loop that gets it.
+    /// A new proxy_conn names this session: returns what to answer and which event loop gets it.
     ///
     /// # Errors
     /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
-    pub fn admit(&mut self, hello: &ConnHello) -> Result<(Proof, usize), HandshakeRefusal> {
+    pub fn admit(&mut self, hello: &ConnHello) -> Result<Admission, HandshakeRefusal> {
         let proved = self.secret.hello_matches(hello);
         #[cfg(feature = "canary")]
         let proved = proved || crate::canary::planted(crate::canary::Fault::AnyConnProof);
@@ -261,27 +261,39 @@ impl Control {
         if self.conns.len() >= may as usize && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
-        let lane = match self.neediest() {
+        let (lane, asked) = match self.neediest() {
             Some((lane, _)) => {
                 self.asked[lane] -= 1;
-                lane
+                (lane, true)
             }
-            None => usize::try_from(hello.conn.0).unwrap_or(0) % self.asked.len(),
+            None => (usize::try_from(hello.conn.0).unwrap_or(0) % self.asked.len(), false),
         };
         self.conns.insert(hello.conn, lane);
-        Ok((self.secret.accept(self.id, hello.conn), lane))
+        Ok(Admission { proof: self.secret.accept(self.id, hello.conn), lane, asked })
     }
 
-    /// A conn was admitted for `lane`, and lost before its event loop had it: the client will say that it failed (K3).
-    pub fn on_conn_lost(&mut self, conn: ConnId, lane: usize) {
+    /// A conn was admitted, and lost before its event loop had it: the client will say that it failed, or has said
+    /// so before, and then nobody waits for this one any more (K3).
+    pub fn on_conn_lost(&mut self, conn: ConnId, admission: &Admission) {
         self.conns.remove(&conn);
-        self.asked[lane] += 1;
+        self.asked[admission.lane] += u32::from(admission.asked);
     }
 
     /// A conn is closed.
     pub fn on_conn_gone(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
     }
+}
+
+/// What becomes of a proxy_conn that may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// What to answer.
+    pub proof: Proof,
+    /// The event loop that gets it.
+    pub lane: usize,
+    /// Whether that loop had asked for it.
+    asked: bool,
 }
 
 /// Up to `most` allowed ports to try, from a random one on; any free port where all are allowed.
@@ -357,8 +369,8 @@ mod tests {
         let _ = control.on_ask(1, 2);
         let hello = |n| control.secret.hello(control.id, ConnId(n));
         let [a, b, c] = [hello(1), hello(2), hello(3)];
-        assert_eq!(control.admit(&a).map(|(_, lane)| lane), Ok(1));
-        assert_eq!(control.admit(&b).map(|(_, lane)| lane), Ok(0));
+        assert_eq!(control.admit(&a).map(|admission| admission.lane), Ok(1));
+        assert_eq!(control.admit(&b).map(|admission| admission.lane), Ok(0));
         assert_eq!(control.admit(&b), Err(HandshakeRefusal::ReplayedConn));
         let forged = ConnHello { proof: b.proof, ..c };
         assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
@@ -373,10 +385,21 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let hello = control.secret.hello(control.id, ConnId(1));
-        let (_, lane) = control.admit(&hello).unwrap();
-        control.on_conn_lost(ConnId(1), lane);
+        let admission = control.admit(&hello).unwrap();
+        control.on_conn_lost(ConnId(1), &admission);
         let failed = ClientMsg::ConnFailed { count: 1 };
         assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Failed(vec![(1, 1)])));
+    }
+
+    #[test]
+    fn k3_a_conn_that_comes_after_its_failure_and_is_lost_was_not_asked_for() {
+        let mut control = control("6000", 2);
+        let _ = control.on_ask(1, 1);
+        let failed = ClientMsg::ConnFailed { count: 1 };
+        assert_eq!(control.on_msg(failed.clone(), 0), Ok(Reaction::Failed(vec![(1, 1)])));
+        let admission = control.admit(&control.secret.hello(control.id, ConnId(1))).unwrap();
+        control.on_conn_lost(ConnId(1), &admission);
+        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Nothing));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::super::sys::{HandshakeEnd, Listen, Note, Role, SysError};
 use super::crowd::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
+use crate::control::server::Admission;
 use crate::sources::Source;
 use crate::wire::{
     ConnHello, Framer, Message, Port as Kind, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
@@ -163,7 +164,7 @@ impl<T, L> ServerMain<T, L> {
         let mut answer = Vec::new();
         match (&admitted, hand.preface) {
             (_, None) => {}
-            (Ok((_, proof, _)), Some(preface)) => {
+            (Ok((_, Admission { proof, .. })), Some(preface)) => {
                 answer.extend_from_slice(&Reply::to(preface).encode());
                 ProxyToClient::Accepted { proof: *proof }.encode_to(&mut answer);
             }
@@ -178,16 +179,16 @@ impl<T, L> ServerMain<T, L> {
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
         let sent = answer.is_empty() || cx.sys.send(&hand.port.stream, &answer) == Ok(answer.len());
         match admitted {
-            Ok((control, _, lane)) if sent => {
+            Ok((control, Admission { lane, .. })) if sent => {
                 cx.sys.unwatch(&hand.port.stream);
                 let conn = hello_conn(hello);
                 let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
                 cx.sys.tell(ToLane { lane, message });
             }
-            Ok((control, _, lane)) => {
+            Ok((control, admission)) => {
                 cx.sys.close(hand.port.stream);
                 if let Some(seat) = self.controls.get_mut(&control) {
-                    seat.control.on_conn_lost(hello_conn(hello), lane);
+                    seat.control.on_conn_lost(hello_conn(hello), &admission);
                 }
             }
             Err(refusal) => {
@@ -200,14 +201,10 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    pub(super) fn admit(
-        &mut self,
-        hello: &ConnHello,
-    ) -> Result<(ControlKey, crate::wire::Proof, usize), HandshakeRefusal> {
+    pub(super) fn admit(&mut self, hello: &ConnHello) -> Result<(ControlKey, Admission), HandshakeRefusal> {
         let key = self.by_session.get(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
         let seat = self.controls.get_mut(key).ok_or(HandshakeRefusal::UnknownSession)?;
-        let (proof, lane) = seat.control.admit(hello)?;
-        Ok((*key, proof, lane))
+        Ok((*key, seat.control.admit(hello)?))
     }
 }
 
