@@ -111,11 +111,7 @@ pub fn start(config: Config) -> Result<Client, io::Error> {
     let clock = Clock::start();
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
-    let mut lanes = vec![host.seat()?];
-    let mut hosts = (1..config.work_threads.get()).map(|_| Host::new(clock)).collect::<io::Result<Vec<_>>>()?;
-    for host in &mut hosts {
-        lanes.push(host.seat()?);
-    }
+    let (lanes, hosts) = host.lanes(config.work_threads.get())?;
     Ok(Client { config, clock, host, main, lanes, hosts })
 }
 

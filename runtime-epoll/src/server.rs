@@ -140,11 +140,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main = host.seat()?;
     let main_address = main.address();
     let listen = host.seat()?;
-    let mut lanes = vec![host.seat()?];
-    let mut hosts = (1..lane_count).map(|_| Host::new(clock)).collect::<io::Result<Vec<_>>>()?;
-    for host in &mut hosts {
-        lanes.push(host.seat()?);
-    }
+    let (lanes, hosts) = host.lanes(lane_count)?;
     let out = MainOut { lanes: lanes_out(&lanes), listener: Outgoing::new(listen.address()) };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);

@@ -61,6 +61,16 @@ impl Host {
         Ok(Seat { registrar: self.poller.registrar()?, mailbox: Mailbox::new(Arc::clone(&self.bell)) })
     }
 
+    /// Seats for `count` event loops: the first one here, each of the others on a thread of its own.
+    pub(crate) fn lanes<M>(&mut self, count: usize) -> io::Result<(Vec<Seat<M>>, Vec<Self>)> {
+        let mut lanes = vec![self.seat()?];
+        let mut hosts = (1..count).map(|_| Self::new(self.clock)).collect::<io::Result<Vec<_>>>()?;
+        for host in &mut hosts {
+            lanes.push(host.seat()?);
+        }
+        Ok((lanes, hosts))
+    }
+
     /// Runs drivers on this thread, in this order, until one of them is through. Messages between them need no wake-up.
     pub(crate) fn run(&mut self, workers: &mut [&mut dyn Work]) -> io::Result<()> {
         loop {

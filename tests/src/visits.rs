@@ -1,10 +1,12 @@
 //! Short visits: what most visitors of a tunnel do.
 
 use crate::payload::{Arrival, Flow};
-use crate::sockets::{End, bounded, connect, finish, read_all, read_each};
+use crate::programs::Client;
+use crate::sockets::{End, bounded, connect, connect_from, finish, read_all, read_each};
 use crate::wait::{PATIENCE, eventually};
+use std::fmt;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A request of 64 bytes to an echo service, with both ends closed after it.
@@ -90,4 +92,20 @@ fn try_echo(addr: SocketAddr) -> std::io::Result<()> {
     bounded(&visitor, Duration::from_secs(5));
     visitor.write_all(b"are you there?")?;
     visitor.read_exact(&mut [0; 14])
+}
+
+/// One of this machine's own addresses, 127.0.0.`last`: visitors from there count as others.
+#[must_use]
+pub fn ip(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, last)
+}
+
+/// Visits, from `from`, the greeter that says `hi` behind the tunnel to `local`, and is greeted.
+///
+/// # Panics
+/// If it is not.
+#[track_caller]
+pub fn expect_greeted(from: Ipv4Addr, client: &Client, local: impl fmt::Display) {
+    let mut visitor = connect_from(from, client.public_of(local)).expect("not reset");
+    assert_eq!(read_all(&mut visitor), b"hi", "a visitor from {from}");
 }

@@ -1,22 +1,11 @@
 //! How many may visit a tunnel: so many a minute from one address, so many at once. Whoever is too many is reset,
 //! and others do not notice.
 
-use std::net::Ipv4Addr;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect_from, read_all, visit_end, visit_end_from};
-use tests::visits::{ping, short_visit};
+use tests::sockets::{End, visit_end, visit_end_from};
+use tests::visits::{expect_greeted, ip, ping, short_visit};
 use tests::wait::eventually;
-
-fn ip(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 0, last)
-}
-
-#[track_caller]
-fn expect_greeted(from: Ipv4Addr, client: &Client, local: impl std::fmt::Display) {
-    let mut visitor = connect_from(from, client.public_of(local)).expect("not reset");
-    assert_eq!(read_all(&mut visitor), b"hi", "a visitor from {from}");
-}
 
 #[test]
 fn an_address_that_comes_too_often_is_reset_and_no_other() {

@@ -4,21 +4,10 @@
 use std::net::Ipv4Addr;
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect_from, read_all, visit_end_from};
-use tests::visits::greeting;
+use tests::sockets::{End, visit_end_from};
+use tests::visits::{expect_greeted, greeting, ip};
 
 const TOKEN: &str = "a token that nobody guesses";
-
-/// Other visitors of this machine.
-fn ip(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 0, last)
-}
-
-#[track_caller]
-fn expect_greeted(from: Ipv4Addr, client: &Client, local: impl std::fmt::Display) {
-    let mut visitor = connect_from(from, client.public_of(local)).expect("not reset");
-    assert_eq!(read_all(&mut visitor), b"hi", "a visitor from {from}");
-}
 
 #[test]
 fn the_servers_lists_decide_who_visits() {

@@ -8,7 +8,7 @@ use protocol_sm::ids::ClientId;
 use protocol_sm::wire::{ClientHandshake, ClientHello, Message, Port, Preface, ToServer};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,6 +143,16 @@ fn a_paused_visitor_bounds_memory_and_disturbs_nobody() {
     assert_eq!((end, arrival.end(TOTAL)), (End::Clean, Ok(())));
 }
 
+/// A visitor whose download has begun, and what came of it so far.
+fn begin_download(client: &Client) -> (TcpStream, Arrival) {
+    let mut visitor = client.visit();
+    let mut arrival = Arrival::of(Flow::down(1));
+    let mut first = [0; 1000];
+    visitor.read_exact(&mut first).expect("the download begins");
+    arrival.take(&first).expect("byte for byte");
+    (visitor, arrival)
+}
+
 #[test]
 fn a_session_is_resumed_over_a_new_handshake() {
     const TOTAL: u64 = 32 << 20;
@@ -151,11 +161,7 @@ fn a_session_is_resumed_over_a_new_handshake() {
     let gate = Gate::before(server.ctl());
     let client = Client::start(&server, options().brisk().tunnel(service.addr()).via(gate.addr()));
     for loss in [Gate::cut, Gate::hang_up, Gate::freeze_present] {
-        let mut visitor = client.visit();
-        let mut arrival = Arrival::of(Flow::down(1));
-        let mut first = [0; 1000];
-        visitor.read_exact(&mut first).expect("the download begins");
-        arrival.take(&first).expect("byte for byte");
+        let (mut visitor, mut arrival) = begin_download(&client);
         let before = gate.accepted();
         loss(&gate);
         until("the client is back", || gate.accepted() > before);
@@ -195,11 +201,7 @@ fn a_changed_bit_ends_the_stream_and_is_never_delivered() {
     let between = Between::new(server.ctl(), server.proxy());
     let client = Client::start(&server, options().brisk().tunnel(service.addr()).via(between.ctl.addr()));
     for gate in [&between.ctl, &between.proxy] {
-        let mut visitor = client.visit();
-        let mut arrival = Arrival::of(Flow::down(1));
-        let mut first = [0; 1000];
-        visitor.read_exact(&mut first).expect("the download begins");
-        arrival.take(&first).expect("byte for byte");
+        let (mut visitor, mut arrival) = begin_download(&client);
         let before = gate.accepted();
         gate.tamper();
         if std::ptr::eq(gate, &between.ctl) {
