@@ -11,6 +11,7 @@
 //! - L1 a conn's number is used once in a session, and belongs to one event loop until it is gone;
 //! - L2 each conn asked for is opened or counted as failed.
 
+use super::narrow;
 use crate::auth::SessionKey;
 use crate::backoff::Backoff;
 use crate::codes::{TunnelRefusal, Violation};
@@ -33,7 +34,8 @@ pub struct Control {
     /// Its numbered messages.
     pub session: Session<ClientMsg>,
     secret: SessionKey,
-    conns: BTreeMap<ConnId, usize>,
+    /// Which event loop has a conn.
+    conns: BTreeMap<ConnId, u16>,
     next_conn: u64,
     lanes: usize,
     max_conns: usize,
@@ -98,7 +100,7 @@ impl Control {
                 }
                 // One that is gone: stale.
                 let lane = self.conns.get(&conn);
-                Ok(lane.map_or(Reaction::Nothing, |lane| Reaction::Pass(*lane, msg)))
+                Ok(lane.map_or(Reaction::Nothing, |&lane| Reaction::Pass(usize::from(lane), msg)))
             }
             ServerMsg::Drain => Ok(Reaction::Drain),
         }
@@ -108,10 +110,9 @@ impl Control {
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        // As the server deals what it asked for: so its first loop's conns belong to our first, which shares its
-        // thread with the ctl_conn.
+        // As the server deals what it asked for.
         let lane = usize::try_from(conn.0 - 1).unwrap_or(0) % self.lanes;
-        self.conns.insert(conn, lane);
+        self.conns.insert(conn, narrow(lane));
         (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
     }
 

@@ -12,6 +12,7 @@
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a lane asked for is answered by a conn or by a failure, never by both.
 
+use super::narrow;
 use crate::auth::{ReplayWindow, SessionKey};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::driver::SysError;
@@ -46,7 +47,8 @@ pub struct Control {
     secret: SessionKey,
     scope: Scope,
     tunnels: BTreeMap<TunnelId, Tunnel>,
-    conns: BTreeMap<ConnId, usize>,
+    /// Which event loop has a conn.
+    conns: BTreeMap<ConnId, u16>,
     window: ReplayWindow,
     /// Conns asked for and not yet come, per event loop.
     asked: Vec<u32>,
@@ -144,7 +146,7 @@ impl Control {
             ClientMsg::Fin { conn, .. } | ClientMsg::Done { conn, .. } | ClientMsg::Abort { conn, .. } => {
                 // One that is gone: stale.
                 let lane = self.conns.get(&conn);
-                Ok(lane.map_or(Reaction::Nothing, |lane| Reaction::Pass(*lane, msg)))
+                Ok(lane.map_or(Reaction::Nothing, |&lane| Reaction::Pass(usize::from(lane), msg)))
             }
         }
     }
@@ -261,14 +263,15 @@ impl Control {
         if self.conns.len() >= may as usize && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
-        let (lane, asked) = match self.neediest() {
-            Some((lane, _)) => {
-                self.asked[lane] -= 1;
-                (lane, true)
-            }
-            None => (usize::try_from(hello.conn.0).unwrap_or(0) % self.asked.len(), false),
-        };
-        self.conns.insert(hello.conn, lane);
+        // As the client deals the conns that it opens. So both ends of a conn belong to the same loops as far as they
+        // can, and those of the first loops are beside the ctl_conns, which tell how their transfers end.
+        let twin = usize::try_from(hello.conn.0.saturating_sub(1)).unwrap_or(0) % self.asked.len();
+        let waits = if self.asked[twin] > 0 { Some(twin) } else { self.neediest().map(|(lane, _)| lane) };
+        if let Some(lane) = waits {
+            self.asked[lane] -= 1;
+        }
+        let (lane, asked) = (waits.unwrap_or(twin), waits.is_some());
+        self.conns.insert(hello.conn, narrow(lane));
         Ok(Admission { proof: self.secret.accept(self.id, hello.conn), lane, asked })
     }
 
@@ -363,19 +366,23 @@ mod tests {
     }
 
     #[test]
-    fn k2_a_conn_goes_to_the_loop_that_waits_most_and_once() {
-        let mut control = control("6000", 2);
+    fn k2_a_conn_goes_to_a_loop_that_waits_its_twin_if_it_does_and_once() {
+        let mut control = control("6000", 3);
         let _ = control.on_ask(0, 1);
-        let _ = control.on_ask(1, 2);
-        let hello = |n| control.secret.hello(control.id, ConnId(n));
-        let [a, b, c] = [hello(1), hello(2), hello(3)];
-        assert_eq!(control.admit(&a).map(|admission| admission.lane), Ok(1));
-        assert_eq!(control.admit(&b).map(|admission| admission.lane), Ok(0));
-        assert_eq!(control.admit(&b), Err(HandshakeRefusal::ReplayedConn));
-        let forged = ConnHello { proof: b.proof, ..c };
+        let _ = control.on_ask(1, 1);
+        let _ = control.on_ask(2, 2);
+        let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
+        let mut lane_of = |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.lane, admission.asked));
+        assert_eq!(lane_of(2), Ok((1, true)), "its twin waits");
+        assert_eq!(lane_of(1), Ok((0, true)));
+        assert_eq!(lane_of(5), Ok((2, true)), "its twin has all that it asked for");
+        assert_eq!(lane_of(4), Ok((2, true)));
+        assert_eq!(lane_of(6), Ok((2, false)), "nobody waits");
+        assert_eq!(lane_of(2), Err(HandshakeRefusal::ReplayedConn));
+        let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
         assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
-        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(1, msg.clone())));
+        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(0, msg.clone())));
         control.on_conn_gone(ConnId(1));
         assert_eq!(control.on_msg(msg, 0), Ok(Reaction::Nothing));
     }
