@@ -1,8 +1,8 @@
 //! Messages between drivers: a mailbox for each, and a bell per thread for when it sleeps.
 //!
 //! This is the only lock of the data path. It is held while some messages are moved, and never while
-//! anything is done with them. The receiver says when it goes to sleep; only then does a sender ring (one
-//! write to an eventfd), and only the first one.
+//! anything is done with them; a receiver without mail does not take it. The receiver says when it goes to
+//! sleep; only then does a sender ring (one write to an eventfd), and only the first one.
 
 use mio::Waker;
 use protocol_sm::driver::Tell;
@@ -24,8 +24,8 @@ impl Bell {
     /// From now on the bell is rung for a message, until [`Bell::wake_up`]. `false`: there is mail already, so this
     /// is no time to sleep.
     pub(crate) fn fall_asleep(&self, has_mail: impl FnOnce() -> bool) -> bool {
-        // Before the look into the mailboxes: who posts behind it sees this, because of the mailbox's lock.
-        self.asleep.store(true, Ordering::Release);
+        // Before the look at the mailboxes, as a sender posts before it looks at this: one of the two sees the other.
+        self.asleep.store(true, Ordering::SeqCst);
         let asleep = !has_mail();
         if !asleep {
             self.wake_up();
@@ -38,7 +38,7 @@ impl Bell {
     }
 
     fn ring(&self) {
-        if self.asleep.swap(false, Ordering::AcqRel)
+        if self.asleep.swap(false, Ordering::SeqCst)
             && let Err(error) = self.waker.wake()
         {
             tracing::error!("a thread cannot be woken: {error}");
@@ -62,6 +62,8 @@ impl<M> Clone for Address<M> {
 
 #[derive(Debug)]
 struct Shared<M> {
+    /// There is something to take: messages, or the end. Set and cleared with the lock held.
+    mail: AtomicBool,
     state: Mutex<State<M>>,
     bell: Arc<Bell>,
 }
@@ -79,7 +81,10 @@ impl<M> Shared<M> {
     }
 
     fn change(&self, change: impl FnOnce(&mut State<M>)) {
-        change(&mut self.lock());
+        let mut state = self.lock();
+        change(&mut state);
+        self.mail.store(true, Ordering::SeqCst);
+        drop(state);
         self.bell.ring();
     }
 }
@@ -88,7 +93,7 @@ impl<M> Mailbox<M> {
     /// A mailbox on the thread that `bell` wakes.
     pub(crate) fn new(bell: Arc<Bell>) -> Self {
         let state = State { queue: Vec::new(), closed: false };
-        Self(Arc::new(Shared { state: Mutex::new(state), bell }))
+        Self(Arc::new(Shared { mail: AtomicBool::new(false), state: Mutex::new(state), bell }))
     }
 
     pub(crate) fn address(&self) -> Address<M> {
@@ -97,15 +102,18 @@ impl<M> Mailbox<M> {
 
     /// Whether there is something to take: messages, or the end.
     pub(crate) fn has_mail(&self) -> bool {
-        let state = self.0.lock();
-        !state.queue.is_empty() || state.closed
+        self.0.mail.load(Ordering::SeqCst)
     }
 
     /// Takes all messages into `into`, which is empty. `false`: the mailbox is closed, these were the last.
     pub(crate) fn take(&mut self, into: &mut Vec<M>) -> bool {
         debug_assert!(into.is_empty());
+        if !self.has_mail() {
+            return true;
+        }
         let mut state = self.0.lock();
         std::mem::swap(&mut state.queue, into);
+        self.0.mail.store(state.closed, Ordering::SeqCst);
         !state.closed
     }
 }
