@@ -120,10 +120,10 @@ impl Active {
     fn phase(&self, unanswered: bool) -> Phase {
         if self.conn.stage() == Stage::Dialling {
             Phase::Dial
+        } else if unanswered && matches!(self.phase, Phase::Dial | Phase::Answer) && !self.conn.egress.ended() {
+            Phase::Answer
         } else if self.conn.egress.ended() || self.conn.ingress.through() {
             Phase::HalfOpen
-        } else if unanswered && matches!(self.phase, Phase::Dial | Phase::Answer) {
-            Phase::Answer
         } else {
             Phase::Flowing
         }
@@ -367,9 +367,6 @@ impl<T, P> ClientLoop<T, P> {
                 Phase::Dial | Phase::Flowing => None,
             };
             self.timers.set(token, &mut conn.deadline, patience.map(|patience| cx.now + patience));
-            if phase == Phase::HalfOpen && conn.link.into.only_frames() {
-                conn.link.flush_frames(cx.sys)?;
-            }
         }
         if active.conn.outer_is_through()
             && let Some(local) = active.local.take()
