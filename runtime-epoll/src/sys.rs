@@ -15,7 +15,6 @@ pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
 use crate::tls::Tls;
-use nix::errno::Errno;
 use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
 use std::collections::BTreeSet;
 use std::io;
@@ -113,11 +112,21 @@ impl<O> Linux<O> {
         &mut self.notes
     }
 
-    fn add(&self, fd: impl AsFd, token: Token) -> Result<(), SysError> {
-        self.registrar.add(fd, token).map_err(|error| {
-            let number = error.raw_os_error().unwrap_or(libc::EIO);
-            errno::sys_error(Errno::from_raw(number))
-        })
+    fn add(&self, fd: impl AsFd, token: Token, room: bool) -> Result<(), SysError> {
+        self.registrar.add(fd, token, room).map_err(errno::io_error)
+    }
+
+    /// A write that found no room is told when there is some.
+    fn wrote(&self, stream: &Stream, result: Result<usize, SysError>) -> Result<usize, SysError> {
+        if result == Err(SysError::WouldBlock) {
+            stream.on_full();
+            if !stream.for_room.replace(true)
+                && let Some(token) = stream.token.get()
+            {
+                self.registrar.add_room(stream, token).map_err(errno::io_error)?;
+            }
+        }
+        result
     }
 
     fn is_urgent(&self, stream: &Stream) -> bool {
@@ -137,7 +146,7 @@ impl<O> Sys for Linux<O> {
     type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
-        self.add(stream, token)?;
+        self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));
         self.secure.watch(stream, token);
         Ok(())
@@ -173,10 +182,11 @@ impl<O> Sys for Linux<O> {
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
-        match &stream.tls {
+        let sent = match &stream.tls {
             Some(session) => self.secure.send(stream, session, from),
             None => stream.send(from),
-        }
+        };
+        self.wrote(stream, sent)
     }
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
@@ -198,7 +208,7 @@ impl<O> Sys for Linux<O> {
     }
 
     fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
-        pipe.drain(stream, max)
+        self.wrote(stream, pipe.drain(stream, max))
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
@@ -247,7 +257,7 @@ impl<O> Listen for Linux<O> {
 
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Listener, SocketAddr), SysError> {
         let (listener, address) = Listener::bind(at)?;
-        self.add(&listener, token)?;
+        self.add(&listener, token, false)?;
         Ok((listener, address))
     }
 

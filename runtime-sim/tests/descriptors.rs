@@ -5,13 +5,13 @@
 #[allow(dead_code)] // the other rules use the rest
 mod net;
 
-use net::{Linux, Net, Simulated};
+use net::{Linux, Net, Simulated, token};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use protocol_sm::driver::{SysError, Token};
+use protocol_sm::driver::SysError;
 
 /// Without descriptors neither connect nor accept work, the connection goes on waiting, and what is open goes on.
 fn out_of_descriptors<N: Net>() {
-    let (near, far, door, other) = (Token(1), Token(2), Token(3), Token(4));
+    let (near, far, door, other) = (token(1), token(2), token(3), token(4));
     let mut net = N::new();
     let (listener, at) = net.listen(door);
     let stream = net.connect(at, near).unwrap();

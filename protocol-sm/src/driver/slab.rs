@@ -1,19 +1,43 @@
 //! A table whose keys carry a generation: a key of something removed never finds what came after it.
 
 use alloc::vec::Vec;
+use core::num::{NonZeroU32, NonZeroU64};
 
-/// A key: the index in the low, the generation in the high 32 bits. Also what readiness is reported as.
+/// A key: the index in the low, the generation in the high 32 bits. Also what readiness is reported as. Never 0, so that
+/// an `Option` of one takes no more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u64);
+pub struct Token(NonZeroU64);
 
 impl Token {
-    fn new(index: usize, generation: u32) -> Self {
+    /// What [`Token::number`] said. `None` for 0.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// For a system that knows sockets by 64 bits.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0.get()
+    }
+
+    fn new(index: usize, generation: NonZeroU32) -> Self {
         let index = u32::try_from(index).expect("fewer than 2^32 sockets");
-        Self(u64::from(generation) << 32 | u64::from(index))
+        let generation = NonZeroU64::new(u64::from(generation.get()) << 32).expect("not 0 before, nor shifted");
+        Self(generation | u64::from(index))
     }
 
     fn index(self) -> usize {
-        (self.0 & u64::from(u32::MAX)) as usize
+        (self.number() & u64::from(u32::MAX)) as usize
+    }
+
+    /// The key of what comes after it.
+    fn next(self) -> Self {
+        let generation = ((self.number() >> 32) as u32).wrapping_add(1);
+        Self::new(self.index(), NonZeroU32::new(generation).unwrap_or(NonZeroU32::MIN))
     }
 }
 
@@ -42,7 +66,7 @@ impl<T> Slab<T> {
         let index = match self.free.last() {
             Some(&index) => index,
             None => {
-                self.entries.push(Entry { key: Token::new(self.entries.len(), 0), value: None });
+                self.entries.push(Entry { key: Token::new(self.entries.len(), NonZeroU32::MIN), value: None });
                 self.free.push(self.entries.len() - 1);
                 self.entries.len() - 1
             }
@@ -57,7 +81,7 @@ impl<T> Slab<T> {
     pub(crate) fn remove(&mut self, key: Token) -> Option<T> {
         let entry = self.entries.get_mut(key.index()).filter(|entry| entry.key == key)?;
         let value = entry.value.take()?;
-        entry.key = Token(key.0.wrapping_add(1 << 32));
+        entry.key = key.next();
         self.free.push(key.index());
         Some(value)
     }
@@ -97,6 +121,14 @@ impl<T> Slab<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generations_go_round_and_are_never_0() {
+        let last = Token::new(0, NonZeroU32::MAX);
+        assert_eq!(last.next(), Token::new(0, NonZeroU32::MIN));
+        assert_eq!(Token::from_number(last.number()), Some(last));
+        assert_eq!(size_of::<Option<Token>>(), size_of::<u64>());
+    }
 
     #[test]
     fn a_stale_key_finds_nothing() {

@@ -96,8 +96,8 @@ pub trait Sys {
     /// A pipe that is empty when handed out.
     type Pipe;
 
-    /// Reports readiness of `stream` as `token` from now on, edge-triggered, both directions, until it is
-    /// closed or unwatched. What is ready already is reported once.
+    /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. What
+    /// can be read already is reported once; room to write need not be before a write found none (`WouldBlock`).
     ///
     /// # Errors
     /// [`SysError::Exhausted`].
@@ -106,7 +106,8 @@ pub trait Sys {
     /// Stops reporting, so that another thread can watch the stream.
     fn unwatch(&mut self, stream: &Self::Stream);
 
-    /// Begins to connect, and watches the new stream as `token`: it becomes writable, or has an error.
+    /// Begins to connect, and watches the new stream as `token`. [`Sys::take_error`] tells whether it is through: if
+    /// not yet, the stream becomes writable then, or has an error.
     ///
     /// # Errors
     /// The connect failed at once.

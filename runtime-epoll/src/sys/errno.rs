@@ -35,6 +35,11 @@ pub(super) fn sys_error(errno: Errno) -> SysError {
     }
 }
 
+/// The same of a call that an io::Result came from.
+pub(super) fn io_error(error: std::io::Error) -> SysError {
+    sys_error(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
 /// The error of an accept(2). The errors of a connection that failed while it waited in the backlog come
 /// out there too: they say nothing of the listener, and the next connection may be good.
 pub(super) fn accept_error(errno: Errno) -> SysError {

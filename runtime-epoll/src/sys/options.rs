@@ -48,9 +48,8 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
 }
 
 /// Options of an accepted connection, beyond those of its listener.
-pub(super) fn on_accepted(fd: &impl AsFd, role: Role, peer: IpAddr) {
+pub(super) fn on_accepted(fd: &impl AsFd, role: Role) {
     dead_path(fd, role);
-    cap_send_buffer(fd, peer);
 }
 
 /// Options of a connection that is about to be opened.
@@ -61,7 +60,6 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
         keepalive(fd);
     }
     dead_path(fd, role);
-    cap_send_buffer(fd, peer);
 }
 
 /// Before a close in good order: what was sent still arrives.
@@ -112,14 +110,12 @@ fn retry_max(fd: &impl AsFd) {
     }
 }
 
-/// Where the peer is on this machine, a small send buffer: bytes that wait in it delay every small message
-/// behind them (with 4 bulk streams beside it, a small request took 3.5 ms instead of 19.8 ms), and over
-/// loopback more of it buys no rate. Elsewhere it must stay untouched, because setting it ends its
+/// Where the peer is on this machine, and a send buffer was full, a small one: bytes that wait in it delay every
+/// small message behind them (with 4 bulk streams beside it, a small request took 3.5 ms instead of 19.8 ms), and
+/// over loopback more of it buys no rate. Elsewhere it must stay untouched, because setting it ends its
 /// automatic growth, without which a long fat path cannot be filled.
-fn cap_send_buffer(fd: &impl AsFd, peer: IpAddr) {
-    if peer.is_loopback() {
-        set(fd, sockopt::SndBuf, &LOOPBACK_SEND_BUFFER);
-    }
+pub(super) fn cap_send_buffer(fd: &impl AsFd) {
+    set(fd, sockopt::SndBuf, &LOOPBACK_SEND_BUFFER);
 }
 
 /// A socket that takes no option, because its connection is gone already, shows that at its next call.

@@ -1,4 +1,4 @@
-//! epoll, edge-triggered: each socket is registered once, for both directions.
+//! epoll, edge-triggered: each socket is registered once, and again when it is to be watched for room too.
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Waker};
@@ -18,6 +18,9 @@ const TIMER: mio::Token = mio::Token(usize::MAX - 1);
 /// Where the number of a driver stands in a token: between the index and the generation.
 const SEAT_SHIFT: u32 = 24;
 const SEAT_BITS: u64 = 0xff << SEAT_SHIFT;
+/// A new connection has room to write, and being told so would be a wake-up for nothing.
+const FOR_INPUT: Interest = Interest::READABLE.add(Interest::PRIORITY);
+const FOR_ALL: Interest = FOR_INPUT.add(Interest::WRITABLE);
 
 /// Readiness of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +121,14 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    pub(super) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+    /// `room`: for room to write, too.
+    pub(super) fn add(&self, fd: impl AsFd, token: Token, room: bool) -> io::Result<()> {
+        let interest = if room { FOR_ALL } else { FOR_INPUT };
         self.registry.register(&mut SourceFd(&fd.as_fd().as_raw_fd()), to_mio(self.seat, token), interest)
+    }
+
+    pub(super) fn add_room(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        self.registry.reregister(&mut SourceFd(&fd.as_fd().as_raw_fd()), to_mio(self.seat, token), FOR_ALL)
     }
 
     pub(super) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
@@ -131,11 +139,12 @@ impl Registrar {
 /// Tokens are 64 bits wide, and mio's a word: so are the machines that this runs on.
 fn to_mio(seat: u8, token: Token) -> mio::Token {
     const { assert!(usize::BITS == 64) };
-    assert!(token.0 & SEAT_BITS == 0, "fewer than 2^24 sockets per driver");
-    mio::Token((token.0 | u64::from(seat) << SEAT_SHIFT) as usize)
+    assert!(token.number() & SEAT_BITS == 0, "fewer than 2^24 sockets per driver");
+    mio::Token((token.number() | u64::from(seat) << SEAT_SHIFT) as usize)
 }
 
 fn from_mio(token: mio::Token) -> (usize, Token) {
-    let token = token.0 as u64;
-    (((token & SEAT_BITS) >> SEAT_SHIFT) as usize, Token(token & !SEAT_BITS))
+    let number = token.0 as u64;
+    let token = Token::from_number(number & !SEAT_BITS).expect("only tokens are registered");
+    (((number & SEAT_BITS) >> SEAT_SHIFT) as usize, token)
 }

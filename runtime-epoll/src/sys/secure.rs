@@ -65,14 +65,14 @@ impl Secure {
 
     pub(super) fn connecting(&self, stream: &mut Stream) -> Result<(), SysError> {
         if stream.is_ours() {
-            stream.tls = self.tls.connecting()?.map(|session| Box::new(RefCell::new(session)));
+            encrypt(stream, self.tls.connecting()?);
         }
         Ok(())
     }
 
     pub(super) fn accepted(&self, stream: &mut Stream) {
         if stream.is_ours() {
-            stream.tls = self.tls.accepted().map(|session| Box::new(RefCell::new(session)));
+            encrypt(stream, self.tls.accepted());
         }
     }
 
@@ -139,5 +139,13 @@ impl Secure {
                 self.failures.line(|left_out| tracing::warn!(peer, trust, "TLS: {text}{left_out}"));
             }
         }
+    }
+}
+
+fn encrypt(stream: &mut Stream, session: Option<Session>) {
+    if let Some(session) = session {
+        stream.tls = Some(Box::new(RefCell::new(session)));
+        // A session writes when it must, and that may be when its driver reads.
+        stream.for_room.set(true);
     }
 }

@@ -29,10 +29,26 @@ pub struct Stream {
     role: Role,
     /// What its readiness is reported as.
     pub(super) token: Cell<Option<Token>>,
-    /// A connect is not known to be through.
-    connecting: Cell<bool>,
+    dial: Cell<Dial>,
+    /// Who watches it watches for room to write, too.
+    pub(super) for_room: Cell<bool>,
+    /// A write has found no room.
+    filled: Cell<bool>,
     /// How its bytes are encrypted, if they are.
     pub(super) tls: Option<Box<RefCell<Session>>>,
+}
+
+/// What is known of a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dial {
+    /// It is not known to be through.
+    Pending,
+    /// It is, and nobody has asked yet.
+    Through,
+    /// It is, and has met itself: nobody else will ever answer.
+    Itself,
+    /// There was none, or it is known to be through.
+    Over,
 }
 
 /// A listening TCP socket.
@@ -52,30 +68,49 @@ impl AsFd for Listener {
 }
 
 impl Stream {
-    fn new(fd: OwnedFd, role: Role, connecting: bool) -> Self {
-        Self { fd, role, token: Cell::new(None), connecting: Cell::new(connecting), tls: None }
+    fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
+        let for_room = Cell::new(false);
+        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, filled: Cell::new(false), tls: None }
     }
 
-    /// Begins to connect.
+    /// Begins to connect. On the same machine, the connection is up already when this returns.
     pub(super) fn connect(to: SocketAddr, role: Role) -> Result<Self, SysError> {
         let fd = tcp_socket(to).map_err(connect_error)?;
         options::on_connecting(&fd, role, to.ip());
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
-            Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(Self::new(fd, role, true)),
-            Err(errno) => Err(connect_error(errno)),
+            Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
+            Err(errno) => return Err(connect_error(errno)),
+        }
+        let stream = Self::new(fd, role, Dial::Pending);
+        if to.ip().is_loopback() {
+            stream.look_if_through();
+        }
+        // That a connect is through is told as room to write.
+        stream.for_room.set(stream.dial.get() == Dial::Pending);
+        Ok(stream)
+    }
+
+    fn look_if_through(&self) {
+        if let Ok(peer) = getpeername::<SockaddrStorage>(self.fd.as_raw_fd()) {
+            self.dial.set(if self.is_its_own_peer(&peer) { Dial::Itself } else { Dial::Through });
         }
     }
 
     /// The pending error; while a connect is not through, `WouldBlock`.
     pub(super) fn take_error(&self) -> Result<(), SysError> {
-        if self.connecting.get()
-            && let Ok(peer) = getpeername::<SockaddrStorage>(self.fd.as_raw_fd())
-        {
-            self.connecting.set(false);
-            return if self.is_its_own_peer(&peer) { Err(SysError::Refused) } else { Ok(()) };
+        if self.dial.get() == Dial::Pending {
+            self.look_if_through();
+        }
+        match self.dial.get() {
+            Dial::Through => {
+                self.dial.set(Dial::Over);
+                return Ok(());
+            }
+            Dial::Itself => return Err(SysError::Refused),
+            Dial::Pending | Dial::Over => {}
         }
         match getsockopt(&self.fd, sockopt::SocketError) {
-            Ok(0) if self.connecting.get() => Err(SysError::WouldBlock),
+            Ok(0) if self.dial.get() == Dial::Pending => Err(SysError::WouldBlock),
             Ok(0) => Ok(()),
             Ok(number) => Err(connect_error(Errno::from_raw(number))),
             Err(errno) => Err(sys_error(errno)),
@@ -113,6 +148,13 @@ impl Stream {
 
     pub(super) fn send(&self, from: &[u8]) -> Result<usize, SysError> {
         retried(|| send(self.fd.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)).map_err(sys_error)
+    }
+
+    /// A write found no room: most connections never see that, and of those that do, most see it often.
+    pub(super) fn on_full(&self) {
+        if !self.filled.replace(true) && self.peer().is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
+            options::cap_send_buffer(&self.fd);
+        }
     }
 
     /// A connection that is gone already has nothing to shut; its error is reported as readiness.
@@ -158,8 +200,8 @@ impl Listener {
         let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
         // An IPv4 visitor of an IPv6 socket comes from ::ffff:a.b.c.d: say a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        options::on_accepted(&fd, role, from.ip());
-        Ok((Stream::new(fd, role, false), from))
+        options::on_accepted(&fd, role);
+        Ok((Stream::new(fd, role, Dial::Over), from))
     }
 }
 

@@ -203,6 +203,7 @@ impl Kernel {
         let room = sock.room();
         if room == 0 {
             sock.nospace = true;
+            sock.for_room = true;
             return Err(Errno::EAGAIN);
         }
         Ok(room)
@@ -468,16 +469,17 @@ impl Kernel {
         }
     }
 
-    /// Reports the socket's readiness as `token`, edge-triggered; what is ready already, once.
+    /// Reports the socket's readiness as `token`, edge-triggered; what is ready already, once. Room to write is
+    /// reported if `room`, or once a write has found none: a program that asks for it then (EPOLL_CTL_MOD).
     ///
     /// # Panics
     /// If it is watched already.
-    pub fn watch(&mut self, id: SockId, poll: PollId, token: Token) {
+    pub fn watch(&mut self, id: SockId, poll: PollId, token: Token, room: bool) {
         let sock = &mut self.socks[id.0];
         assert!(sock.watch.is_none(), "watched once (EEXIST)");
         sock.watch = Some((poll, token));
-        let ready = sock.poll();
-        if ready != Readiness::default() {
+        sock.for_room |= room;
+        if sock.watched() != Readiness::default() {
             self.wake(id);
         }
     }
@@ -498,7 +500,7 @@ impl Kernel {
             let sock = &mut self.socks[id.0];
             let Some((_, token)) = sock.watch.filter(|&(at, _)| at == poll && sock.queued) else { continue };
             sock.queued = false;
-            let ready = sock.poll();
+            let ready = sock.watched();
             if ready != Readiness::default() {
                 found.push((token, ready));
             }

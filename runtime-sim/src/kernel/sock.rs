@@ -118,6 +118,8 @@ pub(super) struct Sock {
     // Polling.
     pub(super) watch: Option<(PollId, Token)>,
     pub(super) queued: bool,
+    /// Watched for room to write, too (EPOLLOUT).
+    pub(super) for_room: bool,
 
     // Listening.
     pub(super) backlog: usize,
@@ -164,6 +166,7 @@ impl Sock {
             last_heard: Instant::ZERO,
             watch: None,
             queued: false,
+            for_room: false,
             backlog: 0,
             answering: 0,
             children: VecDeque::new(),
@@ -188,6 +191,12 @@ impl Sock {
     /// Something that the peer must acknowledge is waiting.
     pub(super) fn pending(&self) -> bool {
         self.held() > 0 || matches!(self.fin, Fin::Queued | Fin::Sent)
+    }
+
+    /// What is reported of [`Sock::poll`].
+    pub(super) fn watched(&mut self) -> Readiness {
+        let ready = self.poll();
+        Readiness { writable: ready.writable && self.for_room, ..ready }
     }
 
     /// `tcp_poll`. Looking for room and finding none asks to be told (SOCK_NOSPACE).

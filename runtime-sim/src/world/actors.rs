@@ -144,7 +144,14 @@ pub(super) struct Service {
     pub(super) accepts: bool,
 }
 
+/// Marks tokens of listeners,
 const LISTENER: u64 = 1 << 32;
+/// and of actors.
+const ACTOR: u64 = 2 << 32;
+
+fn token(kind: u64, index: usize) -> Token {
+    Token::from_number(kind | index as u64).expect("a kind is not 0")
+}
 
 /// All of them.
 #[derive(Debug)]
@@ -180,7 +187,7 @@ impl Actors {
         let spec = &plan.tunnels[tunnel];
         let at = SocketAddr::from(([0, 0, 0, 0], spec.service_port));
         let (sock, _) = kernel.listen(service.proc, at, spec.backlog, plan.foreign()).expect("its own port");
-        kernel.watch(sock, service.poll, Token(LISTENER | tunnel as u64));
+        kernel.watch(sock, service.poll, token(LISTENER, tunnel), false);
         service.listener = Some(sock);
     }
 
@@ -202,7 +209,7 @@ impl Actors {
     ) -> usize {
         let side = if who == Who::Service { Side::Service } else { Side::Visitor };
         let stream = self.streams.open(side, tunnel);
-        kernel.watch(sock, poll, Token(self.all.len() as u64));
+        kernel.watch(sock, poll, token(ACTOR, self.all.len()), true);
         let now = kernel.now();
         self.all.push(Actor {
             who,
@@ -315,10 +322,11 @@ impl Actors {
         token: Token,
         seen: &mut Coverage,
     ) -> Result<(), Finding> {
-        if token.0 & LISTENER == 0 {
-            return self.drive(kernel, usize::try_from(token.0).expect("an index"), seen);
+        let index = usize::try_from(token.number() & !(ACTOR | LISTENER)).expect("an index");
+        if token.number() & ACTOR != 0 {
+            return self.drive(kernel, index, seen);
         }
-        self.accept(kernel, plan, usize::try_from(token.0 & !LISTENER).expect("an index"), seen)
+        self.accept(kernel, plan, index, seen)
     }
 
     /// Takes the connections that wait at a service.

@@ -91,7 +91,7 @@ impl Sys for ThreadSys<'_> {
     type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
-        self.kernel.watch(stream.0, self.poll, token);
+        self.kernel.watch(stream.0, self.poll, token, false);
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl Sys for ThreadSys<'_> {
 
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
-        self.kernel.watch(sock, self.poll, token);
+        self.kernel.watch(sock, self.poll, token, true);
         self.effects.dialled.push((role, sock));
         Ok(Stream(sock, role, RefCell::default()))
     }
@@ -259,7 +259,7 @@ impl Listen for ThreadSys<'_> {
 
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Socket, SocketAddr), SysError> {
         let (sock, address) = self.kernel.listen(self.proc, at, 1024, self.plan.options(Role::Public))?;
-        self.kernel.watch(sock, self.poll, token);
+        self.kernel.watch(sock, self.poll, token, false);
         Ok((Socket(sock), address))
     }
 

@@ -10,6 +10,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
 
+pub(super) const fn token(number: u64) -> Token {
+    Token::from_number(number).expect("not 0")
+}
+
 /// What the rules need of a system.
 pub(super) trait Net {
     type Stream;
@@ -57,6 +61,18 @@ pub(super) trait Net {
             self.gather();
         }
         panic!("{token:?} did not become what was expected; it is {:?}", self.seen().get(&token));
+    }
+
+    /// Waits until a connect is through.
+    fn connected(&mut self, stream: &Self::Stream) {
+        for _ in 0..1000 {
+            match self.take_error(stream) {
+                Ok(()) => return,
+                Err(SysError::WouldBlock) => self.gather(),
+                Err(error) => panic!("a connect failed: {error}"),
+            }
+        }
+        panic!("a connect is never through");
     }
 
     /// Whether nothing is reported of `token` for a while.
@@ -111,7 +127,7 @@ impl Net for Simulated {
     fn listen(&mut self, token: Token) -> (SockId, SocketAddr) {
         let at = SocketAddr::from(([127, 0, 0, 1], 0));
         let (sock, at) = self.kernel.listen(self.proc, at, 128, OPTIONS).unwrap();
-        self.kernel.watch(sock, self.poll, token);
+        self.kernel.watch(sock, self.poll, token, false);
         (sock, at)
     }
 
@@ -134,7 +150,7 @@ impl Net for Simulated {
 
     fn connect(&mut self, to: SocketAddr, token: Token) -> Result<SockId, SysError> {
         let sock = self.kernel.connect(self.proc, to, OPTIONS)?;
-        self.kernel.watch(sock, self.poll, token);
+        self.kernel.watch(sock, self.poll, token, true);
         Ok(sock)
     }
 
@@ -143,7 +159,7 @@ impl Net for Simulated {
     }
 
     fn watch(&mut self, stream: &SockId, token: Token) {
-        self.kernel.watch(*stream, self.poll, token);
+        self.kernel.watch(*stream, self.poll, token, false);
     }
 
     fn unwatch(&mut self, stream: &SockId) {
@@ -224,8 +240,8 @@ impl Net for Linux {
     fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
         let at = SocketAddr::from(([127, 0, 0, 1], 0));
         let (listener, at) = self.sys.listen(at, token).unwrap();
-        self.doors.insert(token.0, at);
-        ((listener, token.0), at)
+        self.doors.insert(token.number(), at);
+        ((listener, token.number()), at)
     }
 
     fn local(&mut self, listener: &Self::Listener) -> SocketAddr {

@@ -42,6 +42,8 @@ impl<T, P> ClientLoop<T, P> {
                     let at = cx.now + self.timings.handshake_timeout;
                     self.timers.set(token, &mut conn.deadline, Some(at));
                 }
+                // It may be through already.
+                self.drive(cx, token);
             }
             Err(error) => self.open_failed(cx, hello.conn, Some(error)),
         }

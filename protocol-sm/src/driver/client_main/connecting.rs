@@ -86,7 +86,8 @@ impl<T> ClientMain<T> {
                     self.server_at = Some(to);
                     let until = cx.now + self.settings.timings.dial_timeout;
                     self.stage = Stage::Connecting { token, rest, until };
-                    return;
+                    // It may be through already.
+                    return self.on_connecting(cx, token);
                 }
                 Err(error) => why = Disconnect::Unreachable(error),
             }

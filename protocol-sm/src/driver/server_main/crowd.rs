@@ -81,6 +81,10 @@ mod tests {
     use core::net::Ipv4Addr;
     use core::time::Duration;
 
+    fn token(n: u64) -> Token {
+        Token::from_number(n + 1).unwrap()
+    }
+
     fn source(n: u32) -> Source {
         Source::of(Ipv4Addr::from_bits(n).into())
     }
@@ -99,23 +103,23 @@ mod tests {
         let settings = ServerSettings { max_handshakes: 3, max_handshakes_per_source: 2, ..ServerSettings::default() };
         let mut crowd = Crowd::default();
         for n in 0..6 {
-            crowd.add(source(1), at(n), Token(n));
+            crowd.add(source(1), at(n), token(n));
         }
         let asked = |count| move |at: Source| if at == source(1) { count } else { 0 };
         assert_eq!(crowd.must_leave(&settings, source(1), asked(5)), None);
-        assert_eq!(crowd.must_leave(&settings, source(1), asked(4)), Some((Token(0), Crowded::Source)));
+        assert_eq!(crowd.must_leave(&settings, source(1), asked(4)), Some((token(0), Crowded::Source)));
         assert_eq!(crowd.must_leave(&settings, source(2), asked(4)), None);
-        assert_eq!(crowd.must_leave(&settings, source(2), asked(3)), Some((Token(0), Crowded::All)));
-        crowd.add(source(2), at(6), Token(6));
-        crowd.add(source(3), at(7), Token(7));
-        crowd.add(source(4), at(8), Token(8));
-        assert_eq!(crowd.must_leave(&settings, source(5), asked(6)), Some((Token(6), Crowded::All)), "a stranger's");
+        assert_eq!(crowd.must_leave(&settings, source(2), asked(3)), Some((token(0), Crowded::All)));
+        crowd.add(source(2), at(6), token(6));
+        crowd.add(source(3), at(7), token(7));
+        crowd.add(source(4), at(8), token(8));
+        assert_eq!(crowd.must_leave(&settings, source(5), asked(6)), Some((token(6), Crowded::All)), "a stranger's");
     }
 
     #[test]
     fn a_source_with_too_many_loses_its_own_oldest() {
         let settings = ServerSettings { max_handshakes_per_source: 2, ..ServerSettings::default() };
-        let tokens = [0, 1, 2, 3].map(Token);
+        let tokens = [0, 1, 2, 3].map(token);
         let mut crowd = Crowd::default();
         crowd.add(source(1), at(0), tokens[0]);
         crowd.add(source(2), at(1), tokens[1]);
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn where_there_are_too_many_the_source_with_most_makes_room() {
         let settings = ServerSettings { max_handshakes: 4, ..ServerSettings::default() };
-        let tokens = [0, 1, 2, 3, 4].map(Token);
+        let tokens = [0, 1, 2, 3, 4].map(token);
         let mut crowd = Crowd::default();
         crowd.add(source(1), at(0), tokens[0]);
         crowd.add(source(2), at(1), tokens[1]);
