@@ -2,6 +2,7 @@
 //! means anything.
 
 use nix::fcntl::{Flock, FlockArg};
+use rcgen::{CertificateParams, KeyPair};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,7 +26,8 @@ impl std::fmt::Debug for SelfMade {
     }
 }
 
-/// The certificate in `directory`; made and stored there the first time, if `make` says so.
+/// The certificate in `directory`; made and stored there the first time, if `make` says so. Where only the certificate
+/// is lost, it is made anew for the key that is there, and clients notice nothing.
 ///
 /// # Errors
 /// The file, and what went wrong with it. `NotFound`: there is none, and none was to be made.
@@ -34,25 +36,38 @@ pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io:
     let key_file = directory.join("cproxy-key.pem");
     let read = |file: &Path| fs::read(file).map_err(|error| (file.to_owned(), error));
     let there = |file: &Path| fs::exists(file).map_err(|error| (file.to_owned(), error));
-    // The key is written last: where it is, both are.
-    if make && !there(&key_file)? {
+    let complete = || Ok(there(&certificate_file)? && there(&key_file)?);
+    if make && !complete()? {
         // Another server may be started here at this very moment: it waits, and takes what this one made.
         let lock = File::open(directory).and_then(|opened| {
             Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))
         });
         let _lock = lock.map_err(|error| (directory.to_owned(), error))?;
-        if !there(&key_file)? {
-            let (certificate, key) = create().map_err(|error| (certificate_file.clone(), error))?;
-            put(&certificate_file, 0o644, &certificate).map_err(|error| (certificate_file.clone(), error))?;
-            put(&key_file, 0o600, &key).map_err(|error| (key_file.clone(), error))?;
+        if !complete()? {
+            let kept = if there(&key_file)? { Some(read(&key_file)?) } else { None };
+            let key = key(kept.as_deref()).map_err(|error| (key_file.clone(), error))?;
+            let certificate = certificate(&key).map_err(|error| (certificate_file.clone(), error))?;
+            put(&certificate_file, 0o644, certificate.as_bytes()).map_err(|error| (certificate_file.clone(), error))?;
+            if kept.is_none() {
+                put(&key_file, 0o600, key.serialize_pem().as_bytes()).map_err(|error| (key_file.clone(), error))?;
+            }
         }
     }
     Ok(SelfMade { certificate: read(&certificate_file)?, key: read(&key_file)?, certificate_file, key_file })
 }
 
-fn create() -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let made = rcgen::generate_simple_self_signed(["cproxy".to_owned()]).map_err(io::Error::other)?;
-    Ok((made.cert.pem().into_bytes(), made.signing_key.serialize_pem().into_bytes()))
+/// The key that was kept, or a new one.
+fn key(kept: Option<&[u8]>) -> io::Result<KeyPair> {
+    let key = match kept {
+        Some(pem) => KeyPair::from_pem(&String::from_utf8_lossy(pem)),
+        None => KeyPair::generate(),
+    };
+    key.map_err(io::Error::other)
+}
+
+fn certificate(key: &KeyPair) -> io::Result<String> {
+    let made = CertificateParams::new(["cproxy".to_owned()]).and_then(|params| params.self_signed(key));
+    Ok(made.map_err(io::Error::other)?.pem())
 }
 
 /// Writes a whole file or none.
@@ -88,6 +103,12 @@ mod tests {
         assert_eq!(fs::metadata(&first.key_file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(pin(&self_made(&directory, true).unwrap()), pin(&first));
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "nothing unfinished is left");
+        fs::remove_file(&first.certificate_file).unwrap();
+        assert_eq!(
+            pin(&self_made(&directory, true).unwrap()),
+            pin(&first),
+            "a lost certificate is made for the same key"
+        );
         fs::remove_file(&first.key_file).unwrap();
         assert_ne!(pin(&self_made(&directory, true).unwrap()), pin(&first), "a lost key makes both anew");
         fs::remove_dir_all(&directory).unwrap();
