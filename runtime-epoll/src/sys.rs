@@ -15,7 +15,9 @@ pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
 use crate::tls::Tls;
-use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use protocol_sm::driver::{
+    Listen, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Sys, SysError, Tell, Token,
+};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +26,9 @@ use std::time::Duration;
 
 /// What is copied at once into the pipe of a stream with urgent bytes: fits into any pipe that is used.
 const BOUNCE: usize = 16 * 1024;
+
+/// Who writes so much at once moves bulk: it has filled a driver's buffer.
+const BULK: usize = SCRATCH;
 
 /// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. Sockets
 /// belong to whoever holds their [`Stream`]. `O` takes the messages for other drivers; without any, `()` does.
@@ -116,15 +121,17 @@ impl<O> Linux<O> {
         self.registrar.add(fd, token, room).map_err(errno::io_error)
     }
 
-    /// A write that found no room is told when there is some.
-    fn wrote(&self, stream: &Stream, result: Result<usize, SysError>) -> Result<usize, SysError> {
-        if result == Err(SysError::WouldBlock) {
-            stream.on_full();
-            if !stream.for_room.replace(true)
-                && let Some(token) = stream.token.get()
-            {
-                self.registrar.add_room(stream, token).map_err(errno::io_error)?;
-            }
+    /// After a write of up to `wanted` bytes. One that found no room is told when there is some.
+    fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
+        let full = result == Err(SysError::WouldBlock);
+        if full || wanted >= BULK {
+            stream.on_bulk();
+        }
+        if full
+            && !stream.for_room.replace(true)
+            && let Some(token) = stream.token.get()
+        {
+            self.registrar.add_room(stream, token).map_err(errno::io_error)?;
         }
         result
     }
@@ -186,7 +193,7 @@ impl<O> Sys for Linux<O> {
             Some(session) => self.secure.send(stream, session, from),
             None => stream.send(from),
         };
-        self.wrote(stream, sent)
+        self.wrote(stream, from.len(), sent)
     }
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
@@ -208,7 +215,7 @@ impl<O> Sys for Linux<O> {
     }
 
     fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
-        self.wrote(stream, pipe.drain(stream, max))
+        self.wrote(stream, max, pipe.drain(stream, max))
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {

@@ -32,8 +32,8 @@ pub struct Stream {
     dial: Cell<Dial>,
     /// Who watches it watches for room to write, too.
     pub(super) for_room: Cell<bool>,
-    /// A write has found no room.
-    filled: Cell<bool>,
+    /// See [`Stream::on_bulk`].
+    bulk: Cell<bool>,
     /// How its bytes are encrypted, if they are.
     pub(super) tls: Option<Box<RefCell<Session>>>,
 }
@@ -70,7 +70,7 @@ impl AsFd for Listener {
 impl Stream {
     fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
         let for_room = Cell::new(false);
-        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, filled: Cell::new(false), tls: None }
+        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls: None }
     }
 
     /// Begins to connect. On the same machine, the connection is up already when this returns.
@@ -150,9 +150,9 @@ impl Stream {
         retried(|| send(self.fd.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)).map_err(sys_error)
     }
 
-    /// A write found no room: most connections never see that, and of those that do, most see it often.
-    pub(super) fn on_full(&self) {
-        if !self.filled.replace(true) && self.peer().is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
+    /// It carries more than small messages.
+    pub(super) fn on_bulk(&self) {
+        if !self.bulk.replace(true) && self.peer().is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
             options::cap_send_buffer(&self.fd);
         }
     }
