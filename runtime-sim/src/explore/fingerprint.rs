@@ -4,7 +4,7 @@
 //! one in four million for 3 million states.
 
 use std::any::{Any, TypeId};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ops::Deref;
@@ -73,51 +73,34 @@ pub(super) fn fingerprint(state: &impl Hash) -> u64 {
     mixer.finish()
 }
 
-/// A part of a state, hashed once and shared between all states that have an equal one: most of the memory of a search
-/// would be copies.
+/// A part of a state, hashed once. In a search it is shared between all states that have an equal one: most of the
+/// memory would be copies. A state that nobody looks up, as those of a walk, pays for neither.
 #[derive(Clone, Debug)]
-pub(super) struct Part<T>(Rc<(u64, T)>);
-
-/// Every part that some state of this thread has, by type and fingerprint.
-#[derive(Default)]
-struct Shared {
-    parts: HashMap<(TypeId, u64), Rc<dyn Any>>,
-    /// With so many, it is time to forget those that no state has any more.
-    sweep_at: usize,
+pub(super) struct Part<T> {
+    value: Rc<T>,
+    /// Its fingerprint, once somebody asked for it.
+    print: Cell<Option<u64>>,
 }
 
-thread_local! {
-    static SHARED: RefCell<Shared> = RefCell::default();
-}
-
-/// Forgets the parts that no state has.
-pub(super) fn forget_parts() {
-    SHARED.with_borrow_mut(|shared| {
-        shared.parts.retain(|_, part| Rc::strong_count(part) > 1);
-        shared.sweep_at = 2 * shared.parts.len() + 10_000;
-    });
-}
-
-impl<T: Hash + Clone + 'static> Part<T> {
+impl<T> Part<T> {
     pub(super) fn new(value: T) -> Self {
-        let print = fingerprint(&value);
-        let full = SHARED.with_borrow(|shared| shared.parts.len() >= shared.sweep_at);
-        if full {
-            forget_parts();
-        }
-        let part = SHARED.with_borrow_mut(|shared| {
-            let new = || -> Rc<dyn Any> { Rc::new((print, value)) };
-            Rc::clone(shared.parts.entry((TypeId::of::<T>(), print)).or_insert_with(new))
-        });
-        Self(part.downcast().expect("parts are kept by their type"))
+        Self { value: Rc::new(value), print: Cell::new(None) }
     }
+}
 
+impl<T: Clone> Part<T> {
     /// Changes it, in this state only.
-    pub(super) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut value = self.0.1.clone();
-        let result = change(&mut value);
-        *self = Self::new(value);
-        result
+    pub(super) fn change(&mut self) -> &mut T {
+        self.print.set(None);
+        Rc::make_mut(&mut self.value)
+    }
+}
+
+impl<T: Hash> Part<T> {
+    fn print(&self) -> u64 {
+        let print = self.print.get().unwrap_or_else(|| fingerprint(&*self.value));
+        self.print.set(Some(print));
+        print
     }
 }
 
@@ -125,13 +108,39 @@ impl<T> Deref for Part<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.0.1
+        &self.value
     }
 }
 
-impl<T> Hash for Part<T> {
+impl<T: Hash> Hash for Part<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.0);
+        state.write_u64(self.print());
+    }
+}
+
+/// Every part that some state of a search has, by type and fingerprint.
+#[derive(Default)]
+pub(super) struct Parts {
+    all: HashMap<(TypeId, u64), Rc<dyn Any>, BuildHasherDefault<Mixer>>,
+    /// With so many, it is time to forget those that no state has any more.
+    sweep_at: usize,
+}
+
+impl Parts {
+    /// Makes `part` one with those that equal it.
+    pub(super) fn share<T: Hash + 'static>(&mut self, part: &mut Part<T>) {
+        if self.all.len() >= self.sweep_at {
+            self.sweep();
+        }
+        let key = (TypeId::of::<T>(), part.print());
+        let one = self.all.entry(key).or_insert_with(|| Rc::clone(&part.value) as Rc<dyn Any>);
+        part.value = Rc::clone(one).downcast().expect("parts are kept by their type");
+    }
+
+    /// Forgets the parts that no state has.
+    fn sweep(&mut self) {
+        self.all.retain(|_, part| Rc::strong_count(part) > 1);
+        self.sweep_at = 2 * self.all.len() + 10_000;
     }
 }
 
@@ -174,22 +183,28 @@ mod tests {
 
     #[test]
     fn equal_parts_are_one_until_nobody_has_them() {
-        let (a, b) = (Part::new("twice".to_owned()), Part::new("twice".to_owned()));
-        assert!(Rc::ptr_eq(&a.0, &b.0) && Rc::strong_count(&a.0) == 3);
+        let mut parts = Parts::default();
+        let (mut a, mut b) = (Part::new("twice".to_owned()), Part::new("twice".to_owned()));
+        parts.share(&mut a);
+        parts.share(&mut b);
+        assert!(Rc::ptr_eq(&a.value, &b.value) && Rc::strong_count(&a.value) == 3);
         drop(a);
-        forget_parts();
-        assert_eq!(Rc::strong_count(&b.0), 2, "one state has it still");
+        parts.sweep();
+        assert_eq!(Rc::strong_count(&b.value), 2, "one state has it still");
         drop(b);
-        forget_parts();
-        assert!(SHARED.with_borrow(|shared| shared.parts.is_empty()));
+        parts.sweep();
+        assert!(parts.all.is_empty());
     }
 
     #[test]
     fn a_changed_part_leaves_its_copies_alone() {
-        let a = Part::new(1);
+        let mut a = Part::new(1);
+        Parts::default().share(&mut a);
         let mut b = a.clone();
-        b.change(|n| *n = 2);
+        let before = fingerprint(&a);
+        *b.change() = 2;
         assert_eq!((*a, *b), (1, 2));
-        assert_ne!(fingerprint(&a), fingerprint(&b));
+        assert_eq!(fingerprint(&a), before);
+        assert_ne!(fingerprint(&b), before, "it does not go by what it once was");
     }
 }

@@ -4,7 +4,7 @@
 //! one event loop on each side a main thread passes `Fin`, `Done` and `Abort` on in order and answers asks for conns,
 //! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `mains`.
 
-use super::fingerprint::Part;
+use super::fingerprint::{Part, Parts};
 use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Stream, Told, Visit, Who, Window, at};
 use super::peers::{Grain, Move, Script, Whims, address, assert_ended, assign_dials, play, visit_at};
 use super::search::Model;
@@ -189,20 +189,19 @@ impl Loops {
         story: &mut Story,
         call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>) -> R,
     ) {
-        let before = state.server.clone();
+        let before = Before::new(&state.server);
         let now = now.unwrap_or_else(|| Self::now(state));
         let mut told = Vec::new();
         let State { net, server, .. } = state;
         let mut scratch = [0; SCRATCH];
         let mut kernel = Kernel { net, who: Who::ServerLoop, told: &mut told, story };
         let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
-        server.change(|server| {
-            call(server, &mut cx);
-            while Driver::<Kernel<'_>>::is_busy(server) {
-                server.run_busy(&mut cx);
-            }
-            server.assert_consistent();
-        });
+        let server = server.change();
+        call(server, &mut cx);
+        while Driver::<Kernel<'_>>::is_busy(server) {
+            server.run_busy(&mut cx);
+        }
+        server.assert_consistent();
         for told in told {
             match told {
                 Told::FromServerLoop(msg) => self.on_server_said(state, msg, story),
@@ -224,13 +223,12 @@ impl Loops {
         let mut scratch = [0; SCRATCH];
         let mut kernel = Kernel { net, who: Who::ClientLoop(0), told: &mut told, story };
         let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
-        client.change(|client| {
-            call(client, &mut cx);
-            while Driver::<Kernel<'_>>::is_busy(client) {
-                client.run_busy(&mut cx);
-            }
-            client.assert_consistent();
-        });
+        let client = client.change();
+        call(client, &mut cx);
+        while Driver::<Kernel<'_>>::is_busy(client) {
+            client.run_busy(&mut cx);
+        }
+        client.assert_consistent();
         for told in told {
             match told {
                 Told::FromClientLoop(FromClientLoop::Message { msg, .. }) => {
@@ -280,14 +278,14 @@ impl Loops {
         state.to_server.clear();
     }
 
-    fn on_server_note(&self, state: &mut State, before: &ServerLoop<Stream, Pipe>, note: Note) {
+    fn on_server_note(&self, state: &mut State, before: &Before, note: Note) {
         match note {
             Note::Started { conn, epoch, visitor, .. } => {
                 let visit = visit_at(visitor);
                 assert!(!state.aborted.contains(&conn), "an aborted conn never returns to the pool");
                 // First come, first served.
-                for stream in before.waiting() {
-                    let other = state.net.visit_of(stream.0).unwrap_or(visit);
+                for &end in &before.waiting {
+                    let other = state.net.visit_of(end).unwrap_or(visit);
                     assert!(other >= visit, "waiters FIFO: visit {visit} was served before {other}");
                 }
                 let server = state.server.conns().find(|view| view.id == conn).map(|view| view.stream.0);
@@ -330,7 +328,7 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
             }
             Note::Stale { .. } => {
-                assert_eq!(quiet_totals(before), quiet_totals(&state.server), "stale messages change nothing");
+                assert_eq!(before.totals, quiet_totals(&state.server), "stale messages change nothing");
             }
             _ => {}
         }
@@ -407,8 +405,22 @@ impl Loops {
     }
 }
 
+/// What its notes say of the server's loop is held against what it was.
+struct Before {
+    waiting: Vec<End>,
+    totals: QuietTotals,
+}
+
+impl Before {
+    fn new(server: &ServerLoop<Stream, Pipe>) -> Self {
+        Self { waiting: server.waiting().map(|stream| stream.0).collect(), totals: quiet_totals(server) }
+    }
+}
+
+type QuietTotals = (usize, [u64; 4], u32);
+
 /// What of a loop a stale message may not change.
-fn quiet_totals(server: &ServerLoop<Stream, Pipe>) -> (usize, [u64; 4], u32) {
+fn quiet_totals(server: &ServerLoop<Stream, Pipe>) -> QuietTotals {
     let totals = server.totals();
     (server.sockets(), [totals.visitors, totals.finished, totals.aborted, totals.proxy_conns], server.asked())
 }
@@ -592,6 +604,12 @@ impl Model for Loops {
         assert_eq!(state.server.sockets(), server.len(), "every fd is closed");
         assert_eq!(state.client.sockets(), client.len(), "every fd is closed");
         assert_eq!(state.net.pipes(), 0, "every pipe is closed");
+    }
+
+    fn share(&self, state: &mut State, parts: &mut Parts) {
+        state.net.share(parts);
+        parts.share(&mut state.server);
+        parts.share(&mut state.client);
     }
 
     fn visits<'a>(&self, state: &'a State) -> &'a [Visit] {

@@ -4,7 +4,7 @@
 //! Mailboxes are ordered per receiver. Each delivery is a step of its own with [`Mains::lazy`]; without it mail is
 //! read before anything else happens, which leaves out orders between threads but reaches further.
 
-use super::fingerprint::Part;
+use super::fingerprint::{Part, Parts};
 use super::net::{
     CTL_PORT, Door, End, Kernel, LOCAL_PORT, Net, PROXY_PORT, PUBLIC_PORT, Pipe, Stream, Told, Visit, Who, Window, at,
 };
@@ -474,18 +474,17 @@ fn drive<D>(
     call: impl FnOnce(&mut D, &mut Cx<'_, Kernel<'_>>),
 ) -> Vec<Told>
 where
-    D: Clone + Hash + 'static + for<'k> Driver<Kernel<'k>>,
+    D: Clone + for<'k> Driver<Kernel<'k>>,
 {
     let mut told = Vec::new();
     let mut scratch = [0; SCRATCH];
     let mut kernel = Kernel { net, who, told: &mut told, story };
     let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: Strategy::Copy };
-    part.change(|driver| {
-        call(driver, &mut cx);
-        while driver.is_busy() {
-            driver.run_busy(&mut cx);
-        }
-    });
+    let driver = part.change();
+    call(driver, &mut cx);
+    while driver.is_busy() {
+        driver.run_busy(&mut cx);
+    }
     told
 }
 
@@ -681,6 +680,17 @@ impl Model for Mains {
         let frozen = usize::from(state.clients[0].frozen);
         assert!((3..=3 + frozen).contains(&state.main.sockets()), "two doors and one ctl_conn");
         assert_eq!(state.listener.ports(), usize::from(state.net.listens(PUBLIC_PORT)), "one public port");
+    }
+
+    fn share(&self, state: &mut State, parts: &mut Parts) {
+        state.net.share(parts);
+        parts.share(&mut state.main);
+        parts.share(&mut state.lane);
+        parts.share(&mut state.listener);
+        for client in &mut state.clients {
+            parts.share(&mut client.main);
+            parts.share(&mut client.lane);
+        }
     }
 
     fn visits<'a>(&self, state: &'a State) -> &'a [Visit] {

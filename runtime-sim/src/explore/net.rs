@@ -12,6 +12,7 @@
 mod kernel;
 mod outer;
 
+use super::fingerprint::{Part, Parts};
 use super::story::{Party, Story};
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToServerLoop,
@@ -19,7 +20,6 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{Lookup, Note, Readiness, Role, SysError, Token};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::rc::Rc;
 
 /// The ctl port.
 pub(super) const CTL_PORT: u16 = 8080;
@@ -304,9 +304,9 @@ impl Window {
 }
 
 /// The whole net.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Net {
-    conns: Vec<Option<Rc<Connection>>>,
+    conns: Vec<Option<Part<Connection>>>,
     pipes: Vec<Option<Vec<u8>>>,
     doors: Vec<Option<Listening>>,
     /// Numbers drawn, where randomness is only for names.
@@ -357,13 +357,18 @@ impl Net {
         }
     }
 
+    /// Shares the connections with other states.
+    pub(super) fn share(&mut self, parts: &mut Parts) {
+        self.conns.iter_mut().flatten().for_each(|conn| parts.share(conn));
+    }
+
     fn conn(&self, end: End) -> &Connection {
         self.conns.get(end.conn()).and_then(Option::as_ref).expect("every fd closed exactly once: it is gone")
     }
 
     fn conn_mut(&mut self, end: End) -> &mut Connection {
         let conn = self.conns.get_mut(end.conn()).and_then(Option::as_mut);
-        Rc::make_mut(conn.expect("every fd closed exactly once: it is gone"))
+        conn.expect("every fd closed exactly once: it is gone").change()
     }
 
     fn sock(&self, end: End) -> &Socket {
@@ -384,7 +389,7 @@ impl Net {
             self.conns.push(None);
             self.conns.len() - 1
         });
-        self.conns[index] = Some(Rc::new(conn));
+        self.conns[index] = Some(Part::new(conn));
         End::new(index, 0)
     }
 

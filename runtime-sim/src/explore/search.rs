@@ -3,7 +3,7 @@
 //! States are known by their fingerprints; the way to each is kept as one parent and one choice, and a failing
 //! path is told by walking it again. Only states not yet expanded are held whole.
 
-use super::fingerprint::{Table, fingerprint, forget_parts};
+use super::fingerprint::{Parts, Table, fingerprint};
 use super::guard::guarded;
 use super::net::Visit;
 use super::story::Story;
@@ -29,6 +29,8 @@ pub(super) trait Model {
     fn is_due(&self, action: Self::Action) -> bool;
     /// Nothing is due any more. Panics if that is not a quiet end.
     fn assert_quiet(&self, state: &Self::State);
+    /// Shares what the state has with those that have the same.
+    fn share(&self, state: &mut Self::State, parts: &mut Parts);
     /// The outer peers and what they have seen.
     fn visits<'a>(&self, state: &'a Self::State) -> &'a [Visit];
 }
@@ -93,7 +95,7 @@ impl fmt::Display for Counterexample {
 pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<Counterexample>> {
     let began = Instant::now();
     let mut search = Search { parents: Vec::new(), known: Table::default(), due: Vec::new(), quiet: Vec::new() };
-    let mut queue = VecDeque::new();
+    let (mut queue, mut parts) = (VecDeque::new(), Parts::default());
     let (mut transitions, mut depth, mut frontier) = (0, 0, 0);
     let initial = guarded(|| model.initial(&mut Story::default())).map_err(|what| {
         let mut story = Story::told();
@@ -123,6 +125,7 @@ pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<C
                 search.due.push((index, to));
             }
             if new {
+                model.share(&mut next, &mut parts);
                 queue.push_back((to, steps + 1, next));
             }
         }
@@ -136,7 +139,6 @@ pub(super) fn explore<M: Model>(model: &M, limit: usize) -> Result<Report, Box<C
         return Err(search.fail(Kind::Liveness, model, stuck, None, what));
     }
     let (states, quiet) = (search.parents.len(), search.quiet.len());
-    forget_parts();
     let (_, chart) = search.tell(model, search.quiet.last().copied().unwrap_or(0), None);
     Ok(Report { states, transitions, depth, quiet, frontier, took: began.elapsed(), chart })
 }
