@@ -24,6 +24,7 @@ use protocol_sm::wire::{
     ClientMsg, Ctl, Framer, Message, Port, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
 };
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 const CONTROL: ControlKey = ControlKey(1);
@@ -141,20 +142,24 @@ pub(super) struct State {
     over: bool,
 }
 
+/// What the session's main threads agreed on.
+static KEY: LazyLock<SessionKey> = LazyLock::new(|| {
+    let preface = Preface::ours(Port::Ctl);
+    let said = Ctl::Ping { received: 0 };
+    let answer = Ctl::Ping { received: 0 };
+    let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
+    Prover::new(None, transcript).session_key(SESSION)
+});
+
 /// The model.
 #[derive(Debug)]
 pub(super) struct Loops {
     config: Config,
-    key: SessionKey,
 }
 
 impl Loops {
     pub(super) fn new(config: Config) -> Self {
-        let preface = Preface::ours(Port::Ctl);
-        let said = Ctl::Ping { received: 0 };
-        let answer = Ctl::Ping { received: 0 };
-        let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
-        Self { config, key: Prover::new(None, transcript).session_key(SESSION) }
+        Self { config }
     }
 
     /// Time stands still but for deadlines that are told to pass; visitors are a nanosecond apart, so that each
@@ -350,9 +355,9 @@ impl Loops {
         let preface = reader.next(&mut rest).ok().flatten().expect("a preface comes first");
         let hello = Framer::<ProxyToServer>::default().next(&mut rest).ok().flatten();
         let Some(ProxyToServer::Hello(hello)) = hello else { panic!("a hello comes second: {hello:?}") };
-        assert!(rest.is_empty() && self.key.hello_matches(&hello));
+        assert!(rest.is_empty() && KEY.hello_matches(&hello));
         let mut answer = Reply::to(preface).encode().to_vec();
-        ProxyToClient::Accepted { proof: self.key.accept(SESSION, hello.conn) }.encode_to(&mut answer);
+        ProxyToClient::Accepted { proof: KEY.accept(SESSION, hello.conn) }.encode_to(&mut answer);
         state.net.push(end, &answer);
         state.net.hand_over(end, Some(Who::ServerLoop));
         story.at(Party::Server, || format!("conn {} is admitted", hello.conn.0));
@@ -393,7 +398,7 @@ impl Loops {
             let conn = ConnId(state.next_conn);
             state.next_conn += 1;
             state.open += 1;
-            let (hello, accept) = (self.key.hello(SESSION, conn), self.key.accept(SESSION, conn));
+            let (hello, accept) = (KEY.hello(SESSION, conn), KEY.accept(SESSION, conn));
             let open = ToClientLoop::Open { to: at(PROXY_PORT), hello, accept };
             self.client(state, story, |client, cx| client.on_message(cx, open));
         }

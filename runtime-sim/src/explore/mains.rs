@@ -340,26 +340,25 @@ impl Mains {
                 } else {
                     Self::server_main(state, Instant::ZERO, story, |main, cx| main.on_ready(cx, token, ready));
                 }
-            } else if let Some(to) = self.receivers(state).next().filter(|_| !self.lazy) {
-                self.read_mail(state, to, story);
             } else {
-                return;
+                let Some(to) = Self::receivers(state).next().filter(|_| !self.lazy) else { return };
+                self.read_mail(state, to, story);
             }
         }
     }
 
     /// Threads with mail.
-    fn receivers(&self, state: &State) -> impl Iterator<Item = Who> + use<> {
+    fn receivers(state: &State) -> impl Iterator<Item = Who> {
+        let servers = [
+            (!state.to_main.is_empty(), Who::ServerMain),
+            (!state.to_lane.is_empty(), Who::ServerLoop),
+            (!state.to_listener.is_empty(), Who::Listener),
+        ];
         let clients = (0_u8..).zip(&state.clients).filter(|(_, client)| !client.frozen);
         let clients = clients.flat_map(|(which, client)| {
-            let main = (!client.to_main.is_empty()).then_some(Who::ClientMain(which));
-            main.into_iter().chain((!client.to_lane.is_empty()).then_some(Who::ClientLoop(which)))
+            [(!client.to_main.is_empty(), Who::ClientMain(which)), (!client.to_lane.is_empty(), Who::ClientLoop(which))]
         });
-        let main = (!state.to_main.is_empty()).then_some(Who::ServerMain);
-        let lane = (!state.to_lane.is_empty()).then_some(Who::ServerLoop);
-        let listener = (!state.to_listener.is_empty()).then_some(Who::Listener);
-        let all: Vec<_> = main.into_iter().chain(lane).chain(listener).chain(clients).collect();
-        all.into_iter()
+        servers.into_iter().chain(clients).filter_map(|(mail, who)| mail.then_some(who))
     }
 
     fn read_mail(&self, state: &mut State, to: Who, story: &mut Story) {
@@ -410,27 +409,29 @@ impl Mains {
     }
 
     /// Threads whose next deadline comes, and when.
-    fn deadlines(state: &State) -> Vec<(Who, Instant)> {
-        let mut all = vec![
+    fn deadlines(state: &State) -> impl Iterator<Item = (Who, Instant)> {
+        let servers = [
             (Who::ServerMain, Driver::<Kernel<'_>>::next_deadline(&*state.main)),
             (Who::ServerLoop, Driver::<Kernel<'_>>::next_deadline(&*state.lane)),
         ];
         let listens = state.net.listens(CTL_PORT);
-        for (which, client) in (0_u8..).zip(&state.clients) {
+        let clients = (0_u8..).zip(&state.clients).filter(move |&(which, client)| {
             let tries = client.deadlines > 0 || state.clients[0].frozen;
             let stops = which == 0 && state.client_stopping;
-            if client.started && !client.frozen && tries && (listens || stops) {
-                all.push((Who::ClientMain(which), Driver::<Kernel<'_>>::next_deadline(&*client.main)));
-                all.push((Who::ClientLoop(which), Driver::<Kernel<'_>>::next_deadline(&*client.lane)));
-            }
-        }
-        let comes = |(who, at): (Who, Option<Instant>)| Some((who, at.filter(|&at| at < Instant::ZERO + NEVER)?));
-        all.into_iter().filter_map(comes).collect()
+            client.started && !client.frozen && tries && (listens || stops)
+        });
+        let clients = clients.flat_map(|(which, client)| {
+            [
+                (Who::ClientMain(which), Driver::<Kernel<'_>>::next_deadline(&*client.main)),
+                (Who::ClientLoop(which), Driver::<Kernel<'_>>::next_deadline(&*client.lane)),
+            ]
+        });
+        let all = servers.into_iter().chain(clients);
+        all.filter_map(|(who, at)| Some((who, at.filter(|&at| at < Instant::ZERO + NEVER)?)))
     }
 
     fn pass_deadline(&self, state: &mut State, of: Who, story: &mut Story) {
-        let deadlines = Self::deadlines(state);
-        let now = deadlines.into_iter().find(|&(who, _)| who == of).expect("offered only then").1;
+        let now = Self::deadlines(state).find(|&(who, _)| who == of).expect("offered only then").1;
         story.at(of.party(), || format!("{of:?}: a deadline passes, {:?}", now.since(Instant::ZERO)));
         // Grace and draining end transfers; pauses do not.
         let ends = now == Instant::ZERO + Duration::from_secs(1);
@@ -550,7 +551,7 @@ impl Model for Mains {
                 into.push(Action::Arrive { end, count, hasty: true });
             }
         }
-        into.extend(self.receivers(state).map(|to| Action::Mail { to }));
+        into.extend(Self::receivers(state).map(|to| Action::Mail { to }));
         for (end, role) in state.net.links() {
             let left = if role == Role::Ctl { state.ctl_losses } else { state.proxy_losses };
             if left > 0 {
@@ -572,7 +573,7 @@ impl Model for Mains {
             into.push(Action::StopClient);
         }
         let last = !into.iter().any(|&action| self.is_due(action));
-        into.extend(Self::deadlines(state).into_iter().map(|(of, _)| Action::Deadline { of, last }));
+        into.extend(Self::deadlines(state).map(|(of, _)| Action::Deadline { of, last }));
     }
 
     fn is_due(&self, action: Action) -> bool {

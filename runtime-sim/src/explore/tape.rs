@@ -142,11 +142,9 @@ fn loops(words: &mut impl Iterator<Item = u16>) -> Config {
     let sizes = [1, 0, 2, 5, 8, 300, 1500];
     let (visits, conns) = (1 + pick(6), 1 + pick(4));
     let window = Window { bytes: [usize::MAX, 1, 7, 64, 600][pick(5)], segments: [usize::MAX, 1, 2][pick(3)] };
-    // So that the smallest window does not need tens of thousands of steps.
-    let most = window.bytes.saturating_mul(40);
-    Config {
-        up: sizes[pick(sizes.len())].min(most),
-        down: sizes[pick(sizes.len())].min(most),
+    let config = Config {
+        up: sizes[pick(sizes.len())],
+        down: sizes[pick(sizes.len())],
         chunk: [1, 3, 512][pick(3)],
         ready: pick(2) == 0,
         keep: [0, 1, 2][pick(3)],
@@ -159,5 +157,12 @@ fn loops(words: &mut impl Iterator<Item = u16>) -> Config {
         strategy: [Strategy::Hybrid, Strategy::Copy, Strategy::Splice][pick(3)],
         pipe: [64, 1, 700, 0][pick(4)],
         ..Config::new(visits, conns, Grain::Fine)
-    }
+    };
+    // Several times the lean turns after which splicing gives way to copying: more would only be more of the same.
+    let turn = match config.strategy {
+        Strategy::Splice if config.pipe > 0 => window.bytes.min(config.pipe),
+        Strategy::Splice | Strategy::Copy | Strategy::Hybrid => window.bytes,
+    };
+    let most = turn.saturating_mul(20);
+    Config { up: config.up.min(most), down: config.down.min(most), ..config }
 }
