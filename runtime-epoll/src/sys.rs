@@ -124,7 +124,8 @@ impl<O> Linux<O> {
     /// After a write of up to `wanted` bytes. One that found no room is told when there is some.
     fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
         let full = result == Err(SysError::WouldBlock);
-        if full || wanted >= BULK {
+        // A TLS handshake blocks, too.
+        if wanted >= BULK || full && stream.tls.is_none() {
             stream.on_bulk();
         }
         if full

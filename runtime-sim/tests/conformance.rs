@@ -178,6 +178,15 @@ rules! {
         assert!(pair.net.send(&pair.near, b"more").is_ok());
     }
 
+    fn a_full_socket_that_changes_hands_is_watched_for_room<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        let sent = pair.fill();
+        pair.net.unwatch(&pair.near);
+        pair.net.watch(&pair.near, NEAR);
+        read_exactly(&mut pair.net, &pair.far, FAR, sent);
+        pair.net.until(NEAR, |ready| ready.writable);
+    }
+
     fn an_end_comes_behind_the_bytes_and_stays<N: Net>() {
         let mut pair = Pair::<N>::new();
         pair.write(1000);

@@ -110,7 +110,7 @@ impl Control {
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        // As the server deals what it asked for.
+        // The server prefers its loop of the same number.
         let lane = usize::try_from(conn.0 - 1).unwrap_or(0) % self.lanes;
         self.conns.insert(conn, narrow(lane));
         (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))

@@ -529,3 +529,31 @@ fn discard<T, S: Sys<Stream = T>>(
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::client::IdleConn;
+    use crate::ids::Epoch;
+
+    #[test]
+    fn started_waits_for_the_answer_although_the_visitor_has_ended() {
+        let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
+        let after = |conn: &ActiveConn, phase, unanswered| {
+            let conn = conn.clone();
+            Active { conn, tunnel: TunnelId(1), tried: 1, local: None, phase, progress: 0 }.phase(unanswered)
+        };
+        assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
+        conn.on_dialed();
+        assert_eq!(conn.on_fin(Epoch(1), 0), Ok(Heard::Current));
+        assert!(conn.ingress.shutdown_due());
+        conn.ingress.on_shutdown();
+        assert!(conn.ingress.through(), "the visitor has sent all there is");
+        assert_eq!(after(&conn, Phase::Dial, true), Phase::Answer);
+        assert_eq!(after(&conn, Phase::Answer, true), Phase::Answer);
+        assert_eq!(after(&conn, Phase::Answer, false), Phase::HalfOpen, "it has gone out, with the first bytes");
+        assert_eq!(after(&conn, Phase::Flowing, true), Phase::HalfOpen, "it has waited long enough");
+        assert_eq!(conn.egress.on_source_eof(), 0);
+        assert_eq!(after(&conn, Phase::Answer, true), Phase::HalfOpen, "there will be no bytes");
+    }
+}

@@ -106,8 +106,8 @@ pub trait Sys {
     /// Stops reporting, so that another thread can watch the stream.
     fn unwatch(&mut self, stream: &Self::Stream);
 
-    /// Begins to connect, and watches the new stream as `token`. [`Sys::take_error`] tells whether it is through: if
-    /// not yet, the stream becomes writable then, or has an error.
+    /// Begins to connect, and watches the new stream as `token`. The caller asks [`Sys::take_error`] at once whether it
+    /// is through: of one that is, nothing is reported; any other becomes writable then, or has an error.
     ///
     /// # Errors
     /// The connect failed at once.

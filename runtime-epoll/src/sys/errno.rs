@@ -35,7 +35,7 @@ pub(super) fn sys_error(errno: Errno) -> SysError {
     }
 }
 
-/// The same of a call that an io::Result came from.
+/// The same for an error that comes from the standard library or mio.
 pub(super) fn io_error(error: std::io::Error) -> SysError {
     sys_error(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }

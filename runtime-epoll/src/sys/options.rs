@@ -47,11 +47,6 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
     keepalive(fd);
 }
 
-/// Options of an accepted connection, beyond those of its listener.
-pub(super) fn on_accepted(fd: &impl AsFd, role: Role) {
-    dead_path(fd, role);
-}
-
 /// Options of a connection that is about to be opened.
 pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
     on_every_connection(fd);
@@ -80,14 +75,15 @@ fn keepalive(fd: &impl AsFd) {
     set(fd, sockopt::TcpKeepCount, &KEEPALIVE_PROBES);
 }
 
-/// A path that swallows everything is found within half a minute, not after the kernel's quarter of an hour.
+/// A path that swallows everything is found within half a minute, not after the kernel's quarter of an hour. All that
+/// an accepted connection needs beyond the options of its listener.
 ///
 /// A ctl_conn has TCP_USER_TIMEOUT for that: its peer always reads. A proxy_conn's need not: a visitor who
 /// pauses a download closes the window for as long as they like, and TCP_USER_TIMEOUT would reset the
 /// connection although its peer answers every probe (seen on Linux 6.18, after 3.5 s at 3 s). Shorter
 /// retries tell the two apart: a probe that is answered starts the count again. Where the kernel is too
 /// old for them, the heartbeats on the ctl_conn find a dead path first.
-fn dead_path(fd: &impl AsFd, role: Role) {
+pub(super) fn dead_path(fd: &impl AsFd, role: Role) {
     match role {
         Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(CTL_USER_TIMEOUT.as_millis() as u32)),
         Role::Proxy => retry_max(fd),

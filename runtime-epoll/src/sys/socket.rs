@@ -82,7 +82,7 @@ impl Stream {
             Err(errno) => return Err(connect_error(errno)),
         }
         let stream = Self::new(fd, role, Dial::Pending);
-        if to.ip().is_loopback() {
+        if to.ip().to_canonical().is_loopback() {
             stream.look_if_through();
         }
         // That a connect is through is told as room to write.
@@ -131,7 +131,7 @@ impl Stream {
         }
     }
 
-    /// Who is at its other end, for the log.
+    /// Who is at its other end.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
@@ -200,7 +200,7 @@ impl Listener {
         let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
         // An IPv4 visitor of an IPv6 socket comes from ::ffff:a.b.c.d: say a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        options::on_accepted(&fd, role);
+        options::dead_path(&fd, role);
         Ok((Stream::new(fd, role, Dial::Over), from))
     }
 }

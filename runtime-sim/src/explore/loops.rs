@@ -365,16 +365,6 @@ impl Loops {
         self.server(state, None, story, |server, cx| server.on_message(cx, message));
     }
 
-    /// What was told of readiness that nobody else could have seen meanwhile: a connect that went through.
-    fn settle(&self, state: &mut State, story: &mut Story) {
-        loop {
-            let opening = state.client.conns().find(|view| view.used == Use::Opening).map(|view| view.stream.0);
-            let pending = state.net.pending().find(|&end| Some(end) == opening && state.net.is_silent(end.other()));
-            let Some(end) = pending else { return };
-            self.wake(state, end, story);
-        }
-    }
-
     fn wake(&self, state: &mut State, end: End, story: &mut Story) {
         match state.net.take_ready(end) {
             Some((Who::ServerLoop, token, ready)) => {
@@ -540,8 +530,7 @@ impl Model for Loops {
             Action::Peer(made) => {
                 let end = play(made, &mut state.net, &mut state.whims, story);
                 let Move::Come { .. } = made else {
-                    self.wake(state, end, story);
-                    return self.settle(state, story);
+                    return self.wake(state, end, story);
                 };
                 state.net.hand_over(end, Some(Who::ServerLoop));
                 let from = address(state.whims.came - 1);
@@ -590,7 +579,6 @@ impl Model for Loops {
                 self.server(state, now, story, |server, cx| server.on_deadline(cx));
             }
         }
-        self.settle(state, story);
     }
 
     fn assert_quiet(&self, state: &State) {

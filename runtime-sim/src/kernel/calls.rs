@@ -203,7 +203,6 @@ impl Kernel {
         let room = sock.room();
         if room == 0 {
             sock.nospace = true;
-            sock.for_room = true;
             return Err(Errno::EAGAIN);
         }
         Ok(room)
@@ -219,7 +218,7 @@ impl Kernel {
         if !sock.pending() {
             sock.progress = self.now;
         }
-        // A write cut short has found no room: there will be an edge.
+        // A write cut short has found no room: there will be an edge, if it is watched for room.
         sock.nospace |= n < wanted;
         n
     }
@@ -470,7 +469,7 @@ impl Kernel {
     }
 
     /// Reports the socket's readiness as `token`, edge-triggered; what is ready already, once. Room to write is
-    /// reported if `room`, or once a write has found none: a program that asks for it then (EPOLL_CTL_MOD).
+    /// reported if `room`, or after [`Kernel::watch_room`].
     ///
     /// # Panics
     /// If it is watched already.
@@ -479,6 +478,15 @@ impl Kernel {
         assert!(sock.watch.is_none(), "watched once (EEXIST)");
         sock.watch = Some((poll, token));
         sock.for_room |= room;
+        if sock.watched() != Readiness::default() {
+            self.wake(id);
+        }
+    }
+
+    /// Room to write is reported from now on, whoever watches (EPOLL_CTL_MOD).
+    pub fn watch_room(&mut self, id: SockId) {
+        let sock = &mut self.socks[id.0];
+        sock.for_room = true;
         if sock.watched() != Readiness::default() {
             self.wake(id);
         }

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::impostor::Overheard;
-use crate::kernel::{Kernel, PipeId, PollId, ProcId, Rng, SockId};
+use crate::kernel::{Errno, Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
@@ -81,6 +81,14 @@ pub(super) struct ThreadSys<'a> {
 }
 
 impl ThreadSys<'_> {
+    /// Production watches for room once a write has found none.
+    fn wrote(&mut self, stream: &Stream, result: Result<usize, Errno>) -> Result<usize, Errno> {
+        if result == Err(Errno::EAGAIN) {
+            self.kernel.watch_room(stream.0);
+        }
+        result
+    }
+
     fn breach(&mut self, property: Property, what: String) {
         self.effects.breaches.push((property, what));
     }
@@ -126,7 +134,8 @@ impl Sys for ThreadSys<'_> {
         let sent = if self.is_encrypted(stream) {
             self.send_chunk(stream, from)?
         } else {
-            self.kernel.send(stream.0, from)?
+            let sent = self.kernel.send(stream.0, from);
+            self.wrote(stream, sent)?
         };
         self.effects.sent_to_conn |= stream.1 == Role::Proxy;
         if sent < from.len() {
@@ -159,7 +168,8 @@ impl Sys for ThreadSys<'_> {
             self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
         }
         self.check_shut(stream);
-        let moved = self.kernel.splice_out(pipe.0, stream.0, max)?;
+        let moved = self.kernel.splice_out(pipe.0, stream.0, max);
+        let moved = self.wrote(stream, moved)?;
         if moved < max {
             self.effects.sometimes.push(Sometimes::PipeHeldBytes);
         }
@@ -239,6 +249,7 @@ impl ThreadSys<'_> {
         }
         while owed.sent < owed.chunk.len() {
             let sent = self.kernel.send(stream.0, &owed.chunk[owed.sent..]);
+            let sent = self.wrote(stream, sent);
             if sent.is_err() && owed.sent > 0 {
                 self.effects.sometimes.push(Sometimes::ChunkCut);
             }
@@ -265,7 +276,7 @@ impl Listen for ThreadSys<'_> {
 
     fn accept(&mut self, listener: &Socket, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let taken = self.kernel.accept(listener.0);
-        if taken == Err(crate::kernel::Errno::EMFILE) {
+        if taken == Err(Errno::EMFILE) {
             self.effects.sometimes.push(Sometimes::OutOfDescriptors);
         }
         let (sock, from) = taken?;

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 use nix::sys::socket::Backlog;
 use protocol_sm::driver::{Listen, Readiness, Role, Sys, SysError, Token};
 use protocol_sm::time::Instant;
-use runtime_sim::kernel::{Kernel, Options, PipeId, PollId, ProcId, SockId};
+use runtime_sim::kernel::{Errno, Kernel, Options, PipeId, PollId, ProcId, SockId};
 use runtime_sim::trace::Trace;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -111,6 +111,16 @@ const OPTIONS: Options = Options {
     linger0: false,
 };
 
+impl Simulated {
+    /// Production watches for room once a write has found none.
+    fn wrote(&mut self, stream: SockId, result: Result<usize, Errno>) -> Result<usize, SysError> {
+        if result == Err(Errno::EAGAIN) {
+            self.kernel.watch_room(stream);
+        }
+        Ok(result?)
+    }
+}
+
 impl Net for Simulated {
     type Stream = SockId;
     type Listener = SockId;
@@ -175,7 +185,8 @@ impl Net for Simulated {
     }
 
     fn send(&mut self, stream: &SockId, from: &[u8]) -> Result<usize, SysError> {
-        Ok(self.kernel.send(*stream, from)?)
+        let sent = self.kernel.send(*stream, from);
+        self.wrote(*stream, sent)
     }
 
     fn pipe(&mut self) -> PipeId {
@@ -187,7 +198,8 @@ impl Net for Simulated {
     }
 
     fn splice_out(&mut self, pipe: &PipeId, stream: &SockId, max: usize) -> Result<usize, SysError> {
-        Ok(self.kernel.splice_out(*pipe, *stream, max)?)
+        let moved = self.kernel.splice_out(*pipe, *stream, max);
+        self.wrote(*stream, moved)
     }
 
     fn shut_write(&mut self, stream: &SockId) {
