@@ -90,6 +90,8 @@ impl<T> Port<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Flow<P> {
     held: Held<P>,
+    /// Of the bytes held, so many at the front are frames and not payload.
+    frames: u32,
     bulk: bool,
     lean: u8,
 }
@@ -97,21 +99,17 @@ pub(crate) struct Flow<P> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Held<P> {
     Nothing,
-    /// The first `frames` bytes are frames and not payload.
-    Bytes {
-        bytes: Vec<u8>,
-        frames: usize,
-    },
+    Bytes(Vec<u8>),
     /// A pipe, and what it is good for. What it holds is what the half has taken and not forwarded.
     Pipe {
         pipe: P,
-        capacity: usize,
+        capacity: u32,
     },
 }
 
 impl<P> Default for Flow<P> {
     fn default() -> Self {
-        Self { held: Held::Nothing, bulk: false, lean: 0 }
+        Self { held: Held::Nothing, frames: 0, bulk: false, lean: 0 }
     }
 }
 
@@ -140,10 +138,9 @@ impl<P> Flow<P> {
 
     /// Appends a frame. Only between transfers, or at their start: never behind payload.
     pub(crate) fn push_frame(&mut self, frame: &[u8]) {
-        let Held::Bytes { bytes, frames } = self.bytes() else { unreachable!("bytes() makes bytes") };
-        assert!(bytes.len() == *frames, "no frame behind payload");
-        bytes.extend_from_slice(frame);
-        *frames += frame.len();
+        assert!(self.is_framing(), "no frame behind payload");
+        self.bytes().extend_from_slice(frame);
+        self.frames += u32::try_from(frame.len()).expect("a frame is short");
     }
 
     /// Appends payload that came in one read with a frame. The half has counted it as taken.
@@ -151,17 +148,17 @@ impl<P> Flow<P> {
         if payload.is_empty() {
             return;
         }
-        if let Held::Bytes { bytes, .. } = self.bytes() {
-            bytes.extend_from_slice(payload);
-        }
+        self.bytes().extend_from_slice(payload);
     }
 
-    fn bytes(&mut self) -> &mut Held<P> {
-        assert!(!matches!(self.held, Held::Pipe { .. }), "frames and first bytes come before any splice");
+    fn bytes(&mut self) -> &mut Vec<u8> {
         if matches!(self.held, Held::Nothing) {
-            self.held = Held::Bytes { bytes: Vec::new(), frames: 0 };
+            self.held = Held::Bytes(Vec::new());
         }
-        &mut self.held
+        match &mut self.held {
+            Held::Bytes(bytes) => bytes,
+            Held::Nothing | Held::Pipe { .. } => unreachable!("frames and first bytes come before any splice"),
+        }
     }
 
     /// Whether nothing is on its way.
@@ -176,6 +173,7 @@ impl<P> Flow<P> {
 
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
     pub(crate) fn discard(&mut self, sys: &mut impl Sys<Pipe = P>) {
+        self.frames = 0;
         if let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing) {
             sys.recycle(pipe, false);
         }
@@ -199,7 +197,7 @@ impl<P> Flow<P> {
             }
             let sent = match &mut self.held {
                 Held::Nothing => return Ok(true),
-                Held::Bytes { bytes, .. } => to.send(sys, bytes),
+                Held::Bytes(bytes) => to.send(sys, bytes),
                 Held::Pipe { pipe, .. } => {
                     let moved = sys.splice_out(pipe, &to.stream, half.budget(0).forward);
                     to.writable &= moved != Err(SysError::WouldBlock);
@@ -216,10 +214,10 @@ impl<P> Flow<P> {
 
     fn on_sent(&mut self, n: usize, half: &mut impl Half) {
         match &mut self.held {
-            Held::Bytes { bytes, frames } => {
-                let of_frames = n.min(*frames);
-                *frames -= of_frames;
-                half.on_forwarded(n - of_frames);
+            Held::Bytes(bytes) => {
+                let of_frames = self.frames.min(u32::try_from(n).unwrap_or(u32::MAX));
+                self.frames -= of_frames;
+                half.on_forwarded(n - of_frames as usize);
                 if n == bytes.len() {
                     self.held = Held::Nothing;
                 } else {
@@ -302,7 +300,7 @@ impl<P> Flow<P> {
     /// Whether what is held is nothing but frames: first payload may go out behind them in one call.
     pub(crate) fn only_frames(&self) -> bool {
         match &self.held {
-            Held::Bytes { bytes, frames } => *frames == bytes.len(),
+            Held::Bytes(bytes) => self.frames as usize == bytes.len(),
             Held::Nothing | Held::Pipe { .. } => false,
         }
     }
@@ -319,7 +317,7 @@ impl<P> Flow<P> {
         if let Held::Nothing = self.held
             && let Some((pipe, capacity)) = sys.pipe()
         {
-            self.held = Held::Pipe { pipe, capacity };
+            self.held = Held::Pipe { pipe, capacity: u32::try_from(capacity).unwrap_or(u32::MAX) };
         }
         matches!(self.held, Held::Pipe { .. })
     }
@@ -331,7 +329,7 @@ impl<P> Flow<P> {
         from: &mut Port<S::Stream>,
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
-        let max = half.budget((*capacity).min(TURN)).take;
+        let max = half.budget((*capacity as usize).min(TURN)).take;
         let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
             from.readable &= error != SysError::WouldBlock;
             Stop::Source(error)
@@ -352,7 +350,7 @@ impl<P> Flow<P> {
         to: &mut Port<S::Stream>,
     ) -> Result<usize, Stop> {
         let front = match &self.held {
-            Held::Bytes { bytes, .. } => {
+            Held::Bytes(bytes) => {
                 cx.scratch[..bytes.len()].copy_from_slice(bytes);
                 bytes.len()
             }
@@ -382,11 +380,8 @@ impl<P> Flow<P> {
             0
         };
         half.on_forwarded(sent.saturating_sub(front));
-        self.held = if sent == whole.len() {
-            Held::Nothing
-        } else {
-            Held::Bytes { bytes: whole[sent..].to_vec(), frames: front.saturating_sub(sent) }
-        };
+        self.frames = u32::try_from(front.saturating_sub(sent)).expect("they are short");
+        self.held = if sent == whole.len() { Held::Nothing } else { Held::Bytes(whole[sent..].to_vec()) };
         Ok(n)
     }
 }

@@ -30,7 +30,7 @@ const REST: u32 = 256;
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    capacity: usize,
+    capacity: u32,
 }
 
 impl Pipe {
@@ -82,7 +82,7 @@ impl Pool {
             Some(at) => self.kept.swap_remove(at),
             None => self.create()?,
         };
-        let capacity = pipe.capacity;
+        let capacity = pipe.capacity as usize;
         Some((pipe, capacity))
     }
 
@@ -110,7 +110,7 @@ impl Pool {
         }
         let room = LARGE_BUDGET - self.large;
         match open(LARGE.into_iter().filter(|&size| size <= room)) {
-            Ok(pipe) if pipe.capacity >= SMALL => {
+            Ok(pipe) if pipe.capacity as usize >= SMALL => {
                 self.count(pipe.capacity, usize::wrapping_add);
                 Some(pipe)
             }
@@ -125,7 +125,8 @@ impl Pool {
         self.count(pipe.capacity, usize::wrapping_sub);
     }
 
-    fn count(&mut self, capacity: usize, by: fn(usize, usize) -> usize) {
+    fn count(&mut self, capacity: u32, by: fn(usize, usize) -> usize) {
+        let capacity = capacity as usize;
         self.all = by(self.all, capacity);
         if capacity > SMALL {
             self.large = by(self.large, capacity);
@@ -142,7 +143,7 @@ fn open(sizes: impl IntoIterator<Item = usize>) -> nix::Result<Pipe> {
         }
     }
     let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)?;
-    Ok(Pipe { read, write, capacity: usize::try_from(capacity).unwrap_or(0) })
+    Ok(Pipe { read, write, capacity: u32::try_from(capacity).unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -158,14 +159,14 @@ mod tests {
             taken.push(pipe);
             assert!(taken.len() <= BUDGET / SMALL, "the budget ends");
         }
-        assert_eq!(pool.all, taken.iter().map(|pipe| pipe.capacity).sum::<usize>());
+        assert_eq!(pool.all, taken.iter().map(|pipe| pipe.capacity as usize).sum::<usize>());
         assert!(pool.large <= LARGE_BUDGET && pool.all <= BUDGET);
-        let largest = taken.iter().map(|pipe| pipe.capacity).max();
+        let largest = taken.iter().map(|pipe| pipe.capacity as usize).max();
         for pipe in taken {
             pool.put_back(pipe, true);
         }
         assert_eq!(pool.kept.len(), KEEP);
-        assert_eq!(pool.all, pool.kept.iter().map(|pipe| pipe.capacity).sum::<usize>());
+        assert_eq!(pool.all, pool.kept.iter().map(|pipe| pipe.capacity as usize).sum::<usize>());
         assert_eq!(pool.take().map(|(_, capacity)| capacity), largest, "the largest are kept, and used first");
     }
 
