@@ -227,7 +227,11 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
     for (line, item) in items {
         let (shown, parsed) = match item {
             DeValue::String(text) => (format!("\"{}\"", text.escape_debug()), text.parse::<PortSet>()),
-            DeValue::Integer(number) => (number.to_string(), number.to_string().parse::<PortSet>()),
+            // What the parser takes for a number may hold anything.
+            DeValue::Integer(number) => {
+                let number = number.to_string();
+                (number.escape_debug().to_string(), number.parse::<PortSet>())
+            }
             DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 section.item_problem(KEY, line, "expected ports (9000) and ranges in quotes (\"6000-7000\")");
                 continue;
