@@ -11,7 +11,7 @@
 //! - L1 a conn's number is used once in a session, and belongs to one event loop until it is gone;
 //! - L2 each conn asked for is opened or counted as failed.
 
-use super::narrow;
+use super::{lane_of, narrow};
 use crate::auth::SessionKey;
 use crate::backoff::Backoff;
 use crate::codes::{TunnelRefusal, Violation};
@@ -110,8 +110,7 @@ impl Control {
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        // The server prefers its loop of the same number.
-        let lane = usize::try_from(conn.0 - 1).unwrap_or(0) % self.lanes;
+        let lane = lane_of(conn, self.lanes);
         self.conns.insert(conn, narrow(lane));
         (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
     }

@@ -12,7 +12,7 @@
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a lane asked for is answered by a conn or by a failure, never by both.
 
-use super::narrow;
+use super::{lane_of, narrow};
 use crate::auth::{ReplayWindow, SessionKey};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::driver::SysError;
@@ -263,9 +263,7 @@ impl Control {
         if self.conns.len() >= may as usize && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
-        // As the client deals the conns that it opens. So both ends of a conn belong to the same loops as far as they
-        // can, and those of the first loops are beside the ctl_conns, which tell how their transfers end.
-        let twin = usize::try_from(hello.conn.0.saturating_sub(1)).unwrap_or(0) % self.asked.len();
+        let twin = lane_of(hello.conn, self.asked.len());
         let waits = if self.asked[twin] > 0 { Some(twin) } else { self.neediest().map(|(lane, _)| lane) };
         if let Some(lane) = waits {
             self.asked[lane] -= 1;

@@ -92,8 +92,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_made_once_and_its_key_is_private() {
-        let directory = std::env::temp_dir().join(format!("cproxy-self-made-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = directory("once");
         let (file, error) = self_made(&directory, false).unwrap_err();
         assert_eq!((file, error.kind()), (directory.join("cproxy-cert.pem"), io::ErrorKind::NotFound));
         let pin = |made: &SelfMade| {
