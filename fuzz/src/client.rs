@@ -17,7 +17,7 @@ use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{ClientSettings, Timings, Token as Secret, TunnelLimits, TunnelSpec};
 use protocol_sm::wire::{
-    ClientHandshake, ClientMsg, Framer, Message, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply,
+    ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
     ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -207,7 +207,7 @@ impl World {
     /// Goes on with a ctl_conn's handshake as far as what the client has sent allows. A small `lie` is none.
     fn shake(&mut self, index: usize, lie: u8) {
         let ctl = &mut self.ctls[index];
-        let reply = Reply::to(Preface::ours(Port::Ctl));
+        let reply = Reply::to(Preface::ours(ConnKind::Ctl));
         if ctl.hello.is_some() && ctl.answer.is_none() {
             let hello = ServerHello { nonce: [9; 32], features: u64::from(lie == 247) };
             let answer = ToClient::Handshake(ServerHandshake::Hello(hello));
@@ -220,7 +220,7 @@ impl World {
         }
         let (Some(hello), Some(answer), None) = (&ctl.hello, &ctl.answer, &ctl.session) else { return };
         let ToServer::Handshake(ClientHandshake::Hello(said)) = hello else { unreachable!("kept only a hello") };
-        let transcript = Transcript::new(Preface::ours(Port::Ctl).encode(), reply.encode(), hello, answer);
+        let transcript = Transcript::new(Preface::ours(ConnKind::Ctl).encode(), reply.encode(), hello, answer);
         let prover = Prover::new(Some(&self.secret), transcript);
         let resumed = said.resume.filter(|_| lie % 2 == 1).and_then(|resume| {
             self.ctls.iter().rev().find(|ctl| ctl.session.as_ref().is_some_and(|(id, _)| *id == resume.session))
@@ -346,7 +346,7 @@ impl World {
         let mut proof = key.accept(*session, hello.conn);
         proof[0] ^= u8::from(lie == 255);
         conn.id = Some(hello.conn);
-        let mut bytes = Reply::to(Preface::ours(Port::Proxy)).encode().to_vec();
+        let mut bytes = Reply::to(Preface::ours(ConnKind::Proxy)).encode().to_vec();
         let answer = match lie {
             254 => ProxyToClient::Refused(HandshakeRefusal::UnknownSession),
             _ => ProxyToClient::Accepted { proof },

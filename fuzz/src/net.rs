@@ -2,7 +2,7 @@
 //! between the threads of one process, and readiness as an edge-triggered poll reports it.
 
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
     ToServerMain,
 };
 use protocol_sm::driver::{
@@ -443,14 +443,14 @@ impl Resolve for View<'_> {
     }
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for View<'_> {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+impl Tell<ToLoop<ToServerLoop<Stream>>> for View<'_> {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
         self.net.post(Mail::ServerLoop(msg.message));
     }
 }
 
-impl Tell<ToLane<ToClientLoop>> for View<'_> {
-    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+impl Tell<ToLoop<ToClientLoop>> for View<'_> {
+    fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.net.post(Mail::ClientLoop(msg.message));
     }
 }

@@ -1,6 +1,6 @@
 //! The first eight bytes in each direction, from a stranger.
 
-use protocol_sm::wire::{Greeting, PREFACE_LEN, Port, Preface, PrefaceReader, Reply, ReplyReader, WireError};
+use protocol_sm::wire::{ConnKind, Greeting, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, WireError};
 
 /// Any bytes as a preface, and as the reply to one.
 pub fn preface(data: &[u8]) {
@@ -14,9 +14,11 @@ pub fn preface(data: &[u8]) {
         let read = ReplyReader::default().next(preface, &mut reply.encode().as_slice());
         assert_eq!(read, Ok(Some(reply)), "our client understands our server");
     }
-    for asked in
-        [Preface::ours(Port::Ctl), Preface::ours(Port::Proxy), Preface { port: Port::Ctl, min: 1, max: u8::MAX }]
-    {
+    for asked in [
+        Preface::ours(ConnKind::Ctl),
+        Preface::ours(ConnKind::Proxy),
+        Preface { port: ConnKind::Ctl, min: 1, max: u8::MAX },
+    ] {
         let server = agree(data, || {
             let mut reader = ReplyReader::default();
             move |input: &mut &[u8]| reader.next(asked, input)

@@ -17,7 +17,7 @@ use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, Framer, Message, PREFACE_LEN, Port, Preface, ProxyToClient,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient,
     ProxyToServer, Resume, ServerHandshake, ServerMsg, ToClient, ToServer,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -222,7 +222,7 @@ impl World {
         let nonce = [7; 32];
         let hello = ClientHello { nonce, client, token: true, features: 0, resume };
         let hello = ToServer::Handshake(ClientHandshake::Hello(hello));
-        let preface = Preface::ours(Port::Ctl);
+        let preface = Preface::ours(ConnKind::Ctl);
         let mut bytes = preface.encode().to_vec();
         hello.encode_to(&mut bytes);
         ctl.handshake = Step::Reply { preface, hello, bytes: Vec::new() };
@@ -335,7 +335,7 @@ impl World {
         let hello = key.hello(*session, ConnId(ctl.next_conn));
         ctl.next_conn += 1;
         let Some(peer) = self.connect_proxy() else { return };
-        self.net.send(peer, &Preface::ours(Port::Proxy).encode());
+        self.net.send(peer, &Preface::ours(ConnKind::Proxy).encode());
         self.send_frame(peer, &ProxyToServer::Hello(hello));
     }
 

@@ -11,7 +11,7 @@
 use protocol_sm::conn::{client, server};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::pool::{Pool, Visit};
-use protocol_sm::session::{Arrival, Session};
+use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant as Now;
 use protocol_sm::transfer::Half;
 use protocol_sm::wire::{ClientMsg, FRAME_HEADER, Framer, Message, ProxyToClient, ServerMsg, ToClient, ToServer};
@@ -91,13 +91,13 @@ fn decode<M: Message + 'static>(message: M) -> Work {
 
 /// A message is numbered, comes, and is acknowledged.
 fn number() -> Work {
-    let mut ours = Session::default();
-    let mut theirs = Session::<ClientMsg>::default();
+    let mut ours = NumberedMessages::default();
+    let mut theirs = NumberedMessages::<ClientMsg>::default();
     let msg = ServerMsg::Fin { conn: ConnId(70_000), epoch: Epoch(300), total: 1 << 33 };
     Box::new(move || {
         let seq = black_box(&mut ours).send(black_box(&msg).clone()).expect("it is acknowledged");
-        assert!(matches!(black_box(&mut theirs).on_numbered(seq), Ok(Arrival::Deliver { .. })));
-        let received = black_box(&mut theirs).tell();
+        assert!(matches!(black_box(&mut theirs).on_numbered(seq), Ok(Delivery::Deliver { .. })));
+        let received = black_box(&mut theirs).mark_acked();
         black_box(&mut ours).on_ack(received).expect("that many were sent");
     })
 }

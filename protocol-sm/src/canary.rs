@@ -1,15 +1,16 @@
-//! Planted faults: a checker that cannot fail checks nothing.
+//! Planted bugs: a checker that cannot fail checks nothing.
 //!
-//! Compiled in only with the feature `canary`, which only tests enable; a release build contains none whatever it
-//! enables. Nothing is planted until a test asks for it, and then in the whole process: such tests have a process of
-//! their own.
+//! Without the feature `canary`, which only tests enable, [`planted`] is a constant false and nothing can be planted; in
+//! a release build neither, whatever it enables. Nothing is planted until a test asks for it, and then in the whole
+//! process: such tests have a process of their own.
 
+#[cfg(feature = "canary")]
 use core::sync::atomic::{AtomicU8, Ordering};
 
-/// A fault that can be planted. The first five leave out what the protocol needs (PROTOCOL.md, "Reuse").
+/// A bug that can be planted. The first five leave out what the protocol needs (PROTOCOL.md, "Reuse").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Fault {
+pub enum PlantedBug {
     /// The server takes a conn for idle before the client's `Done`.
     NoDoneGate = 1,
     /// A `Done` that overtook `Started` or the drain is taken for a violation.
@@ -56,7 +57,7 @@ pub enum Fault {
     ConnReplayed,
 }
 
-impl Fault {
+impl PlantedBug {
     /// All of them.
     pub const ALL: [Self; 22] = [
         Self::NoDoneGate,
@@ -84,15 +85,23 @@ impl Fault {
     ];
 }
 
+#[cfg(feature = "canary")]
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
-/// Plants a fault in this process, or none. Not there in a release build.
-#[cfg(debug_assertions)]
-pub fn plant(fault: Option<Fault>) {
-    PLANTED.store(fault.map_or(0, |fault| fault as u8), Ordering::Relaxed);
+/// Plants a bug in this process, or none. Not there in a release build.
+#[cfg(all(feature = "canary", debug_assertions))]
+pub fn plant(bug: Option<PlantedBug>) {
+    PLANTED.store(bug.map_or(0, |bug| bug as u8), Ordering::Relaxed);
 }
 
-/// Whether this fault is planted.
-pub(crate) fn planted(fault: Fault) -> bool {
-    cfg!(debug_assertions) && PLANTED.load(Ordering::Relaxed) == fault as u8
+/// Whether this bug is planted.
+#[cfg(feature = "canary")]
+pub(crate) fn planted(bug: PlantedBug) -> bool {
+    cfg!(debug_assertions) && PLANTED.load(Ordering::Relaxed) == bug as u8
+}
+
+/// Whether this bug is planted: never without the feature.
+#[cfg(not(feature = "canary"))]
+pub(crate) const fn planted(_: PlantedBug) -> bool {
+    false
 }

@@ -1,11 +1,13 @@
 //! Which states of a proxy_conn's machines have met which events: a simulation that never gets somewhere proves
 //! nothing about it.
 //!
-//! Compiled only with the feature `canary`, which only tests enable, and void in a release build. The sums are those
-//! of the whole process.
+//! Without the feature `canary`, which only tests enable, nothing is noted and nothing can be asked; in a release build
+//! neither. The sums are those of the whole process.
 
+#[cfg(feature = "canary")]
 use alloc::collections::BTreeSet;
 use core::fmt;
+#[cfg(feature = "canary")]
 use core::sync::atomic::{AtomicU16, Ordering};
 
 /// A state, as coarse as it may be: how far the conn is, and what is known of the two ends.
@@ -63,18 +65,22 @@ impl fmt::Display for Cell {
     }
 }
 
+#[cfg(feature = "canary")]
 const EVENTS: [Event; 8] =
     [Event::Start, Event::Started, Event::Refused, Event::Fin, Event::Done, Event::Abort, Event::Stale, Event::Finish];
 
 /// One bit per event for each state.
+#[cfg(feature = "canary")]
 static SEEN: [AtomicU16; 64] = [const { AtomicU16::new(0) }; 64];
 
+#[cfg(feature = "canary")]
 fn state(index: u8) -> State {
     let bit = |n: u8| index >> n & 1 == 1;
     State { server: bit(5), stage: index & 3, ended: bit(2), fin: bit(3), done: bit(4) }
 }
 
 /// The conn in this state meets this event.
+#[cfg(feature = "canary")]
 pub(crate) fn saw(state: State, event: Event) {
     if cfg!(debug_assertions) {
         let State { server, stage, ended, fin, done } = state;
@@ -83,7 +89,12 @@ pub(crate) fn saw(state: State, event: Event) {
     }
 }
 
+/// Without the feature nothing is noted.
+#[cfg(not(feature = "canary"))]
+pub(crate) const fn saw(_: State, _: Event) {}
+
 /// What was met so far.
+#[cfg(feature = "canary")]
 #[must_use]
 pub fn seen() -> BTreeSet<Cell> {
     let states = (0..64).flat_map(|index| EVENTS.map(|event| (index, event)));

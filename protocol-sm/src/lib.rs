@@ -8,9 +8,7 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
-#[cfg(feature = "canary")]
 pub mod canary;
-#[cfg(feature = "canary")]
 pub mod cells;
 pub mod codes;
 pub mod conn;

@@ -11,6 +11,7 @@
 //!   unless the client has just said that it cannot.
 
 use crate::backoff::Backoff;
+use crate::canary::{PlantedBug, planted};
 use crate::time::Instant;
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -71,8 +72,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
 
     /// A visitor has come.
     pub fn on_visitor(&mut self, visitor: V) -> Visit<C> {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::ConnGivenTwice)
+        if planted(PlantedBug::ConnGivenTwice)
             && let Some(&conn) = self.idle.back()
         {
             return Visit::Start(conn);
@@ -98,8 +98,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// A conn is idle (again): returns the visitor that gets it, if one waits.
     #[must_use]
     pub fn on_idle(&mut self, conn: C) -> Option<V> {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::WaitersOutOfOrder)
+        if planted(PlantedBug::WaitersOutOfOrder)
             && let Some(last) = self.waiting.pop_back()
         {
             return Some(last);
@@ -130,8 +129,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// The client could not open `count` conns: ask again, later. `random` spreads the retries.
     pub fn on_failed(&mut self, count: u32, now: Instant, random: u32) {
         self.asked = self.asked.saturating_sub(count);
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::RetryForgotten) {
+        if planted(PlantedBug::RetryForgotten) {
             self.asked += count;
             return;
         }

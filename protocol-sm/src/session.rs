@@ -8,12 +8,13 @@
 //! - S1 every message is delivered exactly once, in order, however often the ctl_conn breaks;
 //! - S2 `acked <= sent`, and `unacked` holds exactly the messages `acked+1 ..= sent`.
 
+use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
 use alloc::collections::VecDeque;
 
 /// The numbered messages of a session: ours (`M`) not yet acknowledged, and how many of the peer's came.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Session<M> {
+pub struct NumberedMessages<M> {
     unacked: VecDeque<M>,
     acked: u64,
     received: u64,
@@ -24,7 +25,7 @@ pub struct Session<M> {
 /// What to do with a numbered message that came.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum Delivery {
     /// New: act on it. Where `ack` is set, acknowledge now: the peer holds many.
     Deliver {
         /// Whether an `Ack` is due.
@@ -34,15 +35,15 @@ pub enum Arrival {
     Duplicate,
 }
 
-impl<M> Default for Session<M> {
+impl<M> Default for NumberedMessages<M> {
     fn default() -> Self {
         Self { unacked: VecDeque::new(), acked: 0, received: 0, told: 0 }
     }
 }
 
-impl<M> Session<M> {
+impl<M> NumberedMessages<M> {
     /// Unacknowledged messages that may pile up. An honest peer acknowledges every
-    /// [`Session::ACK_EVERY`], and while there is no ctl_conn each proxy_conn can cause only a few.
+    /// [`NumberedMessages::ACK_EVERY`], and while there is no ctl_conn each proxy_conn can cause only a few.
     pub const MAX_UNACKED: usize = 1 << 18;
     /// An acknowledgement goes out after this many messages without one.
     pub const ACK_EVERY: u64 = 64;
@@ -67,14 +68,14 @@ impl<M> Session<M> {
     }
 
     /// The number of the last message received; 0 before the first. Goes into the next unnumbered
-    /// message: call [`Session::tell`] for that.
+    /// message: call [`NumberedMessages::mark_acked`] for that.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received
     }
 
     /// `received`, noted as told to the peer.
-    pub fn tell(&mut self) -> u64 {
+    pub fn mark_acked(&mut self) -> u64 {
         self.told = self.received;
         self.received
     }
@@ -89,15 +90,15 @@ impl<M> Session<M> {
     ///
     /// # Errors
     /// [`Violation::Sequence`] if a number was skipped.
-    pub fn on_numbered(&mut self, seq: u64) -> Result<Arrival, Violation> {
+    pub fn on_numbered(&mut self, seq: u64) -> Result<Delivery, Violation> {
         if seq == 0 || seq > self.received + 1 {
             return Err(Violation::Sequence);
         }
         if seq <= self.received {
-            return Ok(Arrival::Duplicate);
+            return Ok(Delivery::Duplicate);
         }
         self.received = seq;
-        Ok(Arrival::Deliver { ack: self.received - self.told >= Self::ACK_EVERY })
+        Ok(Delivery::Deliver { ack: self.received - self.told >= Self::ACK_EVERY })
     }
 
     /// The peer says that it has received everything up to `received`.
@@ -108,9 +109,7 @@ impl<M> Session<M> {
         if received < self.acked || received > self.sent() {
             return Err(Violation::Sequence);
         }
-        #[cfg(feature = "canary")]
-        let received =
-            (received + u64::from(crate::canary::planted(crate::canary::Fault::AckedTooMuch))).min(self.sent());
+        let received = (received + u64::from(planted(PlantedBug::AckedTooMuch))).min(self.sent());
         while self.acked < received {
             self.unacked.pop_front();
             self.acked += 1;
@@ -118,13 +117,11 @@ impl<M> Session<M> {
         Ok(())
     }
 
-    /// What to write, with its numbers, to a resumed ctl_conn after [`Session::on_ack`] with what the
+    /// What to write, with its numbers, to a resumed ctl_conn after [`NumberedMessages::on_ack`] with what the
     /// peer said it has.
     pub fn replay(&self) -> impl Iterator<Item = (u64, &M)> {
-        let replay = (self.acked + 1..).zip(self.unacked.iter());
-        #[cfg(feature = "canary")]
-        let replay = replay.skip(usize::from(crate::canary::planted(crate::canary::Fault::ReplayDropped)));
-        replay
+        let left_out = usize::from(planted(PlantedBug::ReplayDropped));
+        (self.acked + 1..).zip(self.unacked.iter()).skip(left_out)
     }
 }
 
@@ -135,23 +132,23 @@ mod tests {
 
     #[test]
     fn s1_a_replay_closes_exactly_the_gap() {
-        let mut ours = Session::default();
-        let mut theirs = Session::<char>::default();
+        let mut ours = NumberedMessages::default();
+        let mut theirs = NumberedMessages::<char>::default();
         for msg in ['a', 'b', 'c'] {
             ours.send(msg).unwrap();
         }
         // Only 'a' and 'b' arrive before the ctl_conn breaks.
-        assert_eq!(theirs.on_numbered(1), Ok(Arrival::Deliver { ack: false }));
-        assert_eq!(theirs.on_numbered(2), Ok(Arrival::Deliver { ack: false }));
-        ours.on_ack(theirs.tell()).unwrap();
+        assert_eq!(theirs.on_numbered(1), Ok(Delivery::Deliver { ack: false }));
+        assert_eq!(theirs.on_numbered(2), Ok(Delivery::Deliver { ack: false }));
+        ours.on_ack(theirs.mark_acked()).unwrap();
         assert_eq!(ours.replay().collect::<Vec<_>>(), [(3, &'c')]);
-        assert_eq!(theirs.on_numbered(2), Ok(Arrival::Duplicate));
-        assert_eq!(theirs.on_numbered(3), Ok(Arrival::Deliver { ack: false }));
+        assert_eq!(theirs.on_numbered(2), Ok(Delivery::Duplicate));
+        assert_eq!(theirs.on_numbered(3), Ok(Delivery::Deliver { ack: false }));
     }
 
     #[test]
     fn s2_lies_about_numbers_are_violations() {
-        let mut session = Session::default();
+        let mut session = NumberedMessages::default();
         session.send('a').unwrap();
         assert_eq!(session.on_ack(2), Err(Violation::Sequence));
         session.on_ack(1).unwrap();
@@ -162,14 +159,14 @@ mod tests {
 
     #[test]
     fn acknowledgements_fall_due_by_count() {
-        let mut session = Session::<()>::default();
-        for seq in 1..Session::<()>::ACK_EVERY {
-            assert_eq!(session.on_numbered(seq), Ok(Arrival::Deliver { ack: false }));
+        let mut session = NumberedMessages::<()>::default();
+        for seq in 1..NumberedMessages::<()>::ACK_EVERY {
+            assert_eq!(session.on_numbered(seq), Ok(Delivery::Deliver { ack: false }));
         }
-        let last = session.on_numbered(Session::<()>::ACK_EVERY);
-        assert_eq!(last, Ok(Arrival::Deliver { ack: true }));
-        session.tell();
-        let next = session.on_numbered(Session::<()>::ACK_EVERY + 1);
-        assert_eq!(next, Ok(Arrival::Deliver { ack: false }));
+        let last = session.on_numbered(NumberedMessages::<()>::ACK_EVERY);
+        assert_eq!(last, Ok(Delivery::Deliver { ack: true }));
+        session.mark_acked();
+        let next = session.on_numbered(NumberedMessages::<()>::ACK_EVERY + 1);
+        assert_eq!(next, Ok(Delivery::Deliver { ack: false }));
     }
 }

@@ -5,7 +5,7 @@ use protocol_sm::codes::AbortCode;
 use protocol_sm::conn::{client, server};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::pool::{Pool, Visit};
-use protocol_sm::session::{Arrival, Session};
+use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::Half;
 use protocol_sm::wire::{
@@ -108,15 +108,15 @@ fn visit(server: server::IdleConn, client: client::IdleConn) -> (server::IdleCon
 #[test]
 fn a_visit_on_an_idle_conn_allocates_nothing() {
     let mut pool = Pool::<u32, u32>::new(1, 8);
-    let (mut ours, mut theirs) = (Session::default(), Session::<()>::default());
+    let (mut ours, mut theirs) = (NumberedMessages::default(), NumberedMessages::<()>::default());
     let mut conns = (server::IdleConn::default(), client::IdleConn::default());
     assert_eq!((pool.ask(Instant::ZERO), pool.on_new(1)), (1, None));
     let mut round = || {
         assert_eq!(pool.on_visitor(2), Visit::Start(1));
         conns = visit(std::mem::take(&mut conns.0), std::mem::take(&mut conns.1));
         let seq = ours.send(ServerMsg::NeedConn { count: 1 }).unwrap();
-        assert_eq!(theirs.on_numbered(seq), Ok(Arrival::Deliver { ack: false }));
-        ours.on_ack(theirs.tell()).unwrap();
+        assert_eq!(theirs.on_numbered(seq), Ok(Delivery::Deliver { ack: false }));
+        ours.on_ack(theirs.mark_acked()).unwrap();
         assert_eq!(pool.on_idle(1), None);
     };
     // The first one makes room for what is kept.

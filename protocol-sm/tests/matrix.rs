@@ -8,7 +8,7 @@ use protocol_sm::control::challenge::Challenge;
 use protocol_sm::ids::{ClientId, Epoch};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Token};
 use protocol_sm::transfer::{Egress, Half, Ingress};
-use protocol_sm::wire::{ClientHello, Port, Preface};
+use protocol_sm::wire::{ClientHello, ConnKind, Preface};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::Hash;
@@ -432,7 +432,7 @@ fn challenge_table() -> String {
         for (token, has) in [(false, "client without a token"), (true, "client with a token")] {
             for (loopback, from) in [(true, "from this machine"), (false, "from elsewhere")] {
                 let hello = ClientHello { nonce: [1; 32], client: ClientId([2; 16]), token, features: 0, resume: None };
-                let answer = Challenge::new(&settings, loopback, Preface::ours(Port::Ctl), hello, [3; 32]);
+                let answer = Challenge::new(&settings, loopback, Preface::ours(ConnKind::Ctl), hello, [3; 32]);
                 let answer = answer.map_or_else(|refusal| format!("{refusal:?}"), |_| "a challenge".to_owned());
                 let _ = writeln!(text, "{configured:19} | {has:22} | {from:17} | {answer}");
             }

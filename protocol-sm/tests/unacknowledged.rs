@@ -1,15 +1,15 @@
 //! P-SESS-7: what a peer leaves unacknowledged is bounded.
 
 use protocol_sm::codes::Violation;
-use protocol_sm::session::Session;
+use protocol_sm::session::NumberedMessages;
 
 #[test]
 fn a_peer_that_acknowledges_nothing_is_given_up() {
-    let mut session = Session::default();
-    for seq in 1..=Session::<()>::MAX_UNACKED as u64 {
+    let mut session = NumberedMessages::default();
+    for seq in 1..=NumberedMessages::<()>::MAX_UNACKED as u64 {
         assert_eq!(session.send(()), Ok(seq));
     }
     assert_eq!(session.send(()), Err(Violation::Unacknowledged));
     session.on_ack(1).expect("it was sent");
-    assert_eq!(session.send(()), Ok(Session::<()>::MAX_UNACKED as u64 + 1), "an acknowledgement makes room");
+    assert_eq!(session.send(()), Ok(NumberedMessages::<()>::MAX_UNACKED as u64 + 1), "an acknowledgement makes room");
 }

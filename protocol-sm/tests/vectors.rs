@@ -8,8 +8,8 @@ use protocol_sm::auth::{Prover, Transcript};
 use protocol_sm::ids::{ConnId, SessionId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
-    ClientHandshake, ConnHello, Framer, Greeting, Message, Port, Preface, PrefaceReader, ProxyToClient, ProxyToServer,
-    Reply, ReplyReader, ServerHandshake, ToClient, ToServer, VERSION, WireError,
+    ClientHandshake, ConnHello, ConnKind, Framer, Greeting, Message, Preface, PrefaceReader, ProxyToClient,
+    ProxyToServer, Reply, ReplyReader, ServerHandshake, ToClient, ToServer, VERSION, WireError,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -201,10 +201,10 @@ fn streams_are_cut_alike_at_every_split() {
     }
 }
 
-fn port(row: &Value) -> Port {
+fn port(row: &Value) -> ConnKind {
     match text(row, "kind") {
-        "ctl" => Port::Ctl,
-        "proxy" => Port::Proxy,
+        "ctl" => ConnKind::Ctl,
+        "proxy" => ConnKind::Proxy,
         other => panic!("no such kind: {other}"),
     }
 }

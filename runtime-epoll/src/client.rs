@@ -4,12 +4,12 @@ use crate::mail::Outgoing;
 use crate::notes::TunnelNews;
 use crate::resolve::Resolver;
 use crate::sys::{Linux, Pipe, Stream};
-use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
+use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{self, ClientTls, Tls};
 use crate::{Program, Stopper};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
+use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
@@ -52,8 +52,8 @@ pub struct Client {
     config: Config,
     clock: Clock,
     host: Host,
-    main: Seat<ToClientMain>,
-    lanes: Vec<Seat<ToClientLoop>>,
+    main: DriverSlot<ToClientMain>,
+    loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
 }
@@ -111,8 +111,8 @@ pub fn start(config: Config) -> Result<Client, io::Error> {
     let clock = Clock::start();
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
-    let (lanes, hosts) = host.lanes(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, lanes, hosts })
+    let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
+    Ok(Client { config, clock, host, main, loop_count, hosts })
 }
 
 impl Client {
@@ -128,8 +128,14 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, locals, settings, relay, tls, .. }, clock, mut host, main, lanes, hosts } =
-            self;
+        let Self {
+            config: Config { server, locals, settings, relay, tls, .. },
+            clock,
+            mut host,
+            main,
+            loop_count,
+            hosts,
+        } = self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
         if !matches!(tls, Tls::Off) {
             tls::log_kernel_support();
@@ -137,23 +143,23 @@ impl Client {
         let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
         let main_address = main.address();
         let out = MainOut {
-            lanes: lanes.iter().map(|lane| Outgoing::new(lane.address())).collect(),
+            loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::start(main_address.clone())?,
         };
-        let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), lanes.len());
+        let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
-        let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
-            let driver = ClientLoop::<Stream, Pipe>::new(lane, timings.clone());
+        let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
+            let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let mut worker =
-                Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay);
+                Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");
-        let mut crew = Crew::new();
+        let mut crew = Threads::new();
         for (nth, (host, worker)) in hosts.into_iter().zip(loops).enumerate() {
-            crew.hire(format!("cproxy-loop-{}", nth + 1), host, worker, ClientLoop::totals, &main_address)?;
+            crew.spawn(format!("cproxy-loop-{}", nth + 1), host, worker, ClientLoop::totals, &main_address)?;
         }
         let mut totals = crew.serve(|| {
             main.call(|driver, cx| driver.start(cx));
@@ -207,13 +213,13 @@ fn announce((tunnel, outcome): TunnelNews, tunnels: &[TunnelSpec], locals: &[Str
 /// From the main thread.
 #[derive(Debug)]
 struct MainOut {
-    lanes: Vec<Outgoing<ToClientLoop>>,
+    loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
 }
 
-impl Tell<ToLane<ToClientLoop>> for MainOut {
-    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
-        self.lanes[msg.lane].tell(msg.message);
+impl Tell<ToLoop<ToClientLoop>> for MainOut {
+    fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
+        self.loop_count[msg.loop_index].tell(msg.message);
     }
 }
 
@@ -225,7 +231,7 @@ impl Resolve for MainOut {
 
 impl Outbox for MainOut {
     fn flush(&mut self) {
-        self.lanes.iter_mut().for_each(Outgoing::flush);
+        self.loop_count.iter_mut().for_each(Outgoing::flush);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::mail::{Address, Outgoing};
 use crate::sys::{Listener, Pipe, Stream};
-use crate::thread::{Clock, Crew, Host, Main, Outbox, Seat, Worker};
+use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{self, ServerTls, Tls};
 use crate::{Program, Stopper};
-use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToLane, ToListener, ToServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Strategy, SysError, Tell, listener};
@@ -41,8 +41,8 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
-    listen: Seat<ToListener>,
-    lanes: Vec<Seat<ToServerLoop<Stream>>>,
+    listen: DriverSlot<ToListener>,
+    loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
     timings: Timings,
@@ -140,8 +140,8 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main = host.seat()?;
     let main_address = main.address();
     let listen = host.seat()?;
-    let (lanes, hosts) = host.lanes(lane_count)?;
-    let out = MainOut { lanes: lanes_out(&lanes), listener: Outgoing::new(listen.address()) };
+    let (loop_count, hosts) = host.loop_count(lane_count)?;
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()) };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
@@ -154,7 +154,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
     match bound {
         Ok((ctl, proxy)) => {
-            Ok(Server { host, main, main_address, listen, lanes, hosts, timings, relay, clock, ctl, proxy })
+            Ok(Server { host, main, main_address, listen, loop_count, hosts, timings, relay, clock, ctl, proxy })
         }
         Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
         Err((at, error)) => Err(StartError::ProxyPort(at, error)),
@@ -185,17 +185,17 @@ impl Server {
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
-        let Self { mut host, mut main, main_address, listen, lanes, hosts, timings, relay, clock, .. } = self;
-        let out = ListenOut { lanes: lanes_out(&lanes), main: Outgoing::new(main_address.clone()) };
-        let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(lanes.len()), clock);
-        let mut loops = lanes.into_iter().enumerate().map(|(lane, seat)| {
-            let driver = ServerLoop::<Stream, Pipe>::new(lane, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).moving(relay)
+        let Self { mut host, mut main, main_address, listen, loop_count, hosts, timings, relay, clock, .. } = self;
+        let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
+        let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len()), clock);
+        let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
+            let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
+            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)
         });
         let mut first = loops.next().expect("there is a loop at least");
-        let mut crew = Crew::new();
+        let mut crew = Threads::new();
         for (nth, (host, worker)) in hosts.into_iter().zip(loops).enumerate() {
-            crew.hire(format!("cproxy-loop-{}", nth + 1), host, worker, ServerLoop::totals, &main_address)?;
+            crew.spawn(format!("cproxy-loop-{}", nth + 1), host, worker, ServerLoop::totals, &main_address)?;
         }
         let mut totals = crew.serve(|| {
             let after = |driver: &ServerMain<_, _>, _: &mut _| {
@@ -224,20 +224,20 @@ impl Server {
 
 type LanesOut = Vec<Outgoing<ToServerLoop<Stream>>>;
 
-fn lanes_out(lanes: &[Seat<ToServerLoop<Stream>>]) -> LanesOut {
-    lanes.iter().map(|lane| Outgoing::new(lane.address())).collect()
+fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
+    loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect()
 }
 
 /// From the main thread.
 #[derive(Debug)]
 struct MainOut {
-    lanes: LanesOut,
+    loop_count: LanesOut,
     listener: Outgoing<ToListener>,
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for MainOut {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
-        self.lanes[msg.lane].tell(msg.message);
+impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
+        self.loop_count[msg.loop_index].tell(msg.message);
     }
 }
 
@@ -249,8 +249,8 @@ impl Tell<ToListener> for MainOut {
 
 impl Outbox for MainOut {
     fn flush(&mut self) {
-        // The lanes first: they must know of a client before the listener can send them its visitors.
-        self.lanes.iter_mut().for_each(Outgoing::flush);
+        // The loops first: they must know of a client before the listener can send them its visitors.
+        self.loop_count.iter_mut().for_each(Outgoing::flush);
         self.listener.flush();
     }
 }
@@ -258,13 +258,13 @@ impl Outbox for MainOut {
 /// From the listening thread.
 #[derive(Debug)]
 struct ListenOut {
-    lanes: LanesOut,
+    loop_count: LanesOut,
     main: Outgoing<ToServerMain<Stream>>,
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for ListenOut {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
-        self.lanes[msg.lane].tell(msg.message);
+impl Tell<ToLoop<ToServerLoop<Stream>>> for ListenOut {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
+        self.loop_count[msg.loop_index].tell(msg.message);
     }
 }
 
@@ -276,7 +276,7 @@ impl Tell<FromListener> for ListenOut {
 
 impl Outbox for ListenOut {
     fn flush(&mut self) {
-        self.lanes.iter_mut().for_each(Outgoing::flush);
+        self.loop_count.iter_mut().for_each(Outgoing::flush);
         self.main.flush();
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Host {
 
 /// What a driver needs before it can be told anything.
 #[derive(Debug)]
-pub(crate) struct Seat<M> {
+pub(crate) struct DriverSlot<M> {
     registrar: Registrar,
     mailbox: Mailbox<M>,
 }
@@ -57,18 +57,18 @@ impl Host {
     }
 
     /// A place for one more driver. [`Host::run`] wants them in this order.
-    pub(crate) fn seat<M>(&mut self) -> io::Result<Seat<M>> {
-        Ok(Seat { registrar: self.poller.registrar()?, mailbox: Mailbox::new(Arc::clone(&self.bell)) })
+    pub(crate) fn seat<M>(&mut self) -> io::Result<DriverSlot<M>> {
+        Ok(DriverSlot { registrar: self.poller.registrar()?, mailbox: Mailbox::new(Arc::clone(&self.bell)) })
     }
 
     /// Seats for `count` event loops: the first one here, each of the others on a thread of its own.
-    pub(crate) fn lanes<M>(&mut self, count: usize) -> io::Result<(Vec<Seat<M>>, Vec<Self>)> {
-        let mut lanes = vec![self.seat()?];
+    pub(crate) fn loop_count<M>(&mut self, count: usize) -> io::Result<(Vec<DriverSlot<M>>, Vec<Self>)> {
+        let mut loop_count = vec![self.seat()?];
         let mut hosts = (1..count).map(|_| Self::new(self.clock)).collect::<io::Result<Vec<_>>>()?;
         for host in &mut hosts {
-            lanes.push(host.seat()?);
+            loop_count.push(host.seat()?);
         }
-        Ok((lanes, hosts))
+        Ok((loop_count, hosts))
     }
 
     /// Runs drivers on this thread, in this order, until one of them is through. Messages between them need no wake-up.
@@ -115,7 +115,7 @@ fn has_mail(workers: &[&mut dyn Work]) -> bool {
     workers.iter().any(|worker| worker.has_mail())
 }
 
-impl<M> Seat<M> {
+impl<M> DriverSlot<M> {
     pub(crate) fn address(&self) -> Address<M> {
         self.mailbox.address()
     }
@@ -153,7 +153,7 @@ where
     D: Driver<Linux<O>, Message = M>,
     O: Outbox,
 {
-    pub(crate) fn new(seat: Seat<M>, outbox: O, driver: D, clock: Clock) -> Self {
+    pub(crate) fn new(seat: DriverSlot<M>, outbox: O, driver: D, clock: Clock) -> Self {
         Self {
             driver,
             sys: Linux::with_registrar(seat.registrar, outbox),
@@ -167,7 +167,7 @@ where
     }
 
     /// Its driver moves payload in this way.
-    pub(crate) fn moving(mut self, strategy: Strategy) -> Self {
+    pub(crate) fn with_strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
         self
     }
@@ -264,12 +264,12 @@ where
 
 /// Threads that serve one main thread, and end with it: at the latest when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Crew<R>(Vec<Member<R>>);
+pub(crate) struct Threads<R>(Vec<Member<R>>);
 
-impl<R> Drop for Crew<R> {
+impl<R> Drop for Threads<R> {
     fn drop(&mut self) {
         // Only where a thread could not be started: the error that says so is on its way.
-        let _reports = self.dismiss();
+        let _reports = self.join();
     }
 }
 
@@ -285,14 +285,14 @@ impl<R> fmt::Debug for Member<R> {
     }
 }
 
-impl<R: Send + 'static> Crew<R> {
+impl<R: Send + 'static> Threads<R> {
     pub(crate) fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Starts a thread. What it did is said by `report` at its end. Whichever way it ends, the mailbox of
     /// `main` is closed: a program that has lost a thread must not go on half-dead.
-    pub(crate) fn hire<D, O, M, A>(
+    pub(crate) fn spawn<D, O, M, A>(
         &mut self,
         name: String,
         mut host: Host,
@@ -323,14 +323,14 @@ impl<R: Send + 'static> Crew<R> {
     /// The first thread that died, or what `main` failed with.
     pub(crate) fn serve(mut self, main: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<R>> {
         let ended = catch_unwind(AssertUnwindSafe(main));
-        let reports = self.dismiss();
+        let reports = self.join();
         ended.unwrap_or_else(|panic| Err(died("cproxy-main", panic.as_ref())))?;
         reports
     }
 }
 
-impl<R> Crew<R> {
-    fn dismiss(&mut self) -> io::Result<Vec<R>> {
+impl<R> Threads<R> {
+    fn join(&mut self) -> io::Result<Vec<R>> {
         for member in &self.0 {
             (member.close)();
         }
@@ -444,14 +444,14 @@ mod tests {
         let mut main_host = Host::new(clock).unwrap();
         let main = main_host.seat().unwrap();
         let main_address = main.address();
-        let mut crew = Crew::new();
+        let mut crew = Threads::new();
         for (index, message) in first.into_iter().enumerate() {
             let mut host = Host::new(clock).unwrap();
             let seat = host.seat().unwrap();
             seat.address().post(message);
             let out = ToMain(Outgoing::new(main_address.clone()));
             let worker = Worker::new(seat, out, Doubler { at: None, handled: 0 }, clock);
-            crew.hire(format!("doubler-{index}"), host, worker, |doubler| doubler.handled, &main_address).unwrap();
+            crew.spawn(format!("doubler-{index}"), host, worker, |doubler| doubler.handled, &main_address).unwrap();
         }
         let mut main = Worker::new(main, (), Main { heard: Vec::new(), wanted: 2 }, clock);
         let after = |main: &Main, _: &mut Linux<()>| {
@@ -481,10 +481,10 @@ mod tests {
         let mut host = Host::new(clock).unwrap();
         let seat = host.seat().unwrap();
         let main = Host::new(clock).unwrap().seat::<u32>().unwrap();
-        let mut crew = Crew::new();
+        let mut crew = Threads::new();
         let out = ToMain(Outgoing::new(main.address()));
         let worker = Worker::new(seat, out, Doubler { at: None, handled: 0 }, clock);
-        crew.hire("doubler".into(), host, worker, |doubler| doubler.handled, &main.address()).unwrap();
+        crew.spawn("doubler".into(), host, worker, |doubler| doubler.handled, &main.address()).unwrap();
         let error = crew.serve(|| panic!("the main thread's reason")).unwrap_err().to_string();
         assert!(error.contains("cproxy-main") && error.contains("the main thread's reason"), "{error}");
     }

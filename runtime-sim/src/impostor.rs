@@ -8,7 +8,7 @@ use protocol_sm::codes::HandshakeRefusal;
 use protocol_sm::ids::{ClientId, ConnId, SessionId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ConnHello, Ctl, Framer, MAGIC, Message, Port, Preface, PrefaceReader, Proof,
+    ClientHandshake, ClientHello, ConnHello, ConnKind, Ctl, Framer, MAGIC, Message, Preface, PrefaceReader, Proof,
     ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ToClient, ToServer,
 };
 use std::collections::BTreeMap;
@@ -29,12 +29,12 @@ impl Overheard {
     pub(crate) fn on_read(&mut self, conn: usize, mut bytes: &[u8]) {
         if bytes.starts_with(&MAGIC) {
             match PrefaceReader::default().next(&mut bytes).map(|preface| preface.map(|preface| preface.port)) {
-                Ok(Some(Port::Ctl)) => {
+                Ok(Some(ConnKind::Ctl)) => {
                     if let Some(Ctl::Handshake(ClientHandshake::Hello(hello))) = only::<ToServer>(bytes) {
                         self.hellos.push(hello);
                     }
                 }
-                Ok(Some(Port::Proxy)) => {
+                Ok(Some(ConnKind::Proxy)) => {
                     if let Some(ProxyToServer::Hello(hello)) = only(bytes) {
                         self.pending.insert(conn, hello);
                     }
@@ -107,9 +107,9 @@ impl Impostor {
         }
         let ruse = rng.pick(&ruses);
         let port = match ruse {
-            Ruse::WrongToken | Ruse::NoToken | Ruse::OldProof => Port::Ctl,
-            Ruse::OldHello | Ruse::OtherNumber | Ruse::OtherSession => Port::Proxy,
-            Ruse::Silence => rng.pick(&[Port::Ctl, Port::Proxy]),
+            Ruse::WrongToken | Ruse::NoToken | Ruse::OldProof => ConnKind::Ctl,
+            Ruse::OldHello | Ruse::OtherNumber | Ruse::OtherSession => ConnKind::Proxy,
+            Ruse::Silence => rng.pick(&[ConnKind::Ctl, ConnKind::Proxy]),
         };
         let mut impostor = Self {
             ruse,
@@ -135,7 +135,7 @@ impl Impostor {
     }
 
     /// The port that he comes to.
-    pub(crate) fn port(&self) -> Port {
+    pub(crate) fn port(&self) -> ConnKind {
         self.preface.port
     }
 
@@ -189,8 +189,8 @@ impl Impostor {
         let mut seen = None;
         while !bytes.is_empty() {
             let told = match self.preface.port {
-                Port::Ctl => self.ctl.next(&mut bytes).map(|told| told.map(|told| self.on_ctl(told))),
-                Port::Proxy => self.proxy.next(&mut bytes).map(|told| told.map(Self::on_proxy)),
+                ConnKind::Ctl => self.ctl.next(&mut bytes).map(|told| told.map(|told| self.on_ctl(told))),
+                ConnKind::Proxy => self.proxy.next(&mut bytes).map(|told| told.map(Self::on_proxy)),
             };
             match told {
                 Ok(None) => break,
@@ -229,10 +229,10 @@ impl Impostor {
 
     fn on_refused(&self, refusal: HandshakeRefusal) -> Option<Sometimes> {
         match (self.port(), refusal) {
-            (Port::Ctl, HandshakeRefusal::WrongToken) => Some(Sometimes::WrongTokenRefused),
-            (Port::Proxy, HandshakeRefusal::WrongToken) => Some(Sometimes::ForgedConnRefused),
-            (Port::Proxy, HandshakeRefusal::ReplayedConn) => Some(Sometimes::ReplayedConnRefused),
-            (Port::Ctl | Port::Proxy, _) => None,
+            (ConnKind::Ctl, HandshakeRefusal::WrongToken) => Some(Sometimes::WrongTokenRefused),
+            (ConnKind::Proxy, HandshakeRefusal::WrongToken) => Some(Sometimes::ForgedConnRefused),
+            (ConnKind::Proxy, HandshakeRefusal::ReplayedConn) => Some(Sometimes::ReplayedConnRefused),
+            (ConnKind::Ctl | ConnKind::Proxy, _) => None,
         }
     }
 }

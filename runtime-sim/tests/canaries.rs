@@ -3,10 +3,10 @@
 
 #![cfg(debug_assertions)]
 
-use protocol_sm::canary::{Fault, plant};
+use protocol_sm::canary::{PlantedBug, plant};
 use protocol_sm::driver::Strategy;
 use runtime_sim::explore::{
-    Config, Counterexample, Grain, Mains, Report, Window, explore_loops, explore_mains, run_tape,
+    Config, Counterexample, Grain, Programs, Report, Window, explore_loops, explore_programs, run_tape,
 };
 use runtime_sim::oracle::Breach;
 use runtime_sim::swarm::{Options, run_seed};
@@ -15,14 +15,14 @@ use runtime_sim::world;
 /// What is searched.
 enum Place {
     Loops(Config),
-    Mains(Mains),
+    Programs(Programs),
 }
 
 impl Place {
     fn explore(&self) -> Result<Report, Box<Counterexample>> {
         match *self {
             Self::Loops(config) => explore_loops(config, 1_000_000),
-            Self::Mains(config) => explore_mains(config, 1_000_000),
+            Self::Programs(config) => explore_programs(config, 1_000_000),
         }
     }
 }
@@ -38,8 +38,8 @@ fn haunts() -> Vec<(&'static str, Place)> {
         ("stray byte", Place::Loops(Config { strays: 1, ..Config::new(2, 1, Grain::Fine) })),
         ("3 transfers", Place::Loops(Config::new(3, 1, Grain::Medium))),
         ("narrow", Place::Loops(Config { window: narrow, ..Config::new(2, 1, Grain::Fine) })),
-        ("ctl loss", Place::Mains(Mains { ctl_losses: 1, ..Mains::new(1, Grain::Medium) })),
-        ("grace", Place::Mains(Mains { ctl_losses: 1, server_grace: true, ..Mains::new(1, Grain::Coarse) })),
+        ("ctl loss", Place::Programs(Programs { ctl_losses: 1, ..Programs::new(1, Grain::Medium) })),
+        ("grace", Place::Programs(Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Grain::Coarse) })),
         (
             "splice, reset",
             Place::Loops(Config {
@@ -76,10 +76,14 @@ const KERNEL_SEEDS: u64 = 400;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2.
-const HIDDEN_FROM_SMALL: [Fault; 3] = [Fault::AnyToken, Fault::AnyConnProof, Fault::ConnReplayed];
+const HIDDEN_FROM_SMALL: [PlantedBug; 3] = [PlantedBug::AnyToken, PlantedBug::AnyConnProof, PlantedBug::ConnReplayed];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
-const HIDDEN_FROM_LARGE: [Fault; 4] =
-    [Fault::IngressNotCapped, Fault::RefusalNotAccounted, Fault::WaitersOutOfOrder, Fault::RetryForgotten];
+const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
+    PlantedBug::IngressNotCapped,
+    PlantedBug::RefusalNotAccounted,
+    PlantedBug::WaitersOutOfOrder,
+    PlantedBug::RetryForgotten,
+];
 
 /// Where a fault was found, after how much, and what showed it.
 type Found = Option<(String, String)>;
@@ -120,7 +124,7 @@ fn every_planted_fault_is_found() {
     println!("| fault | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |");
     println!("|---|---|---|---|---|---|");
     let mut missed = Vec::new();
-    for fault in Fault::ALL {
+    for fault in PlantedBug::ALL {
         plant(Some(fault));
         let (in_small, in_large) = (!HIDDEN_FROM_SMALL.contains(&fault), !HIDDEN_FROM_LARGE.contains(&fault));
         let found = std::thread::scope(|scope| {

@@ -66,7 +66,7 @@ fn systems_converge_and_every_stream_is_whole_or_reset() {
 #[test]
 fn seeds_that_failed_once() {
     // A local name that did not resolve was not looked up again: see `a_name_that_did_not_resolve_is_looked_up_again`
-    // in `explore::mains` too.
+    // in `explore::programs` too.
     one(3392);
     // One lost ctl_conn after the other, and a visitor outwaited by the pauses was taken for a breach.
     one(5_000_417);

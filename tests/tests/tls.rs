@@ -5,7 +5,7 @@
 //! that start a server again (its key would be another) or speak the protocol by hand.
 
 use protocol_sm::ids::ClientId;
-use protocol_sm::wire::{ClientHandshake, ClientHello, Message, Port, Preface, ToServer};
+use protocol_sm::wire::{ClientHandshake, ClientHello, ConnKind, Message, Preface, ToServer};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -381,7 +381,7 @@ fn what_each_says_to_the_other_in_the_clear() {
 
     let encrypted = Server::start(options().tls());
     let mut client = connect(encrypted.ctl());
-    let mut hello = Preface::ours(Port::Ctl).encode().to_vec();
+    let mut hello = Preface::ours(ConnKind::Ctl).encode().to_vec();
     let nobody = ClientHello { nonce: [1; 32], client: ClientId([1; 16]), token: false, features: 0, resume: None };
     ToServer::Handshake(ClientHandshake::Hello(nobody)).encode_to(&mut hello);
     client.write_all(&hello).expect("send");

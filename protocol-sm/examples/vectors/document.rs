@@ -7,7 +7,7 @@ use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, Ctl, Greeting, Message, Port, Preface, PrefaceReader,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Ctl, Greeting, Message, Preface, PrefaceReader,
     ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient,
     ToServer, Welcome, WireError,
 };
@@ -110,19 +110,19 @@ fn invalid_varints() -> Vec<String> {
     ]
 }
 
-fn kind(port: Port) -> String {
+fn kind(port: ConnKind) -> String {
     json(match port {
-        Port::Ctl => "ctl",
-        Port::Proxy => "proxy",
+        ConnKind::Ctl => "ctl",
+        ConnKind::Proxy => "proxy",
     })
 }
 
 fn prefaces() -> Vec<String> {
     let all = [
-        Preface::ours(Port::Ctl),
-        Preface::ours(Port::Proxy),
-        Preface { port: Port::Ctl, min: 1, max: 3 },
-        Preface { port: Port::Proxy, min: 2, max: 255 },
+        Preface::ours(ConnKind::Ctl),
+        Preface::ours(ConnKind::Proxy),
+        Preface { port: ConnKind::Ctl, min: 1, max: 3 },
+        Preface { port: ConnKind::Proxy, min: 2, max: 255 },
     ];
     let row = |preface: Preface| {
         object(&[
@@ -169,9 +169,9 @@ fn invalid_prefaces() -> Vec<String> {
 }
 
 fn replies() -> Vec<String> {
-    let known = Preface::ours(Port::Ctl);
-    let newer = Preface { port: Port::Proxy, min: 2, max: 3 };
-    let range = Preface { port: Port::Proxy, min: 1, max: 3 };
+    let known = Preface::ours(ConnKind::Ctl);
+    let newer = Preface { port: ConnKind::Proxy, min: 2, max: 3 };
+    let range = Preface { port: ConnKind::Proxy, min: 1, max: 3 };
     let row = |(to, reply): (Preface, Reply)| {
         let bytes = reply.encode();
         object(&[
@@ -190,7 +190,7 @@ fn replies() -> Vec<String> {
 }
 
 fn invalid_replies() -> Vec<String> {
-    let to = Preface::ours(Port::Ctl);
+    let to = Preface::ours(ConnKind::Ctl);
     let row = |why: &str, bytes: &[u8]| {
         let mut reader = ReplyReader::default();
         let after = refused_after(bytes, |input| reader.next(to, input).map(|got| got.is_some()));
@@ -504,7 +504,7 @@ fn counting(from: u8) -> [u8; 32] {
 }
 
 fn handshakes() -> Vec<String> {
-    let ours = Reply::to(Preface::ours(Port::Ctl));
+    let ours = Reply::to(Preface::ours(ConnKind::Ctl));
     let newer = Reply { greeting: Greeting::Version { version: 1, min: 1, max: 3 }, ..ours };
     let resume = Resume { session: SESSION, received: 7 };
     vec![
@@ -516,7 +516,7 @@ fn handshakes() -> Vec<String> {
 }
 
 fn handshake(name: &str, reply: Reply, secret: Option<&str>, resume: Option<Resume>) -> String {
-    let preface = Preface::ours(Port::Ctl);
+    let preface = Preface::ours(ConnKind::Ctl);
     let client_hello = ToServer::Handshake(ClientHandshake::Hello(ClientHello {
         nonce: counting(0),
         client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),

@@ -16,7 +16,7 @@
 //! - C4 a refused transfer's bytes are taken off the conn and reach nobody.
 
 use super::Heard;
-#[cfg(feature = "canary")]
+use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
@@ -44,7 +44,6 @@ impl IdleConn {
         if self.last.next() != Some(epoch) {
             return Err(Violation::FutureEpoch);
         }
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Start);
         let mut ingress = Ingress::default();
         if let Some(total) = self.early_fin {
@@ -58,14 +57,12 @@ impl IdleConn {
     /// # Errors
     /// For a transfer beyond the next, or a second `Fin`.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Fin);
-        match self.place(epoch)? {
+        match self.compare_epoch(epoch)? {
             Heard::Stale => Ok(Heard::Stale),
             Heard::Current if self.early_fin.is_some() => Err(Violation::Repeated),
             Heard::Current => {
-                #[cfg(feature = "canary")]
-                if crate::canary::planted(crate::canary::Fault::EarlyFinDropped) {
+                if planted(PlantedBug::EarlyFinDropped) {
                     return Ok(Heard::Current);
                 }
                 self.early_fin = Some(total);
@@ -79,18 +76,16 @@ impl IdleConn {
     /// # Errors
     /// For a transfer beyond the next.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Abort);
-        self.place(epoch)
+        self.compare_epoch(epoch)
     }
 
-    #[cfg(feature = "canary")]
     fn met(&self, epoch: Epoch, event: Event) {
         let event = if epoch <= self.last { Event::Stale } else { event };
         saw(State { server: false, stage: 0, ended: false, fin: self.early_fin.is_some(), done: false }, event);
     }
 
-    fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
+    fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
         if epoch <= self.last {
             Ok(Heard::Stale)
         } else if self.last.next() == Some(epoch) {
@@ -142,7 +137,6 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_dialed(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
-        #[cfg(feature = "canary")]
         self.met(self.epoch, Event::Started);
         self.stage = Stage::Serving;
     }
@@ -153,7 +147,6 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_refused(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
-        #[cfg(feature = "canary")]
         self.met(self.epoch, Event::Refused);
         self.stage = Stage::Refused;
         let total = self.egress.on_source_eof();
@@ -190,9 +183,8 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer not yet started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Fin);
-        match self.place(epoch)? {
+        match self.compare_epoch(epoch)? {
             Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
             Heard::Stale => Ok(Heard::Stale),
         }
@@ -203,19 +195,17 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer not yet started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Abort);
-        self.place(epoch)
+        self.compare_epoch(epoch)
     }
 
-    #[cfg(feature = "canary")]
     fn met(&self, epoch: Epoch, event: Event) {
         let event = if epoch < self.epoch { Event::Stale } else { event };
         let (ended, fin) = (self.egress.ended(), self.ingress.capped());
         saw(State { server: false, stage: 1 + self.stage as u8, ended, fin, done: false }, event);
     }
 
-    fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
+    fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
         match epoch.cmp(&self.epoch) {
             core::cmp::Ordering::Less => Ok(Heard::Stale),
             core::cmp::Ordering::Equal => Ok(Heard::Current),
@@ -226,8 +216,7 @@ impl ActiveConn {
     /// Whether the LocalServer's socket has nothing more to do: both its directions are shut.
     #[must_use]
     pub fn outer_is_through(&self) -> bool {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::OuterClosedEarly) {
+        if planted(PlantedBug::OuterClosedEarly) {
             return self.ingress.through();
         }
         self.egress.ended() && self.ingress.through()
@@ -240,7 +229,6 @@ impl ActiveConn {
     /// The transfer goes on.
     pub fn finish(self) -> Result<IdleConn, Self> {
         if self.egress.through() && self.ingress.through() {
-            #[cfg(feature = "canary")]
             self.met(self.epoch, Event::Finish);
             Ok(IdleConn { last: self.epoch, early_fin: None })
         } else {

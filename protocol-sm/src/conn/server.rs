@@ -17,7 +17,7 @@
 //! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client.
 
 use super::Heard;
-#[cfg(feature = "canary")]
+use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
@@ -40,7 +40,6 @@ impl IdleConn {
     #[must_use]
     pub fn start(self) -> Option<ActiveConn> {
         let epoch = self.last.next()?;
-        #[cfg(feature = "canary")]
         saw(IDLE, Event::Start);
         Some(ActiveConn {
             epoch,
@@ -56,13 +55,11 @@ impl IdleConn {
     /// # Errors
     /// [`Violation::FutureEpoch`] if no such transfer was started.
     pub fn on_message(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         saw(IDLE, Event::Stale);
         if epoch > self.last { Err(Violation::FutureEpoch) } else { Ok(Heard::Stale) }
     }
 }
 
-#[cfg(feature = "canary")]
 const IDLE: State = State { server: true, stage: 0, ended: false, fin: false, done: false };
 
 /// What the client has answered to `Start`, in band.
@@ -106,7 +103,6 @@ impl ActiveConn {
     /// # Errors
     /// For another epoch, a second answer, or after a `Done` that only a refusal could have preceded.
     pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Started);
         self.answer_is_due(epoch)?;
         if self.done && !self.ingress.capped() {
@@ -122,7 +118,6 @@ impl ActiveConn {
     /// # Errors
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Refused);
         self.answer_is_due(epoch)?;
         if self.ingress.capped() {
@@ -131,8 +126,7 @@ impl ActiveConn {
         self.answer = Answer::Refused;
         self.ingress.on_fin(0)?;
         self.ingress.on_shutdown();
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::RefusalNotAccounted) {
+        if planted(PlantedBug::RefusalNotAccounted) {
             let _ = (!self.egress.ended()).then(|| self.egress.on_source_eof());
             return Ok(None);
         }
@@ -148,9 +142,8 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer never started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Fin);
-        match self.place(epoch)? {
+        match self.compare_epoch(epoch)? {
             Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
             Heard::Stale => Ok(Heard::Stale),
         }
@@ -162,9 +155,8 @@ impl ActiveConn {
     /// For a transfer never started, a second `Done`, or one that an honest client cannot have sent: it
     /// needs our `Fin`, and sends its own first unless it refuses.
     pub fn on_done(&mut self, epoch: Epoch) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Done);
-        if self.place(epoch)? == Heard::Stale {
+        if self.compare_epoch(epoch)? == Heard::Stale {
             return Ok(Heard::Stale);
         }
         if self.done {
@@ -174,10 +166,7 @@ impl ActiveConn {
         if !self.egress.ended() || !own_end_known {
             return Err(Violation::DoneTooEarly);
         }
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::DoneNotKept)
-            && !(self.answer == Answer::Started && self.outer_is_through())
-        {
+        if planted(PlantedBug::DoneNotKept) && !(self.answer == Answer::Started && self.outer_is_through()) {
             return Err(Violation::DoneTooEarly);
         }
         self.done = true;
@@ -195,12 +184,10 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer never started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        #[cfg(feature = "canary")]
         self.met(epoch, Event::Abort);
-        self.place(epoch)
+        self.compare_epoch(epoch)
     }
 
-    #[cfg(feature = "canary")]
     fn met(&self, epoch: Epoch, event: Event) {
         let event = if epoch < self.epoch { Event::Stale } else { event };
         saw(
@@ -215,7 +202,7 @@ impl ActiveConn {
         );
     }
 
-    fn place(&self, epoch: Epoch) -> Result<Heard, Violation> {
+    fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
         match epoch.cmp(&self.epoch) {
             core::cmp::Ordering::Less => Ok(Heard::Stale),
             core::cmp::Ordering::Equal => Ok(Heard::Current),
@@ -226,8 +213,7 @@ impl ActiveConn {
     /// Whether the visitor's socket has nothing more to do: both its directions are shut.
     #[must_use]
     pub fn outer_is_through(&self) -> bool {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::OuterClosedEarly) {
+        if planted(PlantedBug::OuterClosedEarly) {
             return self.ingress.through();
         }
         self.egress.ended() && self.ingress.through()
@@ -240,13 +226,10 @@ impl ActiveConn {
     pub fn finish(self) -> Result<IdleConn, Self> {
         let answered = self.answer != Answer::Awaiting;
         let done = self.done;
-        #[cfg(feature = "canary")]
-        let done = done || crate::canary::planted(crate::canary::Fault::NoDoneGate);
+        let done = done || planted(PlantedBug::NoDoneGate);
         if done && answered && self.egress.through() && self.ingress.through() {
-            #[cfg(feature = "canary")]
             self.met(self.epoch, Event::Finish);
-            #[cfg(feature = "canary")]
-            if crate::canary::planted(crate::canary::Fault::EpochReused) {
+            if planted(PlantedBug::EpochReused) {
                 return Ok(IdleConn { last: Epoch(self.epoch.0 - 1) });
             }
             Ok(IdleConn { last: self.epoch })

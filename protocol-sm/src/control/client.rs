@@ -11,12 +11,12 @@
 //! - L1 a conn's number is used once in a session, and belongs to one event loop until it is gone;
 //! - L2 each conn asked for is opened or counted as failed.
 
-use super::{lane_of, narrow};
+use super::{loop_of, narrow};
 use crate::auth::SessionKey;
 use crate::backoff::Backoff;
 use crate::codes::{TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
-use crate::session::Session;
+use crate::session::NumberedMessages;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
@@ -32,12 +32,12 @@ pub struct Control {
     /// Its serial number in this process.
     pub serial: u64,
     /// Its numbered messages.
-    pub session: Session<ClientMsg>,
+    pub session: NumberedMessages<ClientMsg>,
     secret: SessionKey,
     /// Which event loop has a conn.
     conns: BTreeMap<ConnId, u16>,
     next_conn: u64,
-    lanes: usize,
+    loop_count: usize,
     max_conns: usize,
 }
 
@@ -65,17 +65,17 @@ pub enum Reaction {
 }
 
 impl Control {
-    /// A new session with nothing in it; `lanes` is the number of event loops.
+    /// A new session with nothing in it; `loop_count` is the number of event loops.
     #[must_use]
-    pub fn new(id: SessionId, serial: u64, secret: SessionKey, lanes: usize, max_conns: u32) -> Self {
+    pub fn new(id: SessionId, serial: u64, secret: SessionKey, loop_count: usize, max_conns: u32) -> Self {
         Self {
             id,
             serial,
-            session: Session::default(),
+            session: NumberedMessages::default(),
             secret,
             conns: BTreeMap::new(),
             next_conn: 1,
-            lanes,
+            loop_count,
             max_conns: max_conns as usize,
         }
     }
@@ -99,8 +99,8 @@ impl Control {
                     return Err(Violation::FutureEpoch);
                 }
                 // One that is gone: stale.
-                let lane = self.conns.get(&conn);
-                Ok(lane.map_or(Reaction::Nothing, |&lane| Reaction::Pass(usize::from(lane), msg)))
+                let loop_index = self.conns.get(&conn);
+                Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
             }
             ServerMsg::Drain => Ok(Reaction::Drain),
         }
@@ -110,9 +110,9 @@ impl Control {
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        let lane = lane_of(conn, self.lanes);
-        self.conns.insert(conn, narrow(lane));
-        (lane, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
+        let loop_index = loop_of(conn, self.loop_count);
+        self.conns.insert(conn, narrow(loop_index));
+        (loop_index, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
     }
 
     /// A conn is closed.

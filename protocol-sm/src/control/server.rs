@@ -10,17 +10,18 @@
 //! Invariants:
 //! - K1 a tunnel is told ready or refused once per registration;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
-//! - K3 what a lane asked for is answered by a conn or by a failure, never by both.
+//! - K3 what a loop asked for is answered by a conn or by a failure, never by both.
 
-use super::{lane_of, narrow};
+use super::{loop_of, narrow};
 use crate::auth::{ReplayWindow, SessionKey};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::driver::SysError;
 use crate::driver::gate::Gate;
 use crate::driver::messages::ControlKey;
 use crate::ids::{ClientId, ConnId, SessionId, TunnelId};
 use crate::ports::PortSet;
-use crate::session::Session;
+use crate::session::NumberedMessages;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
@@ -43,7 +44,7 @@ pub struct Control {
     /// With which credential it came.
     pub credential: Option<usize>,
     /// Its numbered messages.
-    pub session: Session<ServerMsg>,
+    pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
     scope: Scope,
     tunnels: BTreeMap<TunnelId, Tunnel>,
@@ -85,7 +86,7 @@ impl Control {
     /// Ports tried when the server picks one.
     const CANDIDATES: u32 = 64;
 
-    /// A new session with nothing in it; `lanes` is the number of event loops.
+    /// A new session with nothing in it; `loop_count` is the number of event loops.
     #[must_use]
     pub fn new(
         key: ControlKey,
@@ -94,20 +95,20 @@ impl Control {
         credential: Option<usize>,
         secret: SessionKey,
         scope: Scope,
-        lanes: usize,
+        loop_count: usize,
     ) -> Self {
         Self {
             key,
             id,
             client,
             credential,
-            session: Session::default(),
+            session: NumberedMessages::default(),
             secret,
             scope,
             tunnels: BTreeMap::new(),
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
-            asked: vec![0; lanes],
+            asked: vec![0; loop_count],
         }
     }
 
@@ -145,8 +146,8 @@ impl Control {
             ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
             ClientMsg::Fin { conn, .. } | ClientMsg::Done { conn, .. } | ClientMsg::Abort { conn, .. } => {
                 // One that is gone: stale.
-                let lane = self.conns.get(&conn);
-                Ok(lane.map_or(Reaction::Nothing, |&lane| Reaction::Pass(usize::from(lane), msg)))
+                let loop_index = self.conns.get(&conn);
+                Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
             }
         }
     }
@@ -212,8 +213,8 @@ impl Control {
 
     /// An event loop wants `count` more conns.
     #[must_use]
-    pub fn on_ask(&mut self, lane: usize, count: u32) -> ServerMsg {
-        self.asked[lane] += count;
+    pub fn on_ask(&mut self, loop_index: usize, count: u32) -> ServerMsg {
+        self.asked[loop_index] += count;
         ServerMsg::NeedConn { count }
     }
 
@@ -227,18 +228,20 @@ impl Control {
     fn on_failed(&mut self, count: u32) -> Reaction {
         let mut left = count;
         let mut failed = Vec::new();
-        while let Some((lane, asked)) = self.neediest().filter(|_| left > 0) {
+        while let Some((loop_index, asked)) = self.neediest().filter(|_| left > 0) {
             let share = asked.min(left);
-            self.asked[lane] -= share;
+            self.asked[loop_index] -= share;
             left -= share;
-            failed.push((lane, share));
+            failed.push((loop_index, share));
         }
         if failed.is_empty() { Reaction::Nothing } else { Reaction::Failed(failed) }
     }
 
     fn neediest(&self) -> Option<(usize, u32)> {
-        let lanes = self.asked.iter().copied().enumerate();
-        lanes.filter(|&(_, asked)| asked > 0).max_by_key(|&(lane, asked)| (asked, core::cmp::Reverse(lane)))
+        let loop_count = self.asked.iter().copied().enumerate();
+        loop_count
+            .filter(|&(_, asked)| asked > 0)
+            .max_by_key(|&(loop_index, asked)| (asked, core::cmp::Reverse(loop_index)))
     }
 
     /// A new proxy_conn names this session: returns what to answer and which event loop gets it.
@@ -247,14 +250,12 @@ impl Control {
     /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
     pub fn admit(&mut self, hello: &ConnHello) -> Result<Admission, HandshakeRefusal> {
         let proved = self.secret.hello_matches(hello);
-        #[cfg(feature = "canary")]
-        let proved = proved || crate::canary::planted(crate::canary::Fault::AnyConnProof);
+        let proved = proved || planted(PlantedBug::AnyConnProof);
         if !proved {
             return Err(HandshakeRefusal::WrongToken);
         }
         let fresh = self.window.take(hello.conn);
-        #[cfg(feature = "canary")]
-        let fresh = fresh || crate::canary::planted(crate::canary::Fault::ConnReplayed);
+        let fresh = fresh || planted(PlantedBug::ConnReplayed);
         if !fresh {
             return Err(HandshakeRefusal::ReplayedConn);
         }
@@ -263,21 +264,21 @@ impl Control {
         if self.conns.len() >= may as usize && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
-        let twin = lane_of(hello.conn, self.asked.len());
-        let waits = if self.asked[twin] > 0 { Some(twin) } else { self.neediest().map(|(lane, _)| lane) };
-        if let Some(lane) = waits {
-            self.asked[lane] -= 1;
+        let twin = loop_of(hello.conn, self.asked.len());
+        let waits = if self.asked[twin] > 0 { Some(twin) } else { self.neediest().map(|(loop_index, _)| loop_index) };
+        if let Some(loop_index) = waits {
+            self.asked[loop_index] -= 1;
         }
-        let (lane, asked) = (waits.unwrap_or(twin), waits.is_some());
-        self.conns.insert(hello.conn, narrow(lane));
-        Ok(Admission { proof: self.secret.accept(self.id, hello.conn), lane, asked })
+        let (loop_index, asked) = (waits.unwrap_or(twin), waits.is_some());
+        self.conns.insert(hello.conn, narrow(loop_index));
+        Ok(Admission { proof: self.secret.accept(self.id, hello.conn), loop_index, asked })
     }
 
     /// A conn was admitted, and lost before its event loop had it: the client will say that it failed, or has said
     /// so before, and then nobody waits for this one any more (K3).
     pub fn on_conn_lost(&mut self, conn: ConnId, admission: &Admission) {
         self.conns.remove(&conn);
-        self.asked[admission.lane] += u32::from(admission.asked);
+        self.asked[admission.loop_index] += u32::from(admission.asked);
     }
 
     /// A conn is closed.
@@ -292,7 +293,7 @@ pub struct Admission {
     /// What to answer.
     pub proof: Proof,
     /// The event loop that gets it.
-    pub lane: usize,
+    pub loop_index: usize,
     /// Whether that loop had asked for it.
     asked: bool,
 }
@@ -314,15 +315,15 @@ mod tests {
     use crate::auth::{Prover, Transcript};
     use crate::wire::{Ctl, Preface, Reply};
 
-    fn control(allow: &str, lanes: usize) -> Control {
+    fn control(allow: &str, loop_count: usize) -> Control {
         let hello = Ctl::Ping { received: 0 };
         let answer = Ctl::Ping { received: 0 };
-        let preface = Preface::ours(crate::wire::Port::Ctl);
+        let preface = Preface::ours(crate::wire::ConnKind::Ctl);
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &hello, &answer);
         let id = SessionId([1; 16]);
         let secret = Prover::new(None, transcript).session_key(id);
         let scope = Scope { allow_ports: allow.parse().unwrap(), max_tunnels: 2, ..Scope::default() };
-        Control::new(ControlKey(1), id, ClientId([2; 16]), None, secret, scope, lanes)
+        Control::new(ControlKey(1), id, ClientId([2; 16]), None, secret, scope, loop_count)
     }
 
     fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reaction, Violation> {
@@ -370,13 +371,14 @@ mod tests {
         let _ = control.on_ask(1, 1);
         let _ = control.on_ask(2, 2);
         let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
-        let mut lane_of = |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.lane, admission.asked));
-        assert_eq!(lane_of(2), Ok((1, true)), "its twin waits");
-        assert_eq!(lane_of(1), Ok((0, true)));
-        assert_eq!(lane_of(5), Ok((2, true)), "its twin has all that it asked for");
-        assert_eq!(lane_of(4), Ok((2, true)));
-        assert_eq!(lane_of(6), Ok((2, false)), "nobody waits");
-        assert_eq!(lane_of(2), Err(HandshakeRefusal::ReplayedConn));
+        let mut loop_of =
+            |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.loop_index, admission.asked));
+        assert_eq!(loop_of(2), Ok((1, true)), "its twin waits");
+        assert_eq!(loop_of(1), Ok((0, true)));
+        assert_eq!(loop_of(5), Ok((2, true)), "its twin has all that it asked for");
+        assert_eq!(loop_of(4), Ok((2, true)));
+        assert_eq!(loop_of(6), Ok((2, false)), "nobody waits");
+        assert_eq!(loop_of(2), Err(HandshakeRefusal::ReplayedConn));
         let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
         assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };

@@ -9,7 +9,7 @@ mod opening;
 
 use super::Cx;
 use super::messages::{FromClientLoop, ToClientLoop};
-use super::relay::{End, Link, Port, TURN, failed};
+use super::relay::{End, Endpoint, Link, Mode, TURN, failed};
 use super::server_loop::Totals;
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Note, Readiness, Sys, SysError, Tell};
@@ -31,7 +31,7 @@ use core::time::Duration;
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientLoop<T, P> {
-    lane: usize,
+    loop_index: usize,
     timings: Timings,
     /// The session that all conns here belong to.
     serial: u64,
@@ -133,7 +133,7 @@ impl Active {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Local<T> {
     conn: Token,
-    port: Port<T>,
+    port: Endpoint<T>,
 }
 
 /// What this thread needs of its system.
@@ -142,11 +142,11 @@ trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop> {}
 impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>> LoopSys<T, P> for S {}
 
 impl<T, P> ClientLoop<T, P> {
-    /// An empty loop; `lane` is its index.
+    /// An empty event loop, the thread pool's number `loop_index`.
     #[must_use]
-    pub fn new(lane: usize, timings: Timings) -> Self {
+    pub fn new(loop_index: usize, timings: Timings) -> Self {
         Self {
-            lane,
+            loop_index,
             timings,
             serial: 0,
             locals: BTreeMap::new(),
@@ -336,15 +336,14 @@ impl<T, P> ClientLoop<T, P> {
             }
             Stage::Serving => {
                 // The dial has just ended, or `Started` is still waiting.
-                let patient =
+                let hold_frames =
                     matches!(active.phase, Phase::Dial | Phase::Answer) && self.timings.answer_delay > Duration::ZERO;
                 let result = conn.link.exchange(
                     cx,
                     &mut active.conn.egress,
                     &mut active.conn.ingress,
                     local.map(|local| &mut local.port),
-                    true,
-                    patient,
+                    Mode { incoming_is_payload: true, hold_frames },
                 )?;
                 if let Some(total) = result.fin {
                     let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.epoch(), total };
@@ -357,7 +356,7 @@ impl<T, P> ClientLoop<T, P> {
             conn.queued = true;
             self.busy.push_back(token);
         }
-        let phase = active.phase(conn.link.into.only_frames());
+        let phase = active.phase(conn.link.egress_flow.only_frames());
         if phase != active.phase {
             active.phase = phase;
             active.progress = active.moved();
@@ -382,7 +381,7 @@ impl<T, P> ClientLoop<T, P> {
     fn finish<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &conn.state else { return };
-        if !conn.link.into.is_empty() || !conn.link.out.is_empty() {
+        if !conn.link.egress_flow.is_empty() || !conn.link.ingress_flow.is_empty() {
             return;
         }
         let Ok(idle) = active.conn.clone().finish() else { return };
@@ -462,7 +461,7 @@ impl<T, P> ClientLoop<T, P> {
 
     fn tell_if_drained<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.draining && self.active == 0 {
-            cx.sys.tell(FromClientLoop::Drained { lane: self.lane });
+            cx.sys.tell(FromClientLoop::Drained { loop_index: self.loop_index });
         }
     }
 }
@@ -507,7 +506,7 @@ fn hear(state: &mut State, msg: &ServerMsg, epoch: Epoch) -> Result<Heard, Viola
 /// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
 fn discard<T, S: Sys<Stream = T>>(
     cx: &mut Cx<'_, S>,
-    port: &mut Port<T>,
+    port: &mut Endpoint<T>,
     conn: &mut ActiveConn,
 ) -> Result<bool, AbortCode> {
     let mut moved = 0;

@@ -10,7 +10,7 @@ mod connecting;
 
 use super::Cx;
 use super::ctl_link::CtlLink;
-use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLane};
+use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Sys, SysError, Tell, random_u32};
 use crate::auth::{Prover, Transcript};
@@ -19,11 +19,11 @@ use crate::codes::{AbortCode, CloseCode, Violation};
 use crate::control::client::{Control, Reaction, Tunnels};
 use crate::ids::TunnelId;
 use crate::liveness::Liveness;
-use crate::session::Arrival;
+use crate::session::Delivery;
 use crate::settings::ClientSettings;
 use crate::time::Instant;
 use crate::wire::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, Reply, ReplyReader, ServerHandshake, ToClient,
+    ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, Reply, ReplyReader, ServerHandshake, ToClient,
     ToServer,
 };
 use alloc::collections::{BTreeSet, VecDeque};
@@ -56,7 +56,7 @@ pub struct ClientMain<T> {
     settings: ClientSettings,
     server: String,
     locals: Vec<String>,
-    lanes: usize,
+    loop_count: usize,
     slots: Slab<CtlLink<T, ToClient>>,
     stage: Stage,
     backoff: Backoff,
@@ -123,15 +123,15 @@ impl Stage {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>> {}
+trait MainSys<T>: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>> {}
 
-impl<T, S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>> MainSys<T> for S {}
+impl<T, S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
 
 impl<T> ClientMain<T> {
-    /// A client of `server` (`HOST:PORT`) with `lanes` event loops. `locals` are the LocalServers
+    /// A client of `server` (`HOST:PORT`) with `loop_count` event loops. `locals` are the LocalServers
     /// (`HOST:PORT`) of `settings.tunnels`, in their order.
     #[must_use]
-    pub fn new(settings: ClientSettings, server: String, locals: Vec<String>, lanes: usize) -> Self {
+    pub fn new(settings: ClientSettings, server: String, locals: Vec<String>, loop_count: usize) -> Self {
         let timings = &settings.timings;
         Self {
             backoff: Backoff::new(timings.reconnect_min, timings.reconnect_max),
@@ -139,7 +139,7 @@ impl<T> ClientMain<T> {
             settings,
             server,
             locals,
-            lanes,
+            loop_count,
             slots: Slab::default(),
             stage: Stage::Pausing(None),
             control: None,
@@ -171,7 +171,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+        S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>,
     {
         for index in 0..self.locals.len() {
             let tunnel = TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"));
@@ -183,7 +183,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Sys<Stream = T> + Resolve + Tell<ToLane<ToClientLoop>>,
+    S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>,
 {
     type Message = ToClientMain;
 
@@ -314,7 +314,7 @@ impl<T> ClientMain<T> {
     fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
         while !bytes.is_empty() {
             if let Stage::Greeting { token, reader, hello, until } = &mut self.stage {
-                let reply = reader.next(Preface::ours(Kind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
+                let reply = reader.next(Preface::ours(ConnKind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
                 let Some(reply) = reply else { return Ok(()) };
                 if let Some(refusal) = reply.refusal() {
                     return Err(Disconnect::Refused(refusal));
@@ -341,7 +341,7 @@ impl<T> ClientMain<T> {
                 if server.features & !hello.features != 0 {
                     return Err(Disconnect::Violation(Violation::Unexpected));
                 }
-                let preface = Preface::ours(Kind::Ctl);
+                let preface = Preface::ours(ConnKind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
                 let answer = Ctl::Handshake(ServerHandshake::Hello(server));
                 let transcript = Transcript::new(preface.encode(), reply.encode(), &said, &answer);
@@ -376,19 +376,19 @@ impl<T> ClientMain<T> {
         let session = &mut control.session;
         let done = match message {
             Ctl::Numbered { seq, msg } => match session.on_numbered(seq) {
-                Ok(Arrival::Deliver { ack }) => {
+                Ok(Delivery::Deliver { ack }) => {
                     if ack {
-                        let received = session.tell();
+                        let received = session.mark_acked();
                         self.push(&Ctl::Ack { received });
                     }
                     self.on_server_msg(cx, msg)
                 }
-                Ok(Arrival::Duplicate) => Ok(()),
+                Ok(Delivery::Duplicate) => Ok(()),
                 Err(violation) => Err(violation),
             },
             Ctl::Ping { received } => {
                 let acked = session.on_ack(received);
-                let received = session.tell();
+                let received = session.mark_acked();
                 self.push(&Ctl::Pong { received });
                 acked
             }
@@ -410,13 +410,13 @@ impl<T> ClientMain<T> {
         let Some(control) = &mut self.control else { return Ok(()) };
         match control.on_msg(msg)? {
             Reaction::Nothing | Reaction::Drain => {}
-            Reaction::Pass(lane, msg) => cx.sys.tell(ToLane { lane, message: ToClientLoop::Message(msg) }),
+            Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Message(msg) }),
             Reaction::Open { count, failed } => {
                 let mut to = self.server_at.expect("connected to it");
                 to.set_port(self.proxy_port);
                 for _ in 0..count {
-                    let (lane, hello, accept) = control.open();
-                    cx.sys.tell(ToLane { lane, message: ToClientLoop::Open { to, hello, accept } });
+                    let (loop_index, hello, accept) = control.open();
+                    cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Open { to, hello, accept } });
                 }
                 if failed > 0 {
                     self.send(cx, ClientMsg::ConnFailed { count: failed });
@@ -469,10 +469,10 @@ impl<T> ClientMain<T> {
             // About a session that is over.
             FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
             FromClientLoop::LocalFailed { tunnel, .. } => self.look_up(cx, Lookup::Local(tunnel)),
-            FromClientLoop::Drained { lane } => {
+            FromClientLoop::Drained { loop_index } => {
                 let all = self.stopping.as_mut().is_some_and(|stopping| {
-                    stopping.drained.insert(lane);
-                    stopping.drained.len() == self.lanes && !stopping.leaving
+                    stopping.drained.insert(loop_index);
+                    stopping.drained.len() == self.loop_count && !stopping.leaving
                 });
                 if all {
                     self.finish_stop(cx);
@@ -512,12 +512,12 @@ impl<T> ClientMain<T> {
     /// The session is over: what belongs to it is reset.
     fn end_session<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Tell<ToLane<ToClientLoop>>,
+        S: Tell<ToLoop<ToClientLoop>>,
     {
         self.grace = None;
         if self.control.take().is_some() {
-            for lane in 0..self.lanes {
-                cx.sys.tell(ToLane { lane, message: ToClientLoop::End { code: AbortCode::SessionOver } });
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::End { code: AbortCode::SessionOver } });
             }
         }
     }
@@ -525,7 +525,7 @@ impl<T> ClientMain<T> {
     /// Tells the server, if it can, that the session is over, and ends it.
     fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
     where
-        S: Sys<Stream = T> + Tell<ToLane<ToClientLoop>>,
+        S: Sys<Stream = T> + Tell<ToLoop<ToClientLoop>>,
     {
         let up = self.is_up();
         if let Some(mut link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
@@ -546,8 +546,8 @@ impl<T> ClientMain<T> {
         let until = cx.now + self.settings.timings.drain_timeout;
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false });
         self.send(cx, ClientMsg::Drain);
-        for lane in 0..self.lanes {
-            cx.sys.tell(ToLane { lane, message: ToClientLoop::Drain });
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Drain });
         }
     }
 

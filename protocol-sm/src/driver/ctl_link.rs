@@ -1,6 +1,6 @@
 //! A ctl_conn's socket: whole messages in, a bounded queue of messages out.
 
-use super::relay::Port;
+use super::relay::Endpoint;
 use super::sys::{Sys, SysError};
 use crate::wire::{Framer, Message};
 use alloc::vec::Vec;
@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 /// See the module. `In` is what the peer sends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CtlLink<T, In> {
-    pub(crate) port: Port<T>,
+    pub(crate) port: Endpoint<T>,
     pub(crate) framer: Framer<In>,
     out: Vec<u8>,
     sent: usize,
@@ -18,7 +18,7 @@ impl<T, In> CtlLink<T, In> {
     /// Bytes that may wait to be sent: a peer that reads nothing for so long is given up.
     const MAX_QUEUED: usize = 16 << 20;
 
-    pub(crate) fn new(port: Port<T>) -> Self {
+    pub(crate) fn new(port: Endpoint<T>) -> Self {
         Self { port, framer: Framer::default(), out: Vec::new(), sent: 0 }
     }
 

@@ -6,7 +6,7 @@
 
 use super::Cx;
 use super::gate::Gate;
-use super::messages::{Arrival, ControlKey, FromListener, ToLane, ToListener, ToServerLoop};
+use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
 use super::server_loop::Totals;
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Dropped, Listen, Note, Readiness, Role, SysError, Tell};
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener<L> {
     /// Visitors that each event loop has.
     loads: Vec<u32>,
-    ports: Slab<Port<L>>,
+    ports: Slab<PublicPort<L>>,
     tokens: BTreeMap<(ControlKey, TunnelId), Token>,
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
@@ -37,7 +37,7 @@ pub struct Listener<L> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Port<L> {
+struct PublicPort<L> {
     control: ControlKey,
     tunnel: TunnelId,
     listener: L,
@@ -46,11 +46,11 @@ struct Port<L> {
 }
 
 impl<L> Listener<L> {
-    /// A listening thread that deals visitors to `lanes` event loops.
+    /// A listening thread that deals visitors to `loop_count` event loops.
     #[must_use]
-    pub fn new(lanes: usize) -> Self {
+    pub fn new(loop_count: usize) -> Self {
         Self {
-            loads: vec![0; lanes],
+            loads: vec![0; loop_count],
             ports: Slab::default(),
             tokens: BTreeMap::new(),
             busy: VecDeque::new(),
@@ -87,7 +87,7 @@ impl<L> Listener<L> {
         let token = self.ports.insert_with(|token| {
             let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
             real = Some(address);
-            Ok(Port { control, tunnel, listener, gate: gate.clone(), queued: false })
+            Ok(PublicPort { control, tunnel, listener, gate: gate.clone(), queued: false })
         })?;
         self.tokens.insert(key, token);
         Ok(real.expect("listen returned an address"))
@@ -104,10 +104,10 @@ impl<L> Listener<L> {
 
     fn accept<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
-        S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>>,
+        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         let Some(port) = self.ports.get_mut(token) else { return };
-        let Port { control, tunnel, listener, gate, .. } = port;
+        let PublicPort { control, tunnel, listener, gate, .. } = port;
         let (control, tunnel, now) = (*control, *tunnel, cx.now);
         let (loads, totals) = (&mut self.loads, &mut self.totals);
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
@@ -118,8 +118,8 @@ impl<L> Listener<L> {
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
                 return sys.reset(stream);
             }
-            let lane = lane_for_one_more(loads);
-            loads[lane] += 1;
+            let loop_index = least_loaded(loads);
+            loads[loop_index] += 1;
             let message = ToServerLoop::Visitor(Arrival {
                 control,
                 tunnel,
@@ -128,7 +128,7 @@ impl<L> Listener<L> {
                 tunnel_max: gate.max_connections,
                 left: loads.len() - 1,
             });
-            sys.tell(ToLane { lane, message });
+            sys.tell(ToLoop { loop_index, message });
         });
         match end {
             Ok(false) => return,
@@ -141,7 +141,7 @@ impl<L> Listener<L> {
 
 impl<L, S> Driver<S> for Listener<L>
 where
-    S: Listen<Listener = L> + Tell<ToLane<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
 {
     type Message = ToListener;
 
@@ -169,8 +169,11 @@ where
                     cx.sys.unlisten(port.listener);
                 }
                 // Behind the last visitor that was dealt out, and not beside it: it must not be left waiting.
-                for lane in 0..self.loads.len() {
-                    cx.sys.tell(ToLane { lane, message: ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) } });
+                for loop_index in 0..self.loads.len() {
+                    cx.sys.tell(ToLoop {
+                        loop_index,
+                        message: ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) },
+                    });
                 }
             }
         }
@@ -213,12 +216,12 @@ where
 }
 
 /// The event loop that gets the next visitor.
-fn lane_for_one_more(loads: &[u32]) -> usize {
+fn least_loaded(loads: &[u32]) -> usize {
     // The last of a row of visitors, one after the other, may not be quite gone when the next one comes.
     if loads.iter().sum::<u32>() <= 1 {
         return 0;
     }
-    (0..loads.len()).min_by_key(|&lane| loads[lane]).unwrap_or(0)
+    (0..loads.len()).min_by_key(|&loop_index| loads[loop_index]).unwrap_or(0)
 }
 
 /// Accepts up to [`BATCH`] connections. `Ok(true)`: more may wait. `Err`: the system has no room for more now.
@@ -249,9 +252,9 @@ mod tests {
         let mut loads = [0; 3];
         let dealt: Vec<_> = (0..6)
             .map(|_| {
-                let lane = lane_for_one_more(&loads);
-                loads[lane] += 1;
-                lane
+                let loop_index = least_loaded(&loads);
+                loads[loop_index] += 1;
+                loop_index
             })
             .collect();
         assert_eq!(dealt, [0, 0, 1, 2, 1, 2]);

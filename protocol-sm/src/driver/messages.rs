@@ -89,13 +89,13 @@ pub struct Limits {
     /// Visitors that may be served at once.
     pub max_connections: u32,
     /// Event loops that share what a tunnel may use.
-    pub lanes: u32,
+    pub loop_count: u32,
 }
 
-/// What the event loop `lane` of `lanes` has of a `total`. The shares add up to it; a visitor who finds his loop full
-/// is passed on.
-pub(crate) fn share(total: u32, lane: u32, lanes: u32) -> u32 {
-    total / lanes + u32::from(lane < total % lanes)
+/// What the event loop `loop_index` of `loop_count` has of a `total`. The shares add up to it; a visitor that finds its
+/// loop full is passed on.
+pub(crate) fn share(total: u32, loop_index: u32, loop_count: u32) -> u32 {
+    total / loop_count + u32::from(loop_index < total % loop_count)
 }
 
 /// From an event loop of the server to its main thread. `T` is a stream.
@@ -111,12 +111,12 @@ pub enum FromServerLoop<T> {
     /// A visitor that was dealt to this loop is gone.
     Left {
         /// The loop's index.
-        lane: usize,
+        loop_index: usize,
     },
     /// This loop serves as many of the client's visitors as it may: another may have room.
     PassOn {
         /// The loop's index.
-        lane: usize,
+        loop_index: usize,
         /// The visitor.
         arrival: Arrival<T>,
     },
@@ -125,7 +125,7 @@ pub enum FromServerLoop<T> {
         /// Whose.
         control: ControlKey,
         /// The loop's index.
-        lane: usize,
+        loop_index: usize,
         /// How many.
         count: u32,
     },
@@ -146,7 +146,7 @@ pub enum FromServerLoop<T> {
     /// No transfer is left on this loop, after [`ToServerLoop::Drain`].
     Drained {
         /// The loop's index.
-        lane: usize,
+        loop_index: usize,
     },
 }
 
@@ -219,7 +219,7 @@ pub enum FromClientLoop {
     /// No transfer is left on this loop, after [`ToClientLoop::Drain`].
     Drained {
         /// The loop's index.
-        lane: usize,
+        loop_index: usize,
     },
 }
 
@@ -295,9 +295,9 @@ pub enum ToClientMain {
 
 /// A message for one event loop, by its index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ToLane<M> {
+pub struct ToLoop<M> {
     /// The loop's index.
-    pub lane: usize,
+    pub loop_index: usize,
     /// The message.
     pub message: M,
 }

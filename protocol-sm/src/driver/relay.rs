@@ -7,6 +7,7 @@
 
 use super::Cx;
 use super::sys::{Readiness, Sys, SysError};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, Violation};
 use crate::transfer::{Egress, Half, Ingress};
 use crate::wire::{FRAME_HEADER, Message};
@@ -35,7 +36,7 @@ const LEAN_TURNS: u8 = 8;
 
 /// A socket and what is known of its readiness: a flag stays set until a call would have blocked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Port<T> {
+pub(crate) struct Endpoint<T> {
     pub(crate) stream: T,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
@@ -43,7 +44,7 @@ pub(crate) struct Port<T> {
     hup: bool,
 }
 
-impl<T> Port<T> {
+impl<T> Endpoint<T> {
     /// A port that may be ready: the first calls tell.
     pub(crate) fn new(stream: T) -> Self {
         Self { stream, readable: true, writable: true, hup: false }
@@ -65,8 +66,7 @@ impl<T> Port<T> {
         match sys.recv(&self.stream, into) {
             Ok(got) => {
                 let more = self.hup;
-                #[cfg(feature = "canary")]
-                let more = more && !crate::canary::planted(crate::canary::Fault::HupForgotten);
+                let more = more && !planted(PlantedBug::HupForgotten);
                 if got.drained && !more {
                     self.readable = false;
                 }
@@ -184,7 +184,7 @@ impl<P> Flow<P> {
         &mut self,
         sys: &mut S,
         half: &mut impl Half,
-        to: &mut Port<S::Stream>,
+        to: &mut Endpoint<S::Stream>,
     ) -> Result<bool, SysError> {
         loop {
             if let Held::Pipe { .. } = self.held
@@ -230,16 +230,16 @@ impl<P> Flow<P> {
     }
 
     /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
-    /// `from` it only sends what is held. `patient`: frames wait for payload to go out with.
+    /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with.
     pub(crate) fn pump<S: Sys<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
-        mut from: Option<&mut Port<S::Stream>>,
-        to: &mut Port<S::Stream>,
-        patient: bool,
+        mut from: Option<&mut Endpoint<S::Stream>>,
+        to: &mut Endpoint<S::Stream>,
+        hold_frames: bool,
     ) -> Turn {
-        let turn = self.turn(cx, half, &mut from, to, patient);
+        let turn = self.turn(cx, half, &mut from, to, hold_frames);
         if half.budget(0).forward == 0 {
             self.release_pipe(cx.sys);
         }
@@ -259,14 +259,14 @@ impl<P> Flow<P> {
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
-        from: &mut Option<&mut Port<S::Stream>>,
-        to: &mut Port<S::Stream>,
-        patient: bool,
+        from: &mut Option<&mut Endpoint<S::Stream>>,
+        to: &mut Endpoint<S::Stream>,
+        hold_frames: bool,
     ) -> Turn {
         let mut moved = 0;
         loop {
             let may_take = from.as_ref().is_some_and(|from| from.readable) && half.budget(1).take > 0;
-            if !((may_take || patient) && self.only_frames()) {
+            if !((may_take || hold_frames) && self.only_frames()) {
                 match self.flush(cx.sys, half, to) {
                     Ok(true) => {}
                     Ok(false) => return Turn::Wait,
@@ -326,7 +326,7 @@ impl<P> Flow<P> {
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
-        from: &mut Port<S::Stream>,
+        from: &mut Endpoint<S::Stream>,
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
         let max = half.budget((*capacity as usize).min(TURN)).take;
@@ -346,8 +346,8 @@ impl<P> Flow<P> {
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
-        from: &mut Port<S::Stream>,
-        to: &mut Port<S::Stream>,
+        from: &mut Endpoint<S::Stream>,
+        to: &mut Endpoint<S::Stream>,
     ) -> Result<usize, Stop> {
         let front = match &self.held {
             Held::Bytes(bytes) => {
@@ -394,11 +394,20 @@ enum Stop {
 /// A proxy_conn's socket and its two directions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Link<T, P> {
-    pub(crate) port: Port<T>,
+    pub(crate) port: Endpoint<T>,
     /// Into the proxy_conn: frames, then the egress's payload.
-    pub(crate) into: Flow<P>,
+    pub(crate) egress_flow: Flow<P>,
     /// Out of the proxy_conn: the ingress's payload.
-    pub(crate) out: Flow<P>,
+    pub(crate) ingress_flow: Flow<P>,
+}
+
+/// In which state of its transfer a conn's bytes are exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mode {
+    /// The conn's incoming bytes are payload already, and not frames.
+    pub(crate) incoming_is_payload: bool,
+    /// Frames wait for the outer socket's first bytes, or its end.
+    pub(crate) hold_frames: bool,
 }
 
 /// What an exchange has brought about.
@@ -411,21 +420,20 @@ pub(crate) struct Exchanged {
 }
 
 impl<T, P> Link<T, P> {
-    pub(crate) fn new(port: Port<T>) -> Self {
-        Self { port, into: Flow::default(), out: Flow::default() }
+    pub(crate) fn new(port: Endpoint<T>) -> Self {
+        Self { port, egress_flow: Flow::default(), ingress_flow: Flow::default() }
     }
 
     /// Sends held frames of an idle conn. `Err`: the conn is lost.
     pub(crate) fn flush_frames<S: Sys<Stream = T, Pipe = P>>(&mut self, sys: &mut S) -> Result<(), AbortCode> {
-        match self.into.flush(sys, &mut Egress::default(), &mut self.port) {
+        match self.egress_flow.flush(sys, &mut Egress::default(), &mut self.port) {
             Ok(_) => Ok(()),
             Err(_) => Err(AbortCode::ConnLost),
         }
     }
 
     /// One turn of both directions between the conn and `outer`, which is `None` once it is closed, or
-    /// before it is there. `raw`: the conn's incoming bytes are payload already. `patient`: frames wait for the
-    /// outer socket's first bytes, or its end.
+    /// before it is there.
     ///
     /// # Errors
     /// The transfer must be aborted.
@@ -434,14 +442,13 @@ impl<T, P> Link<T, P> {
         cx: &mut Cx<'_, S>,
         egress: &mut Egress,
         ingress: &mut Ingress,
-        mut outer: Option<&mut Port<T>>,
-        raw: bool,
-        patient: bool,
+        mut outer: Option<&mut Endpoint<T>>,
+        mode: Mode,
     ) -> Result<Exchanged, AbortCode> {
         let mut result = Exchanged::default();
         loop {
-            let patient = patient && !egress.ended();
-            match self.into.pump(cx, egress, outer.as_deref_mut(), &mut self.port, patient) {
+            let hold_frames = mode.hold_frames && !egress.ended();
+            match self.egress_flow.pump(cx, egress, outer.as_deref_mut(), &mut self.port, hold_frames) {
                 Turn::Wait => break,
                 Turn::Again => {
                     result.again = true;
@@ -455,8 +462,8 @@ impl<T, P> Link<T, P> {
         let Some(outer) = outer else {
             return Ok(result);
         };
-        let from = raw.then_some(&mut self.port);
-        match self.out.pump(cx, ingress, from, outer, false) {
+        let from = mode.incoming_is_payload.then_some(&mut self.port);
+        match self.ingress_flow.pump(cx, ingress, from, outer, false) {
             Turn::Wait => {}
             Turn::Again => result.again = true,
             Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
@@ -476,12 +483,11 @@ impl<T, P> Link<T, P> {
 
     /// Closes the conn with a reset and drops what is on its way.
     pub(crate) fn reset<S: Sys<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::PipeLeaked) {
+        if planted(PlantedBug::PipeLeaked) {
             return sys.reset(self.port.stream);
         }
-        self.into.discard(sys);
-        self.out.discard(sys);
+        self.egress_flow.discard(sys);
+        self.ingress_flow.discard(sys);
         sys.reset(self.port.stream);
     }
 }
@@ -508,6 +514,6 @@ impl From<AbortCode> for End {
 }
 
 /// Whether the socket's pending error says that it is lost.
-pub(crate) fn failed<S: Sys>(cx: &mut Cx<'_, S>, port: &Port<S::Stream>) -> bool {
+pub(crate) fn failed<S: Sys>(cx: &mut Cx<'_, S>, port: &Endpoint<S::Stream>) -> bool {
     !matches!(cx.sys.take_error(&port.stream), Ok(()) | Err(SysError::WouldBlock))
 }

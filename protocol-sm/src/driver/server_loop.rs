@@ -9,10 +9,11 @@ mod visitors;
 
 use super::Cx;
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
-use super::relay::{End, Link, Port, failed};
+use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Dropped, Note, Readiness, Sys, Tell, random_u32};
 use super::timers::Timers;
+use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
 use crate::ids::{ConnId, TunnelId};
@@ -28,7 +29,7 @@ use core::net::SocketAddr;
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerLoop<T, P> {
-    lane: usize,
+    loop_index: usize,
     timings: Timings,
     controls: BTreeMap<ControlKey, Shard>,
     slots: Slab<Slot<T, P>>,
@@ -70,7 +71,7 @@ struct Shard {
     /// Visitors of each tunnel, waiting and served; none is 0.
     visits: BTreeMap<TunnelId, u32>,
     /// Event loops that share what a tunnel may use.
-    lanes: u32,
+    loop_count: u32,
     /// The session is over: what is left is transfers that the client is through with.
     closing: bool,
 }
@@ -178,7 +179,7 @@ struct Visitor<T> {
     control: ControlKey,
     tunnel: TunnelId,
     from: SocketAddr,
-    port: Port<T>,
+    port: Endpoint<T>,
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,
     deadline: Option<Instant>,
@@ -190,11 +191,11 @@ trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>> {}
 impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
 
 impl<T, P> ServerLoop<T, P> {
-    /// An empty loop; `lane` is its index.
+    /// An empty event loop, the thread pool's number `loop_index`.
     #[must_use]
-    pub fn new(lane: usize, timings: Timings) -> Self {
+    pub fn new(loop_index: usize, timings: Timings) -> Self {
         Self {
-            lane,
+            loop_index,
             timings,
             controls: BTreeMap::new(),
             slots: Slab::default(),
@@ -330,7 +331,7 @@ impl<T, P> ServerLoop<T, P> {
             max_connections: limits.max_connections,
             active: 0,
             visits: BTreeMap::new(),
-            lanes: limits.lanes,
+            loop_count: limits.loop_count,
             closing: false,
         };
         let before = self.controls.insert(control, shard);
@@ -350,8 +351,7 @@ impl<T, P> ServerLoop<T, P> {
             // The last bytes of a transfer that the client is through with are in our own sockets by now.
             let delivered = code != AbortCode::Stopping
                 && matches!(self.slots.get(token), Some(Slot::Conn(conn)) if conn.state.is_done());
-            #[cfg(feature = "canary")]
-            let delivered = delivered || crate::canary::planted(crate::canary::Fault::SessionLeftOpen);
+            let delivered = delivered || planted(PlantedBug::SessionLeftOpen);
             if !delivered {
                 self.drop_conn(cx, token, code, false);
             }
@@ -377,7 +377,7 @@ impl<T, P> ServerLoop<T, P> {
             Ok(()) => Ok(Slot::Conn(Box::new(Conn {
                 control,
                 id,
-                link: Link::new(Port::new(stream)),
+                link: Link::new(Endpoint::new(stream)),
                 framer: Framer::default(),
                 state,
                 pinged: false,
@@ -419,14 +419,14 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(shard) = self.controls.get_mut(&control) {
             let count = shard.pool.ask(cx.now);
             if count > 0 {
-                cx.sys.tell(FromServerLoop::Ask { control, lane: self.lane, count });
+                cx.sys.tell(FromServerLoop::Ask { control, loop_index: self.loop_index, count });
             }
         }
     }
 
     fn tell_if_drained<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.draining && self.controls.values().all(|shard| shard.active == 0) {
-            cx.sys.tell(FromServerLoop::Drained { lane: self.lane });
+            cx.sys.tell(FromServerLoop::Drained { loop_index: self.loop_index });
         }
     }
 }

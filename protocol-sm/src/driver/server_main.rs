@@ -3,15 +3,15 @@
 //! A connection is nobody's until its handshake is through; until then it costs one slot, a fixed number of
 //! bytes and a deadline, and where there are too many, the oldest of the source address that has most makes room.
 
-mod crowd;
-mod doors;
-mod links;
+mod accept;
+mod ctl_handshake;
+mod handshake_limit;
 mod sessions;
 
 use super::Cx;
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, ToLane, ToListener, ToServerLoop, ToServerMain};
-use super::relay::Port;
+use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Listen, Note, Readiness, Role, SysError, Tell};
 use super::timers::Timers;
@@ -30,7 +30,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use crowd::Crowd;
+use handshake_limit::HandshakeLimit;
 
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,12 +47,12 @@ const READS: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerMain<T, L> {
     settings: ServerSettings,
-    lanes: usize,
+    loop_count: usize,
     bind_ip: IpAddr,
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
     doors: Vec<Token>,
-    controls: BTreeMap<ControlKey, Seat>,
+    controls: BTreeMap<ControlKey, SessionEntry>,
     by_session: BTreeMap<SessionId, ControlKey>,
     by_client: BTreeMap<ClientId, ControlKey>,
     /// Sessions by where their last ctl_conn came from.
@@ -61,7 +61,7 @@ pub struct ServerMain<T, L> {
     /// Connections whose handshake is not through, by deadline,
     handshakes: Timers,
     /// and by source, but for those that have proved themselves and wait for their welcome.
-    crowd: Crowd,
+    handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     failures: Rates,
     turned_away: TurnedAway,
@@ -133,7 +133,7 @@ enum Stage {
 /// A connection on the proxy port, until its hello is there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProxyHand<T> {
-    port: Port<T>,
+    port: Endpoint<T>,
     from: SocketAddr,
     framer: Framer<ProxyToServer>,
     reader: PrefaceReader,
@@ -143,7 +143,7 @@ struct ProxyHand<T> {
 
 /// A session and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Seat {
+struct SessionEntry {
     control: Control,
     /// Its ctl_conn, or the end of its grace.
     at: Result<Token, Instant>,
@@ -178,20 +178,20 @@ impl From<HandshakeRefusal> for Stop {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T, L>: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener> {}
+trait MainSys<T, L>: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> {}
 
 impl<T, L, S> MainSys<T, L> for S where
-    S: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener>
+    S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
 {
 }
 
 impl<T, L> ServerMain<T, L> {
-    /// A server with `lanes` event loops whose public ports are opened on `bind_ip`.
+    /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
     #[must_use]
-    pub fn new(settings: ServerSettings, lanes: usize, bind_ip: IpAddr) -> Self {
+    pub fn new(settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
         Self {
             settings,
-            lanes,
+            loop_count,
             bind_ip,
             proxy_port: 0,
             slots: Slab::default(),
@@ -202,7 +202,7 @@ impl<T, L> ServerMain<T, L> {
             by_source: BTreeMap::new(),
             next_key: 1,
             handshakes: Timers::default(),
-            crowd: Crowd::default(),
+            handshake_limit: HandshakeLimit::default(),
             failures: Rates::new(FAILURE_INTERVAL, FAILURES),
             turned_away: TurnedAway::default(),
             graces: BTreeSet::new(),
@@ -290,8 +290,8 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A connection's handshake is through, one way or the other.
-    fn leave_crowd(&mut self, from: SocketAddr, token: Token) {
-        self.crowd.remove(Source::of(from.ip()), token);
+    fn leave_handshake_limit(&mut self, from: SocketAddr, token: Token) {
+        self.handshake_limit.remove(Source::of(from.ip()), token);
     }
 
     fn enqueue(&mut self, token: Token) {
@@ -309,7 +309,7 @@ impl<T, L> ServerMain<T, L> {
 
 impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
-    S: Listen<Stream = T, Listener = L> + Tell<ToLane<ToServerLoop<T>>> + Tell<ToListener>,
+    S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>,
 {
     type Message = ToServerMain<T>;
 
@@ -426,8 +426,8 @@ impl<T, L> ServerMain<T, L> {
             }
             self.send(cx, key, ServerMsg::Drain);
         }
-        for lane in 0..self.lanes {
-            cx.sys.tell(ToLane { lane, message: ToServerLoop::Drain });
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Drain });
         }
     }
 
@@ -436,8 +436,8 @@ impl<T, L> ServerMain<T, L> {
         for key in keys {
             self.end_session(cx, key, CloseCode::Stopping, AbortCode::Stopping);
         }
-        for lane in 0..self.lanes {
-            cx.sys.tell(ToLane { lane, message: ToServerLoop::Stop });
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Stop });
         }
         let tokens: Vec<_> = self.slots.keys().collect();
         for token in tokens {
@@ -449,7 +449,7 @@ impl<T, L> ServerMain<T, L> {
             }
         }
         self.handshakes = Timers::default();
-        self.crowd = Crowd::default();
+        self.handshake_limit = HandshakeLimit::default();
         self.heartbeats = Timers::default();
         if let Some(stopping) = &mut self.stopping {
             stopping.over = true;

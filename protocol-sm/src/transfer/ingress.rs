@@ -10,6 +10,7 @@
 //! - I3 the outer socket's write half is shut exactly once, and only at `forwarded == total`.
 
 use super::{Budget, Count, Half};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
 
 /// See the module.
@@ -39,8 +40,7 @@ impl Ingress {
     /// Whether the outer socket's write half must be shut now.
     #[must_use]
     pub fn shutdown_due(&self) -> bool {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::ShutTooEarly) {
+        if planted(PlantedBug::ShutTooEarly) {
             return !self.shut && self.total.is_some();
         }
         !self.shut && self.total == Some(self.count.forwarded)
@@ -52,8 +52,7 @@ impl Ingress {
     /// If it was not due (I3).
     pub fn on_shutdown(&mut self) {
         assert!(self.shutdown_due(), "I3: shut once, and only when every byte is through");
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::ShutTwice) {
+        if planted(PlantedBug::ShutTwice) {
             return;
         }
         self.shut = true;
@@ -80,8 +79,7 @@ impl Ingress {
 
 impl Half for Ingress {
     fn budget(&self, room: usize) -> Budget {
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::IngressNotCapped) {
+        if planted(PlantedBug::IngressNotCapped) {
             return Budget { take: room, forward: self.count.held() };
         }
         let take = match self.total {
@@ -93,8 +91,7 @@ impl Half for Ingress {
 
     fn on_taken(&mut self, n: usize) {
         self.count.on_taken(n);
-        #[cfg(feature = "canary")]
-        if crate::canary::planted(crate::canary::Fault::IngressNotCapped) {
+        if planted(PlantedBug::IngressNotCapped) {
             return;
         }
         assert!(self.total.is_none_or(|total| self.count.taken <= total), "I1: taken past the total");

@@ -11,6 +11,6 @@ pub use ctl::{
     ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
-pub use preface::{Greeting, MAGIC, PREFACE_LEN, Port, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
+pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
 pub use tls::{ALPN, Opening};

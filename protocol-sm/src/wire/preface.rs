@@ -2,7 +2,7 @@
 //! "Preface"). Fixed size, so a stranger is told apart with nothing allocated for it.
 
 use super::frame::WireError;
-use super::tls::Knock;
+use super::tls::ClientHelloScan;
 use crate::codes::HandshakeRefusal;
 
 /// Length of a preface and of its answer, in bytes.
@@ -14,14 +14,14 @@ pub const VERSION: u8 = 1;
 
 /// Which of the two kinds of connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Port {
+pub enum ConnKind {
     /// A ctl_conn.
     Ctl,
     /// A proxy_conn.
     Proxy,
 }
 
-impl Port {
+impl ConnKind {
     fn byte(self) -> u8 {
         match self {
             Self::Ctl => b'C',
@@ -34,7 +34,7 @@ impl Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Preface {
     /// Kind of connection.
-    pub port: Port,
+    pub port: ConnKind,
     /// Lowest version spoken, from 1.
     pub min: u8,
     /// Highest version spoken.
@@ -44,7 +44,7 @@ pub struct Preface {
 impl Preface {
     /// The preface of this crate's client.
     #[must_use]
-    pub fn ours(port: Port) -> Self {
+    pub fn ours(port: ConnKind) -> Self {
         Self { port, min: VERSION, max: VERSION }
     }
 
@@ -58,8 +58,8 @@ impl Preface {
     fn decode(bytes: [u8; PREFACE_LEN]) -> Result<Self, WireError> {
         let [a, b, c, d, kind, min, max, zero] = bytes;
         let port = match kind {
-            b'C' => Port::Ctl,
-            b'P' => Port::Proxy,
+            b'C' => ConnKind::Ctl,
+            b'P' => ConnKind::Proxy,
             _ => return Err(WireError::NotCproxy),
         };
         if [a, b, c, d] != MAGIC || min == 0 || min > max || zero != 0 {
@@ -94,7 +94,7 @@ pub enum Greeting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// Kind of connection, as the client said.
-    pub port: Port,
+    pub port: ConnKind,
     /// The version chosen, or why none.
     pub greeting: Greeting,
 }
@@ -113,7 +113,7 @@ impl Reply {
 
     /// What a server without TLS answers to one of our clients that speaks TLS: no version, in the clear.
     #[must_use]
-    pub fn to_tls(port: Port) -> Self {
+    pub fn to_tls(port: ConnKind) -> Self {
         Self { port, greeting: Greeting::Refused { min: VERSION, max: VERSION } }
     }
 
@@ -179,7 +179,7 @@ impl Eight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PrefaceReader {
     eight: Eight,
-    knock: Knock,
+    scan: ClientHelloScan,
 }
 
 impl PrefaceReader {
@@ -189,9 +189,9 @@ impl PrefaceReader {
     /// [`WireError::NotCproxy`] at the first byte that shows it; [`WireError::Tls`] for a client of ours that
     /// speaks TLS.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Preface>, WireError> {
-        let knocks = self.eight.have == 0 && input.first().is_some_and(|&first| Knock::begins_with(first));
-        if knocks || self.knock.has_begun() {
-            return self.knock.next(input).map(|()| None);
+        let knocks = self.eight.have == 0 && input.first().is_some_and(|&first| ClientHelloScan::begins_with(first));
+        if knocks || self.scan.has_begun() {
+            return self.scan.next(input).map(|()| None);
         }
         self.eight.take(input)?.map(Preface::decode).transpose()
     }

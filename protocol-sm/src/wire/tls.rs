@@ -42,14 +42,14 @@ impl Opening {
 /// Finds out whether a ClientHello on a server without TLS is that of one of our clients, who is to be told
 /// (P-TLS-5), or a stranger's, who is not. Looks for the name alone: parses nothing, keeps nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Knock {
+pub(super) struct ClientHelloScan {
     read: u16,
     /// The record's length, as far as it was read.
     length: u16,
     matched: u8,
 }
 
-impl Knock {
+impl ClientHelloScan {
     /// Whether a connection that begins with `first` is one for this.
     pub(super) fn begins_with(first: u8) -> bool {
         first == HANDSHAKE
@@ -90,7 +90,7 @@ impl Knock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::preface::{Port, Preface, PrefaceReader, Reply};
+    use super::super::preface::{ConnKind, Preface, PrefaceReader, Reply};
     use super::*;
     use alloc::vec::Vec;
 
@@ -103,8 +103,8 @@ mod tests {
             (b"C", None),
             (b"CPX", None),
             (b"CPXY", Some(Opening::Cproxy)),
-            (&Preface::ours(Port::Ctl).encode(), Some(Opening::Cproxy)),
-            (&Reply::to(Preface::ours(Port::Proxy)).encode(), Some(Opening::Cproxy)),
+            (&Preface::ours(ConnKind::Ctl).encode(), Some(Opening::Cproxy)),
+            (&Reply::to(Preface::ours(ConnKind::Proxy)).encode(), Some(Opening::Cproxy)),
             (b"CONNECT", Some(Opening::Stranger)),
             (b"GET / HTTP/1.1", Some(Opening::Stranger)),
         ] {

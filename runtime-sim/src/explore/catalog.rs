@@ -1,11 +1,11 @@
 //! The configurations that are explored, by what they are about.
 
 use super::loops::Config;
-use super::mains::Mains;
 use super::net::Window;
 use super::peers::Grain::{Coarse, Fine, Medium};
+use super::programs::Programs;
 use super::search::{self, Counterexample, Report};
-use super::{explore_mains, loops};
+use super::{explore_programs, loops};
 use protocol_sm::driver::Strategy;
 
 /// More states than any configuration here has.
@@ -17,7 +17,7 @@ pub enum Search {
     /// Two event loops.
     Loops(Config),
     /// Whole programs.
-    Programs(Mains),
+    Programs(Programs),
 }
 
 impl Search {
@@ -28,7 +28,7 @@ impl Search {
     pub fn run(self) -> Result<Report, Box<Counterexample>> {
         match self {
             Self::Loops(config) => search::explore(&loops::Loops::new(config), LIMIT),
-            Self::Programs(config) => explore_mains(config, LIMIT),
+            Self::Programs(config) => explore_programs(config, LIMIT),
         }
     }
 }
@@ -74,18 +74,18 @@ const fn loops(config: Config) -> Search {
     Search::Loops(config)
 }
 
-const fn programs(config: Mains) -> Search {
+const fn programs(config: Programs) -> Search {
     Search::Programs(config)
 }
 
 const NARROW: Window = Window { segments: 1, ..Window::WIDE };
 const BYTES: Window = Window { bytes: 1, ..Window::WIDE };
 const SPLICE: Config = Config { strategy: Strategy::Splice, pipe: 1, ..Config::new(2, 1, Fine) };
-const GRACE: Mains = Mains { ctl_losses: 1, server_grace: true, ..Mains::new(1, Medium) };
-const NEWCOMER: Mains = Mains { newcomer: true, ..Mains::new(0, Coarse) };
-const CLIENT_STOPS: Mains = Mains { client_stops: true, server_grace: true, ..Mains::new(1, Medium) };
-const HASTY: Mains = Mains { server_stops: true, impatient: true, ..Mains::new(1, Medium) };
-const SLOW_MAIL: Mains = Mains { lazy: true, ..Mains::new(1, Coarse) };
+const GRACE: Programs = Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Medium) };
+const NEWCOMER: Programs = Programs { newcomer: true, ..Programs::new(0, Coarse) };
+const CLIENT_STOPS: Programs = Programs { client_stops: true, server_grace: true, ..Programs::new(1, Medium) };
+const HASTY: Programs = Programs { server_stops: true, impatient: true, ..Programs::new(1, Medium) };
+const SLOW_MAIL: Programs = Programs { lazy: true, ..Programs::new(1, Coarse) };
 
 /// All of them.
 pub const CATALOG: &[Entry] = &{
@@ -127,33 +127,33 @@ pub const CATALOG: &[Entry] = &{
             loops(Config { window: NARROW, conns: 2, grain: Medium, ..SPLICE }),
         ),
         large(Pressure, "splice, narrow, loss", loops(Config { window: NARROW, losses: 1, grain: Medium, ..SPLICE })),
-        small(Resume, "one ctl_conn lost", programs(Mains { ctl_losses: 1, ..Mains::new(1, Medium) })),
+        small(Resume, "one ctl_conn lost", programs(Programs { ctl_losses: 1, ..Programs::new(1, Medium) })),
         small(
             Resume,
             "a ctl_conn and a proxy_conn lost",
-            programs(Mains { ctl_losses: 1, proxy_losses: 1, ..Mains::new(1, Medium) }),
+            programs(Programs { ctl_losses: 1, proxy_losses: 1, ..Programs::new(1, Medium) }),
         ),
-        small(Resume, "two ctl_conns lost", programs(Mains { ctl_losses: 2, keep: 1, ..Mains::new(1, Coarse) })),
-        large(Resume, "2 transfers, a ctl_conn lost", programs(Mains { ctl_losses: 1, ..Mains::new(2, Coarse) })),
-        large(Resume, "with slow mail", programs(Mains { ctl_losses: 1, lazy: true, ..Mains::new(1, Medium) })),
-        large(Resume, "fine", programs(Mains { ctl_losses: 2, proxy_losses: 1, ..Mains::new(1, Fine) })),
+        small(Resume, "two ctl_conns lost", programs(Programs { ctl_losses: 2, keep: 1, ..Programs::new(1, Coarse) })),
+        large(Resume, "2 transfers, a ctl_conn lost", programs(Programs { ctl_losses: 1, ..Programs::new(2, Coarse) })),
+        large(Resume, "with slow mail", programs(Programs { ctl_losses: 1, lazy: true, ..Programs::new(1, Medium) })),
+        large(Resume, "fine", programs(Programs { ctl_losses: 2, proxy_losses: 1, ..Programs::new(1, Fine) })),
         small(Grace, "the server's grace", programs(GRACE)),
-        small(Grace, "the client's grace", programs(Mains { client_grace: true, server_grace: false, ..GRACE })),
-        small(Grace, "both", programs(Mains { client_grace: true, proxy_losses: 1, ..GRACE })),
-        large(Grace, "both, slow mail", programs(Mains { client_grace: true, lazy: true, grain: Coarse, ..GRACE })),
+        small(Grace, "the client's grace", programs(Programs { client_grace: true, server_grace: false, ..GRACE })),
+        small(Grace, "both", programs(Programs { client_grace: true, proxy_losses: 1, ..GRACE })),
+        large(Grace, "both, slow mail", programs(Programs { client_grace: true, lazy: true, grain: Coarse, ..GRACE })),
         small(Replacement, "a newcomer, nobody visits", programs(NEWCOMER)),
-        small(Replacement, "a newcomer and a visitor", programs(Mains { visits: 1, ..NEWCOMER })),
-        small(Replacement, "the first freezes, nobody visits", programs(Mains { freeze: true, ..NEWCOMER })),
-        large(Replacement, "the first freezes", programs(Mains { visits: 1, freeze: true, ..NEWCOMER })),
-        large(Replacement, "a newcomer, and a ctl_conn is lost", programs(Mains { ctl_losses: 1, ..NEWCOMER })),
-        small(Stopping, "the server stops", programs(Mains { server_stops: true, ..Mains::new(2, Coarse) })),
+        small(Replacement, "a newcomer and a visitor", programs(Programs { visits: 1, ..NEWCOMER })),
+        small(Replacement, "the first freezes, nobody visits", programs(Programs { freeze: true, ..NEWCOMER })),
+        large(Replacement, "the first freezes", programs(Programs { visits: 1, freeze: true, ..NEWCOMER })),
+        large(Replacement, "a newcomer, and a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..NEWCOMER })),
+        small(Stopping, "the server stops", programs(Programs { server_stops: true, ..Programs::new(2, Coarse) })),
         small(Stopping, "the client stops", programs(CLIENT_STOPS)),
         small(Stopping, "the server does not wait", programs(HASTY)),
-        small(Stopping, "the client does not wait", programs(Mains { impatient: true, ..CLIENT_STOPS })),
-        small(Stopping, "the server stops, a ctl_conn is lost", programs(Mains { ctl_losses: 1, ..HASTY })),
-        small(Stopping, "both stop", programs(Mains { server_stops: true, impatient: true, ..CLIENT_STOPS })),
-        small(Stopping, "slow mail", programs(Mains { visits: 2, ..SLOW_MAIL })),
-        small(Stopping, "slow mail, the server stops", programs(Mains { server_stops: true, ..SLOW_MAIL })),
-        small(Stopping, "a newcomer, and the server stops", programs(Mains { newcomer: true, visits: 0, ..HASTY })),
+        small(Stopping, "the client does not wait", programs(Programs { impatient: true, ..CLIENT_STOPS })),
+        small(Stopping, "the server stops, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..HASTY })),
+        small(Stopping, "both stop", programs(Programs { server_stops: true, impatient: true, ..CLIENT_STOPS })),
+        small(Stopping, "slow mail", programs(Programs { visits: 2, ..SLOW_MAIL })),
+        small(Stopping, "slow mail, the server stops", programs(Programs { server_stops: true, ..SLOW_MAIL })),
+        small(Stopping, "a newcomer, and the server stops", programs(Programs { newcomer: true, visits: 0, ..HASTY })),
     ]
 };

@@ -2,7 +2,7 @@
 //!
 //! The ctl_conn between them is an ordered queue of messages in each direction, as the main threads make it: with
 //! one event loop on each side a main thread passes `Fin`, `Done` and `Abort` on in order and answers asks for conns,
-//! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `mains`.
+//! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `programs`.
 
 use super::fingerprint::{Part, Parts};
 use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Stream, Told, Visit, Who, Window, at};
@@ -21,7 +21,7 @@ use protocol_sm::ids::{ConnId, SessionId, TunnelId};
 use protocol_sm::settings::Timings;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{
-    ClientMsg, Ctl, Framer, Message, Port, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
+    ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
 };
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -144,7 +144,7 @@ pub(super) struct State {
 
 /// What the session's main threads agreed on.
 static KEY: LazyLock<SessionKey> = LazyLock::new(|| {
-    let preface = Preface::ours(Port::Ctl);
+    let preface = Preface::ours(ConnKind::Ctl);
     let said = Ctl::Ping { received: 0 };
     let answer = Ctl::Ping { received: 0 };
     let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
@@ -447,7 +447,8 @@ impl Model for Loops {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
         });
-        let limits = Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, lanes: 1 };
+        let limits =
+            Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, loop_count: 1 };
         let open = ToServerLoop::Open { control: CONTROL, limits };
         self.server(&mut state, None, story, |server, cx| server.on_message(cx, open));
         if config.ready {

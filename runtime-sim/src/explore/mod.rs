@@ -7,18 +7,18 @@ mod catalog;
 mod fingerprint;
 mod guard;
 mod loops;
-mod mains;
 mod net;
 mod peers;
+mod programs;
 mod search;
 mod story;
 mod tape;
 
 pub use catalog::{CATALOG, Entry, Search, Topic};
 pub use loops::Config;
-pub use mains::Mains;
 pub use net::{Side, Window};
 pub use peers::Grain;
+pub use programs::Programs;
 pub use search::{Counterexample, Report};
 pub use tape::{Failure, Stats, run_tape};
 
@@ -34,6 +34,6 @@ pub fn explore_loops(config: Config, limit: usize) -> Result<Report, Box<Counter
 ///
 /// # Errors
 /// The shortest path to what must not be.
-pub fn explore_mains(config: Mains, limit: usize) -> Result<Report, Box<Counterexample>> {
+pub fn explore_programs(config: Programs, limit: usize) -> Result<Report, Box<Counterexample>> {
     search::explore(&config, limit)
 }

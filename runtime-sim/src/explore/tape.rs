@@ -6,9 +6,9 @@
 
 use super::guard::guarded;
 use super::loops::{Config, Loops};
-use super::mains::Mains;
 use super::net::{Visit, Window};
 use super::peers::Grain;
+use super::programs::Programs;
 use super::search::Model;
 use super::story::Story;
 use protocol_sm::driver::Strategy;
@@ -110,14 +110,14 @@ impl Run {
 }
 
 /// Whole programs that are set up, by the first words of a tape.
-fn programs(words: &mut impl Iterator<Item = u16>) -> Mains {
+fn programs(words: &mut impl Iterator<Item = u16>) -> Programs {
     let mut pick = |choices: u16| words.next().unwrap_or(0) % choices;
     let visits = usize::from(pick(5));
     let newcomer = pick(3) == 1;
     let freeze = newcomer && pick(3) == 1;
     let client_stops = pick(4) == 1;
     let client_grace = pick(3) == 1;
-    Mains {
+    Programs {
         grain: [Grain::Fine, Grain::Medium, Grain::Coarse][usize::from(pick(3))],
         keep: u32::from(pick(3)),
         proxy_losses: usize::from(pick(3)),
@@ -132,7 +132,7 @@ fn programs(words: &mut impl Iterator<Item = u16>) -> Mains {
         client_stops,
         impatient: pick(2) == 1 || freeze,
         lazy: pick(2) == 1,
-        ..Mains::new(visits, Grain::Fine)
+        ..Programs::new(visits, Grain::Fine)
     }
 }
 

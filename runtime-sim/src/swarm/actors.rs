@@ -8,7 +8,7 @@ use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
 use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
-use protocol_sm::wire::Port;
+use protocol_sm::wire::ConnKind;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -412,7 +412,7 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
 async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     let mut impostor = Impostor::new(&mut rng, &stage.overheard.borrow());
     stage.remark(Some(who), || format!("{impostor:.40?}"));
-    let port = if impostor.port() == Port::Ctl { CTL } else { PROXY };
+    let port = if impostor.port() == ConnKind::Ctl { CTL } else { PROXY };
     let to = SocketAddr::new(turmoil::lookup("server"), port);
     let mut socket = Socket::connect(&stage, who, None, to);
     let mut over = |cx: &mut Context<'_>| {

@@ -88,7 +88,7 @@ pub(super) struct Blow {
 /// A client's part of the plan.
 #[derive(Clone, Debug)]
 pub(super) struct ClientPlan {
-    pub(super) lanes: usize,
+    pub(super) loop_count: usize,
     /// Its tunnels: indices into [`Plan::tunnels`].
     pub(super) tunnels: Vec<usize>,
 }
@@ -106,7 +106,7 @@ pub(super) struct TunnelPlan {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    pub(super) lanes: usize,
+    pub(super) loop_count: usize,
     pub(super) idle_conns: u32,
     pub(super) max_waiting: u32,
     pub(super) max_connections: u32,
@@ -154,7 +154,7 @@ impl Plan {
                         service_first: rng.chance(50),
                     });
                 }
-                ClientPlan { lanes: rng.size(1, 3), tunnels: (first..tunnels.len()).collect() }
+                ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect() }
             })
             .collect();
         let length = Duration::from_millis(rng.range(4_000, 15_000));
@@ -182,7 +182,7 @@ impl Plan {
         let small = !gentle && rng.chance(20);
         let window = rng.log_size(512, 256 * 1024);
         Self {
-            lanes: rng.size(1, 3),
+            loop_count: rng.size(1, 3),
             idle_conns: u32::try_from(rng.range(0, 4)).expect("small"),
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },

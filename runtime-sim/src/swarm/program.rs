@@ -32,7 +32,7 @@ const ROUNDS: u32 = 20_000;
 const RESTART: Duration = Duration::from_millis(500);
 
 /// A driver with its mailbox and buffer.
-struct Seat<D, M> {
+struct SimThread<D, M> {
     driver: D,
     mailbox: Mailbox<M>,
     thread: Thread,
@@ -42,7 +42,7 @@ struct Seat<D, M> {
     runs_at: Option<Instant>,
 }
 
-impl<D: Driver<Thread, Message = M>, M> Seat<D, M> {
+impl<D: Driver<Thread, Message = M>, M> SimThread<D, M> {
     fn new(process: &Rc<RefCell<Process>>, index: usize, driver: D, mailbox: Mailbox<M>) -> Rc<RefCell<Self>> {
         let thread = Thread { process: Rc::clone(process), index };
         let (rng, scratch) = {
@@ -66,7 +66,7 @@ trait Runs {
     fn next_deadline(&self) -> Option<Instant>;
 }
 
-impl<D: Driver<Thread, Message = M>, M> Runs for Seat<D, M> {
+impl<D: Driver<Thread, Message = M>, M> Runs for SimThread<D, M> {
     fn run(&mut self, now: Instant) -> bool {
         let index = self.thread.index;
         let due = self.driver.is_busy()
@@ -210,19 +210,20 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         ..ServerSettings::default()
     };
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let process = Process::new(stage, SERVER, plan.lanes);
+    let process = Process::new(stage, SERVER, plan.loop_count);
     let mut program = Program::new(Rc::clone(&process));
-    let seat =
-        |index, mailbox| Seat::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.lanes, ip), mailbox);
+    let seat = |index, mailbox| {
+        SimThread::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.loop_count, ip), mailbox)
+    };
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
     let main = seat(0, Rc::clone(&mailbox));
     let inbox = Rc::clone(&process.borrow().mail.listener);
-    let listener = Seat::new(&process, 1, Listener::<Door>::new(plan.lanes), inbox);
+    let listener = SimThread::new(&process, 1, Listener::<Door>::new(plan.loop_count), inbox);
     let mut loops = Vec::new();
-    for lane in 0..plan.lanes {
-        let inbox = Rc::clone(&process.borrow().mail.server_loops[lane]);
-        let driver = ServerLoop::<Stream, Pipe>::new(lane, plan.timings.clone());
-        loops.push(Seat::new(&process, 2 + lane, driver, inbox));
+    for loop_index in 0..plan.loop_count {
+        let inbox = Rc::clone(&process.borrow().mail.server_loops[loop_index]);
+        let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
+        loops.push(SimThread::new(&process, 2 + loop_index, driver, inbox));
     }
     let ports = (SocketAddr::new(ip, CTL), SocketAddr::new(ip, PROXY));
     let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1));
@@ -299,16 +300,16 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         timings: plan.timings.clone(),
     };
     let locals = spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.tunnels[tunnel].service_port)).collect();
-    let process = Process::new(stage, who, spec.lanes);
+    let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
-    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.lanes);
-    let main = Seat::new(&process, 0, driver, Rc::clone(&mailbox));
+    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.loop_count);
+    let main = SimThread::new(&process, 0, driver, Rc::clone(&mailbox));
     let mut loops = Vec::new();
-    for lane in 0..spec.lanes {
-        let inbox = Rc::clone(&process.borrow().mail.client_loops[lane]);
-        let driver = ClientLoop::<Stream, Pipe>::new(lane, plan.timings.clone());
-        loops.push(Seat::new(&process, 1 + lane, driver, inbox));
+    for loop_index in 0..spec.loop_count {
+        let inbox = Rc::clone(&process.borrow().mail.client_loops[loop_index]);
+        let driver = ClientLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
+        loops.push(SimThread::new(&process, 1 + loop_index, driver, inbox));
     }
     main.borrow_mut().call(stage.now(), |main, cx| main.start(cx));
     program.threads = vec![main.clone()];

@@ -11,7 +11,7 @@ use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
     ToServerMain,
 };
 use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
@@ -96,10 +96,10 @@ impl std::fmt::Debug for Process {
 }
 
 impl Process {
-    pub(super) fn new(stage: &Rc<Stage>, who: ProcId, lanes: usize) -> Rc<RefCell<Self>> {
+    pub(super) fn new(stage: &Rc<Stage>, who: ProcId, loop_count: usize) -> Rc<RefCell<Self>> {
         let mut mail = Mail::default();
-        mail.server_loops.resize_with(lanes, Mailbox::default);
-        mail.client_loops.resize_with(lanes, Mailbox::default);
+        mail.server_loops.resize_with(loop_count, Mailbox::default);
+        mail.client_loops.resize_with(loop_count, Mailbox::default);
         Rc::new(RefCell::new(Self {
             stage: Rc::clone(stage),
             who,
@@ -453,22 +453,22 @@ fn post<M>(to: &Mailbox<M>, message: M) {
     to.borrow_mut().push_back(message);
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for Thread {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+impl Tell<ToLoop<ToServerLoop<Stream>>> for Thread {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
         let process = self.process.borrow();
         process.watch.told_server_loop(&msg.message);
         if let ToServerLoop::Conn { stream, .. } = &msg.message {
             process.stage.overheard.borrow_mut().on_admitted(key(stream));
         }
-        post(&process.mail.server_loops[msg.lane], msg.message);
+        post(&process.mail.server_loops[msg.loop_index], msg.message);
     }
 }
 
-impl Tell<ToLane<ToClientLoop>> for Thread {
-    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+impl Tell<ToLoop<ToClientLoop>> for Thread {
+    fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         let process = self.process.borrow();
         process.watch.told_client_loop(&msg.message);
-        post(&process.mail.client_loops[msg.lane], msg.message);
+        post(&process.mail.client_loops[msg.loop_index], msg.message);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
 use core::net::{IpAddr, SocketAddr};
 use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
-use protocol_sm::wire::Port;
+use protocol_sm::wire::ConnKind;
 use std::time::Duration;
 
 /// When an actor shuts its write half.
@@ -269,7 +269,7 @@ impl Actors {
         overheard: &Overheard,
     ) {
         let impostor = Impostor::new(&mut self.rng, overheard);
-        let to = SocketAddr::new(server, if impostor.port() == Port::Ctl { super::CTL } else { super::PROXY });
+        let to = SocketAddr::new(server, if impostor.port() == ConnKind::Ctl { super::CTL } else { super::PROXY });
         let now = kernel.now();
         kernel.trace.remark(now, Some(from.0), || format!("{impostor:.40?}"));
         let script = Script::new(&mut self.rng, plan, Side::Visitor, false);

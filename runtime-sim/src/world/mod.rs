@@ -357,7 +357,7 @@ impl World {
             ..ServerSettings::default()
         };
         let timings = self.plan.timings.clone();
-        let tasks = Task::server(settings, &timings, self.plan.lanes);
+        let tasks = Task::server(settings, &timings, self.plan.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
         self.begin_server(self.server);
     }
@@ -400,7 +400,7 @@ impl World {
             }
         };
         let locals = spec.tunnels.iter().map(local).collect();
-        let tasks = Task::client(settings, server, locals, spec.lanes);
+        let tasks = Task::client(settings, server, locals, spec.loop_count);
         let process = self.add_process(Role::Client { client, rival }, proc, tasks);
         self.begin_client(process);
         process

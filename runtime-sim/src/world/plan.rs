@@ -81,7 +81,7 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
     /// Its event loops.
-    pub lanes: usize,
+    pub loop_count: usize,
     /// Its tunnels: indices into [`Plan::tunnels`].
     pub tunnels: Vec<usize>,
     /// Whether it runs on the server's machine.
@@ -116,7 +116,7 @@ pub struct Plan {
     /// Nothing happens that anybody could be harmed by: everybody must be served whole.
     pub calm: bool,
     /// The server's event loops.
-    pub lanes: usize,
+    pub loop_count: usize,
     /// Idle conns per client.
     pub idle_conns: u32,
     /// `max_waiting` and `max_connections`.
@@ -195,7 +195,7 @@ impl Plan {
                     });
                 }
                 ClientPlan {
-                    lanes: rng.size(1, 3),
+                    loop_count: rng.size(1, 3),
                     tunnels: (first..tunnels.len()).collect(),
                     on_server: !token || rng.chance(10),
                     remote_services: rng.chance(50),
@@ -217,7 +217,7 @@ impl Plan {
         Self {
             seed,
             calm,
-            lanes: rng.size(1, 3),
+            loop_count: rng.size(1, 3),
             idle_conns: u32::try_from(rng.range(0, 4)).expect("small"),
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },

@@ -7,7 +7,7 @@ use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToLane, ToListener, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
     ToServerMain,
 };
 use protocol_sm::driver::{Listen, Lookup, Note, Received, Resolve, Role, Sys, SysError, Tell, Token};
@@ -294,9 +294,9 @@ impl Resolve for ThreadSys<'_> {
     }
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for ThreadSys<'_> {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
-        self.effects.mail.push((SERVER_LOOPS + msg.lane, Mail::ServerLoop(msg.message)));
+impl Tell<ToLoop<ToServerLoop<Stream>>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
+        self.effects.mail.push((SERVER_LOOPS + msg.loop_index, Mail::ServerLoop(msg.message)));
     }
 }
 
@@ -318,9 +318,9 @@ impl Tell<FromListener> for ThreadSys<'_> {
     }
 }
 
-impl Tell<ToLane<ToClientLoop>> for ThreadSys<'_> {
-    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
-        self.effects.mail.push((CLIENT_LOOPS + msg.lane, Mail::ClientLoop(msg.message)));
+impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
+        self.effects.mail.push((CLIENT_LOOPS + msg.loop_index, Mail::ClientLoop(msg.message)));
     }
 }
 

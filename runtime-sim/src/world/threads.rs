@@ -28,18 +28,25 @@ pub(super) enum Task {
 }
 
 impl Task {
-    pub(super) fn server(settings: ServerSettings, timings: &Timings, lanes: usize) -> Vec<Self> {
+    pub(super) fn server(settings: ServerSettings, timings: &Timings, loop_count: usize) -> Vec<Self> {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let mut tasks =
-            vec![Self::ServerMain(ServerMain::new(settings, lanes, any)), Self::Listener(Listener::new(lanes))];
-        tasks.extend((0..lanes).map(|lane| Self::ServerLoop(ServerLoop::new(lane, timings.clone()))));
+        let mut tasks = vec![
+            Self::ServerMain(ServerMain::new(settings, loop_count, any)),
+            Self::Listener(Listener::new(loop_count)),
+        ];
+        tasks.extend((0..loop_count).map(|loop_index| Self::ServerLoop(ServerLoop::new(loop_index, timings.clone()))));
         tasks
     }
 
-    pub(super) fn client(settings: ClientSettings, server: String, locals: Vec<String>, lanes: usize) -> Vec<Self> {
+    pub(super) fn client(
+        settings: ClientSettings,
+        server: String,
+        locals: Vec<String>,
+        loop_count: usize,
+    ) -> Vec<Self> {
         let timings = settings.timings.clone();
-        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, locals, lanes))];
-        tasks.extend((0..lanes).map(|lane| Self::ClientLoop(ClientLoop::new(lane, timings.clone()))));
+        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, locals, loop_count))];
+        tasks.extend((0..loop_count).map(|loop_index| Self::ClientLoop(ClientLoop::new(loop_index, timings.clone()))));
         tasks
     }
 

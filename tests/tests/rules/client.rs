@@ -4,8 +4,8 @@ use super::peer::{RawServer, ServerConn, ServerEnd, fresh_session};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::wire::{
-    ClientMsg, Message, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply, ServerHandshake, ServerHello,
-    ServerMsg, ToClient, ToServer,
+    ClientMsg, ConnKind, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, ServerHandshake,
+    ServerHello, ServerMsg, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -161,7 +161,7 @@ fn a_handshake_out_of_turn_is_hung_up_on() {
     let need = ToClient::Numbered { seq: 1, msg: ServerMsg::NeedConn { count: 1 } };
     for word in [ToClient::Ping { received: 0 }, need] {
         let mut greeted = server.greet();
-        greeted.wire.send_raw(&Reply::to(Preface::ours(Port::Ctl)).encode());
+        greeted.wire.send_raw(&Reply::to(Preface::ours(ConnKind::Ctl)).encode());
         greeted.wire.send(&word);
         greeted.wire.expect_end();
     }
@@ -210,7 +210,7 @@ fn a_conn_that_fails_is_counted() {
     assert_eq!(end.msg("ConnFailed"), ClientMsg::ConnFailed { count: 1 });
     end.send(ServerMsg::NeedConn { count: 1 });
     let (mut wire, _) = server.conn();
-    wire.send_raw(&Reply::to(Preface::ours(Port::Proxy)).encode());
+    wire.send_raw(&Reply::to(Preface::ours(ConnKind::Proxy)).encode());
     wire.send(&ProxyToClient::Refused(HandshakeRefusal::UnknownSession));
     assert_eq!(end.msg("ConnFailed"), ClientMsg::ConnFailed { count: 1 });
     end.expect_alive();
@@ -225,7 +225,7 @@ fn a_wrong_proof_on_a_conn_ends_the_session() {
     let mut end = server.serve();
     end.send(ServerMsg::NeedConn { count: 1 });
     let (mut wire, hello) = server.conn();
-    wire.send_raw(&Reply::to(Preface::ours(Port::Proxy)).encode());
+    wire.send_raw(&Reply::to(Preface::ours(ConnKind::Proxy)).encode());
     wire.send(&ProxyToClient::Accepted { proof: hello.proof });
     end.expect_close(CloseCode::Violation);
 }
@@ -614,5 +614,5 @@ fn a_conn_waits_for_its_acceptance() {
     end.accept(&mut wire, &hello);
     wire.send(&ProxyToClient::Ping);
     assert_eq!(wire.expect::<ProxyToServer>("the first answer"), ProxyToServer::Pong);
-    assert_eq!(Preface::ours(Port::Proxy).encode().len(), PREFACE_LEN);
+    assert_eq!(Preface::ours(ConnKind::Proxy).encode().len(), PREFACE_LEN);
 }

@@ -7,8 +7,8 @@ use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Tun
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::TunnelLimits;
 use protocol_sm::wire::{
-    ClientHandshake, ClientMsg, ConnHello, Message, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply,
-    ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
+    ClientHandshake, ClientMsg, ConnHello, ConnKind, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer,
+    Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -78,7 +78,7 @@ fn no_message_on_a_ctl_conn_is_taken_out_of_turn() {
     first.push(a_proof());
     for message in &first {
         let mut wire = Wire::connect(server.ctl());
-        wire.send_raw(&Preface::ours(Port::Ctl).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Ctl).encode());
         wire.send(message);
         assert!(wire.bytes(PREFACE_LEN).is_some(), "the preface was good");
         wire.expect_end();
@@ -87,7 +87,7 @@ fn no_message_on_a_ctl_conn_is_taken_out_of_turn() {
     second.push(Identity::new().hello());
     for message in &second {
         let mut wire = Wire::connect(server.ctl());
-        wire.send_raw(&Preface::ours(Port::Ctl).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Ctl).encode());
         wire.send(&Identity::new().hello());
         assert!(wire.bytes(PREFACE_LEN).is_some(), "the preface was good");
         let _: ToClient = wire.expect("the server's hello");
@@ -209,7 +209,7 @@ fn a_conn_begins_with_its_hello() {
         ProxyToServer::Refused { epoch, code: RefuseCode::TimedOut },
     ] {
         let mut wire = Wire::connect(server.proxy());
-        wire.send_raw(&Preface::ours(Port::Proxy).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Proxy).encode());
         wire.send(&first);
         wire.expect_end();
     }
@@ -268,7 +268,7 @@ fn a_recorded_handshake_opens_nothing() {
         let proof = ToServer::Handshake(ClientHandshake::Proof(asked.proof()));
         // The same words again, with the proof that was good in the other connection.
         let mut wire = Wire::connect(server.ctl());
-        wire.send_raw(&Preface::ours(Port::Ctl).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Ctl).encode());
         wire.send(&identity.hello());
         assert!(wire.bytes(PREFACE_LEN).is_some(), "the preface was good");
         let _: ToClient = wire.expect("the server's hello");
@@ -328,8 +328,8 @@ fn thousands_of_half_finished_handshakes_cost_little() {
     let mut honest = Honest::on(&server);
     let mut hello = Vec::new();
     Identity::new().hello().encode_to(&mut hello);
-    let ctl = Preface::ours(Port::Ctl).encode();
-    let proxy = Preface::ours(Port::Proxy).encode();
+    let ctl = Preface::ours(ConnKind::Ctl).encode();
+    let proxy = Preface::ours(ConnKind::Proxy).encode();
     let longest = [&ctl[..], &512u16.to_le_bytes(), &[1; 511]].concat();
     let openings: [(SocketAddr, &[u8]); 8] = [
         (server.ctl(), b""),
@@ -421,7 +421,7 @@ impl Stage {
         if state == "not accepted" {
             end.send(ServerMsg::NeedConn { count: 1 });
             let (mut wire, hello) = self.server.conn();
-            wire.send_raw(&Reply::to(Preface::ours(Port::Proxy)).encode());
+            wire.send_raw(&Reply::to(Preface::ours(ConnKind::Proxy)).encode());
             return (end, ServerConn { wire, id: hello.conn });
         }
         let mut conn = self.server.accepted(&mut end);
@@ -465,7 +465,7 @@ fn no_message_of_a_servers_is_taken_out_of_turn() {
     let hello = ToClient::Handshake(ServerHandshake::Hello(ServerHello { nonce: [6; 32], features: 0 }));
     for first in said_by_servers().iter().chain([&welcome]) {
         let mut wire = stage.server.greet().wire;
-        wire.send_raw(&Reply::to(Preface::ours(Port::Ctl)).encode());
+        wire.send_raw(&Reply::to(Preface::ours(ConnKind::Ctl)).encode());
         wire.send(first);
         wire.expect_end();
     }

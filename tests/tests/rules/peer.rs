@@ -5,7 +5,7 @@ use protocol_sm::codes::{CloseCode, HandshakeRefusal};
 use protocol_sm::ids::{ClientId, ConnId, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, FRAME_HEADER, Message, PREFACE_LEN, Port, Preface,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, FRAME_HEADER, Message, PREFACE_LEN, Preface,
     ProxyToClient, ProxyToServer, Reply, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::io::{ErrorKind, Read, Write};
@@ -151,7 +151,7 @@ impl Asked {
     #[track_caller]
     pub(crate) fn ask(ctl: SocketAddr, identity: &Identity) -> Result<Self, HandshakeRefusal> {
         let mut wire = Wire::connect(ctl);
-        let preface = Preface::ours(Port::Ctl).encode();
+        let preface = Preface::ours(ConnKind::Ctl).encode();
         wire.send_raw(&preface);
         wire.send(&identity.hello());
         let reply: [u8; PREFACE_LEN] = wire.bytes(PREFACE_LEN).expect("a reply").try_into().expect("eight bytes");
@@ -266,9 +266,9 @@ impl RawClient {
     #[track_caller]
     pub(crate) fn conn_as(&self, proxy: SocketAddr, hello: &ConnHello) -> Result<RawConn, HandshakeRefusal> {
         let mut wire = Wire::connect(proxy);
-        wire.send_raw(&Preface::ours(Port::Proxy).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Proxy).encode());
         wire.send(&ProxyToServer::Hello(*hello));
-        assert_eq!(wire.bytes(PREFACE_LEN).expect("a reply"), Reply::to(Preface::ours(Port::Proxy)).encode());
+        assert_eq!(wire.bytes(PREFACE_LEN).expect("a reply"), Reply::to(Preface::ours(ConnKind::Proxy)).encode());
         match wire.expect("an answer to the conn's hello") {
             ProxyToClient::Accepted { proof } => Ok(RawConn { wire, id: hello.conn, accepted: proof }),
             ProxyToClient::Refused(refusal) => {
@@ -375,7 +375,7 @@ impl RawServer {
     #[track_caller]
     pub(crate) fn greet(&self) -> Greeted {
         let mut wire = Self::accept(&self.ctl);
-        assert_eq!(wire.bytes(PREFACE_LEN).expect("a preface"), Preface::ours(Port::Ctl).encode());
+        assert_eq!(wire.bytes(PREFACE_LEN).expect("a preface"), Preface::ours(ConnKind::Ctl).encode());
         let said = wire.expect("the client's hello");
         let ToServer::Handshake(ClientHandshake::Hello(hello)) = &said else { panic!("expected a hello: {said:?}") };
         Greeted { hello: hello.clone(), said, wire, proxy_port: self.proxy.local_addr().expect("bound").port() }
@@ -399,7 +399,7 @@ impl RawServer {
     #[track_caller]
     pub(crate) fn conn(&self) -> (Wire, ConnHello) {
         let mut wire = Self::accept(&self.proxy);
-        assert_eq!(wire.bytes(PREFACE_LEN).expect("a preface"), Preface::ours(Port::Proxy).encode());
+        assert_eq!(wire.bytes(PREFACE_LEN).expect("a preface"), Preface::ours(ConnKind::Proxy).encode());
         match wire.expect("a conn's hello") {
             ProxyToServer::Hello(hello) => (wire, hello),
             other => panic!("expected a conn's hello, found {other:?}"),
@@ -447,8 +447,8 @@ impl Greeted {
     pub(crate) fn challenge_with(mut self, hello: ServerHello) -> Challenged {
         let answer = self.hello_back(hello);
         let proof: ToServer = self.wire.expect("the client's proof");
-        let reply = Reply::to(Preface::ours(Port::Ctl)).encode();
-        let transcript = Transcript::new(Preface::ours(Port::Ctl).encode(), reply, &self.said, &answer);
+        let reply = Reply::to(Preface::ours(ConnKind::Ctl)).encode();
+        let transcript = Transcript::new(Preface::ours(ConnKind::Ctl).encode(), reply, &self.said, &answer);
         let expected = Prover::new(None, transcript).client();
         assert_eq!(proof, ToServer::Handshake(ClientHandshake::Proof(expected)));
         Challenged { wire: self.wire, transcript, proxy_port: self.proxy_port }
@@ -456,7 +456,7 @@ impl Greeted {
 
     pub(crate) fn hello_back(&mut self, hello: ServerHello) -> ToClient {
         let answer = ToClient::Handshake(ServerHandshake::Hello(hello));
-        self.wire.send_raw(&Reply::to(Preface::ours(Port::Ctl)).encode());
+        self.wire.send_raw(&Reply::to(Preface::ours(ConnKind::Ctl)).encode());
         self.wire.send(&answer);
         answer
     }
@@ -526,7 +526,7 @@ impl ServerEnd {
 
     pub(crate) fn accept(&self, wire: &mut Wire, hello: &ConnHello) {
         assert!(hello.session == self.session && self.key.hello_matches(hello), "the client proves its session");
-        wire.send_raw(&Reply::to(Preface::ours(Port::Proxy)).encode());
+        wire.send_raw(&Reply::to(Preface::ours(ConnKind::Proxy)).encode());
         wire.send(&ProxyToClient::Accepted { proof: self.key.accept(self.session, hello.conn) });
     }
 

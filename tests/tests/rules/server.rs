@@ -6,8 +6,8 @@ use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::TunnelLimits;
 use protocol_sm::sources::SourceLists;
 use protocol_sm::wire::{
-    ClientHandshake, ClientMsg, ConnHello, PREFACE_LEN, Port, Preface, ProxyToClient, ProxyToServer, Reply, ServerMsg,
-    ToClient, ToServer,
+    ClientHandshake, ClientMsg, ConnHello, ConnKind, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
+    ServerMsg, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -104,14 +104,14 @@ impl Stage {
 #[test]
 fn versions_are_chosen_or_refused() {
     let server = server();
-    for (to, kind) in [(server.ctl(), Port::Ctl), (server.proxy(), Port::Proxy)] {
+    for (to, kind) in [(server.ctl(), ConnKind::Ctl), (server.proxy(), ConnKind::Proxy)] {
         let newer = Preface { port: kind, min: 2, max: 3 };
         let mut wire = Wire::connect(to);
         wire.send_raw(&newer.encode());
         assert_eq!(wire.bytes(PREFACE_LEN).expect("a reply"), Reply::to(newer).encode());
         wire.expect_end();
     }
-    let range = Preface { port: Port::Ctl, min: 1, max: 200 };
+    let range = Preface { port: ConnKind::Ctl, min: 1, max: 200 };
     let mut wire = Wire::connect(server.ctl());
     wire.send_raw(&range.encode());
     assert_eq!(wire.bytes(PREFACE_LEN).expect("a reply"), *b"CPXYC\x01\x01\x01");
@@ -121,7 +121,7 @@ fn versions_are_chosen_or_refused() {
 #[test]
 fn each_port_takes_its_own_kind_only() {
     let server = server();
-    for (to, kind) in [(server.ctl(), Port::Proxy), (server.proxy(), Port::Ctl)] {
+    for (to, kind) in [(server.ctl(), ConnKind::Proxy), (server.proxy(), ConnKind::Ctl)] {
         let mut wire = Wire::connect(to);
         wire.send_raw(&Preface::ours(kind).encode());
         wire.expect_end();
@@ -133,7 +133,7 @@ fn each_port_takes_its_own_kind_only() {
 fn a_proxy_conn_without_a_hello_is_not_answered() {
     let server = Server::start(options().key("handshake_timeout", 0.3));
     let mut wire = Wire::connect(server.proxy());
-    wire.send_raw(&Preface::ours(Port::Proxy).encode());
+    wire.send_raw(&Preface::ours(ConnKind::Proxy).encode());
     wire.expect_end();
 }
 
@@ -168,13 +168,13 @@ fn a_handshake_out_of_turn_is_hung_up_on() {
     let proof = ToServer::Handshake(ClientHandshake::Proof([0; 32]));
     for first in [&ToServer::Ping { received: 0 }, &drain, &proof, &ToServer::Close { code: CloseCode::Bye }] {
         let mut wire = Wire::connect(server.ctl());
-        wire.send_raw(&Preface::ours(Port::Ctl).encode());
+        wire.send_raw(&Preface::ours(ConnKind::Ctl).encode());
         wire.send(first);
         assert!(wire.bytes(PREFACE_LEN).is_some(), "the preface was good");
         wire.expect_end();
     }
     let mut wire = Wire::connect(server.ctl());
-    wire.send_raw(&Preface::ours(Port::Ctl).encode());
+    wire.send_raw(&Preface::ours(ConnKind::Ctl).encode());
     wire.send(&Identity::new().hello());
     assert!(wire.bytes(PREFACE_LEN).is_some());
     let _: ToClient = wire.expect("the server's hello");
@@ -208,7 +208,7 @@ fn nothing_may_follow_a_conns_hello() {
     let server = server();
     let mut client = RawClient::start(server.ctl());
     let mut wire = Wire::connect(server.proxy());
-    let mut bytes = Preface::ours(Port::Proxy).encode().to_vec();
+    let mut bytes = Preface::ours(ConnKind::Proxy).encode().to_vec();
     let hello = client.key.hello(client.welcome.session, ConnId(1));
     protocol_sm::wire::Message::encode_to(&ProxyToServer::Hello(hello), &mut bytes);
     bytes.push(1);

@@ -51,8 +51,8 @@ impl<T, P> ClientLoop<T, P> {
                         State::Opening { .. } => assert!(conn.deadline.is_some(), "every handshake ends"),
                         State::Idle(_) => {
                             assert!(conn.deadline.is_none(), "an idle conn has no stale timer");
-                            assert!(conn.link.out.is_empty(), "an idle conn holds no payload");
-                            assert!(conn.link.into.is_framing(), "an idle conn holds no payload");
+                            assert!(conn.link.ingress_flow.is_empty(), "an idle conn holds no payload");
+                            assert!(conn.link.egress_flow.is_framing(), "an idle conn holds no payload");
                         }
                         State::Active(active) => {
                             active_conns += 1;

@@ -2,7 +2,7 @@
 
 use super::super::Cx;
 use super::super::messages::FromClientLoop;
-use super::super::relay::Port;
+use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Note, Role, Sys, SysError};
 use super::{ClientLoop, Local, LoopSys, Phase, Slot, State, active};
@@ -30,7 +30,7 @@ impl<T, P> ClientLoop<T, P> {
             tried += 1;
             let made = self.slots.insert_with(|local| {
                 let stream = cx.sys.connect(*to, Role::Local, local)?;
-                Ok(Slot::Local(Local { conn: token, port: Port::connecting(stream) }))
+                Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
             });
             match made {
                 Ok(local) => dialled = Some(local),
@@ -50,8 +50,8 @@ impl<T, P> ClientLoop<T, P> {
         }
         active.conn.on_refused();
         let epoch = active.conn.epoch();
-        conn.link.into.push(&ProxyToServer::Refused { epoch, code: why });
-        conn.link.out.discard(cx.sys);
+        conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
+        conn.link.ingress_flow.discard(cx.sys);
         active.conn.settle_discard();
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
         // The main thread knows nothing of a tunnel that a hostile server has made up.
@@ -76,7 +76,7 @@ impl<T, P> ClientLoop<T, P> {
         }
         dialled.port.writable = true;
         active.conn.on_dialed();
-        conn.link.into.push(&ProxyToServer::Started { epoch: active.conn.epoch() });
+        conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.epoch() });
         self.drive(cx, token);
     }
 

@@ -2,17 +2,16 @@
 
 use super::super::Cx;
 use super::super::messages::FromClientLoop;
-use super::super::relay::{End, Link, Port};
+use super::super::relay::{End, Endpoint, Link};
 use super::super::slab::Token;
 use super::super::sys::{Note, Role, Sys, SysError};
 use super::{Active, ClientLoop, Conn, LoopSys, Phase, Slot, State, Step};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
 use crate::transfer::Half;
-use crate::wire::{
-    ClientMsg, ConnHello, Framer, Port as Kind, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader,
-};
+use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
 use core::net::SocketAddr;
 
@@ -28,7 +27,7 @@ impl<T, P> ClientLoop<T, P> {
             let stream = cx.sys.connect(to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
                 id: hello.conn,
-                link: Link::new(Port::connecting(stream)),
+                link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
                 state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
                 queued: false,
@@ -65,8 +64,8 @@ impl<T, P> ClientLoop<T, P> {
                 Err(_) => return Err(AbortCode::ConnLost.into()),
             }
             conn.link.port.writable = true;
-            conn.link.into.push_frame(&Preface::ours(Kind::Proxy).encode());
-            conn.link.into.push(&ProxyToServer::Hello(*hello));
+            conn.link.egress_flow.push_frame(&Preface::ours(ConnKind::Proxy).encode());
+            conn.link.egress_flow.push(&ProxyToServer::Hello(*hello));
             *step = Step::Greeting(ReplyReader::default());
         }
         self.drive_idle(cx, token)
@@ -128,12 +127,11 @@ where
             if active.conn.ingress.budget(rest.len()).take < rest.len() {
                 return Err(Violation::TotalTooSmall.into());
             }
-            #[cfg(feature = "canary")]
-            if crate::canary::planted(crate::canary::Fault::FirstBytesDropped) {
+            if planted(PlantedBug::FirstBytesDropped) {
                 continue;
             }
             active.conn.ingress.on_taken(rest.len());
-            conn.link.out.push_payload(rest);
+            conn.link.ingress_flow.push_payload(rest);
         }
     }
     Ok(())
@@ -142,7 +140,7 @@ where
 /// Reads the server's answer to the preface.
 fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
     let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
-    match reader.next(Preface::ours(Kind::Proxy), rest) {
+    match reader.next(Preface::ours(ConnKind::Proxy), rest) {
         Ok(None) => Ok(()),
         Ok(Some(reply)) if reply.refusal().is_none() => {
             *step = Step::Accepting;
@@ -165,8 +163,8 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
         }
         (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
         // The next ping comes after the last one's pong, so a server that does not read cannot fill our memory.
-        (ProxyToClient::Ping, State::Idle(_)) if conn.link.into.is_empty() => {
-            conn.link.into.push(&ProxyToServer::Pong);
+        (ProxyToClient::Ping, State::Idle(_)) if conn.link.egress_flow.is_empty() => {
+            conn.link.egress_flow.push(&ProxyToServer::Pong);
             Ok(())
         }
         (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {

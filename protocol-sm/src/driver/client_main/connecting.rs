@@ -2,8 +2,8 @@
 
 use super::super::Cx;
 use super::super::ctl_link::CtlLink;
-use super::super::messages::{ToClientLoop, ToLane};
-use super::super::relay::Port;
+use super::super::messages::{ToClientLoop, ToLoop};
+use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Disconnect, Lookup, Note, Resolve, Role, SysError, random_u32};
 use super::{ClientMain, MainSys, Outcome, Stage};
@@ -13,7 +13,7 @@ use crate::control::client::Control;
 use crate::ids::{ClientId, TunnelId};
 use crate::liveness::{Liveness, Pulse};
 use crate::wire::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Port as Kind, Preface, ReplyReader, Resume, ToServer, Welcome,
+    ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, ReplyReader, Resume, ToServer, Welcome,
 };
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -55,9 +55,9 @@ impl<T> ClientMain<T> {
                 } else {
                     self.unresolved.remove(&tunnel);
                 }
-                for lane in 0..self.lanes {
+                for loop_index in 0..self.loop_count {
                     let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
-                    cx.sys.tell(ToLane { lane, message });
+                    cx.sys.tell(ToLoop { loop_index, message });
                 }
                 self.tunnels.on_located(tunnel);
                 self.register(cx);
@@ -79,7 +79,7 @@ impl<T> ClientMain<T> {
         while let Some(to) = rest.pop_front() {
             let made = self.slots.insert_with(|token| {
                 let stream = cx.sys.connect(to, Role::Ctl, token)?;
-                Ok(CtlLink::new(Port::connecting(stream)))
+                Ok(CtlLink::new(Endpoint::connecting(stream)))
             });
             match made {
                 Ok(token) => {
@@ -114,7 +114,7 @@ impl<T> ClientMain<T> {
             features: 0,
             resume: self.control.as_ref().map(resume),
         };
-        link.push_bytes(&Preface::ours(Kind::Ctl).encode());
+        link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
         link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
         let until = cx.now + self.settings.timings.handshake_timeout;
         self.stage = Stage::Greeting { token, reader: ReplyReader::default(), hello, until };
@@ -144,7 +144,7 @@ impl<T> ClientMain<T> {
                 Pulse::Dead => self.disconnect(cx, Disconnect::Silent),
                 Pulse::Ping => {
                     if let Some(control) = &mut self.control {
-                        let received = control.session.tell();
+                        let received = control.session.mark_acked();
                         self.push(&Ctl::Ping { received });
                     }
                 }
@@ -192,10 +192,10 @@ impl<T> ClientMain<T> {
         } else {
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
-            self.control = Some(Control::new(welcome.session, self.serial, secret, self.lanes, max));
+            self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
             self.tunnels.on_new_session();
-            for lane in 0..self.lanes {
-                cx.sys.tell(ToLane { lane, message: ToClientLoop::Session { serial: self.serial } });
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Session { serial: self.serial } });
             }
             // Names may have moved since the last session.
             for index in 0..self.locals.len() {
@@ -204,7 +204,7 @@ impl<T> ClientMain<T> {
         }
         if let Some(stopping) = &self.stopping
             && !resumed
-            && stopping.drained.len() < self.lanes
+            && stopping.drained.len() < self.loop_count
         {
             self.send(cx, ClientMsg::Drain);
         }

@@ -79,8 +79,8 @@ impl<T, P> ServerLoop<T, P> {
                         State::Idle { .. } => {
                             assert_eq!(idle, 1, "P2: an idle conn is in the pool, once");
                             assert!(conn.deadline.is_some(), "an idle conn is pinged");
-                            assert!(conn.link.out.is_empty(), "an idle conn holds no payload");
-                            assert!(conn.link.into.is_framing(), "an idle conn holds no payload");
+                            assert!(conn.link.ingress_flow.is_empty(), "an idle conn holds no payload");
+                            assert!(conn.link.egress_flow.is_framing(), "an idle conn holds no payload");
                         }
                         State::Active(active) => {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");

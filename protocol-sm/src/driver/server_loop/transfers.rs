@@ -2,7 +2,7 @@
 
 use super::super::Cx;
 use super::super::messages::{ControlKey, FromServerLoop};
-use super::super::relay::End;
+use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::sys::{Note, Sys, SysError};
 use super::{Conn, LoopSys, Pair, Phase, ServerLoop, Slot, State};
@@ -99,14 +99,13 @@ impl<T, P> ServerLoop<T, P> {
         let State::Active(active) = &mut conn.state else {
             return Ok(());
         };
-        let raw = active.conn.answer() == Answer::Started;
+        let incoming_is_payload = active.conn.answer() == Answer::Started;
         let result = conn.link.exchange(
             cx,
             &mut active.conn.egress,
             &mut active.conn.ingress,
             guest.map(|guest| &mut guest.port),
-            raw,
-            false,
+            Mode { incoming_is_payload, hold_frames: false },
         )?;
         if let Some(total) = result.fin {
             cx.sys.tell(fin(total));
@@ -139,7 +138,7 @@ impl<T, P> ServerLoop<T, P> {
         let State::Active(active) = &conn.state else {
             return;
         };
-        if !conn.link.into.is_empty() || !conn.link.out.is_empty() {
+        if !conn.link.egress_flow.is_empty() || !conn.link.ingress_flow.is_empty() {
             return;
         }
         let Ok(idle) = active.conn.clone().finish() else {
@@ -188,7 +187,7 @@ impl<T, P> ServerLoop<T, P> {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                     return;
                 }
-                conn.link.into.push(&ProxyToClient::Ping);
+                conn.link.egress_flow.push(&ProxyToClient::Ping);
                 conn.pinged = true;
                 let at = cx.now + self.timings.idle_ping_timeout;
                 self.timers.set(token, &mut conn.deadline, Some(at));
@@ -308,7 +307,7 @@ where
                 return Err(End::Violation(Violation::TotalTooSmall));
             }
             active.conn.ingress.on_taken(rest.len());
-            conn.link.out.push_payload(rest);
+            conn.link.ingress_flow.push_payload(rest);
         }
     }
     Ok(fin)

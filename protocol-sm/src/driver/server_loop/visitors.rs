@@ -2,10 +2,11 @@
 
 use super::super::Cx;
 use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
-use super::super::relay::Port;
+use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Dropped, Note};
 use super::{Active, LoopSys, Phase, ServerLoop, Slot, State, Visitor};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::ids::TunnelId;
 use crate::pool::Visit;
@@ -21,10 +22,10 @@ impl<T, P> ServerLoop<T, P> {
             Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
                 let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
-                let lane = u32::try_from(self.lane).unwrap_or(u32::MAX);
+                let loop_index = u32::try_from(self.loop_index).unwrap_or(u32::MAX);
                 if shard.active.saturating_add(waiting) >= shard.max_connections {
                     Some(Dropped::TooMany)
-                } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, lane, shard.lanes) {
+                } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, loop_index, shard.loop_count) {
                     Some(Dropped::TunnelFull)
                 } else {
                     None
@@ -33,7 +34,7 @@ impl<T, P> ServerLoop<T, P> {
         };
         if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull)) && arrival.left > 0 {
             let arrival = Arrival { left: arrival.left - 1, ..arrival };
-            cx.sys.tell(FromServerLoop::PassOn { lane: self.lane, arrival });
+            cx.sys.tell(FromServerLoop::PassOn { loop_index: self.loop_index, arrival });
             return;
         }
         let Arrival { tunnel, stream, from, .. } = arrival;
@@ -50,7 +51,7 @@ impl<T, P> ServerLoop<T, P> {
                 control,
                 tunnel,
                 from,
-                port: Port::new(stream),
+                port: Endpoint::new(stream),
                 conn: None,
                 deadline: None,
             }))),
@@ -111,7 +112,7 @@ impl<T, P> ServerLoop<T, P> {
             return;
         };
         let start = ProxyToClient::Start { epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from };
-        conn.link.into.push(&start);
+        conn.link.egress_flow.push(&start);
         cx.sys.note(Note::Started { conn: conn.id, epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from });
         conn.state = State::Active(Active {
             conn: active,
@@ -168,8 +169,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
             self.tell_left(cx);
             self.timers.set(token, &mut visitor.deadline, None);
-            #[cfg(feature = "canary")]
-            if crate::canary::planted(crate::canary::Fault::AbortClosesCleanly) {
+            if planted(PlantedBug::AbortClosesCleanly) {
                 return cx.sys.close(visitor.port.stream);
             }
             cx.sys.reset(visitor.port.stream);
@@ -186,6 +186,6 @@ impl<T, P> ServerLoop<T, P> {
 
     /// A visitor is gone, which the listener wants to know: it deals by load.
     fn tell_left<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
-        cx.sys.tell(FromServerLoop::Left { lane: self.lane });
+        cx.sys.tell(FromServerLoop::Left { loop_index: self.loop_index });
     }
 }

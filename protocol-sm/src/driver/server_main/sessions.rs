@@ -1,13 +1,13 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
 use super::super::Cx;
-use super::super::messages::{ControlKey, FromServerLoop, ToLane, ToListener, ToServerLoop};
+use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::{Note, random_u32};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, Violation};
 use crate::control::server::Reaction;
 use crate::ids::TunnelId;
-use crate::session::Arrival;
+use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 
 impl<T, L> ServerMain<T, L> {
@@ -21,16 +21,16 @@ impl<T, L> ServerMain<T, L> {
         let session = &mut seat.control.session;
         match message {
             Ctl::Numbered { seq, msg } => {
-                let Arrival::Deliver { ack } = session.on_numbered(seq)? else { return Ok(()) };
+                let Delivery::Deliver { ack } = session.on_numbered(seq)? else { return Ok(()) };
                 if ack {
-                    let received = session.tell();
+                    let received = session.mark_acked();
                     self.push(key, &Ctl::Ack { received });
                 }
                 self.on_client_msg(cx, key, msg)
             }
             Ctl::Ping { received } => {
                 session.on_ack(received)?;
-                let received = session.tell();
+                let received = session.mark_acked();
                 self.push(key, &Ctl::Pong { received });
                 Ok(())
             }
@@ -61,13 +61,13 @@ impl<T, L> ServerMain<T, L> {
                     self.unbind(cx, key, tunnel);
                 }
             }
-            Reaction::Pass(lane, msg) => {
-                cx.sys.tell(ToLane { lane, message: ToServerLoop::Message { control: key, msg } });
+            Reaction::Pass(loop_index, msg) => {
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Message { control: key, msg } });
             }
             Reaction::Failed(shares) => {
-                for (lane, count) in shares {
+                for (loop_index, count) in shares {
                     let msg = ClientMsg::ConnFailed { count };
-                    cx.sys.tell(ToLane { lane, message: ToServerLoop::Message { control: key, msg } });
+                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Message { control: key, msg } });
                 }
             }
         }
@@ -82,15 +82,15 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
-            FromServerLoop::Left { lane } => cx.sys.tell(ToListener::Moved { from: lane, to: None }),
-            FromServerLoop::PassOn { lane: from, arrival } => {
-                let lane = (from + 1) % self.lanes;
-                cx.sys.tell(ToListener::Moved { from, to: Some(lane) });
-                cx.sys.tell(ToLane { lane, message: ToServerLoop::Visitor(arrival) });
+            FromServerLoop::Left { loop_index } => cx.sys.tell(ToListener::Moved { from: loop_index, to: None }),
+            FromServerLoop::PassOn { loop_index: from, arrival } => {
+                let loop_index = (from + 1) % self.loop_count;
+                cx.sys.tell(ToListener::Moved { from, to: Some(loop_index) });
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
-            FromServerLoop::Ask { control, lane, count } => {
+            FromServerLoop::Ask { control, loop_index, count } => {
                 if let Some(seat) = self.controls.get_mut(&control) {
-                    let msg = seat.control.on_ask(lane, count);
+                    let msg = seat.control.on_ask(loop_index, count);
                     self.send(cx, control, msg);
                 }
             }
@@ -102,10 +102,10 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
-            FromServerLoop::Drained { lane } => {
+            FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {
-                    stopping.drained.insert(lane);
-                    if stopping.drained.len() == self.lanes && !stopping.over {
+                    stopping.drained.insert(loop_index);
+                    if stopping.drained.len() == self.loop_count && !stopping.over {
                         self.finish_stop(cx);
                     }
                 }
@@ -152,8 +152,8 @@ impl<T, L> ServerMain<T, L> {
         for tunnel in seat.control.tunnels() {
             cx.sys.tell(ToListener::Close { control: key, tunnel });
         }
-        for lane in 0..self.lanes {
-            cx.sys.tell(ToLane { lane, message: ToServerLoop::Close { control: key, code } });
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }
         match seat.at {
             Err(grace) => {

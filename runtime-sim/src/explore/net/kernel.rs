@@ -2,7 +2,7 @@
 
 use super::{Door, End, Holder, Kernel, Listening, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToLane, ToListener, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToServerLoop,
 };
 use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
 use std::collections::VecDeque;
@@ -274,14 +274,14 @@ impl Tell<FromClientLoop> for Kernel<'_> {
     }
 }
 
-impl Tell<ToLane<ToServerLoop<Stream>>> for Kernel<'_> {
-    fn tell(&mut self, msg: ToLane<ToServerLoop<Stream>>) {
+impl Tell<ToLoop<ToServerLoop<Stream>>> for Kernel<'_> {
+    fn tell(&mut self, msg: ToLoop<ToServerLoop<Stream>>) {
         self.told.push(Told::ToServerLoop(msg.message));
     }
 }
 
-impl Tell<ToLane<ToClientLoop>> for Kernel<'_> {
-    fn tell(&mut self, msg: ToLane<ToClientLoop>) {
+impl Tell<ToLoop<ToClientLoop>> for Kernel<'_> {
+    fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.told.push(Told::ToClientLoop(msg.message));
     }
 }

@@ -1,7 +1,7 @@
 //! Whole programs: the server's three threads and one or two clients' two threads, with their mailboxes, handshakes,
 //! numbered sessions, resume, replacement and drain.
 //!
-//! Mailboxes are ordered per receiver. Each delivery is a step of its own with [`Mains::lazy`]; without it mail is
+//! Mailboxes are ordered per receiver. Each delivery is a step of its own with [`Programs::lazy`]; without it mail is
 //! read before anything else happens, which leaves out orders between threads but reaches further.
 
 use super::fingerprint::{Part, Parts};
@@ -31,7 +31,7 @@ const SCRATCH: usize = 512;
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
-pub struct Mains {
+pub struct Programs {
     /// Visitors that may come, with one byte each way.
     pub visits: usize,
     /// How finely the peers' moves are cut.
@@ -60,7 +60,7 @@ pub struct Mains {
     pub lazy: bool,
 }
 
-impl Mains {
+impl Programs {
     /// `visits` visitors, and nothing goes wrong.
     #[must_use]
     pub const fn new(visits: usize, grain: Grain) -> Self {
@@ -109,9 +109,9 @@ pub(super) enum Action {
 #[derive(Clone, Hash)]
 struct Client {
     main: Part<ClientMain<Stream>>,
-    lane: Part<ClientLoop<Stream, Pipe>>,
+    loop_index: Part<ClientLoop<Stream, Pipe>>,
     to_main: VecDeque<ToClientMain>,
-    to_lane: VecDeque<ToClientLoop>,
+    to_loop: VecDeque<ToClientLoop>,
     started: bool,
     frozen: bool,
     /// Deadlines that may still pass: pauses before a reconnect would come for ever.
@@ -123,10 +123,10 @@ struct Client {
 pub(super) struct State {
     net: Net,
     main: Part<ServerMain<Stream, Door>>,
-    lane: Part<ServerLoop<Stream, Pipe>>,
+    loop_index: Part<ServerLoop<Stream, Pipe>>,
     listener: Part<Listener<Door>>,
     to_main: VecDeque<ToServerMain<Stream>>,
-    to_lane: VecDeque<ToServerLoop<Stream>>,
+    to_loop: VecDeque<ToServerLoop<Stream>>,
     to_listener: VecDeque<ToListener>,
     clients: Vec<Client>,
     whims: Whims,
@@ -138,7 +138,7 @@ pub(super) struct State {
     ending: bool,
 }
 
-impl Mains {
+impl Programs {
     fn script(&self) -> Script {
         Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
     }
@@ -173,9 +173,9 @@ impl Mains {
         };
         Client {
             main: Part::new(ClientMain::new(settings, "server".into(), vec!["local".into()], 1)),
-            lane: Part::new(ClientLoop::new(0, timings)),
+            loop_index: Part::new(ClientLoop::new(0, timings)),
             to_main: VecDeque::new(),
-            to_lane: VecDeque::new(),
+            to_loop: VecDeque::new(),
             started: false,
             frozen: false,
             deadlines: self.ctl_losses + 1,
@@ -190,7 +190,7 @@ impl Mains {
     ) {
         for told in drive(&mut state.net, &mut state.main, Who::ServerMain, now, story, call) {
             match told {
-                Told::ToServerLoop(msg) => state.to_lane.push_back(msg),
+                Told::ToServerLoop(msg) => state.to_loop.push_back(msg),
                 Told::ToListener(msg) => state.to_listener.push_back(msg),
                 Told::Note(note) => Self::on_server_note(state, note),
                 told => unreachable!("the server's main thread does not say {told:?}"),
@@ -198,15 +198,15 @@ impl Mains {
         }
     }
 
-    fn server_lane(
+    fn server_loop(
         &self,
         state: &mut State,
         now: Instant,
         story: &mut Story,
         call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>),
     ) {
-        let told = drive(&mut state.net, &mut state.lane, Who::ServerLoop, now, story, call);
-        state.lane.assert_consistent();
+        let told = drive(&mut state.net, &mut state.loop_index, Who::ServerLoop, now, story, call);
+        state.loop_index.assert_consistent();
         for told in told {
             match told {
                 Told::FromServerLoop(msg) => state.to_main.push_back(ToServerMain::Loop(msg)),
@@ -219,7 +219,7 @@ impl Mains {
     fn listener(state: &mut State, story: &mut Story, call: impl FnOnce(&mut Listener<Door>, &mut Cx<'_, Kernel<'_>>)) {
         for told in drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call) {
             match told {
-                Told::ToServerLoop(msg) => state.to_lane.push_back(msg),
+                Told::ToServerLoop(msg) => state.to_loop.push_back(msg),
                 Told::FromListener(msg) => state.to_main.push_back(ToServerMain::Listener(msg)),
                 told => unreachable!("the listening thread does not say {told:?}"),
             }
@@ -237,7 +237,7 @@ impl Mains {
         let client = &mut clients[usize::from(which)];
         for told in drive(net, &mut client.main, Who::ClientMain(which), now, story, call) {
             match told {
-                Told::ToClientLoop(msg) => client.to_lane.push_back(msg),
+                Told::ToClientLoop(msg) => client.to_loop.push_back(msg),
                 Told::Resolve(tag) => {
                     let port = if tag == Lookup::Server { CTL_PORT } else { LOCAL_PORT };
                     client.to_main.push_back(ToClientMain::Resolved { tag, addresses: vec![at(port)] });
@@ -251,7 +251,7 @@ impl Mains {
         }
     }
 
-    fn client_lane(
+    fn client_loop(
         state: &mut State,
         which: u8,
         now: Instant,
@@ -260,8 +260,8 @@ impl Mains {
     ) {
         let State { net, clients, .. } = state;
         let client = &mut clients[usize::from(which)];
-        let told = drive(net, &mut client.lane, Who::ClientLoop(which), now, story, call);
-        client.lane.assert_consistent();
+        let told = drive(net, &mut client.loop_index, Who::ClientLoop(which), now, story, call);
+        client.loop_index.assert_consistent();
         for told in told {
             match told {
                 Told::FromClientLoop(msg) => client.to_main.push_back(ToClientMain::Loop(msg)),
@@ -272,7 +272,7 @@ impl Mains {
                 told => unreachable!("a client's loop does not say {told:?}"),
             }
         }
-        assign_dials(net, client.lane.conns());
+        assign_dials(net, client.loop_index.conns());
     }
 
     fn on_server_note(state: &mut State, note: Note) {
@@ -284,7 +284,7 @@ impl Mains {
                     Use::Active { outer: Some(outer) } => state.net.visit_of(outer.0) == Some(visit),
                     Use::Active { outer: None } | Use::Idle | Use::Opening => false,
                 };
-                let server = state.lane.conns().find(|view| view.id == conn && serves(&view.used));
+                let server = state.loop_index.conns().find(|view| view.id == conn && serves(&view.used));
                 let server = server.map(|view| view.stream.0);
                 let carrier = server.map(|end| (state.net.serial(end), epoch.0));
                 let lost = server.is_none_or(|end| {
@@ -351,12 +351,12 @@ impl Mains {
     fn receivers(state: &State) -> impl Iterator<Item = Who> {
         let servers = [
             (!state.to_main.is_empty(), Who::ServerMain),
-            (!state.to_lane.is_empty(), Who::ServerLoop),
+            (!state.to_loop.is_empty(), Who::ServerLoop),
             (!state.to_listener.is_empty(), Who::Listener),
         ];
         let clients = (0_u8..).zip(&state.clients).filter(|(_, client)| !client.frozen);
         let clients = clients.flat_map(|(which, client)| {
-            [(!client.to_main.is_empty(), Who::ClientMain(which)), (!client.to_lane.is_empty(), Who::ClientLoop(which))]
+            [(!client.to_main.is_empty(), Who::ClientMain(which)), (!client.to_loop.is_empty(), Who::ClientLoop(which))]
         });
         servers.into_iter().chain(clients).filter_map(|(mail, who)| mail.then_some(who))
     }
@@ -370,9 +370,9 @@ impl Mains {
                 Self::server_main(state, now, story, |main, cx| main.on_message(cx, msg));
             }
             Who::ServerLoop => {
-                let msg = state.to_lane.pop_front().expect("it has mail");
+                let msg = state.to_loop.pop_front().expect("it has mail");
                 story.at(to.party(), || format!("loop: {msg:?}"));
-                self.server_lane(state, now, story, |lane, cx| lane.on_message(cx, msg));
+                self.server_loop(state, now, story, |loop_index, cx| loop_index.on_message(cx, msg));
             }
             Who::Listener => {
                 let msg = state.to_listener.pop_front().expect("it has mail");
@@ -385,9 +385,9 @@ impl Mains {
                 Self::client_main(state, which, now, story, |main, cx| main.on_message(cx, msg));
             }
             Who::ClientLoop(which) => {
-                let msg = state.clients[usize::from(which)].to_lane.pop_front().expect("it has mail");
+                let msg = state.clients[usize::from(which)].to_loop.pop_front().expect("it has mail");
                 story.at(to.party(), || format!("loop: {msg:?}"));
-                Self::client_lane(state, which, now, story, |lane, cx| lane.on_message(cx, msg));
+                Self::client_loop(state, which, now, story, |loop_index, cx| loop_index.on_message(cx, msg));
             }
         }
     }
@@ -397,13 +397,15 @@ impl Mains {
         let now = Instant::ZERO;
         match who {
             Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_ready(cx, token, ready)),
-            Who::ServerLoop => self.server_lane(state, now, story, |lane, cx| lane.on_ready(cx, token, ready)),
+            Who::ServerLoop => {
+                self.server_loop(state, now, story, |loop_index, cx| loop_index.on_ready(cx, token, ready))
+            }
             Who::Listener => unreachable!("it watches no connection"),
             Who::ClientMain(which) => {
                 Self::client_main(state, which, now, story, |main, cx| main.on_ready(cx, token, ready));
             }
             Who::ClientLoop(which) => {
-                Self::client_lane(state, which, now, story, |lane, cx| lane.on_ready(cx, token, ready));
+                Self::client_loop(state, which, now, story, |loop_index, cx| loop_index.on_ready(cx, token, ready));
             }
         }
     }
@@ -412,7 +414,7 @@ impl Mains {
     fn deadlines(state: &State) -> impl Iterator<Item = (Who, Instant)> {
         let servers = [
             (Who::ServerMain, Driver::<Kernel<'_>>::next_deadline(&*state.main)),
-            (Who::ServerLoop, Driver::<Kernel<'_>>::next_deadline(&*state.lane)),
+            (Who::ServerLoop, Driver::<Kernel<'_>>::next_deadline(&*state.loop_index)),
         ];
         let listens = state.net.listens(CTL_PORT);
         let clients = (0_u8..).zip(&state.clients).filter(move |&(which, client)| {
@@ -423,7 +425,7 @@ impl Mains {
         let clients = clients.flat_map(|(which, client)| {
             [
                 (Who::ClientMain(which), Driver::<Kernel<'_>>::next_deadline(&*client.main)),
-                (Who::ClientLoop(which), Driver::<Kernel<'_>>::next_deadline(&*client.lane)),
+                (Who::ClientLoop(which), Driver::<Kernel<'_>>::next_deadline(&*client.loop_index)),
             ]
         });
         let all = servers.into_iter().chain(clients);
@@ -441,14 +443,16 @@ impl Mains {
         }
         match of {
             Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_deadline(cx)),
-            Who::ServerLoop => self.server_lane(state, now, story, |lane, cx| lane.on_deadline(cx)),
+            Who::ServerLoop => self.server_loop(state, now, story, |loop_index, cx| loop_index.on_deadline(cx)),
             Who::Listener => unreachable!("it has no deadline"),
             Who::ClientMain(which) => {
                 let left = &mut state.clients[usize::from(which)].deadlines;
                 *left = left.saturating_sub(1);
                 Self::client_main(state, which, now, story, |main, cx| main.on_deadline(cx));
             }
-            Who::ClientLoop(which) => Self::client_lane(state, which, now, story, |lane, cx| lane.on_deadline(cx)),
+            Who::ClientLoop(which) => {
+                Self::client_loop(state, which, now, story, |loop_index, cx| loop_index.on_deadline(cx))
+            }
         }
     }
 
@@ -489,7 +493,7 @@ where
     told
 }
 
-impl Model for Mains {
+impl Model for Programs {
     type State = State;
     type Action = Action;
 
@@ -499,10 +503,10 @@ impl Model for Mains {
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
-            lane: Part::new(ServerLoop::new(0, timings)),
+            loop_index: Part::new(ServerLoop::new(0, timings)),
             listener: Part::new(Listener::new(1)),
             to_main: VecDeque::new(),
-            to_lane: VecDeque::new(),
+            to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),
             clients: (0..=usize::from(self.newcomer)).map(|_| self.client()).collect(),
             whims: Whims { came: 0, refusals: 0, resets: 0 },
@@ -636,15 +640,20 @@ impl Model for Mains {
 
     fn assert_quiet(&self, state: &State) {
         assert_ended_but_for_frozen(state);
-        assert_eq!(state.lane.waiting().count(), 0, "every wait ends");
-        let ups: Vec<_> =
-            state.clients.iter().filter(|client| client.main.is_up() && !client.frozen).map(|c| &c.lane).collect();
+        assert_eq!(state.loop_index.waiting().count(), 0, "every wait ends");
+        let ups: Vec<_> = state
+            .clients
+            .iter()
+            .filter(|client| client.main.is_up() && !client.frozen)
+            .map(|c| &c.loop_index)
+            .collect();
         assert!(ups.len() <= 1, "one client per identity");
-        let server: Vec<_> = state.lane.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
+        let server: Vec<_> =
+            state.loop_index.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
         assert!(server.iter().all(|&(.., idle)| idle), "every transfer ends: {server:?}");
         if state.main.is_over() {
             assert_eq!(state.main.sockets() + state.main.sessions(), 0, "a server that is over holds nothing");
-            assert_eq!(state.lane.sockets() + state.listener.ports(), 0, "a server that is over holds nothing");
+            assert_eq!(state.loop_index.sockets() + state.listener.ports(), 0, "a server that is over holds nothing");
             assert!(!state.net.listens(CTL_PORT) && !state.net.listens(PROXY_PORT), "it listens no more");
         } else {
             assert!(!state.server_stopping, "drain terminates");
@@ -656,7 +665,7 @@ impl Model for Mains {
             let over = client.main.outcome().is_some();
             assert!(over || !state.client_stopping || which != 0, "drain terminates");
             if over {
-                assert_eq!(client.lane.sockets(), 0, "a client that is over holds nothing");
+                assert_eq!(client.loop_index.sockets(), 0, "a client that is over holds nothing");
             }
         }
         let Some(client) = ups.first() else {
@@ -686,11 +695,11 @@ impl Model for Mains {
     fn share(&self, state: &mut State, parts: &mut Parts) {
         state.net.share(parts);
         parts.share(&mut state.main);
-        parts.share(&mut state.lane);
+        parts.share(&mut state.loop_index);
         parts.share(&mut state.listener);
         for client in &mut state.clients {
             parts.share(&mut client.main);
-            parts.share(&mut client.lane);
+            parts.share(&mut client.loop_index);
         }
     }
 
@@ -720,7 +729,7 @@ mod tests {
     #[test]
     fn a_name_that_did_not_resolve_is_looked_up_again() {
         type Main = ClientMain<Stream>;
-        let mut main = Mains::new(0, Grain::Coarse).client().main;
+        let mut main = Programs::new(0, Grain::Coarse).client().main;
         let mut net = Net::new(0, Window::WIDE, 0);
         let tag = Lookup::Local(TunnelId(0));
         let mut call = |now, call: &dyn Fn(&mut Main, &mut Cx<'_, Kernel<'_>>)| {

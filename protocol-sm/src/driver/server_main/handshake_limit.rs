@@ -12,7 +12,7 @@ use core::cmp::Reverse;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Crowd {
+pub(super) struct HandshakeLimit {
     /// With their deadlines, the oldest first. No entry is empty.
     by_source: BTreeMap<Source, VecDeque<(Instant, Token)>>,
     len: usize,
@@ -27,7 +27,7 @@ pub(super) enum Crowded {
     All,
 }
 
-impl Crowd {
+impl HandshakeLimit {
     /// A connection came.
     pub(super) fn add(&mut self, source: Source, deadline: Instant, token: Token) {
         self.by_source.entry(source).or_default().push_back((deadline, token));
@@ -101,62 +101,62 @@ mod tests {
     #[test]
     fn what_was_asked_for_does_not_count() {
         let settings = ServerSettings { max_handshakes: 3, max_handshakes_per_source: 2, ..ServerSettings::default() };
-        let mut crowd = Crowd::default();
+        let mut limit = HandshakeLimit::default();
         for n in 0..6 {
-            crowd.add(source(1), at(n), token(n));
+            limit.add(source(1), at(n), token(n));
         }
         let asked = |count| move |at: Source| if at == source(1) { count } else { 0 };
-        assert_eq!(crowd.must_leave(&settings, source(1), asked(5)), None);
-        assert_eq!(crowd.must_leave(&settings, source(1), asked(4)), Some((token(0), Crowded::Source)));
-        assert_eq!(crowd.must_leave(&settings, source(2), asked(4)), None);
-        assert_eq!(crowd.must_leave(&settings, source(2), asked(3)), Some((token(0), Crowded::All)));
-        crowd.add(source(2), at(6), token(6));
-        crowd.add(source(3), at(7), token(7));
-        crowd.add(source(4), at(8), token(8));
-        assert_eq!(crowd.must_leave(&settings, source(5), asked(6)), Some((token(6), Crowded::All)), "a stranger's");
+        assert_eq!(limit.must_leave(&settings, source(1), asked(5)), None);
+        assert_eq!(limit.must_leave(&settings, source(1), asked(4)), Some((token(0), Crowded::Source)));
+        assert_eq!(limit.must_leave(&settings, source(2), asked(4)), None);
+        assert_eq!(limit.must_leave(&settings, source(2), asked(3)), Some((token(0), Crowded::All)));
+        limit.add(source(2), at(6), token(6));
+        limit.add(source(3), at(7), token(7));
+        limit.add(source(4), at(8), token(8));
+        assert_eq!(limit.must_leave(&settings, source(5), asked(6)), Some((token(6), Crowded::All)), "a stranger's");
     }
 
     #[test]
     fn a_source_with_too_many_loses_its_own_oldest() {
         let settings = ServerSettings { max_handshakes_per_source: 2, ..ServerSettings::default() };
         let tokens = [0, 1, 2, 3].map(token);
-        let mut crowd = Crowd::default();
-        crowd.add(source(1), at(0), tokens[0]);
-        crowd.add(source(2), at(1), tokens[1]);
-        crowd.add(source(2), at(2), tokens[2]);
-        assert_eq!(crowd.must_leave(&settings, source(1), nothing), None);
-        assert_eq!(crowd.must_leave(&settings, source(3), nothing), None);
-        assert_eq!(crowd.must_leave(&settings, source(2), nothing), Some((tokens[1], Crowded::Source)));
-        crowd.remove(source(2), tokens[1]);
-        crowd.remove(source(2), tokens[1]);
-        assert_eq!(crowd.must_leave(&settings, source(2), nothing), None);
+        let mut limit = HandshakeLimit::default();
+        limit.add(source(1), at(0), tokens[0]);
+        limit.add(source(2), at(1), tokens[1]);
+        limit.add(source(2), at(2), tokens[2]);
+        assert_eq!(limit.must_leave(&settings, source(1), nothing), None);
+        assert_eq!(limit.must_leave(&settings, source(3), nothing), None);
+        assert_eq!(limit.must_leave(&settings, source(2), nothing), Some((tokens[1], Crowded::Source)));
+        limit.remove(source(2), tokens[1]);
+        limit.remove(source(2), tokens[1]);
+        assert_eq!(limit.must_leave(&settings, source(2), nothing), None);
     }
 
     #[test]
     fn where_there_are_too_many_the_source_with_most_makes_room() {
         let settings = ServerSettings { max_handshakes: 4, ..ServerSettings::default() };
         let tokens = [0, 1, 2, 3, 4].map(token);
-        let mut crowd = Crowd::default();
-        crowd.add(source(1), at(0), tokens[0]);
-        crowd.add(source(2), at(1), tokens[1]);
-        crowd.add(source(2), at(2), tokens[2]);
-        assert_eq!(crowd.must_leave(&settings, source(3), nothing), None);
-        crowd.add(source(3), at(3), tokens[3]);
+        let mut limit = HandshakeLimit::default();
+        limit.add(source(1), at(0), tokens[0]);
+        limit.add(source(2), at(1), tokens[1]);
+        limit.add(source(2), at(2), tokens[2]);
+        assert_eq!(limit.must_leave(&settings, source(3), nothing), None);
+        limit.add(source(3), at(3), tokens[3]);
         assert_eq!(
-            crowd.must_leave(&settings, source(4), nothing),
+            limit.must_leave(&settings, source(4), nothing),
             Some((tokens[1], Crowded::All)),
             "not the oldest of all"
         );
-        crowd.remove(source(2), tokens[1]);
-        crowd.add(source(4), at(4), tokens[4]);
+        limit.remove(source(2), tokens[1]);
+        limit.add(source(4), at(4), tokens[4]);
         assert_eq!(
-            crowd.must_leave(&settings, source(4), nothing),
+            limit.must_leave(&settings, source(4), nothing),
             Some((tokens[0], Crowded::All)),
             "among equals the oldest"
         );
         for (n, token) in [(1, 0), (2, 2), (3, 3), (4, 4)] {
-            crowd.remove(source(n), tokens[token]);
+            limit.remove(source(n), tokens[token]);
         }
-        assert_eq!(crowd, Crowd::default());
+        assert_eq!(limit, HandshakeLimit::default());
     }
 }

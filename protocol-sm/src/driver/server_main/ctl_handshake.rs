@@ -1,10 +1,10 @@
 //! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
 
 use super::super::Cx;
-use super::super::messages::{ControlKey, Limits, ToLane, ToServerLoop, share};
+use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Note, SysError};
-use super::{MainSys, PROBE, READS, Seat, ServerMain, Slot, Stage, Stop};
+use super::{MainSys, PROBE, READS, ServerMain, SessionEntry, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
@@ -12,9 +12,7 @@ use crate::ids::SessionId;
 use crate::liveness::{Liveness, Pulse};
 use crate::sources::Source;
 use crate::time::Instant;
-use crate::wire::{
-    ClientHandshake, Ctl, Port as Kind, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError,
-};
+use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 use alloc::vec::Vec;
 
 impl<T, L> ServerMain<T, L> {
@@ -63,12 +61,12 @@ impl<T, L> ServerMain<T, L> {
                     Ok(Some(preface)) => preface,
                     Ok(None) => return Ok(()),
                     Err(WireError::Tls) => {
-                        conn.link.push_bytes(&Reply::to_tls(Kind::Ctl).encode());
+                        conn.link.push_bytes(&Reply::to_tls(ConnKind::Ctl).encode());
                         return Err(Stop::Lost);
                     }
                     Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => return Err(Stop::Lost),
                 };
-                if preface.port != Kind::Ctl {
+                if preface.port != ConnKind::Ctl {
                     return Err(Stop::Lost);
                 }
                 let reply = Reply::to(preface);
@@ -126,7 +124,7 @@ impl<T, L> ServerMain<T, L> {
                 }
                 match challenge.check(&self.settings, &proof) {
                     Ok(access) => {
-                        self.leave_crowd(from, token);
+                        self.leave_handshake_limit(from, token);
                         self.on_proved(cx, token, challenge, access)
                     }
                     Err(refusal) => {
@@ -192,7 +190,7 @@ impl<T, L> ServerMain<T, L> {
                     // Shorter than the newcomer's patience, or it would give up first, again and again.
                     let probe = PROBE.min(self.settings.timings.handshake_timeout / 2);
                     seat.rival = Some(token);
-                    let received = seat.control.session.tell();
+                    let received = seat.control.session.mark_acked();
                     if let Some(Slot::Ctl(conn)) = self.slots.get_mut(link) {
                         conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Ping { received });
                         self.enqueue(link);
@@ -232,22 +230,22 @@ impl<T, L> ServerMain<T, L> {
         self.next_key += 1;
         let secret = access.session_key(&self.settings, id);
         let scope = access.scope(&self.settings).clone();
-        let lanes = u32::try_from(self.lanes).unwrap_or(u32::MAX);
-        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(lanes));
+        let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
+        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(loop_count));
         let client = challenge.hello.client;
-        let control = Control::new(key, id, client, access.credential, secret, scope, self.lanes);
-        self.controls.insert(key, Seat { control, at: Ok(token), rival: None, source });
+        let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
+        self.controls.insert(key, SessionEntry { control, at: Ok(token), rival: None, source });
         self.move_source(key, source, Some(source));
         self.by_session.insert(id, key);
         self.by_client.insert(client, key);
-        for (lane, nth) in (0..self.lanes).zip(0..) {
+        for (loop_index, nth) in (0..self.loop_count).zip(0..) {
             let limits = Limits {
-                keep: self.settings.idle_conns.div_ceil(lanes),
+                keep: self.settings.idle_conns.div_ceil(loop_count),
                 max_waiting,
-                max_connections: share(max_connections, nth, lanes),
-                lanes,
+                max_connections: share(max_connections, nth, loop_count),
+                loop_count,
             };
-            cx.sys.tell(ToLane { lane, message: ToServerLoop::Open { control: key, limits } });
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
         Ok(())
@@ -300,7 +298,7 @@ impl<T, L> ServerMain<T, L> {
         self.heartbeats.set(token, &mut conn.deadline, next);
         conn.stage = Stage::Up(key, liveness);
         let control = &mut seat.control;
-        let received = control.session.tell();
+        let received = control.session.mark_acked();
         let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
         conn.link.push(&access.welcome(&self.settings, welcome));
         for (seq, msg) in control.session.replay() {
@@ -332,7 +330,7 @@ impl<T, L> ServerMain<T, L> {
         if pulse == Pulse::Ping
             && let Some(seat) = self.controls.get_mut(&key)
         {
-            let received = seat.control.session.tell();
+            let received = seat.control.session.mark_acked();
             self.push(key, &Ctl::Ping { received });
         }
     }
@@ -359,7 +357,7 @@ impl<T, L> ServerMain<T, L> {
                 }
                 let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) else { return };
                 self.handshakes.set(token, &mut conn.deadline, None);
-                self.leave_crowd(conn.from, token);
+                self.leave_handshake_limit(conn.from, token);
                 if let Stage::Parked { rival, .. } = conn.stage
                     && let Some(seat) = self.controls.get_mut(&rival)
                 {

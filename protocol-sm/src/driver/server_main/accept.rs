@@ -3,17 +3,17 @@
 use super::super::Cx;
 use super::super::ctl_link::CtlLink;
 use super::super::listener::accept_batch;
-use super::super::messages::{ControlKey, ToLane, ToServerLoop};
-use super::super::relay::Port;
+use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
+use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{HandshakeEnd, Listen, Note, Role, SysError};
-use super::crowd::Crowded;
+use super::handshake_limit::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
 use crate::sources::Source;
 use crate::wire::{
-    ConnHello, Framer, Message, Port as Kind, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
+    ConnHello, ConnKind, Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -48,7 +48,7 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let source = Source::of(from.ip());
         while let Some((oldest, crowded)) =
-            self.crowd.must_leave(&self.settings, source, |source| self.expected(source))
+            self.handshake_limit.must_leave(&self.settings, source, |source| self.expected(source))
         {
             let why = match crowded {
                 Crowded::Source => HandshakeEnd::SourceCrowded,
@@ -60,7 +60,7 @@ impl<T, L> ServerMain<T, L> {
             if cx.sys.watch(&stream, token).is_err() {
                 return Err(stream);
             }
-            let port = Port::new(stream);
+            let port = Endpoint::new(stream);
             Ok(match role {
                 Role::Ctl => Slot::Ctl(Box::new(CtlConn {
                     link: CtlLink::new(port),
@@ -82,7 +82,7 @@ impl<T, L> ServerMain<T, L> {
         match made {
             Ok(token) => {
                 let deadline = cx.now + self.settings.timings.handshake_timeout;
-                self.crowd.add(source, deadline, token);
+                self.handshake_limit.add(source, deadline, token);
                 let at = Some(deadline);
                 match self.slots.get_mut(token) {
                     Some(Slot::Ctl(conn)) => self.handshakes.set(token, &mut conn.deadline, at),
@@ -117,7 +117,7 @@ impl<T, L> ServerMain<T, L> {
             }
             Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
         };
-        self.leave_crowd(from, token);
+        self.leave_handshake_limit(from, token);
         self.turned_away.dropped += 1;
         cx.sys.note(Note::HandshakeDropped { from, why });
     }
@@ -156,7 +156,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let Some(Slot::Proxy(mut hand)) = self.slots.remove(token) else { return };
         self.handshakes.set(token, &mut hand.deadline, None);
-        self.leave_crowd(hand.from, token);
+        self.leave_handshake_limit(hand.from, token);
         let admitted = match hello {
             Ok(hello) => self.admit(&hello).map_err(Some),
             Err(refusal) => Err(refusal),
@@ -179,11 +179,11 @@ impl<T, L> ServerMain<T, L> {
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
         let sent = answer.is_empty() || cx.sys.send(&hand.port.stream, &answer) == Ok(answer.len());
         match admitted {
-            Ok((control, Admission { lane, .. })) if sent => {
+            Ok((control, Admission { loop_index, .. })) if sent => {
                 cx.sys.unwatch(&hand.port.stream);
                 let conn = hello_conn(hello);
                 let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
-                cx.sys.tell(ToLane { lane, message });
+                cx.sys.tell(ToLoop { loop_index, message });
             }
             Ok((control, admission)) => {
                 cx.sys.close(hand.port.stream);
@@ -231,12 +231,12 @@ where
                 Ok(None) => continue,
                 Err(WireError::Tls) => {
                     // Whoever does not take these few bytes is not told.
-                    let _ = cx.sys.send(&hand.port.stream, &Reply::to_tls(Kind::Proxy).encode());
+                    let _ = cx.sys.send(&hand.port.stream, &Reply::to_tls(ConnKind::Proxy).encode());
                     return Err(None);
                 }
                 Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => return Err(None),
             };
-            if preface.port != Kind::Proxy {
+            if preface.port != ConnKind::Proxy {
                 return Err(None);
             }
             hand.preface = Some(preface);
