@@ -9,7 +9,7 @@ use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-/// What a runtime may want to log, count or draw. `control` is the server's serial number of a client's session.
+/// What a runtime may want to log, count or draw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// A transfer began.
@@ -82,7 +82,7 @@ pub enum Note {
         /// What the system said, if it was the system.
         error: Option<SysError>,
     },
-    /// A message about something that is gone: ignored.
+    /// A message about something that is gone was ignored.
     Stale {
         /// About this conn.
         conn: ConnId,
@@ -119,14 +119,14 @@ pub enum Note {
         /// Where, or why not.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },
-    /// The client's side of that: reachable at this address.
+    /// On the client: a tunnel is reachable at this address.
     Forwarding {
         /// Which tunnel.
         tunnel: TunnelId,
         /// Where.
         public: SocketAddr,
     },
-    /// The client's side of that: not opened; it will be tried again.
+    /// On the client: a tunnel was not opened; the client will try again.
     NotForwarding {
         /// Which tunnel.
         tunnel: TunnelId,
@@ -140,7 +140,7 @@ pub enum Note {
         /// Why.
         refusal: HandshakeRefusal,
     },
-    /// A connection was closed without a word before its handshake was through.
+    /// A connection was closed, without an answer, before its handshake was complete.
     HandshakeDropped {
         /// From where.
         from: SocketAddr,
@@ -205,14 +205,15 @@ impl fmt::Display for Disconnect {
     }
 }
 
-/// Why a connection was closed before its handshake was through.
+/// Why a connection was closed before its handshake was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeEnd {
     /// It took too long.
     TooSlow,
-    /// As many from its source address are under way as may be, and it was the oldest.
+    /// More handshakes from its source address were under way than allowed, and it was the oldest of them.
     SourceCrowded,
-    /// As many are under way as may be, most of them from its source address, and it was the oldest of these.
+    /// More handshakes were under way than allowed, most of them from its source address, and it was the oldest of
+    /// these.
     Crowded,
 }
 
@@ -231,15 +232,15 @@ impl fmt::Display for HandshakeEnd {
 pub enum Dropped {
     /// No proxy_conn came in time.
     WaitedTooLong,
-    /// As many wait as may wait.
+    /// As many visitors wait already as are allowed to.
     QueueFull,
-    /// As many are served as may be.
+    /// As many visitors are served already as are allowed to be.
     TooMany,
-    /// Its tunnel serves as many as its client asked for at most.
+    /// Its tunnel serves already as many visitors as its client asked for at most.
     TunnelFull,
-    /// Who may visit the tunnel does not include its source address.
+    /// Its source address is not allowed to visit the tunnel.
     SourceDenied,
-    /// Too many came from its source address of late.
+    /// More visitors came from its source address than the rate allows.
     TooOften,
     /// Its tunnel or client is gone.
     Gone,

@@ -1,12 +1,12 @@
-//! What a system call says when it does not do what it was asked.
+//! The errors of system calls, as far as the protocol tells them apart.
 
 use crate::codes::TlsFailure;
 use core::fmt;
 
-/// Why a call did not do it.
+/// Why a system call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SysError {
-    /// Not now: readiness will be reported (EAGAIN, EINPROGRESS).
+    /// It cannot be done now; readiness will be reported (EAGAIN, EINPROGRESS).
     WouldBlock,
     /// The connection was reset, or is gone (ECONNRESET, EPIPE, ECONNABORTED).
     Reset,
@@ -22,9 +22,9 @@ pub enum SysError {
     InUse,
     /// Not permitted (EACCES, EPERM).
     Denied,
-    /// The connection is encrypted, and that went wrong. It is lost.
+    /// TLS failed, and the connection is lost.
     Tls(TlsFailure),
-    /// Anything else: the system's number.
+    /// Any other error, by the system's number.
     Other(i32),
 }
 

@@ -24,7 +24,8 @@ impl Bell {
     /// From now on the bell is rung for a message, until [`Bell::wake_up`]. `false`: there is mail already, so this
     /// is no time to sleep.
     pub(crate) fn fall_asleep(&self, has_mail: impl FnOnce() -> bool) -> bool {
-        // Before the look at the mailboxes, as a sender posts before it looks at this: one of the two sees the other.
+        // Set before the mailboxes are read, because a sender posts before it reads this: so one of the two sees the
+        // other.
         self.asleep.store(true, Ordering::SeqCst);
         let asleep = !has_mail();
         if !asleep {
@@ -76,7 +77,7 @@ struct State<M> {
 
 impl<M> Shared<M> {
     fn lock(&self) -> MutexGuard<'_, State<M>> {
-        // Whoever panicked with the lock did so between two whole messages.
+        // A thread that panicked while it held the lock had moved whole messages only.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

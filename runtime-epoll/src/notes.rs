@@ -8,9 +8,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Lines of one kind that may come at once,
+/// Lines of one kind that may be written at once.
 const BURST: u32 = 20;
-/// and how long each further one takes.
+/// How long it takes until one more line of that kind may be written.
 const REFILL: Duration = Duration::from_secs(1);
 
 /// What became of one of the client's tunnels.

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// See the module. The thread ends after this, and is never waited for.
+/// Sends names to the resolving thread. The thread ends after this is dropped, and nobody waits for it.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     questions: Sender<(Lookup, String)>,

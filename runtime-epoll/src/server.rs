@@ -254,7 +254,7 @@ impl Outbox for MainOut {
     }
 }
 
-/// From the listening thread.
+/// From the listener.
 #[derive(Debug)]
 struct ListenOut {
     loop_count: LanesOut,

@@ -25,10 +25,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// What is copied at once into the pipe of a stream with urgent bytes: fits into any pipe that is used.
+/// Bytes copied at once into the pipe of a stream with urgent bytes: they fit into any pipe that is used.
 const BOUNCE: usize = 16 * 1024;
 
-/// Who writes so much at once moves bulk: it has filled a driver's buffer.
+/// A write of this many bytes moves bulk data: a read has filled a driver's buffer.
 const BULK: usize = SCRATCH;
 
 /// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. Sockets
@@ -37,8 +37,8 @@ const BULK: usize = SCRATCH;
 pub struct Linux<O = ()> {
     registrar: Registrar,
     pipes: pipe::Pool,
-    /// Streams with an urgent byte, now or before. There, reads stop short of the mark: a short one does
-    /// not mean that nothing is left, and splice(2) never gets past it. So these are copied.
+    /// Streams in which an urgent byte is or was. A read stops before an urgent byte, so a short read does not mean
+    /// that nothing is left, and splice(2) never gets past the byte. So these streams are copied.
     urgent: BTreeSet<Token>,
     secure: secure::Secure,
     random: random::Random,
@@ -92,7 +92,7 @@ impl<O> Linux<O> {
         self.secure.tls = tls;
     }
 
-    /// Something became ready.
+    /// The socket that an event is about, and what it means for the driver.
     pub(crate) fn on_event(&mut self, event: Event) -> (Token, Readiness) {
         if event.urgent {
             self.urgent.insert(event.token);
@@ -122,10 +122,11 @@ impl<O> Linux<O> {
         self.registrar.add(fd, token, room).map_err(errno::io_error)
     }
 
-    /// After a write of up to `wanted` bytes. One that found no room is told when there is some.
+    /// Looks at the `result` of a write of up to `wanted` bytes. After one that found no room, the socket is also
+    /// registered for EPOLLOUT.
     fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
         let full = result == Err(SysError::WouldBlock);
-        // A TLS handshake blocks, too.
+        // With TLS, a write also finds no room while the handshake is under way.
         if wanted >= BULK || full && stream.tls.is_none() {
             stream.on_bulk();
         }
@@ -168,7 +169,7 @@ impl<O> Streams for Linux<O> {
     }
 
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
-        // Watched only now: a socket that has not begun to connect is reported as hung up.
+        // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
         let mut stream = Stream::connect(to, role)?;
         self.secure.connecting(&mut stream)?;
         self.watch(&stream, token)?;
@@ -213,7 +214,7 @@ impl<O> Streams for Linux<O> {
 
     fn reset(&mut self, stream: Stream) {
         self.forget(&stream);
-        // See `options`: what is dropped is reset.
+        // A socket that is dropped is reset: see `options`.
         drop(stream);
     }
 }
@@ -224,8 +225,8 @@ impl<O> Splice for Linux<O> {
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         if !self.is_urgent(stream) {
             let moved = pipe.fill(stream, max)?;
-            // At an urgent byte splice moves nothing, and once the peer has shut its half, it calls that the
-            // end of the stream.
+            // At an urgent byte, splice moves nothing, and once the peer has shut its half, it reports the end of
+            // the stream.
             if moved > 0 || !stream.has_more() {
                 return Ok(moved);
             }

@@ -56,7 +56,7 @@ impl Host {
         Ok(Self { poller, bell, timer, clock })
     }
 
-    /// A place for one more driver. [`Host::run`] wants them in this order.
+    /// A place for one more driver. [`Host::run`] expects the drivers in the order of their places.
     pub(crate) fn seat<M>(&mut self) -> io::Result<DriverSlot<M>> {
         Ok(DriverSlot { registrar: self.poller.registrar()?, mailbox: Mailbox::new(Arc::clone(&self.bell)) })
     }
@@ -92,7 +92,7 @@ impl Host {
         }
     }
 
-    /// Whether there is nothing to do before a socket, another thread or the timer says so.
+    /// Whether there is nothing to do until a socket, another thread or the timer wakes the thread.
     fn sleeps(&mut self, workers: &[&mut dyn Work]) -> io::Result<bool> {
         if workers.iter().any(|worker| worker.is_busy()) {
             return Ok(false);
@@ -130,7 +130,7 @@ pub(crate) trait Work {
     fn has_mail(&self) -> bool;
     /// Whether it has something to do at once.
     fn is_busy(&self) -> bool;
-    /// When it has something to do though nothing comes.
+    /// When it must run even if nothing has come.
     fn next_deadline(&self) -> Option<Instant>;
 }
 
@@ -143,7 +143,7 @@ pub(crate) struct Worker<D, O, M> {
     clock: Clock,
     strategy: Strategy,
     scratch: Box<[u8]>,
-    /// Of one turn: kept for their room.
+    /// The messages and events of one turn. They are kept between turns for their capacity.
     ready: Vec<(Token, Readiness)>,
     messages: Vec<M>,
 }
@@ -268,7 +268,7 @@ pub(crate) struct Threads<R>(Vec<Member<R>>);
 
 impl<R> Drop for Threads<R> {
     fn drop(&mut self) {
-        // Only where a thread could not be started: the error that says so is on its way.
+        // Threads are left here only if another could not be started, and that error is being returned.
         let _reports = self.join();
     }
 }

@@ -181,7 +181,7 @@ impl Control {
         Ok(Reaction::Bind(tunnel, candidates, Box::new(Gate::new(&self.scope, limits))))
     }
 
-    /// The listening thread answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
+    /// The listener answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
     #[must_use]
     pub fn on_bound(&mut self, tunnel: TunnelId, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
         let state = self.tunnels.get_mut(&tunnel)?;

@@ -1,8 +1,9 @@
-//! The server's listening thread: public ports, and the visitors that come to them.
+//! The server's listener: public ports, and the visitors that come to them. In production it shares the main thread's
+//! loop with the main driver and the first event loop.
 //!
-//! Accepts in bounded batches and deals visitors to the event loops: a lone one to the first, which production seats
-//! beside the listener, so that nobody must be woken for it; others to the loop that has the fewest. Out of descriptors, it
-//! pauses: visitors wait in the kernel's backlog, and nothing spins.
+//! Accepts in bounded batches and deals visitors to the event loops: a lone visitor to the first loop, which runs on
+//! the same thread, so that no thread must be woken for it; others to the loop that has the fewest. When the process is
+//! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 
 use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
 use super::server_loop::Totals;
@@ -48,7 +49,7 @@ struct PublicPort<L> {
 }
 
 impl<L> Listener<L> {
-    /// A listening thread that deals visitors to `loop_count` event loops.
+    /// A listener that deals visitors to `loop_count` event loops.
     #[must_use]
     pub fn new(loop_count: usize) -> Self {
         Self {

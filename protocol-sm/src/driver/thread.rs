@@ -1,24 +1,25 @@
-//! What a thread runs, and what it hands to it.
+//! What a thread and its drivers agree on: [`Driver`] is what a thread runs, [`Cx`] what it hands to the driver, and
+//! [`Tell`] how drivers send messages to each other.
 
 use super::slab::Token;
 use super::sys::Readiness;
 use crate::time::Instant;
 
-/// What a thread runs: a driver over a system `S`. The thread polls, then calls [`Driver::on_message`] for
-/// each message, [`Driver::on_ready`] for each event, [`Driver::on_deadline`] if [`Driver::next_deadline`]
-/// has passed, and [`Driver::run_busy`]; it polls without waiting while [`Driver::is_busy`].
+/// A driver over a system `S`. Its thread polls, then calls [`Driver::on_message`] for each message,
+/// [`Driver::on_ready`] for each event, [`Driver::on_deadline`] if [`Driver::next_deadline`] has passed, and
+/// [`Driver::run_busy`]; it polls without waiting while [`Driver::is_busy`].
 pub trait Driver<S> {
-    /// What other threads tell it.
+    /// What other drivers send to it.
     type Message;
-    /// Another thread's message.
+    /// Handles a message of another driver.
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: Self::Message);
-    /// A socket became ready. A token of something that is gone is ignored.
+    /// Handles the readiness of a socket. It ignores the token of a socket that it no longer has.
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness);
-    /// Time has passed.
+    /// Handles the deadlines that have passed.
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>);
     /// When to call [`Driver::on_deadline`] next.
     fn next_deadline(&self) -> Option<Instant>;
-    /// Goes on with what was cut short so that others get their turn.
+    /// Continues work that was interrupted so that others get their turn.
     fn run_busy(&mut self, cx: &mut Cx<'_, S>);
     /// Whether [`Driver::run_busy`] has something to do at once.
     fn is_busy(&self) -> bool;
@@ -37,8 +38,8 @@ pub struct Cx<'a, S> {
     pub strategy: Strategy,
 }
 
-/// The size of [`Cx::scratch`], in bytes: a read that fills it shows a bulk stream, for which splice is
-/// cheaper (measured: the crossover lies at 16 to 32 KiB).
+/// The size of [`Cx::scratch`], in bytes. A read that fills it shows a bulk stream, for which splice is cheaper
+/// (measured: the crossover lies at 16 to 32 KiB).
 pub const SCRATCH: usize = 32 * 1024;
 
 /// How payload is moved. Anything but `Hybrid` is for tests and measurements.
@@ -53,8 +54,8 @@ pub enum Strategy {
     Splice,
 }
 
-/// Sends a message to another thread, in order per receiver. Never blocks.
+/// Sends messages to other drivers: in order for each receiver, and without blocking.
 pub trait Tell<M> {
-    /// Sends `msg`.
+    /// Sends one message.
     fn tell(&mut self, msg: M);
 }

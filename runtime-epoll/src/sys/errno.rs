@@ -13,7 +13,7 @@ pub(super) fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> Result<T, 
     }
 }
 
-/// See [`SysError`] for what stands for what.
+/// The drivers' error for an error number; [`SysError`] lists which.
 pub(super) fn sys_error(errno: Errno) -> SysError {
     match errno as i32 {
         libc::EAGAIN | libc::EINPROGRESS => SysError::WouldBlock,
@@ -35,7 +35,7 @@ pub(super) fn sys_error(errno: Errno) -> SysError {
     }
 }
 
-/// The same for an error that comes from the standard library or mio.
+/// The drivers' error for an error of the standard library or mio.
 pub(super) fn io_error(error: std::io::Error) -> SysError {
     sys_error(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }

@@ -7,8 +7,8 @@
 //!   [`Streams::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
 //!   truncated stream never looks complete, not even after kill -9.
 //!
-//! On those that leave the machine, keepalive: it finds a peer that went away while nothing was under way.
-//! While something is, it finds nothing; see [`dead_path`].
+//! On connections to other machines, keepalive: it finds a peer that is gone while no data is in flight. While data
+//! is in flight, it finds nothing; see [`dead_path`].
 //!
 //! Accepted sockets inherit the options of their listener, so the common ones cost a visitor no call.
 //!
@@ -23,18 +23,18 @@ use std::time::Duration;
 
 /// A connection with nothing under way is probed after this long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// Then this often,
+/// The pause between two keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// and given up after so many probes without an answer.
+/// After this many probes without an answer, the connection is given up.
 const KEEPALIVE_PROBES: u32 = 3;
 /// What is sent on a ctl_conn must be acknowledged within this.
 const CTL_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause between two retransmissions, or two probes of a closed window, on a proxy_conn. With
 /// the kernel's 15 of them (tcp_retries2), a dead path is found within half a minute.
 const PROXY_RETRY_MAX: Duration = Duration::from_secs(2);
-/// See [`cap_send_buffer`]. The kernel doubles it.
+/// The send buffer that [`cap_send_buffer`] sets, in bytes. The kernel doubles it.
 const LOOPBACK_SEND_BUFFER: usize = 256 * 1024;
-/// Since Linux 6.15.
+/// A socket option that Linux has since 6.15.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// Options of a listener, and of all that is accepted from it. `any_v6`: it listens on `::`, and takes IPv4 too.
@@ -50,14 +50,14 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
 /// Options of a connection that is about to be opened.
 pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
     on_every_connection(fd);
-    // A kernel need not be asked whether it is still there by itself.
+    // A peer on this machine needs no keepalive: its kernel is ours.
     if !peer.is_loopback() {
         keepalive(fd);
     }
     dead_path(fd, role);
 }
 
-/// Before a close in good order: what was sent still arrives.
+/// Switches SO_LINGER off before a close in good order, so that what was sent still arrives.
 pub(super) fn let_linger(fd: &impl AsFd) {
     set(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
 }
@@ -75,8 +75,8 @@ fn keepalive(fd: &impl AsFd) {
     set(fd, sockopt::TcpKeepCount, &KEEPALIVE_PROBES);
 }
 
-/// A path that swallows everything is found within half a minute, not after the kernel's quarter of an hour. All that
-/// an accepted connection needs beyond the options of its listener.
+/// Makes the kernel find a path that drops everything within half a minute, not within a quarter of an hour. An
+/// accepted connection needs nothing else beyond the options of its listener.
 ///
 /// A ctl_conn has TCP_USER_TIMEOUT for that: its peer always reads. A proxy_conn's need not: a visitor who
 /// pauses a download closes the window for as long as they like, and TCP_USER_TIMEOUT would reset the
@@ -106,15 +106,16 @@ fn retry_max(fd: &impl AsFd) {
     }
 }
 
-/// Where the peer is on this machine, a small send buffer as soon as there is bulk: bytes that wait in it delay every
-/// small message behind them (with 4 bulk streams beside it, a small request took 3.5 ms instead of 19.8 ms), and over
-/// loopback more of it costs rate (once it has grown, one stream ran at 1700 MB/s instead of 2000). Elsewhere it must
-/// stay untouched, because setting it ends its automatic growth, without which a long fat path cannot be filled.
+/// Sets a small send buffer, for bulk data to a peer on this machine. Bytes that wait in the buffer delay every small
+/// message behind them: beside 4 bulk streams, a small request took 3.5 ms with this and 19.8 ms without it. Over
+/// loopback a large buffer also costs rate: once it had grown, one stream ran at 1700 MB/s instead of 2000. Towards
+/// other machines the buffer must not be set, because that ends its automatic growth, without which a path with a
+/// large bandwidth-delay product cannot be filled.
 pub(super) fn cap_send_buffer(fd: &impl AsFd) {
     set(fd, sockopt::SndBuf, &LOOPBACK_SEND_BUFFER);
 }
 
-/// A socket that takes no option, because its connection is gone already, shows that at its next call.
+/// Sets an option. Where that fails because the connection is gone already, the next call on the socket says so.
 fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
     if let Err(error) = setsockopt(fd, option, value) {
         tracing::debug!("a socket option was not set: {error}");

@@ -11,18 +11,18 @@ use nix::unistd::{pipe2, write};
 use protocol_sm::driver::SysError;
 use std::os::fd::OwnedFd;
 
-/// What a pipe is enlarged to, if that can be had. One of 64 KiB has 16 slots, and is full after as many
-/// small segments.
+/// The sizes that a pipe is enlarged to, in the order in which they are tried. A pipe of 64 KiB has 16 slots, so 16
+/// small segments fill it.
 const LARGE: [usize; 2] = [1024 * 1024, 256 * 1024];
 /// A pipe below this is worth less than copying.
 const SMALL: usize = 64 * 1024;
-/// Bytes of capacity that a thread's large pipes may have together,
+/// Bytes of capacity that the large pipes of a thread may have together.
 const LARGE_BUDGET: usize = 4 * LARGE[0];
-/// and all its pipes.
+/// Bytes of capacity that all pipes of a thread may have together.
 const BUDGET: usize = 2 * LARGE_BUDGET;
 /// Empty pipes that a thread keeps. To make one and to close it costs 12 µs.
 const KEEP: usize = 8;
-/// After a failure so many requests are answered with none, without asking the system.
+/// After a failure, this many requests get no pipe, without asking the system.
 const REST: u32 = 256;
 
 /// A pipe and its capacity.
@@ -70,7 +70,7 @@ pub(super) struct Pool {
     large: usize,
     /// Capacity of all pipes, handed out or kept.
     all: usize,
-    /// Requests left to answer with none.
+    /// Requests that still get no pipe after a failure.
     rest: u32,
 }
 

@@ -1,4 +1,4 @@
-//! epoll, edge-triggered: each socket is registered once, and again when it is to be watched for room too.
+//! epoll, edge-triggered: each socket is registered once for input, and once more when EPOLLOUT is needed too.
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Waker};
@@ -18,7 +18,7 @@ const TIMER: mio::Token = mio::Token(usize::MAX - 1);
 /// Where the number of a driver stands in a token: between the index and the generation.
 const SEAT_SHIFT: u32 = 24;
 const SEAT_BITS: u64 = 0xff << SEAT_SHIFT;
-/// A new connection has room to write, and being told so would be a wake-up for nothing.
+/// Without EPOLLOUT: a new connection has room to write, so its event would wake the thread for nothing.
 const FOR_INPUT: Interest = Interest::READABLE.add(Interest::PRIORITY);
 const FOR_ALL: Interest = FOR_INPUT.add(Interest::WRITABLE);
 
@@ -87,7 +87,7 @@ impl Poller {
 #[derive(Debug)]
 pub(crate) struct Timer {
     timer: TimerFd,
-    /// When it goes off, if it has not.
+    /// When it goes off; `None` if it is not set.
     set: Option<Instant>,
 }
 
@@ -100,10 +100,10 @@ impl Timer {
         Ok(Self { timer, set: None })
     }
 
-    /// Goes off at `deadline`, or before that for one that is no more.
+    /// Sees to it that the timer goes off at `deadline`. It may go off earlier too, for a deadline set before.
     pub(crate) fn wake_at(&mut self, deadline: Instant, now: Instant) -> io::Result<()> {
         if self.set.is_none_or(|set| set <= now || deadline < set) {
-            // Zero would mean never.
+            // A duration of zero would disarm the timer.
             let left = deadline.since(now).max(Duration::from_nanos(1));
             let at = Expiration::OneShot(TimeSpec::from_duration(left));
             self.timer.set(at, TimerSetTimeFlags::empty())?;
@@ -121,7 +121,7 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    /// `room`: for room to write, too.
+    /// Registers `fd` for input, and for EPOLLOUT too if `room` is set.
     pub(super) fn add(&self, fd: impl AsFd, token: Token, room: bool) -> io::Result<()> {
         let interest = if room { FOR_ALL } else { FOR_INPUT };
         self.registry.register(&mut SourceFd(&fd.as_fd().as_raw_fd()), to_mio(self.seat, token), interest)

@@ -20,7 +20,7 @@ impl Default for Random {
 
 impl fmt::Debug for Random {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is left may become a secret.
+        // The bytes left in the block may become secrets, so they are not printed.
         f.debug_struct("Random").field("used", &self.used).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,5 @@
-//! Where encrypted connections meet epoll: which are in their handshake, and which must be looked at although the
-//! socket has nothing to say.
+//! Encrypted connections and epoll: which connections are in their handshake, and which must be reported as ready
+//! although epoll reported nothing.
 
 use super::socket::Stream;
 use crate::notes::Limiter;
@@ -17,10 +17,10 @@ pub(super) struct Secure {
     pub(super) tls: Tls,
     /// Made when the first connection needs them.
     buffers: Option<Buffers>,
-    /// In their handshake: what is ready for one thing is ready for all, as a handshake reads and writes whatever
-    /// the driver wants.
+    /// Connections in their handshake. Readiness of either sort is reported as both, because a handshake may have to
+    /// read for a driver that wants to write, and the other way round.
     handshaking: BTreeSet<Token>,
-    /// Their handshake is through, and their driver does not know.
+    /// Connections whose handshake has ended and whose driver was not told yet.
     woken: Vec<Token>,
     failures: Limiter,
 }
@@ -57,7 +57,7 @@ impl Secure {
         Readiness { readable: ready.readable || both, writable: ready.writable || both, ..ready }
     }
 
-    /// Adds those that the driver must look at although the socket has said nothing.
+    /// Adds the connections that the driver must look at although epoll reported nothing.
     pub(super) fn take_woken(&mut self, ready: &mut Vec<(Token, Readiness)>) {
         let both = Readiness { readable: true, writable: true, ..Readiness::default() };
         ready.extend(self.woken.drain(..).map(|token| (token, both)));
@@ -124,7 +124,7 @@ impl Secure {
         let Some((failure, text)) = failed else { return };
         let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
         match failure {
-            // Whoever connects to a public machine: scanners, mostly.
+            // Mostly scanners, which connect to every public machine.
             TlsFailure::Broken => tracing::debug!(peer, "TLS: {text}"),
             TlsFailure::NotTls
             | TlsFailure::WrongPin
@@ -145,7 +145,7 @@ impl Secure {
 fn encrypt(stream: &mut Stream, session: Option<Session>) {
     if let Some(session) = session {
         stream.tls = Some(Box::new(RefCell::new(session)));
-        // A session writes when it must, and that may be when its driver reads.
+        // A session may have to write while its driver only reads.
         stream.for_room.set(true);
     }
 }

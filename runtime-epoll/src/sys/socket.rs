@@ -27,12 +27,12 @@ const FIRST_EPHEMERAL_PORT: u16 = 32768;
 pub struct Stream {
     fd: OwnedFd,
     role: Role,
-    /// What its readiness is reported as.
+    /// The token that its readiness is reported as, while it is watched.
     pub(super) token: Cell<Option<Token>>,
     dial: Cell<Dial>,
-    /// Who watches it watches for room to write, too.
+    /// Whether it is, or will be, registered for EPOLLOUT too.
     pub(super) for_room: Cell<bool>,
-    /// See [`Stream::on_bulk`].
+    /// Whether [`Stream::on_bulk`] has been called.
     bulk: Cell<bool>,
     /// How its bytes are encrypted, if they are.
     pub(super) tls: Option<Box<RefCell<Session>>>,
@@ -41,13 +41,13 @@ pub struct Stream {
 /// What is known of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dial {
-    /// It is not known to be through.
+    /// It has not succeeded yet, as far as is known.
     Pending,
-    /// It is, and nobody has asked yet.
+    /// It has succeeded, and the driver has not asked yet.
     Through,
-    /// It is, and has met itself: nobody else will ever answer.
+    /// The socket is connected to itself (see [`Stream::is_its_own_peer`]): the driver is told that nobody listens.
     Itself,
-    /// There was none, or it is known to be through.
+    /// The driver knows that it has succeeded, or the connection was accepted.
     Over,
 }
 
@@ -73,7 +73,7 @@ impl Stream {
         Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls: None }
     }
 
-    /// Begins to connect. On the same machine, the connection is up already when this returns.
+    /// Begins to connect. A connection to the same machine is established already when this returns.
     pub(super) fn connect(to: SocketAddr, role: Role) -> Result<Self, SysError> {
         let fd = tcp_socket(to).map_err(connect_error)?;
         options::on_connecting(&fd, role, to.ip());
@@ -85,7 +85,7 @@ impl Stream {
         if to.ip().to_canonical().is_loopback() {
             stream.look_if_through();
         }
-        // That a connect is through is told as room to write.
+        // EPOLLOUT reports that a connect has succeeded.
         stream.for_room.set(stream.dial.get() == Dial::Pending);
         Ok(stream)
     }
@@ -96,7 +96,7 @@ impl Stream {
         }
     }
 
-    /// The pending error; while a connect is not through, `WouldBlock`.
+    /// Takes the pending error; `WouldBlock` while the connect is under way.
     pub(super) fn take_error(&self) -> Result<(), SysError> {
         if self.dial.get() == Dial::Pending {
             self.look_if_through();
@@ -117,13 +117,13 @@ impl Stream {
         }
     }
 
-    /// A connect to a port of this machine that nobody listens on may be given that very port as its own: it
-    /// then meets itself, and everything sent comes back.
+    /// Whether this socket is connected to itself. The kernel may choose, as the local port of a connect to this
+    /// machine, the very port that is connected to; if nobody listens there, the socket receives all that it sends.
     fn is_its_own_peer(&self, peer: &SockaddrStorage) -> bool {
         port(peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
     }
 
-    /// Whether it is one between client and server.
+    /// Whether this is a connection between client and server.
     pub(super) fn is_ours(&self) -> bool {
         match self.role {
             Role::Ctl | Role::Proxy => true,
@@ -131,7 +131,7 @@ impl Stream {
         }
     }
 
-    /// Who is at its other end.
+    /// The peer's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
@@ -150,14 +150,15 @@ impl Stream {
         retried(|| send(self.fd.as_raw_fd(), from, MsgFlags::MSG_NOSIGNAL)).map_err(sys_error)
     }
 
-    /// It carries more than small messages.
+    /// Notes that the connection carries bulk data: caps the send buffer, if the peer is on this machine.
     pub(super) fn on_bulk(&self) {
         if !self.bulk.replace(true) && self.peer().is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
             options::cap_send_buffer(&self.fd);
         }
     }
 
-    /// A connection that is gone already has nothing to shut; its error is reported as readiness.
+    /// Shuts the write half. This fails only for a connection that is gone already, whose error is reported as
+    /// readiness.
     pub(super) fn shut_write(&self) {
         if let Err(errno) = shutdown(self.fd.as_raw_fd(), Shutdown::Write) {
             tracing::debug!("shutdown: {errno}");
@@ -172,8 +173,8 @@ impl Stream {
         }
     }
 
-    /// Reads what has come, up to a limit, and forgets it: the kernel answers a close with a reset where
-    /// something is unread, and the reset may overtake our last message, which says why we close.
+    /// Reads and discards what has come, up to a limit. Where something is unread, the kernel answers a close with a
+    /// reset, and the reset may overtake our last message, which says why we close.
     fn discard(&self) {
         for _ in 0..16 {
             if !matches!(self.recv(&mut [0; 4096]), Ok(1..)) {
@@ -198,7 +199,7 @@ impl Listener {
 
     pub(super) fn accept(&self, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
-        // An IPv4 visitor of an IPv6 socket comes from ::ffff:a.b.c.d: say a.b.c.d.
+        // An IPv4 peer of an IPv6 socket has an address ::ffff:a.b.c.d; it is reported as a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         options::dead_path(&fd, role);
         Ok((Stream::new(fd, role, Dial::Over), from))

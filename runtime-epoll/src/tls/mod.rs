@@ -24,7 +24,7 @@ use session::Session;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-/// What is wrong with a piece of a TLS configuration: which, and how.
+/// A piece of a TLS configuration that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
     /// The piece.
@@ -137,7 +137,7 @@ impl ServerTls {
         };
         let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Handshakes are few, as conns are reused: what would make them cheaper is not worth its state.
+        // Conns are reused, so handshakes are few, and resumption is not worth its state.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self { config: Arc::new(config), pin, trust: trust.into() })
@@ -159,7 +159,7 @@ impl ClientTls {
     pub fn new(trust: Trust<'_>, by: &str, name: &str, identity: Option<Identity<'_>>) -> Result<Self, TlsError> {
         let name = match (ServerName::try_from(name.to_owned()), trust) {
             (Ok(name), _) => name,
-            // It is not looked at, but something has to be there.
+            // rustls wants a name, though nothing checks it.
             (Err(_), Trust::Pin(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
             (Err(error), Trust::Authority(_) | Trust::System) => return Err(Piece::Name.wrong(error)),
         };

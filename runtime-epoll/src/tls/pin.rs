@@ -1,4 +1,4 @@
-//! A server's public key, pinned: for certificates that nobody else vouches for.
+//! A pin of a server's public key, for certificates that no authority signed.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};

@@ -38,7 +38,7 @@ pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io:
     let there = |file: &Path| fs::exists(file).map_err(|error| (file.to_owned(), error));
     let complete = || Ok(there(&certificate_file)? && there(&key_file)?);
     if make && !complete()? {
-        // Another server may be started here at this very moment: it waits, and takes what this one made.
+        // Another server may start here at the same moment: it waits for the lock, and uses what this one made.
         let lock = File::open(directory).and_then(|opened| {
             Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))
         });
@@ -73,7 +73,8 @@ fn certificate(key: &KeyPair) -> io::Result<String> {
 /// Writes a whole file or none.
 fn put(file: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let unfinished = file.with_extension("pem.new");
-    // One that is there was left behind, or laid there for the key to be written into: it has its own mode and owner.
+    // A file of this name was left behind, or put there by somebody who wants to read the key: it has a mode and an
+    // owner that we did not choose.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

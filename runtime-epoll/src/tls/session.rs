@@ -1,14 +1,14 @@
 //! One encrypted connection, between the driver's plain bytes and the socket's.
 //!
 //! The driver sees a stream like any other. What it must not notice:
-//! - A read ends with "would block" only when the socket said so and no plain byte is left here: both must be dry,
-//!   or the next edge never comes.
+//! - A read ends with "would block" only when the socket said so and no plain byte is left here. Otherwise the driver
+//!   would wait for an edge that never comes.
 //! - A write is all or nothing per chunk. While some of a chunk's ciphertext is unsent the answer is "would block",
 //!   and the driver comes again with the same bytes; only then are they counted. So no byte counts as forwarded
 //!   that the kernel does not have, the back-pressure is that of the socket, and there is nothing to flush for a
 //!   driver that has nothing to send.
-//! - The handshake is made within these calls, whichever comes. While it lasts both sorts of readiness mean both,
-//!   and its end is an event of its own ([`Session::take_news`]).
+//! - The handshake is made within these calls, whichever of them comes. While it lasts, readiness of either sort is
+//!   reported as both, and its end is an event of its own ([`Session::take_news`]).
 //!
 //! Memory: what is read and what is encrypted passes through two buffers per thread. A connection keeps an
 //! unfinished record, plain bytes that the driver had no room for, and unsent ciphertext: nothing while it is idle,
@@ -34,7 +34,8 @@ const RECORD: usize = 16 * 1024;
 const LEAST_READ: usize = 4096;
 /// Bytes that may come before the handshake is through, and that an unfinished message may have after it.
 const HANDSHAKE: usize = 32 * 1024;
-/// How many received bytes a plain one makes up for: more than a record of a single byte has.
+/// How many received bytes are accepted for each plain byte that they contained. A record with a single plain byte is
+/// shorter than this, unless it is padded.
 const WORTH: usize = 64;
 
 /// The socket beneath.
@@ -69,12 +70,12 @@ impl fmt::Debug for Buffers {
     }
 }
 
-/// What came to pass since the last look.
+/// What has happened since the last [`Session::take_news`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
     /// The handshake is through: the driver must be called, whatever it waits for.
     pub(crate) up: bool,
-    /// The connection failed; what is to be said of it in the log.
+    /// How the connection failed, and the text for the log.
     pub(crate) failed: Option<(TlsFailure, String)>,
 }
 
@@ -82,21 +83,22 @@ pub(crate) struct News {
 pub(crate) struct Session {
     machine: Machine,
     phase: Phase,
-    /// A client speaks first.
+    /// Whether the first read has begun the handshake, which the client does by sending.
     begun: bool,
     /// Ciphertext of an unfinished record or message.
     incoming: Vec<u8>,
-    /// Plain bytes that the driver had no room for; those before `read` it has taken since.
+    /// Plain bytes that the driver had no room for. It has taken those before `read` since.
     plain: Vec<u8>,
     read: usize,
-    /// Ciphertext; what comes before `sent` the socket has.
+    /// Ciphertext to send. The socket has taken what stands before `sent`.
     outgoing: Vec<u8>,
     sent: usize,
-    /// How many of the driver's bytes are in `outgoing`, and not yet counted.
+    /// How many of the driver's bytes are in `outgoing` and not yet reported as written.
     owed: usize,
-    /// Bytes received that no plain ones made up for: of the handshake, then of records with little in them.
+    /// Bytes received, less [`WORTH`] for each plain byte among them: those of the handshake, then those of records
+    /// with little in them.
     heard: usize,
-    /// The peer said that no more comes.
+    /// Whether the peer said that no more comes (close_notify).
     ended: bool,
     news: News,
 }
@@ -112,23 +114,23 @@ enum Phase {
     Opening,
     Handshake,
     Up,
-    /// A server's: the client speaks in the clear, and is to be told in the clear that it may not.
+    /// On a server: the client speaks in the clear, and is refused in the clear.
     Plain,
     Failed(TlsFailure),
 }
 
-/// What one read of the socket gave.
+/// The outcome of one read of the socket.
 struct Got {
     /// Plain bytes.
     plain: usize,
-    /// There was nothing more to read.
+    /// Whether the socket had nothing more to read.
     short: bool,
 }
 
 /// What a driver wants to be encrypted, and where to.
 enum Encrypt<'a> {
     Data(&'a [u8], &'a mut [u8]),
-    /// The notice that nothing more comes.
+    /// The notice that no more comes (close_notify).
     Close(&'a mut [u8]),
 }
 
@@ -169,7 +171,7 @@ impl Session {
         self.phase == Phase::Up
     }
 
-    /// Whether readiness of either sort must be passed on as both.
+    /// Whether readiness of either sort must be reported as both.
     pub(crate) fn is_handshaking(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Handshake)
     }
@@ -189,11 +191,12 @@ impl Session {
         if kept > 0 {
             return Ok((kept, false));
         }
-        // Until there is something to go on with, and no longer: how little a record holds is the peer's choice.
+        // Ends as soon as there are plain bytes: the peer decides how little a record holds, so it must not decide how
+        // long this lasts.
         loop {
             match self.read_some(wire, buffers, into)? {
-                // A short read does for a driver that has something to go on with. To say "would block" takes the
-                // socket's word: the stream's end may have come behind what was read.
+                // With plain bytes, a short read is proof enough that the socket is empty. For "would block" the socket
+                // itself must have said so: the end of the stream may have come behind what was read.
                 Some(got) if got.plain > 0 => {
                     return Ok((got.plain, got.short && self.plain.is_empty() && !self.ended));
                 }
@@ -237,7 +240,7 @@ impl Session {
         Ok(chunk.len())
     }
 
-    /// Says goodbye, as far as the socket takes it.
+    /// Sends close_notify, as far as the socket takes it.
     pub(crate) fn close(&mut self, wire: &mut impl Wire) {
         let mut notice = [0; 512];
         if self.phase == Phase::Up
@@ -245,7 +248,7 @@ impl Session {
         {
             self.outgoing.extend_from_slice(&notice[..length]);
         }
-        // Whoever does not take it finds the end without it.
+        // A peer that does not take it sees the end of the stream without it.
         let _ = self.flush(wire);
     }
 
@@ -291,7 +294,7 @@ impl Session {
             self.run(&mut [], &mut [], None)?;
         }
         if self.owed == 0 {
-            // Of the handshake. What has come is worth reading all the same.
+            // What is left of the handshake is sent first. If the socket has no room, what has come is still read.
             match self.flush(wire) {
                 Ok(()) | Err(SysError::WouldBlock) => {}
                 Err(error) => return Err(error),
@@ -305,13 +308,13 @@ impl Session {
         let most = fitting.saturating_sub(kept).max(LEAST_READ).min(buffers.inbound.len() - kept);
         let n = wire.recv(&mut buffers.inbound[kept..kept + most])?;
         if n == 0 {
-            // Nobody said goodbye: cut short.
+            // No close_notify came: the stream was cut short.
             return Err(SysError::Reset);
         }
         buffers.inbound[..kept].copy_from_slice(&self.incoming);
         let read = self.digest(&mut buffers.inbound[..kept + n], n, into);
         if read.is_err() || !self.outgoing.is_empty() && self.owed == 0 {
-            // An answer of the handshake, or an alert: whoever does not take it now takes it later or never.
+            // An answer of the handshake, or an alert. What the socket does not take now is sent later.
             match self.flush(wire) {
                 Ok(()) | Err(SysError::WouldBlock) => {}
                 Err(error) => return Err(read.err().unwrap_or(error)),
@@ -369,8 +372,8 @@ impl Session {
         ran.encrypted.ok_or(SysError::Reset)
     }
 
-    /// Lets the machine go on with `bytes` until it needs more of them. Plain bytes go to `into`, then to
-    /// `self.plain`; what the machine itself has to say, to `self.outgoing`.
+    /// Lets rustls process `bytes` until it needs more of them. Plain bytes go to `into`, then to `self.plain`; what
+    /// rustls itself has to send goes to `self.outgoing`.
     fn run(&mut self, bytes: &mut [u8], into: &mut [u8], mut encrypt: Option<Encrypt<'_>>) -> Result<Ran, SysError> {
         let mut ran = Ran::default();
         loop {
@@ -386,7 +389,7 @@ impl Session {
                 Next::Ended => self.ended = true,
                 Next::Wait => break,
                 Next::Failed(error) => {
-                    // The alert that tells the peer.
+                    // One more step makes the alert that tells the peer.
                     let rest = &mut bytes[ran.used..];
                     let mut out = Out { into, ran: &mut ran, plain: &mut self.plain, outgoing: &mut self.outgoing };
                     let _ = match &mut self.machine {
@@ -424,7 +427,7 @@ impl Session {
     }
 }
 
-/// What came of running the machine.
+/// The outcome of [`Session::run`].
 #[derive(Default)]
 struct Ran {
     /// Bytes that are used up.
@@ -435,7 +438,7 @@ struct Ran {
     encrypted: Option<usize>,
 }
 
-/// Where the machine's yield goes.
+/// Where the bytes that rustls makes go.
 struct Out<'a> {
     into: &'a mut [u8],
     ran: &'a mut Ran,
@@ -483,7 +486,7 @@ impl Out<'_> {
                     Ok(_) | Err(EncodeError::AlreadyEncoded | EncodeError::InsufficientSize(_)) => Next::Again,
                 }
             }
-            // It goes out in this order, whenever the socket takes it.
+            // It is sent in this order, as soon as the socket takes it.
             Ok(ConnectionState::TransmitTlsData(sent)) => {
                 sent.done();
                 Next::Again

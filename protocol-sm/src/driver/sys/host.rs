@@ -1,11 +1,11 @@
-//! What a driver asks of its host besides sockets: names, random bytes, and a place for its notes.
+//! What a driver needs of its host besides sockets: a resolver, random bytes, and a place for its notes.
 
 use crate::ids::TunnelId;
 use crate::notes::Note;
 
-/// Names, looked up off the loops.
+/// A resolver. It never blocks the driver's thread.
 pub trait Resolve {
-    /// Looks up `name`, a `HOST:PORT`, and answers with a message that carries `tag`.
+    /// Looks up `name`, a `HOST:PORT`. The answer is a message that carries `tag`.
     fn resolve(&mut self, tag: Lookup, name: &str);
 }
 
@@ -18,7 +18,7 @@ pub enum Lookup {
     Local(TunnelId),
 }
 
-/// Random bytes.
+/// A source of random bytes.
 pub trait Entropy {
     /// Fills `into` with random bytes fit for secrets.
     fn random(&mut self, into: &mut [u8]);
@@ -26,11 +26,11 @@ pub trait Entropy {
 
 /// Where a driver's notes go: a log, counters or a trace.
 pub trait Log {
-    /// Something worth a log line or a place in a trace.
+    /// Takes one note.
     fn note(&mut self, note: Note);
 }
 
-/// 32 random bits from `sys`.
+/// Draws 32 random bits.
 pub(crate) fn random_u32(sys: &mut impl Entropy) -> u32 {
     let mut bytes = [0; 4];
     sys.random(&mut bytes);

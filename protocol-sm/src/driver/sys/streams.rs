@@ -4,30 +4,32 @@ use super::super::slab::Token;
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
 
-/// TCP connections, as a driver sees them. Every stream is non-blocking. Calls that were interrupted (EINTR) are
-/// repeated by the implementation. A stream is handed back exactly once, to `close` or `reset`.
+/// TCP connections, as a driver sees them. Every stream is non-blocking. The implementation repeats calls that were
+/// interrupted (EINTR). A driver hands each stream back exactly once, to [`Streams::close`] or [`Streams::reset`].
 pub trait Streams {
     /// A TCP connection.
     type Stream;
 
-    /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. What
-    /// can be read already is reported once; room to write need not be before a write found none (`WouldBlock`).
+    /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
+    /// is something to read already, that is reported once. Room to write need not be reported until a write has
+    /// found none (`WouldBlock`).
     ///
     /// # Errors
-    /// [`SysError::Exhausted`].
+    /// [`SysError::Exhausted`]: no room for one more watched stream.
     fn watch(&mut self, stream: &Self::Stream, token: Token) -> Result<(), SysError>;
 
     /// Stops reporting, so that another thread can watch the stream.
     fn unwatch(&mut self, stream: &Self::Stream);
 
-    /// Begins to connect, and watches the new stream as `token`. The caller asks [`Streams::take_error`] at once whether it
-    /// is through: of one that is, nothing is reported; any other becomes writable then, or has an error.
+    /// Begins to connect, and watches the new stream as `token`. The caller calls [`Streams::take_error`] at once to
+    /// learn whether the connect has ended already: then nothing is reported. Otherwise its end is reported as room to
+    /// write or as an error.
     ///
     /// # Errors
     /// The connect failed at once.
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
 
-    /// Takes the socket's pending error; after a connect, `WouldBlock` while it is not through.
+    /// Takes the socket's pending error; `WouldBlock` while a connect is under way.
     ///
     /// # Errors
     /// The pending error.
@@ -36,18 +38,17 @@ pub trait Streams {
     /// Reads up to `into.len()` bytes, which is not 0.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`SysError::WouldBlock`] if nothing has come, or how the connection failed.
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
 
     /// Writes some of `from`, which is not empty. After `WouldBlock`, the next call on this stream must begin with
     /// the same bytes: some of them may have been encrypted already.
     ///
     /// # Errors
-    /// As the system says.
+    /// [`SysError::WouldBlock`] if there is no room, or how the connection failed.
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
-    /// Whether whoever reads along on the way sees nothing of what `stream` carries. Known once something has been
-    /// received.
+    /// Whether what `stream` carries is encrypted. This is known once something has been received.
     fn is_encrypted(&self, stream: &Self::Stream) -> bool;
 
     /// Shuts the write half: the peer reads an end after everything sent.
