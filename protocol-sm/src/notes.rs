@@ -170,7 +170,7 @@ pub enum Disconnect {
     Unresolved,
     /// No connection to the server.
     Unreachable(SysError),
-    /// Whoever answers there does not speak our protocol.
+    /// What answers there does not speak our protocol.
     NotCproxy,
     /// The server refused, for now.
     Refused(HandshakeRefusal),

@@ -22,7 +22,7 @@
 //! A thread that dies ends the program: the sockets it leaves behind are reset, so that no truncated stream looks
 //! complete.
 //!
-//! Whoever links this must have SIGPIPE ignored, as Rust's programs do: splice(2) raises it.
+//! A program that uses this crate must ignore SIGPIPE, as Rust's programs do, because splice(2) raises it.
 // All but a few modules of system calls, which say so.
 #![deny(unsafe_code)]
 

@@ -133,7 +133,7 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    /// Calls `line` unless there were too many of late.
+    /// Calls `line`, unless too many lines were written lately.
     pub(crate) fn line(&mut self, line: impl FnOnce(LeftOut)) {
         if let Some(left_out) = self.admit(Instant::now()) {
             line(left_out);

@@ -31,8 +31,8 @@ const BOUNCE: usize = 16 * 1024;
 /// A write of this many bytes moves bulk data: a read has filled a driver's buffer.
 const BULK: usize = SCRATCH;
 
-/// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. Sockets
-/// belong to whoever holds their [`Stream`]. `O` takes the messages for other drivers; without any, `()` does.
+/// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. A socket
+/// belongs to the holder of its [`Stream`]. `O` takes the messages for other drivers; `()` does where there are none.
 #[derive(Debug)]
 pub struct Linux<O = ()> {
     registrar: Registrar,

@@ -71,7 +71,7 @@ impl Host {
         Ok((loop_count, hosts))
     }
 
-    /// Runs drivers on this thread, in this order, until one of them is through. Messages between them need no wake-up.
+    /// Runs drivers on this thread, in this order, until one of them has ended. Messages between them need no wake-up.
     pub(crate) fn run(&mut self, workers: &mut [&mut dyn Work]) -> io::Result<()> {
         loop {
             let timeout = if self.sleeps(workers)? { None } else { Some(Duration::ZERO) };
@@ -125,7 +125,7 @@ impl<M> DriverSlot<M> {
 pub(crate) trait Work {
     /// One of its sockets became ready: for the next turn.
     fn on_event(&mut self, event: Event);
-    /// Handles what has come since the last turn. Breaks when it is through for good.
+    /// Handles what has come since the last turn. Breaks when the driver has ended.
     fn turn(&mut self, now: Instant) -> ControlFlow<()>;
     fn has_mail(&self) -> bool;
     /// Whether it has something to do at once.
@@ -179,7 +179,7 @@ where
         call(driver, &mut cx)
     }
 
-    /// Handles the last messages; the driver is through then.
+    /// Handles the last messages. The driver has ended then.
     pub(crate) fn finish(&mut self) {
         self.mailbox.address().close();
         let _through = self.turn(self.clock.now());

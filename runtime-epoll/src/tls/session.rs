@@ -32,7 +32,7 @@ const RECORD_EXTRA: usize = 5 + 1 + 16;
 const RECORD: usize = 16 * 1024;
 /// The least that is read at once, however small the driver's buffer.
 const LEAST_READ: usize = 4096;
-/// Bytes that may come before the handshake is through, and that an unfinished message may have after it.
+/// Bytes that may come before the handshake is complete, and that an unfinished message may have after it.
 const HANDSHAKE: usize = 32 * 1024;
 /// How many received bytes are accepted for each plain byte that they contained. A record with a single plain byte is
 /// shorter than this, unless it is padded.
@@ -73,7 +73,7 @@ impl fmt::Debug for Buffers {
 /// What has happened since the last [`Session::take_news`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
-    /// The handshake is through: the driver must be called, whatever it waits for.
+    /// The handshake is complete: the driver must be called, whatever it waits for.
     pub(crate) up: bool,
     /// How the connection failed, and the text for the log.
     pub(crate) failed: Option<(TlsFailure, String)>,
