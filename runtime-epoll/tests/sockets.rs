@@ -1,4 +1,4 @@
-//! `Linux` against the real kernel, over loopback: the promises of `Streams`, `Splice`, `Listen` and `Entropy`, one by one.
+//! `Linux` against the real kernel, over loopback: the promises of `Streams`, `Splice`, `Listen` and `Entropy`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
