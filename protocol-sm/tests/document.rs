@@ -148,6 +148,7 @@ fn defaults_are_those_that_are_written() {
         ("max_connections", scope.max_connections),
         ("max_waiting", scope.max_waiting),
     ];
+    assert!(DOCUMENT.contains(&format!("`idle_conns` conns ({} by default)", server.idle_conns)));
     let rows = table(&["## Timers and limits", "**P-LIM-1**"]);
     for (name, default) in limits {
         let row = rows.iter().find(|row| row[0].ends_with(&format!(", {name}")));
