@@ -1,4 +1,5 @@
 //! PROTOCOL.md's tables are those of the code: numbers of messages and codes, which refusals are final, timers and limits.
+//! Each of its rules says what it asks for, and its lines can be read in any editor.
 
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::settings::{Scope, ServerSettings, Timings};
@@ -147,9 +148,72 @@ fn defaults_are_those_that_are_written() {
         ("max_connections", scope.max_connections),
         ("max_waiting", scope.max_waiting),
     ];
+    assert!(DOCUMENT.contains(&format!("`idle_conns` conns ({} by default)", server.idle_conns)));
     let rows = table(&["## Timers and limits", "**P-LIM-1**"]);
     for (name, default) in limits {
         let row = rows.iter().find(|row| row[0].ends_with(&format!(", {name}")));
         assert_eq!(row.map(|row| row[1].clone()), Some(default.to_string()), "{name}");
+    }
+}
+
+/// The rules, each with its whole text.
+fn rules() -> Vec<(String, String)> {
+    let mut rules: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in DOCUMENT.lines() {
+        if let Some((number, text)) = line.strip_prefix("- **P-").and_then(|rest| rest.split_once("**")) {
+            rules.push((format!("P-{number}"), text.into()));
+            inside = true;
+        } else if inside && line.starts_with("  ") {
+            rules.last_mut().expect("inside of one").1.extend([" ", line.trim()]);
+        } else {
+            inside = false;
+        }
+    }
+    rules
+}
+
+#[test]
+fn every_rule_says_how_strict_it_is() {
+    let rules = rules();
+    assert!(rules.len() > 140, "only {} rules found", rules.len());
+    for (number, text) in &rules {
+        let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        let strict = words.iter().any(|word| ["MUST", "SHOULD", "MAY"].contains(word));
+        assert!(strict, "{number} says neither MUST nor SHOULD nor MAY: {text}");
+    }
+}
+
+#[test]
+fn rules_of_a_group_are_numbered_in_order() {
+    let mut last: Option<(String, u32)> = None;
+    for (rule, _) in rules() {
+        let (group, number) = rule.rsplit_once('-').expect("a number at its end");
+        let number: u32 = number.parse().unwrap_or_else(|error| panic!("{rule}: {error}"));
+        let expected = last.filter(|(before, _)| before == group).map_or(1, |(_, before)| before + 1);
+        assert_eq!(number, expected, "{rule}");
+        last = Some((group.into(), number));
+    }
+}
+
+#[test]
+fn lines_have_at_most_120_columns() {
+    for (number, line) in (1..).zip(DOCUMENT.lines()) {
+        assert!(line.chars().count() <= 120, "PROTOCOL.md:{number}: {line}");
+    }
+}
+
+#[test]
+fn links_lead_to_headings() {
+    let anchor = |heading: &str| -> String {
+        let kept = heading.to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    let headings = DOCUMENT.lines().filter_map(|line| line.strip_prefix('#'));
+    let anchors: BTreeSet<_> = headings.map(|heading| anchor(heading.trim_start_matches('#').trim())).collect();
+    for (at, _) in DOCUMENT.match_indices("](#") {
+        let link = DOCUMENT[at + 3..].split(')').next().expect("a closing bracket");
+        assert!(anchors.contains(link), "no heading for #{link}");
     }
 }

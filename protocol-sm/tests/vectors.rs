@@ -238,6 +238,10 @@ fn prefaces_are_read_and_refused_as_written() {
         let (answer, after) = read_slowly(&bytes(row, "hex"), |input| reader.next(input));
         assert_eq!(answer, Err(WireError::NotCproxy), "{row}");
         assert_eq!(after as u64, number(row, "refused_after"), "{row}");
+        // P-PREF-4 alone: at the first byte that is not the magic's, or after the eighth.
+        let bytes = bytes(row, "hex");
+        let wrong = b"CPXY".iter().zip(&bytes).position(|(magic, byte)| magic != byte);
+        assert_eq!(number(row, "without_p_tls_5"), wrong.map_or(8, |at| at as u64 + 1), "{row}");
     }
 }
 
@@ -315,7 +319,11 @@ fn handshakes_prove_what_the_formulas_say() {
         );
         assert_eq!(welcome.proof, proof, "{row}");
 
-        let key = hmac(&secret, &[b"cproxy session", &transcript, &session]);
+        // The key stays that of the handshake that began the session (P-AUTH-9).
+        let begun = bytes(row, "session_transcript");
+        assert_eq!(begun == transcript, !welcome.resumed, "{row}");
+        assert!(rows.iter().any(|row| bytes(row, "transcript") == begun), "the handshake that began it is here: {row}");
+        let key = hmac(&secret, &[b"cproxy session", &begun, &session]);
         assert_eq!(key.as_slice(), bytes(row, "session_key"), "{row}");
         for conn in row["conns"].as_array().expect("a list") {
             let number = number(conn, "conn").to_le_bytes();
@@ -327,15 +335,20 @@ fn handshakes_prove_what_the_formulas_say() {
     }
 }
 
+fn transcript_of(row: &Value) -> Transcript {
+    Transcript::new(
+        eight(row, "preface"),
+        eight(row, "reply"),
+        &message(row, "client_hello"),
+        &message(row, "server_hello"),
+    )
+}
+
 #[test]
 fn handshakes_are_accepted_and_spoilt_ones_are_not() {
-    for row in &section("handshakes") {
-        let transcript = Transcript::new(
-            eight(row, "preface"),
-            eight(row, "reply"),
-            &message(row, "client_hello"),
-            &message(row, "server_hello"),
-        );
+    let rows = section("handshakes");
+    for row in &rows {
+        let transcript = transcript_of(row);
         let token = (!row["token"].is_null()).then(|| Token::new(bytes(row, "token")));
         let prover = Prover::new(token.as_ref(), transcript);
         let wrong = Token::new(b"wrong".to_vec());
@@ -355,12 +368,15 @@ fn handshakes_are_accepted_and_spoilt_ones_are_not() {
         assert!(!prover.welcome_matches(&spoilt), "the proof covers every field: {row}");
 
         let session = SessionId(bytes(row, "session").try_into().expect("16 bytes"));
-        let key = prover.session_key(session);
+        let begun = rows.iter().find(|begun| begun["transcript"] == row["session_transcript"]).expect("it is here");
+        let key = Prover::new(token.as_ref(), transcript_of(begun)).session_key(session);
+        let other = Prover::new(token.as_ref(), transcript).session_key(session);
         for conn in row["conns"].as_array().expect("a list") {
             let id = ConnId(number(conn, "conn"));
             let ProxyToServer::Hello(hello) = message(conn, "hello") else { panic!("a hello") };
             assert_eq!(key.hello(session, id), hello, "{conn}");
             assert!(key.hello_matches(&hello), "{conn}");
+            assert_eq!(other.hello_matches(&hello), !welcome.resumed, "a resume makes no new key: {conn}");
             assert!(!key.hello_matches(&ConnHello { conn: ConnId(id.0 + 1), ..hello }), "{conn}");
             let ProxyToClient::Accepted { proof } = message(conn, "accepted") else { panic!("an answer") };
             assert!(key.accept_matches(session, id, &proof), "{conn}");

@@ -112,7 +112,10 @@ def handshakes(row):
     welcome = welcome["Handshake"]["Welcome"]
     same(cproxy.welcome_proof(token, transcript, welcome), welcome["proof"], row)
     same(welcome["session"].hex(), row["session"], row)
-    key = cproxy.session_key_of(token, transcript, welcome["session"])
+    # The key of the handshake that began the session (P-AUTH-9).
+    begun = bytes.fromhex(row["session_transcript"])
+    same(begun == transcript, not welcome["resumed"], row)
+    key = cproxy.session_key_of(token, begun, welcome["session"])
     same(key.hex(), row["session_key"], row)
     for conn in row["conns"]:
         proof = cproxy.conn_proof(key, b"cproxy conn", welcome["session"], conn["conn"])

@@ -832,7 +832,7 @@ class Client:
             welcome = await self.handshake(stream, "Welcome")
             expected = welcome_proof(options.token, transcript, welcome)
             if not hmac.compare_digest(welcome["proof"], expected):
-                raise Violation("the server does not know the token")  # P-AUTH-8
+                raise Refused("WrongToken")  # P-AUTH-8: the server has another token
             if welcome["resumed"]:
                 if not old or welcome["session"] != old.id:
                     raise Violation("resumed something else")

@@ -154,11 +154,19 @@ fn invalid_prefaces() -> Vec<String> {
     let row = |why: &str, bytes: &[u8]| {
         let mut reader = PrefaceReader::default();
         let after = refused_after(bytes, |input| reader.next(input).map(|got| got.is_some()));
-        object(&[("why", json(why)), ("hex", hex(bytes)), ("refused_after", after.to_string())])
+        // A server that does not look for the name of P-TLS-5 has seen enough when it has seen no magic.
+        let magic = b"CPXY".iter().zip(bytes).take_while(|(magic, byte)| magic == byte).count();
+        let without_p_tls_5 = if magic < 4 { magic + 1 } else { after };
+        object(&[
+            ("why", json(why)),
+            ("hex", hex(bytes)),
+            ("refused_after", after.to_string()),
+            ("without_p_tls_5", without_p_tls_5.to_string()),
+        ])
     };
     vec![
         row("a web browser", b"GET / HTTP/1.1\r\n"),
-        row("a TLS client of something else", &[0x16, 3, 1, 0, 3, 1, 0, 0]),
+        row("a TLS client of something else, whose first record ends here", &[0x16, 3, 1, 0, 3, 1, 0, 0]),
         row("an SSH client", b"SSH-2.0-"),
         row("the magic's last byte is wrong", b"CPXX"),
         row("no such kind", b"CPXYX\x01\x01\x00"),
@@ -503,34 +511,82 @@ fn counting(from: u8) -> [u8; 32] {
     core::array::from_fn(|i| from.wrapping_add(u8::try_from(i).expect("32 bytes")))
 }
 
+/// What one handshake of the vectors says.
+struct Said {
+    name: &'static str,
+    reply: Reply,
+    secret: Option<&'static str>,
+    resume: Option<Resume>,
+    /// The first bytes of the nonces: no two connections draw the same.
+    nonces: [u8; 2],
+    conns: [u64; 2],
+}
+
 fn handshakes() -> Vec<String> {
     let ours = Reply::to(Preface::ours(ConnKind::Ctl));
     let newer = Reply { greeting: Greeting::Version { version: 1, min: 1, max: 3 }, ..ours };
-    let resume = Resume { session: SESSION, received: 7 };
-    vec![
-        handshake("with a token, a new session", ours, Some("correct horse battery staple"), None),
-        handshake("without a token", ours, None, None),
-        handshake("with a token, a session resumed", ours, Some("\u{e9}t\u{e9}"), Some(resume)),
-        handshake("with a server that speaks later versions too", newer, Some("secret"), None),
-    ]
+    let secret = Some("correct horse battery staple");
+    let first = Said {
+        name: "with a token, a new session",
+        reply: ours,
+        secret,
+        resume: None,
+        nonces: [0, 0x40],
+        conns: [1, 300],
+    };
+    let resumed = Said {
+        name: "the session of the first handshake, resumed",
+        resume: Some(Resume { session: SESSION, received: 7 }),
+        nonces: [0xa0, 0xc0],
+        conns: [2, 301],
+        ..first
+    };
+    let other = |name, reply, secret| Said { name, reply, secret, ..first };
+    let all = [
+        (&first, None),
+        (&other("without a token", ours, None), None),
+        (&resumed, Some(&first)),
+        (&other("with a server that speaks later versions too", newer, Some("secret")), None),
+        (&other("with a token that is not ASCII", ours, Some("\u{e9}t\u{e9}")), None),
+    ];
+    all.map(|(said, begun)| handshake(said, begun.unwrap_or(said))).into()
 }
 
-fn handshake(name: &str, reply: Reply, secret: Option<&str>, resume: Option<Resume>) -> String {
-    let preface = Preface::ours(ConnKind::Ctl);
-    let client_hello = ToServer::Handshake(ClientHandshake::Hello(ClientHello {
-        nonce: counting(0),
-        client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),
-        token: secret.is_some(),
-        features: 0,
-        resume,
-    }));
-    let hello = ServerHello { nonce: counting(0x40), features: 0 };
-    let server_hello = ToClient::Handshake(ServerHandshake::Hello(hello));
-    let said = [&preface.encode()[..], &reply.encode(), &frame(&client_hello), &frame(&server_hello)].concat();
-    let digest: [u8; 32] = Sha256::digest(said).into();
+impl Said {
+    fn token(&self) -> Option<Token> {
+        self.secret.map(|secret| Token::new(secret.into()))
+    }
 
-    let token = secret.map(|secret| Token::new(secret.into()));
-    let transcript = Transcript::new(preface.encode(), reply.encode(), &client_hello, &server_hello);
+    fn hellos(&self) -> (ToServer, ToClient) {
+        let hello = ClientHello {
+            nonce: counting(self.nonces[0]),
+            client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),
+            token: self.secret.is_some(),
+            features: 0,
+            resume: self.resume,
+        };
+        let answer = ServerHello { nonce: counting(self.nonces[1]), features: 0 };
+        (ToServer::Handshake(ClientHandshake::Hello(hello)), ToClient::Handshake(ServerHandshake::Hello(answer)))
+    }
+
+    /// The digest that the proofs are over, computed here, and what the library makes of the same.
+    fn transcript(&self) -> ([u8; 32], Transcript) {
+        let (preface, (hello, answer)) = (Preface::ours(ConnKind::Ctl), self.hellos());
+        let said = [&preface.encode()[..], &self.reply.encode(), &frame(&hello), &frame(&answer)].concat();
+        let transcript = Transcript::new(preface.encode(), self.reply.encode(), &hello, &answer);
+        (Sha256::digest(said).into(), transcript)
+    }
+}
+
+/// One handshake; `begun` is the one that began its session.
+fn handshake(said: &Said, begun: &Said) -> String {
+    let Said { name, reply, secret, resume, .. } = *said;
+    let preface = Preface::ours(ConnKind::Ctl);
+    let (client_hello, server_hello) = said.hellos();
+    let (digest, transcript) = said.transcript();
+    let (session_digest, session_transcript) = begun.transcript();
+
+    let token = said.token();
     let prover = Prover::new(token.as_ref(), transcript);
     let proof = ToServer::Handshake(ClientHandshake::Proof(prover.client()));
     let welcome = prover.welcome(Welcome {
@@ -542,12 +598,11 @@ fn handshake(name: &str, reply: Reply, secret: Option<&str>, resume: Option<Resu
     });
     let welcome = ToClient::Handshake(ServerHandshake::Welcome(welcome));
 
-    // The key is not to be had from the library. In a resumed session it stays that of the first
-    // handshake; here it is derived from this one in any case.
-    let label = b"cproxy session";
-    let key = mac(secret.unwrap_or("").as_bytes(), &[label, &digest, &SESSION.0]);
-    let session_key = prover.session_key(SESSION);
-    let conns = [1, 300].map(|n| {
+    // The key's bytes are not to be had from the library. It is that of the handshake that began the session.
+    let key = mac(begun.secret.unwrap_or("").as_bytes(), &[b"cproxy session", &session_digest, &SESSION.0]);
+    let token = begun.token();
+    let session_key = Prover::new(token.as_ref(), session_transcript).session_key(SESSION);
+    let conns = said.conns.map(|n| {
         let conn = ConnId(n);
         let hello = ProxyToServer::Hello(session_key.hello(SESSION, conn));
         let accepted = ProxyToClient::Accepted { proof: session_key.accept(SESSION, conn) };
@@ -565,6 +620,7 @@ fn handshake(name: &str, reply: Reply, secret: Option<&str>, resume: Option<Resu
         ("client_proof", hex(&frame(&proof))),
         ("welcome", hex(&frame(&welcome))),
         ("session", hex(&SESSION.0)),
+        ("session_transcript", hex(&session_digest)),
         ("session_key", hex(&key)),
         ("conns", format!("[{}]", conns.join(", "))),
     ])
