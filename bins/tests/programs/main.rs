@@ -7,4 +7,5 @@ mod check_config;
 mod command_line;
 mod exit_codes;
 mod program;
+mod readme;
 mod streams;
