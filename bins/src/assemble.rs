@@ -1,10 +1,11 @@
 //! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
 //! with.
 
-use crate::config::{self, ClientFile, ConfigError, Named, Problem, ServerFile, TunnelEntry};
+use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
+use crate::problem::Problem;
 use crate::tls;
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;

@@ -14,6 +14,7 @@ pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
 use crate::logging::Logs;
+use crate::problem::Problem;
 use crate::token::{self, TokenSource};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
@@ -27,24 +28,6 @@ use toml::de::DeValue;
 
 /// A configuration file larger than this is some other file.
 const MAX_FILE: u64 = 1 << 20;
-
-/// One thing that is wrong: a sentence that names it and the way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(String);
-
-impl Problem {
-    /// A problem told by `sentence`.
-    #[must_use]
-    pub fn new(sentence: String) -> Self {
-        Self(sentence)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Everything that is wrong with a configuration; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

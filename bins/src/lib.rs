@@ -19,6 +19,7 @@ pub mod flags;
 pub mod identity;
 pub mod limits;
 pub mod logging;
+pub mod problem;
 pub mod signals;
 pub mod tls;
 pub mod token;

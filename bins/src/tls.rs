@@ -1,7 +1,8 @@
 //! The files of TLS: read, checked, and made into what the runtime runs with. Every message names the key or flag, and
 //! the file.
 
-use crate::config::{Named, Problem, TlsEntry};
+use crate::config::{Named, TlsEntry};
+use crate::problem::Problem;
 use crate::token;
 use runtime_epoll::tls::{ClientTls, Identity, Piece, SelfMade, ServerTls, TlsError, Trust, self_made};
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! Tokens: where they come from, and what makes a poor one. No message here ever shows a secret.
 
-use crate::config::Problem;
+use crate::problem::Problem;
 use protocol_sm::settings::Token;
 use std::ffi::OsString;
 use std::fs::File;

@@ -6,7 +6,8 @@ use protocol_sm::driver::messages::{
     ToServerMain,
 };
 use protocol_sm::driver::{
-    Cx, Driver, Listen, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Strategy, Sys, SysError, Tell, Token,
+    Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
+    Streams, SysError, Tell, Token,
 };
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -276,9 +277,8 @@ pub(crate) fn pass(net: &mut Net, time: Duration) {
     net.now = net.now + time;
 }
 
-impl Sys for View<'_> {
+impl Streams for View<'_> {
     type Stream = Stream;
-    type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         let thread = self.thread;
@@ -344,6 +344,29 @@ impl Sys for View<'_> {
         Ok(bytes)
     }
 
+    fn is_encrypted(&self, _: &Stream) -> bool {
+        false
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        let before = self.net.sockets[stream.0].ended.replace(Ended::Shut);
+        assert_eq!(before, None, "shut once");
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.unwatch(&stream);
+        self.net.sockets[stream.0].ended = Some(Ended::Closed);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.unwatch(&stream);
+        self.net.sockets[stream.0].ended = Some(Ended::Reset);
+    }
+}
+
+impl Splice for View<'_> {
+    type Pipe = Pipe;
+
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         assert!(self.net.pipes[pipe.0].is_empty(), "into an empty pipe");
         let mut bytes = vec![0; max.min(self.net.sockets[stream.0].input.len() + 1)];
@@ -363,10 +386,6 @@ impl Sys for View<'_> {
         true
     }
 
-    fn is_encrypted(&self, _: &Stream) -> bool {
-        false
-    }
-
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         self.net.pipes.push(VecDeque::new());
         Some((Pipe(self.net.pipes.len() - 1), 64 << 10))
@@ -375,22 +394,9 @@ impl Sys for View<'_> {
     fn recycle(&mut self, pipe: Pipe, empty: bool) {
         assert!(!empty || self.net.pipes[pipe.0].is_empty(), "a pipe that goes back is empty");
     }
+}
 
-    fn shut_write(&mut self, stream: &Stream) {
-        let before = self.net.sockets[stream.0].ended.replace(Ended::Shut);
-        assert_eq!(before, None, "shut once");
-    }
-
-    fn close(&mut self, stream: Stream) {
-        self.unwatch(&stream);
-        self.net.sockets[stream.0].ended = Some(Ended::Closed);
-    }
-
-    fn reset(&mut self, stream: Stream) {
-        self.unwatch(&stream);
-        self.net.sockets[stream.0].ended = Some(Ended::Reset);
-    }
-
+impl Entropy for View<'_> {
     fn random(&mut self, into: &mut [u8]) {
         for byte in into {
             // Never the same twice is all that is asked of it here.
@@ -399,7 +405,9 @@ impl Sys for View<'_> {
             *byte = self.net.random.to_be_bytes()[0];
         }
     }
+}
 
+impl Log for View<'_> {
     fn note(&mut self, note: Note) {
         self.net.violations += u64::from(matches!(note, Note::Violation { .. }));
     }

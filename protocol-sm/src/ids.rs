@@ -1,4 +1,4 @@
-//! Names of things on the wire. None of them is ever used twice for two things, so an old message
+//! Names of things, most of them on the wire. None of them is ever used twice for two things, so an old message
 //! can never name a new thing (PROTOCOL.md, "Identifiers").
 
 use serde::{Deserialize, Serialize};
@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 /// One session of one client: random, drawn by the server, survives its ctl_conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
+
+/// A client's session on the server, by a serial number that is never used twice in one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ControlKey(pub u64);
 
 /// Who a client is across restarts; chosen by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use crate::notes::TunnelNews;
 use crate::resolve::Resolver;
 use crate::sys::{Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{self, ClientTls, Tls};
+use crate::tls::{ClientTls, Tls};
 use crate::{Program, Stopper};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
@@ -137,9 +137,6 @@ impl Client {
             hosts,
         } = self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
-        if !matches!(tls, Tls::Off) {
-            tls::log_kernel_support();
-        }
         let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
         let main_address = main.address();
         let out = MainOut {

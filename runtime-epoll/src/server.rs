@@ -3,7 +3,7 @@
 use crate::mail::{Address, Outgoing};
 use crate::sys::{Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{self, ServerTls, Tls};
+use crate::tls::{ServerTls, Tls};
 use crate::{Program, Stopper};
 use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
@@ -146,7 +146,6 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     if let Some(tls) = config.tls {
-        tls::log_kernel_support();
         main.sys.use_tls(Tls::Server(tls));
     }
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);

@@ -16,7 +16,8 @@ pub use socket::{Listener, Stream};
 use crate::notes::Notes;
 use crate::tls::Tls;
 use protocol_sm::driver::{
-    Listen, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Sys, SysError, Tell, Token,
+    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
+    Token,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -149,9 +150,8 @@ impl<O> Linux<O> {
     }
 }
 
-impl<O> Sys for Linux<O> {
+impl<O> Streams for Linux<O> {
     type Stream = Stream;
-    type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
@@ -197,6 +197,30 @@ impl<O> Sys for Linux<O> {
         self.wrote(stream, from.len(), sent)
     }
 
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        stream.shut_write();
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.forget(&stream);
+        self.secure.close(&stream);
+        stream.close();
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.forget(&stream);
+        // See `options`: what is dropped is reset.
+        drop(stream);
+    }
+}
+
+impl<O> Splice for Linux<O> {
+    type Pipe = Pipe;
+
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         if !self.is_urgent(stream) {
             let moved = pipe.fill(stream, max)?;
@@ -223,10 +247,6 @@ impl<O> Sys for Linux<O> {
         stream.tls.is_none()
     }
 
-    fn is_encrypted(&self, stream: &Stream) -> bool {
-        stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
-    }
-
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         self.pipes.take()
     }
@@ -234,27 +254,15 @@ impl<O> Sys for Linux<O> {
     fn recycle(&mut self, pipe: Pipe, empty: bool) {
         self.pipes.put_back(pipe, empty);
     }
+}
 
-    fn shut_write(&mut self, stream: &Stream) {
-        stream.shut_write();
-    }
-
-    fn close(&mut self, stream: Stream) {
-        self.forget(&stream);
-        self.secure.close(&stream);
-        stream.close();
-    }
-
-    fn reset(&mut self, stream: Stream) {
-        self.forget(&stream);
-        // See `options`: what is dropped is reset.
-        drop(stream);
-    }
-
+impl<O> Entropy for Linux<O> {
     fn random(&mut self, into: &mut [u8]) {
         self.random.fill(into);
     }
+}
 
+impl<O> Log for Linux<O> {
     fn note(&mut self, note: Note) {
         self.notes.take(note);
     }

@@ -4,7 +4,7 @@ mod common;
 
 use common::Bench;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use protocol_sm::driver::{Listen, Role, Sys, SysError};
+use protocol_sm::driver::{Listen, Role, Splice, Streams, SysError};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Bench, PATIENCE};
 use nix::sys::socket::{GetSockOpt, MsgFlags, getsockopt, send, sockopt};
-use protocol_sm::driver::{Listen, Received, Role, Sys, SysError, Token};
+use protocol_sm::driver::{Entropy, Listen, Received, Role, Splice, Streams, SysError, Token};
 use runtime_epoll::Stream;
 use std::fmt::Debug;
 use std::io::Read;

@@ -1,7 +1,8 @@
 //! One table of a configuration file: hands out values by key and collects every problem on the way,
 //! so that a user sees all of them at once.
 
-use super::{ConfigError, Problem};
+use super::ConfigError;
+use crate::problem::Problem;
 use clap::ValueEnum;
 use std::cell::RefCell;
 use std::fmt::Display;

@@ -7,18 +7,20 @@ mod check;
 mod dialling;
 mod opening;
 
-use super::Cx;
 use super::messages::{FromClientLoop, ToClientLoop};
 use super::relay::{End, Endpoint, Link, Mode, TURN, failed};
 use super::server_loop::Totals;
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Note, Readiness, Sys, SysError, Tell};
+use super::sys::{Log, Readiness, Splice, Streams};
+use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::conn::Heard;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, Epoch, TunnelId};
+use crate::notes::Note;
 use crate::settings::Timings;
+use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, ConnHello, Framer, Proof, ProxyToClient, ReplyReader, ServerMsg};
@@ -137,9 +139,9 @@ struct Local<T> {
 }
 
 /// What this thread needs of its system.
-trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop> {}
+trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop> {}
 
-impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>> LoopSys<T, P> for S {}
+impl<T, P, S: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop>> LoopSys<T, P> for S {}
 
 impl<T, P> ClientLoop<T, P> {
     /// An empty event loop, the thread pool's number `loop_index`.
@@ -175,7 +177,7 @@ impl<T, P> ClientLoop<T, P> {
 
 impl<T, P, S> Driver<S> for ClientLoop<T, P>
 where
-    S: Sys<Stream = T, Pipe = P> + Tell<FromClientLoop>,
+    S: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop>,
 {
     type Message = ToClientLoop;
 
@@ -303,7 +305,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    fn stale<S: Sys>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
+    fn stale<S: Log>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
         self.totals.stale += 1;
         cx.sys.note(Note::Stale { conn });
     }
@@ -504,7 +506,7 @@ fn hear(state: &mut State, msg: &ServerMsg, epoch: Epoch) -> Result<Heard, Viola
 }
 
 /// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
-fn discard<T, S: Sys<Stream = T>>(
+fn discard<T, S: Streams<Stream = T>>(
     cx: &mut Cx<'_, S>,
     port: &mut Endpoint<T>,
     conn: &mut ActiveConn,

@@ -8,19 +8,21 @@
 
 mod connecting;
 
-use super::Cx;
 use super::ctl_link::CtlLink;
 use super::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
-use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Sys, SysError, Tell, random_u32};
+use super::sys::{Entropy, Log, Lookup, Readiness, Resolve, Streams, random_u32};
+use super::thread::{Cx, Driver, Tell};
 use crate::auth::{Prover, Transcript};
 use crate::backoff::Backoff;
 use crate::codes::{AbortCode, CloseCode, Violation};
 use crate::control::client::{Control, Reaction, Tunnels};
 use crate::ids::TunnelId;
 use crate::liveness::Liveness;
+use crate::notes::{Disconnect, Note};
 use crate::session::Delivery;
 use crate::settings::ClientSettings;
+use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, Reply, ReplyReader, ServerHandshake, ToClient,
@@ -123,9 +125,9 @@ impl Stage {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> {}
 
-impl<T, S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
+impl<T, S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
 
 impl<T> ClientMain<T> {
     /// A client of `server` (`HOST:PORT`) with `loop_count` event loops. `locals` are the LocalServers
@@ -171,7 +173,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
     {
         for index in 0..self.locals.len() {
             let tunnel = TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"));
@@ -183,7 +185,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Sys<Stream = T> + Resolve + Tell<ToLoop<ToClientLoop>>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
 {
     type Message = ToClientMain;
 
@@ -525,7 +527,7 @@ impl<T> ClientMain<T> {
     /// Tells the server, if it can, that the session is over, and ends it.
     fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
     where
-        S: Sys<Stream = T> + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>>,
     {
         let up = self.is_up();
         if let Some(mut link) = self.stage.token().and_then(|token| self.slots.remove(token)) {

@@ -1,7 +1,8 @@
 //! A ctl_conn's socket: whole messages in, a bounded queue of messages out.
 
 use super::relay::Endpoint;
-use super::sys::{Sys, SysError};
+use super::sys::Streams;
+use crate::sys_error::SysError;
 use crate::wire::{Framer, Message};
 use alloc::vec::Vec;
 
@@ -33,7 +34,7 @@ impl<T, In> CtlLink<T, In> {
     }
 
     /// Sends what is queued as far as the socket takes it.
-    pub(crate) fn flush<S: Sys<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
+    pub(crate) fn flush<S: Streams<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
         while self.sent < self.out.len() && self.port.writable {
             match sys.send(&self.port.stream, &self.out[self.sent..]) {
                 Ok(n) => self.sent += n,
@@ -55,7 +56,7 @@ impl<T, In> CtlLink<T, In> {
     }
 
     /// Sends what it can and closes in good order.
-    pub(crate) fn close<S: Sys<Stream = T>>(mut self, sys: &mut S) {
+    pub(crate) fn close<S: Streams<Stream = T>>(mut self, sys: &mut S) {
         // The peer may be gone already: then there is nobody to tell.
         let _ = self.flush(sys);
         sys.close(self.port.stream);

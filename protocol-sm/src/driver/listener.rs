@@ -4,13 +4,15 @@
 //! beside the listener, so that nobody must be woken for it; others to the loop that has the fewest. Out of descriptors, it
 //! pauses: visitors wait in the kernel's backlog, and nothing spins.
 
-use super::Cx;
-use super::gate::Gate;
 use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
 use super::server_loop::Totals;
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Dropped, Listen, Note, Readiness, Role, SysError, Tell};
+use super::sys::{Listen, Log, Readiness, Role};
+use super::thread::{Cx, Driver, Tell};
+use crate::gate::Gate;
 use crate::ids::TunnelId;
+use crate::notes::{Dropped, Note};
+use crate::sys_error::SysError;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -104,7 +106,7 @@ impl<L> Listener<L> {
 
     fn accept<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
-        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>>,
+        S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         let Some(port) = self.ports.get_mut(token) else { return };
         let PublicPort { control, tunnel, listener, gate, .. } = port;
@@ -141,7 +143,7 @@ impl<L> Listener<L> {
 
 impl<L, S> Driver<S> for Listener<L>
 where
-    S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
 {
     type Message = ToListener;
 

@@ -1,17 +1,15 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
-use super::gate::Gate;
-use super::sys::{Lookup, SysError};
+use super::sys::Lookup;
 use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::gate::Gate;
+pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, TunnelId};
+use crate::sys_error::SysError;
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
-
-/// A client's session on the server, by a serial number that is never used twice in one process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ControlKey(pub u64);
 
 /// To an event loop of the server. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -223,7 +221,7 @@ pub enum FromClientLoop {
     },
 }
 
-/// To the server's listening thread.
+/// To the server's listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToListener {
     /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`].
@@ -255,7 +253,7 @@ pub enum ToListener {
     },
 }
 
-/// From the server's listening thread to its main thread: the answer to [`ToListener::Bind`].
+/// From the server's listener to its main driver: the answer to [`ToListener::Bind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FromListener {
     /// Whose.
@@ -271,7 +269,7 @@ pub struct FromListener {
 pub enum ToServerMain<T> {
     /// From an event loop.
     Loop(FromServerLoop<T>),
-    /// From the listening thread.
+    /// From the listener.
     Listener(FromListener),
     /// The user asks to stop.
     Stop,

@@ -5,25 +5,14 @@
 //! Before anything is read, what is held is sent: so the pipe is empty at every read, and "would block"
 //! is never ambiguous. A pipe is held only while bytes are in it.
 
-use super::Cx;
-use super::sys::{Readiness, Sys, SysError};
+use super::sys::{Readiness, Splice, Streams};
+use super::thread::{Cx, Strategy};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, Violation};
+use crate::sys_error::SysError;
 use crate::transfer::{Egress, Half, Ingress};
 use crate::wire::{FRAME_HEADER, Message};
 use alloc::vec::Vec;
-
-/// How payload is moved. Anything but `Hybrid` is for tests and measurements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Strategy {
-    /// Copy small messages, splice bulk.
-    #[default]
-    Hybrid,
-    /// Never splice.
-    Copy,
-    /// Always splice.
-    Splice,
-}
 
 /// Bytes one direction may move before others get their turn.
 pub(crate) const TURN: usize = 256 * 1024;
@@ -62,7 +51,7 @@ impl<T> Endpoint<T> {
     }
 
     /// Reads; clears `readable` once nothing is left.
-    pub(crate) fn recv<S: Sys<Stream = T>>(&mut self, sys: &mut S, into: &mut [u8]) -> Result<usize, SysError> {
+    pub(crate) fn recv<S: Streams<Stream = T>>(&mut self, sys: &mut S, into: &mut [u8]) -> Result<usize, SysError> {
         match sys.recv(&self.stream, into) {
             Ok(got) => {
                 let more = self.hup;
@@ -79,7 +68,7 @@ impl<T> Endpoint<T> {
         }
     }
 
-    fn send<S: Sys<Stream = T>>(&mut self, sys: &mut S, from: &[u8]) -> Result<usize, SysError> {
+    fn send<S: Streams<Stream = T>>(&mut self, sys: &mut S, from: &[u8]) -> Result<usize, SysError> {
         let sent = sys.send(&self.stream, from);
         self.writable &= sent != Err(SysError::WouldBlock);
         sent
@@ -172,7 +161,7 @@ impl<P> Flow<P> {
     }
 
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
-    pub(crate) fn discard(&mut self, sys: &mut impl Sys<Pipe = P>) {
+    pub(crate) fn discard(&mut self, sys: &mut impl Splice<Pipe = P>) {
         self.frames = 0;
         if let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing) {
             sys.recycle(pipe, false);
@@ -180,7 +169,7 @@ impl<P> Flow<P> {
     }
 
     /// Sends what is held as far as `to` allows. `Ok(true)`: nothing is left.
-    fn flush<S: Sys<Pipe = P>>(
+    fn flush<S: Splice<Pipe = P>>(
         &mut self,
         sys: &mut S,
         half: &mut impl Half,
@@ -231,7 +220,7 @@ impl<P> Flow<P> {
 
     /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
     /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with.
-    pub(crate) fn pump<S: Sys<Pipe = P>>(
+    pub(crate) fn pump<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
@@ -247,7 +236,7 @@ impl<P> Flow<P> {
     }
 
     /// Gives an empty pipe back: one is held only while bytes are in it.
-    fn release_pipe(&mut self, sys: &mut impl Sys<Pipe = P>) {
+    fn release_pipe(&mut self, sys: &mut impl Splice<Pipe = P>) {
         if let Held::Pipe { .. } = self.held
             && let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing)
         {
@@ -255,7 +244,7 @@ impl<P> Flow<P> {
         }
     }
 
-    fn turn<S: Sys<Pipe = P>>(
+    fn turn<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
@@ -313,7 +302,7 @@ impl<P> Flow<P> {
         }
     }
 
-    fn have_pipe(&mut self, sys: &mut impl Sys<Pipe = P>) -> bool {
+    fn have_pipe(&mut self, sys: &mut impl Splice<Pipe = P>) -> bool {
         if let Held::Nothing = self.held
             && let Some((pipe, capacity)) = sys.pipe()
         {
@@ -322,7 +311,7 @@ impl<P> Flow<P> {
         matches!(self.held, Held::Pipe { .. })
     }
 
-    fn take_by_splice<S: Sys<Pipe = P>>(
+    fn take_by_splice<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
@@ -342,7 +331,7 @@ impl<P> Flow<P> {
         Ok(n)
     }
 
-    fn take_by_copy<S: Sys<Pipe = P>>(
+    fn take_by_copy<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         half: &mut impl Half,
@@ -425,7 +414,7 @@ impl<T, P> Link<T, P> {
     }
 
     /// Sends held frames of an idle conn. `Err`: the conn is lost.
-    pub(crate) fn flush_frames<S: Sys<Stream = T, Pipe = P>>(&mut self, sys: &mut S) -> Result<(), AbortCode> {
+    pub(crate) fn flush_frames<S: Splice<Stream = T, Pipe = P>>(&mut self, sys: &mut S) -> Result<(), AbortCode> {
         match self.egress_flow.flush(sys, &mut Egress::default(), &mut self.port) {
             Ok(_) => Ok(()),
             Err(_) => Err(AbortCode::ConnLost),
@@ -437,7 +426,7 @@ impl<T, P> Link<T, P> {
     ///
     /// # Errors
     /// The transfer must be aborted.
-    pub(crate) fn exchange<S: Sys<Stream = T, Pipe = P>>(
+    pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         egress: &mut Egress,
@@ -477,12 +466,12 @@ impl<T, P> Link<T, P> {
     }
 
     /// Closes an idle conn in good order.
-    pub(crate) fn close<S: Sys<Stream = T, Pipe = P>>(self, sys: &mut S) {
+    pub(crate) fn close<S: Splice<Stream = T, Pipe = P>>(self, sys: &mut S) {
         sys.close(self.port.stream);
     }
 
     /// Closes the conn with a reset and drops what is on its way.
-    pub(crate) fn reset<S: Sys<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
+    pub(crate) fn reset<S: Splice<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
         if planted(PlantedBug::PipeLeaked) {
             return sys.reset(self.port.stream);
         }
@@ -514,6 +503,6 @@ impl From<AbortCode> for End {
 }
 
 /// Whether the socket's pending error says that it is lost.
-pub(crate) fn failed<S: Sys>(cx: &mut Cx<'_, S>, port: &Endpoint<S::Stream>) -> bool {
+pub(crate) fn failed<S: Streams>(cx: &mut Cx<'_, S>, port: &Endpoint<S::Stream>) -> bool {
     !matches!(cx.sys.take_error(&port.stream), Ok(()) | Err(SysError::WouldBlock))
 }

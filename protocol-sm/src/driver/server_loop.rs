@@ -7,16 +7,17 @@ mod check;
 mod transfers;
 mod visitors;
 
-use super::Cx;
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Dropped, Note, Readiness, Sys, Tell, random_u32};
+use super::sys::{Entropy, Log, Readiness, Splice, random_u32};
+use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
 use crate::ids::{ConnId, TunnelId};
+use crate::notes::{Dropped, Note};
 use crate::pool::Pool;
 use crate::settings::Timings;
 use crate::time::Instant;
@@ -186,9 +187,9 @@ struct Visitor<T> {
 }
 
 /// What this thread needs of its system.
-trait LoopSys<T, P>: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>> {}
+trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>> {}
 
-impl<T, P, S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
+impl<T, P, S: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
 
 impl<T, P> ServerLoop<T, P> {
     /// An empty event loop, the thread pool's number `loop_index`.
@@ -222,7 +223,7 @@ impl<T, P> ServerLoop<T, P> {
 
 impl<T, P, S> Driver<S> for ServerLoop<T, P>
 where
-    S: Sys<Stream = T, Pipe = P> + Tell<FromServerLoop<T>>,
+    S: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>>,
 {
     type Message = ToServerLoop<T>;
 
@@ -407,7 +408,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// `count` conns that were asked for will not come.
-    fn on_failed<S: Sys>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, count: u32) {
+    fn on_failed<S: Entropy>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, count: u32) {
         if let Some(shard) = self.controls.get_mut(&control) {
             let random = random_u32(cx.sys);
             shard.pool.on_failed(count, cx.now, random);

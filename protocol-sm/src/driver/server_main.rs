@@ -8,21 +8,23 @@ mod ctl_handshake;
 mod handshake_limit;
 mod sessions;
 
-use super::Cx;
 use super::ctl_link::CtlLink;
 use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
-use super::sys::{Driver, Listen, Note, Readiness, Role, SysError, Tell};
+use super::sys::{Entropy, Listen, Log, Readiness, Role};
+use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId};
 use crate::liveness::Liveness;
+use crate::notes::Note;
 use crate::rate::Rates;
 use crate::settings::ServerSettings;
 use crate::sources::Source;
+use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::{Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
 use alloc::boxed::Box;
@@ -178,10 +180,13 @@ impl From<HandshakeRefusal> for Stop {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T, L>: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> {}
+trait MainSys<T, L>:
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+{
+}
 
 impl<T, L, S> MainSys<T, L> for S where
-    S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
 {
 }
 
@@ -309,7 +314,7 @@ impl<T, L> ServerMain<T, L> {
 
 impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
-    S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>,
+    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>,
 {
     type Message = ToServerMain<T>;
 

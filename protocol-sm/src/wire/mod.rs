@@ -2,6 +2,7 @@
 
 mod ctl;
 mod frame;
+mod opening;
 mod preface;
 mod proxy;
 mod tls;
@@ -11,6 +12,7 @@ pub use ctl::{
     ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
+pub use opening::Opening;
 pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
-pub use tls::{ALPN, Opening};
+pub use tls::ALPN;

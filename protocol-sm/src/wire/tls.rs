@@ -1,8 +1,8 @@
-//! TLS from outside (PROTOCOL.md, "TLS"): what the first bytes of a connection show. TLS itself is the runtime's
-//! business; everything in the other files of this module then travels inside of it, unchanged.
+//! TLS as this crate sees it (PROTOCOL.md, "TLS"): the name that both sides agree on, and how a server without TLS
+//! recognises a client of ours that begins with it. TLS itself is the runtime's business: everything in the other
+//! files of this module then travels inside of it, unchanged.
 
 use super::frame::WireError;
-use super::preface::MAGIC;
 
 /// The protocol that client and server agree on inside of the TLS handshake (ALPN).
 pub const ALPN: [u8; 8] = *b"cproxy/1";
@@ -12,32 +12,6 @@ const LONGEST_HELLO: u16 = 1024;
 /// Type, version and length of a TLS record.
 const RECORD_HEADER: u16 = 5;
 const HANDSHAKE: u8 = 0x16;
-
-/// What a connection's first bytes show of whoever sends them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Opening {
-    /// A TLS record.
-    Tls,
-    /// A preface, or the reply to one.
-    Cproxy,
-    /// Neither.
-    Stranger,
-}
-
-impl Opening {
-    /// Decides from the bytes received so far; `None`: more are needed.
-    #[must_use]
-    pub fn of(received: &[u8]) -> Option<Self> {
-        match received {
-            [] => None,
-            // change_cipher_spec, alert, handshake, application_data.
-            [0x14..=0x17, ..] => Some(Self::Tls),
-            _ if received.starts_with(&MAGIC) => Some(Self::Cproxy),
-            _ if MAGIC.starts_with(received) => None,
-            _ => Some(Self::Stranger),
-        }
-    }
-}
 
 /// Finds out whether a ClientHello on a server without TLS is that of one of our clients, who is to be told
 /// (P-TLS-5), or a stranger's, who is not. Looks for the name alone: parses nothing, keeps nothing.
@@ -90,27 +64,9 @@ impl ClientHelloScan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::preface::{ConnKind, Preface, PrefaceReader, Reply};
+    use super::super::preface::PrefaceReader;
     use super::*;
     use alloc::vec::Vec;
-
-    #[test]
-    fn the_first_bytes_tell_tls_from_cproxy_from_strangers() {
-        for (bytes, opening) in [
-            (&b""[..], None),
-            (b"\x16", Some(Opening::Tls)),
-            (b"\x15\x03\x03", Some(Opening::Tls)),
-            (b"C", None),
-            (b"CPX", None),
-            (b"CPXY", Some(Opening::Cproxy)),
-            (&Preface::ours(ConnKind::Ctl).encode(), Some(Opening::Cproxy)),
-            (&Reply::to(Preface::ours(ConnKind::Proxy)).encode(), Some(Opening::Cproxy)),
-            (b"CONNECT", Some(Opening::Stranger)),
-            (b"GET / HTTP/1.1", Some(Opening::Stranger)),
-        ] {
-            assert_eq!(Opening::of(bytes), opening, "{bytes:?}");
-        }
-    }
 
     fn client_hello(name: &[u8]) -> Vec<u8> {
         let body = [&b"\x01\x00\x00\x80\x03\x03some random, ccproxy and then "[..], name, b" and more"].concat();

@@ -4,7 +4,7 @@
 //! - TCP_NODELAY: without it on all four sockets of a transfer, 64 KiB messages stall for 87 ms.
 //! - SO_OOBINLINE: an urgent byte is a byte of the stream; without this it would be lost.
 //! - SO_LINGER of zero seconds, until [`let_linger`]: so a socket that is dropped, whether by
-//!   [`Sys::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
+//!   [`Streams::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
 //!   truncated stream never looks complete, not even after kill -9.
 //!
 //! On those that leave the machine, keepalive: it finds a peer that went away while nothing was under way.
@@ -12,7 +12,7 @@
 //!
 //! Accepted sockets inherit the options of their listener, so the common ones cost a visitor no call.
 //!
-//! [`Sys::reset`]: protocol_sm::driver::Sys::reset
+//! [`Streams::reset`]: protocol_sm::driver::Streams::reset
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};

@@ -20,9 +20,9 @@ const BACKLOG: i32 = 4096;
 /// Below this the kernel gives no port to a connection by itself (net.ipv4.ip_local_port_range).
 const FIRST_EPHEMERAL_PORT: u16 = 32768;
 
-/// A TCP connection. Dropping it resets the connection; [`Sys::close`] ends it well.
+/// A TCP connection. Dropping it resets the connection; [`Streams::close`] ends it well.
 ///
-/// [`Sys::close`]: protocol_sm::driver::Sys::close
+/// [`Streams::close`]: protocol_sm::driver::Streams::close
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,

@@ -3,7 +3,6 @@
 //! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection.
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
-mod ktls;
 mod pin;
 mod self_made;
 pub(crate) mod session;
@@ -227,14 +226,6 @@ impl Tls {
             }
             Self::Off | Self::Server(_) => Ok(None),
         }
-    }
-}
-
-/// Says in the log what the kernel has to offer.
-pub(crate) fn log_kernel_support() {
-    match ktls::probe() {
-        Ok(()) => tracing::info!("TLS in user space; this kernel offers kTLS, which is not used yet"),
-        Err(error) => tracing::info!("TLS in user space; this kernel offers no kTLS ({error})"),
     }
 }
 

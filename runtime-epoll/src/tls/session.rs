@@ -39,9 +39,9 @@ const WORTH: usize = 64;
 
 /// The socket beneath.
 pub(crate) trait Wire {
-    /// See [`protocol_sm::driver::Sys::recv`].
+    /// See [`protocol_sm::driver::Streams::recv`].
     fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError>;
-    /// See [`protocol_sm::driver::Sys::send`].
+    /// See [`protocol_sm::driver::Streams::send`].
     fn send(&mut self, from: &[u8]) -> Result<usize, SysError>;
     /// Whether a short read means that nothing is left.
     fn short_means_dry(&self) -> bool;

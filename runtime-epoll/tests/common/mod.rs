@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used)]
 
-use protocol_sm::driver::{Listen, Readiness, Received, Role, Sys, SysError, Token};
+use protocol_sm::driver::{Listen, Readiness, Received, Role, Streams, SysError, Token};
 use runtime_epoll::{Linux, Listener, Poller, Stream};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

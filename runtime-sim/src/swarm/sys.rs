@@ -14,7 +14,9 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
     ToServerMain,
 };
-use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use protocol_sm::driver::{
+    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+};
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{ClientMsg, ServerMsg};
 use std::cell::RefCell;
@@ -258,9 +260,8 @@ impl Thread {
     }
 }
 
-impl Sys for Thread {
+impl Streams for Thread {
     type Stream = Stream;
-    type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         let mut process = self.process.borrow_mut();
@@ -304,6 +305,29 @@ impl Sys for Thread {
         process.socket(stream).send(&from[..most])
     }
 
+    fn is_encrypted(&self, _: &Stream) -> bool {
+        false
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        let mut process = self.process.borrow_mut();
+        if !process.lies(Lie::EndLost) {
+            process.socket(stream).shut_write();
+        }
+    }
+
+    fn close(&mut self, stream: Stream) {
+        self.close_as(stream, false);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.close_as(stream, true);
+    }
+}
+
+impl Splice for Thread {
+    type Pipe = Pipe;
+
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         let mut process = self.process.borrow_mut();
         let mut held = pipe.bytes.borrow_mut();
@@ -344,10 +368,6 @@ impl Sys for Thread {
         true
     }
 
-    fn is_encrypted(&self, _: &Stream) -> bool {
-        false
-    }
-
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         let mut process = self.process.borrow_mut();
         let no_pipe = process.stage.plan.no_pipe;
@@ -369,27 +389,16 @@ impl Sys for Thread {
             process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, what);
         }
     }
+}
 
-    fn shut_write(&mut self, stream: &Stream) {
-        let mut process = self.process.borrow_mut();
-        if !process.lies(Lie::EndLost) {
-            process.socket(stream).shut_write();
-        }
-    }
-
-    fn close(&mut self, stream: Stream) {
-        self.close_as(stream, false);
-    }
-
-    fn reset(&mut self, stream: Stream) {
-        self.close_as(stream, true);
-    }
-
+impl Entropy for Thread {
     fn random(&mut self, into: &mut [u8]) {
         let mut process = self.process.borrow_mut();
         into.fill_with(|| process.rng.next().to_le_bytes()[0]);
     }
+}
 
+impl Log for Thread {
     fn note(&mut self, note: Note) {
         let process = self.process.borrow();
         process.stage.note(process.who, &note);

@@ -10,7 +10,9 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
     ToServerMain,
 };
-use protocol_sm::driver::{Listen, Lookup, Note, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use protocol_sm::driver::{
+    Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+};
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
@@ -94,9 +96,8 @@ impl ThreadSys<'_> {
     }
 }
 
-impl Sys for ThreadSys<'_> {
+impl Streams for ThreadSys<'_> {
     type Stream = Stream;
-    type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.kernel.watch(stream.0, self.poll, token, false);
@@ -144,6 +145,35 @@ impl Sys for ThreadSys<'_> {
         Ok(sent)
     }
 
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        self.plan.encrypts(stream.1)
+    }
+
+    fn shut_write(&mut self, stream: &Stream) {
+        if self.kernel.is_shut(stream.0) {
+            self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
+        }
+        // ENOTCONN: it is gone, and readiness will say so.
+        let _ = self.kernel.shut_write(stream.0);
+    }
+
+    fn close(&mut self, stream: Stream) {
+        // As production does it: unread bytes would turn the close of a ctl_conn into a reset, which could overtake
+        // our last message.
+        let mut unread = [0; 4096];
+        while stream.1 == Role::Ctl && matches!(self.kernel.recv(stream.0, &mut unread), Ok(1..)) {}
+        self.effects.closed_healthy |= stream.1 == Role::Proxy && self.kernel.is_healthy(stream.0);
+        self.kernel.close(stream.0, false);
+    }
+
+    fn reset(&mut self, stream: Stream) {
+        self.kernel.close(stream.0, true);
+    }
+}
+
+impl Splice for ThreadSys<'_> {
+    type Pipe = Pipe;
+
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
@@ -180,10 +210,6 @@ impl Sys for ThreadSys<'_> {
         !self.is_encrypted(stream)
     }
 
-    fn is_encrypted(&self, stream: &Stream) -> bool {
-        self.plan.encrypts(stream.1)
-    }
-
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         if self.plan.no_pipe > 0 && self.rng.chance(self.plan.no_pipe) {
             self.effects.sometimes.push(Sometimes::NoPipe);
@@ -204,35 +230,18 @@ impl Sys for ThreadSys<'_> {
             self.kernel.close_pipe(self.proc, pipe.0);
         }
     }
+}
 
-    fn shut_write(&mut self, stream: &Stream) {
-        if self.kernel.is_shut(stream.0) {
-            self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
-        }
-        // ENOTCONN: it is gone, and readiness will say so.
-        let _ = self.kernel.shut_write(stream.0);
-    }
-
-    fn close(&mut self, stream: Stream) {
-        // As production does it: unread bytes would turn the close of a ctl_conn into a reset, which could overtake
-        // our last message.
-        let mut unread = [0; 4096];
-        while stream.1 == Role::Ctl && matches!(self.kernel.recv(stream.0, &mut unread), Ok(1..)) {}
-        self.effects.closed_healthy |= stream.1 == Role::Proxy && self.kernel.is_healthy(stream.0);
-        self.kernel.close(stream.0, false);
-    }
-
-    fn reset(&mut self, stream: Stream) {
-        self.kernel.close(stream.0, true);
-    }
-
+impl Entropy for ThreadSys<'_> {
     fn random(&mut self, into: &mut [u8]) {
         for chunk in into.chunks_mut(8) {
             let bytes = self.rng.next().to_le_bytes();
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
     }
+}
 
+impl Log for ThreadSys<'_> {
     fn note(&mut self, note: Note) {
         self.effects.notes.push(note);
     }

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 use nix::sys::socket::Backlog;
-use protocol_sm::driver::{Listen, Readiness, Role, Sys, SysError, Token};
+use protocol_sm::driver::{Listen, Readiness, Role, Splice, Streams, SysError, Token};
 use protocol_sm::time::Instant;
 use runtime_sim::kernel::{Errno, Kernel, Options, PipeId, PollId, ProcId, SockId};
 use runtime_sim::trace::Trace;
@@ -240,9 +240,9 @@ pub(super) struct Linux {
 }
 
 impl Net for Linux {
-    type Stream = <runtime_epoll::Linux<()> as Sys>::Stream;
+    type Stream = <runtime_epoll::Linux<()> as Streams>::Stream;
     type Listener = (<runtime_epoll::Linux<()> as Listen>::Listener, u64);
-    type Pipe = <runtime_epoll::Linux<()> as Sys>::Pipe;
+    type Pipe = <runtime_epoll::Linux<()> as Splice>::Pipe;
 
     fn new() -> Self {
         let (poller, sys) = runtime_epoll::Linux::new(()).unwrap();

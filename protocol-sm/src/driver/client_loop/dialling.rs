@@ -1,12 +1,14 @@
 //! The way to the LocalServer: its addresses are tried in turn; without one left the visitor is refused.
 
-use super::super::Cx;
 use super::super::messages::FromClientLoop;
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{Note, Role, Sys, SysError};
+use super::super::sys::{Role, Streams};
+use super::super::thread::Cx;
 use super::{ClientLoop, Local, LoopSys, Phase, Slot, State, active};
 use crate::codes::RefuseCode;
+use crate::notes::Note;
+use crate::sys_error::SysError;
 use crate::wire::ProxyToServer;
 use alloc::vec::Vec;
 
@@ -82,7 +84,7 @@ impl<T, P> ClientLoop<T, P> {
 
     pub(super) fn drop_local<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
-        S: Sys<Stream = T, Pipe = P>,
+        S: Streams<Stream = T>,
     {
         if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take())
             && let Some(Slot::Local(local)) = self.slots.remove(local)

@@ -1,15 +1,17 @@
 //! A new proxy_conn: connecting, the handshake, and the frames of an idle conn.
 
-use super::super::Cx;
 use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Endpoint, Link};
 use super::super::slab::Token;
-use super::super::sys::{Note, Role, Sys, SysError};
+use super::super::sys::{Role, Streams};
+use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, LoopSys, Phase, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
+use crate::notes::Note;
+use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
@@ -99,7 +101,7 @@ impl<T, P> ClientLoop<T, P> {
 /// Reads and acts on what comes for as long as it is frames.
 fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
 where
-    S: Sys<Stream = T, Pipe = P>,
+    S: Streams<Stream = T>,
 {
     while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
         let length = match conn.link.port.recv(cx.sys, cx.scratch) {

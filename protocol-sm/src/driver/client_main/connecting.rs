@@ -1,17 +1,19 @@
 //! The way to a ctl_conn: names, addresses, and the handshake up to the welcome.
 
-use super::super::Cx;
 use super::super::ctl_link::CtlLink;
 use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{Disconnect, Lookup, Note, Resolve, Role, SysError, random_u32};
+use super::super::sys::{Lookup, Resolve, Role, random_u32};
+use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
 use crate::codes::{CloseCode, HandshakeRefusal, Violation};
 use crate::control::client::Control;
 use crate::ids::{ClientId, TunnelId};
 use crate::liveness::{Liveness, Pulse};
+use crate::notes::{Disconnect, Note};
+use crate::sys_error::SysError;
 use crate::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, ReplyReader, Resume, ToServer, Welcome,
 };

@@ -1,15 +1,17 @@
 //! Conns: what they read, carry and hear, idle and in a transfer, until they are dropped.
 
-use super::super::Cx;
 use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
-use super::super::sys::{Note, Sys, SysError};
+use super::super::sys::{Log, Streams};
+use super::super::thread::Cx;
 use super::{Conn, LoopSys, Pair, Phase, ServerLoop, Slot, State};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::Heard;
 use crate::conn::server::Answer;
 use crate::ids::{ConnId, Epoch};
+use crate::notes::Note;
+use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, ProxyToClient, ProxyToServer, ServerMsg};
 
@@ -40,7 +42,7 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    pub(super) fn stale<S: Sys>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
+    pub(super) fn stale<S: Log>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
         self.totals.stale += 1;
         cx.sys.note(Note::Stale { conn });
     }
@@ -281,7 +283,7 @@ impl<T, P> ServerLoop<T, P> {
 /// announce if the transfer was refused before the visitor's stream ended.
 fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<u64>, End>
 where
-    S: Sys<Stream = T, Pipe = P>,
+    S: Streams<Stream = T> + Log,
 {
     let mut fin = None;
     while conn.link.port.readable && expects_frames(&conn.state) {
@@ -320,7 +322,7 @@ fn expects_frames(state: &State) -> bool {
     }
 }
 
-fn on_frame<T, P, S: Sys>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<u64>, Violation> {
+fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<u64>, Violation> {
     match (frame, &mut conn.state) {
         (ProxyToServer::Pong, _) if conn.pinged => {
             conn.pinged = false;

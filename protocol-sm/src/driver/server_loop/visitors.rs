@@ -1,14 +1,14 @@
 //! Visitors: they come, wait, are given a conn, or are reset.
 
-use super::super::Cx;
 use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{Dropped, Note};
+use super::super::thread::Cx;
 use super::{Active, LoopSys, Phase, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::ids::TunnelId;
+use crate::notes::{Dropped, Note};
 use crate::pool::Visit;
 use crate::wire::ProxyToClient;
 use alloc::boxed::Box;

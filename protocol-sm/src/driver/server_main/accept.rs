@@ -1,17 +1,19 @@
 //! The ctl and the proxy port: connections come in, and those on the proxy port show whose they are.
 
-use super::super::Cx;
 use super::super::ctl_link::CtlLink;
 use super::super::listener::accept_batch;
 use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{HandshakeEnd, Listen, Note, Role, SysError};
+use super::super::sys::{Listen, Log, Role, Streams};
+use super::super::thread::Cx;
 use super::handshake_limit::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
+use crate::notes::{HandshakeEnd, Note};
 use crate::sources::Source;
+use crate::sys_error::SysError;
 use crate::wire::{
     ConnHello, ConnKind, Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
 };
@@ -97,7 +99,7 @@ impl<T, L> ServerMain<T, L> {
     /// Closes a connection whose handshake is not through, without a word.
     fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: HandshakeEnd)
     where
-        S: Listen<Stream = T, Listener = L>,
+        S: Listen<Stream = T, Listener = L> + Log,
     {
         let from = match self.slots.remove(token) {
             Some(Slot::Ctl(mut conn)) => {
@@ -215,7 +217,7 @@ fn hello_conn(hello: Result<ConnHello, Option<HandshakeRefusal>>) -> crate::ids:
 /// Reads up to a proxy_conn's hello. `Err(None)`: not ours, or lost: no word.
 fn read_hello<T, S>(cx: &mut Cx<'_, S>, hand: &mut ProxyHand<T>) -> Result<Option<ConnHello>, Option<HandshakeRefusal>>
 where
-    S: Listen<Stream = T>,
+    S: Streams<Stream = T>,
 {
     while hand.port.readable {
         let length = match hand.port.recv(cx.sys, &mut cx.scratch[..512]) {

@@ -1,16 +1,18 @@
 //! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
 
-use super::super::Cx;
 use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
 use super::super::slab::Token;
-use super::super::sys::{Listen, Note, SysError};
+use super::super::sys::{Listen, Log};
+use super::super::thread::Cx;
 use super::{MainSys, PROBE, READS, ServerMain, SessionEntry, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::SessionId;
 use crate::liveness::{Liveness, Pulse};
+use crate::notes::Note;
 use crate::sources::Source;
+use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 use alloc::vec::Vec;
@@ -287,7 +289,7 @@ impl<T, L> ServerMain<T, L> {
         access: &Access,
         resumed: bool,
     ) where
-        S: Listen<Stream = T, Listener = L>,
+        S: Listen<Stream = T, Listener = L> + Log,
     {
         let Some(seat) = self.controls.get_mut(&key) else { return };
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };

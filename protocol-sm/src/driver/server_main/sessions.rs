@@ -1,12 +1,13 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::Cx;
 use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
-use super::super::sys::{Note, random_u32};
+use super::super::sys::random_u32;
+use super::super::thread::Cx;
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, Violation};
 use crate::control::server::Reaction;
 use crate::ids::TunnelId;
+use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 

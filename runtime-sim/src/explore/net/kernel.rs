@@ -4,7 +4,9 @@ use super::{Door, End, Holder, Kernel, Listening, Pipe, Segment, Socket, Stream,
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToServerLoop,
 };
-use protocol_sm::driver::{Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError, Tell, Token};
+use protocol_sm::driver::{
+    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -52,9 +54,8 @@ impl Kernel<'_> {
     }
 }
 
-impl Sys for Kernel<'_> {
+impl Streams for Kernel<'_> {
     type Stream = Stream;
-    type Pipe = Pipe;
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         let who = self.who;
@@ -113,46 +114,8 @@ impl Sys for Kernel<'_> {
         self.write(stream.0, from)
     }
 
-    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
-        let held = self.net.pipes[usize::from(pipe.0)].as_ref().expect("every pipe closed exactly once");
-        assert!(held.is_empty(), "a pipe is drained before it is filled");
-        let bytes = self.read(stream.0, max.min(self.net.pipe_capacity))?;
-        let count = bytes.len();
-        self.net.pipes[usize::from(pipe.0)] = Some(bytes);
-        Ok(count)
-    }
-
-    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
-        let held = self.net.pipes[usize::from(pipe.0)].clone().expect("every pipe closed exactly once");
-        assert_eq!(max, held.len(), "taken - forwarded is what the pipe holds");
-        let count = self.write(stream.0, &held)?;
-        self.net.pipes[usize::from(pipe.0)] = Some(held[count..].to_vec());
-        Ok(count)
-    }
-
-    fn can_splice(&self, _: &Stream) -> bool {
-        true
-    }
-
     fn is_encrypted(&self, _: &Stream) -> bool {
         false
-    }
-
-    fn pipe(&mut self) -> Option<(Pipe, usize)> {
-        if self.net.pipe_capacity == 0 {
-            return None;
-        }
-        let free = self.net.pipes.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.net.pipes.push(None);
-            self.net.pipes.len() - 1
-        });
-        self.net.pipes[free] = Some(Vec::new());
-        Some((Pipe(u16::try_from(free).expect("few pipes")), self.net.pipe_capacity))
-    }
-
-    fn recycle(&mut self, pipe: Pipe, empty: bool) {
-        let held = self.net.pipes[usize::from(pipe.0)].take().expect("every pipe closed exactly once");
-        assert!(!empty || held.is_empty(), "a pipe with bytes in it is destroyed, never pooled");
     }
 
     fn shut_write(&mut self, stream: &Stream) {
@@ -198,7 +161,51 @@ impl Sys for Kernel<'_> {
         }
         self.put_away(end);
     }
+}
 
+impl Splice for Kernel<'_> {
+    type Pipe = Pipe;
+
+    fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].as_ref().expect("every pipe closed exactly once");
+        assert!(held.is_empty(), "a pipe is drained before it is filled");
+        let bytes = self.read(stream.0, max.min(self.net.pipe_capacity))?;
+        let count = bytes.len();
+        self.net.pipes[usize::from(pipe.0)] = Some(bytes);
+        Ok(count)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].clone().expect("every pipe closed exactly once");
+        assert_eq!(max, held.len(), "taken - forwarded is what the pipe holds");
+        let count = self.write(stream.0, &held)?;
+        self.net.pipes[usize::from(pipe.0)] = Some(held[count..].to_vec());
+        Ok(count)
+    }
+
+    fn can_splice(&self, _: &Stream) -> bool {
+        true
+    }
+
+    fn pipe(&mut self) -> Option<(Pipe, usize)> {
+        if self.net.pipe_capacity == 0 {
+            return None;
+        }
+        let free = self.net.pipes.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.net.pipes.push(None);
+            self.net.pipes.len() - 1
+        });
+        self.net.pipes[free] = Some(Vec::new());
+        Some((Pipe(u16::try_from(free).expect("few pipes")), self.net.pipe_capacity))
+    }
+
+    fn recycle(&mut self, pipe: Pipe, empty: bool) {
+        let held = self.net.pipes[usize::from(pipe.0)].take().expect("every pipe closed exactly once");
+        assert!(!empty || held.is_empty(), "a pipe with bytes in it is destroyed, never pooled");
+    }
+}
+
+impl Entropy for Kernel<'_> {
     fn random(&mut self, into: &mut [u8]) {
         // Names must differ; pauses and picked ports may not, so that histories of equal outcome meet.
         into.fill(0);
@@ -207,7 +214,9 @@ impl Sys for Kernel<'_> {
             into[..4].copy_from_slice(&self.net.draws.to_le_bytes());
         }
     }
+}
 
+impl Log for Kernel<'_> {
     fn note(&mut self, note: Note) {
         self.story.at(self.who.party(), || format!("{note:?}"));
         self.told.push(Told::Note(note));

@@ -1,7 +1,7 @@
 //! Who may visit a tunnel, and how often: decided for each visitor right after the accept, before anything is
 //! allocated for it.
 
-use super::sys::Dropped;
+use crate::notes::Dropped;
 use crate::rate::Rates;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::{Source, SourceLists};

@@ -1,0 +1,29 @@
+//! Listening sockets.
+
+use super::super::slab::Token;
+use super::streams::{Role, Streams};
+use crate::sys_error::SysError;
+use core::net::SocketAddr;
+
+/// Listening sockets, for the threads that accept.
+pub trait Listen: Streams {
+    /// A listening TCP socket.
+    type Listener;
+
+    /// Binds and listens at `at` (port 0: any free one), and reports its readiness as `token`, edge-triggered.
+    /// Returns the real address too.
+    ///
+    /// # Errors
+    /// [`SysError::InUse`], [`SysError::Denied`], [`SysError::Exhausted`], or another.
+    fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Self::Listener, SocketAddr), SysError>;
+
+    /// Takes one connection; not watched yet.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`] when there is none; [`SysError::Reset`] if it went away meanwhile;
+    /// [`SysError::Exhausted`].
+    fn accept(&mut self, listener: &Self::Listener, role: Role) -> Result<(Self::Stream, SocketAddr), SysError>;
+
+    /// Closes a listener; connections not yet accepted are reset.
+    fn unlisten(&mut self, listener: Self::Listener);
+}

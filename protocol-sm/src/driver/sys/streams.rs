@@ -1,0 +1,96 @@
+//! TCP connections: what every driver does with a socket.
+
+use super::super::slab::Token;
+use crate::sys_error::SysError;
+use core::net::SocketAddr;
+
+/// TCP connections, as a driver sees them. Every stream is non-blocking. Calls that were interrupted (EINTR) are
+/// repeated by the implementation. A stream is handed back exactly once, to `close` or `reset`.
+pub trait Streams {
+    /// A TCP connection.
+    type Stream;
+
+    /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. What
+    /// can be read already is reported once; room to write need not be before a write found none (`WouldBlock`).
+    ///
+    /// # Errors
+    /// [`SysError::Exhausted`].
+    fn watch(&mut self, stream: &Self::Stream, token: Token) -> Result<(), SysError>;
+
+    /// Stops reporting, so that another thread can watch the stream.
+    fn unwatch(&mut self, stream: &Self::Stream);
+
+    /// Begins to connect, and watches the new stream as `token`. The caller asks [`Streams::take_error`] at once whether it
+    /// is through: of one that is, nothing is reported; any other becomes writable then, or has an error.
+    ///
+    /// # Errors
+    /// The connect failed at once.
+    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
+
+    /// Takes the socket's pending error; after a connect, `WouldBlock` while it is not through.
+    ///
+    /// # Errors
+    /// The pending error.
+    fn take_error(&mut self, stream: &Self::Stream) -> Result<(), SysError>;
+
+    /// Reads up to `into.len()` bytes, which is not 0.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
+
+    /// Writes some of `from`, which is not empty. After `WouldBlock`, the next call on this stream must begin with
+    /// the same bytes: some of them may have been encrypted already.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
+
+    /// Whether whoever reads along on the way sees nothing of what `stream` carries. Known once something has been
+    /// received.
+    fn is_encrypted(&self, stream: &Self::Stream) -> bool;
+
+    /// Shuts the write half: the peer reads an end after everything sent.
+    fn shut_write(&mut self, stream: &Self::Stream);
+
+    /// Closes in good order: what was sent still arrives.
+    fn close(&mut self, stream: Self::Stream);
+
+    /// Closes with a reset: the peer sees an error, never an end.
+    fn reset(&mut self, stream: Self::Stream);
+}
+
+/// The outcome of a [`Streams::recv`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes read; 0 is the end of the stream.
+    pub bytes: usize,
+    /// Nothing more was there: the next bytes will be reported as readiness.
+    pub drained: bool,
+}
+
+/// What an edge-triggered poll reported of a socket since the last time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Readiness {
+    /// Bytes, an end or an error can be read.
+    pub readable: bool,
+    /// There is room to write, or a connect has ended.
+    pub writable: bool,
+    /// The peer has shut its write half, or the connection is gone.
+    pub hup: bool,
+    /// The socket has an error to take.
+    pub error: bool,
+}
+
+/// What a connection is for: decides its socket options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A ctl_conn.
+    Ctl,
+    /// A proxy_conn.
+    Proxy,
+    /// A local_conn.
+    Local,
+    /// A public_conn.
+    Public,
+}
