@@ -1,7 +1,104 @@
 //! The CProxy protocol as pure state machines.
 //!
-//! **What is absent:** sockets, clocks, threads, locks, randomness, logging. Time comes in as an
-//! argument, randomness too; every decision goes out as a value. The crate is `no_std` with `alloc`.
+//! **What is absent:** sockets, clocks, threads, locks, randomness, logging. Time comes in as an argument, and every
+//! decision goes out as a value or as a call on a trait that the caller implements. The crate is `no_std` with `alloc`.
+//!
+//! Requirements, byte for byte, are in `PROTOCOL.md` beside this crate; numbers such as P-FIN-3 are its rules.
+//!
+//! # The modules, from the wire upwards
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`wire`] | prefaces, frames and messages as bytes |
+//! | [`ids`], [`codes`], [`time`] | names that are never used twice, reasons for an end, time as an integer |
+//! | [`auth`] | proofs over everything both sides have said |
+//! | [`transfer`] | the two halves of a transfer: how many bytes may be taken and forwarded now |
+//! | [`conn`] | a proxy_conn on either side: idle, or carrying one transfer |
+//! | [`pool`] | which visitor gets which idle conn, and who waits |
+//! | [`session`] | numbered messages that survive the loss of a ctl_conn |
+//! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
+//! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
+//! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
+//! | [`driver`] | the event loops around all of these, generic over the system calls |
+//! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
+//! | [`canary`], [`cells`] | for tests: bugs to plant, and which states have met which events |
+//!
+//! # How to use it
+//!
+//! The machines below [`driver`] can be used alone: an event in, a decision out. Their methods are getters, or are named
+//! after what happened (`on_fin`, `on_dialed`), or after what the caller wants (`start`, `send`). What a peer does wrong
+//! is a [`codes::Violation`]; what crossed something on its way is [`conn::Heard::Stale`]; what the caller does wrong is a
+//! panic, in release builds too.
+//!
+//! ```
+//! use protocol_sm::conn::server::IdleConn;
+//! use protocol_sm::transfer::Half;
+//!
+//! let mut conn = IdleConn::default().start().expect("epochs are left");
+//! conn.egress.on_taken(5); // five bytes of the visitor were read,
+//! conn.egress.on_forwarded(5); // and written into the proxy_conn.
+//! assert_eq!(conn.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
+//! conn.on_started(conn.epoch()).expect("the client has answered this transfer");
+//! ```
+//!
+//! # The contract of a driver
+//!
+//! A server runs a [`ServerMain`], a [`Listener`] and any number of [`ServerLoop`]s, a client a [`ClientMain`] and any
+//! number of [`ClientLoop`]s. Each is a [`Driver`]. A thread runs one or several of them:
+//!
+//! ```
+//! use protocol_sm::driver::{Cx, Driver, Readiness, Token};
+//! use protocol_sm::time::Instant;
+//!
+//! /// What a thread does whenever it wakes: with the messages that came, and the sockets that became ready.
+//! fn turn<S, D: Driver<S>>(
+//!     driver: &mut D,
+//!     cx: &mut Cx<'_, S>,
+//!     messages: impl IntoIterator<Item = D::Message>,
+//!     ready: impl IntoIterator<Item = (Token, Readiness)>,
+//! ) -> Sleep {
+//!     for message in messages {
+//!         driver.on_message(cx, message);
+//!     }
+//!     for (token, readiness) in ready {
+//!         driver.on_ready(cx, token, readiness);
+//!     }
+//!     if driver.next_deadline().is_some_and(|at| at <= cx.now) {
+//!         driver.on_deadline(cx);
+//!     }
+//!     driver.run_busy(cx);
+//!     if driver.is_busy() { Sleep::Not } else { Sleep::Until(driver.next_deadline()) }
+//! }
+//!
+//! /// How long the thread may sleep, unless a message or a socket wakes it.
+//! enum Sleep {
+//!     Not,
+//!     Until(Option<Instant>),
+//! }
+//! ```
+//!
+//! What a runtime promises:
+//!
+//! - Readiness is edge-triggered: what became ready is reported once, until a call would have blocked.
+//! - A call never blocks, and is not interrupted. Streams and pipes are given back once each.
+//! - `cx.now` never goes back, and `cx.scratch` holds [`SCRATCH`] bytes.
+//! - Messages of one sender arrive in their order, none is lost, and sending ([`Tell`]) does not block. Between senders
+//!   there is no order.
+//!
+//! What a driver promises: it ignores readiness of a token whose socket is gone, it does a bounded amount of work per
+//! turn and says by `is_busy` that there is more, and it never panics because of what a peer sends.
+//!
+//! A driver begins with `ServerMain::listen` or `ClientMain::start`; `ServerMain::is_over` and `ClientMain::outcome` say
+//! when it is through. `runtime-epoll` and `runtime-sim` are two runtimes.
+//!
+//! [`ServerMain`]: driver::server_main::ServerMain
+//! [`Listener`]: driver::listener::Listener
+//! [`ServerLoop`]: driver::server_loop::ServerLoop
+//! [`ClientMain`]: driver::client_main::ClientMain
+//! [`ClientLoop`]: driver::client_loop::ClientLoop
+//! [`Driver`]: driver::Driver
+//! [`SCRATCH`]: driver::SCRATCH
+//! [`Tell`]: driver::Tell
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
