@@ -1,6 +1,6 @@
 //! Planted bugs: a checker that cannot fail checks nothing.
 //!
-//! Without the feature `canary`, which only tests enable, [`planted`] is a constant false and nothing can be planted; in
+//! Without the feature `canary`, which only tests enable, `planted` is a constant false and nothing can be planted; in
 //! a release build neither, whatever it enables. Nothing is planted until a test asks for it, and then in the whole
 //! process: such tests have a process of their own.
 
