@@ -7,9 +7,9 @@
 use super::Cx;
 use super::gate::Gate;
 use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
-use super::server_loop::Totals;
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Dropped, Listen, Note, Readiness, Role, SysError, Tell};
+use super::totals::Totals;
 use crate::ids::TunnelId;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, VecDeque};

@@ -11,6 +11,7 @@ pub mod client_main;
 mod ctl_link;
 pub mod gate;
 pub mod listener;
+mod loop_core;
 pub mod messages;
 mod relay;
 pub mod server_loop;
@@ -18,6 +19,7 @@ pub mod server_main;
 mod slab;
 pub mod sys;
 mod timers;
+mod totals;
 mod view;
 
 pub use relay::Strategy;
@@ -26,6 +28,7 @@ pub use sys::{
     Disconnect, Driver, Dropped, HandshakeEnd, Listen, Lookup, Note, Readiness, Received, Resolve, Role, Sys, SysError,
     Tell,
 };
+pub use totals::Totals;
 pub use view::{ConnView, Use};
 
 use crate::time::Instant;

@@ -5,6 +5,7 @@ mod frame;
 mod preface;
 mod proxy;
 mod tls;
+mod transfer;
 
 pub use ctl::{
     ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
@@ -14,3 +15,4 @@ pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
 pub use tls::{ALPN, Opening};
+pub use transfer::{ClientBody, ServerBody, TransferMsg};
