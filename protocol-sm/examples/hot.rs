@@ -130,14 +130,14 @@ fn moved(half: &mut impl Half, bytes: usize) {
 
 fn serve(idle: server::IdleConn) -> server::IdleConn {
     let mut conn = idle.start().expect("epochs are left");
-    let epoch = conn.epoch();
-    moved(&mut conn.egress, QUESTION);
-    assert_eq!(black_box(&mut conn).egress.on_source_eof(), QUESTION as u64);
+    let epoch = conn.transfer.epoch();
+    moved(&mut conn.transfer.egress, QUESTION);
+    assert_eq!(black_box(&mut conn).transfer.egress.on_source_eof(), QUESTION as u64);
     black_box(&mut conn).on_started(epoch).expect("it is awaited");
-    moved(&mut conn.ingress, ANSWER);
+    moved(&mut conn.transfer.ingress, ANSWER);
     let _ = black_box(black_box(&mut conn).on_fin(epoch, ANSWER as u64));
-    black_box(&mut conn).ingress.on_shutdown();
-    assert!(black_box(&conn).outer_is_through());
+    black_box(&mut conn).transfer.ingress.on_shutdown();
+    assert!(black_box(&conn).transfer.outer_is_through());
     let _ = black_box(black_box(&mut conn).on_done(epoch));
     black_box(conn).finish().expect("it is over")
 }
@@ -148,11 +148,11 @@ fn use_service(idle: client::IdleConn) -> client::IdleConn {
     let _ = black_box(idle.on_fin(epoch, QUESTION as u64));
     let mut conn = black_box(idle).on_start(epoch).expect("it is the next");
     black_box(&mut conn).on_dialed();
-    moved(&mut conn.ingress, QUESTION);
-    black_box(&mut conn).ingress.on_shutdown();
-    moved(&mut conn.egress, ANSWER);
-    assert_eq!(black_box(&mut conn).egress.on_source_eof(), ANSWER as u64);
-    assert!(black_box(&conn).outer_is_through());
+    moved(&mut conn.transfer.ingress, QUESTION);
+    black_box(&mut conn).transfer.ingress.on_shutdown();
+    moved(&mut conn.transfer.egress, ANSWER);
+    assert_eq!(black_box(&mut conn).transfer.egress.on_source_eof(), ANSWER as u64);
+    assert!(black_box(&conn).transfer.outer_is_through());
     black_box(conn).finish().expect("it is over")
 }
 

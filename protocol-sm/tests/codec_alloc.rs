@@ -84,22 +84,22 @@ fn a_transfers_messages_allocate_nothing() {
 /// One visit through both machines: 3 bytes there, 5 back.
 fn visit(server: server::IdleConn, client: client::IdleConn) -> (server::IdleConn, client::IdleConn) {
     let mut server = server.start().expect("by the book");
-    let epoch = server.epoch();
-    server.egress.on_taken(3);
-    server.egress.on_forwarded(3);
+    let epoch = server.transfer.epoch();
+    server.transfer.egress.on_taken(3);
+    server.transfer.egress.on_forwarded(3);
     let mut client = client.on_start(epoch).expect("by the book");
     client.on_dialed();
     server.on_started(epoch).expect("by the book");
-    client.ingress.on_taken(3);
-    client.ingress.on_forwarded(3);
-    let _ = client.on_fin(epoch, server.egress.on_source_eof()).expect("by the book");
-    client.ingress.on_shutdown();
-    client.egress.on_taken(5);
-    client.egress.on_forwarded(5);
-    let _ = server.on_fin(epoch, client.egress.on_source_eof()).expect("by the book");
-    server.ingress.on_taken(5);
-    server.ingress.on_forwarded(5);
-    server.ingress.on_shutdown();
+    client.transfer.ingress.on_taken(3);
+    client.transfer.ingress.on_forwarded(3);
+    let _ = client.on_fin(epoch, server.transfer.egress.on_source_eof()).expect("by the book");
+    client.transfer.ingress.on_shutdown();
+    client.transfer.egress.on_taken(5);
+    client.transfer.egress.on_forwarded(5);
+    let _ = server.on_fin(epoch, client.transfer.egress.on_source_eof()).expect("by the book");
+    server.transfer.ingress.on_taken(5);
+    server.transfer.ingress.on_forwarded(5);
+    server.transfer.ingress.on_shutdown();
     let client = client.finish().expect("by the book");
     let _ = server.on_done(epoch).expect("by the book");
     (server.finish().expect("by the book"), client)

@@ -3,11 +3,11 @@
 
 use protocol_sm::conn::client::Stage;
 use protocol_sm::conn::server::Answer;
-use protocol_sm::conn::{Heard, client, server};
+use protocol_sm::conn::{client, server};
 use protocol_sm::control::challenge::Challenge;
 use protocol_sm::ids::{ClientId, Epoch};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Token};
-use protocol_sm::transfer::{Egress, Half, Ingress};
+use protocol_sm::transfer::{Egress, Half, Heard, Ingress};
 use protocol_sm::wire::{ClientHello, ConnKind, Preface};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -158,7 +158,7 @@ fn server_table() -> String {
         move |mut state| {
             let current = match &state {
                 Server::Idle(conn) => conn.last(),
-                Server::Active(conn) => conn.epoch(),
+                Server::Active(conn) => conn.transfer.epoch(),
             };
             let Ok(epoch) = u32::try_from(i64::from(current.0) + offset) else { return Next::Never };
             match msg(&mut state, Epoch(epoch)) {
@@ -197,14 +197,14 @@ fn server_table() -> String {
         }),
         event(
             "Started",
-            active(|conn| match conn.on_started(conn.epoch()) {
+            active(|conn| match conn.on_started(conn.transfer.epoch()) {
                 Ok(()) => Next::State(()),
                 Err(violation) => Next::Error(format!("{violation:?}")),
             }),
         ),
         event(
             "Refused",
-            active(|conn| match conn.on_refused(conn.epoch()) {
+            active(|conn| match conn.on_refused(conn.transfer.epoch()) {
                 Ok(_) => Next::State(()),
                 Err(violation) => Next::Error(format!("{violation:?}")),
             }),
@@ -212,17 +212,17 @@ fn server_table() -> String {
         event(
             "visitor byte",
             active(|conn| {
-                let moved = conn.egress.forwarded();
-                may(take(&mut conn.egress, moved))
+                let moved = conn.transfer.egress.forwarded();
+                may(take(&mut conn.transfer.egress, moved))
             }),
         ),
-        event("byte sent", active(|conn| may(forward(&mut conn.egress)))),
+        event("byte sent", active(|conn| may(forward(&mut conn.transfer.egress)))),
         event(
             "visitor end",
             active(|conn| {
-                let may_end = !conn.egress.ended();
+                let may_end = !conn.transfer.egress.ended();
                 if may_end {
-                    let _ = conn.egress.on_source_eof();
+                    let _ = conn.transfer.egress.on_source_eof();
                 }
                 may(may_end)
             }),
@@ -230,17 +230,17 @@ fn server_table() -> String {
         event(
             "payload",
             active(|conn| {
-                let moved = conn.ingress.forwarded();
-                may(conn.answer() == Answer::Started && take(&mut conn.ingress, moved))
+                let moved = conn.transfer.ingress.forwarded();
+                may(conn.answer() == Answer::Started && take(&mut conn.transfer.ingress, moved))
             }),
         ),
-        event("delivered", active(|conn| may(forward(&mut conn.ingress)))),
+        event("delivered", active(|conn| may(forward(&mut conn.transfer.ingress)))),
         event(
             "shut",
             active(|conn| {
-                let due = conn.ingress.shutdown_due();
+                let due = conn.transfer.ingress.shutdown_due();
                 if due {
-                    conn.ingress.on_shutdown();
+                    conn.transfer.ingress.on_shutdown();
                 }
                 may(due)
             }),
@@ -264,8 +264,8 @@ fn server_table() -> String {
         Server::Idle(conn) => format!("Idle after {}", conn.last().0),
         Server::Active(conn) => {
             let done = if conn.is_done() { ", Done" } else { "" };
-            let (epoch, answer) = (conn.epoch().0, conn.answer());
-            format!("{epoch} {answer:?}, {}, {}{done}", egress(&conn.egress), ingress(&conn.ingress))
+            let (epoch, answer) = (conn.transfer.epoch().0, conn.answer());
+            format!("{epoch} {answer:?}, {}, {}{done}", egress(&conn.transfer.egress), ingress(&conn.transfer.ingress))
         }
     })
 }
@@ -301,7 +301,7 @@ fn client_table() -> String {
         move |mut state| {
             let current = match &state {
                 Client::Idle(conn) => conn.last(),
-                Client::Active(conn) => conn.epoch(),
+                Client::Active(conn) => conn.transfer.epoch(),
             };
             let Ok(epoch) = u32::try_from(i64::from(current.0) + offset).map(Epoch) else { return Next::Never };
             if epoch > LAST {
@@ -343,17 +343,17 @@ fn client_table() -> String {
         event(
             "local byte",
             active(|conn| {
-                let moved = conn.egress.forwarded();
-                conn.stage() == Stage::Serving && take(&mut conn.egress, moved)
+                let moved = conn.transfer.egress.forwarded();
+                conn.stage() == Stage::Serving && take(&mut conn.transfer.egress, moved)
             }),
         ),
-        event("byte sent", active(|conn| forward(&mut conn.egress))),
+        event("byte sent", active(|conn| forward(&mut conn.transfer.egress))),
         event(
             "local end",
             active(|conn| {
-                let may = conn.stage() == Stage::Serving && !conn.egress.ended();
+                let may = conn.stage() == Stage::Serving && !conn.transfer.egress.ended();
                 if may {
-                    let _ = conn.egress.on_source_eof();
+                    let _ = conn.transfer.egress.on_source_eof();
                 }
                 may
             }),
@@ -361,16 +361,17 @@ fn client_table() -> String {
         event(
             "payload",
             active(|conn| {
-                let moved = conn.ingress.forwarded();
-                conn.stage() != Stage::Refused && take(&mut conn.ingress, moved)
+                let moved = conn.transfer.ingress.forwarded();
+                conn.stage() != Stage::Refused && take(&mut conn.transfer.ingress, moved)
             }),
         ),
-        event("delivered", active(|conn| conn.stage() == Stage::Serving && forward(&mut conn.ingress))),
+        event("delivered", active(|conn| conn.stage() == Stage::Serving && forward(&mut conn.transfer.ingress))),
         event(
             "discarded",
             active(|conn| {
-                let may =
-                    conn.stage() == Stage::Refused && conn.ingress.budget(1).take > 0 && conn.ingress.forwarded() == 0;
+                let may = conn.stage() == Stage::Refused
+                    && conn.transfer.ingress.budget(1).take > 0
+                    && conn.transfer.ingress.forwarded() == 0;
                 if may {
                     conn.on_discarded(1);
                 }
@@ -380,9 +381,9 @@ fn client_table() -> String {
         event(
             "shut",
             active(|conn| {
-                let due = conn.stage() == Stage::Serving && conn.ingress.shutdown_due();
+                let due = conn.stage() == Stage::Serving && conn.transfer.ingress.shutdown_due();
                 if due {
-                    conn.ingress.on_shutdown();
+                    conn.transfer.ingress.on_shutdown();
                 }
                 due
             }),
@@ -413,13 +414,15 @@ fn client_table() -> String {
     table("A proxy_conn on the client", Client::Idle(client::IdleConn::default()), &events, |state| match state {
         Client::Idle(conn) => {
             // What an early Fin said shows in what its transfer may take.
-            let early = conn.clone().on_start(Epoch(conn.last().0 + 1)).ok().filter(|conn| conn.ingress.capped());
-            let early = early.map_or(String::new(), |conn| format!(", early Fin {}", conn.ingress.budget(9).take));
+            let early =
+                conn.clone().on_start(Epoch(conn.last().0 + 1)).ok().filter(|conn| conn.transfer.ingress.capped());
+            let early =
+                early.map_or(String::new(), |conn| format!(", early Fin {}", conn.transfer.ingress.budget(9).take));
             format!("Idle after {}{early}", conn.last().0)
         }
         Client::Active(conn) => {
-            let (epoch, stage) = (conn.epoch().0, conn.stage());
-            format!("{epoch} {stage:?}, {}, {}", egress(&conn.egress), ingress(&conn.ingress))
+            let (epoch, stage) = (conn.transfer.epoch().0, conn.stage());
+            format!("{epoch} {stage:?}, {}, {}", egress(&conn.transfer.egress), ingress(&conn.transfer.ingress))
         }
     })
 }

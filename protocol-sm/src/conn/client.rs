@@ -15,12 +15,11 @@
 //! - C3 `Done` is sent once, when both halves are through here;
 //! - C4 a refused transfer's bytes are taken off the conn and reach nobody.
 
-use super::Heard;
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
-use crate::transfer::{Egress, Half, Ingress};
+use crate::transfer::{Half, Heard, Transfer};
 
 /// A proxy_conn that carries nothing and reads frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -45,11 +44,11 @@ impl IdleConn {
             return Err(Violation::FutureEpoch);
         }
         self.met(epoch, Event::Start);
-        let mut ingress = Ingress::default();
+        let mut transfer = Transfer::new(epoch);
         if let Some(total) = self.early_fin {
-            ingress.on_fin(total)?;
+            transfer.ingress.on_fin(total)?;
         }
-        Ok(ActiveConn { epoch, egress: Egress::default(), ingress, stage: Stage::Dialling })
+        Ok(ActiveConn { transfer, stage: Stage::Dialling })
     }
 
     /// `Fin` came on the ctl_conn: kept if it overtook its `Start` (C2).
@@ -110,21 +109,12 @@ pub enum Stage {
 /// A proxy_conn that carries a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ActiveConn {
-    epoch: Epoch,
-    /// From the LocalServer into the proxy_conn.
-    pub egress: Egress,
-    /// From the proxy_conn to the LocalServer.
-    pub ingress: Ingress,
+    /// Its number and its two halves; the outer socket is the LocalServer's.
+    pub transfer: Transfer,
     stage: Stage,
 }
 
 impl ActiveConn {
-    /// This transfer's number.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
     /// How far it has come.
     #[must_use]
     pub fn stage(&self) -> Stage {
@@ -137,7 +127,7 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_dialed(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
-        self.met(self.epoch, Event::Started);
+        self.met(self.transfer.epoch(), Event::Started);
         self.stage = Stage::Serving;
     }
 
@@ -147,9 +137,9 @@ impl ActiveConn {
     /// Unless dialling.
     pub fn on_refused(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
-        self.met(self.epoch, Event::Refused);
+        self.met(self.transfer.epoch(), Event::Refused);
         self.stage = Stage::Refused;
-        let total = self.egress.on_source_eof();
+        let total = self.transfer.egress.on_source_eof();
         assert_eq!(total, 0, "nothing was taken before the dial");
     }
 
@@ -159,7 +149,7 @@ impl ActiveConn {
     /// Unless refused.
     pub fn on_discarded(&mut self, n: usize) {
         assert_eq!(self.stage, Stage::Refused, "C4: only a refused transfer discards");
-        self.ingress.on_taken(n);
+        self.transfer.ingress.on_taken(n);
         self.settle_discard();
     }
 
@@ -169,13 +159,12 @@ impl ActiveConn {
     /// Unless refused.
     pub fn settle_discard(&mut self) {
         assert_eq!(self.stage, Stage::Refused, "C4: only a refused transfer discards");
-        let held = self.ingress.budget(0).forward;
+        let held = self.transfer.ingress.budget(0).forward;
         if held > 0 {
-            self.ingress.on_forwarded(held);
+            self.transfer.ingress.on_forwarded(held);
         }
-        if self.ingress.shutdown_due() {
-            self.ingress.on_shutdown();
-        }
+        // There is no outer socket to be shut.
+        let _ = self.transfer.shut_outer();
     }
 
     /// `Fin` came on the ctl_conn.
@@ -184,10 +173,7 @@ impl ActiveConn {
     /// For a transfer not yet started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
-        match self.compare_epoch(epoch)? {
-            Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
-            Heard::Stale => Ok(Heard::Stale),
-        }
+        self.transfer.on_fin(epoch, total)
     }
 
     /// `Abort` came on the ctl_conn. [`Heard::Current`]: reset the local_conn and close the conn.
@@ -196,41 +182,24 @@ impl ActiveConn {
     /// For a transfer not yet started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Abort);
-        self.compare_epoch(epoch)
+        self.transfer.compare_epoch(epoch)
     }
 
     fn met(&self, epoch: Epoch, event: Event) {
-        let event = if epoch < self.epoch { Event::Stale } else { event };
-        let (ended, fin) = (self.egress.ended(), self.ingress.capped());
+        let event = if epoch < self.transfer.epoch() { Event::Stale } else { event };
+        let (ended, fin) = (self.transfer.egress.ended(), self.transfer.ingress.capped());
         saw(State { server: false, stage: 1 + self.stage as u8, ended, fin, done: false }, event);
     }
 
-    fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        match epoch.cmp(&self.epoch) {
-            core::cmp::Ordering::Less => Ok(Heard::Stale),
-            core::cmp::Ordering::Equal => Ok(Heard::Current),
-            core::cmp::Ordering::Greater => Err(Violation::FutureEpoch),
-        }
-    }
-
-    /// Whether the LocalServer's socket has nothing more to do: both its directions are shut.
-    #[must_use]
-    pub fn outer_is_through(&self) -> bool {
-        if planted(PlantedBug::OuterClosedEarly) {
-            return self.ingress.through();
-        }
-        self.egress.ended() && self.ingress.through()
-    }
-
-    /// The idle conn again, once both halves are through: send `Done` for [`ActiveConn::epoch`] (C3). `Err` gives
+    /// The idle conn again, once both halves are through: send `Done` for this transfer (C3). `Err` gives
     /// the conn back as it is.
     ///
     /// # Errors
     /// The transfer goes on.
     pub fn finish(self) -> Result<IdleConn, Self> {
-        if self.egress.through() && self.ingress.through() {
-            self.met(self.epoch, Event::Finish);
-            Ok(IdleConn { last: self.epoch, early_fin: None })
+        if self.transfer.through() {
+            self.met(self.transfer.epoch(), Event::Finish);
+            Ok(IdleConn { last: self.transfer.epoch(), early_fin: None })
         } else {
             Err(self)
         }
@@ -248,7 +217,7 @@ mod tests {
         assert_eq!(idle.on_fin(Epoch(1), 3), Ok(Heard::Current));
         assert_eq!(idle.on_fin(Epoch(1), 3), Err(Violation::Repeated));
         let active = idle.on_start(Epoch(1)).unwrap();
-        assert_eq!(active.ingress.budget(100).take, 3);
+        assert_eq!(active.transfer.ingress.budget(100).take, 3);
     }
 
     #[test]
@@ -261,13 +230,13 @@ mod tests {
     fn c3_done_waits_for_both_halves() {
         let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
         conn.on_dialed();
-        conn.egress.on_taken(4);
-        let _ = conn.egress.on_source_eof();
+        conn.transfer.egress.on_taken(4);
+        let _ = conn.transfer.egress.on_source_eof();
         let _ = conn.on_fin(Epoch(1), 0).unwrap();
-        conn.ingress.on_shutdown();
-        assert!(conn.outer_is_through());
+        conn.transfer.ingress.on_shutdown();
+        assert!(conn.transfer.outer_is_through());
         let mut conn = conn.finish().unwrap_err();
-        conn.egress.on_forwarded(4);
+        conn.transfer.egress.on_forwarded(4);
         let mut idle = conn.finish().unwrap();
         assert_eq!(idle.on_fin(Epoch(1), 0), Ok(Heard::Stale));
         assert_eq!(idle.on_abort(Epoch(1)), Ok(Heard::Stale));
@@ -276,13 +245,13 @@ mod tests {
     #[test]
     fn c4_a_refused_transfer_discards_exactly_the_total() {
         let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
-        conn.ingress.on_taken(2);
+        conn.transfer.ingress.on_taken(2);
         conn.on_refused();
         conn.settle_discard();
         conn.on_discarded(3);
         let mut conn = conn.finish().unwrap_err();
         let _ = conn.on_fin(Epoch(1), 6).unwrap();
-        assert_eq!(conn.ingress.budget(100).take, 1);
+        assert_eq!(conn.transfer.ingress.budget(100).take, 1);
         conn.on_discarded(1);
         assert!(conn.finish().is_ok());
     }

@@ -5,13 +5,3 @@
 
 pub mod client;
 pub mod server;
-
-/// What a message about a transfer meant.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// It was taken in.
-    Current,
-    /// It is about an earlier transfer of this conn: counted and ignored.
-    Stale,
-}

@@ -16,12 +16,11 @@
 //!   not come from an honest client is a violation;
 //! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client.
 
-use super::Heard;
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
-use crate::transfer::{Egress, Ingress};
+use crate::transfer::{Heard, Transfer};
 
 /// A proxy_conn that carries nothing: it may be given to a visitor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,13 +40,7 @@ impl IdleConn {
     pub fn start(self) -> Option<ActiveConn> {
         let epoch = self.last.next()?;
         saw(IDLE, Event::Start);
-        Some(ActiveConn {
-            epoch,
-            egress: Egress::default(),
-            ingress: Ingress::default(),
-            answer: Answer::Awaiting,
-            done: false,
-        })
+        Some(ActiveConn { transfer: Transfer::new(epoch), answer: Answer::Awaiting, done: false })
     }
 
     /// A `Fin`, `Done` or `Abort` came for `epoch`.
@@ -76,22 +69,13 @@ pub enum Answer {
 /// A proxy_conn that carries a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ActiveConn {
-    epoch: Epoch,
-    /// From the visitor into the proxy_conn.
-    pub egress: Egress,
-    /// From the proxy_conn to the visitor.
-    pub ingress: Ingress,
+    /// Its number and its two halves; the outer socket is the visitor's.
+    pub transfer: Transfer,
     answer: Answer,
     done: bool,
 }
 
 impl ActiveConn {
-    /// This transfer's number.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
     /// What the client has answered.
     #[must_use]
     pub fn answer(&self) -> Answer {
@@ -105,7 +89,7 @@ impl ActiveConn {
     pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
         self.met(epoch, Event::Started);
         self.answer_is_due(epoch)?;
-        if self.done && !self.ingress.capped() {
+        if self.done && !self.transfer.ingress.capped() {
             return Err(Violation::DoneTooEarly);
         }
         self.answer = Answer::Started;
@@ -120,21 +104,22 @@ impl ActiveConn {
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
         self.met(epoch, Event::Refused);
         self.answer_is_due(epoch)?;
-        if self.ingress.capped() {
+        if self.transfer.ingress.capped() {
             return Err(Violation::Unexpected);
         }
         self.answer = Answer::Refused;
-        self.ingress.on_fin(0)?;
-        self.ingress.on_shutdown();
-        if planted(PlantedBug::RefusalNotAccounted) {
-            let _ = (!self.egress.ended()).then(|| self.egress.on_source_eof());
-            return Ok(None);
-        }
-        Ok((!self.egress.ended()).then(|| self.egress.on_source_eof()))
+        self.transfer.ingress.on_fin(0)?;
+        self.transfer.ingress.on_shutdown();
+        let total = self.transfer.end_egress();
+        Ok(total.filter(|_| !planted(PlantedBug::RefusalNotAccounted)))
     }
 
     fn answer_is_due(&self, epoch: Epoch) -> Result<(), Violation> {
-        if self.answer == Answer::Awaiting && epoch == self.epoch { Ok(()) } else { Err(Violation::Unexpected) }
+        if self.answer == Answer::Awaiting && epoch == self.transfer.epoch() {
+            Ok(())
+        } else {
+            Err(Violation::Unexpected)
+        }
     }
 
     /// `Fin` came on the ctl_conn.
@@ -143,10 +128,7 @@ impl ActiveConn {
     /// For a transfer never started, a second `Fin`, or a total below what was received.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
-        match self.compare_epoch(epoch)? {
-            Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
-            Heard::Stale => Ok(Heard::Stale),
-        }
+        self.transfer.on_fin(epoch, total)
     }
 
     /// `Done` came on the ctl_conn. It may overtake `Started`, and our own last turn.
@@ -156,17 +138,17 @@ impl ActiveConn {
     /// needs our `Fin`, and sends its own first unless it refuses.
     pub fn on_done(&mut self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Done);
-        if self.compare_epoch(epoch)? == Heard::Stale {
+        if self.transfer.compare_epoch(epoch)? == Heard::Stale {
             return Ok(Heard::Stale);
         }
         if self.done {
             return Err(Violation::Repeated);
         }
-        let own_end_known = self.ingress.capped() || self.answer == Answer::Awaiting;
-        if !self.egress.ended() || !own_end_known {
+        let own_end_known = self.transfer.ingress.capped() || self.answer == Answer::Awaiting;
+        if !self.transfer.egress.ended() || !own_end_known {
             return Err(Violation::DoneTooEarly);
         }
-        if planted(PlantedBug::DoneNotKept) && !(self.answer == Answer::Started && self.outer_is_through()) {
+        if planted(PlantedBug::DoneNotKept) && !(self.answer == Answer::Started && self.transfer.outer_is_through()) {
             return Err(Violation::DoneTooEarly);
         }
         self.done = true;
@@ -185,38 +167,21 @@ impl ActiveConn {
     /// For a transfer never started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Abort);
-        self.compare_epoch(epoch)
+        self.transfer.compare_epoch(epoch)
     }
 
     fn met(&self, epoch: Epoch, event: Event) {
-        let event = if epoch < self.epoch { Event::Stale } else { event };
+        let event = if epoch < self.transfer.epoch() { Event::Stale } else { event };
         saw(
             State {
                 server: true,
                 stage: 1 + self.answer as u8,
-                ended: self.egress.ended(),
-                fin: self.ingress.capped(),
+                ended: self.transfer.egress.ended(),
+                fin: self.transfer.ingress.capped(),
                 done: self.done,
             },
             event,
         );
-    }
-
-    fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
-        match epoch.cmp(&self.epoch) {
-            core::cmp::Ordering::Less => Ok(Heard::Stale),
-            core::cmp::Ordering::Equal => Ok(Heard::Current),
-            core::cmp::Ordering::Greater => Err(Violation::FutureEpoch),
-        }
-    }
-
-    /// Whether the visitor's socket has nothing more to do: both its directions are shut.
-    #[must_use]
-    pub fn outer_is_through(&self) -> bool {
-        if planted(PlantedBug::OuterClosedEarly) {
-            return self.ingress.through();
-        }
-        self.egress.ended() && self.ingress.through()
     }
 
     /// The idle conn again, once the transfer is over on both sides (V2); `Err` gives the conn back as it is.
@@ -227,12 +192,12 @@ impl ActiveConn {
         let answered = self.answer != Answer::Awaiting;
         let done = self.done;
         let done = done || planted(PlantedBug::NoDoneGate);
-        if done && answered && self.egress.through() && self.ingress.through() {
-            self.met(self.epoch, Event::Finish);
+        if done && answered && self.transfer.through() {
+            self.met(self.transfer.epoch(), Event::Finish);
             if planted(PlantedBug::EpochReused) {
-                return Ok(IdleConn { last: Epoch(self.epoch.0 - 1) });
+                return Ok(IdleConn { last: Epoch(self.transfer.epoch().0 - 1) });
             }
-            Ok(IdleConn { last: self.epoch })
+            Ok(IdleConn { last: self.transfer.epoch() })
         } else {
             Err(self)
         }
@@ -252,20 +217,20 @@ mod tests {
     fn v2_only_done_and_both_halves_give_the_conn_back() {
         let e = Epoch(1);
         let mut conn = active();
-        conn.egress.on_taken(2);
-        assert_eq!(conn.egress.on_source_eof(), 2);
+        conn.transfer.egress.on_taken(2);
+        assert_eq!(conn.transfer.egress.on_source_eof(), 2);
         conn.on_fin(e, 1).unwrap().is_current();
         conn.on_done(e).unwrap().is_current();
         conn.on_started(e).unwrap();
-        conn.ingress.on_taken(1);
-        conn.egress.on_forwarded(2);
+        conn.transfer.ingress.on_taken(1);
+        conn.transfer.egress.on_forwarded(2);
         let mut conn = conn.finish().unwrap_err();
-        conn.ingress.on_forwarded(1);
-        conn.ingress.on_shutdown();
+        conn.transfer.ingress.on_forwarded(1);
+        conn.transfer.ingress.on_shutdown();
         let idle = conn.finish().unwrap();
         assert_eq!(idle.on_message(e), Ok(Heard::Stale));
         assert_eq!(idle.on_message(Epoch(2)), Err(Violation::FutureEpoch));
-        assert_eq!(idle.start().unwrap().epoch(), Epoch(2));
+        assert_eq!(idle.start().unwrap().transfer.epoch(), Epoch(2));
     }
 
     impl Heard {
@@ -279,12 +244,12 @@ mod tests {
         let e = Epoch(1);
         let mut conn = active();
         assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "our Fin was not sent");
-        let _ = conn.egress.on_source_eof();
+        let _ = conn.transfer.egress.on_source_eof();
         conn.on_done(e).unwrap().is_current();
         assert_eq!(conn.on_done(e), Err(Violation::Repeated));
         assert_eq!(conn.on_started(e), Err(Violation::DoneTooEarly), "only a refusal has no Fin");
         let mut conn = active();
-        let _ = conn.egress.on_source_eof();
+        let _ = conn.transfer.egress.on_source_eof();
         conn.on_started(e).unwrap();
         assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "the client's Fin comes first");
     }
@@ -293,10 +258,10 @@ mod tests {
     fn v4_a_refusal_ends_both_halves_and_still_accounts_for_what_was_taken() {
         let e = Epoch(1);
         let mut conn = active();
-        conn.egress.on_taken(7);
+        conn.transfer.egress.on_taken(7);
         assert_eq!(conn.on_refused(e), Ok(Some(7)));
-        assert!(conn.outer_is_through());
-        conn.egress.on_forwarded(7);
+        assert!(conn.transfer.outer_is_through());
+        conn.transfer.egress.on_forwarded(7);
         conn.on_done(e).unwrap().is_current();
         assert!(conn.finish().is_ok());
     }

@@ -19,7 +19,7 @@ use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
-use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use crate::wire::{ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -48,7 +48,7 @@ pub enum Reaction {
     /// Nothing.
     Nothing,
     /// Pass the message to this event loop.
-    Pass(usize, ServerMsg),
+    Pass(usize, TransferMsg<ServerBody>),
     /// Open this many proxy_conns, each by [`Control::open`], and tell the server that as many failed.
     Open {
         /// To be opened.
@@ -94,16 +94,23 @@ impl Control {
                 let open = count.min(room);
                 Ok(Reaction::Open { count: open, failed: count - open })
             }
-            ServerMsg::Fin { conn, .. } | ServerMsg::Abort { conn, .. } => {
-                if conn.0 == 0 || conn.0 >= self.next_conn {
-                    return Err(Violation::FutureEpoch);
-                }
-                // One that is gone: stale.
-                let loop_index = self.conns.get(&conn);
-                Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
+            ServerMsg::Fin { conn, epoch, total } => {
+                self.pass(TransferMsg { conn, epoch, body: ServerBody::Fin { total } })
+            }
+            ServerMsg::Abort { conn, epoch, code } => {
+                self.pass(TransferMsg { conn, epoch, body: ServerBody::Abort { code } })
             }
             ServerMsg::Drain => Ok(Reaction::Drain),
         }
+    }
+
+    fn pass(&self, msg: TransferMsg<ServerBody>) -> Result<Reaction, Violation> {
+        if msg.conn.0 == 0 || msg.conn.0 >= self.next_conn {
+            return Err(Violation::FutureEpoch);
+        }
+        // One that is gone: stale.
+        let loop_index = self.conns.get(&msg.conn);
+        Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
     }
 
     /// Numbers a new conn: which event loop opens it, what it says, and what the server must answer.

@@ -23,7 +23,7 @@ use crate::session::NumberedMessages;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
-use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -74,7 +74,7 @@ pub enum Reaction {
     /// Close these public ports; their waiting visitors are reset.
     Unbind(Vec<TunnelId>),
     /// Pass the message to this event loop.
-    Pass(usize, ClientMsg),
+    Pass(usize, TransferMsg<ClientBody>),
     /// Tell these event loops that so many of the conns they asked for will not come.
     Failed(Vec<(usize, u32)>),
 }
@@ -143,12 +143,20 @@ impl Control {
             }
             ClientMsg::Drain => Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect())),
             ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
-            ClientMsg::Fin { conn, .. } | ClientMsg::Done { conn, .. } | ClientMsg::Abort { conn, .. } => {
-                // One that is gone: stale.
-                let loop_index = self.conns.get(&conn);
-                Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
+            ClientMsg::Fin { conn, epoch, total } => {
+                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Fin { total } }))
+            }
+            ClientMsg::Done { conn, epoch } => Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Done })),
+            ClientMsg::Abort { conn, epoch, code } => {
+                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Abort { code } }))
             }
         }
+    }
+
+    fn pass(&self, msg: TransferMsg<ClientBody>) -> Reaction {
+        // One that is gone: stale.
+        let loop_index = self.conns.get(&msg.conn);
+        loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg))
     }
 
     fn register(
@@ -381,7 +389,8 @@ mod tests {
         let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
         assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
-        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(0, msg.clone())));
+        let passed = TransferMsg { conn: ConnId(1), epoch: crate::ids::Epoch(1), body: ClientBody::Done };
+        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(0, passed)));
         control.on_conn_gone(ConnId(1));
         assert_eq!(control.on_msg(msg, 0), Ok(Reaction::Nothing));
     }

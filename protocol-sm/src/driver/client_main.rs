@@ -412,7 +412,7 @@ impl<T> ClientMain<T> {
         let Some(control) = &mut self.control else { return Ok(()) };
         match control.on_msg(msg)? {
             Reaction::Nothing | Reaction::Drain => {}
-            Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Message(msg) }),
+            Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
             Reaction::Open { count, failed } => {
                 let mut to = self.server_at.expect("connected to it");
                 to.set_port(self.proxy_port);

@@ -6,10 +6,10 @@
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 
 use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
-use super::server_loop::Totals;
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
+use super::totals::Totals;
 use crate::gate::Gate;
 use crate::ids::TunnelId;
 use crate::notes::{Dropped, Note};

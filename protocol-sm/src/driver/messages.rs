@@ -6,7 +6,7 @@ use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, TunnelId};
 use crate::sys_error::SysError;
-use crate::wire::{ClientMsg, ConnHello, Proof, ServerMsg};
+use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -40,12 +40,19 @@ pub enum ToServerLoop<T> {
     },
     /// A visitor was accepted.
     Visitor(Arrival<T>),
-    /// A `Fin`, `Done`, `Abort` or `ConnFailed` from the client.
-    Message {
+    /// The client says something about a transfer.
+    Transfer {
         /// Whose.
         control: ControlKey,
         /// The message.
-        msg: ClientMsg,
+        msg: TransferMsg<ClientBody>,
+    },
+    /// Conns that this loop asked for will not come.
+    ConnFailed {
+        /// Whose.
+        control: ControlKey,
+        /// How many.
+        count: u32,
     },
     /// A tunnel was closed: its waiting visitors are reset, its transfers go on. `None`: all of them.
     CloseTunnel {
@@ -172,8 +179,8 @@ pub enum ToClientLoop {
         /// What the server must answer.
         accept: Proof,
     },
-    /// A `Fin` or `Abort` from the server.
-    Message(ServerMsg),
+    /// The server says something about a transfer.
+    Transfer(TransferMsg<ServerBody>),
     /// The session is over and none follows yet.
     End {
         /// What to say of its transfers.

@@ -7,12 +7,13 @@ mod check;
 mod transfers;
 mod visitors;
 
+use super::loop_core::{LoopCore, Pace, Phase};
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Splice, random_u32};
 use super::thread::{Cx, Driver, Tell};
-use super::timers::Timers;
+use super::totals::Totals;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
@@ -23,43 +24,18 @@ use crate::settings::Timings;
 use crate::time::Instant;
 use crate::wire::{Framer, ProxyToServer};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerLoop<T, P> {
-    loop_index: usize,
-    timings: Timings,
+    core: LoopCore,
     controls: BTreeMap<ControlKey, Shard>,
     slots: Slab<Slot<T, P>>,
-    timers: Timers,
-    /// Conns whose turn was cut short, for others.
-    busy: VecDeque<Token>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
-    draining: bool,
-    totals: Totals,
-}
-
-/// What a loop has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Totals {
-    /// Visitors that came, or transfers begun on the client.
-    pub visitors: u64,
-    /// Transfers that ended well.
-    pub finished: u64,
-    /// Transfers cut short, and visitors never served.
-    pub aborted: u64,
-    /// proxy_conns that became idle for the first time.
-    pub proxy_conns: u64,
-    /// Messages about things that were gone.
-    pub stale: u64,
-    /// Visitors turned away at the public port because of their source address; not among `visitors`.
-    pub refused_by_source: u64,
-    /// Visitors turned away there because too many came from their source address; not among `visitors`.
-    pub refused_by_rate: u64,
 }
 
 /// One client's part of this loop.
@@ -115,7 +91,7 @@ struct Conn<T, P> {
     state: State,
     /// A ping is unanswered.
     pinged: bool,
-    /// It stands in [`ServerLoop::busy`].
+    /// It waits for another turn.
     queued: bool,
     deadline: Option<Instant>,
 }
@@ -133,20 +109,7 @@ struct Active {
     /// Gone once both its directions are shut.
     visitor: Option<Token>,
     /// What the conn's deadline is for.
-    phase: Phase,
-    /// Bytes moved when the half-open deadline was set.
-    progress: u64,
-}
-
-/// What an active conn's deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Phase {
-    /// The client must answer `Start`.
-    Answer,
-    /// Both directions flow: no deadline.
-    Flowing,
-    /// One direction is over: the other must make progress.
-    HalfOpen,
+    pace: Pace,
 }
 
 impl State {
@@ -160,17 +123,10 @@ impl State {
 }
 
 impl Active {
-    fn moved(&self) -> u64 {
-        self.conn.egress.forwarded() + self.conn.ingress.forwarded()
-    }
-
     fn phase(&self) -> Phase {
-        if self.conn.answer() == Answer::Awaiting {
-            Phase::Answer
-        } else if self.conn.egress.ended() || self.conn.ingress.through() {
-            Phase::HalfOpen
-        } else {
-            Phase::Flowing
+        match self.conn.answer() {
+            Answer::Awaiting => Phase::Dial,
+            Answer::Started | Answer::Refused => Phase::answered(&self.conn.transfer),
         }
     }
 }
@@ -196,22 +152,17 @@ impl<T, P> ServerLoop<T, P> {
     #[must_use]
     pub fn new(loop_index: usize, timings: Timings) -> Self {
         Self {
-            loop_index,
-            timings,
+            core: LoopCore::new(loop_index, timings),
             controls: BTreeMap::new(),
             slots: Slab::default(),
-            timers: Timers::default(),
-            busy: VecDeque::new(),
             next_retry: None,
-            draining: false,
-            totals: Totals::default(),
         }
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.core.totals
     }
 
     /// Sockets that it owns.
@@ -233,12 +184,13 @@ where
             ToServerLoop::Close { control, code } => self.close(cx, control, code),
             ToServerLoop::Conn { control, conn, stream } => self.on_conn(cx, control, conn, stream),
             ToServerLoop::Visitor(arrival) => self.on_visitor(cx, arrival),
-            ToServerLoop::Message { control, msg } => self.on_client_msg(cx, control, msg),
+            ToServerLoop::Transfer { control, msg } => self.on_transfer_msg(cx, control, msg),
+            ToServerLoop::ConnFailed { control, count } => self.on_failed(cx, control, count),
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
             }
             ToServerLoop::Drain => {
-                self.draining = true;
+                self.core.draining = true;
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -280,10 +232,8 @@ where
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
-        for _ in 0..self.busy.len() {
-            let Some(token) = self.busy.pop_front() else {
-                return;
-            };
+        for _ in 0..self.core.turns() {
+            let Some(token) = self.core.next_turn() else { return };
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
                 conn.queued = false;
                 self.drive(cx, token);
@@ -292,7 +242,7 @@ where
     }
 
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
-        while let Some(token) = self.timers.pop_due(cx.now) {
+        while let Some(token) = self.core.timers.pop_due(cx.now) {
             match self.slots.get_mut(token) {
                 None => {}
                 Some(Slot::Conn(conn)) => {
@@ -316,11 +266,11 @@ where
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.next_retry).min()
+        self.core.timers.next().into_iter().chain(self.next_retry).min()
     }
 
     fn is_busy(&self) -> bool {
-        !self.busy.is_empty()
+        self.core.turns() > 0
     }
 }
 
@@ -390,7 +340,7 @@ impl<T, P> ServerLoop<T, P> {
         match made {
             Ok(token) => {
                 shard.conns.insert(id, token);
-                self.totals.proxy_conns += 1;
+                self.core.totals.proxy_conns += 1;
                 cx.sys.note(Note::ConnUp { conn: id });
                 let visitor = shard.pool.on_new(token);
                 self.give(cx, token, visitor);
@@ -408,7 +358,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// `count` conns that were asked for will not come.
-    fn on_failed<S: Entropy>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, count: u32) {
+    fn on_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, count: u32) {
         if let Some(shard) = self.controls.get_mut(&control) {
             let random = random_u32(cx.sys);
             shard.pool.on_failed(count, cx.now, random);
@@ -420,15 +370,15 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(shard) = self.controls.get_mut(&control) {
             let count = shard.pool.ask(cx.now);
             if count > 0 {
-                cx.sys.tell(FromServerLoop::Ask { control, loop_index: self.loop_index, count });
+                cx.sys.tell(FromServerLoop::Ask { control, loop_index: self.core.loop_index, count });
             }
         }
     }
 
-    fn tell_if_drained<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
-        if self.draining && self.controls.values().all(|shard| shard.active == 0) {
-            cx.sys.tell(FromServerLoop::Drained { loop_index: self.loop_index });
-        }
+    fn tell_if_drained<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
+        let none_left = || self.controls.values().all(|shard| shard.active == 0);
+        let drained = |loop_index| FromServerLoop::Drained { loop_index };
+        self.core.tell_if_drained(cx.sys, none_left, drained);
     }
 }
 

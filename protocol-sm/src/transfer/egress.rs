@@ -9,7 +9,7 @@
 //! - E2 the total is announced once, and equals `taken` from then on;
 //! - E3 nothing is taken after the end.
 
-use super::{Budget, Count, Half};
+use super::half::{Budget, Count, Half};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

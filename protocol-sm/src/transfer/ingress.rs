@@ -9,7 +9,7 @@
 //! - I2 the total is learned once;
 //! - I3 the outer socket's write half is shut exactly once, and only at `forwarded == total`.
 
-use super::{Budget, Count, Half};
+use super::half::{Budget, Count, Half};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
 

@@ -6,6 +6,7 @@ mod opening;
 mod preface;
 mod proxy;
 mod tls;
+mod transfer;
 
 pub use ctl::{
     ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
@@ -16,3 +17,4 @@ pub use opening::Opening;
 pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
 pub use tls::ALPN;
+pub use transfer::{ClientBody, ServerBody, TransferMsg};

@@ -21,7 +21,8 @@ use protocol_sm::ids::{ConnId, SessionId, TunnelId};
 use protocol_sm::settings::Timings;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
+    ClientBody, ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply,
+    ServerBody, ServerMsg, TransferMsg,
 };
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -376,10 +377,18 @@ impl Loops {
     }
 
     fn ctl_to_client(&self, state: &mut State, msg: ServerMsg, story: &mut Story) {
-        let ServerMsg::NeedConn { count } = msg else {
-            self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::Message(msg)));
-            return;
+        let msg = match msg {
+            ServerMsg::NeedConn { count } => return self.open_conns(state, count, story),
+            ServerMsg::Fin { conn, epoch, total } => TransferMsg { conn, epoch, body: ServerBody::Fin { total } },
+            ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
+            ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
+                unreachable!("no loop says it")
+            }
         };
+        self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::Transfer(msg)));
+    }
+
+    fn open_conns(&self, state: &mut State, count: u32, story: &mut Story) {
         for _ in 0..count {
             if state.open == self.config.conns {
                 state.to_server.push_back(ClientMsg::ConnFailed { count: 1 });
@@ -418,6 +427,21 @@ type QuietTotals = (usize, [u64; 4], u32);
 fn quiet_totals(server: &ServerLoop<Stream, Pipe>) -> QuietTotals {
     let totals = server.totals();
     (server.sockets(), [totals.visitors, totals.finished, totals.aborted, totals.proxy_conns], server.asked())
+}
+
+/// What the server's main thread makes of a message from the client's loop.
+fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
+    let control = CONTROL;
+    let msg = match msg {
+        ClientMsg::ConnFailed { count } => return ToServerLoop::ConnFailed { control, count },
+        ClientMsg::Fin { conn, epoch, total } => TransferMsg { conn, epoch, body: ClientBody::Fin { total } },
+        ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
+        ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
+        ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
+            unreachable!("no loop says it")
+        }
+    };
+    ToServerLoop::Transfer { control, msg }
 }
 
 /// Enough for any handshake and frames; a read that fills it makes a stream bulk.
@@ -554,8 +578,7 @@ impl Model for Loops {
             Action::CtlToServer => {
                 let msg = state.to_server.pop_front().expect("offered only then");
                 story.arrow(Party::Client, Party::Server, || format!("{msg:?}"));
-                let message = ToServerLoop::Message { control: CONTROL, msg };
-                self.server(state, None, story, |server, cx| server.on_message(cx, message));
+                self.server(state, None, story, |server, cx| server.on_message(cx, to_server_loop(msg)));
             }
             Action::CtlToClient => {
                 let msg = state.to_client.pop_front().expect("offered only then");

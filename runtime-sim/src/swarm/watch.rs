@@ -4,7 +4,7 @@ use super::stage::Stage;
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::{ConnId, Epoch};
-use protocol_sm::wire::{ClientMsg, ServerMsg};
+use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -79,10 +79,11 @@ impl Watch {
             ToServerLoop::Visitor(arrival) => {
                 self.visitors.borrow_mut().insert(arrival.from, arrival.control);
             }
-            ToServerLoop::Message { control, msg: ClientMsg::Fin { conn, epoch, .. } } => {
+            ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin { .. } } } => {
                 self.fin_came(((control.0, *conn), *epoch), Sometimes::ClientFinFirst);
             }
-            ToServerLoop::Message { .. }
+            ToServerLoop::Transfer { .. }
+            | ToServerLoop::ConnFailed { .. }
             | ToServerLoop::Open { .. }
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
@@ -95,10 +96,10 @@ impl Watch {
     pub(super) fn told_client_loop(&self, message: &ToClientLoop) {
         match message {
             ToClientLoop::Session { serial } => *self.serial.borrow_mut() = *serial,
-            ToClientLoop::Message(ServerMsg::Fin { conn, epoch, .. }) => {
+            ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin { .. } }) => {
                 self.fin_came(((*self.serial.borrow(), *conn), *epoch), Sometimes::ServerFinFirst);
             }
-            ToClientLoop::Message(_)
+            ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }

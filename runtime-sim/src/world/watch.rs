@@ -12,7 +12,7 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ConnId, Epoch};
-use protocol_sm::wire::{ClientMsg, ServerMsg};
+use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A conn as one process knows it: the process, its session there, and the conn's number.
@@ -98,7 +98,7 @@ impl World {
                 self.watch.conns.insert(stream.0, key);
                 self.overheard.on_admitted(stream.0.0);
             }
-            Mail::ServerLoop(ToServerLoop::Message { control, msg }) => self.see_client_msg(process, *control, msg),
+            Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
             Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, .. })) => {
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
@@ -110,7 +110,7 @@ impl World {
             Mail::ClientLoop(ToClientLoop::Session { serial }) => {
                 self.watch.serials.insert(thread, *serial);
             }
-            Mail::ClientLoop(ToClientLoop::Message(ServerMsg::Fin { conn, epoch, .. })) => {
+            Mail::ClientLoop(ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin { .. } })) => {
                 let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
                 let key = (process, serial, *conn);
                 let begun = self.watch.begun.get(&key).copied().unwrap_or(0);
@@ -127,28 +127,24 @@ impl World {
         }
     }
 
-    fn see_client_msg(&mut self, process: usize, control: ControlKey, msg: &ClientMsg) {
-        match msg {
-            ClientMsg::Fin { conn, epoch, .. } => {
-                let key = (process, control.0, *conn);
-                if self.watch.aborts.contains(&(key, *epoch)) {
+    fn see_transfer_msg(&mut self, process: usize, control: ControlKey, msg: TransferMsg<ClientBody>) {
+        let key = (process, control.0, msg.conn);
+        match msg.body {
+            ClientBody::Fin { .. } => {
+                if self.watch.aborts.contains(&(key, msg.epoch)) {
                     self.coverage.saw(Sometimes::AbortCrossesFin);
                 }
-                self.see_fin(key, *epoch, Sometimes::ClientFinFirst);
+                self.see_fin(key, msg.epoch, Sometimes::ClientFinFirst);
             }
-            ClientMsg::Done { conn, .. } => {
+            ClientBody::Done => {
                 // `Started` is the answer's first frame: while the conn's socket has unread bytes and none was read
                 // since, it has been overtaken.
-                let sock = self.watch.socks.get(&(process, control.0, *conn)).copied();
+                let sock = self.watch.socks.get(&key).copied();
                 if sock.is_some_and(|sock| self.kernel.incoming(sock) > 0) {
                     self.coverage.saw(Sometimes::DoneBeforeStarted);
                 }
             }
-            ClientMsg::RegisterTunnel { .. }
-            | ClientMsg::CloseTunnel { .. }
-            | ClientMsg::ConnFailed { .. }
-            | ClientMsg::Abort { .. }
-            | ClientMsg::Drain => {}
+            ClientBody::Abort { .. } => {}
         }
     }
 

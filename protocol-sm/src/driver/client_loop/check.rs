@@ -21,7 +21,7 @@ impl<T, P> ClientLoop<T, P> {
                     Slot::Local(local) => Some(&local.port.stream),
                     Slot::Conn(_) => None,
                 });
-                (active.conn.epoch(), Use::Active { outer })
+                (active.conn.transfer.epoch(), Use::Active { outer })
             }
         };
         ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
@@ -44,7 +44,7 @@ impl<T, P> ClientLoop<T, P> {
                     conns += 1;
                     assert_eq!(self.conns.get(&conn.id), Some(&token), "a conn's number names it");
                     if let Some(at) = conn.deadline {
-                        assert!(self.timers.has(at, token), "a deadline is not among the timers");
+                        assert!(self.core.timers.has(at, token), "a deadline is not among the timers");
                         deadlines += 1;
                     }
                     match &conn.state {
@@ -62,10 +62,10 @@ impl<T, P> ClientLoop<T, P> {
                 }
             }
         }
-        assert_eq!(deadlines, self.timers.len(), "no timer without its owner");
+        assert_eq!(deadlines, self.core.timers.len(), "no timer without its owner");
         assert_eq!(conns, self.conns.len(), "conns are counted");
         assert_eq!(active_conns, self.active, "transfers are counted");
-        let Totals { visitors, finished, aborted, .. } = self.totals;
+        let Totals { visitors, finished, aborted, .. } = self.core.totals;
         assert_eq!(visitors, served + finished + aborted, "every transfer is counted once");
     }
 }

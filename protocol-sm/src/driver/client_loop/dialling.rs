@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn is_dialling(&mut self, conn: Token) -> bool {
-        active(&mut self.slots, conn).is_some_and(|active| active.phase == Phase::Dial)
+        active(&mut self.slots, conn).is_some_and(|active| active.pace.phase == Phase::Dial)
     }
 
     /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
@@ -45,13 +45,13 @@ impl<T, P> ClientLoop<T, P> {
         active.tried = tried;
         active.local = dialled;
         if let Some(local) = dialled {
-            let at = cx.now + self.timings.dial_timeout / share;
-            self.timers.set(token, &mut conn.deadline, Some(at));
+            let at = cx.now + self.core.timings.dial_timeout / share;
+            self.core.timers.set(token, &mut conn.deadline, Some(at));
             // On the same machine the connection is up already.
             return self.on_dial_event(cx, token, local);
         }
         active.conn.on_refused();
-        let epoch = active.conn.epoch();
+        let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
         conn.link.ingress_flow.discard(cx.sys);
         active.conn.settle_discard();
@@ -60,7 +60,7 @@ impl<T, P> ClientLoop<T, P> {
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
         }
-        self.totals.aborted += 1;
+        self.core.totals.aborted += 1;
         self.drive(cx, token);
     }
 
@@ -78,7 +78,7 @@ impl<T, P> ClientLoop<T, P> {
         }
         dialled.port.writable = true;
         active.conn.on_dialed();
-        conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.epoch() });
+        conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         self.drive(cx, token);
     }
 

@@ -3,9 +3,9 @@
 use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Endpoint, Link};
 use super::super::slab::Token;
-use super::super::sys::{Role, Streams};
+use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
-use super::{Active, ClientLoop, Conn, LoopSys, Phase, Slot, State, Step};
+use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::conn::client::IdleConn;
@@ -40,8 +40,8 @@ impl<T, P> ClientLoop<T, P> {
             Ok(token) => {
                 self.conns.insert(hello.conn, token);
                 if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
-                    let at = cx.now + self.timings.handshake_timeout;
-                    self.timers.set(token, &mut conn.deadline, Some(at));
+                    let at = cx.now + self.core.timings.handshake_timeout;
+                    self.core.timers.set(token, &mut conn.deadline, Some(at));
                 }
                 // It may be through already.
                 self.drive(cx, token);
@@ -82,13 +82,13 @@ impl<T, P> ClientLoop<T, P> {
         if started {
             // Counted before anything can end the conn: its end counts it off.
             self.active += 1;
-            self.totals.visitors += 1;
+            self.core.totals.visitors += 1;
         }
         read?;
         conn.link.flush_frames(cx.sys)?;
         if was_opening && !matches!(conn.state, State::Opening { .. }) {
-            self.timers.set(token, &mut conn.deadline, None);
-            self.totals.proxy_conns += 1;
+            self.core.timers.set(token, &mut conn.deadline, None);
+            self.core.totals.proxy_conns += 1;
             cx.sys.note(Note::ConnUp { conn: conn.id });
         }
         if started {
@@ -101,7 +101,7 @@ impl<T, P> ClientLoop<T, P> {
 /// Reads and acts on what comes for as long as it is frames.
 fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
 where
-    S: Streams<Stream = T>,
+    S: Splice<Stream = T, Pipe = P>,
 {
     while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
         let length = match conn.link.port.recv(cx.sys, cx.scratch) {
@@ -126,13 +126,13 @@ where
             && !rest.is_empty()
         {
             // The visitor's first bytes came in the same read as `Start`.
-            if active.conn.ingress.budget(rest.len()).take < rest.len() {
+            if active.conn.transfer.ingress.budget(rest.len()).take < rest.len() {
                 return Err(Violation::TotalTooSmall.into());
             }
             if planted(PlantedBug::FirstBytesDropped) {
                 continue;
             }
-            active.conn.ingress.on_taken(rest.len());
+            active.conn.transfer.ingress.on_taken(rest.len());
             conn.link.ingress_flow.push_payload(rest);
         }
     }
@@ -171,8 +171,7 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
         }
         (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            conn.state =
-                State::Active(Active { conn: active, tunnel, tried: 0, local: None, phase: Phase::Dial, progress: 0 });
+            conn.state = State::Active(Active { conn: active, tunnel, tried: 0, local: None, pace: Pace::new() });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

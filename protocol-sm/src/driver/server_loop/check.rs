@@ -21,7 +21,7 @@ impl<T, P> ServerLoop<T, P> {
                     Slot::Visitor(visitor) => Some(&visitor.port.stream),
                     Slot::Conn(_) => None,
                 });
-                (active.conn.epoch(), Use::Active { outer })
+                (active.conn.transfer.epoch(), Use::Active { outer })
             }
         };
         ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
@@ -50,7 +50,7 @@ impl<T, P> ServerLoop<T, P> {
         let mut deadlines = 0;
         let mut timed = |at: Option<_>, token| {
             if let Some(at) = at {
-                assert!(self.timers.has(at, token), "a deadline is not among the timers");
+                assert!(self.core.timers.has(at, token), "a deadline is not among the timers");
                 deadlines += 1;
             }
         };
@@ -84,14 +84,14 @@ impl<T, P> ServerLoop<T, P> {
                         }
                         State::Active(active) => {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");
-                            assert!(active.conn.epoch() > Epoch(0));
+                            assert!(active.conn.transfer.epoch() > Epoch(0));
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
                         }
                     }
                 }
             }
         }
-        assert_eq!(deadlines, self.timers.len(), "no timer without its owner");
+        assert_eq!(deadlines, self.core.timers.len(), "no timer without its owner");
         let mut waiting = 0;
         for shard in self.controls.values() {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
@@ -100,12 +100,12 @@ impl<T, P> ServerLoop<T, P> {
             assert_eq!(visits as usize, active + shard.pool.waiting().len(), "a tunnel's visitors are counted");
             assert!(shard.visits.values().all(|&visits| visits > 0), "no tunnel without visitors is remembered");
             assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
-            shard.pool.assert_consistent(self.draining);
+            shard.pool.assert_consistent(self.core.draining);
             waiting += shard.pool.waiting().len() as u64;
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }
-        let Totals { visitors, finished, aborted, .. } = self.totals;
+        let Totals { visitors, finished, aborted, .. } = self.core.totals;
         assert_eq!(visitors, waiting + served + finished + aborted, "every visitor is counted once");
     }
 

@@ -3,48 +3,33 @@
 use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
-use super::super::sys::{Log, Streams};
+use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
-use super::{Conn, LoopSys, Pair, Phase, ServerLoop, Slot, State};
+use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
 use crate::codes::{AbortCode, Violation};
-use crate::conn::Heard;
-use crate::conn::server::Answer;
-use crate::ids::{ConnId, Epoch};
+use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
 use crate::sys_error::SysError;
-use crate::transfer::Half;
-use crate::wire::{ClientMsg, ProxyToClient, ProxyToServer, ServerMsg};
+use crate::transfer::{Half, Heard};
+use crate::wire::{ClientBody, ProxyToClient, ProxyToServer, ServerMsg, TransferMsg};
 
 impl<T, P> ServerLoop<T, P> {
-    pub(super) fn on_client_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, msg: ClientMsg) {
-        let (id, epoch) = match msg {
-            ClientMsg::Fin { conn, epoch, .. }
-            | ClientMsg::Done { conn, epoch }
-            | ClientMsg::Abort { conn, epoch, .. } => (conn, epoch),
-            ClientMsg::ConnFailed { count } => return self.on_failed(cx, control, count),
-            ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
-                unreachable!("the main thread handles it");
-            }
-        };
-        let known = self.controls.get(&control).and_then(|shard| shard.conns.get(&id)).copied();
+    pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        msg: TransferMsg<ClientBody>,
+    ) {
+        let known = self.controls.get(&control).and_then(|shard| shard.conns.get(&msg.conn)).copied();
         let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
-            self.stale(cx, id);
-            return;
+            return self.core.on_stale(cx.sys, msg.conn);
         };
-        let heard = match hear(conn, &msg, epoch) {
-            Ok(heard) => heard,
-            Err(violation) => return self.end(cx, token, End::Violation(violation)),
-        };
-        match (heard, msg) {
-            (Heard::Stale, _) => self.stale(cx, id),
-            (Heard::Current, ClientMsg::Abort { code, .. }) => self.drop_conn(cx, token, code, true),
-            (Heard::Current, _) => self.drive(cx, token),
+        match (hear(&mut conn.state, msg), msg.body) {
+            (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
+            (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
+            (Ok(Heard::Current), ClientBody::Abort { code }) => self.drop_conn(cx, token, code, true),
+            (Ok(Heard::Current), ClientBody::Fin { .. } | ClientBody::Done) => self.drive(cx, token),
         }
-    }
-
-    pub(super) fn stale<S: Log>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId) {
-        self.totals.stale += 1;
-        cx.sys.note(Note::Stale { conn });
     }
 
     /// Does everything that can be done on a conn now.
@@ -69,8 +54,8 @@ impl<T, P> ServerLoop<T, P> {
         let was_pinged = conn.pinged;
         read_frames(cx, conn)?;
         if was_pinged && !conn.pinged {
-            let at = cx.now + self.timings.idle_ping_interval;
-            self.timers.set(token, &mut conn.deadline, Some(at));
+            let at = cx.now + self.core.timings.idle_ping_interval;
+            self.core.timers.set(token, &mut conn.deadline, Some(at));
         }
         Ok(())
     }
@@ -84,7 +69,7 @@ impl<T, P> ServerLoop<T, P> {
         let State::Active(active) = &mut conn.state else {
             return Ok(());
         };
-        let epoch = active.conn.epoch();
+        let epoch = active.conn.transfer.epoch();
         let fin = |total| FromServerLoop::Message { control, msg: ServerMsg::Fin { conn: conn_id, epoch, total } };
         if let Some(total) = refused_at {
             cx.sys.tell(fin(total));
@@ -92,7 +77,7 @@ impl<T, P> ServerLoop<T, P> {
         if active.conn.answer() == Answer::Refused
             && let Some(visitor) = active.visitor.take()
         {
-            self.totals.aborted += 1;
+            self.core.totals.aborted += 1;
             self.reset_visitor(cx, visitor);
         }
         let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
@@ -104,26 +89,20 @@ impl<T, P> ServerLoop<T, P> {
         let incoming_is_payload = active.conn.answer() == Answer::Started;
         let result = conn.link.exchange(
             cx,
-            &mut active.conn.egress,
-            &mut active.conn.ingress,
+            &mut active.conn.transfer,
             guest.map(|guest| &mut guest.port),
             Mode { incoming_is_payload, hold_frames: false },
         )?;
         if let Some(total) = result.fin {
             cx.sys.tell(fin(total));
         }
-        if result.again && !conn.queued {
-            conn.queued = true;
-            self.busy.push_back(token);
+        if result.again {
+            self.core.queue_turn(token, &mut conn.queued);
         }
         let phase = active.phase();
-        if phase != active.phase {
-            active.phase = phase;
-            active.progress = active.moved();
-            let at = (phase == Phase::HalfOpen).then(|| cx.now + self.timings.half_open_timeout);
-            self.timers.set(token, &mut conn.deadline, at);
-        }
-        if active.conn.outer_is_through()
+        let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
+        self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
+        if active.conn.transfer.outer_is_through()
             && let Some(visitor) = active.visitor.take()
         {
             self.close_visitor(cx, visitor);
@@ -147,18 +126,18 @@ impl<T, P> ServerLoop<T, P> {
             return;
         };
         if active.conn.answer() == Answer::Started {
-            self.totals.finished += 1;
+            self.core.totals.finished += 1;
             cx.sys.note(Note::Finished {
                 conn: conn.id,
-                epoch: active.conn.epoch(),
-                egress: active.conn.egress.forwarded(),
-                ingress: active.conn.ingress.forwarded(),
+                epoch: active.conn.transfer.epoch(),
+                egress: active.conn.transfer.egress.forwarded(),
+                ingress: active.conn.transfer.ingress.forwarded(),
             });
         }
         let tunnel = active.tunnel;
         conn.state = State::Idle { conn: idle, since: cx.now };
         let control = conn.control;
-        self.timers.set(token, &mut conn.deadline, None);
+        self.core.timers.set(token, &mut conn.deadline, None);
         if let Some(shard) = self.controls.get_mut(&control) {
             shard.on_over(tunnel);
         }
@@ -185,24 +164,21 @@ impl<T, P> ServerLoop<T, P> {
             State::Idle { since, .. } => {
                 let surplus = self.controls.get(&conn.control).is_some_and(|shard| shard.pool.has_surplus());
                 let unused = cx.now.since(*since);
-                if conn.pinged || (surplus && unused >= self.timings.idle_conn_lifetime) {
+                if conn.pinged || (surplus && unused >= self.core.timings.idle_conn_lifetime) {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                     return;
                 }
                 conn.link.egress_flow.push(&ProxyToClient::Ping);
                 conn.pinged = true;
-                let at = cx.now + self.timings.idle_ping_timeout;
-                self.timers.set(token, &mut conn.deadline, Some(at));
+                let at = cx.now + self.core.timings.idle_ping_timeout;
+                self.core.timers.set(token, &mut conn.deadline, Some(at));
                 self.drive(cx, token);
             }
             State::Active(active) => {
                 let awaiting = active.conn.answer() == Answer::Awaiting;
-                if awaiting || active.progress == active.moved() {
+                let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
+                if awaiting || !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
-                } else {
-                    active.progress = active.moved();
-                    let at = cx.now + self.timings.half_open_timeout;
-                    self.timers.set(token, &mut conn.deadline, Some(at));
                 }
             }
         }
@@ -222,7 +198,7 @@ impl<T, P> ServerLoop<T, P> {
             }
             End::Abort(code) => {
                 if let State::Active(active) = &conn.state {
-                    let epoch = active.conn.epoch();
+                    let epoch = active.conn.transfer.epoch();
                     let msg = ServerMsg::Abort { conn: id, epoch, code };
                     cx.sys.tell(FromServerLoop::Message { control, msg });
                 }
@@ -242,7 +218,7 @@ impl<T, P> ServerLoop<T, P> {
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else {
             return;
         };
-        self.timers.set(token, &mut conn.deadline, None);
+        self.core.timers.set(token, &mut conn.deadline, None);
         let idle = matches!(conn.state, State::Idle { .. });
         match conn.state {
             State::Idle { .. } => {
@@ -252,12 +228,12 @@ impl<T, P> ServerLoop<T, P> {
                 }
             }
             State::Active(active) => {
-                cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.epoch(), code, by_peer });
+                cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
                 if let Some(visitor) = active.visitor {
                     self.reset_visitor(cx, visitor);
                 }
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {
-                    self.totals.aborted += 1;
+                    self.core.totals.aborted += 1;
                 }
                 if let Some(shard) = self.controls.get_mut(&conn.control) {
                     shard.on_over(active.tunnel);
@@ -283,7 +259,7 @@ impl<T, P> ServerLoop<T, P> {
 /// announce if the transfer was refused before the visitor's stream ended.
 fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<u64>, End>
 where
-    S: Streams<Stream = T> + Log,
+    S: Splice<Stream = T, Pipe = P> + Log,
 {
     let mut fin = None;
     while conn.link.port.readable && expects_frames(&conn.state) {
@@ -305,10 +281,10 @@ where
             && !rest.is_empty()
         {
             // First payload came in the same read as the answer.
-            if active.conn.ingress.budget(rest.len()).take < rest.len() {
+            if active.conn.transfer.ingress.budget(rest.len()).take < rest.len() {
                 return Err(End::Violation(Violation::TotalTooSmall));
             }
-            active.conn.ingress.on_taken(rest.len());
+            active.conn.transfer.ingress.on_taken(rest.len());
             conn.link.ingress_flow.push_payload(rest);
         }
     }
@@ -357,11 +333,13 @@ fn conn_and_visitor<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<
 }
 
 /// Hands a message about a transfer to its conn.
-fn hear<T, P>(conn: &mut Conn<T, P>, msg: &ClientMsg, epoch: Epoch) -> Result<Heard, Violation> {
-    match (&mut conn.state, msg) {
-        (State::Idle { conn, .. }, _) => conn.on_message(epoch),
-        (State::Active(active), ClientMsg::Fin { total, .. }) => active.conn.on_fin(epoch, *total),
-        (State::Active(active), ClientMsg::Done { .. }) => active.conn.on_done(epoch),
-        (State::Active(active), _) => active.conn.on_abort(epoch),
+fn hear(state: &mut State, msg: TransferMsg<ClientBody>) -> Result<Heard, Violation> {
+    match (state, msg.body) {
+        (State::Idle { conn, .. }, ClientBody::Fin { .. } | ClientBody::Done | ClientBody::Abort { .. }) => {
+            conn.on_message(msg.epoch)
+        }
+        (State::Active(active), ClientBody::Fin { total }) => active.conn.on_fin(msg.epoch, total),
+        (State::Active(active), ClientBody::Done) => active.conn.on_done(msg.epoch),
+        (State::Active(active), ClientBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
     }
 }

@@ -4,7 +4,7 @@ use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::thread::Cx;
-use super::{Active, LoopSys, Phase, ServerLoop, Slot, State, Visitor};
+use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::ids::TunnelId;
@@ -19,10 +19,10 @@ impl<T, P> ServerLoop<T, P> {
         let control = arrival.control;
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(shard) if self.draining || shard.closing => Some(Dropped::Gone),
+            Some(shard) if self.core.draining || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
                 let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
-                let loop_index = u32::try_from(self.loop_index).unwrap_or(u32::MAX);
+                let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
                 if shard.active.saturating_add(waiting) >= shard.max_connections {
                     Some(Dropped::TooMany)
                 } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, loop_index, shard.loop_count) {
@@ -34,13 +34,13 @@ impl<T, P> ServerLoop<T, P> {
         };
         if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull)) && arrival.left > 0 {
             let arrival = Arrival { left: arrival.left - 1, ..arrival };
-            cx.sys.tell(FromServerLoop::PassOn { loop_index: self.loop_index, arrival });
+            cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
         let Arrival { tunnel, stream, from, .. } = arrival;
-        self.totals.visitors += 1;
+        self.core.totals.visitors += 1;
         if let Some(why) = refused {
-            self.totals.aborted += 1;
+            self.core.totals.aborted += 1;
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
             cx.sys.reset(stream);
             self.tell_left(cx);
@@ -65,7 +65,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.place(cx, control, token);
             }
             Err(stream) => {
-                self.totals.aborted += 1;
+                self.core.totals.aborted += 1;
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
                 cx.sys.reset(stream);
                 self.tell_left(cx);
@@ -81,9 +81,9 @@ impl<T, P> ServerLoop<T, P> {
         match shard.pool.on_visitor(visitor) {
             Visit::Start(conn) => self.give(cx, conn, Some(visitor)),
             Visit::Wait => {
-                let at = cx.now + self.timings.wait_timeout;
+                let at = cx.now + self.core.timings.wait_timeout;
                 if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
-                    self.timers.set(visitor, &mut waiting.deadline, Some(at));
+                    self.core.timers.set(visitor, &mut waiting.deadline, Some(at));
                 }
             }
             Visit::Reject => self.drop_visitor(cx, visitor, Dropped::QueueFull),
@@ -95,8 +95,8 @@ impl<T, P> ServerLoop<T, P> {
     pub(super) fn give<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>) {
         let Some(visitor) = visitor else {
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
-                let at = cx.now + self.timings.idle_ping_interval;
-                self.timers.set(token, &mut conn.deadline, Some(at));
+                let at = cx.now + self.core.timings.idle_ping_interval;
+                self.core.timers.set(token, &mut conn.deadline, Some(at));
             }
             return;
         };
@@ -111,20 +111,20 @@ impl<T, P> ServerLoop<T, P> {
             self.place(cx, control, visitor);
             return;
         };
-        let start = ProxyToClient::Start { epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from };
+        let start = ProxyToClient::Start { epoch: active.transfer.epoch(), tunnel: guest.tunnel, visitor: guest.from };
         conn.link.egress_flow.push(&start);
-        cx.sys.note(Note::Started { conn: conn.id, epoch: active.epoch(), tunnel: guest.tunnel, visitor: guest.from });
-        conn.state = State::Active(Active {
-            conn: active,
+        cx.sys.note(Note::Started {
+            conn: conn.id,
+            epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,
-            visitor: Some(visitor),
-            phase: Phase::Answer,
-            progress: 0,
+            visitor: guest.from,
         });
+        conn.state =
+            State::Active(Active { conn: active, tunnel: guest.tunnel, visitor: Some(visitor), pace: Pace::new() });
         guest.conn = Some(token);
-        self.timers.set(visitor, &mut guest.deadline, None);
-        let answer_by = cx.now + self.timings.dial_timeout.saturating_mul(2);
-        self.timers.set(token, &mut conn.deadline, Some(answer_by));
+        self.core.timers.set(visitor, &mut guest.deadline, None);
+        let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
+        self.core.timers.set(token, &mut conn.deadline, Some(answer_by));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
         }
@@ -156,7 +156,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
             let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
             cx.sys.note(note);
-            self.totals.aborted += 1;
+            self.core.totals.aborted += 1;
             if let Some(shard) = self.controls.get_mut(&visitor.control) {
                 shard.pool.remove_waiting(token);
                 shard.on_left(visitor.tunnel);
@@ -168,7 +168,7 @@ impl<T, P> ServerLoop<T, P> {
     pub(super) fn reset_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
             self.tell_left(cx);
-            self.timers.set(token, &mut visitor.deadline, None);
+            self.core.timers.set(token, &mut visitor.deadline, None);
             if planted(PlantedBug::AbortClosesCleanly) {
                 return cx.sys.close(visitor.port.stream);
             }
@@ -186,6 +186,6 @@ impl<T, P> ServerLoop<T, P> {
 
     /// A visitor is gone, which the listener wants to know: it deals by load.
     fn tell_left<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
-        cx.sys.tell(FromServerLoop::Left { loop_index: self.loop_index });
+        cx.sys.tell(FromServerLoop::Left { loop_index: self.core.loop_index });
     }
 }

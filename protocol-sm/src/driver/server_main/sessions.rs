@@ -63,12 +63,11 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
             Reaction::Pass(loop_index, msg) => {
-                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Message { control: key, msg } });
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Transfer { control: key, msg } });
             }
             Reaction::Failed(shares) => {
                 for (loop_index, count) in shares {
-                    let msg = ClientMsg::ConnFailed { count };
-                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Message { control: key, msg } });
+                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::ConnFailed { control: key, count } });
                 }
             }
         }

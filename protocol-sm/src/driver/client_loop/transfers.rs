@@ -1,0 +1,217 @@
+//! Transfers: what a conn that carries one moves, hears and says, until it is idle again or dropped.
+
+use super::super::loop_core::Phase;
+use super::super::messages::FromClientLoop;
+use super::super::relay::{End, Endpoint, Mode, TURN};
+use super::super::slab::{Slab, Token};
+use super::super::sys::Streams;
+use super::super::thread::Cx;
+use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, active};
+use crate::codes::{AbortCode, Violation};
+use crate::conn::client::{ActiveConn, Stage};
+use crate::notes::Note;
+use crate::sys_error::SysError;
+use crate::transfer::{Half, Heard};
+use crate::wire::{ClientMsg, ServerBody, TransferMsg};
+use core::time::Duration;
+
+impl<T, P> ClientLoop<T, P> {
+    pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: TransferMsg<ServerBody>) {
+        let known = self.conns.get(&msg.conn).copied();
+        let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
+            return self.core.on_stale(cx.sys, msg.conn);
+        };
+        match (hear(&mut conn.state, msg), msg.body) {
+            (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
+            (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
+            (Ok(Heard::Current), ServerBody::Abort { code }) => self.drop_conn(cx, token, code, true),
+            (Ok(Heard::Current), ServerBody::Fin { .. }) => self.drive(cx, token),
+        }
+    }
+
+    pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
+        let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
+        let State::Active(active) = &mut conn.state else { return Ok(()) };
+        let again = match active.conn.stage() {
+            Stage::Dialling => {
+                // A pong may be owed still.
+                conn.link.flush_frames(cx.sys)?;
+                return Ok(());
+            }
+            Stage::Refused => {
+                conn.link.flush_frames(cx.sys)?;
+                discard(cx, &mut conn.link.port, &mut active.conn)?
+            }
+            Stage::Serving => {
+                // The dial has just ended, or `Started` is still waiting.
+                let hold_frames = matches!(active.pace.phase, Phase::Dial | Phase::Answer)
+                    && self.core.timings.answer_delay > Duration::ZERO;
+                let result = conn.link.exchange(
+                    cx,
+                    &mut active.conn.transfer,
+                    local.map(|local| &mut local.port),
+                    Mode { incoming_is_payload: true, hold_frames },
+                )?;
+                if let Some(total) = result.fin {
+                    let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.transfer.epoch(), total };
+                    cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+                }
+                result.again
+            }
+        };
+        if again {
+            self.core.queue_turn(token, &mut conn.queued);
+        }
+        let phase = active.phase(conn.link.egress_flow.only_frames());
+        let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
+        self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
+        if active.conn.transfer.outer_is_through()
+            && let Some(local) = active.local.take()
+            && let Some(Slot::Local(local)) = self.slots.remove(local)
+        {
+            cx.sys.close(local.port.stream);
+        }
+        self.finish(cx, token);
+        Ok(())
+    }
+
+    /// Tells the server that a transfer is over here; the conn is idle again.
+    fn finish<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &conn.state else { return };
+        if !conn.link.egress_flow.is_empty() || !conn.link.ingress_flow.is_empty() {
+            return;
+        }
+        let Ok(idle) = active.conn.clone().finish() else { return };
+        let (id, epoch) = (conn.id, active.conn.transfer.epoch());
+        if active.conn.stage() == Stage::Serving {
+            self.core.totals.finished += 1;
+            cx.sys.note(Note::Finished {
+                conn: id,
+                epoch,
+                egress: active.conn.transfer.egress.forwarded(),
+                ingress: active.conn.transfer.ingress.forwarded(),
+            });
+        }
+        conn.state = State::Idle(idle);
+        self.core.timers.set(token, &mut conn.deadline, None);
+        self.active -= 1;
+        let msg = ClientMsg::Done { conn: id, epoch };
+        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+        self.tell_if_drained(cx);
+        self.drive(cx, token);
+    }
+
+    /// A conn goes no further: tells the server what it must know, and drops it.
+    pub(super) fn end<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End) {
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let (serial, id) = (self.serial, conn.id);
+        match end {
+            End::Violation(violation) => {
+                cx.sys.note(Note::Violation { conn: Some(id), violation });
+                self.drop_conn(cx, token, AbortCode::SessionOver, false);
+                cx.sys.tell(FromClientLoop::Violation { serial, violation });
+            }
+            End::Abort(code) => {
+                if let State::Active(active) = &conn.state {
+                    let msg = ClientMsg::Abort { conn: id, epoch: active.conn.transfer.epoch(), code };
+                    cx.sys.tell(FromClientLoop::Message { serial, msg });
+                }
+                self.drop_conn(cx, token, code, false);
+            }
+        }
+    }
+
+    /// Closes a conn, resets its local_conn, and forgets both.
+    pub(super) fn drop_conn<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        code: AbortCode,
+        by_peer: bool,
+    ) {
+        self.drop_local(cx, token);
+        let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
+        self.core.timers.set(token, &mut conn.deadline, None);
+        self.conns.remove(&conn.id);
+        match &conn.state {
+            State::Opening { .. } => {
+                conn.link.reset(cx.sys);
+                if by_peer {
+                    // The server has it already: for its count it came.
+                    cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                } else {
+                    self.open_failed(cx, conn.id, None);
+                }
+            }
+            State::Idle(_) => {
+                cx.sys.note(Note::ConnDown { conn: conn.id });
+                conn.link.close(cx.sys);
+                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+            }
+            State::Active(active) => {
+                let epoch = active.conn.transfer.epoch();
+                cx.sys.note(Note::Aborted { conn: conn.id, epoch, code, by_peer });
+                if active.conn.stage() != Stage::Refused {
+                    self.core.totals.aborted += 1;
+                }
+                self.active -= 1;
+                conn.link.reset(cx.sys);
+                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                self.tell_if_drained(cx);
+            }
+        }
+    }
+}
+
+type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Local<T>>);
+
+/// An active conn's slot, and its local_conn's while it has one.
+fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pair<'_, T, P>> {
+    let Some(local) = active(slots, token)?.local else {
+        return match slots.get_mut(token) {
+            Some(Slot::Conn(conn)) => Some((conn, None)),
+            Some(Slot::Local(_)) | None => None,
+        };
+    };
+    match slots.get_two(token, local) {
+        Some((Slot::Conn(conn), Slot::Local(local))) => Some((conn, Some(local))),
+        Some(_) | None => unreachable!("an active conn's local_conn is there"),
+    }
+}
+
+/// Hands a message about a transfer to its conn.
+fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violation> {
+    match (state, msg.body) {
+        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin { total }) => conn.on_fin(msg.epoch, total),
+        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Abort { .. }) => conn.on_abort(msg.epoch),
+        (State::Active(active), ServerBody::Fin { total }) => active.conn.on_fin(msg.epoch, total),
+        (State::Active(active), ServerBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
+    }
+}
+
+/// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
+fn discard<T, S: Streams<Stream = T>>(
+    cx: &mut Cx<'_, S>,
+    port: &mut Endpoint<T>,
+    conn: &mut ActiveConn,
+) -> Result<bool, AbortCode> {
+    let mut moved = 0;
+    conn.settle_discard();
+    while port.readable && conn.transfer.ingress.budget(1).take > 0 {
+        if moved >= TURN {
+            return Ok(true);
+        }
+        let take = conn.transfer.ingress.budget(cx.scratch.len()).take;
+        match port.recv(cx.sys, &mut cx.scratch[..take]) {
+            Ok(0) => return Err(AbortCode::ConnLost),
+            Ok(n) => {
+                moved += n;
+                conn.on_discarded(n);
+            }
+            Err(SysError::WouldBlock) => {}
+            Err(_) => return Err(AbortCode::ConnLost),
+        }
+    }
+    Ok(false)
+}

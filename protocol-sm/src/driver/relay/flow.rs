@@ -1,0 +1,334 @@
+//! One direction of a relay: what is on its way, and the turn that moves it.
+
+use super::super::sys::Splice;
+use super::super::thread::{Cx, Strategy};
+use super::Endpoint;
+use crate::sys_error::SysError;
+use crate::transfer::Half;
+use crate::wire::{FRAME_HEADER, Message};
+use alloc::vec::Vec;
+
+/// Bytes one direction may move before others get their turn.
+pub(crate) const TURN: usize = 256 * 1024;
+/// No frame on a proxy_conn is longer.
+const LONGEST_FRAME: usize = FRAME_HEADER + 128;
+/// A splice that moves less than this is lean.
+const LEAN: usize = 16 * 1024;
+/// After this many lean splices in a row a stream is no longer bulk.
+const LEAN_TURNS: u8 = 8;
+
+/// What is on its way in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Flow<P> {
+    held: Held<P>,
+    /// Of the bytes held, so many at the front are frames and not payload.
+    frames: u32,
+    bulk: bool,
+    lean: u8,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Readiness, or news from the peer, must come first.
+    Wait,
+    /// More could be done: others first.
+    Again,
+    /// The source's stream has ended.
+    Eof,
+    /// The source failed.
+    SourceLost,
+    /// The destination failed.
+    SinkLost,
+}
+
+impl<P> Flow<P> {
+    /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
+    /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with.
+    pub(super) fn pump<S: Splice<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        mut from: Option<&mut Endpoint<S::Stream>>,
+        to: &mut Endpoint<S::Stream>,
+        hold_frames: bool,
+    ) -> Turn {
+        let turn = self.turn(cx, half, &mut from, to, hold_frames);
+        if half.budget(0).forward == 0 {
+            self.release_pipe(cx.sys);
+        }
+        turn
+    }
+
+    /// Appends a message as a frame.
+    pub(crate) fn push(&mut self, message: &impl Message) {
+        let mut frame = [0; LONGEST_FRAME];
+        let length = message.encode(&mut frame);
+        self.push_frame(&frame[..length]);
+    }
+
+    /// Appends a frame. Only between transfers, or at their start: never behind payload.
+    pub(crate) fn push_frame(&mut self, frame: &[u8]) {
+        assert!(self.is_framing(), "no frame behind payload");
+        self.bytes().extend_from_slice(frame);
+        self.frames += u32::try_from(frame.len()).expect("a frame is short");
+    }
+
+    /// Appends payload that came in one read with a frame. The half has counted it as taken.
+    pub(crate) fn push_payload(&mut self, payload: &[u8]) {
+        if payload.is_empty() {
+            return;
+        }
+        self.bytes().extend_from_slice(payload);
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.held, Held::Nothing)
+    }
+
+    /// Whether nothing but frames is on its way.
+    pub(crate) fn is_framing(&self) -> bool {
+        self.is_empty() || self.only_frames()
+    }
+
+    /// Whether what is held is nothing but frames: first payload may go out behind them in one call.
+    pub(crate) fn only_frames(&self) -> bool {
+        match &self.held {
+            Held::Bytes(bytes) => self.frames as usize == bytes.len(),
+            Held::Nothing | Held::Pipe { .. } => false,
+        }
+    }
+
+    /// Drops what is on its way. A pipe with bytes in it is destroyed.
+    pub(crate) fn discard(&mut self, sys: &mut impl Splice<Pipe = P>) {
+        self.frames = 0;
+        if let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing) {
+            sys.recycle(pipe, false);
+        }
+    }
+
+    /// Sends what is held as far as `to` allows. `Ok(true)`: nothing is left.
+    pub(super) fn flush<S: Splice<Pipe = P>>(
+        &mut self,
+        sys: &mut S,
+        half: &mut impl Half,
+        to: &mut Endpoint<S::Stream>,
+    ) -> Result<bool, SysError> {
+        loop {
+            if let Held::Pipe { .. } = self.held
+                && half.budget(0).forward == 0
+            {
+                return Ok(true);
+            }
+            if !to.writable {
+                return Ok(self.is_empty());
+            }
+            let sent = match &mut self.held {
+                Held::Nothing => return Ok(true),
+                Held::Bytes(bytes) => to.send(sys, bytes),
+                Held::Pipe { pipe, .. } => {
+                    let moved = sys.splice_out(pipe, &to.stream, half.budget(0).forward);
+                    to.writable &= moved != Err(SysError::WouldBlock);
+                    moved
+                }
+            };
+            match sent {
+                Ok(n) => self.on_sent(n, half),
+                Err(SysError::WouldBlock) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn turn<S: Splice<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Option<&mut Endpoint<S::Stream>>,
+        to: &mut Endpoint<S::Stream>,
+        hold_frames: bool,
+    ) -> Turn {
+        let mut moved = 0;
+        loop {
+            let may_take = from.as_ref().is_some_and(|from| from.readable) && half.budget(1).take > 0;
+            if !((may_take || hold_frames) && self.only_frames()) {
+                match self.flush(cx.sys, half, to) {
+                    Ok(true) => {}
+                    Ok(false) => return Turn::Wait,
+                    Err(_) => return Turn::SinkLost,
+                }
+            }
+            let Some(from) = from.as_mut().filter(|_| may_take) else {
+                return Turn::Wait;
+            };
+            if moved >= TURN {
+                return Turn::Again;
+            }
+            let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
+            let taken = if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+                self.take_by_splice(cx, half, from)
+            } else {
+                // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.
+                self.release_pipe(cx.sys);
+                self.take_by_copy(cx, half, from, to)
+            };
+            match taken {
+                Ok(0) => return Turn::Eof,
+                Ok(n) => moved += n,
+                Err(Stop::Turn(turn)) => return turn,
+                Err(Stop::Source(SysError::WouldBlock)) => {}
+                Err(Stop::Source(_)) => return Turn::SourceLost,
+            }
+        }
+    }
+
+    fn on_sent(&mut self, n: usize, half: &mut impl Half) {
+        match &mut self.held {
+            Held::Bytes(bytes) => {
+                let of_frames = self.frames.min(u32::try_from(n).unwrap_or(u32::MAX));
+                self.frames -= of_frames;
+                half.on_forwarded(n - of_frames as usize);
+                if n == bytes.len() {
+                    self.held = Held::Nothing;
+                } else {
+                    bytes.drain(..n);
+                }
+            }
+            Held::Pipe { .. } => half.on_forwarded(n),
+            Held::Nothing => unreachable!("nothing was held to be sent"),
+        }
+    }
+
+    fn take_by_splice<S: Splice<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Endpoint<S::Stream>,
+    ) -> Result<usize, Stop> {
+        let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
+        let max = half.budget((*capacity as usize).min(TURN)).take;
+        let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
+            from.readable &= error != SysError::WouldBlock;
+            Stop::Source(error)
+        })?;
+        half.on_taken(n);
+        self.lean = if n < LEAN { self.lean.saturating_add(1) } else { 0 };
+        if self.lean >= LEAN_TURNS {
+            self.bulk = false;
+        }
+        Ok(n)
+    }
+
+    fn take_by_copy<S: Splice<Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        half: &mut impl Half,
+        from: &mut Endpoint<S::Stream>,
+        to: &mut Endpoint<S::Stream>,
+    ) -> Result<usize, Stop> {
+        let front = match &self.held {
+            Held::Bytes(bytes) => {
+                cx.scratch[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
+            }
+            Held::Nothing | Held::Pipe { .. } => 0,
+        };
+        let take = half.budget(cx.scratch.len() - front).take;
+        let n = match from.recv(cx.sys, &mut cx.scratch[front..front + take]) {
+            Ok(n) => n,
+            Err(error) => return Err(Stop::Source(error)),
+        };
+        if n == 0 {
+            return Ok(0);
+        }
+        half.on_taken(n);
+        if front + n == cx.scratch.len() {
+            self.bulk = true;
+            self.lean = 0;
+        }
+        let whole = &cx.scratch[..front + n];
+        let sent = if to.writable {
+            match to.send(cx.sys, whole) {
+                Ok(sent) => sent,
+                Err(SysError::WouldBlock) => 0,
+                Err(_) => return Err(Stop::Turn(Turn::SinkLost)),
+            }
+        } else {
+            0
+        };
+        half.on_forwarded(sent.saturating_sub(front));
+        self.frames = u32::try_from(front.saturating_sub(sent)).expect("they are short");
+        self.held = if sent == whole.len() { Held::Nothing } else { Held::Bytes(whole[sent..].to_vec()) };
+        Ok(n)
+    }
+
+    fn wants_splice(&self, strategy: Strategy) -> bool {
+        match strategy {
+            Strategy::Hybrid => self.bulk && !self.only_frames(),
+            Strategy::Copy => false,
+            Strategy::Splice => !self.only_frames(),
+        }
+    }
+
+    fn have_pipe(&mut self, sys: &mut impl Splice<Pipe = P>) -> bool {
+        if let Held::Nothing = self.held
+            && let Some((pipe, capacity)) = sys.pipe()
+        {
+            self.held = Held::Pipe { pipe, capacity: u32::try_from(capacity).unwrap_or(u32::MAX) };
+        }
+        matches!(self.held, Held::Pipe { .. })
+    }
+
+    /// Gives an empty pipe back: one is held only while bytes are in it.
+    fn release_pipe(&mut self, sys: &mut impl Splice<Pipe = P>) {
+        if let Held::Pipe { .. } = self.held
+            && let Held::Pipe { pipe, .. } = core::mem::replace(&mut self.held, Held::Nothing)
+        {
+            sys.recycle(pipe, true);
+        }
+    }
+
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        if matches!(self.held, Held::Nothing) {
+            self.held = Held::Bytes(Vec::new());
+        }
+        match &mut self.held {
+            Held::Bytes(bytes) => bytes,
+            Held::Nothing | Held::Pipe { .. } => unreachable!("frames and first bytes come before any splice"),
+        }
+    }
+}
+
+impl<P> Default for Flow<P> {
+    fn default() -> Self {
+        Self { held: Held::Nothing, frames: 0, bulk: false, lean: 0 }
+    }
+}
+
+/// Where the bytes are that are on their way.
+///
+/// ```text
+///           a frame, or what a copy could not send            a splice
+///   Bytes ◀──────────────────────────────────────── Nothing ────────────▶ Pipe
+///     └──────────────────── all sent ──────────────────▶▲◀───── empty ─────┘
+/// ```
+/// Invariants:
+/// - F1 nothing is taken while payload is held: bytes are spliced only into an empty pipe;
+/// - F2 frames are in front of payload, and are never spliced;
+/// - F3 a pipe is held only while bytes are in it; one that still holds bytes is destroyed, never given back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Held<P> {
+    Nothing,
+    Bytes(Vec<u8>),
+    /// A pipe, and what it is good for. What it holds is what the half has taken and not forwarded.
+    Pipe {
+        pipe: P,
+        capacity: u32,
+    },
+}
+
+enum Stop {
+    Source(SysError),
+    Turn(Turn),
+}
