@@ -19,7 +19,7 @@
 use super::Heard;
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
-use crate::codes::Violation;
+use crate::codes::{MessageName, StateName, Violation};
 use crate::ids::Epoch;
 use crate::transfer::{Egress, Ingress};
 
@@ -104,7 +104,7 @@ impl ActiveConn {
     /// For another epoch, a second answer, or after a `Done` that only a refusal could have preceded.
     pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
         self.met(epoch, Event::Started);
-        self.answer_is_due(epoch)?;
+        self.answer_is_due(epoch, MessageName::Started)?;
         if self.done && !self.ingress.capped() {
             return Err(Violation::DoneTooEarly);
         }
@@ -119,9 +119,9 @@ impl ActiveConn {
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
         self.met(epoch, Event::Refused);
-        self.answer_is_due(epoch)?;
+        self.answer_is_due(epoch, MessageName::Refused)?;
         if self.ingress.capped() {
-            return Err(Violation::Unexpected);
+            return Err(Violation::Unexpected { message: MessageName::Refused, state: StateName::FinReceived });
         }
         self.answer = Answer::Refused;
         self.ingress.on_fin(0)?;
@@ -133,8 +133,12 @@ impl ActiveConn {
         Ok((!self.egress.ended()).then(|| self.egress.on_source_eof()))
     }
 
-    fn answer_is_due(&self, epoch: Epoch) -> Result<(), Violation> {
-        if self.answer == Answer::Awaiting && epoch == self.epoch { Ok(()) } else { Err(Violation::Unexpected) }
+    fn answer_is_due(&self, epoch: Epoch, message: MessageName) -> Result<(), Violation> {
+        match self.answer {
+            Answer::Awaiting if epoch == self.epoch => Ok(()),
+            Answer::Awaiting => Err(Violation::Unexpected { message, state: StateName::AnswerDue }),
+            Answer::Started | Answer::Refused => Err(Violation::Unexpected { message, state: StateName::Transferring }),
+        }
     }
 
     /// `Fin` came on the ctl_conn.

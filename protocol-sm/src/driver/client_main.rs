@@ -15,7 +15,7 @@ use super::slab::{Slab, Token};
 use super::sys::{Disconnect, Driver, Lookup, Note, Readiness, Resolve, Sys, SysError, Tell, random_u32};
 use crate::auth::{Prover, Transcript};
 use crate::backoff::Backoff;
-use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::codes::{AbortCode, CloseCode, MessageName, StateName, Violation};
 use crate::control::client::{Control, Reaction, Tunnels};
 use crate::ids::TunnelId;
 use crate::liveness::Liveness;
@@ -106,6 +106,17 @@ impl Stage {
             | Self::Challenged { token, .. }
             | Self::Proved { token, .. }
             | Self::Up { token, .. } => Some(*token),
+        }
+    }
+
+    fn name(&self) -> StateName {
+        match self {
+            Self::Pausing(_) | Self::Resolving | Self::Connecting { .. } | Self::Greeting { .. } => {
+                StateName::PrefaceDue
+            }
+            Self::Challenged { .. } => StateName::HelloDue,
+            Self::Proved { .. } => StateName::WelcomeDue,
+            Self::Up { .. } => StateName::SessionUp,
         }
     }
 
@@ -339,7 +350,8 @@ impl<T> ClientMain<T> {
             }
             (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
                 if server.features & !hello.features != 0 {
-                    return Err(Disconnect::Violation(Violation::Unexpected));
+                    let (message, state) = (MessageName::Hello, StateName::FeatureNotOffered);
+                    return Err(Disconnect::Violation(Violation::Unexpected { message, state }));
                 }
                 let preface = Preface::ours(ConnKind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
@@ -360,14 +372,17 @@ impl<T> ClientMain<T> {
                 self.on_session_frame(cx, message)
             }
             (
-                Stage::Pausing(_)
+                stage @ (Stage::Pausing(_)
                 | Stage::Resolving
                 | Stage::Connecting { .. }
                 | Stage::Greeting { .. }
                 | Stage::Challenged { .. }
-                | Stage::Proved { .. },
-                _,
-            ) => Err(Disconnect::Violation(Violation::Unexpected)),
+                | Stage::Proved { .. }),
+                message,
+            ) => {
+                let (message, state) = (message.name(), stage.name());
+                Err(Disconnect::Violation(Violation::Unexpected { message, state }))
+            }
         }
     }
 
@@ -394,7 +409,9 @@ impl<T> ClientMain<T> {
             }
             Ctl::Pong { received } | Ctl::Ack { received } => session.on_ack(received),
             Ctl::Close { code } => return Err(Disconnect::Closed(code)),
-            Ctl::Handshake(_) => Err(Violation::Unexpected),
+            message @ Ctl::Handshake(_) => {
+                Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp })
+            }
         };
         done.map_err(Disconnect::Violation)
     }
@@ -431,7 +448,8 @@ impl<T> ClientMain<T> {
                 let random = random_u32(cx.sys);
                 let again = self.tunnels.on_refused(tunnel, cx.now, random)?;
                 if code.is_final() && !again {
-                    let Some(spec) = self.tunnels.spec(tunnel) else { return Err(Violation::Unexpected) };
+                    let (message, state) = (MessageName::TunnelRefused, StateName::TunnelNotAsked);
+                    let spec = self.tunnels.spec(tunnel).ok_or(Violation::Unexpected { message, state })?;
                     let sentence = format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port);
                     self.refused_for_good(cx, sentence);
                     return Ok(());

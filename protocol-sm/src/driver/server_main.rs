@@ -15,7 +15,7 @@ use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Driver, Listen, Note, Readiness, Role, SysError, Tell};
 use super::timers::Timers;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId};
@@ -128,6 +128,18 @@ enum Stage {
         rival: ControlKey,
     },
     Up(ControlKey, Liveness),
+}
+
+impl Stage {
+    fn name(&self) -> StateName {
+        match self {
+            Self::Preface(_) => StateName::PrefaceDue,
+            Self::Hello(_) => StateName::HelloDue,
+            Self::Proof(_) => StateName::ProofDue,
+            Self::Parked { .. } => StateName::WelcomeDue,
+            Self::Up(..) => StateName::SessionUp,
+        }
+    }
 }
 
 /// A connection on the proxy port, until its hello is there.

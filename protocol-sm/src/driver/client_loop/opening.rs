@@ -7,7 +7,7 @@ use super::super::slab::Token;
 use super::super::sys::{Note, Role, Sys, SysError};
 use super::{Active, ClientLoop, Conn, LoopSys, Phase, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
-use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::codes::{AbortCode, RefuseCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
 use crate::transfer::Half;
@@ -174,6 +174,14 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
-        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => Err(Violation::Unexpected.into()),
+        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => {
+            let state = match (frame, &conn.state) {
+                (_, State::Opening { .. }) => StateName::ConnOpening,
+                (ProxyToClient::Ping, State::Idle(_)) => StateName::PongNotRead,
+                (_, State::Idle(_)) => StateName::ConnIdle,
+                (_, State::Active(_)) => StateName::Transferring,
+            };
+            Err(Violation::Unexpected { message: frame.name(), state }.into())
+        }
     }
 }

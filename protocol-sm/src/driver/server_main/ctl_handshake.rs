@@ -142,8 +142,8 @@ impl<T, L> ServerMain<T, L> {
                 self.refuse_rival(cx, key);
                 self.on_session_frame(cx, key, message)
             }
-            (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }, _) => {
-                Err(Violation::Unexpected.into())
+            (stage @ (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }), message) => {
+                Err(Violation::Unexpected { message: message.name(), state: stage.name() }.into())
             }
         }
     }

@@ -4,7 +4,7 @@ use super::super::Cx;
 use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::{Note, random_u32};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
-use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::Reaction;
 use crate::ids::TunnelId;
 use crate::session::Delivery;
@@ -36,7 +36,9 @@ impl<T, L> ServerMain<T, L> {
             }
             Ctl::Pong { received } | Ctl::Ack { received } => Ok(session.on_ack(received)?),
             Ctl::Close { code } => Err(Stop::Session(code)),
-            Ctl::Handshake(_) => Err(Violation::Unexpected.into()),
+            message @ Ctl::Handshake(_) => {
+                Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp }.into())
+            }
         }
     }
 
