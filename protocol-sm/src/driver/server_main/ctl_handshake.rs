@@ -231,7 +231,7 @@ impl<T, L> ServerMain<T, L> {
         let secret = access.session_key(&self.settings, id);
         let scope = access.scope(&self.settings).clone();
         let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
-        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(loop_count));
+        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
         let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
         self.controls.insert(key, SessionEntry { control, at: Ok(token), rival: None, source });
@@ -240,8 +240,8 @@ impl<T, L> ServerMain<T, L> {
         self.by_client.insert(client, key);
         for (loop_index, nth) in (0..self.loop_count).zip(0..) {
             let limits = Limits {
-                keep: self.settings.idle_conns.div_ceil(loop_count),
-                max_waiting,
+                keep: share(self.settings.idle_conns, nth, loop_count),
+                max_waiting: share(max_waiting, nth, loop_count),
                 max_connections: share(max_connections, nth, loop_count),
                 loop_count,
             };
