@@ -132,6 +132,8 @@ impl World {
                     return;
                 }
             }
+            self.main.assert_consistent();
+            self.event_loop.assert_consistent();
         }
         panic!("the client spins");
     }

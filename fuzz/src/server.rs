@@ -141,6 +141,9 @@ impl World {
                     return;
                 }
             }
+            self.main.assert_consistent();
+            self.listener.assert_consistent();
+            self.event_loop.assert_consistent();
         }
         panic!("the server spins");
     }

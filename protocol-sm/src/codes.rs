@@ -1,7 +1,11 @@
 //! Why something ended, as told to the peer (PROTOCOL.md, "Codes") and, by `Display`, to people.
 
+mod unexpected;
+
 use core::fmt;
 use serde::{Deserialize, Serialize};
+
+pub use unexpected::{MessageName, StateName};
 
 /// Why a Transfer was cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -295,7 +299,12 @@ pub enum Violation {
     /// Bytes that are no frame, or a frame that is no message.
     Malformed,
     /// A message that may not come in this state.
-    Unexpected,
+    Unexpected {
+        /// The message.
+        message: MessageName,
+        /// The state that it came in.
+        state: StateName,
+    },
     /// A number that was skipped, or an acknowledgement of something never sent.
     Sequence,
     /// A message about a transfer that was never started.
@@ -317,8 +326,8 @@ pub enum Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unexpected { message, state } => return write!(f, "{message} may not come now: {state}"),
             Self::Malformed => "malformed frame",
-            Self::Unexpected => "message not allowed in this state",
             Self::Sequence => "message number skipped or acknowledgement of nothing",
             Self::FutureEpoch => "message about a transfer that was never started",
             Self::Repeated => "second Fin or Done for one transfer",
@@ -332,3 +341,16 @@ impl fmt::Display for Violation {
 }
 
 impl core::error::Error for Violation {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_unexpected_message_is_shown_with_the_state_that_it_came_in() {
+        let violation = Violation::Unexpected { message: MessageName::Pong, state: StateName::NotPinged };
+        assert_eq!(violation.to_string(), "Pong may not come now: no Ping is to be answered");
+        assert!(size_of::<Violation>() <= 4, "it is returned in a register");
+    }
+}

@@ -80,11 +80,17 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         if let Some(conn) = self.idle.pop_back() {
             return Visit::Start(conn);
         }
-        if self.waiting.len() >= self.max_waiting as usize {
+        if self.is_full() {
             return Visit::Reject;
         }
         self.waiting.push_back(visitor);
         Visit::Wait
+    }
+
+    /// Whether a new visitor would be rejected.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.idle.is_empty() && self.waiting.len() >= self.max_waiting as usize
     }
 
     /// A new conn has come from the client.
@@ -211,6 +217,27 @@ mod tests {
         assert!(pool.remove_waiting('b') && !pool.remove_waiting('b'));
         assert_eq!(pool.on_new(2), None);
         assert_eq!(pool.on_visitor('d'), Visit::Start(2));
+    }
+
+    #[test]
+    fn p3_who_keeps_none_ready_asks_for_one_when_a_visitor_waits() {
+        let mut pool = pool(0, 1);
+        assert_eq!(pool.ask(Instant::ZERO), 0);
+        assert_eq!(pool.on_visitor('a'), Visit::Wait);
+        assert_eq!(pool.ask(Instant::ZERO), 1);
+        assert_eq!(pool.on_new(1), Some('a'));
+        assert_eq!(pool.on_idle(1), None);
+        assert!(pool.has_surplus(), "it ages, and is given to whoever comes before that");
+        assert_eq!(pool.on_visitor('b'), Visit::Start(1));
+    }
+
+    #[test]
+    fn p1_a_pool_that_lets_nobody_wait_is_full_until_a_conn_is_idle() {
+        let mut pool = pool(0, 0);
+        assert!(pool.is_full());
+        assert_eq!(pool.on_visitor('a'), Visit::Reject);
+        assert_eq!(pool.on_new(1), None);
+        assert!(!pool.is_full());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The whole (state, event) matrix of the machines that carry a transfer, and of the first decision of a handshake,
 //! held against the committed one. `UPDATE_MATRIX=1 cargo test -p protocol-sm --test matrix` writes it anew.
 
+use protocol_sm::codes::Violation;
 use protocol_sm::conn::client::Stage;
 use protocol_sm::conn::server::Answer;
 use protocol_sm::conn::{client, server};
@@ -26,6 +27,24 @@ enum Next<S> {
     Error(String),
     /// Nothing that the runtime does then.
     Never,
+}
+
+impl<S> Next<S> {
+    fn broken(violation: Violation) -> Self {
+        Self::Error(match violation {
+            // The row is the state and the column the message.
+            Violation::Unexpected { .. } => "Unexpected".into(),
+            Violation::Malformed
+            | Violation::Sequence
+            | Violation::FutureEpoch
+            | Violation::Repeated
+            | Violation::TotalTooSmall
+            | Violation::DoneTooEarly
+            | Violation::Unacknowledged
+            | Violation::BadProof
+            | Violation::Limit => format!("{violation:?}"),
+        })
+    }
 }
 
 type Event<S> = (&'static str, Box<dyn Fn(S) -> Next<S>>);
@@ -151,10 +170,7 @@ fn server_table() -> String {
         if done { Next::State(()) } else { Next::Never }
     }
     /// A message on the ctl_conn about the conn's current epoch, the one before, or the one after.
-    fn heard(
-        offset: i64,
-        msg: impl Fn(&mut S, Epoch) -> Result<Heard, protocol_sm::codes::Violation> + 'static,
-    ) -> impl Fn(S) -> Next<S> {
+    fn heard(offset: i64, msg: impl Fn(&mut S, Epoch) -> Result<Heard, Violation> + 'static) -> impl Fn(S) -> Next<S> {
         move |mut state| {
             let current = match &state {
                 Server::Idle(conn) => conn.last(),
@@ -164,23 +180,23 @@ fn server_table() -> String {
             match msg(&mut state, Epoch(epoch)) {
                 Ok(Heard::Stale) => Next::Stale,
                 Ok(Heard::Current) => Next::State(state),
-                Err(violation) => Next::Error(format!("{violation:?}")),
+                Err(violation) => Next::broken(violation),
             }
         }
     }
-    fn fin(total: u64) -> impl Fn(&mut S, Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+    fn fin(total: u64) -> impl Fn(&mut S, Epoch) -> Result<Heard, Violation> {
         move |state, epoch| match state {
             Server::Idle(conn) => conn.on_message(epoch),
             Server::Active(conn) => conn.on_fin(epoch, total),
         }
     }
-    fn done(state: &mut S, epoch: Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+    fn done(state: &mut S, epoch: Epoch) -> Result<Heard, Violation> {
         match state {
             Server::Idle(conn) => conn.on_message(epoch),
             Server::Active(conn) => conn.on_done(epoch),
         }
     }
-    fn abort(state: &mut S, epoch: Epoch) -> Result<Heard, protocol_sm::codes::Violation> {
+    fn abort(state: &mut S, epoch: Epoch) -> Result<Heard, Violation> {
         match state {
             Server::Idle(conn) => conn.on_message(epoch),
             Server::Active(conn) => conn.on_abort(epoch),
@@ -199,14 +215,14 @@ fn server_table() -> String {
             "Started",
             active(|conn| match conn.on_started(conn.transfer.epoch()) {
                 Ok(()) => Next::State(()),
-                Err(violation) => Next::Error(format!("{violation:?}")),
+                Err(violation) => Next::broken(violation),
             }),
         ),
         event(
             "Refused",
             active(|conn| match conn.on_refused(conn.transfer.epoch()) {
                 Ok(_) => Next::State(()),
-                Err(violation) => Next::Error(format!("{violation:?}")),
+                Err(violation) => Next::broken(violation),
             }),
         ),
         event(
@@ -290,7 +306,7 @@ fn client_table() -> String {
                 let epoch = Epoch(conn.last().0 + offset);
                 match conn.on_start(epoch) {
                     Ok(conn) => Next::State(Client::Active(conn)),
-                    Err(violation) => Next::Error(format!("{violation:?}")),
+                    Err(violation) => Next::broken(violation),
                 }
             }
             Client::Idle(_) | Client::Active(_) => Next::Never,
@@ -317,7 +333,7 @@ fn client_table() -> String {
                 Ok(Heard::Stale) => Next::Stale,
                 Ok(Heard::Current) if total.is_none() => Next::Closed,
                 Ok(Heard::Current) => Next::State(state),
-                Err(violation) => Next::Error(format!("{violation:?}")),
+                Err(violation) => Next::broken(violation),
             }
         }
     }

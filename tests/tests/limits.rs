@@ -7,7 +7,7 @@ use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, connect_unless_reset, finish, read_end, visit_end};
 use tests::visits::{ping, short_visit};
-use tests::wait::{PATIENCE, until};
+use tests::wait::{PATIENCE, eventually, until};
 
 /// A client that can serve two visitors at once, on a server with these options.
 fn setup(server: Options) -> (Service, Server, Client) {
@@ -71,6 +71,31 @@ fn a_full_queue_resets_newcomers_at_once() {
     drop(served);
     for patient in &mut more[..2] {
         ping(patient.as_mut().expect("not reset"), b"served in the end");
+    }
+}
+
+/// P-POOL-4, P-POOL-5: what is counted per client is dealt out to the event loops exactly, also where it is less than one each.
+#[test]
+fn loops_without_a_share_of_the_idle_conns_and_the_queue_serve_their_visitors() {
+    for idle in [0, 1, 2] {
+        let service = Service::echo();
+        let few = options().brisk().threads(4).key("idle_conns", idle).key("max_waiting", 1);
+        let server = Server::start(few);
+        let client = Client::start(&server, options().brisk().tunnel(service.addr()));
+        for _ in 0..2 {
+            let mut visitors = Vec::new();
+            for _ in 0..8 {
+                // One after the other: only one may wait.
+                let mut visitor = client.visit();
+                ping(&mut visitor, b"served");
+                visitors.push(visitor);
+            }
+            drop(visitors);
+            eventually("exactly the ready ones are left", || match client.proxy_conns(&server) {
+                open if open == idle => Ok(()),
+                open => Err(format!("{open} open, not {idle}")),
+            });
+        }
     }
 }
 

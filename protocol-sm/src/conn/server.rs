@@ -18,7 +18,7 @@
 
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
-use crate::codes::Violation;
+use crate::codes::{MessageName, StateName, Violation};
 use crate::ids::Epoch;
 use crate::transfer::{Heard, Transfer};
 
@@ -88,7 +88,7 @@ impl ActiveConn {
     /// For another epoch, a second answer, or after a `Done` that only a refusal could have preceded.
     pub fn on_started(&mut self, epoch: Epoch) -> Result<(), Violation> {
         self.met(epoch, Event::Started);
-        self.answer_is_due(epoch)?;
+        self.answer_is_due(epoch, MessageName::Started)?;
         if self.done && !self.transfer.ingress.capped() {
             return Err(Violation::DoneTooEarly);
         }
@@ -103,9 +103,9 @@ impl ActiveConn {
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
         self.met(epoch, Event::Refused);
-        self.answer_is_due(epoch)?;
+        self.answer_is_due(epoch, MessageName::Refused)?;
         if self.transfer.ingress.capped() {
-            return Err(Violation::Unexpected);
+            return Err(Violation::Unexpected { message: MessageName::Refused, state: StateName::FinReceived });
         }
         self.answer = Answer::Refused;
         self.transfer.ingress.on_fin(0)?;
@@ -114,11 +114,11 @@ impl ActiveConn {
         Ok(total.filter(|_| !planted(PlantedBug::RefusalNotAccounted)))
     }
 
-    fn answer_is_due(&self, epoch: Epoch) -> Result<(), Violation> {
-        if self.answer == Answer::Awaiting && epoch == self.transfer.epoch() {
-            Ok(())
-        } else {
-            Err(Violation::Unexpected)
+    fn answer_is_due(&self, epoch: Epoch, message: MessageName) -> Result<(), Violation> {
+        match self.answer {
+            Answer::Awaiting if epoch == self.transfer.epoch() => Ok(()),
+            Answer::Awaiting => Err(Violation::Unexpected { message, state: StateName::AnswerDue }),
+            Answer::Started | Answer::Refused => Err(Violation::Unexpected { message, state: StateName::Transferring }),
         }
     }
 

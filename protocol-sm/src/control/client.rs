@@ -14,7 +14,7 @@
 use super::{loop_of, narrow};
 use crate::auth::SessionKey;
 use crate::backoff::Backoff;
-use crate::codes::{TunnelRefusal, Violation};
+use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
 use crate::settings::{Timings, TunnelSpec};
@@ -217,7 +217,8 @@ impl Tunnels {
     /// # Errors
     /// It was not asked for.
     pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<bool, Violation> {
-        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(Violation::Unexpected)?;
+        let unexpected = Violation::Unexpected { message: MessageName::TunnelReady, state: StateName::TunnelNotAsked };
+        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(unexpected)?;
         tunnel.state = State::Open;
         tunnel.retry.reset();
         Ok(tunnel.last.replace(public) != Some(public))
@@ -229,7 +230,9 @@ impl Tunnels {
     /// # Errors
     /// It was not asked for.
     pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<bool, Violation> {
-        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(Violation::Unexpected)?;
+        let unexpected =
+            Violation::Unexpected { message: MessageName::TunnelRefused, state: StateName::TunnelNotAsked };
+        let tunnel = self.get(tunnel).filter(|tunnel| tunnel.state == State::Asked).ok_or(unexpected)?;
         // The port that the server picked last time is gone: let it pick another, at once.
         let again = tunnel.spec.public_port == 0 && tunnel.last.take().is_some();
         tunnel.state = if again { State::Idle } else { State::RetryAt(now + tunnel.retry.next(random)) };

@@ -8,7 +8,7 @@
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both.
 
@@ -47,6 +47,8 @@ pub struct Control {
     secret: SessionKey,
     scope: Scope,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// The client has said `Drain`: it gets no more tunnels.
+    draining: bool,
     /// Which event loop has a conn.
     conns: BTreeMap<ConnId, u16>,
     window: ReplayWindow,
@@ -105,6 +107,7 @@ impl Control {
             secret,
             scope,
             tunnels: BTreeMap::new(),
+            draining: false,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
             asked: vec![0; loop_count],
@@ -141,7 +144,10 @@ impl Control {
                 let known = self.tunnels.remove(&tunnel);
                 Ok(known.map_or(Reaction::Nothing, |_| Reaction::Unbind(vec![tunnel])))
             }
-            ClientMsg::Drain => Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect())),
+            ClientMsg::Drain => {
+                self.draining = true;
+                Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect()))
+            }
             ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
             ClientMsg::Fin { conn, epoch, total } => {
                 Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Fin { total } }))
@@ -174,7 +180,8 @@ impl Control {
             return Err(Violation::Repeated);
         }
         let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
-        if self.tunnels.len() >= self.scope.max_tunnels as usize {
+        // P-STOP-2: no more visitors come to a client that drains.
+        if self.draining || self.tunnels.len() >= self.scope.max_tunnels as usize {
             return refused(TunnelRefusal::TooManyTunnels);
         }
         let candidates = match port {
@@ -369,6 +376,18 @@ mod tests {
         assert_eq!(register(&mut control, 3, 6002), Ok(too_many));
         let closed = control.on_msg(ClientMsg::Drain, 0);
         assert_eq!(closed, Ok(Reaction::Unbind(vec![TunnelId(1), TunnelId(2)])));
+    }
+
+    #[test]
+    fn k1_a_client_that_drains_gets_no_more_tunnels() {
+        let mut control = control("6000-6002", 1);
+        let _ = register(&mut control, 1, 6001);
+        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![TunnelId(1)])));
+        for tunnel in [1, 2] {
+            let reply = Reaction::Reply(refused(tunnel, TunnelRefusal::TooManyTunnels));
+            assert_eq!(register(&mut control, tunnel, 6001), Ok(reply));
+        }
+        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![])));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!      └────────────┴─────────────┴──────────────┴─────────────┴────────────┴────────┘
 //! ```
 
+mod check;
 mod connecting;
 
 use super::ctl_link::CtlLink;
@@ -15,7 +16,7 @@ use super::sys::{Entropy, Log, Lookup, Readiness, Resolve, Streams, random_u32};
 use super::thread::{Cx, Driver, Tell};
 use crate::auth::{Prover, Transcript};
 use crate::backoff::Backoff;
-use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::codes::{AbortCode, CloseCode, MessageName, StateName, Violation};
 use crate::control::client::{Control, Reaction, Tunnels};
 use crate::ids::TunnelId;
 use crate::liveness::Liveness;
@@ -108,6 +109,17 @@ impl Stage {
             | Self::Challenged { token, .. }
             | Self::Proved { token, .. }
             | Self::Up { token, .. } => Some(*token),
+        }
+    }
+
+    fn name(&self) -> StateName {
+        match self {
+            Self::Pausing(_) | Self::Resolving | Self::Connecting { .. } | Self::Greeting { .. } => {
+                StateName::PrefaceDue
+            }
+            Self::Challenged { .. } => StateName::HelloDue,
+            Self::Proved { .. } => StateName::WelcomeDue,
+            Self::Up { .. } => StateName::SessionUp,
         }
     }
 
@@ -341,7 +353,8 @@ impl<T> ClientMain<T> {
             }
             (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
                 if server.features & !hello.features != 0 {
-                    return Err(Disconnect::Violation(Violation::Unexpected));
+                    let (message, state) = (MessageName::Hello, StateName::FeatureNotOffered);
+                    return Err(Disconnect::Violation(Violation::Unexpected { message, state }));
                 }
                 let preface = Preface::ours(ConnKind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
@@ -362,14 +375,17 @@ impl<T> ClientMain<T> {
                 self.on_session_frame(cx, message)
             }
             (
-                Stage::Pausing(_)
+                stage @ (Stage::Pausing(_)
                 | Stage::Resolving
                 | Stage::Connecting { .. }
                 | Stage::Greeting { .. }
                 | Stage::Challenged { .. }
-                | Stage::Proved { .. },
-                _,
-            ) => Err(Disconnect::Violation(Violation::Unexpected)),
+                | Stage::Proved { .. }),
+                message,
+            ) => {
+                let (message, state) = (message.name(), stage.name());
+                Err(Disconnect::Violation(Violation::Unexpected { message, state }))
+            }
         }
     }
 
@@ -396,7 +412,9 @@ impl<T> ClientMain<T> {
             }
             Ctl::Pong { received } | Ctl::Ack { received } => session.on_ack(received),
             Ctl::Close { code } => return Err(Disconnect::Closed(code)),
-            Ctl::Handshake(_) => Err(Violation::Unexpected),
+            message @ Ctl::Handshake(_) => {
+                Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp })
+            }
         };
         done.map_err(Disconnect::Violation)
     }
@@ -433,7 +451,8 @@ impl<T> ClientMain<T> {
                 let random = random_u32(cx.sys);
                 let again = self.tunnels.on_refused(tunnel, cx.now, random)?;
                 if code.is_final() && !again {
-                    let Some(spec) = self.tunnels.spec(tunnel) else { return Err(Violation::Unexpected) };
+                    let (message, state) = (MessageName::TunnelRefused, StateName::TunnelNotAsked);
+                    let spec = self.tunnels.spec(tunnel).ok_or(Violation::Unexpected { message, state })?;
                     let sentence = format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port);
                     self.refused_for_good(cx, sentence);
                     return Ok(());

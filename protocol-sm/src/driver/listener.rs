@@ -5,6 +5,9 @@
 //! the same thread, so that no thread must be woken for it; others to the loop that has the fewest. When the process is
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 
+mod check;
+mod route;
+
 use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
@@ -20,6 +23,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
+use route::{Member, Route};
 
 /// Connections accepted on one port before others get their turn.
 const BATCH: usize = 64;
@@ -32,7 +36,8 @@ pub struct Listener<L> {
     /// Visitors that each event loop has.
     loads: Vec<u32>,
     ports: Slab<PublicPort<L>>,
-    tokens: BTreeMap<(ControlKey, TunnelId), Token>,
+    /// Behind which public port a tunnel stands.
+    port_of: BTreeMap<(ControlKey, TunnelId), Token>,
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -41,10 +46,8 @@ pub struct Listener<L> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PublicPort<L> {
-    control: ControlKey,
-    tunnel: TunnelId,
     listener: L,
-    gate: Gate,
+    route: Route,
     queued: bool,
 }
 
@@ -55,7 +58,7 @@ impl<L> Listener<L> {
         Self {
             loads: vec![0; loop_count],
             ports: Slab::default(),
-            tokens: BTreeMap::new(),
+            port_of: BTreeMap::new(),
             busy: VecDeque::new(),
             paused_until: None,
             totals: Totals::default(),
@@ -90,9 +93,10 @@ impl<L> Listener<L> {
         let token = self.ports.insert_with(|token| {
             let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
             real = Some(address);
-            Ok(PublicPort { control, tunnel, listener, gate: gate.clone(), queued: false })
+            let route = Route::to(Member { control, tunnel, gate: gate.clone() });
+            Ok(PublicPort { listener, route, queued: false })
         })?;
-        self.tokens.insert(key, token);
+        self.port_of.insert(key, token);
         Ok(real.expect("listen returned an address"))
     }
 
@@ -110,10 +114,10 @@ impl<L> Listener<L> {
         S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         let Some(port) = self.ports.get_mut(token) else { return };
-        let PublicPort { control, tunnel, listener, gate, .. } = port;
-        let (control, tunnel, now) = (*control, *tunnel, cx.now);
-        let (loads, totals) = (&mut self.loads, &mut self.totals);
+        let PublicPort { listener, route, .. } = port;
+        let (now, loads, totals) = (cx.now, &mut self.loads, &mut self.totals);
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
+            let &mut Member { control, tunnel, ref mut gate } = route.resolve();
             if let Err(why) = gate.admit(now, from.ip()) {
                 let count =
                     if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
@@ -167,8 +171,11 @@ where
                 }
             }
             ToListener::Close { control, tunnel } => {
-                let token = self.tokens.remove(&(control, tunnel));
-                if let Some(port) = token.and_then(|token| self.ports.remove(token)) {
+                if let Some(token) = self.port_of.remove(&(control, tunnel))
+                    && let Some(port) = self.ports.get_mut(token)
+                    && port.route.remove(control, tunnel)
+                    && let Some(port) = self.ports.remove(token)
+                {
                     cx.sys.unlisten(port.listener);
                 }
                 // Behind the last visitor that was dealt out, and not beside it: it must not be left waiting.

@@ -87,9 +87,9 @@ pub struct Arrival<T> {
 /// A loop's share of what one client may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Idle conns to keep ready once a tunnel is open.
+    /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
-    /// Visitors that may wait.
+    /// Visitors that may wait. 0 where there are fewer than loops: who finds no idle conn here is passed on.
     pub max_waiting: u32,
     /// Visitors that may be served at once.
     pub max_connections: u32,

@@ -2,23 +2,47 @@
 //!
 //! A connection is nobody's until its handshake is through; until then it costs one slot, a fixed number of
 //! bytes and a deadline, and where there are too many, the oldest of the source address that has most makes room.
+//!
+//! ```text
+//! ctl port    Preface ──▶ Hello ──▶ Proof ──┬─────────────────────────────────────▶ Up
+//!                                           └──▶ Parked ──its rival is silent──────▶ Up
+//! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
+//!             Refused, lost or too late: closed.
+//!
+//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──its grace ends──▶ over
+//!                 ▲                                    │
+//!                 └──────────── resumed ───────────────┘   Closed, replaced, a violation: over at once.
+//!
+//! server      running ──Stop──▶ stopping ──all loops have drained, or `drain_timeout`──▶ over
+//! ```
+//!
+//! Invariants:
+//! - M1 each connection has a deadline, and is counted in the handshake limit until it has proved itself;
+//! - M2 a session is found by its key, name, client and source, and each leads to sessions that are there; a client has
+//!   one session;
+//! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
+//! - M4 exactly the detached sessions have an end of grace;
+//! - M5 a parked newcomer and the attached session that is probed name each other;
+//! - M6 exactly the connections' deadlines are timers;
+//! - M7 who has work left is queued once;
+//! - M8 nothing is left of a server that is over.
 
 mod accept;
+mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
 use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
-use super::sys::{Entropy, Listen, Log, Readiness, Role};
+use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
-use crate::control::server::Control;
-use crate::ids::{ClientId, SessionId};
 use crate::liveness::Liveness;
 use crate::notes::Note;
 use crate::rate::Rates;
@@ -26,13 +50,14 @@ use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
-use crate::wire::{Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
+use crate::wire::{ConnKind, Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use handshake_limit::HandshakeLimit;
+use session_table::SessionTable;
 
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -53,24 +78,15 @@ pub struct ServerMain<T, L> {
     bind_ip: IpAddr,
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
-    doors: Vec<Token>,
-    controls: BTreeMap<ControlKey, SessionEntry>,
-    by_session: BTreeMap<SessionId, ControlKey>,
-    by_client: BTreeMap<ClientId, ControlKey>,
-    /// Sessions by where their last ctl_conn came from.
-    by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
-    next_key: u64,
-    /// Connections whose handshake is not through, by deadline,
-    handshakes: Timers,
-    /// and by source, but for those that have proved themselves and wait for their welcome.
+    sessions: SessionTable,
+    /// Connections, by the deadline of their handshake or the next heartbeat.
+    timers: Timers,
+    /// Connections whose handshake is not through, by source, but for those that have proved themselves and wait for
+    /// their welcome.
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     failures: Rates,
     turned_away: TurnedAway,
-    /// Sessions without a ctl_conn, by the end of their grace.
-    graces: BTreeSet<(Instant, ControlKey)>,
-    /// Heartbeats of the ctl_conns that are up.
-    heartbeats: Timers,
     /// Doors with connections left to accept, and ctl_conns with messages left to read or send.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -104,7 +120,7 @@ enum Slot<T, L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Door<L> {
     listener: L,
-    role: Role,
+    kind: ConnKind,
     queued: bool,
 }
 
@@ -132,6 +148,18 @@ enum Stage {
     Up(ControlKey, Liveness),
 }
 
+impl Stage {
+    fn name(&self) -> StateName {
+        match self {
+            Self::Preface(_) => StateName::PrefaceDue,
+            Self::Hello(_) => StateName::HelloDue,
+            Self::Proof(_) => StateName::ProofDue,
+            Self::Parked { .. } => StateName::WelcomeDue,
+            Self::Up(..) => StateName::SessionUp,
+        }
+    }
+}
+
 /// A connection on the proxy port, until its hello is there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProxyHand<T> {
@@ -141,18 +169,6 @@ struct ProxyHand<T> {
     reader: PrefaceReader,
     preface: Option<Preface>,
     deadline: Option<Instant>,
-}
-
-/// A session and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct SessionEntry {
-    control: Control,
-    /// Its ctl_conn, or the end of its grace.
-    at: Result<Token, Instant>,
-    /// A newcomer with its identity waits for it to show that it lives.
-    rival: Option<Token>,
-    /// Where its last ctl_conn came from.
-    source: Source,
 }
 
 /// Why a connection on the ctl port goes no further.
@@ -200,18 +216,11 @@ impl<T, L> ServerMain<T, L> {
             bind_ip,
             proxy_port: 0,
             slots: Slab::default(),
-            doors: Vec::new(),
-            controls: BTreeMap::new(),
-            by_session: BTreeMap::new(),
-            by_client: BTreeMap::new(),
-            by_source: BTreeMap::new(),
-            next_key: 1,
-            handshakes: Timers::default(),
+            sessions: SessionTable::default(),
+            timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             failures: Rates::new(FAILURE_INTERVAL, FAILURES),
             turned_away: TurnedAway::default(),
-            graces: BTreeSet::new(),
-            heartbeats: Timers::default(),
             busy: VecDeque::new(),
             paused_until: None,
             stopping: None,
@@ -231,22 +240,17 @@ impl<T, L> ServerMain<T, L> {
     where
         S: Listen<Stream = T, Listener = L>,
     {
-        let mut open = |at: SocketAddr, role| {
+        let mut open = |at: SocketAddr, kind| {
             let mut real = at;
-            self.slots
-                .insert_with(|token| {
-                    let (listener, address) = cx.sys.listen(at, token)?;
-                    real = address;
-                    Ok(Slot::Door(Door { listener, role, queued: false }))
-                })
-                .map(|token| {
-                    self.doors.push(token);
-                    real
-                })
-                .map_err(|error| (at, error))
+            let made = self.slots.insert_with(|token| {
+                let (listener, address) = cx.sys.listen(at, token)?;
+                real = address;
+                Ok(Slot::Door(Door { listener, kind, queued: false }))
+            });
+            made.map(|_| real).map_err(|error| (at, error))
         };
-        let ctl = open(ctl, Role::Ctl)?;
-        let proxy = open(proxy, Role::Proxy)?;
+        let ctl = open(ctl, ConnKind::Ctl)?;
+        let proxy = open(proxy, ConnKind::Proxy)?;
         self.proxy_port = proxy.port();
         Ok((ctl, proxy))
     }
@@ -260,7 +264,7 @@ impl<T, L> ServerMain<T, L> {
     /// Sessions, with or without a ctl_conn.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.controls.len()
+        self.sessions.len()
     }
 
     /// Connections that got no further than their handshake so far.
@@ -273,25 +277,6 @@ impl<T, L> ServerMain<T, L> {
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Conns that the clients at `source` were asked for, and that have not come yet.
-    fn expected(&self, source: Source) -> usize {
-        let keys = self.by_source.get(&source).into_iter().flatten();
-        keys.filter_map(|key| self.controls.get(key)).map(|seat| seat.control.expected()).sum()
-    }
-
-    /// A session's ctl_conn comes from here now; or it is over.
-    fn move_source(&mut self, key: ControlKey, from: Source, to: Option<Source>) {
-        if let Some(keys) = self.by_source.get_mut(&from) {
-            keys.remove(&key);
-            if keys.is_empty() {
-                self.by_source.remove(&from);
-            }
-        }
-        if let Some(to) = to {
-            self.by_source.entry(to).or_default().insert(key);
-        }
     }
 
     /// A connection's handshake is through, one way or the other.
@@ -322,10 +307,10 @@ where
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
             ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
-                let Some(seat) = self.controls.get_mut(&control) else { return };
-                let name = seat.control.tunnel_name(tunnel).into();
-                let reply = seat.control.on_bound(tunnel, bound);
-                let client = seat.control.client;
+                let Some(entry) = self.sessions.get_mut(control) else { return };
+                let name = entry.control.tunnel_name(tunnel).into();
+                let reply = entry.control.on_bound(tunnel, bound);
+                let client = entry.control.client;
                 if let Some(reply) = reply {
                     let outcome = match &reply {
                         ServerMsg::TunnelReady { public, .. } => Ok(*public),
@@ -361,17 +346,17 @@ where
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
         if self.paused_until.is_some_and(|at| at <= cx.now) {
             self.paused_until = None;
-            for door in self.doors.clone() {
+            let slots = self.slots.iter();
+            let doors: Vec<_> =
+                slots.filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect();
+            for door in doors {
                 self.enqueue(door);
             }
         }
-        while let Some(token) = self.handshakes.pop_due(cx.now) {
-            self.on_handshake_deadline(cx, token);
+        while let Some(token) = self.timers.pop_due(cx.now) {
+            self.on_timer(cx, token);
         }
-        while let Some(token) = self.heartbeats.pop_due(cx.now) {
-            self.on_heartbeat(cx, token);
-        }
-        while let Some(&(at, key)) = self.graces.first()
+        while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
             self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
@@ -386,8 +371,8 @@ where
 
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
-        let grace = self.graces.first().map(|&(at, _)| at);
-        let timers = [self.handshakes.next(), self.heartbeats.next(), grace, self.paused_until, stop];
+        let grace = self.sessions.next_grace().map(|(at, _)| at);
+        let timers = [self.timers.next(), grace, self.paused_until, stop];
         timers.into_iter().flatten().min()
     }
 
@@ -422,10 +407,10 @@ impl<T, L> ServerMain<T, L> {
         }
         let until = cx.now + self.settings.timings.drain_timeout;
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
-        let keys: Vec<_> = self.controls.keys().copied().collect();
+        let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
             let tunnels: Vec<_> =
-                self.controls.get(&key).map(|seat| seat.control.tunnels().collect()).unwrap_or_default();
+                self.sessions.get(key).map(|entry| entry.control.tunnels().collect()).unwrap_or_default();
             for tunnel in tunnels {
                 cx.sys.tell(ToListener::Close { control: key, tunnel });
             }
@@ -437,7 +422,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     fn finish_stop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
-        let keys: Vec<_> = self.controls.keys().copied().collect();
+        let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
             self.end_session(cx, key, CloseCode::Stopping, AbortCode::Stopping);
         }
@@ -453,9 +438,8 @@ impl<T, L> ServerMain<T, L> {
                 None => {}
             }
         }
-        self.handshakes = Timers::default();
+        self.timers = Timers::default();
         self.handshake_limit = HandshakeLimit::default();
-        self.heartbeats = Timers::default();
         if let Some(stopping) = &mut self.stopping {
             stopping.over = true;
         }

@@ -2,7 +2,7 @@
 //! the wire's numbering: append, never reorder.
 
 use super::frame::Message;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use crate::settings::TunnelLimits;
 use alloc::string::String;
@@ -230,4 +230,48 @@ pub enum ServerMsg {
     },
     /// The server stops: no new visitors come, transfers may finish.
     Drain,
+}
+
+impl ToServer {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> MessageName {
+        match self {
+            Self::Handshake(ClientHandshake::Hello(_)) => MessageName::Hello,
+            Self::Handshake(ClientHandshake::Proof(_)) => MessageName::Proof,
+            Self::Numbered { msg: ClientMsg::RegisterTunnel { .. }, .. } => MessageName::RegisterTunnel,
+            Self::Numbered { msg: ClientMsg::CloseTunnel { .. }, .. } => MessageName::CloseTunnel,
+            Self::Numbered { msg: ClientMsg::ConnFailed { .. }, .. } => MessageName::ConnFailed,
+            Self::Numbered { msg: ClientMsg::Fin { .. }, .. } => MessageName::Fin,
+            Self::Numbered { msg: ClientMsg::Done { .. }, .. } => MessageName::Done,
+            Self::Numbered { msg: ClientMsg::Abort { .. }, .. } => MessageName::Abort,
+            Self::Numbered { msg: ClientMsg::Drain, .. } => MessageName::Drain,
+            Self::Ping { .. } => MessageName::Ping,
+            Self::Pong { .. } => MessageName::Pong,
+            Self::Ack { .. } => MessageName::Ack,
+            Self::Close { .. } => MessageName::Close,
+        }
+    }
+}
+
+impl ToClient {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> MessageName {
+        match self {
+            Self::Handshake(ServerHandshake::Hello(_)) => MessageName::Hello,
+            Self::Handshake(ServerHandshake::Welcome(_)) => MessageName::Welcome,
+            Self::Handshake(ServerHandshake::Refused(_)) => MessageName::Refused,
+            Self::Numbered { msg: ServerMsg::TunnelReady { .. }, .. } => MessageName::TunnelReady,
+            Self::Numbered { msg: ServerMsg::TunnelRefused { .. }, .. } => MessageName::TunnelRefused,
+            Self::Numbered { msg: ServerMsg::NeedConn { .. }, .. } => MessageName::NeedConn,
+            Self::Numbered { msg: ServerMsg::Fin { .. }, .. } => MessageName::Fin,
+            Self::Numbered { msg: ServerMsg::Abort { .. }, .. } => MessageName::Abort,
+            Self::Numbered { msg: ServerMsg::Drain, .. } => MessageName::Drain,
+            Self::Ping { .. } => MessageName::Ping,
+            Self::Pong { .. } => MessageName::Pong,
+            Self::Ack { .. } => MessageName::Ack,
+            Self::Close { .. } => MessageName::Close,
+        }
+    }
 }

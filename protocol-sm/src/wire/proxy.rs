@@ -3,7 +3,7 @@
 
 use super::ctl::Proof;
 use super::frame::Message;
-use crate::codes::{HandshakeRefusal, RefuseCode};
+use crate::codes::{HandshakeRefusal, MessageName, RefuseCode};
 use crate::ids::{ConnId, Epoch, SessionId, TunnelId};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,32 @@ pub enum ProxyToClient {
         /// Where it comes from.
         visitor: SocketAddr,
     },
+}
+
+impl ProxyToServer {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> MessageName {
+        match self {
+            Self::Hello(_) => MessageName::Hello,
+            Self::Pong => MessageName::Pong,
+            Self::Started { .. } => MessageName::Started,
+            Self::Refused { .. } => MessageName::Refused,
+        }
+    }
+}
+
+impl ProxyToClient {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> MessageName {
+        match self {
+            Self::Accepted { .. } => MessageName::Accepted,
+            Self::Refused(_) => MessageName::Refused,
+            Self::Ping => MessageName::Ping,
+            Self::Start { .. } => MessageName::Start,
+        }
+    }
 }
 
 impl Message for ProxyToServer {

@@ -188,7 +188,9 @@ impl Programs {
         story: &mut Story,
         call: impl FnOnce(&mut ServerMain<Stream, Door>, &mut Cx<'_, Kernel<'_>>),
     ) {
-        for told in drive(&mut state.net, &mut state.main, Who::ServerMain, now, story, call) {
+        let told = drive(&mut state.net, &mut state.main, Who::ServerMain, now, story, call);
+        state.main.assert_consistent();
+        for told in told {
             match told {
                 Told::ToServerLoop(msg) => state.to_loop.push_back(msg),
                 Told::ToListener(msg) => state.to_listener.push_back(msg),
@@ -217,7 +219,9 @@ impl Programs {
     }
 
     fn listener(state: &mut State, story: &mut Story, call: impl FnOnce(&mut Listener<Door>, &mut Cx<'_, Kernel<'_>>)) {
-        for told in drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call) {
+        let told = drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call);
+        state.listener.assert_consistent();
+        for told in told {
             match told {
                 Told::ToServerLoop(msg) => state.to_loop.push_back(msg),
                 Told::FromListener(msg) => state.to_main.push_back(ToServerMain::Listener(msg)),
@@ -235,7 +239,9 @@ impl Programs {
     ) {
         let State { net, clients, .. } = state;
         let client = &mut clients[usize::from(which)];
-        for told in drive(net, &mut client.main, Who::ClientMain(which), now, story, call) {
+        let told = drive(net, &mut client.main, Who::ClientMain(which), now, story, call);
+        client.main.assert_consistent();
+        for told in told {
             match told {
                 Told::ToClientLoop(msg) => client.to_loop.push_back(msg),
                 Told::Resolve(tag) => {

@@ -34,6 +34,8 @@ const RESTART: Duration = Duration::from_millis(500);
 /// A driver with its mailbox and buffer.
 struct SimThread<D, M> {
     driver: D,
+    /// The driver's `assert_consistent`.
+    check: fn(&D),
     mailbox: Mailbox<M>,
     thread: Thread,
     rng: Rng,
@@ -43,13 +45,19 @@ struct SimThread<D, M> {
 }
 
 impl<D: Driver<Thread, Message = M>, M> SimThread<D, M> {
-    fn new(process: &Rc<RefCell<Process>>, index: usize, driver: D, mailbox: Mailbox<M>) -> Rc<RefCell<Self>> {
+    fn new(
+        process: &Rc<RefCell<Process>>,
+        index: usize,
+        driver: D,
+        check: fn(&D),
+        mailbox: Mailbox<M>,
+    ) -> Rc<RefCell<Self>> {
         let thread = Thread { process: Rc::clone(process), index };
         let (rng, scratch) = {
             let mut process = process.borrow_mut();
             (process.rng.fork(), vec![0; process.stage.plan.scratch])
         };
-        Rc::new(RefCell::new(Self { driver, mailbox, thread, rng, scratch, runs_at: None }))
+        Rc::new(RefCell::new(Self { driver, check, mailbox, thread, rng, scratch, runs_at: None }))
     }
 
     fn call<R>(&mut self, now: Instant, call: impl FnOnce(&mut D, &mut Cx<'_, Thread>) -> R) -> R {
@@ -107,6 +115,7 @@ impl<D: Driver<Thread, Message = M>, M> Runs for SimThread<D, M> {
             }
             driver.run_busy(cx);
         });
+        (self.check)(&self.driver);
         true
     }
 
@@ -213,17 +222,19 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let process = Process::new(stage, SERVER, plan.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
-        SimThread::new(&process, index, ServerMain::<Stream, Door>::new(settings, plan.loop_count, ip), mailbox)
+        let driver = ServerMain::<Stream, Door>::new(settings, plan.loop_count, ip);
+        SimThread::new(&process, index, driver, ServerMain::assert_consistent, mailbox)
     };
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
     let main = seat(0, Rc::clone(&mailbox));
     let inbox = Rc::clone(&process.borrow().mail.listener);
-    let listener = SimThread::new(&process, 1, Listener::<Door>::new(plan.loop_count), inbox);
+    let listener =
+        SimThread::new(&process, 1, Listener::<Door>::new(plan.loop_count), Listener::assert_consistent, inbox);
     let mut loops = Vec::new();
     for loop_index in 0..plan.loop_count {
         let inbox = Rc::clone(&process.borrow().mail.server_loops[loop_index]);
         let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
-        loops.push(SimThread::new(&process, 2 + loop_index, driver, inbox));
+        loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
     let ports = (SocketAddr::new(ip, CTL), SocketAddr::new(ip, PROXY));
     let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1));
@@ -304,12 +315,12 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
     let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.loop_count);
-    let main = SimThread::new(&process, 0, driver, Rc::clone(&mailbox));
+    let main = SimThread::new(&process, 0, driver, ClientMain::assert_consistent, Rc::clone(&mailbox));
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {
         let inbox = Rc::clone(&process.borrow().mail.client_loops[loop_index]);
         let driver = ClientLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
-        loops.push(SimThread::new(&process, 1 + loop_index, driver, inbox));
+        loops.push(SimThread::new(&process, 1 + loop_index, driver, ClientLoop::assert_consistent, inbox));
     }
     main.borrow_mut().call(stage.now(), |main, cx| main.start(cx));
     program.threads = vec![main.clone()];

@@ -235,8 +235,7 @@ impl World {
 
     /// Idle conns per client that the server keeps.
     fn target(&self) -> usize {
-        let loop_count = u32::try_from(self.plan.loop_count).expect("few loop_count");
-        (self.plan.idle_conns.div_ceil(loop_count) * loop_count) as usize
+        self.plan.idle_conns as usize
     }
 
     fn check_baseline(&mut self) {

@@ -1,7 +1,7 @@
 //! What the real server does with clients made by hand.
 
 use super::peer::{Asked, Identity, RawClient, RawConn, Wire};
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::TunnelLimits;
 use protocol_sm::sources::SourceLists;
@@ -767,6 +767,25 @@ fn a_client_leaves_in_two_steps() {
     let identity = stage.client.identity.clone().resuming(stage.client.welcome.session, 0);
     let later = RawClient::with(stage.server.ctl(), &identity).expect("a new session");
     assert!(!later.welcome.resumed, "the old one has ended");
+}
+
+/// P-STOP-2: a client that has said `Drain` gets no more tunnels in that session, and a new session begins anew.
+#[test]
+fn a_tunnel_registered_after_drain_is_refused() {
+    let mut stage = Stage::set();
+    stage.client.send(ClientMsg::Drain);
+    until("its port is closed", || TcpStream::connect(stage.public).is_err());
+    for tunnel in [TunnelId(1), TunnelId(2)] {
+        let limits = TunnelLimits::default();
+        stage.client.send(ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: String::new(), limits });
+        let code = stage.client.find("a refusal", |msg| match msg {
+            ServerMsg::TunnelRefused { tunnel: of, code } if *of == tunnel => Some(*code),
+            _ => None,
+        });
+        assert_eq!(code, TunnelRefusal::TooManyTunnels);
+    }
+    stage.client.expect_alive();
+    RawClient::start(stage.server.ctl()).tunnel(1);
 }
 
 /// P-STOP-3: a server that stops says so, refuses newcomers, and closes when transfers are over.

@@ -7,7 +7,7 @@ use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
-use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::codes::{AbortCode, RefuseCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
 use crate::notes::Note;
@@ -175,6 +175,14 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
-        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => Err(Violation::Unexpected.into()),
+        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => {
+            let state = match (frame, &conn.state) {
+                (_, State::Opening { .. }) => StateName::ConnOpening,
+                (ProxyToClient::Ping, State::Idle(_)) => StateName::PongNotRead,
+                (_, State::Idle(_)) => StateName::ConnIdle,
+                (_, State::Active(_)) => StateName::Transferring,
+            };
+            Err(Violation::Unexpected { message: frame.name(), state }.into())
+        }
     }
 }

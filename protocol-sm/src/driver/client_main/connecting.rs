@@ -8,7 +8,7 @@ use super::super::sys::{Lookup, Resolve, Role, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
-use crate::codes::{CloseCode, HandshakeRefusal, Violation};
+use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::{ClientId, TunnelId};
 use crate::liveness::{Liveness, Pulse};
@@ -166,10 +166,11 @@ impl<T> ClientMain<T> {
             return Err(Disconnect::WrongServer);
         }
         let secret = prover.session_key(welcome.session);
+        let not_asked = Violation::Unexpected { message: MessageName::Welcome, state: StateName::ResumeNotAsked };
         let resumed = match &mut self.control {
             Some(control) if welcome.resumed => {
                 if control.id != welcome.session {
-                    return Err(Disconnect::Violation(Violation::Unexpected));
+                    return Err(Disconnect::Violation(not_asked));
                 }
                 if let Err(violation) = control.session.on_ack(welcome.received) {
                     self.end_session(cx);
@@ -177,7 +178,7 @@ impl<T> ClientMain<T> {
                 }
                 true
             }
-            Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(Violation::Unexpected)),
+            Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(not_asked)),
             Some(_) | None => false,
         };
         let timings = &self.settings.timings;

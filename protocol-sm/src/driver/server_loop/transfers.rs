@@ -6,7 +6,7 @@ use super::super::slab::{Slab, Token};
 use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
-use crate::codes::{AbortCode, Violation};
+use crate::codes::{AbortCode, MessageName, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
 use crate::sys_error::SysError;
@@ -309,9 +309,12 @@ fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServ
             sys.note(Note::Refused { conn: conn.id, epoch, code, tunnel: active.tunnel });
             active.conn.on_refused(epoch)
         }
-        (ProxyToServer::Hello(_) | ProxyToServer::Pong, _)
-        | (ProxyToServer::Started { .. } | ProxyToServer::Refused { .. }, State::Idle { .. }) => {
-            Err(Violation::Unexpected)
+        (ProxyToServer::Pong, _) => {
+            Err(Violation::Unexpected { message: MessageName::Pong, state: StateName::NotPinged })
+        }
+        (_, State::Idle { .. }) => Err(Violation::Unexpected { message: frame.name(), state: StateName::ConnIdle }),
+        (ProxyToServer::Hello(_), State::Active(_)) => {
+            Err(Violation::Unexpected { message: MessageName::Hello, state: StateName::AnswerDue })
         }
     }
 }

@@ -27,12 +27,14 @@ impl<T, P> ServerLoop<T, P> {
                     Some(Dropped::TooMany)
                 } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, loop_index, shard.loop_count) {
                     Some(Dropped::TunnelFull)
+                } else if shard.pool.is_full() {
+                    Some(Dropped::QueueFull)
                 } else {
                     None
                 }
             }
         };
-        if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull)) && arrival.left > 0 {
+        if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull | Dropped::QueueFull)) && arrival.left > 0 {
             let arrival = Arrival { left: arrival.left - 1, ..arrival };
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;

@@ -11,6 +11,7 @@ use super::handshake_limit::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
+use crate::ids::ConnId;
 use crate::notes::{HandshakeEnd, Note};
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -28,11 +29,15 @@ impl<T, L> ServerMain<T, L> {
             return;
         }
         let Some(Slot::Door(door)) = self.slots.get_mut(token) else { return };
-        let role = door.role;
+        let kind = door.kind;
+        let role = match kind {
+            ConnKind::Ctl => Role::Ctl,
+            ConnKind::Proxy => Role::Proxy,
+        };
         let mut came = Vec::new();
         let end = accept_batch(cx.sys, &door.listener, role, |_, stream, from| came.push((stream, from)));
         for (stream, from) in came {
-            self.on_connection(cx, role, stream, from);
+            self.on_connection(cx, kind, stream, from);
         }
         match end {
             Ok(true) => self.enqueue(token),
@@ -44,13 +49,13 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_connection<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
-        role: Role,
+        kind: ConnKind,
         stream: T,
         from: SocketAddr,
     ) {
         let source = Source::of(from.ip());
         while let Some((oldest, crowded)) =
-            self.handshake_limit.must_leave(&self.settings, source, |source| self.expected(source))
+            self.handshake_limit.must_leave(&self.settings, source, |source| self.sessions.expected(source))
         {
             let why = match crowded {
                 Crowded::Source => HandshakeEnd::SourceCrowded,
@@ -63,15 +68,15 @@ impl<T, L> ServerMain<T, L> {
                 return Err(stream);
             }
             let port = Endpoint::new(stream);
-            Ok(match role {
-                Role::Ctl => Slot::Ctl(Box::new(CtlConn {
+            Ok(match kind {
+                ConnKind::Ctl => Slot::Ctl(Box::new(CtlConn {
                     link: CtlLink::new(port),
                     from,
                     stage: Stage::Preface(PrefaceReader::default()),
                     queued: false,
                     deadline: None,
                 })),
-                Role::Proxy | Role::Local | Role::Public => Slot::Proxy(ProxyHand {
+                ConnKind::Proxy => Slot::Proxy(ProxyHand {
                     port,
                     from,
                     framer: Framer::default(),
@@ -87,8 +92,8 @@ impl<T, L> ServerMain<T, L> {
                 self.handshake_limit.add(source, deadline, token);
                 let at = Some(deadline);
                 match self.slots.get_mut(token) {
-                    Some(Slot::Ctl(conn)) => self.handshakes.set(token, &mut conn.deadline, at),
-                    Some(Slot::Proxy(hand)) => self.handshakes.set(token, &mut hand.deadline, at),
+                    Some(Slot::Ctl(conn)) => self.timers.set(token, &mut conn.deadline, at),
+                    Some(Slot::Proxy(hand)) => self.timers.set(token, &mut hand.deadline, at),
                     Some(Slot::Door(_)) | None => {}
                 }
             }
@@ -103,17 +108,17 @@ impl<T, L> ServerMain<T, L> {
     {
         let from = match self.slots.remove(token) {
             Some(Slot::Ctl(mut conn)) => {
-                self.handshakes.set(token, &mut conn.deadline, None);
+                self.timers.set(token, &mut conn.deadline, None);
                 if let Stage::Parked { rival, .. } = conn.stage
-                    && let Some(seat) = self.controls.get_mut(&rival)
+                    && let Some(entry) = self.sessions.get_mut(rival)
                 {
-                    seat.rival = None;
+                    entry.rival = None;
                 }
                 cx.sys.close(conn.link.port.stream);
                 conn.from
             }
             Some(Slot::Proxy(mut hand)) => {
-                self.handshakes.set(token, &mut hand.deadline, None);
+                self.timers.set(token, &mut hand.deadline, None);
                 cx.sys.close(hand.port.stream);
                 hand.from
             }
@@ -124,107 +129,131 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.note(Note::HandshakeDropped { from, why });
     }
 
-    pub(super) fn on_handshake_deadline<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let rival = match self.slots.get_mut(token) {
+    /// A connection's deadline has passed, and is no timer any more.
+    pub(super) fn on_timer<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        match self.slots.get_mut(token) {
             Some(Slot::Ctl(conn)) => {
                 conn.deadline = None;
-                match &conn.stage {
-                    Stage::Parked { rival, .. } => Some(*rival),
-                    Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Up(..) => None,
+                match conn.stage {
+                    Stage::Up(..) => self.on_heartbeat(cx, token),
+                    // The session with its identity did not answer the probe.
+                    Stage::Parked { rival, .. } => {
+                        self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver);
+                    }
+                    Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) => {
+                        self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
+                    }
                 }
             }
             Some(Slot::Proxy(hand)) => {
                 hand.deadline = None;
-                None
+                self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
             }
-            Some(Slot::Door(_)) | None => None,
-        };
-        match rival {
-            // The session with its identity did not answer the probe.
-            Some(rival) => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
-            None => self.drop_handshake(cx, token, HandshakeEnd::TooSlow),
+            Some(Slot::Door(_)) | None => {}
         }
     }
 
     pub(super) fn drive_proxy<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
-            Ok(None) => return,
-            Ok(Some(_)) if self.settings.tls_required && !cx.sys.is_encrypted(&hand.port.stream) => {
-                Err(Some(HandshakeRefusal::TlsRequired))
+            HelloRead::Incomplete => return,
+            HelloRead::Hello(_) if self.settings.tls_required && !cx.sys.is_encrypted(&hand.port.stream) => {
+                Err(ProxyStop::Refused(HandshakeRefusal::TlsRequired))
             }
-            Ok(Some(hello)) => Ok(hello),
-            Err(refusal) => Err(refusal),
+            HelloRead::Hello(hello) => Ok(hello),
+            HelloRead::Stop(stop) => Err(stop),
         };
         let Some(Slot::Proxy(mut hand)) = self.slots.remove(token) else { return };
-        self.handshakes.set(token, &mut hand.deadline, None);
+        self.timers.set(token, &mut hand.deadline, None);
         self.leave_handshake_limit(hand.from, token);
-        let admitted = match hello {
-            Ok(hello) => self.admit(&hello).map_err(Some),
-            Err(refusal) => Err(refusal),
-        };
+        let admitted = hello.and_then(|hello| self.admit(&hello).map_err(ProxyStop::Refused));
         let mut answer = Vec::new();
-        match (&admitted, hand.preface) {
-            (_, None) => {}
-            (Ok((_, Admission { proof, .. })), Some(preface)) => {
-                answer.extend_from_slice(&Reply::to(preface).encode());
-                ProxyToClient::Accepted { proof: *proof }.encode_to(&mut answer);
-            }
-            (Err(None | Some(HandshakeRefusal::Version)), Some(preface)) => {
-                answer.extend_from_slice(&Reply::to(preface).encode());
-            }
-            (Err(Some(refusal)), Some(preface)) => {
-                answer.extend_from_slice(&Reply::to(preface).encode());
-                ProxyToClient::Refused(*refusal).encode_to(&mut answer);
+        if let Some(preface) = hand.preface {
+            match &admitted {
+                Ok(Admitted { admission: Admission { proof, .. }, .. }) => {
+                    answer.extend_from_slice(&Reply::to(preface).encode());
+                    ProxyToClient::Accepted { proof: *proof }.encode_to(&mut answer);
+                }
+                Err(ProxyStop::Lost | ProxyStop::Version) => answer.extend_from_slice(&Reply::to(preface).encode()),
+                Err(ProxyStop::Refused(refusal)) => {
+                    answer.extend_from_slice(&Reply::to(preface).encode());
+                    ProxyToClient::Refused(*refusal).encode_to(&mut answer);
+                }
+                Err(ProxyStop::NotOurs) => {}
             }
         }
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
         let sent = answer.is_empty() || cx.sys.send(&hand.port.stream, &answer) == Ok(answer.len());
-        match admitted {
-            Ok((control, Admission { loop_index, .. })) if sent => {
+        let refusal = match admitted {
+            Ok(Admitted { control, conn, admission }) if sent => {
                 cx.sys.unwatch(&hand.port.stream);
-                let conn = hello_conn(hello);
                 let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
-                cx.sys.tell(ToLoop { loop_index, message });
+                return cx.sys.tell(ToLoop { loop_index: admission.loop_index, message });
             }
-            Ok((control, admission)) => {
-                cx.sys.close(hand.port.stream);
-                if let Some(seat) = self.controls.get_mut(&control) {
-                    seat.control.on_conn_lost(hello_conn(hello), &admission);
+            Ok(Admitted { control, conn, admission }) => {
+                if let Some(entry) = self.sessions.get_mut(control) {
+                    entry.control.on_conn_lost(conn, &admission);
                 }
+                None
             }
-            Err(refusal) => {
-                cx.sys.close(hand.port.stream);
-                if let Some(refusal) = refusal {
-                    self.turned_away.refused += 1;
-                    cx.sys.note(Note::HandshakeRefused { from: hand.from, refusal });
-                }
-            }
+            Err(ProxyStop::Lost | ProxyStop::NotOurs) => None,
+            Err(ProxyStop::Version) => Some(HandshakeRefusal::Version),
+            Err(ProxyStop::Refused(refusal)) => Some(refusal),
+        };
+        cx.sys.close(hand.port.stream);
+        if let Some(refusal) = refusal {
+            self.turned_away.refused += 1;
+            cx.sys.note(Note::HandshakeRefused { from: hand.from, refusal });
         }
     }
 
-    pub(super) fn admit(&mut self, hello: &ConnHello) -> Result<(ControlKey, Admission), HandshakeRefusal> {
-        let key = self.by_session.get(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
-        let seat = self.controls.get_mut(key).ok_or(HandshakeRefusal::UnknownSession)?;
-        Ok((*key, seat.control.admit(hello)?))
+    fn admit(&mut self, hello: &ConnHello) -> Result<Admitted, HandshakeRefusal> {
+        let control = self.sessions.find_id(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
+        let entry = self.sessions.get_mut(control).ok_or(HandshakeRefusal::UnknownSession)?;
+        Ok(Admitted { control, conn: hello.conn, admission: entry.control.admit(hello)? })
     }
 }
 
-fn hello_conn(hello: Result<ConnHello, Option<HandshakeRefusal>>) -> crate::ids::ConnId {
-    hello.expect("only a hello is admitted").conn
+/// A proxy_conn that a session takes.
+struct Admitted {
+    control: ControlKey,
+    conn: ConnId,
+    admission: Admission,
 }
 
-/// Reads up to a proxy_conn's hello. `Err(None)`: not ours, or lost: no word.
-fn read_hello<T, S>(cx: &mut Cx<'_, S>, hand: &mut ProxyHand<T>) -> Result<Option<ConnHello>, Option<HandshakeRefusal>>
+/// How far a connection on the proxy port has come.
+enum HelloRead {
+    /// Its hello is not whole yet.
+    Incomplete,
+    /// It says whose it is.
+    Hello(ConnHello),
+    /// It goes no further.
+    Stop(ProxyStop),
+}
+
+/// Why a connection on the proxy port goes no further.
+enum ProxyStop {
+    /// It is lost. The reply to its preface goes out, where that came.
+    Lost,
+    /// It does not speak our protocol: no word.
+    NotOurs,
+    /// It has no version in common with us: the reply to its preface says so.
+    Version,
+    /// It is refused, with a message.
+    Refused(HandshakeRefusal),
+}
+
+/// Reads up to a proxy_conn's hello.
+fn read_hello<T, S>(cx: &mut Cx<'_, S>, hand: &mut ProxyHand<T>) -> HelloRead
 where
     S: Streams<Stream = T>,
 {
     while hand.port.readable {
         let length = match hand.port.recv(cx.sys, &mut cx.scratch[..512]) {
-            Ok(0) => return Err(None),
+            Ok(0) => return HelloRead::Stop(ProxyStop::Lost),
             Ok(n) => n,
-            Err(SysError::WouldBlock) => return Ok(None),
-            Err(_) => return Err(None),
+            Err(SysError::WouldBlock) => return HelloRead::Incomplete,
+            Err(_) => return HelloRead::Stop(ProxyStop::Lost),
         };
         let mut bytes = &cx.scratch[..length];
         if hand.preface.is_none() {
@@ -234,27 +263,26 @@ where
                 Err(WireError::Tls) => {
                     // Whoever does not take these few bytes is not told.
                     let _ = cx.sys.send(&hand.port.stream, &Reply::to_tls(ConnKind::Proxy).encode());
-                    return Err(None);
+                    return HelloRead::Stop(ProxyStop::NotOurs);
                 }
-                Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => return Err(None),
+                Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => {
+                    return HelloRead::Stop(ProxyStop::NotOurs);
+                }
             };
             if preface.port != ConnKind::Proxy {
-                return Err(None);
+                return HelloRead::Stop(ProxyStop::NotOurs);
             }
             hand.preface = Some(preface);
             if Reply::to(preface).refusal().is_some() {
-                return Err(Some(HandshakeRefusal::Version));
+                return HelloRead::Stop(ProxyStop::Version);
             }
         }
         match hand.framer.next(&mut bytes) {
             Ok(None) => {}
             // Nothing may follow the hello before it is accepted.
-            Ok(Some(ProxyToServer::Hello(hello))) if bytes.is_empty() => return Ok(Some(hello)),
-            Ok(Some(_)) | Err(_) => {
-                hand.preface = None;
-                return Err(None);
-            }
+            Ok(Some(ProxyToServer::Hello(hello))) if bytes.is_empty() => return HelloRead::Hello(hello),
+            Ok(Some(_)) | Err(_) => return HelloRead::Stop(ProxyStop::NotOurs),
         }
     }
-    Ok(None)
+    HelloRead::Incomplete
 }

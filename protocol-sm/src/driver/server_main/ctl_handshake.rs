@@ -4,7 +4,8 @@ use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
-use super::{MainSys, PROBE, READS, ServerMain, SessionEntry, Slot, Stage, Stop};
+use super::session_table::Attachment;
+use super::{MainSys, PROBE, READS, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
@@ -140,12 +141,12 @@ impl<T, L> ServerMain<T, L> {
                 let key = *key;
                 liveness.on_heard(cx.now);
                 let next = Some(liveness.next_deadline());
-                self.heartbeats.set(token, &mut conn.deadline, next);
+                self.timers.set(token, &mut conn.deadline, next);
                 self.refuse_rival(cx, key);
                 self.on_session_frame(cx, key, message)
             }
-            (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }, _) => {
-                Err(Violation::Unexpected.into())
+            (stage @ (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }), message) => {
+                Err(Violation::Unexpected { message: message.name(), state: stage.name() }.into())
             }
         }
     }
@@ -154,7 +155,7 @@ impl<T, L> ServerMain<T, L> {
     /// names a session which is there may: only it and the server know that, so no guesser passes for it.
     fn must_wait(&self, now: Instant, token: Token, challenge: &Challenge) -> bool {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return false };
-        let known = challenge.hello.resume.is_some_and(|resume| self.by_session.contains_key(&resume.session));
+        let known = challenge.hello.resume.is_some_and(|resume| self.sessions.find_id(&resume.session).is_some());
         !known && !self.failures.may(now, Source::of(conn.from.ip()))
     }
 
@@ -168,11 +169,11 @@ impl<T, L> ServerMain<T, L> {
     ) -> Result<(), Stop> {
         let hello = &challenge.hello;
         if let Some(resume) = hello.resume
-            && let Some(&key) = self.by_session.get(&resume.session)
-            && let Some(seat) = self.controls.get_mut(&key)
-            && (seat.control.client, seat.control.credential) == (hello.client, access.credential)
+            && let Some(key) = self.sessions.find_id(&resume.session)
+            && let Some(entry) = self.sessions.get_mut(key)
+            && (entry.control.client, entry.control.credential) == (hello.client, access.credential)
         {
-            if seat.control.session.on_ack(resume.received).is_ok() {
+            if entry.control.session.on_ack(resume.received).is_ok() {
                 self.resume(cx, token, key, &access);
                 return Ok(());
             }
@@ -182,28 +183,30 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
         }
-        if let Some(&rival) = self.by_client.get(&hello.client)
-            && let Some(seat) = self.controls.get_mut(&rival)
+        if let Some(rival) = self.sessions.find_client(&hello.client)
+            && let Some(entry) = self.sessions.get_mut(rival)
         {
-            match seat.at {
-                _ if seat.control.credential != access.credential => return Err(HandshakeRefusal::IdentityInUse.into()),
-                Ok(_) if seat.rival.is_some() => return Err(HandshakeRefusal::IdentityInUse.into()),
-                Ok(link) => {
+            match entry.attachment() {
+                _ if entry.control.credential != access.credential => {
+                    return Err(HandshakeRefusal::IdentityInUse.into());
+                }
+                Attachment::Attached(_) if entry.rival.is_some() => return Err(HandshakeRefusal::IdentityInUse.into()),
+                Attachment::Attached(ctl_conn) => {
                     // Shorter than the newcomer's patience, or it would give up first, again and again.
                     let probe = PROBE.min(self.settings.timings.handshake_timeout / 2);
-                    seat.rival = Some(token);
-                    let received = seat.control.session.mark_acked();
-                    if let Some(Slot::Ctl(conn)) = self.slots.get_mut(link) {
+                    entry.rival = Some(token);
+                    let received = entry.control.session.mark_acked();
+                    if let Some(Slot::Ctl(conn)) = self.slots.get_mut(ctl_conn) {
                         conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Ping { received });
-                        self.enqueue(link);
+                        self.enqueue(ctl_conn);
                     }
                     if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
                         conn.stage = Stage::Parked { challenge, access, rival };
-                        self.handshakes.set(token, &mut conn.deadline, Some(cx.now + probe));
+                        self.timers.set(token, &mut conn.deadline, Some(cx.now + probe));
                     }
                     return Ok(());
                 }
-                Err(_) => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
+                Attachment::Detached { .. } => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
             }
         }
         self.begin(cx, token, &challenge, &access)
@@ -220,7 +223,7 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
         }
-        if self.controls.len() >= self.settings.max_sessions as usize {
+        if self.sessions.len() >= self.settings.max_sessions as usize {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
@@ -228,22 +231,18 @@ impl<T, L> ServerMain<T, L> {
         let mut id = [0; 16];
         cx.sys.random(&mut id);
         let id = SessionId(id);
-        let key = ControlKey(self.next_key);
-        self.next_key += 1;
+        let key = self.sessions.new_key();
         let secret = access.session_key(&self.settings, id);
         let scope = access.scope(&self.settings).clone();
         let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
-        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting.div_ceil(loop_count));
+        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
         let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
-        self.controls.insert(key, SessionEntry { control, at: Ok(token), rival: None, source });
-        self.move_source(key, source, Some(source));
-        self.by_session.insert(id, key);
-        self.by_client.insert(client, key);
+        self.sessions.insert(control, token, source);
         for (loop_index, nth) in (0..self.loop_count).zip(0..) {
             let limits = Limits {
-                keep: self.settings.idle_conns.div_ceil(loop_count),
-                max_waiting,
+                keep: share(self.settings.idle_conns, nth, loop_count),
+                max_waiting: share(max_waiting, nth, loop_count),
                 max_connections: share(max_connections, nth, loop_count),
                 loop_count,
             };
@@ -263,20 +262,16 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
         let source = Source::of(conn.from.ip());
-        let Some(seat) = self.controls.get_mut(&key) else { return };
-        let before = core::mem::replace(&mut seat.source, source);
-        match core::mem::replace(&mut seat.at, Ok(token)) {
-            Ok(old) => {
+        match self.sessions.attach(key, token, source) {
+            Some(Attachment::Attached(old)) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
-                    self.heartbeats.set(old, &mut conn.deadline, None);
+                    self.timers.set(old, &mut conn.deadline, None);
                     cx.sys.close(conn.link.port.stream);
                 }
             }
-            Err(grace) => {
-                self.graces.remove(&(grace, key));
-            }
+            Some(Attachment::Detached { .. }) => {}
+            None => return,
         }
-        self.move_source(key, before, Some(source));
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
     }
@@ -291,15 +286,14 @@ impl<T, L> ServerMain<T, L> {
     ) where
         S: Listen<Stream = T, Listener = L> + Log,
     {
-        let Some(seat) = self.controls.get_mut(&key) else { return };
+        let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
-        self.handshakes.set(token, &mut conn.deadline, None);
         let timings = &self.settings.timings;
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
         let next = Some(liveness.next_deadline());
-        self.heartbeats.set(token, &mut conn.deadline, next);
+        self.timers.set(token, &mut conn.deadline, next);
         conn.stage = Stage::Up(key, liveness);
-        let control = &mut seat.control;
+        let control = &mut entry.control;
         let received = control.session.mark_acked();
         let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
         conn.link.push(&access.welcome(&self.settings, welcome));
@@ -312,7 +306,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// A session has shown that it lives: a newcomer with its identity is refused.
     pub(super) fn refuse_rival<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        let rival = self.controls.get_mut(&key).and_then(|seat| seat.rival.take());
+        let rival = self.sessions.get_mut(key).and_then(|entry| entry.rival.take());
         if let Some(rival) = rival {
             self.stop_ctl(cx, rival, Stop::Refused(HandshakeRefusal::IdentityInUse));
         }
@@ -328,11 +322,11 @@ impl<T, L> ServerMain<T, L> {
         if pulse == Pulse::Dead {
             return self.stop_ctl(cx, token, Stop::Lost);
         }
-        self.heartbeats.set(token, &mut conn.deadline, next);
+        self.timers.set(token, &mut conn.deadline, next);
         if pulse == Pulse::Ping
-            && let Some(seat) = self.controls.get_mut(&key)
+            && let Some(entry) = self.sessions.get_mut(key)
         {
-            let received = seat.control.session.mark_acked();
+            let received = entry.control.session.mark_acked();
             self.push(key, &Ctl::Ping { received });
         }
     }
@@ -358,12 +352,12 @@ impl<T, L> ServerMain<T, L> {
                     conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));
                 }
                 let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) else { return };
-                self.handshakes.set(token, &mut conn.deadline, None);
+                self.timers.set(token, &mut conn.deadline, None);
                 self.leave_handshake_limit(conn.from, token);
                 if let Stage::Parked { rival, .. } = conn.stage
-                    && let Some(seat) = self.controls.get_mut(&rival)
+                    && let Some(entry) = self.sessions.get_mut(rival)
                 {
-                    seat.rival = None;
+                    entry.rival = None;
                 }
                 conn.link.close(cx.sys);
             }
@@ -373,15 +367,14 @@ impl<T, L> ServerMain<T, L> {
     /// A session has lost its ctl_conn: it waits for a resume, unless a newcomer is there to replace it.
     pub(super) fn detach<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, key: ControlKey) {
         if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
-            self.heartbeats.set(token, &mut conn.deadline, None);
+            self.timers.set(token, &mut conn.deadline, None);
             cx.sys.close(conn.link.port.stream);
         }
-        let Some(seat) = self.controls.get_mut(&key) else { return };
-        cx.sys.note(Note::SessionDetached { client: seat.control.client });
-        let until = cx.now + self.settings.timings.session_grace;
-        seat.at = Err(until);
-        self.graces.insert((until, key));
-        if seat.rival.is_some() {
+        let Some(entry) = self.sessions.get(key) else { return };
+        cx.sys.note(Note::SessionDetached { client: entry.control.client });
+        let has_rival = entry.rival.is_some();
+        self.sessions.detach(key, cx.now + self.settings.timings.session_grace);
+        if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
         }
     }

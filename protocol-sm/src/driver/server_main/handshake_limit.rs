@@ -45,6 +45,11 @@ impl HandshakeLimit {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Which connection must go before one from `source` may come, if any. `expected` tells how many the clients at a
     /// source were asked for.
     pub(super) fn must_leave(

@@ -3,8 +3,9 @@
 use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
+use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
-use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::Reaction;
 use crate::ids::TunnelId;
 use crate::notes::Note;
@@ -18,8 +19,8 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         message: ToServer,
     ) -> Result<(), Stop> {
-        let Some(seat) = self.controls.get_mut(&key) else { return Ok(()) };
-        let session = &mut seat.control.session;
+        let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
+        let session = &mut entry.control.session;
         match message {
             Ctl::Numbered { seq, msg } => {
                 let Delivery::Deliver { ack } = session.on_numbered(seq)? else { return Ok(()) };
@@ -37,7 +38,9 @@ impl<T, L> ServerMain<T, L> {
             }
             Ctl::Pong { received } | Ctl::Ack { received } => Ok(session.on_ack(received)?),
             Ctl::Close { code } => Err(Stop::Session(code)),
-            Ctl::Handshake(_) => Err(Violation::Unexpected.into()),
+            message @ Ctl::Handshake(_) => {
+                Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp }.into())
+            }
         }
     }
 
@@ -47,9 +50,9 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         msg: ClientMsg,
     ) -> Result<(), Stop> {
-        let Some(seat) = self.controls.get_mut(&key) else { return Ok(()) };
+        let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let random = random_u32(cx.sys);
-        match seat.control.on_msg(msg, random)? {
+        match entry.control.on_msg(msg, random)? {
             Reaction::Nothing => {}
             Reaction::Reply(reply) => self.send(cx, key, reply),
             // No more visitors: the answer is the end of the session, soon.
@@ -89,14 +92,14 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
             FromServerLoop::Ask { control, loop_index, count } => {
-                if let Some(seat) = self.controls.get_mut(&control) {
-                    let msg = seat.control.on_ask(loop_index, count);
+                if let Some(entry) = self.sessions.get_mut(control) {
+                    let msg = entry.control.on_ask(loop_index, count);
                     self.send(cx, control, msg);
                 }
             }
             FromServerLoop::ConnGone { control, conn } => {
-                if let Some(seat) = self.controls.get_mut(&control) {
-                    seat.control.on_conn_gone(conn);
+                if let Some(entry) = self.sessions.get_mut(control) {
+                    entry.control.on_conn_gone(conn);
                 }
             }
             FromServerLoop::Violation { control, .. } => {
@@ -115,8 +118,8 @@ impl<T, L> ServerMain<T, L> {
 
     /// Numbers a message and sends it, now or when the session is resumed.
     pub(super) fn send<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, msg: ServerMsg) {
-        let Some(seat) = self.controls.get_mut(&key) else { return };
-        match seat.control.session.send(msg.clone()) {
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        match entry.control.session.send(msg.clone()) {
             Ok(seq) => self.push(key, &Ctl::Numbered { seq, msg }),
             Err(violation) => {
                 cx.sys.note(Note::Violation { conn: None, violation });
@@ -127,7 +130,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// Queues a message on a session's ctl_conn, if it has one; it goes out with the rest of the batch.
     pub(super) fn push(&mut self, key: ControlKey, message: &ToClient) {
-        let Some(Ok(token)) = self.controls.get(&key).map(|seat| seat.at) else { return };
+        let Some(Attachment::Attached(token)) = self.sessions.get(key).map(SessionEntry::attachment) else { return };
         if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
             conn.link.push(message);
             self.enqueue(token);
@@ -142,32 +145,25 @@ impl<T, L> ServerMain<T, L> {
         close: CloseCode,
         code: AbortCode,
     ) {
-        let Some(seat) = self.controls.remove(&key) else { return };
-        self.by_session.remove(&seat.control.id);
-        self.move_source(key, seat.source, None);
-        if self.by_client.get(&seat.control.client) == Some(&key) {
-            self.by_client.remove(&seat.control.client);
-        }
-        cx.sys.note(Note::SessionOver { client: seat.control.client, code: close });
-        for tunnel in seat.control.tunnels() {
+        let Some(entry) = self.sessions.remove(key) else { return };
+        cx.sys.note(Note::SessionOver { client: entry.control.client, code: close });
+        for tunnel in entry.control.tunnels() {
             cx.sys.tell(ToListener::Close { control: key, tunnel });
         }
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }
-        match seat.at {
-            Err(grace) => {
-                self.graces.remove(&(grace, key));
-            }
-            Ok(token) => {
+        match entry.attachment() {
+            Attachment::Detached { .. } => {}
+            Attachment::Attached(token) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
-                    self.heartbeats.set(token, &mut conn.deadline, None);
+                    self.timers.set(token, &mut conn.deadline, None);
                     conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Close { code: close });
                     conn.link.close(cx.sys);
                 }
             }
         }
-        if let Some(rival) = seat.rival
+        if let Some(rival) = entry.rival
             && let Some(Slot::Ctl(conn)) = self.slots.get_mut(rival)
             && let Stage::Parked { challenge, access, .. } = &conn.stage
         {

@@ -1,0 +1,28 @@
+//! The listening thread's tables agree with each other, after every event: for tests and simulations.
+
+use super::Listener;
+
+impl<L> Listener<L> {
+    /// Checks that ports, tunnels and the queue agree with each other.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn assert_consistent(&self) {
+        let (mut members, mut queued) = (0, 0);
+        for (token, port) in self.ports.iter() {
+            assert!(!port.route.members().is_empty(), "a public port leads to a tunnel");
+            for member in port.route.members() {
+                let found = self.port_of.get(&(member.control, member.tunnel));
+                assert_eq!(found, Some(&token), "a tunnel finds its public port");
+                members += 1;
+            }
+            if port.queued {
+                assert_eq!(self.busy.iter().filter(|&&busy| busy == token).count(), 1, "a port is queued once");
+                queued += 1;
+            }
+        }
+        assert_eq!(members, self.port_of.len(), "no tunnel without its public port");
+        let live = self.busy.iter().filter(|&&token| self.ports.get(token).is_some()).count();
+        assert_eq!(live, queued, "whoever is queued knows it");
+    }
+}

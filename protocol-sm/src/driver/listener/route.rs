@@ -1,0 +1,44 @@
+//! What a public port leads to: the tunnels behind it, each with the gate that its client asked for.
+
+use super::super::messages::ControlKey;
+use crate::gate::Gate;
+use crate::ids::TunnelId;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// The tunnels behind one public port; it closes with the last of them. Today there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Route {
+    members: Vec<Member>,
+}
+
+/// A tunnel, and who may visit it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Member {
+    pub(super) control: ControlKey,
+    pub(super) tunnel: TunnelId,
+    pub(super) gate: Gate,
+}
+
+impl Route {
+    /// A route that leads to this tunnel.
+    pub(super) fn to(member: Member) -> Self {
+        Self { members: vec![member] }
+    }
+
+    /// The tunnel that the next visitor gets.
+    pub(super) fn resolve(&mut self) -> &mut Member {
+        self.members.first_mut().expect("a route leads to a tunnel")
+    }
+
+    /// A tunnel was closed. Whether none is left.
+    #[must_use]
+    pub(super) fn remove(&mut self, control: ControlKey, tunnel: TunnelId) -> bool {
+        self.members.retain(|member| (member.control, member.tunnel) != (control, tunnel));
+        self.members.is_empty()
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+}

@@ -1,0 +1,65 @@
+//! The main thread's tables agree with each other, after every event: for tests and simulations.
+
+use super::session_table::Attachment;
+use super::{ServerMain, Slot, Stage};
+
+impl<T, L> ServerMain<T, L> {
+    /// Checks the invariants that are numbered in the module.
+    ///
+    /// # Panics
+    /// If one does not hold.
+    pub fn assert_consistent(&self) {
+        self.sessions.assert_consistent();
+        let (mut handshakes, mut deadlines, mut attached, mut parked, mut queued) = (0, 0, 0, 0, 0);
+        for (token, slot) in self.slots.iter() {
+            let (deadline, is_queued) = match slot {
+                Slot::Door(door) => (None, door.queued),
+                Slot::Ctl(conn) => {
+                    assert!(conn.deadline.is_some(), "M1: it has a deadline");
+                    match &conn.stage {
+                        Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) => handshakes += 1,
+                        Stage::Parked { rival, .. } => {
+                            let rival = self.sessions.get(*rival).expect("M5: the session that is probed is there");
+                            assert_eq!(rival.rival, Some(token), "M5: it knows who waits");
+                            parked += 1;
+                        }
+                        Stage::Up(key, _) => {
+                            let session = self.sessions.get(*key).expect("M3: its session is there");
+                            assert_eq!(session.attachment(), Attachment::Attached(token), "M3: it is its ctl_conn");
+                            attached += 1;
+                        }
+                    }
+                    (conn.deadline, conn.queued)
+                }
+                Slot::Proxy(hand) => {
+                    assert!(hand.deadline.is_some(), "M1: it has a deadline");
+                    handshakes += 1;
+                    (hand.deadline, false)
+                }
+            };
+            if let Some(at) = deadline {
+                assert!(self.timers.has(at, token), "M6: a deadline is among the timers");
+                deadlines += 1;
+            }
+            if is_queued {
+                assert_eq!(self.busy.iter().filter(|&&busy| busy == token).count(), 1, "M7: it is queued once");
+                queued += 1;
+            }
+        }
+        assert_eq!(deadlines, self.timers.len(), "M6: no timer without its owner");
+        assert_eq!(handshakes, self.handshake_limit.len(), "M1: handshakes are counted");
+        let live = self.busy.iter().filter(|&&token| self.slots.get(token).is_some()).count();
+        assert_eq!(live, queued, "M7: whoever is queued knows it");
+        for (_, session) in self.sessions.iter() {
+            match session.attachment() {
+                Attachment::Attached(_) => attached -= 1,
+                Attachment::Detached { .. } => assert_eq!(session.rival, None, "M5: only who may live is probed"),
+            }
+            parked -= i32::from(session.rival.is_some());
+        }
+        assert_eq!((attached, parked), (0, 0), "M3, M5: no session names a connection that is not there");
+        if self.is_over() {
+            assert_eq!((self.slots.len(), self.sessions.len()), (0, 0), "M8: nothing is left");
+        }
+    }
+}

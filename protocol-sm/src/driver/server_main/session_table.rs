@@ -1,0 +1,188 @@
+//! The sessions that there are, and every way to find one: by key, by its name on the wire, by its client, by the address
+//! that it comes from, by the end of its grace. One place changes them all.
+
+use super::super::messages::ControlKey;
+use super::super::slab::Token;
+use crate::control::server::Control;
+use crate::ids::{ClientId, SessionId};
+use crate::sources::Source;
+use crate::time::Instant;
+use alloc::collections::{BTreeMap, BTreeSet};
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct SessionTable {
+    entries: BTreeMap<ControlKey, SessionEntry>,
+    by_id: BTreeMap<SessionId, ControlKey>,
+    by_client: BTreeMap<ClientId, ControlKey>,
+    /// By where their last ctl_conn came from. No set is empty.
+    by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
+    /// Those that are detached, by the end of their grace.
+    graces: BTreeSet<(Instant, ControlKey)>,
+    last_key: u64,
+}
+
+/// A session and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SessionEntry {
+    pub(super) control: Control,
+    /// A newcomer with its identity waits for it to show that it lives.
+    pub(super) rival: Option<Token>,
+    attachment: Attachment,
+    /// Where its last ctl_conn came from.
+    source: Source,
+}
+
+/// Whether a session has a ctl_conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Attachment {
+    /// This one.
+    Attached(Token),
+    /// It lost its last one, and is over unless it is resumed before its grace ends.
+    Detached { grace_ends: Instant },
+}
+
+impl SessionEntry {
+    pub(super) fn attachment(&self) -> Attachment {
+        self.attachment
+    }
+}
+
+impl SessionTable {
+    /// A key that no session had before.
+    pub(super) fn new_key(&mut self) -> ControlKey {
+        self.last_key += 1;
+        ControlKey(self.last_key)
+    }
+
+    /// A session begins on this ctl_conn. Its client has no other.
+    pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, source: Source) {
+        let key = control.key;
+        self.by_id.insert(control.id, key);
+        let before = self.by_client.insert(control.client, key);
+        assert!(before.is_none(), "a client has one session");
+        self.by_source.entry(source).or_default().insert(key);
+        let attachment = Attachment::Attached(ctl_conn);
+        self.entries.insert(key, SessionEntry { control, rival: None, attachment, source });
+    }
+
+    /// A session is over.
+    pub(super) fn remove(&mut self, key: ControlKey) -> Option<SessionEntry> {
+        let entry = self.entries.remove(&key)?;
+        self.by_id.remove(&entry.control.id);
+        self.by_client.remove(&entry.control.client);
+        self.leave_source(key, entry.source);
+        self.leave_grace(key, entry.attachment);
+        Some(entry)
+    }
+
+    /// A session has another ctl_conn now. Returns what it had before.
+    pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, source: Source) -> Option<Attachment> {
+        let entry = self.entries.get_mut(&key)?;
+        let from = core::mem::replace(&mut entry.source, source);
+        let before = core::mem::replace(&mut entry.attachment, Attachment::Attached(ctl_conn));
+        self.leave_source(key, from);
+        self.by_source.entry(source).or_default().insert(key);
+        self.leave_grace(key, before);
+        Some(before)
+    }
+
+    /// A session has lost its ctl_conn.
+    pub(super) fn detach(&mut self, key: ControlKey, grace_ends: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let before = core::mem::replace(&mut entry.attachment, Attachment::Detached { grace_ends });
+        self.leave_grace(key, before);
+        self.graces.insert((grace_ends, key));
+    }
+
+    fn leave_source(&mut self, key: ControlKey, source: Source) {
+        if let Some(keys) = self.by_source.get_mut(&source) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+
+    fn leave_grace(&mut self, key: ControlKey, before: Attachment) {
+        match before {
+            Attachment::Detached { grace_ends } => {
+                self.graces.remove(&(grace_ends, key));
+            }
+            Attachment::Attached(_) => {}
+        }
+    }
+
+    pub(super) fn get(&self, key: ControlKey) -> Option<&SessionEntry> {
+        self.entries.get(&key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: ControlKey) -> Option<&mut SessionEntry> {
+        self.entries.get_mut(&key)
+    }
+
+    pub(super) fn find_id(&self, id: &SessionId) -> Option<ControlKey> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn find_client(&self, client: &ClientId) -> Option<ControlKey> {
+        self.by_client.get(client).copied()
+    }
+
+    /// The session whose grace ends first, and when.
+    pub(super) fn next_grace(&self) -> Option<(Instant, ControlKey)> {
+        self.graces.first().copied()
+    }
+
+    /// Conns that the clients at `source` were asked for, and that have not come yet.
+    pub(super) fn expected(&self, source: Source) -> usize {
+        let keys = self.by_source.get(&source).into_iter().flatten();
+        keys.filter_map(|key| self.entries.get(key)).map(|entry| entry.control.expected()).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ControlKey, &SessionEntry)> {
+        self.entries.iter().map(|(&key, entry)| (key, entry))
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = ControlKey> {
+        self.entries.keys().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Checks that every way to find a session leads to those that there are, and to no other.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub(super) fn assert_consistent(&self) {
+        let mut detached = 0;
+        for (&key, entry) in &self.entries {
+            assert_eq!(entry.control.key, key);
+            assert!(key.0 <= self.last_key, "M2: a key is used once");
+            assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
+            assert_eq!(self.by_client.get(&entry.control.client), Some(&key), "M2: its client finds it");
+            assert!(
+                self.by_source.get(&entry.source).is_some_and(|keys| keys.contains(&key)),
+                "M2: its source finds it"
+            );
+            match entry.attachment {
+                Attachment::Attached(_) => {}
+                Attachment::Detached { grace_ends } => {
+                    assert!(self.graces.contains(&(grace_ends, key)), "M4: its grace ends");
+                    detached += 1;
+                }
+            }
+        }
+        let count = self.entries.len();
+        assert_eq!((self.by_id.len(), self.by_client.len()), (count, count), "M2: no name without its session");
+        assert_eq!(
+            self.by_source.values().map(BTreeSet::len).sum::<usize>(),
+            count,
+            "M2: no source without its session"
+        );
+        assert!(self.by_source.values().all(|keys| !keys.is_empty()), "M2: no source without its session");
+        assert_eq!(self.graces.len(), detached, "M4: no grace without its session");
+    }
+}
