@@ -51,6 +51,7 @@ pub mod explore;
 mod impostor;
 pub mod kernel;
 pub mod oracle;
+pub mod scenario;
 pub mod swarm;
 pub mod trace;
 pub mod world;
