@@ -87,18 +87,12 @@ impl fmt::Display for SimFault {
 
 impl fmt::Display for KernelFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sim(fault) => fault.fmt(f),
-            own => fmt::Debug::fmt(own, f),
-        }
+        if let Self::Sim(fault) = self { fault.fmt(f) } else { fmt::Debug::fmt(self, f) }
     }
 }
 
 impl fmt::Display for TurmoilFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sim(fault) => fault.fmt(f),
-            own => fmt::Debug::fmt(own, f),
-        }
+        if let Self::Sim(fault) = self { fault.fmt(f) } else { fmt::Debug::fmt(self, f) }
     }
 }
