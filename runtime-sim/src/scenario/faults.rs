@@ -73,8 +73,8 @@ impl SimFault {
             Self::StopClient => Sometimes::StopClient,
             Self::StopServer => Sometimes::StopServer,
             Self::ServiceDown => Sometimes::ServiceDown,
-            Self::Stranger => Sometimes::Stranger,
-            Self::ServiceAcceptsNothing | Self::FewDescriptors | Self::Rival | Self::Impostor => return None,
+            Self::ServiceAcceptsNothing | Self::FewDescriptors => return None,
+            Self::Rival | Self::Stranger | Self::Impostor => return None,
         })
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Oracle {
     pub(super) now: Cell<Instant>,
     /// Faults have an effect until then.
     trouble_until: Cell<Instant>,
+    /// Transfers by conn and epoch that go on; several sessions may use the same numbers.
     live: RefCell<BTreeMap<(ConnId, Epoch), u32>>,
     /// Clients whose session waits for a resume.
     detached: RefCell<BTreeSet<ClientId>>,
@@ -106,7 +107,7 @@ impl Oracle {
         self.detached.borrow_mut().clear();
     }
 
-    /// A program has something to say: the server, or another.
+    /// A program has something to say: the `server`, or another.
     pub(super) fn note(&self, who: ProcId, server: bool, note: &Note) {
         match note {
             Note::Started { conn, epoch, .. } => self.on_started(*conn, *epoch),
@@ -182,6 +183,7 @@ impl Oracle {
         }
     }
 
+    /// A note in the words of a trace.
     pub(super) fn show(note: &Note) -> String {
         if let Note::Aborted { conn, epoch, code, by_peer } = note {
             let whose = if *by_peer { "peer" } else { "own" };
@@ -196,6 +198,7 @@ impl Oracle {
         format!("{note:?}")
     }
 
+    /// The server has ended a transfer.
     fn ended(&self, key: (ConnId, Epoch)) {
         let mut live = self.live.borrow_mut();
         if let Some(count) = live.get_mut(&key) {

@@ -123,6 +123,7 @@ impl World {
                 let port = if self.rng.chance(50) { CTL } else { PROXY };
                 let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
                 self.actors.intrude(&mut self.kernel, &self.plan, self.visitors, to);
+                self.coverage.saw(Sometimes::Stranger);
                 true
             }
             SimFault::Impostor => {
