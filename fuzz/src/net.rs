@@ -1,5 +1,10 @@
 //! The smallest system that the drivers run on: sockets whose other ends the fuzz input holds, pipes, mail
 //! between the threads of one process, and readiness as an edge-triggered poll reports it.
+//!
+//! It is not one with `runtime-sim/src/explore/net.rs`, because here one process meets a hostile peer's bytes, in one
+//! run that is changed in place and must be fast, while there both ends are drivers and the net is part of a state
+//! that is copied, hashed and compared. Edit this one for what a fuzz input may do to a process, that one for what
+//! the explorer interleaves; a new call of the drivers goes into both.
 
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,

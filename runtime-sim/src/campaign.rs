@@ -33,8 +33,8 @@ impl Ring {
     /// The faults that it knows, by name.
     fn faults(self) -> Vec<String> {
         match self {
-            Self::Kernel => world::Fault::all().map(|fault| format!("{fault:?}")).collect(),
-            Self::Turmoil => swarm::Fault::all().map(|fault| format!("{fault:?}")).collect(),
+            Self::Kernel => world::faults().map(|fault| fault.to_string()).collect(),
+            Self::Turmoil => swarm::faults().map(|fault| fault.to_string()).collect(),
         }
     }
 

@@ -10,6 +10,25 @@
 //! | 3 simulated kernel | [`world`] over [`kernel`] | whole systems, Linux's socket semantics, thousands of seeds |
 //! | 4 turmoil | [`swarm`] | whole systems as independent hosts on another network |
 //!
+//! Rings 3 and 4 run the same systems ([`scenario`]): a fault of both is a [`scenario::SimFault`], one that only the
+//! simulated kernel has a [`scenario::KernelFault`], one that only turmoil has a [`scenario::TurmoilFault`].
+//!
+//! # Which system calls to edit
+//!
+//! The drivers see the system through `protocol_sm::driver::Sys` and its companions. They are answered five times:
+//!
+//! | file | for | edit it when |
+//! |---|---|---|
+//! | `runtime-epoll/src/sys.rs` | production | Linux is to be asked for something else |
+//! | `runtime-sim/src/explore/net/kernel.rs` | rings 1 and 2 | a step of the explorer, or what it compares, changes |
+//! | `runtime-sim/src/world/sys.rs` | ring 3 | production asks Linux otherwise; Linux's own manners are in `kernel/` |
+//! | `runtime-sim/src/swarm/sys.rs` | ring 4 | the same, on turmoil; how its sockets end is in `swarm/socket.rs` |
+//! | `fuzz/src/net.rs` | fuzz targets | a fuzz input is to do something else to one process |
+//!
+//! A new call goes into all of them; a new behaviour of the kernel into ring 3, and into the others if they can see it.
+//!
+//! # What is checked
+//!
 //! What must hold stands by name in [`oracle::Property`], what must happen sometimes in [`oracle::Sometimes`]. Strangers
 //! with a wrong token, with an overheard hello or in somebody else's name come in rings 3 and 4. `cproxy-sim` runs
 //! [`campaign`]s.
@@ -51,6 +70,7 @@ pub mod explore;
 mod impostor;
 pub mod kernel;
 pub mod oracle;
+pub mod scenario;
 pub mod swarm;
 pub mod trace;
 pub mod world;

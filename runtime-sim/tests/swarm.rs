@@ -4,7 +4,7 @@
 
 use runtime_sim::campaign::{self, Ring, Settings, Total};
 use runtime_sim::oracle::Coverage;
-use runtime_sim::swarm::{Fault, Lie, Options, Races, UNSEEN, run_seed};
+use runtime_sim::swarm::{Lie, Options, Races, UNSEEN, faults, run_seed};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ fn systems_converge_and_every_stream_is_whole_or_reset() {
     assert!(races.all >= RACES, "{RACES} races are wanted: {races:?}");
     let missing: Vec<_> = seen.missing().filter(|what| !UNSEEN.contains(what)).collect();
     assert!(missing.is_empty(), "{SEEDS} seeds never saw {missing:?}");
-    let idle: Vec<_> = Fault::all().filter(|fault| !seen.faults().contains_key(&format!("{fault:?}"))).collect();
+    let idle: Vec<_> = faults().filter(|fault| !seen.faults().contains_key(&fault.to_string())).collect();
     assert!(idle.is_empty(), "{SEEDS} seeds never had {idle:?}");
 }
 

@@ -8,6 +8,11 @@
 //! Checks here (names as in the design's list): every socket and pipe closed exactly once; nothing written after a
 //! shutdown; SHUT_WR once; a clean end means equal length and content; delivered bytes are a prefix of those sent;
 //! cross-talk and frames delivered as payload are seen by the byte.
+//!
+//! It is not one with `fuzz/src/net.rs`, because here both ends are drivers and the net is part of a state that is
+//! copied, hashed and compared, while there one process meets a hostile peer's bytes, in one run that is changed in
+//! place and must be fast. Edit this one for what the explorer interleaves, that one for what a fuzz input may do to
+//! a process; a new call of the drivers goes into both.
 
 mod kernel;
 mod outer;

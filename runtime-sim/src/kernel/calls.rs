@@ -9,9 +9,6 @@ use std::time::Duration;
 /// A write of so few bytes is never cut short: a fresh socket takes them.
 const SMALL: usize = 256;
 
-/// What a splice moved.
-pub type Spliced = Result<usize, Errno>;
-
 impl Kernel {
     fn take_fd(&self, proc: ProcId, count: usize) -> Result<(), Errno> {
         let proc = &self.procs[proc.0];
@@ -313,7 +310,7 @@ impl Kernel {
     ///
     /// # Errors
     /// `EAGAIN` for an empty source *or* a full pipe; as [`Kernel::recv`].
-    pub fn splice_in(&mut self, id: SockId, pipe: PipeId, max: usize) -> Spliced {
+    pub fn splice_in(&mut self, id: SockId, pipe: PipeId, max: usize) -> Result<usize, Errno> {
         let sock = &mut self.socks[id.0];
         let into = &mut self.pipes[pipe.0];
         if into.chunks.len() >= PIPE_SLOTS {
@@ -352,7 +349,7 @@ impl Kernel {
     ///
     /// # Errors
     /// `EAGAIN` for an empty pipe *or* a full socket; as [`Kernel::send`].
-    pub fn splice_out(&mut self, pipe: PipeId, id: SockId, max: usize) -> Spliced {
+    pub fn splice_out(&mut self, pipe: PipeId, id: SockId, max: usize) -> Result<usize, Errno> {
         let bytes = self.pipes[pipe.0].bytes;
         if bytes == 0 {
             return Err(Errno::EAGAIN);

@@ -15,7 +15,6 @@ mod net;
 mod rng;
 mod sock;
 
-pub use calls::Spliced;
 pub use rng::{Rng, mix};
 pub use sock::Options;
 

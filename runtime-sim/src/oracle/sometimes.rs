@@ -160,8 +160,8 @@ impl Coverage {
     }
 
     /// A fault struck.
-    pub fn struck(&mut self, fault: impl fmt::Debug) {
-        *self.faults.entry(format!("{fault:?}")).or_default() += 1;
+    pub fn struck(&mut self, fault: impl fmt::Display) {
+        *self.faults.entry(fault.to_string()).or_default() += 1;
     }
 
     /// How often each fault struck that did.

@@ -1,11 +1,12 @@
 //! Visitors, local services and strangers: independent hosts with seeded lengths, chunks, pauses and ways to end.
 
-use super::line::Socket;
-use super::program::{CTL, PROXY};
+use super::orders::{Intrusion, Visit};
+use super::socket::Socket;
 use super::stage::Stage;
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
+use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Scenario, Script, Shut};
 use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::ConnKind;
@@ -19,86 +20,26 @@ use turmoil::net::TcpListener;
 /// How often a service looks whether it should listen and accept.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// When an actor shuts its write half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shut {
-    AfterSending,
-    /// When it has sent all and read the other side's end.
-    AfterPeer,
-}
+/// How this ring's visitors and services behave.
+const HABITS: Habits = Habits {
+    empty: 1,
+    short_total: 2048,
+    short_pause: (1, 100),
+    pause_unit: Duration::from_millis(1),
+    long_pause: 1_500,
+    paused_chunk: |_, largest| (largest / 30).max(64),
+    largest_chunk: 64 * 1024,
+    resets: 10,
+    early_closes: 5,
+    reset_part: 8,
+};
 
-/// How it ends, if not in good order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Normal,
-    /// Resets once it has sent and received so many bytes.
-    Reset {
-        sent: usize,
-        received: u64,
-    },
-    /// Closes as soon as it has sent all, without reading to the end.
-    CloseEarly,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Script {
-    total: usize,
-    write_chunk: usize,
-    read_chunk: usize,
-    write_pause: Duration,
-    read_pause: Duration,
-    shut: Shut,
-    fate: Fate,
-}
-
-impl Script {
-    fn new(rng: &mut Rng, stage: &Stage, side: Side, tunnel: usize) -> Self {
-        let plan = &stage.plan;
-        let total = match rng.below(10) {
-            0 => 0,
-            1 => rng.size(1, 16),
-            2..=6 => rng.log_size(8, 2048.min(plan.largest)),
-            _ => rng.log_size(8, plan.largest),
-        };
-        let pause = |rng: &mut Rng| match rng.below(10) {
-            0..=5 => Duration::ZERO,
-            6..=8 => Duration::from_millis(rng.log_size(1, 100) as u64),
-            _ => Duration::from_millis(rng.range(100, 1_500)),
-        };
-        let (write_pause, read_pause) = (pause(rng), pause(rng));
-        // With pauses, few chunks.
-        let chunk = |rng: &mut Rng, pause: Duration| {
-            let least = if pause.is_zero() { 64 } else { (plan.largest / 30).max(64) };
-            rng.log_size(least, 64 * 1024)
-        };
-        let may_wait = (side == Side::Visitor) == plan.tunnels[tunnel].service_first;
-        let fate = match rng.below(100) {
-            0..=9 => Fate::Reset { sent: rng.size(0, total), received: rng.below(plan.largest as u64 / 8 + 1) },
-            10..=14 => Fate::CloseEarly,
-            _ => Fate::Normal,
-        };
-        Self {
-            total,
-            write_chunk: chunk(rng, write_pause),
-            read_chunk: chunk(rng, read_pause),
-            write_pause,
-            read_pause,
-            shut: if may_wait && rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending },
-            fate: if plan.gentle || stage.hurry.get() { Fate::Normal } else { fate },
-        }
-    }
-}
-
-/// How a visit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Both streams were whole.
-    Whole,
-    /// The script ended it.
-    Own,
-    /// Nobody listened.
-    NotConnected,
-    Reset(SysError),
+fn script(rng: &mut Rng, stage: &Stage, side: Side, tunnel: usize) -> Script {
+    let Scenario { calm, largest, tunnels, .. } = &stage.plan.scenario;
+    HABITS.draw(rng, *largest, side, tunnels[tunnel].service_first, |rng, total| {
+        let fate = HABITS.draw_fate(rng, *largest, total);
+        if *calm || stage.orders.hurry.get() { Fate::Normal } else { fate }
+    })
 }
 
 struct Actor {
@@ -117,12 +58,12 @@ struct Actor {
 
 impl Actor {
     fn new(stage: &Rc<Stage>, socket: Socket, side: Side, tunnel: usize, mut rng: Rng) -> Self {
-        stage.actors.set(stage.actors.get() + 1);
+        stage.orders.actors.set(stage.orders.actors.get() + 1);
         Self {
             stage: Rc::clone(stage),
             socket,
-            stream: stage.streams.borrow_mut().open(side, tunnel),
-            script: Script::new(&mut rng, stage, side, tunnel),
+            stream: stage.oracle.streams.borrow_mut().open(side, tunnel),
+            script: script(&mut rng, stage, side, tunnel),
             sent: 0,
             shut: false,
             eof: false,
@@ -134,7 +75,7 @@ impl Actor {
     }
 
     /// Plays its script to the end.
-    async fn play(mut self) -> Outcome {
+    async fn play(mut self) -> Outcome<SysError> {
         loop {
             let mut outcome = None;
             let mut wake_at = None;
@@ -180,7 +121,7 @@ impl Actor {
 
     fn pause(&mut self, longest: Duration) -> Instant {
         let now = self.stage.now();
-        if self.stage.hurry.get() || longest.is_zero() {
+        if self.stage.orders.hurry.get() || longest.is_zero() {
             return now;
         }
         let nanos = u64::try_from(longest.as_nanos()).expect("short");
@@ -188,7 +129,7 @@ impl Actor {
     }
 
     /// Does one thing that the script says and the socket allows. `false`: there is none.
-    fn step(&mut self, outcome: &mut Option<Outcome>) -> bool {
+    fn step(&mut self, outcome: &mut Option<Outcome<SysError>>) -> bool {
         match self.try_step() {
             Ok(None) => return false,
             Ok(Some(None)) => {}
@@ -198,7 +139,7 @@ impl Actor {
         true
     }
 
-    fn try_step(&mut self) -> Result<Option<Option<Outcome>>, SysError> {
+    fn try_step(&mut self) -> Result<Option<Option<Outcome<SysError>>>, SysError> {
         if self.socket.is_connecting() {
             return Ok(None);
         }
@@ -209,8 +150,8 @@ impl Actor {
         if self.read(now)? || self.write(now)? { Ok(Some(None)) } else { Ok(None) }
     }
 
-    fn try_end(&mut self) -> Option<Outcome> {
-        let received = self.stage.streams.borrow().received(self.stream);
+    fn try_end(&mut self) -> Option<Outcome<SysError>> {
+        let received = self.stage.oracle.streams.borrow().received(self.stream);
         let sent_all = self.sent == self.script.total;
         match self.script.fate {
             Fate::Reset { sent, received: enough } if self.sent >= sent && received >= enough => {
@@ -234,7 +175,7 @@ impl Actor {
     fn leave(&mut self) {
         self.over = true;
         if self.socket.close(false) {
-            self.stage.streams.borrow_mut().on_ended(self.stream);
+            self.stage.oracle.streams.borrow_mut().on_ended(self.stream);
         }
     }
 
@@ -249,7 +190,7 @@ impl Actor {
             Err(error) => return Err(error),
         };
         let checked = {
-            let mut streams = self.stage.streams.borrow_mut();
+            let mut streams = self.stage.oracle.streams.borrow_mut();
             if n == 0 { streams.on_eof(self.stream) } else { streams.on_received(self.stream, &bytes[..n]) }
         };
         self.stage.check(checked);
@@ -266,7 +207,7 @@ impl Actor {
             if self.script.shut == Shut::AfterPeer && !self.eof {
                 return Ok(false);
             }
-            self.stage.streams.borrow_mut().on_ended(self.stream);
+            self.stage.oracle.streams.borrow_mut().on_ended(self.stream);
             self.socket.shut_write();
             self.shut = true;
             return Ok(true);
@@ -275,10 +216,10 @@ impl Actor {
             return Ok(false);
         }
         let mut bytes = vec![0; self.script.write_chunk.min(self.script.total - self.sent)];
-        self.stage.streams.borrow().next_bytes(self.stream, &mut bytes);
+        self.stage.oracle.streams.borrow().next_bytes(self.stream, &mut bytes);
         match self.socket.send(&bytes) {
             Ok(n) => {
-                self.stage.streams.borrow_mut().on_sent(self.stream, n);
+                self.stage.oracle.streams.borrow_mut().on_sent(self.stream, n);
                 self.sent += n;
                 self.next_write = self.pause(self.script.write_pause);
                 Ok(true)
@@ -295,36 +236,18 @@ impl Drop for Actor {
         if !self.over {
             self.leave();
         }
-        self.stage.actors.set(self.stage.actors.get() - 1);
+        self.stage.orders.actors.set(self.stage.orders.actors.get() - 1);
     }
-}
-
-/// A visit to make.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Visit {
-    pub(super) after: Duration,
-    pub(super) tunnel: usize,
-    /// It must come back whole.
-    pub(super) probe: bool,
-}
-
-/// What a stranger tries at one of the server's own ports.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Intrusion {
-    /// Bytes that mean nothing, or none, at this port.
-    Noise(u16),
-    /// To be taken for a client.
-    Deceit,
 }
 
 /// The host of all visitors and strangers.
 pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
     poll_fn(|cx| {
-        stage.take_order(who, cx.waker());
-        for visit in stage.visits.borrow_mut().drain(..) {
+        stage.orders.take_order(who, cx.waker());
+        for visit in stage.orders.visits.borrow_mut().drain(..) {
             tokio::task::spawn_local(make_visit(Rc::clone(&stage), who, visit, stage.fork()));
         }
-        for intrusion in stage.intrusions.borrow_mut().drain(..) {
+        for intrusion in stage.orders.intrusions.borrow_mut().drain(..) {
             let (stage, rng) = (Rc::clone(&stage), stage.fork());
             match intrusion {
                 Intrusion::Noise(port) => tokio::task::spawn_local(intrude(stage, who, port, rng)),
@@ -339,17 +262,17 @@ pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
 
 async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
     tokio::time::sleep(visit.after).await;
-    let port = stage.public.borrow()[visit.tunnel];
+    let port = stage.orders.public.borrow()[visit.tunnel];
     let outcome = match port {
-        None => Outcome::NotConnected,
+        None => Outcome::NotConnected(SysError::Refused),
         Some(port) => {
-            stage.visitors.set(stage.visitors.get() + 1);
+            stage.oracle.visitors.set(stage.oracle.visitors.get() + 1);
             let to = SocketAddr::new(turmoil::lookup("server"), port);
             let actor = Actor::new(&stage, Socket::connect(&stage, who, None, to), Side::Visitor, visit.tunnel, rng);
             let (stream, fate) = (actor.stream, actor.script.fate);
             let mut outcome = actor.play().await;
             if outcome == Outcome::Reset(SysError::Refused) {
-                outcome = Outcome::NotConnected;
+                outcome = Outcome::NotConnected(SysError::Refused);
             }
             if let Fate::Reset { .. } = fate
                 && outcome == Outcome::Own
@@ -361,18 +284,18 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
         }
     };
     if outcome == Outcome::Whole {
-        stage.whole.set(stage.whole.get() + 1);
+        stage.oracle.whole.set(stage.oracle.whole.get() + 1);
     } else if visit.probe {
         stage.breach(
             Kind::Liveness,
             Property::ProbesRoundTrip,
             format!("through tunnel {}: {outcome:?}", visit.tunnel),
         );
-    } else if stage.plan.gentle {
+    } else if stage.plan.scenario.calm {
         let what = format!("a visitor of tunnel {}: {outcome:?}", visit.tunnel);
         stage.breach(Kind::Safety, Property::NoUnprovokedReset, what);
     }
-    stage.to_come.set(stage.to_come.get() - 1);
+    stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
 /// Somebody who is no client comes to one of the server's own ports, and says something or nothing.
@@ -405,12 +328,12 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
     };
     // A silent line ends by the clock.
     while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
-    stage.to_come.set(stage.to_come.get() - 1);
+    stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
 /// Somebody who is no client speaks like one, until the server hangs up.
 async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
-    let mut impostor = Impostor::new(&mut rng, &stage.overheard.borrow());
+    let mut impostor = Impostor::new(&mut rng, &stage.oracle.overheard.borrow());
     stage.remark(Some(who), || format!("{impostor:.40?}"));
     let port = if impostor.port() == ConnKind::Ctl { CTL } else { PROXY };
     let to = SocketAddr::new(turmoil::lookup("server"), port);
@@ -439,13 +362,13 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     };
     // A silent line ends by the clock.
     while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
-    stage.to_come.set(stage.to_come.get() - 1);
+    stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
 /// The host of all local services.
 pub(super) async fn services(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
-    stage.awake(who).await;
-    for tunnel in 0..stage.plan.tunnels.len() {
+    stage.orders.awake(who).await;
+    for tunnel in 0..stage.plan.scenario.tunnels.len() {
         tokio::task::spawn_local(serve(Rc::clone(&stage), who, tunnel));
     }
     std::future::pending().await
@@ -453,14 +376,14 @@ pub(super) async fn services(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
 
 async fn serve(stage: Rc<Stage>, who: ProcId, tunnel: usize) {
     loop {
-        if stage.closed.borrow()[tunnel] {
+        if stage.orders.closed.borrow()[tunnel] {
             tokio::time::sleep(LOOK).await;
             continue;
         }
-        let at = ("0.0.0.0", stage.plan.tunnels[tunnel].service_port);
+        let at = ("0.0.0.0", stage.plan.scenario.tunnels[tunnel].service_port);
         let listener = TcpListener::bind(at).await.expect("the service's own port is free");
-        while !stage.closed.borrow()[tunnel] {
-            if stage.deaf.borrow()[tunnel] {
+        while !stage.orders.closed.borrow()[tunnel] {
+            if stage.orders.deaf.borrow()[tunnel] {
                 tokio::time::sleep(LOOK).await;
                 continue;
             }

@@ -1,11 +1,12 @@
 //! What goes wrong, and how it is put right again.
 
-use super::actors::Intrusion;
-use super::line::{Fate, Line};
-use super::plan::{Blow, Fault};
-use super::stage::{Order, SERVER, Stage};
+use super::lines::{Fate, Line};
+use super::orders::{Intrusion, Order};
+use super::plan::Blow;
+use super::stage::{SERVER, Stage};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::Sometimes;
+use crate::scenario::{CTL, PROXY, SimFault, TurmoilFault};
 use protocol_sm::driver::Role;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -70,6 +71,14 @@ enum Remedy {
     RivalLeaves,
 }
 
+/// Whom a fault can hit, picked before it is known which fault it is.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    client: ProcId,
+    tunnel: usize,
+    program: ProcId,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Faults {
@@ -115,7 +124,7 @@ impl Faults {
                 self.bent.remove(&(a, b));
             }
             Remedy::Start(who) => {
-                self.stage.start(who);
+                self.stage.orders.start(who);
                 self.down.remove(&who);
             }
             Remedy::PowerOn(who) => {
@@ -126,11 +135,11 @@ impl Faults {
                 sim.bounce(self.cast.name(who));
                 self.down.remove(&who);
             }
-            Remedy::Open(tunnel) => self.stage.closed.borrow_mut()[tunnel] = false,
-            Remedy::Listen(tunnel) => self.stage.deaf.borrow_mut()[tunnel] = false,
-            Remedy::Descriptors(who) => self.stage.with_status(who, |status| status.few_descriptors = false),
-            Remedy::Names(who) => self.stage.with_status(who, |status| status.no_names = false),
-            Remedy::Lag(who) => self.stage.with_status(who, |status| status.lag = Duration::ZERO),
+            Remedy::Open(tunnel) => self.stage.orders.closed.borrow_mut()[tunnel] = false,
+            Remedy::Listen(tunnel) => self.stage.orders.deaf.borrow_mut()[tunnel] = false,
+            Remedy::Descriptors(who) => self.stage.orders.with_status(who, |status| status.few_descriptors = false),
+            Remedy::Names(who) => self.stage.orders.with_status(who, |status| status.no_names = false),
+            Remedy::Lag(who) => self.stage.orders.with_status(who, |status| status.lag = Duration::ZERO),
             Remedy::RivalLeaves => {
                 self.kill(sim, self.cast.rival());
             }
@@ -143,28 +152,26 @@ impl Faults {
         if !self.try_apply(sim, blow, until) {
             return false;
         }
-        self.stage.seen.borrow_mut().struck(blow.fault);
-        self.stage.trouble(until + Duration::from_secs(2));
-        self.stage.remark(None, || format!("{:?} for {:?}", blow.fault, blow.lasts));
-        if let Some(sometimes) = counts_as(blow.fault) {
-            self.stage.saw(sometimes);
+        self.stage.oracle.seen.borrow_mut().struck(blow.fault);
+        self.stage.oracle.trouble(until + Duration::from_secs(2));
+        self.stage.remark(None, || format!("{} for {:?}", blow.fault, blow.lasts));
+        if let TurmoilFault::Sim(fault) = blow.fault
+            && let Some(what) = fault.counts_as()
+        {
+            self.stage.saw(what);
         }
         true
     }
 
     fn try_apply(&mut self, sim: &mut Sim<'_>, blow: Blow, until: Instant) -> bool {
         let client = Cast::client(self.rng.size(0, self.cast.clients - 1));
-        let tunnel = self.rng.size(0, self.stage.plan.tunnels.len() - 1);
+        let tunnel = self.rng.size(0, self.stage.plan.scenario.tunnels.len() - 1);
         let program = if self.rng.chance(50) { SERVER } else { client };
         let remedy = match blow.fault {
-            Fault::ResetCtl => return self.kill_one(Role::Ctl, Fate::Reset),
-            Fault::ResetProxy => return self.kill_one(Role::Proxy, Fate::Reset),
-            Fault::ResetPublic => return self.kill_one(Role::Public, Fate::Reset),
-            Fault::ResetLocal => return self.kill_one(Role::Local, Fate::Reset),
-            Fault::BlackholeCtl => return self.kill_one(Role::Ctl, Fate::Silent(self.stage.last_now())),
-            Fault::BlackholeProxy => return self.kill_one(Role::Proxy, Fate::Silent(self.stage.last_now())),
-            Fault::Partition => return self.cut(sim, (SERVER, client), until),
-            Fault::Hold => {
+            TurmoilFault::Sim(fault) => {
+                return self.strike(sim, fault, Target { client, tunnel, program }, blow.lasts, until);
+            }
+            TurmoilFault::Hold => {
                 let service = self.cast.service();
                 let link = self.rng.pick(&[(SERVER, client), (SERVER, self.cast.visitors()), (client, service)]);
                 if !self.bent.insert(link) {
@@ -173,49 +180,68 @@ impl Faults {
                 sim.hold(self.cast.name(link.0), self.cast.name(link.1));
                 Remedy::Release(link.0, link.1)
             }
-            Fault::KillClient => return self.kill_for_a_while(sim, client, until),
-            Fault::KillServer => return self.kill_for_a_while(sim, SERVER, until),
-            Fault::KillService => return self.kill_for_a_while(sim, self.cast.service(), until),
-            Fault::PowerOffClient => return self.power_off(sim, client, until),
-            Fault::PowerOffServer => return self.power_off(sim, SERVER, until),
-            Fault::StopClient => return self.stop(client, blow.lasts),
-            Fault::StopServer => return self.stop(SERVER, blow.lasts),
-            Fault::ServiceDown => {
-                self.stage.closed.borrow_mut()[tunnel] = true;
-                Remedy::Open(tunnel)
-            }
-            Fault::ServiceAcceptsNothing => {
-                self.stage.deaf.borrow_mut()[tunnel] = true;
-                Remedy::Listen(tunnel)
-            }
-            Fault::FewDescriptors => {
-                self.stage.with_status(program, |status| status.few_descriptors = true);
-                Remedy::Descriptors(program)
-            }
-            Fault::NoNames => {
-                self.stage.with_status(client, |status| status.no_names = true);
+            TurmoilFault::KillService => return self.kill_for_a_while(sim, self.cast.service(), until),
+            TurmoilFault::NoNames => {
+                self.stage.orders.with_status(client, |status| status.no_names = true);
                 Remedy::Names(client)
             }
-            Fault::Lag => {
+            TurmoilFault::Lag => {
                 let lag = Duration::from_micros(self.rng.log_size(100, 50_000) as u64);
-                self.stage.with_status(program, |status| status.lag = lag);
+                self.stage.orders.with_status(program, |status| status.lag = lag);
                 Remedy::Lag(program)
             }
-            Fault::Rival => {
+        };
+        self.active.push((until, remedy));
+        true
+    }
+
+    /// Lets a fault strike that the other ring knows too.
+    fn strike(&mut self, sim: &mut Sim<'_>, fault: SimFault, target: Target, lasts: Duration, until: Instant) -> bool {
+        let Target { client, tunnel, program } = target;
+        let now = self.stage.last_now();
+        let remedy = match fault {
+            SimFault::ResetCtl => return self.kill_one(Role::Ctl, Fate::Reset),
+            SimFault::ResetProxy => return self.kill_one(Role::Proxy, Fate::Reset),
+            SimFault::ResetPublic => return self.kill_one(Role::Public, Fate::Reset),
+            SimFault::ResetLocal => return self.kill_one(Role::Local, Fate::Reset),
+            SimFault::BlackholeCtl => return self.kill_one(Role::Ctl, Fate::Silent(now)),
+            SimFault::BlackholeProxy => return self.kill_one(Role::Proxy, Fate::Silent(now)),
+            SimFault::Cut => return self.cut(sim, (SERVER, client), until),
+            SimFault::KillClient => return self.kill_for_a_while(sim, client, until),
+            SimFault::KillServer => return self.kill_for_a_while(sim, SERVER, until),
+            SimFault::PowerOffClient => return self.power_off(sim, client, until),
+            SimFault::PowerOffServer => return self.power_off(sim, SERVER, until),
+            SimFault::StopClient => return self.stop(client, lasts),
+            SimFault::StopServer => return self.stop(SERVER, lasts),
+            SimFault::ServiceDown => {
+                self.stage.orders.closed.borrow_mut()[tunnel] = true;
+                Remedy::Open(tunnel)
+            }
+            SimFault::ServiceAcceptsNothing => {
+                self.stage.orders.deaf.borrow_mut()[tunnel] = true;
+                // A dial times out, as if the service were silent.
+                self.stage.saw(Sometimes::ServiceBlackholed);
+                Remedy::Listen(tunnel)
+            }
+            SimFault::FewDescriptors => {
+                self.stage.orders.with_status(program, |status| status.few_descriptors = true);
+                Remedy::Descriptors(program)
+            }
+            SimFault::Rival => {
                 let rival = self.cast.rival();
                 if !self.down.remove(&rival) {
                     return false;
                 }
-                self.stage.start(rival);
+                self.stage.orders.start(rival);
                 Remedy::RivalLeaves
             }
-            Fault::Stranger => {
-                let port = self.rng.pick(&[8080, 8090]);
-                self.stage.intrude(self.cast.visitors(), Intrusion::Noise(port));
+            SimFault::Stranger => {
+                let port = self.rng.pick(&[CTL, PROXY]);
+                self.stage.orders.intrude(self.cast.visitors(), Intrusion::Noise(port));
                 return true;
             }
-            Fault::Impostor => {
-                self.stage.intrude(self.cast.visitors(), Intrusion::Deceit);
+            SimFault::Impostor => {
+                self.stage.orders.intrude(self.cast.visitors(), Intrusion::Deceit);
                 return true;
             }
         };
@@ -224,7 +250,7 @@ impl Faults {
     }
 
     fn kill_one(&mut self, role: Role, fate: Fate) -> bool {
-        let lines: Vec<_> = self.stage.lines_of(role).into_iter().filter(|line| line.borrow().is_up()).collect();
+        let lines: Vec<_> = self.stage.lines.of(role).into_iter().filter(|line| line.borrow().is_up()).collect();
         if lines.is_empty() {
             return false;
         }
@@ -241,7 +267,7 @@ impl Faults {
                 line.borrow_mut().kill(Fate::Silent(since));
             }
         };
-        self.stage.lines().iter().for_each(silence);
+        self.stage.lines.all().iter().for_each(silence);
     }
 
     fn cut(&mut self, sim: &mut Sim<'_>, link: (ProcId, ProcId), until: Instant) -> bool {
@@ -266,7 +292,7 @@ impl Faults {
         }
         sim.crash(self.cast.name(who));
         self.stage.on_crash(who);
-        self.stage.with_status(who, |status| status.asleep = true);
+        self.stage.orders.with_status(who, |status| status.asleep = true);
         sim.bounce(self.cast.name(who));
         true
     }
@@ -299,35 +325,13 @@ impl Faults {
     }
 
     fn stop(&mut self, who: ProcId, pause: Duration) -> bool {
-        if self.down.contains(&who) || !self.stage.with_status(who, |status| status.up) {
+        if self.down.contains(&who) || !self.stage.orders.with_status(who, |status| status.up) {
             return false;
         }
-        if !self.stage.lines_of(Role::Local).is_empty() {
+        if !self.stage.lines.of(Role::Local).is_empty() {
             self.stage.saw(Sometimes::DrainedWithTransfers);
         }
-        self.stage.order(who, Order::Restart(pause));
+        self.stage.orders.order(who, Order::Restart(pause));
         true
     }
-}
-
-fn counts_as(fault: Fault) -> Option<Sometimes> {
-    Some(match fault {
-        Fault::ResetCtl => Sometimes::ResetCtl,
-        Fault::ResetProxy => Sometimes::ResetProxy,
-        Fault::ResetPublic => Sometimes::ResetPublic,
-        Fault::ResetLocal => Sometimes::ResetLocal,
-        Fault::BlackholeCtl => Sometimes::BlackholeCtl,
-        Fault::BlackholeProxy => Sometimes::BlackholeProxy,
-        Fault::Partition => Sometimes::Cut,
-        Fault::KillClient => Sometimes::KillClient,
-        Fault::KillServer => Sometimes::KillServer,
-        Fault::PowerOffClient => Sometimes::PowerOffClient,
-        Fault::PowerOffServer => Sometimes::PowerOffServer,
-        Fault::StopClient => Sometimes::StopClient,
-        Fault::StopServer => Sometimes::StopServer,
-        Fault::ServiceDown => Sometimes::ServiceDown,
-        Fault::ServiceAcceptsNothing => Sometimes::ServiceBlackholed,
-        Fault::Hold | Fault::KillService | Fault::FewDescriptors | Fault::NoNames => return None,
-        Fault::Lag | Fault::Rival | Fault::Stranger | Fault::Impostor => return None,
-    })
 }

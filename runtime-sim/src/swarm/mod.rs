@@ -1,66 +1,43 @@
 //! Whole systems on turmoil: a server, clients, visitors and local services as hosts of their own, all from one seed.
 //!
-//! The programs are production's drivers over sockets made of turmoil's (`line`, `sys`); everybody else is written
+//! The programs are production's drivers over sockets made of turmoil's (`socket`, `sys`); everybody else is written
 //! against those sockets directly. A run has a fault phase and then a heal phase, in which everything must converge:
 //! every transfer ends, clients are back, a probe through every tunnel comes back whole, the pools agree, and a
 //! request to stop is carried out.
 //!
 //! What this ring adds to the simulated kernel is independence: another network, other code for everything but the
 //! programs, processes that are killed and started again by somebody else's runtime. What it cannot see stands in
-//! `line`.
+//! `socket`.
 
 mod actors;
 mod faults;
-mod line;
+mod lines;
+mod options;
+mod oracle;
+mod orders;
 mod plan;
 mod program;
+mod socket;
 mod stage;
 mod sys;
 mod watch;
 
-pub use plan::Fault;
-pub use stage::Races;
+pub use options::{Lie, Options};
+pub use oracle::Races;
+pub use plan::faults;
 
 use crate::kernel::Rng;
 use crate::oracle::{Kind, Property, Sometimes};
 use crate::world;
-use actors::Visit;
 use faults::{Cast, Faults};
+use orders::{Order, Visit};
 use plan::Plan;
-use stage::{Order, SERVER, Stage};
+use stage::{SERVER, Stage};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 use turmoil::{Builder, Sim};
-
-/// How to run a seed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Keep the events, so that the trace can tell the story.
-    pub trace: bool,
-    /// Run the programs on a system that lies to them: the checks must notice.
-    pub lie: Option<Lie>,
-}
-
-/// What a system can do wrong: each is a fault that the checks exist for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
-    /// A reset is shown to the other side as an end in good order.
-    ResetLooksClean,
-    /// Now and then a read loses a byte.
-    ByteLost,
-    /// Now and then bytes are read a second time.
-    BytesRepeated,
-    /// Now and then a shut write half stays open.
-    EndLost,
-    /// The server's `Fin` is lost between two threads now and then.
-    FinLost,
-    /// The client's `Done` is lost between two threads now and then.
-    DoneLost,
-    /// A closed socket is never given back.
-    SocketLeaked,
-}
 
 /// What a run has shown.
 #[derive(Debug)]
@@ -97,7 +74,7 @@ pub const UNSEEN: [Sometimes; 15] = [
 pub fn run_seed(seed: u64, options: Options) -> Report {
     let mut rng = Rng::new(seed);
     let plan = Plan::new(seed, &mut rng);
-    let cast = Cast { clients: plan.clients.len() };
+    let cast = Cast { clients: plan.scenario.clients.len() };
     let stage = Stage::new(plan, rng.fork(), options);
     let mut run = Run {
         sim: build(&stage, rng.next()),
@@ -111,20 +88,20 @@ pub fn run_seed(seed: u64, options: Options) -> Report {
         Ok(Err(Stop::Died(why))) => stage.breach(Kind::Crash, Property::NoPanic, why),
         Err(panic) => stage.breach(Kind::Crash, Property::NoPanic, words(panic.as_ref())),
     }
-    let trace = stage.trace.take();
+    let trace = stage.oracle.trace.take();
     Report {
         run: world::Report {
             seed,
             hash: trace.hash(),
             simulated: run.sim.elapsed(),
             events: trace.events(),
-            breach: stage.breach.take(),
-            coverage: stage.seen.take(),
-            served: usize::try_from(stage.whole.get()).expect("fits memory"),
+            breach: stage.oracle.breach.take(),
+            coverage: stage.oracle.seen.take(),
+            served: usize::try_from(stage.oracle.whole.get()).expect("fits memory"),
             trace,
         },
-        races: stage.races.get(),
-        visitors: stage.visitors.get(),
+        races: stage.oracle.races.get(),
+        visitors: stage.oracle.visitors.get(),
     }
 }
 
@@ -172,10 +149,10 @@ impl Run {
     fn play(&mut self) -> Result<(), Stop> {
         self.raise();
         let patience = self.stage.plan.patience();
-        let ready = |stage: &Stage| all_up(stage) && stage.public.borrow().iter().all(Option::is_some);
+        let ready = |stage: &Stage| all_up(stage) && stage.orders.public.borrow().iter().all(Option::is_some);
         self.until(patience, Property::PortsListen, ready)?;
         self.load()?;
-        self.stage.hurry.set(true);
+        self.stage.orders.hurry.set(true);
         self.faults.remedy_all(&mut self.sim);
         self.until(patience, Property::TransfersEnd, nobody_talks)?;
         self.until(patience, Property::ClientsReturn, all_up)?;
@@ -190,7 +167,7 @@ impl Run {
     fn raise(&mut self) {
         let cast = &self.faults.cast;
         for who in cast.all() {
-            self.stage.trace.borrow_mut().name(who, cast.name(who));
+            self.stage.oracle.trace.borrow_mut().name(who, cast.name(who));
         }
         let stage = Rc::clone(&self.stage);
         self.sim.host(cast.name(SERVER), move || program::server(Rc::clone(&stage)));
@@ -199,7 +176,7 @@ impl Run {
             self.sim.host(cast.name(who), move || program::client(Rc::clone(&stage), who, identity));
         }
         let (stage, rival) = (Rc::clone(&self.stage), cast.rival());
-        stage.with_status(rival, |status| status.asleep = true);
+        stage.orders.with_status(rival, |status| status.asleep = true);
         self.sim.host(cast.name(rival), move || program::client(Rc::clone(&stage), rival, 0));
         let (stage, who) = (Rc::clone(&self.stage), cast.service());
         self.sim.host(cast.name(who), move || actors::services(Rc::clone(&stage), who));
@@ -211,7 +188,7 @@ impl Run {
         let stepped = self.sim.step();
         self.stage.set_clock(self.sim.elapsed());
         stepped.map_err(|error| Stop::Died(error.to_string()))?;
-        if self.stage.breach.borrow().is_some() { Err(Stop::Breach) } else { Ok(()) }
+        if self.stage.oracle.breach.borrow().is_some() { Err(Stop::Breach) } else { Ok(()) }
     }
 
     fn advance(&mut self, by: Duration) -> Result<(), Stop> {
@@ -228,12 +205,12 @@ impl Run {
         while !holds(&self.stage) {
             if self.sim.elapsed() >= until {
                 let stage = &self.stage;
-                let lines: Vec<_> = stage.lines().iter().map(|line| line.borrow().show()).collect();
+                let lines: Vec<_> = stage.lines.all().iter().map(|line| line.borrow().show()).collect();
                 let what = format!(
                     "not within {patience:?}: {} visits, {} of their ends and {} transfers go on; {}",
-                    stage.to_come.get(),
-                    stage.actors.get(),
-                    stage.live(),
+                    stage.orders.to_come.get(),
+                    stage.orders.actors.get(),
+                    stage.oracle.live(),
                     lines.join("; ")
                 );
                 stage.breach(Kind::Liveness, or, what);
@@ -247,13 +224,13 @@ impl Run {
     /// The fault phase.
     fn load(&mut self) -> Result<(), Stop> {
         let plan = &self.stage.plan;
-        for _ in 0..plan.visitors {
-            let after = Duration::from_millis(self.rng.below(plan.length.as_millis() as u64));
-            let tunnel = self.rng.size(0, plan.tunnels.len() - 1);
-            self.stage.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
+        for _ in 0..plan.scenario.visitors {
+            let after = Duration::from_millis(self.rng.below(plan.scenario.length.as_millis() as u64));
+            let tunnel = self.rng.size(0, plan.scenario.tunnels.len() - 1);
+            self.stage.orders.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
         }
         let mut blows = plan.blows.clone();
-        let (begin, length) = (self.sim.elapsed(), plan.length);
+        let (begin, length) = (self.sim.elapsed(), plan.scenario.length);
         while self.sim.elapsed() < begin + length {
             let since = self.sim.elapsed() - begin;
             self.faults.remedy(&mut self.sim);
@@ -270,9 +247,9 @@ impl Run {
 
     /// One visitor after the other, because few may wait at once.
     fn probe(&mut self) -> Result<(), Stop> {
-        for tunnel in 0..self.stage.plan.tunnels.len() {
+        for tunnel in 0..self.stage.plan.scenario.tunnels.len() {
             let visit = Visit { after: Duration::ZERO, tunnel, probe: true };
-            self.stage.visit(self.faults.cast.visitors(), visit);
+            self.stage.orders.visit(self.faults.cast.visitors(), visit);
             self.until(self.stage.plan.patience(), Property::ProbesRoundTrip, nobody_talks)?;
         }
         Ok(())
@@ -280,45 +257,45 @@ impl Run {
 
     /// Asks everybody to stop, in any order, sometimes amid visits.
     fn drain(&mut self) -> Result<(), Stop> {
-        self.stage.leaving.set(true);
+        self.stage.orders.leaving.set(true);
         let plan = &self.stage.plan;
-        if !plan.gentle {
+        if !plan.scenario.calm {
             for _ in 0..self.rng.size(0, 5) {
                 let after = Duration::from_millis(self.rng.below(50));
-                let tunnel = self.rng.size(0, plan.tunnels.len() - 1);
-                self.stage.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
+                let tunnel = self.rng.size(0, plan.scenario.tunnels.len() - 1);
+                self.stage.orders.visit(self.faults.cast.visitors(), Visit { after, tunnel, probe: false });
             }
         }
-        let mut programs: Vec<_> = (0..plan.clients.len()).map(Cast::client).collect();
+        let mut programs: Vec<_> = (0..plan.scenario.clients.len()).map(Cast::client).collect();
         programs.push(SERVER);
         sys::shuffle(&mut self.rng, &mut programs);
-        let patience = plan.timings.drain_timeout + Duration::from_secs(2);
+        let patience = plan.scenario.timings.drain_timeout + Duration::from_secs(2);
         for &who in &programs {
-            self.stage.with_status(who, |status| status.stopped = false);
-            self.stage.order(who, Order::Stop);
+            self.stage.orders.with_status(who, |status| status.stopped = false);
+            self.stage.orders.order(who, Order::Stop);
             let pause = Duration::from_millis(self.rng.below(100));
             self.advance(pause)?;
         }
         self.until(patience, Property::DrainEnds, |stage| {
-            programs.iter().all(|&who| stage.with_status(who, |status| status.stopped))
+            programs.iter().all(|&who| stage.orders.with_status(who, |status| status.stopped))
         })?;
         self.until(self.stage.plan.patience(), Property::TransfersEnd, nobody_talks)
     }
 }
 
 fn nobody_talks(stage: &Stage) -> bool {
-    stage.to_come.get() == 0 && stage.actors.get() == 0 && stage.live() == 0
+    stage.orders.to_come.get() == 0 && stage.orders.actors.get() == 0 && stage.oracle.live() == 0
 }
 
 fn all_up(stage: &Stage) -> bool {
-    let clients = (0..stage.plan.clients.len()).map(Cast::client);
-    clients.chain([SERVER]).all(|who| stage.with_status(who, |status| status.up))
+    let clients = (0..stage.plan.scenario.clients.len()).map(Cast::client);
+    clients.chain([SERVER]).all(|who| stage.orders.with_status(who, |status| status.up))
 }
 
 /// Both sides know the same idle conns, as many as are kept ready.
 fn pools_agree(stage: &Stage) -> bool {
-    let sockets = |who| stage.with_status(who, |status| status.loop_sockets);
-    let clients = stage.plan.clients.len();
+    let sockets = |who| stage.orders.with_status(who, |status| status.loop_sockets);
+    let clients = stage.plan.scenario.clients.len();
     let theirs: usize = (0..clients).map(|client| sockets(Cast::client(client))).sum();
-    theirs == sockets(SERVER) && theirs >= clients * stage.plan.idle_conns as usize
+    theirs == sockets(SERVER) && theirs >= clients * stage.plan.scenario.idle_conns as usize
 }

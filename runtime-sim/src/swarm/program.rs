@@ -1,9 +1,11 @@
 //! The server and the client as hosts: production's drivers, each a thread that runs when the seed says so.
 
-use super::stage::{Order, SERVER, Stage};
+use super::orders::Order;
+use super::stage::{SERVER, Stage};
 use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
+use crate::scenario::{CTL, PROXY};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::listener::Listener;
@@ -11,7 +13,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
-use protocol_sm::settings::{ClientSettings, Credential, Scope, ServerSettings, Token, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, ServerSettings, Token, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -23,9 +25,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Sleep;
 
-/// Where the server listens.
-pub(super) const CTL: u16 = 8080;
-pub(super) const PROXY: u16 = 8090;
 /// More rounds than this without sleeping is spinning.
 const ROUNDS: u32 = 20_000;
 /// How soon a program that ended by itself is started again, as a service manager would.
@@ -55,13 +54,13 @@ impl<D: Driver<Thread, Message = M>, M> SimThread<D, M> {
         let thread = Thread { process: Rc::clone(process), index };
         let (rng, scratch) = {
             let mut process = process.borrow_mut();
-            (process.rng.fork(), vec![0; process.stage.plan.scratch])
+            (process.rng.fork(), vec![0; process.stage.plan.scenario.scratch])
         };
         Rc::new(RefCell::new(Self { driver, check, mailbox, thread, rng, scratch, runs_at: None }))
     }
 
     fn call<R>(&mut self, now: Instant, call: impl FnOnce(&mut D, &mut Cx<'_, Thread>) -> R) -> R {
-        let strategy = self.thread.process.borrow().stage.plan.strategy;
+        let strategy = self.thread.process.borrow().stage.plan.scenario.strategy;
         let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy };
         call(&mut self.driver, &mut cx)
     }
@@ -86,7 +85,7 @@ impl<D: Driver<Thread, Message = M>, M> Runs for SimThread<D, M> {
         }
         let lag = {
             let process = self.thread.process.borrow();
-            process.stage.with_status(process.who, |status| status.lag)
+            process.stage.orders.with_status(process.who, |status| status.lag)
         };
         let runs_at = match self.runs_at {
             Some(at) => at,
@@ -198,9 +197,9 @@ fn credential() -> Token {
 /// Runs the server until it is told to stop for good.
 pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     loop {
-        stage.awake(SERVER).await;
+        stage.orders.awake(SERVER).await;
         let again = serve(&stage).await;
-        stage.forget_transfers();
+        stage.oracle.forget_transfers();
         match again {
             // The machine goes on, and refuses connections.
             Order::Stop => std::future::pending().await,
@@ -211,29 +210,34 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
-    let scope = Scope { max_waiting: plan.max_waiting, max_connections: plan.max_connections, ..Scope::default() };
+    let scope = plan.scenario.scope();
     let settings = ServerSettings {
         credentials: vec![Credential { name: "swarm".into(), tokens: vec![credential()], scope }],
-        idle_conns: plan.idle_conns,
-        timings: plan.timings.clone(),
+        idle_conns: plan.scenario.idle_conns,
+        timings: plan.scenario.timings.clone(),
         ..ServerSettings::default()
     };
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let process = Process::new(stage, SERVER, plan.loop_count);
+    let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
-        let driver = ServerMain::<Stream, Door>::new(settings, plan.loop_count, ip);
+        let driver = ServerMain::<Stream, Door>::new(settings, plan.scenario.loop_count, ip);
         SimThread::new(&process, index, driver, ServerMain::assert_consistent, mailbox)
     };
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
     let main = seat(0, Rc::clone(&mailbox));
     let inbox = Rc::clone(&process.borrow().mail.listener);
-    let listener =
-        SimThread::new(&process, 1, Listener::<Door>::new(plan.loop_count), Listener::assert_consistent, inbox);
+    let listener = SimThread::new(
+        &process,
+        1,
+        Listener::<Door>::new(plan.scenario.loop_count),
+        Listener::assert_consistent,
+        inbox,
+    );
     let mut loops = Vec::new();
-    for loop_index in 0..plan.loop_count {
+    for loop_index in 0..plan.scenario.loop_count {
         let inbox = Rc::clone(&process.borrow().mail.server_loops[loop_index]);
-        let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
+        let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
     let ports = (SocketAddr::new(ip, CTL), SocketAddr::new(ip, PROXY));
@@ -246,12 +250,12 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let mut over = false;
     let sockets = || loops.iter().map(|seat| seat.borrow().driver.sockets()).sum::<usize>();
     poll_fn(|cx| {
-        if let Some(new) = stage.take_order(SERVER, cx.waker()) {
+        if let Some(new) = stage.orders.take_order(SERVER, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
         program.turn(cx, || {
-            stage.with_status(SERVER, |status| {
+            stage.orders.with_status(SERVER, |status| {
                 status.up = true;
                 status.loop_sockets = sockets();
             });
@@ -263,7 +267,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         })
     })
     .await;
-    stage.with_status(SERVER, |status| {
+    stage.orders.with_status(SERVER, |status| {
         status.up = false;
         status.stopped = true;
     });
@@ -280,7 +284,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
 /// Runs a client until it is told to stop for good. `identity` decides whom it replaces.
 pub(super) async fn client(stage: Rc<Stage>, who: ProcId, identity: usize) -> turmoil::Result {
     loop {
-        stage.awake(who).await;
+        stage.orders.awake(who).await;
         match connect(&stage, who, identity).await {
             Order::Stop => std::future::pending().await,
             Order::Restart(pause) => tokio::time::sleep(pause).await,
@@ -290,7 +294,7 @@ pub(super) async fn client(stage: Rc<Stage>, who: ProcId, identity: usize) -> tu
 
 async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let plan = &stage.plan;
-    let spec = &plan.clients[identity];
+    let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(credential()),
@@ -299,18 +303,15 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             .iter()
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
-                public_port: plan.tunnels[tunnel].public_port,
-                // Where there is little room, every other tunnel asks for less.
-                limits: TunnelLimits {
-                    max_connections: if plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
-                    ..TunnelLimits::default()
-                },
+                public_port: plan.scenario.tunnels[tunnel].public_port,
+                limits: plan.scenario.limits(tunnel),
             })
             .collect(),
         max_proxy_conns: 16_384,
-        timings: plan.timings.clone(),
+        timings: plan.scenario.timings.clone(),
     };
-    let locals = spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.tunnels[tunnel].service_port)).collect();
+    let locals =
+        spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.scenario.tunnels[tunnel].service_port)).collect();
     let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
@@ -319,7 +320,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {
         let inbox = Rc::clone(&process.borrow().mail.client_loops[loop_index]);
-        let driver = ClientLoop::<Stream, Pipe>::new(loop_index, plan.timings.clone());
+        let driver = ClientLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 1 + loop_index, driver, ClientLoop::assert_consistent, inbox));
     }
     main.borrow_mut().call(stage.now(), |main, cx| main.start(cx));
@@ -330,12 +331,12 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let mut over = false;
     let sockets = || loops.iter().map(|seat| seat.borrow().driver.sockets()).sum::<usize>();
     poll_fn(|cx| {
-        if let Some(new) = stage.take_order(who, cx.waker()) {
+        if let Some(new) = stage.orders.take_order(who, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
         }
         program.turn(cx, || {
-            stage.with_status(who, |status| {
+            stage.orders.with_status(who, |status| {
                 status.up = main.borrow().driver.is_up();
                 status.loop_sockets = sockets();
             });
@@ -345,7 +346,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         })
     })
     .await;
-    stage.with_status(who, |status| {
+    stage.orders.with_status(who, |status| {
         status.up = false;
         status.stopped = true;
     });

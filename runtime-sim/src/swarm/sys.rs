@@ -3,8 +3,8 @@
 //! The threads of a process are steps of one task. Calls that could move many bytes are cut short by chance, because
 //! turmoil itself never does that.
 
-use super::Lie;
-use super::line::Socket;
+use super::options::Lie;
+use super::socket::Socket;
 use super::stage::{SERVER, Stage};
 use super::watch::Watch;
 use crate::impostor::Overheard;
@@ -188,7 +188,7 @@ impl Process {
 
     /// How much of `length` a call moves at most. A few bytes are never cut in two by a socket with room.
     fn cut(&mut self, length: usize, least: usize) -> usize {
-        if length > least && self.rng.chance(self.stage.plan.short) {
+        if length > least && self.rng.chance(self.stage.plan.scenario.short_calls) {
             self.stage.saw(Sometimes::ShortWrite);
             return self.rng.log_size(least, length - 1);
         }
@@ -203,7 +203,7 @@ impl Process {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
         let n = self.socket(stream).recv(into)?;
         if self.who == SERVER && Overheard::is_of_use(&into[..n]) {
-            self.stage.overheard.borrow_mut().on_read(key(stream), &into[..n]);
+            self.stage.oracle.overheard.borrow_mut().on_read(key(stream), &into[..n]);
         }
         if n > 100 && self.lies(Lie::ByteLost) {
             into.copy_within(51..n, 50);
@@ -216,7 +216,7 @@ impl Process {
     }
 
     fn out_of_descriptors(&mut self) -> bool {
-        let few = self.stage.with_status(self.who, |status| status.few_descriptors) && self.rng.chance(60);
+        let few = self.stage.orders.with_status(self.who, |status| status.few_descriptors) && self.rng.chance(60);
         if few {
             self.stage.saw(Sometimes::OutOfDescriptors);
         }
@@ -370,7 +370,7 @@ impl Splice for Thread {
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
         let mut process = self.process.borrow_mut();
-        let no_pipe = process.stage.plan.no_pipe;
+        let no_pipe = process.stage.plan.scenario.no_pipe;
         if process.rng.chance(no_pipe) {
             process.stage.saw(Sometimes::NoPipe);
             return None;
@@ -451,7 +451,7 @@ impl Resolve for Thread {
         let mut process = self.process.borrow_mut();
         let (host, port) = name.rsplit_once(':').expect("HOST:PORT");
         let port = port.parse().expect("a port");
-        let fails = process.stage.with_status(process.who, |status| status.no_names);
+        let fails = process.stage.orders.with_status(process.who, |status| status.no_names);
         let addresses = if fails { Vec::new() } else { vec![SocketAddr::new(turmoil::lookup(host), port)] };
         let at = process.stage.now() + Duration::from_millis(process.rng.log_size(1, 200) as u64);
         process.lookups.push((at, tag, addresses));
@@ -467,7 +467,7 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for Thread {
         let process = self.process.borrow();
         process.watch.told_server_loop(&msg.message);
         if let ToServerLoop::Conn { stream, .. } = &msg.message {
-            process.stage.overheard.borrow_mut().on_admitted(key(stream));
+            process.stage.oracle.overheard.borrow_mut().on_admitted(key(stream));
         }
         post(&process.mail.server_loops[msg.loop_index], msg.message);
     }

@@ -5,100 +5,38 @@ use super::plan::Plan;
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
+use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Script, Shut};
 use core::net::{IpAddr, SocketAddr};
 use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::ConnKind;
 use std::time::Duration;
 
-/// When an actor shuts its write half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shut {
-    /// When it has sent all.
-    AfterSending,
-    /// When it has sent all and read the other side's end.
-    AfterPeer,
-}
+/// How this ring's visitors and services behave.
+const HABITS: Habits = Habits {
+    empty: 2,
+    short_total: 4096,
+    short_pause: (10, 200_000),
+    pause_unit: Duration::from_micros(1),
+    long_pause: 3_000,
+    paused_chunk: |total, _| (total / 20).max(256),
+    largest_chunk: 128 * 1024,
+    resets: 8,
+    early_closes: 4,
+    reset_part: 4,
+};
 
-/// How it ends, if not in good order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Normal,
-    /// Resets once it has sent and received so many bytes.
-    Reset {
-        sent: usize,
-        received: u64,
-    },
-    /// Closes as soon as it has sent all, without reading to the end.
-    CloseEarly,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Script {
-    pub(super) total: usize,
-    pub(super) write_chunk: usize,
-    pub(super) read_chunk: usize,
-    /// Longest pause after a write and after a read.
-    pub(super) write_pause: Duration,
-    pub(super) read_pause: Duration,
-    pub(super) shut: Shut,
-    pub(super) fate: Fate,
-}
-
-impl Script {
-    pub(super) fn new(rng: &mut Rng, plan: &Plan, side: Side, service_first: bool) -> Self {
-        let calm = plan.calm;
-        let total = match rng.below(10) {
-            0 | 1 => 0,
-            2 => rng.size(1, 16),
-            3..=6 => rng.log_size(8, 4096.min(plan.largest)),
-            _ => rng.log_size(8, plan.largest),
-        };
-        // A pause per chunk: few chunks if there are pauses.
-        let pause = |rng: &mut Rng| match rng.below(10) {
-            0..=5 => Duration::ZERO,
-            6..=8 => Duration::from_micros(rng.log_size(10, 200_000) as u64),
-            _ => Duration::from_millis(rng.range(100, 3_000)),
-        };
-        let (write_pause, read_pause) = (pause(rng), pause(rng));
-        let chunk = |rng: &mut Rng, paused: bool| {
-            let least = if paused { (total / 20).max(256) } else { 64 };
-            rng.log_size(least, 128 * 1024)
-        };
-        let may_wait = match side {
-            Side::Visitor => service_first,
-            Side::Service => !service_first,
-        };
-        let fate = match rng.below(100) {
-            0..=7 if !calm => {
-                Fate::Reset { sent: rng.size(0, total), received: rng.below(plan.largest as u64 / 4 + 1) }
-            }
-            8..=11 if !calm => Fate::CloseEarly,
-            _ => Fate::Normal,
-        };
-        Self {
-            total,
-            write_chunk: chunk(rng, !write_pause.is_zero()),
-            read_chunk: chunk(rng, !read_pause.is_zero()),
-            write_pause,
-            read_pause,
-            shut: if may_wait && rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending },
-            fate,
+fn script(rng: &mut Rng, plan: &Plan, side: Side, service_first: bool) -> Script {
+    let (calm, largest) = (plan.scenario.calm, plan.scenario.largest);
+    HABITS.draw(rng, largest, side, service_first, |rng, total| {
+        if calm {
+            // One number all the same, as it always was.
+            rng.below(100);
+            Fate::Normal
+        } else {
+            HABITS.draw_fate(rng, largest, total)
         }
-    }
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Both streams were whole.
-    Whole,
-    /// The script ended it.
-    Own,
-    /// Nobody listened, or the connect failed.
-    NotConnected(Errno),
-    /// It was reset.
-    Reset(Errno),
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +58,7 @@ pub(super) struct Actor {
     eof: bool,
     next_write: Instant,
     next_read: Instant,
-    pub(super) outcome: Option<Outcome>,
+    pub(super) outcome: Option<Outcome<Errno>>,
     pub(super) began: Instant,
     pub(super) ended: Instant,
     /// A stranger who knows what to say.
@@ -184,9 +122,9 @@ impl Actors {
         if service.listener.is_some() || !kernel.is_alive(service.proc) {
             return;
         }
-        let spec = &plan.tunnels[tunnel];
+        let spec = &plan.scenario.tunnels[tunnel];
         let at = SocketAddr::from(([0, 0, 0, 0], spec.service_port));
-        let (sock, _) = kernel.listen(service.proc, at, spec.backlog, plan.foreign()).expect("its own port");
+        let (sock, _) = kernel.listen(service.proc, at, plan.backlogs[tunnel], plan.foreign()).expect("its own port");
         kernel.watch(sock, service.poll, token(LISTENER, tunnel), false);
         service.listener = Some(sock);
     }
@@ -240,7 +178,7 @@ impl Actors {
         tunnel: usize,
         probe: bool,
     ) {
-        let mut script = Script::new(&mut self.rng, plan, Side::Visitor, plan.tunnels[tunnel].service_first);
+        let mut script = script(&mut self.rng, plan, Side::Visitor, plan.scenario.tunnels[tunnel].service_first);
         if probe {
             script.fate = Fate::Normal;
             script.total = script.total.max(8);
@@ -251,7 +189,7 @@ impl Actors {
 
     /// Somebody who is no client connects to one of the server's own ports.
     pub(super) fn intrude(&mut self, kernel: &mut Kernel, plan: &Plan, from: (ProcId, PollId), to: SocketAddr) {
-        let mut script = Script::new(&mut self.rng, plan, Side::Visitor, false);
+        let mut script = script(&mut self.rng, plan, Side::Visitor, false);
         script.total = script.total.min(4096);
         script.fate = Fate::Normal;
         script.shut = if self.rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending };
@@ -269,10 +207,10 @@ impl Actors {
         overheard: &Overheard,
     ) {
         let impostor = Impostor::new(&mut self.rng, overheard);
-        let to = SocketAddr::new(server, if impostor.port() == ConnKind::Ctl { super::CTL } else { super::PROXY });
+        let to = SocketAddr::new(server, if impostor.port() == ConnKind::Ctl { CTL } else { PROXY });
         let now = kernel.now();
         kernel.trace.remark(now, Some(from.0), || format!("{impostor:.40?}"));
-        let script = Script::new(&mut self.rng, plan, Side::Visitor, false);
+        let script = script(&mut self.rng, plan, Side::Visitor, false);
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
         let index = self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
         self.all[index].impostor = Some(impostor);
@@ -340,7 +278,7 @@ impl Actors {
         let service = &self.services[tunnel];
         let (Some(listener), true, poll) = (service.listener, service.accepts, service.poll) else { return Ok(()) };
         while let Ok((sock, _)) = kernel.accept(listener) {
-            let mut script = Script::new(&mut self.rng, plan, Side::Service, plan.tunnels[tunnel].service_first);
+            let mut script = script(&mut self.rng, plan, Side::Service, plan.scenario.tunnels[tunnel].service_first);
             if self.hurry {
                 script.fate = Fate::Normal;
             }
@@ -360,7 +298,7 @@ impl Actors {
         until
     }
 
-    fn end(&mut self, kernel: &mut Kernel, index: usize, outcome: Outcome, linger0: bool) {
+    fn end(&mut self, kernel: &mut Kernel, index: usize, outcome: Outcome<Errno>, linger0: bool) {
         let actor = &mut self.all[index];
         actor.outcome = Some(outcome);
         actor.ended = kernel.now();

@@ -1,9 +1,9 @@
 //! The faults of a run: when they strike, whom, and how each is undone.
 
-use super::plan::Fault;
-use super::{CTL, Event, PROXY, World};
+use super::{Event, Phase, World};
 use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
+use crate::scenario::{CTL, KernelFault, PROXY, SimFault};
 use core::net::SocketAddr;
 use protocol_sm::time::Instant;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A fault, and whom it has struck.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Struck {
-    fault: Fault,
+    fault: KernelFault,
     lasts: Duration,
     begun: Option<Instant>,
     ended: bool,
@@ -35,85 +35,103 @@ impl World {
     }
 
     pub(super) fn fault_begins(&mut self, index: usize) {
-        if self.phase != super::phases::Phase::Faults {
+        if self.phase != Phase::Faults {
             return;
         }
         let fault = self.faults[index].fault;
-        let client = self.rng.size(0, self.plan.clients.len() - 1);
-        let tunnel = self.rng.size(0, self.plan.tunnels.len() - 1);
+        let client = self.rng.size(0, self.plan.scenario.clients.len() - 1);
+        let tunnel = self.rng.size(0, self.plan.scenario.tunnels.len() - 1);
         self.faults[index].begun = Some(self.now());
         self.faults[index].target = client;
         let now = self.now();
-        self.kernel.trace.remark(now, None, || format!("{fault:?}"));
+        self.kernel.trace.remark(now, None, || fault.to_string());
         self.coverage.struck(fault);
         match fault {
-            Fault::ResetCtl => self.strike(|world| world.reset(CTL), Sometimes::ResetCtl),
-            Fault::ResetProxy => self.strike(|world| world.reset(PROXY), Sometimes::ResetProxy),
-            Fault::ResetPublic => self.strike(Self::reset_public, Sometimes::ResetPublic),
-            Fault::ResetLocal => self.strike(|world| world.reset_local(client), Sometimes::ResetLocal),
-            Fault::BlackholeCtl => self.strike(|world| world.blackhole(CTL), Sometimes::BlackholeCtl),
-            Fault::BlackholeProxy => self.strike(|world| world.blackhole(PROXY), Sometimes::BlackholeProxy),
-            Fault::Cut => {
-                self.kernel.cut(self.client_hosts[client], self.server_host);
-                self.coverage.saw(Sometimes::Cut);
+            KernelFault::Sim(fault) => {
+                if self.strike(index, fault, client, tunnel)
+                    && let Some(what) = fault.counts_as()
+                {
+                    self.coverage.saw(what);
+                }
             }
-            Fault::CutOneWay => {
+            KernelFault::CutOneWay => {
                 let (a, b) = (self.client_hosts[client], self.server_host);
                 let (a, b) = if self.rng.chance(50) { (a, b) } else { (b, a) };
                 self.kernel.cut_one_way(a, b);
                 self.coverage.saw(Sometimes::CutOneWay);
             }
-            Fault::FreezeServer => self.freeze(self.server, Sometimes::FreezeServer),
-            Fault::FreezeClient => self.freeze(self.clients[client], Sometimes::FreezeClient),
-            Fault::KillClient => {
-                if self.is_alive(self.clients[client]) {
-                    self.kill(self.clients[client]);
-                    self.coverage.saw(Sometimes::KillClient);
-                }
-            }
-            Fault::KillServer => {
-                self.kill(self.server);
-                self.coverage.saw(Sometimes::KillServer);
-            }
-            Fault::PowerOffClient => self.power_off(self.client_hosts[client], Sometimes::PowerOffClient),
-            Fault::PowerOffServer => self.power_off(self.server_host, Sometimes::PowerOffServer),
-            Fault::ServiceDown => {
-                self.faults[index].target = tunnel;
-                self.actors.unserve(&mut self.kernel, tunnel);
-                self.coverage.saw(Sometimes::ServiceDown);
-            }
-            Fault::ServiceBlackholed => {
+            KernelFault::FreezeServer => self.freeze(self.server, Sometimes::FreezeServer),
+            KernelFault::FreezeClient => self.freeze(self.clients[client], Sometimes::FreezeClient),
+            KernelFault::ServiceBlackholed => {
                 if self.client_hosts[client] != self.service_hosts[client] {
                     self.kernel.cut(self.client_hosts[client], self.service_hosts[client]);
                     self.coverage.saw(Sometimes::ServiceBlackholed);
                 }
             }
-            Fault::ServiceAcceptsNothing => {
+            KernelFault::Nudge => self.nudge(),
+        }
+        self.later(self.faults[index].lasts, Event::FaultEnds(index));
+    }
+
+    /// A fault that the other ring knows too strikes. `false`: there is nothing that it could hit now.
+    fn strike(&mut self, index: usize, fault: SimFault, client: usize, tunnel: usize) -> bool {
+        match fault {
+            SimFault::ResetCtl => self.reset(CTL),
+            SimFault::ResetProxy => self.reset(PROXY),
+            SimFault::ResetPublic => self.reset_public(),
+            SimFault::ResetLocal => self.reset_local(client),
+            SimFault::BlackholeCtl => self.blackhole(CTL),
+            SimFault::BlackholeProxy => self.blackhole(PROXY),
+            SimFault::Cut => {
+                self.kernel.cut(self.client_hosts[client], self.server_host);
+                true
+            }
+            SimFault::KillClient => {
+                let alive = self.is_alive(self.clients[client]);
+                if alive {
+                    self.kill(self.clients[client]);
+                }
+                alive
+            }
+            SimFault::KillServer => {
+                self.kill(self.server);
+                true
+            }
+            SimFault::PowerOffClient => self.power_off(self.client_hosts[client]),
+            SimFault::PowerOffServer => self.power_off(self.server_host),
+            SimFault::ServiceDown => {
+                self.faults[index].target = tunnel;
+                self.actors.unserve(&mut self.kernel, tunnel);
+                true
+            }
+            SimFault::ServiceAcceptsNothing => {
                 self.faults[index].target = tunnel;
                 self.actors.services[tunnel].accepts = false;
                 self.coverage.saw(Sometimes::BacklogFull);
+                true
             }
-            Fault::FewDescriptors => self.few_descriptors(index, client),
-            Fault::StopClient => self.stop_for_a_while(self.clients[client], Sometimes::StopClient),
-            Fault::StopServer => self.stop_for_a_while(self.server, Sometimes::StopServer),
-            Fault::Rival => {
+            SimFault::FewDescriptors => self.few_descriptors(index, client),
+            SimFault::StopClient => self.stop_for_a_while(self.clients[client]),
+            SimFault::StopServer => self.stop_for_a_while(self.server),
+            SimFault::Rival => {
                 let rival = self.spawn_client(client, true);
                 self.rivals.push(rival);
                 self.faults[index].target = rival;
+                true
             }
-            Fault::Stranger => {
+            SimFault::Stranger => {
                 let port = if self.rng.chance(50) { CTL } else { PROXY };
                 let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
                 self.actors.intrude(&mut self.kernel, &self.plan, self.visitors, to);
                 self.coverage.saw(Sometimes::Stranger);
+                true
             }
-            Fault::Nudge => self.nudge(),
-            Fault::Impostor => {
+            SimFault::Impostor => {
                 let server = self.kernel.ip(self.server_host);
                 self.actors.impersonate(&mut self.kernel, &self.plan, self.visitors, server, &self.overheard);
+                true
             }
         }
-        self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
 
     /// Undoes a fault that lasts.
@@ -122,36 +140,41 @@ impl World {
         self.faults[index].ended = true;
         self.reap();
         let now = self.now();
-        self.kernel.trace.remark(now, None, || format!("{fault:?} ends"));
+        self.kernel.trace.remark(now, None, || format!("{fault} ends"));
         match fault {
-            Fault::Cut | Fault::CutOneWay => self.kernel.heal(self.client_hosts[target], self.server_host),
-            Fault::FreezeServer | Fault::FreezeClient => self.thaw(),
-            Fault::KillClient | Fault::StopClient => self.return_client(target),
-            Fault::KillServer | Fault::StopServer => self.return_server(),
-            Fault::PowerOffClient => {
-                self.power_on(self.client_hosts[target], begun);
-            }
-            Fault::PowerOffServer => self.power_on(self.server_host, begun),
-            Fault::ServiceDown => self.actors.serve(&mut self.kernel, &self.plan, target),
-            Fault::ServiceBlackholed => {
+            KernelFault::Sim(fault) => self.undo(fault, target, begun),
+            KernelFault::CutOneWay => self.kernel.heal(self.client_hosts[target], self.server_host),
+            KernelFault::FreezeServer | KernelFault::FreezeClient => self.thaw(),
+            KernelFault::ServiceBlackholed => {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
-            Fault::ServiceAcceptsNothing => {
+            KernelFault::Nudge => {}
+        }
+    }
+
+    fn undo(&mut self, fault: SimFault, target: usize, begun: Instant) {
+        match fault {
+            SimFault::Cut => self.kernel.heal(self.client_hosts[target], self.server_host),
+            SimFault::KillClient | SimFault::StopClient => self.return_client(target),
+            SimFault::KillServer | SimFault::StopServer => self.return_server(),
+            SimFault::PowerOffClient => self.power_on(self.client_hosts[target], begun),
+            SimFault::PowerOffServer => self.power_on(self.server_host, begun),
+            SimFault::ServiceDown => self.actors.serve(&mut self.kernel, &self.plan, target),
+            SimFault::ServiceAcceptsNothing => {
                 self.actors.services[target].accepts = true;
                 let found = self.actors.accept(&mut self.kernel, &self.plan, target, &mut self.coverage);
                 self.after_actor(found);
             }
-            Fault::FewDescriptors => self.enough_descriptors(),
-            Fault::Rival => self.kill(target),
-            Fault::ResetCtl
-            | Fault::ResetProxy
-            | Fault::ResetPublic
-            | Fault::ResetLocal
-            | Fault::BlackholeCtl
-            | Fault::BlackholeProxy
-            | Fault::Stranger
-            | Fault::Nudge
-            | Fault::Impostor => {}
+            SimFault::FewDescriptors => self.enough_descriptors(),
+            SimFault::Rival => self.kill(target),
+            SimFault::ResetCtl
+            | SimFault::ResetProxy
+            | SimFault::ResetPublic
+            | SimFault::ResetLocal
+            | SimFault::BlackholeCtl
+            | SimFault::BlackholeProxy
+            | SimFault::Stranger
+            | SimFault::Impostor => {}
         }
     }
 
@@ -167,10 +190,10 @@ impl World {
             self.kill(rival);
         }
         self.return_server();
-        for client in 0..self.plan.clients.len() {
+        for client in 0..self.plan.scenario.clients.len() {
             self.return_client(client);
         }
-        for tunnel in 0..self.plan.tunnels.len() {
+        for tunnel in 0..self.plan.scenario.tunnels.len() {
             self.actors.serve(&mut self.kernel, &self.plan, tunnel);
             self.actors.services[tunnel].accepts = true;
             let found = self.actors.accept(&mut self.kernel, &self.plan, tunnel, &mut self.coverage);
@@ -185,13 +208,7 @@ impl World {
 
     /// Whether something that is no client has connected to the server's ports.
     pub(super) fn strangers_came(&self) -> bool {
-        self.faults.iter().any(|struck| struck.fault == Fault::Stranger && struck.begun.is_some())
-    }
-
-    fn strike(&mut self, strike: impl FnOnce(&mut Self) -> bool, what: Sometimes) {
-        if strike(self) {
-            self.coverage.saw(what);
-        }
+        self.faults.iter().any(|struck| struck.fault == KernelFault::Sim(SimFault::Stranger) && struck.begun.is_some())
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.
@@ -262,9 +279,9 @@ impl World {
         }
     }
 
-    fn power_off(&mut self, host: HostId, what: Sometimes) {
+    fn power_off(&mut self, host: HostId) -> bool {
         if self.kernel.is_down(host) {
-            return;
+            return false;
         }
         for index in 0..self.processes.len() {
             if self.kernel.host_of(self.processes[index].proc) == host {
@@ -278,7 +295,7 @@ impl World {
         }
         self.actors.forget(&self.kernel, host);
         self.kernel.power_off(host);
-        self.coverage.saw(what);
+        true
     }
 
     fn power_on(&mut self, host: HostId, since: Instant) {
@@ -286,7 +303,7 @@ impl World {
             return;
         }
         self.kernel.power_on(host, since);
-        for tunnel in 0..self.plan.tunnels.len() {
+        for tunnel in 0..self.plan.scenario.tunnels.len() {
             if self.kernel.host_of(self.actors.services[tunnel].proc) == host {
                 let proc = self.kernel.spawn(host, 10_000);
                 let poll = self.kernel.epoll(proc);
@@ -299,7 +316,7 @@ impl World {
         if host == self.server_host {
             self.return_server();
         }
-        for client in 0..self.plan.clients.len() {
+        for client in 0..self.plan.scenario.clients.len() {
             self.return_client(client);
         }
     }
@@ -317,14 +334,16 @@ impl World {
     }
 
     /// Leaves a process hardly more descriptors than it has open.
-    fn few_descriptors(&mut self, index: usize, client: usize) {
+    fn few_descriptors(&mut self, index: usize, client: usize) -> bool {
         let process = if self.rng.chance(50) { self.server } else { self.clients[client] };
-        if self.is_alive(process) {
+        let alive = self.is_alive(process);
+        if alive {
             let proc = self.processes[process].proc;
             let limit = self.kernel.open_fds(proc) + self.rng.size(0, 4);
             self.kernel.set_fd_limit(proc, limit);
             self.faults[index].target = process;
         }
+        alive
     }
 
     fn enough_descriptors(&mut self) {
@@ -334,14 +353,15 @@ impl World {
     }
 
     /// An orderly stop; the process starts again when the fault ends.
-    fn stop_for_a_while(&mut self, process: usize, what: Sometimes) {
-        if self.is_alive(process) && self.processes[process].stopping.is_none() {
-            if self.transfers_in_flight() > 0 {
-                self.coverage.saw(Sometimes::DrainedWithTransfers);
-            }
-            self.coverage.saw(what);
-            self.ask_to_stop(process);
+    fn stop_for_a_while(&mut self, process: usize) -> bool {
+        if !self.is_alive(process) || self.processes[process].stopping.is_some() {
+            return false;
         }
+        if self.transfers_in_flight() > 0 {
+            self.coverage.saw(Sometimes::DrainedWithTransfers);
+        }
+        self.ask_to_stop(process);
+        true
     }
 
     fn nudge(&mut self) {

@@ -9,28 +9,28 @@ mod faults;
 mod phases;
 mod plan;
 mod sys;
+mod tasks;
 mod threads;
 mod watch;
 
-pub use plan::{ClientPlan, Fault, Plan, TunnelPlan};
+pub use plan::{Place, Plan, faults};
 pub use sys::{Pipe, Socket, Stream};
 
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
+use crate::scenario::{CTL, Outcome};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{
-    ClientSettings, Credential, Scope, ServerSettings, Token as Secret, TunnelLimits, TunnelSpec,
-};
+use protocol_sm::settings::{ClientSettings, Credential, ServerSettings, Token as Secret, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
-use threads::{Task, Thread};
+use tasks::{Task, Thread};
 use watch::Watch;
 
 /// The result of one run.
@@ -88,6 +88,24 @@ struct Process {
     stopping: Option<Instant>,
 }
 
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Load and faults.
+    Faults,
+    /// Faults have stopped: everything converges until this time.
+    Healing(Instant),
+    /// It seems so; what is dead without a word is found out by pings and heartbeats.
+    Resting(Instant),
+    /// One visitor per tunnel, who must be served whole.
+    Probing(Instant),
+    /// Nothing happens: pools shrink to their target.
+    Settling,
+    /// Everybody was asked to stop.
+    Stopping(Instant),
+    Over,
+}
+
 /// See the module.
 struct World {
     plan: Plan,
@@ -117,11 +135,8 @@ struct World {
     overheard: Overheard,
     coverage: Coverage,
     breach: Option<Breach>,
-    phase: phases::Phase,
+    phase: Phase,
 }
-
-const CTL: u16 = 8080;
-const PROXY: u16 = 8090;
 
 /// Runs one seed to its end.
 #[must_use]
@@ -146,16 +161,16 @@ impl World {
     fn new(plan: Plan, keep_trace: bool) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5157_0000);
         let mut kernel = Kernel::new(rng.next(), Trace::new(keep_trace));
-        kernel.short_writes = plan.short_writes;
+        kernel.short_writes = plan.scenario.short_calls;
         let server_host = kernel.host();
         let visitor_host = kernel.host();
         let client_hosts: Vec<_> =
-            plan.clients.iter().map(|client| if client.on_server { server_host } else { kernel.host() }).collect();
+            plan.places.iter().map(|place| if place.on_server { server_host } else { kernel.host() }).collect();
         let service_hosts: Vec<_> = plan
-            .clients
+            .places
             .iter()
             .zip(&client_hosts)
-            .map(|(client, &host)| if client.remote_services { kernel.host() } else { host })
+            .map(|(place, &host)| if place.remote_services { kernel.host() } else { host })
             .collect();
         kernel.set_path(visitor_host, server_host, plan.public);
         for (&client, &service) in client_hosts.iter().zip(&service_hosts) {
@@ -170,7 +185,6 @@ impl World {
         let visitors = (visitors, kernel.epoll(visitors));
         kernel.trace.name(visitors.0, "visitors".into());
         let actors = Actors::new(rng.fork());
-        let phase = phases::Phase::Faults;
         let mut world = Self {
             kernel,
             rng,
@@ -186,9 +200,9 @@ impl World {
             service_hosts,
             visitors,
             server: 0,
-            clients: vec![usize::MAX; plan.clients.len()],
+            clients: vec![usize::MAX; plan.scenario.clients.len()],
             rivals: Vec::new(),
-            publics: vec![None; plan.tunnels.len()],
+            publics: vec![None; plan.scenario.tunnels.len()],
             forwarding: BTreeMap::new(),
             lookups: Vec::new(),
             faults: Vec::new(),
@@ -196,7 +210,7 @@ impl World {
             overheard: Overheard::default(),
             coverage: Coverage::default(),
             breach: None,
-            phase,
+            phase: Phase::Faults,
             plan,
         };
         if [world.plan.wan, world.plan.public, world.plan.lan].iter().any(|path| path.loss > 0) {
@@ -208,8 +222,8 @@ impl World {
 
     /// Everything starts, and what is to come is laid down.
     fn set_out(&mut self) {
-        for tunnel in 0..self.plan.tunnels.len() {
-            let client = self.plan.tunnels[tunnel].client;
+        for tunnel in 0..self.plan.scenario.tunnels.len() {
+            let client = self.plan.scenario.tunnels[tunnel].client;
             let proc = self.kernel.spawn(self.service_hosts[client], 10_000);
             let poll = self.kernel.epoll(proc);
             self.kernel.trace.name(proc, format!("service{tunnel}"));
@@ -217,19 +231,19 @@ impl World {
             self.actors.serve(&mut self.kernel, &self.plan, tunnel);
         }
         self.start_server();
-        for client in 0..self.plan.clients.len() {
+        for client in 0..self.plan.scenario.clients.len() {
             let at = Duration::from_millis(self.rng.below(500));
             self.at(Instant::ZERO + at, Event::StartClient(client));
         }
-        let length = u64::try_from(self.plan.length.as_nanos()).expect("short");
-        for _ in 0..self.plan.visitors {
-            let tunnel = self.rng.size(0, self.plan.tunnels.len() - 1);
+        let length = u64::try_from(self.plan.scenario.length.as_nanos()).expect("short");
+        for _ in 0..self.plan.scenario.visitors {
+            let tunnel = self.rng.size(0, self.plan.scenario.tunnels.len() - 1);
             // Visitors come alone or in crowds.
             let at = if self.rng.chance(40) { self.rng.range(0, 8) * length / 8 } else { self.rng.below(length) };
             self.at(Instant::from_nanos(at + 500_000_000), Event::Visitor(tunnel));
         }
         self.lay_faults(length);
-        self.at(Instant::ZERO + self.plan.length, Event::Phase);
+        self.at(Instant::ZERO + self.plan.scenario.length, Event::Phase);
     }
 
     fn at(&mut self, at: Instant, event: Event) {
@@ -254,7 +268,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        while self.breach.is_none() && self.phase != phases::Phase::Over {
+        while self.breach.is_none() && self.phase != Phase::Over {
             while let Some(poll) = self.kernel.next_woken() {
                 self.on_woken(poll);
             }
@@ -327,7 +341,7 @@ impl World {
     fn visit(&mut self, tunnel: usize, probe: bool) {
         let Some(public) = self.publics[tunnel] else {
             // Not up (yet): later, if it is worth it.
-            if matches!(self.phase, phases::Phase::Faults) {
+            if matches!(self.phase, Phase::Faults) {
                 self.later(Duration::from_millis(700), Event::Visitor(tunnel));
             }
             return;
@@ -343,21 +357,17 @@ impl World {
     fn start_server(&mut self) {
         let proc = self.kernel.spawn(self.server_host, 10_000);
         self.kernel.trace.name(proc, "server".into());
-        let scope = Scope {
-            max_waiting: self.plan.max_waiting,
-            max_connections: self.plan.max_connections,
-            ..Scope::default()
-        };
+        let scope = self.plan.scenario.scope();
         let credential = Credential { name: "all".into(), tokens: vec![Self::secret()], scope: scope.clone() };
         let settings = ServerSettings {
             credentials: if self.plan.token { vec![credential] } else { Vec::new() },
             open_scope: scope,
-            idle_conns: self.plan.idle_conns,
-            timings: self.plan.timings.clone(),
+            idle_conns: self.plan.scenario.idle_conns,
+            timings: self.plan.scenario.timings.clone(),
             ..ServerSettings::default()
         };
-        let timings = self.plan.timings.clone();
-        let tasks = Task::server(settings, &timings, self.plan.loop_count);
+        let timings = self.plan.scenario.timings.clone();
+        let tasks = Task::server(settings, &timings, self.plan.scenario.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
         self.begin_server(self.server);
     }
@@ -370,30 +380,27 @@ impl World {
     }
 
     fn spawn_client(&mut self, client: usize, rival: bool) -> usize {
-        let spec = self.plan.clients[client].clone();
+        let spec = self.plan.scenario.clients[client].clone();
+        let place = self.plan.places[client];
         let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         let name = if rival { format!("rival{client}") } else { format!("client{client}") };
         self.kernel.trace.name(proc, name);
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
-            public_port: self.plan.tunnels[tunnel].public_port,
-            // Where there is little room, every other tunnel asks for less.
-            limits: TunnelLimits {
-                max_connections: if self.plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
-                ..TunnelLimits::default()
-            },
+            public_port: self.plan.scenario.tunnels[tunnel].public_port,
+            limits: self.plan.scenario.limits(tunnel),
         };
         let settings = ClientSettings {
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(Self::secret),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
-            timings: self.plan.timings.clone(),
+            timings: self.plan.scenario.timings.clone(),
         };
-        let server = if spec.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
+        let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
         let local = |&tunnel: &usize| {
-            let port = self.plan.tunnels[tunnel].service_port;
-            if spec.remote_services {
+            let port = self.plan.scenario.tunnels[tunnel].service_port;
+            if place.remote_services {
                 self.address(self.service_hosts[client], port)
             } else {
                 format!("127.0.0.1:{port}")
@@ -418,7 +425,7 @@ impl World {
             self.polls.insert(poll, self.threads.len());
             threads.push(self.threads.len());
             let rng = self.rng.fork();
-            self.threads.push(Thread::new(index, proc, poll, task, rng, self.plan.scratch));
+            self.threads.push(Thread::new(index, proc, poll, task, rng, self.plan.scenario.scratch));
         }
         self.processes.push(Process { role, proc, threads, alive: true, frozen: false, stopping: None });
         index
@@ -446,19 +453,19 @@ impl World {
             let now = self.now();
             self.kernel.trace.remark(now, Some(proc), || format!("{note:?}"));
             if let (Note::Forwarding { tunnel: TunnelId(index), public }, Role::Client { client, .. }) = (&note, role) {
-                let tunnel = self.plan.clients[client].tunnels[*index as usize];
+                let tunnel = self.plan.scenario.clients[client].tunnels[*index as usize];
                 self.forwarding.insert((process, tunnel), *public);
             }
             if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note {
                 let client = usize::from(client.0[0] - 1);
-                self.publics[self.plan.clients[client].tunnels[*index as usize]] = Some(*public);
+                self.publics[self.plan.scenario.clients[client].tunnels[*index as usize]] = Some(*public);
             }
             self.see_note(process, &note);
         }
     }
 
     fn report(self) -> Report {
-        let served = self.actors.all.iter().filter(|actor| actor.outcome == Some(actors::Outcome::Whole)).count();
+        let served = self.actors.all.iter().filter(|actor| actor.outcome == Some(Outcome::Whole)).count();
         Report {
             seed: self.plan.seed,
             hash: self.kernel.trace.hash(),

@@ -1,30 +1,13 @@
 //! After the faults: everything must converge, probes must round-trip, descriptors must be back at their baseline,
 //! and an orderly stop must leave nothing behind.
 
-use super::actors::{Outcome, Who};
-use super::threads::Task;
-use super::{Event, PROXY, Role, World};
+use super::actors::Who;
+use super::tasks::Task;
+use super::{Event, Phase, Role, World};
 use crate::oracle::{Kind, Property};
+use crate::scenario::{Outcome, PROXY};
 use protocol_sm::time::Instant;
 use std::time::Duration;
-
-/// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Load and faults.
-    Faults,
-    /// Faults have stopped: everything converges until this time.
-    Healing(Instant),
-    /// It seems so; what is dead without a word is found out by pings and heartbeats.
-    Resting(Instant),
-    /// One visitor per tunnel, who must be served whole.
-    Probing(Instant),
-    /// Nothing happens: pools shrink to their target.
-    Settling,
-    /// Everybody was asked to stop.
-    Stopping(Instant),
-    Over,
-}
 
 /// By then everything has converged: the longest of the kernel's own patience (a connection whose packets vanish).
 const CONVERGE: Duration = Duration::from_secs(2_500);
@@ -70,11 +53,11 @@ impl World {
         }
         let pause = match self.phase {
             Phase::Resting(_) => {
-                let timings = &self.plan.timings;
+                let timings = &self.plan.scenario.timings;
                 timings.heartbeat_timeout * 2 + timings.idle_ping_interval + timings.idle_ping_timeout
             }
             Phase::Settling => {
-                let timings = &self.plan.timings;
+                let timings = &self.plan.scenario.timings;
                 timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
             }
             Phase::Faults | Phase::Healing(_) | Phase::Probing(_) | Phase::Stopping(_) | Phase::Over => TICK,
@@ -145,7 +128,7 @@ impl World {
     fn has_converged(&self) -> bool {
         self.actors.all.iter().all(|actor| actor.outcome.is_some())
             && self.clients_up()
-            && (0..self.plan.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
+            && (0..self.plan.scenario.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
     }
 
     fn clients_up(&self) -> bool {
@@ -157,7 +140,7 @@ impl World {
 
     fn port_listens(&self, tunnel: usize) -> bool {
         let server = self.processes[self.server].proc;
-        let client = self.clients[self.plan.tunnels[tunnel].client];
+        let client = self.clients[self.plan.scenario.tunnels[tunnel].client];
         self.publics[tunnel].is_some_and(|at| {
             self.kernel.listener_at(self.server_host, at.port()) == Some(server)
                 && self.forwarding.get(&(client, tunnel)) == Some(&at)
@@ -200,13 +183,13 @@ impl World {
             self.fail(Kind::Liveness, Property::ProbesRoundTrip, what);
             return;
         }
-        if self.plan.calm {
+        if self.plan.scenario.calm {
             self.check_calm();
         }
         if self.actors.all.iter().all(|actor| actor.outcome.is_some()) {
             // One after the other: a small queue may turn a crowd away.
             let probed = self.actors.all.iter().filter(probe).count();
-            if probed < self.plan.tunnels.len() {
+            if probed < self.plan.scenario.tunnels.len() {
                 self.phase = Phase::Probing(self.now() + PROBE);
                 self.visit(probed, true);
             } else {
@@ -221,7 +204,7 @@ impl World {
     fn check_calm(&mut self) {
         let (strangers, others): (Vec<_>, Vec<_>) =
             self.actors.all.iter().partition(|actor| actor.who == Who::Stranger);
-        let patience = self.plan.timings.handshake_timeout + LAG;
+        let patience = self.plan.scenario.timings.handshake_timeout + LAG;
         if let Some(actor) = strangers.iter().find(|actor| actor.ended.since(actor.began) > patience) {
             let what = format!("one came at {:?} and was there until {:?}", actor.began, actor.ended);
             return self.fail(Kind::Safety, Property::StrangersHoldNothing, what);
@@ -235,7 +218,7 @@ impl World {
 
     /// Idle conns per client that the server keeps.
     fn target(&self) -> usize {
-        self.plan.idle_conns as usize
+        self.plan.scenario.idle_conns as usize
     }
 
     fn check_baseline(&mut self) {
@@ -248,7 +231,7 @@ impl World {
             };
             socks.filter(|sock| end(sock) == port).count()
         };
-        let clients = self.plan.clients.len();
+        let clients = self.plan.scenario.clients.len();
         let mut expected = vec![(server, count(self, server, PROXY), target * clients, "server")];
         for &process in &self.clients {
             let proc = self.processes[process].proc;
@@ -261,7 +244,7 @@ impl World {
             }
         }
         let open = |proc| self.kernel.open_socks(proc).count();
-        let servers = 2 + self.plan.tunnels.len() + clients + target * clients;
+        let servers = 2 + self.plan.scenario.tunnels.len() + clients + target * clients;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
@@ -290,7 +273,7 @@ impl World {
     }
 
     fn stop_everybody(&mut self) {
-        let drain = self.plan.timings.drain_timeout + Duration::from_secs(20);
+        let drain = self.plan.scenario.timings.drain_timeout + Duration::from_secs(20);
         self.phase = Phase::Stopping(self.now() + drain);
         let everybody: Vec<_> = match self.rng.below(3) {
             0 => vec![self.server],
@@ -317,7 +300,7 @@ impl World {
             self.phase = Phase::Over;
             return;
         }
-        let drain = self.plan.timings.drain_timeout + Duration::from_secs(20);
+        let drain = self.plan.scenario.timings.drain_timeout + Duration::from_secs(20);
         self.phase = Phase::Stopping(self.now() + drain);
         for process in left {
             self.ask_to_stop(process);

@@ -211,7 +211,7 @@ impl Splice for ThreadSys<'_> {
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
-        if self.plan.no_pipe > 0 && self.rng.chance(self.plan.no_pipe) {
+        if self.plan.scenario.no_pipe > 0 && self.rng.chance(self.plan.scenario.no_pipe) {
             self.effects.sometimes.push(Sometimes::NoPipe);
             return None;
         }

@@ -1,156 +1,15 @@
-//! The threads of servers and clients: a driver, its mailbox, its poll, and when it runs.
+//! When the threads of servers and clients run, and what comes of it.
 
-use super::sys::{Effects, Mail, Socket, Stream, ThreadSys};
-use super::{CTL, Event, PROXY, Role, World};
-use crate::kernel::{PipeId, PollId, ProcId, Rng};
+use super::sys::{Effects, Mail, ThreadSys};
+use super::tasks::Task;
+use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use protocol_sm::driver::client_loop::ClientLoop;
-use protocol_sm::driver::client_main::ClientMain;
-use protocol_sm::driver::listener::Listener;
+use crate::scenario::{CTL, PROXY};
+use core::net::SocketAddr;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
-use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
-use protocol_sm::driver::{Cx, Driver, Lookup, Readiness, Token};
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings};
+use protocol_sm::driver::{Cx, Lookup};
 use protocol_sm::time::Instant;
-use std::collections::VecDeque;
 use std::time::Duration;
-
-/// What a thread runs.
-#[allow(clippy::large_enum_variant)] // there are a dozen of them
-pub(super) enum Task {
-    ServerMain(ServerMain<Stream, Socket>),
-    Listener(Listener<Socket>),
-    ServerLoop(ServerLoop<Stream, super::Pipe>),
-    ClientMain(ClientMain<Stream>),
-    ClientLoop(ClientLoop<Stream, super::Pipe>),
-}
-
-impl Task {
-    pub(super) fn server(settings: ServerSettings, timings: &Timings, loop_count: usize) -> Vec<Self> {
-        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let mut tasks = vec![
-            Self::ServerMain(ServerMain::new(settings, loop_count, any)),
-            Self::Listener(Listener::new(loop_count)),
-        ];
-        tasks.extend((0..loop_count).map(|loop_index| Self::ServerLoop(ServerLoop::new(loop_index, timings.clone()))));
-        tasks
-    }
-
-    pub(super) fn client(
-        settings: ClientSettings,
-        server: String,
-        locals: Vec<String>,
-        loop_count: usize,
-    ) -> Vec<Self> {
-        let timings = settings.timings.clone();
-        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, locals, loop_count))];
-        tasks.extend((0..loop_count).map(|loop_index| Self::ClientLoop(ClientLoop::new(loop_index, timings.clone()))));
-        tasks
-    }
-
-    fn on_message(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>, mail: Mail) {
-        match (self, mail) {
-            (Self::ServerMain(task), Mail::ServerMain(message)) => task.on_message(cx, message),
-            (Self::Listener(task), Mail::Listener(message)) => task.on_message(cx, message),
-            (Self::ServerLoop(task), Mail::ServerLoop(message)) => task.on_message(cx, message),
-            (Self::ClientMain(task), Mail::ClientMain(message)) => task.on_message(cx, message),
-            (Self::ClientLoop(task), Mail::ClientLoop(message)) => task.on_message(cx, message),
-            (
-                Self::ServerMain(_)
-                | Self::Listener(_)
-                | Self::ServerLoop(_)
-                | Self::ClientMain(_)
-                | Self::ClientLoop(_),
-                _,
-            ) => unreachable!("mail goes to the thread that it is for"),
-        }
-    }
-
-    fn on_ready(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>, token: Token, ready: Readiness) {
-        match self {
-            Self::ServerMain(task) => task.on_ready(cx, token, ready),
-            Self::Listener(task) => task.on_ready(cx, token, ready),
-            Self::ServerLoop(task) => task.on_ready(cx, token, ready),
-            Self::ClientMain(task) => task.on_ready(cx, token, ready),
-            Self::ClientLoop(task) => task.on_ready(cx, token, ready),
-        }
-    }
-
-    fn on_deadline(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>) {
-        match self {
-            Self::ServerMain(task) => task.on_deadline(cx),
-            Self::Listener(task) => task.on_deadline(cx),
-            Self::ServerLoop(task) => task.on_deadline(cx),
-            Self::ClientMain(task) => task.on_deadline(cx),
-            Self::ClientLoop(task) => task.on_deadline(cx),
-        }
-    }
-
-    fn run_busy(&mut self, cx: &mut Cx<'_, ThreadSys<'_>>) {
-        match self {
-            Self::ServerMain(task) => task.run_busy(cx),
-            Self::Listener(task) => task.run_busy(cx),
-            Self::ServerLoop(task) => task.run_busy(cx),
-            Self::ClientMain(task) => task.run_busy(cx),
-            Self::ClientLoop(task) => task.run_busy(cx),
-        }
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        match self {
-            Self::ServerMain(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
-            Self::Listener(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
-            Self::ServerLoop(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
-            Self::ClientMain(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
-            Self::ClientLoop(task) => Driver::<ThreadSys<'_>>::next_deadline(task),
-        }
-    }
-
-    /// Each checks its own tables.
-    fn assert_consistent(&self) {
-        match self {
-            Self::ServerMain(task) => task.assert_consistent(),
-            Self::Listener(task) => task.assert_consistent(),
-            Self::ServerLoop(task) => task.assert_consistent(),
-            Self::ClientMain(task) => task.assert_consistent(),
-            Self::ClientLoop(task) => task.assert_consistent(),
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        match self {
-            Self::ServerMain(task) => Driver::<ThreadSys<'_>>::is_busy(task),
-            Self::Listener(task) => Driver::<ThreadSys<'_>>::is_busy(task),
-            Self::ServerLoop(task) => Driver::<ThreadSys<'_>>::is_busy(task),
-            Self::ClientMain(task) => Driver::<ThreadSys<'_>>::is_busy(task),
-            Self::ClientLoop(task) => Driver::<ThreadSys<'_>>::is_busy(task),
-        }
-    }
-}
-
-pub(super) struct Thread {
-    pub(super) process: usize,
-    pub(super) proc: ProcId,
-    pub(super) poll: PollId,
-    pub(super) task: Task,
-    pub(super) mail: VecDeque<Mail>,
-    pub(super) pool: Vec<PipeId>,
-    rng: Rng,
-    scratch: Vec<u8>,
-    /// When it runs next: only an event for exactly this time counts.
-    next_run: Option<Instant>,
-    /// Runs in a row without anything to do but being busy.
-    spins: u32,
-}
-
-impl Thread {
-    pub(super) fn new(process: usize, proc: ProcId, poll: PollId, task: Task, rng: Rng, scratch: usize) -> Self {
-        let (mail, pool) = (VecDeque::new(), Vec::new());
-        Self { process, proc, poll, task, mail, pool, rng, scratch: vec![0; scratch], next_run: None, spins: 0 }
-    }
-}
 
 /// A thread that has run so often in a row with neither mail nor events spins.
 const SPINS: u32 = 10_000;
@@ -232,7 +91,7 @@ impl World {
             rng: &mut thread.rng,
             effects: &mut effects,
         };
-        let mut cx = Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.strategy };
+        let mut cx = Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.scenario.strategy };
         let result = call(&mut thread.task, &mut cx);
         self.see_effects(index, &effects);
         self.carry_out(index, effects);

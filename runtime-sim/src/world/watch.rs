@@ -1,7 +1,7 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
 use super::sys::{Effects, Mail};
-use super::threads::Task;
+use super::tasks::Task;
 use super::{Role, World};
 use crate::kernel::SockId;
 use crate::oracle::{Kind, Property, Sometimes};

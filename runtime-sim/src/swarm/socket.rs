@@ -15,8 +15,9 @@
 //! what: ours never overtake data, turmoil's own may. Nor does it know half-filled segments, retransmission, or an
 //! acknowledgement that is late: those belong to the simulated kernel.
 
-use super::Lie;
-use super::stage::{self, Stage};
+use super::lines::{self, Fate, Line};
+use super::options::Lie;
+use super::stage::Stage;
 use crate::kernel::{ProcId, SockId};
 use crate::oracle::{Kind, Property};
 use protocol_sm::driver::{Readiness, Role, SysError};
@@ -32,86 +33,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
-
-/// Address of the end that connected, and of the one that accepted.
-pub(super) type LineKey = (SocketAddr, SocketAddr);
-
-/// How a line dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Reset on both ends.
-    Reset,
-    /// Silent since then.
-    Silent(Instant),
-}
-
-/// See the module.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub(super) key: LineKey,
-    /// What our program uses it for.
-    pub(super) role: Option<Role>,
-    pub(super) fate: Option<Fate>,
-    ends: [End; 2],
-}
-
-#[derive(Debug, Default)]
-struct End {
-    written: u64,
-    read: u64,
-    /// It sent its FIN in good order.
-    fin: bool,
-    /// It was closed by a reset.
-    reset: bool,
-    attached: bool,
-    gone: bool,
-    waker: Option<Waker>,
-}
-
-impl Line {
-    pub(super) fn new(key: LineKey) -> Self {
-        Self { key, role: None, fate: None, ends: Default::default() }
-    }
-
-    /// The line in words, with the bytes that are under way or unread in each direction.
-    pub(super) fn show(&self) -> String {
-        let [a, b] = &self.ends;
-        let (there, back) = (a.written - b.read, b.written - a.read);
-        format!(
-            "{} to {} ({:?}, {:?}): {there} and {back} bytes under way",
-            self.key.0, self.key.1, self.role, self.fate
-        )
-    }
-
-    /// Kills it, if it lives.
-    pub(super) fn kill(&mut self, fate: Fate) {
-        self.fate.get_or_insert(fate);
-        for end in &mut self.ends {
-            wake(&mut end.waker);
-        }
-    }
-
-    /// One of its ends is there.
-    pub(super) fn attach(&mut self, end: usize) {
-        self.ends[end].attached = true;
-    }
-
-    /// Whether both ends are there, and nothing has happened to it.
-    pub(super) fn is_up(&self) -> bool {
-        self.fate.is_none() && self.ends.iter().all(|end| end.attached && !end.gone)
-    }
-
-    /// Whether both ends have been there and are gone.
-    pub(super) fn is_over(&self) -> bool {
-        self.ends.iter().all(|end| end.attached && end.gone)
-    }
-}
-
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
-}
 
 enum State {
     Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>),
@@ -200,7 +121,7 @@ impl Socket {
     }
 
     fn attach(&mut self, stream: TcpStream) {
-        let line = self.stage.line(stage::key(&stream, self.end == 0), self.end);
+        let line = self.stage.lines.get(lines::key(&stream, self.end == 0), self.end);
         {
             let mut line = line.borrow_mut();
             line.role = line.role.or(self.role);
@@ -284,7 +205,7 @@ impl Socket {
     }
 
     fn trace(&self, name: &'static str, bytes: &[u8]) {
-        self.stage.trace.borrow_mut().packet(self.stage.now(), self.owner, None, self.name, name, bytes);
+        self.stage.oracle.trace.borrow_mut().packet(self.stage.now(), self.owner, None, self.name, name, bytes);
     }
 
     fn fail(&mut self, error: SysError) {
@@ -354,7 +275,7 @@ impl Socket {
         if let Some(line) = &self.line {
             let line = &mut *line.borrow_mut();
             line.ends[self.end].read += n as u64;
-            wake(&mut line.ends[1 - self.end].waker);
+            line.ends[1 - self.end].wake();
         }
         Ok(n)
     }
@@ -418,7 +339,7 @@ impl Socket {
             mine.reset |= !clean;
             mine.fin |= clean;
             mine.gone = true;
-            wake(&mut line.ends[1 - self.end].waker);
+            line.ends[1 - self.end].wake();
         }
         self.state = State::Dead;
         clean

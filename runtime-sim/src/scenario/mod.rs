@@ -1,0 +1,138 @@
+//! What the two rings that run whole systems have in common: which system a seed describes, what its visitors and
+//! services do, and what goes wrong.
+//!
+//! Nothing here knows a network. The simulated kernel ([`crate::world`]) and turmoil ([`crate::swarm`]) each put a
+//! [`Scenario`] into a plan of their own, beside what only their network has, and draw it in their own order, so that
+//! a seed goes on meaning what it meant.
+
+mod faults;
+mod script;
+mod timings;
+
+pub use faults::{KernelFault, SimFault, TurmoilFault};
+pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
+pub(crate) use timings::TimingRanges;
+
+use crate::kernel::Rng;
+use protocol_sm::driver::{SCRATCH, Strategy};
+use protocol_sm::settings::{Scope, Timings, TunnelLimits};
+use std::time::Duration;
+
+/// The server's port for ctl_conns.
+pub(crate) const CTL: u16 = 8080;
+/// The server's port for proxy_conns.
+pub(crate) const PROXY: u16 = 8090;
+
+/// The system that a seed describes, on whatever network it runs.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Nothing happens that may cost a transfer: everybody must be served whole.
+    pub calm: bool,
+    /// The server's event loops.
+    pub loop_count: usize,
+    /// Idle conns per client.
+    pub idle_conns: u32,
+    /// Visitors of a tunnel who may wait for a conn.
+    pub max_waiting: u32,
+    /// Visitors served at once.
+    pub max_connections: u32,
+    /// Deadlines of both sides.
+    pub timings: Timings,
+    /// Clients.
+    pub clients: Vec<ClientPlan>,
+    /// Tunnels of all clients.
+    pub tunnels: Vec<TunnelPlan>,
+    /// Visitors in the fault phase.
+    pub visitors: usize,
+    /// Longest stream in bytes.
+    pub largest: usize,
+    /// Length of the fault phase.
+    pub length: Duration,
+    /// Read buffer of a thread.
+    pub scratch: usize,
+    /// How payload is moved.
+    pub strategy: Strategy,
+    /// Chance in a hundred that a call moves less than it could.
+    pub short_calls: u64,
+    /// Chance in a hundred that there is no pipe to be had.
+    pub no_pipe: u64,
+}
+
+/// A client's part of the scenario.
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    /// Its event loops.
+    pub loop_count: usize,
+    /// Its tunnels: indices into [`Scenario::tunnels`].
+    pub tunnels: Vec<usize>,
+}
+
+/// A tunnel's part of the scenario.
+#[derive(Clone, Debug)]
+pub struct TunnelPlan {
+    /// Which client's.
+    pub client: usize,
+    /// Public port; 0 lets the server pick.
+    pub public_port: u16,
+    /// Where its service listens.
+    pub service_port: u16,
+    /// Services shut when they have sent all, and some visitors wait for that. If not, the reverse.
+    pub service_first: bool,
+}
+
+impl Scenario {
+    /// What a token, or the absence of tokens, allows.
+    pub(crate) fn scope(&self) -> Scope {
+        Scope { max_waiting: self.max_waiting, max_connections: self.max_connections, ..Scope::default() }
+    }
+
+    /// What the client asks for a tunnel: where there is little room, every other tunnel asks for less.
+    pub(crate) fn limits(&self, tunnel: usize) -> TunnelLimits {
+        let max_connections = if self.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 };
+        TunnelLimits { max_connections, ..TunnelLimits::default() }
+    }
+}
+
+/// Draws clients and their tunnels. `on_tunnel` and `on_client` draw what only one ring knows of each, right behind
+/// what is drawn here.
+pub(crate) fn draw_clients(
+    rng: &mut Rng,
+    mut on_tunnel: impl FnMut(&mut Rng),
+    mut on_client: impl FnMut(&mut Rng),
+) -> (Vec<ClientPlan>, Vec<TunnelPlan>) {
+    let mut tunnels = Vec::new();
+    let clients = (0..rng.size(1, 3))
+        .map(|client| {
+            let first = tunnels.len();
+            for _ in 0..rng.size(1, 2) {
+                let index = u16::try_from(tunnels.len()).expect("few tunnels");
+                tunnels.push(TunnelPlan {
+                    client,
+                    public_port: if rng.chance(70) { 6000 + index } else { 0 },
+                    service_port: 7000 + index,
+                    service_first: rng.chance(50),
+                });
+                on_tunnel(rng);
+            }
+            let client = ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect() };
+            on_client(rng);
+            client
+        })
+        .collect();
+    (clients, tunnels)
+}
+
+/// Draws the size of a thread's read buffer.
+pub(crate) fn draw_scratch(rng: &mut Rng) -> usize {
+    if rng.chance(30) { SCRATCH } else { rng.log_size(1024, SCRATCH) }
+}
+
+/// Draws how payload is moved.
+pub(crate) fn draw_strategy(rng: &mut Rng) -> Strategy {
+    rng.pick(&[Strategy::Hybrid, Strategy::Hybrid, Strategy::Splice, Strategy::Copy])
+}
+
+/// Draws the chance in a hundred that there is no pipe to be had.
+pub(crate) fn draw_no_pipe(rng: &mut Rng) -> u64 {
+    if rng.chance(20) { rng.range(5, 50) } else { 0 }
+}

@@ -1,0 +1,49 @@
+//! The deadlines of a run, drawn between bounds.
+
+use crate::kernel::Rng;
+use protocol_sm::settings::Timings;
+use std::time::Duration;
+
+/// Least and greatest of each, in milliseconds: one ring can wait longer than the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimingRanges {
+    pub(crate) heartbeat_interval: (u64, u64),
+    pub(crate) reconnect_min: (u64, u64),
+    pub(crate) handshake_timeout: (u64, u64),
+    pub(crate) session_grace: (u64, u64),
+    pub(crate) wait_timeout: (u64, u64),
+    pub(crate) dial_timeout: (u64, u64),
+    pub(crate) idle_ping_interval: (u64, u64),
+    pub(crate) idle_ping_timeout: (u64, u64),
+    pub(crate) idle_conn_lifetime: (u64, u64),
+    pub(crate) half_open_timeout: (u64, u64),
+    pub(crate) drain_timeout: (u64, u64),
+    /// The longest pause between two attempts to connect, as a multiple of the shortest.
+    pub(crate) reconnect_factor: u32,
+}
+
+impl TimingRanges {
+    /// Draws one of each, in the order of the fields.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Timings {
+        let mut ms = |(low, high)| Duration::from_millis(rng.range(low, high));
+        let heartbeat_interval = ms(self.heartbeat_interval);
+        let reconnect_min = ms(self.reconnect_min);
+        Timings {
+            heartbeat_interval,
+            heartbeat_timeout: heartbeat_interval * 3,
+            handshake_timeout: ms(self.handshake_timeout),
+            session_grace: ms(self.session_grace),
+            wait_timeout: ms(self.wait_timeout),
+            dial_timeout: ms(self.dial_timeout),
+            // Of as many kinds as there are pauses: at once, and later than most services answer.
+            answer_delay: if reconnect_min.subsec_millis() % 2 == 0 { Duration::ZERO } else { reconnect_min / 4 },
+            idle_ping_interval: ms(self.idle_ping_interval),
+            idle_ping_timeout: ms(self.idle_ping_timeout),
+            idle_conn_lifetime: ms(self.idle_conn_lifetime),
+            half_open_timeout: ms(self.half_open_timeout),
+            drain_timeout: ms(self.drain_timeout),
+            reconnect_min,
+            reconnect_max: reconnect_min * self.reconnect_factor,
+        }
+    }
+}
