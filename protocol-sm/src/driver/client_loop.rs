@@ -192,6 +192,9 @@ where
                     self.locals.insert(tunnel, locals);
                 }
             }
+            ToClientLoop::CloseTunnel { tunnel } => {
+                self.locals.remove(&tunnel);
+            }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Message(msg) => self.on_server_msg(cx, &msg),
             ToClientLoop::Drain => {

@@ -167,12 +167,17 @@ impl Programs {
         let settings = ClientSettings {
             client_id: [7; 16],
             token: None,
-            tunnels: vec![TunnelSpec { name: "t".into(), public_port: PUBLIC_PORT, limits: TunnelLimits::default() }],
+            tunnels: vec![TunnelSpec {
+                name: "t".into(),
+                public_port: PUBLIC_PORT,
+                local: "local".into(),
+                limits: TunnelLimits::default(),
+            }],
             max_proxy_conns: 16,
             timings: timings.clone(),
         };
         Client {
-            main: Part::new(ClientMain::new(settings, "server".into(), vec!["local".into()], 1)),
+            main: Part::new(ClientMain::new(settings, "server".into(), 1)),
             loop_index: Part::new(ClientLoop::new(0, timings)),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
@@ -235,7 +240,9 @@ impl Programs {
     ) {
         let State { net, clients, .. } = state;
         let client = &mut clients[usize::from(which)];
-        for told in drive(net, &mut client.main, Who::ClientMain(which), now, story, call) {
+        let told = drive(net, &mut client.main, Who::ClientMain(which), now, story, call);
+        client.main.assert_consistent();
+        for told in told {
             match told {
                 Told::ToClientLoop(msg) => client.to_loop.push_back(msg),
                 Told::Resolve(tag) => {

@@ -289,6 +289,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.tunnels[tunnel].public_port,
+                local: format!("service:{}", plan.tunnels[tunnel].service_port),
                 // Where there is little room, every other tunnel asks for less.
                 limits: TunnelLimits {
                     max_connections: if plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
@@ -299,11 +300,10 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         max_proxy_conns: 16_384,
         timings: plan.timings.clone(),
     };
-    let locals = spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.tunnels[tunnel].service_port)).collect();
     let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
-    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.loop_count);
+    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), spec.loop_count);
     let main = SimThread::new(&process, 0, driver, Rc::clone(&mailbox));
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {

@@ -100,6 +100,7 @@ impl Watch {
             }
             ToClientLoop::Message(_)
             | ToClientLoop::Tunnel { .. }
+            | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Drain => {}

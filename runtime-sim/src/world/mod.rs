@@ -374,9 +374,18 @@ impl World {
         let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         let name = if rival { format!("rival{client}") } else { format!("client{client}") };
         self.kernel.trace.name(proc, name);
+        let local = |tunnel: usize| {
+            let port = self.plan.tunnels[tunnel].service_port;
+            if spec.remote_services {
+                self.address(self.service_hosts[client], port)
+            } else {
+                format!("127.0.0.1:{port}")
+            }
+        };
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.tunnels[tunnel].public_port,
+            local: local(tunnel),
             // Where there is little room, every other tunnel asks for less.
             limits: TunnelLimits {
                 max_connections: if self.plan.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 },
@@ -391,16 +400,7 @@ impl World {
             timings: self.plan.timings.clone(),
         };
         let server = if spec.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
-        let local = |&tunnel: &usize| {
-            let port = self.plan.tunnels[tunnel].service_port;
-            if spec.remote_services {
-                self.address(self.service_hosts[client], port)
-            } else {
-                format!("127.0.0.1:{port}")
-            }
-        };
-        let locals = spec.tunnels.iter().map(local).collect();
-        let tasks = Task::client(settings, server, locals, spec.loop_count);
+        let tasks = Task::client(settings, server, spec.loop_count);
         let process = self.add_process(Role::Client { client, rival }, proc, tasks);
         self.begin_client(process);
         process
