@@ -148,14 +148,14 @@ impl Demo {
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
         let server = thread::spawn(move || server.run().map_err(Failure::from));
 
-        let tunnel = |(name, _): &(&str, SocketAddr)| TunnelSpec {
+        let tunnel = |(name, local): &(&str, SocketAddr)| TunnelSpec {
             name: (*name).to_owned(),
             public_port: 0,
+            local: local.to_string(),
             limits: TunnelLimits::default(),
         };
         let client: Client = client::start(client::Config {
             server: ctl.to_string(),
-            locals: services.iter().map(|(_, local)| local.to_string()).collect(),
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,

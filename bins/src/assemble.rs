@@ -180,7 +180,6 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings));
     let config = client::Config {
         server: server.map(ToString::to_string).unwrap_or_default(),
-        locals: file.tunnels.iter().map(|tunnel| tunnel.local.to_string()).collect(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         settings: ClientSettings {
@@ -189,7 +188,12 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             tunnels: file
                 .tunnels
                 .into_iter()
-                .map(|tunnel| TunnelSpec { name: tunnel.name, public_port: tunnel.public_port, limits: tunnel.limits })
+                .map(|tunnel| TunnelSpec {
+                    name: tunnel.name,
+                    public_port: tunnel.public_port,
+                    local: tunnel.local.to_string(),
+                    limits: tunnel.limits,
+                })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             timings: file.timings,

@@ -87,14 +87,19 @@ impl World {
         let settings = ClientSettings {
             client_id: [1; 16],
             token: Some(secret.clone()),
-            tunnels: vec![TunnelSpec { name: "web".into(), public_port: 0, limits: TunnelLimits::default() }],
+            tunnels: vec![TunnelSpec {
+                name: "web".into(),
+                public_port: 0,
+                local: SERVICE.into(),
+                limits: TunnelLimits::default(),
+            }],
             max_proxy_conns: 16,
             timings: Timings::default(),
         };
         let timings = settings.timings.clone();
         let mut world = Self {
             net: Net::default(),
-            main: ClientMain::new(settings, SERVER.into(), vec![SERVICE.into()], 1),
+            main: ClientMain::new(settings, SERVER.into(), 1),
             event_loop: ClientLoop::new(0, timings.clone()),
             secret,
             timings,

@@ -188,6 +188,8 @@ pub struct TunnelSpec {
     pub name: String,
     /// Public port wanted; 0 lets the server pick.
     pub public_port: u16,
+    /// `HOST:PORT` of its LocalServer.
+    pub local: String,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
 }

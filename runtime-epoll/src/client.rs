@@ -1,12 +1,12 @@
 //! The client's threads.
 
 use crate::mail::Outgoing;
-use crate::notes::TunnelNews;
 use crate::resolve::Resolver;
 use crate::sys::{Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
 use crate::{Program, Stopper};
+use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
@@ -23,8 +23,6 @@ use std::ops::ControlFlow;
 pub struct Config {
     /// `HOST:PORT` of the server's ctl port; resolved anew at each reconnect.
     pub server: String,
-    /// `HOST:PORT` of the LocalServer of each tunnel, in the order of `settings.tunnels`.
-    pub locals: Vec<String>,
     /// Event loops. Each has a thread of its own, but the first, which shares the main thread.
     pub work_threads: NonZeroUsize,
     /// How payload is moved.
@@ -128,22 +126,16 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self {
-            config: Config { server, locals, settings, relay, tls, .. },
-            clock,
-            mut host,
-            main,
-            loop_count,
-            hosts,
-        } = self;
+        let Self { config: Config { server, settings, relay, tls, .. }, clock, mut host, main, loop_count, hosts } =
+            self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
-        let (tunnels, timings) = (settings.tunnels.clone(), settings.timings.clone());
+        let timings = settings.timings.clone();
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::start(main_address.clone())?,
         };
-        let driver = ClientMain::<Stream>::new(settings, server, locals.clone(), loop_count.len());
+        let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
@@ -161,8 +153,10 @@ impl Client {
         let mut totals = crew.serve(|| {
             main.call(|driver, cx| driver.start(cx));
             let after = |driver: &ClientMain<_>, sys: &mut Linux<_>| {
-                for news in sys.notes().tunnel_news() {
-                    if let Some(forwarding) = announce(news, &tunnels, &locals) {
+                for (tunnel, outcome) in sys.notes().tunnel_news() {
+                    // One that was closed meanwhile is no news.
+                    let spec = driver.tunnel(tunnel);
+                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, outcome)) {
                         on_forwarding(&forwarding);
                     }
                 }
@@ -192,13 +186,11 @@ impl Client {
 }
 
 /// Logs what became of a tunnel; returns what to announce if it is reachable.
-fn announce((tunnel, outcome): TunnelNews, tunnels: &[TunnelSpec], locals: &[String]) -> Option<Forwarding> {
-    let index = tunnel.0 as usize;
-    let (spec, local) = (tunnels.get(index)?, locals.get(index)?);
+fn announce(spec: &TunnelSpec, outcome: Result<SocketAddr, TunnelRefusal>) -> Option<Forwarding> {
     match outcome {
         Ok(public) => {
-            tracing::info!(tunnel = spec.name, "reachable at port {}, forwarded to {local}", public.port());
-            Some(Forwarding { tunnel: spec.name.clone(), public, local: local.clone() })
+            tracing::info!(tunnel = spec.name, "reachable at port {}, forwarded to {}", public.port(), spec.local);
+            Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
         }
         Err(code) => {
             tracing::warn!(tunnel = spec.name, port = spec.public_port, "not reachable: {code}");

@@ -33,14 +33,13 @@ fn server_config(ctl_port: u16) -> server::Config {
 fn client_config(server: SocketAddr, local: String) -> client::Config {
     client::Config {
         server: server.to_string(),
-        locals: vec![local],
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
         settings: ClientSettings {
             client_id: [7; 16],
             token: None,
-            tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0, limits: TunnelLimits::default() }],
+            tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0, local, limits: TunnelLimits::default() }],
             max_proxy_conns: 64,
             timings: Timings { reconnect_min: Duration::from_millis(20), ..Timings::default() },
         },

@@ -70,3 +70,8 @@ fn a_newcomer_replaces_the_session_of_a_client_that_is_gone() {
 fn stopping_drains_and_ends() {
     explore(Topic::Stopping);
 }
+
+#[test]
+fn a_tunnel_is_closed_while_visitors_are_there() {
+    explore(Topic::Closing);
+}

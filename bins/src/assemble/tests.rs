@@ -176,13 +176,14 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
     let files = Files::new(&[("c.toml", text)]);
     let config = &files.path("c.toml");
     let both = run_client(&["--config", config], None).unwrap().config;
-    assert_eq!((both.server.as_str(), both.locals), ("a:1", vec!["b:2".to_owned(), "c:3".to_owned()]));
+    let locals: Vec<_> = both.settings.tunnels.iter().map(|tunnel| tunnel.local.as_str()).collect();
+    assert_eq!((both.server.as_str(), locals), ("a:1", vec!["b:2", "c:3"]));
     let one = ["--config", config, "--local-server", "[::1]:4", "--public-port=5", "--tunnel-name=v"];
     let one = run_client(&[&one[..], &["--cproxy-server=d:6"]].concat(), None).unwrap().config;
-    assert_eq!((one.server.as_str(), one.locals), ("d:6", vec!["[::1]:4".to_owned()]));
+    assert_eq!(one.server, "d:6");
     assert_eq!(
         one.settings.tunnels,
-        [TunnelSpec { name: "v".into(), public_port: 5, limits: TunnelLimits::default() }]
+        [TunnelSpec { name: "v".into(), public_port: 5, local: "[::1]:4".into(), limits: TunnelLimits::default() }]
     );
 }
 

@@ -4,6 +4,7 @@
 pub mod challenge;
 pub mod client;
 pub mod server;
+pub mod tunnels;
 
 use crate::ids::ConnId;
 

@@ -162,6 +162,9 @@ where
                     self.locals.insert(tunnel, locals);
                 }
             }
+            ToClientLoop::CloseTunnel { tunnel } => {
+                self.locals.remove(&tunnel);
+            }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {

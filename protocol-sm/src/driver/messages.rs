@@ -170,6 +170,11 @@ pub enum ToClientLoop {
         /// Its addresses.
         locals: Vec<SocketAddr>,
     },
+    /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
+    CloseTunnel {
+        /// Which.
+        tunnel: TunnelId,
+    },
     /// Open a proxy_conn.
     Open {
         /// Where to.
@@ -293,6 +298,11 @@ pub enum ToClientMain {
         tag: Lookup,
         /// Its addresses, best first.
         addresses: Vec<SocketAddr>,
+    },
+    /// The user closes a tunnel: no new visitors, transfers go on. An id that is no tunnel's is ignored.
+    CloseTunnel {
+        /// Which.
+        tunnel: TunnelId,
     },
     /// The user asks to stop.
     Stop,

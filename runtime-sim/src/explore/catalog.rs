@@ -47,6 +47,7 @@ pub enum Topic {
     Grace,
     Replacement,
     Stopping,
+    Closing,
 }
 
 /// One configuration.
@@ -85,11 +86,12 @@ const GRACE: Programs = Programs { ctl_losses: 1, server_grace: true, ..Programs
 const NEWCOMER: Programs = Programs { newcomer: true, ..Programs::new(0, Coarse) };
 const CLIENT_STOPS: Programs = Programs { client_stops: true, server_grace: true, ..Programs::new(1, Medium) };
 const HASTY: Programs = Programs { server_stops: true, impatient: true, ..Programs::new(1, Medium) };
+const CLOSES: Programs = Programs { client_closes: true, ..Programs::new(1, Coarse) };
 const SLOW_MAIL: Programs = Programs { lazy: true, ..Programs::new(1, Coarse) };
 
 /// All of them.
 pub const CATALOG: &[Entry] = &{
-    use Topic::{Aborts, Cuts, Grace, Loss, Pool, Pressure, Replacement, Resume, Reuse, Stopping};
+    use Topic::{Aborts, Closing, Cuts, Grace, Loss, Pool, Pressure, Replacement, Resume, Reuse, Stopping};
     [
         small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
         small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
@@ -155,5 +157,9 @@ pub const CATALOG: &[Entry] = &{
         small(Stopping, "slow mail", programs(Programs { visits: 2, ..SLOW_MAIL })),
         small(Stopping, "slow mail, the server stops", programs(Programs { server_stops: true, ..SLOW_MAIL })),
         small(Stopping, "a newcomer, and the server stops", programs(Programs { newcomer: true, visits: 0, ..HASTY })),
+        small(Closing, "a tunnel is closed", programs(Programs { visits: 2, ..CLOSES })),
+        small(Closing, "a tunnel is closed, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..CLOSES })),
+        small(Closing, "a tunnel is closed, the server's grace", programs(Programs { client_closes: true, ..GRACE })),
+        small(Closing, "a tunnel is closed, slow mail", programs(Programs { client_closes: true, ..SLOW_MAIL })),
     ]
 };

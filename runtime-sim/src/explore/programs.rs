@@ -19,6 +19,7 @@ use protocol_sm::driver::messages::{ToClientLoop, ToClientMain, ToListener, ToSe
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
+use protocol_sm::ids::TunnelId;
 use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ use std::time::Duration;
 /// Deadlines from here on never come.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
 const SCRATCH: usize = 512;
+/// A client's only tunnel.
+const TUNNEL: TunnelId = TunnelId(0);
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,8 @@ pub struct Programs {
     pub server_stops: bool,
     /// Whether the first client may be asked to stop.
     pub client_stops: bool,
+    /// Whether the first client may close its tunnel.
+    pub client_closes: bool,
     /// Whether the time to drain may pass.
     pub impatient: bool,
     /// Whether mail may wait.
@@ -76,6 +81,7 @@ impl Programs {
             freeze: false,
             server_stops: false,
             client_stops: false,
+            client_closes: false,
             impatient: false,
             lazy: false,
         }
@@ -103,6 +109,8 @@ pub(super) enum Action {
     StopServer,
     /// The first client is asked to stop.
     StopClient,
+    /// The first client's tunnel is closed.
+    CloseTunnel,
 }
 
 /// A client's process.
@@ -134,7 +142,8 @@ pub(super) struct State {
     ctl_losses: usize,
     server_stopping: bool,
     client_stopping: bool,
-    /// A session ended, or is to end: visitors may be turned away.
+    tunnel_closed: bool,
+    /// A session or a tunnel ended, or is to end: visitors may be turned away.
     ending: bool,
 }
 
@@ -167,12 +176,17 @@ impl Programs {
         let settings = ClientSettings {
             client_id: [7; 16],
             token: None,
-            tunnels: vec![TunnelSpec { name: "t".into(), public_port: PUBLIC_PORT, limits: TunnelLimits::default() }],
+            tunnels: vec![TunnelSpec {
+                name: "t".into(),
+                public_port: PUBLIC_PORT,
+                local: "local".into(),
+                limits: TunnelLimits::default(),
+            }],
             max_proxy_conns: 16,
             timings: timings.clone(),
         };
         Client {
-            main: Part::new(ClientMain::new(settings, "server".into(), vec!["local".into()], 1)),
+            main: Part::new(ClientMain::new(settings, "server".into(), 1)),
             loop_index: Part::new(ClientLoop::new(0, timings)),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
@@ -462,6 +476,43 @@ impl Programs {
         }
     }
 
+    /// The server listens, and the first client begins.
+    fn begin(&self, story: &mut Story) -> State {
+        let timings = Self::timings(self.server_grace, self.impatient);
+        let settings = ServerSettings { idle_conns: self.keep, timings: timings.clone(), ..ServerSettings::default() };
+        let mut state = State {
+            net: Net::new(self.visits, Window::WIDE, 0),
+            main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
+            loop_index: Part::new(ServerLoop::new(0, timings)),
+            listener: Part::new(Listener::new(1)),
+            to_main: VecDeque::new(),
+            to_loop: VecDeque::new(),
+            to_listener: VecDeque::new(),
+            clients: (0..=usize::from(self.newcomer)).map(|_| self.client()).collect(),
+            whims: Whims { came: 0, refusals: 0, resets: 0 },
+            proxy_losses: self.proxy_losses,
+            ctl_losses: self.ctl_losses,
+            server_stopping: false,
+            client_stopping: false,
+            tunnel_closed: false,
+            ending: false,
+        };
+        Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
+            main.listen(cx, at(CTL_PORT), at(PROXY_PORT)).expect("the ports are free");
+        });
+        Self::start(&mut state, 0, story);
+        state
+    }
+
+    /// Takes the first step that is due, if there is one.
+    fn step_if_due(&self, state: &mut State, story: &mut Story) -> bool {
+        let mut actions = Vec::new();
+        self.settle(state, story);
+        self.actions(state, &mut actions);
+        let due = actions.into_iter().find(|&action| self.is_due(action));
+        due.map(|action| self.step(state, action, story)).is_some()
+    }
+
     fn start(state: &mut State, which: u8, story: &mut Story) {
         state.clients[usize::from(which)].started = true;
         Self::client_main(state, which, Instant::ZERO, story, |main, cx| main.start(cx));
@@ -504,37 +555,9 @@ impl Model for Programs {
     type Action = Action;
 
     fn initial(&self, story: &mut Story) -> State {
-        let timings = Self::timings(self.server_grace, self.impatient);
-        let settings = ServerSettings { idle_conns: self.keep, timings: timings.clone(), ..ServerSettings::default() };
-        let mut state = State {
-            net: Net::new(self.visits, Window::WIDE, 0),
-            main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
-            loop_index: Part::new(ServerLoop::new(0, timings)),
-            listener: Part::new(Listener::new(1)),
-            to_main: VecDeque::new(),
-            to_loop: VecDeque::new(),
-            to_listener: VecDeque::new(),
-            clients: (0..=usize::from(self.newcomer)).map(|_| self.client()).collect(),
-            whims: Whims { came: 0, refusals: 0, resets: 0 },
-            proxy_losses: self.proxy_losses,
-            ctl_losses: self.ctl_losses,
-            server_stopping: false,
-            client_stopping: false,
-            ending: false,
-        };
-        Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
-            main.listen(cx, at(CTL_PORT), at(PROXY_PORT)).expect("the ports are free");
-        });
-        Self::start(&mut state, 0, story);
+        let mut state = self.begin(story);
         // It begins with a session that is up, a tunnel and idle conns.
-        let mut actions = Vec::new();
-        loop {
-            self.settle(&mut state, story);
-            actions.clear();
-            self.actions(&state, &mut actions);
-            let Some(&action) = actions.iter().find(|&&action| self.is_due(action)) else { break };
-            self.step(&mut state, action, story);
-        }
+        while self.step_if_due(&mut state, story) {}
         state
     }
 
@@ -582,6 +605,9 @@ impl Model for Programs {
         if self.client_stops && !state.client_stopping && !first.frozen {
             into.push(Action::StopClient);
         }
+        if self.client_closes && !state.tunnel_closed && !first.frozen {
+            into.push(Action::CloseTunnel);
+        }
         let last = !into.iter().any(|&action| self.is_due(action));
         into.extend(Self::deadlines(state).map(|(of, _)| Action::Deadline { of, last }));
     }
@@ -592,7 +618,9 @@ impl Model for Programs {
             Action::Arrive { .. } | Action::Mail { .. } => true,
             Action::Deadline { of, last } => last || matches!(of, Who::ClientMain(_)) && !self.client_grace,
             Action::Newcomer { rescue } => rescue,
-            Action::Lose { .. } | Action::Freeze | Action::StopServer | Action::StopClient => false,
+            Action::Lose { .. } | Action::Freeze | Action::StopServer | Action::StopClient | Action::CloseTunnel => {
+                false
+            }
         }
     }
 
@@ -602,7 +630,7 @@ impl Model for Programs {
                 let end = play(made, &mut state.net, &mut state.whims, story);
                 if let Move::Come { .. } = made {
                     state.net.knock(end);
-                    let stopping = state.server_stopping || state.client_stopping;
+                    let stopping = state.server_stopping || state.client_stopping || state.tunnel_closed;
                     let visit = state.whims.came - 1;
                     state.net.visits[visit].doomed |= stopping;
                 } else {
@@ -639,6 +667,12 @@ impl Model for Programs {
                 state.ending = true;
                 doom(state, |visit| visit.local.end.is_none());
                 state.clients[0].to_main.push_back(ToClientMain::Stop);
+            }
+            Action::CloseTunnel => {
+                state.tunnel_closed = true;
+                state.ending = true;
+                doom(state, |visit| visit.local.end.is_none());
+                state.clients[0].to_main.push_back(ToClientMain::CloseTunnel { tunnel: TUNNEL });
             }
         }
         self.settle(state, story);
@@ -685,7 +719,8 @@ impl Model for Programs {
             return;
         };
         assert_eq!(state.main.sessions(), 1, "one session per client that is up");
-        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping, "ports listen");
+        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping || state.tunnel_closed, "ports listen");
+        assert!(!state.net.listens(PUBLIC_PORT) || !state.tunnel_closed, "a closed tunnel's port is closed");
         let mut client: Vec<_> = client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
         let mut server = server;
         client.sort_unstable();
@@ -729,7 +764,6 @@ fn assert_ended_but_for_frozen(state: &State) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol_sm::ids::TunnelId;
 
     /// Found by ring 4, seed 3392: only a visitor who was refused had it looked up again.
     #[test]
@@ -737,7 +771,7 @@ mod tests {
         type Main = ClientMain<Stream>;
         let mut main = Programs::new(0, Grain::Coarse).client().main;
         let mut net = Net::new(0, Window::WIDE, 0);
-        let tag = Lookup::Local(TunnelId(0));
+        let tag = Lookup::Local(TUNNEL);
         let mut call = |now, call: &dyn Fn(&mut Main, &mut Cx<'_, Kernel<'_>>)| {
             let told = drive(&mut net, &mut main, Who::ClientMain(0), now, &mut Story::default(), call);
             (told, Driver::<Kernel<'_>>::next_deadline(&*main))
@@ -759,5 +793,69 @@ mod tests {
             |told: &Told| matches!(told, Told::ToClientLoop(ToClientLoop::Tunnel { locals, .. }) if !locals.is_empty());
         assert!(told.iter().any(known), "the event loop is told: {told:?}");
         assert_eq!(deadline, None, "there is nothing left to look up");
+    }
+    const LOSSY: Programs = Programs { ctl_losses: 1, server_grace: true, ..Programs::new(0, Grain::Coarse) };
+
+    fn close(programs: &Programs, state: &mut State) {
+        programs.step(state, Action::CloseTunnel, &mut Story::default());
+    }
+
+    /// Goes on until nothing is due; the tunnel must be closed on both sides, and the client up.
+    fn assert_closed(programs: &Programs, mut state: State) {
+        while programs.step_if_due(&mut state, &mut Story::default()) {}
+        programs.assert_quiet(&state);
+        assert!(state.clients[0].main.is_up());
+        assert_eq!(state.clients[0].main.tunnel(TUNNEL), None);
+        assert_eq!((state.net.listens(PUBLIC_PORT), state.listener.ports()), (false, 0));
+    }
+
+    fn lose_ctl_conn(programs: &Programs) -> State {
+        let mut story = Story::default();
+        let mut state = programs.initial(&mut story);
+        let ctl = state.net.links().find(|&(_, role)| role == Role::Ctl).expect("there is a ctl_conn").0;
+        programs.step(&mut state, Action::Lose { end: ctl }, &mut story);
+        while let Some((end, count, _)) = { state.net.deliverable().next() } {
+            programs.step(&mut state, Action::Arrive { end, count, hasty: false }, &mut story);
+        }
+        assert!(!state.clients[0].main.is_up());
+        state
+    }
+
+    #[test]
+    fn p_tun_6_a_tunnel_is_closed_while_it_is_registered() {
+        let programs = Programs { lazy: true, ..Programs::new(0, Grain::Coarse) };
+        for answered in [false, true] {
+            let mut story = Story::default();
+            let mut state = programs.begin(&mut story);
+            while state.to_listener.is_empty() {
+                assert!(programs.step_if_due(&mut state, &mut story), "the server hears of the tunnel");
+            }
+            if answered {
+                programs.read_mail(&mut state, Who::Listener, &mut story);
+                programs.read_mail(&mut state, Who::ServerMain, &mut story);
+            }
+            close(&programs, &mut state);
+            programs.read_mail(&mut state, Who::ClientMain(0), &mut story);
+            // A `TunnelReady` that crosses the `CloseTunnel` would be a violation if it were not stale.
+            assert_closed(&programs, state);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_is_closed_while_there_is_no_ctl_conn_is_closed_after_the_resume() {
+        let mut state = lose_ctl_conn(&LOSSY);
+        close(&LOSSY, &mut state);
+        assert!(!state.clients[0].main.is_up() && state.net.listens(PUBLIC_PORT), "the server has not heard of it");
+        assert_closed(&LOSSY, state);
+    }
+
+    #[test]
+    fn a_tunnel_that_is_closed_while_there_is_no_ctl_conn_is_not_registered_in_the_next_session() {
+        let mut state = lose_ctl_conn(&LOSSY);
+        let grace = Action::Deadline { of: Who::ServerMain, last: false };
+        LOSSY.step(&mut state, grace, &mut Story::default());
+        assert_eq!(state.main.sessions(), 0);
+        close(&LOSSY, &mut state);
+        assert_closed(&LOSSY, state);
     }
 }

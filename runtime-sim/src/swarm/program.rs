@@ -304,18 +304,17 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
+                local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 limits: plan.scenario.limits(tunnel),
             })
             .collect(),
         max_proxy_conns: 16_384,
         timings: plan.scenario.timings.clone(),
     };
-    let locals =
-        spec.tunnels.iter().map(|&tunnel| format!("service:{}", plan.scenario.tunnels[tunnel].service_port)).collect();
     let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
-    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), locals, spec.loop_count);
+    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), spec.loop_count);
     let main = SimThread::new(&process, 0, driver, ClientMain::assert_consistent, Rc::clone(&mailbox));
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {

@@ -101,6 +101,7 @@ impl Watch {
             }
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
+            | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Drain => {}

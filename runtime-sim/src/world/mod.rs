@@ -385,9 +385,18 @@ impl World {
         let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         let name = if rival { format!("rival{client}") } else { format!("client{client}") };
         self.kernel.trace.name(proc, name);
+        let local = |tunnel: usize| {
+            let port = self.plan.scenario.tunnels[tunnel].service_port;
+            if place.remote_services {
+                self.address(self.service_hosts[client], port)
+            } else {
+                format!("127.0.0.1:{port}")
+            }
+        };
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
+            local: local(tunnel),
             limits: self.plan.scenario.limits(tunnel),
         };
         let settings = ClientSettings {
@@ -398,16 +407,7 @@ impl World {
             timings: self.plan.scenario.timings.clone(),
         };
         let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
-        let local = |&tunnel: &usize| {
-            let port = self.plan.scenario.tunnels[tunnel].service_port;
-            if place.remote_services {
-                self.address(self.service_hosts[client], port)
-            } else {
-                format!("127.0.0.1:{port}")
-            }
-        };
-        let locals = spec.tunnels.iter().map(local).collect();
-        let tasks = Task::client(settings, server, locals, spec.loop_count);
+        let tasks = Task::client(settings, server, spec.loop_count);
         let process = self.add_process(Role::Client { client, rival }, proc, tasks);
         self.begin_client(process);
         process

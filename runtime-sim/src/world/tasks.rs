@@ -34,14 +34,9 @@ impl Task {
         tasks
     }
 
-    pub(super) fn client(
-        settings: ClientSettings,
-        server: String,
-        locals: Vec<String>,
-        loop_count: usize,
-    ) -> Vec<Self> {
+    pub(super) fn client(settings: ClientSettings, server: String, loop_count: usize) -> Vec<Self> {
         let timings = settings.timings.clone();
-        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, locals, loop_count))];
+        let mut tasks = vec![Self::ClientMain(ClientMain::new(settings, server, loop_count))];
         tasks.extend((0..loop_count).map(|loop_index| Self::ClientLoop(ClientLoop::new(loop_index, timings.clone()))));
         tasks
     }

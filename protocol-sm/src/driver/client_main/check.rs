@@ -1,19 +1,21 @@
-//! The main thread's state agrees with itself, after every event: for tests and simulations.
+//! The main thread's fields agree with each other, after every event: for tests and simulations.
 
 use super::ClientMain;
 
 impl<T> ClientMain<T> {
-    /// Checks that the ctl_conn, the session and its grace agree with each other.
+    /// For tests and simulations.
     ///
     /// # Panics
-    /// If they do not.
+    /// An invariant does not hold.
     pub fn assert_consistent(&self) {
-        let ctl_conn = self.stage.token();
-        assert_eq!(self.slots.len(), usize::from(ctl_conn.is_some()), "one ctl_conn at a time");
-        assert!(ctl_conn.is_none_or(|token| self.slots.get(token).is_some()), "the ctl_conn is there");
-        assert!(!self.is_up() || self.control.is_some(), "a ctl_conn that is up has its session");
-        assert!(self.control.is_none() || self.is_up() || self.grace.is_some(), "a session without a ctl_conn ends");
-        assert!(self.grace.is_none() || !self.is_up(), "a session with a ctl_conn has no grace");
-        assert!(self.unresolved.is_empty() || self.look_again.is_some(), "a name that failed is looked up again");
+        let links: usize = self.stage.token().is_some().into();
+        assert_eq!(self.slots.len(), links, "M1: there is at most one ctl_conn, and it is the stage's");
+        assert!(self.stage.token().is_none_or(|token| self.slots.get(token).is_some()), "M1: the stage's ctl_conn");
+        assert!(!self.is_up() || self.control.is_some(), "M2: a client that is up has a session");
+        let detached = self.control.is_some() && !self.is_up();
+        assert!(!detached || self.grace.is_some(), "M3: a session that has no ctl_conn is given up some time");
+        let over = self.outcome.is_some();
+        assert!(!over || links == 0 && self.control.is_none(), "M4: a client that has an outcome has nothing");
+        self.tunnels.assert_consistent();
     }
 }

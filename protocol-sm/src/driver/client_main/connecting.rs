@@ -4,13 +4,13 @@ use super::super::ctl_link::CtlLink;
 use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{Lookup, Resolve, Role, random_u32};
+use super::super::sys::{Lookup, Role, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
 use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
 use crate::control::client::Control;
-use crate::ids::{ClientId, TunnelId};
+use crate::ids::ClientId;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::{Disconnect, Note};
 use crate::sys_error::SysError;
@@ -24,50 +24,22 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 impl<T> ClientMain<T> {
-    pub(super) fn look_up<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup) {
-        let name = match tag {
-            Lookup::Server => &self.server,
-            Lookup::Local(tunnel) => &self.locals[tunnel.0 as usize],
-        };
-        if self.looking.insert(tag) {
-            cx.sys.resolve(tag, name);
-        }
-    }
-
-    /// A name that did not resolve may do so by now: no visitor should have to find out.
-    pub(super) fn look_again<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        self.look_again = None;
-        for tunnel in core::mem::take(&mut self.unresolved) {
-            self.look_up(cx, Lookup::Local(tunnel));
-        }
-    }
-
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         self.stage = Stage::Resolving;
-        self.look_up(cx, Lookup::Server);
+        if !core::mem::replace(&mut self.looking, true) {
+            cx.sys.resolve(Lookup::Server, &self.server);
+        }
     }
 
     pub(super) fn on_resolved<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>) {
-        self.looking.remove(&tag);
         match tag {
-            Lookup::Local(tunnel) => {
-                if addresses.is_empty() {
-                    self.unresolved.insert(tunnel);
-                    self.look_again.get_or_insert(cx.now + self.settings.timings.reconnect_max);
-                } else {
-                    self.unresolved.remove(&tunnel);
+            Lookup::Local(tunnel) => self.on_located(cx, tunnel, addresses),
+            Lookup::Server => {
+                self.looking = false;
+                if self.stage == Stage::Resolving {
+                    self.connect(cx, addresses.into(), Disconnect::Unresolved);
                 }
-                for loop_index in 0..self.loop_count {
-                    let message = ToClientLoop::Tunnel { tunnel, locals: addresses.clone() };
-                    cx.sys.tell(ToLoop { loop_index, message });
-                }
-                self.tunnels.on_located(tunnel);
-                self.register(cx);
             }
-            Lookup::Server if self.stage == Stage::Resolving => {
-                self.connect(cx, addresses.into(), Disconnect::Unresolved);
-            }
-            Lookup::Server => {}
         }
     }
 
@@ -201,9 +173,7 @@ impl<T> ClientMain<T> {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Session { serial: self.serial } });
             }
             // Names may have moved since the last session.
-            for index in 0..self.locals.len() {
-                self.look_up(cx, Lookup::Local(TunnelId(u32::try_from(index).expect("fewer than 2^32 tunnels"))));
-            }
+            self.look_up_locals(cx);
         }
         if let Some(stopping) = &self.stopping
             && !resumed

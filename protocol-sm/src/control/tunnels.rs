@@ -1,0 +1,346 @@
+//! The client's tunnels, over all its sessions: one entry for each, with all that is known of it.
+//!
+//! ```text
+//!            add            register           ready
+//!   (none) ──────▶  Idle ──────────────▶ Asked ──────▶ Open
+//!                   ▲  ▲                  │  │ refused
+//!                   │  └─ at once ────────┘  ▼
+//!                   └─── new session ──── RetryAt ──▶ Asked, after the pause
+//! ```
+//! A new session leads from every state to Idle. Closing a tunnel leads from every state to where nothing is left of it.
+//!
+//! Invariants:
+//! - T1 a tunnel's id is never given to another one (P-ID-1);
+//! - T2 a tunnel is first registered when its LocalServer's name was looked up, and then once in each session, but for
+//!   the times that it was refused;
+//! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale.
+
+use crate::backoff::Backoff;
+use crate::codes::{MessageName, StateName, Violation};
+use crate::ids::TunnelId;
+use crate::settings::{Timings, TunnelSpec};
+use crate::time::Instant;
+use crate::wire::ClientMsg;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tunnels {
+    entries: BTreeMap<TunnelId, TunnelEntry>,
+    /// The next tunnel's id. It only grows.
+    next: u32,
+    reconnect_min: Duration,
+    reconnect_max: Duration,
+}
+
+/// All that is known of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TunnelEntry {
+    spec: TunnelSpec,
+    /// The LocalServer's addresses, best first. `None` until its name was looked up for the first time.
+    locals: Option<Vec<SocketAddr>>,
+    lookup: LookupState,
+    state: State,
+    /// The public address of the last session: asked for again where the server picked it.
+    last: Option<SocketAddr>,
+    /// Pauses between registrations that are refused.
+    retry: Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum LookupState {
+    Idle,
+    UnderWay,
+    /// The name did not resolve.
+    RetryAt(Instant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Idle,
+    Asked,
+    Open,
+    RetryAt(Instant),
+}
+
+/// What follows when the server refuses a tunnel.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AfterRefusal {
+    /// The tunnel was closed meanwhile: nothing follows.
+    Stale,
+    /// It is registered again at once, with any port instead of the one that the server picked last time.
+    RetryAtOnce,
+    /// It is registered again after a pause.
+    RetryLater,
+}
+
+impl Tunnels {
+    /// The tunnels that `specs` describes, numbered from 0 in that order.
+    #[must_use]
+    pub fn new(specs: Vec<TunnelSpec>, timings: &Timings) -> Self {
+        let mut tunnels = Self {
+            entries: BTreeMap::new(),
+            next: 0,
+            reconnect_min: timings.reconnect_min,
+            reconnect_max: timings.reconnect_max,
+        };
+        for spec in specs {
+            tunnels.add(spec);
+        }
+        tunnels
+    }
+
+    fn add(&mut self, spec: TunnelSpec) -> TunnelId {
+        let id = TunnelId(self.next);
+        self.next = self.next.checked_add(1).expect("fewer than 2^32 tunnels in one process");
+        let entry = TunnelEntry {
+            spec,
+            locals: None,
+            lookup: LookupState::Idle,
+            state: State::Idle,
+            last: None,
+            retry: Backoff::new(self.reconnect_min, self.reconnect_max),
+        };
+        self.entries.insert(id, entry);
+        id
+    }
+
+    /// Forgets a tunnel. Returns whether there was one.
+    pub fn close(&mut self, tunnel: TunnelId) -> bool {
+        self.entries.remove(&tunnel).is_some()
+    }
+
+    /// The tunnels that there are, in the order in which they were added.
+    pub fn ids(&self) -> impl Iterator<Item = TunnelId> {
+        self.entries.keys().copied()
+    }
+
+    /// A tunnel's specification.
+    #[must_use]
+    pub fn spec(&self, tunnel: TunnelId) -> Option<&TunnelSpec> {
+        self.entries.get(&tunnel).map(|entry| &entry.spec)
+    }
+
+    /// Notes that a tunnel's LocalServer is being looked up, and returns its name. `None` if that is under way already,
+    /// or the tunnel was closed.
+    pub fn begin_lookup(&mut self, tunnel: TunnelId) -> Option<&str> {
+        let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookup != LookupState::UnderWay)?;
+        entry.lookup = LookupState::UnderWay;
+        Some(&entry.spec.local)
+    }
+
+    /// A LocalServer was looked up, without success if there is no address. Returns the addresses to dial, or `None` if
+    /// the tunnel was closed meanwhile. Visitors may come now. A look-up that failed does not make the last addresses
+    /// wrong, and is made again after `reconnect_max`.
+    pub fn on_located(&mut self, tunnel: TunnelId, addresses: Vec<SocketAddr>, now: Instant) -> Option<&[SocketAddr]> {
+        let entry = self.entries.get_mut(&tunnel)?;
+        if addresses.is_empty() {
+            entry.lookup = LookupState::RetryAt(now + self.reconnect_max);
+        } else {
+            entry.lookup = LookupState::Idle;
+            entry.locals = Some(addresses);
+        }
+        Some(entry.locals.get_or_insert_default())
+    }
+
+    /// A tunnel whose LocalServer is to be looked up again now.
+    #[must_use]
+    pub fn due_lookup(&self, now: Instant) -> Option<TunnelId> {
+        let due = |entry: &TunnelEntry| entry.next_lookup().is_some_and(|at| at <= now);
+        self.entries.iter().find(|(_, entry)| due(entry)).map(|(&tunnel, _)| tunnel)
+    }
+
+    /// When to call [`Tunnels::due_lookup`] again.
+    #[must_use]
+    pub fn next_lookup(&self) -> Option<Instant> {
+        self.entries.values().filter_map(TunnelEntry::next_lookup).min()
+    }
+
+    /// A new session knows no tunnels.
+    pub fn on_new_session(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.state = State::Idle;
+        }
+    }
+
+    /// The next tunnel to register now, noted as asked for.
+    pub fn register(&mut self, now: Instant) -> Option<ClientMsg> {
+        let due = |entry: &TunnelEntry| match entry.state {
+            State::Idle => entry.locals.is_some(),
+            State::RetryAt(at) => at <= now,
+            State::Asked | State::Open => false,
+        };
+        let (&tunnel, entry) = self.entries.iter_mut().find(|(_, entry)| due(entry))?;
+        entry.state = State::Asked;
+        let spec = &entry.spec;
+        let picked = entry.last.filter(|_| spec.public_port == 0);
+        Some(ClientMsg::RegisterTunnel {
+            tunnel,
+            public_port: picked.map_or(spec.public_port, |last| last.port()),
+            name: spec.name.clone(),
+            limits: spec.limits.clone(),
+        })
+    }
+
+    /// When to call [`Tunnels::register`] again.
+    #[must_use]
+    pub fn next_registration(&self) -> Option<Instant> {
+        let retry = |entry: &TunnelEntry| match entry.state {
+            State::RetryAt(at) => Some(at),
+            State::Idle | State::Asked | State::Open => None,
+        };
+        self.entries.values().filter_map(retry).min()
+    }
+
+    /// A tunnel is reachable. `Ok(true)`: at another address than last time.
+    ///
+    /// # Errors
+    /// It was not asked for.
+    pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<bool, Violation> {
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelReady)? else { return Ok(false) };
+        entry.state = State::Open;
+        entry.retry.reset();
+        Ok(entry.last.replace(public) != Some(public))
+    }
+
+    /// A tunnel was not opened. Where the server picked the port last time that port is let go, whatever was wrong with
+    /// it.
+    ///
+    /// # Errors
+    /// It was not asked for.
+    pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<AfterRefusal, Violation> {
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
+        if entry.spec.public_port == 0 && entry.last.take().is_some() {
+            entry.state = State::Idle;
+            return Ok(AfterRefusal::RetryAtOnce);
+        }
+        entry.state = State::RetryAt(now + entry.retry.next(random));
+        Ok(AfterRefusal::RetryLater)
+    }
+
+    /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
+    fn asked(&mut self, tunnel: TunnelId, message: MessageName) -> Result<Option<&mut TunnelEntry>, Violation> {
+        match self.entries.get_mut(&tunnel) {
+            Some(entry) if entry.state == State::Asked => Ok(Some(entry)),
+            None if tunnel.0 < self.next => Ok(None),
+            Some(_) | None => Err(Violation::Unexpected { message, state: StateName::TunnelNotAsked }),
+        }
+    }
+
+    /// For tests and simulations.
+    ///
+    /// # Panics
+    /// An invariant does not hold.
+    pub fn assert_consistent(&self) {
+        assert!(self.entries.keys().all(|tunnel| tunnel.0 < self.next), "T1: ids come from the counter");
+        let early = |entry: &TunnelEntry| entry.locals.is_none() && entry.state != State::Idle;
+        assert!(!self.entries.values().any(early), "T2: a tunnel is registered once its LocalServer was looked up");
+    }
+}
+
+impl TunnelEntry {
+    fn next_lookup(&self) -> Option<Instant> {
+        match self.lookup {
+            LookupState::RetryAt(at) => Some(at),
+            LookupState::Idle | LookupState::UnderWay => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TunnelLimits;
+    use alloc::vec;
+    use core::net::Ipv4Addr;
+
+    fn spec(public_port: u16) -> TunnelSpec {
+        TunnelSpec { name: "web".into(), public_port, local: "localhost:80".into(), limits: TunnelLimits::default() }
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    fn port(msg: Option<ClientMsg>) -> Option<u16> {
+        match msg {
+            Some(ClientMsg::RegisterTunnel { public_port, .. }) => Some(public_port),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
+        let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
+        let (id, now) = (TunnelId(0), Instant::ZERO);
+        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[][..]));
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(true));
+        tunnels.on_new_session();
+        assert_eq!(port(tunnels.register(now)), Some(7000));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryAtOnce));
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryLater));
+        assert_eq!(port(tunnels.register(now)), None, "not before its pause is over");
+    }
+
+    #[test]
+    fn t1_an_id_is_never_used_again() {
+        let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());
+        assert!(tunnels.close(TunnelId(1)));
+        assert!(!tunnels.close(TunnelId(1)), "it is gone");
+        assert_eq!(tunnels.add(spec(3)), TunnelId(2));
+        assert!(tunnels.close(TunnelId(2)) && tunnels.close(TunnelId(0)));
+        assert_eq!(tunnels.add(spec(4)), TunnelId(3), "even if there is no other tunnel");
+        assert_eq!(tunnels.ids().collect::<Vec<_>>(), [TunnelId(3)]);
+        tunnels.assert_consistent();
+    }
+
+    #[test]
+    fn t3_answers_about_a_closed_tunnel_are_stale() {
+        let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
+        let (id, now) = (TunnelId(0), Instant::ZERO);
+        let unexpected = |message| Violation::Unexpected { message, state: StateName::TunnelNotAsked };
+        let (ready, refused) = (unexpected(MessageName::TunnelReady), unexpected(MessageName::TunnelRefused));
+        assert_eq!(tunnels.on_ready(id, address(1)), Err(ready), "not asked for");
+        assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+        assert_eq!(port(tunnels.register(now)), Some(1));
+        assert!(tunnels.close(id));
+        assert_eq!(tunnels.on_ready(id, address(1)), Ok(false));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::Stale));
+        assert_eq!(tunnels.on_ready(TunnelId(1), address(1)), Err(ready), "never a tunnel");
+        assert_eq!(tunnels.on_refused(TunnelId(1), now, 0), Err(refused), "never a tunnel");
+    }
+
+    #[test]
+    fn t3_a_closed_tunnel_has_no_deadlines() {
+        let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
+        let (id, now) = (TunnelId(0), Instant::ZERO);
+        assert_eq!(tunnels.begin_lookup(id), Some("localhost:80"));
+        assert_eq!(tunnels.begin_lookup(id), None, "it is under way");
+        assert!(tunnels.on_located(id, vec![], now).is_some());
+        assert_eq!(port(tunnels.register(now)), Some(1));
+        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryLater));
+        let (lookup, registration) = (tunnels.next_lookup().unwrap(), tunnels.next_registration().unwrap());
+        assert!(tunnels.close(id));
+        assert_eq!((tunnels.next_lookup(), tunnels.next_registration()), (None, None));
+        assert_eq!((tunnels.due_lookup(lookup), tunnels.register(registration)), (None, None));
+        assert_eq!(tunnels.begin_lookup(id), None);
+        assert_eq!(tunnels.on_located(id, vec![address(80)], now), None);
+    }
+
+    #[test]
+    fn a_look_up_that_fails_leaves_the_last_addresses() {
+        let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
+        let (id, now) = (TunnelId(0), Instant::ZERO);
+        assert_eq!(tunnels.on_located(id, vec![address(80)], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.due_lookup(now), None);
+        let again = tunnels.next_lookup().unwrap();
+        assert_eq!(tunnels.due_lookup(again), Some(id));
+    }
+}

@@ -1,0 +1,186 @@
+//! What comes on the ctl_conn: it is read, acted on and answered.
+
+use super::super::thread::Cx;
+use super::{ClientMain, MainSys, Outcome, Stage};
+use crate::auth::{Prover, Transcript};
+use crate::codes::{CloseCode, MessageName, StateName, Violation};
+use crate::notes::{Disconnect, Note};
+use crate::session::Delivery;
+use crate::sys_error::SysError;
+use crate::wire::{ClientHandshake, ConnKind, Ctl, Preface, ServerHandshake, ToClient, ToServer};
+use alloc::vec::Vec;
+
+/// Reads from the ctl_conn before others get their turn.
+const READS: usize = 8;
+
+impl<T> ClientMain<T> {
+    /// Reads, acts on and answers what came.
+    pub(super) fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        let Some(token) = self.stage.token() else { return };
+        if let Stage::Connecting { .. } = self.stage {
+            return;
+        }
+        let mut bytes = Vec::new();
+        for reads in 0.. {
+            let Some(link) = self.slots.get_mut(token) else { return };
+            if !link.port.readable {
+                break;
+            }
+            if reads == READS {
+                self.busy = true;
+                break;
+            }
+            match link.port.recv(cx.sys, cx.scratch) {
+                Ok(0) => return self.disconnect(cx, Disconnect::Lost),
+                Ok(n) => {
+                    bytes.clear();
+                    bytes.extend_from_slice(&cx.scratch[..n]);
+                }
+                Err(SysError::WouldBlock) => break,
+                Err(error) => return self.disconnect(cx, lost(error)),
+            }
+            if let Err(why) = self.on_bytes(cx, &bytes) {
+                return self.on_broken(cx, why);
+            }
+        }
+        if let Some(link) = self.slots.get_mut(token)
+            && let Err(error) = link.flush(cx.sys)
+        {
+            self.disconnect(cx, lost(error));
+        }
+    }
+
+    fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
+        match why {
+            Disconnect::Violation(violation) if self.is_up() => {
+                cx.sys.note(Note::Violation { conn: None, violation });
+                self.leave(cx, CloseCode::Violation);
+            }
+            Disconnect::Closed(CloseCode::Replaced) => {
+                self.end_session(cx);
+                self.outcome = Some(Outcome::Replaced);
+            }
+            Disconnect::Closed(_) => self.end_session(cx),
+            Disconnect::Unresolved
+            | Disconnect::Unreachable(_)
+            | Disconnect::NotCproxy
+            | Disconnect::Refused(_)
+            | Disconnect::WrongServer
+            | Disconnect::Tls(_)
+            | Disconnect::Lost
+            | Disconnect::Silent
+            | Disconnect::Violation(_) => {}
+        }
+        self.disconnect(cx, why);
+    }
+
+    fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
+        while !bytes.is_empty() {
+            if let Stage::Greeting { token, reader, hello, until } = &mut self.stage {
+                let reply = reader.next(Preface::ours(ConnKind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
+                let Some(reply) = reply else { return Ok(()) };
+                if let Some(refusal) = reply.refusal() {
+                    return Err(Disconnect::Refused(refusal));
+                }
+                self.stage = Stage::Challenged { token: *token, hello: hello.clone(), reply, until: *until };
+                continue;
+            }
+            let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) else { return Ok(()) };
+            match link.framer.next(&mut bytes) {
+                Ok(Some(message)) => self.on_frame(cx, message)?,
+                Ok(None) => {}
+                Err(_) => return Err(Disconnect::Violation(Violation::Malformed)),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
+        match (&mut self.stage, message) {
+            (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
+                Err(Disconnect::Refused(refusal))
+            }
+            (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
+                if server.features & !hello.features != 0 {
+                    let (message, state) = (MessageName::Hello, StateName::FeatureNotOffered);
+                    return Err(Disconnect::Violation(Violation::Unexpected { message, state }));
+                }
+                let preface = Preface::ours(ConnKind::Ctl);
+                let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
+                let answer = Ctl::Handshake(ServerHandshake::Hello(server));
+                let transcript = Transcript::new(preface.encode(), reply.encode(), &said, &answer);
+                let proof = Prover::new(self.settings.token.as_ref(), transcript).client();
+                let (token, until) = (*token, *until);
+                self.stage = Stage::Proved { token, transcript, until };
+                self.push(&ToServer::Handshake(ClientHandshake::Proof(proof)));
+                Ok(())
+            }
+            (Stage::Proved { token, transcript, .. }, Ctl::Handshake(ServerHandshake::Welcome(welcome))) => {
+                let (token, transcript) = (*token, *transcript);
+                self.on_welcome(cx, token, transcript, &welcome)
+            }
+            (Stage::Up { liveness, .. }, message) => {
+                liveness.on_heard(cx.now);
+                self.on_session_frame(cx, message)
+            }
+            (
+                stage @ (Stage::Pausing(_)
+                | Stage::Resolving
+                | Stage::Connecting { .. }
+                | Stage::Greeting { .. }
+                | Stage::Challenged { .. }
+                | Stage::Proved { .. }),
+                message,
+            ) => {
+                let (message, state) = (message.name(), stage.name());
+                Err(Disconnect::Violation(Violation::Unexpected { message, state }))
+            }
+        }
+    }
+
+    fn on_session_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        let session = &mut control.session;
+        let done = match message {
+            Ctl::Numbered { seq, msg } => match session.on_numbered(seq) {
+                Ok(Delivery::Deliver { ack }) => {
+                    if ack {
+                        let received = session.mark_acked();
+                        self.push(&Ctl::Ack { received });
+                    }
+                    self.on_server_msg(cx, msg)
+                }
+                Ok(Delivery::Duplicate) => Ok(()),
+                Err(violation) => Err(violation),
+            },
+            Ctl::Ping { received } => {
+                let acked = session.on_ack(received);
+                let received = session.mark_acked();
+                self.push(&Ctl::Pong { received });
+                acked
+            }
+            Ctl::Pong { received } | Ctl::Ack { received } => session.on_ack(received),
+            Ctl::Close { code } => return Err(Disconnect::Closed(code)),
+            message @ Ctl::Handshake(_) => {
+                Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp })
+            }
+        };
+        done.map_err(Disconnect::Violation)
+    }
+}
+
+/// What a failed read or write says of the ctl_conn.
+fn lost(error: SysError) -> Disconnect {
+    match error {
+        SysError::Tls(failure) => Disconnect::Tls(failure),
+        SysError::WouldBlock
+        | SysError::Reset
+        | SysError::Refused
+        | SysError::Unreachable
+        | SysError::TimedOut
+        | SysError::Exhausted
+        | SysError::InUse
+        | SysError::Denied
+        | SysError::Other(_) => Disconnect::Lost,
+    }
+}

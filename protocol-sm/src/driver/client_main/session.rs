@@ -1,0 +1,111 @@
+//! The session: what the server and the event loops say in it, and its end.
+
+use super::super::messages::{FromClientLoop, ToClientLoop, ToLoop};
+use super::super::sys::Streams;
+use super::super::thread::{Cx, Tell};
+use super::{ClientMain, MainSys, Stage};
+use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::control::client::Reaction;
+use crate::notes::Disconnect;
+use crate::wire::{ClientMsg, Ctl, ServerMsg, ToServer};
+
+impl<T> ClientMain<T> {
+    pub(super) fn on_server_msg<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, msg: ServerMsg) -> Result<(), Violation> {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        match control.on_msg(msg)? {
+            Reaction::Nothing | Reaction::Drain => {}
+            Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
+            Reaction::Open { count, failed } => {
+                let mut to = self.server_at.expect("connected to it");
+                to.set_port(self.proxy_port);
+                for _ in 0..count {
+                    let (loop_index, hello, accept) = control.open();
+                    cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Open { to, hello, accept } });
+                }
+                if failed > 0 {
+                    self.send(cx, ClientMsg::ConnFailed { count: failed });
+                }
+            }
+            Reaction::Ready(tunnel, public) => self.on_tunnel_ready(cx, tunnel, public)?,
+            Reaction::Refused(tunnel, code) => self.on_tunnel_refused(cx, tunnel, code)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_loop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop) {
+        let current = self.control.as_ref().map(|control| control.serial);
+        match message {
+            FromClientLoop::Message { serial, msg } if Some(serial) == current => self.send(cx, msg),
+            FromClientLoop::ConnGone { serial, conn } if Some(serial) == current => {
+                if let Some(control) = &mut self.control {
+                    control.on_conn_gone(conn);
+                }
+            }
+            FromClientLoop::Violation { serial, violation } if Some(serial) == current => {
+                self.leave(cx, CloseCode::Violation);
+                self.disconnect(cx, Disconnect::Violation(violation));
+            }
+            // About a session that is over.
+            FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::LocalFailed { tunnel, .. } => self.look_up_local(cx, tunnel),
+            FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
+        }
+    }
+
+    /// Numbers a message and sends it, now or when the session is resumed.
+    pub(super) fn send<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, msg: ClientMsg) {
+        let Some(control) = &mut self.control else { return };
+        match control.session.send(msg.clone()) {
+            Ok(seq) => {
+                if self.is_up() {
+                    self.push(&Ctl::Numbered { seq, msg });
+                }
+            }
+            Err(violation) => {
+                self.leave(cx, CloseCode::Violation);
+                self.disconnect(cx, Disconnect::Violation(violation));
+            }
+        }
+    }
+
+    /// Queues a message on the ctl_conn; it goes out with the rest of the batch.
+    pub(super) fn push(&mut self, message: &ToServer) {
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
+            // Nothing follows a `Close`.
+            return;
+        }
+        if let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) {
+            link.push(message);
+            self.busy = true;
+        }
+    }
+
+    /// The session is over: what belongs to it is reset.
+    pub(super) fn end_session<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Tell<ToLoop<ToClientLoop>>,
+    {
+        self.grace = None;
+        if self.control.take().is_some() {
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::End { code: AbortCode::SessionOver } });
+            }
+        }
+    }
+
+    /// Tells the server, if it can, that the session is over, and ends it.
+    pub(super) fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
+    where
+        S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>>,
+    {
+        let up = self.is_up();
+        if let Some(mut link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
+            if up {
+                link.push(&ToServer::Close { code });
+            }
+            link.close(cx.sys);
+        }
+        self.stage = Stage::Pausing(None);
+        self.end_session(cx);
+    }
+}

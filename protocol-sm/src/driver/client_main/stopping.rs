@@ -1,0 +1,70 @@
+//! How a client stops: it says `Drain`, lets transfers finish, says `Close`, and waits for the server to close the
+//! ctl_conn (PROTOCOL.md, "Stopping").
+
+use super::super::messages::{ToClientLoop, ToLoop};
+use super::super::thread::Cx;
+use super::{ClientMain, MainSys, Outcome};
+use crate::codes::CloseCode;
+use crate::notes::Disconnect;
+use crate::time::Instant;
+use crate::wire::{ClientMsg, ToServer};
+use alloc::collections::BTreeSet;
+use core::time::Duration;
+
+/// How long a client that leaves waits for the server to close the ctl_conn.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A client that was asked to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Stopping {
+    pub(super) until: Instant,
+    /// Event loops that have no transfer left.
+    pub(super) drained: BTreeSet<usize>,
+    /// `Close` was sent.
+    pub(super) leaving: bool,
+}
+
+impl<T> ClientMain<T> {
+    /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.
+    pub(super) fn stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let until = cx.now + self.settings.timings.drain_timeout;
+        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false });
+        self.send(cx, ClientMsg::Drain);
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Drain });
+        }
+    }
+
+    /// An event loop has no transfer left.
+    pub(super) fn on_drained<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, loop_index: usize) {
+        let all = self.stopping.as_mut().is_some_and(|stopping| {
+            stopping.drained.insert(loop_index);
+            stopping.drained.len() == self.loop_count && !stopping.leaving
+        });
+        if all {
+            self.finish_stop(cx);
+        }
+    }
+
+    /// Nothing is left to be finished, or no time for it. The server closes the ctl_conn once it has read our last
+    /// `Done` and `Close`. The proxy_conns must not end before that: their end might overtake the `Fin` of a
+    /// transfer, and would cut it short.
+    pub(super) fn finish_stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.is_up()
+            && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.leaving)
+        {
+            stopping.until = cx.now + FAREWELL;
+            self.push(&ToServer::Close { code: CloseCode::Bye });
+            self.stopping.iter_mut().for_each(|stopping| stopping.leaving = true);
+            return;
+        }
+        if self.is_up() {
+            return self.disconnect(cx, Disconnect::Silent);
+        }
+        self.leave(cx, CloseCode::Bye);
+        self.outcome = Some(Outcome::Stopped);
+    }
+}

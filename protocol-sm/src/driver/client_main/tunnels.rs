@@ -1,0 +1,102 @@
+//! What the main thread does about tunnels: look-ups, registrations, and their end.
+
+use super::super::messages::{ToClientLoop, ToLoop};
+use super::super::sys::{Lookup, Resolve, random_u32};
+use super::super::thread::Cx;
+use super::{ClientMain, MainSys};
+use crate::codes::{TunnelRefusal, Violation};
+use crate::control::tunnels::AfterRefusal;
+use crate::ids::TunnelId;
+use crate::notes::Note;
+use crate::wire::ClientMsg;
+use alloc::format;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+impl<T> ClientMain<T> {
+    /// Looks up every LocalServer.
+    pub(super) fn look_up_locals<S: Resolve>(&mut self, cx: &mut Cx<'_, S>) {
+        for tunnel in self.tunnels.ids().collect::<Vec<_>>() {
+            self.look_up_local(cx, tunnel);
+        }
+    }
+
+    pub(super) fn look_up_local<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
+        if let Some(name) = self.tunnels.begin_lookup(tunnel) {
+            cx.sys.resolve(Lookup::Local(tunnel), name);
+        }
+    }
+
+    /// A name that did not resolve may do so by now: no visitor should have to find out.
+    pub(super) fn look_up_again<S: Resolve>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(tunnel) = self.tunnels.due_lookup(cx.now) {
+            self.look_up_local(cx, tunnel);
+        }
+    }
+
+    pub(super) fn on_located<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        addresses: Vec<SocketAddr>,
+    ) {
+        let Some(locals) = self.tunnels.on_located(tunnel, addresses, cx.now) else { return };
+        for loop_index in 0..self.loop_count {
+            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec() };
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
+        self.register(cx);
+    }
+
+    /// Registers what is due.
+    pub(super) fn register<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        while self.is_up()
+            && self.stopping.is_none()
+            && let Some(msg) = self.tunnels.register(cx.now)
+        {
+            self.send(cx, msg);
+        }
+    }
+
+    pub(super) fn on_tunnel_ready<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        public: SocketAddr,
+    ) -> Result<(), Violation> {
+        if self.tunnels.on_ready(tunnel, public)? {
+            cx.sys.note(Note::Forwarding { tunnel, public });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_tunnel_refused<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+    ) -> Result<(), Violation> {
+        let random = random_u32(cx.sys);
+        let after = self.tunnels.on_refused(tunnel, cx.now, random)?;
+        let Some(spec) = self.tunnels.spec(tunnel).filter(|_| after != AfterRefusal::Stale) else { return Ok(()) };
+        if code.is_final() && after == AfterRefusal::RetryLater {
+            let sentence = format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port);
+            self.refused_for_good(cx, sentence);
+            return Ok(());
+        }
+        cx.sys.note(Note::NotForwarding { tunnel, code });
+        self.register(cx);
+        Ok(())
+    }
+
+    /// Forgets a tunnel, and tells the event loops and the server.
+    pub(super) fn forget_tunnel<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
+        if !self.tunnels.close(tunnel) {
+            return;
+        }
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::CloseTunnel { tunnel } });
+        }
+        self.send(cx, ClientMsg::CloseTunnel { tunnel });
+    }
+}
