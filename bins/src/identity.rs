@@ -28,6 +28,7 @@ impl Machine {
 ///
 /// # Errors
 /// There is no randomness to read.
+// PROTOCOL.md: P-ID-4.
 pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry]) -> io::Result<[u8; 16]> {
     if let Some(text) = chosen {
         return Ok(hash(&[b"chosen", text.as_bytes()]));

@@ -17,6 +17,7 @@ pub struct Transcript([u8; 32]);
 
 impl Transcript {
     /// Hashes what was said, as it stood on the wire.
+    // PROTOCOL.md: P-AUTH-5, P-EVO-5.
     #[must_use]
     pub fn new(
         preface: [u8; PREFACE_LEN],
@@ -59,6 +60,7 @@ impl<'a> Prover<'a> {
         Self { token, transcript }
     }
 
+    // PROTOCOL.md: P-AUTH-2.
     fn mac(&self, label: &[u8], more: &[&[u8]]) -> Hmac<Sha256> {
         let mut parts = Vec::with_capacity(1 + more.len());
         parts.push(self.transcript.0.as_slice());
@@ -78,6 +80,7 @@ impl<'a> Prover<'a> {
         self.mac(b"cproxy client", &[]).verify_slice(proof).is_ok()
     }
 
+    // PROTOCOL.md: P-AUTH-6.
     fn server_mac(&self, welcome: &Welcome) -> Hmac<Sha256> {
         self.mac(
             b"cproxy server",
@@ -177,6 +180,7 @@ impl ReplayWindow {
     pub const LEAP: u64 = 1 << 32;
 
     /// Takes `conn`, once. `false`: it was used, is too old, or leaps too far ahead.
+    // PROTOCOL.md: P-PROXY-3.
     pub fn take(&mut self, conn: ConnId) -> bool {
         let n = conn.0;
         if n == 0 || n.saturating_add(Self::SPAN) <= self.highest || n > self.highest.saturating_add(Self::LEAP) {

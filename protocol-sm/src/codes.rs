@@ -65,6 +65,7 @@ impl fmt::Display for RefuseCode {
 }
 
 /// Why a server does not take a connection.
+// PROTOCOL.md: P-EVO-3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HandshakeRefusal {
     /// No protocol version in common.
@@ -95,6 +96,7 @@ pub enum HandshakeRefusal {
 
 impl HandshakeRefusal {
     /// Whether trying again cannot help: the user must change something.
+    // PROTOCOL.md: P-REPL-4.
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
@@ -176,6 +178,7 @@ pub enum TlsFailure {
 
 impl TlsFailure {
     /// Whether trying again cannot help: the user must change something.
+    // PROTOCOL.md: P-TLS-3.
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {

@@ -1,5 +1,5 @@
 //! Names of things, most of them on the wire. None of them is ever used twice for two things, so an old message
-//! can never name a new thing (PROTOCOL.md, "Identifiers").
+//! can never name a new thing (PROTOCOL.md, P-ID-1).
 
 use serde::{Deserialize, Serialize};
 

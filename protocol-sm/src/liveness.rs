@@ -47,6 +47,7 @@ impl Liveness {
     }
 
     /// Time has passed. Harmless when called early.
+    // PROTOCOL.md: P-LIVE-1, P-LIVE-2.
     pub fn on_deadline(&mut self, now: Instant) -> Pulse {
         let silence = now.since(self.heard);
         if silence >= self.timeout {

@@ -71,6 +71,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     }
 
     /// A visitor has come.
+    // PROTOCOL.md: P-POOL-5.
     pub fn on_visitor(&mut self, visitor: V) -> Visit<C> {
         if planted(PlantedBug::ConnGivenTwice)
             && let Some(&conn) = self.idle.back()
@@ -143,6 +144,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     }
 
     /// How many conns to ask the client for now; 0 for none. Notes them as asked for.
+    // PROTOCOL.md: P-POOL-4.
     #[must_use]
     pub fn ask(&mut self, now: Instant) -> u32 {
         if self.closed || self.retry_at.is_some_and(|at| now < at) {

@@ -53,6 +53,7 @@ impl<M> NumberedMessages<M> {
     ///
     /// # Errors
     /// [`Violation::Unacknowledged`]: the peer acknowledges nothing.
+    // PROTOCOL.md: P-SESS-1, P-SESS-5, P-SESS-7.
     pub fn send(&mut self, msg: M) -> Result<u64, Violation> {
         if self.unacked.len() >= Self::MAX_UNACKED {
             return Err(Violation::Unacknowledged);
@@ -90,6 +91,7 @@ impl<M> NumberedMessages<M> {
     ///
     /// # Errors
     /// [`Violation::Sequence`] if a number was skipped.
+    // PROTOCOL.md: P-SESS-2, P-SESS-3, P-SESS-6.
     pub fn on_numbered(&mut self, seq: u64) -> Result<Delivery, Violation> {
         if seq == 0 || seq > self.received + 1 {
             return Err(Violation::Sequence);
@@ -105,6 +107,7 @@ impl<M> NumberedMessages<M> {
     ///
     /// # Errors
     /// [`Violation::Sequence`] if that was never sent, or takes back an earlier acknowledgement.
+    // PROTOCOL.md: P-SESS-4.
     pub fn on_ack(&mut self, received: u64) -> Result<(), Violation> {
         if received < self.acked || received > self.sent() {
             return Err(Violation::Sequence);
@@ -119,6 +122,7 @@ impl<M> NumberedMessages<M> {
 
     /// What to write, with its numbers, to a resumed ctl_conn after [`NumberedMessages::on_ack`] with what the
     /// peer said it has.
+    // PROTOCOL.md: P-RES-3.
     pub fn replay(&self) -> impl Iterator<Item = (u64, &M)> {
         let left_out = usize::from(planted(PlantedBug::ReplayDropped));
         (self.acked + 1..).zip(self.unacked.iter()).skip(left_out)

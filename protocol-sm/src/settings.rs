@@ -145,6 +145,7 @@ pub struct Credential {
 }
 
 /// The server's settings.
+// PROTOCOL.md: P-LIM-1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerSettings {
     /// Accepted credentials. Empty: clients are taken from loopback addresses only.

@@ -127,6 +127,7 @@ impl Serialize for Network {
 }
 
 impl<'de> Deserialize<'de> for Network {
+    // PROTOCOL.md: P-ENC-5.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
             return alloc::string::String::deserialize(deserializer)?.parse().map_err(D::Error::custom);

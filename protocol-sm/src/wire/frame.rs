@@ -21,6 +21,7 @@ pub trait Message: Serialize + DeserializeOwned {
     ///
     /// # Panics
     /// If `out` is shorter than `FRAME_HEADER + MAX`: the caller's misuse.
+    // PROTOCOL.md: P-FRAME-1, P-ENC-1.
     fn encode(&self, out: &mut [u8]) -> usize {
         assert!(out.len() >= FRAME_HEADER + Self::MAX, "frame buffer too short");
         let (header, body) = out.split_at_mut(FRAME_HEADER);
@@ -44,6 +45,7 @@ pub trait Message: Serialize + DeserializeOwned {
     ///
     /// # Errors
     /// [`WireError::Malformed`] if `body` is not exactly one message in its only encoding.
+    // PROTOCOL.md: P-FRAME-3, P-ENC-2, P-ENC-3, P-EVO-1.
     fn decode(body: &[u8]) -> Result<Self, WireError> {
         match postcard::take_from_bytes(body) {
             // Postcard takes overlong varints. Without them a message has one encoding, the shortest, so
@@ -86,6 +88,7 @@ impl<M: Message> Framer<M> {
     ///
     /// # Errors
     /// A frame that is too long, empty, or no message. The stream cannot be read any further.
+    // PROTOCOL.md: P-FRAME-4.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<M>, WireError> {
         if self.partial.is_empty()
             && let Some(total) = frame_len::<M>(input)?
@@ -118,6 +121,7 @@ impl<M: Message> Framer<M> {
 }
 
 /// The whole length of the frame that `bytes` starts, once its header is there.
+// PROTOCOL.md: P-FRAME-2.
 fn frame_len<M: Message>(bytes: &[u8]) -> Result<Option<usize>, WireError> {
     match bytes {
         [low, high, ..] => {

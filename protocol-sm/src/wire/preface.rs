@@ -10,6 +10,7 @@ pub const PREFACE_LEN: usize = 8;
 /// What every connection starts with, in both directions.
 pub const MAGIC: [u8; 4] = *b"CPXY";
 /// The one protocol version that this crate speaks.
+// PROTOCOL.md: P-EVO-4.
 pub const VERSION: u8 = 1;
 
 /// Which of the two kinds of connection this is.
@@ -43,6 +44,7 @@ pub struct Preface {
 
 impl Preface {
     /// The preface of this crate's client.
+    // PROTOCOL.md: P-PREF-1.
     #[must_use]
     pub fn ours(port: ConnKind) -> Self {
         Self { port, min: VERSION, max: VERSION }
@@ -101,6 +103,7 @@ pub struct Reply {
 
 impl Reply {
     /// Chooses the highest version in common.
+    // PROTOCOL.md: P-PREF-2, P-PREF-3.
     #[must_use]
     pub fn to(preface: Preface) -> Self {
         let greeting = if (preface.min..=preface.max).contains(&VERSION) {
@@ -128,6 +131,7 @@ impl Reply {
         [a, b, c, d, self.port.byte(), version, min, max]
     }
 
+    // PROTOCOL.md: P-PREF-5.
     fn decode(bytes: [u8; PREFACE_LEN], asked: Preface) -> Result<Self, WireError> {
         let [a, b, c, d, kind, version, min, max] = bytes;
         if [a, b, c, d] != MAGIC || kind != asked.port.byte() {
@@ -159,6 +163,7 @@ struct Eight {
 }
 
 impl Eight {
+    // PROTOCOL.md: P-PREF-4.
     fn take(&mut self, input: &mut &[u8]) -> Result<Option<[u8; PREFACE_LEN]>, WireError> {
         while self.have < PREFACE_LEN {
             let Some((&byte, rest)) = input.split_first() else {

@@ -62,6 +62,7 @@ pub(super) fn let_linger(fd: &impl AsFd) {
     set(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
 }
 
+// PROTOCOL.md: P-CONN-3, P-ABORT-5.
 fn on_every_connection(fd: &impl AsFd) {
     set(fd, sockopt::TcpNoDelay, &true);
     set(fd, sockopt::OobInline, &true);

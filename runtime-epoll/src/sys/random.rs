@@ -30,6 +30,7 @@ impl Random {
     ///
     /// # Panics
     /// The kernel gives no random bytes: then nothing secret may be made at all.
+    // PROTOCOL.md: P-AUTH-1.
     pub(super) fn fill(&mut self, into: &mut [u8]) {
         if into.len() > self.block.len() {
             return fetch(into);

@@ -236,6 +236,7 @@ fn accept4(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, SocketAddr)> {
     }
 }
 
+// PROTOCOL.md: P-ENC-4.
 fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))

@@ -156,6 +156,7 @@ impl ClientTls {
     ///
     /// # Errors
     /// Something of it is not what it should be.
+    // PROTOCOL.md: P-TLS-1.
     pub fn new(trust: Trust<'_>, by: &str, name: &str, identity: Option<Identity<'_>>) -> Result<Self, TlsError> {
         let name = match (ServerName::try_from(name.to_owned()), trust) {
             (Ok(name), _) => name,

@@ -93,6 +93,7 @@ pub(super) struct PinVerifier {
 }
 
 impl ServerCertVerifier for PinVerifier {
+    // PROTOCOL.md: P-TLS-2.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

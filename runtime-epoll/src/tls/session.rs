@@ -276,6 +276,7 @@ impl Session {
 
     /// One read of the socket, and what follows from it. Plain bytes without room in `into` are kept. `None`: the
     /// end of the stream.
+    // PROTOCOL.md: P-TLS-7.
     fn read_some(
         &mut self,
         wire: &mut impl Wire,
@@ -325,6 +326,7 @@ impl Session {
 
     /// Handles what has been received and not yet used; the last `new` bytes came just now. Returns how many plain
     /// bytes are in `into`.
+    // PROTOCOL.md: P-TLS-4, P-TLS-6.
     fn digest(&mut self, bytes: &mut [u8], new: usize, into: &mut [u8]) -> Result<usize, SysError> {
         if self.phase == Phase::Opening {
             match (&self.machine, Opening::of(bytes)) {

@@ -1,5 +1,5 @@
 //! Every rule of PROTOCOL.md is shown by a test: tests cite the rules that they show by their numbers, in a comment
-//! or in the table below.
+//! or in the table below. And every rule is cited by the code that implements it, in a comment where that stands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -160,19 +160,21 @@ fn the_tests_cited_from_here_are_there() {
     }
 }
 
+/// The source files below `folder`.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "py") {
+            found.push(path);
+        }
+    }
+}
+
 /// Rules that the code itself names are rules that there are.
 #[test]
 fn the_codes_citations_name_rules() {
-    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("readable").path();
-            if path.is_dir() {
-                sources(&path, found);
-            } else if path.extension().is_some_and(|kind| kind == "rs" || kind == "py") {
-                found.push(path);
-            }
-        }
-    }
     let stated = stated();
     let mut found = Vec::new();
     for folder in ["protocol-sm", "runtime-epoll", "runtime-sim", "bins", "fuzz", "tests"] {
@@ -182,4 +184,33 @@ fn the_codes_citations_name_rules() {
     assert!(cited.len() > 50, "the sources cite rules");
     let unknown: Vec<_> = cited.difference(&stated).collect();
     assert!(unknown.is_empty(), "cited in sources and not in PROTOCOL.md: {unknown:?}");
+}
+
+/// The comments of a file that stand outside of its tests, which come last.
+fn comments_of_code(text: &str) -> impl Iterator<Item = &str> {
+    let test = |at: &usize| text[..*at].ends_with('\n') && text[*at..].starts_with("#[cfg(test)]\nmod ");
+    let end = text.match_indices("#[cfg(test)]").map(|(at, _)| at).find(test).unwrap_or(text.len());
+    text[..end].lines().filter_map(|line| line.split_once("//").map(|(_, comment)| comment))
+}
+
+/// Whoever reads a rule finds the code that implements it by searching for its number.
+#[test]
+fn every_rule_is_cited_by_the_code_that_implements_it() {
+    let mut found = Vec::new();
+    for folder in ["protocol-sm/src", "runtime-epoll/src", "bins/src"] {
+        sources(&workspace().join(folder), &mut found);
+    }
+    found.retain(|path| !path.ends_with("tests.rs"));
+    let texts: Vec<_> = found.iter().map(|path| read(path)).collect();
+    let cited: BTreeSet<_> = texts.iter().flat_map(|text| comments_of_code(text)).flat_map(rules_in).collect();
+    let missing: Vec<_> = stated().into_iter().filter(|rule| !cited.contains(rule)).collect();
+    assert!(missing.is_empty(), "cited by no comment of non-test code: {missing:?}");
+}
+
+#[test]
+fn comments_of_tests_do_not_count() {
+    let text =
+        "/// P-FIN-1\nlet x = 1; // P-FIN-2\nlet s = \"P-FIN-3\";\n#[cfg(test)]\nmod tests {\n    // P-FIN-4\n}\n";
+    let cited: BTreeSet<_> = comments_of_code(text).flat_map(rules_in).collect();
+    assert_eq!(cited, ["P-FIN-1", "P-FIN-2"].map(String::from).into());
 }
