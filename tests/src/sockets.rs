@@ -164,6 +164,19 @@ pub fn linger_zero(stream: &TcpStream) {
     setsockopt(stream, sockopt::Linger, &now).expect("SO_LINGER");
 }
 
+/// Bytes that were sent on it and that the peer's kernel has not confirmed.
+///
+/// # Panics
+/// If the kernel does not say.
+#[must_use]
+pub fn unacknowledged(stream: &TcpStream) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one int, which outlives the call; the descriptor is open while it is borrowed.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(result).expect("SIOCOUTQ");
+    usize::try_from(bytes).expect("not negative")
+}
+
 /// Gives the socket a small receive buffer, so that a reader who pauses stops the sender soon.
 ///
 /// # Panics
