@@ -102,7 +102,7 @@ pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) ->
 }
 
 /// Keys of both programs; [`common`] reads them.
-const COMMON_KEYS: [&str; 12] = [
+const COMMON_KEYS: [&str; 13] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -112,6 +112,7 @@ const COMMON_KEYS: [&str; 12] = [
     "session_grace",
     "dial_timeout",
     "half_open_timeout",
+    "reset_linger",
     "drain_timeout",
     "log_format",
     "log_level",
@@ -130,6 +131,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     top.seconds("session_grace", &mut t.session_grace);
     top.seconds("dial_timeout", &mut t.dial_timeout);
     top.seconds("half_open_timeout", &mut t.half_open_timeout);
+    top.seconds("reset_linger", &mut t.reset_linger);
     top.seconds_or_zero("drain_timeout", &mut t.drain_timeout);
     top.ordered(
         "heartbeat_interval",

@@ -55,11 +55,17 @@ pub enum PlantedBug {
     AnyConnProof,
     /// A conn's number is taken a second time.
     ConnReplayed,
+    /// A stream that was reset is announced as one that was shut.
+    ResetLooksShut,
+    /// An outer socket is reset as soon as the peer's is, whatever was to be delivered before.
+    ResetOvertakes,
+    /// What a lost outer socket still holds is not read.
+    LastWordsDropped,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -82,6 +88,9 @@ impl PlantedBug {
         Self::AnyToken,
         Self::AnyConnProof,
         Self::ConnReplayed,
+        Self::ResetLooksShut,
+        Self::ResetOvertakes,
+        Self::LastWordsDropped,
     ];
 }
 

@@ -61,6 +61,8 @@ pub struct Timings {
     /// Both: a transfer with one direction shut may make no progress on the other for this long
     /// (default 1 h).
     pub half_open_timeout: Duration,
+    /// How long an outer socket that is to be reset may make no progress with what it has been given.
+    pub reset_linger: Duration,
     /// Both: how long transfers may go on after a request to stop (default 10 s).
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
@@ -84,6 +86,7 @@ impl Default for Timings {
             idle_ping_timeout: Duration::from_secs(5),
             idle_conn_lifetime: Duration::from_secs(60),
             half_open_timeout: Duration::from_secs(3600),
+            reset_linger: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),

@@ -202,6 +202,10 @@ impl<O> Streams for Linux<O> {
         stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
     }
 
+    fn unsent(&self, stream: &Stream) -> usize {
+        stream.unsent()
+    }
+
     fn shut_write(&mut self, stream: &Stream) {
         stream.shut_write();
     }

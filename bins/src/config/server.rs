@@ -297,6 +297,7 @@ mod tests {
             idle_ping_timeout = 8
             idle_conn_lifetime = 9
             half_open_timeout = 10
+            reset_linger = 0.5
             drain_timeout = 0
             log_format = "json"
             log_level = "trace"
@@ -347,16 +348,17 @@ mod tests {
             t.idle_ping_timeout,
             t.idle_conn_lifetime,
             t.half_open_timeout,
+            t.reset_linger,
             t.drain_timeout,
         ];
-        assert_eq!(read, [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.0].map(Duration::from_secs_f64));
+        assert_eq!(read, [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0].map(Duration::from_secs_f64));
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:34: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:35: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -11,7 +11,7 @@
 //! ```
 //! Invariants:
 //! - C1 a `Start` has exactly the next epoch;
-//! - C2 a `Fin` that overtook its `Start` is kept, one per conn;
+//! - C2 what a `Fin` said that overtook its `Start` is kept, one end per conn;
 //! - C3 `Done` is sent once, when both halves are through here;
 //! - C4 a refused transfer's bytes are taken off the conn and reach nobody.
 
@@ -19,13 +19,13 @@ use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::Violation;
 use crate::ids::Epoch;
-use crate::transfer::{Half, Heard, Transfer};
+use crate::transfer::{Fin, Heard, How, PeerEnd, Transfer};
 
 /// A proxy_conn that carries nothing and reads frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct IdleConn {
     last: Epoch,
-    early_fin: Option<u64>,
+    early_fin: Option<PeerEnd>,
 }
 
 impl IdleConn {
@@ -45,26 +45,23 @@ impl IdleConn {
         }
         self.met(epoch, Event::Start);
         let mut transfer = Transfer::new(epoch);
-        if let Some(total) = self.early_fin {
-            transfer.ingress.on_fin(total)?;
-        }
+        transfer.ingress.on_early_end(self.early_fin);
         Ok(ActiveConn { transfer, stage: Stage::Dialling })
     }
 
     /// `Fin` came on the ctl_conn: kept if it overtook its `Start` (C2).
     ///
     /// # Errors
-    /// For a transfer beyond the next, or a second `Fin`.
-    pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+    /// For a transfer beyond the next, or a `Fin` too many.
+    pub fn on_fin(&mut self, epoch: Epoch, fin: Fin) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
         match self.compare_epoch(epoch)? {
             Heard::Stale => Ok(Heard::Stale),
-            Heard::Current if self.early_fin.is_some() => Err(Violation::Repeated),
             Heard::Current => {
-                if planted(PlantedBug::EarlyFinDropped) {
-                    return Ok(Heard::Current);
+                let end = PeerEnd::learn(self.early_fin, fin)?;
+                if !planted(PlantedBug::EarlyFinDropped) {
+                    self.early_fin = Some(end);
                 }
-                self.early_fin = Some(total);
                 Ok(Heard::Current)
             }
         }
@@ -139,41 +136,19 @@ impl ActiveConn {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
         self.met(self.transfer.epoch(), Event::Refused);
         self.stage = Stage::Refused;
-        let total = self.transfer.egress.on_source_eof();
-        assert_eq!(total, 0, "nothing was taken before the dial");
-    }
-
-    /// A refused transfer took `n` bytes off the conn and dropped them (C4), or learned its total: notes it.
-    ///
-    /// # Panics
-    /// Unless refused.
-    pub fn on_discarded(&mut self, n: usize) {
-        assert_eq!(self.stage, Stage::Refused, "C4: only a refused transfer discards");
-        self.transfer.ingress.on_taken(n);
-        self.settle_discard();
-    }
-
-    /// Counts everything taken as forwarded, and the missing outer socket as shut when it is due.
-    ///
-    /// # Panics
-    /// Unless refused.
-    pub fn settle_discard(&mut self) {
-        assert_eq!(self.stage, Stage::Refused, "C4: only a refused transfer discards");
-        let held = self.transfer.ingress.budget(0).forward;
-        if held > 0 {
-            self.transfer.ingress.on_forwarded(held);
-        }
-        // There is no outer socket to be shut.
-        let _ = self.transfer.shut_outer();
+        let fin = self.transfer.egress.on_source_end(How::Reset);
+        assert_eq!(fin.total, 0, "nothing was taken before the dial");
+        // C4: there is no outer socket.
+        self.transfer.ingress.on_sink_lost();
     }
 
     /// `Fin` came on the ctl_conn.
     ///
     /// # Errors
-    /// For a transfer not yet started, a second `Fin`, or a total below what was received.
-    pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+    /// For a transfer not yet started, a `Fin` too many, or a total below what was received.
+    pub fn on_fin(&mut self, epoch: Epoch, fin: Fin) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
-        self.transfer.on_fin(epoch, total)
+        self.transfer.on_fin(epoch, fin)
     }
 
     /// `Abort` came on the ctl_conn. [`Heard::Current`]: reset the local_conn and close the conn.

@@ -20,7 +20,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::{MessageName, StateName, Violation};
 use crate::ids::Epoch;
-use crate::transfer::{Heard, Transfer};
+use crate::transfer::{Fin, Heard, How, Transfer};
 
 /// A proxy_conn that carries nothing: it may be given to a visitor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -96,22 +96,22 @@ impl ActiveConn {
         Ok(())
     }
 
-    /// `Refused` came in band: reset the visitor. Returns the total for `Fin` if the visitor's end was not
+    /// `Refused` came in band: reset the visitor. Returns the `Fin` to send if the visitor's end was not
     /// announced before.
     ///
     /// # Errors
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
-    pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
+    pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<Fin>, Violation> {
         self.met(epoch, Event::Refused);
         self.answer_is_due(epoch, MessageName::Refused)?;
         if self.transfer.ingress.capped() {
             return Err(Violation::Unexpected { message: MessageName::Refused, state: StateName::FinReceived });
         }
         self.answer = Answer::Refused;
-        self.transfer.ingress.on_fin(0)?;
-        self.transfer.ingress.on_shutdown();
-        let total = self.transfer.end_egress();
-        Ok(total.filter(|_| !planted(PlantedBug::RefusalNotAccounted)))
+        self.transfer.ingress.on_fin(Fin { total: 0, how: How::Reset })?;
+        self.transfer.ingress.on_sink_lost();
+        let fin = self.transfer.end_egress();
+        Ok(fin.filter(|_| !planted(PlantedBug::RefusalNotAccounted)))
     }
 
     fn answer_is_due(&self, epoch: Epoch, message: MessageName) -> Result<(), Violation> {
@@ -125,10 +125,10 @@ impl ActiveConn {
     /// `Fin` came on the ctl_conn.
     ///
     /// # Errors
-    /// For a transfer never started, a second `Fin`, or a total below what was received.
-    pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+    /// For a transfer never started, a `Fin` too many, or a total below what was received.
+    pub fn on_fin(&mut self, epoch: Epoch, fin: Fin) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
-        self.transfer.on_fin(epoch, total)
+        self.transfer.on_fin(epoch, fin)
     }
 
     /// `Done` came on the ctl_conn. It may overtake `Started`, and our own last turn.
@@ -148,7 +148,7 @@ impl ActiveConn {
         if !self.transfer.egress.ended() || !own_end_known {
             return Err(Violation::DoneTooEarly);
         }
-        if planted(PlantedBug::DoneNotKept) && !(self.answer == Answer::Started && self.transfer.outer_is_through()) {
+        if planted(PlantedBug::DoneNotKept) && !(self.answer == Answer::Started && self.transfer.ingress.through()) {
             return Err(Violation::DoneTooEarly);
         }
         self.done = true;

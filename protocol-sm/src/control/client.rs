@@ -11,6 +11,7 @@ use crate::auth::SessionKey;
 use crate::codes::{TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
+use crate::transfer::Fin;
 use crate::wire::{ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
@@ -85,8 +86,8 @@ impl Control {
                 let open = count.min(room);
                 Ok(Reaction::Open { count: open, failed: count - open })
             }
-            ServerMsg::Fin { conn, epoch, total } => {
-                self.pass(TransferMsg { conn, epoch, body: ServerBody::Fin { total } })
+            ServerMsg::Fin { conn, epoch, total, how } => {
+                self.pass(TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) })
             }
             ServerMsg::Abort { conn, epoch, code } => {
                 self.pass(TransferMsg { conn, epoch, body: ServerBody::Abort { code } })

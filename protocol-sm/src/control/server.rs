@@ -23,6 +23,7 @@ use crate::session::NumberedMessages;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
+use crate::transfer::Fin;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -149,8 +150,8 @@ impl Control {
                 Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect()))
             }
             ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
-            ClientMsg::Fin { conn, epoch, total } => {
-                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Fin { total } }))
+            ClientMsg::Fin { conn, epoch, total, how } => {
+                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) }))
             }
             ClientMsg::Done { conn, epoch } => Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Done })),
             ClientMsg::Abort { conn, epoch, code } => {

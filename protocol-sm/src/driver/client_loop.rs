@@ -192,15 +192,7 @@ where
                     self.on_dial_event(cx, conn, token);
                     return;
                 }
-                let lost = match self.slots.get_mut(token) {
-                    Some(Slot::Local(local)) => ready.error && failed(cx, &local.port),
-                    Some(Slot::Conn(_)) | None => false,
-                };
-                if lost {
-                    self.end(cx, conn, End::Abort(AbortCode::OuterReset));
-                } else {
-                    self.drive(cx, conn);
-                }
+                self.drive(cx, conn);
             }
         }
     }
@@ -222,6 +214,7 @@ where
                     active.pace.phase = Phase::Flowing;
                     self.drive(cx, token);
                 }
+                Phase::Lingering => self.drive(cx, token),
                 Phase::Flowing | Phase::HalfOpen => {
                     let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
                     if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {

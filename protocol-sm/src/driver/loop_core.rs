@@ -1,5 +1,6 @@
 //! What the event loops of both sides have in common: timers, turns, patience with a transfer, draining, totals.
 
+use super::relay::Exchanged;
 use super::slab::Token;
 use super::sys::Log;
 use super::thread::Tell;
@@ -9,7 +10,8 @@ use crate::ids::ConnId;
 use crate::notes::Note;
 use crate::settings::Timings;
 use crate::time::Instant;
-use crate::transfer::Transfer;
+use crate::transfer::{Linger, OuterDuty, Transfer};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 /// See the module.
@@ -67,16 +69,55 @@ impl LoopCore {
         phase: Phase,
         transfer: &Transfer,
     ) {
+        if let Some(linger) = &pace.linger {
+            pace.phase = Phase::Lingering;
+            return self.timers.set(token, deadline, Some(linger.next()));
+        }
         if phase == pace.phase {
             return;
         }
-        *pace = Pace { phase, moved: transfer.moved() };
+        *pace = Pace { phase, moved: transfer.moved(), linger: None };
         let patience = match phase {
             Phase::Answer => Some(self.timings.answer_delay.min(self.timings.dial_timeout)),
             Phase::HalfOpen => Some(self.timings.half_open_timeout),
-            Phase::Dial | Phase::Flowing => None,
+            Phase::Dial | Phase::Flowing | Phase::Lingering => None,
         };
         self.timers.set(token, deadline, patience.map(|patience| now + patience));
+    }
+
+    /// What an exchange means for the outer socket now: `None` leaves it as it is.
+    pub(crate) fn settle(
+        &self,
+        now: Instant,
+        pace: &mut Pace,
+        transfer: &mut Transfer,
+        result: &Exchanged,
+    ) -> Option<Ending> {
+        match result.duty? {
+            OuterDuty::ShutWrite => None,
+            OuterDuty::Close => {
+                transfer.ingress.on_sink_lost();
+                Some(Ending::Close)
+            }
+            OuterDuty::Drop => Some(Ending::Reset),
+            OuterDuty::Reset => self.may_reset(now, pace, result.unsent).then(|| {
+                transfer.ingress.on_reset();
+                Ending::Reset
+            }),
+        }
+    }
+
+    /// An outer socket is to be reset, of which `unsent` bytes are unacknowledged. `false`: not yet; [`LoopCore::enter`]
+    /// sets when to look again.
+    fn may_reset(&self, now: Instant, pace: &mut Pace, unsent: usize) -> bool {
+        let before = pace.linger.take().map(|linger| *linger);
+        match Linger::look(before, now, unsent, self.timings.reset_linger) {
+            Ok(()) => true,
+            Err(linger) => {
+                pace.linger = Some(Box::new(linger));
+                false
+            }
+        }
     }
 
     /// The deadline of a half-open transfer has passed. `true`: bytes have moved since it was set, and it has a new
@@ -117,6 +158,13 @@ impl LoopCore {
     }
 }
 
+/// How an outer socket leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Close,
+    Reset,
+}
+
 /// What an active conn's deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
@@ -128,6 +176,8 @@ pub(crate) enum Phase {
     Flowing,
     /// One direction is over: the other must make progress.
     HalfOpen,
+    /// The outer socket is to be reset, when its kernel has sent what it holds.
+    Lingering,
 }
 
 impl Phase {
@@ -138,16 +188,18 @@ impl Phase {
 }
 
 /// How far a transfer had come when its conn's deadline was set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pace {
     pub(crate) phase: Phase,
     /// Bytes moved by then.
     moved: u64,
+    /// Patience with an outer socket that is to be reset.
+    linger: Option<Box<Linger>>,
 }
 
 impl Pace {
     /// That of a transfer that has just begun.
     pub(crate) fn new() -> Self {
-        Self { phase: Phase::Dial, moved: 0 }
+        Self { phase: Phase::Dial, moved: 0, linger: None }
     }
 }

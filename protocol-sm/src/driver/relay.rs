@@ -10,8 +10,7 @@ mod flow;
 mod link;
 
 pub(crate) use endpoint::{Endpoint, failed};
-pub(crate) use flow::TURN;
-pub(crate) use link::{Link, Mode};
+pub(crate) use link::{Exchanged, Link, Mode};
 
 use crate::codes::{AbortCode, Violation};
 

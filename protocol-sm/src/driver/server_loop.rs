@@ -220,12 +220,9 @@ where
             }
             Some(Slot::Visitor(visitor)) => {
                 visitor.port.on_ready(ready);
-                let lost = ready.error && failed(cx, &visitor.port);
-                match visitor.conn {
-                    Some(conn) if lost => self.end(cx, conn, End::Abort(AbortCode::OuterReset)),
-                    Some(conn) => self.drive(cx, conn),
-                    None if lost => self.drop_visitor(cx, token, Dropped::Left),
-                    None => {}
+                // One that waits is not looked at: whatever it said before it left is the LocalServer's to hear.
+                if let Some(conn) = visitor.conn {
+                    self.drive(cx, conn);
                 }
             }
         }

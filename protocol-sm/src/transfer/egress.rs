@@ -1,46 +1,65 @@
 //! The half that goes from an outer socket into the proxy_conn.
 //!
 //! ```text
-//!            on_source_eof: announce Fin(taken)        forwarded == taken
-//!   Flowing ───────────────────────────────────▶ Ended ──────────────────▶ through()
+//!            on_source_end(how): announce Fin{taken, how}     forwarded == taken
+//!   Flowing ─────────────────────────────────────────▶ Ended ──────────────────▶ through()
+//!                     on_reset_behind(), where how was shut: announce Fin{taken, reset}
 //! ```
 //! Invariants:
 //! - E1 `forwarded <= taken`;
-//! - E2 the total is announced once, and equals `taken` from then on;
+//! - E2 the end is announced once, and a reset behind a shut end once more; the total equals `taken` from then on;
 //! - E3 nothing is taken after the end.
 
+use super::end::{Fin, How};
 use super::half::{Budget, Count, Half};
+use crate::canary::{PlantedBug, planted};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Egress {
     count: Count,
-    ended: bool,
+    end: Option<How>,
+    /// The outer socket was reset behind its shut end.
+    reset_behind: bool,
 }
 
 impl Egress {
-    /// The outer socket's stream has ended, or it is gone and nothing more will be taken from it: returns
-    /// the total to announce in `Fin`.
+    /// The outer socket's stream has ended, or nothing more will be taken from it: returns what to announce.
     ///
     /// # Panics
     /// At the second call (E2).
     #[must_use]
-    pub fn on_source_eof(&mut self) -> u64 {
-        assert!(!self.ended, "E2: the total is announced once");
-        self.ended = true;
-        self.count.taken
+    pub fn on_source_end(&mut self, how: How) -> Fin {
+        assert!(self.end.is_none(), "E2: the end is announced once");
+        let how = if planted(PlantedBug::ResetLooksShut) { How::Shut } else { how };
+        self.end = Some(how);
+        Fin { total: self.count.taken, how }
     }
 
-    /// Whether the total was announced.
+    /// The outer socket is lost although its stream has ended: returns what to announce, if that is news.
+    ///
+    /// # Panics
+    /// If its stream has not ended: then that is what the end will say.
+    #[must_use]
+    pub fn on_reset_behind(&mut self) -> Option<Fin> {
+        let how = self.end.expect("the stream has ended");
+        if how == How::Reset || self.reset_behind {
+            return None;
+        }
+        self.reset_behind = true;
+        Some(Fin { total: self.count.taken, how: How::Reset })
+    }
+
+    /// Whether the end was announced.
     #[must_use]
     pub fn ended(&self) -> bool {
-        self.ended
+        self.end.is_some()
     }
 
     /// Whether every byte of an ended stream has been forwarded.
     #[must_use]
     pub fn through(&self) -> bool {
-        self.ended && self.count.forwarded == self.count.taken
+        self.ended() && self.count.forwarded == self.count.taken
     }
 
     /// Bytes forwarded so far.
@@ -52,12 +71,12 @@ impl Egress {
 
 impl Half for Egress {
     fn budget(&self, room: usize) -> Budget {
-        let take = if self.ended { 0 } else { room };
+        let take = if self.ended() { 0 } else { room };
         Budget { take, forward: self.count.held() }
     }
 
     fn on_taken(&mut self, n: usize) {
-        assert!(!self.ended, "E3: nothing is taken after the end");
+        assert!(!self.ended(), "E3: nothing is taken after the end");
         self.count.on_taken(n);
     }
 
@@ -70,12 +89,16 @@ impl Half for Egress {
 mod tests {
     use super::*;
 
+    fn shut(half: &mut Egress) -> u64 {
+        half.on_source_end(How::Shut).total
+    }
+
     #[test]
     fn e2_the_total_counts_what_is_still_held() {
         let mut half = Egress::default();
         half.on_taken(5);
         half.on_forwarded(2);
-        assert_eq!(half.on_source_eof(), 5);
+        assert_eq!(half.on_source_end(How::Reset), Fin { total: 5, how: How::Reset });
         assert!(!half.through());
         assert_eq!(half.budget(100), Budget { take: 0, forward: 3 });
         half.on_forwarded(3);
@@ -83,18 +106,30 @@ mod tests {
     }
 
     #[test]
+    fn e2_a_reset_behind_the_end_is_announced_once_and_only_where_it_is_news() {
+        let mut half = Egress::default();
+        half.on_taken(5);
+        assert_eq!(shut(&mut half), 5);
+        assert_eq!(half.on_reset_behind(), Some(Fin { total: 5, how: How::Reset }));
+        assert_eq!(half.on_reset_behind(), None);
+        let mut half = Egress::default();
+        let _ = half.on_source_end(How::Reset);
+        assert_eq!(half.on_reset_behind(), None);
+    }
+
+    #[test]
     #[should_panic(expected = "E2")]
     fn e2_a_second_end_is_misuse() {
         let mut half = Egress::default();
-        let _ = half.on_source_eof();
-        let _ = half.on_source_eof();
+        let _ = shut(&mut half);
+        let _ = shut(&mut half);
     }
 
     #[test]
     #[should_panic(expected = "E3")]
     fn e3_taking_after_the_end_is_misuse() {
         let mut half = Egress::default();
-        let _ = half.on_source_eof();
+        let _ = shut(&mut half);
         half.on_taken(1);
     }
 
@@ -111,6 +146,6 @@ mod tests {
             half.on_taken(1 << 30);
             half.on_forwarded(1 << 30);
         }
-        assert_eq!(half.on_source_eof(), 5 << 30);
+        assert_eq!(shut(&mut half), 5 << 30);
     }
 }

@@ -1,14 +1,20 @@
 //! The half that comes out of the proxy_conn and goes to an outer socket.
 //!
 //! ```text
-//!           on_fin(total)            forwarded == total             on_shutdown
-//!   Open ──────────────────▶ Capped ────────────────────▶ (due) ──────────────▶ Shut = through()
+//!           on_fin(total, how)          forwarded == total            on_shut
+//!   Open ─────────────────────▶ Capped ────────────────────▶ due() ─────────────▶ Shut = through()
+//!    │                            │                            │ on_reset           │ on_fin(total, reset): due()
+//!    │ on_sink_lost               │ on_sink_lost               ▼                    ▼ on_reset
+//!    └────────▶ Lost ◀────────────┘                           Gone ◀────────────────┘
+//!               what comes is dropped; through() at taken == total
 //! ```
 //! Invariants:
 //! - I1 `forwarded <= taken <= total`, so a byte past the total never leaves the proxy_conn;
-//! - I2 the total is learned once;
-//! - I3 the outer socket's write half is shut exactly once, and only at `forwarded == total`.
+//! - I2 the end is learned once, and a reset behind a shut end once more;
+//! - I3 the outer socket's write half is shut exactly once, and only at `forwarded == total`;
+//! - I4 an outer socket is reset because of the peer only at `forwarded == total`: a reset keeps its place.
 
+use super::end::{Fin, How, PeerEnd};
 use super::half::{Budget, Count, Half};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
@@ -17,57 +23,116 @@ use crate::codes::Violation;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ingress {
     count: Count,
-    total: Option<u64>,
-    shut: bool,
+    end: Option<PeerEnd>,
+    sink: Sink,
+}
+
+/// What becomes of what comes out of the proxy_conn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Sink {
+    /// The outer socket takes it.
+    #[default]
+    Open,
+    /// The outer socket's write half is shut.
+    Shut,
+    /// The outer socket is lost, or was never there: it is dropped.
+    Lost,
+    /// All of it is delivered, and the outer socket is closed.
+    Gone,
 }
 
 impl Ingress {
     /// The peer's `Fin` came.
     ///
     /// # Errors
-    /// [`Violation::Repeated`] for a second one (I2), [`Violation::TotalTooSmall`] if more came already (I1).
-    pub fn on_fin(&mut self, total: u64) -> Result<(), Violation> {
-        if self.total.is_some() {
-            return Err(Violation::Repeated);
-        }
-        if total < self.count.taken {
+    /// [`Violation::Repeated`] (I2), or [`Violation::TotalTooSmall`] if more came already (I1).
+    pub fn on_fin(&mut self, fin: Fin) -> Result<(), Violation> {
+        if fin.total < self.count.taken {
             return Err(Violation::TotalTooSmall);
         }
-        self.total = Some(total);
+        self.end = Some(PeerEnd::learn(self.end, fin)?);
         Ok(())
     }
 
-    /// Whether the outer socket's write half must be shut now.
-    #[must_use]
-    pub fn shutdown_due(&self) -> bool {
-        if planted(PlantedBug::ShutTooEarly) {
-            return !self.shut && self.total.is_some();
-        }
-        !self.shut && self.total == Some(self.count.forwarded)
+    /// What was known of the peer's end before the transfer began here.
+    pub fn on_early_end(&mut self, end: Option<PeerEnd>) {
+        assert!(self.count == Count::default() && self.end.is_none(), "before anything else");
+        self.end = end;
     }
 
-    /// It was shut, or the outer socket is gone and needs no shutdown.
+    /// How the outer socket must be ended now: nothing is left to be delivered before.
+    #[must_use]
+    pub fn due(&self) -> Option<How> {
+        let PeerEnd { fin, reset_behind } = self.end?;
+        let delivered = fin.total == self.count.forwarded
+            || planted(PlantedBug::ShutTooEarly) && fin.how == How::Shut
+            || planted(PlantedBug::ResetOvertakes) && fin.how == How::Reset;
+        match self.sink {
+            Sink::Open if delivered => Some(fin.how),
+            Sink::Shut if reset_behind => Some(How::Reset),
+            Sink::Open | Sink::Shut | Sink::Lost | Sink::Gone => None,
+        }
+    }
+
+    /// Its write half was shut.
     ///
     /// # Panics
-    /// If it was not due (I3).
-    pub fn on_shutdown(&mut self) {
-        assert!(self.shutdown_due(), "I3: shut once, and only when every byte is through");
-        if planted(PlantedBug::ShutTwice) {
-            return;
+    /// If that was not due (I3).
+    pub fn on_shut(&mut self) {
+        assert_eq!(self.due(), Some(How::Shut), "I3: shut once, and only when every byte is through");
+        if !planted(PlantedBug::ShutTwice) {
+            self.sink = Sink::Shut;
         }
-        self.shut = true;
+    }
+
+    /// It was reset, as the peer's was.
+    ///
+    /// # Panics
+    /// If that was not due (I4).
+    pub fn on_reset(&mut self) {
+        assert_eq!(self.due(), Some(How::Reset), "I4: reset only when every byte is through");
+        self.sink = Sink::Gone;
+    }
+
+    /// The outer socket takes nothing more, or is not there: what it was not given is dropped.
+    pub fn on_sink_lost(&mut self) {
+        match self.sink {
+            Sink::Open => {
+                self.sink = Sink::Lost;
+                self.count.forwarded = self.count.taken;
+            }
+            Sink::Shut => self.sink = Sink::Gone,
+            Sink::Lost | Sink::Gone => {}
+        }
+    }
+
+    /// Whether what comes is dropped.
+    #[must_use]
+    pub fn drops(&self) -> bool {
+        self.sink == Sink::Lost
     }
 
     /// Whether this half is over.
     #[must_use]
     pub fn through(&self) -> bool {
-        self.shut
+        match self.sink {
+            Sink::Open => false,
+            Sink::Shut => self.due().is_none(),
+            Sink::Lost => self.end.is_some_and(|end| end.fin.total == self.count.taken),
+            Sink::Gone => true,
+        }
+    }
+
+    /// Whether the peer's outer socket is gone, so that it takes nothing more.
+    #[must_use]
+    pub fn peer_is_reset(&self) -> bool {
+        self.end.is_some_and(PeerEnd::is_reset)
     }
 
     /// Whether the total is known.
     #[must_use]
     pub fn capped(&self) -> bool {
-        self.total.is_some()
+        self.end.is_some()
     }
 
     /// Bytes forwarded so far.
@@ -82,8 +147,8 @@ impl Half for Ingress {
         if planted(PlantedBug::IngressNotCapped) {
             return Budget { take: room, forward: self.count.held() };
         }
-        let take = match self.total {
-            Some(total) => usize::try_from(total - self.count.taken).unwrap_or(usize::MAX).min(room),
+        let take = match self.end {
+            Some(PeerEnd { fin, .. }) => usize::try_from(fin.total - self.count.taken).unwrap_or(usize::MAX).min(room),
             None => room,
         };
         Budget { take, forward: self.count.held() }
@@ -91,14 +156,17 @@ impl Half for Ingress {
 
     fn on_taken(&mut self, n: usize) {
         self.count.on_taken(n);
+        if self.drops() {
+            self.count.on_forwarded(n);
+        }
         if planted(PlantedBug::IngressNotCapped) {
             return;
         }
-        assert!(self.total.is_none_or(|total| self.count.taken <= total), "I1: taken past the total");
+        assert!(self.end.is_none_or(|end| self.count.taken <= end.fin.total), "I1: taken past the total");
     }
 
     fn on_forwarded(&mut self, n: usize) {
-        assert!(!self.shut, "I3: nothing is written after the shutdown");
+        assert_eq!(self.sink, Sink::Open, "I3: nothing is written after the shutdown");
         self.count.on_forwarded(n);
     }
 }
@@ -107,41 +175,104 @@ impl Half for Ingress {
 mod tests {
     use super::*;
 
+    fn shut(total: u64) -> Fin {
+        Fin { total, how: How::Shut }
+    }
+
+    fn reset(total: u64) -> Fin {
+        Fin { total, how: How::Reset }
+    }
+
     #[test]
     fn i1_the_total_caps_what_is_taken() {
         let mut half = Ingress::default();
         assert_eq!(half.budget(100).take, 100);
         half.on_taken(3);
-        half.on_fin(5).unwrap();
+        half.on_fin(shut(5)).unwrap();
         assert_eq!(half.budget(100), Budget { take: 2, forward: 3 });
         half.on_taken(2);
         assert_eq!(half.budget(100), Budget { take: 0, forward: 5 });
-        assert!(!half.shutdown_due());
+        assert_eq!(half.due(), None);
         half.on_forwarded(5);
-        assert!(half.shutdown_due());
-        half.on_shutdown();
-        assert!(half.through() && !half.shutdown_due());
+        assert_eq!(half.due(), Some(How::Shut));
+        half.on_shut();
+        assert!(half.through() && half.due().is_none());
     }
 
     #[test]
     fn i1_a_total_below_what_came_is_a_violation() {
         let mut half = Ingress::default();
         half.on_taken(3);
-        assert_eq!(half.on_fin(2), Err(Violation::TotalTooSmall));
+        assert_eq!(half.on_fin(shut(2)), Err(Violation::TotalTooSmall));
     }
 
     #[test]
     fn i2_a_second_fin_is_a_violation() {
         let mut half = Ingress::default();
-        half.on_fin(0).unwrap();
-        assert_eq!(half.on_fin(0), Err(Violation::Repeated));
+        half.on_fin(shut(0)).unwrap();
+        assert_eq!(half.on_fin(shut(0)), Err(Violation::Repeated));
     }
 
     #[test]
     #[should_panic(expected = "I3")]
     fn i3_an_early_shutdown_is_misuse() {
         let mut half = Ingress::default();
-        half.on_fin(1).unwrap();
-        half.on_shutdown();
+        half.on_fin(shut(1)).unwrap();
+        half.on_shut();
+    }
+
+    #[test]
+    fn i4_a_reset_waits_for_what_was_sent_before_it() {
+        let mut half = Ingress::default();
+        half.on_taken(1);
+        half.on_fin(reset(3)).unwrap();
+        assert!(half.peer_is_reset() && half.due().is_none());
+        half.on_taken(2);
+        half.on_forwarded(2);
+        assert_eq!(half.due(), None);
+        half.on_forwarded(1);
+        assert_eq!(half.due(), Some(How::Reset));
+        half.on_reset();
+        assert!(half.through() && half.due().is_none());
+    }
+
+    #[test]
+    fn i4_a_reset_behind_an_end_comes_after_the_shutdown() {
+        let mut half = Ingress::default();
+        half.on_fin(shut(1)).unwrap();
+        half.on_fin(reset(1)).unwrap();
+        half.on_taken(1);
+        half.on_forwarded(1);
+        assert_eq!(half.due(), Some(How::Shut));
+        half.on_shut();
+        assert!(!half.through());
+        assert_eq!(half.due(), Some(How::Reset));
+        half.on_reset();
+        assert!(half.through());
+    }
+
+    #[test]
+    fn what_a_lost_socket_was_not_given_is_dropped_and_still_accounted_for() {
+        let mut half = Ingress::default();
+        half.on_taken(4);
+        half.on_forwarded(1);
+        half.on_sink_lost();
+        assert!(half.drops() && !half.through());
+        assert_eq!(half.budget(10), Budget { take: 10, forward: 0 });
+        half.on_taken(2);
+        half.on_fin(reset(7)).unwrap();
+        assert!(!half.through());
+        half.on_taken(1);
+        assert!(half.through() && half.due().is_none());
+    }
+
+    #[test]
+    fn a_reset_behind_an_end_means_nothing_to_a_socket_that_is_gone() {
+        let mut half = Ingress::default();
+        half.on_fin(shut(0)).unwrap();
+        half.on_shut();
+        half.on_sink_lost();
+        half.on_fin(reset(0)).unwrap();
+        assert!(half.through() && half.due().is_none());
     }
 }

@@ -5,12 +5,16 @@
 //! in [`conn`](crate::conn).
 
 mod egress;
+mod end;
 mod half;
 mod ingress;
+mod linger;
 
 pub use egress::Egress;
+pub use end::{Fin, How, PeerEnd};
 pub use half::{Budget, Half};
 pub use ingress::Ingress;
+pub use linger::Linger;
 
 use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
@@ -20,13 +24,16 @@ use crate::ids::Epoch;
 ///
 /// ```text
 ///            one half is over          both are over for the outer socket       every byte is in the proxy_conn
-///   flowing ──────────────────▶ half-open ────────────────────────▶ outer through ─────────────────▶ through
+///   flowing ──────────────────▶ half-open ────────────────────────▶ outer closed ─────────────────▶ through
 /// ```
 /// Invariants:
 /// - T1 a message about an earlier transfer changes nothing, one about a later transfer is a violation;
 /// - T2 the outer socket's write half is shut once, when every byte of the ingress is in it;
 /// - T3 the outer socket is closed when its own stream has ended and its write half is shut;
-/// - T4 the transfer is through when, besides, every byte of the egress is in the proxy_conn.
+/// - T4 the transfer is through when, besides, every byte of the egress is in the proxy_conn;
+/// - T5 an outer socket that is lost ends the egress as a reset, behind all that could still be read of it, and what
+///   still comes for it is dropped;
+/// - T6 nothing more is taken from an outer socket once the peer's is known to be reset.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transfer {
     epoch: Epoch,
@@ -34,6 +41,21 @@ pub struct Transfer {
     pub egress: Egress,
     /// From the proxy_conn to the outer socket.
     pub ingress: Ingress,
+    /// The outer socket has failed: whoever took its error, a clean end of its stream is not to be believed.
+    outer_lost: bool,
+}
+
+/// What must be done to the outer socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OuterDuty {
+    /// Shut its write half, and tell [`Ingress::on_shut`].
+    ShutWrite,
+    /// Reset it as soon as its kernel has nothing unacknowledged ([`Linger`]), and tell [`Ingress::on_reset`].
+    Reset,
+    /// Close it: both its directions are over. Tell [`Ingress::on_sink_lost`].
+    Close,
+    /// It is lost, and all that could be read of it is taken.
+    Drop,
 }
 
 /// What a message about a transfer meant.
@@ -49,7 +71,7 @@ pub enum Heard {
 impl Transfer {
     /// A transfer that has moved nothing yet.
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { epoch, egress: Egress::default(), ingress: Ingress::default() }
+        Self { epoch, egress: Egress::default(), ingress: Ingress::default(), outer_lost: false }
     }
 
     /// Its number.
@@ -73,43 +95,62 @@ impl Transfer {
     /// `Fin` came on the ctl_conn.
     ///
     /// # Errors
-    /// For a transfer not yet started, a second `Fin`, or a total below what was received.
-    pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
+    /// For a transfer not yet started, a `Fin` too many, or a total below what was received.
+    pub fn on_fin(&mut self, epoch: Epoch, fin: Fin) -> Result<Heard, Violation> {
         match self.compare_epoch(epoch)? {
-            Heard::Current => self.ingress.on_fin(total).map(|()| Heard::Current),
+            Heard::Current => self.ingress.on_fin(fin).map(|()| Heard::Current),
             Heard::Stale => Ok(Heard::Stale),
         }
     }
 
-    /// Nothing more is taken from the outer socket. Returns the total to announce, unless it was announced before.
-    #[must_use]
-    pub fn end_egress(&mut self) -> Option<u64> {
-        (!self.egress.ended()).then(|| self.egress.on_source_eof())
+    /// The outer socket's stream has ended in this manner. Returns what to announce.
+    pub fn on_source_end(&mut self, how: How) -> Fin {
+        let how = if self.outer_lost { How::Reset } else { how };
+        if how == How::Reset {
+            self.outer_lost = true;
+            self.ingress.on_sink_lost();
+        }
+        self.egress.on_source_end(how)
     }
 
-    /// Whether the outer socket's write half must be shut now; it is taken for shut from then on (T2).
+    /// The outer socket has failed: a write did, or it is told to have an error. Returns what to announce, if its stream
+    /// has ended before; if not, its end will be a reset (T5).
     #[must_use]
-    pub fn shut_outer(&mut self) -> bool {
-        let due = self.ingress.shutdown_due();
-        if due {
-            self.ingress.on_shutdown();
-        }
-        due
+    pub fn on_outer_lost(&mut self) -> Option<Fin> {
+        self.outer_lost = true;
+        self.ingress.on_sink_lost();
+        if self.egress.ended() { self.egress.on_reset_behind() } else { None }
     }
 
-    /// Whether the outer socket has nothing more to do: both its directions are shut (T3).
+    /// Ends the egress if the peer's outer socket is reset (T6). Returns what to announce.
     #[must_use]
-    pub fn outer_is_through(&self) -> bool {
-        if planted(PlantedBug::OuterClosedEarly) {
-            return self.ingress.through();
+    pub fn end_for_peer(&mut self) -> Option<Fin> {
+        self.ingress.peer_is_reset().then(|| self.end_egress()).flatten()
+    }
+
+    /// Nothing more is taken from the outer socket. Returns what to announce, unless an end was announced before.
+    #[must_use]
+    pub fn end_egress(&mut self) -> Option<Fin> {
+        (!self.egress.ended()).then(|| self.egress.on_source_end(How::Reset))
+    }
+
+    /// What must be done to the outer socket now, if it is there (T2, T3, T5).
+    #[must_use]
+    pub fn outer_duty(&self) -> Option<OuterDuty> {
+        let ended = self.egress.ended() || planted(PlantedBug::OuterClosedEarly);
+        match self.ingress.due() {
+            Some(How::Shut) => Some(OuterDuty::ShutWrite),
+            Some(How::Reset) => Some(OuterDuty::Reset),
+            None if ended && self.ingress.drops() => Some(OuterDuty::Drop),
+            None if ended && self.ingress.through() => Some(OuterDuty::Close),
+            None => None,
         }
-        self.egress.ended() && self.ingress.through()
     }
 
     /// Whether one direction is over: the other must make progress.
     #[must_use]
     pub fn is_half_open(&self) -> bool {
-        self.egress.ended() || self.ingress.through()
+        self.egress.ended() || self.ingress.through() || self.ingress.drops()
     }
 
     /// Whether both halves are through here (T4).
@@ -129,38 +170,100 @@ impl Transfer {
 mod tests {
     use super::*;
 
+    fn shut(total: u64) -> Fin {
+        Fin { total, how: How::Shut }
+    }
+
+    fn reset(total: u64) -> Fin {
+        Fin { total, how: How::Reset }
+    }
+
+    fn new() -> Transfer {
+        Transfer::new(Epoch(2))
+    }
+
+    fn hear(transfer: &mut Transfer, fin: Fin) {
+        assert_eq!(transfer.on_fin(Epoch(2), fin), Ok(Heard::Current));
+    }
+
     #[test]
     fn t1_only_messages_about_this_transfer_are_taken_in() {
-        let mut transfer = Transfer::new(Epoch(2));
-        assert_eq!(transfer.on_fin(Epoch(1), 7), Ok(Heard::Stale));
+        let mut transfer = new();
+        assert_eq!(transfer.on_fin(Epoch(1), shut(7)), Ok(Heard::Stale));
         assert!(!transfer.ingress.capped());
-        assert_eq!(transfer.on_fin(Epoch(3), 7), Err(Violation::FutureEpoch));
-        assert_eq!(transfer.on_fin(Epoch(2), 7), Ok(Heard::Current));
+        assert_eq!(transfer.on_fin(Epoch(3), shut(7)), Err(Violation::FutureEpoch));
+        hear(&mut transfer, shut(7));
         assert!(transfer.ingress.capped());
     }
 
     #[test]
     fn t2_the_outer_socket_is_shut_once() {
-        let mut transfer = Transfer::new(Epoch(1));
-        assert_eq!(transfer.on_fin(Epoch(1), 1), Ok(Heard::Current));
-        assert!(!transfer.shut_outer());
+        let mut transfer = new();
+        hear(&mut transfer, shut(1));
+        assert_eq!(transfer.outer_duty(), None);
         transfer.ingress.on_taken(1);
         transfer.ingress.on_forwarded(1);
-        assert!(transfer.shut_outer());
-        assert!(!transfer.shut_outer());
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::ShutWrite));
+        transfer.ingress.on_shut();
+        assert_eq!(transfer.outer_duty(), None);
     }
 
     #[test]
-    fn t3_t4_the_outer_socket_may_be_through_before_the_transfer() {
-        let mut transfer = Transfer::new(Epoch(1));
+    fn t3_t4_the_outer_socket_may_be_closed_before_the_transfer_is_through() {
+        let mut transfer = new();
         transfer.egress.on_taken(3);
-        assert_eq!(transfer.egress.on_source_eof(), 3);
-        assert!(transfer.is_half_open() && !transfer.outer_is_through());
-        assert_eq!(transfer.on_fin(Epoch(1), 0), Ok(Heard::Current));
-        assert!(transfer.shut_outer());
-        assert!(transfer.outer_is_through() && !transfer.through());
+        assert_eq!(transfer.on_source_end(How::Shut), shut(3));
+        assert!(transfer.is_half_open() && transfer.outer_duty().is_none());
+        hear(&mut transfer, shut(0));
+        transfer.ingress.on_shut();
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::Close));
+        assert!(!transfer.through());
         transfer.egress.on_forwarded(3);
         assert!(transfer.through());
         assert_eq!(transfer.moved(), 3);
+    }
+
+    #[test]
+    fn t5_a_failed_write_says_nothing_about_what_can_still_be_read() {
+        let mut transfer = new();
+        transfer.ingress.on_taken(9);
+        transfer.ingress.on_forwarded(4);
+        assert_eq!(transfer.on_outer_lost(), None);
+        assert_eq!(transfer.egress.budget(5).take, 5, "what came before the reset");
+        transfer.egress.on_taken(5);
+        // The failed write took the error: the reader sees a clean end.
+        assert_eq!(transfer.on_source_end(How::Shut), reset(5));
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::Drop));
+        transfer.egress.on_forwarded(5);
+        hear(&mut transfer, reset(12));
+        assert!(!transfer.through());
+        transfer.ingress.on_taken(3);
+        assert!(transfer.through());
+    }
+
+    #[test]
+    fn t5_a_socket_that_is_lost_behind_its_end_is_announced_as_well() {
+        let mut transfer = new();
+        assert_eq!(transfer.on_source_end(How::Shut), shut(0));
+        assert_eq!(transfer.on_outer_lost(), Some(reset(0)));
+        assert_eq!(transfer.on_outer_lost(), None);
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::Drop));
+    }
+
+    #[test]
+    fn t6_a_reset_of_the_peers_socket_ends_the_own_half() {
+        let mut transfer = new();
+        transfer.egress.on_taken(2);
+        assert_eq!(transfer.end_for_peer(), None);
+        hear(&mut transfer, reset(1));
+        assert_eq!(transfer.end_for_peer(), Some(reset(2)));
+        assert_eq!(transfer.end_for_peer(), None);
+        assert_eq!(transfer.outer_duty(), None, "a byte is still to be delivered");
+        transfer.ingress.on_taken(1);
+        transfer.ingress.on_forwarded(1);
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::Reset));
+        transfer.ingress.on_reset();
+        transfer.egress.on_forwarded(2);
+        assert!(transfer.through());
     }
 }

@@ -5,6 +5,7 @@ use super::frame::Message;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use crate::settings::TunnelLimits;
+use crate::transfer::How;
 use alloc::string::String;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,8 @@ pub enum ClientMsg {
         epoch: Epoch,
         /// Bytes, exactly.
         total: u64,
+        /// By a shutdown or by a reset.
+        how: How,
     },
     /// Both directions are through on the client's side: the conn may be reused.
     Done {
@@ -218,6 +221,8 @@ pub enum ServerMsg {
         epoch: Epoch,
         /// Bytes, exactly.
         total: u64,
+        /// By a shutdown or by a reset.
+        how: How,
     },
     /// The transfer was cut short; the conn is closed.
     Abort {

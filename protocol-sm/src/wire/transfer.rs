@@ -4,6 +4,7 @@
 
 use crate::codes::AbortCode;
 use crate::ids::{ConnId, Epoch};
+use crate::transfer::Fin;
 
 /// A message about one transfer; its body is a [`ClientBody`] or a [`ServerBody`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,10 +21,7 @@ pub struct TransferMsg<B> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientBody {
     /// The LocalServer's stream ended: `total` bytes in all go into the proxy_conn.
-    Fin {
-        /// Bytes, exactly.
-        total: u64,
-    },
+    Fin(Fin),
     /// Both directions are through on the client's side: the conn may be reused.
     Done,
     /// The transfer was cut short; the conn is closed.
@@ -37,10 +35,7 @@ pub enum ClientBody {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerBody {
     /// The visitor's stream ended: `total` bytes in all go into the proxy_conn.
-    Fin {
-        /// Bytes, exactly.
-        total: u64,
-    },
+    Fin(Fin),
     /// The transfer was cut short; the conn is closed.
     Abort {
         /// Why.

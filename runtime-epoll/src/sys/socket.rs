@@ -157,6 +157,21 @@ impl Stream {
         }
     }
 
+    /// What the peer's kernel has not acknowledged, with a FIN counted as one.
+    pub(super) fn unsent(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int; it outlives the call, and the socket is open
+        // while it is borrowed.
+        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        match Errno::result(asked) {
+            Ok(_) => usize::try_from(bytes).unwrap_or(0),
+            Err(errno) => {
+                tracing::debug!("SIOCOUTQ: {errno}");
+                0
+            }
+        }
+    }
+
     /// Shuts the write half. This fails only for a connection that is gone already, whose error is reported as
     /// readiness.
     pub(super) fn shut_write(&self) {

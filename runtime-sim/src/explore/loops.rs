@@ -20,6 +20,7 @@ use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
 use protocol_sm::settings::Timings;
 use protocol_sm::time::Instant;
+use protocol_sm::transfer::Fin;
 use protocol_sm::wire::{
     ClientBody, ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply,
     ServerBody, ServerMsg, TransferMsg,
@@ -182,6 +183,7 @@ impl Loops {
             idle_ping_timeout: NEVER,
             idle_conn_lifetime: NEVER,
             half_open_timeout: NEVER,
+            reset_linger: NEVER,
             drain_timeout: NEVER,
             reconnect_min: NEVER,
             reconnect_max: NEVER,
@@ -379,7 +381,7 @@ impl Loops {
     fn ctl_to_client(&self, state: &mut State, msg: ServerMsg, story: &mut Story) {
         let msg = match msg {
             ServerMsg::NeedConn { count } => return self.open_conns(state, count, story),
-            ServerMsg::Fin { conn, epoch, total } => TransferMsg { conn, epoch, body: ServerBody::Fin { total } },
+            ServerMsg::Fin { conn, epoch, total, how } => TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) },
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
                 unreachable!("no loop says it")
@@ -434,7 +436,7 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
     let control = CONTROL;
     let msg = match msg {
         ClientMsg::ConnFailed { count } => return ToServerLoop::ConnFailed { control, count },
-        ClientMsg::Fin { conn, epoch, total } => TransferMsg { conn, epoch, body: ClientBody::Fin { total } },
+        ClientMsg::Fin { conn, epoch, total, how } => TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) },
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {

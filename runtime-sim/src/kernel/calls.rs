@@ -280,6 +280,13 @@ impl Kernel {
         self.socks[id.0].stage == Stage::Listening
     }
 
+    /// SIOCOUTQ: bytes that the peer has not acknowledged; a FIN counts as one.
+    #[must_use]
+    pub fn unsent(&self, id: SockId) -> usize {
+        let sock = &self.socks[id.0];
+        sock.held() + usize::from(matches!(sock.fin, Fin::Queued | Fin::Sent))
+    }
+
     /// Whether a socket's write half was shut.
     #[must_use]
     pub fn is_shut(&self, id: SockId) -> bool {

@@ -41,6 +41,8 @@ impl TimingRanges {
             idle_ping_timeout: ms(self.idle_ping_timeout),
             idle_conn_lifetime: ms(self.idle_conn_lifetime),
             half_open_timeout: ms(self.half_open_timeout),
+            // No draw of its own, so that old seeds keep their meaning.
+            reset_linger: heartbeat_interval,
             drain_timeout: ms(self.drain_timeout),
             reconnect_min,
             reconnect_max: reconnect_min * self.reconnect_factor,

@@ -149,6 +149,10 @@ impl Streams for ThreadSys<'_> {
         self.plan.encrypts(stream.1)
     }
 
+    fn unsent(&self, stream: &Stream) -> usize {
+        self.kernel.unsent(stream.0)
+    }
+
     fn shut_write(&mut self, stream: &Stream) {
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));

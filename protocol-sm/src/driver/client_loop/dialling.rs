@@ -53,8 +53,6 @@ impl<T, P> ClientLoop<T, P> {
         active.conn.on_refused();
         let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
-        conn.link.ingress_flow.discard(cx.sys);
-        active.conn.settle_discard();
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
         // The main thread knows nothing of a tunnel that a hostile server has made up.
         if why != RefuseCode::UnknownTunnel {
@@ -71,6 +69,8 @@ impl<T, P> ClientLoop<T, P> {
         match cx.sys.take_error(&dialled.port.stream) {
             Ok(()) => {}
             Err(SysError::WouldBlock) => return,
+            // It was connected, and was reset since: what it said before can still be read.
+            Err(SysError::Reset) => dialled.port.on_lost(),
             Err(error) => {
                 self.drop_local(cx, token);
                 return self.dial(cx, token, refusal(error));
@@ -96,12 +96,13 @@ impl<T, P> ClientLoop<T, P> {
 
 fn refusal(error: SysError) -> RefuseCode {
     match error {
-        SysError::Refused | SysError::Reset => RefuseCode::ConnectionRefused,
+        SysError::Refused => RefuseCode::ConnectionRefused,
         SysError::TimedOut => RefuseCode::TimedOut,
         SysError::Exhausted => RefuseCode::Resources,
         SysError::Unreachable
         | SysError::WouldBlock
         | SysError::InUse
+        | SysError::Reset
         | SysError::Denied
         | SysError::Tls(_)
         | SysError::Other(_) => RefuseCode::Unreachable,

@@ -1,17 +1,15 @@
 //! Transfers: what a conn that carries one moves, hears and says, until it is idle again or dropped.
 
-use super::super::loop_core::Phase;
+use super::super::loop_core::{Ending, Phase};
 use super::super::messages::FromClientLoop;
-use super::super::relay::{End, Endpoint, Mode, TURN};
+use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
-use super::super::sys::Streams;
 use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, active};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
 use crate::notes::Note;
-use crate::sys_error::SysError;
-use crate::transfer::{Half, Heard};
+use crate::transfer::{Fin, Heard};
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
 
@@ -25,51 +23,51 @@ impl<T, P> ClientLoop<T, P> {
             (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
             (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
             (Ok(Heard::Current), ServerBody::Abort { code }) => self.drop_conn(cx, token, code, true),
-            (Ok(Heard::Current), ServerBody::Fin { .. }) => self.drive(cx, token),
+            (Ok(Heard::Current), ServerBody::Fin(_)) => self.drive(cx, token),
         }
     }
 
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
         let State::Active(active) = &mut conn.state else { return Ok(()) };
-        let again = match active.conn.stage() {
+        let result = match active.conn.stage() {
             Stage::Dialling => {
                 // A pong may be owed still.
                 conn.link.flush_frames(cx.sys)?;
                 return Ok(());
             }
-            Stage::Refused => {
-                conn.link.flush_frames(cx.sys)?;
-                discard(cx, &mut conn.link.port, &mut active.conn)?
-            }
-            Stage::Serving => {
+            Stage::Serving | Stage::Refused => {
                 // The dial has just ended, or `Started` is still waiting.
                 let hold_frames = matches!(active.pace.phase, Phase::Dial | Phase::Answer)
+                    && active.conn.stage() == Stage::Serving
                     && self.core.timings.answer_delay > Duration::ZERO;
-                let result = conn.link.exchange(
+                conn.link.exchange(
                     cx,
                     &mut active.conn.transfer,
                     local.map(|local| &mut local.port),
                     Mode { incoming_is_payload: true, hold_frames },
-                )?;
-                if let Some(total) = result.fin {
-                    let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.transfer.epoch(), total };
-                    cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
-                }
-                result.again
+                )?
             }
         };
-        if again {
+        for Fin { total, how } in result.fins() {
+            let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.transfer.epoch(), total, how };
+            cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+        }
+        if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
         let phase = active.phase(conn.link.egress_flow.only_frames());
-        let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
+        let Active { conn: ActiveConn { transfer, .. }, pace, local, .. } = active;
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
-        if active.conn.transfer.outer_is_through()
-            && let Some(local) = active.local.take()
+        if let Some(ending) = ending
+            && let Some(local) = local.take()
             && let Some(Slot::Local(local)) = self.slots.remove(local)
         {
-            cx.sys.close(local.port.stream);
+            match ending {
+                Ending::Close => cx.sys.close(local.port.stream),
+                Ending::Reset => cx.sys.reset(local.port.stream),
+            }
         }
         self.finish(cx, token);
         Ok(())
@@ -183,35 +181,9 @@ fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pa
 /// Hands a message about a transfer to its conn.
 fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violation> {
     match (state, msg.body) {
-        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin { total }) => conn.on_fin(msg.epoch, total),
+        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin(fin)) => conn.on_fin(msg.epoch, fin),
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Abort { .. }) => conn.on_abort(msg.epoch),
-        (State::Active(active), ServerBody::Fin { total }) => active.conn.on_fin(msg.epoch, total),
+        (State::Active(active), ServerBody::Fin(fin)) => active.conn.on_fin(msg.epoch, fin),
         (State::Active(active), ServerBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
     }
-}
-
-/// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
-fn discard<T, S: Streams<Stream = T>>(
-    cx: &mut Cx<'_, S>,
-    port: &mut Endpoint<T>,
-    conn: &mut ActiveConn,
-) -> Result<bool, AbortCode> {
-    let mut moved = 0;
-    conn.settle_discard();
-    while port.readable && conn.transfer.ingress.budget(1).take > 0 {
-        if moved >= TURN {
-            return Ok(true);
-        }
-        let take = conn.transfer.ingress.budget(cx.scratch.len()).take;
-        match port.recv(cx.sys, &mut cx.scratch[..take]) {
-            Ok(0) => return Err(AbortCode::ConnLost),
-            Ok(n) => {
-                moved += n;
-                conn.on_discarded(n);
-            }
-            Err(SysError::WouldBlock) => {}
-            Err(_) => return Err(AbortCode::ConnLost),
-        }
-    }
-    Ok(false)
 }

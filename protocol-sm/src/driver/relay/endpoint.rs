@@ -13,23 +13,33 @@ pub(crate) struct Endpoint<T> {
     pub(crate) writable: bool,
     /// The end of the stream is near: a short read does not mean that nothing is left.
     hup: bool,
+    /// It has failed: an error was reported, or a write found it. What came before can still be read.
+    pub(super) lost: bool,
 }
 
 impl<T> Endpoint<T> {
     /// A port that may be ready: the first calls tell.
     pub(crate) fn new(stream: T) -> Self {
-        Self { stream, readable: true, writable: true, hup: false }
+        Self { stream, readable: true, writable: true, hup: false, lost: false }
     }
 
     /// A port that is still connecting.
     pub(crate) fn connecting(stream: T) -> Self {
-        Self { stream, readable: false, writable: false, hup: false }
+        Self { stream, readable: false, writable: false, hup: false, lost: false }
     }
 
     pub(crate) fn on_ready(&mut self, ready: Readiness) {
         self.readable |= ready.readable || ready.hup || ready.error;
         self.writable |= ready.writable || ready.error;
         self.hup |= ready.hup || ready.error;
+        self.lost |= ready.error;
+    }
+
+    /// An error of it was taken: it is lost.
+    pub(crate) fn on_lost(&mut self) {
+        self.lost = true;
+        self.readable = true;
+        self.hup = true;
     }
 
     /// Reads; clears `readable` once nothing is left.

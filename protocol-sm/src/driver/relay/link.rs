@@ -3,10 +3,11 @@
 use super::super::Cx;
 use super::super::sys::Splice;
 use super::Endpoint;
-use super::flow::{Flow, Turn};
+use super::flow::{Flow, TURN, Turn};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
-use crate::transfer::{Egress, Transfer};
+use crate::sys_error::SysError;
+use crate::transfer::{Egress, Fin, Half, How, Ingress, OuterDuty, Transfer};
 
 /// A proxy_conn's socket and its two directions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,13 @@ pub(crate) struct Link<T, P> {
     pub(crate) ingress_flow: Flow<P>,
 }
 
+impl Exchanged {
+    /// What to announce, in this order.
+    pub(crate) fn fins(&self) -> impl Iterator<Item = Fin> + use<> {
+        self.fin.into_iter().chain(self.behind)
+    }
+}
+
 impl<T, P> Link<T, P> {
     pub(crate) fn new(port: Endpoint<T>) -> Self {
         Self { port, egress_flow: Flow::default(), ingress_flow: Flow::default() }
@@ -27,7 +35,7 @@ impl<T, P> Link<T, P> {
     /// before it is there.
     ///
     /// # Errors
-    /// The transfer must be aborted.
+    /// The transfer must be aborted: the conn is lost.
     pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -35,34 +43,100 @@ impl<T, P> Link<T, P> {
         mut outer: Option<&mut Endpoint<T>>,
         mode: Mode,
     ) -> Result<Exchanged, AbortCode> {
-        let mut result = Exchanged::default();
+        let mut result = Exchanged { fin: transfer.end_for_peer(), ..Exchanged::default() };
+        if outer.as_ref().is_some_and(|outer| outer.lost) {
+            result.behind = transfer.on_outer_lost();
+            if planted(PlantedBug::LastWordsDropped) {
+                result.fin = result.fin.or(transfer.end_egress());
+            }
+        }
+        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, &mut result)?;
+        if let Some(outer) = &mut outer
+            && !transfer.ingress.drops()
+        {
+            let from = mode.incoming_is_payload.then_some(&mut self.port);
+            match self.ingress_flow.pump(cx, &mut transfer.ingress, from, outer, false) {
+                Turn::Wait => {}
+                Turn::Again => result.again = true,
+                Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
+                Turn::SinkLost => {
+                    // What it sent before it was lost can still be read, and no event may tell of it.
+                    outer.lost = true;
+                    outer.readable = true;
+                    result.behind = result.behind.or(transfer.on_outer_lost());
+                    result.again = true;
+                }
+            }
+        }
+        if transfer.ingress.drops() && mode.incoming_is_payload {
+            result.again |= self.drop_incoming(cx, &mut transfer.ingress)?;
+        }
+        if let Some(outer) = outer {
+            if transfer.outer_duty() == Some(OuterDuty::ShutWrite) {
+                cx.sys.shut_write(&outer.stream);
+                transfer.ingress.on_shut();
+            }
+            // Before the client's answer the conn's deadline is for that.
+            let early = |duty: &OuterDuty| *duty == OuterDuty::Reset && !mode.incoming_is_payload;
+            result.duty = transfer.outer_duty().filter(|duty| !early(duty));
+            if result.duty == Some(OuterDuty::Reset) {
+                result.unsent = cx.sys.unsent(&outer.stream);
+            }
+        }
+        Ok(result)
+    }
+
+    /// The egress's turn, and its end.
+    fn pump_egress<S: Splice<Stream = T, Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        transfer: &mut Transfer,
+        mut outer: Option<&mut Endpoint<T>>,
+        hold_frames: bool,
+        result: &mut Exchanged,
+    ) -> Result<(), AbortCode> {
         loop {
-            let hold_frames = mode.hold_frames && !transfer.egress.ended();
+            let hold_frames = hold_frames && !transfer.egress.ended();
             match self.egress_flow.pump(cx, &mut transfer.egress, outer.as_deref_mut(), &mut self.port, hold_frames) {
-                Turn::Wait => break,
+                Turn::Wait => return Ok(()),
                 Turn::Again => {
                     result.again = true;
-                    break;
+                    return Ok(());
                 }
-                Turn::Eof => result.fin = Some(transfer.egress.on_source_eof()),
-                Turn::SourceLost => return Err(AbortCode::OuterReset),
+                Turn::Eof => result.fin = Some(transfer.on_source_end(How::Shut)),
+                Turn::SourceLost => result.fin = Some(transfer.on_source_end(How::Reset)),
                 Turn::SinkLost => return Err(AbortCode::ConnLost),
             }
         }
-        let Some(outer) = outer else {
-            return Ok(result);
-        };
-        let from = mode.incoming_is_payload.then_some(&mut self.port);
-        match self.ingress_flow.pump(cx, &mut transfer.ingress, from, outer, false) {
-            Turn::Wait => {}
-            Turn::Again => result.again = true,
-            Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
-            Turn::SinkLost => return Err(AbortCode::OuterReset),
+    }
+
+    /// Takes payload off the conn that nobody is there for. `Ok(true)`: more may be there, others first.
+    ///
+    /// # Errors
+    /// The conn is lost.
+    fn drop_incoming<S: Splice<Stream = T, Pipe = P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        ingress: &mut Ingress,
+    ) -> Result<bool, AbortCode> {
+        self.ingress_flow.discard(cx.sys);
+        let mut moved = 0;
+        while self.port.readable && ingress.budget(1).take > 0 {
+            if moved >= TURN {
+                return Ok(true);
+            }
+            let take = ingress.budget(cx.scratch.len()).take;
+            match self.port.recv(cx.sys, &mut cx.scratch[..take]) {
+                Ok(0) => return Err(AbortCode::ConnLost),
+                Ok(n) => {
+                    moved += n;
+                    ingress.on_taken(n);
+                }
+                Err(SysError::WouldBlock) => {}
+                Err(_) => return Err(AbortCode::ConnLost),
+            }
         }
-        if transfer.shut_outer() {
-            cx.sys.shut_write(&outer.stream);
-        }
-        Ok(result)
+        Ok(false)
     }
 
     /// Sends held frames of an idle conn. `Err`: the conn is lost.
@@ -101,8 +175,14 @@ pub(crate) struct Mode {
 /// What an exchange has brought about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exchanged {
-    /// The outer socket's stream has ended: announce this total.
-    pub(crate) fin: Option<u64>,
+    /// The egress has ended: announce this.
+    pub(crate) fin: Option<Fin>,
+    /// The outer socket was reset behind its end: announce this, too, and second.
+    pub(crate) behind: Option<Fin>,
+    /// What must be done to the outer socket.
+    pub(crate) duty: Option<OuterDuty>,
+    /// Where that is a reset: bytes that its kernel has not got acknowledged.
+    pub(crate) unsent: usize,
     /// More could be done: others first.
     pub(crate) again: bool,
 }

@@ -1,5 +1,6 @@
 //! Conns: what they read, carry and hear, idle and in a transfer, until they are dropped.
 
+use super::super::loop_core::{Ending, Phase};
 use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
@@ -10,7 +11,7 @@ use crate::codes::{AbortCode, MessageName, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
 use crate::sys_error::SysError;
-use crate::transfer::{Half, Heard};
+use crate::transfer::{Fin, Half, Heard};
 use crate::wire::{ClientBody, ProxyToClient, ProxyToServer, ServerMsg, TransferMsg};
 
 impl<T, P> ServerLoop<T, P> {
@@ -28,7 +29,7 @@ impl<T, P> ServerLoop<T, P> {
             (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
             (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
             (Ok(Heard::Current), ClientBody::Abort { code }) => self.drop_conn(cx, token, code, true),
-            (Ok(Heard::Current), ClientBody::Fin { .. } | ClientBody::Done) => self.drive(cx, token),
+            (Ok(Heard::Current), ClientBody::Fin(_) | ClientBody::Done) => self.drive(cx, token),
         }
     }
 
@@ -70,9 +71,12 @@ impl<T, P> ServerLoop<T, P> {
             return Ok(());
         };
         let epoch = active.conn.transfer.epoch();
-        let fin = |total| FromServerLoop::Message { control, msg: ServerMsg::Fin { conn: conn_id, epoch, total } };
-        if let Some(total) = refused_at {
-            cx.sys.tell(fin(total));
+        let fin = |Fin { total, how }| FromServerLoop::Message {
+            control,
+            msg: ServerMsg::Fin { conn: conn_id, epoch, total, how },
+        };
+        if let Some(refused_at) = refused_at {
+            cx.sys.tell(fin(refused_at));
         }
         if active.conn.answer() == Answer::Refused
             && let Some(visitor) = active.visitor.take()
@@ -93,19 +97,23 @@ impl<T, P> ServerLoop<T, P> {
             guest.map(|guest| &mut guest.port),
             Mode { incoming_is_payload, hold_frames: false },
         )?;
-        if let Some(total) = result.fin {
-            cx.sys.tell(fin(total));
+        for end in result.fins() {
+            cx.sys.tell(fin(end));
         }
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
         let phase = active.phase();
-        let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
+        let Active { conn: ActiveConn { transfer, .. }, pace, visitor, .. } = active;
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
-        if active.conn.transfer.outer_is_through()
-            && let Some(visitor) = active.visitor.take()
+        if let Some(ending) = ending
+            && let Some(visitor) = visitor.take()
         {
-            self.close_visitor(cx, visitor);
+            match ending {
+                Ending::Close => self.close_visitor(cx, visitor),
+                Ending::Reset => self.reset_visitor(cx, visitor),
+            }
         }
         self.finish(cx, token);
         Ok(())
@@ -175,6 +183,9 @@ impl<T, P> ServerLoop<T, P> {
                 self.drive(cx, token);
             }
             State::Active(active) => {
+                if active.pace.phase == Phase::Lingering {
+                    return self.drive(cx, token);
+                }
                 let awaiting = active.conn.answer() == Answer::Awaiting;
                 let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
                 if awaiting || !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
@@ -255,9 +266,9 @@ impl<T, P> ServerLoop<T, P> {
     }
 }
 
-/// Reads and acts on frames for as long as the conn's incoming bytes are frames. Returns the total to
+/// Reads and acts on frames for as long as the conn's incoming bytes are frames. Returns what to
 /// announce if the transfer was refused before the visitor's stream ended.
-fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<u64>, End>
+fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<Fin>, End>
 where
     S: Splice<Stream = T, Pipe = P> + Log,
 {
@@ -298,7 +309,7 @@ fn expects_frames(state: &State) -> bool {
     }
 }
 
-fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<u64>, Violation> {
+fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<Fin>, Violation> {
     match (frame, &mut conn.state) {
         (ProxyToServer::Pong, _) if conn.pinged => {
             conn.pinged = false;
@@ -338,10 +349,10 @@ fn conn_and_visitor<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<
 /// Hands a message about a transfer to its conn.
 fn hear(state: &mut State, msg: TransferMsg<ClientBody>) -> Result<Heard, Violation> {
     match (state, msg.body) {
-        (State::Idle { conn, .. }, ClientBody::Fin { .. } | ClientBody::Done | ClientBody::Abort { .. }) => {
+        (State::Idle { conn, .. }, ClientBody::Fin(_) | ClientBody::Done | ClientBody::Abort { .. }) => {
             conn.on_message(msg.epoch)
         }
-        (State::Active(active), ClientBody::Fin { total }) => active.conn.on_fin(msg.epoch, total),
+        (State::Active(active), ClientBody::Fin(fin)) => active.conn.on_fin(msg.epoch, fin),
         (State::Active(active), ClientBody::Done) => active.conn.on_done(msg.epoch),
         (State::Active(active), ClientBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
     }

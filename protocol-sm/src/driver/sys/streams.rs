@@ -51,6 +51,10 @@ pub trait Streams {
     /// Whether what `stream` carries is encrypted. This is known once something has been received.
     fn is_encrypted(&self, stream: &Self::Stream) -> bool;
 
+    /// Bytes that were given to `stream` and that its peer's system has not acknowledged; its end, once shut, counts as
+    /// one (SIOCOUTQ). 0 where the system does not say.
+    fn unsent(&self, stream: &Self::Stream) -> usize;
+
     /// Shuts the write half: the peer reads an end after everything sent.
     fn shut_write(&mut self, stream: &Self::Stream);
 

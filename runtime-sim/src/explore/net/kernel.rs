@@ -118,6 +118,11 @@ impl Streams for Kernel<'_> {
         false
     }
 
+    fn unsent(&self, _: &Stream) -> usize {
+        // An outer peer reads at once.
+        0
+    }
+
     fn shut_write(&mut self, stream: &Stream) {
         let sock = self.net.sock_mut(stream.0);
         assert!(!sock.shut, "SHUT_WR exactly once");
