@@ -41,8 +41,8 @@ pub struct Transfer {
     pub egress: Egress,
     /// From the proxy_conn to the outer socket.
     pub ingress: Ingress,
-    /// The outer socket has failed: whoever took its error, a clean end of its stream is not to be believed.
-    outer_lost: bool,
+    /// A call that does not read has taken the outer socket's error: a clean end of its stream is not to be believed.
+    error_taken: bool,
 }
 
 /// What must be done to the outer socket.
@@ -71,7 +71,7 @@ pub enum Heard {
 impl Transfer {
     /// A transfer that has moved nothing yet.
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { epoch, egress: Egress::default(), ingress: Ingress::default(), outer_lost: false }
+        Self { epoch, egress: Egress::default(), ingress: Ingress::default(), error_taken: false }
     }
 
     /// Its number.
@@ -105,19 +105,18 @@ impl Transfer {
 
     /// The outer socket's stream has ended in this manner. Returns what to announce.
     pub fn on_source_end(&mut self, how: How) -> Fin {
-        let how = if self.outer_lost { How::Reset } else { how };
+        let how = if self.error_taken { How::Reset } else { how };
         if how == How::Reset {
-            self.outer_lost = true;
             self.ingress.on_sink_lost();
         }
         self.egress.on_source_end(how)
     }
 
-    /// The outer socket has failed: a write did, or it is told to have an error. Returns what to announce, if its stream
-    /// has ended before; if not, its end will be a reset (T5).
+    /// The outer socket has failed. `error_taken`: a write, or whatever else does not read, was told so. The system keeps
+    /// one error: a reader would see a clean end now (T5). Returns what to announce, if the stream has ended before.
     #[must_use]
-    pub fn on_outer_lost(&mut self) -> Option<Fin> {
-        self.outer_lost = true;
+    pub fn on_outer_lost(&mut self, error_taken: bool) -> Option<Fin> {
+        self.error_taken |= error_taken;
         self.ingress.on_sink_lost();
         if self.egress.ended() { self.egress.on_reset_behind() } else { None }
     }
@@ -228,7 +227,7 @@ mod tests {
         let mut transfer = new();
         transfer.ingress.on_taken(9);
         transfer.ingress.on_forwarded(4);
-        assert_eq!(transfer.on_outer_lost(), None);
+        assert_eq!(transfer.on_outer_lost(true), None);
         assert_eq!(transfer.egress.budget(5).take, 5, "what came before the reset");
         transfer.egress.on_taken(5);
         // The failed write took the error: the reader sees a clean end.
@@ -242,11 +241,20 @@ mod tests {
     }
 
     #[test]
+    fn t5_an_error_that_only_a_read_will_take_leaves_the_end_as_it_was() {
+        let mut transfer = new();
+        assert_eq!(transfer.on_outer_lost(false), None);
+        transfer.egress.on_taken(1);
+        assert_eq!(transfer.on_source_end(How::Shut), shut(1));
+        assert_eq!(transfer.on_outer_lost(false), Some(reset(1)));
+    }
+
+    #[test]
     fn t5_a_socket_that_is_lost_behind_its_end_is_announced_as_well() {
         let mut transfer = new();
         assert_eq!(transfer.on_source_end(How::Shut), shut(0));
-        assert_eq!(transfer.on_outer_lost(), Some(reset(0)));
-        assert_eq!(transfer.on_outer_lost(), None);
+        assert_eq!(transfer.on_outer_lost(true), Some(reset(0)));
+        assert_eq!(transfer.on_outer_lost(true), None);
         assert_eq!(transfer.outer_duty(), Some(OuterDuty::Drop));
     }
 

@@ -381,7 +381,9 @@ impl Loops {
     fn ctl_to_client(&self, state: &mut State, msg: ServerMsg, story: &mut Story) {
         let msg = match msg {
             ServerMsg::NeedConn { count } => return self.open_conns(state, count, story),
-            ServerMsg::Fin { conn, epoch, total, how } => TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) },
+            ServerMsg::Fin { conn, epoch, total, how } => {
+                TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) }
+            }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
                 unreachable!("no loop says it")
@@ -436,7 +438,9 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
     let control = CONTROL;
     let msg = match msg {
         ClientMsg::ConnFailed { count } => return ToServerLoop::ConnFailed { control, count },
-        ClientMsg::Fin { conn, epoch, total, how } => TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) },
+        ClientMsg::Fin { conn, epoch, total, how } => {
+            TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) }
+        }
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {

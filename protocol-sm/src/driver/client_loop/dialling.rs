@@ -70,7 +70,7 @@ impl<T, P> ClientLoop<T, P> {
             Ok(()) => {}
             Err(SysError::WouldBlock) => return,
             // It was connected, and was reset since: what it said before can still be read.
-            Err(SysError::Reset) => dialled.port.on_lost(),
+            Err(SysError::Reset) => dialled.port.on_error_taken(),
             Err(error) => {
                 self.drop_local(cx, token);
                 return self.dial(cx, token, refusal(error));

@@ -13,33 +13,40 @@ pub(crate) struct Endpoint<T> {
     pub(crate) writable: bool,
     /// The end of the stream is near: a short read does not mean that nothing is left.
     hup: bool,
-    /// It has failed: an error was reported, or a write found it. What came before can still be read.
-    pub(super) lost: bool,
+    /// An error of it was reported. What came before can still be read.
+    failed: bool,
+    /// A call that does not read has taken its error.
+    pub(super) error_taken: bool,
 }
 
 impl<T> Endpoint<T> {
     /// A port that may be ready: the first calls tell.
     pub(crate) fn new(stream: T) -> Self {
-        Self { stream, readable: true, writable: true, hup: false, lost: false }
+        Self { stream, readable: true, writable: true, hup: false, failed: false, error_taken: false }
     }
 
     /// A port that is still connecting.
     pub(crate) fn connecting(stream: T) -> Self {
-        Self { stream, readable: false, writable: false, hup: false, lost: false }
+        Self { stream, readable: false, writable: false, hup: false, failed: false, error_taken: false }
     }
 
     pub(crate) fn on_ready(&mut self, ready: Readiness) {
         self.readable |= ready.readable || ready.hup || ready.error;
         self.writable |= ready.writable || ready.error;
         self.hup |= ready.hup || ready.error;
-        self.lost |= ready.error;
+        self.failed |= ready.error;
     }
 
-    /// An error of it was taken: it is lost.
-    pub(crate) fn on_lost(&mut self) {
-        self.lost = true;
+    /// A call that does not read was told its error. What came before can still be read, and no event may tell of it.
+    pub(crate) fn on_error_taken(&mut self) {
+        self.error_taken = true;
         self.readable = true;
         self.hup = true;
+    }
+
+    /// Whether it has failed: it takes nothing more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.failed || self.error_taken
     }
 
     /// Reads; clears `readable` once nothing is left.

@@ -44,13 +44,14 @@ impl<T, P> Link<T, P> {
         mode: Mode,
     ) -> Result<Exchanged, AbortCode> {
         let mut result = Exchanged { fin: transfer.end_for_peer(), ..Exchanged::default() };
-        if outer.as_ref().is_some_and(|outer| outer.lost) {
-            result.behind = transfer.on_outer_lost();
-            if planted(PlantedBug::LastWordsDropped) {
-                result.fin = result.fin.or(transfer.end_egress());
-            }
+        if planted(PlantedBug::LastWordsDropped) && outer.as_ref().is_some_and(|outer| outer.is_lost()) {
+            result.fin = result.fin.or(transfer.end_egress());
         }
         self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, &mut result)?;
+        // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
+        if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
+            result.behind = transfer.on_outer_lost(outer.error_taken);
+        }
         if let Some(outer) = &mut outer
             && !transfer.ingress.drops()
         {
@@ -60,10 +61,8 @@ impl<T, P> Link<T, P> {
                 Turn::Again => result.again = true,
                 Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
                 Turn::SinkLost => {
-                    // What it sent before it was lost can still be read, and no event may tell of it.
-                    outer.lost = true;
-                    outer.readable = true;
-                    result.behind = result.behind.or(transfer.on_outer_lost());
+                    outer.on_error_taken();
+                    result.behind = result.behind.or(transfer.on_outer_lost(true));
                     result.again = true;
                 }
             }
