@@ -28,6 +28,7 @@ impl Egress {
     ///
     /// # Panics
     /// At the second call (E2).
+    // PROTOCOL.md: P-FIN-1.
     #[must_use]
     pub fn on_source_end(&mut self, how: How) -> Fin {
         assert!(self.end.is_none(), "E2: the end is announced once");

@@ -46,6 +46,7 @@ impl Ingress {
     ///
     /// # Errors
     /// [`Violation::Repeated`] (I2), or [`Violation::TotalTooSmall`] if more came already (I1).
+    // PROTOCOL.md: P-FIN-5.
     pub fn on_fin(&mut self, fin: Fin) -> Result<(), Violation> {
         if fin.total < self.count.taken {
             return Err(Violation::TotalTooSmall);
@@ -143,6 +144,7 @@ impl Ingress {
 }
 
 impl Half for Ingress {
+    // PROTOCOL.md: P-FIN-4.
     fn budget(&self, room: usize) -> Budget {
         if planted(PlantedBug::IngressNotCapped) {
             return Budget { take: room, forward: self.count.held() };

@@ -35,6 +35,7 @@ impl<T, P> Link<T, P> {
     /// before it is there.
     ///
     /// # Errors
+    // PROTOCOL.md: P-FIN-2, P-FIN-7, P-ABORT-4.
     /// The transfer must be aborted: the conn is lost.
     pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
