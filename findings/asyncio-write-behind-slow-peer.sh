@@ -8,9 +8,9 @@
 #   queued asks for the buffer's size, which is the sum over all pieces. Time per write of 16 bytes to a peer that reads
 #   nothing for now, whole runs of n writes:
 #                       n = 2000        n = 16000        16000 against 2000, per write
-#     asyncio 3.12.1    29 us            150 us           5 to 8 times
-#     asyncio 3.13.0    20 us            150 us           7 to 8 times
-#     uvloop 0.22.1     0.2 us            0.1 us           0.9 to 1 times
+#     asyncio 3.12.1    29 us           150 us           5 to 8 times
+#     asyncio 3.13.0    20 us           150 us           7 to 8 times
+#     uvloop 0.22.1     0.2 us          0.1 us           0.9 to 1 times
 #   All of it is spent inside write(), with the loop blocked: 16000 datagrams of 16 bytes, a quarter of a megabyte, hold up
 #   every other connection of the process for more than two seconds.
 # Why it matters to a tunnel: a relay that frames small messages (UDP datagrams over TCP, control messages for a stalled
