@@ -4,18 +4,19 @@
 # Expected: over a direct connection, RFC 9293 (section 3.10.7.4: a reset gives the user an error) and the kernel let the
 #   visitor read what came before the reset, and then ECONNRESET, so that it can tell a cut answer from a whole one. A TCP
 #   relay in its plain layer-4 mode should leave that as it is; none of the manuals of those below says that it does not.
-# Seen: a service answers with 20000 bytes and then resets (SO_LINGER 0), at once or 0.4 s later. The visitor waits 0.8 s,
-#   then reads up to the end or an error. Five visits each:
+# Seen: a service answers with 60000 bytes and then resets (SO_LINGER 0), at once or 0.4 s later. The visitor waits 0.8 s,
+#   then reads up to the end or an error. Three visits each, more for stunnel:
 #                                reset at once                     reset 0.4 s later
-#     direct                     20000 bytes, ECONNRESET           20000 bytes, ECONNRESET
-#     haproxy (mode tcp)         20000 bytes, clean end            20000 bytes, clean end
-#     haproxy (splice-auto)      20000 bytes, clean end            20000 bytes, clean end
-#     nginx (stream)             20000 bytes, clean end            20000 bytes, clean end
-#     socat                      20000 bytes, clean end            20000 bytes, clean end
-#     tcpproxy (Go)              20000 bytes, clean end            20000 bytes, clean end
-#     net and pipe (Node)        20000 bytes, clean end            20000 bytes, clean end
-#     two stunnels               mostly 0 bytes, clean end         20000 bytes, clean end
-#   stunnel drops what it holds for one side as soon as the other side fails, and then closes that side in good order.
+#     direct                     60000 bytes, ECONNRESET           60000 bytes, ECONNRESET
+#     haproxy (mode tcp)         60000 bytes, clean end            60000 bytes, clean end
+#     haproxy (splice-auto)      60000 bytes, clean end            60000 bytes, clean end
+#     nginx (stream)             60000 bytes, clean end            60000 bytes, clean end
+#     socat                      60000 bytes, clean end            60000 bytes, clean end
+#     tcpproxy (Go)              60000 bytes, clean end            60000 bytes, clean end
+#     net and pipe (Node)        60000 bytes, clean end            60000 bytes, clean end
+#     two stunnels               0 to 60000 bytes, clean end       60000 bytes, clean end
+#   A stunnel drops what it holds for one side when the other side fails, and then closes that side in good order; how
+#   much that is depends on timing (0, 18432, 34816 and all 60000 bytes arrived in these runs).
 # Why it matters to a tunnel: with a protocol that ends its answers by closing (HTTP/1.0, FTP data, a plain dump) the
 #   visitor takes half a file for a whole one. What stands before or behind the tunnel can do that too: a test that wants to
 #   see a reset come through must not run over one of these.
@@ -73,7 +74,7 @@ import time
 
 TMP = sys.path[0]
 ROOT = f"{TMP}/root"
-SIZE, VISITS = 20000, 5
+SIZE, VISITS, STUNNEL_VISITS = 60000, 3, 30
 NODE = """
 const net = require('net')
 const [port, to] = process.argv.slice(1).map(Number)
@@ -201,6 +202,10 @@ def stunnel(to):
     return start(port, f"{ROOT}/usr/bin/stunnel4", config(port, common + client))
 
 
+def lossy(name, delay):
+    return name == "two stunnels" and delay == 0
+
+
 def main():
     relays = {
         "direct": lambda to: to,
@@ -218,9 +223,11 @@ def main():
         for name, relay in relays.items():
             port = relay(to)
             seen = [visit(port) for _ in range(VISITS)]
+            while lossy(name, delay) and min(seen)[0] == SIZE and len(seen) < STUNNEL_VISITS:
+                seen.append(visit(port))
             if name == "direct":
                 good = set(seen) == {(SIZE, "ECONNRESET")}
-            elif name == "two stunnels" and delay == 0:
+            elif lossy(name, delay):
                 good = {end for _, end in seen} == {"clean end"} and min(seen)[0] < SIZE
             else:
                 good = set(seen) == {(SIZE, "clean end")}
