@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# asyncio's write() adds up the whole queue on each call, since Python 3.12: n small writes to a slow peer cost n squared.
+# Since Python 3.12 asyncio's write() adds up its whole queue each time: n small writes to a slow peer cost n squared.
 #
-# Expected: asyncio's documentation (Transports and Protocols, WriteTransport.write) says that write() buffers the data and
-#   sends it later; get_write_buffer_size() returns the size of that buffer. Both look like constant work per call, and were
-#   up to 3.11, where the buffer was one bytearray.
-# Seen: since 3.12 the buffer of a socket transport is a deque of the written pieces, and each write() that leaves data
-#   queued asks for the buffer's size, which is the sum over all pieces. Time per write of 16 bytes to a peer that reads
-#   nothing for now, whole runs of n writes:
+# Expected: asyncio's documentation (Transports and Protocols, WriteTransport.write) says that write() buffers the
+#   data and sends it later; get_write_buffer_size() returns the size of that buffer. Both look like constant work per
+#   call, and were up to 3.11, where the buffer was one bytearray.
+# Seen: since 3.12 the buffer of a socket transport is a deque of the written pieces, and each write() that leaves
+#   data queued asks for the buffer's size, which is the sum over all pieces. Time per write of 16 bytes to a peer
+#   that reads nothing for now, whole runs of n writes:
 #                       n = 2000        n = 16000        16000 against 2000, per write
 #     asyncio 3.12.1    29 us           150 us           5 to 8 times
 #     asyncio 3.13.0    20 us           150 us           7 to 8 times
 #     uvloop 0.22.1     0.2 us          0.1 us           0.9 to 1 times
-#   All of it is spent inside write(), with the loop blocked: 16000 datagrams of 16 bytes, a quarter of a megabyte, hold up
-#   every other connection of the process for more than two seconds.
-# Why it matters to a tunnel: a relay that frames small messages (UDP datagrams over TCP, control messages for a stalled
-#   client) writes many small pieces just when the line is slow. Counting queued bytes as they come and go costs nothing;
-#   and a limit in bytes alone does not bound a queue of tiny pieces.
+#   All of it is spent inside write(), with the loop blocked: 16000 datagrams of 16 bytes, a quarter of a megabyte,
+#   hold up every other connection of the process for more than two seconds.
+# Why it matters to a tunnel: a relay that frames small messages (UDP datagrams over TCP, control messages for a
+#   stalled client) writes many small pieces just when the line is slow. Counting queued bytes as they come and go
+#   costs nothing; and a limit in bytes alone does not bound a queue of tiny pieces.
 # Versions: CPython 3.12.1 and 3.13.0, uvloop 0.22.1; 2026-11-27.
 #
-# Needs a Python of 3.12 or later with venv (PYTHON names one). Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
+# Needs a Python of 3.12 or later with venv (PYTHON names one). Exit 0: as described. Exit 1: changed. Exit 2: cannot
+#   run here.
 set -euo pipefail
 
 tmp=$(mktemp -d)
@@ -26,7 +27,8 @@ trap 'rm -rf "$tmp"' EXIT
 
 recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }
 python=
-for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python3; do
+for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python3; do
     if [ -z "$python" ] && recent "$candidate"; then python=$candidate; fi
 done
 [ -n "$python" ] || { echo "no Python of 3.12 or later found"; exit 2; }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Five of seven HTTP CONNECT clients damage a stream whose server speaks first; two hand header lines out as payload.
 #
-# Expected: RFC 9110, section 9.3.6: the tunnel begins right behind the blank line that ends a 2xx answer's header section.
-#   TCP keeps no message borders (RFC 9293), so the same bytes mean the same, however they are cut into segments.
-# Seen: a local proxy sends the very same bytes (status line, a Via line, blank line, then the service's greeting) in three
-#   timings, all of them valid. What the client's user then reads up to the end of the stream:
-#                              head, pause, greeting   all in one segment        status line, pause, Via line, pause, greeting
+# Expected: RFC 9110, section 9.3.6: the tunnel begins right behind the blank line that ends a 2xx answer's header
+#   section. TCP keeps no message borders (RFC 9293), so the same bytes mean the same, however they are cut into
+#   segments.
+# Seen: a local proxy sends the very same bytes (status line, a Via line, blank line, then the service's greeting) in
+#   three timings, all of them valid. What the client's user then reads up to the end of the stream:
+#                              head, pause, greeting   all in one segment        status, pause, Via line, pause, greeting
 #     PySocks                  greeting                nothing (greeting lost)   Via line, blank line, greeting
 #     python-socks             greeting                nothing (greeting lost)   Via line, blank line, greeting
 #     hpagent                  greeting                nothing (greeting lost)   greeting
@@ -13,11 +14,12 @@
 #     tunnel                   greeting                error "illegal response"  greeting
 #     httpcore (control)       greeting                greeting                  greeting
 #     Node's http (control)    greeting                greeting                  greeting
-#   The two Python packages read once and take whatever that read brought for the whole answer.
-#   In the silent cases nothing is raised: the stream just ends well without its first bytes.
-# Why it matters to a tunnel: one that saves round trips puts a service's first bytes right behind its own answer, which
-#   every mail, SSH or database server behind it makes common; on a fast line the join becomes the rule. Who must live
-#   with such clients leaves the greeting for a segment of its own; who writes a client keeps what is behind the head.
+#   The two Python packages read once and take whatever that read brought for the whole answer. In the silent cases
+#   nothing is raised: the stream just ends well without its first bytes.
+# Why it matters to a tunnel: one that saves round trips puts a service's first bytes right behind its own answer,
+#   which every mail, SSH or database server behind it makes common; on a fast line the join becomes the rule. Who
+#   must live with such clients leaves the greeting for a segment of its own; who writes a client keeps what is behind
+#   the head.
 # Versions: PySocks 1.7.1, python-socks 3.2.1, httpcore 1.0.9 (Python 3.11); hpagent 1.2.0, https-proxy-agent 9.1.0,
 #   tunnel 0.0.6 (Node 20.20.2); 2026-11-27.
 #

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # A Go relay's 33rd idle visitor shrinks every later pipe of the same user to 8 KiB, in other programs too.
 #
-# Expected: pipe(7) gives a new pipe 64 KiB, and Go's io.Copy between two TCP connections is documented only as
-#   "splice where the platform has it", so an idle relayed connection should cost two sockets and two default pipes.
-# Seen: io.Copy holds one pipe per direction from the start of the copy, idle or not, and asks for 1 MiB (256 pages) for
-#   each. The kernel's soft limit is one budget per *user* (fs.pipe-user-pages-soft, 16384 pages by default), so exactly 64
-#   such pipes empty it: with 32 visitors all pipes have 1 MiB, and everything opened after that gets 2 pages, 8 KiB. The
-#   same copy then costs several times the CPU time, and an unrelated process of that user gets 8 KiB pipes as well.
-#   Nothing is logged, and no call fails. Output of the last run (default sysctls):
+# Expected: pipe(7) gives a new pipe 64 KiB, and nothing in the documentation of Go's io and net packages gives io.Copy
+#   between two TCP connections a cost that grows with the count of idle ones, let alone for other programs.
+# Seen: io.Copy holds one pipe per direction from the start of the copy, idle or not, and asks for 1 MiB (256 pages)
+#   for each. The kernel's soft limit is one budget per *user* (fs.pipe-user-pages-soft, 16384 pages by default), so
+#   exactly 64 such pipes empty it: with 32 visitors all pipes have 1 MiB, and everything opened after that gets 2
+#   pages, 8 KiB. The same copy then costs several times the CPU time, and an unrelated process of that user gets 8
+#   KiB pipes as well. Nothing is logged, and no call fails. Output of the last run (default sysctls):
 #     32 visitors: relay's pipes: 64 of 1048576 bytes; a fresh pipe elsewhere: 8192 bytes
 #     40 visitors: relay's pipes: 64 of 1048576 bytes, 16 of 8192 bytes; a fresh pipe elsewhere: 8192 bytes
 #     CPU of the relay for 512 MiB: 1.1 to 1.7 s for the first visitor (1 MiB pipes), 4.2 s for the last (8 KiB pipes)
-#   CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the first user namespace lifts the limit, so it does not show in a test as root,
-#   and does show in a container, whose root has neither: there all containers under one user id share one budget.
-# Why it matters to a tunnel: a relay built on splice must ask for large pipes only while bulk flows, must give them back
-#   when idle, and must not take the pipe size it asked for as the size it has; a neighbour can take the budget away.
+#   CAP_SYS_RESOURCE or CAP_SYS_ADMIN in the first user namespace lifts the limit, so it does not show in a test as
+#   root, and does show for a container's root, which has neither by default (run here as root without the two: 61
+#   large pipes, then 8 KiB, as root's other programs draw on the same budget).
+# Why it matters to a tunnel: a relay built on splice must ask for large pipes only while bulk flows, must give them
+#   back when idle, and must not take the pipe size it asked for as the size it has; a neighbour can take the budget
+#   away.
 # Versions: Go 1.26.8, github.com/inetaf/tcpproxy v0.0.0-20260515195445-c159a6051109, Linux 6.18; 2026-11-27.
 #
-# Needs go and, when started as root, setpriv (util-linux). Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
+# Needs go and, when started as root, setpriv (util-linux). Exit 0: as described. 1: changed. 2: cannot run here.
 set -euo pipefail
 
 tmp=$(mktemp -d)

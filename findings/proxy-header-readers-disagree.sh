@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Six PROXY protocol readers, five valid kinds of header, and no two readers that agree on all of them.
 #
-# Expected: the PROXY protocol's specification (proxy-protocol.txt of HAProxy, 2.1 and 2.2): a v1 UNKNOWN line is valid with
-#   nothing behind the word; under v2's LOCAL the receiver discards the address block; what lies between the addresses and
-#   the header's length is TLVs, for each address family and for none (AF_UNSPEC); the payload begins behind that length.
-# Seen: each header below is followed by the payload "SSH-2.0-x". What a reader gives its user: the source address, the
-#   authority TLV (where the header has one), the payload. "ok" is what the specification says.
+# Expected: the PROXY protocol's specification (proxy-protocol.txt of HAProxy, 2.1 and 2.2): a v1 UNKNOWN line is
+#   valid with nothing behind the word; under v2's LOCAL the receiver discards the address block; what lies between
+#   the addresses and the header's length is TLVs, for each address family and for none (AF_UNSPEC); the payload
+#   begins behind that length.
+# Seen: each header below is followed by the payload "SSH-2.0-x". What a reader gives its user: the source address,
+#   the authority TLV (where the header has one), the payload. "ok" is what the specification says.
 #                              v1 UNKNOWN    v2 LOCAL          v2 IPv4      v2 UNSPEC,    v2 AF_UNIX
 #                              alone         with addresses    and a TLV    a TLV only
 #     proxy-header (Rust)      ok            ok                ok           ok            address not given
@@ -16,15 +17,17 @@
 #                                                              payload      payload
 #     @balena/proxy-protocol-  not asked     gives address,    ok           ok            an IPv6 address made of
 #       parser (npm)                         not marked                                   the path's letters
-#   A sixth header, v2 with IPv4 addresses and nothing else, is the control: all six read it alike.
-#   go-proxyproto's header, ppp and proxy-protocol-js mark the address that they give under LOCAL as local, and their user
-#   has to look at that mark. ppp takes the TLVs of AF_UNSPEC for address bytes, and the Python package returns before it
-#   reads them. proxy-protocol-js does not use the header's length: TLVs come out as the payload's first bytes.
-#   The last reader has no access to payload or TLVs, so "ok" there is about the address only.
-# Why it matters to a tunnel: who writes a header cannot know the reader. Addresses without TLVs are what they all read;
-#   health checks (UNKNOWN, LOCAL), Unix sockets and TLVs each break some of them, and one time the payload with it.
+#   A sixth header, v2 with IPv4 addresses and nothing else, is the control: all six read it alike. go-proxyproto's
+#   header, ppp and proxy-protocol-js mark the address that they give under LOCAL as local, and their user has to look
+#   at that mark. ppp takes the TLVs of AF_UNSPEC for address bytes, and the Python package returns before it reads
+#   them. proxy-protocol-js does not use the header's length: TLVs come out as the payload's first bytes. The last
+#   reader has no access to payload or TLVs, so "ok" there is about the address only.
+# Why it matters to a tunnel: who writes a header cannot know the reader. Addresses without TLVs are what they all
+#   read; health checks (UNKNOWN, LOCAL), Unix sockets and TLVs each break some of them, and one time the payload with
+#   it.
 # Versions: proxy-header 0.1.3, ppp 2.3.0 (Rust 1.95), github.com/pires/go-proxyproto v0.15.0 (Go 1.26.8),
-#   proxy-protocol 0.11.3 (Python 3.11), proxy-protocol-js 4.0.6, @balena/proxy-protocol-parser 1.0.2 (Node 20); 2026-11-27.
+#   proxy-protocol 0.11.3 (Python 3.11), proxy-protocol-js 4.0.6, @balena/proxy-protocol-parser 1.0.2 (Node 20);
+#   2026-11-27.
 #
 # Needs cargo, go, python3 with venv, node, npm. Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
 set -euo pipefail
@@ -96,8 +99,8 @@ use proxy_header::{ParseConfig, ProxyHeader, Tlv};
 fn main() {
     let mut data = Vec::new();
     std::io::stdin().read_to_end(&mut data).unwrap();
-    let seen = if std::env::args().nth(1).as_deref() == Some("ppp") { with_ppp(&data) } else { with_proxy_header(&data) };
-    match seen {
+    let ppp = std::env::args().nth(1).as_deref() == Some("ppp");
+    match if ppp { with_ppp(&data) } else { with_proxy_header(&data) } {
         Some((source, authority, rest)) => println!("[{source:?}, {authority:?}, {:?}]", String::from_utf8_lossy(rest)),
         None => println!("\"error\""),
     }
@@ -226,7 +229,8 @@ RUN_TOGETHER = TLV.decode("latin1") + PAYLOAD
 def command(*words):
     def read(data):
         env = dict(os.environ, NODE_PATH=f"{TMP}/node_modules")
-        return json.loads(subprocess.run(words, input=data, env=env, check=True, timeout=20, capture_output=True).stdout)
+        done = subprocess.run(words, input=data, env=env, check=True, timeout=20, capture_output=True)
+        return json.loads(done.stdout)
 
     return read
 
@@ -269,7 +273,7 @@ def main():
         ),
         "balena": (
             command("node", f"{TMP}/read.js", "balena"),
-            [None, [VISITOR] + hidden, [VISITOR] + hidden, ["none"] + hidden, ["2f61::0:0"] + hidden, [VISITOR] + hidden],
+            [None] + [[source] + hidden for source in (VISITOR, VISITOR, "none", "2f61::0:0", VISITOR)],
         ),
     }
     changed = False

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# quinn pays for every stream that a peer *may* open, at each connection's start: 1,000,000 allowed cost 88 MB, unopened.
+# quinn pays at each connection's start for every stream that a peer *may* open: 1,000,000 allowed cost 88 MB, unopened.
 #
 # Expected: RFC 9000 (section 4.6) makes the stream limit a number that a peer is told. quinn's documentation of
-#   TransportConfig::max_concurrent_bidi_streams speaks of memory in the worst case, in proportion to the stream receive
-#   windows. Both sound as though a high limit ("no limit, please") costs nothing until a peer uses it.
-# Seen: a table entry is made for each allowed stream when a connection is created, on the side that allows them and before
-#   the handshake is done. Client and server in one process, 8 connections in which no stream is ever opened, a release
-#   build, each figure per connection:
+#   TransportConfig::max_concurrent_bidi_streams speaks of memory in the worst case, in proportion to the stream
+#   receive windows. Both sound as though a high limit ("no limit, please") costs nothing until a peer uses it.
+# Seen: a table entry is made for each allowed stream when a connection is created, on the side that allows them and
+#   before the handshake is done; the thread that creates it does nothing else meanwhile. Client and server in one
+#   process, 8 connections in which no stream is ever opened, a release build, each figure per connection:
 #     limit of the server       resident memory     time up to both sides being connected
 #     100 (the default)         0.1 MB              2 to 9 ms
 #     10,000                    0.8 MB              2 ms
-#     1,000,000                 88 MB               300 ms, in which the endpoint's thread does nothing else
-# Why it matters to a tunnel: a tunnel that gives each visitor a stream wants a limit above the visitors that it expects,
-#   and a server has many clients. The limit has to be small and grow (Connection::set_max_concurrent_bi_streams), or
-#   every client that connects costs what the largest would.
-# Versions: quinn 0.11.12 with quinn-proto 0.11.19, rustls 0.23.34 (ring), tokio 1.47.1, Rust 1.95; 2026-11-27.
-#   The script uses a debug build and 200,000 allowed streams, for time and memory's sake, and checks memory only.
+#     1,000,000                 88 MB               300 ms
+# Why it matters to a tunnel: a tunnel that gives each visitor a stream wants a limit above the visitors that it
+#   expects, and a server has many clients. The limit has to be small and grow
+#   (Connection::set_max_concurrent_bi_streams), or every client that connects costs what the largest would.
+# Versions: quinn 0.11.12 with quinn-proto 0.11.19, rustls 0.23.34 (ring), tokio 1.47.1, Rust 1.95; 2026-11-27. The
+#   script uses a debug build and 200,000 allowed streams, for time and memory's sake, and checks memory only.
 #
 # Needs cargo and a C compiler (for ring). Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
 set -euo pipefail
@@ -92,10 +92,12 @@ fn resident_kib() -> usize {
 }
 RUST
 
-(cd "$tmp" && CARGO_TARGET_DIR="$tmp/target" cargo build) >"$tmp/install.log" 2>&1 || { cat "$tmp/install.log"; exit 2; }
+(cd "$tmp" && CARGO_TARGET_DIR="$tmp/target" cargo build) >"$tmp/install.log" 2>&1 ||
+    { cat "$tmp/install.log"; exit 2; }
 
 measure() {
-    timeout 30 "$tmp/target/debug/finding" "$1" >"$tmp/out" || { echo "CHANGED: the program failed with a limit of $1"; exit 1; }
+    timeout 30 "$tmp/target/debug/finding" "$1" >"$tmp/out" ||
+        { echo "CHANGED: the program failed with a limit of $1"; exit 1; }
     read -r _ kib millis <"$tmp/out"
     echo "limit $1: $kib KiB and $millis ms per connection"
 }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Six TCP relays show a service's reset as a clean end, and a pair of stunnels loses the answer in front of it as well.
 #
-# Expected: over a direct connection, RFC 9293 (section 3.10.7.4: a reset gives the user an error) and the kernel let the
-#   visitor read what came before the reset, and then ECONNRESET, so that it can tell a cut answer from a whole one. A TCP
-#   relay in its plain layer-4 mode should leave that as it is; none of the manuals of those below says that it does not.
-# Seen: a service answers with 60000 bytes and then resets (SO_LINGER 0), at once or 0.4 s later. The visitor waits 0.8 s,
-#   then reads up to the end or an error. Three visits each, more for stunnel:
+# Expected: over a direct connection, RFC 9293 (section 3.10.7.4: a reset gives the user an error) and the kernel let
+#   the visitor read what came before the reset, and then ECONNRESET, so that it can tell a cut answer from a whole
+#   one. A TCP relay in its plain layer-4 mode should leave that as it is; none of the manuals of those below says
+#   that it does not.
+# Seen: a service answers with 60000 bytes and then resets (SO_LINGER 0), at once or 0.4 s later. The visitor waits
+#   0.8 s, then reads up to the end or an error. Three visits each, more for stunnel:
 #                                reset at once                     reset 0.4 s later
 #     direct                     60000 bytes, ECONNRESET           60000 bytes, ECONNRESET
 #     haproxy (mode tcp)         60000 bytes, clean end            60000 bytes, clean end
@@ -18,12 +19,13 @@
 #   A stunnel drops what it holds for one side when the other side fails, and then closes that side in good order; how
 #   much that is depends on timing (0, 18432, 34816 and all 60000 bytes arrived in these runs).
 # Why it matters to a tunnel: with a protocol that ends its answers by closing (HTTP/1.0, FTP data, a plain dump) the
-#   visitor takes half a file for a whole one. What stands before or behind the tunnel can do that too: a test that wants to
-#   see a reset come through must not run over one of these.
+#   visitor takes half a file for a whole one. What stands before or behind the tunnel can do that too: a test that
+#   wants to see a reset come through must not run over one of these.
 # Versions: haproxy 2.6.12-1+deb12u4, nginx 1.22.1-9+deb12u11, socat 1.7.4.4-2, stunnel4 5.68-2+deb12u1 (Debian 12),
 #   github.com/inetaf/tcpproxy v0.0.0-20260515195445-c159a6051109 (Go 1.26.8), Node 20.20.2; Linux 6.18; 2026-11-27.
 #
-# Needs apt-get with Debian 12's lists, dpkg, go, node, openssl, python3. Exit 0: as described. 1: changed. 2: cannot run here.
+# Needs apt-get with Debian 12's lists, dpkg, go, node, openssl, python3. Exit 0: as described. 1: changed. 2: cannot
+#   run here.
 set -euo pipefail
 
 tmp=$(mktemp -d)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Three yamux libraries read one and the same reset stream as three different things, one of them "ended well".
 #
-# Expected: yamux's specification (spec.md of hashicorp/yamux) has FIN for a half-close and RST for a hard close, so the
-#   reader of a stream that was reset should get an error, and of what came before it as much as everywhere else. A
-#   session whose TCP connection ends under an open stream should give that stream's reader an error too.
+# Expected: yamux's specification (spec.md of hashicorp/yamux) has FIN for a half-close and RST for a hard close, so
+#   the reader of a stream that was reset should get an error, and of what came before it as much as everywhere else.
+#   A session whose TCP connection ends under an open stream should give that stream's reader an error too.
 # Seen: a peer written out by hand opens one stream and sends 4000 bytes, then one of the endings below. The reader is
 #   half a second late, so that all of it has arrived before its first read. It reads to the end of the stream:
 #                                 FIN                RST                 RST, reader waits   the TCP connection ends
 #     hashicorp/yamux (Go)        4000 bytes, end    0 bytes, error      4000 bytes, error   4000 bytes, end
 #     yamux (Rust, of libp2p)     4000 bytes, end    4000 bytes, end     4000 bytes, end     4000 bytes, end
 #     tokio-yamux (Rust)          4000 bytes, end    4000 bytes, error   4000 bytes, error   4000 bytes, end
-#   "end" is the clean end of the stream: io.EOF, or a read of 0 bytes. So the Go library throws away what had arrived,
-#   libp2p's cannot tell a reset from an end at all, and none tells that the session broke under the stream.
-# Why it matters to a tunnel: a relay over such a multiplexer shows its visitor a cut answer as a whole one, or loses the
-#   answer that a service gave just before it closed on an upload; no care in the relay's own code can mend that. The
-#   length or the manner of a stream's end has to go over the wire by another way.
+#   "end" is the clean end of the stream: io.EOF, or a read of 0 bytes. So the Go library throws away what had
+#   arrived, libp2p's cannot tell a reset from an end at all, and none tells that the session broke under the stream.
+# Why it matters to a tunnel: a relay over such a multiplexer shows its visitor a cut answer as a whole one, or loses
+#   the answer that a service gave just before it closed on an upload; no care in the relay's own code can mend that.
+#   The length or the manner of a stream's end has to go over the wire by another way.
 # Versions: hashicorp/yamux v0.1.2 (Go 1.26.8), yamux 0.14.1, tokio-yamux 0.3.20 (Rust 1.95); 2026-11-27.
 #
 # Needs go, cargo and python3. Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
