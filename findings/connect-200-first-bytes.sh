@@ -6,7 +6,7 @@
 #   segments.
 # Seen: a local proxy sends the very same bytes (status line, a Via line, blank line, then the service's greeting) in
 #   three timings, all of them valid. What the client's user then reads up to the end of the stream:
-#                              head, pause, greeting   all in one segment        status, pause, Via line, pause, greeting
+#                              head, pause, greeting   all in one segment        status, pause, Via, pause, greeting
 #     PySocks                  greeting                nothing (greeting lost)   Via line, blank line, greeting
 #     python-socks             greeting                nothing (greeting lost)   Via line, blank line, greeting
 #     hpagent                  greeting                nothing (greeting lost)   greeting
