@@ -36,6 +36,7 @@ impl Gate {
     ///
     /// # Errors
     /// Why not.
+    // PROTOCOL.md: P-TUN-8, P-TUN-9.
     pub fn admit(&mut self, now: Instant, ip: IpAddr) -> Result<(), Dropped> {
         if !self.allowed.permit(ip) || !self.asked.permit(ip) {
             return Err(Dropped::SourceDenied);

@@ -39,6 +39,7 @@ impl IdleConn {
     ///
     /// # Errors
     /// [`Violation::FutureEpoch`] if its epoch is not the next (C1).
+    // PROTOCOL.md: P-XFER-1.
     pub fn on_start(self, epoch: Epoch) -> Result<ActiveConn, Violation> {
         if self.last.next() != Some(epoch) {
             return Err(Violation::FutureEpoch);
@@ -55,6 +56,7 @@ impl IdleConn {
     ///
     /// # Errors
     /// For a transfer beyond the next, or a second `Fin`.
+    // PROTOCOL.md: P-FIN-6.
     pub fn on_fin(&mut self, epoch: Epoch, total: u64) -> Result<Heard, Violation> {
         self.met(epoch, Event::Fin);
         match self.compare_epoch(epoch)? {
@@ -74,6 +76,7 @@ impl IdleConn {
     ///
     /// # Errors
     /// For a transfer beyond the next.
+    // PROTOCOL.md: P-ABORT-6.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Abort);
         self.compare_epoch(epoch)
@@ -84,6 +87,7 @@ impl IdleConn {
         saw(State { server: false, stage: 0, ended: false, fin: self.early_fin.is_some(), done: false }, event);
     }
 
+    // PROTOCOL.md: P-STATE-2.
     fn compare_epoch(&self, epoch: Epoch) -> Result<Heard, Violation> {
         if epoch <= self.last {
             Ok(Heard::Stale)

@@ -36,6 +36,7 @@ impl IdleConn {
     }
 
     /// The next transfer, whose epoch goes into `Start`; `None` if the epochs are used up: retire the conn.
+    // PROTOCOL.md: P-ID-5.
     #[must_use]
     pub fn start(self) -> Option<ActiveConn> {
         let epoch = self.last.next()?;
@@ -101,6 +102,7 @@ impl ActiveConn {
     ///
     /// # Errors
     /// For another epoch, a second answer, or after a `Fin`, which only a started transfer has.
+    // PROTOCOL.md: P-REF-2, P-REF-4.
     pub fn on_refused(&mut self, epoch: Epoch) -> Result<Option<u64>, Violation> {
         self.met(epoch, Event::Refused);
         self.answer_is_due(epoch, MessageName::Refused)?;
@@ -136,6 +138,7 @@ impl ActiveConn {
     /// # Errors
     /// For a transfer never started, a second `Done`, or one that an honest client cannot have sent: it
     /// needs our `Fin`, and sends its own first unless it refuses.
+    // PROTOCOL.md: P-DONE-3, P-DONE-4.
     pub fn on_done(&mut self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Done);
         if self.transfer.compare_epoch(epoch)? == Heard::Stale {
@@ -188,6 +191,7 @@ impl ActiveConn {
     ///
     /// # Errors
     /// The transfer goes on.
+    // PROTOCOL.md: P-DONE-2.
     pub fn finish(self) -> Result<IdleConn, Self> {
         let answered = self.answer != Answer::Awaiting;
         let done = self.done;

@@ -38,6 +38,7 @@ impl Challenge {
     ///
     /// # Errors
     /// The client cannot be let in, whatever it would prove.
+    // PROTOCOL.md: P-AUTH-3, P-AUTH-4, P-EVO-2.
     pub fn new(
         settings: &ServerSettings,
         loopback: bool,
@@ -61,6 +62,7 @@ impl Challenge {
     ///
     /// # Errors
     /// [`HandshakeRefusal::WrongToken`].
+    // PROTOCOL.md: P-AUTH-7.
     pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
         let transcript = self.transcript;
         let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);

@@ -75,6 +75,7 @@ impl Control {
     ///
     /// # Errors
     /// What no honest server sends.
+    // PROTOCOL.md: P-POOL-1, P-STATE-3.
     pub fn on_msg(&mut self, msg: ServerMsg) -> Result<Reaction, Violation> {
         match msg {
             ServerMsg::TunnelReady { tunnel, public } => Ok(Reaction::Ready(tunnel, public)),
@@ -105,6 +106,7 @@ impl Control {
     }
 
     /// Numbers a new conn: which event loop opens it, what it says, and what the server must answer.
+    // PROTOCOL.md: P-ID-2.
     pub fn open(&mut self) -> (usize, ConnHello, Proof) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;

@@ -165,6 +165,7 @@ impl Control {
         loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg))
     }
 
+    // PROTOCOL.md: P-TUN-5.
     fn register(
         &mut self,
         tunnel: TunnelId,
@@ -197,6 +198,7 @@ impl Control {
     }
 
     /// The listener answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
+    // PROTOCOL.md: P-TUN-1, P-TUN-2.
     #[must_use]
     pub fn on_bound(&mut self, tunnel: TunnelId, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
         let state = self.tunnels.get_mut(&tunnel)?;
@@ -239,6 +241,7 @@ impl Control {
     }
 
     /// The client could not open `count` conns: shares the bad news among the event loops that wait most.
+    // PROTOCOL.md: P-POOL-3.
     fn on_failed(&mut self, count: u32) -> Reaction {
         let mut left = count;
         let mut failed = Vec::new();
@@ -262,6 +265,7 @@ impl Control {
     ///
     /// # Errors
     /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
+    // PROTOCOL.md: P-PROXY-1.
     pub fn admit(&mut self, hello: &ConnHello) -> Result<Admission, HandshakeRefusal> {
         let proved = self.secret.hello_matches(hello);
         let proved = proved || planted(PlantedBug::AnyConnProof);

@@ -168,6 +168,7 @@ impl Tunnels {
     }
 
     /// The next tunnel to register now, noted as asked for.
+    // PROTOCOL.md: P-TUN-3.
     pub fn register(&mut self, now: Instant) -> Option<ClientMsg> {
         let due = |entry: &TunnelEntry| match entry.state {
             State::Idle => entry.locals.is_some(),
@@ -212,6 +213,7 @@ impl Tunnels {
     ///
     /// # Errors
     /// It was not asked for.
+    // PROTOCOL.md: P-TUN-4.
     pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<AfterRefusal, Violation> {
         let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
         if entry.spec.public_port == 0 && entry.last.take().is_some() {

@@ -99,6 +99,7 @@ impl LoopCore {
     }
 
     /// A message came about a transfer that is over, or a conn that is gone.
+    // PROTOCOL.md: P-VIOL-4.
     pub(crate) fn on_stale(&mut self, sys: &mut impl Log, conn: ConnId) {
         self.totals.stale += 1;
         sys.note(Note::Stale { conn });

@@ -290,6 +290,7 @@ impl<T, P> ServerLoop<T, P> {
         self.ask(cx, control);
     }
 
+    // PROTOCOL.md: P-END-2.
     fn close<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, code: AbortCode) {
         self.drop_waiting(cx, control, None, Dropped::Gone);
         let Some(shard) = self.controls.get_mut(&control) else {

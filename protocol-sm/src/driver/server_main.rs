@@ -401,6 +401,7 @@ where
 /// The end.
 impl<T, L> ServerMain<T, L> {
     /// The user asks to stop: no new visitors and sessions, transfers may finish for `drain_timeout`.
+    // PROTOCOL.md: P-STOP-3.
     fn stop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.stopping.is_some() {
             return;

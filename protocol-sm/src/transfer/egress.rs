@@ -24,6 +24,7 @@ impl Egress {
     ///
     /// # Panics
     /// At the second call (E2).
+    // PROTOCOL.md: P-FIN-1.
     #[must_use]
     pub fn on_source_eof(&mut self) -> u64 {
         assert!(!self.ended, "E2: the total is announced once");

@@ -26,6 +26,7 @@ impl Ingress {
     ///
     /// # Errors
     /// [`Violation::Repeated`] for a second one (I2), [`Violation::TotalTooSmall`] if more came already (I1).
+    // PROTOCOL.md: P-FIN-5.
     pub fn on_fin(&mut self, total: u64) -> Result<(), Violation> {
         if self.total.is_some() {
             return Err(Violation::Repeated);
@@ -78,6 +79,7 @@ impl Ingress {
 }
 
 impl Half for Ingress {
+    // PROTOCOL.md: P-FIN-4.
     fn budget(&self, room: usize) -> Budget {
         if planted(PlantedBug::IngressNotCapped) {
             return Budget { take: room, forward: self.count.held() };

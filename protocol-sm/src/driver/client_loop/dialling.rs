@@ -18,6 +18,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
+    // PROTOCOL.md: P-REF-1.
     pub(super) fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode) {
         let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
         else {
@@ -65,6 +66,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// A local_conn that is being dialled became ready.
+    // PROTOCOL.md: P-XFER-3.
     pub(super) fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
         let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
         let State::Active(active) = &mut conn.state else { return };

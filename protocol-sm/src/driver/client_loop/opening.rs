@@ -50,6 +50,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
+    // PROTOCOL.md: P-POOL-2.
     pub(super) fn open_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>) {
         cx.sys.note(Note::ConnFailed { conn, error });
         let serial = self.serial;
@@ -99,6 +100,7 @@ impl<T, P> ClientLoop<T, P> {
 }
 
 /// Reads and acts on what comes for as long as it is frames.
+// PROTOCOL.md: P-XFER-6.
 fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
 where
     S: Splice<Stream = T, Pipe = P>,
@@ -140,6 +142,7 @@ where
 }
 
 /// Reads the server's answer to the preface.
+// PROTOCOL.md: P-VIOL-3.
 fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
     let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
     match reader.next(Preface::ours(ConnKind::Proxy), rest) {
@@ -153,6 +156,7 @@ fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
     }
 }
 
+// PROTOCOL.md: P-PROXY-4.
 fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {

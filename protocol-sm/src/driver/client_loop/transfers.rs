@@ -16,6 +16,7 @@ use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
 
 impl<T, P> ClientLoop<T, P> {
+    // PROTOCOL.md: P-ABORT-2.
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: TransferMsg<ServerBody>) {
         let known = self.conns.get(&msg.conn).copied();
         let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
@@ -29,6 +30,7 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
+    // PROTOCOL.md: P-XFER-4, P-DONE-5.
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
         let State::Active(active) = &mut conn.state else { return Ok(()) };
@@ -76,6 +78,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Tells the server that a transfer is over here; the conn is idle again.
+    // PROTOCOL.md: P-DONE-1.
     fn finish<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &conn.state else { return };
@@ -103,6 +106,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// A conn goes no further: tells the server what it must know, and drops it.
+    // PROTOCOL.md: P-ABORT-1.
     pub(super) fn end<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let (serial, id) = (self.serial, conn.id);
@@ -123,6 +127,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Closes a conn, resets its local_conn, and forgets both.
+    // PROTOCOL.md: P-POOL-9, P-ABORT-3.
     pub(super) fn drop_conn<S: LoopSys<T, P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -181,6 +186,7 @@ fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pa
 }
 
 /// Hands a message about a transfer to its conn.
+// PROTOCOL.md: P-PROXY-7.
 fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violation> {
     match (state, msg.body) {
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin { total }) => conn.on_fin(msg.epoch, total),
@@ -191,6 +197,7 @@ fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violat
 }
 
 /// Takes a refused transfer's bytes off the conn. `Ok(true)`: more may be there.
+// PROTOCOL.md: P-REF-3.
 fn discard<T, S: Streams<Stream = T>>(
     cx: &mut Cx<'_, S>,
     port: &mut Endpoint<T>,

@@ -69,6 +69,7 @@ impl<T> ClientMain<T> {
         self.disconnect(cx, why);
     }
 
+    // PROTOCOL.md: P-PREF-6.
     pub(super) fn on_connecting<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(link) = self.slots.get_mut(token) else { return };
         match cx.sys.take_error(&link.port.stream) {
@@ -126,6 +127,7 @@ impl<T> ClientMain<T> {
         }
     }
 
+    // PROTOCOL.md: P-AUTH-8, P-AUTH-9, P-RES-5.
     pub(super) fn on_welcome<S: MainSys<T>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -192,6 +194,7 @@ impl<T> ClientMain<T> {
 
     /// There is no ctl_conn (any more): tries again after a pause, unless the refusal is final. The session, if
     /// there is one, goes on for its grace.
+    // PROTOCOL.md: P-RES-1.
     pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
             cx.sys.close(link.port.stream);

@@ -15,6 +15,7 @@ const READS: usize = 8;
 
 impl<T> ClientMain<T> {
     /// Reads, acts on and answers what came.
+    // PROTOCOL.md: P-CONN-4.
     pub(super) fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let Some(token) = self.stage.token() else { return };
         if let Stage::Connecting { .. } = self.stage {
@@ -50,6 +51,7 @@ impl<T> ClientMain<T> {
         }
     }
 
+    // PROTOCOL.md: P-REPL-3.
     fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         match why {
             Disconnect::Violation(violation) if self.is_up() => {
@@ -138,6 +140,7 @@ impl<T> ClientMain<T> {
         }
     }
 
+    // PROTOCOL.md: P-SESS-8.
     fn on_session_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
         let Some(control) = &mut self.control else { return Ok(()) };
         let session = &mut control.session;

@@ -10,6 +10,7 @@ use crate::notes::Disconnect;
 use crate::wire::{ClientMsg, Ctl, ServerMsg, ToServer};
 
 impl<T> ClientMain<T> {
+    // PROTOCOL.md: P-CONN-1, P-STOP-4.
     pub(super) fn on_server_msg<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, msg: ServerMsg) -> Result<(), Violation> {
         let Some(control) = &mut self.control else { return Ok(()) };
         match control.on_msg(msg)? {
@@ -32,6 +33,7 @@ impl<T> ClientMain<T> {
         Ok(())
     }
 
+    // PROTOCOL.md: P-VIOL-6.
     pub(super) fn on_loop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop) {
         let current = self.control.as_ref().map(|control| control.serial);
         match message {

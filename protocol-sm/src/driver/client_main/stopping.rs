@@ -26,6 +26,7 @@ pub(super) struct Stopping {
 
 impl<T> ClientMain<T> {
     /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.
+    // PROTOCOL.md: P-STOP-1.
     pub(super) fn stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.stopping.is_some() {
             return;

@@ -68,6 +68,7 @@ impl<P> Flow<P> {
     }
 
     /// Appends a frame. Only between transfers, or at their start: never behind payload.
+    // PROTOCOL.md: P-CONN-2.
     pub(crate) fn push_frame(&mut self, frame: &[u8]) {
         assert!(self.is_framing(), "no frame behind payload");
         self.bytes().extend_from_slice(frame);
@@ -141,6 +142,7 @@ impl<P> Flow<P> {
         }
     }
 
+    // PROTOCOL.md: P-XFER-5, P-XFER-7.
     fn turn<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,

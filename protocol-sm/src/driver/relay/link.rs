@@ -28,6 +28,7 @@ impl<T, P> Link<T, P> {
     ///
     /// # Errors
     /// The transfer must be aborted.
+    // PROTOCOL.md: P-FIN-2, P-FIN-7, P-ABORT-4.
     pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,

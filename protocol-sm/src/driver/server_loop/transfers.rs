@@ -156,6 +156,7 @@ impl<T, P> ServerLoop<T, P> {
         self.tell_if_drained(cx);
     }
 
+    // PROTOCOL.md: P-POOL-6, P-POOL-8, P-XFER-9.
     pub(super) fn on_conn_deadline<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
@@ -298,6 +299,7 @@ fn expects_frames(state: &State) -> bool {
     }
 }
 
+// PROTOCOL.md: P-POOL-7.
 fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<u64>, Violation> {
     match (frame, &mut conn.state) {
         (ProxyToServer::Pong, _) if conn.pinged => {

@@ -94,6 +94,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// A conn is idle, and was given to `visitor`, if any waits.
+    // PROTOCOL.md: P-XFER-2, P-XFER-8.
     pub(super) fn give<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>) {
         let Some(visitor) = visitor else {
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {

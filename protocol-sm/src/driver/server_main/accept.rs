@@ -153,6 +153,7 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
+    // PROTOCOL.md: P-PROXY-2.
     pub(super) fn drive_proxy<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
@@ -207,6 +208,7 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
+    // PROTOCOL.md: P-PROXY-6.
     fn admit(&mut self, hello: &ConnHello) -> Result<Admitted, HandshakeRefusal> {
         let control = self.sessions.find_id(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
         let entry = self.sessions.get_mut(control).ok_or(HandshakeRefusal::UnknownSession)?;
@@ -244,6 +246,7 @@ enum ProxyStop {
 }
 
 /// Reads up to a proxy_conn's hello.
+// PROTOCOL.md: P-PROXY-5.
 fn read_hello<T, S>(cx: &mut Cx<'_, S>, hand: &mut ProxyHand<T>) -> HelloRead
 where
     S: Streams<Stream = T>,

@@ -51,6 +51,7 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
+    // PROTOCOL.md: P-AUTH-10, P-VIOL-2.
     pub(super) fn on_bytes<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -95,6 +96,7 @@ impl<T, L> ServerMain<T, L> {
         Ok(())
     }
 
+    // PROTOCOL.md: P-AUTH-11, P-STATE-1.
     pub(super) fn on_frame<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -153,6 +155,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// Whether the source address of this connection has sent too many wrong proofs to try another now. A client that
     /// names a session which is there may: only it and the server know that, so no guesser passes for it.
+    // PROTOCOL.md: P-AUTH-13.
     fn must_wait(&self, now: Instant, token: Token, challenge: &Challenge) -> bool {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return false };
         let known = challenge.hello.resume.is_some_and(|resume| self.sessions.find_id(&resume.session).is_some());
@@ -160,6 +163,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A client has proved itself: resume, replace, probe, or begin a session.
+    // PROTOCOL.md: P-RES-2, P-REPL-1, P-REPL-2, P-REPL-5.
     pub(super) fn on_proved<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -213,6 +217,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A new session.
+    // PROTOCOL.md: P-ID-3.
     pub(super) fn begin<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -253,6 +258,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A session goes on over a new ctl_conn.
+    // PROTOCOL.md: P-RES-4.
     pub(super) fn resume<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -332,6 +338,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A connection on the ctl port goes no further.
+    // PROTOCOL.md: P-VIOL-1.
     pub(super) fn stop_ctl<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, stop: Stop) {
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
         let up = match conn.stage {
@@ -365,6 +372,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A session has lost its ctl_conn: it waits for a resume, unless a newcomer is there to replace it.
+    // PROTOCOL.md: P-RES-6.
     pub(super) fn detach<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, key: ControlKey) {
         if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
             self.timers.set(token, &mut conn.deadline, None);

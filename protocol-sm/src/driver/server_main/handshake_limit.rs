@@ -52,6 +52,7 @@ impl HandshakeLimit {
 
     /// Which connection must go before one from `source` may come, if any. `expected` tells how many the clients at a
     /// source were asked for.
+    // PROTOCOL.md: P-AUTH-12.
     pub(super) fn must_leave(
         &self,
         settings: &ServerSettings,

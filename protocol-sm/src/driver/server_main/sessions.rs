@@ -82,6 +82,7 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.tell(ToListener::Close { control, tunnel });
     }
 
+    // PROTOCOL.md: P-VIOL-5.
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
@@ -138,6 +139,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Ends a session: ports, conns and visitors go with it, and a newcomer that waited for that comes in.
+    // PROTOCOL.md: P-END-1, P-END-3, P-TUN-7.
     pub(super) fn end_session<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
