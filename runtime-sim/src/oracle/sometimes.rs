@@ -70,11 +70,12 @@ pub enum Sometimes {
     ReplayedConnRefused,
     SurplusClosed,
     IdlePinged,
+    TunnelClosedWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 63] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -137,6 +138,7 @@ impl Sometimes {
         Self::ReplayedConnRefused,
         Self::SurplusClosed,
         Self::IdlePinged,
+        Self::TunnelClosedWithTransfers,
     ];
 }
 
