@@ -33,13 +33,13 @@
 //! with a wrong token, with an overheard hello or in somebody else's name come in rings 3 and 4. `cproxy-sim` runs
 //! [`campaign`]s.
 //!
-//! # Planted faults
+//! # Planted bugs
 //!
 //! A checker that cannot fail checks nothing. `cargo test -p runtime-sim --test canaries -- --nocapture` plants each of
-//! these in the core, looks for it in all rings, and prints this table: the states that were searched and the length of the shortest
-//! path in ring 1, the first tape in ring 2, the first seed in rings 3 and 4 that shows it.
+//! these in the core, looks for it in all rings, and prints this table: the states that were searched and the length of
+//! the shortest path in ring 1, the first tape in ring 2, the first seed in rings 3 and 4 that shows it.
 //!
-//! | fault | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |
+//! | bug | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |
 //! |---|---|---|---|---|---|
 //! | NoDoneGate | 2 transfers: 385 states, 8 steps | 8 | 108 | 4 | Start only to a peer that is idle |
 //! | DoneNotKept | 2 transfers: 472 states, 8 steps | 1 | 0 | 0 | honest peers never cause a Violation |
