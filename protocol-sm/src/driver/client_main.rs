@@ -27,10 +27,10 @@ use crate::ids::TunnelId;
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
 use stage::Stage;
-use stopping::Stopping;
 
 /// How a client ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +71,16 @@ pub struct ClientMain<T> {
 trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> {}
 
 impl<T, S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
+
+/// A client that was asked to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Stopping {
+    until: Instant,
+    /// Event loops that have no transfer left.
+    drained: BTreeSet<usize>,
+    /// `Close` was sent.
+    leaving: bool,
+}
 
 impl<T> ClientMain<T> {
     /// A client of `server` (`HOST:PORT`) with `loop_count` event loops. The ids of `settings.tunnels` are 0, 1, 2, … in
