@@ -54,9 +54,9 @@ pub struct ScopeEntry {
     pub max_connections: Option<u32>,
     /// Visitors waiting at once.
     pub max_waiting: Option<u32>,
-    /// Who may visit,
+    /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
-    /// and who may not.
+    /// Networks that may not visit.
     pub deny_sources: Option<Vec<Network>>,
     /// Visitors per minute of a tunnel from one source address.
     pub max_connection_rate: Option<u32>,

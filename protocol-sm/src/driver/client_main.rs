@@ -54,7 +54,7 @@ pub struct ClientMain<T> {
     backoff: Backoff,
     control: Option<Control>,
     serial: u64,
-    /// When a session that has lost its ctl_conn is given up.
+    /// The time at which a session that has lost its ctl_conn is given up.
     grace: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
     server_at: Option<SocketAddr>,
@@ -109,7 +109,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    /// How it ended, once it has: the other threads may end once they have handled their messages.
+    /// How it ended, if it has ended. The other threads may then end, once they have handled their messages.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()

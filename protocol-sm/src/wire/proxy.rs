@@ -19,12 +19,12 @@ pub enum ProxyToServer {
     Pong,
     /// Answers `Start`: the LocalServer is connected, and its bytes follow.
     Started {
-        /// Of the `Start`.
+        /// The epoch of the `Start`.
         epoch: Epoch,
     },
     /// Answers `Start`: the LocalServer cannot be reached, and no bytes follow.
     Refused {
-        /// Of the `Start`.
+        /// The epoch of the `Start`.
         epoch: Epoch,
         /// Why.
         code: RefuseCode,

@@ -33,11 +33,11 @@ use std::time::Duration;
 pub struct Path {
     /// One way.
     pub latency: Duration,
-    /// At most this is added.
+    /// The most that is added to `latency`.
     pub jitter: Duration,
     /// Bytes per second and connection.
     pub rate: u64,
-    /// In ten thousand: a packet that is lost and comes a retransmission timeout later.
+    /// Packets of ten thousand that are lost and come a retransmission timeout later.
     pub loss: u64,
     /// Largest segment in bytes.
     pub segment: usize,
