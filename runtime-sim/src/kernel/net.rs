@@ -261,7 +261,8 @@ impl Kernel {
         listener.children.len() + listener.answering > listener.backlog
     }
 
-    /// Drops half-made connections whose peer is gone and could not say so. They would take up the accept queue for ever.
+    /// Drops half-made connections whose peer is gone and could not say so. They would stay in the accept queue for
+    /// ever.
     fn forget_half_made(&mut self, listener: SockId) {
         let lost = |sock: &Sock| {
             let gone = |peer: SockId| self.socks[peer.0].stage == Stage::Dead;
