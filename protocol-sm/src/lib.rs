@@ -35,10 +35,10 @@
 //! use protocol_sm::transfer::Half;
 //!
 //! let mut conn = IdleConn::default().start().expect("epochs are left");
-//! conn.egress.on_taken(5); // five bytes of the visitor were read,
-//! conn.egress.on_forwarded(5); // and written into the proxy_conn.
-//! assert_eq!(conn.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
-//! conn.on_started(conn.epoch()).expect("the client has answered this transfer");
+//! conn.transfer.egress.on_taken(5); // five bytes of the visitor were read,
+//! conn.transfer.egress.on_forwarded(5); // and written into the proxy_conn.
+//! assert_eq!(conn.transfer.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
+//! conn.on_started(conn.transfer.epoch()).expect("the client has answered this transfer");
 //! ```
 //!
 //! # The contract of a driver
