@@ -5,6 +5,7 @@
 //! and speak of Rust's types.
 
 mod client;
+mod keys;
 mod section;
 mod server;
 mod tls;
@@ -16,6 +17,7 @@ pub use tls::{Named, TlsEntry};
 use crate::logging::Logs;
 use crate::problem::Problem;
 use crate::token::{self, TokenSource};
+use keys::{ALLOW_SOURCES, TOKEN_FILES};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
 use section::Section;
@@ -101,23 +103,6 @@ pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) ->
     parse(&text, path)
 }
 
-/// Keys of both programs; [`common`] reads them.
-const COMMON_KEYS: [&str; 13] = [
-    "work_thread_nums",
-    "token",
-    "token_file",
-    "heartbeat_interval",
-    "heartbeat_timeout",
-    "handshake_timeout",
-    "session_grace",
-    "dial_timeout",
-    "half_open_timeout",
-    "reset_linger",
-    "drain_timeout",
-    "log_format",
-    "log_level",
-];
-
 fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     let mut common = Common::default();
     common.work_threads = top
@@ -190,13 +175,6 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
     }
     sources
 }
-
-/// The key that names several token files, in a server's file.
-const TOKEN_FILES: &str = "token_files";
-/// Who may visit.
-const ALLOW_SOURCES: &str = "allow_sources";
-/// Who may not.
-const DENY_SOURCES: &str = "deny_sources";
 
 /// Reads [`ALLOW_SOURCES`].
 fn allow_sources(section: &Section<'_>) -> Option<Vec<Network>> {

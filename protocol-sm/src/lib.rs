@@ -21,24 +21,24 @@
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
-//! | [`canary`], [`cells`] | for tests: bugs to plant, and which states have met which events |
+//! | [`canary`], [`cells`], [`sent`] | for tests: bugs to plant, which states have met which events, which messages were sent |
 //!
 //! # How to use it
 //!
 //! The machines below [`driver`] can be used alone: an event in, a decision out. Their methods are getters, or are named
 //! after what happened (`on_fin`, `on_dialed`), or after what the caller wants (`start`, `send`). What a peer does wrong
-//! is a [`codes::Violation`]; what crossed something on its way is [`conn::Heard::Stale`]; what the caller does wrong is a
-//! panic, in release builds too.
+//! is a [`codes::Violation`]; what crossed something on its way is [`transfer::Heard::Stale`]; what the caller does wrong
+//! is a panic, in release builds too.
 //!
 //! ```
 //! use protocol_sm::conn::server::IdleConn;
 //! use protocol_sm::transfer::Half;
 //!
 //! let mut conn = IdleConn::default().start().expect("epochs are left");
-//! conn.egress.on_taken(5); // five bytes of the visitor were read,
-//! conn.egress.on_forwarded(5); // and written into the proxy_conn.
-//! assert_eq!(conn.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
-//! conn.on_started(conn.epoch()).expect("the client has answered this transfer");
+//! conn.transfer.egress.on_taken(5); // five bytes of the visitor were read,
+//! conn.transfer.egress.on_forwarded(5); // and written into the proxy_conn.
+//! assert_eq!(conn.transfer.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
+//! conn.on_started(conn.transfer.epoch()).expect("the client has answered this transfer");
 //! ```
 //!
 //! # The contract of a driver
@@ -118,6 +118,7 @@ pub mod notes;
 pub mod pool;
 pub mod ports;
 pub mod rate;
+pub mod sent;
 pub mod session;
 pub mod settings;
 pub mod sources;

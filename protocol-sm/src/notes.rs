@@ -14,20 +14,20 @@ use core::time::Duration;
 pub enum Note {
     /// A transfer began.
     Started {
-        /// On this conn.
+        /// The conn.
         conn: ConnId,
-        /// Its number there.
+        /// The number of the transfer on its conn.
         epoch: Epoch,
-        /// Through this tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// For this visitor.
+        /// The visitor's address.
         visitor: SocketAddr,
     },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
-        /// On this conn.
+        /// The conn.
         conn: ConnId,
-        /// Its number there.
+        /// The number of the transfer on its conn.
         epoch: Epoch,
         /// Bytes into the proxy_conn.
         egress: u64,
@@ -36,115 +36,115 @@ pub enum Note {
     },
     /// A transfer was cut short.
     Aborted {
-        /// On this conn.
+        /// The conn.
         conn: ConnId,
-        /// Its number there.
+        /// The number of the transfer on its conn.
         epoch: Epoch,
-        /// Why.
+        /// The reason.
         code: AbortCode,
         /// Whether the peer said so first.
         by_peer: bool,
     },
     /// The client could not reach its LocalServer.
     Refused {
-        /// On this conn.
+        /// The conn.
         conn: ConnId,
-        /// Its number there.
+        /// The number of the transfer on its conn.
         epoch: Epoch,
-        /// Why.
+        /// The reason.
         code: RefuseCode,
-        /// Through this tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
     },
     /// A visitor was reset without a transfer.
     VisitorDropped {
-        /// Who.
+        /// The visitor's address.
         visitor: SocketAddr,
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Why.
+        /// The reason.
         why: Dropped,
     },
     /// A proxy_conn became idle for the first time.
     ConnUp {
-        /// Which.
+        /// The conn.
         conn: ConnId,
     },
     /// An idle proxy_conn is gone.
     ConnDown {
-        /// Which.
+        /// The conn.
         conn: ConnId,
     },
     /// A proxy_conn could not be opened.
     ConnFailed {
-        /// Which.
+        /// The conn.
         conn: ConnId,
         /// What the system said, if it was the system.
         error: Option<SysError>,
     },
     /// A message about something that is gone was ignored.
     Stale {
-        /// About this conn.
+        /// The conn.
         conn: ConnId,
     },
     /// A client's session began, or goes on over a new ctl_conn.
     SessionUp {
-        /// Who.
+        /// The client.
         client: ClientId,
-        /// From where.
+        /// The address that the connection comes from.
         from: SocketAddr,
         /// Whether it goes on.
         resumed: bool,
     },
     /// A session lost its ctl_conn and waits for a resume.
     SessionDetached {
-        /// Whose.
+        /// The client.
         client: ClientId,
     },
     /// A session ended.
     SessionOver {
-        /// Whose.
+        /// The client.
         client: ClientId,
-        /// Why.
+        /// The reason.
         code: CloseCode,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {
-        /// Whose.
+        /// The client.
         client: ClientId,
-        /// Which.
+        /// The tunnel.
         tunnel: TunnelId,
         /// Its name.
         name: String,
-        /// Where, or why not.
+        /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },
     /// On the client: a tunnel is reachable at this address.
     Forwarding {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Where.
+        /// The public address.
         public: SocketAddr,
     },
     /// On the client: a tunnel was not opened; the client will try again.
     NotForwarding {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Why.
+        /// The reason.
         code: TunnelRefusal,
     },
     /// A connection was turned away in its handshake.
     HandshakeRefused {
-        /// From where.
+        /// The address that the connection comes from.
         from: SocketAddr,
-        /// Why.
+        /// The reason.
         refusal: HandshakeRefusal,
     },
     /// A connection was closed, without an answer, before its handshake was complete.
     HandshakeDropped {
-        /// From where.
+        /// The address that the connection comes from.
         from: SocketAddr,
-        /// Why.
+        /// The reason.
         why: HandshakeEnd,
     },
     /// The client could not reach the server, or lost it, and tries again after a pause.
@@ -158,7 +158,7 @@ pub enum Note {
     Violation {
         /// On this conn, if it was on one.
         conn: Option<ConnId>,
-        /// How.
+        /// What it did.
         violation: Violation,
     },
 }

@@ -16,9 +16,9 @@ pub struct Rates {
     every: Duration,
     /// What a full bucket holds.
     burst: Duration,
-    /// When each bucket that is not full will be,
+    /// The time at which each bucket will be full again. A full one has no entry.
     full_at: BTreeMap<Source, Instant>,
-    /// and the same by time.
+    /// The same buckets, ordered by that time.
     by_time: BTreeSet<(Instant, Source)>,
 }
 
@@ -46,14 +46,14 @@ impl Rates {
         Self::new(Duration::from_secs(60) / count, count)
     }
 
-    /// Whether `source` may once more.
+    /// Whether one more event of `source` is allowed.
     #[must_use]
     pub fn may(&self, now: Instant, source: Source) -> bool {
         let missing = self.full_at.get(&source).map_or(Duration::ZERO, |at| at.since(now));
         missing + self.every <= self.burst
     }
 
-    /// Counts an event of `source`, if it may.
+    /// Counts an event of `source` if it is allowed, and returns whether it is.
     #[must_use]
     pub fn take(&mut self, now: Instant, source: Source) -> bool {
         if !self.may(now, source) {

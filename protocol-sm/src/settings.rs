@@ -160,7 +160,8 @@ pub struct ServerSettings {
     /// Connections that have not finished their handshake, at once; the oldest of the source address that has most
     /// makes room (default 1024).
     pub max_handshakes: u32,
-    /// The same of one source address; its oldest makes room (default 512).
+    /// Connections of one source address that have not finished their handshake, at once; its oldest makes room
+    /// (default 512).
     pub max_handshakes_per_source: u32,
     /// Sessions at once (default 4096).
     pub max_sessions: u32,

@@ -58,9 +58,9 @@ pub struct Settings {
     pub ring: Ring,
     /// The first seed.
     pub first: u64,
-    /// How many.
+    /// The number of seeds.
     pub count: u64,
-    /// At once.
+    /// Seeds that run at once, each in a thread.
     pub jobs: usize,
     /// Stop after this long.
     pub limit: Option<Duration>,
@@ -75,7 +75,7 @@ pub struct Total {
     pub ring: Ring,
     /// Seeds that were run.
     pub seeds: u64,
-    /// Of how many.
+    /// Seeds that are to be run.
     pub of: u64,
     /// Simulated time in all.
     pub simulated: Duration,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Overheard {
     hellos: Vec<ClientHello>,
     proofs: Vec<Proof>,
-    /// Of conns that were not admitted yet: whoever says such a hello first is admitted.
+    /// Hellos of conns that were not admitted yet. Whoever says such a hello first is admitted.
     pending: BTreeMap<usize, ConnHello>,
     admitted: Vec<ConnHello>,
 }
@@ -65,19 +65,19 @@ fn only<M: Message>(mut bytes: &[u8]) -> Option<M> {
 /// What he tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ruse {
-    /// As a known client, perhaps in its session, with a token of his own.
+    /// He comes as a known client, perhaps in its session, with a token of his own.
     WrongToken,
-    /// The same, without one.
+    /// He comes as a known client without a token.
     NoToken,
-    /// With the proof from another handshake.
+    /// He comes as a known client with the proof from another handshake.
     OldProof,
-    /// A conn's hello, once more.
+    /// He says a conn's hello once more.
     OldHello,
-    /// A conn's hello with another number.
+    /// He says a conn's hello with another number.
     OtherNumber,
-    /// A conn's hello in the name of another session.
+    /// He says a conn's hello in the name of another session.
     OtherSession,
-    /// Nothing behind the preface.
+    /// He says nothing behind the preface.
     Silence,
 }
 

@@ -1,5 +1,5 @@
-//! Planted faults: each must be found by every ring that can see it. This test has a process of its own, because a
-//! fault is planted in the whole process. With `--nocapture` it prints the table that the crate's docs show.
+//! Planted bugs: each must be found by every ring that can see it. This test has a process of its own, because a
+//! bug is planted in the whole process. With `--nocapture` it prints the table that the crate's docs show.
 
 #![cfg(debug_assertions)]
 
@@ -27,7 +27,7 @@ impl Place {
     }
 }
 
-/// Where the search looks for a fault, smallest first.
+/// Where the search looks for a bug, smallest first.
 fn haunts() -> Vec<(&'static str, Place)> {
     let narrow = Window { segments: 1, ..Window::WIDE };
     vec![
@@ -70,7 +70,7 @@ fn tape(number: u64) -> Vec<u16> {
     (0..length).map(|_| next()).collect()
 }
 
-/// Tapes of ring 2, and seeds of rings 3 and 4, until a fault must have been found.
+/// Tapes of ring 2, and seeds of rings 3 and 4, until a bug must have been found.
 const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 400;
 const SWARM_SEEDS: u64 = 150;
@@ -85,7 +85,7 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 
-/// Where a fault was found, after how much, and what showed it.
+/// Where a bug was found, after how much, and what showed it.
 type Found = Option<(String, String)>;
 
 fn explore() -> Found {
@@ -115,18 +115,18 @@ fn swarm(seed: u64) -> Option<Breach> {
     run_seed(seed, Options::default()).run.breach
 }
 
-/// Without a fault the same searches and tapes find nothing: rings 3 and 4 have tests of their own for that.
+/// Without a bug the same searches and tapes find nothing: rings 3 and 4 have tests of their own for that.
 #[test]
-fn every_planted_fault_is_found() {
+fn every_planted_bug_is_found() {
     plant(None);
     assert_eq!(explore(), None, "nothing is planted");
     assert_eq!(play(), None, "nothing is planted");
-    println!("| fault | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |");
+    println!("| bug | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |");
     println!("|---|---|---|---|---|---|");
     let mut missed = Vec::new();
-    for fault in PlantedBug::ALL {
-        plant(Some(fault));
-        let (in_small, in_large) = (!HIDDEN_FROM_SMALL.contains(&fault), !HIDDEN_FROM_LARGE.contains(&fault));
+    for bug in PlantedBug::ALL {
+        plant(Some(bug));
+        let (in_small, in_large) = (!HIDDEN_FROM_SMALL.contains(&bug), !HIDDEN_FROM_LARGE.contains(&bug));
         let found = std::thread::scope(|scope| {
             let small = scope.spawn(|| if in_small { (explore(), play()) } else { (None, None) });
             let large =
@@ -137,10 +137,10 @@ fn every_planted_fault_is_found() {
         let place = |found: &Found| found.as_ref().map_or("-".to_owned(), |(place, _)| place.clone());
         let what = found.iter().flatten().next().map_or("-", |(_, what)| what.as_str());
         let what: String = what.lines().next().unwrap_or("-").chars().take(110).collect();
-        println!("| {fault:?} | {} | {what} |", found.each_ref().map(place).join(" | "));
+        println!("| {bug:?} | {} | {what} |", found.each_ref().map(place).join(" | "));
         let [ring1, ring2, ring3, ring4] = found.each_ref().map(Option::is_some);
         if in_small && !(ring1 || ring2) || in_large && !(ring3 && ring4) {
-            missed.push(fault);
+            missed.push(bug);
         }
     }
     plant(None);

@@ -1,10 +1,8 @@
 //! The file of `cproxy-client`.
 
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE};
 use super::section::{Order, Section};
-use super::{
-    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TlsEntry, allow_sources, check_name, common,
-    networks, server, tls,
-};
+use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls};
 use crate::address::HostPort;
 use protocol_sm::settings::{Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
@@ -56,11 +54,8 @@ impl Default for ClientFile {
     }
 }
 
-/// Keys of the top level, besides [`COMMON_KEYS`].
-pub(super) const KEYS: [&str; 6] =
-    ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 const TUNNEL_KEYS: [&str; 7] =
-    ["name", "local", "public_port", ALLOW_SOURCES, DENY_SOURCES, "max_connections", "max_connection_rate"];
+    ["name", "local", "public_port", ALLOW_SOURCES, DENY_SOURCES, "max_connections", MAX_CONNECTION_RATE];
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -71,7 +66,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     let top = Section::top(
         text,
         origin,
-        COMMON_KEYS.into_iter().chain(KEYS).chain(tls::KEYS).chain(tls::CLIENT_KEYS).collect(),
+        keys::COMMON.into_iter().chain(keys::CLIENT).chain(tls::KEYS).chain(tls::CLIENT_KEYS).collect(),
     )?;
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
@@ -93,7 +88,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         if TUNNEL_KEYS.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
-            let there = server::KEYS.contains(&key) || tls::SERVER_KEYS.contains(&key);
+            let there = keys::SERVER.contains(&key) || tls::SERVER_KEYS.contains(&key);
             there.then_some("in a file for cproxy-server")
         }
     });
@@ -102,7 +97,10 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
 
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let top_level = |key: &str| {
-        COMMON_KEYS.contains(&key) || KEYS.contains(&key) || tls::KEYS.contains(&key) || tls::CLIENT_KEYS.contains(&key)
+        keys::COMMON.contains(&key)
+            || keys::CLIENT.contains(&key)
+            || tls::KEYS.contains(&key)
+            || tls::CLIENT_KEYS.contains(&key)
     };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
     let local = section.parsed("local");
@@ -150,7 +148,7 @@ fn limits(section: &Section<'_>) -> TunnelLimits {
     TunnelLimits {
         sources,
         max_connections: section.count("max_connections", 1).unwrap_or(0),
-        max_connection_rate: section.count("max_connection_rate", 1).unwrap_or(0),
+        max_connection_rate: section.count(MAX_CONNECTION_RATE, 1).unwrap_or(0),
     }
 }
 
@@ -196,7 +194,7 @@ mod tests {
             name = "web"
             local = "[::1]:8000"
         "#;
-        for key in KEYS.iter().chain(&TUNNEL_KEYS) {
+        for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
             assert!(text.contains(key), "`{key}` is not in this test's file");
         }
         let file = parse(text).unwrap();

@@ -1,10 +1,8 @@
 //! The file of `cproxy-server`.
 
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE, TOKEN_FILES};
 use super::section::Section;
-use super::{
-    ALLOW_SOURCES, COMMON_KEYS, Common, ConfigError, DENY_SOURCES, TOKEN_FILES, TlsEntry, allow_sources, check_name,
-    client, common, networks, tls, tokens,
-};
+use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls, tokens};
 use crate::address::bind_addr;
 use crate::token::TokenSource;
 use protocol_sm::ports::PortSet;
@@ -56,9 +54,9 @@ pub struct ScopeEntry {
     pub max_connections: Option<u32>,
     /// Visitors waiting at once.
     pub max_waiting: Option<u32>,
-    /// Who may visit,
+    /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
-    /// and who may not.
+    /// Networks that may not visit.
     pub deny_sources: Option<Vec<Network>>,
     /// Visitors per minute of a tunnel from one source address.
     pub max_connection_rate: Option<u32>,
@@ -96,32 +94,6 @@ impl Default for ServerFile {
     }
 }
 
-/// How often one source address may visit.
-const MAX_CONNECTION_RATE: &str = "max_connection_rate";
-
-/// Keys of the top level, besides [`COMMON_KEYS`].
-pub(super) const KEYS: [&str; 20] = [
-    "bind_addr",
-    "ctl_port",
-    "proxy_port",
-    "allow_ports",
-    "max_tunnels",
-    "max_connections",
-    "max_waiting",
-    "idle_conns",
-    "max_handshakes",
-    "max_handshakes_per_source",
-    "max_sessions",
-    TOKEN_FILES,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    MAX_CONNECTION_RATE,
-    "wait_timeout",
-    "idle_ping_interval",
-    "idle_ping_timeout",
-    "idle_conn_lifetime",
-    "clients",
-];
 const CLIENT_KEYS: [&str; 11] = [
     "name",
     "token",
@@ -145,7 +117,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let top = Section::top(
         text,
         origin,
-        COMMON_KEYS.into_iter().chain(KEYS).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
+        keys::COMMON.into_iter().chain(keys::SERVER).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
     )?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
@@ -169,7 +141,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         client_entry(&section, &mut file);
     }
     top.reject_unknown(|key| {
-        if client::KEYS.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
+        if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
             Some("in a file for cproxy-client")
         } else {
             CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section")
@@ -180,7 +152,10 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
     let top_level = |key: &str| {
-        COMMON_KEYS.contains(&key) || KEYS.contains(&key) || tls::KEYS.contains(&key) || tls::SERVER_KEYS.contains(&key)
+        keys::COMMON.contains(&key)
+            || keys::SERVER.contains(&key)
+            || tls::KEYS.contains(&key)
+            || tls::SERVER_KEYS.contains(&key)
     };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let scope = scope(section);
@@ -316,7 +291,7 @@ mod tests {
             name = "home"
             token = "another secret"
         "#;
-        for key in COMMON_KEYS.iter().chain(&KEYS).chain(&CLIENT_KEYS) {
+        for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
             assert!(text.contains(key), "`{key}` is not in this test's file");
         }
         let file = parse(text).unwrap();

@@ -41,7 +41,7 @@ pub struct Control {
     pub id: SessionId,
     /// Who the client says it is.
     pub client: ClientId,
-    /// With which credential it came.
+    /// The credential that its client proved.
     pub credential: Option<usize>,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
@@ -241,7 +241,8 @@ impl Control {
         self.asked.iter().map(|&asked| asked as usize).sum()
     }
 
-    /// The client could not open `count` conns: shares the bad news among the event loops that wait most.
+    /// The client could not open `count` conns. They are subtracted from what the event loops asked for, beginning with
+    /// the loop that asked for most.
     // PROTOCOL.md: P-POOL-3.
     fn on_failed(&mut self, count: u32) -> Reaction {
         let mut left = count;
@@ -283,18 +284,22 @@ impl Control {
         if self.conns.len() >= may as usize && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
-        let twin = loop_of(hello.conn, self.asked.len());
-        let waits = if self.asked[twin] > 0 { Some(twin) } else { self.neediest().map(|(loop_index, _)| loop_index) };
+        let same_index = loop_of(hello.conn, self.asked.len());
+        let waits = if self.asked[same_index] > 0 {
+            Some(same_index)
+        } else {
+            self.neediest().map(|(loop_index, _)| loop_index)
+        };
         if let Some(loop_index) = waits {
             self.asked[loop_index] -= 1;
         }
-        let (loop_index, asked) = (waits.unwrap_or(twin), waits.is_some());
+        let (loop_index, asked) = (waits.unwrap_or(same_index), waits.is_some());
         self.conns.insert(hello.conn, narrow(loop_index));
         Ok(Admission { proof: self.secret.accept(self.id, hello.conn), loop_index, asked })
     }
 
-    /// A conn was admitted, and lost before its event loop had it: the client will say that it failed, or has said
-    /// so before, and then nobody waits for this one any more (K3).
+    /// A conn was admitted, and lost before its event loop had it. If a loop had asked for it, it counts as asked for
+    /// again until the client says that it failed (K3).
     pub fn on_conn_lost(&mut self, conn: ConnId, admission: &Admission) {
         self.conns.remove(&conn);
         self.asked[admission.loop_index] += u32::from(admission.asked);
@@ -396,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn k2_a_conn_goes_to_a_loop_that_waits_its_twin_if_it_does_and_once() {
+    fn k2_a_conn_goes_to_a_loop_that_waits_its_same_index_if_it_does_and_once() {
         let mut control = control("6000", 3);
         let _ = control.on_ask(0, 1);
         let _ = control.on_ask(1, 1);
@@ -404,9 +409,9 @@ mod tests {
         let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
         let mut loop_of =
             |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.loop_index, admission.asked));
-        assert_eq!(loop_of(2), Ok((1, true)), "its twin waits");
+        assert_eq!(loop_of(2), Ok((1, true)), "its same_index waits");
         assert_eq!(loop_of(1), Ok((0, true)));
-        assert_eq!(loop_of(5), Ok((2, true)), "its twin has all that it asked for");
+        assert_eq!(loop_of(5), Ok((2, true)), "its same_index has all that it asked for");
         assert_eq!(loop_of(4), Ok((2, true)));
         assert_eq!(loop_of(6), Ok((2, false)), "nobody waits");
         assert_eq!(loop_of(2), Err(HandshakeRefusal::ReplayedConn));

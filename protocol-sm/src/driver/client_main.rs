@@ -27,10 +27,10 @@ use crate::ids::TunnelId;
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
 use stage::Stage;
-use stopping::Stopping;
 
 /// How a client ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +54,7 @@ pub struct ClientMain<T> {
     backoff: Backoff,
     control: Option<Control>,
     serial: u64,
-    /// When a session that has lost its ctl_conn is given up.
+    /// The time at which a session that has lost its ctl_conn is given up.
     grace: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
     server_at: Option<SocketAddr>,
@@ -71,6 +71,16 @@ pub struct ClientMain<T> {
 trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> {}
 
 impl<T, S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
+
+/// A client that was asked to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Stopping {
+    until: Instant,
+    /// Event loops that have no transfer left.
+    drained: BTreeSet<usize>,
+    /// `Close` was sent.
+    leaving: bool,
+}
 
 impl<T> ClientMain<T> {
     /// A client of `server` (`HOST:PORT`) with `loop_count` event loops. The ids of `settings.tunnels` are 0, 1, 2, … in
@@ -99,7 +109,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    /// How it ended, once it has: the other threads may end once they have handled their messages.
+    /// How it ended, if it has ended. The other threads may then end, once they have handled their messages.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()

@@ -178,7 +178,8 @@ where
                 {
                     cx.sys.unlisten(port.listener);
                 }
-                // Behind the last visitor that was dealt out, and not beside it: it must not be left waiting.
+                // Told by the way that visitors take, so that it arrives after the last of them, which would be left
+                // waiting otherwise.
                 for loop_index in 0..self.loads.len() {
                     cx.sys.tell(ToLoop {
                         loop_index,

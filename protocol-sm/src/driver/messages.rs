@@ -16,22 +16,22 @@ use core::net::{IpAddr, SocketAddr};
 pub enum ToServerLoop<T> {
     /// A client has a session: keep conns ready and take its visitors.
     Open {
-        /// Which.
+        /// The session, by the server's key.
         control: ControlKey,
         /// This loop's share of its limits.
         limits: Limits,
     },
-    /// The session is over: reset and close everything of it, but for the transfers that the client is through
-    /// with ([`AbortCode::Stopping`]: those too).
+    /// The session is over: everything of it is reset and closed. A transfer that the client is done with may still
+    /// finish, unless the code is [`AbortCode::Stopping`].
     Close {
-        /// Which.
+        /// The session, by the server's key.
         control: ControlKey,
         /// What to say of its transfers.
         code: AbortCode,
     },
     /// A proxy_conn has finished its handshake.
     Conn {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
         /// Its number.
         conn: ConnId,
@@ -42,23 +42,23 @@ pub enum ToServerLoop<T> {
     Visitor(Arrival<T>),
     /// The client says something about a transfer.
     Transfer {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
         /// The message.
         msg: TransferMsg<ClientBody>,
     },
     /// Conns that this loop asked for will not come.
     ConnFailed {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// How many.
+        /// The number of conns.
         count: u32,
     },
     /// A tunnel was closed: its waiting visitors are reset, its transfers go on. `None`: all of them.
     CloseTunnel {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// Which.
+        /// The tunnel.
         tunnel: Option<TunnelId>,
     },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
@@ -70,13 +70,13 @@ pub enum ToServerLoop<T> {
 /// A visitor on its way to an event loop. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Arrival<T> {
-    /// Whose.
+    /// The session, by the server's key.
     pub control: ControlKey,
-    /// At which tunnel.
+    /// The tunnel.
     pub tunnel: TunnelId,
     /// Its socket; not watched yet.
     pub stream: T,
-    /// Where it comes from.
+    /// The address that the connection comes from.
     pub from: SocketAddr,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
@@ -106,14 +106,14 @@ pub(crate) fn share(total: u32, loop_index: u32, loop_count: u32) -> u32 {
 /// From an event loop of the server to its main thread. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FromServerLoop<T> {
-    /// For the client: a `Fin` or an `Abort`.
+    /// A `Fin` or an `Abort` that is to be sent to the client.
     Message {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
         /// The message.
         msg: ServerMsg,
     },
-    /// A visitor that was dealt to this loop is gone.
+    /// A visitor that the listener gave to this loop is gone.
     Left {
         /// The loop's index.
         loop_index: usize,
@@ -127,25 +127,25 @@ pub enum FromServerLoop<T> {
     },
     /// This loop wants more proxy_conns.
     Ask {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
         /// The loop's index.
         loop_index: usize,
-        /// How many.
+        /// The number of conns.
         count: u32,
     },
     /// A conn is closed, and its number will not be used again.
     ConnGone {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// Which.
+        /// The conn.
         conn: ConnId,
     },
     /// The client broke the protocol: end its session.
     Violation {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// How.
+        /// What it did.
         violation: Violation,
     },
     /// No transfer is left on this loop, after [`ToServerLoop::Drain`].
@@ -160,24 +160,24 @@ pub enum FromServerLoop<T> {
 pub enum ToClientLoop {
     /// A new session began, under this serial number: what belongs to the last one is reset and closed.
     Session {
-        /// The session.
+        /// The session, by the client's serial number.
         serial: u64,
     },
     /// Where a tunnel's LocalServer is: addresses to try in this order.
     Tunnel {
-        /// Which.
+        /// The tunnel.
         tunnel: TunnelId,
         /// Its addresses.
         locals: Vec<SocketAddr>,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {
-        /// Which.
+        /// The tunnel.
         tunnel: TunnelId,
     },
     /// Open a proxy_conn.
     Open {
-        /// Where to.
+        /// The server's address.
         to: SocketAddr,
         /// What to say.
         hello: ConnHello,
@@ -198,32 +198,32 @@ pub enum ToClientLoop {
 /// From an event loop of the client to its main thread. `serial` is the session that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FromClientLoop {
-    /// For the server: a `Fin`, `Done`, `Abort` or `ConnFailed`.
+    /// A `Fin`, `Done`, `Abort` or `ConnFailed` that is to be sent to the server.
     Message {
-        /// The session.
+        /// The session, by the client's serial number.
         serial: u64,
         /// The message.
         msg: ClientMsg,
     },
     /// A proxy_conn is closed, or was never opened.
     ConnGone {
-        /// The session.
+        /// The session, by the client's serial number.
         serial: u64,
-        /// Which.
+        /// The conn.
         conn: ConnId,
     },
     /// A LocalServer could not be reached: perhaps its name has another address by now.
     LocalFailed {
-        /// Which tunnel's.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Why.
+        /// The reason.
         code: RefuseCode,
     },
     /// The server broke the protocol: end the session.
     Violation {
-        /// The session.
+        /// The session, by the client's serial number.
         serial: u64,
-        /// How.
+        /// What it did.
         violation: Violation,
     },
     /// No transfer is left on this loop, after [`ToClientLoop::Drain`].
@@ -238,18 +238,18 @@ pub enum FromClientLoop {
 pub enum ToListener {
     /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`].
     Bind {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// For which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// On which address.
+        /// The address to listen on.
         ip: IpAddr,
         /// Ports to try in this order; 0 is any free one.
         ports: Vec<u16>,
         /// Who may visit.
         gate: Box<Gate>,
     },
-    /// A visitor that was dealt out is gone, or was passed on to another loop.
+    /// A visitor that was given to a loop is gone, or was passed on to another loop.
     Moved {
         /// The loop that had it.
         from: usize,
@@ -258,9 +258,9 @@ pub enum ToListener {
     },
     /// Close a public port.
     Close {
-        /// Whose.
+        /// The session, by the server's key.
         control: ControlKey,
-        /// Of which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
     },
 }
@@ -268,11 +268,11 @@ pub enum ToListener {
 /// From the server's listener to its main driver: the answer to [`ToListener::Bind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FromListener {
-    /// Whose.
+    /// The session, by the server's key.
     pub control: ControlKey,
-    /// For which tunnel.
+    /// The tunnel.
     pub tunnel: TunnelId,
-    /// Where it listens, or why not.
+    /// The public address, or why there is none.
     pub bound: Result<SocketAddr, SysError>,
 }
 
@@ -294,14 +294,14 @@ pub enum ToClientMain {
     Loop(FromClientLoop),
     /// A name was looked up; no addresses if that failed.
     Resolved {
-        /// What for.
+        /// What was looked up.
         tag: Lookup,
         /// Its addresses, best first.
         addresses: Vec<SocketAddr>,
     },
     /// The user closes a tunnel: no new visitors, transfers go on. An id that is no tunnel's is ignored.
     CloseTunnel {
-        /// Which.
+        /// The tunnel.
         tunnel: TunnelId,
     },
     /// The user asks to stop.

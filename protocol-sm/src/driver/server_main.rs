@@ -1,7 +1,7 @@
 //! The server's main thread: the ctl and proxy ports, handshakes, and every client's session.
 //!
-//! A connection is nobody's until its handshake is through; until then it costs one slot, a fixed number of
-//! bytes and a deadline, and where there are too many, the oldest of the source address that has most makes room.
+//! A connection belongs to no session until its handshake is finished. Until then it costs one slot, a fixed number of
+//! bytes and a deadline. Where there are too many, the oldest one of the source address that has most is closed.
 //!
 //! ```text
 //! ctl port    Preface ──▶ Hello ──▶ Proof ──┬─────────────────────────────────────▶ Up
@@ -63,9 +63,9 @@ use session_table::SessionTable;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that seems connected may take to show that it is, when another with its identity comes.
 const PROBE: Duration = Duration::from_secs(2);
-/// Wrong proofs that one source address may send at once,
+/// Wrong proofs that one source address may send at once.
 const FAILURES: u32 = 10;
-/// and how long each further one takes.
+/// After those, one source address may send one more wrong proof per interval.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(3);
 /// Reads from one ctl_conn before others get their turn.
 const READS: usize = 8;
@@ -81,8 +81,8 @@ pub struct ServerMain<T, L> {
     sessions: SessionTable,
     /// Connections, by the deadline of their handshake or the next heartbeat.
     timers: Timers,
-    /// Connections whose handshake is not through, by source, but for those that have proved themselves and wait for
-    /// their welcome.
+    /// Connections whose handshake is not finished, by source address. One that has proved its token and waits for its
+    /// `Welcome` is not among them.
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     failures: Rates,
@@ -96,9 +96,9 @@ pub struct ServerMain<T, L> {
 /// Connections on the ctl and the proxy port that got no further than their handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TurnedAway {
-    /// With a word: a wrong token, for example.
+    /// Refused with a message that names the reason, for example a wrong token.
     pub refused: u64,
-    /// Without: too slow, or too many of them.
+    /// Closed without a message: too slow, or too many of them.
     pub dropped: u64,
 }
 
@@ -173,9 +173,9 @@ struct ProxyHand<T> {
 
 /// Why a connection on the ctl port goes no further.
 enum Stop {
-    /// The connection is lost or was never ours: no word.
+    /// The connection is lost, or does not speak our protocol: nothing is sent.
     Lost,
-    /// Its handshake is refused, with a word.
+    /// Its handshake is refused with a message that names the reason.
     Refused(HandshakeRefusal),
     /// Its session is over.
     Session(CloseCode),
@@ -255,7 +255,7 @@ impl<T, L> ServerMain<T, L> {
         Ok((ctl, proxy))
     }
 
-    /// Whether a requested stop is complete: the other threads may end once they have handled their messages.
+    /// Whether a requested stop is complete. The other threads may then end, once they have handled their messages.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.stopping.as_ref().is_some_and(|stopping| stopping.over)
@@ -279,7 +279,7 @@ impl<T, L> ServerMain<T, L> {
         self.slots.len()
     }
 
-    /// A connection's handshake is through, one way or the other.
+    /// A connection's handshake has succeeded or failed.
     fn leave_handshake_limit(&mut self, from: SocketAddr, token: Token) {
         self.handshake_limit.remove(Source::of(from.ip()), token);
     }
@@ -398,7 +398,7 @@ where
     }
 }
 
-/// The end.
+/// How the server stops.
 impl<T, L> ServerMain<T, L> {
     /// The user asks to stop: no new visitors and sessions, transfers may finish for `drain_timeout`.
     // PROTOCOL.md: P-STOP-3.

@@ -18,7 +18,7 @@ impl Token {
         }
     }
 
-    /// For a system that knows sockets by 64 bits.
+    /// The token as 64 bits, for a system that knows sockets by such a number.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0.get()

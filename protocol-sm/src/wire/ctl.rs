@@ -4,6 +4,7 @@
 use super::frame::Message;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
 use crate::transfer::How;
 use alloc::string::String;
@@ -57,10 +58,34 @@ pub type ToClient = Ctl<ServerHandshake, ServerMsg>;
 
 impl Message for ToServer {
     const MAX: usize = 512;
+
+    fn label(&self) -> Label {
+        let code = match self {
+            Self::Close { code } => Some(Code::Close(*code)),
+            Self::Numbered { msg: ClientMsg::Abort { code, .. }, .. } => Some(Code::Abort(*code)),
+            Self::Handshake(_) | Self::Numbered { .. } | Self::Ping { .. } | Self::Pong { .. } | Self::Ack { .. } => {
+                None
+            }
+        };
+        Label { channel: Channel::ToServer, name: self.name(), code }
+    }
 }
 
 impl Message for ToClient {
     const MAX: usize = 512;
+
+    fn label(&self) -> Label {
+        let code = match self {
+            Self::Close { code } => Some(Code::Close(*code)),
+            Self::Handshake(ServerHandshake::Refused(code)) => Some(Code::Handshake(*code)),
+            Self::Numbered { msg: ServerMsg::Abort { code, .. }, .. } => Some(Code::Abort(*code)),
+            Self::Numbered { msg: ServerMsg::TunnelRefused { code, .. }, .. } => Some(Code::Tunnel(*code)),
+            Self::Handshake(_) | Self::Numbered { .. } | Self::Ping { .. } | Self::Pong { .. } | Self::Ack { .. } => {
+                None
+            }
+        };
+        Label { channel: Channel::ToClient, name: self.name(), code }
+    }
 }
 
 /// A client's half of the handshake.

@@ -3,6 +3,7 @@
 //! Decoding is incremental and takes from the input only the bytes of whole frames it returns, plus a
 //! partial one that it keeps: what follows a `Start` in the same read stays with the caller, as payload.
 
+use crate::sent::{Label, sent};
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use postcard::experimental::serialized_size;
@@ -17,6 +18,9 @@ pub trait Message: Serialize + DeserializeOwned {
     /// The longest encoding, in bytes, without the frame's header. Longer frames are refused unread.
     const MAX: usize;
 
+    /// What it is, without its fields.
+    fn label(&self) -> Label;
+
     /// Encodes `self` as one frame at the start of `out` and returns the frame's length.
     ///
     /// # Panics
@@ -24,6 +28,7 @@ pub trait Message: Serialize + DeserializeOwned {
     // PROTOCOL.md: P-FRAME-1, P-ENC-1.
     fn encode(&self, out: &mut [u8]) -> usize {
         assert!(out.len() >= FRAME_HEADER + Self::MAX, "frame buffer too short");
+        sent(self.label());
         let (header, body) = out.split_at_mut(FRAME_HEADER);
         let written = postcard::to_slice(self, &mut body[..Self::MAX])
             .expect("every message fits its MAX: strings are bounded by their constructors")

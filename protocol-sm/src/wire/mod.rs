@@ -2,6 +2,8 @@
 
 mod ctl;
 mod frame;
+#[cfg(feature = "canary")]
+mod labels;
 mod opening;
 mod preface;
 mod proxy;
@@ -13,6 +15,8 @@ pub use ctl::{
     ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
+#[cfg(feature = "canary")]
+pub use labels::labels;
 pub use opening::Opening;
 pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};

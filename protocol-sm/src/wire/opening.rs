@@ -9,7 +9,7 @@ pub enum Opening {
     Tls,
     /// A preface, or the reply to one.
     Cproxy,
-    /// Neither.
+    /// Neither of the two.
     Stranger,
 }
 

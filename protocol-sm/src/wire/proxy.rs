@@ -5,6 +5,7 @@ use super::ctl::Proof;
 use super::frame::Message;
 use crate::codes::{HandshakeRefusal, MessageName, RefuseCode};
 use crate::ids::{ConnId, Epoch, SessionId, TunnelId};
+use crate::sent::{Channel, Code, Label};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
@@ -18,12 +19,12 @@ pub enum ProxyToServer {
     Pong,
     /// Answers `Start`: the LocalServer is connected, and its bytes follow.
     Started {
-        /// Of the `Start`.
+        /// The epoch of the `Start`.
         epoch: Epoch,
     },
     /// Answers `Start`: the LocalServer cannot be reached, and no bytes follow.
     Refused {
-        /// Of the `Start`.
+        /// The epoch of the `Start`.
         epoch: Epoch,
         /// Why.
         code: RefuseCode,
@@ -92,8 +93,24 @@ impl ProxyToClient {
 
 impl Message for ProxyToServer {
     const MAX: usize = 128;
+
+    fn label(&self) -> Label {
+        let code = match self {
+            Self::Refused { code, .. } => Some(Code::Refuse(*code)),
+            Self::Hello(_) | Self::Pong | Self::Started { .. } => None,
+        };
+        Label { channel: Channel::ProxyToServer, name: self.name(), code }
+    }
 }
 
 impl Message for ProxyToClient {
     const MAX: usize = 128;
+
+    fn label(&self) -> Label {
+        let code = match self {
+            Self::Refused(code) => Some(Code::Handshake(*code)),
+            Self::Accepted { .. } | Self::Ping | Self::Start { .. } => None,
+        };
+        Label { channel: Channel::ProxyToClient, name: self.name(), code }
+    }
 }

@@ -122,7 +122,7 @@ impl<T: Hash> Hash for Part<T> {
 #[derive(Default)]
 pub(super) struct Parts {
     all: HashMap<(TypeId, u64), Rc<dyn Any>, BuildHasherDefault<Mixer>>,
-    /// With so many, it is time to forget those that no state has any more.
+    /// When there are so many parts, those that no state has any more are forgotten.
     sweep_at: usize,
 }
 
@@ -144,7 +144,7 @@ impl Parts {
     }
 }
 
-/// For keys that are fingerprints already.
+/// A hasher for keys that are fingerprints already.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AsIs(u64);
 

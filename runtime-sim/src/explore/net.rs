@@ -134,7 +134,7 @@ struct Socket {
     ended: bool,
     /// An error to be taken, once.
     error: Option<SysError>,
-    /// In flight to this end.
+    /// Segments in flight to this end.
     coming: VecDeque<Segment>,
     /// Its own end of stream was sent.
     shut: bool,
@@ -143,7 +143,7 @@ struct Socket {
     connecting: bool,
     /// A send would have blocked since room was last reported.
     blocked: bool,
-    /// Not yet reported to its driver.
+    /// Readiness that was not yet reported to its driver.
     ready: Readiness,
 }
 

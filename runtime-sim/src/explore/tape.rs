@@ -21,7 +21,7 @@ pub struct Stats {
     pub steps: usize,
     /// Visitors that came.
     pub visits: usize,
-    /// Of those, served well to their end.
+    /// Visitors that were served well to their end.
     pub complete: usize,
     /// Bytes that arrived at outer peers.
     pub bytes: usize,

@@ -11,82 +11,33 @@
 
 mod calls;
 mod faults;
+mod ids;
 mod net;
 mod rng;
 mod sock;
 
+pub use ids::{Errno, HostId, PipeId, PollId, ProcId, SockId};
 pub use rng::{Rng, mix};
 pub use sock::Options;
 
 use crate::trace::Trace;
 use core::net::{IpAddr, SocketAddr};
-use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
 use sock::Sock;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-/// A machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId(pub usize);
-
-/// A process: owns descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProcId(pub usize);
-
-/// A socket: never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SockId(pub usize);
-
-/// A pipe: never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PipeId(pub usize);
-
-/// An epoll instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PollId(pub usize);
-
-/// What a call fails with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // errno(3) documents them
-pub enum Errno {
-    EAGAIN,
-    ECONNRESET,
-    EPIPE,
-    ECONNREFUSED,
-    ETIMEDOUT,
-    EMFILE,
-    EADDRINUSE,
-    EHOSTUNREACH,
-    ENOTCONN,
-}
-
-impl From<Errno> for SysError {
-    fn from(errno: Errno) -> Self {
-        match errno {
-            Errno::EAGAIN => Self::WouldBlock,
-            Errno::ECONNRESET | Errno::EPIPE => Self::Reset,
-            Errno::ECONNREFUSED => Self::Refused,
-            Errno::ETIMEDOUT => Self::TimedOut,
-            Errno::EMFILE => Self::Exhausted,
-            Errno::EADDRINUSE => Self::InUse,
-            Errno::EHOSTUNREACH => Self::Unreachable,
-            Errno::ENOTCONN => Self::Other(107),
-        }
-    }
-}
-
 /// How packets travel between two hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
     /// One way.
     pub latency: Duration,
-    /// At most this is added.
+    /// The most that is added to `latency`.
     pub jitter: Duration,
     /// Bytes per second and connection.
     pub rate: u64,
-    /// In ten thousand: a packet that is lost and comes a retransmission timeout later.
+    /// Packets of ten thousand that are lost and come a retransmission timeout later.
     pub loss: u64,
     /// Largest segment in bytes.
     pub segment: usize,

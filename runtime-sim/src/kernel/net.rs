@@ -122,7 +122,8 @@ impl Kernel {
         self.expect_probe(id);
     }
 
-    /// A socket has died without a word: its peer's keepalive finds that out, unless what it sends does first.
+    /// A socket has died and its peer was not told. The peer's keepalive finds that out, or what the peer sends does so
+    /// first.
     pub(super) fn expect_probe(&mut self, id: SockId) {
         if let Some(peer) = self.socks[id.0].peer
             && let Some(keepalive) = self.socks[peer.0].options.keepalive
@@ -195,7 +196,7 @@ impl Kernel {
         self.trace.remark(self.now, Some(self.socks[id.0].proc), || format!("{what} (socket {})", id.0));
     }
 
-    /// A RST for `to`, from where nobody knows its connection: comes one way later.
+    /// Sends `to` a RST from a machine that does not know its connection. It arrives after one way's latency.
     fn refuse(&mut self, to: SockId, errno: Errno) {
         let Some(peer) = self.socks[to.0].peer else {
             self.on_refused(to, errno);
@@ -260,7 +261,8 @@ impl Kernel {
         listener.children.len() + listener.answering > listener.backlog
     }
 
-    /// Half-made connections whose peer is gone without a word will never be made: they take nobody's place.
+    /// Drops half-made connections whose peer is gone and could not say so. They would stay in the accept queue for
+    /// ever.
     fn forget_half_made(&mut self, listener: SockId) {
         let lost = |sock: &Sock| {
             let gone = |peer: SockId| self.socks[peer.0].stage == Stage::Dead;

@@ -1,6 +1,6 @@
 //! One end of a TCP connection, or a listening socket, and what `poll` says of it.
 
-use super::{Errno, HostId, PollId, ProcId, SockId};
+use super::ids::{Errno, HostId, PollId, ProcId, SockId};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Readiness, Token};
 use protocol_sm::time::Instant;

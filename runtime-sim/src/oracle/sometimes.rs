@@ -69,11 +69,12 @@ pub enum Sometimes {
     ReplayedConnRefused,
     SurplusClosed,
     IdlePinged,
+    TunnelClosedWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 62] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -135,6 +136,7 @@ impl Sometimes {
         Self::ReplayedConnRefused,
         Self::SurplusClosed,
         Self::IdlePinged,
+        Self::TunnelClosedWithTransfers,
     ];
 }
 

@@ -95,6 +95,12 @@ impl Streams {
         self.get(id).ended = true;
     }
 
+    /// The tunnel that it goes through.
+    #[must_use]
+    pub fn tunnel(&self, id: StreamId) -> usize {
+        self.0[id.0 as usize].tunnel
+    }
+
     /// Whom it talks to, if known.
     #[must_use]
     pub fn peer(&self, id: StreamId) -> Option<StreamId> {

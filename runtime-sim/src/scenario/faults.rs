@@ -42,6 +42,7 @@ pub enum KernelFault {
     FreezeClient,
     ServiceBlackholed,
     Nudge,
+    CloseTunnel,
 }
 
 /// A kind of fault on turmoil.

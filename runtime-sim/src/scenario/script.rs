@@ -110,7 +110,7 @@ impl Habits {
         }
     }
 
-    /// Draws how somebody ends who sends `total` bytes.
+    /// Draws the fate of an end that sends `total` bytes.
     pub(crate) fn draw_fate(&self, rng: &mut Rng, largest: usize, total: usize) -> Fate {
         match rng.below(100) {
             n if n < self.resets => {

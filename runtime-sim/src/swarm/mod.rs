@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 15] = [
+pub const UNSEEN: [Sometimes; 16] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
@@ -67,6 +67,7 @@ pub const UNSEEN: [Sometimes; 15] = [
     Sometimes::SurplusClosed,
     Sometimes::IdlePinged,
     Sometimes::QueueFull,
+    Sometimes::TunnelClosedWithTransfers,
 ];
 
 /// Runs the system that `seed` describes.

@@ -23,7 +23,7 @@ pub(super) struct Oracle {
     /// Visitors that came, and those that were served whole.
     pub(super) visitors: Cell<u64>,
     pub(super) whole: Cell<u64>,
-    /// The time when somebody last looked: what is seen is dated by it.
+    /// The time that a host has set last. Whatever is seen gets this time.
     pub(super) now: Cell<Instant>,
     /// Faults have an effect until then.
     trouble_until: Cell<Instant>,

@@ -57,7 +57,7 @@ impl Stage {
         self.oracle.now.set(Instant::ZERO + since);
     }
 
-    /// The time when somebody last looked: also where no host runs.
+    /// The time that a host has set last. It can be read where no host runs.
     pub(super) fn last_now(&self) -> Instant {
         self.oracle.now.get()
     }

@@ -45,7 +45,7 @@ pub(super) struct Pipe {
     capacity: usize,
 }
 
-/// So few bytes are sent whole or not at all.
+/// Up to so many bytes are sent whole or not at all.
 const WHOLE: usize = 128;
 /// Most bytes that a pipe holds.
 const PIPE: usize = 64 * 1024;

@@ -82,9 +82,9 @@ pub(super) struct Service {
     pub(super) accepts: bool,
 }
 
-/// Marks tokens of listeners,
+/// Marks the tokens of listeners.
 const LISTENER: u64 = 1 << 32;
-/// and of actors.
+/// Marks the tokens of actors.
 const ACTOR: u64 = 2 << 32;
 
 fn token(kind: u64, index: usize) -> Token {

@@ -1,10 +1,11 @@
 //! The faults of a run: when they strike, whom, and how each is undone.
 
-use super::{Event, Phase, World};
+use super::{Event, Phase, Role, World};
 use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
 use crate::scenario::{CTL, KernelFault, PROXY, SimFault};
 use core::net::SocketAddr;
+use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ impl World {
                 }
             }
             KernelFault::Nudge => self.nudge(),
+            KernelFault::CloseTunnel => self.close_tunnel(index, tunnel),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -149,6 +151,7 @@ impl World {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
             KernelFault::Nudge => {}
+            KernelFault::CloseTunnel => self.reopen_tunnels(target),
         }
     }
 
@@ -362,6 +365,32 @@ impl World {
         }
         self.ask_to_stop(process);
         true
+    }
+
+    /// A client closes one of its tunnels for good, whoever visits it.
+    fn close_tunnel(&mut self, index: usize, tunnel: usize) {
+        let client = self.plan.scenario.tunnels[tunnel].client;
+        let process = self.clients[client];
+        self.faults[index].target = process;
+        if !self.is_alive(process) {
+            return;
+        }
+        if self.transfers_of(tunnel) > 0 {
+            self.coverage.saw(Sometimes::TunnelClosedWithTransfers);
+        }
+        let among = &self.plan.scenario.clients[client].tunnels;
+        let id = among.iter().position(|&other| other == tunnel).expect("it is one of the client's");
+        self.ask_to_close(process, TunnelId(u32::try_from(id).expect("few tunnels")));
+    }
+
+    /// The client that has closed a tunnel starts again with all of them.
+    fn reopen_tunnels(&mut self, process: usize) {
+        if self.is_alive(process)
+            && let Role::Client { client, .. } = self.processes[process].role
+        {
+            self.kill(process);
+            self.return_client(client);
+        }
     }
 
     fn nudge(&mut self) {

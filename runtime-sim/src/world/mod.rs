@@ -95,7 +95,7 @@ enum Phase {
     Faults,
     /// Faults have stopped: everything converges until this time.
     Healing(Instant),
-    /// It seems so; what is dead without a word is found out by pings and heartbeats.
+    /// Everything seems to have converged. Pings and heartbeats find the connections that have died unnoticed.
     Resting(Instant),
     /// One visitor per tunnel, who must be served whole.
     Probing(Instant),

@@ -125,6 +125,13 @@ impl World {
         self.actors.all.iter().filter(open).count()
     }
 
+    /// Streams under way through one tunnel.
+    pub(super) fn transfers_of(&self, tunnel: usize) -> usize {
+        let open = |actor: &&super::actors::Actor| actor.who == Who::Service && actor.outcome.is_none();
+        let mine = |actor: &&super::actors::Actor| self.actors.streams.tunnel(actor.stream) == tunnel;
+        self.actors.all.iter().filter(open).filter(mine).count()
+    }
+
     fn has_converged(&self) -> bool {
         self.actors.all.iter().all(|actor| actor.outcome.is_some())
             && self.clients_up()

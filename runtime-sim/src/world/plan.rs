@@ -35,13 +35,14 @@ const FAULTS: [KernelFault; 23] = [
     KernelFault::Nudge,
 ];
 
-/// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
-/// meant before.
-const LATER: [KernelFault; 1] = [KernelFault::Sim(SimFault::Impostor)];
+/// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
+/// without it mean what they meant before.
+const LATER: [(KernelFault, u64); 2] =
+    [(KernelFault::Sim(SimFault::Impostor), 0x1a7e), (KernelFault::CloseTunnel, 0xc105e)];
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = KernelFault> {
-    FAULTS.into_iter().chain(LATER)
+    FAULTS.into_iter().chain(LATER.map(|(fault, _)| fault))
 }
 
 /// Whether nobody else may notice anything of it.
@@ -119,10 +120,14 @@ impl Plan {
         );
         let mut faults: Vec<_> = FAULTS.into_iter().filter(|_| !calm && rng.chance(25)).collect();
         let mut fault_count = if faults.is_empty() { 0 } else { rng.size(1, 12) };
-        let mut later = Rng::new(seed ^ 0x1a7e);
-        faults.extend(LATER.into_iter().filter(|&fault| later.chance(15) && (!calm || is_harmless(fault))));
-        if fault_count == 0 && !faults.is_empty() {
-            fault_count = later.size(1, 6);
+        for (fault, salt) in LATER {
+            let mut later = Rng::new(seed ^ salt);
+            if later.chance(15) && (!calm || is_harmless(fault)) {
+                faults.push(fault);
+                if fault_count == 0 {
+                    fault_count = later.size(1, 6);
+                }
+            }
         }
         let small = !calm && rng.chance(25);
         let buffers = (rng.log_size(4 * 1024, 256 * 1024), rng.log_size(4 * 1024, 256 * 1024));

@@ -8,6 +8,7 @@ use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::{Cx, Lookup};
+use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -54,6 +55,11 @@ impl World {
                 Role::Client { .. } => Mail::ClientMain(ToClientMain::Stop),
             },
         );
+    }
+
+    pub(super) fn ask_to_close(&mut self, process: usize, tunnel: TunnelId) {
+        let main = self.processes[process].threads[0];
+        self.post(main, Mail::ClientMain(ToClientMain::CloseTunnel { tunnel }));
     }
 
     fn post(&mut self, thread: usize, mail: Mail) {

@@ -3,26 +3,15 @@
 
 use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::thread::Cx;
-use super::{ClientMain, MainSys, Outcome};
+use super::{ClientMain, MainSys, Outcome, Stopping};
 use crate::codes::CloseCode;
 use crate::notes::Disconnect;
-use crate::time::Instant;
 use crate::wire::{ClientMsg, ToServer};
 use alloc::collections::BTreeSet;
 use core::time::Duration;
 
 /// How long a client that leaves waits for the server to close the ctl_conn.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// A client that was asked to stop.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Stopping {
-    pub(super) until: Instant,
-    /// Event loops that have no transfer left.
-    pub(super) drained: BTreeSet<usize>,
-    /// `Close` was sent.
-    pub(super) leaving: bool,
-}
 
 impl<T> ClientMain<T> {
     /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.

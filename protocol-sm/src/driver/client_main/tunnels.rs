@@ -27,7 +27,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    /// A name that did not resolve may do so by now: no visitor should have to find out.
+    /// Looks up again the names that did not resolve, so that they are known when a visitor comes.
     pub(super) fn look_up_again<S: Resolve>(&mut self, cx: &mut Cx<'_, S>) {
         while let Some(tunnel) = self.tunnels.due_lookup(cx.now) {
             self.look_up_local(cx, tunnel);

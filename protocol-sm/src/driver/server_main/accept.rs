@@ -101,7 +101,7 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    /// Closes a connection whose handshake is not through, without a word.
+    /// Closes a connection whose handshake is not finished. Nothing is sent.
     fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: HandshakeEnd)
     where
         S: Listen<Stream = T, Listener = L> + Log,
@@ -129,7 +129,7 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.note(Note::HandshakeDropped { from, why });
     }
 
-    /// A connection's deadline has passed, and is no timer any more.
+    /// A connection's deadline has passed. Its timer has been removed.
     pub(super) fn on_timer<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         match self.slots.get_mut(token) {
             Some(Slot::Ctl(conn)) => {
@@ -235,9 +235,9 @@ enum HelloRead {
 
 /// Why a connection on the proxy port goes no further.
 enum ProxyStop {
-    /// It is lost. The reply to its preface goes out, where that came.
+    /// It is lost. If its preface came, the reply to that is sent all the same.
     Lost,
-    /// It does not speak our protocol: no word.
+    /// It does not speak our protocol: nothing is sent.
     NotOurs,
     /// It has no version in common with us: the reply to its preface says so.
     Version,

@@ -13,7 +13,7 @@ use core::cmp::Reverse;
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct HandshakeLimit {
-    /// With their deadlines, the oldest first. No entry is empty.
+    /// The connections of each source address with their deadlines, the oldest first. No entry is empty.
     by_source: BTreeMap<Source, VecDeque<(Instant, Token)>>,
     len: usize,
 }

@@ -15,9 +15,9 @@ pub(super) struct SessionTable {
     entries: BTreeMap<ControlKey, SessionEntry>,
     by_id: BTreeMap<SessionId, ControlKey>,
     by_client: BTreeMap<ClientId, ControlKey>,
-    /// By where their last ctl_conn came from. No set is empty.
+    /// Sessions by the source address of their last ctl_conn. No set is empty.
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
-    /// Those that are detached, by the end of their grace.
+    /// The detached sessions, by the end of their grace.
     graces: BTreeSet<(Instant, ControlKey)>,
     last_key: u64,
 }
@@ -26,17 +26,17 @@ pub(super) struct SessionTable {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionEntry {
     pub(super) control: Control,
-    /// A newcomer with its identity waits for it to show that it lives.
+    /// The connection of a newcomer with the same identity, which waits until this session's client answers or not.
     pub(super) rival: Option<Token>,
     attachment: Attachment,
-    /// Where its last ctl_conn came from.
+    /// The source address of its last ctl_conn.
     source: Source,
 }
 
 /// Whether a session has a ctl_conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Attachment {
-    /// This one.
+    /// It has this ctl_conn.
     Attached(Token),
     /// It lost its last one, and is over unless it is resumed before its grace ends.
     Detached { grace_ends: Instant },

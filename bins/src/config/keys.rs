@@ -1,0 +1,55 @@
+//! The keys of the top level, by the program whose file has them: each parser tells a user which of the two files a key
+//! belongs in. Keys of TLS stand in `tls.rs`.
+
+/// Keys of both programs.
+pub(super) const COMMON: [&str; 12] = [
+    "work_thread_nums",
+    "token",
+    "token_file",
+    "heartbeat_interval",
+    "heartbeat_timeout",
+    "handshake_timeout",
+    "session_grace",
+    "dial_timeout",
+    "half_open_timeout",
+    "drain_timeout",
+    "log_format",
+    "log_level",
+];
+
+/// Keys of `cproxy-client`'s file.
+pub(super) const CLIENT: [&str; 6] =
+    ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
+
+/// Keys of `cproxy-server`'s file.
+pub(super) const SERVER: [&str; 20] = [
+    "bind_addr",
+    "ctl_port",
+    "proxy_port",
+    "allow_ports",
+    "max_tunnels",
+    "max_connections",
+    "max_waiting",
+    "idle_conns",
+    "max_handshakes",
+    "max_handshakes_per_source",
+    "max_sessions",
+    TOKEN_FILES,
+    ALLOW_SOURCES,
+    DENY_SOURCES,
+    MAX_CONNECTION_RATE,
+    "wait_timeout",
+    "idle_ping_interval",
+    "idle_ping_timeout",
+    "idle_conn_lifetime",
+    "clients",
+];
+
+/// The key that names several token files, in a server's file.
+pub(super) const TOKEN_FILES: &str = "token_files";
+/// Who may visit.
+pub(super) const ALLOW_SOURCES: &str = "allow_sources";
+/// Who may not.
+pub(super) const DENY_SOURCES: &str = "deny_sources";
+/// How often one source address may visit.
+pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";

@@ -1,0 +1,104 @@
+//! Every message that the wire knows, with every code of it, is sent by some ring, or stands in [`NEVER`].
+#![cfg(debug_assertions)]
+
+use protocol_sm::wire::labels;
+use runtime_sim::campaign::{self, Ring, Settings};
+use runtime_sim::explore::{CATALOG, Topic};
+use std::collections::BTreeSet;
+
+/// What no ring sends, and why not.
+const NEVER: &[(&str, &[&str])] = &[
+    (
+        "the side that ends a session cuts its transfers with Close",
+        &[
+            "ToServer Abort: SessionOver",
+            "ToServer Abort: Stopping",
+            "ToClient Abort: SessionOver",
+            "ToClient Abort: Stopping",
+        ],
+    ),
+    (
+        "our programs refuse a visitor for want of resources, and cut none",
+        &["ToServer Abort: Resources", "ToClient Abort: Resources"],
+    ),
+    (
+        "both sides of a ring have one half_open_timeout, and the client's never ended first",
+        &["ToServer Abort: Deadline"],
+    ),
+    (
+        "only a server replaces a client or stops with its sessions",
+        &["ToServer Close: Replaced", "ToServer Close: Stopping"],
+    ),
+    (
+        "all peers of a ring are honest; tests/tests/rules and fuzz have others",
+        &["ToServer Close: Violation", "ToClient Close: Violation"],
+    ),
+    ("the reply to the preface says it", &["ToClient Refused: Version", "ProxyToClient Refused: Version"]),
+    ("only a proxy_conn is refused so", &["ToClient Refused: UnknownSession", "ToClient Refused: ReplayedConn"]),
+    (
+        "only a ctl_conn is refused so",
+        &[
+            "ProxyToClient Refused: TokenRequired",
+            "ProxyToClient Refused: TokenUnexpected",
+            "ProxyToClient Refused: LoopbackOnly",
+            "ProxyToClient Refused: IdentityInUse",
+            "ProxyToClient Refused: Stopping",
+            "ProxyToClient Refused: TooManyFailures",
+        ],
+    ),
+    (
+        "no server of a ring demands TLS; tests/tests/tls.rs has one that does",
+        &["ToClient Refused: TlsRequired", "ProxyToClient Refused: TlsRequired"],
+    ),
+    (
+        "the clients of a ring have the server's token or its machine; tests/tests/rules/server.rs has others",
+        &["ToClient Refused: TokenUnexpected"],
+    ),
+    (
+        "nobody in a ring guesses so often from one address; tests/tests/rules/server.rs has somebody who does",
+        &["ToClient Refused: TooManyFailures"],
+    ),
+    (
+        "the server of a ring has room for all of its clients, and they open no conn unasked",
+        &["ToClient Refused: Full", "ProxyToClient Refused: Full"],
+    ),
+    (
+        "the clients of a ring ask for few ports, which are allowed and free; protocol_sm::control::server has a test",
+        &[
+            "ToClient TunnelRefused: PortInUse",
+            "ToClient TunnelRefused: PortNotAllowed",
+            "ToClient TunnelRefused: PortDenied",
+            "ToClient TunnelRefused: NoFreePort",
+            "ToClient TunnelRefused: TooManyTunnels",
+        ],
+    ),
+    (
+        "a tunnel is not registered before its LocalServer's name resolves, and no ring takes a route away",
+        &["ProxyToServer Refused: Unreachable"],
+    ),
+];
+
+fn simulate(ring: Ring, count: u64) {
+    let settings = Settings { ring, first: 0, count, jobs: 2, limit: None, keep_going: false };
+    let total = campaign::run(&settings, |_| {});
+    assert!(total.failures.is_empty(), "{ring:?}: {:?}", total.failures);
+}
+
+#[test]
+fn every_message_and_every_code_is_sent_by_some_ring() {
+    let topics = [Topic::Stopping, Topic::Closing];
+    for entry in CATALOG.iter().filter(|entry| topics.contains(&entry.topic) && !entry.large) {
+        assert!(entry.search.run().is_ok(), "{}", entry.name);
+    }
+    simulate(Ring::Kernel, 5_000);
+    simulate(Ring::Turmoil, 100);
+    let labels = labels();
+    assert!(labels.len() > 80, "{} are known", labels.len());
+    let unsent: BTreeSet<_> = labels.iter().filter(|label| !label.was_sent()).map(ToString::to_string).collect();
+    let never: BTreeSet<_> = NEVER.iter().flat_map(|(_, labels)| labels.iter().map(ToString::to_string)).collect();
+    let missing: Vec<_> = unsent.difference(&never).collect();
+    assert!(missing.is_empty(), "no ring has sent {missing:#?}");
+    let sent: Vec<_> = never.difference(&unsent).collect();
+    assert!(sent.is_empty(), "sent, or not there any more, though NEVER says that no ring does: {sent:#?}");
+    println!("{} of {} labels were sent", labels.len() - unsent.len(), labels.len());
+}
