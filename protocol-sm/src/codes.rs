@@ -11,6 +11,7 @@ pub use unexpected::{MessageName, StateName};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AbortCode {
     /// The outer socket (visitor or LocalServer) was reset or failed.
+    // PROTOCOL.md: P-ABORT-7.
     OuterReset,
     /// The proxy_conn was lost.
     ConnLost,
