@@ -27,18 +27,19 @@
 //!
 //! The machines below [`driver`] can be used alone: an event in, a decision out. Their methods are getters, or are named
 //! after what happened (`on_fin`, `on_dialed`), or after what the caller wants (`start`, `send`). What a peer does wrong
-//! is a [`codes::Violation`]; what crossed something on its way is [`conn::Heard::Stale`]; what the caller does wrong is a
+//! is a [`codes::Violation`]; what crossed something on its way is [`transfer::Heard::Stale`]; what the caller does wrong is a
 //! panic, in release builds too.
 //!
 //! ```
 //! use protocol_sm::conn::server::IdleConn;
-//! use protocol_sm::transfer::Half;
+//! use protocol_sm::transfer::{Fin, Half, How};
 //!
 //! let mut conn = IdleConn::default().start().expect("epochs are left");
-//! conn.egress.on_taken(5); // five bytes of the visitor were read,
-//! conn.egress.on_forwarded(5); // and written into the proxy_conn.
-//! assert_eq!(conn.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
-//! conn.on_started(conn.epoch()).expect("the client has answered this transfer");
+//! conn.transfer.egress.on_taken(5); // five bytes of the visitor were read,
+//! conn.transfer.egress.on_forwarded(5); // and written into the proxy_conn.
+//! // The visitor's stream has ended, by a shutdown: what its `Fin` says.
+//! assert_eq!(conn.transfer.on_source_end(How::Shut), Fin { total: 5, how: How::Shut });
+//! conn.on_started(conn.transfer.epoch()).expect("the client has answered this transfer");
 //! ```
 //!
 //! # The contract of a driver
