@@ -10,7 +10,8 @@ pub use unexpected::{MessageName, StateName};
 /// Why a Transfer was cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AbortCode {
-    /// The outer socket (visitor or LocalServer) was reset or failed.
+    /// The LocalServer's connection was reset or failed, and the client cannot account for its end. Ours never say it.
+    // PROTOCOL.md: P-ABORT-7.
     OuterReset,
     /// The proxy_conn was lost.
     ConnLost,

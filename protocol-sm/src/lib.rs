@@ -32,12 +32,13 @@
 //!
 //! ```
 //! use protocol_sm::conn::server::IdleConn;
-//! use protocol_sm::transfer::Half;
+//! use protocol_sm::transfer::{Fin, Half, How};
 //!
 //! let mut conn = IdleConn::default().start().expect("epochs are left");
 //! conn.transfer.egress.on_taken(5); // five bytes of the visitor were read,
 //! conn.transfer.egress.on_forwarded(5); // and written into the proxy_conn.
-//! assert_eq!(conn.transfer.egress.on_source_eof(), 5); // The visitor's stream has ended: the total of its `Fin`.
+//! // The visitor's stream has ended, by a shutdown: what its `Fin` says.
+//! assert_eq!(conn.transfer.on_source_end(How::Shut), Fin { total: 5, how: How::Shut });
 //! conn.on_started(conn.transfer.epoch()).expect("the client has answered this transfer");
 //! ```
 //!

@@ -8,10 +8,12 @@ document's. One thread; every await is a place where other visitors are served. 
 then prints what it has done as one line, `Stopped {...}`.
 """
 import argparse
+import array
 import asyncio
 import collections
 import contextlib
 import errno
+import fcntl
 import hashlib
 import hmac
 import ipaddress
@@ -22,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
 
 
@@ -217,6 +220,7 @@ class Choice:
 
 U16, U32, U64 = Varint(16), Varint(32), Varint(64)
 
+HOW = Choice("Shut", "Reset")
 ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
 REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
 CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
@@ -233,7 +237,7 @@ NETWORKS = List(Network(), 16)
 LIMITS = Struct(
     sources=Struct(allow=NETWORKS, deny=NETWORKS), max_connections=U32, max_connection_rate=U32)
 
-FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64))
+FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64, how=HOW))
 ABORTED = ("Abort", Struct(conn=U64, epoch=U32, code=ABORT))
 
 
@@ -365,6 +369,114 @@ def reset(writer):
     writer.transport.abort()
 
 
+# ---- A local_conn -----------------------------------------------------------------------------------------
+
+
+class Local:
+    """The LocalServer's socket, without a transport: that would drop what it has read when a reset follows, and would
+    stop reading when a write fails (P-FIN-8)."""
+
+    LOOK, LONGEST_LOOK, LINGER = 0.001, 0.128, 5
+
+    def __init__(self, sock):
+        self.sock, self.loop = sock, asyncio.get_running_loop()
+        self.failed = self.shut = False
+
+    @classmethod
+    async def open(cls, host, port):
+        error = None
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            self = cls(socket.socket(family, kind, protocol))
+            try:
+                self.sock.setblocking(False)
+                await self.loop.sock_connect(self.sock, address)
+            except ConnectionResetError:
+                self.failed = True  # it was connected: what it said before it was reset can be read
+            except OSError as raised:
+                error = raised
+                self.sock.close()
+                continue
+            except BaseException:
+                self.sock.close()
+                raise
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self
+        raise error or OSError(errno.EHOSTUNREACH, "no address")
+
+    async def receive(self, stop):
+        """Some bytes, or how the stream ended (P-FIN-9). After `stop` nothing is taken: its end is a reset."""
+        reading = asyncio.ensure_future(self.loop.sock_recv(self.sock, 65536))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([reading, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set() or not reading.done():
+                return "Reset"
+            return reading.result() or ("Reset" if self.is_reset() else "Shut")
+        except OSError:
+            self.failed = True
+            return "Reset"
+        finally:
+            await cancelled(reading, stopping)
+
+    def is_reset(self):
+        """The system tells a reset once, and a write may have had it: an end that was read may not be one."""
+        self.failed = self.failed or (not self.shut and self.is_closed())
+        return self.failed
+
+    def is_closed(self):
+        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+
+    async def send(self, data):
+        try:
+            await self.loop.sock_sendall(self.sock, data)
+        except OSError:
+            self.failed = True
+
+    def shut_write(self):
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            self.shut = True
+        except OSError:
+            self.failed = True
+
+    async def settle(self):
+        """Waits until the system has sent everything, or makes no progress: a reset drops the rest (P-FIN-13)."""
+        pause, least, since = self.LOOK, None, time.monotonic()
+        while True:
+            left = self.unsent()
+            if least is None or left < least:
+                least, since = left, time.monotonic()
+            if left == 0 or self.is_closed() or time.monotonic() - since >= self.LINGER:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, self.LONGEST_LOOK)
+
+    def unsent(self):
+        left = array.array("i", [0])
+        fcntl.ioctl(self.sock, termios.TIOCOUTQ, left)  # SIOCOUTQ: an end that was shut counts as 1
+        return left[0]
+
+    def reset(self):
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self):
+        self.sock.close()
+
+
+TCP_CLOSE = 7
+
+
+async def cancelled(*tasks):
+    """Cancels and waits: whoever uses their sockets next must find them free."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 # ---- Proofs (P-AUTH-6) ----------------------------------------------------------------------------------
 
 
@@ -402,7 +514,9 @@ class Conn:
         self.session, self.number = session, number
         self.stream = self.local = None
         self.epoch, self.active = 0, False
-        self.total, self.fin = None, asyncio.Event()
+        # What the server's `Fin` said, and what was announced here.
+        self.end, self.fin, self.peer_reset = None, asyncio.Event(), asyncio.Event()
+        self.announced = None
         self.task = asyncio.ensure_future(self.run())
 
     # What the ctl_conn says about it (P-STATE-2). It may come before `Accepted` (P-PROXY-7).
@@ -414,13 +528,16 @@ class Conn:
             raise Violation("a transfer that was never started")
         return epoch == now
 
-    def on_fin(self, epoch, total):
+    def on_fin(self, epoch, total, how):
         if not self.expected(epoch):
             return
-        if self.total is not None:
-            raise Violation("a second Fin")
-        self.total = total  # kept if it overtook its Start (P-FIN-6)
+        if self.end is None:
+            self.end = (total, how)  # kept if it overtook its Start (P-FIN-6)
+        elif self.peer_reset.is_set() or self.end[0] != total or how != "Reset":
+            raise Violation("a Fin too many")  # P-FIN-5, P-FIN-11
         self.fin.set()
+        if how == "Reset":
+            self.peer_reset.set()
 
     def on_abort(self, epoch):
         if self.expected(epoch):
@@ -452,8 +569,8 @@ class Conn:
             self.session.on_violation(violation)
         finally:
             self.session.forget(self)
-            for writer in filter(None, [self.local, self.stream and self.stream.writer]):
-                reset(writer)
+            for end in filter(None, [self.local, self.stream]):
+                end.reset()
 
     async def open(self):
         session = self.session
@@ -491,12 +608,11 @@ class Conn:
         """Serves a visitor. Whether the conn is idle again."""
         session, now = self.session, {"conn": self.number, "epoch": self.epoch}
         try:
-            source, code = await self.dial(tunnel)
+            code = await self.dial(tunnel)
             if code is None:
                 self.stream.send(PROXY_TO_SERVER, {"Started": {"epoch": self.epoch}})
-                await all_of(self.egress(source, now), self.ingress())
-                self.local.close()  # both directions are shut (P-DONE-5)
-                self.local = None
+                await all_of(self.egress(now), self.ingress())
+                await self.end_local()
                 session.did["transfers"] += 1
             else:
                 refused = {"epoch": self.epoch, "code": code}
@@ -505,45 +621,42 @@ class Conn:
                 session.did["refused"] += 1
         except Lost:
             session.send({"Abort": dict(now, code="ConnLost")})
-        except OSError:
-            session.send({"Abort": dict(now, code="OuterReset")})
-        else:
-            self.active, self.total = False, None
-            self.fin.clear()
-            session.send({"Done": now})
-            return True
-        session.did["aborted"] += 1
-        return False
+            session.did["aborted"] += 1
+            return False
+        self.active, self.end, self.announced = False, None, None
+        self.fin.clear()
+        self.peer_reset.clear()
+        session.send({"Done": now})  # after a reset, too: the conn is used again (P-FIN-14)
+        return True
 
     async def dial(self, tunnel):
-        """The LocalServer's stream, or why not. Bytes from the visitor wait in the meantime."""
+        """Connects to the LocalServer; or why not. Bytes from the visitor wait in the meantime."""
         options = self.session.options
         if tunnel != self.session.TUNNEL:
-            return None, "UnknownTunnel"
+            return "UnknownTunnel"
         try:
-            dialled = asyncio.open_connection(*options.local)
-            source, self.local = await asyncio.wait_for(dialled, options.dial_timeout)
+            self.local = await asyncio.wait_for(Local.open(*options.local), options.dial_timeout)
         except ConnectionRefusedError:
-            return None, "ConnectionRefused"
+            return "ConnectionRefused"
         except asyncio.TimeoutError:
-            return None, "TimedOut"
+            return "TimedOut"
         except OSError as error:
             few = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-            return None, "Resources" if few else "Unreachable"
-        set_options(self.local)
-        return source, None
+            return "Resources" if few else "Unreachable"
+        return None
 
-    async def egress(self, source, now):
-        """LocalServer to conn: raw bytes, counted; `Fin` at their end (P-FIN-1)."""
+    async def egress(self, now):
+        """LocalServer to conn: raw bytes, counted; `Fin` at their end, or the visitor's reset (P-FIN-1, P-FIN-12)."""
         total = 0
         while True:
-            data = await source.read(65536)
-            if not data:
+            data = await self.local.receive(self.peer_reset)
+            if isinstance(data, str):
                 break
             total += len(data)
             self.stream.writer.write(data)
             await self.drained(self.stream.writer)
-        self.session.send({"Fin": dict(now, total=total)})
+        self.announced = dict(now, total=total, how=data)
+        self.session.send({"Fin": self.announced})
         await self.drained(self.stream.writer)
 
     @staticmethod
@@ -556,16 +669,33 @@ class Conn:
     async def ingress(self):
         """Conn to LocalServer: exactly as many bytes as the server's `Fin` says (P-FIN-3, P-FIN-4)."""
         taken = 0
-        while self.total is None or taken < self.total:
-            data = await self.take(65536 if self.total is None else min(65536, self.total - taken))
+        while self.end is None or taken < self.end[0]:
+            data = await self.take(65536 if self.end is None else min(65536, self.end[0] - taken))
             taken += len(data)
-            if self.local and data:
-                self.local.write(data)
-                await self.local.drain()
-        if taken > self.total:
+            if self.local and data and not self.local.failed:  # otherwise nobody gets them (P-FIN-10)
+                await self.local.send(data)
+                self.tell_reset_behind()
+        if taken > self.end[0]:
             raise Violation("a Fin below what already came")  # P-FIN-5
-        if self.local:
-            self.local.write_eof()
+        if self.local and not self.local.failed and self.end[1] == "Shut":
+            self.local.shut_write()
+            self.tell_reset_behind()
+
+    def tell_reset_behind(self):
+        """A write has failed: if the stream has ended well for the server, it has not (P-FIN-11)."""
+        if self.local.failed and self.announced and self.announced["how"] == "Shut":
+            self.announced = dict(self.announced, how="Reset")
+            self.session.send({"Fin": self.announced})
+
+    async def end_local(self):
+        """Both directions are over (P-DONE-5)."""
+        if self.peer_reset.is_set() and not self.local.failed:
+            await self.local.settle()
+        if self.peer_reset.is_set() or self.local.failed:
+            self.local.reset()
+        else:
+            self.local.close()
+        self.local = None
 
     async def take(self, most):
         """Some bytes off the conn; none if the `Fin` comes first."""
@@ -720,7 +850,7 @@ class Session:
             if conn is None:
                 return  # stale
             if name == "Fin":
-                conn.on_fin(inner["epoch"], inner["total"])
+                conn.on_fin(inner["epoch"], inner["total"], inner["how"])
             else:
                 conn.on_abort(inner["epoch"])
         elif name == "TunnelReady":

@@ -11,7 +11,7 @@ use tests::exchange::{Exchange, Exchanges, Order};
 use tests::gate::Gate;
 use tests::programs::{Client, Program, Server, options};
 use tests::services::{Refusing, Service};
-use tests::sockets::{End, bounded, connect, read_end, reset, visit_end};
+use tests::sockets::{End, bounded, connect, read_end, reset, unacknowledged, visit_end};
 use tests::visits::ping;
 use tests::wait::{PATIENCE, eventually, until};
 
@@ -235,7 +235,86 @@ fn resets_pass_in_both_directions() {
     reset(visitor);
     until("both connections have ended at the service", || (service.accepted(), service.open()) == (2, 0));
     assert_eq!(service.panicked(), 0, "see above for what the service saw");
-    assert_eq!(client.stop().aborted, 2);
+    let did = client.stop();
+    assert_eq!((did.transfers, did.aborted), (2, 0), "a reset is an end, and costs no conn: {did:?}");
+}
+
+/// P-FIN-9: the system tells a reset once, and a write may have it. None of them may look like a clean end, and what was
+/// said before (P-FIN-8) arrives.
+#[test]
+fn a_service_that_resets_while_it_is_sent_to_is_never_seen_to_end_well() {
+    python_only!();
+    const ANSWER: usize = 200;
+    let service = Service::start(|mut stream| {
+        stream.read_exact(&mut [0; 1001]).expect("the head");
+        assert!(stream.peek(&mut [0]).expect("more of it") > 0);
+        stream.write_all(&[b'4'; ANSWER]).expect("it is taken");
+        // Closed with bytes unread: its kernel resets.
+    });
+    let server = Server::start(options().threads(2));
+    let client = Python::start(&server, service.addr());
+    let public = client.public();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            scope.spawn(move || {
+                for visit in 0..100 {
+                    let mut visitor = connect(public);
+                    // How much is on its way when the service resets differs from visit to visit.
+                    let upload = vec![b'u'; [2_000, 20_000, 300_000][visit % 3] + 997 * worker];
+                    // Of the visitor, too, either the write or the read is told.
+                    let told = visitor.write_all(&upload).is_err();
+                    let (read, end) = read_end(&mut visitor);
+                    assert!(told || end == End::Reset, "visit {visit} of {worker} ended well after {read} bytes");
+                    assert_eq!(read, ANSWER as u64, "visit {visit} of {worker}");
+                }
+            });
+        }
+    });
+    until("the service has seen them go", || (service.accepted(), service.open()) == (400, 0));
+    assert_eq!(service.panicked(), 0, "see above for what the service saw");
+    let did = client.stop();
+    assert_eq!((did.transfers, did.aborted), (400, 0), "{did:?}");
+    assert!(did.conns < 40, "resets cost no conns: {did:?}");
+}
+
+/// As a service resets that wants its last words to arrive.
+fn reset_when_sent(stream: TcpStream) {
+    until("everything is acknowledged", || unacknowledged(&stream) == 0);
+    reset(stream);
+}
+
+/// P-FIN-8, P-FIN-12, P-FIN-13, P-FIN-14: what was sent before a reset is read before it, in both directions.
+#[test]
+fn what_was_sent_before_a_reset_is_read_before_it() {
+    python_only!();
+    const BYTES: usize = 60_000;
+    let service = Service::start(|mut stream| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("what to do");
+        if byte == *b"r" {
+            stream.write_all(&[b'x'; BYTES]).expect("it is taken");
+            return reset_when_sent(stream);
+        }
+        stream.write_all(b"y").expect("it is taken");
+        assert_eq!(read_end(&mut stream), (BYTES as u64, End::Reset));
+    });
+    let server = Server::start(options().threads(1).key("idle_conns", 1));
+    let client = Python::start(&server, service.addr());
+    for _ in 0..20 {
+        let mut visitor = connect(client.public());
+        visitor.write_all(b"r").expect("send");
+        assert_eq!(read_end(&mut visitor), (BYTES as u64, End::Reset));
+        let mut visitor = connect(client.public());
+        visitor.write_all(b"v").expect("send");
+        visitor.read_exact(&mut [0]).expect("it is being served");
+        visitor.write_all(&[b'z'; BYTES]).expect("send");
+        reset_when_sent(visitor);
+    }
+    until("all connections have ended at the service", || (service.accepted(), service.open()) == (40, 0));
+    assert_eq!(service.panicked(), 0, "see above for what the service saw");
+    let did = client.stop();
+    assert_eq!((did.transfers, did.aborted), (40, 0), "{did:?}");
+    assert!(did.conns < 20, "resets cost no conns: {did:?}");
 }
 
 #[test]

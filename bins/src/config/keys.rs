@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 12] = [
+pub(super) const COMMON: [&str; 13] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -12,6 +12,7 @@ pub(super) const COMMON: [&str; 12] = [
     "session_grace",
     "dial_timeout",
     "half_open_timeout",
+    "reset_linger",
     "drain_timeout",
     "log_format",
     "log_level",

@@ -136,6 +136,7 @@ impl ActiveConn {
     ///
     /// # Panics
     /// Unless dialling.
+    // PROTOCOL.md: P-REF-3.
     pub fn on_refused(&mut self) {
         assert_eq!(self.stage, Stage::Dialling, "dialled once");
         self.met(self.transfer.epoch(), Event::Refused);

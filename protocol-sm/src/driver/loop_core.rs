@@ -111,6 +111,7 @@ impl LoopCore {
 
     /// An outer socket is to be reset, of which `unsent` bytes are unacknowledged. `false`: not yet; [`LoopCore::enter`]
     /// sets when to look again.
+    // PROTOCOL.md: P-FIN-13.
     fn may_reset(&self, now: Instant, pace: &mut Pace, before: Option<Linger>, unsent: usize) -> bool {
         match Linger::look(before, now, unsent, self.timings.reset_linger) {
             Ok(()) => true,

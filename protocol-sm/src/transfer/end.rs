@@ -35,6 +35,7 @@ impl PeerEnd {
     ///
     /// # Errors
     /// [`Violation::Repeated`] unless it is the first, or a reset right behind a shut end of the same total.
+    // PROTOCOL.md: P-FIN-11.
     pub fn learn(known: Option<Self>, fin: Fin) -> Result<Self, Violation> {
         match known {
             None => Ok(Self { fin, reset_behind: false }),

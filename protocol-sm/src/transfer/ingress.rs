@@ -79,6 +79,7 @@ impl Ingress {
     ///
     /// # Panics
     /// If that was not due (I3).
+    // PROTOCOL.md: P-FIN-3.
     pub fn on_shut(&mut self) {
         assert_eq!(self.due(), Some(How::Shut), "I3: shut once, and only when every byte is through");
         if !planted(PlantedBug::ShutTwice) {

@@ -1,4 +1,4 @@
-//! A Transfer: its number and its two halves, counted byte by byte and blind to the bytes (PROTOCOL.md, "Half-close").
+//! A Transfer: its number and its two halves, counted byte by byte and blind to the bytes (PROTOCOL.md, "Ends").
 //!
 //! The runtime asks a half for a [`Budget`], moves bytes, and reports counts. `taken - forwarded` is exactly what it
 //! holds on the way, in a pipe or a buffer. Client and server follow the same rules here; what differs between them is
@@ -104,6 +104,7 @@ impl Transfer {
     }
 
     /// The outer socket's stream has ended in this manner. Returns what to announce.
+    // PROTOCOL.md: P-FIN-9.
     pub fn on_source_end(&mut self, how: How) -> Fin {
         let how = if self.error_taken { How::Reset } else { how };
         if how == How::Reset {
@@ -114,6 +115,7 @@ impl Transfer {
 
     /// The outer socket has failed. `error_taken`: a write, or whatever else does not read, was told so. The system keeps
     /// one error: a reader would see a clean end now (T5). Returns what to announce, if the stream has ended before.
+    // PROTOCOL.md: P-FIN-8, P-FIN-11.
     #[must_use]
     pub fn on_outer_lost(&mut self, error_taken: bool) -> Option<Fin> {
         self.error_taken |= error_taken;
@@ -122,6 +124,7 @@ impl Transfer {
     }
 
     /// Ends the egress if the peer's outer socket is reset (T6). Returns what to announce.
+    // PROTOCOL.md: P-FIN-12.
     #[must_use]
     pub fn end_for_peer(&mut self) -> Option<Fin> {
         self.ingress.peer_is_reset().then(|| self.end_egress()).flatten()
@@ -153,6 +156,7 @@ impl Transfer {
     }
 
     /// Whether both halves are through here (T4).
+    // PROTOCOL.md: P-FIN-14.
     #[must_use]
     pub fn through(&self) -> bool {
         self.egress.through() && self.ingress.through()

@@ -15,6 +15,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("protocol-sm/src/conn/client.rs", "c4_a_refused_transfer_discards_exactly_the_total", &["P-REF-3"]),
     ("protocol-sm/src/conn/server.rs", "v1_epochs_that_would_wrap_retire_the_conn", &["P-ID-5"]),
     ("protocol-sm/src/conn/server.rs", "v2_only_done_and_both_halves_give_the_conn_back", &["P-DONE-2", "P-DONE-3"]),
+    ("protocol-sm/src/conn/server.rs", "v3_a_visitor_that_resets_before_the_answer_costs_no_conn", &["P-FIN-14"]),
     ("protocol-sm/src/conn/server.rs", "v3_a_done_that_no_honest_client_sends_is_a_violation", &["P-DONE-4"]),
     (
         "protocol-sm/src/conn/server.rs",
@@ -32,6 +33,24 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "lengths_reserve_nothing_and_partial_frames_little",
         &["P-FRAME-2", "P-LIM-1"],
     ),
+    (
+        "protocol-sm/src/transfer/end.rs",
+        "only_a_reset_may_come_behind_a_shut_end_and_only_once",
+        &["P-FIN-5", "P-FIN-11"],
+    ),
+    (
+        "protocol-sm/src/transfer/ingress.rs",
+        "what_a_lost_socket_was_not_given_is_dropped_and_still_accounted_for",
+        &["P-FIN-10"],
+    ),
+    ("protocol-sm/src/transfer/ingress.rs", "i4_a_reset_waits_for_what_was_sent_before_it", &["P-FIN-13"]),
+    ("protocol-sm/src/transfer/linger.rs", "l1_nothing_unacknowledged_is_reset_at_once", &["P-FIN-13"]),
+    (
+        "protocol-sm/src/transfer/mod.rs",
+        "t5_a_failed_write_says_nothing_about_what_can_still_be_read",
+        &["P-FIN-8", "P-FIN-9"],
+    ),
+    ("protocol-sm/src/transfer/mod.rs", "t6_a_reset_of_the_peers_socket_ends_the_own_half", &["P-FIN-12"]),
     ("protocol-sm/tests/unacknowledged.rs", "a_peer_that_acknowledges_nothing_is_given_up", &["P-SESS-7"]),
     ("protocol-sm/tests/vectors.rs", "handshakes_are_accepted_and_spoilt_ones_are_not", &["P-AUTH-7", "P-AUTH-8"]),
     (
@@ -91,6 +110,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("protocol-sm/src/rate.rs", "memory_is_bounded_and_full_buckets_are_forgotten", &["P-LIM-1"]),
     ("protocol-sm/src/sources.rs", "networks_hold_what_shares_their_first_bits", &["P-ENC-5"]),
     ("tests/tests/resets.rs", "a_reset_after_one_direction_ended_well_is_still_a_reset", &["P-ABORT-5"]),
+    ("tests/tests/rules/server.rs", "aborts_reset_and_are_not_answered", &["P-ABORT-7"]),
     ("tests/tests/reuse.rs", "nothing_of_a_visit_shows_in_the_next", &["P-CONN-2", "P-ABORT-3"]),
     ("tests/tests/reuse.rs", "the_pool_is_replenished_and_shrinks_again", &["P-POOL-4", "P-POOL-8"]),
     ("tests/tests/several_clients.rs", "streams_of_several_clients_do_not_mix", &["P-XFER-5"]),

@@ -35,8 +35,8 @@ impl<T, P> Link<T, P> {
     /// before it is there.
     ///
     /// # Errors
-    // PROTOCOL.md: P-FIN-2, P-FIN-7, P-ABORT-4.
     /// The transfer must be aborted: the conn is lost.
+    // PROTOCOL.md: P-FIN-2, P-FIN-7, P-ABORT-4.
     pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -114,6 +114,7 @@ impl<T, P> Link<T, P> {
     ///
     /// # Errors
     /// The conn is lost.
+    // PROTOCOL.md: P-FIN-10.
     fn drop_incoming<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
