@@ -15,6 +15,15 @@ pub enum Sometimes {
     ServerFinFirst,
     ClientFinFirst,
     FinsCross,
+    ResetUp,
+    ResetDown,
+    ResetBeforeStart,
+    ResetBeforeOtherEnd,
+    ResetAfterOtherEnd,
+    ResetBehindEnd,
+    Lingered,
+    LingerTimedOut,
+    ReusedAfterReset,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -73,7 +82,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 70] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -81,6 +90,15 @@ impl Sometimes {
         Self::ServerFinFirst,
         Self::ClientFinFirst,
         Self::FinsCross,
+        Self::ResetUp,
+        Self::ResetDown,
+        Self::ResetBeforeStart,
+        Self::ResetBeforeOtherEnd,
+        Self::ResetAfterOtherEnd,
+        Self::ResetBehindEnd,
+        Self::Lingered,
+        Self::LingerTimedOut,
+        Self::ReusedAfterReset,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,
