@@ -259,6 +259,96 @@ rules! {
         assert_eq!(pair.net.take_error(&pair.far), Ok(()));
     }
 
+    fn a_failed_write_leaves_the_bytes_and_the_reader_sees_a_clean_end_behind_them<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        pair.write(1000);
+        pair.net.until(FAR, |ready| ready.readable);
+        pair.net.reset(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset));
+        read_exactly(&mut pair.net, &pair.far, FAR, 1000);
+        assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0), "the write took the one error");
+    }
+
+    fn an_error_that_was_asked_for_leaves_the_bytes_and_a_clean_end<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        pair.write(1000);
+        pair.net.until(FAR, |ready| ready.readable);
+        pair.net.reset(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        assert_eq!(pair.net.take_error(&pair.far), Err(SysError::Reset));
+        read_exactly(&mut pair.net, &pair.far, FAR, 1000);
+        assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0));
+    }
+
+    fn splice_moves_the_bytes_before_a_reset_first<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        let pipe = pair.net.pipe();
+        pair.write(10);
+        pair.net.until(FAR, |ready| ready.readable);
+        pair.net.reset(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        assert_eq!(pair.net.splice_in(&pair.far, &pipe, 100), Ok(10));
+        assert_eq!(pair.net.splice_in(&pair.far, &pipe, 100), Err(SysError::Reset));
+        assert_eq!(pair.net.splice_in(&pair.far, &pipe, 100), Ok(0));
+    }
+
+    fn a_reset_behind_an_end_is_told_to_a_writer_only<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        pair.write(10);
+        pair.net.shut_write(&pair.near);
+        pair.net.until(FAR, |ready| ready.hup);
+        pair.net.reset(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        read_exactly(&mut pair.net, &pair.far, FAR, 10);
+        for _ in 0..2 {
+            assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0));
+        }
+        assert_eq!(pair.net.take_error(&pair.far), Err(SysError::Reset), "EPIPE: no read has taken it");
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset));
+    }
+
+    fn a_close_with_unread_bytes_discards_what_is_queued<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        let sent = pair.fill();
+        write(&mut pair.net, &pair.far, FAR, 10);
+        pair.net.until(NEAR, |ready| ready.readable);
+        pair.net.close(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        let (read, end) = read_all(&mut pair.net, &pair.far, FAR);
+        assert_eq!(end, Err(SysError::Reset));
+        assert!(read < sent, "{read} of {sent} bytes came");
+    }
+
+    fn unsent_bytes_are_those_that_the_peer_has_not_acknowledged_and_an_end<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        assert_eq!(pair.net.unsent(&pair.near), 0);
+        let sent = pair.fill();
+        let unsent = pair.net.unsent(&pair.near);
+        assert!(unsent > 0 && unsent < sent, "{unsent} of {sent}: what lies unread at the peer is acknowledged");
+        pair.net.shut_write(&pair.near);
+        assert_eq!(pair.net.unsent(&pair.near), unsent + 1, "the end counts");
+        read_exactly(&mut pair.net, &pair.far, FAR, sent);
+        let gone = (0..1000).any(|_| {
+            pair.net.gather();
+            pair.net.unsent(&pair.near) == 0
+        });
+        assert!(gone, "{} left", pair.net.unsent(&pair.near));
+    }
+
+    fn what_was_acknowledged_is_read_although_a_reset_follows_at_once<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        pair.write(10_000);
+        let gone = (0..1000).any(|_| {
+            pair.net.gather();
+            pair.net.unsent(&pair.near) == 0
+        });
+        assert!(gone);
+        pair.net.reset(pair.near);
+        pair.net.until(FAR, |ready| ready.error);
+        assert_eq!(read_all(&mut pair.net, &pair.far, FAR), (10_000, Err(SysError::Reset)), "also by a late reader");
+    }
+
     fn a_reset_behind_an_end_reads_as_an_end<N: Net>() {
         let mut pair = Pair::<N>::new();
         pair.net.shut_write(&pair.near);

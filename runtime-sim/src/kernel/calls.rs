@@ -287,6 +287,31 @@ impl Kernel {
         sock.held() + usize::from(matches!(sock.fin, Fin::Queued | Fin::Sent))
     }
 
+    /// Bytes that have come to a socket, read or not.
+    #[must_use]
+    pub fn received(&self, id: SockId) -> u64 {
+        self.socks[id.0].received
+    }
+
+    /// Bytes that were written into a socket.
+    #[must_use]
+    pub fn written(&self, id: SockId) -> u64 {
+        let sock = &self.socks[id.0];
+        sock.sent + sock.sendq.len() as u64
+    }
+
+    /// Whether it has had an error, although perhaps somebody has taken that.
+    #[must_use]
+    pub fn has_failed(&self, id: SockId) -> bool {
+        self.socks[id.0].failed
+    }
+
+    /// Whether it can send and receive.
+    #[must_use]
+    pub fn is_up(&self, id: SockId) -> bool {
+        self.socks[id.0].stage == Stage::Up
+    }
+
     /// Whether a socket's write half was shut.
     #[must_use]
     pub fn is_shut(&self, id: SockId) -> bool {

@@ -95,7 +95,7 @@ impl Kernel {
         if self.socks[sock.0].stage != Stage::Up {
             return false;
         }
-        self.socks[sock.0].err = Some(Errno::ECONNRESET);
+        self.socks[sock.0].fail(Errno::ECONNRESET);
         self.die(sock);
         self.expect_probe(sock);
         true

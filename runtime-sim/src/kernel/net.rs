@@ -117,7 +117,7 @@ impl Kernel {
     pub(super) fn give_up(&mut self, id: SockId, errno: Errno) {
         self.remark(id, "gives up");
         let sock = &mut self.socks[id.0];
-        sock.err = Some(errno);
+        sock.fail(errno);
         self.die(id);
         self.expect_probe(id);
     }
@@ -209,7 +209,7 @@ impl Kernel {
 
     fn on_refused(&mut self, id: SockId, errno: Errno) {
         if self.socks[id.0].stage == Stage::Connecting {
-            self.socks[id.0].err = Some(errno);
+            self.socks[id.0].fail(errno);
             self.die(id);
         }
     }
@@ -329,7 +329,7 @@ impl Kernel {
             self.socks[listener.0].answering -= 1;
         }
         let sock = &mut self.socks[id.0];
-        sock.err = Some(errno);
+        sock.fail(errno);
         self.die(id);
     }
 

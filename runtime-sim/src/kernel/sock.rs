@@ -79,6 +79,8 @@ pub(super) struct Sock {
     /// Its descriptor is closed; the kernel finishes what was sent.
     pub(super) orphan: bool,
     pub(super) err: Option<Errno>,
+    /// It has had an error, whoever has taken that.
+    pub(super) failed: bool,
     pub(super) options: Options,
 
     // Sending.
@@ -142,6 +144,7 @@ impl Sock {
             peer: None,
             orphan: false,
             err: None,
+            failed: false,
             options,
             sendq: VecDeque::new(),
             sent: 0,
@@ -177,6 +180,12 @@ impl Sock {
     /// Bytes accepted and not yet acknowledged.
     pub(super) fn held(&self) -> usize {
         self.sendq.len() + usize::try_from(self.sent - self.acked).expect("in flight fits memory")
+    }
+
+    /// An error: kept once, for the first call that asks.
+    pub(super) fn fail(&mut self, errno: Errno) {
+        self.err = Some(errno);
+        self.failed = true;
     }
 
     pub(super) fn room(&self) -> usize {

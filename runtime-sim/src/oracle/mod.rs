@@ -1,8 +1,10 @@
 //! What must hold: each property by its name, and what a run has seen of the things that must happen sometimes.
 
+mod ends;
 mod sometimes;
 mod streams;
 
+pub(crate) use ends::Ends;
 pub use sometimes::{Coverage, Sometimes};
 pub use streams::{Finding, Side, StreamId, Streams};
 
@@ -31,8 +33,10 @@ pub enum Property {
     NoCrossTalk,
     CleanEndIsWhole,
     CleanEndWasSent,
+    BeforeResetDelivered,
     OneServicePerVisitor,
     NoUnprovokedReset,
+    ResetCostsNoConn,
     HonestPeersNeverViolate,
     EpochsGrow,
     StartOnlyToIdle,
@@ -69,12 +73,14 @@ impl Property {
             Self::NoCrossTalk => "no byte crosses from one transfer into another",
             Self::CleanEndIsWhole => "a clean end means that every byte sent was delivered",
             Self::CleanEndWasSent => "a clean end is shown only if the other side ended its stream cleanly",
+            Self::BeforeResetDelivered => "what came before a reset is delivered before it",
             Self::OneServicePerVisitor => "a visitor is served by one local_conn of its own tunnel, and by no other",
             Self::NoUnprovokedReset => "without a fault nothing is reset or refused",
+            Self::ResetCostsNoConn => "a reset of an outer connection aborts no transfer",
             Self::HonestPeersNeverViolate => "honest peers never cause a Violation",
             Self::EpochsGrow => "the epochs of a proxy_conn grow by one",
             Self::StartOnlyToIdle => "Start goes only to a peer that is idle",
-            Self::FinOnce => "the total of a half is announced once",
+            Self::FinOnce => "the total of a half is announced once, and a reset behind a shut end once more",
             Self::ShutOnce => "the write half of an outer socket is shut once",
             Self::NothingAfterShut => "nothing is written after the write half was shut",
             Self::PipesEmptyAtRest => "a pipe is taken empty and given back as it says",

@@ -15,6 +15,15 @@ pub enum Sometimes {
     ServerFinFirst,
     ClientFinFirst,
     FinsCross,
+    ResetUp,
+    ResetDown,
+    ResetBeforeStart,
+    ResetBeforeOtherEnd,
+    ResetAfterOtherEnd,
+    ResetBehindEnd,
+    Lingered,
+    LingerTimedOut,
+    ReusedAfterReset,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -74,7 +83,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 71] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -82,6 +91,15 @@ impl Sometimes {
         Self::ServerFinFirst,
         Self::ClientFinFirst,
         Self::FinsCross,
+        Self::ResetUp,
+        Self::ResetDown,
+        Self::ResetBeforeStart,
+        Self::ResetBeforeOtherEnd,
+        Self::ResetAfterOtherEnd,
+        Self::ResetBehindEnd,
+        Self::Lingered,
+        Self::LingerTimedOut,
+        Self::ReusedAfterReset,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,

@@ -51,13 +51,17 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 16] = [
+pub const UNSEEN: [Sometimes; 20] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
     Sometimes::FinAfterLastByte,
     Sometimes::DoneBeforeStarted,
     Sometimes::AbortCrossesFin,
+    Sometimes::ResetBeforeStart,
+    Sometimes::Lingered,
+    Sometimes::LingerTimedOut,
+    Sometimes::ReusedAfterReset,
     Sometimes::PoolEmpty,
     Sometimes::CutOneWay,
     Sometimes::Loss,

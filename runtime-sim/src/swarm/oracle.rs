@@ -119,6 +119,10 @@ impl Oracle {
                     _ => {}
                 }
             }
+            Note::Aborted { conn, epoch, code: AbortCode::OuterReset, .. } => {
+                let what = format!("{who:?}: {conn:?} {epoch:?}");
+                self.breach(Kind::Safety, Property::ResetCostsNoConn, what);
+            }
             Note::Aborted { conn, epoch, code, .. } if server => {
                 self.ended((*conn, *epoch));
                 if *code == AbortCode::Stopping {

@@ -1,9 +1,10 @@
 //! What can be seen of the machines in the messages between their threads.
 
 use super::stage::Stage;
-use crate::oracle::{Kind, Property, Sometimes};
+use crate::oracle::{Ends, Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ type Key = (u64, ConnId);
 pub(super) struct Watch {
     stage: Rc<Stage>,
     /// Halves whose end was announced.
-    fins: RefCell<BTreeSet<(Key, Epoch)>>,
+    fins: RefCell<Ends<(Key, Epoch)>>,
     dones: RefCell<BTreeSet<(Key, Epoch)>>,
     /// The session that a visitor came to.
     visitors: RefCell<BTreeMap<SocketAddr, ControlKey>>,
@@ -40,25 +41,30 @@ impl Watch {
         }
     }
 
-    fn once(&self, seen: &RefCell<BTreeSet<(Key, Epoch)>>, what: (Key, Epoch)) {
-        if !seen.borrow_mut().insert(what) {
-            self.stage.breach(Kind::Safety, Property::FinOnce, format!("twice: {what:?}"));
+    fn said_fin(&self, half: (Key, Epoch), fin: Fin) {
+        let checked = self.fins.borrow_mut().on_fin(half, fin);
+        self.stage.check(checked);
+        if self.fins.borrow().count(half) > 1 {
+            self.stage.saw(Sometimes::ResetBehindEnd);
         }
     }
 
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
-        if let FromServerLoop::Message { control, msg: ServerMsg::Fin { conn, epoch, .. } } = message {
-            self.once(&self.fins, ((control.0, *conn), *epoch));
+        if let FromServerLoop::Message { control, msg: ServerMsg::Fin { conn, epoch, total, how } } = message {
+            self.said_fin(((control.0, *conn), *epoch), Fin { total: *total, how: *how });
         }
     }
 
     pub(super) fn said_by_client_loop(&self, message: &FromClientLoop) {
         match message {
-            FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, .. } } => {
-                self.once(&self.fins, ((*serial, *conn), *epoch));
+            FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, total, how } } => {
+                self.said_fin(((*serial, *conn), *epoch), Fin { total: *total, how: *how });
             }
             FromClientLoop::Message { serial, msg: ClientMsg::Done { conn, epoch } } => {
-                self.once(&self.dones, ((*serial, *conn), *epoch));
+                if !self.dones.borrow_mut().insert(((*serial, *conn), *epoch)) {
+                    let what = format!("Done twice for {conn:?} {epoch:?}");
+                    self.stage.breach(Kind::Safety, Property::FinOnce, what);
+                }
             }
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
@@ -69,9 +75,13 @@ impl Watch {
     }
 
     /// The other side's end was announced.
-    fn fin_came(&self, key: (Key, Epoch), first: Sometimes) {
-        let crossed = self.fins.borrow().contains(&key);
+    fn fin_came(&self, key: (Key, Epoch), how: How, [first, reset]: [Sometimes; 2]) {
+        let crossed = self.fins.borrow().contains(key);
         self.stage.saw(if crossed { Sometimes::FinsCross } else { first });
+        if how == How::Reset {
+            self.stage.saw(reset);
+            self.stage.saw(if crossed { Sometimes::ResetAfterOtherEnd } else { Sometimes::ResetBeforeOtherEnd });
+        }
     }
 
     pub(super) fn told_server_loop<T>(&self, message: &ToServerLoop<T>) {
@@ -79,8 +89,9 @@ impl Watch {
             ToServerLoop::Visitor(arrival) => {
                 self.visitors.borrow_mut().insert(arrival.from, arrival.control);
             }
-            ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin { .. } } } => {
-                self.fin_came(((control.0, *conn), *epoch), Sometimes::ClientFinFirst);
+            ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin(fin) } } => {
+                let kinds = [Sometimes::ClientFinFirst, Sometimes::ResetDown];
+                self.fin_came(((control.0, *conn), *epoch), fin.how, kinds);
             }
             ToServerLoop::Transfer { .. }
             | ToServerLoop::ConnFailed { .. }
@@ -96,8 +107,9 @@ impl Watch {
     pub(super) fn told_client_loop(&self, message: &ToClientLoop) {
         match message {
             ToClientLoop::Session { serial } => *self.serial.borrow_mut() = *serial,
-            ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin { .. } }) => {
-                self.fin_came(((*self.serial.borrow(), *conn), *epoch), Sometimes::ServerFinFirst);
+            ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin(fin) }) => {
+                let kinds = [Sometimes::ServerFinFirst, Sometimes::ResetUp];
+                self.fin_came(((*self.serial.borrow(), *conn), *epoch), fin.how, kinds);
             }
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }

@@ -66,8 +66,22 @@ pub(super) struct Effects {
     pub(super) closed_healthy: bool,
     /// Read from a ctl_conn or a proxy_conn, and worth being overheard.
     pub(super) heard: Vec<(SockId, Vec<u8>)>,
+    /// Outer connections that were up and are reset.
+    pub(super) resets: Vec<OuterReset>,
+    /// Outer connections that are to be reset, and have something to send still.
+    pub(super) lingering: RefCell<Vec<SockId>>,
     /// The conn whose socket was read last.
     pub(super) last_read: Option<SockId>,
+}
+
+/// A program has reset a visitor's or a local service's connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OuterReset {
+    pub(super) sock: SockId,
+    /// Bytes that were written into it.
+    pub(super) written: u64,
+    /// Bytes that its peer had not acknowledged, or the end that it had not.
+    pub(super) unsent: usize,
 }
 
 /// See the module: what one thread's callbacks are handed.
@@ -150,7 +164,11 @@ impl Streams for ThreadSys<'_> {
     }
 
     fn unsent(&self, stream: &Stream) -> usize {
-        self.kernel.unsent(stream.0)
+        let unsent = self.kernel.unsent(stream.0);
+        if unsent > 0 {
+            self.effects.lingering.borrow_mut().push(stream.0);
+        }
+        unsent
     }
 
     fn shut_write(&mut self, stream: &Stream) {
@@ -171,7 +189,12 @@ impl Streams for ThreadSys<'_> {
     }
 
     fn reset(&mut self, stream: Stream) {
-        self.kernel.close(stream.0, true);
+        let sock = stream.0;
+        if matches!(stream.1, Role::Public | Role::Local) && self.kernel.is_up(sock) {
+            let (written, unsent) = (self.kernel.written(sock), self.kernel.unsent(sock));
+            self.effects.resets.push(OuterReset { sock, written, unsent });
+        }
+        self.kernel.close(sock, true);
     }
 }
 

@@ -114,6 +114,9 @@ impl World {
         }
         self.see_dials(index, effects.last_read, &effects.dialled);
         self.on_notes(process, effects.notes);
+        for reset in effects.resets {
+            self.see_reset(reset);
+        }
         for (place, mail) in effects.mail {
             let to = self.processes[process].threads[place];
             self.see_sent(process, &mail);

@@ -1,10 +1,10 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
-use super::sys::{Effects, Mail};
+use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
 use crate::kernel::SockId;
-use crate::oracle::{Kind, Property, Sometimes};
+use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
 use protocol_sm::driver::messages::{
@@ -12,6 +12,8 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::time::Instant;
+use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,24 +43,50 @@ pub(super) struct Watch {
     /// The last transfer that a client has begun on a conn.
     begun: BTreeMap<Key, u32>,
     /// Halves whose end was announced, by the process that announced.
-    fins: BTreeSet<(Key, Epoch)>,
+    fins: Ends<(Key, Epoch)>,
     dones: BTreeSet<(Key, Epoch)>,
     /// The last `Abort` of a conn, by the process that announced.
     aborts: BTreeSet<(Key, Epoch)>,
+    /// Every transfer that a server has started.
+    transfers: Vec<Transfer>,
+    /// Outer sockets that are to be reset and have not sent everything: since when.
+    lingering: BTreeMap<SockId, Instant>,
+}
+
+/// A transfer, by the outer sockets of the two programs.
+#[derive(Debug)]
+struct Transfer {
+    /// The server's conn.
+    conn: Key,
+    /// The client process, once it has dialled.
+    client: Option<usize>,
+    epoch: Epoch,
+    public: SockId,
+    local: Option<SockId>,
+    /// The tunnel itself has ended it: it was aborted or refused.
+    struck: bool,
+}
+
+impl Transfer {
+    /// The other one's end.
+    fn other(&self, sock: SockId) -> Option<SockId> {
+        let local = self.local?;
+        if sock == self.public { Some(local) } else { (sock == local).then_some(self.public) }
+    }
 }
 
 impl World {
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
-        let (key, epoch) = match mail {
+        let (key, epoch, fin) = match mail {
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
-                msg: ServerMsg::Fin { conn, epoch, .. },
-            })) => ((process, control.0, *conn), *epoch),
+                msg: ServerMsg::Fin { conn, epoch, total, how },
+            })) => ((process, control.0, *conn), *epoch, Fin { total: *total, how: *how }),
             Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message {
                 serial,
-                msg: ClientMsg::Fin { conn, epoch, .. },
-            })) => ((process, *serial, *conn), *epoch),
+                msg: ClientMsg::Fin { conn, epoch, total, how },
+            })) => ((process, *serial, *conn), *epoch, Fin { total: *total, how: *how }),
             Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message {
                 serial,
                 msg: ClientMsg::Done { conn, epoch },
@@ -83,8 +111,10 @@ impl World {
                 return;
             }
         };
-        if !self.watch.fins.insert((key, epoch)) {
-            self.fail(Kind::Safety, Property::FinOnce, format!("Fin twice for {:?} {epoch:?}", key.2));
+        if let Err((property, what)) = self.watch.fins.on_fin((key, epoch), fin) {
+            self.fail(Kind::Safety, property, what);
+        } else if self.watch.fins.count((key, epoch)) > 1 {
+            self.coverage.saw(Sometimes::ResetBehindEnd);
         }
     }
 
@@ -110,14 +140,17 @@ impl World {
             Mail::ClientLoop(ToClientLoop::Session { serial }) => {
                 self.watch.serials.insert(thread, *serial);
             }
-            Mail::ClientLoop(ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin { .. } })) => {
+            Mail::ClientLoop(ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin(fin) })) => {
                 let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
                 let key = (process, serial, *conn);
                 let begun = self.watch.begun.get(&key).copied().unwrap_or(0);
                 if begun < epoch.0 {
                     self.coverage.saw(Sometimes::FinBeforeStart);
+                    if fin.how == How::Reset {
+                        self.coverage.saw(Sometimes::ResetBeforeStart);
+                    }
                 }
-                self.see_fin(key, *epoch, Sometimes::ServerFinFirst);
+                self.see_fin(key, *epoch, fin.how, [Sometimes::ServerFinFirst, Sometimes::ResetUp]);
             }
             Mail::ServerLoop(_)
             | Mail::ServerMain(_)
@@ -130,11 +163,11 @@ impl World {
     fn see_transfer_msg(&mut self, process: usize, control: ControlKey, msg: TransferMsg<ClientBody>) {
         let key = (process, control.0, msg.conn);
         match msg.body {
-            ClientBody::Fin { .. } => {
+            ClientBody::Fin(fin) => {
                 if self.watch.aborts.contains(&(key, msg.epoch)) {
                     self.coverage.saw(Sometimes::AbortCrossesFin);
                 }
-                self.see_fin(key, msg.epoch, Sometimes::ClientFinFirst);
+                self.see_fin(key, msg.epoch, fin.how, [Sometimes::ClientFinFirst, Sometimes::ResetDown]);
             }
             ClientBody::Done => {
                 // `Started` is the answer's first frame: while the conn's socket has unread bytes and none was read
@@ -149,9 +182,13 @@ impl World {
     }
 
     /// A `Fin` reaches the loop of the other side: `key` is how that side knows the conn.
-    fn see_fin(&mut self, key: Key, epoch: Epoch, first: Sometimes) {
-        let own = self.watch.fins.contains(&(key, epoch));
+    fn see_fin(&mut self, key: Key, epoch: Epoch, how: How, [first, reset]: [Sometimes; 2]) {
+        let own = self.watch.fins.contains((key, epoch));
         self.coverage.saw(if own { Sometimes::FinsCross } else { first });
+        if how == How::Reset {
+            self.coverage.saw(reset);
+            self.coverage.saw(if own { Sometimes::ResetAfterOtherEnd } else { Sometimes::ResetBeforeOtherEnd });
+        }
         let Some(&sock) = self.watch.socks.get(&key) else { return };
         let before = self.kernel.incoming(sock) > 0;
         self.coverage.saw(if before { Sometimes::FinBeforeLastByte } else { Sometimes::FinAfterLastByte });
@@ -170,8 +207,57 @@ impl World {
             let key = last_read.and_then(|sock| self.watch.conns.get(&sock)).copied();
             if let (Purpose::Local, Some(key)) = (purpose, key) {
                 *self.watch.begun.entry(key).or_default() += 1;
+                self.see_dialled(key, sock);
             }
         }
+    }
+
+    /// A client has dialled for the last transfer that was started on this conn.
+    fn see_dialled(&mut self, client: Key, local: SockId) {
+        let server = self.watch.socks.get(&client).and_then(|&sock| self.kernel.peer(sock));
+        let Some(&server) = server.and_then(|server| self.watch.conns.get(&server)) else { return };
+        if let Some(transfer) = self.watch.transfers.iter_mut().rev().find(|transfer| transfer.conn == server) {
+            transfer.client = Some(client.0);
+            transfer.local = Some(local);
+        }
+    }
+
+    /// The tunnel itself has ended a transfer of this process.
+    fn see_struck(&mut self, process: usize, conn: ConnId, epoch: Epoch) {
+        for transfer in &mut self.watch.transfers {
+            let ours = transfer.conn.0 == process || transfer.client == Some(process);
+            transfer.struck |= ours && (transfer.conn.2, transfer.epoch) == (conn, epoch);
+        }
+    }
+
+    /// A program has reset an outer connection that was up: because the other one has failed, and behind all that had
+    /// come there before.
+    pub(super) fn see_reset(&mut self, OuterReset { sock, written, unsent }: OuterReset) {
+        let lingering = self.watch.lingering.remove(&sock);
+        let of = |transfer: &&Transfer| transfer.other(sock).is_some();
+        let Some(transfer) = self.watch.transfers.iter().rev().find(of).filter(|transfer| !transfer.struck) else {
+            return;
+        };
+        let Some(other) = transfer.other(sock) else { return };
+        let which = format!("{:?} {:?}, socket {}", transfer.conn.2, transfer.epoch, sock.0);
+        if !self.kernel.has_failed(other) {
+            let what = format!("{which} is reset, and socket {} is well", other.0);
+            return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+        }
+        let came = self.kernel.received(other);
+        if written < came {
+            let what = format!("{which}: {written} of {came} bytes");
+            return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
+        }
+        if unsent == 0 {
+            return;
+        }
+        let patience = self.plan.scenario.timings.reset_linger;
+        if lingering.is_none_or(|since| self.now().since(since) < patience) {
+            let what = format!("{which}: {unsent} bytes are not sent, lingering since {lingering:?}");
+            return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
+        }
+        self.coverage.saw(Sometimes::LingerTimedOut);
     }
 
     /// What a callback did, beyond its messages and notes.
@@ -180,6 +266,11 @@ impl World {
             for (sock, bytes) in &effects.heard {
                 self.overheard.on_read(sock.0, bytes);
             }
+        }
+        for &sock in effects.lingering.borrow().iter() {
+            let now = self.now();
+            self.watch.lingering.entry(sock).or_insert(now);
+            self.coverage.saw(Sometimes::Lingered);
         }
         let Task::ServerLoop(_) = self.threads[thread].task else { return };
         let placed = |note: &Note| matches!(note, Note::Started { .. } | Note::VisitorDropped { .. });
@@ -203,12 +294,20 @@ impl World {
         }
         let Some(&control) = self.watch.visitors.get(&(process, visitor)) else { return };
         let key = (process, control, conn);
+        let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == visitor);
+        if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {
+            self.watch.transfers.push(Transfer { conn: key, client: None, epoch, public, local: None, struck: false });
+        }
         let before = self.watch.started.insert(key, epoch.0).unwrap_or(0);
         if epoch.0 != before + 1 {
             self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {conn:?}"));
         }
         let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
         let client = peer.and_then(|peer| self.watch.conns.get(&peer)).copied();
+        let reset = |half| self.watch.fins.is_reset((half, Epoch(before)));
+        if before > 0 && (reset(key) || client.is_some_and(reset)) {
+            self.coverage.saw(Sometimes::ReusedAfterReset);
+        }
         if let Some(client) = client
             && before > 0
             && !self.watch.dones.contains(&(client, Epoch(before)))
@@ -221,6 +320,13 @@ impl World {
     /// A driver had something to say.
     pub(super) fn see_note(&mut self, process: usize, note: &Note) {
         let role = self.processes[process].role;
+        if let Note::Aborted { conn, epoch, .. } | Note::Refused { conn, epoch, .. } = note {
+            self.see_struck(process, *conn, *epoch);
+        }
+        if let Note::Aborted { code: AbortCode::OuterReset, conn, epoch, .. } = note {
+            let what = format!("{role:?}: {conn:?} {epoch:?}");
+            self.fail(Kind::Safety, Property::ResetCostsNoConn, what);
+        }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
             Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),

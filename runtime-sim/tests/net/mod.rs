@@ -39,6 +39,8 @@ pub(super) trait Net {
     fn pipe(&mut self) -> Self::Pipe;
     fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
+    /// SIOCOUTQ.
+    fn unsent(&mut self, stream: &Self::Stream) -> usize;
     fn shut_write(&mut self, stream: &Self::Stream);
     fn close(&mut self, stream: Self::Stream);
     fn reset(&mut self, stream: Self::Stream);
@@ -202,6 +204,10 @@ impl Net for Simulated {
         self.wrote(*stream, moved)
     }
 
+    fn unsent(&mut self, stream: &SockId) -> usize {
+        self.kernel.unsent(*stream)
+    }
+
     fn shut_write(&mut self, stream: &SockId) {
         self.kernel.shut_write(*stream).ok();
     }
@@ -314,6 +320,10 @@ impl Net for Linux {
 
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError> {
         self.sys.splice_out(pipe, stream, max)
+    }
+
+    fn unsent(&mut self, stream: &Self::Stream) -> usize {
+        self.sys.unsent(stream)
     }
 
     fn shut_write(&mut self, stream: &Self::Stream) {
