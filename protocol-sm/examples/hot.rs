@@ -13,7 +13,7 @@ use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::pool::{Pool, Visit};
 use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant as Now;
-use protocol_sm::transfer::Half;
+use protocol_sm::transfer::{Fin, Half, How, OuterDuty};
 use protocol_sm::wire::{ClientMsg, FRAME_HEADER, Framer, Message, ProxyToClient, ServerMsg, ToClient, ToServer};
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -54,7 +54,7 @@ fn works() -> Vec<(&'static str, Work)> {
         tunnel: TunnelId(1),
         visitor: visitor.parse().expect("an address"),
     };
-    let fin = ToClient::Numbered { seq, msg: ServerMsg::Fin { conn, epoch, total: 1 << 33 } };
+    let fin = ToClient::Numbered { seq, msg: ServerMsg::Fin { conn, epoch, total: 1 << 33, how: How::Shut } };
     let done = ToServer::Numbered { seq, msg: ClientMsg::Done { conn, epoch } };
     vec![
         ("encode-start", encode(start("192.0.2.7:50000"))),
@@ -93,7 +93,7 @@ fn decode<M: Message + 'static>(message: M) -> Work {
 fn number() -> Work {
     let mut ours = NumberedMessages::default();
     let mut theirs = NumberedMessages::<ClientMsg>::default();
-    let msg = ServerMsg::Fin { conn: ConnId(70_000), epoch: Epoch(300), total: 1 << 33 };
+    let msg = ServerMsg::Fin { conn: ConnId(70_000), epoch: Epoch(300), total: 1 << 33, how: How::Shut };
     Box::new(move || {
         let seq = black_box(&mut ours).send(black_box(&msg).clone()).expect("it is acknowledged");
         assert!(matches!(black_box(&mut theirs).on_numbered(seq), Ok(Delivery::Deliver { .. })));
@@ -126,18 +126,22 @@ fn moved(half: &mut impl Half, bytes: usize) {
     half.on_forwarded(black_box(&*half).budget(0).forward);
 }
 
+fn shut(bytes: usize) -> Fin {
+    Fin { total: bytes as u64, how: How::Shut }
+}
+
 // In a program there is an event of its own behind each step, and the conn lies in memory between them.
 
 fn serve(idle: server::IdleConn) -> server::IdleConn {
     let mut conn = idle.start().expect("epochs are left");
     let epoch = conn.transfer.epoch();
     moved(&mut conn.transfer.egress, QUESTION);
-    assert_eq!(black_box(&mut conn).transfer.egress.on_source_eof(), QUESTION as u64);
+    assert_eq!(black_box(&mut conn).transfer.on_source_end(How::Shut), shut(QUESTION));
     black_box(&mut conn).on_started(epoch).expect("it is awaited");
     moved(&mut conn.transfer.ingress, ANSWER);
-    let _ = black_box(black_box(&mut conn).on_fin(epoch, ANSWER as u64));
-    black_box(&mut conn).transfer.ingress.on_shutdown();
-    assert!(black_box(&conn).transfer.outer_is_through());
+    let _ = black_box(black_box(&mut conn).on_fin(epoch, shut(ANSWER)));
+    black_box(&mut conn).transfer.ingress.on_shut();
+    assert_eq!(black_box(&conn).transfer.outer_duty(), Some(OuterDuty::Close));
     let _ = black_box(black_box(&mut conn).on_done(epoch));
     black_box(conn).finish().expect("it is over")
 }
@@ -145,14 +149,14 @@ fn serve(idle: server::IdleConn) -> server::IdleConn {
 fn use_service(idle: client::IdleConn) -> client::IdleConn {
     let mut idle = black_box(idle);
     let epoch = idle.last().next().expect("epochs are left");
-    let _ = black_box(idle.on_fin(epoch, QUESTION as u64));
+    let _ = black_box(idle.on_fin(epoch, shut(QUESTION)));
     let mut conn = black_box(idle).on_start(epoch).expect("it is the next");
     black_box(&mut conn).on_dialed();
     moved(&mut conn.transfer.ingress, QUESTION);
-    black_box(&mut conn).transfer.ingress.on_shutdown();
+    black_box(&mut conn).transfer.ingress.on_shut();
     moved(&mut conn.transfer.egress, ANSWER);
-    assert_eq!(black_box(&mut conn).transfer.egress.on_source_eof(), ANSWER as u64);
-    assert!(black_box(&conn).transfer.outer_is_through());
+    assert_eq!(black_box(&mut conn).transfer.on_source_end(How::Shut), shut(ANSWER));
+    assert_eq!(black_box(&conn).transfer.outer_duty(), Some(OuterDuty::Close));
     black_box(conn).finish().expect("it is over")
 }
 
@@ -175,8 +179,14 @@ fn visit() -> Work {
     let mut client = client_visit();
     let visitor = "192.0.2.7:50000".parse().expect("an address");
     let mut band = wire(ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor });
-    let mut end = wire(ToClient::Numbered { seq: 1_000_000, msg: ServerMsg::Fin { conn, epoch, total: 1 << 33 } });
-    let mut answered = wire(ToServer::Numbered { seq: 1_000_000, msg: ClientMsg::Fin { conn, epoch, total: 1 << 33 } });
+    let mut end = wire(ToClient::Numbered {
+        seq: 1_000_000,
+        msg: ServerMsg::Fin { conn, epoch, total: 1 << 33, how: How::Shut },
+    });
+    let mut answered = wire(ToServer::Numbered {
+        seq: 1_000_000,
+        msg: ClientMsg::Fin { conn, epoch, total: 1 << 33, how: How::Shut },
+    });
     let mut done = wire(ToServer::Numbered { seq: 1_000_001, msg: ClientMsg::Done { conn, epoch } });
     let mut numbers = number();
     Box::new(move || {

@@ -246,8 +246,6 @@ pub enum Dropped {
     Gone,
     /// The server is out of descriptors or memory.
     Resources,
-    /// It went away by itself while it waited.
-    Left,
 }
 
 impl fmt::Display for Dropped {
@@ -261,7 +259,6 @@ impl fmt::Display for Dropped {
             Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
-            Self::Left => "it left while it waited",
         })
     }
 }

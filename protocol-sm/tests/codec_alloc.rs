@@ -7,7 +7,7 @@ use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::pool::{Pool, Visit};
 use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant;
-use protocol_sm::transfer::Half;
+use protocol_sm::transfer::{Half, How};
 use protocol_sm::wire::{
     ClientMsg, FRAME_HEADER, Framer, Message, ProxyToClient, ProxyToServer, ServerMsg, ToClient, ToServer,
 };
@@ -72,8 +72,10 @@ fn a_transfers_messages_allocate_nothing() {
     round_trip(&ProxyToServer::Pong);
     round_trip(&ProxyToServer::Started { epoch });
     let total = u64::MAX;
-    round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Fin { conn, epoch, total } });
-    round_trip(&ToClient::Numbered { seq, msg: ServerMsg::Fin { conn, epoch, total } });
+    for how in [How::Shut, How::Reset] {
+        round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Fin { conn, epoch, total, how } });
+        round_trip(&ToClient::Numbered { seq, msg: ServerMsg::Fin { conn, epoch, total, how } });
+    }
     round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Done { conn, epoch } });
     let code = AbortCode::OuterReset;
     round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Abort { conn, epoch, code } });
@@ -92,14 +94,14 @@ fn visit(server: server::IdleConn, client: client::IdleConn) -> (server::IdleCon
     server.on_started(epoch).expect("by the book");
     client.transfer.ingress.on_taken(3);
     client.transfer.ingress.on_forwarded(3);
-    let _ = client.on_fin(epoch, server.transfer.egress.on_source_eof()).expect("by the book");
-    client.transfer.ingress.on_shutdown();
+    let _ = client.on_fin(epoch, server.transfer.on_source_end(How::Shut)).expect("by the book");
+    client.transfer.ingress.on_shut();
     client.transfer.egress.on_taken(5);
     client.transfer.egress.on_forwarded(5);
-    let _ = server.on_fin(epoch, client.transfer.egress.on_source_eof()).expect("by the book");
+    let _ = server.on_fin(epoch, client.transfer.on_source_end(How::Shut)).expect("by the book");
     server.transfer.ingress.on_taken(5);
     server.transfer.ingress.on_forwarded(5);
-    server.transfer.ingress.on_shutdown();
+    server.transfer.ingress.on_shut();
     let client = client.finish().expect("by the book");
     let _ = server.on_done(epoch).expect("by the book");
     (server.finish().expect("by the book"), client)

@@ -3,6 +3,7 @@
 
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::settings::{Scope, ServerSettings, Timings};
+use protocol_sm::transfer::How;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -44,6 +45,7 @@ fn codes<C: DeserializeOwned + Debug>(name: &str) -> Vec<(C, Vec<String>)> {
 
 #[test]
 fn codes_have_the_numbers_that_are_written() {
+    codes::<How>("How");
     codes::<AbortCode>("AbortCode");
     codes::<RefuseCode>("RefuseCode");
     codes::<CloseCode>("CloseCode");
@@ -129,6 +131,7 @@ fn defaults_are_those_that_are_written() {
         ("idle_ping_timeout", timings.idle_ping_timeout),
         ("idle_conn_lifetime", timings.idle_conn_lifetime),
         ("half_open_timeout", timings.half_open_timeout),
+        ("reset_linger", timings.reset_linger),
         ("drain_timeout", timings.drain_timeout),
     ];
     let rows = table(&["## Timers and limits"]);

@@ -8,7 +8,7 @@ use protocol_sm::conn::{client, server};
 use protocol_sm::control::challenge::Challenge;
 use protocol_sm::ids::{ClientId, Epoch};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Token};
-use protocol_sm::transfer::{Egress, Half, Heard, Ingress};
+use protocol_sm::transfer::{Egress, Fin, Half, Heard, How, Ingress, OuterDuty, Transfer};
 use protocol_sm::wire::{ClientHello, ConnKind, Preface};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -104,31 +104,80 @@ fn table<S: Clone + Eq + Hash>(
     text
 }
 
+fn halves(transfer: &Transfer) -> String {
+    format!("{}, {}", egress(&transfer.egress), ingress(&transfer.ingress))
+}
+
 fn egress(half: &Egress) -> String {
-    let end = if half.through() {
-        " through"
-    } else if half.ended() {
-        " ended"
-    } else {
-        ""
+    // A reset behind the end is news only where the end was shut, and once.
+    let reset = half.ended() && half.clone().on_reset_behind().is_none();
+    let end = match (half.ended(), half.through()) {
+        (false, _) => "",
+        (true, false) => " ended",
+        (true, true) => " through",
     };
-    format!("in {}+{}{end}", half.forwarded(), half.budget(0).forward)
+    format!("in {}+{}{end}{}", half.forwarded(), half.budget(0).forward, if reset { " reset" } else { "" })
 }
 
 fn ingress(half: &Ingress) -> String {
     let held = half.budget(0).forward as u64;
     let total = if half.capped() {
-        format!(" of {}", half.forwarded() + held + half.budget(usize::MAX).take as u64)
+        let reset = if half.peer_is_reset() { " reset" } else { "" };
+        format!(" of {}{reset}", half.forwarded() + held + half.budget(usize::MAX).take as u64)
     } else {
         String::new()
     };
-    let end = if half.through() { " shut" } else { "" };
-    format!("out {}+{held}{total}{end}", half.forwarded())
+    let sink = match (half.drops(), half.through(), half.due()) {
+        (true, false, _) => " dropped",
+        (true, true, _) => " dropped, over",
+        (false, true, _) => " over",
+        (false, false, Some(How::Shut)) => " to be shut",
+        (false, false, Some(How::Reset)) => " to be reset",
+        (false, false, None) => "",
+    };
+    format!("out {}+{held}{total}{sink}", half.forwarded())
 }
 
-/// Takes one byte, the only one; or none where the machine allows none.
-fn take(half: &mut impl Half, moved: u64) -> bool {
-    let may = half.budget(1).take > 0 && half.budget(0).forward == 0 && moved == 0;
+/// The outer socket's stream ends; `None` if it has before.
+fn source_end(transfer: &mut Transfer, how: How) -> bool {
+    let may = !transfer.egress.ended();
+    if may {
+        let _ = transfer.on_source_end(how);
+    }
+    may
+}
+
+/// The outer socket is reset behind its end.
+fn reset_behind(transfer: &mut Transfer) -> bool {
+    let may = transfer.egress.ended() && transfer.egress.clone().on_reset_behind().is_some();
+    if may {
+        let _ = transfer.on_outer_lost(true);
+    }
+    may
+}
+
+/// What must be done to the outer socket is done.
+fn outer_duty(transfer: &mut Transfer, wanted: OuterDuty) -> bool {
+    let due = transfer.outer_duty() == Some(wanted);
+    match wanted {
+        OuterDuty::ShutWrite if due => transfer.ingress.on_shut(),
+        OuterDuty::Reset if due => transfer.ingress.on_reset(),
+        OuterDuty::ShutWrite | OuterDuty::Reset | OuterDuty::Close | OuterDuty::Drop => {}
+    }
+    due
+}
+
+/// An outer socket both of whose directions are over is closed at once.
+fn close_outer(transfer: &mut Transfer) {
+    if transfer.outer_duty() == Some(OuterDuty::Close) {
+        transfer.ingress.on_sink_lost();
+    }
+}
+
+/// Takes one byte, the only one; or none where the machine allows none. The last transfer has none: it differs from the
+/// first in its number alone.
+fn take(epoch: Epoch, half: &mut impl Half, moved: u64) -> bool {
+    let may = epoch < LAST && half.budget(1).take > 0 && half.budget(0).forward == 0 && moved == 0;
     if may {
         half.on_taken(1);
     }
@@ -158,7 +207,10 @@ fn server_table() -> String {
         move |state| match state {
             Server::Idle(_) => Next::Never,
             Server::Active(mut conn) => match change(&mut conn) {
-                Next::State(()) => Next::State(Server::Active(conn)),
+                Next::State(()) => {
+                    close_outer(&mut conn.transfer);
+                    Next::State(Server::Active(conn))
+                }
                 Next::Stale => Next::Stale,
                 Next::Closed => Next::Closed,
                 Next::Error(error) => Next::Error(error),
@@ -184,10 +236,15 @@ fn server_table() -> String {
             }
         }
     }
-    fn fin(total: u64) -> impl Fn(&mut S, Epoch) -> Result<Heard, Violation> {
+    fn fin(total: u64, how: How) -> impl Fn(&mut S, Epoch) -> Result<Heard, Violation> {
         move |state, epoch| match state {
             Server::Idle(conn) => conn.on_message(epoch),
-            Server::Active(conn) => conn.on_fin(epoch, total),
+            Server::Active(conn) => {
+                let heard = conn.on_fin(epoch, Fin { total, how });
+                let _ = conn.transfer.end_for_peer();
+                close_outer(&mut conn.transfer);
+                heard
+            }
         }
     }
     fn done(state: &mut S, epoch: Epoch) -> Result<Heard, Violation> {
@@ -229,42 +286,29 @@ fn server_table() -> String {
             "visitor byte",
             active(|conn| {
                 let moved = conn.transfer.egress.forwarded();
-                may(take(&mut conn.transfer.egress, moved))
+                may(take(conn.transfer.epoch(), &mut conn.transfer.egress, moved))
             }),
         ),
         event("byte sent", active(|conn| may(forward(&mut conn.transfer.egress)))),
-        event(
-            "visitor end",
-            active(|conn| {
-                let may_end = !conn.transfer.egress.ended();
-                if may_end {
-                    let _ = conn.transfer.egress.on_source_eof();
-                }
-                may(may_end)
-            }),
-        ),
+        event("visitor end", active(|conn| may(source_end(&mut conn.transfer, How::Shut)))),
+        event("visitor reset", active(|conn| may(source_end(&mut conn.transfer, How::Reset)))),
+        event("reset behind", active(|conn| may(reset_behind(&mut conn.transfer)))),
         event(
             "payload",
             active(|conn| {
                 let moved = conn.transfer.ingress.forwarded();
-                may(conn.answer() == Answer::Started && take(&mut conn.transfer.ingress, moved))
+                may(conn.answer() == Answer::Started && take(conn.transfer.epoch(), &mut conn.transfer.ingress, moved))
             }),
         ),
-        event("delivered", active(|conn| may(forward(&mut conn.transfer.ingress)))),
-        event(
-            "shut",
-            active(|conn| {
-                let due = conn.transfer.ingress.shutdown_due();
-                if due {
-                    conn.transfer.ingress.on_shutdown();
-                }
-                may(due)
-            }),
-        ),
-        event("Fin 0", heard(0, fin(0))),
-        event("Fin 1", heard(0, fin(1))),
-        event("Fin, old", heard(-1, fin(0))),
-        event("Fin, next", heard(1, fin(0))),
+        event("delivered", active(|conn| may(!conn.transfer.ingress.drops() && forward(&mut conn.transfer.ingress)))),
+        event("shut", active(|conn| may(outer_duty(&mut conn.transfer, OuterDuty::ShutWrite)))),
+        event("reset", active(|conn| may(outer_duty(&mut conn.transfer, OuterDuty::Reset)))),
+        event("Fin 0", heard(0, fin(0, How::Shut))),
+        event("Fin 1", heard(0, fin(1, How::Shut))),
+        event("Fin 0, reset", heard(0, fin(0, How::Reset))),
+        event("Fin 1, reset", heard(0, fin(1, How::Reset))),
+        event("Fin, old", heard(-1, fin(0, How::Shut))),
+        event("Fin, next", heard(1, fin(0, How::Shut))),
         event("Done", heard(0, done)),
         event("Done, old", heard(-1, done)),
         event("Done, next", heard(1, done)),
@@ -281,7 +325,7 @@ fn server_table() -> String {
         Server::Active(conn) => {
             let done = if conn.is_done() { ", Done" } else { "" };
             let (epoch, answer) = (conn.transfer.epoch().0, conn.answer());
-            format!("{epoch} {answer:?}, {}, {}{done}", egress(&conn.transfer.egress), ingress(&conn.transfer.ingress))
+            format!("{epoch} {answer:?}, {}{done}", halves(&conn.transfer))
         }
     })
 }
@@ -297,7 +341,11 @@ fn client_table() -> String {
     fn active(change: impl Fn(&mut client::ActiveConn) -> bool + 'static) -> impl Fn(S) -> Next<S> {
         move |state| {
             let Client::Active(mut conn) = state else { return Next::Never };
-            if change(&mut conn) { Next::State(Client::Active(conn)) } else { Next::Never }
+            if !change(&mut conn) {
+                return Next::Never;
+            }
+            close_outer(&mut conn.transfer);
+            Next::State(Client::Active(conn))
         }
     }
     fn start(offset: u32) -> impl Fn(S) -> Next<S> {
@@ -312,8 +360,20 @@ fn client_table() -> String {
             Client::Idle(_) | Client::Active(_) => Next::Never,
         }
     }
+    fn fin(total: u64, how: How) -> Fin {
+        Fin { total, how }
+    }
+    fn serving_duty(conn: &mut client::ActiveConn, duty: OuterDuty) -> bool {
+        conn.stage() == Stage::Serving && outer_duty(&mut conn.transfer, duty)
+    }
+    fn end_for_peer(conn: &mut client::ActiveConn) {
+        // Nothing is exchanged while it is dialled.
+        if conn.stage() != Stage::Dialling {
+            let _ = conn.transfer.end_for_peer();
+        }
+    }
     /// About the conn's current epoch (for an idle one: its last), the one before, or the one after.
-    fn heard(offset: i64, total: Option<u64>) -> impl Fn(S) -> Next<S> {
+    fn heard(offset: i64, fin: Option<Fin>) -> impl Fn(S) -> Next<S> {
         move |mut state| {
             let current = match &state {
                 Client::Idle(conn) => conn.last(),
@@ -323,15 +383,20 @@ fn client_table() -> String {
             if epoch > LAST {
                 return Next::Never;
             }
-            let heard = match (&mut state, total) {
-                (Client::Idle(conn), Some(total)) => conn.on_fin(epoch, total),
-                (Client::Active(conn), Some(total)) => conn.on_fin(epoch, total),
+            let heard = match (&mut state, fin) {
+                (Client::Idle(conn), Some(fin)) => conn.on_fin(epoch, fin),
+                (Client::Active(conn), Some(fin)) => {
+                    let heard = conn.on_fin(epoch, fin);
+                    end_for_peer(conn);
+                    close_outer(&mut conn.transfer);
+                    heard
+                }
                 (Client::Idle(conn), None) => conn.on_abort(epoch),
                 (Client::Active(conn), None) => conn.on_abort(epoch),
             };
             match heard {
                 Ok(Heard::Stale) => Next::Stale,
-                Ok(Heard::Current) if total.is_none() => Next::Closed,
+                Ok(Heard::Current) if fin.is_none() => Next::Closed,
                 Ok(Heard::Current) => Next::State(state),
                 Err(violation) => Next::broken(violation),
             }
@@ -345,6 +410,7 @@ fn client_table() -> String {
             "dialled",
             active(|conn| {
                 conn.on_dialed();
+                end_for_peer(conn);
                 true
             }),
         ),
@@ -352,7 +418,6 @@ fn client_table() -> String {
             "refused",
             active(|conn| {
                 conn.on_refused();
-                conn.settle_discard();
                 true
             }),
         ),
@@ -360,65 +425,35 @@ fn client_table() -> String {
             "local byte",
             active(|conn| {
                 let moved = conn.transfer.egress.forwarded();
-                conn.stage() == Stage::Serving && take(&mut conn.transfer.egress, moved)
+                conn.stage() == Stage::Serving && take(conn.transfer.epoch(), &mut conn.transfer.egress, moved)
             }),
         ),
         event("byte sent", active(|conn| forward(&mut conn.transfer.egress))),
+        event("local end", active(|conn| conn.stage() == Stage::Serving && source_end(&mut conn.transfer, How::Shut))),
         event(
-            "local end",
-            active(|conn| {
-                let may = conn.stage() == Stage::Serving && !conn.transfer.egress.ended();
-                if may {
-                    let _ = conn.transfer.egress.on_source_eof();
-                }
-                may
-            }),
+            "local reset",
+            active(|conn| conn.stage() == Stage::Serving && source_end(&mut conn.transfer, How::Reset)),
         ),
+        event("reset behind", active(|conn| conn.stage() == Stage::Serving && reset_behind(&mut conn.transfer))),
         event(
             "payload",
             active(|conn| {
                 let moved = conn.transfer.ingress.forwarded();
-                conn.stage() != Stage::Refused && take(&mut conn.transfer.ingress, moved)
+                take(conn.transfer.epoch(), &mut conn.transfer.ingress, moved)
             }),
         ),
         event("delivered", active(|conn| conn.stage() == Stage::Serving && forward(&mut conn.transfer.ingress))),
-        event(
-            "discarded",
-            active(|conn| {
-                let may = conn.stage() == Stage::Refused
-                    && conn.transfer.ingress.budget(1).take > 0
-                    && conn.transfer.ingress.forwarded() == 0;
-                if may {
-                    conn.on_discarded(1);
-                }
-                may
-            }),
-        ),
-        event(
-            "shut",
-            active(|conn| {
-                let due = conn.stage() == Stage::Serving && conn.transfer.ingress.shutdown_due();
-                if due {
-                    conn.transfer.ingress.on_shutdown();
-                }
-                due
-            }),
-        ),
-        event(
-            "settled",
-            active(|conn| {
-                let may = conn.stage() == Stage::Refused;
-                if may {
-                    conn.settle_discard();
-                }
-                may
-            }),
-        ),
-        event("Fin 0", heard(0, Some(0))),
-        event("Fin 1", heard(0, Some(1))),
-        event("Fin, old", heard(-1, Some(0))),
-        event("Fin 0, next", heard(1, Some(0))),
-        event("Fin 1, next", heard(1, Some(1))),
+        event("shut", active(|conn| serving_duty(conn, OuterDuty::ShutWrite))),
+        event("reset", active(|conn| serving_duty(conn, OuterDuty::Reset))),
+        event("Fin 0", heard(0, Some(fin(0, How::Shut)))),
+        event("Fin 1", heard(0, Some(fin(1, How::Shut)))),
+        event("Fin 0, reset", heard(0, Some(fin(0, How::Reset)))),
+        event("Fin 1, reset", heard(0, Some(fin(1, How::Reset)))),
+        event("Fin, old", heard(-1, Some(fin(0, How::Shut)))),
+        event("Fin 0, next", heard(1, Some(fin(0, How::Shut)))),
+        event("Fin 1, next", heard(1, Some(fin(1, How::Shut)))),
+        event("Fin 0, next, reset", heard(1, Some(fin(0, How::Reset)))),
+        event("Fin 1, next, reset", heard(1, Some(fin(1, How::Reset)))),
         event("Abort", heard(0, None)),
         event("Abort, old", heard(-1, None)),
         event("Abort, next", heard(1, None)),
@@ -432,13 +467,15 @@ fn client_table() -> String {
             // What an early Fin said shows in what its transfer may take.
             let early =
                 conn.clone().on_start(Epoch(conn.last().0 + 1)).ok().filter(|conn| conn.transfer.ingress.capped());
-            let early =
-                early.map_or(String::new(), |conn| format!(", early Fin {}", conn.transfer.ingress.budget(9).take));
+            let early = early.map_or(String::new(), |conn| {
+                let reset = if conn.transfer.ingress.peer_is_reset() { " reset" } else { "" };
+                format!(", early Fin {}{reset}", conn.transfer.ingress.budget(9).take)
+            });
             format!("Idle after {}{early}", conn.last().0)
         }
         Client::Active(conn) => {
             let (epoch, stage) = (conn.transfer.epoch().0, conn.stage());
-            format!("{epoch} {stage:?}, {}, {}", egress(&conn.transfer.egress), ingress(&conn.transfer.ingress))
+            format!("{epoch} {stage:?}, {}", halves(&conn.transfer))
         }
     })
 }

@@ -53,9 +53,6 @@ impl Notes {
                 let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
             }),
-            Note::VisitorDropped { visitor, tunnel, why: Dropped::Left } => {
-                tracing::debug!(%visitor, tunnel = tunnel.0, "visitor dropped: {}", Dropped::Left);
-            }
             // Strangers can cause these at will: they must not hide the others.
             Note::VisitorDropped { visitor, tunnel, why: why @ (Dropped::SourceDenied | Dropped::TooOften) } => {
                 self.kept_out.line(|left_out| {

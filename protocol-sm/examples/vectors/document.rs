@@ -6,6 +6,7 @@ use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Tun
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
+use protocol_sm::transfer::How;
 use protocol_sm::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Ctl, Greeting, Message, Preface, PrefaceReader,
     ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient,
@@ -265,8 +266,8 @@ fn from_clients() -> Vec<ToServer> {
         register(2, 443, "web", office_limits()),
         ClientMsg::CloseTunnel { tunnel: TunnelId(1) },
         ClientMsg::ConnFailed { count: 4 },
-        ClientMsg::Fin { conn, epoch, total: 0 },
-        ClientMsg::Fin { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), total: HIGH },
+        ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut },
+        ClientMsg::Fin { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), total: HIGH, how: How::Reset },
         ClientMsg::Done { conn, epoch },
         ClientMsg::Drain,
     ];
@@ -292,7 +293,9 @@ fn from_servers() -> Vec<ToClient> {
     let (conn, epoch, tunnel) = (ConnId(3), Epoch(2), TunnelId(1));
     let mut numbered: Vec<_> = visitors().map(|public| ServerMsg::TunnelReady { tunnel, public }).into();
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelRefused { tunnel, code }));
-    numbered.extend([ServerMsg::NeedConn { count: 4 }, ServerMsg::Fin { conn, epoch, total: 5 }, ServerMsg::Drain]);
+    numbered.push(ServerMsg::NeedConn { count: 4 });
+    numbered.extend(HOW.map(|how| ServerMsg::Fin { conn, epoch, total: 5, how }));
+    numbered.push(ServerMsg::Drain);
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
@@ -316,6 +319,7 @@ fn from_servers_on_proxy() -> Vec<ProxyToClient> {
     all
 }
 
+const HOW: [How; 2] = [How::Shut, How::Reset];
 const ABORT: [AbortCode; 6] = [
     AbortCode::OuterReset,
     AbortCode::ConnLost,
@@ -405,6 +409,9 @@ fn invalid_frames() -> Vec<String> {
         malformed("proxy_to_client", "the first unknown message", &[4]),
         malformed("ctl_to_server", "the first unknown abort code", &[1, 1, 5, 3, 2, past(ABORT.len())]),
         malformed("ctl_to_client", "the first unknown abort code", &[1, 1, 4, 3, 2, past(ABORT.len())]),
+        malformed("ctl_to_server", "the first unknown manner of an end", &[1, 1, 3, 3, 2, 5, past(HOW.len())]),
+        malformed("ctl_to_client", "the first unknown manner of an end", &[1, 1, 3, 3, 2, 5, past(HOW.len())]),
+        malformed("ctl_to_server", "an end without its manner", &[1, 1, 3, 3, 2, 5]),
         malformed("ctl_to_client", "the first unknown refusal", &[0, 2, past(HANDSHAKE.len())]),
         malformed("ctl_to_client", "the first unknown tunnel refusal", &[1, 1, 1, 1, past(TUNNEL.len())]),
         malformed("proxy_to_client", "the first unknown refusal", &[1, past(HANDSHAKE.len())]),
@@ -472,7 +479,7 @@ fn streams() -> Vec<String> {
     let epoch = Epoch(1);
     let [visitor, _] = visitors();
     let start = ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor };
-    let fin = ClientMsg::Fin { conn: ConnId(1), epoch, total: 5 };
+    let fin = |how| ClientMsg::Fin { conn: ConnId(1), epoch, total: 5, how };
     let done = ClientMsg::Done { conn: ConnId(1), epoch };
     vec![
         row("a ping, then a visitor with its first bytes", "proxy_to_client", &[ProxyToClient::Ping, start], b"GET /"),
@@ -486,9 +493,19 @@ fn streams() -> Vec<String> {
             "the end of a transfer",
             "ctl_to_server",
             &[
-                ToServer::Numbered { seq: 2, msg: fin },
+                ToServer::Numbered { seq: 2, msg: fin(How::Shut) },
                 ToServer::Pong { received: 3 },
-                ToServer::Numbered { seq: 3, msg: done },
+                ToServer::Numbered { seq: 3, msg: done.clone() },
+            ],
+            b"",
+        ),
+        row(
+            "the end of a transfer whose LocalServer was reset behind its end",
+            "ctl_to_server",
+            &[
+                ToServer::Numbered { seq: 4, msg: fin(How::Shut) },
+                ToServer::Numbered { seq: 5, msg: fin(How::Reset) },
+                ToServer::Numbered { seq: 6, msg: done },
             ],
             b"",
         ),

@@ -188,15 +188,79 @@ impl ActiveConn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::{Half, OuterDuty};
+
+    fn shut(total: u64) -> Fin {
+        Fin { total, how: How::Shut }
+    }
+
+    fn reset(total: u64) -> Fin {
+        Fin { total, how: How::Reset }
+    }
 
     #[test]
     fn c2_a_fin_that_overtook_its_start_is_kept_once() {
         let mut idle = IdleConn::default();
-        assert_eq!(idle.on_fin(Epoch(2), 0), Err(Violation::FutureEpoch));
-        assert_eq!(idle.on_fin(Epoch(1), 3), Ok(Heard::Current));
-        assert_eq!(idle.on_fin(Epoch(1), 3), Err(Violation::Repeated));
+        assert_eq!(idle.on_fin(Epoch(2), shut(0)), Err(Violation::FutureEpoch));
+        assert_eq!(idle.on_fin(Epoch(1), shut(3)), Ok(Heard::Current));
+        assert_eq!(idle.on_fin(Epoch(1), shut(3)), Err(Violation::Repeated));
         let active = idle.on_start(Epoch(1)).unwrap();
         assert_eq!(active.transfer.ingress.budget(100).take, 3);
+    }
+
+    #[test]
+    fn c2_a_reset_that_overtook_its_start_is_delivered_behind_the_bytes() {
+        let mut idle = IdleConn::default();
+        assert_eq!(idle.on_fin(Epoch(1), reset(3)), Ok(Heard::Current));
+        assert_eq!(idle.on_fin(Epoch(1), reset(3)), Err(Violation::Repeated));
+        let mut conn = idle.on_start(Epoch(1)).unwrap();
+        assert!(conn.transfer.ingress.peer_is_reset());
+        conn.on_dialed();
+        assert_eq!(conn.transfer.end_for_peer(), Some(reset(0)), "nothing is taken from the LocalServer any more");
+        conn.transfer.ingress.on_taken(3);
+        conn.transfer.ingress.on_forwarded(3);
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Reset));
+        conn.transfer.ingress.on_reset();
+        assert_eq!(conn.finish().unwrap().last(), Epoch(1));
+    }
+
+    #[test]
+    fn c2_a_reset_behind_an_end_is_kept_with_it() {
+        let mut idle = IdleConn::default();
+        assert_eq!(idle.on_fin(Epoch(1), shut(2)), Ok(Heard::Current));
+        assert_eq!(idle.on_fin(Epoch(1), reset(3)), Err(Violation::Repeated), "another total");
+        assert_eq!(idle.on_fin(Epoch(1), reset(2)), Ok(Heard::Current));
+        assert_eq!(idle.on_fin(Epoch(1), reset(2)), Err(Violation::Repeated));
+        let mut conn = idle.on_start(Epoch(1)).unwrap();
+        conn.on_dialed();
+        conn.transfer.ingress.on_taken(2);
+        conn.transfer.ingress.on_forwarded(2);
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::ShutWrite));
+        conn.transfer.ingress.on_shut();
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Reset));
+    }
+
+    #[test]
+    fn c2_a_reset_may_come_behind_an_end_that_was_kept() {
+        let mut idle = IdleConn::default();
+        let _ = idle.on_fin(Epoch(1), shut(0)).unwrap();
+        let mut conn = idle.on_start(Epoch(1)).unwrap();
+        assert_eq!(conn.on_fin(Epoch(1), shut(0)), Err(Violation::Repeated));
+        assert_eq!(conn.on_fin(Epoch(1), reset(0)), Ok(Heard::Current));
+        assert_eq!(conn.on_fin(Epoch(1), reset(0)), Err(Violation::Repeated));
+        assert!(conn.transfer.ingress.peer_is_reset());
+    }
+
+    #[test]
+    fn c2_what_was_kept_belongs_to_one_transfer() {
+        let mut idle = IdleConn::default();
+        let _ = idle.on_fin(Epoch(1), reset(0)).unwrap();
+        let mut conn = idle.on_start(Epoch(1)).unwrap();
+        conn.on_refused();
+        let mut idle = conn.finish().unwrap();
+        assert_eq!(idle.on_fin(Epoch(1), reset(0)), Ok(Heard::Stale));
+        assert!(!idle.clone().on_start(Epoch(2)).unwrap().transfer.ingress.capped());
+        assert_eq!(idle.on_fin(Epoch(2), shut(4)), Ok(Heard::Current));
     }
 
     #[test]
@@ -210,39 +274,73 @@ mod tests {
         let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
         conn.on_dialed();
         conn.transfer.egress.on_taken(4);
-        let _ = conn.transfer.egress.on_source_eof();
-        let _ = conn.on_fin(Epoch(1), 0).unwrap();
-        conn.transfer.ingress.on_shutdown();
-        assert!(conn.transfer.outer_is_through());
+        let _ = conn.transfer.on_source_end(How::Shut);
+        let _ = conn.on_fin(Epoch(1), shut(0)).unwrap();
+        conn.transfer.ingress.on_shut();
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Close));
         let mut conn = conn.finish().unwrap_err();
         conn.transfer.egress.on_forwarded(4);
         let mut idle = conn.finish().unwrap();
-        assert_eq!(idle.on_fin(Epoch(1), 0), Ok(Heard::Stale));
+        assert_eq!(idle.on_fin(Epoch(1), shut(0)), Ok(Heard::Stale));
         assert_eq!(idle.on_abort(Epoch(1)), Ok(Heard::Stale));
     }
 
     #[test]
-    fn c4_a_refused_transfer_discards_exactly_the_total() {
+    fn c3_a_local_server_that_resets_is_accounted_for_while_started_is_still_out() {
         let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
-        conn.transfer.ingress.on_taken(2);
-        conn.on_refused();
-        conn.settle_discard();
-        conn.on_discarded(3);
+        conn.transfer.ingress.on_taken(5);
+        conn.on_dialed();
+        conn.transfer.egress.on_taken(4);
+        assert_eq!(conn.transfer.on_source_end(How::Reset), reset(4));
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Drop));
+        conn.transfer.egress.on_forwarded(4);
         let mut conn = conn.finish().unwrap_err();
-        let _ = conn.on_fin(Epoch(1), 6).unwrap();
-        assert_eq!(conn.transfer.ingress.budget(100).take, 1);
-        conn.on_discarded(1);
-        assert!(conn.finish().is_ok());
+        assert_eq!(conn.on_fin(Epoch(1), reset(7)), Ok(Heard::Current));
+        let mut conn = conn.finish().unwrap_err();
+        conn.transfer.ingress.on_taken(2);
+        assert_eq!(conn.finish().unwrap().last(), Epoch(1));
     }
 
     #[test]
-    fn c4_a_refused_transfer_that_is_through_may_be_settled_again() {
-        let mut idle = IdleConn::default();
-        let _ = idle.on_fin(Epoch(1), 0).unwrap();
-        let mut conn = idle.on_start(Epoch(1)).unwrap();
+    fn c4_a_refused_transfer_discards_exactly_the_total() {
+        for fin in [shut(6), reset(6)] {
+            let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
+            conn.transfer.ingress.on_taken(2);
+            conn.on_refused();
+            assert_eq!(conn.transfer.ingress.budget(100).forward, 0, "what came while dialling is dropped");
+            conn.transfer.ingress.on_taken(3);
+            let mut conn = conn.finish().unwrap_err();
+            let _ = conn.on_fin(Epoch(1), fin).unwrap();
+            assert_eq!(conn.transfer.ingress.budget(100).take, 1);
+            conn.transfer.ingress.on_taken(1);
+            assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Drop), "there is no outer socket");
+            assert!(conn.finish().is_ok());
+        }
+    }
+
+    #[test]
+    fn c4_a_refused_transfer_whose_end_came_early_is_through_at_once() {
+        for ends in [&[shut(0)][..], &[reset(0)], &[shut(0), reset(0)]] {
+            let mut idle = IdleConn::default();
+            for &fin in ends {
+                let _ = idle.on_fin(Epoch(1), fin).unwrap();
+            }
+            let mut conn = idle.on_start(Epoch(1)).unwrap();
+            conn.on_refused();
+            assert!(conn.finish().is_ok(), "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn c4_a_visitor_that_resets_behind_its_end_changes_nothing_in_a_refused_transfer() {
+        let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
         conn.on_refused();
-        conn.settle_discard();
-        conn.settle_discard();
-        assert!(conn.finish().is_ok());
+        let _ = conn.on_fin(Epoch(1), shut(1)).unwrap();
+        let _ = conn.on_fin(Epoch(1), reset(1)).unwrap();
+        assert_eq!(conn.transfer.end_for_peer(), None, "the client announces no end");
+        let mut conn = conn.finish().unwrap_err();
+        conn.transfer.ingress.on_taken(1);
+        let mut idle = conn.finish().unwrap();
+        assert_eq!(idle.on_fin(Epoch(1), reset(1)), Ok(Heard::Stale));
     }
 }

@@ -211,7 +211,15 @@ impl ActiveConn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::Half;
+    use crate::transfer::{Half, OuterDuty};
+
+    fn shut(total: u64) -> Fin {
+        Fin { total, how: How::Shut }
+    }
+
+    fn reset(total: u64) -> Fin {
+        Fin { total, how: How::Reset }
+    }
 
     fn active() -> ActiveConn {
         IdleConn::default().start().unwrap()
@@ -222,15 +230,15 @@ mod tests {
         let e = Epoch(1);
         let mut conn = active();
         conn.transfer.egress.on_taken(2);
-        assert_eq!(conn.transfer.egress.on_source_eof(), 2);
-        conn.on_fin(e, 1).unwrap().is_current();
+        assert_eq!(conn.transfer.on_source_end(How::Shut).total, 2);
+        conn.on_fin(e, shut(1)).unwrap().is_current();
         conn.on_done(e).unwrap().is_current();
         conn.on_started(e).unwrap();
         conn.transfer.ingress.on_taken(1);
         conn.transfer.egress.on_forwarded(2);
         let mut conn = conn.finish().unwrap_err();
         conn.transfer.ingress.on_forwarded(1);
-        conn.transfer.ingress.on_shutdown();
+        conn.transfer.ingress.on_shut();
         let idle = conn.finish().unwrap();
         assert_eq!(idle.on_message(e), Ok(Heard::Stale));
         assert_eq!(idle.on_message(Epoch(2)), Err(Violation::FutureEpoch));
@@ -248,12 +256,12 @@ mod tests {
         let e = Epoch(1);
         let mut conn = active();
         assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "our Fin was not sent");
-        let _ = conn.transfer.egress.on_source_eof();
+        let _ = conn.transfer.on_source_end(How::Shut);
         conn.on_done(e).unwrap().is_current();
         assert_eq!(conn.on_done(e), Err(Violation::Repeated));
         assert_eq!(conn.on_started(e), Err(Violation::DoneTooEarly), "only a refusal has no Fin");
         let mut conn = active();
-        let _ = conn.transfer.egress.on_source_eof();
+        let _ = conn.transfer.on_source_end(How::Shut);
         conn.on_started(e).unwrap();
         assert_eq!(conn.on_done(e), Err(Violation::DoneTooEarly), "the client's Fin comes first");
     }
@@ -263,10 +271,89 @@ mod tests {
         let e = Epoch(1);
         let mut conn = active();
         conn.transfer.egress.on_taken(7);
-        assert_eq!(conn.on_refused(e), Ok(Some(7)));
-        assert!(conn.transfer.outer_is_through());
+        assert_eq!(conn.on_refused(e), Ok(Some(reset(7))));
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Drop));
         conn.transfer.egress.on_forwarded(7);
         conn.on_done(e).unwrap().is_current();
+        assert!(conn.finish().is_ok());
+    }
+
+    #[test]
+    fn v4_a_refusal_announces_nothing_where_the_visitors_end_was_announced() {
+        let e = Epoch(1);
+        for how in [How::Shut, How::Reset] {
+            let mut conn = active();
+            conn.transfer.egress.on_taken(7);
+            assert_eq!(conn.transfer.on_source_end(how).total, 7);
+            conn.on_done(e).unwrap().is_current();
+            assert_eq!(conn.on_refused(e), Ok(None));
+            let mut conn = conn.finish().unwrap_err();
+            conn.transfer.egress.on_forwarded(7);
+            assert!(conn.finish().is_ok());
+        }
+    }
+
+    #[test]
+    fn v4_a_refusal_behind_a_fin_is_a_violation_in_either_manner() {
+        let refused = Violation::Unexpected { message: MessageName::Refused, state: StateName::FinReceived };
+        for fin in [shut(0), reset(0)] {
+            let mut conn = active();
+            conn.on_fin(Epoch(1), fin).unwrap().is_current();
+            assert_eq!(conn.on_refused(Epoch(1)), Err(refused));
+        }
+    }
+
+    #[test]
+    fn v3_a_visitor_that_resets_before_the_answer_costs_no_conn() {
+        let e = Epoch(1);
+        let mut conn = active();
+        conn.transfer.egress.on_taken(7);
+        assert_eq!(conn.transfer.on_source_end(How::Reset), reset(7));
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Drop), "the answer has nobody to go to");
+        conn.transfer.egress.on_forwarded(7);
+        // The client has delivered 7 bytes, reset its socket, and ended its own half: all of it overtakes `Started`.
+        conn.on_fin(e, reset(3)).unwrap().is_current();
+        conn.on_done(e).unwrap().is_current();
+        let mut conn = conn.finish().unwrap_err();
+        conn.on_started(e).unwrap();
+        let mut conn = conn.finish().unwrap_err();
+        assert_eq!(conn.transfer.ingress.budget(100).take, 3, "dropped, and accounted for");
+        conn.transfer.ingress.on_taken(3);
+        assert_eq!(conn.finish().unwrap().last(), e);
+    }
+
+    #[test]
+    fn v3_a_local_server_that_resets_before_started_is_read_to_its_last_byte() {
+        let e = Epoch(1);
+        let mut conn = active();
+        conn.transfer.egress.on_taken(9);
+        conn.on_fin(e, reset(4)).unwrap().is_current();
+        assert_eq!(conn.transfer.end_for_peer(), Some(reset(9)), "nothing more is taken from the visitor");
+        assert_eq!(conn.transfer.outer_duty(), None);
+        conn.on_started(e).unwrap();
+        conn.transfer.ingress.on_taken(4);
+        conn.transfer.ingress.on_forwarded(4);
+        assert_eq!(conn.transfer.outer_duty(), Some(OuterDuty::Reset));
+        conn.transfer.ingress.on_reset();
+        conn.transfer.egress.on_forwarded(9);
+        conn.on_done(e).unwrap().is_current();
+        assert!(conn.finish().is_ok());
+    }
+
+    #[test]
+    fn v2_a_reset_behind_the_clients_end_comes_before_its_done() {
+        let e = Epoch(1);
+        let mut conn = active();
+        conn.on_started(e).unwrap();
+        conn.on_fin(e, shut(0)).unwrap().is_current();
+        assert_eq!(conn.on_fin(e, reset(1)), Err(Violation::Repeated), "another total");
+        conn.on_fin(e, reset(0)).unwrap().is_current();
+        assert_eq!(conn.on_fin(e, reset(0)), Err(Violation::Repeated));
+        assert_eq!(conn.transfer.end_for_peer(), Some(reset(0)));
+        conn.on_done(e).unwrap().is_current();
+        conn.transfer.ingress.on_shut();
+        let mut conn = conn.finish().unwrap_err();
+        conn.transfer.ingress.on_reset();
         assert!(conn.finish().is_ok());
     }
 

@@ -93,6 +93,8 @@ impl LoopCore {
         transfer: &mut Transfer,
         result: &Exchanged,
     ) -> Option<Ending> {
+        // Patience is with a reset alone: a socket that is lost meanwhile has no more of it.
+        let before = pace.linger.take().map(|linger| *linger);
         match result.duty? {
             OuterDuty::ShutWrite => None,
             OuterDuty::Close => {
@@ -100,7 +102,7 @@ impl LoopCore {
                 Some(Ending::Close)
             }
             OuterDuty::Drop => Some(Ending::Reset),
-            OuterDuty::Reset => self.may_reset(now, pace, result.unsent).then(|| {
+            OuterDuty::Reset => self.may_reset(now, pace, before, result.unsent).then(|| {
                 transfer.ingress.on_reset();
                 Ending::Reset
             }),
@@ -109,8 +111,7 @@ impl LoopCore {
 
     /// An outer socket is to be reset, of which `unsent` bytes are unacknowledged. `false`: not yet; [`LoopCore::enter`]
     /// sets when to look again.
-    fn may_reset(&self, now: Instant, pace: &mut Pace, unsent: usize) -> bool {
-        let before = pace.linger.take().map(|linger| *linger);
+    fn may_reset(&self, now: Instant, pace: &mut Pace, before: Option<Linger>, unsent: usize) -> bool {
         match Linger::look(before, now, unsent, self.timings.reset_linger) {
             Ok(()) => true,
             Err(linger) => {
@@ -202,5 +203,118 @@ impl Pace {
     /// That of a transfer that has just begun.
     pub(crate) fn new() -> Self {
         Self { phase: Phase::Dial, moved: 0, linger: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Epoch;
+    use crate::transfer::{Fin, Half, How};
+    use core::time::Duration;
+
+    fn conn() -> Token {
+        Token::from_number(1).expect("not 0")
+    }
+
+    /// A transfer, the deadline of its conn, and what its outer socket's kernel holds.
+    struct Fixture {
+        core: LoopCore,
+        pace: Pace,
+        deadline: Option<Instant>,
+        transfer: Transfer,
+        unsent: usize,
+    }
+
+    /// One whose peer was reset behind a byte, and has it delivered.
+    fn to_be_reset() -> Fixture {
+        let mut transfer = Transfer::new(Epoch(1));
+        transfer.egress.on_taken(2);
+        let fin = Fin { total: 1, how: How::Reset };
+        let _ = transfer.on_fin(Epoch(1), fin).unwrap();
+        assert!(transfer.end_for_peer().is_some());
+        transfer.ingress.on_taken(1);
+        transfer.ingress.on_forwarded(1);
+        let core = LoopCore::new(0, Timings::default());
+        Fixture { core, pace: Pace::new(), deadline: None, transfer, unsent: 9 }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    impl Fixture {
+        /// What either loop does behind an exchange.
+        fn turn(&mut self, now: Instant) -> Option<Ending> {
+            let result = Exchanged { duty: self.transfer.outer_duty(), unsent: self.unsent, ..Exchanged::default() };
+            let ending = self.core.settle(now, &mut self.pace, &mut self.transfer, &result);
+            let phase = Phase::answered(&self.transfer);
+            self.core.enter(now, conn(), &mut self.deadline, &mut self.pace, phase, &self.transfer);
+            ending
+        }
+
+        /// The deadline passes: when.
+        fn fire(&mut self) -> Instant {
+            let now = self.deadline.take().expect("a deadline");
+            assert_eq!(self.core.timers.pop_due(now), Some(conn()));
+            now
+        }
+    }
+
+    #[test]
+    fn a_reset_that_waits_looks_again_and_again_and_then_has_the_ordinary_deadline() {
+        let mut fixture = to_be_reset();
+        assert_eq!(fixture.turn(at(0)), None);
+        assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::Lingering, Some(at(1))));
+        // Readiness of either socket in between changes nothing.
+        assert_eq!(fixture.turn(at(0)), None);
+        assert_eq!(fixture.deadline, Some(at(1)));
+        for next in [3, 7, 15] {
+            let now = fixture.fire();
+            assert_eq!(fixture.turn(now), None);
+            assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::Lingering, Some(at(next))));
+        }
+        fixture.unsent = 0;
+        let now = fixture.fire();
+        assert_eq!(fixture.turn(now), Some(Ending::Reset));
+        // The egress still holds bytes for the conn.
+        assert!(!fixture.transfer.through());
+        let patience = fixture.core.timings.half_open_timeout;
+        assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::HalfOpen, Some(at(15) + patience)));
+    }
+
+    #[test]
+    fn a_reset_whose_bytes_nobody_acknowledges_goes_out_after_reset_linger() {
+        let mut fixture = to_be_reset();
+        let mut looks = 0;
+        let mut now = at(0);
+        while fixture.turn(now).is_none() {
+            now = fixture.fire();
+            looks += 1;
+        }
+        let linger = fixture.core.timings.reset_linger;
+        assert!(now >= at(0) + linger && now < at(200) + linger, "{now:?}");
+        assert!(looks < 60, "{looks} looks");
+    }
+
+    #[test]
+    fn a_socket_that_is_lost_while_its_reset_waits_leaves_no_look_behind() {
+        let mut fixture = to_be_reset();
+        assert_eq!(fixture.turn(at(0)), None);
+        assert_eq!(fixture.pace.phase, Phase::Lingering);
+        assert_eq!(fixture.transfer.on_outer_lost(true), None, "the own half has ended as a reset");
+        assert_eq!(fixture.turn(at(0)), Some(Ending::Reset));
+        let patience = fixture.core.timings.half_open_timeout;
+        assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::HalfOpen, Some(at(0) + patience)));
+    }
+
+    #[test]
+    fn a_reset_that_began_to_wait_before_the_answer_went_out_keeps_no_other_deadline() {
+        let mut fixture = to_be_reset();
+        let Fixture { core, pace, deadline, transfer, .. } = &mut fixture;
+        core.enter(at(0), conn(), deadline, pace, Phase::Answer, transfer);
+        assert_eq!(*deadline, Some(at(20)), "answer_delay");
+        assert_eq!(fixture.turn(at(0)), None);
+        assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::Lingering, Some(at(1))));
     }
 }

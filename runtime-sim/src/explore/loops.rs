@@ -197,7 +197,7 @@ impl Loops {
         story: &mut Story,
         call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>) -> R,
     ) {
-        let before = Before::new(&state.server);
+        let before = Before::new(&state.server, &state.net);
         let now = now.unwrap_or_else(|| Self::now(state));
         let mut told = Vec::new();
         let State { net, server, .. } = state;
@@ -292,8 +292,7 @@ impl Loops {
                 let visit = visit_at(visitor);
                 assert!(!state.aborted.contains(&conn), "an aborted conn never returns to the pool");
                 // First come, first served.
-                for &end in &before.waiting {
-                    let other = state.net.visit_of(end).unwrap_or(visit);
+                for &other in &before.waiting {
                     assert!(other >= visit, "waiters FIFO: visit {visit} was served before {other}");
                 }
                 let server = state.server.conns().find(|view| view.id == conn).map(|view| view.stream.0);
@@ -316,10 +315,9 @@ impl Loops {
                 visit.carrier = carrier;
                 visit.doomed |= lost;
             }
-            Note::Aborted { conn, .. } => state.aborted.push(conn),
+            Note::Aborted { conn, .. } => self.on_aborted(state, conn),
             Note::VisitorDropped { visitor, why, .. } => {
                 let may = match why {
-                    Dropped::Left => true,
                     Dropped::WaitedTooLong => self.config.timeouts,
                     Dropped::QueueFull => state.server.waiting().count() >= self.config.max_waiting as usize,
                     Dropped::Gone => state.over,
@@ -344,10 +342,20 @@ impl Loops {
 
     fn on_client_note(&self, state: &mut State, note: Note) {
         match note {
-            Note::Aborted { conn, .. } => state.aborted.push(conn),
+            Note::Aborted { conn, .. } => self.on_aborted(state, conn),
             Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
             _ => {}
         }
+    }
+
+    /// Only what the tunnel itself breaks costs a conn: an outer peer's reset does not.
+    fn on_aborted(&self, state: &mut State, conn: ConnId) {
+        assert!(self.may_abort(state), "a reset costs no conn: {conn:?} was aborted");
+        state.aborted.push(conn);
+    }
+
+    fn may_abort(&self, state: &State) -> bool {
+        state.losses < self.config.losses || state.net.hostile || state.over
     }
 
     /// Reads a new proxy_conn's hello and answers it, as the server's main thread does.
@@ -415,13 +423,15 @@ impl Loops {
 
 /// What its notes say of the server's loop is held against what it was.
 struct Before {
-    waiting: Vec<End>,
+    /// The visits that waited.
+    waiting: Vec<usize>,
     totals: QuietTotals,
 }
 
 impl Before {
-    fn new(server: &ServerLoop<Stream, Pipe>) -> Self {
-        Self { waiting: server.waiting().map(|stream| stream.0).collect(), totals: quiet_totals(server) }
+    fn new(server: &ServerLoop<Stream, Pipe>, net: &Net) -> Self {
+        let waiting = server.waiting().filter_map(|stream| net.visit_of(stream.0));
+        Self { waiting: waiting.collect(), totals: quiet_totals(server) }
     }
 }
 
@@ -623,6 +633,8 @@ impl Model for Loops {
         assert!(server.iter().all(|&(.., idle)| idle), "every transfer ends: {server:?}");
         assert_eq!(server, client, "both sides have the same idle conns");
         assert_eq!(state.open, client.len(), "every conn is counted until it is gone");
+        let opened = usize::try_from(state.next_conn - 1).expect("few conns");
+        assert!(self.may_abort(state) || state.open == opened, "a conn is used again whatever its visitors did");
         assert_eq!(state.net.open(), client.len(), "every fd is closed");
         assert_eq!(state.server.sockets(), server.len(), "every fd is closed");
         assert_eq!(state.client.sockets(), client.len(), "every fd is closed");

@@ -1,6 +1,6 @@
 //! What the outer peers may do: visitors come, send, end and leave; LocalServers accept, refuse, send, end and leave.
 
-use super::net::{End, Net, Side, Stream, VISITORS, Visit, at};
+use super::net::{End, Net, Peer, Side, Stream, VISITORS, Visit, at};
 use super::story::Story;
 use protocol_sm::driver::{ConnView, Use};
 use std::net::SocketAddr;
@@ -142,6 +142,24 @@ pub(super) fn play(made: Move, net: &mut Net, whims: &mut Whims, story: &mut Sto
     }
 }
 
+/// Where `gone` reset its connection, `peer` got all that it had sent, and then its end: a reset, unless it had shut
+/// its write half before.
+fn assert_saw_reset(index: usize, gone: &Peer, peer: &Peer) {
+    if !gone.left || peer.left {
+        return;
+    }
+    assert!(
+        peer.got == gone.sent,
+        "what came before a reset is delivered before it: visit {index}: {} of {} bytes",
+        peer.got,
+        gone.sent
+    );
+    assert!(
+        peer.was_reset || gone.fin && peer.eof,
+        "a reset is shown as a reset: visit {index}: {gone:?} left, and {peer:?} was not told"
+    );
+}
+
 /// The address of a visitor.
 pub(super) fn address(visit: usize) -> SocketAddr {
     at(VISITORS + u16::try_from(visit).expect("few visits"))
@@ -167,10 +185,16 @@ pub(super) fn assign_dials<'a>(net: &mut Net, conns: impl Iterator<Item = ConnVi
 /// Every visit that goes no further has come to an end that both its peers have seen.
 pub(super) fn assert_ended(visits: &[Visit]) {
     for (index, visit) in visits.iter().enumerate().filter(|(_, visit)| visit.came) {
+        let left = visit.visitor.left || visit.local.left;
         assert!(
-            visit.is_complete() || visit.doomed,
+            visit.is_complete() || visit.doomed || left,
             "visit {index} was cut short, or hangs, without a cause: {visit:?}"
         );
+        if !visit.doomed {
+            for (gone, peer) in [(&visit.visitor, &visit.local), (&visit.local, &visit.visitor)] {
+                assert_saw_reset(index, gone, peer);
+            }
+        }
         for peer in [&visit.visitor, &visit.local] {
             let ended = peer.is_complete() || peer.left || peer.was_reset || peer.end.is_none();
             assert!(ended && !peer.dialling, "every transfer ends: visit {index}: {visit:?}");

@@ -320,7 +320,6 @@ impl Programs {
             }
             Note::VisitorDropped { visitor, why, .. } => {
                 let may = match why {
-                    Dropped::Left => true,
                     Dropped::Gone => state.ending,
                     Dropped::WaitedTooLong
                     | Dropped::QueueFull

@@ -28,7 +28,6 @@ pub enum Sometimes {
     QueueFull,
     TooManyConnections,
     WaiterTimedOut,
-    WaiterLeft,
     Refused,
     DialTimedOut,
     Resumed,
@@ -74,7 +73,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 61] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -95,7 +94,6 @@ impl Sometimes {
         Self::QueueFull,
         Self::TooManyConnections,
         Self::WaiterTimedOut,
-        Self::WaiterLeft,
         Self::Refused,
         Self::DialTimedOut,
         Self::Resumed,

@@ -133,7 +133,6 @@ impl Oracle {
                 Dropped::WaitedTooLong => self.saw(Sometimes::WaiterTimedOut),
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
-                Dropped::Left => self.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
                 Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },

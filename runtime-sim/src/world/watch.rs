@@ -247,7 +247,6 @@ impl World {
                 }
                 Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
-                Dropped::Left => self.coverage.saw(Sometimes::WaiterLeft),
                 Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
                 Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },

@@ -66,6 +66,9 @@ impl<T, P> ServerLoop<T, P> {
             return Ok(());
         };
         let (control, conn_id) = (conn.control, conn.id);
+        let answered =
+            |state: &State| matches!(state, State::Active(active) if active.conn.answer() != Answer::Awaiting);
+        let was_answered = answered(&conn.state);
         let refused_at = read_frames(cx, conn)?;
         let State::Active(active) = &mut conn.state else {
             return Ok(());
@@ -78,11 +81,11 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(refused_at) = refused_at {
             cx.sys.tell(fin(refused_at));
         }
-        if active.conn.answer() == Answer::Refused
-            && let Some(visitor) = active.visitor.take()
-        {
+        if active.conn.answer() == Answer::Refused && !was_answered {
             self.core.totals.aborted += 1;
-            self.reset_visitor(cx, visitor);
+            if let Some(visitor) = active.visitor.take() {
+                self.reset_visitor(cx, visitor);
+            }
         }
         let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
             return Ok(());

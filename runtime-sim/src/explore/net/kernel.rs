@@ -22,6 +22,8 @@ impl Kernel<'_> {
     fn write(&mut self, end: End, from: &[u8]) -> Result<usize, SysError> {
         assert!(!self.net.sock(end).shut, "nothing is written after the shutdown");
         if self.net.sock(end).dead {
+            // The one error that is kept is told once, to whoever calls first.
+            self.net.sock_mut(end).error = None;
             return Err(SysError::Reset);
         }
         assert!(!self.net.sock(end).connecting, "nothing is written before the connection is there");
@@ -47,10 +49,14 @@ impl Kernel<'_> {
             self.net.unblock(end.other());
             return Ok(bytes);
         }
+        // A reset behind an end is never shown to a reader.
+        if sock.ended {
+            return Ok(Vec::new());
+        }
         if let Some(error) = sock.error.take() {
             return Err(error);
         }
-        if sock.ended || sock.dead { Ok(Vec::new()) } else { Err(SysError::WouldBlock) }
+        if sock.dead { Ok(Vec::new()) } else { Err(SysError::WouldBlock) }
     }
 }
 

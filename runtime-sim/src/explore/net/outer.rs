@@ -60,7 +60,6 @@ impl Net {
         let peer = self.visits[visit].peer(side);
         peer.left = true;
         let end = peer.end.take().expect("it is connected").other();
-        self.visits[visit].doomed = true;
         let (from, to) = self.parties(end);
         story.arrow(from, to, || format!("visit {visit}: RST"));
         self.sock_mut(end.other()).holder = Holder::Closed;
@@ -162,7 +161,17 @@ impl Net {
                     Segment::Bytes(bytes) => self.peer_reads(visit, side, &bytes),
                     Segment::Fin => self.peer_reads_end(visit, side),
                     Segment::Rst => {
-                        let peer = self.visits[visit].peer(side);
+                        let seen = &mut self.visits[visit];
+                        let other = seen.peer(side.other());
+                        let (other_left, other_sent) = (other.left, other.sent);
+                        let doomed = seen.doomed;
+                        let peer = seen.peer(side);
+                        assert!(
+                            doomed || !other_left || peer.got == other_sent,
+                            "what came before a reset is delivered before it: {side:?} of visit {visit} got {} of \
+                             {other_sent} bytes",
+                            peer.got
+                        );
                         peer.was_reset = true;
                         peer.dialling = false;
                         peer.end = None;
