@@ -16,6 +16,7 @@ use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{ClientSettings, Timings, Token as Secret, TunnelLimits, TunnelSpec};
+use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
     ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
@@ -69,7 +70,9 @@ struct Ctl {
     heard: u64,
     registered: Vec<TunnelId>,
     done: Vec<(ConnId, Epoch)>,
-    fins: Vec<u64>,
+    fins: Vec<Fin>,
+    /// The last `Fin` of the tape's, whose end a reset may follow.
+    last_fin: Option<(ConnId, Epoch, u64)>,
 }
 
 /// A proxy_conn, from the server's end.
@@ -188,6 +191,7 @@ impl World {
                 registered: Vec::new(),
                 done: Vec::new(),
                 fins: Vec::new(),
+                last_fin: None,
             }),
             Role::Proxy => {
                 let to = self.net.destination(peer).map(|to| to.port());
@@ -270,7 +274,7 @@ impl World {
                     match msg {
                         ClientMsg::RegisterTunnel { tunnel, .. } => ctl.registered.push(tunnel),
                         ClientMsg::Done { conn, epoch } => ctl.done.push((conn, epoch)),
-                        ClientMsg::Fin { total, .. } => ctl.fins.push(total),
+                        ClientMsg::Fin { total, how, .. } => ctl.fins.push(Fin { total, how }),
                         ClientMsg::CloseTunnel { .. }
                         | ClientMsg::ConnFailed { .. }
                         | ClientMsg::Abort { .. }
@@ -295,11 +299,20 @@ impl World {
             0 | 1 => ServerMsg::TunnelReady { tunnel, public: SocketAddr::new(LOCAL, 6000) },
             2 => ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortInUse },
             3 | 4 => ServerMsg::NeedConn { count: tape.number32() },
-            5..=7 => ServerMsg::Fin { conn, epoch, total: tape.number() },
+            5 => ServerMsg::Fin { conn, epoch, total: tape.number(), how: How::Shut },
+            6 => ServerMsg::Fin { conn, epoch, total: tape.number(), how: How::Reset },
+            7 => match self.ctls[index].last_fin {
+                // Legal once, behind a shut end.
+                Some((conn, epoch, total)) => ServerMsg::Fin { conn, epoch, total, how: How::Reset },
+                None => ServerMsg::Fin { conn, epoch, total: tape.number(), how: How::Shut },
+            },
             8 => ServerMsg::Abort { conn, epoch, code: abort_code(tape) },
             _ => ServerMsg::Drain,
         };
         let ctl = &mut self.ctls[index];
+        if let ServerMsg::Fin { conn, epoch, total, .. } = msg {
+            ctl.last_fin = Some((conn, epoch, total));
+        }
         let seq = match tape.byte() {
             0..=239 => {
                 ctl.sent += 1;
@@ -467,36 +480,64 @@ impl World {
         let ready = ServerMsg::TunnelReady { tunnel: TunnelId(0), public };
         self.push(ctl, &ToClient::Numbered { seq: 1, msg: ready });
         self.push(ctl, &ToClient::Numbered { seq: 2, msg: ServerMsg::NeedConn { count: 1 } });
+        self.ctls[ctl].sent = 2;
         self.settle();
         let peer = self.next_dial().expect("it opens a conn");
         self.connected(peer);
         self.settle();
         let conn = self.conns.len() - 1;
         self.accept(conn, 0);
-        let id = self.conns[conn].id.expect("it said hello");
-        let epoch = Epoch(1);
+        // The conn of a visit that ends in a reset carries the next.
+        for (visitor_ends, service_ends, seen) in [
+            (How::Shut, How::Reset, Ended::Reset),
+            (How::Reset, How::Reset, Ended::Reset),
+            (How::Shut, How::Shut, Ended::Closed),
+        ] {
+            let local = self.honest_visit(ctl, conn, visitor_ends, service_ends);
+            assert_eq!(self.net.ended(local), Some(seen), "a {visitor_ends:?} and a {service_ends:?} end");
+        }
+        assert_eq!(self.net.violations, violations, "an honest server causes no violation");
+    }
+
+    /// A visit by the book over a conn of an honest server's, whose halves end in these manners.
+    fn honest_visit(&mut self, ctl: usize, conn: usize, visitor_ends: How, service_ends: How) -> Peer {
+        let visitor = SocketAddr::new(LOCAL, 6000);
+        let it = &mut self.conns[conn];
+        let (peer, id) = (it.peer, it.id.expect("it said hello"));
+        it.epoch += 1;
+        let epoch = Epoch(it.epoch);
         let mut bytes = Vec::new();
-        ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor: public }.encode_to(&mut bytes);
+        ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor }.encode_to(&mut bytes);
         bytes.extend_from_slice(b"question");
         self.net.send(peer, &bytes);
-        self.push(ctl, &ToClient::Numbered { seq: 3, msg: ServerMsg::Fin { conn: id, epoch, total: 8 } });
         self.settle();
         let local = self.next_dial().expect("it dials the LocalServer");
         self.connected(local);
         self.net.send(local, b"answer");
-        self.net.finish(local);
+        match service_ends {
+            How::Shut => self.net.finish(local),
+            How::Reset => self.net.reset(local),
+        }
         self.settle();
-        assert_eq!(self.net.receive(local), b"question", "every byte of the visitor's, and no other");
-        assert_eq!(self.net.ended(local), Some(Ended::Closed), "a clean end");
+        self.ctls[ctl].sent += 1;
+        let seq = self.ctls[ctl].sent;
+        let msg = ServerMsg::Fin { conn: id, epoch, total: 8, how: visitor_ends };
+        self.push(ctl, &ToClient::Numbered { seq, msg });
+        self.settle();
+        let question: &[u8] = if service_ends == How::Reset { b"" } else { b"question" };
+        assert_eq!(self.net.receive(local), question, "every byte of the visitor's, and no other");
         let came = self.net.receive(peer);
         let mut rest = came.as_slice();
         let started = self.conns[conn].framer.next(&mut rest);
         assert_eq!(started, Ok(Some(ProxyToServer::Started { epoch })));
         assert_eq!(rest, b"answer", "every byte of the service's, and no other");
+        let it = &mut self.ctls[ctl];
+        (it.fins, it.done) = (Vec::new(), Vec::new());
         self.read_ctl(ctl);
-        let ctl = &self.ctls[ctl];
-        assert_eq!((&ctl.fins[..], &ctl.done[..]), (&[6][..], &[(id, epoch)][..]));
-        assert_eq!(self.net.violations, violations, "an honest server causes no violation");
+        let it = &self.ctls[ctl];
+        assert_eq!(it.fins, [Fin { total: 6, how: service_ends }], "the service's end is told");
+        assert_eq!(it.done, [(id, epoch)]);
+        local
     }
 
     /// The next connect of the client's that it still waits for, now or after its pause.

@@ -192,7 +192,7 @@ impl Net {
 
     pub(crate) fn reset(&mut self, peer: Peer) {
         let socket = &mut self.sockets[peer.0];
-        socket.input.clear();
+        // What was sent before can still be read, and then the error.
         socket.eof = true;
         socket.error = Some(SysError::Reset);
         self.tell_news(peer.0, Readiness { readable: true, writable: true, hup: true, error: true });
@@ -322,12 +322,14 @@ impl Streams for View<'_> {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "never into an empty buffer");
         let socket = &mut self.net.sockets[stream.0];
-        if let Some(error) = socket.error.take() {
-            return Err(error);
-        }
         let bytes = into.len().min(socket.input.len());
-        if bytes == 0 && !socket.eof {
-            return Err(SysError::WouldBlock);
+        if bytes == 0 {
+            if let Some(error) = socket.error.take() {
+                return Err(error);
+            }
+            if !socket.eof {
+                return Err(SysError::WouldBlock);
+            }
         }
         into.iter_mut().zip(socket.input.drain(..bytes)).for_each(|(to, byte)| *to = byte);
         Ok(Received { bytes, drained: bytes < into.len() })

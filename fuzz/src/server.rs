@@ -16,6 +16,7 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
+use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient,
     ProxyToServer, Resume, ServerHandshake, ServerMsg, ToClient, ToServer,
@@ -72,8 +73,10 @@ struct Ctl {
     /// What the server has said.
     public: Option<u16>,
     asked: u32,
-    fins: u32,
+    fins: Vec<Fin>,
     next_conn: u64,
+    /// The last `Fin` of the tape's, whose end a reset may follow.
+    last_fin: Option<(ConnId, Epoch, u64)>,
 }
 
 /// How far an honest handshake has come.
@@ -194,8 +197,9 @@ impl World {
             heard: 0,
             public: None,
             asked: 0,
-            fins: 0,
+            fins: Vec::new(),
             next_conn: 1,
+            last_fin: None,
         });
         self.ctls.last_mut()
     }
@@ -278,12 +282,20 @@ impl World {
             }
             2 => ClientMsg::CloseTunnel { tunnel: TunnelId(epoch.0) },
             3 => ClientMsg::ConnFailed { count: tape.number32() },
-            4 | 5 => ClientMsg::Fin { conn, epoch, total: tape.number() },
-            6 | 7 => ClientMsg::Done { conn, epoch },
+            4 => ClientMsg::Fin { conn, epoch, total: tape.number(), how: How::Shut },
+            5 => ClientMsg::Fin { conn, epoch, total: tape.number(), how: How::Reset },
+            6 => ClientMsg::Done { conn, epoch },
+            // Legal once, behind a shut end.
+            7 => self.ctls[index].last_fin.map_or(ClientMsg::Done { conn, epoch }, |(conn, epoch, total)| {
+                ClientMsg::Fin { conn, epoch, total, how: How::Reset }
+            }),
             8 => ClientMsg::Abort { conn, epoch, code: abort_code(tape) },
             _ => ClientMsg::Drain,
         };
         let ctl = &mut self.ctls[index];
+        if let ClientMsg::Fin { conn, epoch, total, .. } = msg {
+            ctl.last_fin = Some((conn, epoch, total));
+        }
         let seq = match tape.byte() {
             0..=239 => {
                 ctl.sent += 1;
@@ -432,6 +444,7 @@ impl World {
         let name = "honest".into();
         let limits = TunnelLimits::default();
         let register = ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name, limits };
+        self.ctls[index].sent = 1;
         self.push(index, &ToServer::Numbered { seq: 1, msg: register });
         self.settle();
         self.read_ctl(index);
@@ -439,31 +452,59 @@ impl World {
         self.open_conn(index, false);
         let conn = *self.proxies.last().expect("just opened");
         self.settle();
-        let port = self.ctls[index].public.expect("its tunnel is ready");
-        let visitor = self.net.visit(port, SocketAddr::new(LOCAL, 50_003)).expect("its port is open");
-        self.net.send(visitor, b"question");
-        self.net.finish(visitor);
-        self.settle();
-
         let came = self.net.receive(conn);
         let mut rest = &came[PREFACE_LEN..];
         let mut framer = Framer::<ProxyToClient>::default();
         assert!(matches!(framer.next(&mut rest), Ok(Some(ProxyToClient::Accepted { .. }))), "its conn is accepted");
-        let start = framer.next(&mut rest);
-        assert!(matches!(start, Ok(Some(ProxyToClient::Start { epoch: Epoch(1), .. }))), "a visitor comes: {start:?}");
-        assert_eq!(rest, b"question", "every byte of the visitor's, and no other");
-        self.read_ctl(index);
-        assert_eq!(self.ctls[index].fins, 1, "the visitor's end is told");
+        assert_eq!(rest, b"");
+        // The conn of a visit that ends in a reset carries the next.
+        for (visitor_ends, service_ends, seen) in [
+            (How::Shut, How::Reset, Ended::Reset),
+            (How::Reset, How::Reset, Ended::Reset),
+            (How::Shut, How::Shut, Ended::Closed),
+        ] {
+            let visitor = self.honest_visit(index, conn, visitor_ends, service_ends);
+            assert_eq!(self.net.ended(visitor), Some(seen), "a {visitor_ends:?} and a {service_ends:?} end");
+        }
+        assert_eq!(self.net.violations, violations, "an honest client causes no violation");
+    }
 
-        let (conn_id, epoch) = (ConnId(1), Epoch(1));
+    /// A visit by the book over the first conn of a client's, whose halves end in these manners.
+    fn honest_visit(&mut self, index: usize, conn: Peer, visitor_ends: How, service_ends: How) -> Peer {
+        let port = self.ctls[index].public.expect("its tunnel is ready");
+        let visitor = self.net.visit(port, SocketAddr::new(LOCAL, 50_003)).expect("its port is open");
+        self.net.send(visitor, b"question");
+        match visitor_ends {
+            How::Shut => self.net.finish(visitor),
+            How::Reset => self.net.reset(visitor),
+        }
+        self.settle();
+        self.ctls[index].fins.clear();
+        self.read_ctl(index);
+        assert_eq!(self.ctls[index].fins, [Fin { total: 8, how: visitor_ends }], "the visitor's end is told");
+
+        let came = self.net.receive(conn);
+        let mut rest = &came[..];
+        let start = Framer::<ProxyToClient>::default().next(&mut rest);
+        let Ok(Some(ProxyToClient::Start { epoch, .. })) = start else { panic!("a visitor comes: {start:?}") };
+        assert_eq!(rest, b"question", "every byte of the visitor's, and no other");
+
+        let conn_id = ConnId(1);
         self.send_frame(conn, &ProxyToServer::Started { epoch });
         self.net.send(conn, b"answer");
-        self.push(index, &ToServer::Numbered { seq: 2, msg: ClientMsg::Fin { conn: conn_id, epoch, total: 6 } });
-        self.push(index, &ToServer::Numbered { seq: 3, msg: ClientMsg::Done { conn: conn_id, epoch } });
+        for msg in [
+            ClientMsg::Fin { conn: conn_id, epoch, total: 6, how: service_ends },
+            ClientMsg::Done { conn: conn_id, epoch },
+        ] {
+            let ctl = &mut self.ctls[index];
+            ctl.sent += 1;
+            let seq = ctl.sent;
+            self.push(index, &ToServer::Numbered { seq, msg });
+        }
         self.settle();
-        assert_eq!(self.net.receive(visitor), b"answer", "every byte of the service's, and no other");
-        assert_eq!(self.net.ended(visitor), Some(Ended::Closed), "a clean end");
-        assert_eq!(self.net.violations, violations, "an honest client causes no violation");
+        let answer: &[u8] = if visitor_ends == How::Reset { b"" } else { b"answer" };
+        assert_eq!(self.net.receive(visitor), answer, "every byte of the service's, and no other");
+        visitor
     }
 
     fn stop(&mut self) {
@@ -506,7 +547,7 @@ impl Ctl {
                 match msg {
                     ServerMsg::TunnelReady { public, .. } => self.public = Some(public.port()),
                     ServerMsg::NeedConn { count } => self.asked += count,
-                    ServerMsg::Fin { .. } => self.fins += 1,
+                    ServerMsg::Fin { total, how, .. } => self.fins.push(Fin { total, how }),
                     ServerMsg::TunnelRefused { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => {}
                 }
             }

@@ -7,7 +7,7 @@
 
 use crate::payload::{Arrival, Flow};
 use crate::services::Service;
-use crate::sockets::{connect_unless_reset, linger_zero, unacknowledged};
+use crate::sockets::{connect_without_asking, linger_zero, unacknowledged};
 use crate::wait::PATIENCE;
 use std::collections::VecDeque;
 use std::fmt;
@@ -245,10 +245,7 @@ impl Conversation {
     /// A byte was lost, invented or out of place, or somebody waits for ever.
     pub fn hold(&self, player: &Player, at: SocketAddr) -> Result<Held, String> {
         player.scripts.lock().expect("nobody panicked with it").push_back(self.clone());
-        // A service that resets at once may be so fast that `connect` itself tells it.
-        let visitor = connect_unless_reset(at).map_or(Ok(Outcome { sent: 0, read: 0, seen: Seen::Reset }), |stream| {
-            play(stream, &self.visitor, Flow::up(self.seed), Flow::down(self.seed))
-        });
+        let visitor = play(connect_without_asking(at), &self.visitor, Flow::up(self.seed), Flow::down(self.seed));
         let service = player.outcomes.recv_timeout(PATIENCE).map_err(|_| "the service was never reached".to_owned())?;
         Ok(Held {
             visitor: visitor.map_err(|error| format!("visitor: {error}"))?,

@@ -2,11 +2,14 @@
 
 use crate::wait::PATIENCE;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::connect as connect_socket;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -48,6 +51,28 @@ pub fn connect_unless_reset(addr: SocketAddr) -> Option<TcpStream> {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
         Err(error) => panic!("connect to {addr}: {error}"),
     }
+}
+
+/// Connects to a port of 127.0.0.1 that may reset its visitors at once, and leaves the socket's one error to the first
+/// read or write: `connect` would take it, and all that came before it would be lost.
+///
+/// # Panics
+/// If there is no socket to be had, or the connection neither comes to be nor fails.
+#[must_use]
+pub fn connect_without_asking(addr: SocketAddr) -> TcpStream {
+    let kind = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, kind, None).expect("a socket");
+    match connect_socket(socket.as_raw_fd(), &SockaddrStorage::from(addr)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(error) => panic!("connect to {addr}: {error}"),
+    }
+    let patience = PollTimeout::try_from(PATIENCE).expect("a short time");
+    let mut up = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    assert_eq!(poll(&mut up, patience), Ok(1), "connect to {addr}");
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false).expect("blocking");
+    bounded(&stream, PATIENCE);
+    stream
 }
 
 /// Connects from another address of this machine, such as 127.0.0.2: `None` if `connect` itself saw a reset.

@@ -9,20 +9,20 @@ use tests::gate::Between;
 use tests::leaks::Baseline;
 use tests::programs::{Client, Server, expect_calm, options};
 use tests::services::Service;
-use tests::sockets::{End, finish, read_end, reset};
+use tests::sockets::{End, finish, read_end, reset, unacknowledged};
 use tests::visits::ping;
 use tests::wait::{PATIENCE, until};
 
-/// A service that tells how each stream ended for it; it answers the first bytes with the same bytes.
-fn observer() -> (Service, Receiver<End>) {
+/// A service that tells what it read of each stream and how that ended; it answers the first bytes with the same bytes.
+fn observer() -> (Service, Receiver<(u64, End)>) {
     let (ends, seen) = channel();
     let service = Service::start(move |mut stream| {
         let mut first = [0; 4];
         if stream.read_exact(&mut first).is_ok() {
             let _ = stream.write_all(&first);
         }
-        let (_, end) = read_end(&mut stream);
-        let _ = ends.send(end);
+        let (bytes, end) = read_end(&mut stream);
+        let _ = ends.send((bytes, end));
     });
     (service, seen)
 }
@@ -51,11 +51,12 @@ fn a_visitors_reset_reaches_the_service() {
     for round in 0..40 {
         let mut visitor = client.visit();
         ping(&mut visitor, b"here");
-        if round % 2 == 0 {
-            visitor.write_all(&[1; 100_000]).expect("send");
-        }
+        let sent = if round % 2 == 0 { 100_000 } else { 0 };
+        visitor.write_all(&vec![1; sent]).expect("send");
+        // A reset drops what its own kernel still holds.
+        until("all is acknowledged", || unacknowledged(&visitor) == 0);
         reset(visitor);
-        assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset), "round {round}");
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok((sent as u64, End::Reset)), "round {round}");
     }
     baseline.expect_again();
 }
@@ -92,9 +93,10 @@ fn a_visitor_who_closes_in_mid_download_stops_the_service() {
 fn a_services_reset_reaches_the_visitor() {
     const SENT: usize = 200_000;
     let service = Service::start(|mut stream| {
-        stream.write_all(&[7; SENT]).expect("send");
-        // The visitor's word that it has read all of it: a reset may overtake what was sent.
         stream.read_exact(&mut [0; 2]).expect("the visitor's word");
+        stream.write_all(&[7; SENT]).expect("send");
+        // A reset drops what its own kernel still holds.
+        until("all is acknowledged", || unacknowledged(&stream) == 0);
         reset(stream);
     });
     let (server, client) = setup(&service);
@@ -102,12 +104,11 @@ fn a_services_reset_reaches_the_visitor() {
     for visitor_ends_first in [false, true] {
         for _ in 0..20 {
             let mut visitor = client.visit();
-            visitor.read_exact(&mut [0; SENT]).expect("all that was sent");
             visitor.write_all(b"ok").expect("send");
             if visitor_ends_first {
                 finish(&visitor);
             }
-            assert_eq!(read_end(&mut visitor), (0, End::Reset));
+            assert_eq!(read_end(&mut visitor), (SENT as u64, End::Reset));
         }
     }
     expect_calm([&server, &client]);
@@ -158,13 +159,20 @@ fn a_reset_behind_the_visitors_own_end_reaches_a_quiet_service() {
     });
     let (server, client) = setup(&service);
     let baseline = Baseline::of(&server, &client);
-    for _ in 0..10 {
+    for round in 0..20 {
         let mut visitor = client.visit();
         visitor.write_all(b"here").expect("send");
         finish(&visitor);
-        // Only then: a reset may overtake what was sent before it.
-        assert_eq!(seen.recv_timeout(PATIENCE), Ok("end"));
+        let at_once = round % 2 == 0;
+        if at_once {
+            until("all is acknowledged", || unacknowledged(&visitor) == 0);
+        } else {
+            assert_eq!(seen.recv_timeout(PATIENCE), Ok("end"));
+        }
         reset(visitor);
+        if at_once {
+            assert_eq!(seen.recv_timeout(PATIENCE), Ok("end"), "the end keeps its place, too");
+        }
         assert_eq!(seen.recv_timeout(PATIENCE), Ok("reset"));
     }
     baseline.expect_again();
@@ -205,7 +213,7 @@ fn a_stream_cut_between_the_programs_is_a_reset_at_both_ends() {
         let opened = between.proxy.accepted();
         losses[round % 2](&between);
         assert_eq!(read_end(&mut visitor), (0, End::Reset), "visitor, round {round}");
-        assert_eq!(ends.recv_timeout(PATIENCE), Ok(End::Reset), "service, round {round}");
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok((0, End::Reset)), "service, round {round}");
         // The idle ones are lost as well; who came now could be given one of them.
         until("they are replaced", || between.proxy.accepted() >= opened + READY);
     }

@@ -68,7 +68,9 @@ pub(super) fn visit(stream: &TcpStream, op: Op, size: u64) -> Result<(), String>
             let received = receive(stream, seed, size);
             sending.join().map_err(|_| "a bulk sender panicked".to_owned())?.and(received)
         }),
-        Op::Echo | Op::VisitorShutsFirst | Op::ServiceShutsFirst | Op::Tally => Err(format!("{op:?} is no bulk visit")),
+        Op::Echo | Op::EchoThenReset | Op::VisitorShutsFirst | Op::ServiceShutsFirst | Op::Tally => {
+            Err(format!("{op:?} is no bulk visit"))
+        }
     }
 }
 

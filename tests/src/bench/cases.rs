@@ -23,6 +23,8 @@ pub(super) enum Load {
     Visits { at_once: usize },
     /// Half-closed visits, by either side in turn.
     HalfClose { at_once: usize },
+    /// Short visits that end in a reset, beside as many that close.
+    ResetAfterAnswer,
     /// From connect to the first byte of the answer, one visit after the other.
     FirstByteWarm,
     /// The same for the first visit after the peer has started.
@@ -97,6 +99,7 @@ pub(super) fn all() -> Vec<Case> {
         add(format!("visits-x{at_once}"), Load::Visits { at_once });
     }
     add("halfclose-x16".to_owned(), Load::HalfClose { at_once: 16 });
+    add("reset-after-answer".to_owned(), Load::ResetAfterAnswer);
     add("firstbyte-warm".to_owned(), Load::FirstByteWarm);
     add("firstbyte-cold".to_owned(), Load::FirstByteCold);
     add("idle".to_owned(), Load::Idle);
@@ -118,11 +121,13 @@ pub(super) enum Target {
     RatioAtMost(f64),
     /// At most this, whatever S reaches.
     AtMost(f64),
+    /// At least this, whatever S reaches.
+    AtLeast(f64),
 }
 
 /// The target for a figure of a case, if it has one.
 pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
-    use Target::{AtMost, RatioAtLeast, RatioAtMost};
+    use Target::{AtLeast, AtMost, RatioAtLeast, RatioAtMost};
     Some(match (case, figure) {
         ("bulk-down-x1" | "bulk-up-x1", "throughput") => RatioAtLeast(1.1),
         ("bulk-down-x4" | "bulk-up-x4", "throughput") => RatioAtLeast(1.2),
@@ -135,6 +140,7 @@ pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
         ("visits-x16", "CPU") => RatioAtMost(0.8),
         ("visits-x16", "p99") => RatioAtMost(1.0),
         ("halfclose-x16", "visits") => RatioAtLeast(1.25),
+        ("reset-after-answer", "of ordinary") => AtLeast(0.9),
         ("firstbyte-warm", "p50") => RatioAtMost(0.8),
         ("firstbyte-20ms-link", "warm p50") => RatioAtMost(0.6),
         ("fairness-down", "request p50" | "request p99") => RatioAtMost(0.2),

@@ -58,11 +58,11 @@ impl Exchange {
         let right = pattern::matches(self.header.seed, Way::Up, self.taken, got);
         self.taken += got.len() as u64;
         // A message that comes before the answer to the last one belongs to nobody.
-        let expected = if self.op() == Op::Echo { self.given + size } else { size };
+        let expected = if self.op().echoes() { self.given + size } else { size };
         if !right || self.taken > expected {
             return Some(Ending::Wrong);
         }
-        if self.op() == Op::Echo && self.taken == expected {
+        if self.op().echoes() && self.taken == expected {
             self.owed = self.taken;
         }
         None
@@ -72,7 +72,7 @@ impl Exchange {
     pub(super) fn finish(&mut self) -> Option<Ending> {
         let whole = match self.op() {
             // The visitor leaves when it has its last answer.
-            Op::Echo => self.taken == self.given,
+            Op::Echo | Op::EchoThenReset => self.taken == self.given,
             Op::VisitorShutsFirst | Op::ServiceShutsFirst | Op::Down | Op::Up | Op::Both | Op::Tally => {
                 self.taken == self.header.size
             }
@@ -85,6 +85,12 @@ impl Exchange {
             return None;
         }
         Some(Ending::Clean)
+    }
+
+    /// The socket failed: an ending. Behind the answer a visitor may reset, and some peers make a clean end of it.
+    pub(super) fn fail(&self) -> Ending {
+        let answered = self.given == self.header.size && self.taken == self.given;
+        if self.op() == Op::EchoThenReset && answered { Ending::Clean } else { Ending::Reset }
     }
 }
 
@@ -109,6 +115,20 @@ mod tests {
         assert_eq!(x.next_bytes().len(), 64);
         x.given(64);
         assert_eq!(x.finish(), Some(Ending::Clean));
+    }
+
+    #[test]
+    fn a_reset_is_expected_behind_the_answer_alone() {
+        let mut x = exchange(Op::EchoThenReset);
+        assert_eq!(x.fail(), Ending::Reset);
+        assert_eq!(x.take(up(64)), None);
+        assert_eq!(x.fail(), Ending::Reset);
+        x.given(64);
+        assert_eq!((x.fail(), x.finish()), (Ending::Clean, Some(Ending::Clean)));
+        let mut other = exchange(Op::Echo);
+        assert_eq!(other.take(up(64)), None);
+        other.given(64);
+        assert_eq!(other.fail(), Ending::Reset);
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Contestant {
             Load::HalfClose { at_once } => {
                 self.warm().and_then(|peer| visit(peer, visits::Kind::HalfClose, at_once, scale))
             }
+            Load::ResetAfterAnswer => self.warm().and_then(|peer| reset_after_answer(peer, scale)),
             Load::FirstByteWarm => self.warm().and_then(|peer| first_byte(peer, scale)),
             Load::Fairness { op } => self.warm().and_then(|peer| fairness(peer, op, scale)),
         };
@@ -180,6 +181,38 @@ fn visit(peer: &Running, kind: visits::Kind, at_once: usize, scale: &Scale) -> R
     run.figure("visits", "/s", measured.rate());
     report_cpu(&mut run, peer, cpu, measured.latencies.len());
     run.tail(["p50", "p99"], "visit", Unit::Micros, measured.latencies);
+    Ok(run)
+}
+
+/// Visits that end in a reset and ordinary ones by turns, so that both meet the same machine.
+fn reset_after_answer(peer: &Running, scale: &Scale) -> Result<Run, String> {
+    const TURNS: u32 = 10;
+    let load = |kind, time| {
+        let before = tally(peer.service)?;
+        let measured = visits::run(peer.target, kind, 1, SMALL, Limits { count: MOST_VISITS, time })?;
+        settle(peer.service, before, measured.latencies.len() as u64)?;
+        Ok::<_, String>((measured.latencies, measured.elapsed))
+    };
+    let mut both =
+        [(visits::Kind::Reset, Vec::new(), Duration::ZERO), (visits::Kind::Short, Vec::new(), Duration::ZERO)];
+    for turn in 0..=TURNS {
+        for (kind, latencies, elapsed) in &mut both {
+            let (these, time) = load(*kind, scale.slice / TURNS)?;
+            // The first turn warms the peer up.
+            if turn > 0 {
+                latencies.extend(these);
+                *elapsed += time;
+            }
+        }
+    }
+    let [(_, latencies, elapsed), (_, ordinary, ordinary_elapsed)] = both;
+    let rate = |count: usize, elapsed: Duration| count as f64 / elapsed.as_secs_f64();
+    let (resets, ordinary) = (rate(latencies.len(), elapsed), rate(ordinary.len(), ordinary_elapsed));
+    let mut run = Run::default();
+    run.figure("visits", "/s", resets);
+    run.figure("ordinary visits", "/s", ordinary);
+    run.figure("of ordinary", "×", resets / ordinary);
+    run.tail(["p50", "p99"], "visit that ends in a reset", Unit::Micros, latencies);
     Ok(run)
 }
 

@@ -211,7 +211,7 @@ impl Visit {
         let n = match (&self.stream).read(buffer) {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Step::Stay,
-            Err(_) => return Step::End(Ending::Reset),
+            Err(_) => return Step::End(self.exchange.as_ref().map_or(Ending::Reset, Exchange::fail)),
         };
         let start = n.min(HEADER_LEN - self.header_got);
         self.header[self.header_got..self.header_got + start].copy_from_slice(&buffer[..start]);
@@ -250,7 +250,7 @@ impl Visit {
                 Ok(()) => Step::Stay,
                 Err(_) => Step::End(Ending::Reset),
             },
-            Op::Echo | Op::Down | Op::Up | Op::Both | Op::Tally => Step::Stay,
+            Op::Echo | Op::EchoThenReset | Op::Down | Op::Up | Op::Both | Op::Tally => Step::Stay,
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) fn serve(mut stream: TcpStream, header: Header, early: &[u8]) -> Endi
             let taken = take(&stream, header, early);
             giving.join().unwrap_or(Err(Ending::Wrong)).and(taken)
         }),
-        Op::Echo | Op::VisitorShutsFirst | Op::ServiceShutsFirst | Op::Tally => Err(Ending::Wrong),
+        Op::Echo | Op::EchoThenReset | Op::VisitorShutsFirst | Op::ServiceShutsFirst | Op::Tally => Err(Ending::Wrong),
     };
     match served {
         Ok(()) => Ending::Clean,

@@ -93,6 +93,7 @@ impl CaseSummary {
             Target::RatioAtLeast(t) => (format!("≥ {t}×"), ratio.map(|r| r >= t)),
             Target::RatioAtMost(t) => (format!("≤ {t}×"), ratio.map(|r| r <= t)),
             Target::AtMost(t) => (format!("≤ {t}"), median.map(|m| m <= t)),
+            Target::AtLeast(t) => (format!("≥ {t}"), median.map(|m| m >= t)),
         })
     }
 }

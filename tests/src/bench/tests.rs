@@ -36,7 +36,7 @@ fn carries_everything(trigger: Trigger) {
     let service = service();
     let target = two_hops(service, trigger);
     let before = settle::tally(service).unwrap();
-    for kind in [visits::Kind::Short, visits::Kind::HalfClose] {
+    for kind in [visits::Kind::Short, visits::Kind::HalfClose, visits::Kind::Reset] {
         assert_eq!(visits::run(target, kind, 16, 1000, FEW).unwrap().latencies.len(), 300);
     }
     for op in [Op::Down, Op::Up, Op::Both] {
@@ -45,7 +45,7 @@ fn carries_everything(trigger: Trigger) {
     let mut crowd = Crowd::gather(target, 40, 65_536).unwrap();
     assert_eq!(crowd.exchange(FEW).unwrap().latencies.len(), 300);
     drop(crowd);
-    settle::settle(service, before, 300 + 300 + 3 * 4 + 40).unwrap();
+    settle::settle(service, before, 300 + 300 + 300 + 3 * 4 + 40).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Visitors that come and go: connect, one request, one answer, close; and the same with half-closed connections. One
+//! Visitors that come and go: connect, one request, one answer, close; and the same with half-closed connections
+//! and with a reset for the close. One
 //! thread, level-triggered epoll, every byte and every end checked, every wait bounded.
 
 use std::io::{ErrorKind, Read};
@@ -19,6 +20,8 @@ pub(super) enum Kind {
     Short,
     /// Half-closed by the visitor first, by the service first, and so on.
     HalfClose,
+    /// Request, answer, reset.
+    Reset,
 }
 
 struct Visit {
@@ -64,6 +67,7 @@ pub(super) fn run(
         }
         let op = match kind {
             Kind::Short => Op::Echo,
+            Kind::Reset => Op::EchoThenReset,
             Kind::HalfClose if count % 2 == 0 => Op::VisitorShutsFirst,
             Kind::HalfClose => Op::ServiceShutsFirst,
         };
@@ -129,8 +133,11 @@ impl Load {
             visit.outgoing.extend_from_slice(pattern::bytes(visit.seed, Way::Up, 0, self.size));
             visit.send()?;
         }
-        let answered = visit.received == self.size as u64 && (visit.eof || visit.op == Op::Echo);
+        let answered = visit.received == self.size as u64 && (visit.eof || visit.op.echoes());
         if answered && visit.sent == visit.outgoing.len() {
+            if visit.op == Op::EchoThenReset {
+                sock::reset_on_close(&visit.stream);
+            }
             self.measured.latencies.push(visit.begun.elapsed().as_nanos() as u64);
             self.measured.first_bytes.extend(visit.first_byte.map(|t| t.as_nanos() as u64));
             self.visits[slot] = None;
@@ -169,7 +176,7 @@ impl Visit {
         let progress = |got: u64| format!("{:?}, after {got} of {size} bytes", self.op);
         while !self.eof {
             match (&self.stream).read(buffer) {
-                Ok(0) if self.op == Op::Echo || self.received < size as u64 => {
+                Ok(0) if self.op.echoes() || self.received < size as u64 => {
                     return Err(format!("the visit ended early ({})", progress(self.received)));
                 }
                 Ok(0) => self.eof = true,
@@ -183,7 +190,7 @@ impl Visit {
                         return Err(format!("bytes too many ({})", progress(self.received)));
                     }
                     // An answer's last byte ends a short visit; only a half-closed one goes on to end-of-file.
-                    if self.op == Op::Echo && self.received == size as u64 {
+                    if self.op.echoes() && self.received == size as u64 {
                         return Ok(());
                     }
                 }

@@ -22,6 +22,15 @@ pub(super) enum Op {
     ServiceShutsFirst = 6,
     /// The service answers with its [`Tally`] and closes. Not counted as a visit itself.
     Tally = 7,
+    /// [`Op::Echo`] with one message, after whose answer the visitor resets.
+    EchoThenReset = 8,
+}
+
+impl Op {
+    /// Whether messages are answered.
+    pub(super) fn echoes(self) -> bool {
+        matches!(self, Self::Echo | Self::EchoThenReset)
+    }
 }
 
 /// What the service answers once an upload has arrived complete and correct.
@@ -60,6 +69,7 @@ impl Header {
             5 => Op::VisitorShutsFirst,
             6 => Op::ServiceShutsFirst,
             7 => Op::Tally,
+            8 => Op::EchoThenReset,
             _ => return None,
         };
         let seed = u32::from_le_bytes(bytes[8..12].try_into().ok()?);

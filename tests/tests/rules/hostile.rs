@@ -6,6 +6,7 @@ use super::peer::{Asked, Identity, RawClient, RawConn, RawServer, ServerConn, Se
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::TunnelLimits;
+use protocol_sm::transfer::How;
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnHello, ConnKind, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer,
     Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
@@ -51,7 +52,7 @@ fn said_by_clients() -> Vec<ToServer> {
         ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into(), limits: TunnelLimits::default() },
         ClientMsg::CloseTunnel { tunnel },
         ClientMsg::ConnFailed { count: 1 },
-        ClientMsg::Fin { conn, epoch, total: 0 },
+        ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut },
         ClientMsg::Done { conn, epoch },
         ClientMsg::Abort { conn, epoch, code: AbortCode::ConnLost },
         ClientMsg::Drain,
@@ -149,7 +150,7 @@ impl Actor {
     fn messages(&self, epoch: Epoch) -> [ClientMsg; 3] {
         let conn = self.conn.id;
         [
-            ClientMsg::Fin { conn, epoch, total: 1 },
+            ClientMsg::Fin { conn, epoch, total: 1, how: How::Shut },
             ClientMsg::Done { conn, epoch },
             ClientMsg::Abort { conn, epoch, code: AbortCode::Deadline },
         ]
@@ -232,7 +233,7 @@ fn another_clients_ids_reach_nothing() {
     // It has no conn of its own: the number means nothing.
     let mut thief = RawClient::start(server.ctl());
     let (conn, epoch) = (honest.conn.id, E1);
-    thief.send(ClientMsg::Fin { conn, epoch, total: 0 });
+    thief.send(ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut });
     thief.send(ClientMsg::Done { conn, epoch });
     thief.send(ClientMsg::Abort { conn, epoch, code: AbortCode::OuterReset });
     thief.send(ClientMsg::CloseTunnel { tunnel: TunnelId(1) });
@@ -250,7 +251,7 @@ fn another_clients_ids_reach_nothing() {
 
     honest.conn.wire.send(&ProxyToServer::Started { epoch });
     honest.conn.wire.send_raw(b"answer");
-    honest.client.send(ClientMsg::Fin { conn, epoch, total: 6 });
+    honest.client.send(ClientMsg::Fin { conn, epoch, total: 6, how: How::Shut });
     honest.client.send(ClientMsg::Done { conn, epoch });
     assert_eq!(read_all(&mut visitor), b"answer");
     let _next = connect(honest.public);
@@ -304,7 +305,7 @@ fn one_byte_at_a_time_is_a_message_all_the_same() {
         bytes.extend_from_slice(b"answer");
     });
     let conn = actor.conn.id;
-    for msg in [ClientMsg::Fin { conn, epoch: E1, total: 6 }, ClientMsg::Done { conn, epoch: E1 }] {
+    for msg in [ClientMsg::Fin { conn, epoch: E1, total: 6, how: How::Shut }, ClientMsg::Done { conn, epoch: E1 }] {
         actor.client.sent += 1;
         let seq = actor.client.sent;
         dribble(&mut actor.client.wire, &|bytes| ToServer::Numbered { seq, msg: msg.clone() }.encode_to(bytes));
@@ -443,7 +444,7 @@ fn said_by_servers() -> Vec<ToClient> {
         ServerMsg::TunnelReady { tunnel, public: SocketAddr::new(LOOPBACK, 6000) },
         ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortInUse },
         ServerMsg::NeedConn { count: 1 },
-        ServerMsg::Fin { conn, epoch, total: 0 },
+        ServerMsg::Fin { conn, epoch, total: 0, how: How::Shut },
         ServerMsg::Abort { conn, epoch, code: AbortCode::Deadline },
         ServerMsg::Drain,
     ];
@@ -490,7 +491,10 @@ fn no_message_of_a_servers_about_a_conn_is_taken_out_of_turn() {
         let (mut end, conn) = stage.in_state(state);
         let conn = conn.id;
         let messages = |epoch| {
-            [ServerMsg::Fin { conn, epoch, total: 0 }, ServerMsg::Abort { conn, epoch, code: AbortCode::Deadline }]
+            [
+                ServerMsg::Fin { conn, epoch, total: 0, how: How::Shut },
+                ServerMsg::Abort { conn, epoch, code: AbortCode::Deadline },
+            ]
         };
         for stale in messages(Epoch(0)) {
             end.send(stale);
@@ -520,7 +524,7 @@ fn no_message_of_a_servers_about_a_conn_is_taken_out_of_turn() {
     }
     let (conn, epoch, tunnel) = (ConnId(7), E1, TunnelId(0));
     let of_nothing = [
-        ServerMsg::Fin { conn, epoch, total: 0 },
+        ServerMsg::Fin { conn, epoch, total: 0, how: How::Shut },
         ServerMsg::Abort { conn, epoch, code: AbortCode::Deadline },
         ServerMsg::TunnelReady { tunnel, public: SocketAddr::new(LOOPBACK, 6000) },
         ServerMsg::TunnelRefused { tunnel: TunnelId(5), code: TunnelRefusal::PortInUse },

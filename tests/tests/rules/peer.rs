@@ -24,6 +24,11 @@ impl Wire {
         Self(connect(to))
     }
 
+    /// A second handle to it, for another thread.
+    pub(crate) fn try_clone(&self) -> Self {
+        Self(self.0.try_clone().expect("a second handle"))
+    }
+
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         // Whoever is being told nonsense may hang up before all of it is said.
         let _ = self.0.write_all(bytes);

@@ -48,10 +48,14 @@ impl<T, P> Link<T, P> {
         if planted(PlantedBug::LastWordsDropped) && outer.as_ref().is_some_and(|outer| outer.is_lost()) {
             result.fin = result.fin.or(transfer.end_egress());
         }
+        // Before the reads where the error was taken already, by the dial: they would see a clean end.
+        if outer.as_deref().is_some_and(|outer| outer.error_taken) {
+            result.behind = transfer.on_outer_lost(true);
+        }
         self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, &mut result)?;
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
         if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
-            result.behind = transfer.on_outer_lost(outer.error_taken);
+            result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
         }
         if let Some(outer) = &mut outer
             && !transfer.ingress.drops()
@@ -114,7 +118,7 @@ impl<T, P> Link<T, P> {
     ///
     /// # Errors
     /// The conn is lost.
-    // PROTOCOL.md: P-FIN-10.
+    // PROTOCOL.md: P-FIN-10, P-REF-3.
     fn drop_incoming<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
