@@ -93,6 +93,10 @@ impl LoopCore {
         transfer: &mut Transfer,
         result: &Exchanged,
     ) -> Option<Ending> {
+        if result.duty != Some(OuterDuty::Reset) {
+            // It failed by itself meanwhile: nothing is looked at any more.
+            pace.linger = None;
+        }
         match result.duty? {
             OuterDuty::ShutWrite => None,
             OuterDuty::Close => {
