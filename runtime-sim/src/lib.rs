@@ -50,7 +50,7 @@
 //! | ShutTwice | 2 transfers: 167 states, 6 steps | 5 | 0 | 0 | SHUT_WR exactly once |
 //! | AbortClosesCleanly | refusal: 17149 states, 4 steps | 1 | 11 | 5 | what was cut short is reset |
 //! | OuterClosedEarly | 2 transfers: 86 states, 5 steps | 8 | 0 | 0 | what was cut short is reset |
-//! | PipeLeaked | - | 11 | - | 49 | every pipe is closed |
+//! | PipeLeaked | - | 11 | 898 | 49 | every pipe is closed |
 //! | FirstBytesDropped | 2 transfers: 654 states, 8 steps | 1 | 0 | 0 | a visit was cut short, or hangs, without a cause |
 //! | HupForgotten | 2 transfers: 1482 states, 18 steps | 5 | 0 | 0 | a visit was cut short, or hangs, without a cause |
 //! | WaitersOutOfOrder | 3 transfers: 62937 states, 11 steps | 5 | - | - | waiters FIFO |
