@@ -72,7 +72,7 @@ fn tape(number: u64) -> Vec<u16> {
 
 /// Tapes of ring 2, and seeds of rings 3 and 4, until a bug must have been found.
 const TAPES: u64 = 3_000;
-const KERNEL_SEEDS: u64 = 400;
+const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2.
@@ -84,6 +84,8 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one.
+const HIDDEN_FROM_SWARM: [PlantedBug; 2] = [PlantedBug::ResetOvertakes, PlantedBug::LastWordsDropped];
 
 /// Where a bug was found, after how much, and what showed it.
 type Found = Option<(String, String)>;
@@ -127,10 +129,12 @@ fn every_planted_bug_is_found() {
     for bug in PlantedBug::ALL {
         plant(Some(bug));
         let (in_small, in_large) = (!HIDDEN_FROM_SMALL.contains(&bug), !HIDDEN_FROM_LARGE.contains(&bug));
+        let in_swarm = in_large && !HIDDEN_FROM_SWARM.contains(&bug);
         let found = std::thread::scope(|scope| {
             let small = scope.spawn(|| if in_small { (explore(), play()) } else { (None, None) });
-            let large =
-                if in_large { (simulate(kernel, KERNEL_SEEDS), simulate(swarm, SWARM_SEEDS)) } else { (None, None) };
+            let seek =
+                |there: bool, run: fn(u64) -> Option<Breach>, seeds| there.then(|| simulate(run, seeds)).flatten();
+            let large = (seek(in_large, kernel, KERNEL_SEEDS), seek(in_swarm, swarm, SWARM_SEEDS));
             let small = small.join().expect("a search ends");
             [small.0, small.1, large.0, large.1]
         });
@@ -139,7 +143,7 @@ fn every_planted_bug_is_found() {
         let what: String = what.lines().next().unwrap_or("-").chars().take(110).collect();
         println!("| {bug:?} | {} | {what} |", found.each_ref().map(place).join(" | "));
         let [ring1, ring2, ring3, ring4] = found.each_ref().map(Option::is_some);
-        if in_small && !(ring1 || ring2) || in_large && !(ring3 && ring4) {
+        if in_small && !(ring1 || ring2) || in_large && !ring3 || in_swarm && !ring4 {
             missed.push(bug);
         }
     }

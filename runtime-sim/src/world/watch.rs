@@ -103,6 +103,13 @@ impl World {
                 self.watch.aborts.insert(((process, control.0, *conn), *epoch));
                 return;
             }
+            Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message {
+                serial,
+                msg: ClientMsg::Abort { conn, epoch, .. },
+            })) => {
+                self.watch.aborts.insert(((process, *serial, *conn), *epoch));
+                return;
+            }
             Mail::ServerMain(_)
             | Mail::Listener(_)
             | Mail::ServerLoop(_)
@@ -164,9 +171,6 @@ impl World {
         let key = (process, control.0, msg.conn);
         match msg.body {
             ClientBody::Fin(fin) => {
-                if self.watch.aborts.contains(&(key, msg.epoch)) {
-                    self.coverage.saw(Sometimes::AbortCrossesFin);
-                }
                 self.see_fin(key, msg.epoch, fin.how, [Sometimes::ClientFinFirst, Sometimes::ResetDown]);
             }
             ClientBody::Done => {
@@ -183,6 +187,9 @@ impl World {
 
     /// A `Fin` reaches the loop of the other side: `key` is how that side knows the conn.
     fn see_fin(&mut self, key: Key, epoch: Epoch, how: How, [first, reset]: [Sometimes; 2]) {
+        if self.watch.aborts.contains(&(key, epoch)) {
+            self.coverage.saw(Sometimes::AbortCrossesFin);
+        }
         let own = self.watch.fins.contains((key, epoch));
         self.coverage.saw(if own { Sometimes::FinsCross } else { first });
         if how == How::Reset {
