@@ -8,8 +8,10 @@ use core::fmt;
 pub enum SysError {
     /// It cannot be done now; readiness will be reported (EAGAIN, EINPROGRESS).
     WouldBlock,
-    /// The connection was reset, or is gone (ECONNRESET, EPIPE, ECONNABORTED).
+    /// The connection was reset, or is gone (ECONNRESET, ECONNABORTED).
     Reset,
+    /// The connection was reset behind the end of its stream: a reader still sees that end (EPIPE).
+    ResetBehindEnd,
     /// Nobody listens there (ECONNREFUSED).
     Refused,
     /// No way to get there (ENETUNREACH, EHOSTUNREACH, …).
@@ -33,6 +35,7 @@ impl fmt::Display for SysError {
         match self {
             Self::WouldBlock => f.write_str("would block"),
             Self::Reset => f.write_str("connection reset"),
+            Self::ResetBehindEnd => f.write_str("broken pipe"),
             Self::Refused => f.write_str("connection refused"),
             Self::Unreachable => f.write_str("unreachable"),
             Self::TimedOut => f.write_str("timed out"),

@@ -84,6 +84,7 @@ impl fmt::Display for StartError {
             }
             SysError::WouldBlock
             | SysError::Reset
+            | SysError::ResetBehindEnd
             | SysError::Refused
             | SysError::TimedOut
             | SysError::Tls(_)

@@ -73,6 +73,10 @@ const NEVER: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "the programs account for every end; the code is for small clients that cannot (PROTOCOL.md, P-ABORT-7)",
+        &["ToClient Abort: OuterReset", "ToServer Abort: OuterReset"],
+    ),
+    (
         "a tunnel is not registered before its LocalServer's name resolves, and no ring takes a route away",
         &["ProxyToServer Refused: Unreachable"],
     ),

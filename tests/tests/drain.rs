@@ -44,8 +44,9 @@ fn expect_drain(program: &Program, client: &Client, signal: Signal) {
     assert_eq!((end, arrival.end(TOTAL)), (End::Clean, Ok(())));
     drop(visitor);
     let stopped = program.stopped();
-    assert_eq!(stopped.finished, 1);
-    assert!(stopped.aborted <= too_late, "{} aborted, {too_late} came too late", stopped.aborted);
+    // A probe that was let in and left again is a transfer that ended.
+    let probes = stopped.finished + stopped.aborted - 1;
+    assert!(stopped.finished >= 1 && probes <= too_late, "{stopped:?}, {too_late} came too late");
 }
 
 #[test]

@@ -216,6 +216,7 @@ impl Control {
                     SysError::Exhausted
                     | SysError::WouldBlock
                     | SysError::Reset
+                    | SysError::ResetBehindEnd
                     | SysError::Refused
                     | SysError::Unreachable
                     | SysError::TimedOut

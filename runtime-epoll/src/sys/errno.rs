@@ -17,7 +17,8 @@ pub(super) fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> Result<T, 
 pub(super) fn sys_error(errno: Errno) -> SysError {
     match errno as i32 {
         libc::EAGAIN | libc::EINPROGRESS => SysError::WouldBlock,
-        libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED => SysError::Reset,
+        libc::ECONNRESET | libc::ECONNABORTED => SysError::Reset,
+        libc::EPIPE => SysError::ResetBehindEnd,
         libc::ECONNREFUSED => SysError::Refused,
         // EAFNOSUPPORT: a kernel without IPv6 has no way to an IPv6 address.
         libc::ENETUNREACH

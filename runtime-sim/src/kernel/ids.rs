@@ -41,7 +41,8 @@ impl From<Errno> for SysError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::EAGAIN => Self::WouldBlock,
-            Errno::ECONNRESET | Errno::EPIPE => Self::Reset,
+            Errno::ECONNRESET => Self::Reset,
+            Errno::EPIPE => Self::ResetBehindEnd,
             Errno::ECONNREFUSED => Self::Refused,
             Errno::ETIMEDOUT => Self::TimedOut,
             Errno::EMFILE => Self::Exhausted,

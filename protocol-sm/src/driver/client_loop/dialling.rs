@@ -72,7 +72,7 @@ impl<T, P> ClientLoop<T, P> {
             Ok(()) => {}
             Err(SysError::WouldBlock) => return,
             // It was connected, and was reset since: what it said before can still be read.
-            Err(SysError::Reset) => dialled.port.on_error_taken(),
+            Err(error @ (SysError::Reset | SysError::ResetBehindEnd)) => dialled.port.on_failed(error),
             Err(error) => {
                 self.drop_local(cx, token);
                 return self.dial(cx, token, refusal(error));
@@ -105,6 +105,7 @@ fn refusal(error: SysError) -> RefuseCode {
         | SysError::WouldBlock
         | SysError::InUse
         | SysError::Reset
+        | SysError::ResetBehindEnd
         | SysError::Denied
         | SysError::Tls(_)
         | SysError::Other(_) => RefuseCode::Unreachable,

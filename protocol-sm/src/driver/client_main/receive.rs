@@ -178,6 +178,7 @@ fn lost(error: SysError) -> Disconnect {
         SysError::Tls(failure) => Disconnect::Tls(failure),
         SysError::WouldBlock
         | SysError::Reset
+        | SysError::ResetBehindEnd
         | SysError::Refused
         | SysError::Unreachable
         | SysError::TimedOut

@@ -37,16 +37,17 @@ impl<T> Endpoint<T> {
         self.failed |= ready.error;
     }
 
-    /// A call that does not read was told its error. What came before can still be read, and no event may tell of it.
-    pub(crate) fn on_error_taken(&mut self) {
-        self.error_taken = true;
+    /// A call that does not read was told this error. What came before can still be read, and no event may tell of it.
+    pub(crate) fn on_failed(&mut self, error: SysError) {
+        self.failed = true;
+        self.error_taken |= error != SysError::ResetBehindEnd;
         self.readable = true;
         self.hup = true;
     }
 
     /// Whether it has failed: it takes nothing more.
     pub(super) fn is_lost(&self) -> bool {
-        self.failed || self.error_taken
+        self.failed
     }
 
     /// Reads; clears `readable` once nothing is left.

@@ -39,7 +39,7 @@ pub(super) enum Turn {
     /// The source failed.
     SourceLost,
     /// The destination failed.
-    SinkLost,
+    SinkLost(SysError),
 }
 
 impl<P> Flow<P> {
@@ -158,7 +158,7 @@ impl<P> Flow<P> {
                 match self.flush(cx.sys, half, to) {
                     Ok(true) => {}
                     Ok(false) => return Turn::Wait,
-                    Err(_) => return Turn::SinkLost,
+                    Err(error) => return Turn::SinkLost(error),
                 }
             }
             let Some(from) = from.as_mut().filter(|_| may_take) else {
@@ -254,7 +254,7 @@ impl<P> Flow<P> {
             match to.send(cx.sys, whole) {
                 Ok(sent) => sent,
                 Err(SysError::WouldBlock) => 0,
-                Err(_) => return Err(Stop::Turn(Turn::SinkLost)),
+                Err(error) => return Err(Stop::Turn(Turn::SinkLost(error))),
             }
         } else {
             0

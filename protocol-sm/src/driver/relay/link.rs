@@ -65,9 +65,9 @@ impl<T, P> Link<T, P> {
                 Turn::Wait => {}
                 Turn::Again => result.again = true,
                 Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
-                Turn::SinkLost => {
-                    outer.on_error_taken();
-                    result.behind = result.behind.or(transfer.on_outer_lost(true));
+                Turn::SinkLost(error) => {
+                    outer.on_failed(error);
+                    result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
                     result.again = true;
                 }
             }
@@ -109,7 +109,7 @@ impl<T, P> Link<T, P> {
                 }
                 Turn::Eof => result.fin = Some(transfer.on_source_end(How::Shut)),
                 Turn::SourceLost => result.fin = Some(transfer.on_source_end(How::Reset)),
-                Turn::SinkLost => return Err(AbortCode::ConnLost),
+                Turn::SinkLost(_) => return Err(AbortCode::ConnLost),
             }
         }
     }
