@@ -10,7 +10,8 @@ pub enum SysError {
     WouldBlock,
     /// The connection was reset, or is gone (ECONNRESET, ECONNABORTED).
     Reset,
-    /// The connection was reset behind the end of its stream: a reader still sees that end (EPIPE).
+    /// The connection was reset behind the end of its stream: a reader still sees that end. So say all calls, too, after
+    /// one that was told [`SysError::Reset`], and a write behind the own shutdown (EPIPE).
     ResetBehindEnd,
     /// Nobody listens there (ECONNREFUSED).
     Refused,

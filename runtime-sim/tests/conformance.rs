@@ -214,7 +214,7 @@ rules! {
     fn a_write_after_the_own_shutdown_fails<N: Net>() {
         let mut pair = Pair::<N>::new();
         pair.net.shut_write(&pair.near);
-        assert_eq!(pair.net.send(&pair.near, b"late"), Err(SysError::Reset));
+        assert_eq!(pair.net.send(&pair.near, b"late"), Err(SysError::ResetBehindEnd));
         assert_eq!(pair.net.recv(&pair.near, &mut [0; 10]), Err(SysError::WouldBlock), "the connection lives");
     }
 
@@ -237,7 +237,7 @@ rules! {
         read_exactly(&mut pair.net, &pair.far, FAR, 1000);
         assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Err(SysError::Reset));
         assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0), "the error was taken");
-        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset), "EPIPE from now on");
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::ResetBehindEnd), "EPIPE from now on");
         assert_eq!(pair.net.take_error(&pair.far), Ok(()));
     }
 
@@ -304,8 +304,8 @@ rules! {
         for _ in 0..2 {
             assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0));
         }
-        assert_eq!(pair.net.take_error(&pair.far), Err(SysError::Reset), "EPIPE: no read has taken it");
-        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset));
+        assert_eq!(pair.net.take_error(&pair.far), Err(SysError::ResetBehindEnd), "EPIPE: no read has taken it");
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::ResetBehindEnd));
     }
 
     fn a_close_with_unread_bytes_discards_what_is_queued<N: Net>() {
@@ -356,7 +356,7 @@ rules! {
         pair.net.reset(pair.near);
         pair.net.until(FAR, |ready| ready.error);
         assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0));
-        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset));
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::ResetBehindEnd));
     }
 
     fn a_close_with_unread_bytes_resets_the_peer<N: Net>() {
@@ -392,7 +392,7 @@ rules! {
         assert_eq!(pair.net.send(&pair.far, b"for nobody"), Ok(10));
         pair.net.until(FAR, |ready| ready.error);
         assert_eq!(pair.net.recv(&pair.far, &mut [0; 10]), Ok(0), "the end was there first");
-        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::Reset));
+        assert_eq!(pair.net.send(&pair.far, b"late"), Err(SysError::ResetBehindEnd));
     }
 
     fn bytes_for_a_closed_socket_discard_what_it_had_to_send<N: Net>() {
