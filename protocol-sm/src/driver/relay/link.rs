@@ -76,13 +76,15 @@ impl<T, P> Link<T, P> {
             result.again |= self.drop_incoming(cx, &mut transfer.ingress)?;
         }
         if let Some(outer) = outer {
-            if transfer.outer_duty() == Some(OuterDuty::ShutWrite) {
+            let mut duty = transfer.outer_duty();
+            if duty == Some(OuterDuty::ShutWrite) {
                 cx.sys.shut_write(&outer.stream);
                 transfer.ingress.on_shut();
+                duty = transfer.outer_duty();
             }
             // Before the client's answer the conn's deadline is for that.
             let early = |duty: &OuterDuty| *duty == OuterDuty::Reset && !mode.incoming_is_payload;
-            result.duty = transfer.outer_duty().filter(|duty| !early(duty));
+            result.duty = duty.filter(|duty| !early(duty));
             if result.duty == Some(OuterDuty::Reset) {
                 result.unsent = cx.sys.unsent(&outer.stream);
             }
