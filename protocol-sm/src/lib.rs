@@ -119,6 +119,7 @@ pub mod notes;
 pub mod pool;
 pub mod ports;
 pub mod rate;
+pub mod reconnect;
 pub mod sent;
 pub mod session;
 pub mod settings;
