@@ -45,6 +45,7 @@ impl World {
             }
             Phase::Probing(until) => self.check_probes(until),
             Phase::Settling => {
+                self.check_direct();
                 self.check_baseline();
                 self.stop_everybody();
             }
