@@ -64,6 +64,45 @@ pub enum Property {
 }
 
 impl Property {
+    /// All of them.
+    pub const ALL: [Self; 35] = [
+        Self::PrefixDelivered,
+        Self::NothingLost,
+        Self::NothingInvented,
+        Self::NothingReordered,
+        Self::NoCrossTalk,
+        Self::CleanEndIsWhole,
+        Self::CleanEndWasSent,
+        Self::BeforeResetDelivered,
+        Self::AsDirect,
+        Self::OneServicePerVisitor,
+        Self::NoUnprovokedReset,
+        Self::ResetCostsNoConn,
+        Self::HonestPeersNeverViolate,
+        Self::EpochsGrow,
+        Self::StartOnlyToIdle,
+        Self::FinOnce,
+        Self::ShutOnce,
+        Self::NothingAfterShut,
+        Self::PipesEmptyAtRest,
+        Self::ChunksWhole,
+        Self::ClosedOnce,
+        Self::VisitorsAccountedFor,
+        Self::StrangersHoldNothing,
+        Self::SilentPeersGivenUp,
+        Self::StrangersGetNothing,
+        Self::NoPanic,
+        Self::TransfersEnd,
+        Self::ClientsReturn,
+        Self::PortsListen,
+        Self::ProbesRoundTrip,
+        Self::PoolsAtTarget,
+        Self::DescriptorsAtBaseline,
+        Self::DrainEnds,
+        Self::OnlyFutureTimers,
+        Self::NoSpinning,
+    ];
+
     /// What it demands, in words.
     #[must_use]
     pub fn text(self) -> &'static str {

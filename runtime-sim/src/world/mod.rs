@@ -13,6 +13,8 @@ mod silence;
 mod sys;
 mod tasks;
 mod threads;
+#[cfg(test)]
+mod violations;
 mod watch;
 
 pub use plan::{Place, Plan, faults};
@@ -280,21 +282,26 @@ impl World {
 
     fn run(&mut self) {
         while self.breach.is_none() && self.phase != Phase::Over {
-            while let Some(poll) = self.kernel.next_woken() {
-                self.on_woken(poll);
-            }
-            let ours = self.events.peek().map(|Reverse((at, ..))| *at);
-            match (self.kernel.next_event(), ours) {
-                (Some(theirs), Some(ours)) if theirs <= ours => drop(self.kernel.step()),
-                (Some(_), None) => drop(self.kernel.step()),
-                (_, Some(at)) => {
-                    self.kernel.advance(at);
-                    if let Some(Reverse((_, _, event))) = self.events.pop() {
-                        self.on_event(event);
-                    }
+            self.turn();
+        }
+    }
+
+    /// Who was woken is told, and then the next event happens.
+    fn turn(&mut self) {
+        while let Some(poll) = self.kernel.next_woken() {
+            self.on_woken(poll);
+        }
+        let ours = self.events.peek().map(|Reverse((at, ..))| *at);
+        match (self.kernel.next_event(), ours) {
+            (Some(theirs), Some(ours)) if theirs <= ours => drop(self.kernel.step()),
+            (Some(_), None) => drop(self.kernel.step()),
+            (_, Some(at)) => {
+                self.kernel.advance(at);
+                if let Some(Reverse((_, _, event))) = self.events.pop() {
+                    self.on_event(event);
                 }
-                (None, None) => unreachable!("the phases always have a next event"),
             }
+            (None, None) => unreachable!("the phases always have a next event"),
         }
     }
 

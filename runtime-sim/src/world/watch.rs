@@ -468,3 +468,26 @@ impl World {
         }
     }
 }
+
+/// A transfer whose client has dialled.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialled {
+    pub(super) server: usize,
+    pub(super) session: u64,
+    pub(super) conn: ConnId,
+    pub(super) epoch: Epoch,
+    pub(super) public: SockId,
+    pub(super) local: SockId,
+}
+
+#[cfg(test)]
+impl Watch {
+    /// The last one.
+    pub(super) fn last_dialled(&self) -> Option<Dialled> {
+        let transfer = self.transfers.last()?;
+        let (server, session, conn) = transfer.conn;
+        let (epoch, public) = (transfer.epoch, transfer.public);
+        transfer.local.map(|local| Dialled { server, session, conn, epoch, public, local })
+    }
+}
