@@ -61,11 +61,15 @@ pub enum PlantedBug {
     ResetOvertakes,
     /// What a lost outer socket still holds is not read.
     LastWordsDropped,
+    /// A visitor that has left while it waited for a conn is forgotten.
+    GoneWaiterForgotten,
+    /// The heartbeat is not armed again after the first ping was answered.
+    HeartbeatOnce,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -91,6 +95,8 @@ impl PlantedBug {
         Self::ResetLooksShut,
         Self::ResetOvertakes,
         Self::LastWordsDropped,
+        Self::GoneWaiterForgotten,
+        Self::HeartbeatOnce,
     ];
 }
 
