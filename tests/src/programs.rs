@@ -104,6 +104,7 @@ impl Program {
     }
 
     fn run(name: &'static str, command: &[String], env: &[(String, String)], directory: Option<TempDir>) -> Self {
+        crate::limit::arm();
         let mut child = Command::new(&command[0])
             .args(&command[1..])
             .env_remove("CPROXY_TOKEN")
