@@ -61,11 +61,13 @@ pub enum PlantedBug {
     ResetOvertakes,
     /// What a lost outer socket still holds is not read.
     LastWordsDropped,
+    /// A public port that was opened for a tunnel closed meanwhile stays open.
+    LateBindKept,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -91,6 +93,7 @@ impl PlantedBug {
         Self::ResetLooksShut,
         Self::ResetOvertakes,
         Self::LastWordsDropped,
+        Self::LateBindKept,
     ];
 }
 
