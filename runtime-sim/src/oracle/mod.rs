@@ -48,6 +48,7 @@ pub enum Property {
     ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
+    PortsAccountedFor,
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
@@ -131,6 +132,9 @@ impl Property {
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::PortsAccountedFor => {
+                "the sockets that listen are those of the server's own ports and of open tunnels"
+            }
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
