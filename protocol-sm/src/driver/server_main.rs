@@ -25,7 +25,8 @@
 //! - M5 a parked newcomer and the attached session that is probed name each other;
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
-//! - M8 nothing is left of a server that is over.
+//! - M8 nothing is left of a server that is over;
+//! - H1, H2 of the [`Ledger`](crate::ledger::Ledger) hold for its sessions, tunnels and conns.
 
 mod accept;
 mod check;
@@ -307,10 +308,11 @@ where
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
             ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
-                let Some(entry) = self.sessions.get_mut(control) else { return };
-                let name = entry.control.tunnel_name(tunnel).into();
-                let reply = entry.control.on_bound(tunnel, bound);
-                let client = entry.control.client;
+                let answer = self.sessions.act(control, |control, _| {
+                    let name = control.tunnel_name(tunnel).into();
+                    (control.client, name, control.on_bound(tunnel, bound))
+                });
+                let Some((client, name, reply)) = answer else { return };
                 if let Some(reply) = reply {
                     let outcome = match &reply {
                         ServerMsg::TunnelReady { public, .. } => Ok(*public),

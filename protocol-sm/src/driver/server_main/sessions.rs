@@ -50,9 +50,9 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         msg: ClientMsg,
     ) -> Result<(), Stop> {
-        let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let random = random_u32(cx.sys);
-        match entry.control.on_msg(msg, random)? {
+        let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
+        match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
             Reaction::Reply(reply) => self.send(cx, key, reply),
             // No more visitors: the answer is the end of the session, soon.
@@ -99,9 +99,7 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
             FromServerLoop::ConnGone { control, conn } => {
-                if let Some(entry) = self.sessions.get_mut(control) {
-                    entry.control.on_conn_gone(conn);
-                }
+                let _gone = self.sessions.act(control, |control, _| control.on_conn_gone(conn));
             }
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
