@@ -94,12 +94,14 @@ impl Default for Timings {
     }
 }
 
-/// What one client may use.
+/// What the holder of one token may use, over all its sessions together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
     /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
-    /// Tunnels at once (default 64).
+    /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
+    pub max_sessions: u32,
+    /// Tunnels at once (default 1024).
     pub max_tunnels: u32,
     /// Transfers at once (default 10 000); more visitors are reset.
     pub max_connections: u32,
@@ -115,7 +117,8 @@ impl Default for Scope {
     fn default() -> Self {
         Self {
             allow_ports: PortSet::unprivileged(),
-            max_tunnels: 64,
+            max_sessions: 4096,
+            max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
             sources: SourceLists::default(),
@@ -163,7 +166,7 @@ pub struct ServerSettings {
     /// Connections of one source address that have not finished their handshake, at once; its oldest makes room
     /// (default 512).
     pub max_handshakes_per_source: u32,
-    /// Sessions at once (default 4096).
+    /// Sessions at once, of all clients (default 4096).
     pub max_sessions: u32,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,

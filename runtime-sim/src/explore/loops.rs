@@ -487,8 +487,13 @@ impl Model for Loops {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
         });
-        let limits =
-            Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, loop_count: 1 };
+        let limits = Limits {
+            holder: None,
+            keep: config.keep,
+            max_waiting: config.max_waiting,
+            max_connections: u32::MAX,
+            loop_count: 1,
+        };
         let open = ToServerLoop::Open { control: CONTROL, limits };
         self.server(&mut state, None, story, |server, cx| server.on_message(cx, open));
         if config.ready {

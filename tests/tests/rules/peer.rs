@@ -95,6 +95,15 @@ impl Wire {
         assert_eq!(self.bytes(1), None, "no answer");
     }
 
+    /// Whether these bytes have come, behind whatever else; nothing is taken.
+    pub(crate) fn holds(&self, wanted: &[u8]) -> bool {
+        let mut bytes = [0; 512];
+        self.0.set_nonblocking(true).expect("non-blocking");
+        let came = self.0.peek(&mut bytes).unwrap_or(0);
+        self.0.set_nonblocking(false).expect("blocking");
+        bytes[..came].windows(wanted.len()).any(|part| part == wanted)
+    }
+
     pub(crate) fn finish(&self) {
         let _ = self.0.shutdown(Shutdown::Write);
     }

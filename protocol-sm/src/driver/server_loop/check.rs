@@ -3,6 +3,7 @@
 use super::super::view::{ConnView, Use};
 use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
 use crate::ids::Epoch;
+use crate::ledger::Good;
 
 impl<T, P> ServerLoop<T, P> {
     /// Its proxy_conns.
@@ -92,6 +93,10 @@ impl<T, P> ServerLoop<T, P> {
             }
         }
         assert_eq!(deadlines, self.core.timers.len(), "no timer without its owner");
+        self.ledger.assert_holds(self.controls.values().flat_map(|shard| {
+            let visitors = shard.visits.values().sum();
+            [(shard.holder, Good::Visitor, visitors), (shard.holder, Good::Transfer, shard.active)]
+        }));
         let mut waiting = 0;
         for shard in self.controls.values() {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
@@ -102,6 +107,7 @@ impl<T, P> ServerLoop<T, P> {
             assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.core.draining);
             waiting += shard.pool.waiting().len() as u64;
+            assert!(shard.waiting(&self.ledger) <= shard.max_waiting, "P1: the holder's queue is bounded");
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }
