@@ -8,5 +8,8 @@
 mod citations;
 mod client;
 mod hostile;
+mod near_misses;
 mod peer;
+mod periods;
+mod refusals;
 mod server;
