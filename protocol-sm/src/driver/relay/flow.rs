@@ -8,8 +8,6 @@ use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
 use alloc::vec::Vec;
 
-/// Bytes one direction may move before others get their turn.
-pub(crate) const TURN: usize = 256 * 1024;
 /// No frame on a proxy_conn is longer.
 const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
@@ -43,7 +41,7 @@ pub(super) enum Turn {
 }
 
 impl<P> Flow<P> {
-    /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
+    /// One turn: sends what is held, then takes and forwards what there is, up to [`Cx::turn`] bytes. Without
     /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with.
     pub(super) fn pump<S: Splice<Pipe = P>>(
         &mut self,
@@ -99,6 +97,23 @@ impl<P> Flow<P> {
             Held::Bytes(bytes) => self.frames as usize == bytes.len(),
             Held::Nothing | Held::Pipe { .. } => false,
         }
+    }
+
+    /// Whether a turn would move something: for checks. The arguments are those of [`Flow::pump`].
+    pub(super) fn could_move<T>(
+        &self,
+        half: &impl Half,
+        from: Option<&Endpoint<T>>,
+        to: &Endpoint<T>,
+        hold_frames: bool,
+    ) -> bool {
+        let may_take = from.is_some_and(|from| from.readable) && half.budget(1).take > 0;
+        let may_send = match &self.held {
+            Held::Nothing => false,
+            Held::Bytes(_) => !(hold_frames && self.only_frames()),
+            Held::Pipe { .. } => half.budget(0).forward > 0,
+        };
+        (may_take && self.is_framing()) || (may_send && to.writable)
     }
 
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
@@ -164,7 +179,7 @@ impl<P> Flow<P> {
             let Some(from) = from.as_mut().filter(|_| may_take) else {
                 return Turn::Wait;
             };
-            if moved >= TURN {
+            if moved >= cx.turn() {
                 return Turn::Again;
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
@@ -209,7 +224,7 @@ impl<P> Flow<P> {
         from: &mut Endpoint<S::Stream>,
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
-        let max = half.budget((*capacity as usize).min(TURN)).take;
+        let max = half.budget((*capacity as usize).min(cx.turn())).take;
         let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
             from.readable &= error != SysError::WouldBlock;
             Stop::Source(error)
@@ -334,3 +349,6 @@ enum Stop {
     Source(SysError),
     Turn(Turn),
 }
+
+#[cfg(test)]
+mod tests;
