@@ -12,11 +12,13 @@ use crate::process::Process;
 use crate::sockets::connect;
 use crate::wait::{eventually, until};
 use lines::Lines;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use options::{BRISK_CLIENT, BRISK_SERVER, Tunnel};
 use serde::Deserialize;
 use std::fmt::Display;
+use std::io::{PipeReader, PipeWriter, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt;
@@ -33,6 +35,10 @@ pub struct Program {
     child: Mutex<Child>,
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
+    /// A full pipe that nobody reads.
+    _unread_stdout: Option<PipeReader>,
+    /// Likewise, until [`Program::read_stderr`].
+    unread_stderr: Mutex<Option<PipeReader>>,
     _directory: Option<TempDir>,
     /// Where it keeps what outlives it.
     _state: Option<Arc<TempDir>>,
@@ -79,7 +85,7 @@ impl Program {
             directory
         });
         command.extend(options.flags.iter().cloned());
-        let mut program = Self::run(name, &command, &options.env, directory);
+        let mut program = Self::run(name, &command, options, directory);
         program._state = options.state.clone();
         program
     }
@@ -87,36 +93,64 @@ impl Program {
     /// Starts the program `name` with exactly these words.
     #[must_use]
     pub fn with_words(name: &'static str, words: &[&str]) -> Self {
-        Self::wrapped_words(name, words, &options())
+        Self::wrapped_words(name, words, options())
     }
 
     /// The same in a network namespace. Needs root.
     #[must_use]
     pub fn with_words_in(namespace: &Namespace, name: &'static str, words: &[&str]) -> Self {
-        Self::wrapped_words(name, words, &options().network(namespace))
+        Self::wrapped_words(name, words, options().network(namespace))
     }
 
-    fn wrapped_words(name: &'static str, words: &[&str], options: &Options) -> Self {
+    fn wrapped_words(name: &'static str, words: &[&str], options: Options) -> Self {
         let mut command: Vec<String> = options.wrappers.concat();
         command.push(directory().join(name).to_str().expect("a path in UTF-8").to_owned());
         command.extend(words.iter().map(|&word| word.to_owned()));
-        Self::run(name, &command, &[], None)
+        Self::run(name, &command, &options, None)
     }
 
-    fn run(name: &'static str, command: &[String], env: &[(String, String)], directory: Option<TempDir>) -> Self {
+    fn run(name: &'static str, command: &[String], options: &Options, directory: Option<TempDir>) -> Self {
         crate::limit::arm();
-        let mut child = Command::new(&command[0])
+        let (out, stdout) = pipe(options.unread_stdout);
+        let (err, stderr) = pipe(options.unread_stderr);
+        let child = Command::new(&command[0])
             .args(&command[1..])
             .env_remove("CPROXY_TOKEN")
-            .envs(env.iter().map(|(name, value)| (name, value)))
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(out)
+            .stderr(err)
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        let stdout = Lines::read(child.stdout.take().expect("piped"));
-        let stderr = Lines::read(child.stderr.take().expect("piped"));
-        Self { name, pid: child.id(), child: Mutex::new(child), stdout, stderr, _directory: directory, _state: None }
+        let mut program = Self {
+            name,
+            pid: child.id(),
+            child: Mutex::new(child),
+            stdout: Arc::default(),
+            stderr: Arc::default(),
+            _unread_stdout: None,
+            unread_stderr: Mutex::new(Some(stderr)),
+            _directory: directory,
+            _state: None,
+        };
+        if options.unread_stdout {
+            program._unread_stdout = Some(stdout);
+        } else {
+            program.stdout.follow(stdout);
+        }
+        if !options.unread_stderr {
+            program.read_stderr();
+        }
+        program
+    }
+
+    /// Reads standard error from now on, which was [`Options::unread_stderr`].
+    ///
+    /// # Panics
+    /// If it is read already.
+    pub fn read_stderr(&self) {
+        let unread = self.unread_stderr.lock().expect("no panic while locked").take();
+        self.stderr.follow(unread.expect("nobody reads it"));
     }
 
     /// Its process id.
@@ -478,6 +512,16 @@ impl Deref for Client {
     fn deref(&self) -> &Program {
         &self.program
     }
+}
+
+/// A pipe for a program's output; if it is to stay unread, it is full.
+fn pipe(unread: bool) -> (PipeWriter, PipeReader) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    if unread {
+        let capacity = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).expect("its capacity");
+        writer.write_all(&vec![b'\n'; usize::try_from(capacity).expect("bytes")]).expect("it takes so much");
+    }
+    (writer, reader)
 }
 
 #[cfg(test)]

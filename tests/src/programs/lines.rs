@@ -25,9 +25,8 @@ pub(super) struct LinesState {
 impl Lines {
     const KEPT: usize = 20_000;
 
-    pub(super) fn read(pipe: impl Read + Send + 'static) -> Arc<Self> {
-        let this = Arc::new(Self::default());
-        let shared = Arc::clone(&this);
+    pub(super) fn follow(self: &Arc<Self>, pipe: impl Read + Send + 'static) {
+        let shared = Arc::clone(self);
         std::thread::spawn(move || {
             let mut reader = BufReader::new(pipe);
             let mut line = Vec::new();
@@ -44,7 +43,6 @@ impl Lines {
             shared.state().ended = true;
             shared.more.notify_all();
         });
-        this
     }
 
     /// Waits for a line, after the first `skip`, in which `wanted` finds something.
@@ -83,7 +81,8 @@ mod tests {
 
     fn shell(script: &str) -> Arc<Lines> {
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = Lines::read(child.stdout.take().unwrap());
+        let lines = Arc::<Lines>::default();
+        lines.follow(child.stdout.take().unwrap());
         child.wait().unwrap();
         lines
     }

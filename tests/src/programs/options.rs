@@ -19,6 +19,8 @@ pub struct Options {
     pub(super) wrappers: Vec<Vec<String>>,
     /// Where the program keeps what outlives it.
     pub(super) state: Option<Arc<TempDir>>,
+    pub(super) unread_stdout: bool,
+    pub(super) unread_stderr: bool,
 }
 
 /// One of a client's tunnels.
@@ -167,6 +169,20 @@ impl Options {
             [only] if only.keys.is_empty() => Some(only),
             _ => None,
         }
+    }
+
+    /// Its standard error is a full pipe that nobody reads, until [`Program::read_stderr`](super::Program::read_stderr).
+    #[must_use]
+    pub fn unread_stderr(mut self) -> Self {
+        self.unread_stderr = true;
+        self
+    }
+
+    /// Its standard output is a full pipe that nobody reads.
+    #[must_use]
+    pub fn unread_stdout(mut self) -> Self {
+        self.unread_stdout = true;
+        self
     }
 
     /// Runs it without any privilege, even those of root.
