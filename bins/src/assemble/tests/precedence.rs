@@ -67,7 +67,7 @@ const SETTINGS: [Setting; 8] = [
         in_the_file: "drain_timeout = 4",
         on_the_command_line: "--drain-timeout=0.5",
         look: |seen| seen.drain.to_string(),
-        default: "10",
+        default: "8",
         from_file: "4",
         from_flag: "0.5",
     },
