@@ -38,16 +38,8 @@ pub struct Cx<'a, S> {
     pub strategy: Strategy,
 }
 
-impl<S> Cx<'_, S> {
-    /// Bytes that one direction of a transfer may move before others get their turn: 256 KiB in production. Where a
-    /// simulation reads with less, it is less, too, so that small streams take several turns.
-    pub(crate) fn turn(&self) -> usize {
-        TURN_READS * self.scratch.len()
-    }
-}
-
-/// Full reads in one turn.
-const TURN_READS: usize = 8;
+/// Bytes that one direction of a transfer may move before others get their turn.
+pub(crate) const TURN: usize = 256 * 1024;
 
 /// The size of [`Cx::scratch`], in bytes. A read that fills it shows a bulk stream, for which splice is cheaper
 /// (measured: the crossover lies at 16 to 32 KiB).

@@ -2,6 +2,7 @@
 
 use super::super::Cx;
 use super::super::sys::Splice;
+use super::super::thread::TURN;
 use super::Endpoint;
 use super::flow::{Flow, Turn};
 use crate::canary::{PlantedBug, planted};
@@ -141,7 +142,7 @@ impl<T, P> Link<T, P> {
         self.ingress_flow.discard(cx.sys);
         let mut moved = 0;
         while self.port.readable && ingress.budget(1).take > 0 {
-            if moved >= cx.turn() {
+            if moved >= TURN {
                 return Ok(true);
             }
             let take = ingress.budget(cx.scratch.len()).take;
