@@ -1,15 +1,13 @@
 //! One direction of a relay: what is on its way, and the turn that moves it.
 
 use super::super::sys::Splice;
-use super::super::thread::{Cx, Strategy};
+use super::super::thread::{Cx, Strategy, TURN};
 use super::Endpoint;
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
 use alloc::vec::Vec;
 
-/// Bytes one direction may move before others get their turn.
-pub(crate) const TURN: usize = 256 * 1024;
 /// No frame on a proxy_conn is longer.
 const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
@@ -99,6 +97,23 @@ impl<P> Flow<P> {
             Held::Bytes(bytes) => self.frames as usize == bytes.len(),
             Held::Nothing | Held::Pipe { .. } => false,
         }
+    }
+
+    /// Whether a turn would move something: for checks. The arguments are those of [`Flow::pump`].
+    pub(super) fn could_move<T>(
+        &self,
+        half: &impl Half,
+        from: Option<&Endpoint<T>>,
+        to: &Endpoint<T>,
+        hold_frames: bool,
+    ) -> bool {
+        let may_take = from.is_some_and(|from| from.readable) && half.budget(1).take > 0;
+        let may_send = match &self.held {
+            Held::Nothing => false,
+            Held::Bytes(_) => !(hold_frames && self.only_frames()),
+            Held::Pipe { .. } => half.budget(0).forward > 0,
+        };
+        (may_take && self.is_framing()) || (may_send && to.writable)
     }
 
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
@@ -334,3 +349,6 @@ enum Stop {
     Source(SysError),
     Turn(Turn),
 }
+
+#[cfg(test)]
+mod tests;
