@@ -87,6 +87,7 @@ impl fmt::Display for StartError {
             | SysError::ResetBehindEnd
             | SysError::Refused
             | SysError::TimedOut
+            | SysError::Unsupported
             | SysError::Tls(_)
             | SysError::Other(_) => {
                 write!(f, "{error}; choose another --bind-addr or {flag}")

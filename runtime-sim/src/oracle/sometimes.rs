@@ -31,6 +31,7 @@ pub enum Sometimes {
     PipeFull,
     PipeHeldBytes,
     NoPipe,
+    SpliceRefused,
     AbortCrossesFin,
     StaleMessage,
     PoolEmpty,
@@ -83,7 +84,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 72] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -107,6 +108,7 @@ impl Sometimes {
         Self::PipeFull,
         Self::PipeHeldBytes,
         Self::NoPipe,
+        Self::SpliceRefused,
         Self::AbortCrossesFin,
         Self::StaleMessage,
         Self::PoolEmpty,

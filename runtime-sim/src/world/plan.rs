@@ -2,7 +2,8 @@
 
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
-    KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_scratch, draw_strategy,
+    KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
+    draw_strategy,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::settings::Timings;
@@ -155,6 +156,7 @@ impl Plan {
             strategy: draw_strategy(rng),
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
+            no_splice: draw_no_splice(seed),
         };
         Self {
             seed,

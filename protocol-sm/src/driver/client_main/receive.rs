@@ -184,6 +184,7 @@ fn lost(error: SysError) -> Disconnect {
         | SysError::TimedOut
         | SysError::Exhausted
         | SysError::InUse
+        | SysError::Unsupported
         | SysError::Denied
         | SysError::Other(_) => Disconnect::Lost,
     }
