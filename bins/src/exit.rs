@@ -1,4 +1,4 @@
-//! How the programs end: 0 asked to stop; 2 bad flags or configuration, or refused for good; 1 anything
+//! How the programs end: 0 asked to stop; 2 bad flags or configuration, or refused for good before it ever worked; 1 anything
 //! else.
 
 use crate::assemble::Assembled;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 /// Anything that is neither of the other two: ports in use, out of descriptors, a second signal.
 pub const FAILED: u8 = 1;
-/// Bad flags or configuration, or refused for good by the server: trying again cannot help.
+/// Bad flags or configuration, or refused for good before it ever worked: trying again cannot help.
 pub const HOPELESS: u8 = 2;
 
 /// Reports what is wrong with the configuration, one line per problem. `format` is what the flags say: what the file

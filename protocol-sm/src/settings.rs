@@ -63,7 +63,7 @@ pub struct Timings {
     pub half_open_timeout: Duration,
     /// How long an outer socket that is to be reset may make no progress with what it has been given.
     pub reset_linger: Duration,
-    /// Both: how long transfers may go on after a request to stop (default 10 s).
+    /// Both: how long transfers may go on after a request to stop (default 8 s: container runtimes kill after 10 s).
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
     pub reconnect_min: Duration,
@@ -87,7 +87,7 @@ impl Default for Timings {
             idle_conn_lifetime: Duration::from_secs(60),
             half_open_timeout: Duration::from_secs(3600),
             reset_linger: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(8),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),
         }
@@ -97,7 +97,7 @@ impl Default for Timings {
 /// What one client may use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Public ports it may ask for; port 0 ("server picks") is picked from these too.
+    /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
     /// Tunnels at once (default 64).
     pub max_tunnels: u32,
@@ -114,7 +114,7 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self {
-            allow_ports: PortSet::all(),
+            allow_ports: PortSet::unprivileged(),
             max_tunnels: 64,
             max_connections: 10_000,
             max_waiting: 4096,
