@@ -10,6 +10,7 @@ mod secure;
 mod socket;
 
 pub use needed::{Refused, check as check_calls};
+pub(crate) use options::Limits;
 pub use pipe::Pipe;
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
@@ -23,6 +24,7 @@ use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
     Token,
 };
+use protocol_sm::settings::Timings;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +48,7 @@ pub struct Linux<O = ()> {
     /// that nothing is left, and splice(2) never gets past the byte. So these streams are copied.
     urgent: BTreeSet<Token>,
     secure: secure::Secure,
+    limits: Limits,
     random: random::Random,
     notes: Notes,
     outbox: O,
@@ -68,6 +71,7 @@ impl<O> Linux<O> {
             pipes: pipe::Pool::default(),
             urgent: BTreeSet::new(),
             secure: secure::Secure::default(),
+            limits: Limits::new(&Timings::default()),
             random: random::Random::default(),
             notes: Notes::default(),
             outbox,
@@ -90,6 +94,11 @@ impl<O> Linux<O> {
         ready.clear();
         ready.extend(poller.events().map(|(_, event)| self.on_event(event)));
         Ok(())
+    }
+
+    /// Sets how long connections made from now on may be silent.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Encrypts connections between client and server from now on.
@@ -193,7 +202,7 @@ impl<O> Streams for Linux<O> {
 
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
-        let mut stream = Stream::connect(to, role)?;
+        let mut stream = Stream::connect(to, role, &self.limits)?;
         self.secure.connecting(&mut stream)?;
         self.watch(&stream, token)?;
         Ok(stream)
@@ -305,13 +314,13 @@ impl<O> Listen for Linux<O> {
     type Listener = Listener;
 
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Listener, SocketAddr), SysError> {
-        let (listener, address) = Listener::bind(at)?;
+        let (listener, address) = Listener::bind(at, &self.limits)?;
         self.add(&listener, token, false)?;
         Ok((listener, address))
     }
 
     fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
-        let (mut stream, from) = listener.accept(role)?;
+        let (mut stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&mut stream);
         Ok((stream, from))
     }
