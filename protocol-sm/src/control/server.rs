@@ -311,6 +311,7 @@ impl Control {
                     | SysError::Refused
                     | SysError::Unreachable
                     | SysError::TimedOut
+                    | SysError::Unsupported
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };

@@ -6,6 +6,7 @@ use super::Endpoint;
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// No frame on a proxy_conn is longer.
@@ -152,6 +153,7 @@ impl<P> Flow<P> {
             match sent {
                 Ok(n) => self.on_sent(n, half),
                 Err(SysError::WouldBlock) => return Ok(false),
+                Err(SysError::Unsupported) => self.empty_pipe(sys, half)?,
                 Err(error) => return Err(error),
             }
         }
@@ -183,13 +185,15 @@ impl<P> Flow<P> {
                 return Turn::Again;
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
-            let taken = if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
-                self.take_by_splice(cx, half, from)
-            } else {
+            let mut taken = Err(Stop::Source(SysError::Unsupported));
+            if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+                taken = self.take_by_splice(cx, half, from);
+            }
+            if let Err(Stop::Source(SysError::Unsupported)) = taken {
                 // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.
                 self.release_pipe(cx.sys);
-                self.take_by_copy(cx, half, from, to)
-            };
+                taken = self.take_by_copy(cx, half, from, to);
+            }
             match taken {
                 Ok(0) => return Turn::Eof,
                 Ok(n) => moved += n,
@@ -215,6 +219,16 @@ impl<P> Flow<P> {
             Held::Pipe { .. } => half.on_forwarded(n),
             Held::Nothing => unreachable!("nothing was held to be sent"),
         }
+    }
+
+    /// What is in the pipe, and cannot be spliced out of it, is sent like anything that was copied.
+    fn empty_pipe(&mut self, sys: &mut impl Splice<Pipe = P>, half: &impl Half) -> Result<(), SysError> {
+        let Held::Pipe { pipe, .. } = &self.held else { return Err(SysError::Unsupported) };
+        let mut bytes = vec![0; half.budget(0).forward];
+        sys.read_pipe(pipe, &mut bytes)?;
+        self.release_pipe(sys);
+        self.held = Held::Bytes(bytes);
+        Ok(())
     }
 
     fn take_by_splice<S: Splice<Pipe = P>>(
@@ -328,7 +342,8 @@ impl<P> Default for Flow<P> {
 /// ```text
 ///           a frame, or what a copy could not send            a splice
 ///   Bytes ◀──────────────────────────────────────── Nothing ────────────▶ Pipe
-///     └──────────────────── all sent ──────────────────▶▲◀───── empty ─────┘
+///     ▲└─────────────────── all sent ──────────────────▶▲◀───── empty ─────┤
+///     └─────────────────── splicing out is found not to work ──────────────┘
 /// ```
 /// Invariants:
 /// - F1 nothing is taken while payload is held: bytes are spliced only into an empty pipe;
