@@ -65,11 +65,13 @@ pub enum PlantedBug {
     GoneWaiterForgotten,
     /// The heartbeat is not armed again after the first ping was answered.
     HeartbeatOnce,
+    /// An outer socket is reset while its kernel still holds bytes of it.
+    NotLingered,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -97,6 +99,7 @@ impl PlantedBug {
         Self::LastWordsDropped,
         Self::GoneWaiterForgotten,
         Self::HeartbeatOnce,
+        Self::NotLingered,
     ];
 }
 
