@@ -124,9 +124,8 @@ impl Streams for Kernel<'_> {
         false
     }
 
-    fn unsent(&self, _: &Stream) -> usize {
-        // An outer peer reads at once.
-        0
+    fn unsent(&self, stream: &Stream) -> usize {
+        self.net.unacknowledged(stream.0)
     }
 
     fn shut_write(&mut self, stream: &Stream) {
