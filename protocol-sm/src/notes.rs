@@ -24,6 +24,11 @@ pub enum Note {
         /// The visitor's address.
         visitor: SocketAddr,
     },
+    /// A LocalServer could not be dialled, as no local port is left to connect to it from.
+    NoLocalPort {
+        /// The LocalServer's address.
+        to: SocketAddr,
+    },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
         /// The conn.

@@ -27,6 +27,7 @@ pub(crate) struct Notes {
     kept_out: Limiter,
     refused: Limiter,
     conns: Limiter,
+    ports: Limiter,
     violations: Limiter,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
@@ -53,6 +54,13 @@ impl Notes {
             Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|left_out| {
                 let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
+            }),
+            Note::NoLocalPort { to } => self.ports.line(|left_out| {
+                tracing::warn!(
+                    "no local port left towards {to}: each connection to it holds one, and for 60 s after its end if \
+                     the visitor ended it first; widen net.ipv4.ip_local_port_range, or let the service listen at \
+                     further addresses or ports, with a tunnel to each{left_out}"
+                );
             }),
             // Strangers can cause these at will: they must not hide the others.
             Note::VisitorDropped { visitor, tunnel, why: why @ (Dropped::SourceDenied | Dropped::TooOften) } => {

@@ -312,6 +312,7 @@ impl Control {
                     | SysError::Unreachable
                     | SysError::TimedOut
                     | SysError::Unsupported
+                    | SysError::NoPort
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };

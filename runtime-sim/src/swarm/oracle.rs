@@ -175,6 +175,7 @@ impl Oracle {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::Tunnel { .. }

@@ -465,6 +465,7 @@ impl World {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::Tunnel { .. }
