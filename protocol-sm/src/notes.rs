@@ -113,6 +113,8 @@ pub enum Note {
         client: ClientId,
         /// The reason.
         code: CloseCode,
+        /// Nobody resumed it within this time.
+        waited: Option<Duration>,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {

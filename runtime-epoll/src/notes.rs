@@ -85,8 +85,16 @@ impl Notes {
             Note::SessionDetached { client } => self.sessions.line(|left_out| {
                 tracing::info!(client = %Id(client), "session lost its ctl_conn and waits for a resume{left_out}");
             }),
-            Note::SessionOver { client, code } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), "session over: {code}{left_out}");
+            Note::SessionOver { client, code, waited } => self.sessions.line(|left_out| match waited {
+                Some(waited) => {
+                    let seconds = waited.as_secs_f32();
+                    tracing::info!(
+                        client = %Id(client),
+                        "session over: its connection was lost and the client did not come back within {seconds} s \
+                         (session_grace); its ports are free{left_out}"
+                    );
+                }
+                None => tracing::info!(client = %Id(client), "session over: {code}{left_out}"),
             }),
             Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.

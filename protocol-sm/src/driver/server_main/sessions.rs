@@ -176,7 +176,10 @@ impl<T, L> ServerMain<T, L> {
         code: AbortCode,
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
-        cx.sys.note(Note::SessionOver { client: entry.control.client, code: close });
+        // No client says goodbye on a ctl_conn that it does not have.
+        let expired = close == CloseCode::Bye && matches!(entry.attachment(), Attachment::Detached { .. });
+        let waited = expired.then_some(self.settings.timings.session_grace);
+        cx.sys.note(Note::SessionOver { client: entry.control.client, code: close, waited });
         cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
