@@ -18,6 +18,7 @@
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
 //! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
+//! | [`guesses`] | wrong proofs: how many are checked, and whom they hold back |
 //! | [`ledger`] | what the holder of each token has, over all its sessions |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
@@ -114,6 +115,7 @@ pub mod conn;
 pub mod control;
 pub mod driver;
 pub mod gate;
+pub mod guesses;
 pub mod ids;
 pub mod ledger;
 pub mod liveness;

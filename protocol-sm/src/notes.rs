@@ -91,6 +91,8 @@ pub enum Note {
     SessionUp {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The address that the connection comes from.
         from: SocketAddr,
         /// Whether it goes on.
@@ -100,11 +102,15 @@ pub enum Note {
     SessionDetached {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
     },
     /// A session ended.
     SessionOver {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The reason.
         code: CloseCode,
     },
@@ -112,6 +118,8 @@ pub enum Note {
     Tunnel {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The tunnel.
         tunnel: TunnelId,
         /// Its name.
@@ -137,6 +145,8 @@ pub enum Note {
     HandshakeRefused {
         /// The address that the connection comes from.
         from: SocketAddr,
+        /// The name of the credential that it had proved by then, if it had.
+        credential: Option<String>,
         /// The reason.
         refusal: HandshakeRefusal,
     },

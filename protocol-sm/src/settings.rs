@@ -1,6 +1,7 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::ledger::Holder;
 use crate::ports::PortSet;
 use crate::sources::SourceLists;
 use alloc::string::String;
@@ -8,13 +9,15 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
-/// A shared secret. Never printed: its `Debug` shows only the length.
+/// A shared secret. Never printed: its `Debug` shows only the length. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Vec<u8>);
 
 impl Token {
-    /// Takes the secret's bytes as they are; the caller trims a trailing newline.
+    /// Takes the secret's bytes as they are; the caller trims a trailing newline, and lets no 0 in: with zeros behind it
+    /// a token of up to 64 bytes is the same key of the HMAC.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
@@ -23,6 +26,12 @@ impl Token {
     /// The secret, for keying the HMAC.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -172,6 +181,14 @@ pub struct ServerSettings {
     pub tls_required: bool,
     /// Deadlines.
     pub timings: Timings,
+}
+
+impl ServerSettings {
+    /// The name of a credential, for logs; `None` where there are none.
+    #[must_use]
+    pub fn name_of(&self, holder: Holder) -> Option<String> {
+        holder.and_then(|index| self.credentials.get(index)).map(|credential| credential.name.clone())
+    }
 }
 
 impl Default for ServerSettings {

@@ -69,29 +69,29 @@ impl Notes {
                 None => tracing::warn!(conn = conn.0, "proxy_conn not opened{left_out}"),
             }),
             Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
-            Note::SessionUp { client, from, resumed } => self.sessions.line(|left_out| {
+            Note::SessionUp { client, credential, from, resumed } => self.sessions.line(|left_out| {
                 let what = if resumed { "resumed" } else { "began" };
-                tracing::info!(client = %Id(client), %from, "session {what}{left_out}");
+                tracing::info!(client = %Id(client), credential, %from, "session {what}{left_out}");
             }),
-            Note::SessionDetached { client } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), "session lost its ctl_conn and waits for a resume{left_out}");
+            Note::SessionDetached { client, credential } => self.sessions.line(|left_out| {
+                tracing::info!(client = %Id(client), credential, "session lost its ctl_conn and waits for a resume{left_out}");
             }),
-            Note::SessionOver { client, code } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), "session over: {code}{left_out}");
+            Note::SessionOver { client, credential, code } => self.sessions.line(|left_out| {
+                tracing::info!(client = %Id(client), credential, "session over: {code}{left_out}");
             }),
-            Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
+            Note::Tunnel { client, credential, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
-                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{left_out}");
+                    tracing::info!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel open at {public}{left_out}");
                 }
                 Err(code) => {
-                    tracing::warn!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
+                    tracing::warn!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
                 }
             }),
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
             Note::NotForwarding { tunnel, code } => self.tunnel_news.push((tunnel, Err(code))),
-            Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
-                tracing::warn!(%from, "connection refused: {refusal}{left_out}");
+            Note::HandshakeRefused { from, credential, refusal } => self.handshakes.line(|left_out| {
+                tracing::warn!(%from, credential, "connection refused: {refusal}{left_out}");
             }),
             // Scanners come all the time.
             Note::HandshakeDropped { from, why: why @ HandshakeEnd::TooSlow } => {

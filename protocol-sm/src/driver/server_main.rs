@@ -18,8 +18,8 @@
 //!
 //! Invariants:
 //! - M1 each connection has a deadline, and is counted in the handshake limit until it has proved itself;
-//! - M2 a session is found by its key, name, client and source, and each leads to sessions that are there; a client has
-//!   one session;
+//! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
+//!   client has one session;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
 //! - M4 exactly the detached sessions have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
@@ -44,9 +44,9 @@ use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
+use crate::guesses::Guesses;
+use crate::ledger::Holder;
 use crate::liveness::Liveness;
-use crate::notes::Note;
-use crate::rate::Rates;
 use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -64,10 +64,6 @@ use session_table::SessionTable;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that seems connected may take to show that it is, when another with its identity comes.
 const PROBE: Duration = Duration::from_secs(2);
-/// Wrong proofs that one source address may send at once.
-const FAILURES: u32 = 10;
-/// After those, one source address may send one more wrong proof per interval.
-const FAILURE_INTERVAL: Duration = Duration::from_secs(3);
 /// Reads from one ctl_conn before others get their turn.
 const READS: usize = 8;
 
@@ -86,7 +82,7 @@ pub struct ServerMain<T, L> {
     /// `Welcome` is not among them.
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
-    failures: Rates,
+    guesses: Guesses,
     turned_away: TurnedAway,
     /// Doors with connections left to accept, and ctl_conns with messages left to read or send.
     busy: VecDeque<Token>,
@@ -130,6 +126,8 @@ struct Door<L> {
 struct CtlConn<T> {
     link: CtlLink<T, ToServer>,
     from: SocketAddr,
+    /// Whose token it has proved to know.
+    proved: Option<Holder>,
     stage: Stage,
     queued: bool,
     deadline: Option<Instant>,
@@ -220,7 +218,7 @@ impl<T, L> ServerMain<T, L> {
             sessions: SessionTable::default(),
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
-            failures: Rates::new(FAILURE_INTERVAL, FAILURES),
+            guesses: Guesses::default(),
             turned_away: TurnedAway::default(),
             busy: VecDeque::new(),
             paused_until: None,
@@ -310,19 +308,10 @@ where
             ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
                 let answer = self.sessions.act(control, |control, _| {
                     let name = control.tunnel_name(tunnel).into();
-                    (control.client, name, control.on_bound(tunnel, bound))
+                    (name, control.on_bound(tunnel, bound))
                 });
-                let Some((client, name, reply)) = answer else { return };
-                if let Some(reply) = reply {
-                    let outcome = match &reply {
-                        ServerMsg::TunnelReady { public, .. } => Ok(*public),
-                        ServerMsg::TunnelRefused { code, .. } => Err(*code),
-                        ServerMsg::NeedConn { .. }
-                        | ServerMsg::Fin { .. }
-                        | ServerMsg::Abort { .. }
-                        | ServerMsg::Drain => unreachable!("a bind is answered by ready or refused"),
-                    };
-                    cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });
+                if let Some((name, Some(reply))) = answer {
+                    self.note_tunnel(cx, control, name, &reply);
                     self.send(cx, control, reply);
                 }
             }

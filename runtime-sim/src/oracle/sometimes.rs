@@ -76,6 +76,7 @@ pub enum Sometimes {
     WrongTokenRefused,
     ForgedConnRefused,
     ReplayedConnRefused,
+    NeighbourLetIn,
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
@@ -83,7 +84,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 72] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -152,6 +153,7 @@ impl Sometimes {
         Self::WrongTokenRefused,
         Self::ForgedConnRefused,
         Self::ReplayedConnRefused,
+        Self::NeighbourLetIn,
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,

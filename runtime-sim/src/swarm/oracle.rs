@@ -150,10 +150,10 @@ impl Oracle {
                     }
                 }
             }
-            Note::SessionDetached { client } => {
+            Note::SessionDetached { client, .. } => {
                 self.detached.borrow_mut().insert(*client);
             }
-            Note::SessionOver { client, code: CloseCode::Bye } if self.detached.borrow_mut().remove(client) => {
+            Note::SessionOver { client, code: CloseCode::Bye, .. } if self.detached.borrow_mut().remove(client) => {
                 self.saw(Sometimes::SessionExpired);
             }
             Note::SessionOver { code: CloseCode::Replaced, .. } => {

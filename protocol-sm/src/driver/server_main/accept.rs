@@ -72,6 +72,7 @@ impl<T, L> ServerMain<T, L> {
                 ConnKind::Ctl => Slot::Ctl(Box::new(CtlConn {
                     link: CtlLink::new(port),
                     from,
+                    proved: None,
                     stage: Stage::Preface(PrefaceReader::default()),
                     queued: false,
                     deadline: None,
@@ -202,7 +203,7 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.close(hand.port.stream);
         if let Some(refusal) = refusal {
             self.turned_away.refused += 1;
-            cx.sys.note(Note::HandshakeRefused { from: hand.from, refusal });
+            cx.sys.note(Note::HandshakeRefused { from: hand.from, credential: None, refusal });
         }
     }
 

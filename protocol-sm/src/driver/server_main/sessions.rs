@@ -11,6 +11,7 @@ use crate::ids::TunnelId;
 use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
+use alloc::string::String;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -51,10 +52,22 @@ impl<T, L> ServerMain<T, L> {
         msg: ClientMsg,
     ) -> Result<(), Stop> {
         let random = random_u32(cx.sys);
+        let registers = match &msg {
+            ClientMsg::RegisterTunnel { name, .. } => name.clone(),
+            ClientMsg::CloseTunnel { .. }
+            | ClientMsg::ConnFailed { .. }
+            | ClientMsg::Fin { .. }
+            | ClientMsg::Done { .. }
+            | ClientMsg::Abort { .. }
+            | ClientMsg::Drain => String::new(),
+        };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
-            Reaction::Reply(reply) => self.send(cx, key, reply),
+            Reaction::Reply(reply) => {
+                self.note_tunnel(cx, key, registers, &reply);
+                self.send(cx, key, reply);
+            }
             // No more visitors: the answer is the end of the session, soon.
             Reaction::Bind(..) if self.stopping.is_some() => {}
             Reaction::Bind(tunnel, ports, gate) => {
@@ -75,6 +88,27 @@ impl<T, L> ServerMain<T, L> {
             }
         }
         Ok(())
+    }
+
+    /// Reports what a client is told of one of its tunnels.
+    pub(super) fn note_tunnel<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        name: String,
+        told: &ServerMsg,
+    ) {
+        let (tunnel, outcome) = match *told {
+            ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
+            ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
+            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => return,
+        };
+        if let Some(entry) = self.sessions.get_mut(key)
+            && entry.is_news(tunnel, outcome)
+        {
+            let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
+            cx.sys.note(Note::Tunnel { client, credential, tunnel, name, outcome });
+        }
     }
 
     pub(super) fn unbind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId) {
@@ -146,7 +180,8 @@ impl<T, L> ServerMain<T, L> {
         code: AbortCode,
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
-        cx.sys.note(Note::SessionOver { client: entry.control.client, code: close });
+        let credential = self.settings.name_of(entry.control.credential);
+        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close });
         for tunnel in entry.control.tunnels() {
             cx.sys.tell(ToListener::Close { control: key, tunnel });
         }
