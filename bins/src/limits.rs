@@ -1,5 +1,5 @@
 //! What this process may do: the number of descriptors that it may open (each visitor needs two), and no privileges
-//! beyond those that it was started with.
+//! beyond those that it was started with; and what others may see of it.
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,6 +14,20 @@ pub fn raise_descriptor_limit() {
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => tracing::debug!(before = soft, now = hard, "limit of open descriptors"),
         Err(error) => tracing::warn!("cannot raise the limit of open descriptors from {soft} to {hard}: {error}"),
+    }
+}
+
+/// Keeps the memory of this process to itself, where tokens and keys are: no core dumps, and no debugger or look into
+/// `/proc/PID/environ` by others of the same user. That is also why `CPROXY_TOKEN` stays in the environment: taking it
+/// out (unsetenv) leaves its bytes where that file shows them. A failure is only logged.
+///
+/// So that end-to-end tests without root can count descriptors, a debug build can be told by the environment not to.
+pub fn hide_memory() {
+    if cfg!(debug_assertions) && std::env::var_os("CPROXY_TEST_DUMPABLE").is_some_and(|value| value == "1") {
+        return;
+    }
+    if let Err(error) = prctl::set_dumpable(false) {
+        tracing::warn!("cannot turn core dumps off (PR_SET_DUMPABLE): {error}");
     }
 }
 

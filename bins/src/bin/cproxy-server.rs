@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    limits::hide_memory();
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
     match run(assembled.config) {
