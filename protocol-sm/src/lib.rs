@@ -108,6 +108,7 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
+pub mod binds;
 pub mod canary;
 pub mod cells;
 pub mod codes;
@@ -123,6 +124,7 @@ pub mod notes;
 pub mod pool;
 pub mod ports;
 pub mod rate;
+pub mod reconnect;
 pub mod sent;
 pub mod session;
 pub mod settings;

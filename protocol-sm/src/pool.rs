@@ -124,7 +124,10 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
             self.asked += count;
             return;
         }
-        self.retry_at = Some(now + self.retry.next(random)).filter(|_| !self.closed);
+        // Those of one round fail one by one: the pause is for the round.
+        if self.retry_at.is_none() && !self.closed {
+            self.retry_at = Some(now + self.retry.next(random));
+        }
     }
 
     /// How many conns to ask the client for now; 0 for none. Notes them as asked for.
@@ -236,6 +239,28 @@ mod tests {
         let at = pool.next_deadline().unwrap();
         assert_eq!(pool.ask(at), 3);
         assert_eq!(pool.next_deadline(), None);
+    }
+
+    #[test]
+    fn p3_the_pause_grows_with_each_round_of_asking_whatever_the_number_of_conns_that_failed() {
+        let mut pool = pool(4, 16);
+        for visitor in 'a'..='p' {
+            assert_eq!(pool.on_visitor(visitor), Visit::Wait);
+        }
+        let mut now = Instant::ZERO;
+        for pause in [200, 400, 800] {
+            assert_eq!(pool.ask(now), 20);
+            for nth in 0..20 {
+                pool.on_failed(1, now + Duration::from_millis(nth), u32::MAX);
+            }
+            let at = pool.next_deadline().unwrap();
+            assert_eq!(at.since(now).as_millis(), pause);
+            now = at;
+        }
+        assert_eq!(pool.ask(now), 20);
+        pool.on_failed(1, now, u32::MAX);
+        assert_eq!(pool.on_new(1), Some('a'), "one came: the others may, too");
+        assert_eq!(pool.ask(now), 1);
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub struct Timings {
     pub half_open_timeout: Duration,
     /// How long an outer socket that is to be reset may make no progress with what it has been given.
     pub reset_linger: Duration,
-    /// Both: how long transfers may go on after a request to stop (default 10 s).
+    /// Both: how long transfers may go on after a request to stop (default 8 s: container runtimes kill after 10 s).
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
     pub reconnect_min: Duration,
@@ -96,7 +96,7 @@ impl Default for Timings {
             idle_conn_lifetime: Duration::from_secs(60),
             half_open_timeout: Duration::from_secs(3600),
             reset_linger: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(8),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),
         }
@@ -106,7 +106,7 @@ impl Default for Timings {
 /// What the holder of one token may use, over all its sessions together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Public ports it may ask for; port 0 ("server picks") is picked from these too.
+    /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
     /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
     pub max_sessions: u32,
@@ -125,7 +125,7 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self {
-            allow_ports: PortSet::all(),
+            allow_ports: PortSet::unprivileged(),
             max_sessions: 4096,
             max_tunnels: 1024,
             max_connections: 10_000,

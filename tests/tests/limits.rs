@@ -146,6 +146,16 @@ fn a_tunnel_beyond_max_tunnels_waits_for_its_turn() {
 }
 
 #[test]
+fn a_tunnel_too_many_is_refused_and_the_others_serve() {
+    let service = Service::echo();
+    let server = Server::start(options().key("max_tunnels", 1));
+    let client = Client::spawn(&server, options().tunnel(service.addr()).tunnel("127.0.0.1:2"));
+    client.log_line("max_tunnels");
+    ping(&mut client.visit(), b"served");
+    assert!(client.is_running());
+}
+
+#[test]
 fn a_client_beyond_max_sessions_waits_for_its_turn() {
     let service = Service::echo();
     let server = Server::start(options().brisk().key("max_sessions", 1));

@@ -36,7 +36,7 @@ mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -305,16 +305,7 @@ where
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain<T>) {
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
-            ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
-                let answer = self.sessions.act(control, |control, _| {
-                    let name = control.tunnel_name(tunnel).into();
-                    (name, control.on_bound(tunnel, bound))
-                });
-                if let Some((name, Some(reply))) = answer {
-                    self.note_tunnel(cx, control, name, &reply);
-                    self.send(cx, control, reply);
-                }
-            }
+            ToServerMain::Listener(message) => self.on_bound(cx, message),
             ToServerMain::Stop => self.stop(cx),
         }
     }
@@ -401,11 +392,7 @@ impl<T, L> ServerMain<T, L> {
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
-            let tunnels: Vec<_> =
-                self.sessions.get(key).map(|entry| entry.control.tunnels().collect()).unwrap_or_default();
-            for tunnel in tunnels {
-                cx.sys.tell(ToListener::Close { control: key, tunnel });
-            }
+            cx.sys.tell(ToListener::CloseAll { control: key });
             self.send(cx, key, ServerMsg::Drain);
         }
         for loop_index in 0..self.loop_count {

@@ -24,6 +24,7 @@ pub enum Sometimes {
     Lingered,
     LingerTimedOut,
     ReusedAfterReset,
+    ComparedWithDirect,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -84,7 +85,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 72] = [
+    pub const ALL: [Self; 73] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -101,6 +102,7 @@ impl Sometimes {
         Self::Lingered,
         Self::LingerTimedOut,
         Self::ReusedAfterReset,
+        Self::ComparedWithDirect,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,

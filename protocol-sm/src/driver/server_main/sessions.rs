@@ -1,13 +1,12 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
-use crate::control::server::Reaction;
-use crate::ids::TunnelId;
+use crate::control::server::{Bind, Bound, Reaction};
 use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
@@ -68,14 +67,11 @@ impl<T, L> ServerMain<T, L> {
                 self.note_tunnel(cx, key, registers, &reply);
                 self.send(cx, key, reply);
             }
-            // No more visitors: the answer is the end of the session, soon.
-            Reaction::Bind(..) if self.stopping.is_some() => {}
-            Reaction::Bind(tunnel, ports, gate) => {
-                cx.sys.tell(ToListener::Bind { control: key, tunnel, ip: self.bind_ip, ports, gate });
-            }
-            Reaction::Unbind(tunnels) => {
-                for tunnel in tunnels {
-                    self.unbind(cx, key, tunnel);
+            Reaction::Bind(bind) => self.bind(cx, key, bind),
+            Reaction::Unbind(open) => {
+                for registration in open {
+                    // The listening thread tells the event loops.
+                    cx.sys.tell(ToListener::Close { control: key, registration });
                 }
             }
             Reaction::Pass(loop_index, msg) => {
@@ -91,13 +87,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Reports what a client is told of one of its tunnels.
-    pub(super) fn note_tunnel<S: MainSys<T, L>>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        key: ControlKey,
-        name: String,
-        told: &ServerMsg,
-    ) {
+    fn note_tunnel<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, name: String, told: &ServerMsg) {
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
             ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
@@ -111,9 +101,36 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    pub(super) fn unbind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId) {
-        // The listening thread tells the event loops.
-        cx.sys.tell(ToListener::Close { control, tunnel });
+    fn bind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, bind: Bind) {
+        // No more visitors: the answer is the end of the session, soon.
+        if self.stopping.is_some() {
+            return;
+        }
+        let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
+        let Bind { registration, ports, gate } = bind;
+        cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+    }
+
+    /// The listener has opened a public port, or could not.
+    // PROTOCOL.md: P-TUN-10.
+    pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
+        let FromListener { control: key, registration, bound } = message;
+        let answer = self.sessions.act(key, |control, _| {
+            let name = String::from(control.tunnel_name(registration.tunnel));
+            (name, control.on_bound(registration, bound))
+        });
+        // A session that is over has had all its ports closed.
+        let Some((name, Bound { reply, close, next })) = answer else { return };
+        if close {
+            cx.sys.tell(ToListener::Close { control: key, registration });
+        }
+        if let Some(bind) = next {
+            self.bind(cx, key, bind);
+        }
+        if let Some(reply) = reply {
+            self.note_tunnel(cx, key, name, &reply);
+            self.send(cx, key, reply);
+        }
     }
 
     // PROTOCOL.md: P-VIOL-5.
@@ -182,9 +199,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.remove(key) else { return };
         let credential = self.settings.name_of(entry.control.credential);
         cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close });
-        for tunnel in entry.control.tunnels() {
-            cx.sys.tell(ToListener::Close { control: key, tunnel });
-        }
+        cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }
