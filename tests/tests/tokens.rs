@@ -83,10 +83,10 @@ fn an_old_token_is_refused_once_it_is_taken_away() {
 #[test]
 fn the_log_names_the_holder_of_each_session() {
     let service = Service::greeter("hi");
-    let (office, lab) = (free_port(), free_port());
+    let (office, lab, more) = (free_port(), free_port(), free_port());
     let clients = format!(
         "[[clients]]\nname = \"office\"\ntoken = \"{OLD}\"\nallow_ports = [{office}]\nmax_sessions = 1\n\
-         [[clients]]\nname = \"lab\"\ntoken = \"{NEW}\"\nallow_ports = [{lab}]\nmax_tunnels = 1\n"
+         [[clients]]\nname = \"lab\"\ntoken = \"{NEW}\"\nallow_ports = [{lab}, {more}]\nmax_tunnels = 1\n"
     );
     let server = Server::start(options().brisk().tables(&clients));
     let first = Client::start(&server, with_token(OLD).tunnel_at(service.addr(), office));
@@ -95,7 +95,7 @@ fn the_log_names_the_holder_of_each_session() {
     drop(second);
     let forbidden = Client::spawn(&server, with_token(NEW).tunnel_at(service.addr(), office));
     assert_eq!(forbidden.exit_code(), 2);
-    let crowded = with_token(NEW).tunnel_at(service.addr(), lab).tunnel_at("127.0.0.1:1", lab);
+    let crowded = with_token(NEW).tunnel_at(service.addr(), lab).tunnel_at("127.0.0.1:1", more);
     let crowded = Client::spawn(&server, crowded);
     until("it has asked again", || crowded.log().matches("max_tunnels").count() > 1);
     for program in [&*first, &*crowded] {
