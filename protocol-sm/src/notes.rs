@@ -160,6 +160,11 @@ pub enum Note {
         /// The reason.
         why: HandshakeEnd,
     },
+    /// Accepting rests: the system has no room for another connection.
+    CannotAccept {
+        /// Why, mostly because there are no descriptors left.
+        error: SysError,
+    },
     /// The client could not reach the server, or lost it, and tries again after a pause.
     Reconnecting {
         /// The server, as configured.
@@ -292,6 +297,8 @@ pub enum Dropped {
     SourceDenied,
     /// More visitors came from its source address than the rate allows.
     TooOften,
+    /// As many visitors of its source address are there already as are allowed to be.
+    SourceFull,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -307,6 +314,7 @@ impl fmt::Display for Dropped {
             Self::TunnelFull => "the tunnel serves its max_connections already",
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
+            Self::SourceFull => "max_connections_per_source visitors from its address are there already",
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

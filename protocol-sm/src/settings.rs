@@ -1,6 +1,7 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::budget::Budget;
 use crate::ledger::Holder;
 use crate::ports::PortSet;
 use crate::sources::SourceLists;
@@ -116,6 +117,9 @@ pub struct Scope {
     pub max_connections: u32,
     /// Visitors waiting for a proxy_conn at once (default 4096); more are reset.
     pub max_waiting: u32,
+    /// Visitors of one source address at once, waiting and served (default a quarter of `max_connections`, but 64 at
+    /// least); more are reset.
+    pub max_connections_per_source: Option<u32>,
     /// Who may visit its tunnels (default: everybody).
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
@@ -130,9 +134,18 @@ impl Default for Scope {
             max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
+            max_connections_per_source: None,
             sources: SourceLists::default(),
             max_connection_rate: 0,
         }
+    }
+}
+
+impl Scope {
+    /// Visitors of one source address at once.
+    #[must_use]
+    pub fn per_source(&self) -> u32 {
+        self.max_connections_per_source.unwrap_or((self.max_connections / 4).max(64))
     }
 }
 
@@ -177,6 +190,8 @@ pub struct ServerSettings {
     pub max_handshakes_per_source: u32,
     /// Sessions at once, of all clients (default 4096).
     pub max_sessions: u32,
+    /// What the process's descriptors allow, whatever is said above (default: no bound).
+    pub budget: Budget,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Deadlines.
@@ -200,6 +215,7 @@ impl Default for ServerSettings {
             max_handshakes: 1024,
             max_handshakes_per_source: 512,
             max_sessions: 4096,
+            budget: Budget::default(),
             tls_required: false,
             timings: Timings::default(),
         }

@@ -27,6 +27,7 @@ pub(crate) struct Notes {
     kept_out: Limiter,
     refused: Limiter,
     conns: Limiter,
+    accepts: Limiter,
     violations: Limiter,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
@@ -55,7 +56,11 @@ impl Notes {
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
             }),
             // Strangers can cause these at will: they must not hide the others.
-            Note::VisitorDropped { visitor, tunnel, why: why @ (Dropped::SourceDenied | Dropped::TooOften) } => {
+            Note::VisitorDropped {
+                visitor,
+                tunnel,
+                why: why @ (Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull),
+            } => {
                 self.kept_out.line(|left_out| {
                     tracing::warn!(%visitor, tunnel = tunnel.0, "visitor refused: {why}{left_out}");
                 });
@@ -101,6 +106,9 @@ impl Notes {
             }
             Note::HandshakeDropped { from, why } => self.crowds.line(|left_out| {
                 tracing::warn!(%from, "connection dropped: {why}{left_out}");
+            }),
+            Note::CannotAccept { error } => self.accepts.line(|left_out| {
+                tracing::warn!("no connection is accepted for a moment: {error}; raise the limit of open files (LimitNOFILE){left_out}");
             }),
             // The pause keeps this one rare by itself.
             Note::Reconnecting { server, why, pause } => {

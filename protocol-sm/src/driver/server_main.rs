@@ -42,10 +42,11 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
+use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::guesses::Guesses;
-use crate::ledger::Holder;
+use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
 use crate::settings::ServerSettings;
 use crate::sources::Source;
@@ -208,14 +209,22 @@ impl<T, L, S> MainSys<T, L> for S where
 impl<T, L> ServerMain<T, L> {
     /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
     #[must_use]
-    pub fn new(settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
+    pub fn new(mut settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
+        let Budget { conns, handshakes, sessions, tunnels, .. } = settings.budget;
+        settings.max_handshakes = settings.max_handshakes.min(handshakes);
+        // Half at most: one address does not take the room of all others.
+        settings.max_handshakes_per_source = settings.max_handshakes_per_source.min((handshakes / 2).max(1));
+        let ledger = Ledger::default()
+            .with_cap(Good::Session, settings.max_sessions.min(sessions))
+            .with_cap(Good::Tunnel, tunnels)
+            .with_cap(Good::Conn, conns);
         Self {
             settings,
             loop_count,
             bind_ip,
             proxy_port: 0,
             slots: Slab::default(),
-            sessions: SessionTable::default(),
+            sessions: SessionTable::new(ledger),
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),

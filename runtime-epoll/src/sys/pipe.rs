@@ -7,9 +7,10 @@
 use super::errno::{retried, sys_error};
 use super::socket::Stream;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{pipe2, write};
 use protocol_sm::driver::SysError;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The sizes that a pipe is enlarged to, in the order in which they are tried. A pipe of 64 KiB has 16 slots, so 16
 /// small segments fill it.
@@ -110,7 +111,7 @@ impl Pool {
         }
         let room = LARGE_BUDGET - self.large;
         match open(LARGE.into_iter().filter(|&size| size <= room)) {
-            Ok(pipe) if pipe.capacity as usize >= SMALL => {
+            Ok(pipe) if pipe.capacity as usize >= SMALL && leaves_room(&pipe.write) => {
                 self.count(pipe.capacity, usize::wrapping_add);
                 Some(pipe)
             }
@@ -132,6 +133,13 @@ impl Pool {
             self.large = by(self.large, capacity);
         }
     }
+}
+
+/// Whether a quarter of the descriptors that the process may open is left for more important things than pipes: the
+/// system gives the lowest number that is free.
+fn leaves_room(last: &OwnedFd) -> bool {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    u64::try_from(last.as_raw_fd()).is_ok_and(|number| number < limit - limit / 4)
 }
 
 /// A new pipe of the first of `sizes` that the system grants, or of its default size.

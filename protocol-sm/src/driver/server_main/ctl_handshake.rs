@@ -222,7 +222,7 @@ impl<T, L> ServerMain<T, L> {
         }
         let scope = access.scope(&self.settings);
         let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
-        if room == 0 || self.sessions.len() >= self.settings.max_sessions as usize {
+        if room == 0 {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };

@@ -15,7 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use core::net::SocketAddr;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionTable {
     entries: BTreeMap<ControlKey, SessionEntry>,
     by_id: BTreeMap<SessionId, ControlKey>,
@@ -72,6 +72,19 @@ impl SessionEntry {
 }
 
 impl SessionTable {
+    /// No sessions. `ledger` knows what all of them together may have.
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            by_client: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            graces: BTreeSet::new(),
+            ledger,
+            last_key: 0,
+        }
+    }
+
     /// A key that no session had before.
     pub(super) fn new_key(&mut self) -> ControlKey {
         self.last_key += 1;

@@ -137,10 +137,10 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
-            FromServerLoop::Left { loop_index } => cx.sys.tell(ToListener::Moved { from: loop_index, to: None }),
+            FromServerLoop::Left { loop_index, guest } => cx.sys.tell(ToListener::Left { loop_index, guest }),
             FromServerLoop::PassOn { loop_index: from, arrival } => {
                 let loop_index = (from + 1) % self.loop_count;
-                cx.sys.tell(ToListener::Moved { from, to: Some(loop_index) });
+                cx.sys.tell(ToListener::Moved { from, to: loop_index });
                 cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
             FromServerLoop::Ask { control, loop_index, count } => {
