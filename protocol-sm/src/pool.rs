@@ -246,6 +246,26 @@ mod tests {
         assert_eq!(pool.next_deadline(), None);
     }
 
+    /// A client that cannot for a while, can again, and cannot: each time the pauses begin at the shortest.
+    #[test]
+    fn p3_pauses_grow_while_a_client_cannot_and_start_over_when_it_can() {
+        let mut pool = pool(1, 1);
+        let mut now = Instant::ZERO;
+        for round in 0..3 {
+            for pause in [200, 400, 800, 1600, 3200, 5000, 5000] {
+                assert_eq!(pool.ask(now), 1, "round {round}");
+                pool.on_failed(1, now, u32::MAX);
+                let at = pool.next_deadline().unwrap();
+                assert_eq!(at, now + Duration::from_millis(pause), "round {round}");
+                assert_eq!(pool.ask(now + Duration::from_millis(pause - 1)), 0, "not before");
+                now = at;
+            }
+            assert_eq!(pool.ask(now), 1);
+            assert_eq!(pool.on_new(1), None);
+            assert!(pool.remove_idle(1));
+        }
+    }
+
     #[test]
     fn p3_the_pause_grows_with_each_round_of_asking_whatever_the_number_of_conns_that_failed() {
         let mut pool = pool(4);

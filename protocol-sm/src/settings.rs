@@ -73,6 +73,8 @@ pub struct Timings {
     pub half_open_timeout: Duration,
     /// How long an outer socket that is to be reset may make no progress with what it has been given.
     pub reset_linger: Duration,
+    /// Server: a visitor's connection that is silent for this long is probed (default 30 s); zero: never.
+    pub visitor_keepalive: Duration,
     /// Both: how long transfers may go on after a request to stop (default 8 s: container runtimes kill after 10 s).
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
@@ -80,6 +82,19 @@ pub struct Timings {
     /// Client: longest pause before a reconnect, and the pause before a LocalServer's name that did not resolve
     /// is looked up again (default 15 s).
     pub reconnect_max: Duration,
+}
+
+/// Beside the times that the protocol waits, what a reconnect and the kernel's own pauses take.
+const SLACK: Duration = Duration::from_secs(10);
+
+impl Timings {
+    /// How long the kernel lets a proxy_conn hear nothing from its peer, although it asks, before it fails: as long as
+    /// the session outlives a cut of the whole line, so that no transfer is lost which the protocol would have kept.
+    // PROTOCOL.md: P-XFER-10.
+    #[must_use]
+    pub fn conn_silence(&self) -> Duration {
+        self.heartbeat_timeout.saturating_add(self.session_grace).saturating_add(SLACK)
+    }
 }
 
 impl Default for Timings {
@@ -97,6 +112,7 @@ impl Default for Timings {
             idle_conn_lifetime: Duration::from_secs(60),
             half_open_timeout: Duration::from_secs(3600),
             reset_linger: Duration::from_secs(5),
+            visitor_keepalive: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(8),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),

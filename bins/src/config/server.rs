@@ -148,6 +148,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     top.seconds("idle_ping_interval", &mut timings.idle_ping_interval);
     top.seconds("idle_ping_timeout", &mut timings.idle_ping_timeout);
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
+    top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
     for section in top.tables("clients", &CLIENT_KEYS) {
         client_entry(&section, &mut file);
     }
@@ -289,6 +290,7 @@ mod tests {
             half_open_timeout = 10
             reset_linger = 0.5
             drain_timeout = 0
+            visitor_keepalive = 0.25
             log_format = "json"
             log_level = "trace"
 
@@ -343,8 +345,12 @@ mod tests {
             t.half_open_timeout,
             t.reset_linger,
             t.drain_timeout,
+            t.visitor_keepalive,
         ];
-        assert_eq!(read, [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0].map(Duration::from_secs_f64));
+        assert_eq!(
+            read,
+            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+        );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };

@@ -32,6 +32,7 @@ pub enum Sometimes {
     PipeFull,
     PipeHeldBytes,
     NoPipe,
+    SpliceRefused,
     AbortCrossesFin,
     StaleMessage,
     PoolEmpty,
@@ -85,7 +86,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 73] = [
+    pub const ALL: [Self; 74] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -110,6 +111,7 @@ impl Sometimes {
         Self::PipeFull,
         Self::PipeHeldBytes,
         Self::NoPipe,
+        Self::SpliceRefused,
         Self::AbortCrossesFin,
         Self::StaleMessage,
         Self::PoolEmpty,

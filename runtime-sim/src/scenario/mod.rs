@@ -56,6 +56,8 @@ pub struct Scenario {
     pub short_calls: u64,
     /// Chance in a hundred that there is no pipe to be had.
     pub no_pipe: u64,
+    /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
+    pub no_splice: u64,
 }
 
 /// A client's part of the scenario.
@@ -167,4 +169,11 @@ pub(crate) fn draw_strategy(rng: &mut Rng) -> Strategy {
 /// Draws the chance in a hundred that there is no pipe to be had.
 pub(crate) fn draw_no_pipe(rng: &mut Rng) -> u64 {
     if rng.chance(20) { rng.range(5, 50) } else { 0 }
+}
+
+/// Draws the chance in a hundred that a splice(2) is refused. Its dice are its own, so that a seed's other choices are
+/// what they were before this one came.
+pub(crate) fn draw_no_splice(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed ^ 0x5911_ce04);
+    if rng.chance(10) { rng.range(1, 60) } else { 0 }
 }

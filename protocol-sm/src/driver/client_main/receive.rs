@@ -184,6 +184,7 @@ impl<T> ClientMain<T> {
             | SysError::TimedOut
             | SysError::Exhausted
             | SysError::InUse
+            | SysError::Unsupported
             | SysError::Denied
             | SysError::Other(_) => self.stage.lost(),
         }

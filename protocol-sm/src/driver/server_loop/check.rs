@@ -1,5 +1,6 @@
 //! The loop's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
 use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
 use crate::ids::Epoch;
@@ -75,6 +76,7 @@ impl<T, P> ServerLoop<T, P> {
                     timed(conn.deadline, token);
                     let shard = self.controls.get(&conn.control).expect("a conn belongs to a session");
                     assert_eq!(shard.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    assert_eq!(self.core.places(token), usize::from(conn.queued), "whoever is queued is queued once");
                     let idle = shard.pool.idle().filter(|&idle| idle == token).count();
                     match &conn.state {
                         State::Idle { .. } => {
@@ -87,6 +89,14 @@ impl<T, P> ServerLoop<T, P> {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");
                             assert!(active.conn.transfer.epoch() > Epoch(0));
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
+                            let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
+                                Slot::Visitor(visitor) => Some(&visitor.port),
+                                Slot::Conn(_) => None,
+                            });
+                            let incoming_is_payload = active.conn.answer() == Answer::Started;
+                            let mode = Mode { incoming_is_payload, hold_frames: false };
+                            let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
+                            assert!(conn.queued || !could_move, "whoever could move something is queued");
                         }
                     }
                 }
