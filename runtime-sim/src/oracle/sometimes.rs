@@ -78,6 +78,7 @@ pub enum Sometimes {
     WrongTokenRefused,
     ForgedConnRefused,
     ReplayedConnRefused,
+    NeighbourLetIn,
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
@@ -85,7 +86,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 73] = [
+    pub const ALL: [Self; 74] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -156,6 +157,7 @@ impl Sometimes {
         Self::WrongTokenRefused,
         Self::ForgedConnRefused,
         Self::ReplayedConnRefused,
+        Self::NeighbourLetIn,
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,

@@ -138,7 +138,7 @@ impl Oracle {
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
@@ -150,7 +150,7 @@ impl Oracle {
                     }
                 }
             }
-            Note::SessionDetached { client } => {
+            Note::SessionDetached { client, .. } => {
                 self.detached.borrow_mut().insert(*client);
             }
             Note::SessionOver { client, code: CloseCode::Bye, .. } if self.detached.borrow_mut().remove(client) => {
@@ -183,6 +183,7 @@ impl Oracle {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }
