@@ -70,6 +70,7 @@
 
 pub mod campaign;
 pub mod explore;
+mod holder;
 mod impostor;
 pub mod kernel;
 pub mod oracle;

@@ -50,6 +50,8 @@ pub enum Property {
     PortsAccountedFor,
     StrangersHoldNothing,
     StrangersGetNothing,
+    ScopesAreKept,
+    TurnsAreShort,
     NoPanic,
     TransfersEnd,
     ClientsReturn,
@@ -95,6 +97,8 @@ impl Property {
             }
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
+            Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::TurnsAreShort => "one turn of a thread opens few ports",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",
             Self::ClientsReturn => "every client is back after the faults have stopped",

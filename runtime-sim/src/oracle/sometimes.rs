@@ -79,11 +79,14 @@ pub enum Sometimes {
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
+    HolderCame,
+    HolderPortInUse,
+    UnacknowledgedEnded,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 74] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -155,6 +158,9 @@ impl Sometimes {
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,
+        Self::HolderCame,
+        Self::HolderPortInUse,
+        Self::UnacknowledgedEnded,
     ];
 }
 

@@ -3,6 +3,7 @@
 use super::orders::Order;
 use super::stage::{SERVER, Stage};
 use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use crate::holder;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
@@ -212,7 +213,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let scope = plan.scenario.scope();
     let settings = ServerSettings {
-        credentials: vec![Credential { name: "swarm".into(), tokens: vec![credential()], scope }],
+        credentials: vec![Credential { name: "swarm".into(), tokens: vec![credential()], scope }, holder::credential()],
         idle_conns: plan.scenario.idle_conns,
         timings: plan.scenario.timings.clone(),
         ..ServerSettings::default()

@@ -16,6 +16,7 @@ mod watch;
 pub use plan::{Place, Plan, faults};
 pub use sys::{Pipe, Socket, Stream};
 
+use crate::holder;
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
@@ -360,7 +361,7 @@ impl World {
         let scope = self.plan.scenario.scope();
         let credential = Credential { name: "all".into(), tokens: vec![Self::secret()], scope: scope.clone() };
         let settings = ServerSettings {
-            credentials: if self.plan.token { vec![credential] } else { Vec::new() },
+            credentials: if self.plan.token { vec![credential, holder::credential()] } else { Vec::new() },
             open_scope: scope,
             idle_conns: self.plan.scenario.idle_conns,
             timings: self.plan.scenario.timings.clone(),
@@ -456,9 +457,10 @@ impl World {
                 let tunnel = self.plan.scenario.clients[client].tunnels[*index as usize];
                 self.forwarding.insert((process, tunnel), *public);
             }
-            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note {
-                let client = usize::from(client.0[0] - 1);
-                self.publics[self.plan.scenario.clients[client].tunnels[*index as usize]] = Some(*public);
+            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note
+                && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0] - 1))
+            {
+                self.publics[client.tunnels[*index as usize]] = Some(*public);
             }
             self.see_note(process, &note);
         }
