@@ -75,8 +75,9 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2.
-const HIDDEN_FROM_SMALL: [PlantedBug; 3] = [PlantedBug::AnyToken, PlantedBug::AnyConnProof, PlantedBug::ConnReplayed];
+/// Nobody tries to get in in rings 1 and 2, and nobody who is in means harm.
+const HIDDEN_FROM_SMALL: [PlantedBug; 4] =
+    [PlantedBug::AnyToken, PlantedBug::AnyConnProof, PlantedBug::ConnReplayed, PlantedBug::LateBindKept];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::IngressNotCapped,
