@@ -4,6 +4,7 @@ mod errno;
 mod options;
 mod pipe;
 mod poll;
+pub(crate) mod ports;
 mod random;
 mod secure;
 mod socket;

@@ -7,6 +7,9 @@
 //!   [`Streams::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
 //!   truncated stream never looks complete, not even after kill -9.
 //!
+//! On listeners and on connections that we open, SO_REUSEADDR: the kernel gives a connection a local port of its choice,
+//! which may be the public port that a client wants next. Whoever listens there is not kept out by it.
+//!
 //! On connections to other machines, keepalive: it finds a peer that is gone while no data is in flight. While data
 //! is in flight, it finds nothing; see [`dead_path`].
 //!
@@ -49,6 +52,7 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
 
 /// Options of a connection that is about to be opened.
 pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
+    set(fd, sockopt::ReuseAddr, &true);
     on_every_connection(fd);
     // A peer on this machine needs no keepalive: its kernel is ours.
     if !peer.is_loopback() {

@@ -91,6 +91,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let tunnel = registration.tunnel;
         let (client, name) = (entry.control.client, entry.control.tunnel_name(tunnel).into());
+        let wanted = entry.control.wanted_port(tunnel);
         let Bound { reply, close, next } = entry.control.on_bound(registration, bound);
         if close {
             cx.sys.tell(ToListener::Close { control: key, registration });
@@ -106,7 +107,7 @@ impl<T, L> ServerMain<T, L> {
                 unreachable!("a bind is answered by ready or refused")
             }
         };
-        cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });
+        cx.sys.note(Note::Tunnel { client, tunnel, name, wanted, outcome });
         self.send(cx, key, reply);
     }
 
