@@ -16,7 +16,7 @@ const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(1);
 
 /// What became of one of the client's tunnels.
-pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, TunnelRefusal>);
+pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, (TunnelRefusal, Duration)>);
 
 /// One thread's notes.
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ impl Notes {
                 }
             }),
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
-            Note::NotForwarding { tunnel, code } => self.tunnel_news.push((tunnel, Err(code))),
+            Note::NotForwarding { tunnel, code, pause } => self.tunnel_news.push((tunnel, Err((code, pause)))),
             Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
                 tracing::warn!(%from, "connection refused: {refusal}{left_out}");
             }),
@@ -105,7 +105,14 @@ impl Notes {
                 tracing::warn!(%from, "connection dropped: {why}{left_out}");
             }),
             // The pause keeps this one rare by itself.
-            Note::Reconnecting { why, pause } => tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32()),
+            Note::Reconnecting { server, why, pause } => {
+                let (sentence, pause) = (why.sentence(&server), pause.as_secs_f32());
+                if why.is_lasting() {
+                    tracing::error!("{sentence}; trying again in {pause:.1} s");
+                } else {
+                    tracing::warn!("{sentence}; trying again in {pause:.1} s");
+                }
+            }
             Note::Violation { conn, violation } => self.violations.line(|left_out| match conn {
                 Some(conn) => tracing::warn!(conn = conn.0, "the peer broke the protocol: {violation}{left_out}"),
                 None => tracing::warn!("the peer broke the protocol: {violation}{left_out}"),

@@ -34,6 +34,7 @@ pub enum Property {
     CleanEndIsWhole,
     CleanEndWasSent,
     BeforeResetDelivered,
+    AsDirect,
     OneServicePerVisitor,
     NoUnprovokedReset,
     ResetCostsNoConn,
@@ -49,6 +50,7 @@ pub enum Property {
     VisitorsAccountedFor,
     PortsAccountedFor,
     StrangersHoldNothing,
+    SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
     TurnsAreShort,
@@ -65,6 +67,48 @@ pub enum Property {
 }
 
 impl Property {
+    /// All of them.
+    pub const ALL: [Self; 38] = [
+        Self::PrefixDelivered,
+        Self::NothingLost,
+        Self::NothingInvented,
+        Self::NothingReordered,
+        Self::NoCrossTalk,
+        Self::CleanEndIsWhole,
+        Self::CleanEndWasSent,
+        Self::BeforeResetDelivered,
+        Self::AsDirect,
+        Self::OneServicePerVisitor,
+        Self::NoUnprovokedReset,
+        Self::ResetCostsNoConn,
+        Self::HonestPeersNeverViolate,
+        Self::EpochsGrow,
+        Self::StartOnlyToIdle,
+        Self::FinOnce,
+        Self::ShutOnce,
+        Self::NothingAfterShut,
+        Self::PipesEmptyAtRest,
+        Self::ChunksWhole,
+        Self::ClosedOnce,
+        Self::VisitorsAccountedFor,
+        Self::PortsAccountedFor,
+        Self::StrangersHoldNothing,
+        Self::SilentPeersGivenUp,
+        Self::StrangersGetNothing,
+        Self::ScopesAreKept,
+        Self::TurnsAreShort,
+        Self::NoPanic,
+        Self::TransfersEnd,
+        Self::ClientsReturn,
+        Self::PortsListen,
+        Self::ProbesRoundTrip,
+        Self::PoolsAtTarget,
+        Self::DescriptorsAtBaseline,
+        Self::DrainEnds,
+        Self::OnlyFutureTimers,
+        Self::NoSpinning,
+    ];
+
     /// What it demands, in words.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -77,6 +121,7 @@ impl Property {
             Self::CleanEndIsWhole => "a clean end means that every byte sent was delivered",
             Self::CleanEndWasSent => "a clean end is shown only if the other side ended its stream cleanly",
             Self::BeforeResetDelivered => "what came before a reset is delivered before it",
+            Self::AsDirect => "each end of a visit sees what it could have seen over a direct connection",
             Self::OneServicePerVisitor => "a visitor is served by one local_conn of its own tunnel, and by no other",
             Self::NoUnprovokedReset => "without a fault nothing is reset or refused",
             Self::ResetCostsNoConn => "a reset of an outer connection aborts no transfer",
@@ -96,6 +141,7 @@ impl Property {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
+            Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
             Self::TurnsAreShort => "one turn of a thread opens few ports",

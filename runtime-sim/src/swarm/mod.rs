@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 21] = [
+pub const UNSEEN: [Sometimes; 22] = [
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
@@ -63,6 +63,7 @@ pub const UNSEEN: [Sometimes; 21] = [
     Sometimes::Lingered,
     Sometimes::LingerTimedOut,
     Sometimes::ReusedAfterReset,
+    Sometimes::ComparedWithDirect,
     Sometimes::PoolEmpty,
     Sometimes::CutOneWay,
     Sometimes::Loss,

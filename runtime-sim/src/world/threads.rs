@@ -86,7 +86,7 @@ impl World {
     }
 
     /// Calls into a thread's driver, and carries out what came of it.
-    fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Task, &mut Cx<'_, ThreadSys<'_>>) -> R) -> R {
+    pub(super) fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Task, &mut Cx<'_, ThreadSys<'_>>) -> R) -> R {
         let mut effects = Effects::default();
         let now = self.now();
         let thread = &mut self.threads[index];
