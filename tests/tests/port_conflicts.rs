@@ -46,6 +46,14 @@ fn the_servers_log_says_what_holds_a_port() {
 }
 
 #[test]
+fn a_tunnel_that_leads_to_itself_is_named() {
+    let server = Server::start(options());
+    let port = free_port();
+    let client = Client::start(&server, options().tunnel_at(format!("127.0.0.1:{port}"), port));
+    client.log_line("its `local` is its own public port");
+}
+
+#[test]
 fn both_programs_say_when_browsers_refuse_a_port() {
     let service = Service::greeter("hi");
     // An address of its own: nobody else listens on this port there.
