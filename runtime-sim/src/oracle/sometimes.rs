@@ -78,6 +78,7 @@ pub enum Sometimes {
     WrongTokenRefused,
     ForgedConnRefused,
     ReplayedConnRefused,
+    NeighbourLetIn,
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
@@ -88,7 +89,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 77] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -159,6 +160,7 @@ impl Sometimes {
         Self::WrongTokenRefused,
         Self::ForgedConnRefused,
         Self::ReplayedConnRefused,
+        Self::NeighbourLetIn,
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,

@@ -142,7 +142,7 @@ impl Oracle {
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
@@ -154,10 +154,10 @@ impl Oracle {
                     }
                 }
             }
-            Note::SessionDetached { client } => {
+            Note::SessionDetached { client, .. } => {
                 self.detached.borrow_mut().insert(*client);
             }
-            Note::SessionOver { client, code: CloseCode::Bye } if self.detached.borrow_mut().remove(client) => {
+            Note::SessionOver { client, code: CloseCode::Bye, .. } if self.detached.borrow_mut().remove(client) => {
                 self.saw(Sometimes::SessionExpired);
             }
             Note::SessionOver { code: CloseCode::Replaced, .. } => {
@@ -188,6 +188,7 @@ impl Oracle {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

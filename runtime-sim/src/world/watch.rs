@@ -394,7 +394,7 @@ impl World {
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
         }
     }
 
@@ -474,6 +474,7 @@ impl World {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -665,3 +665,32 @@ fn one_token_has_as_many_visitors_as_its_holder_may_have() {
         }
     }
 }
+
+/// P-LIM-3: whoever has all the conns, or all the visitors, that descriptors allow leaves newcomers theirs.
+#[test]
+fn descriptors_are_left_for_newcomers() {
+    const DESCRIPTORS: usize = 500;
+    let server = Server::start(options().threads(1).key("wait_timeout", 600).descriptor_limit(DESCRIPTORS));
+    server.log_line("what the limit of open files allows");
+    let mut greedy = RawClient::start(server.ctl());
+    let mut conns = Vec::new();
+    let unasked = loop {
+        let id = ConnId(conns.len() as u64 + 1);
+        match greedy.conn_as(server.proxy(), &greedy.key.hello(greedy.welcome.session, id)) {
+            Ok(conn) => conns.push(conn),
+            Err(refusal) => break refusal,
+        }
+        assert!(conns.len() < DESCRIPTORS, "it is refused some time");
+    };
+    assert_eq!(unasked, HandshakeRefusal::Full);
+    let public = greedy.tunnel(1);
+    let _visitors: Vec<_> = (0..DESCRIPTORS).map(|_| connect_unless_reset(public)).collect();
+    let mut newcomer = RawClient::start(server.ctl());
+    let public = newcomer.tunnel(1);
+    newcomer.conn(server.proxy());
+    newcomer.expect_alive();
+    greedy.expect_alive();
+    drop(_visitors);
+    drop(connect(public));
+    newcomer.expect_alive();
+}
