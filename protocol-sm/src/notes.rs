@@ -132,6 +132,8 @@ pub enum Note {
         tunnel: TunnelId,
         /// Its name.
         name: String,
+        /// The public port that its client wants; 0: any.
+        wanted: u16,
         /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },

@@ -1,6 +1,7 @@
 //! Notes of the drivers as log lines. Where a peer could cause a flood of them, the lines of one kind are
 //! limited, and the next one says how many were left out.
 
+use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
@@ -102,14 +103,15 @@ impl Notes {
                 }
                 None => tracing::info!(client = %Id(client), credential, "session over: {code}{left_out}"),
             }),
-            Note::Tunnel { client, credential, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
+            Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
                     let remark = browsers_refuse(public.port());
                     tracing::info!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
                 }
                 Err(code) => {
-                    tracing::warn!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
+                    let holder = if code == TunnelRefusal::PortInUse { port_holder(wanted) } else { String::new() };
+                    tracing::warn!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{holder}{left_out}");
                 }
             }),
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
@@ -142,6 +144,17 @@ impl Notes {
             }),
         }
     }
+}
+
+/// What holds a port that is in use, as far as it is known.
+fn port_holder(port: u16) -> String {
+    let holder = if is_listened_on(port) {
+        "a program or another tunnel listens on it"
+    } else {
+        "a connection of this machine uses it, or one did that ended less than a minute ago (TIME_WAIT); ports outside of \
+         the range of net.ipv4.ip_local_port_range are safe from that"
+    };
+    format!("; port {port}: {holder}")
 }
 
 /// What is to be said of a public port on which browsers open no web page; nothing of others.
