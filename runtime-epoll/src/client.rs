@@ -135,7 +135,7 @@ impl Client {
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
-            resolver: Resolver::start(main_address.clone())?,
+            resolver: Resolver::new(main_address.clone()),
         };
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);

@@ -485,7 +485,7 @@ impl Model for Loops {
         };
         self.client(&mut state, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
+            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
         });
         let limits =
             Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, loop_count: 1 };

@@ -180,7 +180,7 @@ impl Programs {
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
-                local: "local".into(),
+                local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,

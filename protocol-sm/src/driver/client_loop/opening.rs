@@ -7,7 +7,7 @@ use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
-use crate::codes::{AbortCode, RefuseCode, StateName, Violation};
+use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
 use crate::notes::Note;
@@ -93,7 +93,7 @@ impl<T, P> ClientLoop<T, P> {
             cx.sys.note(Note::ConnUp { conn: conn.id });
         }
         if started {
-            self.dial(cx, token, RefuseCode::UnknownTunnel);
+            self.dial(cx, token);
         }
         Ok(())
     }
@@ -175,7 +175,7 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
         }
         (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            conn.state = State::Active(Active { conn: active, tunnel, tried: 0, local: None, pace: Pace::new() });
+            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace: Pace::new() });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

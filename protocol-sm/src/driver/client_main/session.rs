@@ -49,7 +49,9 @@ impl<T> ClientMain<T> {
             }
             // About a session that is over.
             FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
-            FromClientLoop::LocalFailed { tunnel, .. } => self.look_up_local(cx, tunnel),
+            FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
+                self.look_up_local(cx, tunnel);
+            }
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }
@@ -95,6 +97,15 @@ impl<T> ClientMain<T> {
         }
     }
 
+    /// Closes every connection to the server.
+    pub(super) fn hang_up<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) {
+        for token in core::mem::replace(&mut self.stage, Stage::Pausing(None)).tokens() {
+            if let Some(link) = self.slots.remove(token) {
+                cx.sys.close(link.port.stream);
+            }
+        }
+    }
+
     /// Tells the server, if it can, that the session is over, and ends it.
     pub(super) fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
     where
@@ -107,7 +118,7 @@ impl<T> ClientMain<T> {
             }
             link.close(cx.sys);
         }
-        self.stage = Stage::Pausing(None);
+        self.hang_up(cx);
         self.end_session(cx);
     }
 }
