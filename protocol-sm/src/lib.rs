@@ -107,6 +107,7 @@ extern crate alloc;
 pub mod auth;
 pub mod backoff;
 pub mod canary;
+pub mod carriage;
 pub mod cells;
 pub mod codes;
 pub mod conn;

@@ -125,6 +125,11 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
+    file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
+    if file.settings.advertise_proxy_port == Some(0) {
+        let what = "is 0; write the port at which clients reach the proxy port";
+        top.problem("advertise_proxy_port", what.into());
+    }
     let settings = &mut file.settings;
     settings.open_scope = scope(&top).within(&settings.open_scope);
     settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);

@@ -19,12 +19,14 @@ use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
 use crate::names::Name;
+use crate::notes::ConnFailure;
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::wire::{ConnHello, Framer, Proof, ProxyToClient, ReplyReader};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use dialling::Dial;
 
 /// See the module. `T` is a stream, `P` a pipe.
@@ -40,6 +42,8 @@ pub struct ClientLoop<T, P> {
     slots: Slab<Slot<T, P>>,
     /// Conns that carry a transfer.
     active: u32,
+    /// The main thread knows that a conn of this session has stood.
+    told_up: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +72,10 @@ enum State {
         hello: ConnHello,
         accept: Proof,
         step: Step,
+        /// The address that is dialled.
+        to: SocketAddr,
+        /// Why it fails, once that is known.
+        why: Option<ConnFailure>,
     },
     Idle(IdleConn),
     Active(Active),
@@ -131,6 +139,7 @@ impl<T, P> ClientLoop<T, P> {
             conns: BTreeMap::new(),
             slots: Slab::default(),
             active: 0,
+            told_up: false,
         }
     }
 
@@ -158,6 +167,7 @@ where
             ToClientLoop::Session { serial } => {
                 self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
+                self.told_up = false;
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
             ToClientLoop::Tunnel { tunnel, locals, fixed } => {

@@ -21,6 +21,7 @@ use super::messages::{ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
+use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
 use crate::ids::TunnelId;
@@ -63,6 +64,7 @@ pub struct ClientMain<T> {
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     tunnels: Tunnels,
+    carriage: Carriage,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
@@ -93,6 +95,7 @@ impl<T> ClientMain<T> {
         Self {
             reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
+            carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
             server,
@@ -193,6 +196,8 @@ where
         }
         self.look_up_again(cx);
         self.register(cx);
+        self.carriage.on_deadline(cx.now);
+        self.announce(cx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -202,7 +207,8 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
-        [self.stage.deadline(), self.grace, stop, registration, self.tunnels.next_lookup()].into_iter().flatten().min()
+        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
+        [self.stage.deadline(), self.grace].into_iter().chain(others).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

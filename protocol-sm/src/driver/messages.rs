@@ -207,6 +207,11 @@ pub enum FromClientLoop {
         /// The message.
         msg: ClientMsg,
     },
+    /// The first proxy_conn of this session stands on this loop.
+    ConnUp {
+        /// The session, by the client's serial number.
+        serial: u64,
+    },
     /// A proxy_conn is closed, or was never opened.
     ConnGone {
         /// The session, by the client's serial number.

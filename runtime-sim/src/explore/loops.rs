@@ -248,7 +248,9 @@ impl Loops {
                 Told::FromClientLoop(FromClientLoop::Violation { violation, .. }) => {
                     panic!("honest peers never cause a Violation: {violation}")
                 }
-                Told::FromClientLoop(FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. }) => {}
+                Told::FromClientLoop(
+                    FromClientLoop::ConnUp { .. } | FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. },
+                ) => {}
                 Told::Note(note) => self.on_client_note(state, note),
                 told => unreachable!("a client's loop does not say {told:?}"),
             }

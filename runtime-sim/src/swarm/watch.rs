@@ -68,6 +68,7 @@ impl Watch {
             }
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::ConnUp { .. }
             | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }

@@ -25,7 +25,7 @@ use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, Credential, ServerSettings, Token as Secret, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, ProxyAt, ServerSettings, Token as Secret, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -400,6 +400,7 @@ impl World {
             limits: self.plan.scenario.limits(tunnel),
         };
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(Self::secret),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),

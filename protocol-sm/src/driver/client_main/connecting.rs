@@ -6,6 +6,7 @@ use super::super::sys::{Lookup, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
+use crate::carriage::Carriage;
 use crate::codes::{CloseCode, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::ClientId;
@@ -110,6 +111,7 @@ impl<T> ClientMain<T> {
             let max = self.settings.max_proxy_conns;
             self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
             self.tunnels.on_new_session();
+            self.carriage = Carriage::default();
             for loop_index in 0..self.loop_count {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Session { serial: self.serial } });
             }

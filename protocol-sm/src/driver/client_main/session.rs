@@ -17,8 +17,9 @@ impl<T> ClientMain<T> {
             Reaction::Nothing | Reaction::Drain => {}
             Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
             Reaction::Open { count, failed } => {
-                let mut to = self.server_at.expect("connected to it");
-                to.set_port(self.proxy_port);
+                let server = self.server_at.expect("connected to it");
+                let to = self.settings.proxy.address(server, self.proxy_port);
+                self.carriage.on_asked();
                 for _ in 0..count {
                     let (loop_index, hello, accept) = control.open();
                     cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Open { to, hello, accept } });
@@ -38,6 +39,10 @@ impl<T> ClientMain<T> {
         let current = self.control.as_ref().map(|control| control.serial);
         match message {
             FromClientLoop::Message { serial, msg } if Some(serial) == current => self.send(cx, msg),
+            FromClientLoop::ConnUp { serial } if Some(serial) == current => {
+                self.carriage.on_up();
+                self.announce(cx);
+            }
             FromClientLoop::ConnGone { serial, conn } if Some(serial) == current => {
                 if let Some(control) = &mut self.control {
                     control.on_conn_gone(conn);
@@ -48,7 +53,10 @@ impl<T> ClientMain<T> {
                 self.disconnect(cx, Disconnect::Violation(violation));
             }
             // About a session that is over.
-            FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::Message { .. }
+            | FromClientLoop::ConnUp { .. }
+            | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::Violation { .. } => {}
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }

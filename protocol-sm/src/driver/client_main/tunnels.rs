@@ -67,13 +67,15 @@ impl<T> ClientMain<T> {
         public: SocketAddr,
     ) -> Result<(), Violation> {
         self.tunnels.on_ready(tunnel, public)?;
+        self.carriage.on_open(cx.now);
         self.announce(cx);
         Ok(())
     }
 
-    /// Tells people which tunnels are reachable.
+    /// Tells people which tunnels are reachable, once visitors can be carried.
     pub(super) fn announce<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         while self.is_up()
+            && self.carriage.carries()
             && let Some((tunnel, public)) = self.tunnels.announce()
         {
             cx.sys.note(Note::Forwarding { tunnel, public });
