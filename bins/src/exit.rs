@@ -3,7 +3,9 @@
 
 use crate::assemble::Assembled;
 use crate::config::ConfigError;
-use std::io::{Write, stderr, stdout};
+use crate::logging::{self, LogFormat, LogLevel, Logs};
+use crate::output;
+use std::io::{self, Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,14 +14,29 @@ pub const FAILED: u8 = 1;
 /// Bad flags or configuration, or refused for good before it ever worked: trying again cannot help.
 pub const HOPELESS: u8 = 2;
 
-/// Reports what is wrong with the flags or the configuration, one line per problem.
+/// Reports what is wrong with the configuration, one line per problem. `format` is what the flags say: those of the
+/// file cannot be relied on.
 #[must_use]
-pub fn bad_configuration(error: &ConfigError) -> ExitCode {
+pub fn bad_configuration(error: &ConfigError, format: Option<LogFormat>) -> ExitCode {
+    if format == Some(LogFormat::Json)
+        && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
+    {
+        error.problems().iter().for_each(|problem| tracing::error!("{problem}"));
+        output::finish(&[&log]);
+        return ExitCode::from(HOPELESS);
+    }
     // Whoever closed standard error does not want to know.
     for problem in error.problems() {
         let _unread = writeln!(stderr(), "error: {problem}");
     }
     ExitCode::from(HOPELESS)
+}
+
+/// Reports that the program could not even start to log.
+#[must_use]
+pub fn cannot_start(error: &io::Error) -> ExitCode {
+    let _unread = writeln!(stderr(), "error: cannot start a thread: {error}; raise the limit of processes (ulimit -u)");
+    ExitCode::from(FAILED)
 }
 
 /// Reports what `check-config FILE` found.
@@ -33,6 +50,6 @@ pub fn check_config<C>(file: &Path, outcome: Result<Assembled<C>, ConfigError>) 
             let _unread = writeln!(stdout(), "{}: ok", file.display());
             ExitCode::SUCCESS
         }
-        Err(error) => bad_configuration(&error),
+        Err(error) => bad_configuration(&error, None),
     }
 }

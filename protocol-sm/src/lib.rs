@@ -106,6 +106,7 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
+pub mod binds;
 pub mod canary;
 pub mod carriage;
 pub mod cells;

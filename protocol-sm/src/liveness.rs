@@ -3,6 +3,7 @@
 //! Silence for `interval` asks for a ping; silence for `timeout` means that the connection is dead.
 //! Anything heard counts.
 
+use crate::canary::{PlantedBug, planted};
 use crate::time::Instant;
 use core::time::Duration;
 
@@ -14,6 +15,9 @@ pub struct Liveness {
     heard: Instant,
     pinged: bool,
 }
+
+/// Longer than any run, for a planted bug.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// What silence asks for.
 #[must_use]
@@ -36,6 +40,9 @@ impl Liveness {
 
     /// Something came.
     pub fn on_heard(&mut self, now: Instant) {
+        if self.pinged && planted(PlantedBug::HeartbeatOnce) {
+            (self.interval, self.timeout) = (NEVER, NEVER);
+        }
         self.heard = now;
         self.pinged = false;
     }

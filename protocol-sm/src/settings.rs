@@ -98,7 +98,7 @@ impl Default for Timings {
 /// What one client may use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Public ports it may ask for; port 0 ("server picks") is picked from these too.
+    /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
     /// Tunnels at once (default 64).
     pub max_tunnels: u32,
@@ -115,7 +115,7 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self {
-            allow_ports: PortSet::all(),
+            allow_ports: PortSet::unprivileged(),
             max_tunnels: 64,
             max_connections: 10_000,
             max_waiting: 4096,

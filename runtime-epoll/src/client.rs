@@ -1,6 +1,7 @@
 //! The client's threads.
 
 use crate::mail::Outgoing;
+use crate::notes::browsers_refuse;
 use crate::resolve::Resolver;
 use crate::sys::{Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
@@ -191,7 +192,8 @@ impl Client {
 fn announce(spec: &TunnelSpec, outcome: Result<SocketAddr, (TunnelRefusal, Duration)>) -> Option<Forwarding> {
     match outcome {
         Ok(public) => {
-            tracing::info!(tunnel = spec.name, "reachable at port {}, forwarded to {}", public.port(), spec.local);
+            let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
+            tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
             Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
         }
         Err((code, pause)) => {

@@ -28,7 +28,10 @@
 
 pub mod client;
 mod mail;
+#[cfg(test)]
+mod mail_tests;
 mod notes;
+mod parts;
 mod resolve;
 pub mod server;
 mod sys;

@@ -4,6 +4,7 @@
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
+use protocol_sm::ports::is_refused_by_browsers;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -87,7 +88,8 @@ impl Notes {
             Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
-                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{left_out}");
+                    let remark = browsers_refuse(public.port());
+                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
                 }
                 Err(code) => {
                     tracing::warn!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
@@ -119,6 +121,15 @@ impl Notes {
                 None => tracing::warn!("the peer broke the protocol: {violation}{left_out}"),
             }),
         }
+    }
+}
+
+/// What is to be said of a public port on which browsers open no web page; nothing of others.
+pub(crate) fn browsers_refuse(port: u16) -> &'static str {
+    if is_refused_by_browsers(port) {
+        "; browsers refuse to open a web page on this port (ERR_UNSAFE_PORT): for one, choose another port, such as 7000"
+    } else {
+        ""
     }
 }
 

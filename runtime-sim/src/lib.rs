@@ -66,6 +66,8 @@
 //! | ResetLooksShut | reset: 19682 states, 5 steps | 13 | 6 | 8 | a clean end means equal length and content |
 //! | ResetOvertakes | reset: 19836 states, 6 steps | 154 | 33 | - | what came before a reset is delivered before it |
 //! | LastWordsDropped | splice, reset: 112992 states, 15 steps | 28 | 11 | - | what came before a reset is delivered before it |
+//! | GoneWaiterForgotten | splice, reset: 101472 states, 3 steps | 9 | 31, AsDirect | - | each end of a visit sees what it could have seen over a direct connection |
+//! | HeartbeatOnce | - | - | 0, SilentPeersGivenUp | - | a peer that is silent for its time and some slack is given up |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

@@ -65,6 +65,7 @@ impl Gate {
     /// If `addr` is taken.
     #[must_use]
     pub fn at(addr: SocketAddr, target: SocketAddr) -> Self {
+        crate::limit::arm();
         let listener = TcpListener::bind(addr).unwrap_or_else(|error| panic!("gate at {addr}: {error}"));
         let addr = listener.local_addr().expect("the gate's address");
         let accepting = listener.try_clone().expect("a second handle");

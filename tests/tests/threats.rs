@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use tests::limit::arm;
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above this package")
@@ -19,6 +20,7 @@ fn citations(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[test]
 fn the_tests_that_the_security_document_cites_are_there() {
+    arm();
     let text = read(&workspace().join("SECURITY.md"));
     let cited: Vec<_> = citations(&text).collect();
     assert!(cited.len() > 30, "only {} tests cited", cited.len());
@@ -32,6 +34,7 @@ fn the_tests_that_the_security_document_cites_are_there() {
 
 #[test]
 fn every_attacker_has_a_test() {
+    arm();
     let text = read(&workspace().join("SECURITY.md"));
     let (_, attackers) = text.split_once("## Attackers").expect("the section");
     let (attackers, _) = attackers.split_once("\n## ").expect("a section behind it");
@@ -44,6 +47,7 @@ fn every_attacker_has_a_test() {
 
 #[test]
 fn unsafe_code_stays_where_it_is_allowed() {
+    arm();
     let forbids = ["protocol-sm/src/lib.rs", "bins/src/lib.rs", "runtime-sim/src/lib.rs", "fuzz/src/lib.rs"];
     let programs = ["bins/src/bin/cproxy-server.rs", "bins/src/bin/cproxy-client.rs"];
     for file in forbids.into_iter().chain(programs) {

@@ -202,6 +202,8 @@ mod tests {
             client_id = "laptop"
             token_file = "/etc/token"
             work_thread_nums = 2
+            # Instead of proxy_port:
+            proxy_addr = "192.0.2.1:18090"
             max_proxy_conns = 7
             reconnect_min = 0.5
             reconnect_max = 0.5
@@ -229,6 +231,7 @@ mod tests {
         assert_eq!(file.common.tokens, [token]);
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
+        assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
@@ -238,6 +241,14 @@ mod tests {
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
         assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
         assert_eq!(tunnels, [("ssh", "127.0.0.1:22".into(), 6022), ("web", "[::1]:8000".into(), 0)]);
+    }
+
+    #[test]
+    fn data_connections_go_to_one_place() {
+        assert_eq!(parse("proxy_port = 9").unwrap().proxy, ProxyAt::Port(9));
+        assert!(problem("proxy_port = 0").starts_with("1: `proxy_port` is 0; write the port"));
+        assert!(problem("proxy_addr = 'relay'").contains("is not an IP address and a port"));
+        assert!(problem("proxy_port = 9\nproxy_addr = '192.0.2.1:9'").starts_with("2: `proxy_addr` stands beside"));
     }
 
     #[test]

@@ -254,6 +254,7 @@ mod tests {
             bind_addr = "::"
             ctl_port = 18080
             proxy_port = 0
+            advertise_proxy_port = 18090
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
@@ -308,6 +309,7 @@ mod tests {
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
+        assert_eq!(settings.advertise_proxy_port, Some(18090));
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;

@@ -223,6 +223,8 @@ where
                 // One that waits is not looked at: whatever it said before it left is the LocalServer's to hear.
                 if let Some(conn) = visitor.conn {
                     self.drive(cx, conn);
+                } else if ready.error && planted(PlantedBug::GoneWaiterForgotten) {
+                    self.drop_visitor(cx, token, Dropped::Gone);
                 }
             }
         }

@@ -214,6 +214,7 @@ impl Programs {
                 told => unreachable!("the server's main thread does not say {told:?}"),
             }
         }
+        state.main.assert_ports(&state.listener, state.to_listener.iter());
     }
 
     fn server_loop(
@@ -244,6 +245,7 @@ impl Programs {
                 told => unreachable!("the listening thread does not say {told:?}"),
             }
         }
+        state.main.assert_ports(&state.listener, state.to_listener.iter());
     }
 
     fn client_main(

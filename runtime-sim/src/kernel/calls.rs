@@ -306,6 +306,12 @@ impl Kernel {
         self.socks[id.0].failed
     }
 
+    /// Whether the network has broken the connection at this end, or lost something that it had sent.
+    #[must_use]
+    pub fn was_struck(&self, id: SockId) -> bool {
+        self.socks[id.0].struck
+    }
+
     /// Whether it can send and receive.
     #[must_use]
     pub fn is_up(&self, id: SockId) -> bool {

@@ -24,6 +24,7 @@ pub enum Sometimes {
     Lingered,
     LingerTimedOut,
     ReusedAfterReset,
+    ComparedWithDirect,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -83,7 +84,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 72] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -100,6 +101,7 @@ impl Sometimes {
         Self::Lingered,
         Self::LingerTimedOut,
         Self::ReusedAfterReset,
+        Self::ComparedWithDirect,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,

@@ -259,6 +259,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
                 status.up = true;
                 status.loop_sockets = sockets();
             });
+            main.borrow()
+                .driver
+                .assert_ports(&listener.borrow().driver, process.borrow().mail.listener.borrow().iter());
             // The other threads handle the messages that are left.
             let was_over = over;
             over = main.borrow().driver.is_over();

@@ -7,6 +7,7 @@
 
 mod citations;
 mod client;
+mod holder;
 mod hostile;
 mod peer;
 mod server;

@@ -118,6 +118,9 @@ impl<T> ClientMain<T> {
             // Names may have moved since the last session.
             self.look_up_locals(cx);
         }
+        if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
+            link.on_session(control.session.max_unacked());
+        }
         if let Some(stopping) = &self.stopping
             && !resumed
             && stopping.drained.len() < self.loop_count

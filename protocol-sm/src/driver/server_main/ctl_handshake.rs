@@ -302,6 +302,7 @@ impl<T, L> ServerMain<T, L> {
         let control = &mut entry.control;
         let received = control.session.mark_acked();
         let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
+        conn.link.on_session(control.session.max_unacked());
         conn.link.push(&access.welcome(&self.settings, welcome));
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
