@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     };
     let log = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
         Ok(log) => log,
-        Err(error) => return bins::exit::cannot_start(&error),
+        Err(error) => return bins::exit::cannot_start(&error, None),
     };
     let outcome = if once { use_it_once() } else { show_it() };
     bins::output::finish(&[&log]);

@@ -5,7 +5,8 @@ use crate::assemble::Assembled;
 use crate::config::ConfigError;
 use crate::logging::{self, LogFormat, LogLevel, Logs};
 use crate::output;
-use std::io::{self, Write, stderr, stdout};
+use std::fmt::Display;
+use std::io::{Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,29 +15,32 @@ pub const FAILED: u8 = 1;
 /// Bad flags or configuration, or refused for good before it ever worked: trying again cannot help.
 pub const HOPELESS: u8 = 2;
 
-/// Reports what is wrong with the configuration, one line per problem. `format` is what the flags say: those of the
-/// file cannot be relied on.
+/// Reports what is wrong with the configuration, one line per problem. `format` is what the flags say: what the file
+/// says cannot be relied on.
 #[must_use]
 pub fn bad_configuration(error: &ConfigError, format: Option<LogFormat>) -> ExitCode {
-    if format == Some(LogFormat::Json)
-        && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
-    {
-        error.problems().iter().for_each(|problem| tracing::error!("{problem}"));
-        output::finish(&[&log]);
-        return ExitCode::from(HOPELESS);
-    }
-    // Whoever closed standard error does not want to know.
-    for problem in error.problems() {
-        let _unread = writeln!(stderr(), "error: {problem}");
-    }
+    complain(error.problems(), format);
     ExitCode::from(HOPELESS)
 }
 
-/// Reports that the program could not even start to log.
+/// Reports why the program cannot start here, before it could log.
 #[must_use]
-pub fn cannot_start(error: &io::Error) -> ExitCode {
-    let _unread = writeln!(stderr(), "error: cannot start a thread: {error}; raise the limit of processes (ulimit -u)");
+pub fn cannot_start(why: &impl Display, format: Option<LogFormat>) -> ExitCode {
+    complain([why], format);
     ExitCode::from(FAILED)
+}
+
+fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<LogFormat>) {
+    if format == Some(LogFormat::Json)
+        && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
+    {
+        problems.into_iter().for_each(|problem| tracing::error!("{problem}"));
+        return output::finish(&[&log]);
+    }
+    // Whoever closed standard error does not want to know.
+    for problem in problems {
+        let _unread = writeln!(stderr(), "error: {problem}");
+    }
 }
 
 /// Reports what `check-config FILE` found.

@@ -61,7 +61,7 @@ impl Output {
     /// it first calls `say_lost` with their number, which may write to the same file by itself.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// The thread cannot be started: says what to do.
     pub fn start(
         name: &str,
         mut file: impl Write + Send + 'static,
@@ -69,7 +69,7 @@ impl Output {
     ) -> io::Result<Self> {
         let output = Self(Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() }));
         let shared = Arc::clone(&output.0);
-        thread::Builder::new().name(name.into()).spawn(move || {
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || {
             loop {
                 let Line { text, lost_before } = shared.next();
                 if lost_before > 0 {
@@ -77,8 +77,13 @@ impl Output {
                 }
                 write_whole(&mut file, &text);
             }
-        })?;
-        Ok(output)
+        });
+        match spawned {
+            Ok(_) => Ok(output),
+            Err(error) => Err(io::Error::other(format!(
+                "cannot start a thread: {error}; raise the limit of processes (ulimit -u)"
+            ))),
+        }
     }
 
     /// Queues `line`, which ends with a line feed. It is lost if there is no room.

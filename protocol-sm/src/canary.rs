@@ -67,11 +67,13 @@ pub enum PlantedBug {
     HeartbeatOnce,
     /// A public port that was opened for a tunnel closed meanwhile stays open.
     LateBindKept,
+    /// An outer socket is reset while its kernel still holds bytes of it.
+    NotLingered,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -100,6 +102,7 @@ impl PlantedBug {
         Self::GoneWaiterForgotten,
         Self::HeartbeatOnce,
         Self::LateBindKept,
+        Self::NotLingered,
     ];
 }
 

@@ -85,4 +85,23 @@ mod tests {
         assert_eq!(live.next_deadline(), at(12));
         assert_eq!(live.on_deadline(at(22)), Pulse::Dead);
     }
+
+    /// Whoever answers each ping is asked again and again, and found out in whichever period it falls silent.
+    #[test]
+    fn every_period_has_its_ping_until_the_first_without_an_answer() {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(15));
+        let mut live = Liveness::new(Instant::ZERO, interval, timeout);
+        let mut heard = Instant::ZERO;
+        for period in 0..6 {
+            let due = live.next_deadline();
+            assert_eq!(due, heard + interval, "period {period}");
+            assert_eq!(live.on_deadline(due), Pulse::Ping, "period {period}");
+            assert_eq!(live.next_deadline(), heard + timeout, "one ping is enough");
+            heard = due + Duration::from_secs(period);
+            live.on_heard(heard);
+        }
+        assert_eq!(live.on_deadline(heard + interval), Pulse::Ping);
+        assert_eq!(live.on_deadline(heard + (timeout - Duration::from_millis(1))), Pulse::Fine);
+        assert_eq!(live.on_deadline(heard + timeout), Pulse::Dead);
+    }
 }

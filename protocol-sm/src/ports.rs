@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(pick("7000-7001,8000,9000-9002", 4, 4), [9001, 9002, 7000, 7001]);
         assert_eq!(pick("7000", u32::MAX, 64), [7000]);
         assert_eq!(pick("2-60000", 7, 2), [10, 12], "9 and 11 are refused by browsers");
-        assert_eq!(PortSet::none().pick(3, 64), []);
+        assert!(PortSet::none().pick(3, 64).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::mail::Outgoing;
 use crate::notes::browsers_refuse;
 use crate::resolve::Resolver;
-use crate::sys::{Linux, Pipe, Stream};
+use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
 use crate::{Program, Stopper};
@@ -141,11 +141,13 @@ impl Client {
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
+        main.sys.set_limits(Limits::new(&timings));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let mut worker =
                 Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
+            worker.sys.set_limits(Limits::new(&timings));
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");

@@ -38,7 +38,7 @@ mod sys;
 mod thread;
 pub mod tls;
 
-pub use sys::{Linux, Listener, Pipe, Poller, Stream};
+pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};

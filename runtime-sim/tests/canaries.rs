@@ -7,7 +7,7 @@
 use protocol_sm::canary::{PlantedBug, plant};
 use protocol_sm::driver::Strategy;
 use runtime_sim::explore::{
-    Config, Counterexample, Grain, Programs, Report, Window, explore_loops, explore_programs, run_tape,
+    Config, Counterexample, Grain, Programs, Report, Side, Window, explore_loops, explore_programs, run_tape,
 };
 use runtime_sim::oracle::Breach;
 use runtime_sim::swarm::{Options, run_seed};
@@ -36,6 +36,10 @@ fn haunts() -> Vec<(&'static str, Place)> {
         ("fine", Place::Loops(Config::new(2, 1, Grain::Fine))),
         ("refusal", Place::Loops(Config { refusals: 1, ..Config::new(2, 1, Grain::Medium) })),
         ("reset", Place::Loops(Config { resets: 1, ..Config::new(1, 1, Grain::Fine) })),
+        (
+            "late",
+            Place::Loops(Config { late: Some(Side::Visitor), resets: 1, looks: 1, ..Config::new(1, 1, Grain::Medium) }),
+        ),
         ("stray byte", Place::Loops(Config { strays: 1, ..Config::new(2, 1, Grain::Fine) })),
         ("3 transfers", Place::Loops(Config::new(3, 1, Grain::Medium))),
         ("narrow", Place::Loops(Config { window: narrow, ..Config::new(2, 1, Grain::Fine) })),
@@ -88,9 +92,10 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Nor
 /// is it known there what a connection has received.
-const HIDDEN_FROM_SWARM: [PlantedBug; 4] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
+    PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::HeartbeatOnce,
 ];

@@ -13,13 +13,16 @@ fn main() -> ExitCode {
         let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
         return exit::check_config(file, assemble::client(&only_file, None));
     }
+    if let Err(refused) = runtime_epoll::check_calls() {
+        return exit::cannot_start(&refused, flags.common.log_format);
+    }
     let assembled = match assemble::client(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
     let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
         Ok(both) => both,
-        Err(error) => return exit::cannot_start(&error),
+        Err(error) => return exit::cannot_start(&error, None),
     };
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");

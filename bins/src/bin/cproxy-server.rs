@@ -16,13 +16,16 @@ fn main() -> ExitCode {
         let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
         return exit::check_config(file, assemble::server(&only_file, None));
     }
+    if let Err(refused) = runtime_epoll::check_calls() {
+        return exit::cannot_start(&refused, flags.common.log_format);
+    }
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
     let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
         Ok(both) => both,
-        Err(error) => return exit::cannot_start(&error),
+        Err(error) => return exit::cannot_start(&error, None),
     };
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");

@@ -23,7 +23,7 @@ pub(super) const CLIENT: [&str; 8] =
     ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 21] = [
+pub(super) const SERVER: [&str; 22] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -44,6 +44,7 @@ pub(super) const SERVER: [&str; 21] = [
     "idle_ping_interval",
     "idle_ping_timeout",
     "idle_conn_lifetime",
+    "visitor_keepalive",
     "clients",
 ];
 

@@ -20,6 +20,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::gate::Gate;
 use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
+use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, TunnelLimits};
@@ -44,7 +45,7 @@ pub struct Control {
     /// Who the client says it is.
     pub client: ClientId,
     /// The credential that its client proved.
-    pub credential: Option<usize>,
+    pub credential: Holder,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
@@ -121,7 +122,7 @@ pub enum Reaction {
 }
 
 impl Control {
-    /// Conns that a client may have beyond those that its visitors can need and those that were asked for.
+    /// Conns that a holder may have beyond those that its visitors can need and those that were asked for.
     const UNASKED: u32 = 64;
     /// Ports tried when the server picks one.
     const CANDIDATES: usize = 64;
@@ -132,7 +133,7 @@ impl Control {
         key: ControlKey,
         id: SessionId,
         client: ClientId,
-        credential: Option<usize>,
+        credential: Holder,
         secret: SessionKey,
         scope: Scope,
         loop_count: usize,
@@ -179,14 +180,22 @@ impl Control {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
     }
 
-    /// A numbered message came. `random` picks among allowed ports.
+    /// How many it has of what the main driver counts.
+    #[must_use]
+    pub fn held(&self) -> [(Good, u32); 3] {
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        [(Good::Session, 1), (Good::Tunnel, count(self.tunnels.len())), (Good::Conn, count(self.conns.len()))]
+    }
+
+    /// A numbered message came. `random` picks among allowed ports; `ledger` knows what its holder has.
     ///
     /// # Errors
     /// What no honest client sends.
-    pub fn on_msg(&mut self, msg: ClientMsg, random: u32) -> Result<Reaction, Violation> {
+    pub fn on_msg(&mut self, msg: ClientMsg, random: u32, ledger: &Ledger) -> Result<Reaction, Violation> {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
-                self.register(tunnel, public_port, name, limits, random)
+                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
+                self.register(tunnel, public_port, name, limits, random, room)
             }
             ClientMsg::CloseTunnel { tunnel } => {
                 let Some(state) = self.tunnels.remove(&tunnel) else { return Ok(Reaction::Nothing) };
@@ -217,7 +226,7 @@ impl Control {
         loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg))
     }
 
-    // PROTOCOL.md: P-TUN-5.
+    // PROTOCOL.md: P-TUN-5, P-LIM-2.
     fn register(
         &mut self,
         tunnel: TunnelId,
@@ -225,6 +234,7 @@ impl Control {
         name: String,
         limits: TunnelLimits,
         random: u32,
+        room: u32,
     ) -> Result<Reaction, Violation> {
         if name.len() > ClientMsg::MAX_NAME || limits.sources.len() > SourceLists::MAX_SENT {
             return Err(Violation::Limit);
@@ -234,7 +244,7 @@ impl Control {
         }
         let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
         // P-STOP-2: no more visitors come to a client that drains.
-        if self.draining || self.tunnels.len() >= self.scope.max_tunnels as usize {
+        if self.draining || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
         let allowed = &self.scope.allow_ports;
@@ -301,6 +311,7 @@ impl Control {
                     | SysError::Refused
                     | SysError::Unreachable
                     | SysError::TimedOut
+                    | SysError::Unsupported
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };
@@ -348,9 +359,9 @@ impl Control {
     /// A new proxy_conn names this session: returns what to answer and which event loop gets it.
     ///
     /// # Errors
-    /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
-    // PROTOCOL.md: P-PROXY-1.
-    pub fn admit(&mut self, hello: &ConnHello) -> Result<Admission, HandshakeRefusal> {
+    /// Its proof is wrong, its number was used, or its holder has more conns than its visitors can need.
+    // PROTOCOL.md: P-PROXY-1, P-LIM-2.
+    pub fn admit(&mut self, hello: &ConnHello, ledger: &Ledger) -> Result<Admission, HandshakeRefusal> {
         let proved = self.secret.hello_matches(hello);
         let proved = proved || planted(PlantedBug::AnyConnProof);
         if !proved {
@@ -363,7 +374,7 @@ impl Control {
         }
         let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
         let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
-        if self.conns.len() >= may as usize && asked == 0 {
+        if ledger.room(self.credential, Good::Conn, may) == 0 && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
         let same_index = loop_of(hello.conn, self.asked.len());
@@ -441,10 +452,20 @@ mod tests {
         Control::new(ControlKey(1), id, ClientId([2; 16]), None, secret, scope, loop_count)
     }
 
+    /// What a holder has whose only session this is.
+    fn ledger(control: &Control) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (good, count) in control.held() {
+            ledger.add(control.credential, good, count);
+        }
+        ledger
+    }
+
     fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reaction, Violation> {
         let limits = TunnelLimits::default();
         let name = String::new();
-        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5)
+        let ledger = ledger(control);
+        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5, &ledger)
     }
 
     fn registration(tunnel: u32, serial: u64) -> Registration {
@@ -457,7 +478,7 @@ mod tests {
     }
 
     fn close(control: &mut Control, tunnel: u32) -> Reaction {
-        control.on_msg(ClientMsg::CloseTunnel { tunnel: TunnelId(tunnel) }, 0).unwrap()
+        control.on_msg(ClientMsg::CloseTunnel { tunnel: TunnelId(tunnel) }, 0, &Ledger::default()).unwrap()
     }
 
     fn opened(port: u16) -> Result<SocketAddr, SysError> {
@@ -539,7 +560,8 @@ mod tests {
         assert_eq!(register(&mut control, 3, 6002), Ok(too_many));
         let _ = control.on_bound(registration(1, 1), opened(6000));
         // One is open, the other is being opened.
-        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![registration(1, 1)])));
+        let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
+        assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
         assert_eq!(control.on_bound(registration(2, 2), opened(6001)), Bound { reply: None, close: true, next: None });
     }
 
@@ -548,12 +570,13 @@ mod tests {
         let mut control = control("6000-6002", 1);
         let _ = register(&mut control, 1, 6001);
         let _ = control.on_bound(registration(1, 1), opened(6001));
-        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![registration(1, 1)])));
+        let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
+        assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
         for tunnel in [1, 2] {
             let reply = Reaction::Reply(refused(tunnel, TunnelRefusal::TooManyTunnels));
             assert_eq!(register(&mut control, tunnel, 6001), Ok(reply));
         }
-        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![])));
+        assert_eq!(control.on_msg(ClientMsg::Drain, 0, &Ledger::default()), Ok(Reaction::Unbind(vec![])));
     }
 
     #[test]
@@ -574,8 +597,9 @@ mod tests {
         let _ = control.on_ask(1, 1);
         let _ = control.on_ask(2, 2);
         let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
-        let mut loop_of =
-            |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.loop_index, admission.asked));
+        let mut loop_of = |n: usize| {
+            control.admit(&hellos[n - 1], &Ledger::default()).map(|admission| (admission.loop_index, admission.asked))
+        };
         assert_eq!(loop_of(2), Ok((1, true)), "its same_index waits");
         assert_eq!(loop_of(1), Ok((0, true)));
         assert_eq!(loop_of(5), Ok((2, true)), "its same_index has all that it asked for");
@@ -583,12 +607,12 @@ mod tests {
         assert_eq!(loop_of(6), Ok((2, false)), "nobody waits");
         assert_eq!(loop_of(2), Err(HandshakeRefusal::ReplayedConn));
         let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
-        assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
+        assert_eq!(control.admit(&forged, &Ledger::default()), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
         let passed = TransferMsg { conn: ConnId(1), epoch: crate::ids::Epoch(1), body: ClientBody::Done };
-        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(0, passed)));
+        assert_eq!(control.on_msg(msg.clone(), 0, &Ledger::default()), Ok(Reaction::Pass(0, passed)));
         control.on_conn_gone(ConnId(1));
-        assert_eq!(control.on_msg(msg, 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(msg, 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 
     #[test]
@@ -596,10 +620,10 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let hello = control.secret.hello(control.id, ConnId(1));
-        let admission = control.admit(&hello).unwrap();
+        let admission = control.admit(&hello, &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
         let failed = ClientMsg::ConnFailed { count: 1 };
-        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Failed(vec![(1, 1)])));
+        assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
     }
 
     #[test]
@@ -607,10 +631,10 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let failed = ClientMsg::ConnFailed { count: 1 };
-        assert_eq!(control.on_msg(failed.clone(), 0), Ok(Reaction::Failed(vec![(1, 1)])));
-        let admission = control.admit(&control.secret.hello(control.id, ConnId(1))).unwrap();
+        assert_eq!(control.on_msg(failed.clone(), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
+        let admission = control.admit(&control.secret.hello(control.id, ConnId(1)), &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
-        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 
     #[test]
@@ -619,8 +643,8 @@ mod tests {
         let _ = control.on_ask(0, 1);
         let _ = control.on_ask(1, 3);
         let failed = |count| ClientMsg::ConnFailed { count };
-        assert_eq!(control.on_msg(failed(2), 0), Ok(Reaction::Failed(vec![(1, 2)])));
-        assert_eq!(control.on_msg(failed(9), 0), Ok(Reaction::Failed(vec![(0, 1), (1, 1)])));
-        assert_eq!(control.on_msg(failed(1), 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(failed(2), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 2)])));
+        assert_eq!(control.on_msg(failed(9), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(0, 1), (1, 1)])));
+        assert_eq!(control.on_msg(failed(1), 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 }

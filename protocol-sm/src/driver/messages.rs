@@ -5,6 +5,7 @@ use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
+use crate::ledger::Holder;
 use crate::sys_error::SysError;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
@@ -85,14 +86,16 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what one client may use.
+/// A loop's share of what a session may use. All but `keep` is what its holder may have over all its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
+    /// Whose token the client proved to know.
+    pub holder: Holder,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
-    /// Visitors that may wait. 0 where there are fewer than loops: who finds no idle conn here is passed on.
+    /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.
     pub max_waiting: u32,
-    /// Visitors that may be served at once.
+    /// Visitors that may be there at once, of all sessions of the holder.
     pub max_connections: u32,
     /// Event loops that share what a tunnel may use.
     pub loop_count: u32,

@@ -630,7 +630,7 @@ impl Model for Programs {
     fn step(&self, state: &mut State, action: Action, story: &mut Story) {
         match action {
             Action::Peer(made) => {
-                let end = play(made, &mut state.net, &mut state.whims, story);
+                let Some(end) = play(made, &mut state.net, &mut state.whims, story) else { return };
                 if let Move::Come { .. } = made {
                     state.net.knock(end);
                     let stopping = state.server_stopping || state.client_stopping || state.tunnel_closed;

@@ -66,7 +66,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -89,6 +89,7 @@ impl Property {
         Self::ChunksWhole,
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
+        Self::PortsAccountedFor,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,

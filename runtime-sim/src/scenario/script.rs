@@ -116,7 +116,7 @@ impl Habits {
             n if n < self.resets => {
                 let (sent, received) = (rng.size(0, total), rng.below(largest as u64 / self.reset_part + 1));
                 // One of three waits for nothing: it may be gone before anybody serves it.
-                Fate::Reset { sent, received: if received % 3 == 0 { 0 } else { received } }
+                Fate::Reset { sent, received: if received.is_multiple_of(3) { 0 } else { received } }
             }
             n if n < self.resets + self.early_closes => Fate::CloseEarly,
             _ => Fate::Normal,

@@ -159,7 +159,7 @@ impl Actors {
         kernel.watch(sock, poll, token(ACTOR, self.all.len()), true);
         let now = kernel.now();
         // From no generator, so that what a seed draws stays the same.
-        let patient = mix(self.salt ^ self.all.len() as u64) % 2 == 0;
+        let patient = mix(self.salt ^ self.all.len() as u64).is_multiple_of(2);
         self.all.push(Actor {
             who,
             sock,

@@ -23,13 +23,13 @@ pub use sys::{Pipe, Socket, Stream};
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
-use crate::scenario::{CTL, Outcome};
+use crate::scenario::{CTL, Outcome, client_token};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, Credential, ProxyAt, ServerSettings, Token as Secret, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use silence::Silence;
 use std::cmp::Reverse;
@@ -369,22 +369,10 @@ impl World {
         self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
     }
 
-    fn secret() -> Secret {
-        Secret::new(b"a token for all".to_vec())
-    }
-
     fn start_server(&mut self) {
         let proc = self.kernel.spawn(self.server_host, 10_000);
         self.kernel.trace.name(proc, "server".into());
-        let scope = self.plan.scenario.scope();
-        let credential = Credential { name: "all".into(), tokens: vec![Self::secret()], scope: scope.clone() };
-        let settings = ServerSettings {
-            credentials: if self.plan.token { vec![credential] } else { Vec::new() },
-            open_scope: scope,
-            idle_conns: self.plan.scenario.idle_conns,
-            timings: self.plan.scenario.timings.clone(),
-            ..ServerSettings::default()
-        };
+        let settings = self.plan.scenario.server(self.plan.token);
         let timings = self.plan.scenario.timings.clone();
         let tasks = Task::server(settings, &timings, self.plan.scenario.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
@@ -421,7 +409,7 @@ impl World {
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
-            token: self.plan.token.then(Self::secret),
+            token: self.plan.token.then(|| client_token(client)),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
             timings: self.plan.scenario.timings.clone(),

@@ -233,6 +233,15 @@ fn broken(property: Property) -> World {
             world.check_end(it.server);
             world
         }
+        Property::PortsAccountedFor => {
+            let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));
+            let server = &world.processes[world.server];
+            let (main, proc, options) = (server.threads[0], server.proc, world.plan.options(Role::Public));
+            let anywhere = SocketAddr::new(world.kernel.ip(world.server_host), 0);
+            world.kernel.listen(proc, anywhere, 1, options).expect("there are descriptors");
+            world.run_thread(main);
+            world
+        }
         Property::StrangersHoldNothing => checked(in_phase(|phase| matches!(phase, Phase::Probing(_))), |world| {
             let to = SocketAddr::new(world.kernel.ip(world.server_host), crate::scenario::CTL);
             world.actors.intrude(&mut world.kernel, &world.plan, world.visitors, to);

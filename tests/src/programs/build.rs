@@ -19,7 +19,7 @@ pub fn directory() -> &'static Path {
         let test = std::env::current_exe().expect("this executable's path");
         let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned();
         if !PROGRAMS.iter().all(|name| is_fresh(&profile.join(name), workspace())) {
-            build(&profile);
+            crate::limit::unlimited(|| build(&profile));
         }
         profile
     })

@@ -165,6 +165,16 @@ impl Options {
         self.wrapped(&["nsenter", &format!("--net={}", namespace.path()), "--"])
     }
 
+    /// The system refuses some calls of it, as strace(1) is told by `inject`: `splice:error=EPERM`. For root, or where
+    /// everybody may trace their own programs.
+    #[must_use]
+    pub fn refused(self, inject: &str) -> Self {
+        let (call, inject) = (inject.split(':').next().expect("a call"), format!("inject={inject}"));
+        let trace = format!("trace={call}");
+        // -D: the program is our child, and strace its own.
+        self.wrapped(&["strace", "-D", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", &trace, "-e", &inject])
+    }
+
     /// Puts words before the command; what they run keeps the process id.
     fn wrapped(mut self, words: &[&str]) -> Self {
         self.wrappers.push(words.iter().map(|&word| word.to_owned()).collect());

@@ -9,5 +9,8 @@ mod citations;
 mod client;
 mod holder;
 mod hostile;
+mod near_misses;
 mod peer;
+mod periods;
+mod refusals;
 mod server;

@@ -172,6 +172,7 @@ pub(super) fn failed(error: SysError, lost: Disconnect) -> Disconnect {
         | SysError::TimedOut
         | SysError::Exhausted
         | SysError::InUse
+        | SysError::Unsupported
         | SysError::Denied
         | SysError::Other(_) => lost,
     }

@@ -49,9 +49,9 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         msg: ClientMsg,
     ) -> Result<(), Stop> {
-        let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let random = random_u32(cx.sys);
-        match entry.control.on_msg(msg, random)? {
+        let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
+        match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
             Reaction::Reply(reply) => self.send(cx, key, reply),
             Reaction::Bind(bind) => self.bind(cx, key, bind),
@@ -88,10 +88,12 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
         let FromListener { control: key, registration, bound } = message;
         // A session that is over has had all its ports closed.
-        let Some(entry) = self.sessions.get_mut(key) else { return };
         let tunnel = registration.tunnel;
-        let (client, name) = (entry.control.client, entry.control.tunnel_name(tunnel).into());
-        let Bound { reply, close, next } = entry.control.on_bound(registration, bound);
+        let answer = self.sessions.act(key, |control, _| {
+            let name = control.tunnel_name(tunnel).into();
+            (control.client, name, control.on_bound(registration, bound))
+        });
+        let Some((client, name, Bound { reply, close, next })) = answer else { return };
         if close {
             cx.sys.tell(ToListener::Close { control: key, registration });
         }
@@ -127,9 +129,7 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
             FromServerLoop::ConnGone { control, conn } => {
-                if let Some(entry) = self.sessions.get_mut(control) {
-                    entry.control.on_conn_gone(conn);
-                }
+                let _gone = self.sessions.act(control, |control, _| control.on_conn_gone(conn));
             }
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
