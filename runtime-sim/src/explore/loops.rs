@@ -196,6 +196,7 @@ impl Loops {
             idle_conn_lifetime: NEVER,
             half_open_timeout: NEVER,
             reset_linger: NEVER,
+            visitor_keepalive: NEVER,
             drain_timeout: NEVER,
             reconnect_min: NEVER,
             reconnect_max: NEVER,

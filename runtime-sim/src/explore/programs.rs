@@ -166,6 +166,7 @@ impl Programs {
             idle_conn_lifetime: NEVER,
             half_open_timeout: NEVER,
             reset_linger: NEVER,
+            visitor_keepalive: NEVER,
             drain_timeout: if impatient { Duration::from_secs(1) } else { NEVER },
             reconnect_min: Duration::from_secs(2),
             reconnect_max: Duration::from_secs(2),

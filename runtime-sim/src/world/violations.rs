@@ -239,6 +239,7 @@ fn broken(property: Property) -> World {
             let (main, proc, options) = (server.threads[0], server.proc, world.plan.options(Role::Public));
             let anywhere = SocketAddr::new(world.kernel.ip(world.server_host), 0);
             world.kernel.listen(proc, anywhere, 1, options).expect("there are descriptors");
+            world.threads[main].next_run = Some(world.now());
             world.run_thread(main);
             world
         }

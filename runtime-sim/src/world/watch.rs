@@ -45,8 +45,8 @@ pub(super) struct Watch {
     /// Halves whose end was announced, by the process that announced.
     fins: Ends<(Key, Epoch)>,
     dones: BTreeSet<(Key, Epoch)>,
-    /// The last `Abort` of a conn, by the process that announced.
-    aborts: BTreeSet<(Key, Epoch)>,
+    /// Halves whose end was told to the other side's loop, by that.
+    told: BTreeSet<(Key, Epoch)>,
     /// Every transfer that a server has started.
     transfers: Vec<Transfer>,
     /// Visitors that a server's loop has taken, by their public sockets: which process, which session, whence.
@@ -145,14 +145,14 @@ impl World {
                 control,
                 msg: ServerMsg::Abort { conn, epoch, .. },
             })) => {
-                self.watch.aborts.insert(((process, control.0, *conn), *epoch));
+                self.see_abort((process, control.0, *conn), *epoch);
                 return;
             }
             Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message {
                 serial,
                 msg: ClientMsg::Abort { conn, epoch, .. },
             })) => {
-                self.watch.aborts.insert(((process, *serial, *conn), *epoch));
+                self.see_abort((process, *serial, *conn), *epoch);
                 return;
             }
             Mail::ServerMain(_)
@@ -167,6 +167,16 @@ impl World {
             self.fail(Kind::Safety, property, what);
         } else if self.watch.fins.count((key, epoch)) > 1 {
             self.coverage.saw(Sometimes::ResetBehindEnd);
+        }
+    }
+
+    /// A transfer is announced to be broken, and perhaps its other end's `Fin` is on its way.
+    fn see_abort(&mut self, key: Key, epoch: Epoch) {
+        let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
+        let other = peer.and_then(|peer| self.watch.conns.get(&peer));
+        let said = other.is_some_and(|&other| self.watch.fins.contains((other, epoch)));
+        if said && !self.watch.told.contains(&(key, epoch)) {
+            self.coverage.saw(Sometimes::AbortCrossesFin);
         }
     }
 
@@ -239,9 +249,7 @@ impl World {
 
     /// A `Fin` reaches the loop of the other side: `key` is how that side knows the conn.
     fn see_fin(&mut self, key: Key, epoch: Epoch, how: How, [first, reset]: [Sometimes; 2]) {
-        if self.watch.aborts.contains(&(key, epoch)) {
-            self.coverage.saw(Sometimes::AbortCrossesFin);
-        }
+        self.watch.told.insert((key, epoch));
         let own = self.watch.fins.contains((key, epoch));
         self.coverage.saw(if own { Sometimes::FinsCross } else { first });
         if how == How::Reset {

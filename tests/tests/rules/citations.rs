@@ -87,6 +87,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "an_ipv6_listener_on_any_address_takes_ipv4_visitors_and_names_them_so",
         &["P-ENC-4"],
     ),
+    ("runtime-epoll/src/sys/options.rs", "no_limit_of_the_kernel_ends_what_the_protocol_would_keep", &["P-XFER-10"]),
     (
         "runtime-epoll/tests/sockets.rs",
         "every_role_has_its_options_whichever_way_the_connection_came_about",
