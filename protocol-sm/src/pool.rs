@@ -244,7 +244,7 @@ mod tests {
     /// A client that cannot for a while, can again, and cannot: each time the pauses begin at the shortest.
     #[test]
     fn p3_pauses_grow_while_a_client_cannot_and_start_over_when_it_can() {
-        let mut pool = pool(1, 1);
+        let mut pool = pool(1);
         let mut now = Instant::ZERO;
         for round in 0..3 {
             for pause in [200, 400, 800, 1600, 3200, 5000, 5000] {
