@@ -61,11 +61,13 @@ pub enum PlantedBug {
     ResetOvertakes,
     /// What a lost outer socket still holds is not read.
     LastWordsDropped,
+    /// A visitor whose conn is lost goes to another one without asking whether the client has seen its `Start`.
+    StartNotAsked,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -91,6 +93,7 @@ impl PlantedBug {
         Self::ResetLooksShut,
         Self::ResetOvertakes,
         Self::LastWordsDropped,
+        Self::StartNotAsked,
     ];
 }
 

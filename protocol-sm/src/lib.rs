@@ -17,7 +17,8 @@
 //! | [`pool`] | which visitor gets which idle conn, and who waits |
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
-//! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
+//! | [`liveness`], [`ping_pace`] | heartbeats, and how often an idle conn is pinged |
+//! | [`backoff`], [`rate`] | pauses between attempts, limits per source address |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
@@ -116,6 +117,7 @@ pub mod gate;
 pub mod ids;
 pub mod liveness;
 pub mod notes;
+pub mod ping_pace;
 pub mod pool;
 pub mod ports;
 pub mod rate;

@@ -270,6 +270,8 @@ fn from_clients() -> Vec<ToServer> {
         ClientMsg::Fin { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), total: HIGH, how: How::Reset },
         ClientMsg::Done { conn, epoch },
         ClientMsg::Drain,
+        ClientMsg::StartSeen { conn, epoch, seen: false },
+        ClientMsg::StartSeen { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), seen: true },
     ];
     numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
@@ -296,6 +298,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.push(ServerMsg::NeedConn { count: 4 });
     numbered.extend(HOW.map(|how| ServerMsg::Fin { conn, epoch, total: 5, how }));
     numbered.push(ServerMsg::Drain);
+    numbered.push(ServerMsg::AskStart { conn, epoch });
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all

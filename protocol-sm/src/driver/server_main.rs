@@ -318,6 +318,7 @@ where
                         ServerMsg::NeedConn { .. }
                         | ServerMsg::Fin { .. }
                         | ServerMsg::Abort { .. }
+                        | ServerMsg::AskStart { .. }
                         | ServerMsg::Drain => unreachable!("a bind is answered by ready or refused"),
                     };
                     cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });

@@ -32,6 +32,10 @@ pub enum Sometimes {
     PipeHeldBytes,
     NoPipe,
     AbortCrossesFin,
+    StartLost,
+    StartUnheard,
+    StartSeen,
+    IdleConnsDie,
     StaleMessage,
     PoolEmpty,
     QueueFull,
@@ -83,7 +87,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 75] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -108,6 +112,10 @@ impl Sometimes {
         Self::PipeHeldBytes,
         Self::NoPipe,
         Self::AbortCrossesFin,
+        Self::StartLost,
+        Self::StartUnheard,
+        Self::StartSeen,
+        Self::IdleConnsDie,
         Self::StaleMessage,
         Self::PoolEmpty,
         Self::QueueFull,

@@ -51,13 +51,16 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 20] = [
+pub const UNSEEN: [Sometimes; 23] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
     Sometimes::FinAfterLastByte,
     Sometimes::DoneBeforeStarted,
     Sometimes::AbortCrossesFin,
+    Sometimes::StartUnheard,
+    Sometimes::StartSeen,
+    Sometimes::IdleConnsDie,
     Sometimes::ResetBeforeStart,
     Sometimes::Lingered,
     Sometimes::LingerTimedOut,

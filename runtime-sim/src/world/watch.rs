@@ -96,9 +96,10 @@ impl World {
                 }
                 return;
             }
+            // Where the `Start` may not have been seen, the question takes the place of the `Abort`.
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
-                msg: ServerMsg::Abort { conn, epoch, .. },
+                msg: ServerMsg::Abort { conn, epoch, .. } | ServerMsg::AskStart { conn, epoch },
             })) => {
                 self.watch.aborts.insert(((process, control.0, *conn), *epoch));
                 return;
@@ -181,7 +182,8 @@ impl World {
                     self.coverage.saw(Sometimes::DoneBeforeStarted);
                 }
             }
-            ClientBody::Abort { .. } => {}
+            ClientBody::StartSeen { seen: true } => self.coverage.saw(Sometimes::StartSeen),
+            ClientBody::StartSeen { seen: false } | ClientBody::Abort { .. } => {}
         }
     }
 
@@ -251,16 +253,17 @@ impl World {
             let what = format!("{which} is reset, and socket {} is well", other.0);
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
         }
+        let patience = self.plan.scenario.timings.reset_linger;
+        let impatient = lingering.is_none_or(|since| self.now().since(since) < patience);
         let came = self.kernel.received(other);
-        if written < came {
+        if written < came && impatient {
             let what = format!("{which}: {written} of {came} bytes");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
         }
-        if unsent == 0 {
+        if unsent == 0 && written >= came {
             return;
         }
-        let patience = self.plan.scenario.timings.reset_linger;
-        if lingering.is_none_or(|since| self.now().since(since) < patience) {
+        if impatient {
             let what = format!("{which}: {unsent} bytes are not sent, lingering since {lingering:?}");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
         }
@@ -327,7 +330,10 @@ impl World {
     /// A driver had something to say.
     pub(super) fn see_note(&mut self, process: usize, note: &Note) {
         let role = self.processes[process].role;
-        if let Note::Aborted { conn, epoch, .. } | Note::Refused { conn, epoch, .. } = note {
+        if let Note::Aborted { conn, epoch, .. }
+        | Note::Refused { conn, epoch, .. }
+        | Note::TakenBack { conn, epoch, .. } = note
+        {
             self.see_struck(process, *conn, *epoch);
         }
         if let Note::Aborted { code: AbortCode::OuterReset, conn, epoch, .. } = note {
@@ -363,6 +369,10 @@ impl World {
                 Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
                 Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },
+            Note::TakenBack { lost, .. } => {
+                self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
+            }
+            Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
                 self.coverage.saw(Sometimes::Resumed);

@@ -22,6 +22,18 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "v4_a_refusal_ends_both_halves_and_still_accounts_for_what_was_taken",
         &["P-REF-2"],
     ),
+    (
+        "protocol-sm/src/conn/server.rs",
+        "v5_a_visitor_goes_elsewhere_only_if_its_start_was_never_seen",
+        &["P-STALE-2", "P-STALE-5", "P-STALE-6"],
+    ),
+    ("protocol-sm/src/conn/server.rs", "v5_a_start_that_was_answered_was_seen", &["P-STALE-6"]),
+    (
+        "protocol-sm/src/ping_pace.rs",
+        "g1_conns_that_die_halve_it_down_to_the_shortest_and_it_is_said_once",
+        &["P-POOL-10"],
+    ),
+    ("protocol-sm/src/transfer/egress.rs", "e4_no_more_is_taken_than_is_kept_until_it_is_released", &["P-STALE-4"]),
     ("protocol-sm/src/control/server.rs", "k1_each_registration_is_answered_once", &["P-TUN-1", "P-TUN-4"]),
     ("protocol-sm/src/control/server.rs", "k3_failures_are_shared_among_those_that_asked", &["P-POOL-3"]),
     ("protocol-sm/src/pool.rs", "p1_visitors_wait_in_order_and_in_bounds", &["P-POOL-5"]),
@@ -119,6 +131,8 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("tests/tests/strangers.rs", "garbage_on_either_port_is_dropped", &["P-PREF-4", "P-AUTH-10"]),
     ("tests/tests/strangers.rs", "half_finished_handshakes_leave_room_for_honest_ones", &["P-AUTH-12"]),
     ("tests/tests/strangers.rs", "silent_and_dribbling_connections_are_closed_in_time", &["P-AUTH-12"]),
+    ("tests/tests/stale_conns.rs", "a_router_that_answers_with_resets_costs_no_visitor", &["P-STALE-1", "P-STALE-7"]),
+    ("tests/tests/stale_conns.rs", "a_router_that_drops_silently_costs_no_visitor", &["P-STALE-2", "P-STALE-5"]),
     ("tests/tests/tls.rs", "clients_show_certificates_where_the_server_wants_them", &["P-TLS-3"]),
     ("tests/tests/tls.rs", "servers_are_known_by_a_pin_that_outlives_restarts", &["P-TLS-2"]),
     ("tests/tests/tls.rs", "servers_are_known_by_an_authority_and_a_name", &["P-TLS-2"]),
@@ -160,7 +174,8 @@ fn every_rule_is_shown_and_every_citation_names_a_rule() {
     let stated = stated();
     assert!(stated.len() > 100, "only {} rules found", stated.len());
     let mut shown = BTreeSet::new();
-    for file in ["rules/server.rs", "rules/client.rs", "rules/hostile.rs", "python_client.rs"] {
+    let files = ["server.rs", "client.rs", "server/stale.rs", "client/stale.rs", "hostile.rs", "../python_client.rs"];
+    for file in files.map(|file| format!("rules/{file}")) {
         shown.extend(rules_in(&read(&workspace().join("tests/tests").join(file))));
     }
     shown.extend(ELSEWHERE.iter().flat_map(|(_, _, rules)| rules.iter().map(|&rule| rule.to_owned())));

@@ -16,6 +16,7 @@ impl<T> ClientMain<T> {
         match control.on_msg(msg)? {
             Reaction::Nothing | Reaction::Drain => {}
             Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
+            Reaction::Reply(reply) => self.send(cx, reply),
             Reaction::Open { count, failed } => {
                 let mut to = self.server_at.expect("connected to it");
                 to.set_port(self.proxy_port);

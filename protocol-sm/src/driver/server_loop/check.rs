@@ -3,6 +3,7 @@
 use super::super::view::{ConnView, Use};
 use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
 use crate::ids::Epoch;
+use crate::transfer::FIRST_BYTES;
 
 impl<T, P> ServerLoop<T, P> {
     /// Its proxy_conns.
@@ -85,6 +86,10 @@ impl<T, P> ServerLoop<T, P> {
                         State::Active(active) => {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");
                             assert!(active.conn.transfer.epoch() > Epoch(0));
+                            let awaiting = active.conn.answer() == Answer::Awaiting;
+                            assert!(awaiting || !active.lost, "a conn that is lost under its answer is dropped");
+                            assert!(awaiting || active.first.is_empty(), "nothing is kept behind the answer");
+                            assert!(active.first.len() <= FIRST_BYTES, "what is kept is bounded");
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
                         }
                     }
@@ -97,11 +102,11 @@ impl<T, P> ServerLoop<T, P> {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
             assert_eq!(active, shard.active as usize, "transfers are counted");
             let visits: u32 = shard.visits.values().sum();
-            assert_eq!(visits as usize, active + shard.pool.waiting().len(), "a tunnel's visitors are counted");
+            assert_eq!(visits as usize, active + shard.pool.waits(), "a tunnel's visitors are counted");
             assert!(shard.visits.values().all(|&visits| visits > 0), "no tunnel without visitors is remembered");
-            assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
+            assert_eq!(shard.pool.idle().count() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.core.draining);
-            waiting += shard.pool.waiting().len() as u64;
+            waiting += shard.pool.waits() as u64;
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }

@@ -124,9 +124,13 @@ impl Streams for Kernel<'_> {
         false
     }
 
-    fn unsent(&self, _: &Stream) -> usize {
-        // An outer peer reads at once.
-        0
+    fn unsent(&self, stream: &Stream) -> usize {
+        // What has arrived is acknowledged; an outer peer reads at once.
+        let coming = |segment: &Segment| match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Fin | Segment::Rst => 0,
+        };
+        self.net.sock(stream.0.other()).coming.iter().map(coming).sum()
     }
 
     fn shut_write(&mut self, stream: &Stream) {
