@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - P1 visitors wait only while no conn is idle, in the order they came, at most `max_waiting`; those that come back
-//!   from a conn that was dead wait in front of them, and are not counted;
+//!   from a conn that was dead wait in front of them, in the order they came first, and are not counted;
 //! - P2 a conn is given to one visitor and is then not idle;
 //! - P3 `asked` never exceeds [`Pool::MAX_ASKED`], and while someone waits something is asked for,
 //!   unless the client has just said that it cannot;
@@ -26,8 +26,8 @@ pub struct Pool<C, V> {
     idle: VecDeque<C>,
     /// Idle conns that may be dead, as another one was.
     suspects: Vec<C>,
-    /// Visitors whose conn was dead.
-    returned: VecDeque<V>,
+    /// Visitors whose conn was dead, and how long they may wait, in this order.
+    returned: VecDeque<(Instant, V)>,
     waiting: VecDeque<V>,
     keep: u32,
     max_waiting: u32,
@@ -97,12 +97,14 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         Visit::Wait
     }
 
-    /// A visitor has come back from a conn that was dead: returns the conn that it gets. Without one it waits.
+    /// A visitor has come back from a conn that was dead: returns the conn that it gets. Without one it waits, until
+    /// `until`: who came first waits no longer than who came later.
     #[must_use]
-    pub fn on_return(&mut self, visitor: V) -> Option<C> {
+    pub fn on_return(&mut self, visitor: V, until: Instant) -> Option<C> {
         let conn = self.idle.pop_back();
         if conn.is_none() {
-            self.returned.push_back(visitor);
+            let place = self.returned.partition_point(|&(others, _)| others <= until);
+            self.returned.insert(place, (until, visitor));
         }
         conn
     }
@@ -146,7 +148,8 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         {
             return Some(last);
         }
-        let visitor = self.returned.pop_front().or_else(|| self.waiting.pop_front());
+        let returned = self.returned.pop_front().map(|(_, visitor)| visitor);
+        let visitor = returned.or_else(|| self.waiting.pop_front());
         if visitor.is_none() {
             self.idle.push_back(conn);
         }
@@ -161,7 +164,8 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
 
     /// A waiting visitor is gone. `false` if it did not wait.
     pub fn remove_waiting(&mut self, visitor: V) -> bool {
-        remove(&mut self.waiting, visitor) || remove(&mut self.returned, visitor)
+        let returned = self.returned.iter().position(|&(_, returned)| returned == visitor);
+        returned.is_some_and(|place| self.returned.remove(place).is_some()) || remove(&mut self.waiting, visitor)
     }
 
     /// Whether more conns are idle than are kept ready.
@@ -209,7 +213,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
 
     /// Waiting visitors, the first to be served first.
     pub fn waiting(&self) -> impl Iterator<Item = V> {
-        self.returned.iter().chain(&self.waiting).copied()
+        self.returned.iter().map(|&(_, visitor)| visitor).chain(self.waiting.iter().copied())
     }
 
     /// How many wait.
@@ -323,13 +327,16 @@ mod tests {
     fn p1_who_comes_back_is_served_first_however_many_wait() {
         let mut pool = pool(0, 1);
         assert_eq!(pool.on_visitor('b'), Visit::Wait);
-        assert_eq!(pool.on_return('a'), None);
-        assert_eq!(pool.waiting().collect::<Vec<_>>(), ['a', 'b']);
-        assert_eq!(pool.ask(Instant::ZERO), 2);
+        let until = |secs| Instant::ZERO + Duration::from_secs(secs);
+        assert_eq!(pool.on_return('y', until(2)), None);
+        assert_eq!(pool.on_return('z', until(3)), None);
+        assert_eq!(pool.on_return('x', until(1)), None);
+        assert_eq!(pool.waiting().collect::<Vec<_>>(), ['x', 'y', 'z', 'b']);
+        assert_eq!(pool.ask(Instant::ZERO), 4);
         assert_eq!(pool.on_visitor('c'), Visit::Reject);
-        assert_eq!((pool.on_new(1), pool.on_new(2), pool.on_new(3)), (Some('a'), Some('b'), None));
-        assert_eq!(pool.on_return('d'), Some(3));
-        assert_eq!(pool.on_return('e'), None);
+        assert_eq!([1, 2, 3, 4, 5].map(|conn| pool.on_new(conn)), [Some('x'), Some('y'), Some('z'), Some('b'), None]);
+        assert_eq!(pool.on_return('d', until(4)), Some(5));
+        assert_eq!(pool.on_return('e', until(4)), None);
         assert!(pool.remove_waiting('e') && pool.waits() == 0);
     }
 

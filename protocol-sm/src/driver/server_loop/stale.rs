@@ -113,10 +113,7 @@ impl<T, P> ServerLoop<T, P> {
         }
         active.lost = true;
         let (visitor, silence, closed) = (active.visitor, conn.silence, conn.closed);
-        let until = visitor.and_then(|visitor| match self.slots.get(visitor) {
-            Some(Slot::Visitor(visitor)) => Some(visitor.until),
-            Some(Slot::Conn(_)) | None => None,
-        });
+        let until = visitor.and_then(|visitor| self.may_wait_until(visitor));
         if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
             self.core.timers.set(token, &mut conn.deadline, Some(until.unwrap_or(cx.now)));
         }
@@ -127,6 +124,13 @@ impl<T, P> ServerLoop<T, P> {
             self.take_back(cx, token);
         }
         true
+    }
+
+    fn may_wait_until(&self, visitor: Token) -> Option<Instant> {
+        match self.slots.get(visitor)? {
+            Slot::Visitor(visitor) => Some(visitor.until),
+            Slot::Conn(_) => None,
+        }
     }
 
     /// The client never saw a conn's `Start`, and never will: the conn is closed, and its visitor gets another one.
@@ -159,8 +163,9 @@ impl<T, P> ServerLoop<T, P> {
 
     /// Gives a visitor whose conn was dead another one, or the first place in the queue.
     pub(super) fn place_again<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, visitor: Token) {
+        let until = self.may_wait_until(visitor).unwrap_or(cx.now);
         let Some(shard) = self.controls.get_mut(&control) else { return };
-        match shard.pool.on_return(visitor) {
+        match shard.pool.on_return(visitor, until) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
             None if self.core.draining || shard.closing => self.drop_visitor(cx, visitor, Dropped::Gone),
             None => self.begin_wait(visitor),
