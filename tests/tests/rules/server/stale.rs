@@ -84,16 +84,16 @@ fn a_visitor_whose_start_was_never_seen_gets_another_conn() {
 /// P-STALE-6, P-ABORT-1: whatever shows that the `Start` was seen ends the transfer with its conn.
 #[test]
 fn a_visitor_whose_start_was_seen_is_reset() {
-    let seen: [&dyn Fn(&mut Stage, ConnId); 3] = [
-        &|stage, conn| stage.say_seen(conn, true),
-        &|stage, conn| stage.client.send(ClientMsg::Fin { conn, epoch: E1, total: 0, how: How::Shut }),
-        &|stage, conn| stage.client.send(ClientMsg::Abort { conn, epoch: E1, code: AbortCode::ConnLost }),
+    let seen: [fn(ConnId) -> ClientMsg; 3] = [
+        |conn| ClientMsg::StartSeen { conn, epoch: E1, seen: true },
+        |conn| ClientMsg::Fin { conn, epoch: E1, total: 0, how: How::Shut },
+        |conn| ClientMsg::Abort { conn, epoch: E1, code: AbortCode::ConnLost },
     ];
     for say in seen {
         let mut stage = Stage::set();
         let mut visitor = stage.visitor(b"question");
         let lost = stage.lose_conn();
-        say(&mut stage, lost);
+        stage.client.send(say(lost));
         // Too late, and about a conn that is gone: stale.
         stage.say_seen(lost, false);
         assert_eq!(read_end(&mut visitor), (0, End::Reset));
