@@ -3,8 +3,8 @@
 
 use crate::config::TunnelEntry;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 /// What tells this machine from others.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry
     }
     if tunnels.iter().all(|tunnel| tunnel.public_port == 0) {
         let mut id = [0; 16];
-        File::open("/dev/urandom")?.read_exact(&mut id)?;
+        runtime_epoll::random_bytes(&mut id)?;
         return Ok(id);
     }
     let mut lines: Vec<String> =

@@ -63,11 +63,19 @@ pub enum PlantedBug {
     LastWordsDropped,
     /// A visitor whose conn is lost goes to another one without asking whether the client has seen its `Start`.
     StartNotAsked,
+    /// A visitor that has left while it waited for a conn is forgotten.
+    GoneWaiterForgotten,
+    /// The heartbeat is not armed again after the first ping was answered.
+    HeartbeatOnce,
+    /// A public port that was opened for a tunnel closed meanwhile stays open.
+    LateBindKept,
+    /// An outer socket is reset while its kernel still holds bytes of it.
+    NotLingered,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -94,6 +102,10 @@ impl PlantedBug {
         Self::ResetOvertakes,
         Self::LastWordsDropped,
         Self::StartNotAsked,
+        Self::GoneWaiterForgotten,
+        Self::HeartbeatOnce,
+        Self::LateBindKept,
+        Self::NotLingered,
     ];
 }
 

@@ -24,6 +24,7 @@ pub enum Sometimes {
     Lingered,
     LingerTimedOut,
     ReusedAfterReset,
+    ComparedWithDirect,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -31,6 +32,7 @@ pub enum Sometimes {
     PipeFull,
     PipeHeldBytes,
     NoPipe,
+    SpliceRefused,
     AbortCrossesFin,
     StartLost,
     StartUnheard,
@@ -87,7 +89,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 77] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -104,6 +106,7 @@ impl Sometimes {
         Self::Lingered,
         Self::LingerTimedOut,
         Self::ReusedAfterReset,
+        Self::ComparedWithDirect,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,
@@ -111,6 +114,7 @@ impl Sometimes {
         Self::PipeFull,
         Self::PipeHeldBytes,
         Self::NoPipe,
+        Self::SpliceRefused,
         Self::AbortCrossesFin,
         Self::StartLost,
         Self::StartUnheard,

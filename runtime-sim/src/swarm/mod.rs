@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 23] = [
+pub const UNSEEN: [Sometimes; 24] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
@@ -65,6 +65,7 @@ pub const UNSEEN: [Sometimes; 23] = [
     Sometimes::Lingered,
     Sometimes::LingerTimedOut,
     Sometimes::ReusedAfterReset,
+    Sometimes::ComparedWithDirect,
     Sometimes::PoolEmpty,
     Sometimes::CutOneWay,
     Sometimes::Loss,

@@ -1,8 +1,10 @@
 //! The loop's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
-use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
+use super::{Answer, Conn, ServerLoop, Shard, Slot, State, Token, Totals};
 use crate::ids::Epoch;
+use crate::ledger::Good;
 use crate::transfer::FIRST_BYTES;
 
 impl<T, P> ServerLoop<T, P> {
@@ -75,6 +77,7 @@ impl<T, P> ServerLoop<T, P> {
                     timed(conn.deadline, token);
                     let shard = self.controls.get(&conn.control).expect("a conn belongs to a session");
                     assert_eq!(shard.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    assert_eq!(self.core.places(token), usize::from(conn.queued), "whoever is queued is queued once");
                     let idle = shard.pool.idle().filter(|&idle| idle == token).count();
                     match &conn.state {
                         State::Idle { .. } => {
@@ -91,12 +94,27 @@ impl<T, P> ServerLoop<T, P> {
                             assert!(awaiting || active.first.is_empty(), "nothing is kept behind the answer");
                             assert!(active.first.len() <= FIRST_BYTES, "what is kept is bounded");
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
+                            let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
+                                Slot::Visitor(visitor) => Some(&visitor.port),
+                                Slot::Conn(_) => None,
+                            });
+                            let incoming_is_payload = active.conn.answer() == Answer::Started;
+                            let mode = Mode { incoming_is_payload, hold_frames: false };
+                            let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
+                            assert!(
+                                conn.queued || active.lost || !could_move,
+                                "whoever could move something is queued"
+                            );
                         }
                     }
                 }
             }
         }
         assert_eq!(deadlines, self.core.timers.len(), "no timer without its owner");
+        self.ledger.assert_holds(self.controls.values().flat_map(|shard| {
+            let visitors = shard.visits.values().sum();
+            [(shard.holder, Good::Visitor, visitors), (shard.holder, Good::Transfer, shard.active)]
+        }));
         let mut waiting = 0;
         for shard in self.controls.values() {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
@@ -107,6 +125,10 @@ impl<T, P> ServerLoop<T, P> {
             assert_eq!(shard.pool.idle().count() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.core.draining);
             waiting += shard.pool.waits() as u64;
+            let same = |other: &&Shard| other.holder == shard.holder;
+            let returned: usize = self.controls.values().filter(same).map(|other| other.pool.returned()).sum();
+            let waits = shard.waiting(&self.ledger) as usize - returned;
+            assert!(waits <= shard.max_waiting as usize, "P1: the holder's queue is bounded");
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }

@@ -12,6 +12,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{Answer, Doubt};
 use crate::ids::ConnId;
+use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
 use crate::time::Instant;
 use crate::wire::{ProxyToClient, ServerMsg};
@@ -145,6 +146,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(shard) = self.controls.get_mut(&control) {
             shard.conns.remove(&conn.id);
             shard.active -= 1;
+            self.ledger.remove(shard.holder, Good::Transfer, 1);
         }
         cx.sys.tell(FromServerLoop::ConnGone { control, conn: conn.id });
         let visitor = active.visitor.expect("a visitor leaves no earlier than the answer comes");

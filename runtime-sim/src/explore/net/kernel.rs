@@ -125,12 +125,13 @@ impl Streams for Kernel<'_> {
     }
 
     fn unsent(&self, stream: &Stream) -> usize {
-        // What has arrived is acknowledged; an outer peer reads at once.
+        // What has arrived at a driver is acknowledged.
         let coming = |segment: &Segment| match segment {
             Segment::Bytes(bytes) => bytes.len(),
             Segment::Fin | Segment::Rst => 0,
         };
-        self.net.sock(stream.0.other()).coming.iter().map(coming).sum()
+        let on_the_way: usize = self.net.sock(stream.0.other()).coming.iter().map(coming).sum();
+        on_the_way + self.net.unacknowledged(stream.0)
     }
 
     fn shut_write(&mut self, stream: &Stream) {
@@ -196,6 +197,13 @@ impl Splice for Kernel<'_> {
         let count = self.write(stream.0, &held)?;
         self.net.pipes[usize::from(pipe.0)] = Some(held[count..].to_vec());
         Ok(count)
+    }
+
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].take().expect("every pipe closed exactly once");
+        into.copy_from_slice(&held);
+        self.net.pipes[usize::from(pipe.0)] = Some(Vec::new());
+        Ok(())
     }
 
     fn can_splice(&self, _: &Stream) -> bool {
