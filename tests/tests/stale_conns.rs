@@ -23,8 +23,10 @@ fn setup(server: Options) -> Setup {
     let link = Link::new(Duration::from_millis(2));
     let service = link.far.run(|| Exchanges::start_on(link.far.ip()));
     let server = server.network(&link.near).env(TOKEN.0, TOKEN.1).flag("bind-addr", link.near.ip());
-    let server = Server::start(server.key("idle_ping_interval", 3600));
-    let client = options().network(&link.far).env(TOKEN.0, TOKEN.1).tunnel_at(service.addr(), 6022);
+    // A conn that is forgotten while it is being opened is no matter of this: it is opened once more in time.
+    let server = Server::start(server.key("idle_ping_interval", 3600).key("wait_timeout", 60));
+    let client =
+        options().key("handshake_timeout", 2).network(&link.far).env(TOKEN.0, TOKEN.1).tunnel_at(service.addr(), 6022);
     let client = Client::start(&server, client);
     Setup { link, service, server, client }
 }
