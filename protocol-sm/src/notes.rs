@@ -24,6 +24,11 @@ pub enum Note {
         /// The visitor's address.
         visitor: SocketAddr,
     },
+    /// A LocalServer could not be dialled, as no local port is left to connect to it from.
+    NoLocalPort {
+        /// The LocalServer's address.
+        to: SocketAddr,
+    },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
         /// The conn.
@@ -114,6 +119,8 @@ pub enum Note {
         credential: Option<String>,
         /// The reason.
         code: CloseCode,
+        /// Nobody resumed it within this time.
+        waited: Option<Duration>,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {
@@ -125,6 +132,8 @@ pub enum Note {
         tunnel: TunnelId,
         /// Its name.
         name: String,
+        /// The public port that its client wants; 0: any.
+        wanted: u16,
         /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },

@@ -90,6 +90,7 @@ impl fmt::Display for StartError {
             | SysError::Refused
             | SysError::TimedOut
             | SysError::Unsupported
+            | SysError::NoPort
             | SysError::Tls(_)
             | SysError::Other(_) => {
                 write!(f, "{error}; choose another --bind-addr or {flag}")

@@ -180,6 +180,12 @@ impl Control {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
     }
 
+    /// The public port that a tunnel's client wants; 0: any.
+    #[must_use]
+    pub fn wanted_port(&self, tunnel: TunnelId) -> u16 {
+        self.tunnels.get(&tunnel).map_or(0, |tunnel| tunnel.wanted)
+    }
+
     /// How many it has of what the main driver counts.
     #[must_use]
     pub fn held(&self) -> [(Good, u32); 3] {
@@ -312,6 +318,7 @@ impl Control {
                     | SysError::Unreachable
                     | SysError::TimedOut
                     | SysError::Unsupported
+                    | SysError::NoPort
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };

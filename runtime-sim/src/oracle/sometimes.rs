@@ -82,11 +82,14 @@ pub enum Sometimes {
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
+    HolderCame,
+    HolderPortInUse,
+    UnacknowledgedEnded,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 74] = [
+    pub const ALL: [Self; 77] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -161,6 +164,9 @@ impl Sometimes {
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,
+        Self::HolderCame,
+        Self::HolderPortInUse,
+        Self::UnacknowledgedEnded,
     ];
 }
 

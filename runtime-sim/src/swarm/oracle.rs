@@ -1,10 +1,11 @@
 //! What is seen of a run: every stream, what happened, and the first promise that was broken.
 
+use crate::holder::Past;
 use crate::impostor::Overheard;
 use crate::kernel::ProcId;
 use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Streams};
 use crate::trace::Trace;
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
 use protocol_sm::driver::{Dropped, Note};
 use protocol_sm::ids::{ClientId, ConnId, Epoch};
 use protocol_sm::time::Instant;
@@ -19,6 +20,8 @@ pub(super) struct Oracle {
     pub(super) trace: RefCell<Trace>,
     pub(super) breach: RefCell<Option<Breach>>,
     pub(super) overheard: RefCell<Overheard>,
+    /// The session that a hostile holder has left.
+    pub(super) past: Cell<Option<Past>>,
     pub(super) races: Cell<Races>,
     /// Visitors that came, and those that were served whole.
     pub(super) visitors: Cell<u64>,
@@ -61,6 +64,7 @@ impl Oracle {
             trace: RefCell::new(Trace::new(keep_trace)),
             breach: RefCell::default(),
             overheard: RefCell::default(),
+            past: Cell::default(),
             races: Cell::default(),
             visitors: Cell::default(),
             whole: Cell::default(),
@@ -165,6 +169,8 @@ impl Oracle {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
+            // Only a hostile holder acknowledges nothing.
+            Note::Violation { violation: Violation::Unacknowledged, .. } if server => {}
             Note::Violation { conn, violation } => {
                 let what = format!("{who:?} noted {violation:?} on {conn:?}");
                 self.breach(Kind::Safety, Property::HonestPeersNeverViolate, what);
@@ -175,6 +181,7 @@ impl Oracle {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::Tunnel { .. }

@@ -51,20 +51,20 @@ impl<T, L> ServerMain<T, L> {
         msg: ClientMsg,
     ) -> Result<(), Stop> {
         let random = random_u32(cx.sys);
-        let registers = match &msg {
-            ClientMsg::RegisterTunnel { name, .. } => name.clone(),
+        let asked = match &msg {
+            ClientMsg::RegisterTunnel { name, public_port, .. } => (name.clone(), *public_port),
             ClientMsg::CloseTunnel { .. }
             | ClientMsg::ConnFailed { .. }
             | ClientMsg::Fin { .. }
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
-            | ClientMsg::Drain => String::new(),
+            | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
             Reaction::Reply(reply) => {
-                self.note_tunnel(cx, key, registers, &reply);
+                self.note_tunnel(cx, key, asked, &reply);
                 self.send(cx, key, reply);
             }
             Reaction::Bind(bind) => self.bind(cx, key, bind),
@@ -86,8 +86,15 @@ impl<T, L> ServerMain<T, L> {
         Ok(())
     }
 
-    /// Reports what a client is told of one of its tunnels.
-    fn note_tunnel<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, name: String, told: &ServerMsg) {
+    /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
+    fn note_tunnel<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        asked: (String, u16),
+        told: &ServerMsg,
+    ) {
+        let (name, wanted) = asked;
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
             ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
@@ -97,7 +104,7 @@ impl<T, L> ServerMain<T, L> {
             && entry.is_news(tunnel, outcome)
         {
             let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
-            cx.sys.note(Note::Tunnel { client, credential, tunnel, name, outcome });
+            cx.sys.note(Note::Tunnel { client, credential, tunnel, name, wanted, outcome });
         }
     }
 
@@ -116,11 +123,12 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
         let FromListener { control: key, registration, bound } = message;
         let answer = self.sessions.act(key, |control, _| {
-            let name = String::from(control.tunnel_name(registration.tunnel));
-            (name, control.on_bound(registration, bound))
+            let asked =
+                (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
+            (asked, control.on_bound(registration, bound))
         });
         // A session that is over has had all its ports closed.
-        let Some((name, Bound { reply, close, next })) = answer else { return };
+        let Some((asked, Bound { reply, close, next })) = answer else { return };
         if close {
             cx.sys.tell(ToListener::Close { control: key, registration });
         }
@@ -128,7 +136,7 @@ impl<T, L> ServerMain<T, L> {
             self.bind(cx, key, bind);
         }
         if let Some(reply) = reply {
-            self.note_tunnel(cx, key, name, &reply);
+            self.note_tunnel(cx, key, asked, &reply);
             self.send(cx, key, reply);
         }
     }
@@ -197,8 +205,11 @@ impl<T, L> ServerMain<T, L> {
         code: AbortCode,
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
+        // No client says goodbye on a ctl_conn that it does not have.
+        let expired = close == CloseCode::Bye && matches!(entry.attachment(), Attachment::Detached { .. });
+        let waited = expired.then_some(self.settings.timings.session_grace);
         let credential = self.settings.name_of(entry.control.credential);
-        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close });
+        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, waited });
         cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
