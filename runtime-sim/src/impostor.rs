@@ -148,6 +148,11 @@ impl Impostor {
         impostor
     }
 
+    /// Whether he has a session of his own, as a neighbour: no stranger then.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.inside
+    }
+
     /// The port that he comes to.
     pub(crate) fn port(&self) -> ConnKind {
         self.preface.port

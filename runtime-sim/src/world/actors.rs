@@ -92,6 +92,11 @@ pub(super) struct Actor {
 }
 
 impl Actor {
+    /// Whether he has a token of the server's, and with it a session.
+    pub(super) fn is_let_in(&self) -> bool {
+        self.impostor.as_ref().is_some_and(Impostor::is_inside)
+    }
+
     /// No more pauses.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.next_write = now;
