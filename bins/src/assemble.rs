@@ -252,7 +252,8 @@ fn put_over(flags: &CommonFlags, file: &mut config::Common, timings: &mut Timing
     timings.drain_timeout = flags.drain_timeout.unwrap_or(timings.drain_timeout);
 }
 
-/// The program's own tokens: from the flag, else the environment, else the file.
+/// The program's own tokens: from the flag, else the environment, else the file. An empty variable is none: that is how
+/// scripts and container files leave one out.
 fn own_tokens(
     flags: &CommonFlags,
     variable: Option<OsString>,
@@ -262,8 +263,8 @@ fn own_tokens(
     if let Some(path) = &flags.token_file {
         let source = TokenSource::File { path: path.clone(), named_by: "--token-file".to_owned() };
         found.keep(|warnings| source.read(warnings)).into_iter().collect()
-    } else if let Some(value) = variable {
-        found.keep(|warnings| token::from_variable(value, warnings)).into_iter().collect()
+    } else if let Some(value) = variable.filter(|value| !value.is_empty()) {
+        found.keep(|warnings| token::from_variable(&value, warnings)).into_iter().collect()
     } else {
         file.iter().filter_map(|source| found.keep(|warnings| source.read(warnings))).collect()
     }

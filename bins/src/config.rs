@@ -140,7 +140,7 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
         }
     }
     if let Some(secret) = section.text("token") {
-        return match token::from_bytes(secret.as_bytes().to_vec(), &section.locate("token"), warnings) {
+        return match token::from_bytes(secret.as_bytes(), &section.locate("token"), warnings) {
             Ok(token) => vec![TokenSource::Inline(token)],
             Err(problem) => {
                 section.push("token", problem);

@@ -2,10 +2,10 @@
 
 use crate::problem::Problem;
 use protocol_sm::settings::Token;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -49,24 +49,23 @@ impl TokenSource {
                     ))
                 })?;
                 warnings.extend(open_to_others(path));
-                from_bytes(bytes, &format!("{named_by}: the file `{shown}`"), warnings)
+                from_bytes(&bytes, &format!("{named_by}: the file `{shown}`"), warnings)
             }
         }
     }
 }
 
-/// Makes a token of `bytes`, without the line end that editors and `echo` leave behind. `named` says for
-/// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
+/// Makes a token of `bytes`, without what editors and shells leave around it: a byte order mark of UTF-8, and white
+/// space and line ends at both ends (PROTOCOL.md, "Authentication"). `named` says for messages where the bytes came
+/// from; if the token is poor, `warnings` gets a sentence.
 ///
 /// # Errors
-/// Nothing is left, or less than `SHORTEST` bytes.
-pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
+/// Nothing is left, or less than `SHORTEST` bytes; or it is UTF-16, of which each system would make other bytes.
+pub fn from_bytes(bytes: &[u8], named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Problem::new(format!("{named} is UTF-16 text, not UTF-8; save it as UTF-8 or ASCII")));
     }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
     match bytes.len() {
         0 => Err(Problem::new(format!(
             "{named} holds an empty token; put a long random text there, such as the output of `openssl rand -hex 32`"
@@ -83,7 +82,7 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
                      output of `openssl rand -hex 32`"
                 ));
             }
-            Ok(Token::new(bytes))
+            Ok(Token::new(bytes.to_vec()))
         }
     }
 }
@@ -92,8 +91,8 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
 ///
 /// # Errors
 /// It is empty or too short.
-pub fn from_variable(value: OsString, warnings: &mut Vec<String>) -> Result<Token, Problem> {
-    from_bytes(value.into_vec(), &format!("the environment variable {VARIABLE}"), warnings)
+pub fn from_variable(value: &OsStr, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+    from_bytes(value.as_bytes(), &format!("the environment variable {VARIABLE}"), warnings)
 }
 
 /// A warning, if users other than the owner may read or change the file at `path`.
@@ -133,18 +132,43 @@ mod tests {
     }
 
     #[test]
-    fn the_line_end_is_not_part_of_the_token() {
-        for content in [&b"long enough"[..], b"long enough\n", b"long enough\r\n"] {
+    fn what_editors_leave_around_a_token_is_not_part_of_it() {
+        for content in [
+            &b"long enough"[..],
+            b"long enough\n",
+            b"long enough\r\n",
+            b"long enough\n\n",
+            b"long enough \t\x0c\r\n\r\n",
+            b" \n\tlong enough",
+            b"\xef\xbb\xbflong enough\r\n",
+            b"\xef\xbb\xbf \nlong enough ",
+        ] {
             let (_dir, source) = file(content, 0o600);
             let mut warnings = Vec::new();
-            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()));
+            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()), "{content:?}");
             assert_eq!(warnings, Vec::<String>::new());
+        }
+        // A mark elsewhere and white space of other kinds are the user's own.
+        for content in [&b"\xa0long enough\xc2\xa0"[..], b"long enough\xef\xbb\xbf", b"\xef\xbblong enough"] {
+            let (_dir, source) = file(content, 0o600);
+            assert_eq!(source.read(&mut Vec::new()).unwrap(), Token::new(content.to_vec()), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn utf_16_is_named_and_its_order_does_not_matter() {
+        for order in [u16::to_le_bytes, u16::to_be_bytes] {
+            let content: Vec<u8> = "\u{feff}long enough\r\n".encode_utf16().flat_map(order).collect();
+            let (_dir, source) = file(&content, 0o600);
+            let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+            assert!(problem.starts_with("--token-file: the file `"), "{problem}");
+            assert!(problem.ends_with("is UTF-16 text, not UTF-8; save it as UTF-8 or ASCII"), "{problem}");
         }
     }
 
     #[test]
     fn an_empty_token_is_refused() {
-        for content in [&b""[..], b"\n", b"\r\n"] {
+        for content in [&b""[..], b"\n", b"\r\n", b" \n\t\n", b"\xef\xbb\xbf\n"] {
             let (_dir, source) = file(content, 0o600);
             let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
             assert!(problem.starts_with("--token-file: the file `"), "{problem}");
