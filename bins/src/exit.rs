@@ -3,6 +3,7 @@
 
 use crate::assemble::Assembled;
 use crate::config::ConfigError;
+use crate::journal;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ pub const HOPELESS: u8 = 2;
 pub fn bad_configuration(error: &ConfigError) -> ExitCode {
     // Whoever closed standard error does not want to know.
     for problem in error.problems() {
-        let _unread = writeln!(stderr(), "error: {problem}");
+        let _unread = writeln!(stderr(), "{}error: {problem}", journal::error_prefix());
     }
     ExitCode::from(HOPELESS)
 }

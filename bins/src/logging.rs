@@ -1,5 +1,6 @@
 //! Logs: to standard error, as text or as JSON lines.
 
+use crate::journal::{self, WithPriority};
 use std::io::{IsTerminal, stderr};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -55,10 +56,16 @@ pub fn start(logs: Logs) {
         // would panic where nobody reads standard error any more.
         .log_internal_errors(false);
     // The result says whether a subscriber was there before, in which case that one stays.
-    let _first = match logs.format {
-        LogFormat::Text => subscriber.with_ansi(stderr().is_terminal()).try_init(),
-        LogFormat::Json => {
-            subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    let _first = match (logs.format, journal::is_standard_error()) {
+        (LogFormat::Text, false) => subscriber.with_ansi(stderr().is_terminal()).try_init(),
+        (LogFormat::Text, true) => subscriber.with_ansi(false).without_time().map_event_format(WithPriority).try_init(),
+        (LogFormat::Json, to_journal) => {
+            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            if to_journal {
+                subscriber.without_time().map_event_format(WithPriority).try_init()
+            } else {
+                subscriber.try_init()
+            }
         }
     };
 }

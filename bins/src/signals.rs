@@ -5,6 +5,7 @@ use runtime_epoll::Stopper;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::time::{Duration, Instant};
 
 /// SIGTERM and SIGINT, caught: they wait here until [`Caught::stop_with`] says what to stop.
 #[derive(Debug)]
@@ -19,6 +20,18 @@ pub fn catch() -> io::Result<Caught> {
 }
 
 impl Caught {
+    /// Waits for `pause`, while there is nothing to stop yet; `true` as soon as the process is asked to stop.
+    pub fn asked_within(&mut self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            if self.0.pending().any(|signal| matches!(signal, SIGTERM | SIGINT)) {
+                return true;
+            }
+            let Some(left) = end.checked_duration_since(Instant::now()) else { return false };
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
     /// Serves the signals on a thread of their own, which lives as long as the process: the first stops
     /// what `stopper` stops, the second exits with code 1 wherever the first got stuck.
     ///

@@ -2,7 +2,7 @@
 //! the file.
 
 use crate::config::{Named, TlsEntry};
-use crate::problem::Problem;
+use crate::problem::{Problem, way_to_read};
 use crate::token;
 use runtime_epoll::tls::{ClientTls, Identity, Piece, SelfMade, ServerTls, TlsError, Trust, self_made};
 use std::ffi::OsStr;
@@ -107,16 +107,14 @@ fn shown(file: &Named<PathBuf>) -> String {
 }
 
 fn read(file: &Named<PathBuf>, warnings: &mut Vec<String>, secret: bool) -> Result<Vec<u8>, Problem> {
-    let problem = |error: &dyn std::fmt::Display| {
-        let path = file.value.display();
-        Problem::new(format!("{}: cannot read `{path}`: {error}; correct the path or its permissions", file.by))
+    let problem = |error: io::Error| {
+        let (path, way_out) = (file.value.display(), way_to_read(&file.value, &error));
+        Problem::new(format!("{}: cannot read `{path}`: {error}; {way_out}", file.by))
     };
     let mut bytes = Vec::new();
-    File::open(&file.value)
-        .and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| problem(&error))?;
+    File::open(&file.value).and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(problem)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(problem(&"it is larger than 4 MiB"));
+        return Err(problem(io::Error::other("it is larger than 4 MiB")));
     }
     if secret {
         warnings.extend(token::open_to_others(&file.value));

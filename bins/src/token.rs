@@ -1,6 +1,6 @@
 //! Tokens: where they come from, and what makes a poor one. No message here ever shows a secret.
 
-use crate::problem::Problem;
+use crate::problem::{Problem, way_to_read};
 use protocol_sm::settings::Token;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -44,9 +44,7 @@ impl TokenSource {
             Self::File { path, named_by } => {
                 let shown = path.display();
                 let bytes = read_file(path).map_err(|error| {
-                    Problem::new(format!(
-                        "{named_by}: cannot read `{shown}`: {error}; correct the path, or write the token into that file"
-                    ))
+                    Problem::new(format!("{named_by}: cannot read `{shown}`: {error}; {}", way_to_read(path, &error)))
                 })?;
                 warnings.extend(open_to_others(path));
                 from_bytes(&bytes, &format!("{named_by}: the file `{shown}`"), warnings)

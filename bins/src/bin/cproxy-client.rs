@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use bins::flags::{ClientFlags, Command};
-use bins::{assemble, exit, flags, limits, logging, signals, token};
+use bins::{assemble, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -41,6 +41,7 @@ fn run(config: client::Config) -> Result<(), RunError> {
     // Visitors reach the tunnels at the name under which this client reaches the server.
     let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
     let client = client::start(config).map_err(RunError::Io)?;
+    notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
     let total = client.run(|tunnel| announce(&host, tunnel))?;
     tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");

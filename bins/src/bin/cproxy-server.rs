@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use bins::flags::{Command, ServerFlags};
-use bins::{assemble, exit, flags, limits, logging, signals, token};
-use runtime_epoll::server;
+use bins::signals::Caught;
+use bins::{assemble, exit, flags, limits, logging, notify, signals, token};
+use runtime_epoll::server::{self, StartError};
 use runtime_epoll::tls::ServerTls;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
@@ -35,10 +37,39 @@ fn main() -> ExitCode {
     }
 }
 
+/// How often a server looks for an address that its machine does not have yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Starts the server, as soon as this machine has its address; `None`: it was asked to stop before.
+fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::Server>, StartError> {
+    let mut waiting = false;
+    loop {
+        match server::start(config.clone()) {
+            Ok(server) => {
+                notify::ready(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr()));
+                return Ok(Some(server));
+            }
+            Err(error) if error.lacks_the_address() => {
+                if !waiting {
+                    let address = config.bind_addr;
+                    tracing::warn!("{error}");
+                    // A boot need not wait for it, too.
+                    notify::ready(&format!("waiting for address {address}"));
+                    waiting = true;
+                }
+                if caught.asked_within(LOOK_AGAIN) {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
-    let caught = signals::catch()?;
+    let mut caught = signals::catch()?;
     let pin = config.tls.as_ref().map(ServerTls::pin);
-    let server = server::start(config)?;
+    let Some(server) = start(config, &mut caught)? else { return Ok(()) };
     caught.stop_with(server.stopper())?;
     let mut out = stdout();
     // Whoever closed standard output does not want to know.
