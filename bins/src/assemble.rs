@@ -24,6 +24,8 @@ pub struct Assembled<C> {
     pub logs: Logs,
     /// What is legal but poor, as sentences for the log.
     pub warnings: Vec<String>,
+    /// What is good to know, as sentences for the log.
+    pub notices: Vec<String>,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -71,8 +73,11 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         ));
     }
     file.tls.on = flags.common.tls.or(file.tls.on);
-    let directory = tls::directory(std::env::var_os(tls::STATE_DIRECTORY).as_deref(), path);
-    let encryption = found.keep(|warnings| tls::server(&file.tls, &directory, flags.command.is_none(), warnings));
+    let directory = tls::directory(path, |name| std::env::var_os(name));
+    let make = flags.command.is_none();
+    let mut notices = Vec::new();
+    let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut notices));
+    found.notices = notices;
     let config = server::Config {
         bind_addr: file.bind_addr,
         ctl_port: file.ctl_port,
@@ -215,12 +220,14 @@ struct Findings<'p> {
     path: Option<&'p Path>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+    notices: Vec<String>,
 }
 
 impl<'p> Findings<'p> {
     /// Goes on from what the parser of the file at `path` warned of.
     fn of(path: Option<&'p Path>, common: &mut config::Common) -> Self {
-        Self { path, problems: Vec::new(), warnings: std::mem::take(&mut common.warnings) }
+        let warnings = std::mem::take(&mut common.warnings);
+        Self { path, problems: Vec::new(), warnings, notices: Vec::new() }
     }
 
     fn problem(&mut self, sentence: impl AsRef<str>) {
@@ -241,7 +248,8 @@ impl<'p> Findings<'p> {
     }
 
     fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
-        ConfigError::unless_none(self.problems, Assembled { config, logs, warnings: self.warnings })
+        let Self { problems, warnings, notices, .. } = self;
+        ConfigError::unless_none(problems, Assembled { config, logs, warnings, notices })
     }
 }
 

@@ -5,9 +5,10 @@ use crate::config::{Named, TlsEntry};
 use crate::problem::{Problem, way_to_read};
 use crate::token;
 use runtime_epoll::tls::{ClientTls, Identity, Piece, SelfMade, ServerTls, TlsError, Trust, self_made};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A larger file is some other file.
@@ -17,15 +18,16 @@ const MAX_FILE: u64 = 4 << 20;
 pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 
 /// The server's TLS. Where it names no certificate, it has one made by itself in `directory`, which is made the first
-/// time if `make` says so; otherwise `None`.
+/// time if `make` says so; otherwise `None`. Where its key lies is added to `notices`.
 ///
 /// # Errors
 /// A file cannot be read or written, or is not what it should be.
 pub fn server(
     entry: &TlsEntry,
-    directory: &Path,
+    directory: Option<&Path>,
     make: bool,
     warnings: &mut Vec<String>,
+    notices: &mut Vec<String>,
 ) -> Result<Option<ServerTls>, Problem> {
     if !entry.is_on() {
         warnings.extend(not_looked_at(entry));
@@ -37,17 +39,21 @@ pub fn server(
         Some((certificate, key)) => {
             (read(certificate, warnings, false)?, read(key, warnings, true)?, (shown(certificate), shown(key)))
         }
-        None => match self_made(directory, make) {
+        None => match self_made(directory.ok_or_else(nowhere)?, make) {
             Ok(SelfMade { certificate, certificate_file, key, key_file }) => {
                 warnings.extend(token::open_to_others(&key_file));
+                notices.push(format!(
+                    "the server's own TLS key is `{}`; as long as it is there, tls_pin stays the same",
+                    key_file.display()
+                ));
                 let shown = |file: PathBuf| format!("`tls`: `{}`", file.display());
                 (certificate, key, (shown(certificate_file), shown(key_file)))
             }
             Err((_, error)) if error.kind() == io::ErrorKind::NotFound && !make => return Ok(None),
             Err((file, error)) => {
                 return Err(Problem::new(format!(
-                    "`tls`: the server's own certificate cannot be kept in `{}`: {error}; make the directory writable, or \
-                     set `tls_cert` and `tls_key`",
+                    "`tls`: the server's own certificate cannot be kept in `{}`: {error}; make the directory writable, set \
+                     the environment variable {STATE_DIRECTORY} to another, or set `tls_cert` and `tls_key`",
                     file.display()
                 )));
             }
@@ -57,6 +63,13 @@ pub fn server(
     ServerTls::new(identity, authority.as_deref(), &trust)
         .map(Some)
         .map_err(|error| wrong(&error, Some(&files), entry.authority.as_ref(), None))
+}
+
+fn nowhere() -> Problem {
+    Problem::new(format!(
+        "`tls`: there is no place for the server's own certificate: neither {STATE_DIRECTORY} nor HOME is set, and there is \
+         no configuration file; set {STATE_DIRECTORY} to a directory that stays"
+    ))
 }
 
 /// The client's TLS, for the server at `host`.
@@ -95,11 +108,25 @@ fn not_looked_at(entry: &TlsEntry) -> Option<String> {
 }
 
 /// Where a server without certificates of its own keeps the one that it makes: where systemd says, beside the
-/// configuration file, or where it was started.
+/// configuration file, or where programs keep such things for this user. Not where it happens to be started: started
+/// elsewhere it would have another key, and all clients that pin the first would be lost. `variable` gives what is set
+/// in the environment.
 #[must_use]
-pub fn directory(state: Option<&OsStr>, config: Option<&Path>) -> PathBuf {
-    let beside = || config.and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
-    state.map(Path::new).or_else(beside).unwrap_or(Path::new(".")).to_owned()
+pub fn directory(config: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let beside = || {
+        let parent = config?.parent()?;
+        Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }.to_owned())
+    };
+    // systemd gives several, with colons in between, to a unit that names several.
+    let state = variable(STATE_DIRECTORY).and_then(|all| {
+        let first = all.as_bytes().split(|&byte| byte == b':').next().filter(|first| !first.is_empty())?;
+        Some(PathBuf::from(OsStr::from_bytes(first)))
+    });
+    state
+        .or_else(beside)
+        .or_else(|| Some(absolute("XDG_STATE_HOME")?.join("cproxy")))
+        .or_else(|| Some(absolute("HOME")?.join(".local/state/cproxy")))
 }
 
 fn shown(file: &Named<PathBuf>) -> String {
@@ -140,4 +167,28 @@ fn wrong(
         }
     };
     Problem::new(format!("{}: {error}; {way_out}", what.unwrap_or_else(|| "`tls`".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_own_key_never_lies_where_the_server_happens_to_be_started() {
+        let found = |config: Option<&str>, set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            directory(config.map(Path::new), variable).map(|path| path.display().to_string())
+        };
+        let (state, xdg, home) = ((STATE_DIRECTORY, "/var/lib/cproxy"), ("XDG_STATE_HOME", "/x"), ("HOME", "/home/me"));
+        let all = [state, xdg, home];
+        assert_eq!(found(Some("/etc/server.toml"), &all).as_deref(), Some("/var/lib/cproxy"));
+        assert_eq!(found(Some("/etc/server.toml"), &all[1..]).as_deref(), Some("/etc"));
+        assert_eq!(found(Some("server.toml"), &all[1..]).as_deref(), Some("."), "beside the file that was named");
+        assert_eq!(found(None, &all[1..]).as_deref(), Some("/x/cproxy"));
+        assert_eq!(found(None, &[home]).as_deref(), Some("/home/me/.local/state/cproxy"));
+        assert_eq!(found(None, &[("XDG_STATE_HOME", "x"), home]).as_deref(), Some("/home/me/.local/state/cproxy"));
+        assert_eq!(found(None, &[(STATE_DIRECTORY, "/a:/b")]).as_deref(), Some("/a"));
+        assert_eq!(found(None, &[(STATE_DIRECTORY, "")]), None);
+        assert_eq!(found(None, &[]), None);
+    }
 }

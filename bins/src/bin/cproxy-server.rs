@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    for notice in &assembled.notices {
+        tracing::info!("{notice}");
+    }
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
     match run(assembled.config) {
