@@ -6,7 +6,9 @@
 
 use protocol_sm::ids::ClientId;
 use protocol_sm::wire::{ClientHandshake, ClientHello, ConnKind, Message, Preface, ToServer};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -307,6 +309,70 @@ fn servers_are_known_by_an_authority_and_a_name() {
 
     let strangers = Papers::new();
     refused(&good, strangers.file(&options(), "tls_ca", "ca.pem"), &["signed by nobody that this client trusts"]);
+}
+
+/// A certificate for 127.0.0.1 as `openssl req -x509` makes it: signed by itself, and an authority's.
+fn own_authority(papers: &Papers, who: &str, years: (i32, i32)) {
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    std::fs::write(papers.path(&format!("{who}.pem")), certificate.pem()).expect("write");
+    std::fs::write(papers.path(&format!("{who}-key.pem")), key.serialize_pem()).expect("write");
+}
+
+#[test]
+fn a_certificate_that_is_trusted_itself_is_taken_though_it_is_an_authoritys() {
+    let papers = Papers::new();
+    ["server", "client", "stranger"].iter().for_each(|who| own_authority(&papers, who, NOW));
+    own_authority(&papers, "expired", (2000, 2001));
+    let service = Service::greeter("hi");
+    let server = Server::start(papers.file(&papers.identity(options(), "server"), "tls_client_ca", "client.pem"));
+    let trusting = papers.file(&options(), "tls_ca", "server.pem");
+    let client = papers.identity(trusting.clone(), "client");
+    assert_eq!(greeting(Client::start(&server, client.clone().tunnel(service.addr())).public()), "hi");
+
+    // All else is as with any other certificate: who it is, its name, its dates.
+    refused(&server, papers.identity(trusting.clone(), "stranger"), &["does not accept this client's certificate"]);
+    let other_name = client.key("tls_server_name", "\"other.example\"");
+    refused(&server, other_name, &["another name", "tls_server_name"]);
+    refused(&server, papers.file(&options(), "tls_ca", "client.pem"), &["CA:TRUE"]);
+    let expired = Server::start(papers.identity(options(), "expired"));
+    refused(&expired, papers.file(&options(), "tls_ca", "expired.pem"), &["expired", "clock"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_said_with_the_usual_reason() {
+    let papers = Papers::new();
+    // Issued by an authority that the trusted one signed, and shown without that one.
+    let mut between = CertificateParams::new(Vec::new()).expect("no names");
+    between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    between.distinguished_name.push(DnType::CommonName, "between");
+    let between_key = KeyPair::generate().expect("a key");
+    let chain = between.signed_by(&between_key, &papers.issuer).expect("a certificate").pem();
+    let issuer = Issuer::new(between, between_key);
+    let leaf = |purpose: &[ExtendedKeyUsagePurpose], issuer: &Issuer<'static, KeyPair>, who: &str| {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+        params.extended_key_usages = purpose.to_vec();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, issuer).expect("a certificate").pem();
+        std::fs::write(papers.path(&format!("{who}-key.pem")), key.serialize_pem()).expect("write");
+        std::fs::write(papers.path(&format!("{who}.pem")), &certificate).expect("write");
+        certificate
+    };
+    let trusting = papers.file(&options(), "tls_ca", "ca.pem");
+    let certificate = leaf(&[], &issuer, "short");
+    let server = Server::start(papers.identity(options(), "short"));
+    refused(&server, trusting.clone(), &["signed by nobody that this client trusts", "fullchain.pem", "cert.pem"]);
+    std::fs::write(papers.path("short.pem"), certificate + &chain).expect("write");
+    let service = Service::greeter("hi");
+    let server = Server::start(papers.identity(options(), "short"));
+    assert_eq!(greeting(Client::start(&server, trusting.clone().tunnel(service.addr())).public()), "hi");
+
+    leaf(&[ExtendedKeyUsagePurpose::ClientAuth], &papers.issuer, "purpose");
+    let server = Server::start(papers.identity(options(), "purpose"));
+    refused(&server, trusting, &["another purpose", "serverAuth"]);
 }
 
 #[test]

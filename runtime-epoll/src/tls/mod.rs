@@ -3,13 +3,16 @@
 //! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection.
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
+mod authority;
 mod pin;
 mod self_made;
 pub(crate) mod session;
+mod words;
 
 pub use pin::{NotAPin, Pin};
 pub use self_made::{SelfMade, self_made};
 
+use authority::{ClientAuthority, ServerAuthority};
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::SysError;
 use protocol_sm::wire::ALPN;
@@ -17,7 +20,7 @@ use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifie
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use session::Session;
@@ -122,20 +125,22 @@ impl ServerTls {
     pub fn new(identity: Identity<'_>, client_authority: Option<&[u8]>, trust: &str) -> Result<Self, TlsError> {
         let (chain, key) = identity.read()?;
         let pin = chain.first().ok_or_else(|| Piece::Certificate.wrong("no certificate"));
-        let pin = Pin::of(pin?).map_err(|error| Piece::Certificate.wrong(error))?;
+        let pin = Pin::of(pin?).map_err(|error| Piece::Certificate.wrong(words::said(&error)))?;
         let config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| Piece::Key.wrong(error))?;
         let config = match client_authority {
             None => config.with_no_client_auth(),
             Some(pem) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?.into(), Arc::clone(&PROVIDER))
+                let trusted = certificates(pem, Piece::Authority)?;
+                let inner = WebPkiClientVerifier::builder_with_provider(roots(&trusted)?.into(), Arc::clone(&PROVIDER))
                     .build()
                     .map_err(|error| Piece::Authority.wrong(error))?;
-                config.with_client_cert_verifier(verifier)
+                config.with_client_cert_verifier(Arc::new(ClientAuthority { inner, trusted }))
             }
         };
-        let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error))?;
+        let first = chain.first().cloned();
+        let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error, first.as_ref()))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Conns are reused, so handshakes are few, and resumption is not worth its state.
         config.send_tls13_tickets = 0;
@@ -177,14 +182,22 @@ impl ClientTls {
                 let verifier = pin::PinVerifier { pin, provider: Arc::clone(&PROVIDER) };
                 config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            Trust::Authority(pem) => config.with_webpki_verifier(by_roots(roots(pem)?)?),
-            Trust::System => config.with_webpki_verifier(by_roots(system_roots()?)?),
+            Trust::Authority(pem) => {
+                let trusted = certificates(pem, Piece::Authority)?;
+                let verifier = ServerAuthority { inner: by_roots(roots(&trusted)?)?, trusted };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            Trust::System => {
+                let verifier = ServerAuthority { inner: by_roots(system_roots()?)?, trusted: Vec::new() };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
         };
         let mut config = match identity {
             None => config.with_no_client_auth(),
             Some(identity) => {
                 let (chain, key) = identity.read()?;
-                config.with_client_auth_cert(chain, key).map_err(|error| key_error(&error))?
+                let first = chain.first().cloned();
+                config.with_client_auth_cert(chain, key).map_err(|error| key_error(&error, first.as_ref()))?
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -234,26 +247,43 @@ impl Identity<'_> {
     fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let chain = certificates(self.certificate, Piece::Certificate)?;
         let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|error| {
-            let none = matches!(error, pem::Error::NoItemsFound);
-            Piece::Key.wrong(if none { "there is no private key (PEM) in it".to_owned() } else { error.to_string() })
+            if ENCRYPTED_MARKS.iter().any(|mark| has(self.key, mark)) {
+                Piece::Key.wrong("it is encrypted with a password; take that off: openssl pkey -in KEY -out NEW-KEY")
+            } else if matches!(error, pem::Error::NoItemsFound) {
+                Piece::Key.wrong("there is no private key (PEM) in it")
+            } else {
+                Piece::Key.wrong(error)
+            }
         })?;
         Ok((chain, key))
     }
 }
 
-fn certificates(text: &[u8], piece: Piece) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(piece.wrong("there is no certificate (PEM) in it")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(piece.wrong(error)),
-    }
+/// How the two sorts of PEM say that a key needs a password.
+const ENCRYPTED_MARKS: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+
+/// Whether `part` is somewhere in `text`.
+fn has(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
-fn roots(text: &[u8]) -> Result<RootCertStore, TlsError> {
+fn certificates(text: &[u8], piece: Piece) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        let entry = found.len() + 1;
+        found.push(certificate.map_err(|error| piece.wrong(format!("certificate {entry} in it is broken: {error}")))?);
+    }
+    if found.is_empty() { Err(piece.wrong("there is no certificate (PEM) in it")) } else { Ok(found) }
+}
+
+fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
-    for certificate in certificates(text, Piece::Authority)? {
-        store.add(certificate).map_err(|error| Piece::Authority.wrong(error))?;
+    for (nth, certificate) in trusted.iter().enumerate() {
+        store.add(certificate.clone()).map_err(|error| {
+            let (entry, count) = (nth + 1, trusted.len());
+            Piece::Authority
+                .wrong(format!("certificate {entry} of {count} in it cannot be used: {}", words::said(&error)))
+        })?;
     }
     Ok(store)
 }
@@ -271,9 +301,17 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     Ok(store)
 }
 
-fn key_error(error: &rustls::Error) -> TlsError {
+/// What is wrong with the key of `certificate`.
+fn key_error(error: &rustls::Error, certificate: Option<&CertificateDer<'_>>) -> TlsError {
     if let rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
         return Piece::Key.wrong("it is the key of another certificate");
     }
-    Piece::Key.wrong(error)
+    let parsed = certificate.and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+    match parsed.and_then(|parsed| pin::unsupported_key(parsed.subject_public_key_info().as_ref())) {
+        Some(what) => Piece::Key.wrong(format!("{what}; use P-256, P-384, Ed25519 or RSA of 2048 bits or more")),
+        None => Piece::Key.wrong(error),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,25 @@ impl Pin {
     }
 }
 
+/// What kind of key this public one (SubjectPublicKeyInfo, DER) is, if it is of a kind that ring does not take.
+pub(super) fn unsupported_key(info: &[u8]) -> Option<&'static str> {
+    /// RSA with a modulus of 2048 bits and the usual exponent is this long.
+    const RSA_2048: usize = 294;
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    const CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    const P_521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+    // The identifiers stand in front of the key itself.
+    let head = &info[..info.len().min(32)];
+    let has = |part: &[u8]| head.windows(part.len()).any(|window| window == part);
+    if has(RSA) {
+        (info.len() < RSA_2048).then_some("it is an RSA key of fewer than 2048 bits")
+    } else if has(P_521) {
+        Some("it is a key on the curve P-521, which is not supported")
+    } else {
+        has(CURVE).then_some("it is a key on a curve that is not supported")
+    }
+}
+
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(PREFIX)?;
