@@ -13,6 +13,7 @@
 
 pub mod address;
 pub mod assemble;
+pub mod certificates;
 pub mod config;
 pub mod exit;
 pub mod flags;

@@ -1,15 +1,19 @@
 //! The files of TLS: read, checked, and made into what the runtime runs with. Every message names the key or flag, and
 //! the file.
 
+use crate::certificates::Watch;
 use crate::config::{Named, TlsEntry};
 use crate::problem::{Problem, way_to_read};
 use crate::token;
-use runtime_epoll::tls::{ClientTls, Identity, Piece, SelfMade, ServerTls, TlsError, Trust, self_made};
+use runtime_epoll::tls::{
+    ClientTls, Identity, OwnCertificate, Piece, Pin, SelfMade, ServerTls, TlsError, Trust, self_made,
+};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A larger file is some other file.
 const MAX_FILE: u64 = 4 << 20;
@@ -18,7 +22,7 @@ const MAX_FILE: u64 = 4 << 20;
 pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 
 /// The server's TLS. Where it names no certificate, it has one made by itself in `directory`, which is made the first
-/// time if `make` says so; otherwise `None`. Where its key lies is added to `notices`.
+/// time if `make` says so; otherwise `None`.
 ///
 /// # Errors
 /// A file cannot be read or written, or is not what it should be.
@@ -27,7 +31,7 @@ pub fn server(
     directory: Option<&Path>,
     make: bool,
     warnings: &mut Vec<String>,
-    notices: &mut Vec<String>,
+    besides: &mut Besides,
 ) -> Result<Option<ServerTls>, Problem> {
     if !entry.is_on() {
         warnings.extend(not_looked_at(entry));
@@ -35,19 +39,23 @@ pub fn server(
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
     let trust = entry.authority.as_ref().map(shown).unwrap_or_default();
-    let (certificate, key, files) = match &entry.identity {
-        Some((certificate, key)) => {
-            (read(certificate, warnings, false)?, read(key, warnings, true)?, (shown(certificate), shown(key)))
-        }
+    let (certificate, key, files, shown_files) = match &entry.identity {
+        Some((certificate, key)) => (
+            read(certificate, warnings, false)?,
+            read(key, warnings, true)?,
+            (certificate.value.clone(), key.value.clone()),
+            (shown(certificate), shown(key)),
+        ),
         None => match self_made(directory.ok_or_else(nowhere)?, make) {
             Ok(SelfMade { certificate, certificate_file, key, key_file }) => {
                 warnings.extend(token::open_to_others(&key_file));
-                notices.push(format!(
+                besides.notices.push(format!(
                     "the server's own TLS key is `{}`; as long as it is there, tls_pin stays the same",
                     key_file.display()
                 ));
-                let shown = |file: PathBuf| format!("`tls`: `{}`", file.display());
-                (certificate, key, (shown(certificate_file), shown(key_file)))
+                let shown = |file: &Path| format!("`tls`: `{}`", file.display());
+                let shown = (shown(&certificate_file), shown(&key_file));
+                (certificate, key, (certificate_file, key_file), shown)
             }
             Err((_, error)) if error.kind() == io::ErrorKind::NotFound && !make => return Ok(None),
             Err((file, error)) => {
@@ -60,9 +68,37 @@ pub fn server(
         },
     };
     let identity = Identity { certificate: &certificate, key: &key };
-    ServerTls::new(identity, authority.as_deref(), &trust)
-        .map(Some)
-        .map_err(|error| wrong(&error, Some(&files), entry.authority.as_ref(), None))
+    let tls = ServerTls::new(identity, authority.as_deref(), &trust)
+        .map_err(|error| wrong(&error, Some(&shown_files), entry.authority.as_ref(), None))?;
+    if let Some(next) = &entry.next_key {
+        let pin = Pin::of_key(&read(next, warnings, true)?).map_err(|error| {
+            Problem::new(format!("{}: {error}; give a key in PEM and without a password", shown(next)))
+        })?;
+        besides.notices.push(format!(
+            "the next key, `{}`, has the pin \"{pin}\"; clients with tls_pin = [\"{}\", \"{pin}\"] take both",
+            next.value.display(),
+            tls.own().pin()
+        ));
+    }
+    besides.watch(tls.own().clone(), files, warnings);
+    Ok(Some(tls))
+}
+
+/// What is good to know of one's own certificate, and what is to be done about it while the program runs.
+#[derive(Clone, Debug, Default)]
+pub struct Besides {
+    /// Sentences for the log.
+    pub notices: Vec<String>,
+    /// To be started.
+    pub watch: Option<Watch>,
+}
+
+impl Besides {
+    fn watch(&mut self, own: OwnCertificate, (certificate, key): (PathBuf, PathBuf), warnings: &mut Vec<String>) {
+        let mut watch = Watch::new(own, certificate, key);
+        warnings.extend(watch.announcement(SystemTime::now()));
+        self.watch = Some(watch);
+    }
 }
 
 fn nowhere() -> Problem {
@@ -76,14 +112,22 @@ fn nowhere() -> Problem {
 ///
 /// # Errors
 /// A file cannot be read, or is not what it should be.
-pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Result<Option<ClientTls>, Problem> {
+pub fn client(
+    entry: &TlsEntry,
+    host: &str,
+    warnings: &mut Vec<String>,
+    besides: &mut Besides,
+) -> Result<Option<ClientTls>, Problem> {
     if !entry.is_on() {
         warnings.extend(not_looked_at(entry));
         return Ok(None);
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
-    let (trust, by) = match (&entry.pin, &authority) {
-        (Some(pin), _) => (Trust::Pin(pin.value), format!("{} = \"{}\"", pin.by, pin.value)),
+    let (trust, by) = match (&entry.pins, &authority) {
+        (Some(pins), _) => {
+            let listed: Vec<_> = pins.value.iter().map(ToString::to_string).collect();
+            (Trust::Pins(&pins.value), format!("{} = \"{}\"", pins.by, listed.join("\", \"")))
+        }
         (None, Some(pem)) => (Trust::Authority(pem), entry.authority.as_ref().map(shown).unwrap_or_default()),
         (None, None) => (Trust::System, "`tls`: the certificates that this machine trusts".to_owned()),
     };
@@ -94,9 +138,12 @@ pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Resul
     let identity = own.as_ref().map(|(certificate, key)| Identity { certificate, key });
     let files = entry.identity.as_ref().map(|(certificate, key)| (shown(certificate), shown(key)));
     let name = entry.server_name.as_ref();
-    ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
-        .map(Some)
-        .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))
+    let tls = ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
+        .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))?;
+    if let (Some(own), Some((certificate, key))) = (tls.own(), &entry.identity) {
+        besides.watch(own.clone(), (certificate.value.clone(), key.value.clone()), warnings);
+    }
+    Ok(Some(tls))
 }
 
 /// A warning, if more is said of TLS than that it is off.
@@ -138,13 +185,19 @@ fn read(file: &Named<PathBuf>, warnings: &mut Vec<String>, secret: bool) -> Resu
         let (path, way_out) = (file.value.display(), way_to_read(&file.value, &error));
         Problem::new(format!("{}: cannot read `{path}`: {error}; {way_out}", file.by))
     };
-    let mut bytes = Vec::new();
-    File::open(&file.value).and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(problem)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(problem(io::Error::other("it is larger than 4 MiB")));
-    }
+    let bytes = read_bounded(&file.value).map_err(problem)?;
     if secret {
         warnings.extend(token::open_to_others(&file.value));
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of TLS, whatever it is, but no more of it than one can have.
+pub(crate) fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("it is larger than 4 MiB"));
     }
     Ok(bytes)
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use bins::flags::{ClientFlags, Command};
-use bins::{assemble, exit, flags, limits, logging, notify, signals, token};
+use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    certificates::attend(assembled.besides);
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
     match run(assembled.config) {

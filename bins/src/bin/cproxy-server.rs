@@ -3,9 +3,8 @@
 
 use bins::flags::{Command, ServerFlags};
 use bins::signals::Caught;
-use bins::{assemble, exit, flags, limits, logging, notify, signals, token};
+use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::server::{self, StartError};
-use runtime_epoll::tls::ServerTls;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -26,9 +25,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
-    for notice in &assembled.notices {
-        tracing::info!("{notice}");
-    }
+    certificates::attend(assembled.besides);
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
     match run(assembled.config) {
@@ -71,7 +68,7 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
 
 fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
-    let pin = config.tls.as_ref().map(ServerTls::pin);
+    let pin = config.tls.as_ref().map(|tls| tls.own().pin());
     let Some(server) = start(config, &mut caught)? else { return Ok(()) };
     caught.stop_with(server.stopper())?;
     let mut out = stdout();

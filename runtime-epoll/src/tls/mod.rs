@@ -4,11 +4,13 @@
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
 mod authority;
+mod own;
 mod pin;
 mod self_made;
 pub(crate) mod session;
 mod words;
 
+pub use own::OwnCertificate;
 pub use pin::{NotAPin, Pin};
 pub use self_made::{SelfMade, self_made};
 
@@ -81,8 +83,8 @@ impl fmt::Debug for Identity<'_> {
 /// How a client knows its server.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'a> {
-    /// By its key.
-    Pin(Pin),
+    /// By its key, which is one of these.
+    Pins(&'a [Pin]),
     /// By a certificate that one of these authorities (PEM) signed for its name.
     Authority(&'a [u8]),
     /// By a certificate that one of the system's authorities signed for its name.
@@ -93,7 +95,7 @@ pub enum Trust<'a> {
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    pin: Pin,
+    own: OwnCertificate,
     trust: Arc<str>,
 }
 
@@ -101,6 +103,7 @@ pub struct ServerTls {
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    own: Option<OwnCertificate>,
     name: ServerName<'static>,
     trust: Arc<str>,
 }
@@ -123,9 +126,7 @@ impl ServerTls {
     /// # Errors
     /// Something of it is not what it should be.
     pub fn new(identity: Identity<'_>, client_authority: Option<&[u8]>, trust: &str) -> Result<Self, TlsError> {
-        let (chain, key) = identity.read()?;
-        let pin = chain.first().ok_or_else(|| Piece::Certificate.wrong("no certificate"));
-        let pin = Pin::of(pin?).map_err(|error| Piece::Certificate.wrong(words::said(&error)))?;
+        let own = OwnCertificate::new(identity)?;
         let config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| Piece::Key.wrong(error))?;
@@ -139,19 +140,18 @@ impl ServerTls {
                 config.with_client_cert_verifier(Arc::new(ClientAuthority { inner, trusted }))
             }
         };
-        let first = chain.first().cloned();
-        let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error, first.as_ref()))?;
+        let mut config = config.with_cert_resolver(Arc::new(own.clone()));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Conns are reused, so handshakes are few, and resumption is not worth its state.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), pin, trust: trust.into() })
+        Ok(Self { config: Arc::new(config), own, trust: trust.into() })
     }
 
-    /// What clients can pin.
+    /// The certificate that it shows.
     #[must_use]
-    pub fn pin(&self) -> Pin {
-        self.pin
+    pub fn own(&self) -> &OwnCertificate {
+        &self.own
     }
 }
 
@@ -166,7 +166,7 @@ impl ClientTls {
         let name = match (ServerName::try_from(name.to_owned()), trust) {
             (Ok(name), _) => name,
             // rustls wants a name, though nothing checks it.
-            (Err(_), Trust::Pin(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            (Err(_), Trust::Pins(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
             (Err(error), Trust::Authority(_) | Trust::System) => return Err(Piece::Name.wrong(error)),
         };
         let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
@@ -178,8 +178,8 @@ impl ClientTls {
                 .map_err(|error| Piece::Authority.wrong(error))
         };
         let config = match trust {
-            Trust::Pin(pin) => {
-                let verifier = pin::PinVerifier { pin, provider: Arc::clone(&PROVIDER) };
+            Trust::Pins(pins) => {
+                let verifier = pin::PinVerifier { pins: pins.to_vec(), provider: Arc::clone(&PROVIDER) };
                 config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             Trust::Authority(pem) => {
@@ -192,17 +192,20 @@ impl ClientTls {
                 config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
-        let mut config = match identity {
+        let own = identity.map(OwnCertificate::new).transpose()?;
+        let mut config = match own.clone() {
             None => config.with_no_client_auth(),
-            Some(identity) => {
-                let (chain, key) = identity.read()?;
-                let first = chain.first().cloned();
-                config.with_client_auth_cert(chain, key).map_err(|error| key_error(&error, first.as_ref()))?
-            }
+            Some(own) => config.with_client_cert_resolver(Arc::new(own)),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), name, trust: by.into() })
+        Ok(Self { config: Arc::new(config), own, name, trust: by.into() })
+    }
+
+    /// The certificate that it shows, if it has one.
+    #[must_use]
+    pub fn own(&self) -> Option<&OwnCertificate> {
+        self.own.as_ref()
     }
 }
 
@@ -245,18 +248,20 @@ impl Tls {
 
 impl Identity<'_> {
     fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let chain = certificates(self.certificate, Piece::Certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|error| {
-            if ENCRYPTED_MARKS.iter().any(|mark| has(self.key, mark)) {
-                Piece::Key.wrong("it is encrypted with a password; take that off: openssl pkey -in KEY -out NEW-KEY")
-            } else if matches!(error, pem::Error::NoItemsFound) {
-                Piece::Key.wrong("there is no private key (PEM) in it")
-            } else {
-                Piece::Key.wrong(error)
-            }
-        })?;
-        Ok((chain, key))
+        Ok((certificates(self.certificate, Piece::Certificate)?, private_key(self.key)?))
     }
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| {
+        if ENCRYPTED_MARKS.iter().any(|mark| has(text, mark)) {
+            Piece::Key.wrong("it is encrypted with a password; take that off: openssl pkey -in KEY -out NEW-KEY")
+        } else if matches!(error, pem::Error::NoItemsFound) {
+            Piece::Key.wrong("there is no private key (PEM) in it")
+        } else {
+            Piece::Key.wrong(error)
+        }
+    })
 }
 
 /// How the two sorts of PEM say that a key needs a password.
@@ -302,11 +307,11 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 }
 
 /// What is wrong with the key of `certificate`.
-fn key_error(error: &rustls::Error, certificate: Option<&CertificateDer<'_>>) -> TlsError {
+fn key_error(error: &rustls::Error, certificate: &CertificateDer<'_>) -> TlsError {
     if let rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
         return Piece::Key.wrong("it is the key of another certificate");
     }
-    let parsed = certificate.and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+    let parsed = ParsedCertificate::try_from(certificate).ok();
     match parsed.and_then(|parsed| pin::unsupported_key(parsed.subject_public_key_info().as_ref())) {
         Some(what) => Piece::Key.wrong(format!("{what}; use P-256, P-384, Ed25519 or RSA of 2048 bits or more")),
         None => Piece::Key.wrong(error),

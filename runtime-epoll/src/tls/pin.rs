@@ -1,5 +1,6 @@
 //! A pin of a server's public key, for certificates that no authority signed.
 
+use super::{PROVIDER, Piece, TlsError, private_key};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -24,6 +25,17 @@ impl Pin {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
         Ok(Self(Sha256::digest(key.as_ref()).into()))
+    }
+
+    /// The pin of a private key (PEM), of which there need not be a certificate yet.
+    ///
+    /// # Errors
+    /// It is no key, or none that can be used.
+    pub fn of_key(text: &[u8]) -> Result<Self, TlsError> {
+        let key = PROVIDER.key_provider.load_private_key(private_key(text)?);
+        let key = key.map_err(|error| Piece::Key.wrong(error))?;
+        let public = key.public_key().ok_or_else(|| Piece::Key.wrong("it does not tell its public key"))?;
+        Ok(Self(Sha256::digest(public.as_ref()).into()))
     }
 }
 
@@ -104,10 +116,10 @@ impl fmt::Display for WrongPin {
 
 impl std::error::Error for WrongPin {}
 
-/// Takes a server that has the pinned key, and proves it; names and dates in its certificate mean nothing.
+/// Takes a server that has one of the pinned keys, and proves it; names and dates in its certificate mean nothing.
 #[derive(Debug)]
 pub(super) struct PinVerifier {
-    pub(super) pin: Pin,
+    pub(super) pins: Vec<Pin>,
     pub(super) provider: Arc<CryptoProvider>,
 }
 
@@ -122,7 +134,7 @@ impl ServerCertVerifier for PinVerifier {
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let presented = Pin::of(end_entity)?;
-        if presented == self.pin {
+        if self.pins.contains(&presented) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::Other(OtherError(Arc::new(WrongPin { presented }))).into())

@@ -116,7 +116,7 @@ mod tests {
         let (file, error) = self_made(&directory, false).unwrap_err();
         assert_eq!((file, error.kind()), (directory.join("cproxy-cert.pem"), io::ErrorKind::NotFound));
         let pin = |made: &SelfMade| {
-            ServerTls::new(Identity { certificate: &made.certificate, key: &made.key }, None, "").unwrap().pin()
+            ServerTls::new(Identity { certificate: &made.certificate, key: &made.key }, None, "").unwrap().own().pin()
         };
         let first = self_made(&directory, true).unwrap();
         assert_eq!(fs::metadata(&first.key_file).unwrap().permissions().mode() & 0o777, 0o600);
