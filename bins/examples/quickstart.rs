@@ -40,8 +40,12 @@ fn main() -> ExitCode {
             return ExitCode::from(bins::exit::HOPELESS);
         }
     };
-    logging::start(Logs { level: LogLevel::Warn, ..Logs::default() });
+    let log = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
+        Ok(log) => log,
+        Err(error) => return bins::exit::cannot_start(&error, None),
+    };
     let outcome = if once { use_it_once() } else { show_it() };
+    bins::output::finish(&[&log]);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {

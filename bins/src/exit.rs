@@ -1,26 +1,47 @@
-//! How the programs end: 0 asked to stop; 2 bad flags or configuration, or refused for good; 1 anything
+//! How the programs end: 0 asked to stop; 2 bad flags or configuration, or refused for good before it ever worked; 1 anything
 //! else.
 
 use crate::assemble::Assembled;
 use crate::config::ConfigError;
 use crate::journal;
+use crate::logging::{self, LogFormat, LogLevel, Logs};
+use crate::output;
+use std::fmt::Display;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Anything that is neither of the other two: ports in use, out of descriptors, a second signal.
 pub const FAILED: u8 = 1;
-/// Bad flags or configuration, or refused for good by the server: trying again cannot help.
+/// Bad flags or configuration, or refused for good before it ever worked: trying again cannot help.
 pub const HOPELESS: u8 = 2;
 
-/// Reports what is wrong with the flags or the configuration, one line per problem.
+/// Reports what is wrong with the configuration, one line per problem. `format` is what the flags say: what the file
+/// says cannot be relied on.
 #[must_use]
-pub fn bad_configuration(error: &ConfigError) -> ExitCode {
+pub fn bad_configuration(error: &ConfigError, format: Option<LogFormat>) -> ExitCode {
+    complain(error.problems(), format);
+    ExitCode::from(HOPELESS)
+}
+
+/// Reports why the program cannot start here, before it could log.
+#[must_use]
+pub fn cannot_start(why: &impl Display, format: Option<LogFormat>) -> ExitCode {
+    complain([why], format);
+    ExitCode::from(FAILED)
+}
+
+fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<LogFormat>) {
+    if format == Some(LogFormat::Json)
+        && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
+    {
+        problems.into_iter().for_each(|problem| tracing::error!("{problem}"));
+        return output::finish(&[&log]);
+    }
     // Whoever closed standard error does not want to know.
-    for problem in error.problems() {
+    for problem in problems {
         let _unread = writeln!(stderr(), "{}error: {problem}", journal::error_prefix());
     }
-    ExitCode::from(HOPELESS)
 }
 
 /// Reports what `check-config FILE` found.
@@ -34,6 +55,6 @@ pub fn check_config<C>(file: &Path, outcome: Result<Assembled<C>, ConfigError>) 
             let _unread = writeln!(stdout(), "{}: ok", file.display());
             ExitCode::SUCCESS
         }
-        Err(error) => bad_configuration(&error),
+        Err(error) => bad_configuration(&error, None),
     }
 }

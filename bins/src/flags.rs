@@ -21,11 +21,11 @@ The token is taken from the first of these that is there:
   2. the environment variable CPROXY_TOKEN
   3. the configuration file's `token` or `token_file`
 
-Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one ends the
-program at once with exit code 1.
+Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one that comes at
+least 1 s later ends the program at once with exit code 1. SIGHUP, SIGUSR1 and SIGUSR2 do nothing.
 
-Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server;
-1 anything else.";
+Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
+before it ever worked; 1 anything else.";
 
 /// The flags of both programs.
 #[derive(Args, Clone, Debug, Default)]
@@ -43,7 +43,7 @@ pub struct CommonFlags {
     /// unless the file names one; a client without --tls-pin trusts what its machine trusts
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub tls: Option<bool>,
-    /// How long transfers may go on after a request to stop, fractions allowed [default: 10]
+    /// How long transfers may go on after a request to stop, fractions allowed [default: 8]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_timeout: Option<Duration>,
     /// How log lines on standard error look [default: text]

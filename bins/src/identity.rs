@@ -4,8 +4,8 @@
 use crate::config::TunnelEntry;
 use nix::sys::utsname::uname;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 /// What tells this machine from others.
@@ -38,7 +38,7 @@ pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry
     }
     if tunnels.iter().all(|tunnel| tunnel.public_port == 0) {
         let mut id = [0; 16];
-        File::open("/dev/urandom")?.read_exact(&mut id)?;
+        runtime_epoll::random_bytes(&mut id)?;
         return Ok(id);
     }
     let mut lines: Vec<String> =

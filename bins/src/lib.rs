@@ -6,7 +6,7 @@
 //! 1. [`flags`] reads the command line, [`config`] the file. Neither touches anything but text.
 //! 2. [`assemble`] puts flag over environment over file over default, reads the token files and checks
 //!    the whole. Whatever is wrong comes back as one [`config::ConfigError`] that lists every problem.
-//! 3. The programs in `src/bin` start [`logging`], raise the [`limits`], catch [`signals`] and run.
+//! 3. The programs in `src/bin` start [`logging`] (what they write goes through [`output`]), raise the [`limits`], catch [`signals`] and run.
 //!
 //! Nothing here decides anything about connections: that is `protocol-sm`, run by `runtime-epoll`.
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod journal;
 pub mod limits;
 pub mod logging;
 pub mod notify;
+pub mod output;
 pub mod problem;
 pub mod signals;
 pub mod tls;

@@ -1,8 +1,11 @@
 //! Logs: to standard error, as text or as JSON lines.
 
 use crate::journal::{self, WithPriority};
-use std::io::{IsTerminal, stderr};
+use crate::output::Output;
+use std::io::{self, IsTerminal, Write, stderr};
+use tracing::{Dispatch, Subscriber, dispatcher};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -39,8 +42,29 @@ pub struct Logs {
     pub level: LogLevel,
 }
 
-/// Starts logging for the whole process. A second call changes nothing.
-pub fn start(logs: Logs) {
+/// Starts logging for the whole process. [`output::finish`](crate::output::finish) writes the last lines.
+///
+/// # Errors
+/// The thread that writes the lines cannot be started.
+pub fn start(logs: Logs) -> io::Result<Output> {
+    // Written by the thread itself, in its place among the lines.
+    let direct = Dispatch::new(subscriber(logs, stderr));
+    let say_lost = move |lines| {
+        dispatcher::with_default(&direct, || {
+            tracing::error!(lines, "log lines were lost, because standard error was not read in time");
+        });
+    };
+    let output = Output::start("log", stderr(), say_lost)?;
+    let queue = Queue(output.clone());
+    dispatcher::set_global_default(Dispatch::new(subscriber(logs, move || queue.clone())))
+        .expect("the programs start logging once");
+    Ok(output)
+}
+
+fn subscriber<W>(logs: Logs, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let level = match logs.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -49,23 +73,44 @@ pub fn start(logs: Logs) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let subscriber = tracing_subscriber::fmt()
-        .with_writer(stderr)
+        .with_writer(writer)
         .with_max_level(level)
         .with_target(false)
         // A line that cannot be written is lost. The default, to report that on standard error too,
         // would panic where nobody reads standard error any more.
         .log_internal_errors(false);
-    // The result says whether a subscriber was there before, in which case that one stays.
-    let _first = match (logs.format, journal::is_standard_error()) {
-        (LogFormat::Text, false) => subscriber.with_ansi(stderr().is_terminal()).try_init(),
-        (LogFormat::Text, true) => subscriber.with_ansi(false).without_time().map_event_format(WithPriority).try_init(),
+    match (logs.format, journal::is_standard_error()) {
+        (LogFormat::Text, false) => Box::new(subscriber.with_ansi(coloured()).finish()),
+        (LogFormat::Text, true) => {
+            Box::new(subscriber.with_ansi(false).without_time().map_event_format(WithPriority).finish())
+        }
         (LogFormat::Json, to_journal) => {
             let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false);
             if to_journal {
-                subscriber.without_time().map_event_format(WithPriority).try_init()
+                Box::new(subscriber.without_time().map_event_format(WithPriority).finish())
             } else {
-                subscriber.try_init()
+                Box::new(subscriber.finish())
             }
         }
-    };
+    }
+}
+
+/// Colours are for terminals, and not for those who set `NO_COLOR` to anything (<https://no-color.org>).
+fn coloured() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Where a subscriber puts its lines. It writes each with one call.
+#[derive(Clone)]
+struct Queue(Output);
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

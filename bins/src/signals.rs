@@ -1,22 +1,62 @@
-//! SIGTERM and SIGINT: the first asks for a graceful stop, the second ends the process at once.
+//! What signals do. SIGTERM and SIGINT: the first asks for a graceful stop, a later one ends the process at once. SIGHUP,
+//! SIGUSR1 and SIGUSR2 end nothing.
 //! (SIGPIPE needs nothing here: Rust programs start with it ignored, and a write to a closed pipe fails.)
 
 use runtime_epoll::Stopper;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// SIGTERM and SIGINT, caught: they wait here until [`Caught::stop_with`] says what to stop.
+/// How long another request to stop counts as the same one: `timeout` and shells that send it to a process and then to
+/// its group do so within milliseconds.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Signals, caught: they wait here until [`Caught::stop_with`] says what to stop.
 #[derive(Debug)]
 pub struct Caught(Signals);
 
-/// Catches SIGTERM and SIGINT from now on.
+/// Catches the signals from now on.
 ///
 /// # Errors
 /// The machine is out of descriptors.
 pub fn catch() -> io::Result<Caught> {
-    Signals::new([SIGTERM, SIGINT]).map(Caught)
+    Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]).map(Caught)
+}
+
+/// What follows a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Nothing,
+    SayThatNothingIsReloaded,
+    Stop,
+    EndAtOnce,
+}
+
+/// What was asked for until now.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When a stop was asked for first.
+    stop: Option<Instant>,
+    /// Somebody has been told that nothing is reloaded.
+    reload: bool,
+}
+
+impl Asked {
+    fn on_signal(&mut self, signal: i32, now: Instant) -> Order {
+        match (signal, self.stop) {
+            (SIGTERM | SIGINT, None) => {
+                self.stop = Some(now);
+                Order::Stop
+            }
+            (SIGTERM | SIGINT, Some(first)) if now.saturating_duration_since(first) >= SAME_REQUEST => Order::EndAtOnce,
+            (SIGHUP, _) if !self.reload => {
+                self.reload = true;
+                Order::SayThatNothingIsReloaded
+            }
+            _ => Order::Nothing,
+        }
+    }
 }
 
 impl Caught {
@@ -32,23 +72,61 @@ impl Caught {
         }
     }
 
-    /// Serves the signals on a thread of their own, which lives as long as the process: the first stops
-    /// what `stopper` stops, the second exits with code 1 wherever the first got stuck.
+    /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
+    /// what `stopper` stops; one that comes later than [`SAME_REQUEST`] exits with code 1 wherever the first got stuck.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn stop_with(mut self, stopper: Stopper) -> io::Result<()> {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let mut signals = self.0.forever();
-            if signals.next().is_some() {
-                tracing::info!("stopping; a second signal exits at once");
-                stopper.stop();
-            }
-            if signals.next().is_some() {
-                // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
-                signal_hook::low_level::exit(i32::from(crate::exit::FAILED));
+            let mut asked = Asked::default();
+            for signal in self.0.forever() {
+                match asked.on_signal(signal, Instant::now()) {
+                    Order::Nothing => {}
+                    Order::SayThatNothingIsReloaded => {
+                        tracing::info!("SIGHUP: there is nothing to reload; restart to apply a changed configuration");
+                    }
+                    Order::Stop => {
+                        // First the deed: a log line may have to wait.
+                        stopper.stop();
+                        tracing::info!("stopping; a second signal exits at once, if it comes 1 s later or more");
+                    }
+                    // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
+                    Order::EndAtOnce => signal_hook::low_level::exit(i32::from(crate::exit::FAILED)),
+                }
             }
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_to_stop_within_a_second_are_one() {
+        let (mut asked, start) = (Asked::default(), Instant::now());
+        let after = |millis| start + Duration::from_millis(millis);
+        assert_eq!(asked.on_signal(SIGTERM, start), Order::Stop);
+        for (signal, millis) in [(SIGTERM, 0), (SIGINT, 100), (SIGTERM, 999)] {
+            assert_eq!(asked.on_signal(signal, after(millis)), Order::Nothing, "{signal} after {millis} ms");
+        }
+        assert_eq!(asked.on_signal(SIGINT, after(1000)), Order::EndAtOnce);
+    }
+
+    #[test]
+    fn other_signals_stop_nothing() {
+        let (mut asked, now) = (Asked::default(), Instant::now());
+        for (signal, order) in [
+            (SIGHUP, Order::SayThatNothingIsReloaded),
+            (SIGHUP, Order::Nothing),
+            (SIGUSR1, Order::Nothing),
+            (SIGUSR2, Order::Nothing),
+            (SIGTERM, Order::Stop),
+            (SIGHUP, Order::Nothing),
+        ] {
+            assert_eq!(asked.on_signal(signal, now), order, "{signal}");
+        }
     }
 }

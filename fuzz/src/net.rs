@@ -394,6 +394,11 @@ impl Splice for View<'_> {
         Ok(sent)
     }
 
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        into.iter_mut().zip(self.net.pipes[pipe.0].drain(..)).for_each(|(to, byte)| *to = byte);
+        Ok(())
+    }
+
     fn can_splice(&self, _: &Stream) -> bool {
         true
     }

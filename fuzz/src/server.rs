@@ -141,6 +141,7 @@ impl World {
                 let main = run(net, MAIN, &mut self.main);
                 let listener = run(net, LISTENER, &mut self.listener);
                 if !(run(net, LOOP, &mut self.event_loop) | main | listener) {
+                    self.main.assert_ports(&self.listener, core::iter::empty());
                     return;
                 }
             }

@@ -10,7 +10,7 @@
 
 use protocol_sm::conn::{client, server};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
-use protocol_sm::pool::{Pool, Visit};
+use protocol_sm::pool::Pool;
 use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant as Now;
 use protocol_sm::transfer::{Fin, Half, How, OuterDuty};
@@ -104,12 +104,12 @@ fn number() -> Work {
 
 /// A visitor gets an idle conn and gives it back; another has to wait for it.
 fn pool() -> Work {
-    let mut pool = Pool::<u32, u32>::new(1, 8);
+    let mut pool = Pool::<u32, u32>::new(1);
     assert_eq!(pool.ask(Now::ZERO), 1);
     assert_eq!(pool.on_new(1), None);
     Box::new(move || {
-        assert_eq!(black_box(&mut pool).on_visitor(2), Visit::Start(1));
-        assert_eq!(black_box(&mut pool).on_visitor(3), Visit::Wait);
+        assert_eq!(black_box(&mut pool).on_visitor(2), Some(1));
+        assert_eq!(black_box(&mut pool).on_visitor(3), None);
         assert_eq!(black_box(&mut pool).on_idle(1), Some(3));
         assert_eq!(black_box(&mut pool).on_idle(1), None);
     })

@@ -231,6 +231,83 @@ mod tests {
         assert!(!window.take(ConnId(u64::MAX)), "a leap that no honest client makes");
     }
 
+    /// Every bit of every proof counts.
+    #[test]
+    fn a_proof_with_one_bit_changed_matches_nothing() {
+        let token = Token::new(b"secret".to_vec());
+        for token in [None, Some(&token)] {
+            let prover = Prover::new(token, Transcript([7; 32]));
+            let session = SessionId([1; 16]);
+            let welcome = Welcome { session, resumed: true, received: 3, proxy_port: 8090, proof: [0; 32] };
+            let welcome = prover.welcome(welcome);
+            let key = prover.session_key(session);
+            let (hello, accept) = (key.hello(session, ConnId(5)), key.accept(session, ConnId(5)));
+            let matches = |flip: &dyn Fn(Proof) -> Proof| {
+                [
+                    prover.client_matches(&flip(prover.client())),
+                    prover.welcome_matches(&Welcome { proof: flip(welcome.proof), ..welcome.clone() }),
+                    key.hello_matches(&ConnHello { proof: flip(hello.proof), ..hello }),
+                    key.accept_matches(session, ConnId(5), &flip(accept)),
+                ]
+            };
+            assert_eq!(matches(&|proof| proof), [true; 4]);
+            for bit in 0..256 {
+                let flip = |mut proof: Proof| {
+                    proof[bit / 8] ^= 1 << (bit % 8);
+                    proof
+                };
+                assert_eq!(matches(&flip), [false; 4], "bit {bit}");
+            }
+        }
+    }
+
+    /// The server's proof covers each field of the welcome.
+    #[test]
+    fn a_welcome_with_one_field_changed_is_not_believed() {
+        let prover = Prover::new(None, Transcript([7; 32]));
+        let session = |byte: usize| {
+            let mut session = [1; 16];
+            session[byte] ^= 1;
+            SessionId(session)
+        };
+        let good =
+            Welcome { session: SessionId([1; 16]), resumed: true, received: 3, proxy_port: 8090, proof: [0; 32] };
+        let good = prover.welcome(good);
+        assert!(prover.welcome_matches(&good));
+        for byte in 0..16 {
+            assert!(!prover.welcome_matches(&Welcome { session: session(byte), ..good.clone() }), "byte {byte}");
+        }
+        for bit in 0..64 {
+            assert!(!prover.welcome_matches(&Welcome { received: 3 ^ (1 << bit), ..good.clone() }), "bit {bit}");
+        }
+        for bit in 0..16 {
+            assert!(!prover.welcome_matches(&Welcome { proxy_port: 8090 ^ (1 << bit), ..good.clone() }), "bit {bit}");
+        }
+        assert!(!prover.welcome_matches(&Welcome { resumed: false, ..good.clone() }));
+    }
+
+    /// A proof is bound to what both sides have said, and to its purpose.
+    #[test]
+    fn a_proof_of_another_handshake_or_for_another_purpose_matches_nothing() {
+        let token = Token::new(b"secret".to_vec());
+        let prover = Prover::new(Some(&token), Transcript([7; 32]));
+        for byte in 0..32 {
+            let mut transcript = [7; 32];
+            transcript[byte] ^= 1;
+            let other = Prover::new(Some(&token), Transcript(transcript));
+            assert!(!prover.client_matches(&other.client()), "byte {byte} of the transcript");
+            assert!(prover.session_key(SessionId([1; 16])) != other.session_key(SessionId([1; 16])));
+        }
+        for other in [&b"secreT"[..], b"Secret", b"secret ", b"secre", b""] {
+            let other = Token::new(other.to_vec());
+            assert!(!prover.client_matches(&Prover::new(Some(&other), Transcript([7; 32])).client()), "{other:?}");
+        }
+        let session = SessionId([1; 16]);
+        let key = prover.session_key(session);
+        assert!(!key.hello_matches(&ConnHello { session, conn: ConnId(5), proof: key.accept(session, ConnId(5)) }));
+        assert!(!prover.client_matches(&key.accept(session, ConnId(5))));
+    }
+
     #[test]
     fn a_session_key_proves_one_conn_of_one_session() {
         let transcript = Transcript([7; 32]);

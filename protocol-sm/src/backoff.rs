@@ -46,4 +46,19 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.next(0).as_millis(), 50);
     }
+
+    #[test]
+    fn every_success_starts_over_and_no_pause_is_longer_than_the_cap_or_overflows() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
+        let mut backoff = Backoff::new(min, max);
+        for failures in 1..5 {
+            assert!(backoff.next(u32::MAX) == min, "after {failures} times that it worked");
+            (0..failures).for_each(|_| assert!(backoff.next(7) <= max));
+            backoff.reset();
+        }
+        let mut longest = Backoff::new(Duration::from_secs(1 << 40), Duration::MAX);
+        (0..70).for_each(|_| assert!(longest.next(u32::MAX) >= Duration::from_secs(1 << 39)));
+        let mut fixed = Backoff::new(max, min);
+        assert_eq!([fixed.next(u32::MAX), fixed.next(u32::MAX)], [max, max], "a cap below the minimum is none");
+    }
 }

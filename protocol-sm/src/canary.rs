@@ -61,11 +61,19 @@ pub enum PlantedBug {
     ResetOvertakes,
     /// What a lost outer socket still holds is not read.
     LastWordsDropped,
+    /// A visitor that has left while it waited for a conn is forgotten.
+    GoneWaiterForgotten,
+    /// The heartbeat is not armed again after the first ping was answered.
+    HeartbeatOnce,
+    /// A public port that was opened for a tunnel closed meanwhile stays open.
+    LateBindKept,
+    /// An outer socket is reset while its kernel still holds bytes of it.
+    NotLingered,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -91,6 +99,10 @@ impl PlantedBug {
         Self::ResetLooksShut,
         Self::ResetOvertakes,
         Self::LastWordsDropped,
+        Self::GoneWaiterForgotten,
+        Self::HeartbeatOnce,
+        Self::LateBindKept,
+        Self::NotLingered,
     ];
 }
 

@@ -81,7 +81,7 @@ pub enum HandshakeRefusal {
     LoopbackOnly,
     /// A live client with the same identity is connected, and answers.
     IdentityInUse,
-    /// The server has as many sessions as it may have.
+    /// The server, or the token's holder, has as many sessions as it may have.
     Full,
     /// The server is stopping.
     Stopping,
@@ -138,7 +138,7 @@ impl fmt::Display for HandshakeRefusal {
             Self::IdentityInUse => {
                 "another client with the same identity (same machine, same tunnels) is connected and answers; stop that one, or give this one its own --client-id and ports"
             }
-            Self::Full => "the server has as many clients as it may have (max_sessions)",
+            Self::Full => "the server, or this token, has as many clients as it may have (max_sessions)",
             Self::Stopping => "the server is stopping",
             Self::UnknownSession => "the server does not know this session",
             Self::ReplayedConn => "this proxy_conn's number was used before",
@@ -235,7 +235,7 @@ pub enum TunnelRefusal {
     PortDenied,
     /// No allowed port is free.
     NoFreePort,
-    /// The client has as many tunnels as it may have.
+    /// The token's holder has as many tunnels as it may have.
     TooManyTunnels,
     /// The server is out of descriptors or memory.
     Resources,
@@ -246,8 +246,8 @@ impl TunnelRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::PortNotAllowed | Self::PortDenied | Self::TooManyTunnels => true,
-            Self::PortInUse | Self::NoFreePort | Self::Resources => false,
+            Self::PortNotAllowed | Self::PortDenied => true,
+            Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources => false,
         }
     }
 }
@@ -266,7 +266,7 @@ impl fmt::Display for TunnelRefusal {
             }
             Self::NoFreePort => "no port that the server allows to this client is free",
             Self::TooManyTunnels => {
-                "this client has as many tunnels as the server allows it (max_tunnels)"
+                "the clients with this token have as many tunnels as the server allows them together (max_tunnels)"
             }
             Self::Resources => "the server is out of descriptors or memory",
         })

@@ -11,6 +11,15 @@ pub struct SessionId(pub [u8; 16]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ControlKey(pub u64);
 
+/// One registration of a tunnel: of the same number there may be several in a session, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Registration {
+    /// The tunnel's number.
+    pub tunnel: TunnelId,
+    /// The server's serial number for it, which is used once in a session.
+    pub serial: u64,
+}
+
 /// Who a client is across restarts; chosen by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub [u8; 16]);

@@ -18,6 +18,7 @@
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
 //! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
+//! | [`ledger`] | what the holder of each token has, over all its sessions |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
@@ -106,6 +107,7 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
+pub mod binds;
 pub mod canary;
 pub mod cells;
 pub mod codes;
@@ -114,11 +116,13 @@ pub mod control;
 pub mod driver;
 pub mod gate;
 pub mod ids;
+pub mod ledger;
 pub mod liveness;
 pub mod notes;
 pub mod pool;
 pub mod ports;
 pub mod rate;
+pub mod reconnect;
 pub mod sent;
 pub mod session;
 pub mod settings;

@@ -3,6 +3,7 @@
 //! Silence for `interval` asks for a ping; silence for `timeout` means that the connection is dead.
 //! Anything heard counts.
 
+use crate::canary::{PlantedBug, planted};
 use crate::time::Instant;
 use core::time::Duration;
 
@@ -14,6 +15,9 @@ pub struct Liveness {
     heard: Instant,
     pinged: bool,
 }
+
+/// Longer than any run, for a planted bug.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// What silence asks for.
 #[must_use]
@@ -36,6 +40,9 @@ impl Liveness {
 
     /// Something came.
     pub fn on_heard(&mut self, now: Instant) {
+        if self.pinged && planted(PlantedBug::HeartbeatOnce) {
+            (self.interval, self.timeout) = (NEVER, NEVER);
+        }
         self.heard = now;
         self.pinged = false;
     }
@@ -77,5 +84,24 @@ mod tests {
         live.on_heard(at(7));
         assert_eq!(live.next_deadline(), at(12));
         assert_eq!(live.on_deadline(at(22)), Pulse::Dead);
+    }
+
+    /// Whoever answers each ping is asked again and again, and found out in whichever period it falls silent.
+    #[test]
+    fn every_period_has_its_ping_until_the_first_without_an_answer() {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(15));
+        let mut live = Liveness::new(Instant::ZERO, interval, timeout);
+        let mut heard = Instant::ZERO;
+        for period in 0..6 {
+            let due = live.next_deadline();
+            assert_eq!(due, heard + interval, "period {period}");
+            assert_eq!(live.on_deadline(due), Pulse::Ping, "period {period}");
+            assert_eq!(live.next_deadline(), heard + timeout, "one ping is enough");
+            heard = due + Duration::from_secs(period);
+            live.on_heard(heard);
+        }
+        assert_eq!(live.on_deadline(heard + interval), Pulse::Ping);
+        assert_eq!(live.on_deadline(heard + (timeout - Duration::from_millis(1))), Pulse::Fine);
+        assert_eq!(live.on_deadline(heard + timeout), Pulse::Dead);
     }
 }

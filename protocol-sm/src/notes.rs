@@ -4,6 +4,7 @@
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::sys_error::SysError;
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use core::net::SocketAddr;
@@ -132,6 +133,8 @@ pub enum Note {
         tunnel: TunnelId,
         /// The reason.
         code: TunnelRefusal,
+        /// The pause.
+        pause: Duration,
     },
     /// A connection was turned away in its handshake.
     HandshakeRefused {
@@ -149,6 +152,8 @@ pub enum Note {
     },
     /// The client could not reach the server, or lost it, and tries again after a pause.
     Reconnecting {
+        /// The server, as configured.
+        server: String,
         /// What happened.
         why: Disconnect,
         /// The pause.
@@ -178,6 +183,8 @@ pub enum Disconnect {
     WrongServer,
     /// The connection could not be encrypted as it must be.
     Tls(TlsFailure),
+    /// The connection was lost before a server had answered.
+    NoAnswer,
     /// The connection was lost.
     Lost,
     /// Nothing came for `heartbeat_timeout`, or the handshake took longer than `handshake_timeout`.
@@ -188,19 +195,52 @@ pub enum Disconnect {
     Violation(Violation),
 }
 
-impl fmt::Display for Disconnect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Disconnect {
+    /// Whether it goes on until somebody changes something.
+    #[must_use]
+    pub fn is_lasting(self) -> bool {
         match self {
-            Self::Unresolved => f.write_str("the server's name does not resolve"),
-            Self::Unreachable(error) => write!(f, "cannot connect to the server: {error}"),
-            Self::NotCproxy => f.write_str("what listens there is no cproxy-server's ctl port"),
-            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
-            Self::WrongServer => f.write_str("the server does not know the token"),
-            Self::Tls(failure) => failure.fmt(f),
-            Self::Lost => f.write_str("the connection to the server was lost"),
-            Self::Silent => f.write_str("the server does not answer"),
-            Self::Closed(code) => write!(f, "the session was closed: {code}"),
-            Self::Violation(violation) => write!(f, "the server broke the protocol: {violation}"),
+            Self::Refused(refusal) => refusal.is_final(),
+            Self::WrongServer => true,
+            Self::Tls(failure) => failure.is_final(),
+            Self::Unresolved
+            | Self::Unreachable(_)
+            | Self::NotCproxy
+            | Self::NoAnswer
+            | Self::Lost
+            | Self::Silent
+            | Self::Closed(_)
+            | Self::Violation(_) => false,
+        }
+    }
+
+    /// A sentence about this `server`: what happened, and what to do.
+    #[must_use]
+    pub fn sentence(self, server: &str) -> String {
+        match self {
+            Self::Unresolved => format!(
+                "the name of the server {server} does not resolve; check `server` (--cproxy-server) and this machine's DNS"
+            ),
+            Self::Unreachable(error) => format!(
+                "cannot connect to the server {server}: {error}; check that cproxy-server runs there, that this is its \
+                 ctl port, and that no firewall is between"
+            ),
+            Self::NotCproxy => format!(
+                "what answers at {server} is no cproxy-server's ctl port; `server` (--cproxy-server) must name that port"
+            ),
+            Self::NoAnswer => format!(
+                "no cproxy-server answered at {server}: the connection was closed; check that this is its ctl port (not \
+                 the proxy port), and if a relay is between, that the server behind it runs"
+            ),
+            Self::Refused(refusal) => format!("the server {server} refused: {refusal}"),
+            Self::WrongServer => {
+                format!("the server {server} did not prove itself: {}", HandshakeRefusal::WrongToken)
+            }
+            Self::Tls(failure) => format!("the server {server}: {failure}"),
+            Self::Lost => format!("the connection to the server {server} was lost"),
+            Self::Silent => format!("the server {server} does not answer"),
+            Self::Closed(code) => format!("the server {server} closed the session: {code}"),
+            Self::Violation(violation) => format!("the server {server} broke the protocol: {violation}"),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! nothing else about them.
 //!
 //! Invariants:
-//! - P1 visitors wait only while no conn is idle, in the order they came, at most `max_waiting`;
+//! - P1 visitors wait only while no conn is idle, in the order they came; the event loop says how many may;
 //! - P2 a conn is given to one visitor and is then not idle;
 //! - P3 `asked` never exceeds [`Pool::MAX_ASKED`], and while someone waits something is asked for,
 //!   unless the client has just said that it cannot.
@@ -23,7 +23,6 @@ pub struct Pool<C, V> {
     idle: VecDeque<C>,
     waiting: VecDeque<V>,
     keep: u32,
-    max_waiting: u32,
     /// Conns asked for and not yet come.
     asked: u32,
     retry: Backoff,
@@ -33,30 +32,17 @@ pub struct Pool<C, V> {
     closed: bool,
 }
 
-/// What becomes of a new visitor.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visit<C> {
-    /// Start a transfer on this conn.
-    Start(C),
-    /// It waits.
-    Wait,
-    /// Too many wait already: reset it.
-    Reject,
-}
-
 impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// Most conns asked for at once: a burst of visitors becomes a bounded burst of dials.
     pub const MAX_ASKED: u32 = 512;
 
-    /// A pool that keeps `keep` conns ready and lets `max_waiting` visitors wait.
+    /// A pool that keeps `keep` conns ready.
     #[must_use]
-    pub fn new(keep: u32, max_waiting: u32) -> Self {
+    pub fn new(keep: u32) -> Self {
         Self {
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
             keep,
-            max_waiting,
             asked: 0,
             retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
             retry_at: None,
@@ -70,28 +56,26 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         self.retry_at = None;
     }
 
-    /// A visitor has come.
+    /// A visitor has come: returns the conn that it gets. If there is none, it waits.
     // PROTOCOL.md: P-POOL-5.
-    pub fn on_visitor(&mut self, visitor: V) -> Visit<C> {
+    #[must_use]
+    pub fn on_visitor(&mut self, visitor: V) -> Option<C> {
         if planted(PlantedBug::ConnGivenTwice)
             && let Some(&conn) = self.idle.back()
         {
-            return Visit::Start(conn);
+            return Some(conn);
         }
-        if let Some(conn) = self.idle.pop_back() {
-            return Visit::Start(conn);
+        let conn = self.idle.pop_back();
+        if conn.is_none() {
+            self.waiting.push_back(visitor);
         }
-        if self.is_full() {
-            return Visit::Reject;
-        }
-        self.waiting.push_back(visitor);
-        Visit::Wait
+        conn
     }
 
-    /// Whether a new visitor would be rejected.
+    /// Whether a new visitor would have to wait.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.idle.is_empty() && self.waiting.len() >= self.max_waiting as usize
+    pub fn is_empty(&self) -> bool {
+        self.idle.is_empty()
     }
 
     /// A new conn has come from the client.
@@ -140,7 +124,10 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
             self.asked += count;
             return;
         }
-        self.retry_at = Some(now + self.retry.next(random)).filter(|_| !self.closed);
+        // Those of one round fail one by one: the pause is for the round.
+        if self.retry_at.is_none() && !self.closed {
+            self.retry_at = Some(now + self.retry.next(random));
+        }
     }
 
     /// How many conns to ask the client for now; 0 for none. Notes them as asked for.
@@ -181,7 +168,6 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// If one does not hold.
     pub fn assert_consistent(&self, closed: bool) {
         assert!(self.waiting.is_empty() || self.idle.is_empty(), "P1: nobody waits while a conn is idle");
-        assert!(self.waiting.len() <= self.max_waiting as usize, "P1: the queue is bounded");
         assert!(self.asked <= Self::MAX_ASKED, "P3: asks are bounded");
         let asks = self.asked > 0 || self.retry_at.is_some() || closed;
         assert!(self.waiting.is_empty() || asks, "P3: while someone waits something is asked for");
@@ -203,52 +189,42 @@ fn remove<T: PartialEq>(from: &mut VecDeque<T>, item: T) -> bool {
 mod tests {
     use super::*;
 
-    fn pool(keep: u32, max_waiting: u32) -> Pool<u8, char> {
-        Pool::new(keep, max_waiting)
+    fn pool(keep: u32) -> Pool<u8, char> {
+        Pool::new(keep)
     }
 
     #[test]
-    fn p1_visitors_wait_in_order_and_in_bounds() {
-        let mut pool = pool(0, 2);
-        assert_eq!(pool.on_visitor('a'), Visit::Wait);
-        assert_eq!(pool.on_visitor('b'), Visit::Wait);
-        assert_eq!(pool.on_visitor('c'), Visit::Reject);
+    fn p1_visitors_wait_in_order() {
+        let mut pool = pool(0);
+        assert_eq!(pool.on_visitor('a'), None);
+        assert_eq!(pool.on_visitor('b'), None);
         assert_eq!(pool.ask(Instant::ZERO), 2);
         assert_eq!(pool.ask(Instant::ZERO), 0, "already asked");
         assert_eq!(pool.on_new(1), Some('a'));
         assert!(pool.remove_waiting('b') && !pool.remove_waiting('b'));
         assert_eq!(pool.on_new(2), None);
-        assert_eq!(pool.on_visitor('d'), Visit::Start(2));
+        assert_eq!(pool.on_visitor('d'), Some(2));
     }
 
     #[test]
     fn p3_who_keeps_none_ready_asks_for_one_when_a_visitor_waits() {
-        let mut pool = pool(0, 1);
+        let mut pool = pool(0);
         assert_eq!(pool.ask(Instant::ZERO), 0);
-        assert_eq!(pool.on_visitor('a'), Visit::Wait);
+        assert_eq!(pool.on_visitor('a'), None);
         assert_eq!(pool.ask(Instant::ZERO), 1);
         assert_eq!(pool.on_new(1), Some('a'));
         assert_eq!(pool.on_idle(1), None);
         assert!(pool.has_surplus(), "it ages, and is given to whoever comes before that");
-        assert_eq!(pool.on_visitor('b'), Visit::Start(1));
-    }
-
-    #[test]
-    fn p1_a_pool_that_lets_nobody_wait_is_full_until_a_conn_is_idle() {
-        let mut pool = pool(0, 0);
-        assert!(pool.is_full());
-        assert_eq!(pool.on_visitor('a'), Visit::Reject);
-        assert_eq!(pool.on_new(1), None);
-        assert!(!pool.is_full());
+        assert_eq!(pool.on_visitor('b'), Some(1));
     }
 
     #[test]
     fn p2_the_most_recently_used_conn_goes_first() {
-        let mut pool = pool(1, 1);
+        let mut pool = pool(1);
         assert_eq!(pool.on_new(1), None);
         assert_eq!(pool.on_new(2), None);
         assert!(pool.has_surplus());
-        assert_eq!(pool.on_visitor('a'), Visit::Start(2));
+        assert_eq!(pool.on_visitor('a'), Some(2));
         assert!(!pool.has_surplus());
         assert!(pool.remove_idle(1) && !pool.remove_idle(1));
         assert_eq!(pool.ask(Instant::ZERO), 1, "keeps one ready");
@@ -256,7 +232,7 @@ mod tests {
 
     #[test]
     fn p3_a_client_that_cannot_is_asked_again_later() {
-        let mut pool = pool(3, 1);
+        let mut pool = pool(3);
         assert_eq!(pool.ask(Instant::ZERO), 3);
         pool.on_failed(3, Instant::ZERO, 0);
         assert_eq!(pool.ask(Instant::ZERO), 0);
@@ -265,9 +241,51 @@ mod tests {
         assert_eq!(pool.next_deadline(), None);
     }
 
+    /// A client that cannot for a while, can again, and cannot: each time the pauses begin at the shortest.
+    #[test]
+    fn p3_pauses_grow_while_a_client_cannot_and_start_over_when_it_can() {
+        let mut pool = pool(1);
+        let mut now = Instant::ZERO;
+        for round in 0..3 {
+            for pause in [200, 400, 800, 1600, 3200, 5000, 5000] {
+                assert_eq!(pool.ask(now), 1, "round {round}");
+                pool.on_failed(1, now, u32::MAX);
+                let at = pool.next_deadline().unwrap();
+                assert_eq!(at, now + Duration::from_millis(pause), "round {round}");
+                assert_eq!(pool.ask(now + Duration::from_millis(pause - 1)), 0, "not before");
+                now = at;
+            }
+            assert_eq!(pool.ask(now), 1);
+            assert_eq!(pool.on_new(1), None);
+            assert!(pool.remove_idle(1));
+        }
+    }
+
+    #[test]
+    fn p3_the_pause_grows_with_each_round_of_asking_whatever_the_number_of_conns_that_failed() {
+        let mut pool = pool(4);
+        for visitor in 'a'..='p' {
+            assert_eq!(pool.on_visitor(visitor), None);
+        }
+        let mut now = Instant::ZERO;
+        for pause in [200, 400, 800] {
+            assert_eq!(pool.ask(now), 20);
+            for nth in 0..20 {
+                pool.on_failed(1, now + Duration::from_millis(nth), u32::MAX);
+            }
+            let at = pool.next_deadline().unwrap();
+            assert_eq!(at.since(now).as_millis(), pause);
+            now = at;
+        }
+        assert_eq!(pool.ask(now), 20);
+        pool.on_failed(1, now, u32::MAX);
+        assert_eq!(pool.on_new(1), Some('a'), "one came: the others may, too");
+        assert_eq!(pool.ask(now), 1);
+    }
+
     #[test]
     fn a_closed_pool_asks_for_nothing_and_has_no_deadline() {
-        let mut pool = pool(3, 1);
+        let mut pool = pool(3);
         assert_eq!(pool.ask(Instant::ZERO), 3);
         pool.on_failed(1, Instant::ZERO, 0);
         pool.close();
@@ -278,7 +296,7 @@ mod tests {
 
     #[test]
     fn p3_asks_are_bounded() {
-        let mut pool = Pool::<u32, u32>::new(10_000, 0);
+        let mut pool = Pool::<u32, u32>::new(10_000);
         assert_eq!(pool.ask(Instant::ZERO), Pool::<u32, u32>::MAX_ASKED);
         assert_eq!(pool.ask(Instant::ZERO), 0);
     }

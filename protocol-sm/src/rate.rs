@@ -84,6 +84,37 @@ impl Rates {
     }
 }
 
+/// One token bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bucket {
+    /// What one event costs.
+    every: Duration,
+    /// What a full bucket holds.
+    burst: Duration,
+    full_at: Instant,
+}
+
+impl Bucket {
+    /// `burst` events at once, and one more for each `every` that passes.
+    #[must_use]
+    pub fn new(every: Duration, burst: u32) -> Self {
+        Self { every, burst: every.saturating_mul(burst), full_at: Instant::ZERO }
+    }
+
+    /// Counts an event.
+    ///
+    /// # Errors
+    /// It is not allowed yet: from when on it is.
+    pub fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let missing = self.full_at.since(now) + self.every;
+        if missing > self.burst {
+            return Err(now + (missing - self.burst));
+        }
+        self.full_at = self.full_at.max(now) + self.every;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +140,18 @@ mod tests {
         assert_eq!(taken(&mut rates, at(1_000_000), 9), 3, "never more than a burst");
         assert!(rates.take(at(1_000_000), source(2)), "each source has its own");
         assert_eq!(taken(&mut Rates::per_minute(90), at(0), 1000), 90);
+    }
+
+    #[test]
+    fn a_bucket_says_when_it_allows_more() {
+        let mut bucket = Bucket::new(Duration::from_secs(1), 3);
+        assert_eq!(bucket.take(at(500)), Ok(()));
+        assert_eq!((bucket.take(at(500)), bucket.take(at(500))), (Ok(()), Ok(())));
+        assert_eq!(bucket.take(at(500)), Err(at(1500)));
+        assert_eq!(bucket.take(at(1499)), Err(at(1500)), "who asks too early waits no longer for it");
+        assert_eq!((bucket.take(at(1500)), bucket.take(at(1500))), (Ok(()), Err(at(2500))));
+        assert_eq!((bucket.take(at(2500)), bucket.take(at(2500))), (Ok(()), Err(at(3500))), "the second period, too");
+        assert_eq!((0..9).filter(|_| bucket.take(at(60_000)).is_ok()).count(), 3, "never more than a burst");
     }
 
     #[test]

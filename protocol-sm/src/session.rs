@@ -16,6 +16,8 @@ use alloc::collections::VecDeque;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NumberedMessages<M> {
     unacked: VecDeque<M>,
+    /// Messages that may be in `unacked`.
+    max_unacked: usize,
     acked: u64,
     received: u64,
     /// `received` as the peer was last told.
@@ -37,16 +39,28 @@ pub enum Delivery {
 
 impl<M> Default for NumberedMessages<M> {
     fn default() -> Self {
-        Self { unacked: VecDeque::new(), acked: 0, received: 0, told: 0 }
+        Self::bounded(Self::MAX_UNACKED)
     }
 }
 
 impl<M> NumberedMessages<M> {
-    /// Unacknowledged messages that may pile up. An honest peer acknowledges every
-    /// [`NumberedMessages::ACK_EVERY`], and while there is no ctl_conn each proxy_conn can cause only a few.
+    /// Unacknowledged messages that may pile up, if nobody says less.
     pub const MAX_UNACKED: usize = 1 << 18;
     /// An acknowledgement goes out after this many messages without one.
     pub const ACK_EVERY: u64 = 64;
+
+    /// Those of a session in which `max_unacked` may pile up without an acknowledgement. An honest peer acknowledges
+    /// every [`NumberedMessages::ACK_EVERY`], and while there is no ctl_conn each proxy_conn can cause only a few.
+    #[must_use]
+    pub fn bounded(max_unacked: usize) -> Self {
+        Self { unacked: VecDeque::new(), max_unacked, acked: 0, received: 0, told: 0 }
+    }
+
+    /// Messages that may pile up.
+    #[must_use]
+    pub fn max_unacked(&self) -> usize {
+        self.max_unacked
+    }
 
     /// Takes a message to send and returns its number. The caller writes it to the ctl_conn, if there
     /// is one; if not, the replay will.
@@ -55,7 +69,7 @@ impl<M> NumberedMessages<M> {
     /// [`Violation::Unacknowledged`]: the peer acknowledges nothing.
     // PROTOCOL.md: P-SESS-1, P-SESS-5, P-SESS-7.
     pub fn send(&mut self, msg: M) -> Result<u64, Violation> {
-        if self.unacked.len() >= Self::MAX_UNACKED {
+        if self.unacked.len() >= self.max_unacked {
             return Err(Violation::Unacknowledged);
         }
         self.unacked.push_back(msg);

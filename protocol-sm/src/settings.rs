@@ -63,13 +63,28 @@ pub struct Timings {
     pub half_open_timeout: Duration,
     /// How long an outer socket that is to be reset may make no progress with what it has been given.
     pub reset_linger: Duration,
-    /// Both: how long transfers may go on after a request to stop (default 10 s).
+    /// Server: a visitor's connection that is silent for this long is probed (default 30 s); zero: never.
+    pub visitor_keepalive: Duration,
+    /// Both: how long transfers may go on after a request to stop (default 8 s: container runtimes kill after 10 s).
     pub drain_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
     pub reconnect_min: Duration,
     /// Client: longest pause before a reconnect, and the pause before a LocalServer's name that did not resolve
     /// is looked up again (default 15 s).
     pub reconnect_max: Duration,
+}
+
+/// Beside the times that the protocol waits, what a reconnect and the kernel's own pauses take.
+const SLACK: Duration = Duration::from_secs(10);
+
+impl Timings {
+    /// How long the kernel lets a proxy_conn hear nothing from its peer, although it asks, before it fails: as long as
+    /// the session outlives a cut of the whole line, so that no transfer is lost which the protocol would have kept.
+    // PROTOCOL.md: P-XFER-10.
+    #[must_use]
+    pub fn conn_silence(&self) -> Duration {
+        self.heartbeat_timeout.saturating_add(self.session_grace).saturating_add(SLACK)
+    }
 }
 
 impl Default for Timings {
@@ -87,19 +102,22 @@ impl Default for Timings {
             idle_conn_lifetime: Duration::from_secs(60),
             half_open_timeout: Duration::from_secs(3600),
             reset_linger: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(10),
+            visitor_keepalive: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(8),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),
         }
     }
 }
 
-/// What one client may use.
+/// What the holder of one token may use, over all its sessions together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Public ports it may ask for; port 0 ("server picks") is picked from these too.
+    /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
-    /// Tunnels at once (default 64).
+    /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
+    pub max_sessions: u32,
+    /// Tunnels at once (default 1024).
     pub max_tunnels: u32,
     /// Transfers at once (default 10 000); more visitors are reset.
     pub max_connections: u32,
@@ -114,8 +132,9 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self {
-            allow_ports: PortSet::all(),
-            max_tunnels: 64,
+            allow_ports: PortSet::unprivileged(),
+            max_sessions: 4096,
+            max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
             sources: SourceLists::default(),
@@ -163,7 +182,7 @@ pub struct ServerSettings {
     /// Connections of one source address that have not finished their handshake, at once; its oldest makes room
     /// (default 512).
     pub max_handshakes_per_source: u32,
-    /// Sessions at once (default 4096).
+    /// Sessions at once, of all clients (default 4096).
     pub max_sessions: u32,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,

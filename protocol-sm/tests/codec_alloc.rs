@@ -4,7 +4,7 @@
 use protocol_sm::codes::AbortCode;
 use protocol_sm::conn::{client, server};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
-use protocol_sm::pool::{Pool, Visit};
+use protocol_sm::pool::Pool;
 use protocol_sm::session::{Delivery, NumberedMessages};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Half, How};
@@ -109,12 +109,12 @@ fn visit(server: server::IdleConn, client: client::IdleConn) -> (server::IdleCon
 
 #[test]
 fn a_visit_on_an_idle_conn_allocates_nothing() {
-    let mut pool = Pool::<u32, u32>::new(1, 8);
+    let mut pool = Pool::<u32, u32>::new(1);
     let (mut ours, mut theirs) = (NumberedMessages::default(), NumberedMessages::<()>::default());
     let mut conns = (server::IdleConn::default(), client::IdleConn::default());
     assert_eq!((pool.ask(Instant::ZERO), pool.on_new(1)), (1, None));
     let mut round = || {
-        assert_eq!(pool.on_visitor(2), Visit::Start(1));
+        assert_eq!(pool.on_visitor(2), Some(1));
         conns = visit(std::mem::take(&mut conns.0), std::mem::take(&mut conns.1));
         let seq = ours.send(ServerMsg::NeedConn { count: 1 }).unwrap();
         assert_eq!(theirs.on_numbered(seq), Ok(Delivery::Deliver { ack: false }));

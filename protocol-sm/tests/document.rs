@@ -132,6 +132,7 @@ fn defaults_are_those_that_are_written() {
         ("idle_conn_lifetime", timings.idle_conn_lifetime),
         ("half_open_timeout", timings.half_open_timeout),
         ("reset_linger", timings.reset_linger),
+        ("visitor_keepalive", timings.visitor_keepalive),
         ("drain_timeout", timings.drain_timeout),
     ];
     let rows = table(&["## Timers and limits"]);

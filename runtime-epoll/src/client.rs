@@ -1,8 +1,9 @@
 //! The client's threads.
 
 use crate::mail::Outgoing;
+use crate::notes::browsers_refuse;
 use crate::resolve::Resolver;
-use crate::sys::{Linux, Pipe, Stream};
+use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
 use crate::{Program, Stopper};
@@ -17,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// Where the server is, and what to expose.
 #[derive(Clone, Debug)]
@@ -59,8 +61,8 @@ pub struct Client {
 /// Why the client ended by itself.
 #[derive(Debug)]
 pub enum RunError {
-    /// The server refused for good (wrong token, port not allowed, version): exit code 2. The text is a
-    /// whole sentence for the user.
+    /// It never worked, and the server refused for good (wrong token, port not allowed, version): exit code 2. The
+    /// text is a whole sentence for the user.
     Refused(String),
     /// Something local broke, or another client took over: exit code 1.
     Io(io::Error),
@@ -121,7 +123,8 @@ impl Client {
     }
 
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
-    /// `on_forwarding` on it, once per tunnel that becomes reachable or changes its public address.
+    /// `on_forwarding` on it, once per tunnel that becomes reachable, is reachable again after it was refused, or changes
+    /// its public address.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -138,11 +141,13 @@ impl Client {
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
+        main.sys.set_limits(Limits::new(&timings));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let mut worker =
                 Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
+            worker.sys.set_limits(Limits::new(&timings));
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");
@@ -186,14 +191,24 @@ impl Client {
 }
 
 /// Logs what became of a tunnel; returns what to announce if it is reachable.
-fn announce(spec: &TunnelSpec, outcome: Result<SocketAddr, TunnelRefusal>) -> Option<Forwarding> {
+fn announce(spec: &TunnelSpec, outcome: Result<SocketAddr, (TunnelRefusal, Duration)>) -> Option<Forwarding> {
     match outcome {
         Ok(public) => {
-            tracing::info!(tunnel = spec.name, "reachable at port {}, forwarded to {}", public.port(), spec.local);
+            let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
+            tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
             Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
         }
-        Err(code) => {
-            tracing::warn!(tunnel = spec.name, port = spec.public_port, "not reachable: {code}");
+        Err((code, pause)) => {
+            let (tunnel, port, pause) = (&spec.name, spec.public_port, pause.as_secs_f32());
+            if code.is_final() {
+                tracing::error!(
+                    tunnel,
+                    port,
+                    "not reachable: {code}; asked for again in {pause:.0} s and then more rarely"
+                );
+            } else {
+                tracing::warn!(tunnel, port, "not reachable: {code}; asked for again in {pause:.1} s");
+            }
             None
         }
     }

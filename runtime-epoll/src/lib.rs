@@ -28,14 +28,17 @@
 
 pub mod client;
 mod mail;
+#[cfg(test)]
+mod mail_tests;
 mod notes;
+mod parts;
 mod resolve;
 pub mod server;
 mod sys;
 mod thread;
 pub mod tls;
 
-pub use sys::{Linux, Listener, Pipe, Poller, Stream};
+pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};

@@ -3,11 +3,18 @@
 //! This is the only lock of the data path. It is held while some messages are moved, and never while
 //! anything is done with them; a receiver without mail does not take it. The receiver says when it goes to
 //! sleep; only then does a sender ring (one write to an eventfd), and only the first one.
+//!
+//! ```text
+//!   receiver: asleep = true ── fence ── is there mail?       no: it sleeps
+//!   sender:   mail = true ──── fence ── was it asleep?       yes: it rings
+//! ```
+//!
+//! Each says something and then looks at what the other said. The fences put all four steps in one order, so at least
+//! one of the two sees the other: nobody sleeps over mail. Messages themselves are handed over by the lock.
 
-use mio::Waker;
+// `tests/mail_over_loom.rs` and `tests/mail_over_shuttle.rs` compile this file over other parts.
+use super::parts::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, PoisonError, Waker, fence};
 use protocol_sm::driver::Tell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Wakes a thread that sleeps. Its drivers' mailboxes share it.
 #[derive(Debug)]
@@ -24,9 +31,8 @@ impl Bell {
     /// From now on the bell is rung for a message, until [`Bell::wake_up`]. `false`: there is mail already, so this
     /// is no time to sleep.
     pub(crate) fn fall_asleep(&self, has_mail: impl FnOnce() -> bool) -> bool {
-        // Set before the mailboxes are read, because a sender posts before it reads this: so one of the two sees the
-        // other.
-        self.asleep.store(true, Ordering::SeqCst);
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let asleep = !has_mail();
         if !asleep {
             self.wake_up();
@@ -38,8 +44,16 @@ impl Bell {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
+    /// After something was put into a mailbox.
     fn ring(&self) {
-        if self.asleep.swap(false, Ordering::SeqCst)
+        fence(Ordering::SeqCst);
+        // Of several senders one finds it asleep.
+        if self.asleep.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             && let Err(error) = self.waker.wake()
         {
             tracing::error!("a thread cannot be woken: {error}");
@@ -84,7 +98,7 @@ impl<M> Shared<M> {
     fn change(&self, change: impl FnOnce(&mut State<M>)) {
         let mut state = self.lock();
         change(&mut state);
-        self.mail.store(true, Ordering::SeqCst);
+        self.mail.store(true, Ordering::Relaxed);
         drop(state);
         self.bell.ring();
     }
@@ -103,7 +117,7 @@ impl<M> Mailbox<M> {
 
     /// Whether there is something to take: messages, or the end.
     pub(crate) fn has_mail(&self) -> bool {
-        self.0.mail.load(Ordering::SeqCst)
+        self.0.mail.load(Ordering::Relaxed)
     }
 
     /// Takes all messages into `into`, which is empty. `false`: the mailbox is closed, these were the last.
@@ -114,7 +128,7 @@ impl<M> Mailbox<M> {
         }
         let mut state = self.0.lock();
         std::mem::swap(&mut state.queue, into);
-        self.0.mail.store(state.closed, Ordering::SeqCst);
+        self.0.mail.store(state.closed, Ordering::Relaxed);
         !state.closed
     }
 }
@@ -169,110 +183,5 @@ impl<M> Outgoing<M> {
 impl<M> Tell<M> for Outgoing<M> {
     fn tell(&mut self, msg: M) {
         self.kept.push(msg);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::Poller;
-    use std::time::{Duration, Instant};
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    /// A thread that has one mailbox and nothing else.
-    struct Reader<M> {
-        poller: Poller,
-        bell: Arc<Bell>,
-        mailbox: Mailbox<M>,
-    }
-
-    impl<M> Reader<M> {
-        fn new() -> Self {
-            let poller = Poller::new().unwrap();
-            let bell = Arc::new(Bell::new(poller.waker().unwrap()));
-            Self { poller, mailbox: Mailbox::new(Arc::clone(&bell)), bell }
-        }
-
-        /// Sleeps as a thread does, until there is mail; panics if nobody rings in time. A ring may come late, for
-        /// what was taken already.
-        fn next_batch(&mut self, into: &mut Vec<M>) -> bool {
-            while self.bell.fall_asleep(|| self.mailbox.has_mail()) {
-                let started = Instant::now();
-                self.poller.wait(Some(PATIENCE)).unwrap();
-                assert!(started.elapsed() < PATIENCE, "nobody rang within {PATIENCE:?}");
-                self.bell.wake_up();
-            }
-            self.mailbox.take(into)
-        }
-    }
-
-    #[test]
-    fn no_message_and_no_wake_up_is_lost_and_each_senders_order_is_kept() {
-        const SENDERS: u32 = 3;
-        const EACH: u32 = 20_000;
-        let mut reader = Reader::new();
-        let senders: Vec<_> = (0..SENDERS)
-            .map(|sender| {
-                let mut out = Outgoing::new(reader.mailbox.address());
-                std::thread::spawn(move || {
-                    for number in 0..EACH {
-                        out.tell((sender, number));
-                        // Batches of 1, 2, 3, 1, … so that the receiver falls asleep in between, often.
-                        if number % 6 != 1 && number % 6 != 3 && number % 6 != 4 {
-                            out.flush();
-                        }
-                    }
-                    out.flush();
-                })
-            })
-            .collect();
-        let mut next = [0; SENDERS as usize];
-        let mut batch = Vec::new();
-        while next.iter().sum::<u32>() < SENDERS * EACH {
-            assert!(reader.next_batch(&mut batch));
-            for (sender, number) in batch.drain(..) {
-                assert_eq!(number, next[sender as usize], "in order");
-                next[sender as usize] += 1;
-            }
-        }
-        for sender in senders {
-            sender.join().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_closed_mailbox_gives_what_came_before_and_takes_nothing_after() {
-        let mut reader = Reader::new();
-        let address = reader.mailbox.address();
-        address.post(1);
-        address.close();
-        address.post(2);
-        let mut batch = Vec::new();
-        assert!(!reader.next_batch(&mut batch));
-        assert_eq!(batch, [1]);
-    }
-
-    #[test]
-    fn a_sleeper_is_woken_by_a_close() {
-        let mut reader = Reader::<()>::new();
-        let address = reader.mailbox.address();
-        let asleep = Arc::clone(&reader.bell);
-        let closer = std::thread::spawn(move || {
-            while !asleep.asleep.load(Ordering::Acquire) {
-                std::thread::yield_now();
-            }
-            address.close();
-        });
-        assert!(!reader.next_batch(&mut Vec::new()), "it is closed");
-        closer.join().unwrap();
-    }
-
-    #[test]
-    fn nobody_falls_asleep_over_any_of_several_mailboxes() {
-        let reader = Reader::<()>::new();
-        let other = Mailbox::new(Arc::clone(&reader.bell));
-        other.address().post(1);
-        assert!(!reader.bell.fall_asleep(|| reader.mailbox.has_mail() || other.has_mail()));
     }
 }

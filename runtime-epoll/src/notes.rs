@@ -4,6 +4,7 @@
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
+use protocol_sm::ports::is_refused_by_browsers;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(1);
 
 /// What became of one of the client's tunnels.
-pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, TunnelRefusal>);
+pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, (TunnelRefusal, Duration)>);
 
 /// One thread's notes.
 #[derive(Debug, Default)]
@@ -82,14 +83,15 @@ impl Notes {
             Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
-                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{left_out}");
+                    let remark = browsers_refuse(public.port());
+                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
                 }
                 Err(code) => {
                     tracing::warn!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
                 }
             }),
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
-            Note::NotForwarding { tunnel, code } => self.tunnel_news.push((tunnel, Err(code))),
+            Note::NotForwarding { tunnel, code, pause } => self.tunnel_news.push((tunnel, Err((code, pause)))),
             Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
                 tracing::warn!(%from, "connection refused: {refusal}{left_out}");
             }),
@@ -101,12 +103,28 @@ impl Notes {
                 tracing::warn!(%from, "connection dropped: {why}{left_out}");
             }),
             // The pause keeps this one rare by itself.
-            Note::Reconnecting { why, pause } => tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32()),
+            Note::Reconnecting { server, why, pause } => {
+                let (sentence, pause) = (why.sentence(&server), pause.as_secs_f32());
+                if why.is_lasting() {
+                    tracing::error!("{sentence}; trying again in {pause:.1} s");
+                } else {
+                    tracing::warn!("{sentence}; trying again in {pause:.1} s");
+                }
+            }
             Note::Violation { conn, violation } => self.violations.line(|left_out| match conn {
                 Some(conn) => tracing::warn!(conn = conn.0, "the peer broke the protocol: {violation}{left_out}"),
                 None => tracing::warn!("the peer broke the protocol: {violation}{left_out}"),
             }),
         }
+    }
+}
+
+/// What is to be said of a public port on which browsers open no web page; nothing of others.
+pub(crate) fn browsers_refuse(port: u16) -> &'static str {
+    if is_refused_by_browsers(port) {
+        "; browsers refuse to open a web page on this port (ERR_UNSAFE_PORT): for one, choose another port, such as 7000"
+    } else {
+        ""
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
-use crate::sys::{Listener, Pipe, Stream};
+use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls};
 use crate::{Program, Stopper};
@@ -102,6 +102,7 @@ impl fmt::Display for StartError {
             | SysError::ResetBehindEnd
             | SysError::Refused
             | SysError::TimedOut
+            | SysError::Unsupported
             | SysError::Tls(_)
             | SysError::Other(_) => {
                 write!(f, "{error}; choose another --bind-addr or {flag}")
@@ -161,6 +162,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
+    main.sys.set_limits(Limits::new(&timings));
     if let Some(tls) = config.tls {
         main.sys.use_tls(Tls::Server(tls));
     }
@@ -203,6 +205,7 @@ impl Server {
         let Self { mut host, mut main, main_address, listen, loop_count, hosts, timings, relay, clock, .. } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
         let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len()), clock);
+        listener.sys.set_limits(Limits::for_visitors(&timings));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)

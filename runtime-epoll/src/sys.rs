@@ -1,6 +1,7 @@
 //! [`Linux`]: the drivers' system calls, answered by the kernel.
 
 mod errno;
+mod needed;
 mod options;
 mod pipe;
 mod poll;
@@ -8,21 +9,27 @@ mod random;
 mod secure;
 mod socket;
 
+pub use needed::{Refused, check as check_calls};
+pub(crate) use options::Limits;
 pub use pipe::Pipe;
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
+pub use random::fetch as random_bytes;
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
 use crate::tls::Tls;
+use nix::errno::Errno;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
     Token,
 };
+use protocol_sm::settings::Timings;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Once;
 use std::time::Duration;
 
 /// Bytes copied at once into the pipe of a stream with urgent bytes: they fit into any pipe that is used.
@@ -41,6 +48,7 @@ pub struct Linux<O = ()> {
     /// that nothing is left, and splice(2) never gets past the byte. So these streams are copied.
     urgent: BTreeSet<Token>,
     secure: secure::Secure,
+    limits: Limits,
     random: random::Random,
     notes: Notes,
     outbox: O,
@@ -63,6 +71,7 @@ impl<O> Linux<O> {
             pipes: pipe::Pool::default(),
             urgent: BTreeSet::new(),
             secure: secure::Secure::default(),
+            limits: Limits::new(&Timings::default()),
             random: random::Random::default(),
             notes: Notes::default(),
             outbox,
@@ -85,6 +94,11 @@ impl<O> Linux<O> {
         ready.clear();
         ready.extend(poller.events().map(|(_, event)| self.on_event(event)));
         Ok(())
+    }
+
+    /// Sets how long connections made from now on may be silent.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Encrypts connections between client and server from now on.
@@ -139,6 +153,24 @@ impl<O> Linux<O> {
         result
     }
 
+    /// Once splice(2) was found not to work, this thread copies.
+    fn spliced(&mut self, way: &str, result: Result<usize, Errno>) -> Result<usize, SysError> {
+        result.map_err(|errno| {
+            let error = errno::splice_error(errno);
+            if error == SysError::Unsupported {
+                self.pipes.give_up();
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    tracing::warn!(
+                        "this system refuses splice(2) {way} ({errno}), so bulk data is copied, which takes more \
+                         processor time; if a container's seccomp profile is the reason, allow splice there"
+                    );
+                });
+            }
+            error
+        })
+    }
+
     fn is_urgent(&self, stream: &Stream) -> bool {
         !self.urgent.is_empty() && stream.token.get().is_some_and(|token| self.urgent.contains(&token))
     }
@@ -170,7 +202,7 @@ impl<O> Streams for Linux<O> {
 
     fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
-        let mut stream = Stream::connect(to, role)?;
+        let mut stream = Stream::connect(to, role, &self.limits)?;
         self.secure.connecting(&mut stream)?;
         self.watch(&stream, token)?;
         Ok(stream)
@@ -228,7 +260,7 @@ impl<O> Splice for Linux<O> {
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         if !self.is_urgent(stream) {
-            let moved = pipe.fill(stream, max)?;
+            let moved = self.spliced("out of a socket", pipe.fill(stream, max))?;
             // At an urgent byte, splice moves nothing, and once the peer has shut its half, it reports the end of
             // the stream.
             if moved > 0 || !stream.has_more() {
@@ -245,7 +277,12 @@ impl<O> Splice for Linux<O> {
     }
 
     fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
-        self.wrote(stream, max, pipe.drain(stream, max))
+        let moved = self.spliced("into a socket", pipe.drain(stream, max));
+        self.wrote(stream, max, moved)
+    }
+
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        pipe.get(into)
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
@@ -277,13 +314,13 @@ impl<O> Listen for Linux<O> {
     type Listener = Listener;
 
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Listener, SocketAddr), SysError> {
-        let (listener, address) = Listener::bind(at)?;
+        let (listener, address) = Listener::bind(at, &self.limits)?;
         self.add(&listener, token, false)?;
         Ok((listener, address))
     }
 
     fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
-        let (mut stream, from) = listener.accept(role)?;
+        let (mut stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&mut stream);
         Ok((stream, from))
     }

@@ -506,6 +506,21 @@ rules! {
         read_exactly(&mut pair.net, &pair.near, NEAR, 300);
     }
 
+    fn what_a_pipe_holds_can_be_read<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        let pipe = pair.net.pipe();
+        pair.write(10);
+        pair.net.until(FAR, |ready| ready.readable);
+        assert_eq!(pair.net.splice_in(&pair.far, &pipe, 100), Ok(10));
+        assert_eq!(pair.net.splice_out(&pipe, &pair.far, 4), Ok(4));
+        let mut rest = [0; 6];
+        assert_eq!(pair.net.read_pipe(&pipe, &mut rest), Ok(()));
+        assert_eq!(rest, [7; 6]);
+        pair.write(3);
+        pair.net.until(FAR, |ready| ready.readable);
+        assert_eq!(pair.net.splice_in(&pair.far, &pipe, 100), Ok(3), "it is empty again");
+    }
+
     fn who_finds_the_accept_queue_full_waits_for_room<N: Net>() {
         let mut net = N::new();
         let (door, at) = net.listen(DOOR);

@@ -231,7 +231,7 @@ HANDSHAKE = Choice(
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
-         "PortNotAllowed", "PortDenied", "TooManyTunnels"}
+         "PortNotAllowed", "PortDenied"}
 
 NETWORKS = List(Network(), 16)
 LIMITS = Struct(

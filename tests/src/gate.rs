@@ -31,6 +31,8 @@ struct State {
     frozen: AtomicBool,
     dribble: AtomicBool,
     accepted: AtomicU64,
+    /// Where new connections go, if not where they went at first.
+    elsewhere: Mutex<Option<SocketAddr>>,
     links: Mutex<Vec<Arc<Link>>>,
     recordings: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
 }
@@ -63,6 +65,7 @@ impl Gate {
     /// If `addr` is taken.
     #[must_use]
     pub fn at(addr: SocketAddr, target: SocketAddr) -> Self {
+        crate::limit::arm();
         let listener = TcpListener::bind(addr).unwrap_or_else(|error| panic!("gate at {addr}: {error}"));
         let addr = listener.local_addr().expect("the gate's address");
         let accepting = listener.try_clone().expect("a second handle");
@@ -75,7 +78,7 @@ impl Gate {
                 }
                 // A closed gate, and one whose target does not answer, hang up at once.
                 if let (Ok(near), false) = (near, shared.closed.load(Ordering::SeqCst))
-                    && let Ok(far) = TcpStream::connect(target)
+                    && let Ok(far) = TcpStream::connect(shared.elsewhere().unwrap_or(target))
                 {
                     shared.link(near, far);
                 }
@@ -149,6 +152,11 @@ impl Gate {
         self.state.dribble.store(true, Ordering::SeqCst);
     }
 
+    /// Leads new connections to another target.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.state.elsewhere.lock().expect("no panic while locked") = Some(target);
+    }
+
     /// Hangs up on every new connection.
     pub fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
@@ -204,6 +212,10 @@ impl Drop for Gate {
 impl State {
     fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
         self.links.lock().expect("no panic while locked")
+    }
+
+    fn elsewhere(&self) -> Option<SocketAddr> {
+        *self.elsewhere.lock().expect("no panic while locked")
     }
 
     fn link(self: &Arc<Self>, near: TcpStream, far: TcpStream) {

@@ -4,10 +4,11 @@
 //! This library is the harness; `tests/` holds one file per behaviour. A test starts LocalServers
 //! ([`services`], [`exchange`]), the two programs ([`programs`]), sometimes a [`gate`] or a [`link`] between
 //! them, and plays the PublicClient with plain sockets ([`sockets`], [`visits`]). Every byte is derived from
-//! its place ([`payload`]); every wait is for a condition and ends with a message ([`wait`]).
+//! its place ([`payload`]); every wait is for a condition and ends with a message ([`wait`]), and every test
+//! ends in time ([`limit`]).
 //!
-//! `cargo test -p tests --test killed` runs one file. The programs are built if they are out of date;
-//! `CPROXY_BIN_DIR=target/release` takes others as they are.
+//! `cargo test -p tests --test killed` runs one file. The programs are built if they are out of date
+//! or another work tree's; `CPROXY_BIN_DIR=target/release` takes others as they are.
 //!
 //! What went wrong in the original program, and the test that would show it again:
 //!
@@ -35,6 +36,7 @@ pub mod conversation;
 pub mod exchange;
 pub mod gate;
 pub mod leaks;
+pub mod limit;
 pub mod link;
 pub mod payload;
 pub mod process;

@@ -33,6 +33,7 @@ impl Namespace {
     /// Without the right to make one; see [`crate::root_only`].
     #[must_use]
     pub fn alone() -> Self {
+        crate::limit::arm();
         let file = std::thread::spawn(|| {
             let file = new_namespace();
             bring_up(&[b"lo"]);

@@ -1,5 +1,6 @@
 //! LocalServers: small services in threads of the test, one thread per connection.
 
+use crate::limit;
 use crate::sockets::{LOOPBACK, bounded, reset};
 use crate::wait::PATIENCE;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
@@ -52,11 +53,12 @@ impl Service {
     /// If no thread can be started.
     #[must_use]
     pub fn serve(listener: TcpListener, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        limit::arm();
         let addr = listener.local_addr().expect("the listener's address");
         let accepting = listener.try_clone().expect("a second handle");
         let state = Arc::new(State::default());
         let (shared, handler) = (Arc::clone(&state), Arc::new(handler));
-        let acceptor = small_thread("acceptor", move || {
+        let acceptor = small_thread("an acceptor", move || {
             for stream in accepting.incoming() {
                 if shared.stop.load(Ordering::SeqCst) {
                     return;
@@ -65,7 +67,7 @@ impl Service {
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
                 bounded(&stream, PATIENCE);
                 let (shared, handler) = (Arc::clone(&shared), Arc::clone(&handler));
-                small_thread("service", move || {
+                small_thread("a service", move || {
                     // A panic has printed its message; the test asks for the count.
                     if catch_unwind(AssertUnwindSafe(|| handler(stream))).is_err() {
                         shared.panicked.fetch_add(1, Ordering::SeqCst);

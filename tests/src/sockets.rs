@@ -120,6 +120,7 @@ pub fn visit_end(addr: SocketAddr) -> (u64, End) {
 /// # Panics
 /// If the socket refuses its options.
 pub fn bounded(stream: &TcpStream, patience: Duration) {
+    crate::limit::arm();
     // Some kernels refuse this on a connection that has been reset already.
     let _ = stream.set_nodelay(true);
     stream.set_read_timeout(Some(patience)).expect("read timeout");

@@ -23,6 +23,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// If it does not succeed within [`PATIENCE`]; with `what` was expected and the last error.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    crate::limit::arm();
     let deadline = Instant::now() + PATIENCE;
     loop {
         match probe() {

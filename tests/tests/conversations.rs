@@ -4,6 +4,7 @@
 //! `CONVERSATIONS=5000 cargo test -p tests --test conversations` holds more; `FIRST_SEED` says where to begin.
 
 use tests::conversation::{Conversation, Held, Outcome, Player, Seen, Step, compare};
+use tests::limit::arm;
 use tests::programs::{Client, Server, options};
 
 /// How many are held, and from which seed on.
@@ -27,6 +28,7 @@ fn what_both_ends_see_could_have_been_seen_directly() {
 
 #[test]
 fn what_could_not_have_been_seen_directly_is_noticed() {
+    arm();
     let conversation = Conversation {
         seed: 1,
         visitor: vec![Step::ReadToEnd],

@@ -2,7 +2,11 @@
 //! around unsafe code that it speaks of.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+use tests::limit::arm;
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above this package")
@@ -19,6 +23,7 @@ fn citations(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[test]
 fn the_tests_that_the_security_document_cites_are_there() {
+    arm();
     let text = read(&workspace().join("SECURITY.md"));
     let cited: Vec<_> = citations(&text).collect();
     assert!(cited.len() > 30, "only {} tests cited", cited.len());
@@ -32,6 +37,7 @@ fn the_tests_that_the_security_document_cites_are_there() {
 
 #[test]
 fn every_attacker_has_a_test() {
+    arm();
     let text = read(&workspace().join("SECURITY.md"));
     let (_, attackers) = text.split_once("## Attackers").expect("the section");
     let (attackers, _) = attackers.split_once("\n## ").expect("a section behind it");
@@ -44,6 +50,7 @@ fn every_attacker_has_a_test() {
 
 #[test]
 fn unsafe_code_stays_where_it_is_allowed() {
+    arm();
     let forbids = ["protocol-sm/src/lib.rs", "bins/src/lib.rs", "runtime-sim/src/lib.rs", "fuzz/src/lib.rs"];
     let programs = ["bins/src/bin/cproxy-server.rs", "bins/src/bin/cproxy-client.rs"];
     for file in forbids.into_iter().chain(programs) {
@@ -58,6 +65,40 @@ fn unsafe_code_stays_where_it_is_allowed() {
     });
     allowed.sort();
     assert_eq!(allowed, ["options.rs", "random.rs", "socket.rs"]);
+}
+
+/// What `.ci/deny` does where `cargo` is a script with this body.
+fn check_dependencies(cargo: &str, advisories: &str) -> Output {
+    let directory = TempDir::new().expect("a temporary directory");
+    let script = directory.path().join("cargo");
+    fs::write(&script, format!("#!/bin/sh\n{cargo}\n")).expect("write the script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").expect("a PATH"));
+    let check = workspace().join(".ci/deny");
+    Command::new(check).env("PATH", path).env("ADVISORIES", advisories).output().expect("it runs")
+}
+
+#[test]
+fn dependencies_that_cannot_be_checked_are_not_passed() {
+    arm();
+    let check = read(&workspace().join(".ci/deny"));
+    let version = check.lines().find_map(|line| line.strip_prefix("version=")).expect("it names its tool's version");
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let another = check_dependencies("case $1 in deny) echo cargo-deny 0.0.1;; install) exit 101;; esac", "");
+    assert!(!another.status.success() && said(&another).contains("NOT checked"), "{}", said(&another));
+
+    let pinned = format!("case \"$*\" in *--version) echo cargo-deny {version};; ");
+    let no_list = format!("{pinned} *fetch*) exit 1;; esac");
+    let output = check_dependencies(&no_list, "");
+    assert!(output.status.success() && said(&output).contains("NOT CHECKED: advisories"), "{}", said(&output));
+    assert!(!check_dependencies(&no_list, "required").status.success(), "where they are required");
+
+    for found in ["advisories", "licenses bans sources"] {
+        let bad = format!("{pinned} *\"check {found}\") exit 1;; esac");
+        assert!(!check_dependencies(&bad, "").status.success(), "{found}");
+    }
+    assert!(check_dependencies(&format!("{pinned} esac"), "required").status.success(), "all is well");
 }
 
 fn sources(folder: &Path, each: &mut impl FnMut(&PathBuf, &str)) {

@@ -1,5 +1,7 @@
 //! Precedence, tokens and what is missing: the rules of `assemble`.
 
+mod precedence;
+
 use super::*;
 use clap::Parser;
 use protocol_sm::ports::PortSet;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use bins::flags::{ClientFlags, Command};
+use bins::output::{self, Output};
 use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,18 +13,24 @@ fn main() -> ExitCode {
         let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
         return exit::check_config(file, assemble::client(&only_file, None));
     }
+    if let Err(refused) = runtime_epoll::check_calls() {
+        return exit::cannot_start(&refused, flags.common.log_format);
+    }
     let assembled = match assemble::client(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,
-        Err(error) => return exit::bad_configuration(&error),
+        Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
-    logging::start(assembled.logs);
+    let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
+        Ok(both) => both,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
     certificates::attend(assembled.besides);
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
-    match run(assembled.config) {
+    let code = match run(assembled.config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
             tracing::error!("{sentence}");
@@ -34,24 +40,23 @@ fn main() -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(exit::FAILED)
         }
-    }
+    };
+    output::finish(&[&out, &log]);
+    code
 }
 
-fn run(config: client::Config) -> Result<(), RunError> {
+fn run(config: client::Config, out: &Output) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
     // Visitors reach the tunnels at the name under which this client reaches the server.
     let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
     let client = client::start(config).map_err(RunError::Io)?;
     notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
-    let total = client.run(|tunnel| announce(&host, tunnel))?;
+    let total = client.run(|tunnel| announce(out, &host, tunnel))?;
     tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
     Ok(())
 }
 
-fn announce(host: &str, tunnel: &Forwarding) {
-    let mut out = stdout();
-    // Whoever closed standard output does not want to know; the tunnel goes on.
-    let _unread = writeln!(out, "Forwarding tcp://{host}:{} -> {}", tunnel.public.port(), tunnel.local);
-    let _unread = out.flush();
+fn announce(out: &Output, host: &str, tunnel: &Forwarding) {
+    out.line(format!("Forwarding tcp://{host}:{} -> {}\n", tunnel.public.port(), tunnel.local));
 }

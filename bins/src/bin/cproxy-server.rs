@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use bins::flags::{Command, ServerFlags};
+use bins::output::{self, Output};
 use bins::signals::Caught;
 use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::server::{self, StartError};
 use std::error::Error;
-use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,24 +17,32 @@ fn main() -> ExitCode {
         let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
         return exit::check_config(file, assemble::server(&only_file, None));
     }
+    if let Err(refused) = runtime_epoll::check_calls() {
+        return exit::cannot_start(&refused, flags.common.log_format);
+    }
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,
-        Err(error) => return exit::bad_configuration(&error),
+        Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
-    logging::start(assembled.logs);
+    let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
+        Ok(both) => both,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
     certificates::attend(assembled.besides);
     limits::renounce_new_privileges();
     limits::raise_descriptor_limit();
-    match run(assembled.config) {
+    let code = match run(assembled.config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(exit::FAILED)
         }
-    }
+    };
+    output::finish(&[&out, &log]);
+    code
 }
 
 /// How often a server looks for an address that its machine does not have yet.
@@ -66,19 +74,16 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     }
 }
 
-fn run(config: server::Config) -> Result<(), Box<dyn Error>> {
+fn run(config: server::Config, out: &Output) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
     let Some(server) = start(config, &mut caught)? else { return Ok(()) };
     caught.stop_with(server.stopper())?;
-    let mut out = stdout();
-    // Whoever closed standard output does not want to know.
-    let _unread = writeln!(out, "Listening ctl {} proxy {}", server.ctl_addr(), server.proxy_addr());
+    out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.
-        let _unread = writeln!(out, "tls_pin = \"{pin}\"");
+        out.line(format!("tls_pin = \"{pin}\"\n"));
     }
-    let _unread = out.flush();
     let total = server.run()?;
     tracing::info!(
         visitors = total.visitors,

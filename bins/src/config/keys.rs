@@ -23,7 +23,7 @@ pub(super) const CLIENT: [&str; 6] =
     ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 20] = [
+pub(super) const SERVER: [&str; 21] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -43,6 +43,7 @@ pub(super) const SERVER: [&str; 20] = [
     "idle_ping_interval",
     "idle_ping_timeout",
     "idle_conn_lifetime",
+    "visitor_keepalive",
     "clients",
 ];
 

@@ -48,6 +48,8 @@ pub struct ClientEntry {
 pub struct ScopeEntry {
     /// Public ports that may be asked for.
     pub allow_ports: Option<PortSet>,
+    /// Sessions at once: at the top level those of all clients, which are no part of a scope.
+    pub max_sessions: Option<u32>,
     /// Tunnels at once.
     pub max_tunnels: Option<u32>,
     /// Transfers at once.
@@ -68,6 +70,7 @@ impl ScopeEntry {
     pub fn within(&self, outer: &Scope) -> Scope {
         Scope {
             allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
+            max_sessions: self.max_sessions.unwrap_or(outer.max_sessions),
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
@@ -94,12 +97,13 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 11] = [
+const CLIENT_KEYS: [&str; 12] = [
     "name",
     "token",
     "token_file",
     TOKEN_FILES,
     "allow_ports",
+    "max_sessions",
     "max_tunnels",
     "max_connections",
     "max_waiting",
@@ -132,11 +136,15 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     settings.max_handshakes_per_source =
         top.count("max_handshakes_per_source", 1).unwrap_or(settings.max_handshakes_per_source);
     settings.max_sessions = top.count("max_sessions", 1).unwrap_or(settings.max_sessions);
+    // Where there are several holders, none has more than a quarter unless the file says so.
+    let holders = if top.has("clients") { 4 } else { 1 };
+    settings.open_scope.max_sessions = (settings.max_sessions / holders).max(1);
     let timings = &mut settings.timings;
     top.seconds("wait_timeout", &mut timings.wait_timeout);
     top.seconds("idle_ping_interval", &mut timings.idle_ping_interval);
     top.seconds("idle_ping_timeout", &mut timings.idle_ping_timeout);
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
+    top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
     for section in top.tables("clients", &CLIENT_KEYS) {
         client_entry(&section, &mut file);
     }
@@ -158,7 +166,8 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
             || tls::SERVER_KEYS.contains(&key)
     };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
-    let scope = scope(section);
+    let mut scope = scope(section);
+    scope.max_sessions = section.count("max_sessions", 1);
     let tokens = tokens(section, &mut file.common.warnings);
     if !["token", "token_file", TOKEN_FILES].into_iter().any(|key| section.has(key)) {
         section
@@ -183,6 +192,7 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
 fn scope(section: &Section<'_>) -> ScopeEntry {
     ScopeEntry {
         allow_ports: allow_ports(section),
+        max_sessions: None,
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
@@ -274,6 +284,7 @@ mod tests {
             half_open_timeout = 10
             reset_linger = 0.5
             drain_timeout = 0
+            visitor_keepalive = 0.25
             log_format = "json"
             log_level = "trace"
 
@@ -281,6 +292,7 @@ mod tests {
             name = "office"
             token_file = "office.token"
             allow_ports = [6001]
+            max_sessions = 10
             max_tunnels = 11
             max_connections = 12
             max_waiting = 13
@@ -308,6 +320,7 @@ mod tests {
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
+        assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
         assert_eq!((shown(&top.sources.deny), top.max_connection_rate), (vec!["10.9.0.0/16".to_owned()], 60));
@@ -325,19 +338,24 @@ mod tests {
             t.half_open_timeout,
             t.reset_linger,
             t.drain_timeout,
+            t.visitor_keepalive,
         ];
-        assert_eq!(read, [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0].map(Duration::from_secs_f64));
+        assert_eq!(
+            read,
+            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+        );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:35: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:36: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
-        assert_eq!((scope.max_tunnels, scope.max_connections, scope.max_waiting), (11, 12, 13));
+        assert_eq!((scope.max_sessions, scope.max_tunnels), (10, 11));
+        assert_eq!((scope.max_connections, scope.max_waiting), (12, 13));
         assert_eq!((&scope.sources.allow, scope.max_connection_rate), (&top.sources.allow, 0));
         assert!(scope.sources.deny.is_empty(), "a list of its own replaces that of the top level");
         assert_eq!(&home.scope.within(top), top, "what a client's entry leaves out is as at the top level");

@@ -2,7 +2,7 @@
 //! (Exit code 2 for flags and files is in `command_line` and `check_config`.)
 
 use crate::program::{Files, Program, client, local_server, run, server};
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -109,7 +109,57 @@ fn a_second_signal_ends_at_once_with_1(choose: fn(Program, Program) -> (Program,
     let (mut program, _other) = choose(client, server);
     program.signal(SIGTERM);
     program.logs("a second signal exits at once");
-    program.signal(SIGTERM);
+    // One that comes too soon is the same request. It ends with the first that is not.
+    program.signal_until_it_ends(SIGTERM);
     let ended = program.end();
     assert_eq!(ended.code, Some(1), "{}", ended.err);
+}
+
+#[test]
+fn requests_to_stop_that_come_together_are_one() {
+    let local = TcpListener::bind("127.0.0.1:0").unwrap();
+    for client_is_stopped in [true, false] {
+        let mut server = Program::start(local_server("--drain-timeout 60"));
+        let ctl = address(&server.says("Listening ctl "), "ctl");
+        let local_addr = local.local_addr().unwrap();
+        let to_it = format!("--cproxy-server {ctl} --local-server {local_addr} --drain-timeout 60");
+        let mut client = Program::start(client(&to_it));
+        let line = client.says("Forwarding tcp://");
+        let (public, _) = line.strip_prefix("Forwarding tcp://").unwrap().split_once(" -> ").unwrap();
+        let mut visitor = TcpStream::connect(public).unwrap();
+        visitor.write_all(b"x").unwrap();
+        let (mut service, _) = local.accept().unwrap();
+        service.read_exact(&mut [0]).unwrap();
+        let (mut stopped, _other) = if client_is_stopped { (client, server) } else { (server, client) };
+        // As `timeout` does: the process, and then its group.
+        stopped.signal(SIGTERM);
+        stopped.signal(SIGINT);
+        stopped.signal(SIGTERM);
+        stopped.logs("a second signal exits at once");
+        service.write_all(b"answer").unwrap();
+        drop(service);
+        let mut answer = Vec::new();
+        visitor.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"answer");
+        drop(visitor);
+        let ended = stopped.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+    }
+}
+
+#[test]
+fn signals_that_ask_for_something_else_end_no_program() {
+    let mut server = Program::start(local_server(""));
+    let ctl = address(&server.says("Listening ctl "), "ctl");
+    let mut client = Program::start(client(&format!("--cproxy-server {ctl} --local-server 127.0.0.1:1")));
+    client.says("Forwarding tcp://");
+    for mut program in [client, server] {
+        for signal in [SIGUSR1, SIGUSR2, SIGHUP, SIGHUP] {
+            program.signal(signal);
+        }
+        program.logs("nothing to reload");
+        program.signal(SIGTERM);
+        let ended = program.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+    }
 }

@@ -94,6 +94,16 @@ impl Program {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Sends `signal` again and again until it has ended.
+    pub(crate) fn signal_until_it_ends(&mut self, signal: Signal) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the program should have ended by now");
+            self.signal(signal);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until it ends by itself.
     pub(crate) fn end(mut self) -> Ended {
         let code = self.wait().code();

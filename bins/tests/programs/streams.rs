@@ -1,7 +1,8 @@
 //! Who says what where, and programs whose output nobody reads.
 
-use crate::program::{Program, client, local_server};
+use crate::program::{Program, client, local_server, run, server};
 use nix::sys::signal::Signal::SIGTERM;
+use std::process::Command;
 
 #[test]
 fn a_server_without_a_token_warns_on_standard_error_alone() {
@@ -43,5 +44,33 @@ fn programs_that_nobody_listens_to_go_on() {
     for program in [client, server] {
         program.signal(SIGTERM);
         assert_eq!(program.end().code, Some(0));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_configuration_is_json_where_the_log_is() {
+    let ended = run(server("--config /nowhere.toml --log-format json"));
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    let line: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert!(line["message"].as_str().unwrap().contains("/nowhere.toml"), "{line}");
+    let ended = run(server("--config /nowhere.toml"));
+    assert!(ended.err.starts_with("error: "), "{}", ended.err);
+}
+
+#[test]
+fn a_terminal_sees_colours_unless_no_color_is_set() {
+    // script(1) runs a command on a terminal of its own.
+    let log_of = |no_color: Option<&str>| {
+        let path = env!("CARGO_BIN_EXE_cproxy-server");
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("{path} --bind-addr 192.0.2.1 --ctl-port 0 --proxy-port 0"), "/dev/null"]);
+        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        let ended = run(command);
+        assert!(ended.out.contains("192.0.2.1"), "{} {}", ended.out, ended.err);
+        ended.out
+    };
+    for (no_color, coloured) in [(None, true), (Some(""), true), (Some("1"), false)] {
+        assert_eq!(log_of(no_color).contains('\x1b'), coloured, "NO_COLOR={no_color:?}");
     }
 }

@@ -10,6 +10,7 @@ use crate::auth::{Prover, SessionKey, Transcript};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::HandshakeRefusal;
 use crate::ids::SessionId;
+use crate::ledger::Holder;
 use crate::settings::{Scope, ServerSettings, Token};
 use crate::wire::{
     ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient, Welcome,
@@ -26,8 +27,8 @@ pub struct Challenge {
 /// A client that proved itself: with which of the server's credentials; `None` without one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// Index into [`ServerSettings::credentials`].
-    pub credential: Option<usize>,
+    /// Whose token it knows.
+    pub credential: Holder,
     /// Which of its tokens.
     token: usize,
     transcript: Transcript,

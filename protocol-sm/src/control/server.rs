@@ -10,15 +10,18 @@
 //! Invariants:
 //! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
-//! - K3 what a loop asked for is answered by a conn or by a failure, never by both.
+//! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
+//! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
+//!   other registration, and one that was closed meanwhile leaves no port open.
 
 use super::{loop_of, narrow};
 use crate::auth::{ReplayWindow, SessionKey};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::gate::Gate;
-use crate::ids::{ClientId, ConnId, ControlKey, SessionId, TunnelId};
-use crate::ports::PortSet;
+use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
+use crate::ledger::{Good, Holder, Ledger};
+use crate::pool::Pool;
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::SourceLists;
@@ -26,7 +29,7 @@ use crate::sys_error::SysError;
 use crate::transfer::Fin;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -42,12 +45,17 @@ pub struct Control {
     /// Who the client says it is.
     pub client: ClientId,
     /// The credential that its client proved.
-    pub credential: Option<usize>,
+    pub credential: Holder,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
     scope: Scope,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Tunnels whose public port is yet to be opened, by the serial numbers of their registrations.
+    waiting: BTreeMap<u64, TunnelId>,
+    /// The registration whose public port is being opened.
+    binding: Option<Registration>,
+    last_serial: u64,
     /// The client has said `Drain`: it gets no more tunnels.
     draining: bool,
     /// Which event loop has a conn.
@@ -61,7 +69,38 @@ pub struct Control {
 struct Tunnel {
     name: String,
     wanted: u16,
-    public: Option<SocketAddr>,
+    serial: u64,
+    stage: TunnelStage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum TunnelStage {
+    Waiting { limits: TunnelLimits, random: u32 },
+    Binding,
+    Open,
+}
+
+/// A public port that is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bind {
+    /// What was registered.
+    pub registration: Registration,
+    /// Ports to try in this order, at least one.
+    pub ports: VecDeque<u16>,
+    /// Who may visit.
+    pub gate: Box<Gate>,
+}
+
+/// What follows from the listener's answer to a [`Bind`].
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bound {
+    /// What to send to the client. Nothing if it has closed the tunnel meanwhile.
+    pub reply: Option<ServerMsg>,
+    /// The port that was opened is to be closed again.
+    pub close: bool,
+    /// What to open next.
+    pub next: Option<Bind>,
 }
 
 /// What a client's message asks of the main thread.
@@ -72,10 +111,10 @@ pub enum Reaction {
     Nothing,
     /// Send this.
     Reply(ServerMsg),
-    /// Open a public port: the first of these that can be bound, for the visitors that the gate lets in.
-    Bind(TunnelId, Vec<u16>, Box<Gate>),
+    /// Open a public port.
+    Bind(Bind),
     /// Close these public ports; their waiting visitors are reset.
-    Unbind(Vec<TunnelId>),
+    Unbind(Vec<Registration>),
     /// Pass the message to this event loop.
     Pass(usize, TransferMsg<ClientBody>),
     /// Tell these event loops that so many of the conns they asked for will not come.
@@ -83,10 +122,10 @@ pub enum Reaction {
 }
 
 impl Control {
-    /// Conns that a client may have beyond those that its visitors can need and those that were asked for.
+    /// Conns that a holder may have beyond those that its visitors can need and those that were asked for.
     const UNASKED: u32 = 64;
     /// Ports tried when the server picks one.
-    const CANDIDATES: u32 = 64;
+    const CANDIDATES: usize = 64;
 
     /// A new session with nothing in it; `loop_count` is the number of event loops.
     #[must_use]
@@ -94,7 +133,7 @@ impl Control {
         key: ControlKey,
         id: SessionId,
         client: ClientId,
-        credential: Option<usize>,
+        credential: Holder,
         secret: SessionKey,
         scope: Scope,
         loop_count: usize,
@@ -104,10 +143,13 @@ impl Control {
             id,
             client,
             credential,
-            session: NumberedMessages::default(),
+            session: NumberedMessages::bounded(max_unacked(scope.max_connections, loop_count)),
             secret,
             scope,
             tunnels: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            binding: None,
+            last_serial: 0,
             draining: false,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
@@ -121,9 +163,15 @@ impl Control {
         &self.scope
     }
 
-    /// Its tunnels.
-    pub fn tunnels(&self) -> impl Iterator<Item = TunnelId> {
-        self.tunnels.keys().copied()
+    /// The registrations whose public ports are open.
+    pub fn open_tunnels(&self) -> impl Iterator<Item = Registration> {
+        self.tunnels.iter().filter_map(|(&tunnel, state)| state.open(tunnel))
+    }
+
+    /// The registration whose public port is being opened.
+    #[must_use]
+    pub fn binding(&self) -> Option<Registration> {
+        self.binding
     }
 
     /// A tunnel's name, for logs.
@@ -132,22 +180,34 @@ impl Control {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
     }
 
-    /// A numbered message came. `random` picks among allowed ports.
+    /// How many it has of what the main driver counts.
+    #[must_use]
+    pub fn held(&self) -> [(Good, u32); 3] {
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        [(Good::Session, 1), (Good::Tunnel, count(self.tunnels.len())), (Good::Conn, count(self.conns.len()))]
+    }
+
+    /// A numbered message came. `random` picks among allowed ports; `ledger` knows what its holder has.
     ///
     /// # Errors
     /// What no honest client sends.
-    pub fn on_msg(&mut self, msg: ClientMsg, random: u32) -> Result<Reaction, Violation> {
+    pub fn on_msg(&mut self, msg: ClientMsg, random: u32, ledger: &Ledger) -> Result<Reaction, Violation> {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
-                self.register(tunnel, public_port, name, limits, random)
+                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
+                self.register(tunnel, public_port, name, limits, random, room)
             }
             ClientMsg::CloseTunnel { tunnel } => {
-                let known = self.tunnels.remove(&tunnel);
-                Ok(known.map_or(Reaction::Nothing, |_| Reaction::Unbind(vec![tunnel])))
+                let Some(state) = self.tunnels.remove(&tunnel) else { return Ok(Reaction::Nothing) };
+                self.waiting.remove(&state.serial);
+                Ok(state.open(tunnel).map_or(Reaction::Nothing, |open| Reaction::Unbind(vec![open])))
             }
             ClientMsg::Drain => {
                 self.draining = true;
-                Ok(Reaction::Unbind(core::mem::take(&mut self.tunnels).into_keys().collect()))
+                let open = self.open_tunnels().collect();
+                self.tunnels.clear();
+                self.waiting.clear();
+                Ok(Reaction::Unbind(open))
             }
             ClientMsg::ConnFailed { count } => Ok(self.on_failed(count)),
             ClientMsg::Fin { conn, epoch, total, how } => {
@@ -166,7 +226,7 @@ impl Control {
         loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg))
     }
 
-    // PROTOCOL.md: P-TUN-5.
+    // PROTOCOL.md: P-TUN-5, P-LIM-2.
     fn register(
         &mut self,
         tunnel: TunnelId,
@@ -174,6 +234,7 @@ impl Control {
         name: String,
         limits: TunnelLimits,
         random: u32,
+        room: u32,
     ) -> Result<Reaction, Violation> {
         if name.len() > ClientMsg::MAX_NAME || limits.sources.len() > SourceLists::MAX_SENT {
             return Err(Violation::Limit);
@@ -183,29 +244,59 @@ impl Control {
         }
         let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
         // P-STOP-2: no more visitors come to a client that drains.
-        if self.draining || self.tunnels.len() >= self.scope.max_tunnels as usize {
+        if self.draining || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
-        let candidates = match port {
-            0 => pick(&self.scope.allow_ports, random, Self::CANDIDATES),
-            port if self.scope.allow_ports.contains(port) => vec![port],
-            _ => return refused(TunnelRefusal::PortNotAllowed),
-        };
-        if candidates.is_empty() {
+        let allowed = &self.scope.allow_ports;
+        let may = if port == 0 { !allowed.is_empty() } else { allowed.contains(port) };
+        if !may {
             return refused(TunnelRefusal::PortNotAllowed);
         }
-        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, public: None });
-        Ok(Reaction::Bind(tunnel, candidates, Box::new(Gate::new(&self.scope, limits))))
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        let stage = TunnelStage::Waiting { limits, random };
+        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, serial, stage });
+        self.waiting.insert(serial, tunnel);
+        Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
 
-    /// The listener answered a [`Reaction::Bind`]. `None` if the tunnel was closed meanwhile.
-    // PROTOCOL.md: P-TUN-1, P-TUN-2.
-    #[must_use]
-    pub fn on_bound(&mut self, tunnel: TunnelId, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
-        let state = self.tunnels.get_mut(&tunnel)?;
+    /// The next public port to open, if none is being opened (K4).
+    // PROTOCOL.md: P-TUN-3.
+    fn next_bind(&mut self) -> Option<Bind> {
+        if self.binding.is_some() {
+            return None;
+        }
+        let (serial, tunnel) = self.waiting.pop_first()?;
+        let state = self.tunnels.get_mut(&tunnel).expect("what waits is there");
+        let TunnelStage::Waiting { limits, random } = core::mem::replace(&mut state.stage, TunnelStage::Binding) else {
+            unreachable!("it waits")
+        };
+        let ports = match state.wanted {
+            0 => self.scope.allow_ports.pick(random, Self::CANDIDATES),
+            port => [port].into(),
+        };
+        let registration = Registration { tunnel, serial };
+        self.binding = Some(registration);
+        Some(Bind { registration, ports, gate: Box::new(Gate::new(&self.scope, limits)) })
+    }
+
+    /// The listener answered a [`Bind`].
+    // PROTOCOL.md: P-TUN-1, P-TUN-2, P-TUN-10.
+    pub fn on_bound(&mut self, registration: Registration, bound: Result<SocketAddr, SysError>) -> Bound {
+        assert_eq!(self.binding.take(), Some(registration), "what is being opened is answered, once");
+        let opened = bound.is_ok();
+        let reply = self.answer(registration, bound);
+        let close = opened && reply.is_none() && !planted(PlantedBug::LateBindKept);
+        Bound { reply, close, next: self.next_bind() }
+    }
+
+    /// What to say of a registration; nothing if it was closed meanwhile.
+    fn answer(&mut self, registration: Registration, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
+        let tunnel = registration.tunnel;
+        let state = self.tunnels.get_mut(&tunnel).filter(|state| state.serial == registration.serial)?;
         match bound {
             Ok(public) => {
-                state.public = Some(public);
+                state.stage = TunnelStage::Open;
                 Some(ServerMsg::TunnelReady { tunnel, public })
             }
             Err(error) => {
@@ -220,6 +311,7 @@ impl Control {
                     | SysError::Refused
                     | SysError::Unreachable
                     | SysError::TimedOut
+                    | SysError::Unsupported
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };
@@ -267,9 +359,9 @@ impl Control {
     /// A new proxy_conn names this session: returns what to answer and which event loop gets it.
     ///
     /// # Errors
-    /// Its proof is wrong, its number was used, or the client has more conns than its visitors can need.
-    // PROTOCOL.md: P-PROXY-1.
-    pub fn admit(&mut self, hello: &ConnHello) -> Result<Admission, HandshakeRefusal> {
+    /// Its proof is wrong, its number was used, or its holder has more conns than its visitors can need.
+    // PROTOCOL.md: P-PROXY-1, P-LIM-2.
+    pub fn admit(&mut self, hello: &ConnHello, ledger: &Ledger) -> Result<Admission, HandshakeRefusal> {
         let proved = self.secret.hello_matches(hello);
         let proved = proved || planted(PlantedBug::AnyConnProof);
         if !proved {
@@ -282,7 +374,7 @@ impl Control {
         }
         let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
         let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
-        if self.conns.len() >= may as usize && asked == 0 {
+        if ledger.room(self.credential, Good::Conn, may) == 0 && asked == 0 {
             return Err(HandshakeRefusal::Full);
         }
         let same_index = loop_of(hello.conn, self.asked.len());
@@ -312,6 +404,14 @@ impl Control {
     }
 }
 
+impl Tunnel {
+    /// Its registration, if its public port is open.
+    fn open(&self, tunnel: TunnelId) -> Option<Registration> {
+        let open = matches!(self.stage, TunnelStage::Open);
+        open.then_some(Registration { tunnel, serial: self.serial })
+    }
+}
+
 /// What becomes of a proxy_conn that may come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
@@ -323,15 +423,16 @@ pub struct Admission {
     asked: bool,
 }
 
-/// Up to `most` allowed ports to try, from a random one on; any free port where all are allowed.
-fn pick(allowed: &PortSet, random: u32, most: u32) -> Vec<u16> {
-    if *allowed == PortSet::all() {
-        return vec![0];
-    }
-    let ports = allowed.ranges().iter().flat_map(|&(first, last)| first..=last);
-    let total = u32::try_from(ports.clone().count()).expect("ports fit");
-    let start = random.checked_rem(total).unwrap_or(0);
-    ports.clone().chain(ports).skip(start as usize).take(most.min(total) as usize).collect()
+/// Messages that a client may leave unacknowledged: what its transfers explain, however long its ctl_conn is away (a
+/// `Fin`, a second one for a reset behind it, an `Abort`), the same for the conns that it may be asked for meanwhile and
+/// the asking itself, and 64 KiB of others.
+// PROTOCOL.md: P-SESS-7.
+fn max_unacked(max_connections: u32, loop_count: usize) -> usize {
+    const OTHERS: usize = (64 << 10) / size_of::<ServerMsg>();
+    const PER_CONN: usize = 3;
+    let asked = Pool::<(), ()>::MAX_ASKED as usize * loop_count;
+    let explained = (max_connections as usize).saturating_mul(PER_CONN).saturating_add(asked * (PER_CONN + 1));
+    explained.saturating_add(OTHERS)
 }
 
 #[cfg(test)]
@@ -351,14 +452,46 @@ mod tests {
         Control::new(ControlKey(1), id, ClientId([2; 16]), None, secret, scope, loop_count)
     }
 
+    /// What a holder has whose only session this is.
+    fn ledger(control: &Control) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (good, count) in control.held() {
+            ledger.add(control.credential, good, count);
+        }
+        ledger
+    }
+
     fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reaction, Violation> {
         let limits = TunnelLimits::default();
         let name = String::new();
-        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5)
+        let ledger = ledger(control);
+        control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5, &ledger)
     }
 
-    fn bind(control: &Control, ports: Vec<u16>) -> Reaction {
-        Reaction::Bind(TunnelId(1), ports, Box::new(Gate::new(&control.scope, TunnelLimits::default())))
+    fn registration(tunnel: u32, serial: u64) -> Registration {
+        Registration { tunnel: TunnelId(tunnel), serial }
+    }
+
+    fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
+        let gate = Box::new(Gate::new(&control.scope, TunnelLimits::default()));
+        Bind { registration: registration(tunnel, serial), ports: ports.iter().copied().collect(), gate }
+    }
+
+    fn close(control: &mut Control, tunnel: u32) -> Reaction {
+        control.on_msg(ClientMsg::CloseTunnel { tunnel: TunnelId(tunnel) }, 0, &Ledger::default()).unwrap()
+    }
+
+    fn opened(port: u16) -> Result<SocketAddr, SysError> {
+        Ok(SocketAddr::from(([0, 0, 0, 0], port)))
+    }
+
+    fn ready(tunnel: u32, port: u16) -> ServerMsg {
+        ServerMsg::TunnelReady { tunnel: TunnelId(tunnel), public: opened(port).unwrap() }
+    }
+
+    /// The listener's answer is all that follows.
+    fn said(reply: ServerMsg) -> Bound {
+        Bound { reply: Some(reply), close: false, next: None }
     }
 
     fn refused(tunnel: u32, code: TunnelRefusal) -> ServerMsg {
@@ -367,13 +500,53 @@ mod tests {
 
     #[test]
     fn k1_each_registration_is_answered_once() {
-        let mut control = control("6000-6002", 1);
-        assert_eq!(register(&mut control, 1, 6001), Ok(bind(&control, vec![6001])));
+        let mut control = control("6001-6003", 1);
+        assert_eq!(register(&mut control, 1, 6001), Ok(Reaction::Bind(bind(&control, 1, 1, &[6001]))));
         assert_eq!(register(&mut control, 1, 6001), Err(Violation::Repeated));
-        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::PortInUse)));
-        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), None);
-        assert_eq!(register(&mut control, 1, 0), Ok(bind(&control, vec![6002, 6000, 6001])));
-        assert_eq!(control.on_bound(TunnelId(1), Err(SysError::InUse)), Some(refused(1, TunnelRefusal::NoFreePort)));
+        let bound = control.on_bound(registration(1, 1), Err(SysError::InUse));
+        assert_eq!(bound, said(refused(1, TunnelRefusal::PortInUse)));
+        assert_eq!(register(&mut control, 1, 0), Ok(Reaction::Bind(bind(&control, 1, 2, &[6003, 6001, 6002]))));
+        let bound = control.on_bound(registration(1, 2), Err(SysError::InUse));
+        assert_eq!(bound, said(refused(1, TunnelRefusal::NoFreePort)));
+    }
+
+    #[test]
+    fn k4_one_port_is_opened_at_a_time_in_the_order_of_registration() {
+        let mut control = control("6001-6003", 1);
+        assert_eq!(register(&mut control, 7, 6001), Ok(Reaction::Bind(bind(&control, 7, 1, &[6001]))));
+        assert_eq!(register(&mut control, 1, 6002), Ok(Reaction::Nothing));
+        assert_eq!(control.open_tunnels().count(), 0);
+        let next = bind(&control, 1, 2, &[6002]);
+        let bound = control.on_bound(registration(7, 1), opened(6001));
+        assert_eq!(bound, Bound { reply: Some(ready(7, 6001)), close: false, next: Some(next) });
+        assert_eq!(control.on_bound(registration(1, 2), opened(6002)), said(ready(1, 6002)));
+        assert_eq!(control.open_tunnels().collect::<Vec<_>>(), [registration(1, 2), registration(7, 1)]);
+        assert_eq!(close(&mut control, 7), Reaction::Unbind(vec![registration(7, 1)]));
+    }
+
+    #[test]
+    fn k4_what_becomes_of_a_closed_registration_concerns_no_other() {
+        for outcome in [opened(6001), Err(SysError::InUse)] {
+            let mut control = control("6001-6003", 1);
+            let _ = register(&mut control, 1, 6001);
+            assert_eq!(close(&mut control, 1), Reaction::Nothing, "it is closed when it was opened");
+            assert_eq!(register(&mut control, 1, 6002), Ok(Reaction::Nothing));
+            let next = Some(bind(&control, 1, 2, &[6002]));
+            let bound = control.on_bound(registration(1, 1), outcome);
+            assert_eq!(bound, Bound { reply: None, close: outcome.is_ok(), next });
+            assert_eq!(control.on_bound(registration(1, 2), opened(6002)), said(ready(1, 6002)));
+        }
+    }
+
+    #[test]
+    fn k4_what_is_closed_while_it_waits_is_never_opened() {
+        let mut control = control("6001-6003", 1);
+        let _ = register(&mut control, 1, 6001);
+        for _ in 0..100 {
+            assert_eq!(register(&mut control, 2, 6002), Ok(Reaction::Nothing));
+            assert_eq!(close(&mut control, 2), Reaction::Nothing);
+        }
+        assert_eq!(control.on_bound(registration(1, 1), opened(6001)), said(ready(1, 6001)));
     }
 
     #[test]
@@ -385,20 +558,36 @@ mod tests {
         let _ = register(&mut control, 2, 6001);
         let too_many = Reaction::Reply(refused(3, TunnelRefusal::TooManyTunnels));
         assert_eq!(register(&mut control, 3, 6002), Ok(too_many));
-        let closed = control.on_msg(ClientMsg::Drain, 0);
-        assert_eq!(closed, Ok(Reaction::Unbind(vec![TunnelId(1), TunnelId(2)])));
+        let _ = control.on_bound(registration(1, 1), opened(6000));
+        // One is open, the other is being opened.
+        let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
+        assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
+        assert_eq!(control.on_bound(registration(2, 2), opened(6001)), Bound { reply: None, close: true, next: None });
     }
 
     #[test]
     fn k1_a_client_that_drains_gets_no_more_tunnels() {
         let mut control = control("6000-6002", 1);
         let _ = register(&mut control, 1, 6001);
-        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![TunnelId(1)])));
+        let _ = control.on_bound(registration(1, 1), opened(6001));
+        let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
+        assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
         for tunnel in [1, 2] {
             let reply = Reaction::Reply(refused(tunnel, TunnelRefusal::TooManyTunnels));
             assert_eq!(register(&mut control, tunnel, 6001), Ok(reply));
         }
-        assert_eq!(control.on_msg(ClientMsg::Drain, 0), Ok(Reaction::Unbind(vec![])));
+        assert_eq!(control.on_msg(ClientMsg::Drain, 0, &Ledger::default()), Ok(Reaction::Unbind(vec![])));
+    }
+
+    #[test]
+    fn what_a_client_leaves_unacknowledged_is_bounded() {
+        assert_eq!(size_of::<ServerMsg>(), 40, "PROTOCOL.md names it");
+        let mut control = control("6001", 1);
+        control.scope.max_connections = 10;
+        let most = max_unacked(10, 1);
+        assert_eq!(most, 30 + 2048 + 1638);
+        assert_eq!(max_unacked(10_000, 2), 30_000 + 4096 + 1638);
+        assert!(max_unacked(u32::MAX, 64) > 0, "it does not overflow");
     }
 
     #[test]
@@ -408,8 +597,9 @@ mod tests {
         let _ = control.on_ask(1, 1);
         let _ = control.on_ask(2, 2);
         let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
-        let mut loop_of =
-            |n: usize| control.admit(&hellos[n - 1]).map(|admission| (admission.loop_index, admission.asked));
+        let mut loop_of = |n: usize| {
+            control.admit(&hellos[n - 1], &Ledger::default()).map(|admission| (admission.loop_index, admission.asked))
+        };
         assert_eq!(loop_of(2), Ok((1, true)), "its same_index waits");
         assert_eq!(loop_of(1), Ok((0, true)));
         assert_eq!(loop_of(5), Ok((2, true)), "its same_index has all that it asked for");
@@ -417,12 +607,12 @@ mod tests {
         assert_eq!(loop_of(6), Ok((2, false)), "nobody waits");
         assert_eq!(loop_of(2), Err(HandshakeRefusal::ReplayedConn));
         let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
-        assert_eq!(control.admit(&forged), Err(HandshakeRefusal::WrongToken));
+        assert_eq!(control.admit(&forged, &Ledger::default()), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
         let passed = TransferMsg { conn: ConnId(1), epoch: crate::ids::Epoch(1), body: ClientBody::Done };
-        assert_eq!(control.on_msg(msg.clone(), 0), Ok(Reaction::Pass(0, passed)));
+        assert_eq!(control.on_msg(msg.clone(), 0, &Ledger::default()), Ok(Reaction::Pass(0, passed)));
         control.on_conn_gone(ConnId(1));
-        assert_eq!(control.on_msg(msg, 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(msg, 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 
     #[test]
@@ -430,10 +620,10 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let hello = control.secret.hello(control.id, ConnId(1));
-        let admission = control.admit(&hello).unwrap();
+        let admission = control.admit(&hello, &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
         let failed = ClientMsg::ConnFailed { count: 1 };
-        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Failed(vec![(1, 1)])));
+        assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
     }
 
     #[test]
@@ -441,10 +631,10 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let failed = ClientMsg::ConnFailed { count: 1 };
-        assert_eq!(control.on_msg(failed.clone(), 0), Ok(Reaction::Failed(vec![(1, 1)])));
-        let admission = control.admit(&control.secret.hello(control.id, ConnId(1))).unwrap();
+        assert_eq!(control.on_msg(failed.clone(), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
+        let admission = control.admit(&control.secret.hello(control.id, ConnId(1)), &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
-        assert_eq!(control.on_msg(failed, 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 
     #[test]
@@ -453,8 +643,8 @@ mod tests {
         let _ = control.on_ask(0, 1);
         let _ = control.on_ask(1, 3);
         let failed = |count| ClientMsg::ConnFailed { count };
-        assert_eq!(control.on_msg(failed(2), 0), Ok(Reaction::Failed(vec![(1, 2)])));
-        assert_eq!(control.on_msg(failed(9), 0), Ok(Reaction::Failed(vec![(0, 1), (1, 1)])));
-        assert_eq!(control.on_msg(failed(1), 0), Ok(Reaction::Nothing));
+        assert_eq!(control.on_msg(failed(2), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 2)])));
+        assert_eq!(control.on_msg(failed(9), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(0, 1), (1, 1)])));
+        assert_eq!(control.on_msg(failed(1), 0, &Ledger::default()), Ok(Reaction::Nothing));
     }
 }

@@ -13,11 +13,14 @@
 //! - T1 a tunnel's id is never given to another one (P-ID-1);
 //! - T2 a tunnel is first registered when its LocalServer's name was looked up, and then once in each session, but for
 //!   the times that it was refused;
-//! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale.
+//! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale;
+//! - T4 no tunnel's refusal has to do with another tunnel: one that lasts until somebody changes something is said once,
+//!   and asked for again after long pauses.
 
 use crate::backoff::Backoff;
-use crate::codes::{MessageName, StateName, Violation};
+use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::TunnelId;
+use crate::reconnect;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
@@ -32,6 +35,8 @@ pub struct Tunnels {
     entries: BTreeMap<TunnelId, TunnelEntry>,
     /// The next tunnel's id. It only grows.
     next: u32,
+    /// Some tunnel has been open.
+    served: bool,
     reconnect_min: Duration,
     reconnect_max: Duration,
 }
@@ -46,8 +51,14 @@ struct TunnelEntry {
     state: State,
     /// The public address of the last session: asked for again where the server picked it.
     last: Option<SocketAddr>,
+    /// The public address that people were told last.
+    announced: Option<SocketAddr>,
+    /// Why it was refused last, if it has not been open since.
+    refused: Option<TunnelRefusal>,
     /// Pauses between registrations that are refused.
     retry: Backoff,
+    /// The same where somebody must change something first.
+    slow_retry: Backoff,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +86,12 @@ pub enum AfterRefusal {
     /// It is registered again at once, with any port instead of the one that the server picked last time.
     RetryAtOnce,
     /// It is registered again after a pause.
-    RetryLater,
+    RetryLater {
+        /// The pause.
+        pause: Duration,
+        /// Whether people are to be told.
+        is_news: bool,
+    },
 }
 
 impl Tunnels {
@@ -85,6 +101,7 @@ impl Tunnels {
         let mut tunnels = Self {
             entries: BTreeMap::new(),
             next: 0,
+            served: false,
             reconnect_min: timings.reconnect_min,
             reconnect_max: timings.reconnect_max,
         };
@@ -103,7 +120,10 @@ impl Tunnels {
             lookup: LookupState::Idle,
             state: State::Idle,
             last: None,
+            announced: None,
+            refused: None,
             retry: Backoff::new(self.reconnect_min, self.reconnect_max),
+            slow_retry: reconnect::slow(),
         };
         self.entries.insert(id, entry);
         id
@@ -197,31 +217,73 @@ impl Tunnels {
         self.entries.values().filter_map(retry).min()
     }
 
-    /// A tunnel is reachable. `Ok(true)`: at another address than last time.
+    /// A tunnel is reachable.
     ///
     /// # Errors
     /// It was not asked for.
-    pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<bool, Violation> {
-        let Some(entry) = self.asked(tunnel, MessageName::TunnelReady)? else { return Ok(false) };
+    pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<(), Violation> {
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelReady)? else { return Ok(()) };
         entry.state = State::Open;
         entry.retry.reset();
-        Ok(entry.last.replace(public) != Some(public))
+        entry.slow_retry.reset();
+        entry.last = Some(public);
+        if entry.refused.take().is_some() {
+            entry.announced = None;
+        }
+        self.served = true;
+        Ok(())
+    }
+
+    /// The next tunnel that is reachable where people have not been told that it is, noted as told.
+    pub fn announce(&mut self) -> Option<(TunnelId, SocketAddr)> {
+        let is_news = |entry: &TunnelEntry| entry.state == State::Open && entry.announced != entry.last;
+        let (&tunnel, entry) = self.entries.iter_mut().find(|(_, entry)| is_news(entry))?;
+        entry.announced = entry.last;
+        Some((tunnel, entry.last?))
+    }
+
+    /// People have been told that nothing works: all tunnels are news when they are reachable again.
+    pub fn forget_announced(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.announced = None;
+        }
+    }
+
+    /// Why each tunnel is refused, if none has ever been open and somebody must change something before any of them can
+    /// be.
+    #[must_use]
+    pub fn hopeless(&self) -> Option<Vec<(&TunnelSpec, TunnelRefusal)>> {
+        let refused = |entry: &'_ TunnelEntry| entry.refused.filter(|code| code.is_final());
+        if self.served || self.entries.is_empty() {
+            return None;
+        }
+        self.entries.values().map(|entry| Some((&entry.spec, refused(entry)?))).collect()
     }
 
     /// A tunnel was not opened. Where the server picked the port last time that port is let go, whatever was wrong with
     /// it.
     ///
+    /// The second time that a refusal is told for the same lasting reason it is no news.
+    ///
     /// # Errors
     /// It was not asked for.
     // PROTOCOL.md: P-TUN-4.
-    pub fn on_refused(&mut self, tunnel: TunnelId, now: Instant, random: u32) -> Result<AfterRefusal, Violation> {
+    pub fn on_refused(
+        &mut self,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+        now: Instant,
+        random: u32,
+    ) -> Result<AfterRefusal, Violation> {
         let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
         if entry.spec.public_port == 0 && entry.last.take().is_some() {
             entry.state = State::Idle;
             return Ok(AfterRefusal::RetryAtOnce);
         }
-        entry.state = State::RetryAt(now + entry.retry.next(random));
-        Ok(AfterRefusal::RetryLater)
+        let pause = if code.is_final() { entry.slow_retry.next(random) } else { entry.retry.next(random) };
+        entry.state = State::RetryAt(now + pause);
+        let is_news = entry.refused.replace(code) != Some(code) || !code.is_final();
+        Ok(AfterRefusal::RetryLater { pause, is_news })
     }
 
     /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
@@ -275,18 +337,82 @@ mod tests {
         }
     }
 
+    const IN_USE: TunnelRefusal = TunnelRefusal::PortInUse;
+
+    /// The longest half of the pause before a tunnel is asked for again, and whether people are told.
+    fn refused(tunnels: &mut Tunnels, tunnel: TunnelId, code: TunnelRefusal) -> (f32, bool) {
+        match tunnels.on_refused(tunnel, code, Instant::ZERO, 0) {
+            Ok(AfterRefusal::RetryLater { pause, is_news }) => (pause.as_secs_f32(), is_news),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn t4_a_refusal_that_lasts_is_said_once_and_asked_about_slowly() {
+        let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());
+        let (good, bad, now) = (TunnelId(0), TunnelId(1), Instant::ZERO);
+        for id in [good, bad] {
+            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.register(now).is_some());
+        }
+        let not_allowed = TunnelRefusal::PortNotAllowed;
+        assert_eq!(refused(&mut tunnels, bad, not_allowed), (15.0, true));
+        assert_eq!(tunnels.hopeless(), None, "the other one may be served");
+        assert_eq!(tunnels.on_ready(good, address(1)), Ok(()));
+        assert_eq!(tunnels.announce(), Some((good, address(1))));
+        for pause in [30.0, 60.0, 120.0, 150.0, 150.0] {
+            let due = tunnels.next_registration().unwrap();
+            assert_eq!(port(tunnels.register(due)), Some(2));
+            assert_eq!(refused(&mut tunnels, bad, not_allowed), (pause, false));
+        }
+        tunnels.on_new_session();
+        while tunnels.register(now).is_some() {}
+        assert_eq!(refused(&mut tunnels, bad, TunnelRefusal::PortDenied), (150.0, true), "another reason");
+        assert_eq!(refused_for_good(&mut tunnels, good), None, "it has served");
+        tunnels.on_new_session();
+        while tunnels.register(now).is_some() {}
+        assert_eq!(tunnels.on_ready(bad, address(2)), Ok(()));
+        assert_eq!(tunnels.on_ready(good, address(1)), Ok(()));
+        let news = [tunnels.announce(), tunnels.announce(), tunnels.announce()];
+        assert_eq!(news, [Some((good, address(1))), Some((bad, address(2))), None], "they are back");
+    }
+
+    fn refused_for_good(tunnels: &mut Tunnels, tunnel: TunnelId) -> Option<usize> {
+        let _pause = refused(tunnels, tunnel, TunnelRefusal::PortNotAllowed);
+        tunnels.hopeless().map(|refused| refused.len())
+    }
+
+    #[test]
+    fn t4_only_where_none_was_ever_served_and_none_can_be_it_is_hopeless() {
+        let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());
+        let now = Instant::ZERO;
+        assert_eq!(tunnels.hopeless(), None);
+        for id in [TunnelId(0), TunnelId(1)] {
+            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.register(now).is_some());
+        }
+        assert_eq!(refused_for_good(&mut tunnels, TunnelId(0)), None, "the other was not answered yet");
+        assert_eq!(refused(&mut tunnels, TunnelId(1), IN_USE), (0.125, true));
+        assert_eq!(tunnels.hopeless(), None, "the other is asked for again soon");
+        let due = tunnels.next_registration().unwrap();
+        assert_eq!(port(tunnels.register(due)), Some(2));
+        assert_eq!(refused_for_good(&mut tunnels, TunnelId(1)), Some(2));
+    }
+
     #[test]
     fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
         let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
         assert_eq!(tunnels.on_located(id, vec![], now), Some(&[][..]));
         assert_eq!(port(tunnels.register(now)), Some(0));
-        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(true));
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
+        assert_eq!(tunnels.announce(), Some((id, address(7000))));
+        assert_eq!(tunnels.announce(), None, "once");
         tunnels.on_new_session();
         assert_eq!(port(tunnels.register(now)), Some(7000));
-        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryAtOnce));
+        assert_eq!(tunnels.on_refused(id, IN_USE, now, 0), Ok(AfterRefusal::RetryAtOnce));
         assert_eq!(port(tunnels.register(now)), Some(0));
-        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryLater));
+        assert_eq!(refused(&mut tunnels, id, IN_USE), (0.125, true));
         assert_eq!(port(tunnels.register(now)), None, "not before its pause is over");
     }
 
@@ -312,10 +438,11 @@ mod tests {
         assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
         assert!(tunnels.close(id));
-        assert_eq!(tunnels.on_ready(id, address(1)), Ok(false));
-        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::Stale));
+        assert_eq!(tunnels.on_ready(id, address(1)), Ok(()));
+        assert_eq!(tunnels.announce(), None, "it is gone");
+        assert_eq!(tunnels.on_refused(id, IN_USE, now, 0), Ok(AfterRefusal::Stale));
         assert_eq!(tunnels.on_ready(TunnelId(1), address(1)), Err(ready), "never a tunnel");
-        assert_eq!(tunnels.on_refused(TunnelId(1), now, 0), Err(refused), "never a tunnel");
+        assert_eq!(tunnels.on_refused(TunnelId(1), IN_USE, now, 0), Err(refused), "never a tunnel");
     }
 
     #[test]
@@ -326,7 +453,7 @@ mod tests {
         assert_eq!(tunnels.begin_lookup(id), None, "it is under way");
         assert!(tunnels.on_located(id, vec![], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
-        assert_eq!(tunnels.on_refused(id, now, 0), Ok(AfterRefusal::RetryLater));
+        assert_eq!(refused(&mut tunnels, id, IN_USE), (0.125, true));
         let (lookup, registration) = (tunnels.next_lookup().unwrap(), tunnels.next_registration().unwrap());
         assert!(tunnels.close(id));
         assert_eq!((tunnels.next_lookup(), tunnels.next_registration()), (None, None));

@@ -20,10 +20,10 @@ use super::messages::{ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
-use crate::backoff::Backoff;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
 use crate::ids::TunnelId;
+use crate::reconnect::Reconnect;
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
@@ -37,7 +37,7 @@ use stage::Stage;
 pub enum Outcome {
     /// It was asked to stop.
     Stopped,
-    /// The server refused for good. A whole sentence for the user.
+    /// The server refused for good before it ever worked. A whole sentence for the user.
     Refused(String),
     /// Another client with the same identity took over.
     Replaced,
@@ -51,7 +51,7 @@ pub struct ClientMain<T> {
     loop_count: usize,
     slots: Slab<CtlLink<T, ToClient>>,
     stage: Stage,
-    backoff: Backoff,
+    reconnect: Reconnect,
     control: Option<Control>,
     serial: u64,
     /// The time at which a session that has lost its ctl_conn is given up.
@@ -90,7 +90,7 @@ impl<T> ClientMain<T> {
         let tunnels = core::mem::take(&mut settings.tunnels);
         let timings = &settings.timings;
         Self {
-            backoff: Backoff::new(timings.reconnect_min, timings.reconnect_max),
+            reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
             settings,
             server,

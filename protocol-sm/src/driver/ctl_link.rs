@@ -13,14 +13,25 @@ pub(crate) struct CtlLink<T, In> {
     pub(crate) framer: Framer<In>,
     out: Vec<u8>,
     sent: usize,
+    /// Bytes that may wait to be sent: a peer that reads nothing for so long is given up.
+    max_queued: usize,
 }
 
 impl<T, In> CtlLink<T, In> {
-    /// Bytes that may wait to be sent: a peer that reads nothing for so long is given up.
-    const MAX_QUEUED: usize = 16 << 20;
+    /// Bytes that may wait to be sent beside numbered messages: handshakes, pings and acknowledgements.
+    const MAX_OTHERS: usize = 64 << 10;
+    /// The longest numbered message of a server, with its frame.
+    const MESSAGE: usize = 48;
 
     pub(crate) fn new(port: Endpoint<T>) -> Self {
-        Self { port, framer: Framer::default(), out: Vec::new(), sent: 0 }
+        Self { port, framer: Framer::default(), out: Vec::new(), sent: 0, max_queued: Self::MAX_OTHERS }
+    }
+
+    /// A session begins or goes on here, in which so many messages may be unacknowledged: all of them may have to be
+    /// sent at once.
+    // PROTOCOL.md: P-LIM-1.
+    pub(crate) fn on_session(&mut self, max_unacked: usize) {
+        self.max_queued = max_unacked.saturating_mul(Self::MESSAGE).saturating_add(Self::MAX_OTHERS);
     }
 
     /// Queues bytes that are no message.
@@ -45,7 +56,7 @@ impl<T, In> CtlLink<T, In> {
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
-        } else if self.out.len() - self.sent > Self::MAX_QUEUED {
+        } else if self.out.len() - self.sent > self.max_queued {
             return Err(SysError::Exhausted);
         } else if self.sent >= self.out.len() / 2 {
             // A queue that never runs empty must not keep what was sent.

@@ -4,6 +4,8 @@
 //! Accepts in bounded batches and deals visitors to the event loops: a lone visitor to the first loop, which runs on
 //! the same thread, so that no thread must be woken for it; others to the loop that has the fewest. When the process is
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
+//!
+//! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
 
 mod check;
 mod route;
@@ -13,11 +15,13 @@ use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
+use crate::binds::Binds;
 use crate::gate::Gate;
-use crate::ids::TunnelId;
+use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,6 +31,8 @@ use route::{Member, Route};
 
 /// Connections accepted on one port before others get their turn.
 const BATCH: usize = 64;
+/// Tries to open a public port before others get their turn.
+const TRIES: usize = 4;
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,7 +43,9 @@ pub struct Listener<L> {
     loads: Vec<u32>,
     ports: Slab<PublicPort<L>>,
     /// Behind which public port a tunnel stands.
-    port_of: BTreeMap<(ControlKey, TunnelId), Token>,
+    port_of: BTreeMap<(ControlKey, Registration), Token>,
+    /// Public ports that are to be opened.
+    binds: Binds<Bind>,
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -51,6 +59,17 @@ struct PublicPort<L> {
     queued: bool,
 }
 
+/// A public port that is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Bind {
+    control: ControlKey,
+    registration: Registration,
+    ip: IpAddr,
+    /// Ports that were not tried yet.
+    ports: VecDeque<u16>,
+    gate: Box<Gate>,
+}
+
 impl<L> Listener<L> {
     /// A listener that deals visitors to `loop_count` event loops.
     #[must_use]
@@ -59,6 +78,7 @@ impl<L> Listener<L> {
             loads: vec![0; loop_count],
             ports: Slab::default(),
             port_of: BTreeMap::new(),
+            binds: Binds::default(),
             busy: VecDeque::new(),
             paused_until: None,
             totals: Totals::default(),
@@ -77,27 +97,63 @@ impl<L> Listener<L> {
         self.ports.len()
     }
 
-    fn bind<S>(
-        &mut self,
-        sys: &mut S,
-        key: (ControlKey, TunnelId),
-        ip: IpAddr,
-        port: u16,
-        gate: &Gate,
-    ) -> Result<SocketAddr, SysError>
+    /// Opens what is to be opened, a bounded number of tries at a time.
+    fn open_ports<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Listen<Listener = L> + Tell<FromListener>,
+    {
+        for _ in 0..TRIES {
+            let Some((holder, mut bind)) = self.binds.next(cx.now) else { return };
+            let port = bind.ports.pop_front().expect("a port to try");
+            let bound = self.open(cx.sys, &bind, port);
+            let Bind { control, registration, .. } = bind;
+            match bound {
+                // Another one may be free.
+                Err(SysError::InUse | SysError::Denied) if !bind.ports.is_empty() => self.binds.push(holder, bind),
+                bound => cx.sys.tell(FromListener { control, registration, bound }),
+            }
+        }
+    }
+
+    fn open<S>(&mut self, sys: &mut S, bind: &Bind, port: u16) -> Result<SocketAddr, SysError>
     where
         S: Listen<Listener = L>,
     {
-        let (control, tunnel) = key;
+        let &Bind { control, registration, ip, ref gate, .. } = bind;
         let mut real = None;
         let token = self.ports.insert_with(|token| {
             let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
             real = Some(address);
-            let route = Route::to(Member { control, tunnel, gate: gate.clone() });
+            let route = Route::to(Member { control, registration, gate: (**gate).clone() });
             Ok(PublicPort { listener, route, queued: false })
         })?;
-        self.port_of.insert(key, token);
+        self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
+    }
+
+    /// Closes a tunnel's public port, unless another tunnel stands behind it, too.
+    fn close<S>(&mut self, sys: &mut S, control: ControlKey, registration: Registration)
+    where
+        S: Listen<Listener = L>,
+    {
+        if let Some(token) = self.port_of.remove(&(control, registration))
+            && let Some(port) = self.ports.get_mut(token)
+            && port.route.remove(control, registration)
+            && let Some(port) = self.ports.remove(token)
+        {
+            sys.unlisten(port.listener);
+        }
+    }
+
+    /// Told by the way that visitors take, so that it arrives after the last of them, which would be left waiting
+    /// otherwise.
+    fn tell_closed<S>(&self, sys: &mut S, control: ControlKey, tunnel: Option<TunnelId>)
+    where
+        S: Listen + Tell<ToLoop<ToServerLoop<S::Stream>>>,
+    {
+        for loop_index in 0..self.loads.len() {
+            sys.tell(ToLoop { loop_index, message: ToServerLoop::CloseTunnel { control, tunnel } });
+        }
     }
 
     fn enqueue(&mut self, token: Token) {
@@ -117,7 +173,7 @@ impl<L> Listener<L> {
         let PublicPort { listener, route, .. } = port;
         let (now, loads, totals) = (cx.now, &mut self.loads, &mut self.totals);
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
-            let &mut Member { control, tunnel, ref mut gate } = route.resolve();
+            let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate } = route.resolve();
             if let Err(why) = gate.admit(now, from.ip()) {
                 let count =
                     if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
@@ -154,15 +210,8 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, tunnel, ip, ports, gate } => {
-                let mut bound = Err(SysError::InUse);
-                for port in ports {
-                    bound = self.bind(cx.sys, (control, tunnel), ip, port, &gate);
-                    if bound.is_ok() {
-                        break;
-                    }
-                }
-                cx.sys.tell(FromListener { control, tunnel, bound });
+            ToListener::Bind { control, holder, registration, ip, ports, gate } => {
+                self.binds.push(holder, Bind { control, registration, ip, ports, gate });
             }
             ToListener::Moved { from, to } => {
                 self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
@@ -170,21 +219,21 @@ where
                     self.loads[to] += 1;
                 }
             }
-            ToListener::Close { control, tunnel } => {
-                if let Some(token) = self.port_of.remove(&(control, tunnel))
-                    && let Some(port) = self.ports.get_mut(token)
-                    && port.route.remove(control, tunnel)
-                    && let Some(port) = self.ports.remove(token)
-                {
-                    cx.sys.unlisten(port.listener);
+            ToListener::Close { control, registration } => {
+                self.close(cx.sys, control, registration);
+                self.tell_closed(cx.sys, control, Some(registration.tunnel));
+            }
+            ToListener::CloseAll { control } => {
+                self.binds.remove(|bind| bind.control == control);
+                let first = Registration { tunnel: TunnelId(0), serial: 0 };
+                let of_session = self.port_of.range((control, first)..);
+                let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
+                let open: Vec<_> = of_session.collect();
+                for &(_, registration) in &open {
+                    self.close(cx.sys, control, registration);
                 }
-                // Told by the way that visitors take, so that it arrives after the last of them, which would be left
-                // waiting otherwise.
-                for loop_index in 0..self.loads.len() {
-                    cx.sys.tell(ToLoop {
-                        loop_index,
-                        message: ToServerLoop::CloseTunnel { control, tunnel: Some(tunnel) },
-                    });
+                if !open.is_empty() {
+                    self.tell_closed(cx.sys, control, None);
                 }
             }
         }
@@ -205,10 +254,11 @@ where
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.paused_until
+        self.paused_until.into_iter().chain(self.binds.next_deadline()).min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
+        self.open_ports(cx);
         for _ in 0..self.busy.len() {
             if self.paused_until.is_some() {
                 return;
@@ -222,7 +272,7 @@ where
     }
 
     fn is_busy(&self) -> bool {
-        self.paused_until.is_none() && !self.busy.is_empty()
+        self.binds.is_due() || self.paused_until.is_none() && !self.busy.is_empty()
     }
 }
 

@@ -6,6 +6,7 @@ use super::sys::Log;
 use super::thread::Tell;
 use super::timers::Timers;
 use super::totals::Totals;
+use crate::canary::{PlantedBug, planted};
 use crate::ids::ConnId;
 use crate::notes::Note;
 use crate::settings::Timings;
@@ -52,6 +53,11 @@ impl LoopCore {
     /// Takes the next conn out of the queue; the caller clears its `queued`.
     pub(crate) fn next_turn(&mut self) -> Option<Token> {
         self.busy.pop_front()
+    }
+
+    /// How often a conn stands in the queue: for checks.
+    pub(crate) fn places(&self, token: Token) -> usize {
+        self.busy.iter().filter(|&&busy| busy == token).count()
     }
 
     /// Turns that are waiting.
@@ -113,6 +119,7 @@ impl LoopCore {
     /// sets when to look again.
     // PROTOCOL.md: P-FIN-13.
     fn may_reset(&self, now: Instant, pace: &mut Pace, before: Option<Linger>, unsent: usize) -> bool {
+        let unsent = if planted(PlantedBug::NotLingered) { 0 } else { unsent };
         match Linger::look(before, now, unsent, self.timings.reset_linger) {
             Ok(()) => true,
             Err(linger) => {
@@ -282,6 +289,57 @@ mod tests {
         assert!(!fixture.transfer.through());
         let patience = fixture.core.timings.half_open_timeout;
         assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::HalfOpen, Some(at(15) + patience)));
+    }
+
+    /// A transfer of which one direction is over, and the other flows.
+    fn half_open() -> Fixture {
+        let mut transfer = Transfer::new(Epoch(1));
+        assert!(transfer.on_source_end(How::Shut) == Fin { total: 0, how: How::Shut });
+        let core = LoopCore::new(0, Timings::default());
+        Fixture { core, pace: Pace::new(), deadline: None, transfer, unsent: 0 }
+    }
+
+    impl Fixture {
+        /// A byte passes in the direction that flows.
+        fn byte(&mut self) {
+            self.transfer.ingress.on_taken(1);
+            self.transfer.ingress.on_forwarded(1);
+        }
+
+        /// The deadline passes: whether the transfer has another.
+        fn renews(&mut self) -> Option<Instant> {
+            let now = self.fire();
+            let Self { core, pace, deadline, transfer, .. } = self;
+            core.renew_if_moved(now, conn(), deadline, pace, transfer).then_some(now)
+        }
+    }
+
+    #[test]
+    fn a_half_open_transfer_that_makes_progress_lives_on_for_period_after_period() {
+        let mut fixture = half_open();
+        assert_eq!(fixture.turn(at(0)), None);
+        let patience = fixture.core.timings.half_open_timeout;
+        for period in 1..=5 {
+            // A byte in the middle of the period.
+            fixture.byte();
+            assert_eq!(fixture.turn(at(0) + (patience * period - patience / 2)), None);
+            assert_eq!(fixture.deadline, Some(at(0) + patience * period), "a turn in between sets no new one");
+            assert_eq!(fixture.renews(), Some(at(0) + patience * period));
+            assert_eq!(fixture.deadline, Some(at(0) + patience * (period + 1)));
+        }
+        assert_eq!(fixture.renews(), None, "and ends with the first period without progress");
+        assert_eq!(fixture.deadline, None);
+    }
+
+    #[test]
+    fn progress_of_the_first_period_is_none_of_the_second() {
+        let mut fixture = half_open();
+        assert_eq!(fixture.turn(at(0)), None);
+        fixture.byte();
+        assert!(fixture.renews().is_some());
+        // Taken and not forwarded is no progress: nobody has it.
+        fixture.transfer.ingress.on_taken(1);
+        assert_eq!(fixture.renews(), None);
     }
 
     #[test]

@@ -4,10 +4,12 @@ use super::sys::Lookup;
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
-use crate::ids::{ConnId, TunnelId};
+use crate::ids::{ConnId, Registration, TunnelId};
+use crate::ledger::Holder;
 use crate::sys_error::SysError;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -84,14 +86,16 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what one client may use.
+/// A loop's share of what a session may use. All but `keep` is what its holder may have over all its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
+    /// Whose token the client proved to know.
+    pub holder: Holder,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
-    /// Visitors that may wait. 0 where there are fewer than loops: who finds no idle conn here is passed on.
+    /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.
     pub max_waiting: u32,
-    /// Visitors that may be served at once.
+    /// Visitors that may be there at once, of all sessions of the holder.
     pub max_connections: u32,
     /// Event loops that share what a tunnel may use.
     pub loop_count: u32,
@@ -236,16 +240,19 @@ pub enum FromClientLoop {
 /// To the server's listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToListener {
-    /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`].
+    /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`], once, unless all ports
+    /// of the session are closed before. A session asks for the next one after that.
     Bind {
         /// The session, by the server's key.
         control: ControlKey,
-        /// The tunnel.
-        tunnel: TunnelId,
+        /// Whose session it is: sessions of one holder share a turn.
+        holder: Option<usize>,
+        /// What is registered.
+        registration: Registration,
         /// The address to listen on.
         ip: IpAddr,
-        /// Ports to try in this order; 0 is any free one.
-        ports: Vec<u16>,
+        /// Ports to try in this order, at least one; 0 is any free one.
+        ports: VecDeque<u16>,
         /// Who may visit.
         gate: Box<Gate>,
     },
@@ -256,12 +263,17 @@ pub enum ToListener {
         /// The loop that has it now.
         to: Option<usize>,
     },
-    /// Close a public port.
+    /// Close the public port that this registration has opened.
     Close {
         /// The session, by the server's key.
         control: ControlKey,
-        /// The tunnel.
-        tunnel: TunnelId,
+        /// What was registered.
+        registration: Registration,
+    },
+    /// Close every public port of a session, and open none that it still waits for.
+    CloseAll {
+        /// The session, by the server's key.
+        control: ControlKey,
     },
 }
 
@@ -270,8 +282,8 @@ pub enum ToListener {
 pub struct FromListener {
     /// The session, by the server's key.
     pub control: ControlKey,
-    /// The tunnel.
-    pub tunnel: TunnelId,
+    /// What was registered.
+    pub registration: Registration,
     /// The public address, or why there is none.
     pub bound: Result<SocketAddr, SysError>,
 }

@@ -18,6 +18,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
 use crate::ids::{ConnId, TunnelId};
+use crate::ledger::{Good, Holder, Ledger};
 use crate::notes::{Dropped, Note};
 use crate::pool::Pool;
 use crate::settings::Timings;
@@ -33,6 +34,8 @@ use core::net::SocketAddr;
 pub struct ServerLoop<T, P> {
     core: LoopCore,
     controls: BTreeMap<ControlKey, Shard>,
+    /// What each holder has here: visitors, and transfers.
+    ledger: Ledger,
     slots: Slab<Slot<T, P>>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
@@ -41,9 +44,13 @@ pub struct ServerLoop<T, P> {
 /// One client's part of this loop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Shard {
+    holder: Holder,
     pool: Pool<Token, Token>,
     conns: BTreeMap<ConnId, Token>,
+    /// This loop's share of what the holder may have.
     max_connections: u32,
+    /// This loop's share of what the holder may have waiting.
+    max_waiting: u32,
     active: u32,
     /// Visitors of each tunnel, waiting and served; none is 0.
     visits: BTreeMap<TunnelId, u32>,
@@ -55,9 +62,20 @@ struct Shard {
 
 impl Shard {
     /// A transfer through `tunnel` is over.
-    fn on_over(&mut self, tunnel: TunnelId) {
+    fn on_over(&mut self, ledger: &mut Ledger, tunnel: TunnelId) {
         self.active -= 1;
-        self.on_left(tunnel);
+        ledger.remove(self.holder, Good::Transfer, 1);
+        self.on_left(ledger, tunnel);
+    }
+
+    /// Whether its holder has as many visitors here as it may have. `ledger` is this loop's.
+    fn is_full(&self, ledger: &Ledger) -> bool {
+        ledger.room(self.holder, Good::Visitor, self.max_connections) == 0
+    }
+
+    /// How many visitors of its holder wait here.
+    fn waiting(&self, ledger: &Ledger) -> u32 {
+        ledger.count(self.holder, Good::Visitor) - ledger.count(self.holder, Good::Transfer)
     }
 
     /// Visitors of `tunnel`, waiting and served.
@@ -66,8 +84,9 @@ impl Shard {
     }
 
     /// A visitor of `tunnel` is gone, served or not.
-    fn on_left(&mut self, tunnel: TunnelId) {
+    fn on_left(&mut self, ledger: &mut Ledger, tunnel: TunnelId) {
         if let Some(visits) = self.visits.get_mut(&tunnel) {
+            ledger.remove(self.holder, Good::Visitor, 1);
             *visits -= 1;
             if *visits == 0 {
                 self.visits.remove(&tunnel);
@@ -154,6 +173,7 @@ impl<T, P> ServerLoop<T, P> {
         Self {
             core: LoopCore::new(loop_index, timings),
             controls: BTreeMap::new(),
+            ledger: Ledger::default(),
             slots: Slab::default(),
             next_retry: None,
         }
@@ -223,6 +243,8 @@ where
                 // One that waits is not looked at: whatever it said before it left is the LocalServer's to hear.
                 if let Some(conn) = visitor.conn {
                     self.drive(cx, conn);
+                } else if ready.error && planted(PlantedBug::GoneWaiterForgotten) {
+                    self.drop_visitor(cx, token, Dropped::Gone);
                 }
             }
         }
@@ -274,9 +296,11 @@ where
 impl<T, P> ServerLoop<T, P> {
     fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
         let shard = Shard {
-            pool: Pool::new(limits.keep, limits.max_waiting),
+            holder: limits.holder,
+            pool: Pool::new(limits.keep),
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
+            max_waiting: limits.max_waiting,
             active: 0,
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,

@@ -25,7 +25,8 @@
 //! - M5 a parked newcomer and the attached session that is probed name each other;
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
-//! - M8 nothing is left of a server that is over.
+//! - M8 nothing is left of a server that is over;
+//! - H1, H2 of the [`Ledger`](crate::ledger::Ledger) hold for its sessions, tunnels and conns.
 
 mod accept;
 mod check;
@@ -35,7 +36,7 @@ mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -44,7 +45,6 @@ use super::timers::Timers;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::liveness::Liveness;
-use crate::notes::Note;
 use crate::rate::Rates;
 use crate::settings::ServerSettings;
 use crate::sources::Source;
@@ -306,24 +306,7 @@ where
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain<T>) {
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
-            ToServerMain::Listener(FromListener { control, tunnel, bound }) => {
-                let Some(entry) = self.sessions.get_mut(control) else { return };
-                let name = entry.control.tunnel_name(tunnel).into();
-                let reply = entry.control.on_bound(tunnel, bound);
-                let client = entry.control.client;
-                if let Some(reply) = reply {
-                    let outcome = match &reply {
-                        ServerMsg::TunnelReady { public, .. } => Ok(*public),
-                        ServerMsg::TunnelRefused { code, .. } => Err(*code),
-                        ServerMsg::NeedConn { .. }
-                        | ServerMsg::Fin { .. }
-                        | ServerMsg::Abort { .. }
-                        | ServerMsg::Drain => unreachable!("a bind is answered by ready or refused"),
-                    };
-                    cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });
-                    self.send(cx, control, reply);
-                }
-            }
+            ToServerMain::Listener(message) => self.on_bound(cx, message),
             ToServerMain::Stop => self.stop(cx),
         }
     }
@@ -410,11 +393,7 @@ impl<T, L> ServerMain<T, L> {
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
-            let tunnels: Vec<_> =
-                self.sessions.get(key).map(|entry| entry.control.tunnels().collect()).unwrap_or_default();
-            for tunnel in tunnels {
-                cx.sys.tell(ToListener::Close { control: key, tunnel });
-            }
+            cx.sys.tell(ToListener::CloseAll { control: key });
             self.send(cx, key, ServerMsg::Drain);
         }
         for loop_index in 0..self.loop_count {

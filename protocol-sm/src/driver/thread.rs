@@ -38,6 +38,9 @@ pub struct Cx<'a, S> {
     pub strategy: Strategy,
 }
 
+/// Bytes that one direction of a transfer may move before others get their turn.
+pub(crate) const TURN: usize = 256 * 1024;
+
 /// The size of [`Cx::scratch`], in bytes. A read that fills it shows a bulk stream, for which splice is cheaper
 /// (measured: the crossover lies at 16 to 32 KiB).
 pub const SCRATCH: usize = 32 * 1024;

@@ -41,6 +41,15 @@ pub(super) fn io_error(error: std::io::Error) -> SysError {
     sys_error(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
+/// The error of a splice(2). No socket fails with the first of these: they come from a kernel that lacks the call, from a
+/// seccomp profile, or from a sandbox that has it for other descriptors only.
+pub(super) fn splice_error(errno: Errno) -> SysError {
+    match errno as i32 {
+        libc::ENOSYS | libc::EPERM | libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP => SysError::Unsupported,
+        _ => sys_error(errno),
+    }
+}
+
 /// The error of an accept(2). The errors of a connection that failed while it waited in the backlog come
 /// out there too: they say nothing of the listener, and the next connection may be good.
 pub(super) fn accept_error(errno: Errno) -> SysError {

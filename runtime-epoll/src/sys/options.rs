@@ -7,8 +7,9 @@
 //!   [`Streams::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
 //!   truncated stream never looks complete, not even after kill -9.
 //!
-//! On connections to other machines, keepalive: it finds a peer that is gone while no data is in flight. While data
-//! is in flight, it finds nothing; see [`dead_path`].
+//! On connections to other machines and to the LocalServer, keepalive: it finds a peer that is gone while no data is in
+//! flight. While data is in flight, it finds nothing; see [`dead_path`]. How long it takes follows from how long the
+//! protocol would wait: [`Limits`].
 //!
 //! Accepted sockets inherit the options of their listener, so the common ones cost a visitor no call.
 //!
@@ -17,49 +18,141 @@
 
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 use protocol_sm::driver::Role;
+use protocol_sm::settings::Timings;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// A connection with nothing under way is probed after this long.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// A proxy_conn with nothing under way is probed after this long.
+const CONN_IDLE: Duration = Duration::from_secs(30);
+/// The same for a local_conn. A service that closes first is forgotten by its kernel after 60 s, without a word: the
+/// second probe, after 70 s, is told.
+const LOCAL_IDLE: Duration = Duration::from_secs(35);
 /// The pause between two keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// After this many probes without an answer, the connection is given up.
+/// After this many probes without an answer, an outer connection is given up.
 const KEEPALIVE_PROBES: u32 = 3;
-/// What is sent on a ctl_conn must be acknowledged within this.
+/// The kernel counts no more.
+const MOST_PROBES: u32 = 127;
+/// What is sent on a ctl_conn must be acknowledged within this, or within `heartbeat_timeout` if that is longer.
 const CTL_USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest pause between two retransmissions, or two probes of a closed window, on a proxy_conn. With
-/// the kernel's 15 of them (tcp_retries2), a dead path is found within half a minute.
-const PROXY_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Before its first retransmission the kernel waits this long at least.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+/// The longest pause between two retransmissions that the kernel knows, and takes by itself.
+const RETRY_MAX: Duration = Duration::from_secs(120);
+/// As many retransmissions are not answered before the kernel gives a connection up (net.ipv4.tcp_retries2).
+const RETRIES: u32 = 15;
 /// The send buffer that [`cap_send_buffer`] sets, in bytes. The kernel doubles it.
 const LOOPBACK_SEND_BUFFER: usize = 256 * 1024;
 /// A socket option that Linux has since 6.15.
 const TCP_RTO_MAX_MS: libc::c_int = 44;
+/// A socket option that Linux has since 6.3.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+
+/// How long connections may be silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// What is sent on a ctl_conn must be acknowledged within this.
+    ctl: Duration,
+    /// Probes of a proxy_conn.
+    conn: Keepalive,
+    /// The longest pause between two retransmissions on a proxy_conn.
+    retry_max: Duration,
+    /// Probes of all that is accepted.
+    accepted: Option<Keepalive>,
+}
+
+/// When a silent connection is probed, and how often without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Keepalive {
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+}
+
+impl Limits {
+    /// Those of the connections between client and server.
+    pub(crate) fn new(timings: &Timings) -> Self {
+        let silence = timings.conn_silence();
+        let conn = Keepalive::over(silence);
+        Self {
+            ctl: timings.heartbeat_timeout.max(CTL_USER_TIMEOUT),
+            conn,
+            retry_max: retry_max(silence),
+            accepted: Some(conn),
+        }
+    }
+
+    /// The same, where visitors are accepted.
+    pub(crate) fn for_visitors(timings: &Timings) -> Self {
+        let idle = timings.visitor_keepalive;
+        Self { accepted: (!idle.is_zero()).then(|| Keepalive::outer(idle)), ..Self::new(timings) }
+    }
+}
+
+impl Keepalive {
+    fn outer(idle: Duration) -> Self {
+        Self { idle, interval: KEEPALIVE_INTERVAL, probes: KEEPALIVE_PROBES }
+    }
+
+    /// Gives up after `silence`, or a little later.
+    fn over(silence: Duration) -> Self {
+        let left = silence.saturating_sub(CONN_IDLE).as_secs() as u32;
+        let interval = KEEPALIVE_INTERVAL.max(Duration::from_secs(left.div_ceil(MOST_PROBES).into()));
+        let probes = left.div_ceil(interval.as_secs() as u32).clamp(KEEPALIVE_PROBES, MOST_PROBES);
+        Self { idle: CONN_IDLE, interval, probes }
+    }
+}
+
+/// The shortest pause with which [`RETRIES`] retransmissions take `silence` at least: they begin at [`RETRY_MIN`] and
+/// double. So a path that heals is noticed as soon as possible.
+fn retry_max(silence: Duration) -> Duration {
+    let takes = |max: Duration| (0..=RETRIES).map(|nth| RETRY_MIN.saturating_mul(1 << nth).min(max)).sum::<Duration>();
+    (2..RETRY_MAX.as_secs()).map(Duration::from_secs).find(|&max| takes(max) >= silence).unwrap_or(RETRY_MAX)
+}
 
 /// Options of a listener, and of all that is accepted from it. `any_v6`: it listens on `::`, and takes IPv4 too.
-pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool) {
+pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool, limits: &Limits) {
     set(fd, sockopt::ReuseAddr, &true);
     if any_v6 {
         set(fd, sockopt::Ipv6V6Only, &false);
     }
     on_every_connection(fd);
-    keepalive(fd);
+    if let Some(accepted) = limits.accepted {
+        keepalive(fd, accepted);
+    }
 }
 
 /// Options of a connection that is about to be opened.
-pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr) {
+pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &Limits) {
     on_every_connection(fd);
-    // A peer on this machine needs no keepalive: its kernel is ours.
-    if !peer.is_loopback() {
-        keepalive(fd);
+    match role {
+        Role::Local => {
+            keepalive(fd, Keepalive::outer(LOCAL_IDLE));
+            any_port(fd);
+        }
+        // A peer on this machine needs no keepalive: its kernel is ours.
+        Role::Ctl | Role::Proxy if !peer.is_loopback() => keepalive(fd, limits.conn),
+        Role::Ctl | Role::Proxy | Role::Public => {}
     }
-    dead_path(fd, role);
+    dead_path(fd, role, limits);
 }
 
-/// Switches SO_LINGER off before a close in good order, so that what was sent still arrives.
-pub(super) fn let_linger(fd: &impl AsFd) {
+/// Makes all local ports equal. By itself, connect(2) tries every second port first, all of them: once those are in use
+/// (or in TIME_WAIT) with one address, each connect to it took 6.5 ms of processor time instead of 30 µs.
+fn any_port(fd: &impl AsFd) {
+    // The high half is the last port, the low half the first; the kernel narrows both to its own range.
+    set_int(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0xffff_0001_u32.cast_signed());
+}
+
+/// Switches SO_LINGER off before a close in good order, so that what was sent still arrives, however long the peer does
+/// not read.
+pub(super) fn let_linger(fd: &impl AsFd, role: Role) {
     set(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    if role == Role::Proxy {
+        // With a shorter pause the kernel gives a closed connection up after a few seconds of a closed window.
+        set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, RETRY_MAX.as_millis() as libc::c_int);
+    }
 }
 
 // PROTOCOL.md: P-CONN-3, P-ABORT-5.
@@ -69,40 +162,44 @@ fn on_every_connection(fd: &impl AsFd) {
     set(fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
-fn keepalive(fd: &impl AsFd) {
+fn keepalive(fd: &impl AsFd, Keepalive { idle, interval, probes }: Keepalive) {
+    // The kernel takes whole seconds, from 1 to 32767.
+    let seconds = |time: Duration| time.as_secs().clamp(1, 32_767) as u32;
     set(fd, sockopt::KeepAlive, &true);
-    set(fd, sockopt::TcpKeepIdle, &(KEEPALIVE_IDLE.as_secs() as u32));
-    set(fd, sockopt::TcpKeepInterval, &(KEEPALIVE_INTERVAL.as_secs() as u32));
-    set(fd, sockopt::TcpKeepCount, &KEEPALIVE_PROBES);
+    set(fd, sockopt::TcpKeepIdle, &seconds(idle));
+    set(fd, sockopt::TcpKeepInterval, &seconds(interval));
+    set(fd, sockopt::TcpKeepCount, &probes);
 }
 
-/// Makes the kernel find a path that drops everything within half a minute, not within a quarter of an hour. An
-/// accepted connection needs nothing else beyond the options of its listener.
+/// Makes the kernel find a path that drops everything when the protocol would give it up, not within a quarter of an
+/// hour. An accepted connection needs nothing else beyond the options of its listener.
 ///
 /// A ctl_conn has TCP_USER_TIMEOUT for that: its peer always reads. A proxy_conn's need not: a visitor who
 /// pauses a download closes the window for as long as they like, and TCP_USER_TIMEOUT would reset the
-/// connection although its peer answers every probe (seen on Linux 6.18, after 3.5 s at 3 s). Shorter
-/// retries tell the two apart: a probe that is answered starts the count again. Where the kernel is too
-/// old for them, the heartbeats on the ctl_conn find a dead path first.
-pub(super) fn dead_path(fd: &impl AsFd, role: Role) {
+/// connection although its peer answers every probe (seen on Linux 6.18, after 3.5 s at 3 s). The pause between
+/// retries tells the two apart: a probe that is answered starts the count again. A kernel that is too old for it takes
+/// a quarter of an hour.
+pub(super) fn dead_path(fd: &impl AsFd, role: Role, limits: &Limits) {
     match role {
-        Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(CTL_USER_TIMEOUT.as_millis() as u32)),
-        Role::Proxy => retry_max(fd),
+        Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(limits.ctl.as_millis().min(i32::MAX as u128) as u32)),
+        Role::Proxy => {
+            set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, limits.retry_max.as_millis() as libc::c_int);
+        }
         Role::Local | Role::Public => {}
     }
 }
 
-fn retry_max(fd: &impl AsFd) {
-    let millis = PROXY_RETRY_MAX.as_millis() as libc::c_int;
-    // SAFETY: the descriptor is open for as long as `fd` is borrowed, and the pointer and the length name
-    // one c_int that outlives the call. An older kernel says ENOPROTOOPT and changes nothing.
+/// Sets an option that nix does not know. An older kernel says ENOPROTOOPT and changes nothing.
+fn set_int(fd: &impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
+    // SAFETY: the descriptor is open for as long as `fd` is borrowed, and the pointer and the length name one c_int that
+    // outlives the call.
     unsafe {
         libc::setsockopt(
             fd.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            TCP_RTO_MAX_MS,
-            (&raw const millis).cast(),
-            size_of_val(&millis) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         );
     }
 }
@@ -120,5 +217,41 @@ pub(super) fn cap_send_buffer(fd: &impl AsFd) {
 fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
     if let Err(error) = setsockopt(fd, option, value) {
         tracing::debug!("a socket option was not set: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timings(heartbeat_timeout: u64, session_grace: u64) -> Timings {
+        Timings {
+            heartbeat_timeout: Duration::from_secs(heartbeat_timeout),
+            session_grace: Duration::from_secs(session_grace),
+            ..Timings::default()
+        }
+    }
+
+    #[test]
+    fn no_limit_of_the_kernel_ends_what_the_protocol_would_keep() {
+        for (heartbeat, grace) in [(15, 30), (15, 60), (15, 120), (1, 1), (60, 1200), (15, 31_536_000)] {
+            let timings = timings(heartbeat, grace);
+            let Limits { ctl, conn, retry_max, .. } = Limits::new(&timings);
+            let retries: Duration = (0..=RETRIES).map(|nth| (RETRY_MIN * (1 << nth)).min(retry_max)).sum();
+            let known = retry_max == RETRY_MAX;
+            assert!(known || retries >= timings.conn_silence(), "{heartbeat} {grace}: {retry_max:?}, {retries:?}");
+            assert!(retries < timings.conn_silence() + Duration::from_secs(20) || retry_max.as_secs() == 2);
+            assert!(
+                conn.idle + conn.interval * conn.probes >= timings.conn_silence() || conn.interval.as_secs() > 32_767
+            );
+            assert!(conn.probes <= MOST_PROBES && ctl >= timings.heartbeat_timeout);
+        }
+    }
+
+    #[test]
+    fn with_the_defaults_a_dead_flow_is_found_within_a_minute() {
+        let Limits { conn, retry_max, .. } = Limits::new(&Timings::default());
+        assert_eq!(conn.idle + conn.interval * conn.probes, Duration::from_secs(60));
+        assert_eq!(retry_max, Duration::from_secs(5));
     }
 }

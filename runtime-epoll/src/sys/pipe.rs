@@ -6,10 +6,12 @@
 
 use super::errno::{retried, sys_error};
 use super::socket::Stream;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::{pipe2, write};
+use nix::unistd::{pipe2, read, write};
 use protocol_sm::driver::SysError;
 use std::os::fd::OwnedFd;
+use std::sync::Once;
 
 /// The sizes that a pipe is enlarged to, in the order in which they are tried. A pipe of 64 KiB has 16 slots, so 16
 /// small segments fill it.
@@ -35,14 +37,26 @@ pub struct Pipe {
 
 impl Pipe {
     /// Moves up to `max` bytes from `stream`; 0 is the end of the stream, or an urgent byte.
-    pub(super) fn fill(&self, stream: &Stream, max: usize) -> Result<usize, SysError> {
+    pub(super) fn fill(&self, stream: &Stream, max: usize) -> Result<usize, Errno> {
         assert!(max > 0, "a splice of nothing would look like the end of the stream");
-        retried(|| splice(stream, None, &self.write, None, max, flags())).map_err(sys_error)
+        retried(|| splice(stream, None, &self.write, None, max, flags()))
     }
 
     /// Moves up to `max` bytes to `stream`.
-    pub(super) fn drain(&self, stream: &Stream, max: usize) -> Result<usize, SysError> {
-        retried(|| splice(&self.read, None, stream, None, max, flags())).map_err(sys_error)
+    pub(super) fn drain(&self, stream: &Stream, max: usize) -> Result<usize, Errno> {
+        retried(|| splice(&self.read, None, stream, None, max, flags()))
+    }
+
+    /// Reads as many bytes as `into` has, which the pipe holds.
+    pub(super) fn get(&self, mut into: &mut [u8]) -> Result<(), SysError> {
+        while !into.is_empty() {
+            match retried(|| read(&self.read, into)) {
+                Ok(0) => return Err(SysError::Exhausted),
+                Ok(n) => into = &mut into[n..],
+                Err(errno) => return Err(sys_error(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Puts `bytes`, no more than 16 KiB, into the empty pipe.
@@ -72,11 +86,16 @@ pub(super) struct Pool {
     all: usize,
     /// Requests that still get no pipe after a failure.
     rest: u32,
+    /// No request gets a pipe any more.
+    given_up: bool,
 }
 
 impl Pool {
     /// An empty pipe of at least 64 KiB and its capacity: the largest that is kept, else a new one.
     pub(super) fn take(&mut self) -> Option<(Pipe, usize)> {
+        if self.given_up {
+            return None;
+        }
         let largest = self.kept.iter().enumerate().max_by_key(|(_, pipe)| pipe.capacity).map(|(at, _)| at);
         let pipe = match largest {
             Some(at) => self.kept.swap_remove(at),
@@ -100,6 +119,11 @@ impl Pool {
         }
     }
 
+    /// Hands out no pipe any more: splice(2) does not work.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
     fn create(&mut self) -> Option<Pipe> {
         if self.rest > 0 {
             self.rest -= 1;
@@ -114,8 +138,9 @@ impl Pool {
                 self.count(pipe.capacity, usize::wrapping_add);
                 Some(pipe)
             }
-            Ok(_) | Err(_) => {
+            poor => {
                 self.rest = REST;
+                say_short(poor.map(|pipe| pipe.capacity));
                 None
             }
         }
@@ -132,6 +157,22 @@ impl Pool {
             self.large = by(self.large, capacity);
         }
     }
+}
+
+/// Says once that there are no good pipes. The kernel counts the pipes of all programs of a user together, and those of
+/// root in all containers.
+fn say_short(got: nix::Result<u32>) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let why = match got {
+            Ok(capacity) => format!("new pipes have {capacity} bytes only, because this user's programs hold many"),
+            Err(errno) => format!("no new pipe is to be had ({errno})"),
+        };
+        tracing::warn!(
+            "{why}: bulk data is copied while that lasts, which takes more processor time; the limit is \
+             fs.pipe-user-pages-soft, or that of open files (ulimit -n)"
+        );
+    });
 }
 
 /// A new pipe of the first of `sizes` that the system grants, or of its default size.

@@ -29,14 +29,17 @@ impl Random {
     /// Fills `into`.
     ///
     /// # Panics
-    /// The kernel gives no random bytes: then nothing secret may be made at all.
+    /// The kernel gives no random bytes any more, although it did when the program started (see [`needed`]): nothing
+    /// secret may be made then at all.
+    ///
+    /// [`needed`]: super::needed
     // PROTOCOL.md: P-AUTH-1.
     pub(super) fn fill(&mut self, into: &mut [u8]) {
         if into.len() > self.block.len() {
-            return fetch(into);
+            return must_fetch(into);
         }
         if into.len() > self.block.len() - self.used {
-            fetch(&mut self.block);
+            must_fetch(&mut self.block);
             self.used = 0;
         }
         let given = &mut self.block[self.used..self.used + into.len()];
@@ -46,7 +49,15 @@ impl Random {
     }
 }
 
-fn fetch(into: &mut [u8]) {
+fn must_fetch(into: &mut [u8]) {
+    fetch(into).unwrap_or_else(|errno| panic!("the kernel gives no random bytes: {errno}"));
+}
+
+/// Fills `into` with random bytes of the kernel.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn fetch(into: &mut [u8]) -> Result<(), Errno> {
     let mut filled = 0;
     while filled < into.len() {
         let rest = &mut into[filled..];
@@ -55,9 +66,10 @@ fn fetch(into: &mut [u8]) {
         match Errno::result(got) {
             Ok(n) => filled += n.unsigned_abs(),
             Err(Errno::EINTR) => {}
-            Err(errno) => panic!("the kernel gives no random bytes: {errno}"),
+            Err(errno) => return Err(errno),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

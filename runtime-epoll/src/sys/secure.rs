@@ -150,3 +150,6 @@ fn encrypt(stream: &mut Stream, session: Option<Session>) {
         stream.for_room.set(true);
     }
 }
+
+#[cfg(test)]
+mod tests;

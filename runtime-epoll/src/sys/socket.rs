@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use super::errno::{accept_error, connect_error, retried, sys_error};
-use super::options;
+use super::options::{self, Limits};
 use crate::tls::session::Session;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -17,8 +17,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// Below this the kernel gives no port to a connection by itself (net.ipv4.ip_local_port_range).
-const FIRST_EPHEMERAL_PORT: u16 = 32768;
 
 /// A TCP connection. Dropping it resets the connection; [`Streams::close`] ends it well.
 ///
@@ -74,9 +72,9 @@ impl Stream {
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
-    pub(super) fn connect(to: SocketAddr, role: Role) -> Result<Self, SysError> {
+    pub(super) fn connect(to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
         let fd = tcp_socket(to).map_err(connect_error)?;
-        options::on_connecting(&fd, role, to.ip());
+        options::on_connecting(&fd, role, to.ip(), limits);
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
             Err(errno) => return Err(connect_error(errno)),
@@ -120,7 +118,7 @@ impl Stream {
     /// Whether this socket is connected to itself. The kernel may choose, as the local port of a connect to this
     /// machine, the very port that is connected to; if nobody listens there, the socket receives all that it sends.
     fn is_its_own_peer(&self, peer: &SockaddrStorage) -> bool {
-        port(peer) >= FIRST_EPHEMERAL_PORT && getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
+        getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
     }
 
     /// Whether this is a connection between client and server.
@@ -182,7 +180,7 @@ impl Stream {
 
     /// Closes in good order: what was sent still arrives.
     pub(super) fn close(self) {
-        options::let_linger(&self.fd);
+        options::let_linger(&self.fd, self.role);
         if self.role == Role::Ctl {
             self.discard();
         }
@@ -200,10 +198,10 @@ impl Stream {
 }
 
 impl Listener {
-    pub(super) fn bind(at: SocketAddr) -> Result<(Self, SocketAddr), SysError> {
+    pub(super) fn bind(at: SocketAddr, limits: &Limits) -> Result<(Self, SocketAddr), SysError> {
         let open = || {
             let fd = tcp_socket(at)?;
-            options::on_listener(&fd, at.is_ipv6() && at.ip().is_unspecified());
+            options::on_listener(&fd, at.is_ipv6() && at.ip().is_unspecified(), limits);
             bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
             listen(&fd, Backlog::new(BACKLOG)?)?;
             let real = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
@@ -212,11 +210,11 @@ impl Listener {
         open().map_err(sys_error)
     }
 
-    pub(super) fn accept(&self, role: Role) -> Result<(Stream, SocketAddr), SysError> {
+    pub(super) fn accept(&self, role: Role, limits: &Limits) -> Result<(Stream, SocketAddr), SysError> {
         let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
         // An IPv4 peer of an IPv6 socket has an address ::ffff:a.b.c.d; it is reported as a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        options::dead_path(&fd, role);
+        options::dead_path(&fd, role, limits);
         Ok((Stream::new(fd, role, Dial::Over), from))
     }
 }
@@ -255,8 +253,4 @@ fn accept4(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, SocketAddr)> {
 fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
-}
-
-fn port(address: &SockaddrStorage) -> u16 {
-    socket_addr(address).map_or(0, |address| address.port())
 }

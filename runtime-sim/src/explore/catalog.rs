@@ -1,7 +1,7 @@
 //! The configurations that are explored, by what they are about.
 
 use super::loops::Config;
-use super::net::Window;
+use super::net::{Side, Window};
 use super::peers::Grain::{Coarse, Fine, Medium};
 use super::programs::Programs;
 use super::search::{self, Counterexample, Report};
@@ -82,6 +82,7 @@ const fn programs(config: Programs) -> Search {
 const NARROW: Window = Window { segments: 1, ..Window::WIDE };
 const BYTES: Window = Window { bytes: 1, ..Window::WIDE };
 const SPLICE: Config = Config { strategy: Strategy::Splice, pipe: 1, ..Config::new(2, 1, Fine) };
+const LATE: Config = Config { resets: 1, looks: 2, ..Config::new(2, 1, Medium) };
 const GRACE: Programs = Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Medium) };
 const NEWCOMER: Programs = Programs { newcomer: true, ..Programs::new(0, Coarse) };
 const CLIENT_STOPS: Programs = Programs { client_stops: true, server_grace: true, ..Programs::new(1, Medium) };
@@ -104,6 +105,9 @@ pub const CATALOG: &[Entry] = &{
         small(Aborts, "refusals", loops(Config { refusals: 2, ..Config::new(2, 2, Medium) })),
         small(Aborts, "reset", loops(Config { resets: 1, ..Config::new(2, 2, Medium) })),
         small(Aborts, "two resets", loops(Config { resets: 2, ..Config::new(2, 1, Medium) })),
+        small(Aborts, "a visitor who takes late", loops(Config { late: Some(Side::Visitor), ..LATE })),
+        small(Aborts, "a LocalServer that takes late", loops(Config { late: Some(Side::Local), visits: 1, ..LATE })),
+        large(Aborts, "two LocalServers that take late", loops(Config { late: Some(Side::Local), ..LATE })),
         large(Aborts, "resets and refusals", loops(Config { resets: 2, refusals: 1, ..Config::new(2, 2, Coarse) })),
         large(Aborts, "reset, fine", loops(Config { resets: 1, ..Config::new(2, 1, Fine) })),
         small(Loss, "loss", loops(Config { losses: 1, ..Config::new(2, 1, Medium) })),

@@ -5,7 +5,7 @@
 //! and a chain of ordered queues is an ordered queue. What the main threads themselves do is explored in `programs`.
 
 use super::fingerprint::{Part, Parts};
-use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Stream, Told, Visit, Who, Window, at};
+use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Side, Stream, Told, Visit, Who, Window, at};
 use super::peers::{Grain, Move, Script, Whims, address, assert_ended, assign_dials, play, visit_at};
 use super::search::Model;
 use super::story::{Party, Story};
@@ -34,6 +34,9 @@ const SESSION: SessionId = SessionId([1; 16]);
 const TUNNEL: TunnelId = TunnelId(0);
 /// Deadlines from here on never come.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
+
+/// Deadlines before this are looks at an outer socket that is to be reset.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,10 @@ pub struct Config {
     pub pipe: usize,
     /// Bytes that a peer sends at once, where it does not send all.
     pub chunk: usize,
+    /// This side's peers acknowledge and read late.
+    pub late: Option<Side>,
+    /// How often a deadline may pass while something is not acknowledged.
+    pub looks: usize,
 }
 
 impl Config {
@@ -96,6 +103,8 @@ impl Config {
             strategy: Strategy::Copy,
             pipe: 8,
             chunk: 1,
+            late: None,
+            looks: 0,
         }
     }
 }
@@ -121,6 +130,8 @@ pub(super) enum Action {
     Stray { end: End },
     /// The server's next deadline passes.
     ServerDeadline,
+    /// The client's next deadline passes.
+    ClientDeadline,
 }
 
 /// All of it at one moment.
@@ -140,6 +151,7 @@ pub(super) struct State {
     whims: Whims,
     losses: usize,
     strays: usize,
+    looks: usize,
     /// The session was ended because of a violation.
     over: bool,
 }
@@ -184,6 +196,7 @@ impl Loops {
             idle_conn_lifetime: NEVER,
             half_open_timeout: NEVER,
             reset_linger: NEVER,
+            visitor_keepalive: NEVER,
             drain_timeout: NEVER,
             reconnect_min: NEVER,
             reconnect_max: NEVER,
@@ -222,11 +235,12 @@ impl Loops {
     fn client<R>(
         &self,
         state: &mut State,
+        now: Option<Instant>,
         story: &mut Story,
         call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Kernel<'_>>) -> R,
     ) {
         let mut told = Vec::new();
-        let now = Self::now(state);
+        let now = now.unwrap_or_else(|| Self::now(state));
         let State { net, client, .. } = state;
         let mut scratch = [0; SCRATCH];
         let mut kernel = Kernel { net, who: Who::ClientLoop(0), told: &mut told, story };
@@ -282,7 +296,7 @@ impl Loops {
         self.server(state, None, story, |server, cx| {
             server.on_message(cx, ToServerLoop::Close { control: CONTROL, code });
         });
-        self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::End { code }));
+        self.client(state, None, story, |client, cx| client.on_message(cx, ToClientLoop::End { code }));
         state.to_server.clear();
     }
 
@@ -381,7 +395,7 @@ impl Loops {
             Some((Who::ServerLoop, token, ready)) => {
                 self.server(state, None, story, |server, cx| server.on_ready(cx, token, ready));
             }
-            Some((_, token, ready)) => self.client(state, story, |client, cx| client.on_ready(cx, token, ready)),
+            Some((_, token, ready)) => self.client(state, None, story, |client, cx| client.on_ready(cx, token, ready)),
             None => {}
         }
     }
@@ -397,7 +411,7 @@ impl Loops {
                 unreachable!("no loop says it")
             }
         };
-        self.client(state, story, |client, cx| client.on_message(cx, ToClientLoop::Transfer(msg)));
+        self.client(state, None, story, |client, cx| client.on_message(cx, ToClientLoop::Transfer(msg)));
     }
 
     fn open_conns(&self, state: &mut State, count: u32, story: &mut Story) {
@@ -411,7 +425,7 @@ impl Loops {
             state.open += 1;
             let (hello, accept) = (KEY.hello(SESSION, conn), KEY.accept(SESSION, conn));
             let open = ToClientLoop::Open { to: at(PROXY_PORT), hello, accept };
-            self.client(state, story, |client, cx| client.on_message(cx, open));
+            self.client(state, None, story, |client, cx| client.on_message(cx, open));
         }
     }
 
@@ -469,8 +483,10 @@ impl Model for Loops {
 
     fn initial(&self, story: &mut Story) -> State {
         let config = self.config;
+        let mut net = Net::new(config.visits, config.window, config.pipe);
+        net.late = config.late;
         let mut state = State {
-            net: Net::new(config.visits, config.window, config.pipe),
+            net,
             server: Part::new(ServerLoop::new(0, self.timings())),
             client: Part::new(ClientLoop::new(0, self.timings())),
             to_server: VecDeque::new(),
@@ -481,14 +497,20 @@ impl Model for Loops {
             whims: Whims { came: 0, refusals: config.refusals, resets: config.resets },
             losses: config.losses,
             strays: config.strays,
+            looks: config.looks,
             over: false,
         };
-        self.client(&mut state, story, |client, cx| {
+        self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
         });
-        let limits =
-            Limits { keep: config.keep, max_waiting: config.max_waiting, max_connections: u32::MAX, loop_count: 1 };
+        let limits = Limits {
+            holder: None,
+            keep: config.keep,
+            max_waiting: config.max_waiting,
+            max_connections: u32::MAX,
+            loop_count: 1,
+        };
         let open = ToServerLoop::Open { control: CONTROL, limits };
         self.server(&mut state, None, story, |server, cx| server.on_message(cx, open));
         if config.ready {
@@ -501,7 +523,10 @@ impl Model for Loops {
                 actions.clear();
                 self.actions(&state, &mut actions);
                 let opening = |action: &&Action| {
-                    !matches!(action, Action::Peer(_) | Action::Lose { .. } | Action::ServerDeadline)
+                    !matches!(
+                        action,
+                        Action::Peer(_) | Action::Lose { .. } | Action::ServerDeadline | Action::ClientDeadline
+                    )
                 };
                 let Some(&action) = actions.iter().find(opening) else { break };
                 self.step(&mut state, action, story);
@@ -551,6 +576,16 @@ impl Model for Loops {
         if comes && (self.config.timeouts && waits || (waits || room) && rest()) {
             into.push(Action::ServerDeadline);
         }
+        // Who is late is looked at until he is not, and a few times before.
+        let held = |visit: &Visit| visit.visitor.unacknowledged() + visit.local.unacknowledged() > 0;
+        let looks = state.looks > 0 || !state.net.visits.iter().any(held);
+        let is_look = |deadline: Option<Instant>| looks && deadline.is_some_and(|at| at < Instant::ZERO + PATIENCE);
+        if self.config.late.is_some() && is_look(deadline) && into.last() != Some(&Action::ServerDeadline) {
+            into.push(Action::ServerDeadline);
+        }
+        if self.config.late.is_some() && is_look(Driver::<Kernel<'_>>::next_deadline(&*state.client)) {
+            into.push(Action::ClientDeadline);
+        }
     }
 
     fn is_due(&self, action: Action) -> bool {
@@ -562,7 +597,8 @@ impl Model for Loops {
             | Action::Admit { .. }
             | Action::CtlToServer
             | Action::CtlToClient
-            | Action::ServerDeadline => true,
+            | Action::ServerDeadline
+            | Action::ClientDeadline => true,
         }
     }
 
@@ -570,6 +606,7 @@ impl Model for Loops {
         match action {
             Action::Peer(made) => {
                 let end = play(made, &mut state.net, &mut state.whims, story);
+                let Some(end) = end else { return };
                 let Move::Come { .. } = made else {
                     return self.wake(state, end, story);
                 };
@@ -615,8 +652,15 @@ impl Model for Loops {
             }
             Action::ServerDeadline => {
                 let now = Driver::<Kernel<'_>>::next_deadline(&*state.server);
+                state.looks = state.looks.saturating_sub(1);
                 story.remark(|| "a deadline passes".to_owned());
                 self.server(state, now, story, |server, cx| server.on_deadline(cx));
+            }
+            Action::ClientDeadline => {
+                let now = Driver::<Kernel<'_>>::next_deadline(&*state.client);
+                state.looks = state.looks.saturating_sub(1);
+                story.remark(|| "a deadline of the client's passes".to_owned());
+                self.client(state, now, story, |client, cx| client.on_deadline(cx));
             }
         }
     }

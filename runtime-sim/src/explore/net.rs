@@ -3,7 +3,8 @@
 //!
 //! Between two drivers each direction is an ordered queue of segments, delivered one by one or together, as an
 //! action of the explorer. Outer peers have no queue: what they send arrives at once, and what is sent to them is
-//! read at once, because nobody can see the time between and their choices do not depend on what they read.
+//! read at once, because nobody can see the time between and their choices do not depend on what they read. Only a
+//! reset shows that time, since it drops what is not acknowledged: for it one side's peers may take late (`Net::late`).
 //!
 //! Checks here (names as in the design's list): every socket and pipe closed exactly once; nothing written after a
 //! shutdown; SHUT_WR once; a clean end means equal length and content; delivered bytes are a prefix of those sent;
@@ -232,12 +233,20 @@ pub(super) struct Peer {
     pub(super) left: bool,
     /// Its connection was reset by the other side.
     pub(super) was_reset: bool,
+    /// Sent to it and not acknowledged, where it takes late: bytes, and then perhaps an end.
+    pub(super) held: Vec<u8>,
+    pub(super) held_fin: bool,
 }
 
 impl Peer {
     /// Both directions ended in good order.
     pub(super) fn is_complete(&self) -> bool {
         self.fin && self.eof
+    }
+
+    /// What the kernel of the other side holds for it.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.held.len() + usize::from(self.held_fin)
     }
 
     /// It can still act.
@@ -327,6 +336,8 @@ pub(super) struct Net {
     window: Window,
     /// What a pipe holds; 0: no pipes.
     pipe_capacity: usize,
+    /// Outer peers who acknowledge and read what is sent to them later.
+    pub(super) late: Option<Side>,
 }
 
 /// What a driver did besides its calls, in order.
@@ -362,6 +373,7 @@ impl Net {
             hostile: false,
             window,
             pipe_capacity,
+            late: None,
         }
     }
 

@@ -48,13 +48,15 @@ pub(super) enum Move {
     Accept { visit: usize, bytes: usize, fin: bool },
     /// A LocalServer refuses.
     Refuse { visit: usize },
+    /// A peer that is late acknowledges and reads what was sent to it.
+    Take { visit: usize, side: Side },
 }
 
 impl Move {
     /// Peers end what they have begun; whether they come, leave or refuse is up to them.
     pub(super) fn is_due(self) -> bool {
         match self {
-            Self::Send { .. } | Self::Accept { .. } => true,
+            Self::Send { .. } | Self::Accept { .. } | Self::Take { .. } => true,
             Self::Come { .. } | Self::Leave { .. } | Self::Refuse { .. } => false,
         }
     }
@@ -80,6 +82,9 @@ impl Script {
         for (visit, state) in net.visits.iter().enumerate() {
             for (side, peer, all) in [(Side::Visitor, &state.visitor, self.up), (Side::Local, &state.local, self.down)]
             {
+                if peer.unacknowledged() > 0 {
+                    offer(Move::Take { visit, side });
+                }
                 if peer.dialling {
                     match self.grain {
                         Grain::Fine => {
@@ -112,10 +117,10 @@ impl Script {
     }
 }
 
-/// Makes a move. Returns the driver's end of its connection, to be told of readiness; a new visitor's is not accepted
-/// yet.
-pub(super) fn play(made: Move, net: &mut Net, whims: &mut Whims, story: &mut Story) -> End {
-    match made {
+/// Makes a move. Returns the driver's end of its connection, if that is to be told of readiness; a new visitor's is
+/// not accepted yet.
+pub(super) fn play(made: Move, net: &mut Net, whims: &mut Whims, story: &mut Story) -> Option<End> {
+    Some(match made {
         Move::Come { bytes, fin } => {
             let visit = whims.came;
             whims.came += 1;
@@ -139,7 +144,12 @@ pub(super) fn play(made: Move, net: &mut Net, whims: &mut Whims, story: &mut Sto
             whims.refusals -= 1;
             net.answer_dial(visit, false, story)
         }
-    }
+        Move::Take { visit, side } => {
+            // Nothing is reported of that: whoever waits for it has to look.
+            net.peer_takes(visit, side, story);
+            return None;
+        }
+    })
 }
 
 /// Where `gone` reset its connection, `peer` got all that it had sent, and then its end: a reset, unless it had shut

@@ -166,6 +166,7 @@ impl Programs {
             idle_conn_lifetime: NEVER,
             half_open_timeout: NEVER,
             reset_linger: NEVER,
+            visitor_keepalive: NEVER,
             drain_timeout: if impatient { Duration::from_secs(1) } else { NEVER },
             reconnect_min: Duration::from_secs(2),
             reconnect_max: Duration::from_secs(2),
@@ -213,6 +214,7 @@ impl Programs {
                 told => unreachable!("the server's main thread does not say {told:?}"),
             }
         }
+        state.main.assert_ports(&state.listener, state.to_listener.iter());
     }
 
     fn server_loop(
@@ -243,6 +245,7 @@ impl Programs {
                 told => unreachable!("the listening thread does not say {told:?}"),
             }
         }
+        state.main.assert_ports(&state.listener, state.to_listener.iter());
     }
 
     fn client_main(
@@ -627,7 +630,7 @@ impl Model for Programs {
     fn step(&self, state: &mut State, action: Action, story: &mut Story) {
         match action {
             Action::Peer(made) => {
-                let end = play(made, &mut state.net, &mut state.whims, story);
+                let Some(end) = play(made, &mut state.net, &mut state.whims, story) else { return };
                 if let Move::Come { .. } = made {
                     state.net.knock(end);
                     let stopping = state.server_stopping || state.client_stopping || state.tunnel_closed;

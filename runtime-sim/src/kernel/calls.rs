@@ -4,6 +4,7 @@ use super::sock::{Fin, Packet, Sock, Stage};
 use super::{Errno, Event, HostId, Kernel, Options, PIPE_SLOTS, Pipe, PipeId, PollId, ProcId, SockId};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Readiness, Token};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A write of so few bytes is never cut short: a fresh socket takes them.
@@ -306,6 +307,12 @@ impl Kernel {
         self.socks[id.0].failed
     }
 
+    /// Whether the network has broken the connection at this end, or lost something that it had sent.
+    #[must_use]
+    pub fn was_struck(&self, id: SockId) -> bool {
+        self.socks[id.0].struck
+    }
+
     /// Whether it can send and receive.
     #[must_use]
     pub fn is_up(&self, id: SockId) -> bool {
@@ -407,6 +414,19 @@ impl Kernel {
         from.bytes -= moved;
         self.transmit(id);
         Ok(moved)
+    }
+
+    /// read(2) from a pipe that holds as much as `into` has.
+    ///
+    /// # Panics
+    /// If it holds less.
+    pub fn read_pipe(&mut self, pipe: PipeId, into: &mut [u8]) {
+        let from = &mut self.pipes[pipe.0];
+        let mut bytes = from.chunks.iter().flatten().skip(from.front_read).copied();
+        into.fill_with(|| bytes.next().expect("it holds as much"));
+        let left: Vec<_> = bytes.collect();
+        *from = Pipe { bytes: left.len(), front_read: 0, chunks: VecDeque::from_iter([left]) };
+        from.chunks.retain(|chunk| !chunk.is_empty());
     }
 
     /// shutdown(SHUT_WR).

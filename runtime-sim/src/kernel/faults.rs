@@ -60,6 +60,7 @@ impl Kernel {
                 if sock.stage == Stage::Dead {
                     // Nobody is left who would send it again, and what is in flight behind a gap reaches no reader.
                     let lost: Vec<_> = sock.wire.drain(..owed.min(sock.wire.len())).collect();
+                    sock.struck |= !lost.is_empty();
                     let in_stream = |packet: &Packet| matches!(packet, Packet::Data(_) | Packet::Fin);
                     if lost.iter().any(in_stream) {
                         sock.wire.retain(|packet| !in_stream(packet));
@@ -96,6 +97,7 @@ impl Kernel {
             return false;
         }
         self.socks[sock.0].fail(Errno::ECONNRESET);
+        self.socks[sock.0].struck = true;
         self.die(sock);
         self.expect_probe(sock);
         true
@@ -121,8 +123,10 @@ impl Kernel {
         if self.socks[sock.0].stage != Stage::Up {
             return false;
         }
-        self.socks[sock.0].blackholed = Some(self.now);
-        self.socks[peer.0].blackholed = Some(self.now);
+        for end in [sock, peer] {
+            self.socks[end.0].blackholed = Some(self.now);
+            self.socks[end.0].struck = true;
+        }
         self.expect_silence(|_, id| id == sock || id == peer);
         true
     }
@@ -149,6 +153,7 @@ impl Kernel {
         for sock in &mut self.socks {
             if sock.host == host {
                 sock.stage = Stage::Dead;
+                sock.struck = true;
                 sock.orphan = true;
                 sock.wire.clear();
                 sock.owed = 0;

@@ -118,6 +118,7 @@ impl Kernel {
         self.remark(id, "gives up");
         let sock = &mut self.socks[id.0];
         sock.fail(errno);
+        sock.struck = true;
         self.die(id);
         self.expect_probe(id);
     }
@@ -434,6 +435,7 @@ impl Kernel {
         let sock = &self.socks[id.0];
         let Some(peer) = sock.peer else { return };
         if sock.stage == Stage::Up && !self.is_cut(sock) && self.socks[peer.0].stage == Stage::Dead {
+            self.socks[id.0].struck = true;
             self.on_rst(id);
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct Sock {
     pub(super) err: Option<Errno>,
     /// It has had an error, whoever has taken that.
     pub(super) failed: bool,
+    /// The network has broken the connection, or kept something of it: nothing that its peer did.
+    pub(super) struck: bool,
     pub(super) options: Options,
 
     // Sending.
@@ -145,6 +147,7 @@ impl Sock {
             orphan: false,
             err: None,
             failed: false,
+            struck: false,
             options,
             sendq: VecDeque::new(),
             sent: 0,

@@ -34,6 +34,7 @@ pub enum Property {
     CleanEndIsWhole,
     CleanEndWasSent,
     BeforeResetDelivered,
+    AsDirect,
     OneServicePerVisitor,
     NoUnprovokedReset,
     ResetCostsNoConn,
@@ -47,7 +48,9 @@ pub enum Property {
     ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
+    PortsAccountedFor,
     StrangersHoldNothing,
+    SilentPeersGivenUp,
     StrangersGetNothing,
     NoPanic,
     TransfersEnd,
@@ -62,6 +65,46 @@ pub enum Property {
 }
 
 impl Property {
+    /// All of them.
+    pub const ALL: [Self; 36] = [
+        Self::PrefixDelivered,
+        Self::NothingLost,
+        Self::NothingInvented,
+        Self::NothingReordered,
+        Self::NoCrossTalk,
+        Self::CleanEndIsWhole,
+        Self::CleanEndWasSent,
+        Self::BeforeResetDelivered,
+        Self::AsDirect,
+        Self::OneServicePerVisitor,
+        Self::NoUnprovokedReset,
+        Self::ResetCostsNoConn,
+        Self::HonestPeersNeverViolate,
+        Self::EpochsGrow,
+        Self::StartOnlyToIdle,
+        Self::FinOnce,
+        Self::ShutOnce,
+        Self::NothingAfterShut,
+        Self::PipesEmptyAtRest,
+        Self::ChunksWhole,
+        Self::ClosedOnce,
+        Self::VisitorsAccountedFor,
+        Self::PortsAccountedFor,
+        Self::StrangersHoldNothing,
+        Self::SilentPeersGivenUp,
+        Self::StrangersGetNothing,
+        Self::NoPanic,
+        Self::TransfersEnd,
+        Self::ClientsReturn,
+        Self::PortsListen,
+        Self::ProbesRoundTrip,
+        Self::PoolsAtTarget,
+        Self::DescriptorsAtBaseline,
+        Self::DrainEnds,
+        Self::OnlyFutureTimers,
+        Self::NoSpinning,
+    ];
+
     /// What it demands, in words.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -74,6 +117,7 @@ impl Property {
             Self::CleanEndIsWhole => "a clean end means that every byte sent was delivered",
             Self::CleanEndWasSent => "a clean end is shown only if the other side ended its stream cleanly",
             Self::BeforeResetDelivered => "what came before a reset is delivered before it",
+            Self::AsDirect => "each end of a visit sees what it could have seen over a direct connection",
             Self::OneServicePerVisitor => "a visitor is served by one local_conn of its own tunnel, and by no other",
             Self::NoUnprovokedReset => "without a fault nothing is reset or refused",
             Self::ResetCostsNoConn => "a reset of an outer connection aborts no transfer",
@@ -89,7 +133,11 @@ impl Property {
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::PortsAccountedFor => {
+                "the sockets that listen are those of the server's own ports and of open tunnels"
+            }
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
+            Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",

@@ -24,6 +24,7 @@ pub enum Sometimes {
     Lingered,
     LingerTimedOut,
     ReusedAfterReset,
+    ComparedWithDirect,
     ConnReusedThrice,
     ZeroByteHalf,
     ZeroByteTransfer,
@@ -31,6 +32,7 @@ pub enum Sometimes {
     PipeFull,
     PipeHeldBytes,
     NoPipe,
+    SpliceRefused,
     AbortCrossesFin,
     StaleMessage,
     PoolEmpty,
@@ -83,7 +85,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 73] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -100,6 +102,7 @@ impl Sometimes {
         Self::Lingered,
         Self::LingerTimedOut,
         Self::ReusedAfterReset,
+        Self::ComparedWithDirect,
         Self::ConnReusedThrice,
         Self::ZeroByteHalf,
         Self::ZeroByteTransfer,
@@ -107,6 +110,7 @@ impl Sometimes {
         Self::PipeFull,
         Self::PipeHeldBytes,
         Self::NoPipe,
+        Self::SpliceRefused,
         Self::AbortCrossesFin,
         Self::StaleMessage,
         Self::PoolEmpty,

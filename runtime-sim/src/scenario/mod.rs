@@ -15,7 +15,7 @@ pub(crate) use timings::TimingRanges;
 
 use crate::kernel::Rng;
 use protocol_sm::driver::{SCRATCH, Strategy};
-use protocol_sm::settings::{Scope, Timings, TunnelLimits};
+use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token, TunnelLimits};
 use std::time::Duration;
 
 /// The server's port for ctl_conns.
@@ -56,6 +56,8 @@ pub struct Scenario {
     pub short_calls: u64,
     /// Chance in a hundred that there is no pipe to be had.
     pub no_pipe: u64,
+    /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
+    pub no_splice: u64,
 }
 
 /// A client's part of the scenario.
@@ -81,9 +83,30 @@ pub struct TunnelPlan {
 }
 
 impl Scenario {
-    /// What a token, or the absence of tokens, allows.
-    pub(crate) fn scope(&self) -> Scope {
-        Scope { max_waiting: self.max_waiting, max_connections: self.max_connections, ..Scope::default() }
+    /// What `clients` who are one holder may use together: what each of them needs.
+    fn scope(&self, clients: usize) -> Scope {
+        let clients = u32::try_from(clients).expect("few clients");
+        Scope {
+            max_waiting: self.max_waiting * clients,
+            max_connections: self.max_connections * clients,
+            ..Scope::default()
+        }
+    }
+
+    /// The server's settings. With `tokens` each client has its own, [`client_token`]; without, all are one holder.
+    pub(crate) fn server(&self, tokens: bool) -> ServerSettings {
+        let credential = |client| Credential {
+            name: format!("client{client}"),
+            tokens: vec![client_token(client)],
+            scope: self.scope(1),
+        };
+        ServerSettings {
+            credentials: if tokens { (0..self.clients.len()).map(credential).collect() } else { Vec::new() },
+            open_scope: self.scope(self.clients.len()),
+            idle_conns: self.idle_conns,
+            timings: self.timings.clone(),
+            ..ServerSettings::default()
+        }
     }
 
     /// What the client asks for a tunnel: where there is little room, every other tunnel asks for less.
@@ -91,6 +114,11 @@ impl Scenario {
         let max_connections = if self.max_connections < 10 && tunnel % 2 == 1 { 2 } else { 0 };
         TunnelLimits { max_connections, ..TunnelLimits::default() }
     }
+}
+
+/// A client's token, where it has one.
+pub(crate) fn client_token(client: usize) -> Token {
+    Token::new(format!("the token of client {client}").into_bytes())
 }
 
 /// Draws clients and their tunnels. `on_tunnel` and `on_client` draw what only one ring knows of each, right behind
@@ -135,4 +163,11 @@ pub(crate) fn draw_strategy(rng: &mut Rng) -> Strategy {
 /// Draws the chance in a hundred that there is no pipe to be had.
 pub(crate) fn draw_no_pipe(rng: &mut Rng) -> u64 {
     if rng.chance(20) { rng.range(5, 50) } else { 0 }
+}
+
+/// Draws the chance in a hundred that a splice(2) is refused. Its dice are its own, so that a seed's other choices are
+/// what they were before this one came.
+pub(crate) fn draw_no_splice(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed ^ 0x5911_ce04);
+    if rng.chance(10) { rng.range(1, 60) } else { 0 }
 }

@@ -114,7 +114,9 @@ impl Habits {
     pub(crate) fn draw_fate(&self, rng: &mut Rng, largest: usize, total: usize) -> Fate {
         match rng.below(100) {
             n if n < self.resets => {
-                Fate::Reset { sent: rng.size(0, total), received: rng.below(largest as u64 / self.reset_part + 1) }
+                let (sent, received) = (rng.size(0, total), rng.below(largest as u64 / self.reset_part + 1));
+                // One of three waits for nothing: it may be gone before anybody serves it.
+                Fate::Reset { sent, received: if received.is_multiple_of(3) { 0 } else { received } }
             }
             n if n < self.resets + self.early_closes => Fate::CloseEarly,
             _ => Fate::Normal,

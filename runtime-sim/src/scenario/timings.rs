@@ -43,6 +43,7 @@ impl TimingRanges {
             half_open_timeout: ms(self.half_open_timeout),
             // No draw of its own, so that old seeds keep their meaning.
             reset_linger: heartbeat_interval,
+            visitor_keepalive: Duration::from_secs(30),
             drain_timeout: ms(self.drain_timeout),
             reconnect_min,
             reconnect_max: reconnect_min * self.reconnect_factor,

@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 20] = [
+pub const UNSEEN: [Sometimes; 21] = [
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,
@@ -62,6 +62,7 @@ pub const UNSEEN: [Sometimes; 20] = [
     Sometimes::Lingered,
     Sometimes::LingerTimedOut,
     Sometimes::ReusedAfterReset,
+    Sometimes::ComparedWithDirect,
     Sometimes::PoolEmpty,
     Sometimes::CutOneWay,
     Sometimes::Loss,

@@ -2,7 +2,8 @@
 
 use crate::kernel::Rng;
 use crate::scenario::{
-    Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_scratch, draw_strategy,
+    Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
+    draw_strategy,
 };
 use protocol_sm::settings::Timings;
 use std::time::Duration;
@@ -129,6 +130,7 @@ impl Plan {
             strategy: draw_strategy(rng),
             short_calls: if rng.chance(60) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
+            no_splice: draw_no_splice(seed),
         };
         Self { scenario, blows, tick, latency, window, keepalive }
     }

@@ -5,7 +5,7 @@ use super::stage::{SERVER, Stage};
 use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
-use crate::scenario::{CTL, PROXY};
+use crate::scenario::{CTL, PROXY, client_token};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::listener::Listener;
@@ -13,7 +13,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
-use protocol_sm::settings::{ClientSettings, Credential, ServerSettings, Token, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -190,10 +190,6 @@ impl Program {
     }
 }
 
-fn credential() -> Token {
-    Token::new(b"the swarm's secret".to_vec())
-}
-
 /// Runs the server until it is told to stop for good.
 pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     loop {
@@ -210,13 +206,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
-    let scope = plan.scenario.scope();
-    let settings = ServerSettings {
-        credentials: vec![Credential { name: "swarm".into(), tokens: vec![credential()], scope }],
-        idle_conns: plan.scenario.idle_conns,
-        timings: plan.scenario.timings.clone(),
-        ..ServerSettings::default()
-    };
+    let settings = plan.scenario.server(true);
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
@@ -259,6 +249,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
                 status.up = true;
                 status.loop_sockets = sockets();
             });
+            main.borrow()
+                .driver
+                .assert_ports(&listener.borrow().driver, process.borrow().mail.listener.borrow().iter());
             // The other threads handle the messages that are left.
             let was_over = over;
             over = main.borrow().driver.is_over();
@@ -297,7 +290,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
         client_id: [u8::try_from(identity).expect("few clients"); 16],
-        token: Some(credential()),
+        token: Some(client_token(identity)),
         tunnels: spec
             .tunnels
             .iter()

@@ -195,6 +195,15 @@ impl Process {
         length
     }
 
+    /// Whether this call of splice(2) is let through: where the system refuses it, it may do so at any call.
+    fn may_splice(&mut self) -> Result<(), SysError> {
+        if self.rng.chance(self.stage.plan.scenario.no_splice) {
+            self.stage.saw(Sometimes::SpliceRefused);
+            return Err(SysError::Unsupported);
+        }
+        Ok(())
+    }
+
     /// Whether the system does this wrong now.
     fn lies(&mut self, lie: Lie) -> bool {
         self.stage.lie == Some(lie) && self.rng.chance(10)
@@ -335,6 +344,7 @@ impl Splice for Thread {
 
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         let mut process = self.process.borrow_mut();
+        process.may_splice()?;
         let mut held = pipe.bytes.borrow_mut();
         if !held.is_empty() || max == 0 {
             process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, "filled while not empty".into());
@@ -352,6 +362,7 @@ impl Splice for Thread {
 
     fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
         let mut process = self.process.borrow_mut();
+        process.may_splice()?;
         let mut held = pipe.bytes.borrow_mut();
         if held.len() != max {
             process.stage.breach(
@@ -367,6 +378,16 @@ impl Splice for Thread {
             process.stage.saw(Sometimes::PipeHeldBytes);
         }
         Ok(n)
+    }
+
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        let mut held = pipe.bytes.borrow_mut();
+        if held.len() != into.len() {
+            let what = format!("{} bytes wanted of {} held", into.len(), held.len());
+            self.process.borrow().stage.breach(Kind::Safety, Property::PipesEmptyAtRest, what);
+        }
+        into.iter_mut().zip(held.drain(..)).for_each(|(to, byte)| *to = byte);
+        Ok(())
     }
 
     fn can_splice(&self, _: &Stream) -> bool {

@@ -3,7 +3,7 @@
 
 use super::plan::Plan;
 use crate::impostor::{Impostor, Overheard};
-use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId};
+use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId, mix};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
 use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Script, Shut};
 use core::net::{IpAddr, SocketAddr};
@@ -54,8 +54,14 @@ pub(super) struct Actor {
     pub(super) script: Script,
     pub(super) sent: usize,
     connected: bool,
-    shut: bool,
+    pub(super) shut: bool,
     eof: bool,
+    /// After a failed write it reads what is left.
+    patient: bool,
+    /// A write has failed.
+    failed: Option<Errno>,
+    /// It has read until an end or an error.
+    pub(super) heard_out: bool,
     next_write: Instant,
     next_read: Instant,
     pub(super) outcome: Option<Outcome<Errno>>,
@@ -100,18 +106,21 @@ pub(super) struct Actors {
     /// No more pauses.
     pub(super) hurry: bool,
     rng: Rng,
+    /// Decides who is patient.
+    salt: u64,
     /// Actors that want to be driven at a time.
     pub(super) timers: Vec<(Instant, usize)>,
 }
 
 impl Actors {
-    pub(super) fn new(rng: Rng) -> Self {
+    pub(super) fn new(rng: Rng, salt: u64) -> Self {
         Self {
             all: Vec::new(),
             services: Vec::new(),
             streams: Streams::default(),
             hurry: false,
             rng,
+            salt,
             timers: Vec::new(),
         }
     }
@@ -149,6 +158,8 @@ impl Actors {
         let stream = self.streams.open(side, tunnel);
         kernel.watch(sock, poll, token(ACTOR, self.all.len()), true);
         let now = kernel.now();
+        // From no generator, so that what a seed draws stays the same.
+        let patient = mix(self.salt ^ self.all.len() as u64).is_multiple_of(2);
         self.all.push(Actor {
             who,
             sock,
@@ -158,6 +169,9 @@ impl Actors {
             connected: false,
             shut: false,
             eof: false,
+            patient,
+            failed: None,
+            heard_out: false,
             next_write: now,
             next_read: now,
             outcome: None,
@@ -325,15 +339,17 @@ impl Actors {
             return self.deceive(kernel, index, seen);
         }
         if let Err(errno) = self.write(kernel, index) {
-            self.end(kernel, index, Outcome::Reset(errno), false);
-            return Ok(());
-        }
-        if self.all[index].outcome.is_some() {
-            return Ok(());
+            let actor = &mut self.all[index];
+            if !actor.patient || actor.eof {
+                self.end(kernel, index, Outcome::Reset(errno), false);
+                return Ok(());
+            }
+            actor.failed = Some(errno);
         }
         match self.read(kernel, index) {
             Ok(()) => {}
             Err(Stop::Errno(errno)) => {
+                self.all[index].heard_out = true;
                 self.end(kernel, index, Outcome::Reset(errno), false);
                 return Ok(());
             }
@@ -349,7 +365,7 @@ impl Actors {
         loop {
             let actor = &self.all[index];
             let left = actor.script.total - actor.sent;
-            if left == 0 || actor.next_write > now {
+            if left == 0 || actor.next_write > now || actor.failed.is_some() {
                 break;
             }
             let n = left.min(actor.script.write_chunk).min(buffer.len());
@@ -382,7 +398,11 @@ impl Actors {
             let (stream, stranger) = (actor.stream, actor.who == Who::Stranger);
             match kernel.recv(actor.sock, &mut buffer[..n]) {
                 Ok(0) => {
-                    actor.eof = true;
+                    if let Some(errno) = actor.failed {
+                        // An error is told once, and the write was told: this end is none.
+                        return Err(Stop::Errno(errno));
+                    }
+                    (actor.eof, actor.heard_out) = (true, true);
                     if !stranger {
                         self.streams.on_eof(stream).map_err(Stop::Finding)?;
                     }
@@ -424,7 +444,7 @@ impl Actors {
             Fate::Reset { .. } | Fate::CloseEarly | Fate::Normal => {}
         }
         let may_shut = actor.script.shut == Shut::AfterSending || actor.eof;
-        if all_sent && !actor.shut && may_shut {
+        if all_sent && !actor.shut && may_shut && actor.failed.is_none() {
             actor.shut = true;
             self.streams.on_ended(actor.stream);
             // ENOTCONN: it was reset meanwhile, and the next read says so.

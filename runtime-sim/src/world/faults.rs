@@ -225,8 +225,16 @@ impl World {
         (!among.is_empty()).then(|| self.rng.pick(among))
     }
 
+    /// The server's connections on one of its own ports: those that carry something now, if any does.
+    fn own_socks(&self, port: u16) -> Vec<SockId> {
+        let socks = self.server_socks(|at| at == port);
+        let busy = |&sock: &SockId| self.kernel.unsent(sock) > 0 || self.kernel.incoming(sock) > 0;
+        let among: Vec<_> = socks.iter().copied().filter(busy).collect();
+        if among.is_empty() { socks } else { among }
+    }
+
     fn reset(&mut self, port: u16) -> bool {
-        let among = self.server_socks(|at| at == port);
+        let among = self.own_socks(port);
         let Some(sock) = self.pick(&among) else { return false };
         let (here, there) = self.kernel.ends(sock);
         match self.rng.below(3) {
@@ -255,7 +263,7 @@ impl World {
     }
 
     fn blackhole(&mut self, port: u16) -> bool {
-        let among = self.server_socks(|at| at == port);
+        let among = self.own_socks(port);
         // Nothing vanishes within a machine.
         let leaves = |kernel: &Kernel, sock| kernel.ends(sock).0 != kernel.ends(sock).1;
         self.pick(&among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))
@@ -275,6 +283,7 @@ impl World {
     fn thaw(&mut self) {
         for index in 0..self.processes.len() {
             if std::mem::take(&mut self.processes[index].frozen) {
+                self.processes[index].awake = self.kernel.now();
                 for thread in self.processes[index].threads.clone() {
                     self.wake(thread);
                 }
@@ -289,6 +298,7 @@ impl World {
         for index in 0..self.processes.len() {
             if self.kernel.host_of(self.processes[index].proc) == host {
                 self.processes[index].alive = false;
+                self.processes[index].killed = Some(self.kernel.now());
             }
         }
         for service in &mut self.actors.services {

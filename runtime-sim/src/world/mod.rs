@@ -5,12 +5,16 @@
 //! everything must converge, then probes, then an orderly stop.
 
 mod actors;
+mod direct;
 mod faults;
 mod phases;
 mod plan;
+mod silence;
 mod sys;
 mod tasks;
 mod threads;
+#[cfg(test)]
+mod violations;
 mod watch;
 
 pub use plan::{Place, Plan, faults};
@@ -19,14 +23,15 @@ pub use sys::{Pipe, Socket, Stream};
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
-use crate::scenario::{CTL, Outcome};
+use crate::scenario::{CTL, Outcome, client_token};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, Credential, ServerSettings, Token as Secret, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use protocol_sm::time::Instant;
+use silence::Silence;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
@@ -65,6 +70,7 @@ enum Event {
     StartClient(usize),
     Resolved { process: usize, lookup: usize },
     Phase,
+    Look,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +90,10 @@ struct Process {
     threads: Vec<usize>,
     alive: bool,
     frozen: bool,
+    /// Since when it runs without a break.
+    awake: Instant,
+    /// Its descriptors were closed by the kernel at this time.
+    killed: Option<Instant>,
     /// Asked to stop at.
     stopping: Option<Instant>,
 }
@@ -132,6 +142,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
     breach: Option<Breach>,
@@ -184,7 +195,7 @@ impl World {
         let visitors = kernel.spawn(visitor_host, 10_000);
         let visitors = (visitors, kernel.epoll(visitors));
         kernel.trace.name(visitors.0, "visitors".into());
-        let actors = Actors::new(rng.fork());
+        let actors = Actors::new(rng.fork(), plan.seed);
         let mut world = Self {
             kernel,
             rng,
@@ -207,6 +218,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
             breach: None,
@@ -244,6 +256,7 @@ impl World {
         }
         self.lay_faults(length);
         self.at(Instant::ZERO + self.plan.scenario.length, Event::Phase);
+        self.look_for_silence();
     }
 
     fn at(&mut self, at: Instant, event: Event) {
@@ -269,21 +282,26 @@ impl World {
 
     fn run(&mut self) {
         while self.breach.is_none() && self.phase != Phase::Over {
-            while let Some(poll) = self.kernel.next_woken() {
-                self.on_woken(poll);
-            }
-            let ours = self.events.peek().map(|Reverse((at, ..))| *at);
-            match (self.kernel.next_event(), ours) {
-                (Some(theirs), Some(ours)) if theirs <= ours => drop(self.kernel.step()),
-                (Some(_), None) => drop(self.kernel.step()),
-                (_, Some(at)) => {
-                    self.kernel.advance(at);
-                    if let Some(Reverse((_, _, event))) = self.events.pop() {
-                        self.on_event(event);
-                    }
+            self.turn();
+        }
+    }
+
+    /// Who was woken is told, and then the next event happens.
+    fn turn(&mut self) {
+        while let Some(poll) = self.kernel.next_woken() {
+            self.on_woken(poll);
+        }
+        let ours = self.events.peek().map(|Reverse((at, ..))| *at);
+        match (self.kernel.next_event(), ours) {
+            (Some(theirs), Some(ours)) if theirs <= ours => drop(self.kernel.step()),
+            (Some(_), None) => drop(self.kernel.step()),
+            (_, Some(at)) => {
+                self.kernel.advance(at);
+                if let Some(Reverse((_, _, event))) = self.events.pop() {
+                    self.on_event(event);
                 }
-                (None, None) => unreachable!("the phases always have a next event"),
             }
+            (None, None) => unreachable!("the phases always have a next event"),
         }
     }
 
@@ -310,6 +328,7 @@ impl World {
             Event::StartClient(client) => self.start_client(client),
             Event::Resolved { process, lookup } => self.on_resolved(process, lookup),
             Event::Phase => self.next_phase(),
+            Event::Look => self.look_for_silence(),
         }
     }
 
@@ -350,22 +369,10 @@ impl World {
         self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
     }
 
-    fn secret() -> Secret {
-        Secret::new(b"a token for all".to_vec())
-    }
-
     fn start_server(&mut self) {
         let proc = self.kernel.spawn(self.server_host, 10_000);
         self.kernel.trace.name(proc, "server".into());
-        let scope = self.plan.scenario.scope();
-        let credential = Credential { name: "all".into(), tokens: vec![Self::secret()], scope: scope.clone() };
-        let settings = ServerSettings {
-            credentials: if self.plan.token { vec![credential] } else { Vec::new() },
-            open_scope: scope,
-            idle_conns: self.plan.scenario.idle_conns,
-            timings: self.plan.scenario.timings.clone(),
-            ..ServerSettings::default()
-        };
+        let settings = self.plan.scenario.server(self.plan.token);
         let timings = self.plan.scenario.timings.clone();
         let tasks = Task::server(settings, &timings, self.plan.scenario.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
@@ -401,7 +408,7 @@ impl World {
         };
         let settings = ClientSettings {
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
-            token: self.plan.token.then(Self::secret),
+            token: self.plan.token.then(|| client_token(client)),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
             timings: self.plan.scenario.timings.clone(),
@@ -427,7 +434,9 @@ impl World {
             let rng = self.rng.fork();
             self.threads.push(Thread::new(index, proc, poll, task, rng, self.plan.scenario.scratch));
         }
-        self.processes.push(Process { role, proc, threads, alive: true, frozen: false, stopping: None });
+        let awake = self.now();
+        let process = Process { role, proc, threads, alive: true, frozen: false, awake, killed: None, stopping: None };
+        self.processes.push(process);
         index
     }
 
@@ -437,6 +446,7 @@ impl World {
         if process.alive {
             process.alive = false;
             process.frozen = false;
+            process.killed = Some(self.kernel.now());
             self.kernel.kill(process.proc);
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// By then everything has converged: the longest of the kernel's own patience (a connection whose packets vanish).
 const CONVERGE: Duration = Duration::from_secs(2_500);
 /// By then keepalive has found every end whose peer is gone.
-const KEEPALIVE: Duration = Duration::from_secs(75);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(75);
 /// What a slow network and a busy thread may add to a deadline.
 const LAG: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(120);
@@ -45,6 +45,7 @@ impl World {
             }
             Phase::Probing(until) => self.check_probes(until),
             Phase::Settling => {
+                self.check_direct();
                 self.check_baseline();
                 self.stop_everybody();
             }
@@ -89,7 +90,7 @@ impl World {
     }
 
     /// A process that ended by itself has closed everything.
-    fn check_end(&mut self, process: usize) {
+    pub(super) fn check_end(&mut self, process: usize) {
         let proc = self.processes[process].proc;
         let role = self.processes[process].role;
         let socks: Vec<_> = self.kernel.open_socks(proc).collect();

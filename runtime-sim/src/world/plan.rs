@@ -2,7 +2,8 @@
 
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
-    KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_scratch, draw_strategy,
+    KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
+    draw_strategy,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::settings::Timings;
@@ -155,6 +156,7 @@ impl Plan {
             strategy: draw_strategy(rng),
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
+            no_splice: draw_no_splice(seed),
         };
         Self {
             seed,
@@ -205,7 +207,7 @@ impl Plan {
     pub fn options(&self, role: Role) -> Options {
         let (user_timeout, dead_path) = match role {
             Role::Ctl => (Some(Duration::from_secs(30)), RETRIES),
-            Role::Proxy => (None, Duration::from_secs(30)),
+            Role::Proxy => (None, self.scenario.timings.conn_silence().max(Duration::from_secs(30))),
             Role::Public | Role::Local => (None, RETRIES),
         };
         Options { user_timeout, dead_path, linger0: true, ..self.foreign() }

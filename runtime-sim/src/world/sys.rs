@@ -205,6 +205,7 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
+        self.may_splice()?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
@@ -225,12 +226,25 @@ impl Splice for ThreadSys<'_> {
             self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
         }
         self.check_shut(stream);
+        self.may_splice()?;
         let moved = self.kernel.splice_out(pipe.0, stream.0, max);
         let moved = self.wrote(stream, moved)?;
         if moved < max {
             self.effects.sometimes.push(Sometimes::PipeHeldBytes);
         }
         Ok(moved)
+    }
+
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        if self.kernel.pipe_bytes(pipe.0) != into.len() {
+            let held = self.kernel.pipe_bytes(pipe.0);
+            self.breach(
+                Property::PipesEmptyAtRest,
+                format!("the pipe holds {held} bytes, the core counts {}", into.len()),
+            );
+        }
+        self.kernel.read_pipe(pipe.0, into);
+        Ok(())
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
@@ -292,6 +306,15 @@ impl ThreadSys<'_> {
             owed.sent += sent?;
         }
         Ok(core::mem::take(&mut owed.chunk).len())
+    }
+
+    /// Whether this call of splice(2) is let through: where the system refuses it, it may do so at any call.
+    fn may_splice(&mut self) -> Result<(), SysError> {
+        if self.plan.scenario.no_splice > 0 && self.rng.chance(self.plan.scenario.no_splice) {
+            self.effects.sometimes.push(Sometimes::SpliceRefused);
+            return Err(SysError::Unsupported);
+        }
+        Ok(())
     }
 
     fn check_shut(&mut self, stream: &Stream) {

@@ -84,7 +84,7 @@ impl World {
     }
 
     /// Calls into a thread's driver, and carries out what came of it.
-    fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Task, &mut Cx<'_, ThreadSys<'_>>) -> R) -> R {
+    pub(super) fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Task, &mut Cx<'_, ThreadSys<'_>>) -> R) -> R {
         let mut effects = Effects::default();
         let now = self.now();
         let thread = &mut self.threads[index];
@@ -167,7 +167,32 @@ impl World {
         }
         self.with(index, Task::run_busy);
         self.threads[index].task.assert_consistent();
+        if matches!(self.threads[index].task, Task::ServerMain(_) | Task::Listener(_)) {
+            self.check_ports(self.threads[index].process);
+        }
         self.sleep(index);
+    }
+
+    /// The public ports that a server has open are those of its clients' tunnels.
+    fn check_ports(&mut self, process: usize) {
+        let process = &self.processes[process];
+        let [main, listener] = [process.threads[0], process.threads[1]].map(|thread| &self.threads[thread]);
+        let (Task::ServerMain(main), Task::Listener(listener), inbox) = (&main.task, &listener.task, &listener.mail)
+        else {
+            unreachable!("a server's first two threads")
+        };
+        let on_the_way = inbox.iter().filter_map(|mail| match mail {
+            Mail::Listener(message) => Some(message),
+            Mail::ServerMain(_) | Mail::ServerLoop(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => None,
+        });
+        main.assert_ports(listener, on_the_way);
+        let socks = self.kernel.open_socks(process.proc).filter(|&sock| self.kernel.is_listening(sock)).count();
+        let doors = if main.is_over() { 0 } else { 2 };
+        let known = doors + listener.ports();
+        if socks != known {
+            let what = format!("{socks} sockets listen, and {known} should");
+            self.fail(Kind::Safety, Property::PortsAccountedFor, what);
+        }
     }
 
     /// After a batch: when to run next.

@@ -45,10 +45,16 @@ pub(super) struct Watch {
     /// Halves whose end was announced, by the process that announced.
     fins: Ends<(Key, Epoch)>,
     dones: BTreeSet<(Key, Epoch)>,
-    /// The last `Abort` of a conn, by the process that announced.
-    aborts: BTreeSet<(Key, Epoch)>,
+    /// Halves whose end was told to the other side's loop, by that.
+    told: BTreeSet<(Key, Epoch)>,
     /// Every transfer that a server has started.
     transfers: Vec<Transfer>,
+    /// Visitors that a server's loop has taken, by their public sockets: which process, which session, whence.
+    taken: BTreeMap<SockId, (usize, u64, SocketAddr)>,
+    /// Visitors that were dropped for a reason of the tunnel's.
+    dropped: BTreeSet<(usize, SocketAddr)>,
+    /// Sessions and processes that may drop who waits.
+    closing: BTreeSet<(usize, Option<u64>)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
 }
@@ -63,8 +69,47 @@ struct Transfer {
     epoch: Epoch,
     public: SockId,
     local: Option<SockId>,
-    /// The tunnel itself has ended it: it was aborted or refused.
+    /// The tunnel itself has ended it: it was aborted or refused, or an end read nothing for `reset_linger`.
     struck: bool,
+}
+
+/// What the tunnel has done with a visitor.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// The client's socket towards the service.
+    pub(super) local: Option<SockId>,
+    /// The server and the client that carry it.
+    pub(super) programs: [Option<usize>; 2],
+    /// The tunnel has broken it, or never took it.
+    pub(super) exempt: bool,
+}
+
+impl Watch {
+    /// The transfer of this outer socket no longer needs to be whole.
+    fn strike(&mut self, sock: SockId) {
+        if let Some(transfer) = self.transfers.iter_mut().rev().find(|transfer| transfer.other(sock).is_some()) {
+            transfer.struck = true;
+        }
+    }
+
+    /// Whether who waits may be told that his tunnel is gone.
+    fn is_closing(&self, process: usize, visitor: SocketAddr) -> bool {
+        let session = self.visitors.get(&(process, visitor)).copied();
+        [None, session].into_iter().any(|session| self.closing.contains(&(process, session)))
+    }
+
+    /// What became of the visitor with this public socket.
+    pub(super) fn ends_of(&self, public: SockId) -> Carried {
+        let Some(&(server, _, from)) = self.taken.get(&public) else {
+            return Carried { local: None, programs: [None; 2], exempt: true };
+        };
+        let transfer = self.transfers.iter().rev().find(|transfer| transfer.public == public);
+        Carried {
+            local: transfer.and_then(|transfer| transfer.local),
+            programs: [Some(server), transfer.and_then(|transfer| transfer.client)],
+            exempt: self.dropped.contains(&(server, from)) || transfer.is_some_and(|transfer| transfer.struck),
+        }
+    }
 }
 
 impl Transfer {
@@ -100,14 +145,14 @@ impl World {
                 control,
                 msg: ServerMsg::Abort { conn, epoch, .. },
             })) => {
-                self.watch.aborts.insert(((process, control.0, *conn), *epoch));
+                self.see_abort((process, control.0, *conn), *epoch);
                 return;
             }
             Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message {
                 serial,
                 msg: ClientMsg::Abort { conn, epoch, .. },
             })) => {
-                self.watch.aborts.insert(((process, *serial, *conn), *epoch));
+                self.see_abort((process, *serial, *conn), *epoch);
                 return;
             }
             Mail::ServerMain(_)
@@ -125,6 +170,16 @@ impl World {
         }
     }
 
+    /// A transfer is announced to be broken, and perhaps its other end's `Fin` is on its way.
+    fn see_abort(&mut self, key: Key, epoch: Epoch) {
+        let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
+        let other = peer.and_then(|peer| self.watch.conns.get(&peer));
+        let said = other.is_some_and(|&other| self.watch.fins.contains((other, epoch)));
+        if said && !self.watch.told.contains(&(key, epoch)) {
+            self.coverage.saw(Sometimes::AbortCrossesFin);
+        }
+    }
+
     /// A thread takes a message.
     pub(super) fn see_delivered(&mut self, thread: usize, mail: &Mail) {
         let process = self.threads[thread].process;
@@ -136,7 +191,8 @@ impl World {
                 self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
-            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, .. })) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, stream, .. })) => {
+                self.watch.taken.insert(stream.0, (process, control.0, *from));
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
             }
@@ -158,6 +214,12 @@ impl World {
                     }
                 }
                 self.see_fin(key, *epoch, fin.how, [Sometimes::ServerFinFirst, Sometimes::ResetUp]);
+            }
+            Mail::ServerLoop(ToServerLoop::Close { control, .. } | ToServerLoop::CloseTunnel { control, .. }) => {
+                self.watch.closing.insert((process, Some(control.0)));
+            }
+            Mail::ServerLoop(ToServerLoop::Drain | ToServerLoop::Stop) => {
+                self.watch.closing.insert((process, None));
             }
             Mail::ServerLoop(_)
             | Mail::ServerMain(_)
@@ -187,9 +249,7 @@ impl World {
 
     /// A `Fin` reaches the loop of the other side: `key` is how that side knows the conn.
     fn see_fin(&mut self, key: Key, epoch: Epoch, how: How, [first, reset]: [Sometimes; 2]) {
-        if self.watch.aborts.contains(&(key, epoch)) {
-            self.coverage.saw(Sometimes::AbortCrossesFin);
-        }
+        self.watch.told.insert((key, epoch));
         let own = self.watch.fins.contains((key, epoch));
         self.coverage.saw(if own { Sometimes::FinsCross } else { first });
         if how == How::Reset {
@@ -265,6 +325,7 @@ impl World {
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
         }
         self.coverage.saw(Sometimes::LingerTimedOut);
+        self.watch.strike(sock);
     }
 
     /// What a callback did, beyond its messages and notes.
@@ -324,6 +385,19 @@ impl World {
         }
     }
 
+    fn see_dropped(&mut self, why: Dropped, visitor: SocketAddr) {
+        match why {
+            Dropped::WaitedTooLong => {
+                self.coverage.saw(Sometimes::WaiterTimedOut);
+                self.watch.waited_too_long.insert(visitor);
+            }
+            Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
+            Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
+            Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
+            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+        }
+    }
+
     /// A driver had something to say.
     pub(super) fn see_note(&mut self, process: usize, note: &Note) {
         let role = self.processes[process].role;
@@ -353,16 +427,12 @@ impl World {
                 | RefuseCode::UnknownTunnel
                 | RefuseCode::Resources => Sometimes::Refused,
             }),
-            Note::VisitorDropped { why, visitor, .. } => match why {
-                Dropped::WaitedTooLong => {
-                    self.coverage.saw(Sometimes::WaiterTimedOut);
-                    self.watch.waited_too_long.insert(*visitor);
+            Note::VisitorDropped { why, visitor, .. } => {
+                if *why != Dropped::Gone || self.watch.is_closing(process, *visitor) {
+                    self.watch.dropped.insert((process, *visitor));
                 }
-                Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
-                Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
-                Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
-            },
+                self.see_dropped(*why, *visitor);
+            }
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
                 self.coverage.saw(Sometimes::Resumed);
@@ -404,5 +474,28 @@ impl World {
             | Note::HandshakeDropped { .. }
             | Note::Reconnecting { .. } => {}
         }
+    }
+}
+
+/// A transfer whose client has dialled.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialled {
+    pub(super) server: usize,
+    pub(super) session: u64,
+    pub(super) conn: ConnId,
+    pub(super) epoch: Epoch,
+    pub(super) public: SockId,
+    pub(super) local: SockId,
+}
+
+#[cfg(test)]
+impl Watch {
+    /// The last one.
+    pub(super) fn last_dialled(&self) -> Option<Dialled> {
+        let transfer = self.transfers.last()?;
+        let (server, session, conn) = transfer.conn;
+        let (epoch, public) = (transfer.epoch, transfer.public);
+        transfer.local.map(|local| Dialled { server, session, conn, epoch, public, local })
     }
 }

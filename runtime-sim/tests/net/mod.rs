@@ -39,6 +39,7 @@ pub(super) trait Net {
     fn pipe(&mut self) -> Self::Pipe;
     fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
+    fn read_pipe(&mut self, pipe: &Self::Pipe, into: &mut [u8]) -> Result<(), SysError>;
     /// SIOCOUTQ.
     fn unsent(&mut self, stream: &Self::Stream) -> usize;
     fn shut_write(&mut self, stream: &Self::Stream);
@@ -199,6 +200,11 @@ impl Net for Simulated {
         Ok(self.kernel.splice_in(*stream, *pipe, max)?)
     }
 
+    fn read_pipe(&mut self, pipe: &PipeId, into: &mut [u8]) -> Result<(), SysError> {
+        self.kernel.read_pipe(*pipe, into);
+        Ok(())
+    }
+
     fn splice_out(&mut self, pipe: &PipeId, stream: &SockId, max: usize) -> Result<usize, SysError> {
         let moved = self.kernel.splice_out(*pipe, *stream, max);
         self.wrote(*stream, moved)
@@ -320,6 +326,10 @@ impl Net for Linux {
 
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError> {
         self.sys.splice_out(pipe, stream, max)
+    }
+
+    fn read_pipe(&mut self, pipe: &Self::Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        self.sys.read_pipe(pipe, into)
     }
 
     fn unsent(&mut self, stream: &Self::Stream) -> usize {

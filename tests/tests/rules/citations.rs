@@ -1,9 +1,15 @@
-//! Every rule of PROTOCOL.md is shown by a test: tests cite the rules that they show by their numbers, in a comment
-//! or in the table below. And every rule is cited by the code that implements it, in a comment where that stands.
+//! Every rule of PROTOCOL.md is cited by its number, twice: by a comment of the code that implements it, and by the test
+//! that shows it, in the comment above the test or in the table below. What cannot be is an exception with a reason.
+//!
+//! `rules.txt` beside this file has a hash of each rule's words. Whoever changes the words looks at the places that
+//! cite the rule, which the failing test lists, and then takes the new hashes with
+//! `UPDATE_RULES=1 cargo test -p tests --test rules citations`.
 
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use tests::limit::arm;
 
 /// Tests elsewhere, by file and name, and the rules that they show.
 const ELSEWHERE: &[(&str, &str, &[&str])] = &[
@@ -81,6 +87,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "an_ipv6_listener_on_any_address_takes_ipv4_visitors_and_names_them_so",
         &["P-ENC-4"],
     ),
+    ("runtime-epoll/src/sys/options.rs", "no_limit_of_the_kernel_ends_what_the_protocol_would_keep", &["P-XFER-10"]),
     (
         "runtime-epoll/tests/sockets.rs",
         "every_role_has_its_options_whichever_way_the_connection_came_about",
@@ -99,6 +106,10 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
     ("tests/tests/limits.rs", "whoever_waits_too_long_is_reset", &["P-POOL-5"]),
     ("tests/tests/lost_idle_conn.rs", "conns_that_went_silent_are_found_by_pings_and_replaced", &["P-POOL-6"]),
+    ("protocol-sm/src/reconnect.rs", "b2_a_session_that_waits_is_tried_for_often_enough", &["P-RES-7"]),
+    ("tests/tests/never_gives_up.rs", "a_wrong_token_ends_no_client_that_has_worked", &["P-RES-7"]),
+    ("tests/tests/never_gives_up.rs", "another_key_of_the_server_ends_no_client_that_has_worked", &["P-RES-7"]),
+    ("tests/tests/never_gives_up.rs", "one_tunnel_that_is_refused_leaves_the_others_alone", &["P-TUN-4"]),
     ("tests/tests/netns.rs", "a_stranger_from_another_machine_needs_a_token", &["P-AUTH-3"]),
     ("tests/tests/rates.rs", "a_tunnels_max_connections_are_its_own_over_all_event_loops", &["P-TUN-9"]),
     ("tests/tests/rates.rs", "an_address_that_comes_too_often_is_reset_and_no_other", &["P-TUN-9"]),
@@ -148,36 +159,165 @@ fn rules_in(text: &str) -> BTreeSet<String> {
     rules
 }
 
-/// The rules that PROTOCOL.md states.
-fn stated() -> BTreeSet<String> {
-    let text = read(&workspace().join("protocol-sm/PROTOCOL.md"));
-    let lines = text.lines().filter_map(|line| line.strip_prefix("- **"));
-    lines.filter_map(|line| line.split_once("**")).flat_map(|(rule, _)| rules_in(rule)).collect()
+/// The rules that PROTOCOL.md states, and their words.
+fn stated() -> BTreeMap<String, String> {
+    statements(&read(&workspace().join("protocol-sm/PROTOCOL.md")))
+}
+
+/// The rules of a document: items of a list that begin with their number. An item ends where a line is not indented.
+fn statements(text: &str) -> BTreeMap<String, String> {
+    let mut rules: BTreeMap<String, String> = BTreeMap::new();
+    let mut current: Option<String> = None;
+    for line in text.lines() {
+        let item = line.strip_prefix("- **").and_then(|rest| rest.split_once("**"));
+        if let Some((number, words)) = item.filter(|(number, _)| rules_in(number).len() == 1) {
+            let before = rules.insert(number.to_owned(), words.trim().to_owned());
+            assert_eq!(before, None, "{number} is stated once");
+            current = Some(number.to_owned());
+        } else if !line.is_empty() && !line.starts_with("  ") {
+            current = None;
+        } else if let Some(words) = current.as_ref().and_then(|number| rules.get_mut(number)) {
+            words.extend([" ", line.trim()]);
+        }
+    }
+    rules.into_iter().map(|(number, words)| (number, words.trim().to_owned())).collect()
+}
+
+/// What a citation says of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// This code does what the rule says.
+    Implementation,
+    /// This test shows it.
+    Test,
+}
+
+/// Rules that one kind of citation is missing for, and why there can be none.
+const EXCEPTIONS: &[(&str, Kind, &str)] = &[];
+
+/// All citations: the rule, the kind, and where.
+fn citations() -> Vec<(String, Kind, String)> {
+    let mut found = Vec::new();
+    for (path, text) in texts(&["protocol-sm", "runtime-epoll", "runtime-sim", "bins", "fuzz", "tests"]) {
+        let place = path.strip_prefix(workspace()).expect("below it").display().to_string();
+        let code = ["protocol-sm/src", "runtime-epoll/src", "bins/src"].iter().any(|code| place.starts_with(code));
+        if code && !path.ends_with("tests.rs") {
+            for (line, comment) in comments_of_code(&text) {
+                let at = format!("{place}:{line}");
+                found.extend(rules_in(comment).into_iter().map(|rule| (rule, Kind::Implementation, at.clone())));
+            }
+        }
+        for (test, comment) in comments_of_tests(&text) {
+            let at = format!("{place}, {test}");
+            found.extend(rules_in(&comment).into_iter().map(|rule| (rule, Kind::Test, at.clone())));
+        }
+    }
+    for (file, test, rules) in ELSEWHERE {
+        found.extend(rules.iter().map(|&rule| (rule.to_owned(), Kind::Test, format!("{file}, {test}"))));
+    }
+    found
+}
+
+/// What stands in comments directly above tests, with the names of those.
+fn comments_of_tests(text: &str) -> Vec<(String, String)> {
+    let (mut comment, mut is_test, mut found) = (String::new(), false, Vec::new());
+    for line in text.lines().map(str::trim) {
+        if let Some(more) = line.strip_prefix("///") {
+            comment += more;
+        } else if line == "#[test]" {
+            is_test = true;
+        } else if let Some(rest) = line.strip_prefix("fn ").filter(|_| is_test) {
+            let name = rest.split('(').next().unwrap_or_default();
+            found.push((name.to_owned(), std::mem::take(&mut comment)));
+            is_test = false;
+        } else if !line.starts_with("#[") {
+            comment.clear();
+        }
+    }
+    found
 }
 
 #[test]
-fn every_rule_is_shown_and_every_citation_names_a_rule() {
+fn every_rule_has_its_implementation_and_its_test() {
+    arm();
     let stated = stated();
     assert!(stated.len() > 100, "only {} rules found", stated.len());
-    let mut shown = BTreeSet::new();
-    for file in ["rules/server.rs", "rules/client.rs", "rules/hostile.rs", "python_client.rs"] {
-        shown.extend(rules_in(&read(&workspace().join("tests/tests").join(file))));
+    let cited: BTreeSet<_> = citations().into_iter().map(|(rule, kind, _)| (rule, kind)).collect();
+    let excepted: BTreeSet<_> = EXCEPTIONS.iter().map(|&(rule, kind, _)| (rule.to_owned(), kind)).collect();
+    let missing: Vec<_> = stated
+        .keys()
+        .flat_map(|rule| [Kind::Implementation, Kind::Test].map(|kind| (rule.clone(), kind)))
+        .filter(|citation| !cited.contains(citation) && !excepted.contains(citation))
+        .collect();
+    assert!(missing.is_empty(), "rules that nothing cites: {missing:?}");
+    let needless: Vec<_> = excepted.intersection(&cited).collect();
+    assert!(needless.is_empty(), "exceptions that are none: {needless:?}");
+    assert!(EXCEPTIONS.iter().all(|(rule, _, reason)| stated.contains_key(*rule) && !reason.is_empty()));
+}
+
+/// A rule's number and the hash of its words, one a line.
+fn hashes(rules: &BTreeMap<String, String>) -> String {
+    rules.iter().fold(String::new(), |lines, (rule, words)| {
+        let hash = Sha256::digest(words.as_bytes());
+        let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        lines + &format!("{rule} {hash}\n")
+    })
+}
+
+#[test]
+fn nobody_rewords_a_rule_without_a_look_at_what_cites_it() {
+    arm();
+    let path = workspace().join("tests/tests/rules/rules.txt");
+    let stated = stated();
+    let now = hashes(&stated);
+    if std::env::var_os("UPDATE_RULES").is_some() {
+        fs::write(&path, now).expect("write the hashes");
+        return;
     }
-    shown.extend(ELSEWHERE.iter().flat_map(|(_, _, rules)| rules.iter().map(|&rule| rule.to_owned())));
-    let missing: Vec<_> = stated.difference(&shown).collect();
-    assert!(missing.is_empty(), "shown by no test: {missing:?}");
-    let unknown: Vec<_> = shown.difference(&stated).collect();
-    assert!(unknown.is_empty(), "cited and not in PROTOCOL.md: {unknown:?}");
+    let before = read(&path);
+    let before: BTreeSet<_> = before.lines().collect();
+    let changed: Vec<_> = now.lines().filter(|line| !before.contains(line)).collect();
+    let changed: BTreeSet<_> = changed.iter().filter_map(|line| line.split(' ').next()).collect();
+    let mut places: Vec<_> = citations().into_iter().filter(|(rule, ..)| changed.contains(&**rule)).collect();
+    places.sort();
+    let places: String = places.iter().map(|(rule, kind, at)| format!("\n  {rule}, {kind:?}: {at}")).collect();
+    let gone = before.iter().filter_map(|line| line.split(' ').next()).filter(|&rule| !stated.contains_key(rule));
+    let gone: Vec<_> = gone.collect();
+    assert!(
+        changed.is_empty() && gone.is_empty(),
+        "new or other words in PROTOCOL.md for {changed:?}; gone: {gone:?}. Do these places still do what the rules say? \
+         {places}\nThen: UPDATE_RULES=1 cargo test -p tests --test rules citations"
+    );
+}
+
+#[test]
+fn a_rules_words_end_where_the_item_ends() {
+    arm();
+    let text = "- **P-A-1** One\n  and more.\n\n  | still | it |\n- **P-A-2** Two.\n\nNo rule: P-A-3.\n  Neither.\n";
+    let rules: Vec<_> = statements(text).into_iter().collect();
+    let expected = [("P-A-1", "One and more.  | still | it |"), ("P-A-2", "Two.")];
+    assert_eq!(rules, expected.map(|(rule, words)| (rule.to_owned(), words.to_owned())));
+    let reworded = statements(&text.replace("Two", "Too"));
+    let (before, after) = (hashes(&statements(text)), hashes(&reworded));
+    assert_eq!((before.lines().next(), before == after), (after.lines().next(), false));
 }
 
 #[test]
 fn the_tests_cited_from_here_are_there() {
+    arm();
     let mut texts: BTreeMap<PathBuf, String> = BTreeMap::new();
     for (file, test, _) in ELSEWHERE {
         let path = workspace().join(file);
         let text = texts.entry(path.clone()).or_insert_with(|| read(&path));
         assert!(text.contains(&format!("fn {test}()")), "{file} has no test `{test}`");
     }
+}
+
+/// The source files below these folders, and what is in them.
+fn texts(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    folders.iter().for_each(|folder| sources(&workspace().join(folder), &mut found));
+    found.into_iter().map(|path| (path.clone(), read(&path))).collect()
 }
 
 /// The source files below `folder`.
@@ -192,45 +332,40 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Rules that the code itself names are rules that there are.
+/// Rules that anything names are rules that there are.
 #[test]
-fn the_codes_citations_name_rules() {
+fn citations_name_rules() {
+    arm();
     let stated = stated();
-    let mut found = Vec::new();
-    for folder in ["protocol-sm", "runtime-epoll", "runtime-sim", "bins", "fuzz", "tests"] {
-        sources(&workspace().join(folder), &mut found);
-    }
-    let cited: BTreeSet<_> = found.iter().flat_map(|path| rules_in(&read(path))).collect();
-    assert!(cited.len() > 50, "the sources cite rules");
-    let unknown: Vec<_> = cited.difference(&stated).collect();
-    assert!(unknown.is_empty(), "cited in sources and not in PROTOCOL.md: {unknown:?}");
+    let texts = texts(&["protocol-sm", "runtime-epoll", "runtime-sim", "bins", "fuzz", "tests"]);
+    let unknown: BTreeSet<_> = texts
+        .iter()
+        .filter(|(path, _)| !path.ends_with("rules/citations.rs"))
+        .flat_map(|(_, text)| rules_in(text))
+        .chain(ELSEWHERE.iter().flat_map(|(_, _, rules)| rules.iter().map(|&rule| rule.to_owned())))
+        .filter(|rule| !stated.contains_key(rule))
+        .collect();
+    assert!(unknown.is_empty(), "cited and not in PROTOCOL.md: {unknown:?}");
 }
 
-/// The comments of a file that stand outside of its tests, which come last.
-fn comments_of_code(text: &str) -> impl Iterator<Item = &str> {
+/// The comments of a file that stand outside of its tests, which come last, and their lines' numbers.
+fn comments_of_code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let test = |at: &usize| text[..*at].ends_with('\n') && text[*at..].starts_with("#[cfg(test)]\nmod ");
     let end = text.match_indices("#[cfg(test)]").map(|(at, _)| at).find(test).unwrap_or(text.len());
-    text[..end].lines().filter_map(|line| line.split_once("//").map(|(_, comment)| comment))
-}
-
-/// Whoever reads a rule finds the code that implements it by searching for its number.
-#[test]
-fn every_rule_is_cited_by_the_code_that_implements_it() {
-    let mut found = Vec::new();
-    for folder in ["protocol-sm/src", "runtime-epoll/src", "bins/src"] {
-        sources(&workspace().join(folder), &mut found);
-    }
-    found.retain(|path| !path.ends_with("tests.rs"));
-    let texts: Vec<_> = found.iter().map(|path| read(path)).collect();
-    let cited: BTreeSet<_> = texts.iter().flat_map(|text| comments_of_code(text)).flat_map(rules_in).collect();
-    let missing: Vec<_> = stated().into_iter().filter(|rule| !cited.contains(rule)).collect();
-    assert!(missing.is_empty(), "cited by no comment of non-test code: {missing:?}");
+    let lines = (1..).zip(text[..end].lines());
+    lines.filter_map(|(number, line)| line.split_once("//").map(|(_, comment)| (number, comment)))
 }
 
 #[test]
-fn comments_of_tests_do_not_count() {
+fn comments_are_told_apart() {
+    arm();
     let text =
         "/// P-FIN-1\nlet x = 1; // P-FIN-2\nlet s = \"P-FIN-3\";\n#[cfg(test)]\nmod tests {\n    // P-FIN-4\n}\n";
-    let cited: BTreeSet<_> = comments_of_code(text).flat_map(rules_in).collect();
+    let cited: BTreeSet<_> = comments_of_code(text).flat_map(|(_, comment)| rules_in(comment)).collect();
+    assert_eq!(cited, ["P-FIN-1", "P-FIN-2"].map(String::from).into());
+    let text = "/// P-FIN-1:\n/// and P-FIN-2.\n#[test]\nfn one() {}\n\n/// P-FIN-3\nfn helper() {}\n\n// P-FIN-4\n#[test]\nfn two() {}\n";
+    let found = comments_of_tests(text);
+    let cited: BTreeSet<_> = found.iter().flat_map(|(_, comment)| rules_in(comment)).collect();
+    assert_eq!(found.iter().map(|(test, _)| &**test).collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(cited, ["P-FIN-1", "P-FIN-2"].map(String::from).into());
 }

@@ -15,8 +15,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, LOOPBACK, connect, connect_from, finish, read_all, read_end};
+use tests::sockets::{End, LOOPBACK, connect, connect_from, connect_unless_reset, finish, read_all, read_end};
 use tests::visits::ping;
+use tests::wait::until;
 
 const MIB: u64 = 1 << 20;
 const E1: Epoch = Epoch(1);
@@ -368,7 +369,7 @@ fn thousands_of_half_finished_handshakes_cost_little() {
     honest.is_served();
 }
 
-/// P-LIM-1, P-VIOL-5: who asks and never reads is given up once 16 MiB of answers wait, and that is all it costs.
+/// P-LIM-1, P-VIOL-5: who asks and never reads is given up once too many answers wait, and that is all it costs.
 #[test]
 fn answers_that_nobody_reads_are_bounded() {
     let server = Server::start(options().threads(1));
@@ -390,7 +391,7 @@ fn answers_that_nobody_reads_are_bounded() {
         }
     }
     let grown = most.saturating_sub(before);
-    assert!(grown < 40 * MIB, "{grown} bytes for answers that nobody reads");
+    assert!(grown < 6 * MIB, "{grown} bytes for answers that nobody reads");
     // The ctl_conn was given up, not the session.
     let identity = client.identity.clone().resuming(client.welcome.session, client.heard);
     let mut back = RawClient::with(server.ctl(), &identity).expect("let in");
@@ -560,4 +561,107 @@ fn a_server_that_asks_for_everything_gets_its_share() {
     assert!(sockets < 20, "{sockets} sockets for four conns");
     end.expect_alive();
     drop(conns);
+}
+
+/// Clients of two holders, "greedy" with these keys in its section, and "other".
+fn two_holders(threads: usize, greedy: &str) -> (Server, Identity, Identity) {
+    let tables = format!(
+        "[[clients]]\nname = \"greedy\"\ntoken = \"greedy token\"\n{greedy}\n\
+         [[clients]]\nname = \"other\"\ntoken = \"other token\"\n"
+    );
+    let server = Server::start(options().threads(threads).key("wait_timeout", 600).tables(&tables));
+    (server, Identity::new().with_token("greedy token"), Identity::new().with_token("other token"))
+}
+
+/// Another client of the same holder.
+fn another(identity: &Identity) -> Identity {
+    Identity { client: Identity::new().client, ..identity.clone() }
+}
+
+/// P-LIM-2: a holder's sessions are counted together, and take no other's.
+#[test]
+fn one_token_opens_as_many_sessions_as_its_holder_may_have() {
+    let (server, greedy, other) = two_holders(1, "max_sessions = 2");
+    let mut sessions: Vec<_> =
+        (0..2).map(|_| RawClient::with(server.ctl(), &another(&greedy)).expect("let in")).collect();
+    for _ in 0..3 {
+        assert_eq!(RawClient::with(server.ctl(), &another(&greedy)).err(), Some(HandshakeRefusal::Full));
+    }
+    RawClient::with(server.ctl(), &other).expect("another holder has its own").expect_alive();
+    sessions.iter_mut().for_each(RawClient::expect_alive);
+    let mut leaving = sessions.pop().expect("two");
+    leaving.wire.send(&ToServer::Close { code: CloseCode::Bye });
+    leaving.expect_close(CloseCode::Bye);
+    RawClient::with(server.ctl(), &another(&greedy)).expect("there is room again").expect_alive();
+}
+
+/// P-LIM-2: a holder's tunnels are counted over all its sessions, and given back when one of them ends.
+#[test]
+fn one_token_opens_as_many_tunnels_as_its_holder_may_have() {
+    let (server, greedy, other) = two_holders(1, "max_tunnels = 2");
+    let enter = |identity: &Identity| RawClient::with(server.ctl(), &another(identity)).expect("let in");
+    let mut sessions: Vec<_> = (0..3).map(|_| enter(&greedy)).collect();
+    let refused = |client: &mut RawClient| {
+        let limits = TunnelLimits::default();
+        client.send(ClientMsg::RegisterTunnel { tunnel: TunnelId(9), public_port: 0, name: "raw".into(), limits });
+        client.find("an answer", |msg| match msg {
+            ServerMsg::TunnelReady { tunnel: TunnelId(9), .. } => Some(None),
+            ServerMsg::TunnelRefused { tunnel: TunnelId(9), code } => Some(Some(*code)),
+            _ => None,
+        })
+    };
+    sessions[0].tunnel(1);
+    sessions[1].tunnel(1);
+    for session in &mut sessions {
+        assert_eq!(refused(session), Some(TunnelRefusal::TooManyTunnels));
+    }
+    enter(&other).tunnel(1);
+    sessions[1].send(ClientMsg::CloseTunnel { tunnel: TunnelId(1) });
+    sessions[1].expect_alive();
+    assert_eq!(refused(&mut sessions[2]), None, "the closed one is given back");
+    let mut ending = sessions.remove(2);
+    ending.wire.send(&ToServer::Close { code: CloseCode::Bye });
+    ending.expect_close(CloseCode::Bye);
+    assert_eq!(refused(&mut sessions[0]), None, "so are those of a session that is over");
+}
+
+/// P-LIM-2: a holder's visitors, served and waiting, are counted over all its sessions and event loops, and given back
+/// with their session.
+#[test]
+fn one_token_has_as_many_visitors_as_its_holder_may_have() {
+    for threads in [1, 3] {
+        for (limit, together) in [("max_connections = 3", 3), ("max_waiting = 2", 2)] {
+            let (server, greedy, other) = two_holders(threads, limit);
+            let enter = |identity: &Identity| {
+                let mut client = RawClient::with(server.ctl(), &another(identity)).expect("let in");
+                let public = client.tunnel(1);
+                (client, public)
+            };
+            let serve = |(mut client, public): (RawClient, SocketAddr)| {
+                let mut visitor = connect(public);
+                visitor.write_all(b"served").expect("send");
+                // Whichever event loop it is on has a conn then.
+                let mut conns: Vec<_> = (0..8).map(|_| client.conn(server.proxy())).collect();
+                until("one of the conns has the visitor's words", || {
+                    conns.iter_mut().any(|conn| conn.wire.holds(b"served"))
+                });
+            };
+            // Nobody serves them: they wait.
+            let sessions = [enter(&greedy), enter(&greedy), enter(&greedy)];
+            let came = sessions.iter().cycle().take(9).filter_map(|(_, public)| connect_unless_reset(*public));
+            let mut waiting: Vec<_> = came.collect();
+            until("those beyond the limit are reset", || {
+                waiting.retain(|visitor| visitor.take_error().expect("SO_ERROR").is_none());
+                waiting.len() <= together
+            });
+            serve(enter(&other));
+            waiting.retain(|visitor| visitor.take_error().expect("SO_ERROR").is_none());
+            assert_eq!(waiting.len(), together, "{limit}, {threads} threads");
+            for (mut session, _) in sessions {
+                session.wire.send(&ToServer::Close { code: CloseCode::Bye });
+                session.expect_close(CloseCode::Bye);
+            }
+            serve(enter(&greedy));
+        }
+    }
 }

@@ -7,6 +7,10 @@
 
 mod citations;
 mod client;
+mod holder;
 mod hostile;
+mod near_misses;
 mod peer;
+mod periods;
+mod refusals;
 mod server;

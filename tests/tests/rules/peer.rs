@@ -5,19 +5,25 @@ use protocol_sm::codes::{CloseCode, HandshakeRefusal};
 use protocol_sm::ids::{ClientId, ConnId, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, FRAME_HEADER, Message, PREFACE_LEN, Preface,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, FRAME_HEADER, Message, PREFACE_LEN, Preface, Proof,
     ProxyToClient, ProxyToServer, Reply, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use tests::sockets::{LOOPBACK, bounded, connect, reset};
+use tests::sockets::{LOOPBACK, bounded, connect, read_each, reset};
 use tests::wait::{PATIENCE, eventually};
 
 /// A connection that speaks frames, and raw bytes.
 #[derive(Debug)]
 pub(crate) struct Wire(TcpStream);
+
+impl From<TcpStream> for Wire {
+    fn from(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+}
 
 impl Wire {
     pub(crate) fn connect(to: SocketAddr) -> Self {
@@ -89,10 +95,27 @@ impl Wire {
         panic!("expected within {PATIENCE:?}: {what}; only other messages came");
     }
 
+    /// All bytes until the connection ends, well or by a reset.
+    #[track_caller]
+    pub(crate) fn to_the_end(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let _ = read_each(&mut self.0, |bytes| all.extend_from_slice(bytes));
+        all
+    }
+
     /// Waits until the other side ends the connection without another byte.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {
         assert_eq!(self.bytes(1), None, "no answer");
+    }
+
+    /// Whether these bytes have come, behind whatever else; nothing is taken.
+    pub(crate) fn holds(&self, wanted: &[u8]) -> bool {
+        let mut bytes = [0; 512];
+        self.0.set_nonblocking(true).expect("non-blocking");
+        let came = self.0.peek(&mut bytes).unwrap_or(0);
+        self.0.set_nonblocking(false).expect("blocking");
+        bytes[..came].windows(wanted.len()).any(|part| part == wanted)
     }
 
     pub(crate) fn finish(&self) {
@@ -155,6 +178,16 @@ impl Asked {
     /// Says hello and sends the proof.
     #[track_caller]
     pub(crate) fn ask(ctl: SocketAddr, identity: &Identity) -> Result<Self, HandshakeRefusal> {
+        Self::ask_with(ctl, identity, |proof| proof)
+    }
+
+    /// Says hello and sends what `change` makes of the proof.
+    #[track_caller]
+    pub(crate) fn ask_with(
+        ctl: SocketAddr,
+        identity: &Identity,
+        change: impl FnOnce(Proof) -> Proof,
+    ) -> Result<Self, HandshakeRefusal> {
         let mut wire = Wire::connect(ctl);
         let preface = Preface::ours(ConnKind::Ctl).encode();
         wire.send_raw(&preface);
@@ -171,7 +204,7 @@ impl Asked {
         };
         let transcript = Transcript::new(preface, reply, &identity.hello(), &answer);
         let proof = Prover::new(identity.token.as_ref(), transcript).client();
-        wire.send(&ToServer::Handshake(ClientHandshake::Proof(proof)));
+        wire.send(&ToServer::Handshake(ClientHandshake::Proof(change(proof))));
         Ok(Self { wire, server_hello, identity: identity.clone(), transcript })
     }
 
@@ -476,10 +509,21 @@ pub(crate) struct Challenged {
 }
 
 impl Challenged {
-    pub(crate) fn welcome(mut self, session: SessionId, resumed: bool, received: u64) -> ServerEnd {
+    pub(crate) fn welcome(self, session: SessionId, resumed: bool, received: u64) -> ServerEnd {
+        self.welcome_with(session, resumed, received, |welcome| welcome)
+    }
+
+    /// Says what `change` makes of a good welcome.
+    pub(crate) fn welcome_with(
+        mut self,
+        session: SessionId,
+        resumed: bool,
+        received: u64,
+        change: impl FnOnce(Welcome) -> Welcome,
+    ) -> ServerEnd {
         let prover = Prover::new(None, self.transcript);
         let proxy_port = self.proxy_port;
-        let welcome = prover.welcome(Welcome { session, resumed, received, proxy_port, proof: [0; 32] });
+        let welcome = change(prover.welcome(Welcome { session, resumed, received, proxy_port, proof: [0; 32] }));
         self.wire.send(&ToClient::Handshake(ServerHandshake::Welcome(welcome)));
         let key = prover.session_key(session);
         ServerEnd { wire: self.wire, session, key, sent: 0, heard: received }

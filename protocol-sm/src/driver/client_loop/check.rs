@@ -1,6 +1,8 @@
 //! The loop's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
+use super::transfers::holds_frames;
 use super::{ClientLoop, Conn, Slot, Stage, State, Totals};
 
 impl<T, P> ClientLoop<T, P> {
@@ -43,6 +45,7 @@ impl<T, P> ClientLoop<T, P> {
                 Slot::Conn(conn) => {
                     conns += 1;
                     assert_eq!(self.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    assert_eq!(self.core.places(token), usize::from(conn.queued), "whoever is queued is queued once");
                     if let Some(at) = conn.deadline {
                         assert!(self.core.timers.has(at, token), "a deadline is not among the timers");
                         deadlines += 1;
@@ -57,6 +60,17 @@ impl<T, P> ClientLoop<T, P> {
                         State::Active(active) => {
                             active_conns += 1;
                             served += u64::from(active.conn.stage() != Stage::Refused);
+                            let outer = active.local.and_then(|local| match self.slots.get(local)? {
+                                Slot::Local(local) => Some(&local.port),
+                                Slot::Conn(_) => None,
+                            });
+                            let mode = Mode {
+                                incoming_is_payload: true,
+                                hold_frames: holds_frames(&self.core.timings, active),
+                            };
+                            let could_move = active.conn.stage() != Stage::Dialling
+                                && conn.link.could_move(&active.conn.transfer, outer, mode);
+                            assert!(conn.queued || !could_move, "whoever could move something is queued");
                         }
                     }
                 }

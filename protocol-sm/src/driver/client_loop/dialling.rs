@@ -104,6 +104,7 @@ fn refusal(error: SysError) -> RefuseCode {
         SysError::Unreachable
         | SysError::WouldBlock
         | SysError::InUse
+        | SysError::Unsupported
         | SysError::Reset
         | SysError::ResetBehindEnd
         | SysError::Denied

@@ -9,6 +9,7 @@ use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, active};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
 use crate::notes::Note;
+use crate::settings::Timings;
 use crate::transfer::{Fin, Heard};
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
@@ -39,10 +40,7 @@ impl<T, P> ClientLoop<T, P> {
                 return Ok(());
             }
             Stage::Serving | Stage::Refused => {
-                // The dial has just ended, or `Started` is still waiting.
-                let hold_frames = matches!(active.pace.phase, Phase::Dial | Phase::Answer)
-                    && active.conn.stage() == Stage::Serving
-                    && self.core.timings.answer_delay > Duration::ZERO;
+                let hold_frames = holds_frames(&self.core.timings, active);
                 conn.link.exchange(
                     cx,
                     &mut active.conn.transfer,
@@ -181,6 +179,13 @@ fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pa
         Some((Slot::Conn(conn), Slot::Local(local))) => Some((conn, Some(local))),
         Some(_) | None => unreachable!("an active conn's local_conn is there"),
     }
+}
+
+/// Whether `Started` waits for the LocalServer's first bytes: the dial has just ended, or `answer_delay` is not over.
+pub(super) fn holds_frames(timings: &Timings, active: &Active) -> bool {
+    matches!(active.pace.phase, Phase::Dial | Phase::Answer)
+        && active.conn.stage() == Stage::Serving
+        && timings.answer_delay > Duration::ZERO
 }
 
 /// Hands a message about a transfer to its conn.

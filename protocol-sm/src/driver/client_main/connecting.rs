@@ -8,18 +8,18 @@ use super::super::sys::{Lookup, Role, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
-use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
+use crate::codes::{CloseCode, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::ClientId;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::{Disconnect, Note};
+use crate::reconnect::AfterFailure;
 use crate::sys_error::SysError;
 use crate::wire::{
     ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, ReplyReader, Resume, ToServer, Welcome,
 };
 use alloc::collections::VecDeque;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -159,6 +159,9 @@ impl<T> ClientMain<T> {
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
         self.stage = Stage::Up { token, liveness };
         self.grace = None;
+        if self.reconnect.on_up() {
+            self.tunnels.forget_announced();
+        }
         self.proxy_port = welcome.proxy_port;
         if resumed {
             if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
@@ -177,6 +180,9 @@ impl<T> ClientMain<T> {
             // Names may have moved since the last session.
             self.look_up_locals(cx);
         }
+        if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
+            link.on_session(control.session.max_unacked());
+        }
         if let Some(stopping) = &self.stopping
             && !resumed
             && stopping.drained.len() < self.loop_count
@@ -188,12 +194,13 @@ impl<T> ClientMain<T> {
             from: self.server_at.expect("connected to it"),
             resumed,
         });
+        self.announce(cx);
         self.register(cx);
         Ok(())
     }
 
-    /// There is no ctl_conn (any more): tries again after a pause, unless the refusal is final. The session, if
-    /// there is one, goes on for its grace.
+    /// There is no ctl_conn (any more): tries again after a pause, unless that is hopeless. The session, if there is
+    /// one, goes on for its grace.
     // PROTOCOL.md: P-RES-1.
     pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
@@ -209,28 +216,17 @@ impl<T> ClientMain<T> {
             self.outcome = Some(Outcome::Stopped);
             return;
         }
-        if let Disconnect::Refused(refusal) = why
-            && refusal.is_final()
-        {
-            return self.refused_for_good(cx, format!("the server at {} refused: {refusal}", self.server));
-        }
-        if why == Disconnect::WrongServer {
-            let sentence = HandshakeRefusal::WrongToken.to_string();
-            return self
-                .refused_for_good(cx, format!("the server at {} did not prove itself: {sentence}", self.server));
-        }
-        if let Disconnect::Tls(failure) = why
-            && failure.is_final()
-        {
-            return self.refused_for_good(cx, format!("the server at {}: {failure}", self.server));
-        }
         if was_up {
-            self.backoff.reset();
             self.grace = Some(cx.now + self.settings.timings.session_grace);
         }
-        let pause = self.backoff.next(random_u32(cx.sys));
-        self.stage = Stage::Pausing(Some(cx.now + pause));
-        cx.sys.note(Note::Reconnecting { why, pause });
+        let grace_left = self.grace.map(|at| at.since(cx.now));
+        match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
+            AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
+            AfterFailure::Retry(pause) => {
+                self.stage = Stage::Pausing(Some(cx.now + pause));
+                cx.sys.note(Note::Reconnecting { server: self.server.clone(), why, pause });
+            }
+        }
     }
 
     pub(super) fn refused_for_good<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, sentence: String) {

@@ -32,13 +32,13 @@ impl<T> ClientMain<T> {
                 break;
             }
             match link.port.recv(cx.sys, cx.scratch) {
-                Ok(0) => return self.disconnect(cx, Disconnect::Lost),
+                Ok(0) => return self.disconnect(cx, self.stage.lost()),
                 Ok(n) => {
                     bytes.clear();
                     bytes.extend_from_slice(&cx.scratch[..n]);
                 }
                 Err(SysError::WouldBlock) => break,
-                Err(error) => return self.disconnect(cx, lost(error)),
+                Err(error) => return self.disconnect(cx, self.on_error(error)),
             }
             if let Err(why) = self.on_bytes(cx, &bytes) {
                 return self.on_broken(cx, why);
@@ -47,7 +47,7 @@ impl<T> ClientMain<T> {
         if let Some(link) = self.slots.get_mut(token)
             && let Err(error) = link.flush(cx.sys)
         {
-            self.disconnect(cx, lost(error));
+            self.disconnect(cx, self.on_error(error));
         }
     }
 
@@ -69,6 +69,7 @@ impl<T> ClientMain<T> {
             | Disconnect::Refused(_)
             | Disconnect::WrongServer
             | Disconnect::Tls(_)
+            | Disconnect::NoAnswer
             | Disconnect::Lost
             | Disconnect::Silent
             | Disconnect::Violation(_) => {}
@@ -170,21 +171,22 @@ impl<T> ClientMain<T> {
         };
         done.map_err(Disconnect::Violation)
     }
-}
 
-/// What a failed read or write says of the ctl_conn.
-fn lost(error: SysError) -> Disconnect {
-    match error {
-        SysError::Tls(failure) => Disconnect::Tls(failure),
-        SysError::WouldBlock
-        | SysError::Reset
-        | SysError::ResetBehindEnd
-        | SysError::Refused
-        | SysError::Unreachable
-        | SysError::TimedOut
-        | SysError::Exhausted
-        | SysError::InUse
-        | SysError::Denied
-        | SysError::Other(_) => Disconnect::Lost,
+    /// What a failed read or write says of the ctl_conn.
+    fn on_error(&self, error: SysError) -> Disconnect {
+        match error {
+            SysError::Tls(failure) => Disconnect::Tls(failure),
+            SysError::WouldBlock
+            | SysError::Reset
+            | SysError::ResetBehindEnd
+            | SysError::Refused
+            | SysError::Unreachable
+            | SysError::TimedOut
+            | SysError::Exhausted
+            | SysError::InUse
+            | SysError::Unsupported
+            | SysError::Denied
+            | SysError::Other(_) => self.stage.lost(),
+        }
     }
 }

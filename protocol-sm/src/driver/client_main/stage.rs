@@ -4,6 +4,7 @@ use super::super::slab::Token;
 use crate::auth::Transcript;
 use crate::codes::StateName;
 use crate::liveness::Liveness;
+use crate::notes::Disconnect;
 use crate::time::Instant;
 use crate::wire::{ClientHello, Reply, ReplyReader};
 use alloc::collections::VecDeque;
@@ -88,6 +89,19 @@ impl Stage {
             Self::Challenged { .. } => StateName::HelloDue,
             Self::Proved { .. } => StateName::WelcomeDue,
             Self::Up { .. } => StateName::SessionUp,
+        }
+    }
+
+    /// What it means that the ctl_conn has ended.
+    pub(super) fn lost(&self) -> Disconnect {
+        match self {
+            Self::Greeting { .. } => Disconnect::NoAnswer,
+            Self::Pausing(_)
+            | Self::Resolving
+            | Self::Connecting { .. }
+            | Self::Challenged { .. }
+            | Self::Proved { .. }
+            | Self::Up { .. } => Disconnect::Lost,
         }
     }
 

@@ -64,10 +64,18 @@ impl<T> ClientMain<T> {
         tunnel: TunnelId,
         public: SocketAddr,
     ) -> Result<(), Violation> {
-        if self.tunnels.on_ready(tunnel, public)? {
+        self.tunnels.on_ready(tunnel, public)?;
+        self.announce(cx);
+        Ok(())
+    }
+
+    /// Tells people which tunnels are reachable.
+    pub(super) fn announce<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        while self.is_up()
+            && let Some((tunnel, public)) = self.tunnels.announce()
+        {
             cx.sys.note(Note::Forwarding { tunnel, public });
         }
-        Ok(())
     }
 
     pub(super) fn on_tunnel_refused<S: MainSys<T>>(
@@ -77,14 +85,18 @@ impl<T> ClientMain<T> {
         code: TunnelRefusal,
     ) -> Result<(), Violation> {
         let random = random_u32(cx.sys);
-        let after = self.tunnels.on_refused(tunnel, cx.now, random)?;
-        let Some(spec) = self.tunnels.spec(tunnel).filter(|_| after != AfterRefusal::Stale) else { return Ok(()) };
-        if code.is_final() && after == AfterRefusal::RetryLater {
-            let sentence = format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port);
+        let after = self.tunnels.on_refused(tunnel, code, cx.now, random)?;
+        if let Some(refused) = self.tunnels.hopeless() {
+            let each = refused
+                .iter()
+                .map(|(spec, code)| format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port));
+            let sentence = each.collect::<Vec<_>>().join("; ");
             self.refused_for_good(cx, sentence);
             return Ok(());
         }
-        cx.sys.note(Note::NotForwarding { tunnel, code });
+        if let AfterRefusal::RetryLater { pause, is_news: true } = after {
+            cx.sys.note(Note::NotForwarding { tunnel, code, pause });
+        }
         self.register(cx);
         Ok(())
     }

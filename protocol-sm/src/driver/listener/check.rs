@@ -1,8 +1,21 @@
 //! The listening thread's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::messages::ControlKey;
 use super::Listener;
+use crate::ids::Registration;
 
 impl<L> Listener<L> {
+    /// The registrations whose public ports are open.
+    pub fn registrations(&self) -> impl Iterator<Item = (ControlKey, Registration)> {
+        self.port_of.keys().copied()
+    }
+
+    /// Whether the public port of this registration is open.
+    #[must_use]
+    pub fn has(&self, control: ControlKey, registration: Registration) -> bool {
+        self.port_of.contains_key(&(control, registration))
+    }
+
     /// Checks that ports, tunnels and the queue agree with each other.
     ///
     /// # Panics
@@ -12,7 +25,7 @@ impl<L> Listener<L> {
         for (token, port) in self.ports.iter() {
             assert!(!port.route.members().is_empty(), "a public port leads to a tunnel");
             for member in port.route.members() {
-                let found = self.port_of.get(&(member.control, member.tunnel));
+                let found = self.port_of.get(&(member.control, member.registration));
                 assert_eq!(found, Some(&token), "a tunnel finds its public port");
                 members += 1;
             }
@@ -22,6 +35,12 @@ impl<L> Listener<L> {
             }
         }
         assert_eq!(members, self.port_of.len(), "no tunnel without its public port");
+        self.binds.assert_consistent();
+        for bind in self.binds.iter() {
+            assert!(!bind.ports.is_empty(), "there is a port to try");
+            let of_session = self.binds.iter().filter(|other| other.control == bind.control).count();
+            assert_eq!(of_session, 1, "a session opens one port at a time");
+        }
         let live = self.busy.iter().filter(|&&token| self.ports.get(token).is_some()).count();
         assert_eq!(live, queued, "whoever is queued knows it");
     }

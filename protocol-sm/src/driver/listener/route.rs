@@ -2,7 +2,7 @@
 
 use super::super::messages::ControlKey;
 use crate::gate::Gate;
-use crate::ids::TunnelId;
+use crate::ids::Registration;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -16,7 +16,7 @@ pub(super) struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Member {
     pub(super) control: ControlKey,
-    pub(super) tunnel: TunnelId,
+    pub(super) registration: Registration,
     pub(super) gate: Gate,
 }
 
@@ -33,8 +33,8 @@ impl Route {
 
     /// A tunnel was closed. Whether none is left.
     #[must_use]
-    pub(super) fn remove(&mut self, control: ControlKey, tunnel: TunnelId) -> bool {
-        self.members.retain(|member| (member.control, member.tunnel) != (control, tunnel));
+    pub(super) fn remove(&mut self, control: ControlKey, registration: Registration) -> bool {
+        self.members.retain(|member| (member.control, member.registration) != (control, registration));
         self.members.is_empty()
     }
 

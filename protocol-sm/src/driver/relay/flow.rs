@@ -1,15 +1,14 @@
 //! One direction of a relay: what is on its way, and the turn that moves it.
 
 use super::super::sys::Splice;
-use super::super::thread::{Cx, Strategy};
+use super::super::thread::{Cx, Strategy, TURN};
 use super::Endpoint;
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
+use alloc::vec;
 use alloc::vec::Vec;
 
-/// Bytes one direction may move before others get their turn.
-pub(crate) const TURN: usize = 256 * 1024;
 /// No frame on a proxy_conn is longer.
 const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
@@ -101,6 +100,23 @@ impl<P> Flow<P> {
         }
     }
 
+    /// Whether a turn would move something: for checks. The arguments are those of [`Flow::pump`].
+    pub(super) fn could_move<T>(
+        &self,
+        half: &impl Half,
+        from: Option<&Endpoint<T>>,
+        to: &Endpoint<T>,
+        hold_frames: bool,
+    ) -> bool {
+        let may_take = from.is_some_and(|from| from.readable) && half.budget(1).take > 0;
+        let may_send = match &self.held {
+            Held::Nothing => false,
+            Held::Bytes(_) => !(hold_frames && self.only_frames()),
+            Held::Pipe { .. } => half.budget(0).forward > 0,
+        };
+        (may_take && self.is_framing()) || (may_send && to.writable)
+    }
+
     /// Drops what is on its way. A pipe with bytes in it is destroyed.
     pub(crate) fn discard(&mut self, sys: &mut impl Splice<Pipe = P>) {
         self.frames = 0;
@@ -137,6 +153,7 @@ impl<P> Flow<P> {
             match sent {
                 Ok(n) => self.on_sent(n, half),
                 Err(SysError::WouldBlock) => return Ok(false),
+                Err(SysError::Unsupported) => self.empty_pipe(sys, half)?,
                 Err(error) => return Err(error),
             }
         }
@@ -168,13 +185,15 @@ impl<P> Flow<P> {
                 return Turn::Again;
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
-            let taken = if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
-                self.take_by_splice(cx, half, from)
-            } else {
+            let mut taken = Err(Stop::Source(SysError::Unsupported));
+            if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+                taken = self.take_by_splice(cx, half, from);
+            }
+            if let Err(Stop::Source(SysError::Unsupported)) = taken {
                 // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.
                 self.release_pipe(cx.sys);
-                self.take_by_copy(cx, half, from, to)
-            };
+                taken = self.take_by_copy(cx, half, from, to);
+            }
             match taken {
                 Ok(0) => return Turn::Eof,
                 Ok(n) => moved += n,
@@ -200,6 +219,16 @@ impl<P> Flow<P> {
             Held::Pipe { .. } => half.on_forwarded(n),
             Held::Nothing => unreachable!("nothing was held to be sent"),
         }
+    }
+
+    /// What is in the pipe, and cannot be spliced out of it, is sent like anything that was copied.
+    fn empty_pipe(&mut self, sys: &mut impl Splice<Pipe = P>, half: &impl Half) -> Result<(), SysError> {
+        let Held::Pipe { pipe, .. } = &self.held else { return Err(SysError::Unsupported) };
+        let mut bytes = vec![0; half.budget(0).forward];
+        sys.read_pipe(pipe, &mut bytes)?;
+        self.release_pipe(sys);
+        self.held = Held::Bytes(bytes);
+        Ok(())
     }
 
     fn take_by_splice<S: Splice<Pipe = P>>(
@@ -313,7 +342,8 @@ impl<P> Default for Flow<P> {
 /// ```text
 ///           a frame, or what a copy could not send            a splice
 ///   Bytes ◀──────────────────────────────────────── Nothing ────────────▶ Pipe
-///     └──────────────────── all sent ──────────────────▶▲◀───── empty ─────┘
+///     ▲└─────────────────── all sent ──────────────────▶▲◀───── empty ─────┤
+///     └─────────────────── splicing out is found not to work ──────────────┘
 /// ```
 /// Invariants:
 /// - F1 nothing is taken while payload is held: bytes are spliced only into an empty pipe;
@@ -334,3 +364,6 @@ enum Stop {
     Source(SysError),
     Turn(Turn),
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 
 use super::super::Cx;
 use super::super::sys::Splice;
+use super::super::thread::TURN;
 use super::Endpoint;
-use super::flow::{Flow, TURN, Turn};
+use super::flow::{Flow, Turn};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::sys_error::SysError;
@@ -90,6 +91,18 @@ impl<T, P> Link<T, P> {
             }
         }
         Ok(result)
+    }
+
+    /// Whether [`Link::exchange`] with these arguments would move something: for checks.
+    pub(crate) fn could_move(&self, transfer: &Transfer, outer: Option<&Endpoint<T>>, mode: Mode) -> bool {
+        let hold_frames = mode.hold_frames && !transfer.egress.ended();
+        let from = mode.incoming_is_payload.then_some(&self.port);
+        let ingress = if transfer.ingress.drops() {
+            from.is_some_and(|from| from.readable) && transfer.ingress.budget(1).take > 0
+        } else {
+            outer.is_some_and(|outer| self.ingress_flow.could_move(&transfer.ingress, from, outer, false))
+        };
+        ingress || self.egress_flow.could_move(&transfer.egress, outer, &self.port, hold_frames)
     }
 
     /// The egress's turn, and its end.

@@ -1,8 +1,10 @@
 //! The loop's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
 use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
 use crate::ids::Epoch;
+use crate::ledger::Good;
 
 impl<T, P> ServerLoop<T, P> {
     /// Its proxy_conns.
@@ -74,6 +76,7 @@ impl<T, P> ServerLoop<T, P> {
                     timed(conn.deadline, token);
                     let shard = self.controls.get(&conn.control).expect("a conn belongs to a session");
                     assert_eq!(shard.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    assert_eq!(self.core.places(token), usize::from(conn.queued), "whoever is queued is queued once");
                     let idle = shard.pool.idle().filter(|&idle| idle == token).count();
                     match &conn.state {
                         State::Idle { .. } => {
@@ -86,12 +89,24 @@ impl<T, P> ServerLoop<T, P> {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");
                             assert!(active.conn.transfer.epoch() > Epoch(0));
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
+                            let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
+                                Slot::Visitor(visitor) => Some(&visitor.port),
+                                Slot::Conn(_) => None,
+                            });
+                            let incoming_is_payload = active.conn.answer() == Answer::Started;
+                            let mode = Mode { incoming_is_payload, hold_frames: false };
+                            let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
+                            assert!(conn.queued || !could_move, "whoever could move something is queued");
                         }
                     }
                 }
             }
         }
         assert_eq!(deadlines, self.core.timers.len(), "no timer without its owner");
+        self.ledger.assert_holds(self.controls.values().flat_map(|shard| {
+            let visitors = shard.visits.values().sum();
+            [(shard.holder, Good::Visitor, visitors), (shard.holder, Good::Transfer, shard.active)]
+        }));
         let mut waiting = 0;
         for shard in self.controls.values() {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
@@ -102,6 +117,7 @@ impl<T, P> ServerLoop<T, P> {
             assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.core.draining);
             waiting += shard.pool.waiting().len() as u64;
+            assert!(shard.waiting(&self.ledger) <= shard.max_waiting, "P1: the holder's queue is bounded");
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }

@@ -150,7 +150,7 @@ impl<T, P> ServerLoop<T, P> {
         let control = conn.control;
         self.core.timers.set(token, &mut conn.deadline, None);
         if let Some(shard) = self.controls.get_mut(&control) {
-            shard.on_over(tunnel);
+            shard.on_over(&mut self.ledger, tunnel);
         }
         // An end, or a byte that nobody may send, was left unread behind the total: it is not reported again,
         // and must not be found by the next visitor.
@@ -251,7 +251,7 @@ impl<T, P> ServerLoop<T, P> {
                     self.core.totals.aborted += 1;
                 }
                 if let Some(shard) = self.controls.get_mut(&conn.control) {
-                    shard.on_over(active.tunnel);
+                    shard.on_over(&mut self.ledger, active.tunnel);
                 }
             }
         }

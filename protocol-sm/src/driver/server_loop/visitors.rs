@@ -8,8 +8,8 @@ use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::ids::TunnelId;
+use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
-use crate::pool::Visit;
 use crate::wire::ProxyToClient;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -21,13 +21,12 @@ impl<T, P> ServerLoop<T, P> {
             None => Some(Dropped::Gone),
             Some(shard) if self.core.draining || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
-                let waiting = u32::try_from(shard.pool.waiting().len()).unwrap_or(u32::MAX);
                 let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
-                if shard.active.saturating_add(waiting) >= shard.max_connections {
+                if shard.is_full(&self.ledger) {
                     Some(Dropped::TooMany)
                 } else if shard.visits(arrival.tunnel) >= share(arrival.tunnel_max, loop_index, shard.loop_count) {
                     Some(Dropped::TunnelFull)
-                } else if shard.pool.is_full() {
+                } else if shard.pool.is_empty() && shard.waiting(&self.ledger) >= shard.max_waiting {
                     Some(Dropped::QueueFull)
                 } else {
                     None
@@ -63,6 +62,7 @@ impl<T, P> ServerLoop<T, P> {
             Ok(token) => {
                 if let Some(shard) = self.controls.get_mut(&control) {
                     *shard.visits.entry(tunnel).or_default() += 1;
+                    self.ledger.add(shard.holder, Good::Visitor, 1);
                 }
                 self.place(cx, control, token);
             }
@@ -80,15 +80,19 @@ impl<T, P> ServerLoop<T, P> {
         let Some(shard) = self.controls.get_mut(&control) else {
             return;
         };
+        // It is among the waiting ones already.
+        if shard.pool.is_empty() && shard.waiting(&self.ledger) > shard.max_waiting {
+            self.drop_visitor(cx, visitor, Dropped::QueueFull);
+            return self.ask(cx, control);
+        }
         match shard.pool.on_visitor(visitor) {
-            Visit::Start(conn) => self.give(cx, conn, Some(visitor)),
-            Visit::Wait => {
+            Some(conn) => self.give(cx, conn, Some(visitor)),
+            None => {
                 let at = cx.now + self.core.timings.wait_timeout;
                 if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
                     self.core.timers.set(visitor, &mut waiting.deadline, Some(at));
                 }
             }
-            Visit::Reject => self.drop_visitor(cx, visitor, Dropped::QueueFull),
         }
         self.ask(cx, control);
     }
@@ -130,6 +134,7 @@ impl<T, P> ServerLoop<T, P> {
         self.core.timers.set(token, &mut conn.deadline, Some(answer_by));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
+            self.ledger.add(shard.holder, Good::Transfer, 1);
         }
         self.drive(cx, token);
     }
@@ -162,7 +167,7 @@ impl<T, P> ServerLoop<T, P> {
             self.core.totals.aborted += 1;
             if let Some(shard) = self.controls.get_mut(&visitor.control) {
                 shard.pool.remove_waiting(token);
-                shard.on_left(visitor.tunnel);
+                shard.on_left(&mut self.ledger, visitor.tunnel);
             }
         }
         self.reset_visitor(cx, token);

@@ -192,9 +192,7 @@ impl<T, L> ServerMain<T, L> {
                 return cx.sys.tell(ToLoop { loop_index: admission.loop_index, message });
             }
             Ok(Admitted { control, conn, admission }) => {
-                if let Some(entry) = self.sessions.get_mut(control) {
-                    entry.control.on_conn_lost(conn, &admission);
-                }
+                let _lost = self.sessions.act(control, |control, _| control.on_conn_lost(conn, &admission));
                 None
             }
             Err(ProxyStop::Lost | ProxyStop::NotOurs) => None,
@@ -211,8 +209,8 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-PROXY-6.
     fn admit(&mut self, hello: &ConnHello) -> Result<Admitted, HandshakeRefusal> {
         let control = self.sessions.find_id(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
-        let entry = self.sessions.get_mut(control).ok_or(HandshakeRefusal::UnknownSession)?;
-        Ok(Admitted { control, conn: hello.conn, admission: entry.control.admit(hello)? })
+        let admission = self.sessions.act(control, |control, ledger| control.admit(hello, ledger));
+        Ok(Admitted { control, conn: hello.conn, admission: admission.ok_or(HandshakeRefusal::UnknownSession)?? })
     }
 }
 

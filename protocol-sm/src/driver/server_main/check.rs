@@ -1,9 +1,41 @@
 //! The main thread's tables agree with each other, after every event: for tests and simulations.
 
+use super::super::listener::Listener;
+use super::super::messages::ToListener;
 use super::session_table::Attachment;
 use super::{ServerMain, Slot, Stage};
 
 impl<T, L> ServerMain<T, L> {
+    /// Checks that the public ports which are open are those of the registered tunnels. `on_the_way`: what the listener
+    /// has not read yet.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn assert_ports<'a>(&self, listener: &Listener<L>, on_the_way: impl Iterator<Item = &'a ToListener> + Clone) {
+        let closes = |control, registration| {
+            on_the_way.clone().any(|message| match *message {
+                ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
+                ToListener::CloseAll { control: of } => of == control,
+                ToListener::Bind { .. } | ToListener::Moved { .. } => false,
+            })
+        };
+        for (control, registration) in listener.registrations() {
+            let session = self.sessions.get(control).map(|entry| &entry.control);
+            let known = session.is_some_and(|session| {
+                session.binding() == Some(registration) || session.open_tunnels().any(|open| open == registration)
+            });
+            assert!(known || closes(control, registration), "a public port is open for a tunnel that is registered");
+        }
+        if self.stopping.is_some() {
+            return;
+        }
+        for (control, session) in self.sessions.iter() {
+            for registration in session.control.open_tunnels() {
+                assert!(listener.has(control, registration), "a registered tunnel has its public port");
+            }
+        }
+    }
+
     /// Checks the invariants that are numbered in the module.
     ///
     /// # Panics

@@ -10,6 +10,7 @@ use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
 use crate::ids::SessionId;
+use crate::ledger::Good;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
 use crate::sources::Source;
@@ -217,7 +218,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// A new session.
-    // PROTOCOL.md: P-ID-3.
+    // PROTOCOL.md: P-ID-3, P-LIM-2.
     pub(super) fn begin<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -228,7 +229,9 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
         }
-        if self.sessions.len() >= self.settings.max_sessions as usize {
+        let scope = access.scope(&self.settings);
+        let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
+        if room == 0 || self.sessions.len() >= self.settings.max_sessions as usize {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
@@ -238,7 +241,7 @@ impl<T, L> ServerMain<T, L> {
         let id = SessionId(id);
         let key = self.sessions.new_key();
         let secret = access.session_key(&self.settings, id);
-        let scope = access.scope(&self.settings).clone();
+        let scope = scope.clone();
         let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
         let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
@@ -246,6 +249,7 @@ impl<T, L> ServerMain<T, L> {
         self.sessions.insert(control, token, source);
         for (loop_index, nth) in (0..self.loop_count).zip(0..) {
             let limits = Limits {
+                holder: access.credential,
                 keep: share(self.settings.idle_conns, nth, loop_count),
                 max_waiting: share(max_waiting, nth, loop_count),
                 max_connections: share(max_connections, nth, loop_count),
@@ -302,6 +306,7 @@ impl<T, L> ServerMain<T, L> {
         let control = &mut entry.control;
         let received = control.session.mark_acked();
         let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
+        conn.link.on_session(control.session.max_unacked());
         conn.link.push(&access.welcome(&self.settings, welcome));
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });

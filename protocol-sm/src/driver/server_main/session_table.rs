@@ -1,10 +1,12 @@
 //! The sessions that there are, and every way to find one: by key, by its name on the wire, by its client, by the address
-//! that it comes from, by the end of its grace. One place changes them all.
+//! that it comes from, by the end of its grace; and what the holder of each token has in them. One place changes them
+//! all.
 
 use super::super::messages::ControlKey;
 use super::super::slab::Token;
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId};
+use crate::ledger::Ledger;
 use crate::sources::Source;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,8 @@ pub(super) struct SessionTable {
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
     /// The detached sessions, by the end of their grace.
     graces: BTreeSet<(Instant, ControlKey)>,
+    /// What each holder has: the sum over its sessions.
+    ledger: Ledger,
     last_key: u64,
 }
 
@@ -63,6 +67,9 @@ impl SessionTable {
         assert!(before.is_none(), "a client has one session");
         self.by_source.entry(source).or_default().insert(key);
         let attachment = Attachment::Attached(ctl_conn);
+        for (good, count) in control.held() {
+            self.ledger.add(control.credential, good, count);
+        }
         self.entries.insert(key, SessionEntry { control, rival: None, attachment, source });
     }
 
@@ -71,6 +78,9 @@ impl SessionTable {
         let entry = self.entries.remove(&key)?;
         self.by_id.remove(&entry.control.id);
         self.by_client.remove(&entry.control.client);
+        for (good, count) in entry.control.held() {
+            self.ledger.remove(entry.control.credential, good, count);
+        }
         self.leave_source(key, entry.source);
         self.leave_grace(key, entry.attachment);
         Some(entry)
@@ -121,6 +131,22 @@ impl SessionTable {
         self.entries.get_mut(&key)
     }
 
+    /// Lets a session do what may change how many tunnels or conns it has. `act` is told what its holder has.
+    pub(super) fn act<R>(&mut self, key: ControlKey, act: impl FnOnce(&mut Control, &Ledger) -> R) -> Option<R> {
+        let control = &mut self.entries.get_mut(&key)?.control;
+        let before = control.held();
+        let result = act(control, &self.ledger);
+        for ((good, before), (_, after)) in before.into_iter().zip(control.held()) {
+            self.ledger.settle(control.credential, good, before, after);
+        }
+        Some(result)
+    }
+
+    /// What each holder has.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     pub(super) fn find_id(&self, id: &SessionId) -> Option<ControlKey> {
         self.by_id.get(id).copied()
     }
@@ -158,6 +184,11 @@ impl SessionTable {
     /// If one does not.
     pub(super) fn assert_consistent(&self) {
         let mut detached = 0;
+        self.ledger.assert_holds(
+            self.entries
+                .values()
+                .flat_map(|entry| entry.control.held().map(|(good, count)| (entry.control.credential, good, count))),
+        );
         for (&key, entry) in &self.entries {
             assert_eq!(entry.control.key, key);
             assert!(key.0 <= self.last_key, "M2: a key is used once");

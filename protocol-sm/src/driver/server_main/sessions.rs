@@ -1,13 +1,12 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
-use crate::control::server::Reaction;
-use crate::ids::TunnelId;
+use crate::control::server::{Bind, Bound, Reaction};
 use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
@@ -50,19 +49,16 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         msg: ClientMsg,
     ) -> Result<(), Stop> {
-        let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let random = random_u32(cx.sys);
-        match entry.control.on_msg(msg, random)? {
+        let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
+        match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
             Reaction::Reply(reply) => self.send(cx, key, reply),
-            // No more visitors: the answer is the end of the session, soon.
-            Reaction::Bind(..) if self.stopping.is_some() => {}
-            Reaction::Bind(tunnel, ports, gate) => {
-                cx.sys.tell(ToListener::Bind { control: key, tunnel, ip: self.bind_ip, ports, gate });
-            }
-            Reaction::Unbind(tunnels) => {
-                for tunnel in tunnels {
-                    self.unbind(cx, key, tunnel);
+            Reaction::Bind(bind) => self.bind(cx, key, bind),
+            Reaction::Unbind(open) => {
+                for registration in open {
+                    // The listening thread tells the event loops.
+                    cx.sys.tell(ToListener::Close { control: key, registration });
                 }
             }
             Reaction::Pass(loop_index, msg) => {
@@ -77,9 +73,43 @@ impl<T, L> ServerMain<T, L> {
         Ok(())
     }
 
-    pub(super) fn unbind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, tunnel: TunnelId) {
-        // The listening thread tells the event loops.
-        cx.sys.tell(ToListener::Close { control, tunnel });
+    fn bind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, bind: Bind) {
+        // No more visitors: the answer is the end of the session, soon.
+        if self.stopping.is_some() {
+            return;
+        }
+        let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
+        let Bind { registration, ports, gate } = bind;
+        cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+    }
+
+    /// The listener has opened a public port, or could not.
+    // PROTOCOL.md: P-TUN-10.
+    pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
+        let FromListener { control: key, registration, bound } = message;
+        // A session that is over has had all its ports closed.
+        let tunnel = registration.tunnel;
+        let answer = self.sessions.act(key, |control, _| {
+            let name = control.tunnel_name(tunnel).into();
+            (control.client, name, control.on_bound(registration, bound))
+        });
+        let Some((client, name, Bound { reply, close, next })) = answer else { return };
+        if close {
+            cx.sys.tell(ToListener::Close { control: key, registration });
+        }
+        if let Some(bind) = next {
+            self.bind(cx, key, bind);
+        }
+        let Some(reply) = reply else { return };
+        let outcome = match &reply {
+            ServerMsg::TunnelReady { public, .. } => Ok(*public),
+            ServerMsg::TunnelRefused { code, .. } => Err(*code),
+            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => {
+                unreachable!("a bind is answered by ready or refused")
+            }
+        };
+        cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });
+        self.send(cx, key, reply);
     }
 
     // PROTOCOL.md: P-VIOL-5.
@@ -99,9 +129,7 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
             FromServerLoop::ConnGone { control, conn } => {
-                if let Some(entry) = self.sessions.get_mut(control) {
-                    entry.control.on_conn_gone(conn);
-                }
+                let _gone = self.sessions.act(control, |control, _| control.on_conn_gone(conn));
             }
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
@@ -149,9 +177,7 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
         cx.sys.note(Note::SessionOver { client: entry.control.client, code: close });
-        for tunnel in entry.control.tunnels() {
-            cx.sys.tell(ToListener::Close { control: key, tunnel });
-        }
+        cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }

@@ -1,3 +1,5 @@
+mod near_misses;
+
 use super::*;
 use crate::tls::{ClientTls, Identity, ServerTls, Tls, Trust};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};

@@ -124,9 +124,8 @@ impl Streams for Kernel<'_> {
         false
     }
 
-    fn unsent(&self, _: &Stream) -> usize {
-        // An outer peer reads at once.
-        0
+    fn unsent(&self, stream: &Stream) -> usize {
+        self.net.unacknowledged(stream.0)
     }
 
     fn shut_write(&mut self, stream: &Stream) {
@@ -192,6 +191,13 @@ impl Splice for Kernel<'_> {
         let count = self.write(stream.0, &held)?;
         self.net.pipes[usize::from(pipe.0)] = Some(held[count..].to_vec());
         Ok(count)
+    }
+
+    fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
+        let held = self.net.pipes[usize::from(pipe.0)].take().expect("every pipe closed exactly once");
+        into.copy_from_slice(&held);
+        self.net.pipes[usize::from(pipe.0)] = Some(Vec::new());
+        Ok(())
     }
 
     fn can_splice(&self, _: &Stream) -> bool {

@@ -59,6 +59,8 @@ impl Net {
     pub(in crate::explore) fn peer_resets(&mut self, visit: usize, side: Side, story: &mut Story) -> End {
         let peer = self.visits[visit].peer(side);
         peer.left = true;
+        peer.held.clear();
+        peer.held_fin = false;
         let end = peer.end.take().expect("it is connected").other();
         let (from, to) = self.parties(end);
         story.arrow(from, to, || format!("visit {visit}: RST"));
@@ -94,7 +96,27 @@ impl Net {
         end
     }
 
-    /// What was sent to a peer is read by it at once.
+    /// A peer acknowledges and reads what was sent to it.
+    pub(in crate::explore) fn peer_takes(&mut self, visit: usize, side: Side, story: &mut Story) {
+        let peer = self.visits[visit].peer(side);
+        let (bytes, fin) = (std::mem::take(&mut peer.held), std::mem::take(&mut peer.held_fin));
+        story.remark(|| format!("{side:?} of visit {visit} takes {} B{}", bytes.len(), if fin { ", FIN" } else { "" }));
+        self.peer_reads(visit, side, &bytes);
+        if fin {
+            self.peer_reads_end(visit, side);
+        }
+    }
+
+    /// What is on its way to the peer at the other end of `end`, not acknowledged.
+    pub(super) fn unacknowledged(&self, end: End) -> usize {
+        self.peer_of(end).map_or(0, |(visit, side)| {
+            let visit = &self.visits[visit];
+            let peer = if side == Side::Visitor { &visit.visitor } else { &visit.local };
+            peer.unacknowledged()
+        })
+    }
+
+    /// What was sent to a peer is read by it.
     fn peer_reads(&mut self, visit: usize, side: Side, bytes: &[u8]) {
         let known = usize::from(self.visits[visit].peer(side.other()).sent);
         let hostile = self.hostile;
@@ -157,7 +179,10 @@ impl Net {
             (Holder::Peer, _, Some((visit, side))) => {
                 let (sender, to) = self.parties(from.other());
                 story.arrow(sender, to, || format!("visit {visit}: {}", describe(&segment)));
+                let late = self.late == Some(side);
                 match segment {
+                    Segment::Bytes(bytes) if late => self.visits[visit].peer(side).held.extend(bytes),
+                    Segment::Fin if late => self.visits[visit].peer(side).held_fin = true,
                     Segment::Bytes(bytes) => self.peer_reads(visit, side, &bytes),
                     Segment::Fin => self.peer_reads_end(visit, side),
                     Segment::Rst => {
@@ -173,6 +198,9 @@ impl Net {
                             peer.got
                         );
                         peer.was_reset = true;
+                        // The kernel drops what was not acknowledged.
+                        peer.held.clear();
+                        peer.held_fin = false;
                         peer.dialling = false;
                         peer.end = None;
                         self.sock_mut(from.other()).holder = Holder::Closed;

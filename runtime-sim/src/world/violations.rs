@@ -1,0 +1,330 @@
+//! Every property has a world that breaks it: a check that cannot fail checks nothing, and most planted bugs are caught
+//! by several at once.
+
+use super::actors::Who;
+use super::phases::KEEPALIVE;
+use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
+use super::watch::Dialled;
+use super::{Phase, Plan, World, run_plan};
+use crate::impostor::{Impostor, Overheard};
+use crate::kernel::{Errno, Rng};
+use crate::oracle::{Property, Side, Streams};
+use crate::scenario::{Outcome, Scenario};
+use core::net::SocketAddr;
+use protocol_sm::codes::{AbortCode, Violation};
+use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToServerMain};
+use protocol_sm::driver::{Cx, Note, Role, Splice, Strategy, Streams as _, Token};
+use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::time::Instant;
+use protocol_sm::transfer::How;
+use protocol_sm::wire::ServerMsg;
+use std::time::Duration;
+
+/// Nothing goes wrong by itself.
+fn plan() -> Plan {
+    let plan = Plan::bench(5);
+    let length = Duration::from_secs(10);
+    let scenario = Scenario { length, strategy: Strategy::Copy, no_pipe: 0, idle_conns: 1, ..plan.scenario };
+    Plan { scenario, ..plan }
+}
+
+fn fresh() -> World {
+    World::new(plan(), false)
+}
+
+/// A world that has come so far.
+fn until(reached: impl Fn(&World) -> bool) -> World {
+    let mut world = fresh();
+    while !reached(&world) {
+        assert!(world.breach.is_none() && world.phase != Phase::Over, "it never came so far: {:?}", world.breach);
+        world.turn();
+    }
+    world
+}
+
+fn in_phase(phase: impl Fn(Phase) -> bool) -> World {
+    until(|world| phase(world.phase))
+}
+
+/// Ten seconds before it is looked whether everything is back at its baseline.
+fn settled() -> World {
+    let mut world = in_phase(|phase| phase == Phase::Settling);
+    let timings = &world.plan.scenario.timings;
+    let pause = timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE - Duration::from_secs(10);
+    let end = world.now() + pause;
+    while world.now() < end {
+        world.turn();
+    }
+    world
+}
+
+/// A transfer is under way, and some bytes have come to it from its visitor.
+fn carried() -> (World, Dialled) {
+    let dialled = |world: &World| {
+        let up = |it: &Dialled| world.kernel.is_up(it.public) && world.kernel.is_up(it.local);
+        world.watch.last_dialled().filter(up).filter(|it| world.kernel.received(it.public) > 0)
+    };
+    let world = until(|world| dialled(world).is_some());
+    let it = dialled(&world).expect("just so");
+    (world, it)
+}
+
+/// A service reads a hundred bytes, or what `change` makes of two hundred, where the visitor has sent a hundred.
+fn read(change: impl FnOnce(&mut Streams, &mut Vec<u8>)) -> World {
+    let mut world = fresh();
+    let streams = &mut world.actors.streams;
+    let (visitor, service) = (streams.open(Side::Visitor, 0), streams.open(Side::Service, 0));
+    let mut bytes = vec![0; 200];
+    streams.next_bytes(visitor, &mut bytes);
+    streams.on_sent(visitor, 100);
+    change(streams, &mut bytes);
+    let found = streams.on_received(service, &bytes);
+    world.after_actor(found);
+    world
+}
+
+/// A service reads a clean end behind sixty bytes, where the visitor has sent a hundred.
+fn read_end(ended: bool) -> World {
+    let mut world = fresh();
+    let streams = &mut world.actors.streams;
+    let (visitor, service) = (streams.open(Side::Visitor, 0), streams.open(Side::Service, 0));
+    let mut bytes = [0; 60];
+    streams.next_bytes(visitor, &mut bytes);
+    streams.on_sent(visitor, 100);
+    if ended {
+        streams.on_ended(visitor);
+    }
+    streams.on_received(service, &bytes).expect("a prefix");
+    let found = streams.on_eof(service);
+    world.after_actor(found);
+    world
+}
+
+/// A loop of the server's calls its system wrongly, on a connection to a service and with an empty pipe.
+fn call(role: Role, wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, &Pipe)) -> World {
+    let mut world = fresh();
+    let thread = world.processes[world.server].threads[2];
+    let to = SocketAddr::new(world.kernel.ip(world.service_hosts[0]), world.plan.scenario.tunnels[0].service_port);
+    let token = Token::from_number(u64::MAX).expect("not 0");
+    let stream = world.with(thread, |_, cx| cx.sys.connect(to, role, token).expect("there are descriptors"));
+    while !world.kernel.is_up(stream.0) {
+        world.turn();
+    }
+    world.with(thread, |_, cx| {
+        let (pipe, _) = cx.sys.pipe().expect("there are descriptors");
+        wrongly(cx, &stream, &pipe);
+    });
+    world
+}
+
+/// A driver says something that it never should.
+fn note(note: &Note) -> World {
+    let mut world = fresh();
+    world.see_note(world.server, note);
+    world
+}
+
+/// A transfer is said to follow the last one on its conn, which goes on.
+fn start(ahead: u32) -> World {
+    let (mut world, it) = carried();
+    let (conn, epoch, visitor) = (it.conn, Epoch(it.epoch.0 + ahead), world.kernel.remote(it.public));
+    world.see_note(it.server, &Note::Started { conn, epoch, tunnel: TunnelId(0), visitor });
+    world
+}
+
+/// A program resets the service's connection, and has written so much into it.
+fn reset(visitor_left: bool, written: u64) -> World {
+    let (mut world, it) = carried();
+    if visitor_left {
+        assert!(world.kernel.reset_one_end(it.public));
+    }
+    world.see_reset(OuterReset { sock: it.local, written, unsent: 0 });
+    world
+}
+
+/// Time for everything to converge is up.
+fn healed(mut world: World) -> World {
+    world.phase = Phase::Healing(world.now());
+    world.next_phase();
+    world
+}
+
+/// The next check of this world's phase is due, once `change` has happened.
+fn checked(mut world: World, change: impl FnOnce(&mut World)) -> World {
+    change(&mut world);
+    world.next_phase();
+    world
+}
+
+fn reset_first(world: &mut World, which: impl Fn(Who) -> bool) {
+    let whole = world.actors.all.iter_mut().find(|actor| which(actor.who));
+    whole.expect("one came").outcome = Some(Outcome::Reset(Errno::ECONNRESET));
+}
+
+/// A world in which this was broken, and only this.
+fn broken(property: Property) -> World {
+    match property {
+        Property::PrefixDelivered => read(|_, _| {}),
+        Property::NothingLost => read(|_, bytes| {
+            bytes.truncate(100);
+            bytes.drain(40..50);
+        }),
+        Property::NothingInvented => read(|_, bytes| bytes[50..].fill(1)),
+        Property::NothingReordered => read(|_, bytes| {
+            bytes.truncate(100);
+            bytes.extend_from_within(10..30);
+        }),
+        Property::NoCrossTalk => read(|streams, bytes| {
+            let other = streams.open(Side::Visitor, 1);
+            streams.next_bytes(other, bytes);
+        }),
+        Property::OneServicePerVisitor => read(|streams, bytes| {
+            bytes.truncate(100);
+            let second = streams.open(Side::Service, 0);
+            streams.on_received(second, bytes).expect("it is the first to read them");
+        }),
+        Property::CleanEndIsWhole => read_end(true),
+        Property::CleanEndWasSent => read_end(false),
+        Property::BeforeResetDelivered => reset(true, 0),
+        Property::NoUnprovokedReset => reset(false, u64::MAX),
+        Property::AsDirect => {
+            checked(settled(), |world| reset_first(world, |who| who == Who::Visitor { probe: false }))
+        }
+        Property::ResetCostsNoConn => {
+            let code = AbortCode::OuterReset;
+            note(&Note::Aborted { conn: ConnId(1), epoch: Epoch(1), code, by_peer: false })
+        }
+        Property::HonestPeersNeverViolate => note(&Note::Violation { conn: None, violation: Violation::Malformed }),
+        Property::EpochsGrow => start(2),
+        Property::StartOnlyToIdle => start(1),
+        Property::FinOnce => {
+            let (mut world, it) = carried();
+            let (control, conn, epoch) = (ControlKey(it.session), it.conn, it.epoch);
+            let msg = ServerMsg::Fin { conn, epoch, total: 1, how: How::Reset };
+            let mail = Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message { control, msg }));
+            world.see_sent(it.server, &mail);
+            world.see_sent(it.server, &mail);
+            world
+        }
+        Property::ShutOnce => call(Role::Local, |cx, stream, _| {
+            cx.sys.shut_write(stream);
+            cx.sys.shut_write(stream);
+        }),
+        Property::NothingAfterShut => call(Role::Local, |cx, stream, _| {
+            cx.sys.shut_write(stream);
+            let _ = cx.sys.send(stream, b"too late");
+        }),
+        Property::PipesEmptyAtRest => call(Role::Local, |cx, stream, pipe| {
+            let _ = cx.sys.splice_out(pipe, stream, 5);
+        }),
+        Property::ChunksWhole => call(Role::Proxy, |cx, stream, pipe| {
+            let _ = cx.sys.splice_out(pipe, stream, 0);
+        }),
+        Property::ClosedOnce => {
+            let (mut world, it) = carried();
+            world.check_end(it.server);
+            world
+        }
+        Property::VisitorsAccountedFor => {
+            let (mut world, it) = carried();
+            let proc = world.processes[it.server].proc;
+            world.kernel.kill(proc);
+            world.threads.iter_mut().for_each(|thread| thread.pool.clear());
+            world.check_end(it.server);
+            world
+        }
+        Property::PortsAccountedFor => {
+            let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));
+            let server = &world.processes[world.server];
+            let (main, proc, options) = (server.threads[0], server.proc, world.plan.options(Role::Public));
+            let anywhere = SocketAddr::new(world.kernel.ip(world.server_host), 0);
+            world.kernel.listen(proc, anywhere, 1, options).expect("there are descriptors");
+            world.threads[main].next_run = Some(world.now());
+            world.run_thread(main);
+            world
+        }
+        Property::StrangersHoldNothing => checked(in_phase(|phase| matches!(phase, Phase::Probing(_))), |world| {
+            let to = SocketAddr::new(world.kernel.ip(world.server_host), crate::scenario::CTL);
+            world.actors.intrude(&mut world.kernel, &world.plan, world.visitors, to);
+            let stranger = world.actors.all.last_mut().expect("just came");
+            stranger.outcome = Some(Outcome::Own);
+            stranger.ended = stranger.began + Duration::from_secs(3600);
+        }),
+        Property::SilentPeersGivenUp => {
+            let mut world = until(|world| world.now() > Instant::ZERO + Duration::from_secs(30));
+            world.silence.values_mut().for_each(|(_, since)| *since = Instant::ZERO);
+            world.processes.iter_mut().for_each(|process| process.awake = Instant::ZERO);
+            world.look_for_silence();
+            world
+        }
+        Property::StrangersGetNothing => {
+            let mut world = fresh();
+            let mut impostor = Impostor::new(&mut Rng::new(1), &Overheard::default());
+            let found = impostor.on_bytes(b"CPRX, come in, whoever you are, and have a look at all there is");
+            world.after_actor(found.map(drop));
+            world
+        }
+        Property::NoPanic => unreachable!("that takes a whole run"),
+        Property::TransfersEnd => healed(carried().0),
+        Property::ClientsReturn => healed(fresh()),
+        Property::PortsListen => {
+            let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));
+            world.publics[0] = None;
+            healed(world)
+        }
+        Property::ProbesRoundTrip => {
+            let probe = |who| who == Who::Visitor { probe: true };
+            let world = until(|world| world.actors.all.iter().any(|actor| probe(actor.who)));
+            checked(world, |world| reset_first(world, probe))
+        }
+        Property::PoolsAtTarget => checked(settled(), |world| world.plan.scenario.idle_conns += 1),
+        Property::DescriptorsAtBaseline => checked(settled(), |world| {
+            let to = SocketAddr::new(world.kernel.ip(world.service_hosts[0]), 7000);
+            let (server, options) = (world.processes[world.server].proc, world.plan.foreign());
+            world.kernel.connect(server, to, options).expect("there are descriptors");
+        }),
+        Property::DrainEnds => checked(settled(), |world| {
+            world.phase = Phase::Stopping(world.now());
+            world.ask_to_stop(world.server);
+        }),
+        Property::OnlyFutureTimers => {
+            let mut world = settled();
+            world.processes.iter_mut().for_each(|process| process.frozen = true);
+            while world.breach.is_none() {
+                world.turn();
+            }
+            world
+        }
+        Property::NoSpinning => {
+            let mut world = fresh();
+            let now = world.now();
+            world.threads[0].spins = u32::MAX - 1;
+            world.threads[0].next_run = Some(now);
+            world.run_thread(0);
+            world
+        }
+    }
+}
+
+/// No property is without: the compiler asks for each.
+#[test]
+fn every_property_can_be_broken_alone() {
+    let found = |property| {
+        let whole_run = property == Property::NoPanic;
+        if whole_run { run_plan(Plan { batch: 0, ..plan() }, false).breach } else { broken(property).breach }
+    };
+    let wrong = |property| {
+        let breach = found(property).map(|breach| breach.property);
+        (breach != Some(property)).then(|| format!("{property:?} is taken for {breach:?}"))
+    };
+    let wrong: Vec<_> = Property::ALL.into_iter().filter_map(wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_world_that_breaks_nothing_ends_well() {
+    assert!(run_plan(plan(), false).breach.is_none());
+    for (index, property) in Property::ALL.into_iter().enumerate() {
+        assert_eq!(property as usize, index, "all are listed, in their order");
+    }
+}
