@@ -73,7 +73,7 @@ fn a_bad_file_fails_the_start_names_the_key_and_is_not_tried_again() {
 fn low_ports_open_with_the_shipped_drop_in() {
     let files = [
         ("token", TOKEN),
-        ("server.toml", "bind_addr = \"127.0.0.1\"\n"),
+        ("server.toml", "bind_addr = \"127.0.0.1\"\nallow_ports = [80]\n"),
         ("client.toml", &(CLIENT.to_owned() + "public_port = 80\n")),
     ];
     let Some(machine) = Machine::boot(&files) else { return };

@@ -3,6 +3,7 @@
 use super::{Files, run_client, run_server};
 use crate::flags::CommonFlags;
 use clap::Args;
+use protocol_sm::settings::Token;
 use std::collections::BTreeSet;
 
 /// What of a configuration the table looks at.
@@ -118,10 +119,10 @@ fn see(program: &str, lines: &str, flag: Option<&str>, variable: Option<&str>) -
     let flag = flag.map(|flag| flag.replace("DIRECTORY", directory));
     let mut args = vec!["--config", &config];
     args.extend(flag.as_deref());
-    // A token does not tell what it is; it can be compared.
-    let text = |token: Option<&protocol_sm::settings::Token>| {
-        let known = ["first", "second", "third", "fourth"].map(|nth| format!("the {nth} token"));
-        let is = |text: &&String| token.is_some_and(|token| *token == super::token(text).unwrap());
+    // A token does not tell what it is.
+    let known = ["first", "second", "third", "fourth"].map(|which| format!("the {which} token"));
+    let text = |token: Option<&Token>| {
+        let is = |text: &&String| token == Some(&Token::new(text.as_bytes().to_vec()));
         known.iter().find(is).cloned().unwrap_or_default()
     };
     let logs = |logs: crate::logging::Logs| format!("{:?} {:?}", logs.format, logs.level);
