@@ -274,7 +274,7 @@ fn own_tokens(
         let source = TokenSource::File { path: path.clone(), named_by: "--token-file".to_owned() };
         found.keep(|warnings| source.read(warnings)).into_iter().collect()
     } else if let Some(value) = variable.filter(|value| !value.is_empty()) {
-        found.keep(|warnings| token::from_variable(&value, warnings)).into_iter().collect()
+        found.keep(|warnings| token::from_variable(value, warnings)).into_iter().collect()
     } else {
         file.iter().filter_map(|source| found.keep(|warnings| source.read(warnings))).collect()
     }

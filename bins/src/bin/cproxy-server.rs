@@ -32,9 +32,13 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     certificates::attend(assembled.besides);
+    limits::hide_memory();
     limits::renounce_new_privileges();
-    limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &out) {
+    let mut config = assembled.config;
+    if let Some(descriptors) = limits::raise_descriptor_limit() {
+        config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
+    }
+    let code = match run(config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
