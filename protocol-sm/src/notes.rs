@@ -85,8 +85,10 @@ pub enum Note {
     ConnFailed {
         /// The conn.
         conn: ConnId,
-        /// What the system said, if it was the system.
-        error: Option<SysError>,
+        /// The address that was dialled.
+        to: SocketAddr,
+        /// The reason.
+        why: ConnFailure,
     },
     /// A message about something that is gone was ignored.
     Stale {
@@ -190,6 +192,33 @@ pub enum Note {
         /// What it did.
         violation: Violation,
     },
+}
+
+/// Why a proxy_conn was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnFailure {
+    /// No connection.
+    Unreachable(SysError),
+    /// It was lost before the server had accepted it.
+    Lost,
+    /// The server refused it.
+    Refused(HandshakeRefusal),
+    /// What answers there does not speak our protocol.
+    NotCproxy,
+    /// It took longer than `handshake_timeout`.
+    TooSlow,
+}
+
+impl fmt::Display for ConnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => error.fmt(f),
+            Self::Lost => f.write_str("the connection was closed before the server had accepted it"),
+            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
+            Self::NotCproxy => f.write_str("what answers there is no cproxy-server's proxy port"),
+            Self::TooSlow => f.write_str("no answer within handshake_timeout"),
+        }
+    }
 }
 
 /// Why a client has no ctl_conn.

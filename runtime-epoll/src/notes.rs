@@ -79,9 +79,14 @@ impl Notes {
             }),
             Note::ConnUp { conn } => tracing::debug!(conn = conn.0, "proxy_conn up"),
             Note::ConnDown { conn } => tracing::debug!(conn = conn.0, "proxy_conn closed"),
-            Note::ConnFailed { conn, error } => self.conns.line(|left_out| match error {
-                Some(error) => tracing::warn!(conn = conn.0, "proxy_conn not opened: {error}{left_out}"),
-                None => tracing::warn!(conn = conn.0, "proxy_conn not opened{left_out}"),
+            Note::ConnFailed { conn, to, why } => self.conns.line(|left_out| {
+                tracing::error!(
+                    conn = conn.0,
+                    "proxy_conn not opened: no data connection to {to}: {why}; TCP to the server's proxy port {} must be \
+                     open from here, and if it is reached under another number, say `proxy_port` in this client's file or \
+                     `advertise_proxy_port` in the server's{left_out}",
+                    to.port()
+                );
             }),
             Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
             Note::SessionUp { client, credential, from, resumed } => self.sessions.line(|left_out| {

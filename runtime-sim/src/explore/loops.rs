@@ -264,7 +264,9 @@ impl Loops {
                 Told::FromClientLoop(FromClientLoop::Violation { violation, .. }) => {
                     panic!("honest peers never cause a Violation: {violation}")
                 }
-                Told::FromClientLoop(FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. }) => {}
+                Told::FromClientLoop(
+                    FromClientLoop::ConnUp { .. } | FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. },
+                ) => {}
                 Told::Note(note) => self.on_client_note(state, note),
                 told => unreachable!("a client's loop does not say {told:?}"),
             }
@@ -505,7 +507,7 @@ impl Model for Loops {
         };
         self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
+            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
         });
         let limits = Limits {
             holder: None,

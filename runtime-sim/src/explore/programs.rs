@@ -20,7 +20,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -176,12 +176,13 @@ impl Programs {
     fn client(&self) -> Client {
         let timings = Self::timings(self.client_grace, self.impatient);
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
-                local: "local".into(),
+                local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,

@@ -102,6 +102,12 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "a_frozen_clients_visitors_are_reset_and_its_port_released",
         &["P-LIVE-2", "P-RES-6"],
     ),
+    ("tests/tests/killed.rs", "a_client_that_comes_back_with_another_tunnel_has_its_old_port_at_once", &["P-REPL-6"]),
+    (
+        "tests/tests/killed.rs",
+        "a_client_that_has_waited_for_a_port_does_not_take_it_while_the_other_is_cut_off",
+        &["P-REPL-6"],
+    ),
     ("tests/tests/killed.rs", "ports_of_a_client_that_does_not_come_back_are_released", &["P-END-2", "P-END-3"]),
     ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
     (

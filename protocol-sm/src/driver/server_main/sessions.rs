@@ -19,6 +19,7 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         message: ToServer,
     ) -> Result<(), Stop> {
+        self.sessions.on_heard(key);
         let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let session = &mut entry.control.session;
         match message {
@@ -115,6 +116,12 @@ impl<T, L> ServerMain<T, L> {
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
         let Bind { registration, ports, gate } = bind;
+        // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
+        if let (Some(&port), 1) = (ports.front(), ports.len())
+            && let Some(ghost) = self.sessions.ghost(control, port)
+        {
+            self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
+        }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
 
