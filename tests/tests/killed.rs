@@ -117,6 +117,18 @@ fn ports_of_a_client_that_does_not_come_back_are_released() {
 }
 
 #[test]
+fn the_server_says_that_a_killed_client_did_not_come_back_and_how_long_it_waited() {
+    let service = Service::echo();
+    let server = Server::start(options().brisk().key("session_grace", 0.5));
+    let killed = Client::start(&server, options().brisk().tunnel(service.addr()));
+    killed.kill();
+    server.log_line("the client did not come back within 0.5 s (session_grace)");
+    let stopped = Client::start(&server, options().brisk().tunnel(service.addr()));
+    stopped.stop_by_signal();
+    server.log_line("session over: the client ended its session");
+}
+
+#[test]
 fn a_stream_that_ended_well_before_the_kill_stays_whole() {
     const SENT: usize = 3 << 20;
     let service = Service::start(|mut stream| {

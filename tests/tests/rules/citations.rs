@@ -104,6 +104,11 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ),
     ("tests/tests/killed.rs", "ports_of_a_client_that_does_not_come_back_are_released", &["P-END-2", "P-END-3"]),
     ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
+    (
+        "tests/tests/kernel_surprises.rs",
+        "a_cut_longer_than_the_kernels_patience_costs_no_transfer_while_the_session_may_be_resumed",
+        &["P-XFER-10"],
+    ),
     ("tests/tests/limits.rs", "whoever_waits_too_long_is_reset", &["P-POOL-5"]),
     ("tests/tests/lost_idle_conn.rs", "conns_that_went_silent_are_found_by_pings_and_replaced", &["P-POOL-6"]),
     ("protocol-sm/src/reconnect.rs", "b2_a_session_that_waits_is_tried_for_often_enough", &["P-RES-7"]),

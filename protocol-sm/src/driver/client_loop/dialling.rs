@@ -37,7 +37,12 @@ impl<T, P> ClientLoop<T, P> {
             });
             match made {
                 Ok(local) => dialled = Some(local),
-                Err(error) => why = refusal(error),
+                Err(error) => {
+                    if error == SysError::NoPort {
+                        cx.sys.note(Note::NoLocalPort { to: *to });
+                    }
+                    why = refusal(error);
+                }
             }
         }
         let share = u32::try_from(locals.len()).unwrap_or(u32::MAX).max(1);
@@ -100,7 +105,7 @@ fn refusal(error: SysError) -> RefuseCode {
     match error {
         SysError::Refused => RefuseCode::ConnectionRefused,
         SysError::TimedOut => RefuseCode::TimedOut,
-        SysError::Exhausted => RefuseCode::Resources,
+        SysError::Exhausted | SysError::NoPort => RefuseCode::Resources,
         SysError::Unreachable
         | SysError::WouldBlock
         | SysError::InUse

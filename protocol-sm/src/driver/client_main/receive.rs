@@ -185,6 +185,7 @@ impl<T> ClientMain<T> {
             | SysError::Exhausted
             | SysError::InUse
             | SysError::Unsupported
+            | SysError::NoPort
             | SysError::Denied
             | SysError::Other(_) => self.stage.lost(),
         }
