@@ -3,7 +3,7 @@
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
-use crate::kernel::SockId;
+use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
@@ -90,6 +90,13 @@ impl Watch {
         if let Some(transfer) = self.transfers.iter_mut().rev().find(|transfer| transfer.other(sock).is_some()) {
             transfer.struck = true;
         }
+    }
+
+    /// Whether the conn with this socket on the server carries a transfer, of which both outer connections are up.
+    pub(super) fn is_serving(&self, kernel: &Kernel, sock: SockId) -> bool {
+        let Some(key) = self.conns.get(&sock) else { return false };
+        let last = self.transfers.iter().rev().find(|transfer| transfer.conn == *key);
+        last.is_some_and(|it| kernel.is_up(it.public) && it.local.is_some_and(|local| kernel.is_up(local)))
     }
 
     /// Whether who waits may be told that his tunnel is gone.
