@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:6: `token_files`".to_owned(),
+            named_by: "etc/server.toml:7: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
