@@ -97,6 +97,8 @@ pub enum Note {
     SessionUp {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The address that the connection comes from.
         from: SocketAddr,
         /// Whether it goes on.
@@ -106,11 +108,15 @@ pub enum Note {
     SessionDetached {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
     },
     /// A session ended.
     SessionOver {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The reason.
         code: CloseCode,
         /// Nobody resumed it within this time.
@@ -120,10 +126,14 @@ pub enum Note {
     Tunnel {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The tunnel.
         tunnel: TunnelId,
         /// Its name.
         name: String,
+        /// The public port that its client wants; 0: any.
+        wanted: u16,
         /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },
@@ -147,6 +157,8 @@ pub enum Note {
     HandshakeRefused {
         /// The address that the connection comes from.
         from: SocketAddr,
+        /// The name of the credential that it had proved by then, if it had.
+        credential: Option<String>,
         /// The reason.
         refusal: HandshakeRefusal,
     },
@@ -156,6 +168,11 @@ pub enum Note {
         from: SocketAddr,
         /// The reason.
         why: HandshakeEnd,
+    },
+    /// Accepting rests: the system has no room for another connection.
+    CannotAccept {
+        /// Why, mostly because there are no descriptors left.
+        error: SysError,
     },
     /// The client could not reach the server, or lost it, and tries again after a pause.
     Reconnecting {
@@ -289,6 +306,8 @@ pub enum Dropped {
     SourceDenied,
     /// More visitors came from its source address than the rate allows.
     TooOften,
+    /// As many visitors of its source address are there already as are allowed to be.
+    SourceFull,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -304,6 +323,7 @@ impl fmt::Display for Dropped {
             Self::TunnelFull => "the tunnel serves its max_connections already",
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
+            Self::SourceFull => "max_connections_per_source visitors from its address are there already",
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

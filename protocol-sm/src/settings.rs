@@ -1,6 +1,8 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::budget::Budget;
+use crate::ledger::Holder;
 use crate::ports::PortSet;
 use crate::sources::SourceLists;
 use alloc::string::String;
@@ -8,13 +10,15 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
-/// A shared secret. Never printed: its `Debug` shows only the length.
+/// A shared secret. Never printed: its `Debug` shows only the length. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Vec<u8>);
 
 impl Token {
-    /// Takes the secret's bytes as they are; the caller trims a trailing newline.
+    /// Takes the secret's bytes as they are; the caller trims a trailing newline, and lets no 0 in: with zeros behind it
+    /// a token of up to 64 bytes is the same key of the HMAC.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
@@ -23,6 +27,12 @@ impl Token {
     /// The secret, for keying the HMAC.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -123,6 +133,9 @@ pub struct Scope {
     pub max_connections: u32,
     /// Visitors waiting for a proxy_conn at once (default 4096); more are reset.
     pub max_waiting: u32,
+    /// Visitors of one source address at once, waiting and served (default a quarter of `max_connections`, but 64 at
+    /// least); more are reset.
+    pub max_connections_per_source: Option<u32>,
     /// Who may visit its tunnels (default: everybody).
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
@@ -137,9 +150,18 @@ impl Default for Scope {
             max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
+            max_connections_per_source: None,
             sources: SourceLists::default(),
             max_connection_rate: 0,
         }
+    }
+}
+
+impl Scope {
+    /// Visitors of one source address at once.
+    #[must_use]
+    pub fn per_source(&self) -> u32 {
+        self.max_connections_per_source.unwrap_or((self.max_connections / 4).max(64))
     }
 }
 
@@ -184,10 +206,20 @@ pub struct ServerSettings {
     pub max_handshakes_per_source: u32,
     /// Sessions at once, of all clients (default 4096).
     pub max_sessions: u32,
+    /// What the process's descriptors allow, whatever is said above (default: no bound).
+    pub budget: Budget,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Deadlines.
     pub timings: Timings,
+}
+
+impl ServerSettings {
+    /// The name of a credential, for logs; `None` where there are none.
+    #[must_use]
+    pub fn name_of(&self, holder: Holder) -> Option<String> {
+        holder.and_then(|index| self.credentials.get(index)).map(|credential| credential.name.clone())
+    }
 }
 
 impl Default for ServerSettings {
@@ -199,6 +231,7 @@ impl Default for ServerSettings {
             max_handshakes: 1024,
             max_handshakes_per_source: 512,
             max_sessions: 4096,
+            budget: Budget::default(),
             tls_required: false,
             timings: Timings::default(),
         }

@@ -180,6 +180,12 @@ impl Control {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
     }
 
+    /// The public port that a tunnel's client wants; 0: any.
+    #[must_use]
+    pub fn wanted_port(&self, tunnel: TunnelId) -> u16 {
+        self.tunnels.get(&tunnel).map_or(0, |tunnel| tunnel.wanted)
+    }
+
     /// How many it has of what the main driver counts.
     #[must_use]
     pub fn held(&self) -> [(Good, u32); 3] {
@@ -277,7 +283,7 @@ impl Control {
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
-        Some(Bind { registration, ports, gate: Box::new(Gate::new(&self.scope, limits)) })
+        Some(Bind { registration, ports, gate: Box::new(Gate::new(self.credential, &self.scope, limits)) })
     }
 
     /// The listener answered a [`Bind`].
@@ -375,7 +381,10 @@ impl Control {
         }
         let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
         let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
-        if ledger.room(self.credential, Good::Conn, may) == 0 && asked == 0 {
+        // What was not asked for must not take what is kept for others.
+        let unasked =
+            asked == 0 && (ledger.room(self.credential, Good::Conn, may) == 0 || ledger.is_scarce(Good::Conn));
+        if unasked || ledger.left(Good::Conn) == 0 {
             return Err(HandshakeRefusal::Full);
         }
         let same_index = loop_of(hello.conn, self.asked.len());
@@ -474,7 +483,7 @@ mod tests {
     }
 
     fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
-        let gate = Box::new(Gate::new(&control.scope, TunnelLimits::default()));
+        let gate = Box::new(Gate::new(None, &control.scope, TunnelLimits::default()));
         Bind { registration: registration(tunnel, serial), ports: ports.iter().copied().collect(), gate }
     }
 

@@ -330,6 +330,7 @@ impl Programs {
                     | Dropped::TunnelFull
                     | Dropped::SourceDenied
                     | Dropped::TooOften
+                    | Dropped::SourceFull
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -487,7 +488,7 @@ impl Programs {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
             loop_index: Part::new(ServerLoop::new(0, timings)),
-            listener: Part::new(Listener::new(1)),
+            listener: Part::new(Listener::new(1, u32::MAX)),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),

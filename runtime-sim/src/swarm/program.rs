@@ -207,6 +207,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
+    let visitors = settings.budget.visitors;
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
@@ -220,7 +221,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<Door>::new(plan.scenario.loop_count),
+        Listener::<Door>::new(plan.scenario.loop_count, visitors),
         Listener::assert_consistent,
         inbox,
     );

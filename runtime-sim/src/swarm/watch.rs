@@ -100,6 +100,7 @@ impl Watch {
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
             | ToServerLoop::Drain
+            | ToServerLoop::Trim
             | ToServerLoop::Stop => {}
         }
     }

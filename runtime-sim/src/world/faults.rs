@@ -79,7 +79,7 @@ impl World {
     fn strike(&mut self, index: usize, fault: SimFault, client: usize, tunnel: usize) -> bool {
         match fault {
             SimFault::ResetCtl => self.reset(CTL),
-            SimFault::ResetProxy => self.reset(PROXY),
+            SimFault::ResetProxy => self.reset_proxy(self.faults[index].lasts.as_millis().is_multiple_of(2)),
             SimFault::ResetPublic => self.reset_public(),
             SimFault::ResetLocal => self.reset_local(client),
             SimFault::BlackholeCtl => self.blackhole(CTL),
@@ -133,6 +133,11 @@ impl World {
                 self.actors.impersonate(&mut self.kernel, &self.plan, self.visitors, server, &self.overheard);
                 true
             }
+            SimFault::Holder => {
+                let server = self.kernel.ip(self.server_host);
+                self.actors.abuse(&mut self.kernel, &self.plan, self.visitors, server);
+                true
+            }
         }
     }
 
@@ -177,7 +182,8 @@ impl World {
             | SimFault::BlackholeCtl
             | SimFault::BlackholeProxy
             | SimFault::Stranger
-            | SimFault::Impostor => {}
+            | SimFault::Impostor
+            | SimFault::Holder => {}
         }
     }
 
@@ -225,17 +231,22 @@ impl World {
         (!among.is_empty()).then(|| self.rng.pick(among))
     }
 
-    /// The server's connections on one of its own ports: those that carry something now, if any does.
-    fn own_socks(&self, port: u16) -> Vec<SockId> {
-        let socks = self.server_socks(|at| at == port);
-        let busy = |&sock: &SockId| self.kernel.unsent(sock) > 0 || self.kernel.incoming(sock) > 0;
-        let among: Vec<_> = socks.iter().copied().filter(busy).collect();
-        if among.is_empty() { socks } else { among }
+    fn reset(&mut self, port: u16) -> bool {
+        let among = self.server_socks(|at| at == port);
+        self.reset_one_of(&among)
     }
 
-    fn reset(&mut self, port: u16) -> bool {
-        let among = self.own_socks(port);
-        let Some(sock) = self.pick(&among) else { return false };
+    /// Resets a proxy_conn: one that carries a transfer now, if there is one and it is to be `serving`.
+    fn reset_proxy(&mut self, serving: bool) -> bool {
+        let mut among = self.server_socks(|at| at == PROXY);
+        if serving && among.iter().any(|&sock| self.watch.is_serving(&self.kernel, sock)) {
+            among.retain(|&sock| self.watch.is_serving(&self.kernel, sock));
+        }
+        self.reset_one_of(&among)
+    }
+
+    fn reset_one_of(&mut self, among: &[SockId]) -> bool {
+        let Some(sock) = self.pick(among) else { return false };
         let (here, there) = self.kernel.ends(sock);
         match self.rng.below(3) {
             _ if here == there => self.kernel.reset_both_ends(sock),
@@ -263,7 +274,7 @@ impl World {
     }
 
     fn blackhole(&mut self, port: u16) -> bool {
-        let among = self.own_socks(port);
+        let among = self.server_socks(|at| at == port);
         // Nothing vanishes within a machine.
         let leaves = |kernel: &Kernel, sock| kernel.ends(sock).0 != kernel.ends(sock).1;
         self.pick(&among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))

@@ -466,9 +466,10 @@ impl World {
                 let tunnel = self.plan.scenario.clients[client].tunnels[*index as usize];
                 self.forwarding.insert((process, tunnel), *public);
             }
-            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note {
-                let client = usize::from(client.0[0] - 1);
-                self.publics[self.plan.scenario.clients[client].tunnels[*index as usize]] = Some(*public);
+            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note
+                && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0] - 1))
+            {
+                self.publics[client.tunnels[*index as usize]] = Some(*public);
             }
             self.see_note(process, &note);
         }

@@ -3,10 +3,10 @@
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
-use crate::kernel::SockId;
+use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
@@ -90,6 +90,13 @@ impl Watch {
         if let Some(transfer) = self.transfers.iter_mut().rev().find(|transfer| transfer.other(sock).is_some()) {
             transfer.struck = true;
         }
+    }
+
+    /// Whether the conn with this socket on the server carries a transfer, of which both outer connections are up.
+    pub(super) fn is_serving(&self, kernel: &Kernel, sock: SockId) -> bool {
+        let Some(key) = self.conns.get(&sock) else { return false };
+        let last = self.transfers.iter().rev().find(|transfer| transfer.conn == *key);
+        last.is_some_and(|it| kernel.is_up(it.public) && it.local.is_some_and(|local| kernel.is_up(local)))
     }
 
     /// Whether who waits may be told that his tunnel is gone.
@@ -394,7 +401,7 @@ impl World {
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
         }
     }
 
@@ -456,6 +463,8 @@ impl World {
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.
                 let strange = conn.is_none() && role == Role::Server && self.strangers_came();
+                // Only who acknowledges nothing; that the honest ones do is seen by their sessions going on.
+                let strange = strange || role == Role::Server && *violation == Violation::Unacknowledged;
                 if !strange {
                     let what = format!("{role:?}: {violation} (conn {conn:?})");
                     self.fail(Kind::Safety, Property::HonestPeersNeverViolate, what);
@@ -473,6 +482,7 @@ impl World {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -30,7 +30,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ),
     ("protocol-sm/src/control/server.rs", "k1_each_registration_is_answered_once", &["P-TUN-1", "P-TUN-4"]),
     ("protocol-sm/src/control/server.rs", "k3_failures_are_shared_among_those_that_asked", &["P-POOL-3"]),
-    ("protocol-sm/src/pool.rs", "p1_visitors_wait_in_order_and_in_bounds", &["P-POOL-5"]),
+    ("protocol-sm/src/pool.rs", "p1_visitors_wait_in_order", &["P-POOL-5"]),
     ("protocol-sm/src/pool.rs", "p3_a_client_that_cannot_is_asked_again_later", &["P-POOL-4"]),
     ("protocol-sm/src/pool.rs", "p3_asks_are_bounded", &["P-POOL-4", "P-LIM-1"]),
     ("protocol-sm/src/session.rs", "s1_a_replay_closes_exactly_the_gap", &["P-SESS-1", "P-SESS-2", "P-SESS-5"]),

@@ -191,6 +191,7 @@ impl<T> ClientMain<T> {
         }
         cx.sys.note(Note::SessionUp {
             client: ClientId(self.settings.client_id),
+            credential: None,
             from: self.server_at.expect("connected to it"),
             resumed,
         });
