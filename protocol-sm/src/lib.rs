@@ -17,7 +17,8 @@
 //! | [`pool`] | which visitor gets which idle conn, and who waits |
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
-//! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
+//! | [`liveness`], [`ping_pace`] | heartbeats, and how often an idle conn is pinged |
+//! | [`backoff`], [`rate`] | pauses between attempts, limits per source address |
 //! | [`guesses`] | wrong proofs: how many are checked, and whom they hold back |
 //! | [`ledger`], [`crowd`] | what the holder of each token has, over all its sessions; visitors of each source address |
 //! | [`budget`] | how descriptors are shared out |
@@ -112,6 +113,7 @@ pub mod backoff;
 pub mod binds;
 pub mod budget;
 pub mod canary;
+pub mod carriage;
 pub mod cells;
 pub mod codes;
 pub mod conn;
@@ -123,9 +125,12 @@ pub mod guesses;
 pub mod ids;
 pub mod ledger;
 pub mod liveness;
+pub mod names;
 pub mod notes;
+pub mod ping_pace;
 pub mod pool;
 pub mod ports;
+pub mod race;
 pub mod rate;
 pub mod reconnect;
 pub mod sent;

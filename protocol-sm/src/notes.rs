@@ -51,6 +51,26 @@ pub enum Note {
         /// Whether the peer said so first.
         by_peer: bool,
     },
+    /// The client never saw a `Start`: its conn is closed, and the visitor gets another one.
+    TakenBack {
+        /// The conn.
+        conn: ConnId,
+        /// The number of the transfer on its conn.
+        epoch: Epoch,
+        /// The visitor's address.
+        visitor: SocketAddr,
+        /// Whether the conn was lost; otherwise nothing of the `Start` had arrived.
+        lost: bool,
+    },
+    /// Idle proxy_conns of a client die before they are pinged: they are pinged more often from now on.
+    IdleConnsDie {
+        /// The conn that shows it.
+        conn: ConnId,
+        /// How long it was silent.
+        silence: Duration,
+        /// How long one may be silent from now on before it is pinged.
+        interval: Duration,
+    },
     /// The client could not reach its LocalServer.
     Refused {
         /// The conn.
@@ -85,8 +105,10 @@ pub enum Note {
     ConnFailed {
         /// The conn.
         conn: ConnId,
-        /// What the system said, if it was the system.
-        error: Option<SysError>,
+        /// The address that was dialled.
+        to: SocketAddr,
+        /// The reason.
+        why: ConnFailure,
     },
     /// A message about something that is gone was ignored.
     Stale {
@@ -190,6 +212,33 @@ pub enum Note {
         /// What it did.
         violation: Violation,
     },
+}
+
+/// Why a proxy_conn was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnFailure {
+    /// No connection.
+    Unreachable(SysError),
+    /// It was lost before the server had accepted it.
+    Lost,
+    /// The server refused it.
+    Refused(HandshakeRefusal),
+    /// What answers there does not speak our protocol.
+    NotCproxy,
+    /// It took longer than `handshake_timeout`.
+    TooSlow,
+}
+
+impl fmt::Display for ConnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => error.fmt(f),
+            Self::Lost => f.write_str("the connection was closed before the server had accepted it"),
+            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
+            Self::NotCproxy => f.write_str("what answers there is no cproxy-server's proxy port"),
+            Self::TooSlow => f.write_str("no answer within handshake_timeout"),
+        }
+    }
 }
 
 /// Why a client has no ctl_conn.

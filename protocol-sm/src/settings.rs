@@ -8,6 +8,7 @@ use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -59,6 +60,8 @@ pub struct Timings {
     /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
     /// allows twice this, with a Start that nobody answers, before it gives the visitor up.
     pub dial_timeout: Duration,
+    /// Server: a `Start` that shows no sign of life for this long is asked about (default 1 s).
+    pub start_patience: Duration,
     /// Client: `Started` may be kept back this long for the LocalServer's first bytes, to go out with them
     /// (default 20 ms; never longer than `dial_timeout`).
     pub answer_delay: Duration,
@@ -106,6 +109,7 @@ impl Default for Timings {
             session_grace: Duration::from_secs(30),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
+            start_patience: Duration::from_secs(1),
             answer_delay: Duration::from_millis(20),
             idle_ping_interval: Duration::from_secs(20),
             idle_ping_timeout: Duration::from_secs(5),
@@ -208,6 +212,8 @@ pub struct ServerSettings {
     pub max_sessions: u32,
     /// What the process's descriptors allow, whatever is said above (default: no bound).
     pub budget: Budget,
+    /// The proxy port that clients are told, where it is mapped to another number on the way (default: the real one).
+    pub advertise_proxy_port: Option<u16>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Deadlines.
@@ -232,6 +238,7 @@ impl Default for ServerSettings {
             max_handshakes_per_source: 512,
             max_sessions: 4096,
             budget: Budget::default(),
+            advertise_proxy_port: None,
             tls_required: false,
             timings: Timings::default(),
         }
@@ -251,6 +258,31 @@ pub struct TunnelSpec {
     pub limits: TunnelLimits,
 }
 
+/// Where a client's proxy_conns go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ProxyAt {
+    /// To the port that the server tells, at the address that the ctl_conn is connected to.
+    #[default]
+    AsTold,
+    /// To this port instead.
+    Port(u16),
+    /// Elsewhere.
+    Address(SocketAddr),
+}
+
+impl ProxyAt {
+    /// The address to dial, where the ctl_conn is connected to `server`, which tells the port `told`.
+    // PROTOCOL.md: P-CONN-1.
+    #[must_use]
+    pub fn address(self, server: SocketAddr, told: u16) -> SocketAddr {
+        match self {
+            Self::AsTold => SocketAddr::new(server.ip(), told),
+            Self::Port(port) => SocketAddr::new(server.ip(), port),
+            Self::Address(address) => address,
+        }
+    }
+}
+
 /// The client's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSettings {
@@ -263,6 +295,8 @@ pub struct ClientSettings {
     pub tunnels: Vec<TunnelSpec>,
     /// proxy_conns open at once (default 16 384): protects the client from a server that asks too much.
     pub max_proxy_conns: u32,
+    /// Where proxy_conns go.
+    pub proxy: ProxyAt,
     /// Deadlines.
     pub timings: Timings,
 }

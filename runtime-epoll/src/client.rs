@@ -136,7 +136,7 @@ impl Client {
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
-            resolver: Resolver::start(main_address.clone())?,
+            resolver: Resolver::new(main_address.clone()),
         };
         let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());

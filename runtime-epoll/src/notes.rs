@@ -53,6 +53,18 @@ impl Notes {
             Note::Aborted { conn, epoch, code, by_peer } => {
                 tracing::debug!(conn = conn.0, epoch = epoch.0, by_peer, "transfer aborted: {code}");
             }
+            Note::TakenBack { conn, epoch, visitor, lost: _ } => {
+                let (conn, epoch) = (conn.0, epoch.0);
+                tracing::debug!(conn, epoch, %visitor, "the client never saw this transfer: the visitor gets another conn");
+            }
+            // Once per session and thread.
+            Note::IdleConnsDie { conn, silence, interval } => tracing::warn!(
+                conn = conn.0,
+                "an idle proxy_conn was dead after {:.0} s of silence: a router or firewall between server and client seems \
+                 to forget quiet connections; they are now pinged every {:.0} s, and visitors get another one",
+                silence.as_secs_f32(),
+                interval.as_secs_f32(),
+            ),
             Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|left_out| {
                 let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
@@ -79,9 +91,14 @@ impl Notes {
             }),
             Note::ConnUp { conn } => tracing::debug!(conn = conn.0, "proxy_conn up"),
             Note::ConnDown { conn } => tracing::debug!(conn = conn.0, "proxy_conn closed"),
-            Note::ConnFailed { conn, error } => self.conns.line(|left_out| match error {
-                Some(error) => tracing::warn!(conn = conn.0, "proxy_conn not opened: {error}{left_out}"),
-                None => tracing::warn!(conn = conn.0, "proxy_conn not opened{left_out}"),
+            Note::ConnFailed { conn, to, why } => self.conns.line(|left_out| {
+                tracing::error!(
+                    conn = conn.0,
+                    "proxy_conn not opened: no data connection to {to}: {why}; TCP to the server's proxy port {} must be \
+                     open from here, and if it is reached under another number, say `proxy_port` in this client's file or \
+                     `advertise_proxy_port` in the server's{left_out}",
+                    to.port()
+                );
             }),
             Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
             Note::SessionUp { client, credential, from, resumed } => self.sessions.line(|left_out| {

@@ -97,13 +97,14 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Nor
-/// is it known there what a connection has received.
-const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
+/// is it known there what a connection has received. And a conn that is lost while its `Start` is answered is too rare.
+const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::HeartbeatOnce,
+    PlantedBug::StartNotAsked,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -133,6 +133,11 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
+    file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
+    if file.settings.advertise_proxy_port == Some(0) {
+        let what = "is 0; write the port at which clients reach the proxy port";
+        top.problem("advertise_proxy_port", what.into());
+    }
     let settings = &mut file.settings;
     settings.open_scope = scope(&top).within(&settings.open_scope);
     settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);
@@ -264,6 +269,7 @@ mod tests {
             bind_addr = "::"
             ctl_port = 18080
             proxy_port = 0
+            advertise_proxy_port = 18090
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
@@ -322,6 +328,7 @@ mod tests {
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
+        assert_eq!(settings.advertise_proxy_port, Some(18090));
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;

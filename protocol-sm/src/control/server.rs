@@ -174,6 +174,16 @@ impl Control {
         self.binding
     }
 
+    /// Whether it has this public port, or is opening it.
+    #[must_use]
+    pub fn has_port(&self, port: u16) -> bool {
+        let has = |stage: &TunnelStage| match stage {
+            TunnelStage::Binding | TunnelStage::Open => true,
+            TunnelStage::Waiting { .. } => false,
+        };
+        self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
+    }
+
     /// A tunnel's name, for logs.
     #[must_use]
     pub fn tunnel_name(&self, tunnel: TunnelId) -> &str {
@@ -222,6 +232,9 @@ impl Control {
             ClientMsg::Done { conn, epoch } => Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Done })),
             ClientMsg::Abort { conn, epoch, code } => {
                 Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Abort { code } }))
+            }
+            ClientMsg::StartSeen { conn, epoch, seen } => {
+                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } }))
             }
         }
     }

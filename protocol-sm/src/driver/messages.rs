@@ -174,12 +174,14 @@ pub enum ToClientLoop {
         /// The session, by the client's serial number.
         serial: u64,
     },
-    /// Where a tunnel's LocalServer is: addresses to try in this order.
+    /// Where a tunnel's LocalServer is, as it was looked up just now.
     Tunnel {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its addresses.
+        /// Its addresses. None: nothing new is known.
         locals: Vec<SocketAddr>,
+        /// Its name is an address, and will not have another.
+        fixed: bool,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {
@@ -216,12 +218,22 @@ pub enum FromClientLoop {
         /// The message.
         msg: ClientMsg,
     },
+    /// The first proxy_conn of this session stands on this loop.
+    ConnUp {
+        /// The session, by the client's serial number.
+        serial: u64,
+    },
     /// A proxy_conn is closed, or was never opened.
     ConnGone {
         /// The session, by the client's serial number.
         serial: u64,
         /// The conn.
         conn: ConnId,
+    },
+    /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
+    LookUp {
+        /// The tunnel.
+        tunnel: TunnelId,
     },
     /// A LocalServer could not be reached: perhaps its name has another address by now.
     LocalFailed {

@@ -259,7 +259,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let ctl = open(ctl, ConnKind::Ctl)?;
         let proxy = open(proxy, ConnKind::Proxy)?;
-        self.proxy_port = proxy.port();
+        self.proxy_port = self.settings.advertise_proxy_port.unwrap_or(proxy.port());
         Ok((ctl, proxy))
     }
 

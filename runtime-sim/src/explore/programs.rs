@@ -20,7 +20,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -160,6 +160,7 @@ impl Programs {
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             wait_timeout: NEVER,
             dial_timeout: NEVER,
+            start_patience: NEVER,
             answer_delay: Duration::ZERO,
             idle_ping_interval: NEVER,
             idle_ping_timeout: NEVER,
@@ -176,12 +177,13 @@ impl Programs {
     fn client(&self) -> Client {
         let timings = Self::timings(self.client_grace, self.impatient);
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
-                local: "local".into(),
+                local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
@@ -320,6 +322,10 @@ impl Programs {
                 assert!(visit.carrier.is_none(), "a visitor is served once");
                 visit.carrier = carrier;
                 visit.doomed |= lost;
+            }
+            Note::TakenBack { visitor, .. } => {
+                let given = state.net.visits[visit_at(visitor)].carrier.take();
+                assert!(given.is_some(), "only what was given can be taken back");
             }
             Note::VisitorDropped { visitor, why, .. } => {
                 let may = match why {

@@ -13,7 +13,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
-use protocol_sm::settings::{ClientSettings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -290,6 +290,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let plan = &stage.plan;
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
+        proxy: ProxyAt::AsTold,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec

@@ -68,6 +68,8 @@ impl Watch {
             }
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::ConnUp { .. }
+            | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
             | FromClientLoop::Drained { .. } => {}

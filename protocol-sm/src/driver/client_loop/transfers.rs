@@ -5,11 +5,12 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
-use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, active};
+use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
-use crate::notes::Note;
+use crate::notes::{ConnFailure, Note};
 use crate::settings::Timings;
+use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
@@ -19,14 +20,30 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: TransferMsg<ServerBody>) {
         let known = self.conns.get(&msg.conn).copied();
         let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
-            return self.core.on_stale(cx.sys, msg.conn);
+            return match msg.body {
+                ServerBody::AskStart => self.answer_ask(cx, msg, false),
+                ServerBody::Fin(_) | ServerBody::Abort { .. } => self.core.on_stale(cx.sys, msg.conn),
+            };
         };
         match (hear(&mut conn.state, msg), msg.body) {
             (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
             (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
             (Ok(Heard::Current), ServerBody::Abort { code }) => self.drop_conn(cx, token, code, true),
             (Ok(Heard::Current), ServerBody::Fin(_)) => self.drive(cx, token),
+            (Ok(Heard::Current), ServerBody::AskStart) => {
+                let seen = matches!(conn.state, State::Active(_));
+                self.answer_ask(cx, msg, seen);
+                if !seen {
+                    self.drop_conn(cx, token, AbortCode::ConnLost, true);
+                }
+            }
         }
+    }
+
+    // PROTOCOL.md: P-STALE-3.
+    fn answer_ask<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, ask: TransferMsg<ServerBody>, seen: bool) {
+        let msg = ClientMsg::StartSeen { conn: ask.conn, epoch: ask.epoch, seen };
+        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
     }
 
     // PROTOCOL.md: P-XFER-4, P-DONE-5.
@@ -46,6 +63,7 @@ impl<T, P> ClientLoop<T, P> {
                     &mut active.conn.transfer,
                     local.map(|local| &mut local.port),
                     Mode { incoming_is_payload: true, hold_frames },
+                    None,
                 )?
             }
         };
@@ -57,6 +75,10 @@ impl<T, P> ClientLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
+            // What is held for nobody is dropped in another turn.
+            self.core.queue_turn(token, &mut conn.queued);
+        }
         let phase = active.phase(conn.link.egress_flow.only_frames());
         let Active { conn: ActiveConn { transfer, .. }, pace, local, .. } = active;
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
@@ -136,13 +158,14 @@ impl<T, P> ClientLoop<T, P> {
         self.core.timers.set(token, &mut conn.deadline, None);
         self.conns.remove(&conn.id);
         match &conn.state {
-            State::Opening { .. } => {
+            State::Opening { step, to, why, .. } => {
+                let (to, why) = (*to, why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
                 if by_peer {
                     // The server has it already: for its count it came.
                     cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
                 } else {
-                    self.open_failed(cx, conn.id, None);
+                    self.open_failed(cx, conn.id, to, why);
                 }
             }
             State::Idle(_) => {
@@ -162,6 +185,15 @@ impl<T, P> ClientLoop<T, P> {
                 self.tell_if_drained(cx);
             }
         }
+    }
+}
+
+/// Why a conn that was being opened ends with `code`, if nothing else is known.
+fn failure(code: AbortCode, step: &Step) -> ConnFailure {
+    match (code, step) {
+        (AbortCode::Deadline, Step::Connecting) => ConnFailure::Unreachable(SysError::TimedOut),
+        (AbortCode::Deadline, Step::Greeting(_) | Step::Accepting) => ConnFailure::TooSlow,
+        _ => ConnFailure::Lost,
     }
 }
 
@@ -194,7 +226,9 @@ fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violat
     match (state, msg.body) {
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin(fin)) => conn.on_fin(msg.epoch, fin),
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Abort { .. }) => conn.on_abort(msg.epoch),
+        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::AskStart) => conn.on_ask_start(msg.epoch),
         (State::Active(active), ServerBody::Fin(fin)) => active.conn.on_fin(msg.epoch, fin),
         (State::Active(active), ServerBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
+        (State::Active(active), ServerBody::AskStart) => active.conn.on_ask_start(msg.epoch),
     }
 }

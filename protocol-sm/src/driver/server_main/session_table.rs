@@ -38,6 +38,8 @@ pub(super) struct SessionEntry {
     attachment: Attachment,
     /// Refusals of its tunnels that were reported, at most [`SessionEntry::REPORTED`]: each is reported once.
     refused: BTreeSet<(TunnelId, TunnelRefusal)>,
+    /// The last session that had begun when something was heard on its ctl_conn.
+    heard_beside: ControlKey,
     /// The source address of its last ctl_conn.
     source: Source,
 }
@@ -102,7 +104,15 @@ impl SessionTable {
         for (good, count) in control.held() {
             self.ledger.add(control.credential, good, count);
         }
-        self.entries.insert(key, SessionEntry { control, rival: None, attachment, refused: BTreeSet::new(), source });
+        let entry = SessionEntry {
+            control,
+            rival: None,
+            attachment,
+            refused: BTreeSet::new(),
+            heard_beside: ControlKey(self.last_key),
+            source,
+        };
+        self.entries.insert(key, entry);
     }
 
     /// A session is over.
@@ -121,12 +131,29 @@ impl SessionTable {
     /// A session has another ctl_conn now. Returns what it had before.
     pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, source: Source) -> Option<Attachment> {
         let entry = self.entries.get_mut(&key)?;
+        entry.heard_beside = ControlKey(self.last_key);
         let from = core::mem::replace(&mut entry.source, source);
         let before = core::mem::replace(&mut entry.attachment, Attachment::Attached(ctl_conn));
         self.leave_source(key, from);
         self.by_source.entry(source).or_default().insert(key);
         self.leave_grace(key, before);
         Some(before)
+    }
+
+    /// Something was heard on a session's ctl_conn.
+    pub(super) fn on_heard(&mut self, key: ControlKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.heard_beside = ControlKey(self.last_key);
+        }
+    }
+
+    /// The session that has `port` and makes room for a newcomer of the same holder: it has no ctl_conn, and nothing was
+    /// heard of it since the newcomer's session began.
+    pub(super) fn ghost(&self, newcomer: ControlKey, port: u16) -> Option<ControlKey> {
+        let holder = self.entries.get(&newcomer)?.control.credential;
+        let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
+        let ghost = gone.filter(|entry| entry.control.credential == holder && entry.heard_beside < newcomer);
+        ghost.map(|entry| &entry.control).find(|control| control.has_port(port)).map(|control| control.key)
     }
 
     /// A session has lost its ctl_conn.

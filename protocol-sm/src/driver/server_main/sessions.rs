@@ -19,6 +19,7 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         message: ToServer,
     ) -> Result<(), Stop> {
+        self.sessions.on_heard(key);
         let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let session = &mut entry.control.session;
         match message {
@@ -58,6 +59,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Fin { .. }
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
+            | ClientMsg::StartSeen { .. }
             | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
@@ -98,7 +100,11 @@ impl<T, L> ServerMain<T, L> {
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
             ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
-            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => return,
+            ServerMsg::NeedConn { .. }
+            | ServerMsg::Fin { .. }
+            | ServerMsg::Abort { .. }
+            | ServerMsg::AskStart { .. }
+            | ServerMsg::Drain => return,
         };
         if let Some(entry) = self.sessions.get_mut(key)
             && entry.is_news(tunnel, outcome)
@@ -115,6 +121,12 @@ impl<T, L> ServerMain<T, L> {
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
         let Bind { registration, ports, gate } = bind;
+        // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
+        if let (Some(&port), 1) = (ports.front(), ports.len())
+            && let Some(ghost) = self.sessions.ghost(control, port)
+        {
+            self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
+        }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
 
