@@ -90,14 +90,12 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Nor
-/// is it known there what a connection has received.
-const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one.
+const HIDDEN_FROM_SWARM: [PlantedBug; 4] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
-    PlantedBug::HeartbeatOnce,
 ];
 
 /// Where a bug was found, after how much, and what showed it.
