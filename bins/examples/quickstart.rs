@@ -7,7 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -164,6 +164,7 @@ impl Demo {
             relay: Strategy::default(),
             tls: None,
             settings: ClientSettings {
+                proxy: ProxyAt::AsTold,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -60,6 +60,11 @@ impl FromStr for HostPort {
                  with your port"
             )));
         }
+        if let Ok(port @ 1..) = text.parse::<u16>() {
+            return Err(AddressError(format!(
+                "it is a port without a host; write HOST:{port}, such as 127.0.0.1:{port}"
+            )));
+        }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(AddressError(format!("it has no port; write `{text}:8080`, with your port")));
         };
@@ -105,6 +110,17 @@ fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
     Ok(())
 }
 
+/// Reads a LocalServer's address. A port alone is one of this machine.
+///
+/// # Errors
+/// What is neither.
+pub fn local_address(text: &str) -> Result<HostPort, AddressError> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) if !text.starts_with('+') => Ok(HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }),
+        Ok(_) | Err(_) => text.parse(),
+    }
+}
+
 /// Reads the address to listen on: IPv4 or IPv6, with or without brackets.
 ///
 /// # Errors
@@ -136,6 +152,16 @@ mod tests {
             assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
         }
         assert_eq!("[::1]:8080".parse::<HostPort>().unwrap().host(), "[::1]");
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine_where_a_local_server_is_named() {
+        assert_eq!(local_address("7777").unwrap().to_string(), "127.0.0.1:7777");
+        assert_eq!(local_address("localhost:7777").unwrap().to_string(), "localhost:7777");
+        for bad in ["0", "65536", "+80", "-1"] {
+            assert!(local_address(bad).is_err(), "{bad}");
+        }
+        assert_eq!(error("7777"), "it is a port without a host; write HOST:7777, such as 127.0.0.1:7777");
     }
 
     #[test]

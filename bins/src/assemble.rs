@@ -196,6 +196,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
+            proxy: file.proxy,
             timings: file.timings,
         },
         tls: encryption.flatten(),

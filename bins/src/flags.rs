@@ -1,6 +1,6 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
-use crate::address::{HostPort, bind_addr};
+use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use clap::{Args, Parser, Subcommand};
@@ -101,7 +101,7 @@ pub struct ClientFlags {
     #[arg(long, value_name = "HOST:PORT")]
     pub cproxy_server: Option<HostPort>,
     /// The service to expose; replaces the tunnels of the configuration file
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = local_address)]
     pub local_server: Option<HostPort>,
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "local_server")]

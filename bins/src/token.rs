@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use zeroize::{Zeroize, Zeroizing};
 
 /// The environment variable that may carry the token.
 pub const VARIABLE: &str = "CPROXY_TOKEN";
@@ -17,7 +18,7 @@ const SHORTEST: usize = 4;
 /// Tokens shorter than this many bytes are reported: they can be guessed.
 const SHORT: usize = 8;
 /// A token file larger than this is some other file.
-const MAX_FILE: u64 = 4096;
+const MAX_FILE: usize = 4096;
 
 /// Where a token is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,13 +60,21 @@ impl TokenSource {
 /// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
 ///
 /// # Errors
-/// Nothing is left, or less than `SHORTEST` bytes.
+/// Nothing is left, or less than `SHORTEST` bytes, or one of them is 0.
+// PROTOCOL.md: P-AUTH-2.
 pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
+    }
+    if bytes.contains(&0) {
+        bytes.zeroize();
+        return Err(Problem::new(format!(
+            "{named} holds a byte 0, which no token may have (is it a text in UTF-16?); put a long random text there, such \
+             as the output of `openssl rand -hex 32`"
+        )));
     }
     match bytes.len() {
         0 => Err(Problem::new(format!(
@@ -111,12 +120,22 @@ pub fn open_to_others(path: &Path) -> Option<String> {
 
 /// Reads a small file, whatever it is (a pipe will do), but no more of it than a token can be.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
+    // As large as it may become: one that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
+    let mut file = File::open(path)?;
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if length > MAX_FILE {
         return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is no token file")));
     }
-    Ok(bytes)
+    Ok(bytes[..length].to_vec())
 }
 
 #[cfg(test)]
@@ -162,6 +181,16 @@ mod tests {
         }
         let (_dir, source) = file(b"wxyz", 0o600);
         assert_eq!(source.read(&mut Vec::new()).unwrap(), Token::new(b"wxyz".to_vec()));
+    }
+
+    #[test]
+    fn a_token_with_a_zero_is_refused() {
+        // As keys of an HMAC "long enough" and "long enough\0" are one.
+        for content in [&b"long enough\0"[..], b"\0\0\0\0\0\0\0\0", b"l\0o\0n\0g\0 \0e\0n\0o\0u\0g\0h\0\n"] {
+            let (_dir, source) = file(content, 0o600);
+            let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+            assert!(problem.contains("holds a byte 0, which no token may have"), "{problem}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::{ClientSettings, Timings, Token as Secret, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, Timings, Token as Secret, TunnelLimits, TunnelSpec};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
@@ -88,6 +88,7 @@ impl World {
     fn new() -> Self {
         let secret = Secret::new(b"secret".to_vec());
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

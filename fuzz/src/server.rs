@@ -106,7 +106,7 @@ impl World {
         let mut world = Self {
             net: Net::default(),
             main: ServerMain::new(settings, 1, LOCAL),
-            listener: Listener::new(1),
+            listener: Listener::new(1, u32::MAX),
             event_loop: ServerLoop::new(0, timings.clone()),
             secret,
             timings,

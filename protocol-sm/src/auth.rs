@@ -10,6 +10,7 @@ use crate::wire::{ConnHello, Message, PREFACE_LEN, Proof, ToClient, ToServer, We
 use alloc::vec::Vec;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
 
 /// A hash over both prefaces and both hellos.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,9 +37,16 @@ impl Transcript {
     }
 }
 
-/// The secret both sides share in one session. Never sent; proves that a proxy_conn belongs to it.
+/// The secret both sides share in one session. Never sent; proves that a proxy_conn belongs to it. Its memory is
+/// overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey([u8; 32]);
+
+impl Drop for SessionKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl core::fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

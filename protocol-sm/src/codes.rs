@@ -225,7 +225,7 @@ impl fmt::Display for TlsFailure {
 }
 
 /// Why a tunnel is not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TunnelRefusal {
     /// Another client's tunnel, or another program on the server, holds the port.
     PortInUse,

@@ -1,6 +1,7 @@
 //! Who may visit a tunnel, and how often: decided for each visitor right after the accept, before anything is
 //! allocated for it.
 
+use crate::ledger::Holder;
 use crate::notes::Dropped;
 use crate::rate::Rates;
 use crate::settings::{Scope, TunnelLimits};
@@ -16,12 +17,16 @@ pub struct Gate {
     rate: Option<Rates>,
     /// Visitors served at once; `u32::MAX`: no limit of its own.
     pub max_connections: u32,
+    /// Visitors of one source address at once, over all tunnels of the holder.
+    pub per_source: u32,
+    /// Whose tunnel it is.
+    pub holder: Holder,
 }
 
 impl Gate {
-    /// The gate of a tunnel that asked for `limits`, of a client with this scope.
+    /// The gate of a tunnel that asked for `limits`, of a client of `holder` with this scope.
     #[must_use]
-    pub fn new(scope: &Scope, limits: TunnelLimits) -> Self {
+    pub fn new(holder: Holder, scope: &Scope, limits: TunnelLimits) -> Self {
         // 0 is no limit.
         let rates = [scope.max_connection_rate, limits.max_connection_rate];
         Self {
@@ -29,6 +34,8 @@ impl Gate {
             asked: limits.sources,
             rate: rates.into_iter().filter(|&rate| rate > 0).min().map(Rates::per_minute),
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
+            per_source: scope.per_source(),
+            holder,
         }
     }
 
@@ -64,7 +71,7 @@ mod tests {
         let scope = Scope { sources: lists("10.0.0.0/8", "10.9.0.0/16"), ..Scope::default() };
         let limits =
             TunnelLimits { sources: lists("10.0.0.0/9 192.0.2.0/24", "10.1.0.0/16"), ..TunnelLimits::default() };
-        let mut gate = Gate::new(&scope, limits);
+        let mut gate = Gate::new(None, &scope, limits);
         assert_eq!(gate.admit(Instant::ZERO, ip("10.2.0.1")), Ok(()));
         assert_eq!(gate.admit(Instant::ZERO, ip("::ffff:10.2.0.1")), Ok(()));
         for denied in ["10.9.0.1", "10.1.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"] {
@@ -77,7 +84,7 @@ mod tests {
         for (server, client, rate) in [(0, 2, 2), (3, 0, 3), (5, 4, 4), (4, 5, 4)] {
             let scope = Scope { max_connection_rate: server, sources: lists("", "10.0.0.0/8"), ..Scope::default() };
             let limits = TunnelLimits { max_connection_rate: client, ..TunnelLimits::default() };
-            let mut gate = Gate::new(&scope, limits);
+            let mut gate = Gate::new(None, &scope, limits);
             assert_eq!(gate.admit(Instant::ZERO, ip("10.0.0.1")), Err(Dropped::SourceDenied));
             for _ in 0..rate {
                 assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.1")), Ok(()));
@@ -85,7 +92,7 @@ mod tests {
             assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.1")), Err(Dropped::TooOften));
             assert_eq!(gate.admit(Instant::ZERO, ip("192.0.2.2")), Ok(()), "another source");
         }
-        let mut open = Gate::new(&Scope::default(), TunnelLimits::default());
+        let mut open = Gate::new(None, &Scope::default(), TunnelLimits::default());
         assert!((0..100_000).all(|_| open.admit(Instant::ZERO, ip("192.0.2.1")).is_ok()));
     }
 }

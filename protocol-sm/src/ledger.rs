@@ -5,6 +5,8 @@
 //! has. A loop holds them against its own share of the holder's limit. The shares add up to the limit, and a visitor
 //! that finds the share of its loop used up is passed on to the next one, so that over all loops the limit is exact.
 //!
+//! What all holders have together is bounded too, by the server's settings and its descriptors.
+//!
 //! Invariants, checked in the drivers' `assert_consistent`:
 //! - H1 a holder's counts are the sums of what its sessions have;
 //! - H2 a holder that has nothing is not remembered.
@@ -37,12 +39,42 @@ impl Good {
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ledger {
     accounts: BTreeMap<Holder, [u32; Good::ALL.len()]>,
+    /// The sums over all holders.
+    totals: [u32; Good::ALL.len()],
+    /// What they may be.
+    caps: [u32; Good::ALL.len()],
+}
+
+impl Default for Ledger {
+    /// One without bounds.
+    fn default() -> Self {
+        Self { accounts: BTreeMap::new(), totals: [0; Good::ALL.len()], caps: [u32::MAX; Good::ALL.len()] }
+    }
 }
 
 impl Ledger {
+    /// The same, where all holders together may have `cap` of `good`.
+    #[must_use]
+    pub fn with_cap(mut self, good: Good, cap: u32) -> Self {
+        self.caps[good as usize] = cap;
+        self
+    }
+
+    /// How many more there may be of all holders together.
+    #[must_use]
+    pub fn left(&self, good: Good) -> u32 {
+        self.caps[good as usize].saturating_sub(self.totals[good as usize])
+    }
+
+    /// Whether less than a quarter is left of what all holders together may have.
+    #[must_use]
+    pub fn is_scarce(&self, good: Good) -> bool {
+        self.left(good) < self.caps[good as usize].div_ceil(4)
+    }
+
     /// How many `holder` has.
     #[must_use]
     pub fn count(&self, holder: Holder, good: Good) -> u32 {
@@ -52,13 +84,14 @@ impl Ledger {
     /// How many more `holder` may have where it may have `limit`.
     #[must_use]
     pub fn room(&self, holder: Holder, good: Good, limit: u32) -> u32 {
-        limit.saturating_sub(self.count(holder, good))
+        limit.saturating_sub(self.count(holder, good)).min(self.left(good))
     }
 
     /// `holder` has `count` more.
     pub fn add(&mut self, holder: Holder, good: Good, count: u32) {
         if count > 0 {
             self.accounts.entry(holder).or_default()[good as usize] += count;
+            self.totals[good as usize] += count;
         }
     }
 
@@ -73,6 +106,7 @@ impl Ledger {
         let account = self.accounts.get_mut(&holder).expect("H1: whoever gives back has something");
         let left = account[good as usize].checked_sub(count);
         account[good as usize] = left.expect("H1: nobody gives back more than it has");
+        self.totals[good as usize] -= count;
         if account.iter().all(|&count| count == 0) {
             self.accounts.remove(&holder);
         }
@@ -89,7 +123,7 @@ impl Ledger {
     /// # Panics
     /// If they are not.
     pub fn assert_holds(&self, held: impl Iterator<Item = (Holder, Good, u32)>) {
-        let mut counted = Self::default();
+        let mut counted = Self { caps: self.caps, ..Self::default() };
         held.for_each(|(holder, good, count)| counted.add(holder, good, count));
         assert_eq!(*self, counted, "H1, H2: a holder's counts are those of its sessions");
     }
@@ -113,6 +147,21 @@ mod tests {
         ledger.settle(Some(0), Good::Tunnel, 2, 0);
         assert_eq!((ledger.count(Some(0), Good::Tunnel), ledger.count(Some(0), Good::Session)), (1, 2));
         ledger.assert_holds([(Some(0), Good::Session, 2), (Some(0), Good::Tunnel, 1)].into_iter());
+    }
+
+    #[test]
+    fn all_holders_together_are_bounded() {
+        let mut ledger = Ledger::default().with_cap(Good::Conn, 8);
+        ledger.add(Some(0), Good::Conn, 6);
+        assert!(!ledger.is_scarce(Good::Conn));
+        ledger.add(Some(1), Good::Conn, 1);
+        assert!(ledger.is_scarce(Good::Conn));
+        assert_eq!((ledger.room(Some(1), Good::Conn, 100), ledger.left(Good::Conn)), (1, 1));
+        ledger.add(Some(1), Good::Conn, 2);
+        assert_eq!(ledger.left(Good::Conn), 0, "who was let in beyond it is counted");
+        ledger.remove(Some(0), Good::Conn, 6);
+        assert_eq!(ledger.left(Good::Conn), 5);
+        assert_eq!(ledger.left(Good::Session), u32::MAX);
     }
 
     #[test]

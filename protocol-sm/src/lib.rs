@@ -18,7 +18,9 @@
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
 //! | [`liveness`], [`backoff`], [`rate`] | heartbeats, pauses between attempts, limits per source address |
-//! | [`ledger`] | what the holder of each token has, over all its sessions |
+//! | [`guesses`] | wrong proofs: how many are checked, and whom they hold back |
+//! | [`ledger`], [`crowd`] | what the holder of each token has, over all its sessions; visitors of each source address |
+//! | [`budget`] | how descriptors are shared out |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
@@ -108,19 +110,25 @@ extern crate alloc;
 pub mod auth;
 pub mod backoff;
 pub mod binds;
+pub mod budget;
 pub mod canary;
+pub mod carriage;
 pub mod cells;
 pub mod codes;
 pub mod conn;
 pub mod control;
+pub mod crowd;
 pub mod driver;
 pub mod gate;
+pub mod guesses;
 pub mod ids;
 pub mod ledger;
 pub mod liveness;
+pub mod names;
 pub mod notes;
 pub mod pool;
 pub mod ports;
+pub mod race;
 pub mod rate;
 pub mod reconnect;
 pub mod sent;

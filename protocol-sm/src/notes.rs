@@ -24,6 +24,11 @@ pub enum Note {
         /// The visitor's address.
         visitor: SocketAddr,
     },
+    /// A LocalServer could not be dialled, as no local port is left to connect to it from.
+    NoLocalPort {
+        /// The LocalServer's address.
+        to: SocketAddr,
+    },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
         /// The conn.
@@ -80,8 +85,10 @@ pub enum Note {
     ConnFailed {
         /// The conn.
         conn: ConnId,
-        /// What the system said, if it was the system.
-        error: Option<SysError>,
+        /// The address that was dialled.
+        to: SocketAddr,
+        /// The reason.
+        why: ConnFailure,
     },
     /// A message about something that is gone was ignored.
     Stale {
@@ -92,6 +99,8 @@ pub enum Note {
     SessionUp {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The address that the connection comes from.
         from: SocketAddr,
         /// Whether it goes on.
@@ -101,22 +110,32 @@ pub enum Note {
     SessionDetached {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
     },
     /// A session ended.
     SessionOver {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The reason.
         code: CloseCode,
+        /// Nobody resumed it within this time.
+        waited: Option<Duration>,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {
         /// The client.
         client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
+        credential: Option<String>,
         /// The tunnel.
         tunnel: TunnelId,
         /// Its name.
         name: String,
+        /// The public port that its client wants; 0: any.
+        wanted: u16,
         /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },
@@ -140,6 +159,8 @@ pub enum Note {
     HandshakeRefused {
         /// The address that the connection comes from.
         from: SocketAddr,
+        /// The name of the credential that it had proved by then, if it had.
+        credential: Option<String>,
         /// The reason.
         refusal: HandshakeRefusal,
     },
@@ -149,6 +170,11 @@ pub enum Note {
         from: SocketAddr,
         /// The reason.
         why: HandshakeEnd,
+    },
+    /// Accepting rests: the system has no room for another connection.
+    CannotAccept {
+        /// Why, mostly because there are no descriptors left.
+        error: SysError,
     },
     /// The client could not reach the server, or lost it, and tries again after a pause.
     Reconnecting {
@@ -166,6 +192,33 @@ pub enum Note {
         /// What it did.
         violation: Violation,
     },
+}
+
+/// Why a proxy_conn was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnFailure {
+    /// No connection.
+    Unreachable(SysError),
+    /// It was lost before the server had accepted it.
+    Lost,
+    /// The server refused it.
+    Refused(HandshakeRefusal),
+    /// What answers there does not speak our protocol.
+    NotCproxy,
+    /// It took longer than `handshake_timeout`.
+    TooSlow,
+}
+
+impl fmt::Display for ConnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => error.fmt(f),
+            Self::Lost => f.write_str("the connection was closed before the server had accepted it"),
+            Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
+            Self::NotCproxy => f.write_str("what answers there is no cproxy-server's proxy port"),
+            Self::TooSlow => f.write_str("no answer within handshake_timeout"),
+        }
+    }
 }
 
 /// Why a client has no ctl_conn.
@@ -282,6 +335,8 @@ pub enum Dropped {
     SourceDenied,
     /// More visitors came from its source address than the rate allows.
     TooOften,
+    /// As many visitors of its source address are there already as are allowed to be.
+    SourceFull,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -297,6 +352,7 @@ impl fmt::Display for Dropped {
             Self::TunnelFull => "the tunnel serves its max_connections already",
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
+            Self::SourceFull => "max_connections_per_source visitors from its address are there already",
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

@@ -111,6 +111,11 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         remove(&mut self.waiting, visitor)
     }
 
+    /// The idle conns that are not kept ready.
+    pub fn surplus(&self) -> impl Iterator<Item = C> {
+        self.idle.iter().copied().take(self.idle.len().saturating_sub(self.keep as usize))
+    }
+
     /// Whether more conns are idle than are kept ready.
     #[must_use]
     pub fn has_surplus(&self) -> bool {

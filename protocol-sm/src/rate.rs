@@ -1,7 +1,8 @@
-//! How often something may happen per source address: a token bucket for each, in bounded memory.
+//! How often something may happen per key, which is a source address most of the time: a token bucket for each, in
+//! bounded memory.
 //!
-//! A bucket is one number: when it will be full again. A full one needs no memory. Where more sources than
-//! [`Rates::SOURCES`] are at work, the one whose bucket is nearest to full is forgotten: a flood from many addresses
+//! A bucket is one number: when it will be full again. A full one needs no memory. Where more keys than
+//! [`Rates::KEYS`] are at work, the one whose bucket is nearest to full is forgotten: a flood from many addresses
 //! can at most win a little for its own, and locks nobody out.
 
 use crate::sources::Source;
@@ -11,22 +12,22 @@ use core::time::Duration;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rates {
+pub struct Rates<K = Source> {
     /// What one event costs.
     every: Duration,
     /// What a full bucket holds.
     burst: Duration,
     /// The time at which each bucket will be full again. A full one has no entry.
-    full_at: BTreeMap<Source, Instant>,
+    full_at: BTreeMap<K, Instant>,
     /// The same buckets, ordered by that time.
-    by_time: BTreeSet<(Instant, Source)>,
+    by_time: BTreeSet<(Instant, K)>,
 }
 
-impl Rates {
-    /// Sources remembered at once.
-    pub const SOURCES: usize = 4096;
+impl<K> Rates<K> {
+    /// Keys remembered at once.
+    pub const KEYS: usize = 4096;
 
-    /// `burst` events at once from each source, and one more for each `every` that passes.
+    /// `burst` events at once for each key, and one more for each `every` that passes.
     ///
     /// # Panics
     /// If `burst` or `every` is 0: the caller's misuse.
@@ -37,7 +38,7 @@ impl Rates {
         Self { every, burst, full_at: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 
-    /// `count` events per minute from each source, evenly spread or all at once.
+    /// `count` events per minute for each key, evenly spread or all at once.
     ///
     /// # Panics
     /// If `count` is 0.
@@ -45,18 +46,20 @@ impl Rates {
     pub fn per_minute(count: u32) -> Self {
         Self::new(Duration::from_secs(60) / count, count)
     }
+}
 
-    /// Whether one more event of `source` is allowed.
+impl<K: Copy + Ord> Rates<K> {
+    /// Whether one more event of `key` is allowed.
     #[must_use]
-    pub fn may(&self, now: Instant, source: Source) -> bool {
-        let missing = self.full_at.get(&source).map_or(Duration::ZERO, |at| at.since(now));
+    pub fn may(&self, now: Instant, key: K) -> bool {
+        let missing = self.full_at.get(&key).map_or(Duration::ZERO, |at| at.since(now));
         missing + self.every <= self.burst
     }
 
-    /// Counts an event of `source` if it is allowed, and returns whether it is.
+    /// Counts an event of `key` if it is allowed, and returns whether it is.
     #[must_use]
-    pub fn take(&mut self, now: Instant, source: Source) -> bool {
-        if !self.may(now, source) {
+    pub fn take(&mut self, now: Instant, key: K) -> bool {
+        if !self.may(now, key) {
             return false;
         }
         while let Some(&(at, full)) = self.by_time.first()
@@ -64,23 +67,23 @@ impl Rates {
         {
             self.forget(at, full);
         }
-        let before = self.full_at.get(&source).copied();
+        let before = self.full_at.get(&key).copied();
         if let Some(at) = before {
-            self.by_time.remove(&(at, source));
-        } else if self.full_at.len() == Self::SOURCES
+            self.by_time.remove(&(at, key));
+        } else if self.full_at.len() == Self::KEYS
             && let Some(&(at, fullest)) = self.by_time.first()
         {
             self.forget(at, fullest);
         }
         let at = before.unwrap_or(now) + self.every;
-        self.full_at.insert(source, at);
-        self.by_time.insert((at, source));
+        self.full_at.insert(key, at);
+        self.by_time.insert((at, key));
         true
     }
 
-    fn forget(&mut self, at: Instant, source: Source) {
-        self.by_time.remove(&(at, source));
-        self.full_at.remove(&source);
+    fn forget(&mut self, at: Instant, key: K) {
+        self.by_time.remove(&(at, key));
+        self.full_at.remove(&key);
     }
 }
 
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_one_for_each_interval() {
-        let mut rates = Rates::new(Duration::from_secs(1), 3);
+        let mut rates = Rates::<Source>::new(Duration::from_secs(1), 3);
         let taken = |rates: &mut Rates, now, n| (0..n).filter(|_| rates.take(now, source(1))).count();
         assert_eq!(taken(&mut rates, at(0), 9), 3);
         assert_eq!(taken(&mut rates, at(999), 9), 0);
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn who_asks_and_is_refused_is_not_held_back_longer() {
-        let mut rates = Rates::new(Duration::from_secs(1), 1);
+        let mut rates = Rates::<Source>::new(Duration::from_secs(1), 1);
         assert!(rates.take(at(0), source(1)));
         for millis in 1..1000 {
             assert!(!rates.take(at(millis), source(1)));
@@ -166,14 +169,14 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_full_buckets_are_forgotten() {
-        let mut rates = Rates::new(Duration::from_secs(1), 2);
+        let mut rates = Rates::<Source>::new(Duration::from_secs(1), 2);
         assert!(rates.take(at(0), source(0)) && rates.take(at(0), source(0)));
-        let many = u32::try_from(2 * Rates::SOURCES).unwrap();
+        let many = u32::try_from(2 * Rates::<Source>::KEYS).unwrap();
         for n in 1..many {
             assert!(rates.take(at(0), source(n)), "a flood locks nobody out");
         }
-        assert_eq!(rates.full_at.len(), Rates::SOURCES);
-        assert_eq!(rates.by_time.len(), Rates::SOURCES);
+        assert_eq!(rates.full_at.len(), Rates::<Source>::KEYS);
+        assert_eq!(rates.by_time.len(), Rates::<Source>::KEYS);
         assert!(!rates.may(at(0), source(0)), "the emptiest bucket is kept");
         assert!(rates.take(at(5000), source(0)));
         assert_eq!((rates.full_at.len(), rates.by_time.len()), (1, 1));

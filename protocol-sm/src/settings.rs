@@ -1,20 +1,25 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::budget::Budget;
+use crate::ledger::Holder;
 use crate::ports::PortSet;
 use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
-/// A shared secret. Never printed: its `Debug` shows only the length.
+/// A shared secret. Never printed: its `Debug` shows only the length. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Vec<u8>);
 
 impl Token {
-    /// Takes the secret's bytes as they are; the caller trims a trailing newline.
+    /// Takes the secret's bytes as they are; the caller trims a trailing newline, and lets no 0 in: with zeros behind it
+    /// a token of up to 64 bytes is the same key of the HMAC.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
@@ -23,6 +28,12 @@ impl Token {
     /// The secret, for keying the HMAC.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
@@ -123,6 +134,9 @@ pub struct Scope {
     pub max_connections: u32,
     /// Visitors waiting for a proxy_conn at once (default 4096); more are reset.
     pub max_waiting: u32,
+    /// Visitors of one source address at once, waiting and served (default a quarter of `max_connections`, but 64 at
+    /// least); more are reset.
+    pub max_connections_per_source: Option<u32>,
     /// Who may visit its tunnels (default: everybody).
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
@@ -137,9 +151,18 @@ impl Default for Scope {
             max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
+            max_connections_per_source: None,
             sources: SourceLists::default(),
             max_connection_rate: 0,
         }
+    }
+}
+
+impl Scope {
+    /// Visitors of one source address at once.
+    #[must_use]
+    pub fn per_source(&self) -> u32 {
+        self.max_connections_per_source.unwrap_or((self.max_connections / 4).max(64))
     }
 }
 
@@ -184,10 +207,22 @@ pub struct ServerSettings {
     pub max_handshakes_per_source: u32,
     /// Sessions at once, of all clients (default 4096).
     pub max_sessions: u32,
+    /// What the process's descriptors allow, whatever is said above (default: no bound).
+    pub budget: Budget,
+    /// The proxy port that clients are told, where it is mapped to another number on the way (default: the real one).
+    pub advertise_proxy_port: Option<u16>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Deadlines.
     pub timings: Timings,
+}
+
+impl ServerSettings {
+    /// The name of a credential, for logs; `None` where there are none.
+    #[must_use]
+    pub fn name_of(&self, holder: Holder) -> Option<String> {
+        holder.and_then(|index| self.credentials.get(index)).map(|credential| credential.name.clone())
+    }
 }
 
 impl Default for ServerSettings {
@@ -199,6 +234,8 @@ impl Default for ServerSettings {
             max_handshakes: 1024,
             max_handshakes_per_source: 512,
             max_sessions: 4096,
+            budget: Budget::default(),
+            advertise_proxy_port: None,
             tls_required: false,
             timings: Timings::default(),
         }
@@ -218,6 +255,31 @@ pub struct TunnelSpec {
     pub limits: TunnelLimits,
 }
 
+/// Where a client's proxy_conns go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ProxyAt {
+    /// To the port that the server tells, at the address that the ctl_conn is connected to.
+    #[default]
+    AsTold,
+    /// To this port instead.
+    Port(u16),
+    /// Elsewhere.
+    Address(SocketAddr),
+}
+
+impl ProxyAt {
+    /// The address to dial, where the ctl_conn is connected to `server`, which tells the port `told`.
+    // PROTOCOL.md: P-CONN-1.
+    #[must_use]
+    pub fn address(self, server: SocketAddr, told: u16) -> SocketAddr {
+        match self {
+            Self::AsTold => SocketAddr::new(server.ip(), told),
+            Self::Port(port) => SocketAddr::new(server.ip(), port),
+            Self::Address(address) => address,
+        }
+    }
+}
+
 /// The client's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientSettings {
@@ -230,6 +292,8 @@ pub struct ClientSettings {
     pub tunnels: Vec<TunnelSpec>,
     /// proxy_conns open at once (default 16 384): protects the client from a server that asks too much.
     pub max_proxy_conns: u32,
+    /// Where proxy_conns go.
+    pub proxy: ProxyAt,
     /// Deadlines.
     pub timings: Timings,
 }

@@ -212,6 +212,14 @@ impl Source {
         let ip = ip.to_canonical();
         Self(first_bits(ip, if ip.is_ipv4() { 32 } else { 64 }))
     }
+
+    /// The site that `ip` belongs to: an IPv4 address, or the /48 of an IPv6 address, which is what one customer is
+    /// given at most.
+    #[must_use]
+    pub fn site_of(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        Self(first_bits(ip, if ip.is_ipv4() { 32 } else { 48 }))
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub enum SysError {
     InUse,
     /// Not permitted (EACCES, EPERM).
     Denied,
+    /// No local port is left to connect there from (EADDRNOTAVAIL).
+    NoPort,
     /// The system lacks this call, or forbids it altogether: this says nothing of the connection.
     Unsupported,
     /// TLS failed, and the connection is lost.
@@ -45,6 +47,7 @@ impl fmt::Display for SysError {
             Self::Exhausted => f.write_str("out of descriptors or memory"),
             Self::InUse => f.write_str("address in use"),
             Self::Denied => f.write_str("permission denied"),
+            Self::NoPort => f.write_str("no local port left"),
             Self::Unsupported => f.write_str("refused by this system"),
             Self::Tls(failure) => write!(f, "TLS: {failure}"),
             Self::Other(errno) => write!(f, "system error {errno}"),

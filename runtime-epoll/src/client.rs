@@ -136,8 +136,9 @@ impl Client {
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
-            resolver: Resolver::start(main_address.clone())?,
+            resolver: Resolver::new(main_address.clone()),
         };
+        let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
@@ -161,7 +162,7 @@ impl Client {
                 for (tunnel, outcome) in sys.notes().tunnel_news() {
                     // One that was closed meanwhile is no news.
                     let spec = driver.tunnel(tunnel);
-                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, outcome)) {
+                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, &server_host, outcome)) {
                         on_forwarding(&forwarding);
                     }
                 }
@@ -190,10 +191,27 @@ impl Client {
     }
 }
 
+/// The host of a `HOST:PORT`.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
 /// Logs what became of a tunnel; returns what to announce if it is reachable.
-fn announce(spec: &TunnelSpec, outcome: Result<SocketAddr, (TunnelRefusal, Duration)>) -> Option<Forwarding> {
+fn announce(
+    spec: &TunnelSpec,
+    server_host: &str,
+    outcome: Result<SocketAddr, (TunnelRefusal, Duration)>,
+) -> Option<Forwarding> {
     match outcome {
         Ok(public) => {
+            if spec.local == format!("{server_host}:{}", public.port()) {
+                let (tunnel, local) = (&spec.name, &spec.local);
+                tracing::warn!(
+                    tunnel,
+                    "its `local` is its own public port, {local}: each visitor would visit the tunnel once more, until \
+                     max_connections are there; give the address of the service"
+                );
+            }
             let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
             tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
             Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })

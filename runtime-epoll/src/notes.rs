@@ -1,6 +1,7 @@
 //! Notes of the drivers as log lines. Where a peer could cause a flood of them, the lines of one kind are
 //! limited, and the next one says how many were left out.
 
+use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
@@ -27,6 +28,8 @@ pub(crate) struct Notes {
     kept_out: Limiter,
     refused: Limiter,
     conns: Limiter,
+    ports: Limiter,
+    accepts: Limiter,
     violations: Limiter,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
@@ -54,8 +57,19 @@ impl Notes {
                 let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
             }),
+            Note::NoLocalPort { to } => self.ports.line(|left_out| {
+                tracing::warn!(
+                    "no local port left towards {to}: each connection to it holds one, and for 60 s after its end if \
+                     the visitor ended it first; widen net.ipv4.ip_local_port_range, or let the service listen at \
+                     further addresses or ports, with a tunnel to each{left_out}"
+                );
+            }),
             // Strangers can cause these at will: they must not hide the others.
-            Note::VisitorDropped { visitor, tunnel, why: why @ (Dropped::SourceDenied | Dropped::TooOften) } => {
+            Note::VisitorDropped {
+                visitor,
+                tunnel,
+                why: why @ (Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull),
+            } => {
                 self.kept_out.line(|left_out| {
                     tracing::warn!(%visitor, tunnel = tunnel.0, "visitor refused: {why}{left_out}");
                 });
@@ -65,35 +79,50 @@ impl Notes {
             }),
             Note::ConnUp { conn } => tracing::debug!(conn = conn.0, "proxy_conn up"),
             Note::ConnDown { conn } => tracing::debug!(conn = conn.0, "proxy_conn closed"),
-            Note::ConnFailed { conn, error } => self.conns.line(|left_out| match error {
-                Some(error) => tracing::warn!(conn = conn.0, "proxy_conn not opened: {error}{left_out}"),
-                None => tracing::warn!(conn = conn.0, "proxy_conn not opened{left_out}"),
+            Note::ConnFailed { conn, to, why } => self.conns.line(|left_out| {
+                tracing::error!(
+                    conn = conn.0,
+                    "proxy_conn not opened: no data connection to {to}: {why}; TCP to the server's proxy port {} must be \
+                     open from here, and if it is reached under another number, say `proxy_port` in this client's file or \
+                     `advertise_proxy_port` in the server's{left_out}",
+                    to.port()
+                );
             }),
             Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
-            Note::SessionUp { client, from, resumed } => self.sessions.line(|left_out| {
+            Note::SessionUp { client, credential, from, resumed } => self.sessions.line(|left_out| {
                 let what = if resumed { "resumed" } else { "began" };
-                tracing::info!(client = %Id(client), %from, "session {what}{left_out}");
+                tracing::info!(client = %Id(client), credential, %from, "session {what}{left_out}");
             }),
-            Note::SessionDetached { client } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), "session lost its ctl_conn and waits for a resume{left_out}");
+            Note::SessionDetached { client, credential } => self.sessions.line(|left_out| {
+                tracing::info!(client = %Id(client), credential, "session lost its ctl_conn and waits for a resume{left_out}");
             }),
-            Note::SessionOver { client, code } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), "session over: {code}{left_out}");
+            Note::SessionOver { client, credential, code, waited } => self.sessions.line(|left_out| match waited {
+                Some(waited) => {
+                    let seconds = waited.as_secs_f32();
+                    tracing::info!(
+                        client = %Id(client),
+                        credential,
+                        "session over: its connection was lost and the client did not come back within {seconds} s \
+                         (session_grace); its ports are free{left_out}"
+                    );
+                }
+                None => tracing::info!(client = %Id(client), credential, "session over: {code}{left_out}"),
             }),
-            Note::Tunnel { client, tunnel, name, outcome } => self.sessions.line(|left_out| match outcome {
+            Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
                     let remark = browsers_refuse(public.port());
-                    tracing::info!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
+                    tracing::info!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
                 }
                 Err(code) => {
-                    tracing::warn!(client = %Id(client), tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{left_out}");
+                    let holder = if code == TunnelRefusal::PortInUse { port_holder(wanted) } else { String::new() };
+                    tracing::warn!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{holder}{left_out}");
                 }
             }),
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
             Note::NotForwarding { tunnel, code, pause } => self.tunnel_news.push((tunnel, Err((code, pause)))),
-            Note::HandshakeRefused { from, refusal } => self.handshakes.line(|left_out| {
-                tracing::warn!(%from, "connection refused: {refusal}{left_out}");
+            Note::HandshakeRefused { from, credential, refusal } => self.handshakes.line(|left_out| {
+                tracing::warn!(%from, credential, "connection refused: {refusal}{left_out}");
             }),
             // Scanners come all the time.
             Note::HandshakeDropped { from, why: why @ HandshakeEnd::TooSlow } => {
@@ -101,6 +130,9 @@ impl Notes {
             }
             Note::HandshakeDropped { from, why } => self.crowds.line(|left_out| {
                 tracing::warn!(%from, "connection dropped: {why}{left_out}");
+            }),
+            Note::CannotAccept { error } => self.accepts.line(|left_out| {
+                tracing::warn!("no connection is accepted for a moment: {error}; raise the limit of open files (LimitNOFILE){left_out}");
             }),
             // The pause keeps this one rare by itself.
             Note::Reconnecting { server, why, pause } => {
@@ -117,6 +149,17 @@ impl Notes {
             }),
         }
     }
+}
+
+/// What holds a port that is in use, as far as it is known.
+fn port_holder(port: u16) -> String {
+    let holder = if is_listened_on(port) {
+        "a program or another tunnel listens on it"
+    } else {
+        "a connection of this machine uses it, or one did that ended less than a minute ago (TIME_WAIT); ports outside of \
+         the range of net.ipv4.ip_local_port_range are safe from that"
+    };
+    format!("; port {port}: {holder}")
 }
 
 /// What is to be said of a public port on which browsers open no web page; nothing of others.

@@ -1,51 +1,56 @@
-//! Names, looked up on a thread of their own: the system's resolver may block for many seconds.
+//! Names, looked up on threads of their own: the system's resolver may block for many seconds, and no name waits for
+//! another. A driver asks for each name once at a time, so there are as many threads as names that hang.
 
 use crate::mail::Address;
 use crate::notes::Limiter;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Lookup, Resolve};
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Sends names to the resolving thread. The thread ends after this is dropped, and nobody waits for it.
+/// Starts the threads. They end when the system's resolver returns, and nobody waits for them.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    questions: Sender<(Lookup, String)>,
     answers: Address<ToClientMain>,
+    failures: Arc<Mutex<Limiter>>,
 }
 
 impl Resolver {
-    /// Starts the thread; it answers to `answers`.
-    pub(crate) fn start(answers: Address<ToClientMain>) -> io::Result<Self> {
-        let (questions, asked) = channel();
-        let to = answers.clone();
-        std::thread::Builder::new().name("cproxy-resolve".into()).spawn(move || look_up_all(&asked, &to))?;
-        Ok(Self { questions, answers })
+    /// It answers to `answers`.
+    pub(crate) fn new(answers: Address<ToClientMain>) -> Self {
+        Self { answers, failures: Arc::default() }
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&mut self, tag: Lookup, name: &str) {
         if let Ok(address) = name.parse::<SocketAddr>() {
-            self.answers.post(ToClientMain::Resolved { tag, addresses: vec![address] });
-        } else if self.questions.send((tag, name.to_owned())).is_err() {
-            // The thread is gone, which only a panic in the system's resolver could bring about.
+            return self.answers.post(ToClientMain::Resolved { tag, addresses: vec![address] });
+        }
+        let (name, answers, failures) = (name.to_owned(), self.answers.clone(), Arc::clone(&self.failures));
+        let look_up = move || {
+            let addresses = look_up(tag, &name, &failures);
+            answers.post(ToClientMain::Resolved { tag, addresses });
+        };
+        if std::thread::Builder::new().name("cproxy-resolve".into()).spawn(look_up).is_err() {
+            // Too many threads: as a name that does not resolve just now.
             self.answers.post(ToClientMain::Resolved { tag, addresses: Vec::new() });
         }
     }
 }
 
-fn look_up_all(asked: &Receiver<(Lookup, String)>, answers: &Address<ToClientMain>) {
-    let mut failures = Limiter::default();
-    while let Ok((tag, name)) = asked.recv() {
-        let addresses = match name.to_socket_addrs() {
-            Ok(addresses) => addresses.collect(),
-            Err(error) => {
-                failures.line(|left_out| tracing::warn!("{name} does not resolve: {error}{left_out}"));
-                Vec::new()
-            }
-        };
-        answers.post(ToClientMain::Resolved { tag, addresses });
+fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr> {
+    match (name.to_socket_addrs(), tag) {
+        (Ok(addresses), _) => addresses.collect(),
+        (Err(error), Lookup::Local(_)) => {
+            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.line(|left_out| tracing::warn!("{name} does not resolve: {error}{left_out}"));
+            Vec::new()
+        }
+        // What is said about the next attempt names the server.
+        (Err(error), Lookup::Server) => {
+            tracing::debug!("{name} does not resolve: {error}");
+            Vec::new()
+        }
     }
 }

@@ -42,6 +42,8 @@ pub struct Server {
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
     listen: DriverSlot<ToListener>,
+    /// Visitors that it may have at once.
+    visitors: u32,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -88,6 +90,7 @@ impl fmt::Display for StartError {
             | SysError::Refused
             | SysError::TimedOut
             | SysError::Unsupported
+            | SysError::NoPort
             | SysError::Tls(_)
             | SysError::Other(_) => {
                 write!(f, "{error}; choose another --bind-addr or {flag}")
@@ -145,6 +148,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let (loop_count, hosts) = host.loop_count(lane_count)?;
     let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()) };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
+    let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
@@ -155,9 +159,20 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
     match bound {
-        Ok((ctl, proxy)) => {
-            Ok(Server { host, main, main_address, listen, loop_count, hosts, timings, relay, clock, ctl, proxy })
-        }
+        Ok((ctl, proxy)) => Ok(Server {
+            host,
+            main,
+            main_address,
+            listen,
+            visitors,
+            loop_count,
+            hosts,
+            timings,
+            relay,
+            clock,
+            ctl,
+            proxy,
+        }),
         Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
         Err((at, error)) => Err(StartError::ProxyPort(at, error)),
     }
@@ -187,9 +202,12 @@ impl Server {
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
-        let Self { mut host, mut main, main_address, listen, loop_count, hosts, timings, relay, clock, .. } = self;
+        let Self {
+            mut host, mut main, main_address, listen, visitors, loop_count, hosts, timings, relay, clock, ..
+        } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
-        let mut listener = Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len()), clock);
+        let mut listener =
+            Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());

@@ -5,6 +5,7 @@ mod needed;
 mod options;
 mod pipe;
 mod poll;
+pub(crate) mod ports;
 mod random;
 mod secure;
 mod socket;

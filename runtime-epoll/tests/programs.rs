@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -37,6 +37,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         relay: Strategy::default(),
         tls: None,
         settings: ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0, local, limits: TunnelLimits::default() }],

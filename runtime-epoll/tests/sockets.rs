@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Bench, PATIENCE};
-use nix::sys::socket::{GetSockOpt, MsgFlags, getsockopt, send, sockopt};
+use nix::sys::socket::{GetSockOpt, MsgFlags, SockaddrIn, getsockname, getsockopt, send, sockopt};
 use protocol_sm::driver::{Entropy, Listen, Received, Role, Splice, Streams, SysError, Token};
 use runtime_epoll::Stream;
 use std::fmt::Debug;
@@ -96,6 +96,19 @@ fn close_lets_everything_arrive_and_reset_is_an_error() {
             assert_eq!(bench.recv_all(&far), (b"bytes".to_vec(), Ok(())));
         }
     }
+}
+
+#[test]
+fn the_port_of_a_connection_that_we_made_can_be_listened_on() {
+    let mut bench = Bench::new();
+    // Another program's connection to another address may have the same local port: not each of them is ours alone.
+    let listens = (0..50).any(|_| {
+        let ((near, _), (_far, _)) = bench.pair();
+        let local = getsockname::<SockaddrIn>(near.as_fd().as_raw_fd()).unwrap();
+        let token = bench.token();
+        bench.linux.listen(SocketAddr::from(([127, 0, 0, 1], local.port())), token).is_ok()
+    });
+    assert!(listens);
 }
 
 #[test]

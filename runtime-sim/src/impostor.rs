@@ -1,15 +1,17 @@
-//! Somebody who has no business with the server, but knows the protocol and has listened: what he says, and what he
-//! must never be told. Rings 3 and 4 send him as a fault; neither network nor time is known here.
+//! Somebody who has no business with the server, or none with its other clients, but knows the protocol and has listened:
+//! what he says, and what he must never be told. Rings 3 and 4 send him as a fault; neither network nor time is known here.
 
 use crate::kernel::Rng;
 use crate::oracle::{Finding, Property, Sometimes};
+use crate::scenario::neighbour_token;
 use protocol_sm::auth::{Prover, Transcript};
-use protocol_sm::codes::HandshakeRefusal;
-use protocol_sm::ids::{ClientId, ConnId, SessionId};
+use protocol_sm::codes::{AbortCode, HandshakeRefusal};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::Token;
+use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ConnHello, ConnKind, Ctl, Framer, MAGIC, Message, Preface, PrefaceReader, Proof,
-    ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ToClient, ToServer,
+    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Ctl, Framer, MAGIC, Message, Preface, PrefaceReader,
+    Proof, ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ToClient, ToServer,
 };
 use std::collections::BTreeMap;
 
@@ -71,6 +73,9 @@ enum Ruse {
     NoToken,
     /// He comes as a known client with the proof from another handshake.
     OldProof,
+    /// He comes as a known client, perhaps in its session, with another holder's token, which the server takes. Then he
+    /// speaks of the known client's tunnels and conns.
+    Neighbour,
     /// He says a conn's hello once more.
     OldHello,
     /// He says a conn's hello with another number.
@@ -88,6 +93,10 @@ pub(crate) struct Impostor {
     preface: Preface,
     hello: Option<ClientHello>,
     old_proof: Option<Proof>,
+    /// He has a session, as a neighbour.
+    inside: bool,
+    /// The session that he named in his hello.
+    resume: Option<Resume>,
     to_say: Vec<u8>,
     reply: ReplyReader,
     greeted: bool,
@@ -102,12 +111,15 @@ impl Impostor {
         if !overheard.proofs.is_empty() {
             ruses.push(Ruse::OldProof);
         }
+        if overheard.hellos.iter().any(|hello| hello.token) {
+            ruses.extend([Ruse::Neighbour, Ruse::Neighbour]);
+        }
         if !overheard.admitted.is_empty() {
             ruses.extend([Ruse::OldHello, Ruse::OldHello, Ruse::OtherNumber, Ruse::OtherSession]);
         }
         let ruse = rng.pick(&ruses);
         let port = match ruse {
-            Ruse::WrongToken | Ruse::NoToken | Ruse::OldProof => ConnKind::Ctl,
+            Ruse::WrongToken | Ruse::NoToken | Ruse::OldProof | Ruse::Neighbour => ConnKind::Ctl,
             Ruse::OldHello | Ruse::OtherNumber | Ruse::OtherSession => ConnKind::Proxy,
             Ruse::Silence => rng.pick(&[ConnKind::Ctl, ConnKind::Proxy]),
         };
@@ -116,6 +128,8 @@ impl Impostor {
             preface: Preface::ours(port),
             hello: None,
             old_proof: None,
+            inside: false,
+            resume: None,
             to_say: Preface::ours(port).encode().to_vec(),
             reply: ReplyReader::default(),
             greeted: false,
@@ -123,7 +137,7 @@ impl Impostor {
             proxy: Framer::default(),
         };
         match ruse {
-            Ruse::WrongToken | Ruse::NoToken => impostor.claim(rng, overheard),
+            Ruse::WrongToken | Ruse::NoToken | Ruse::Neighbour => impostor.claim(rng, overheard),
             Ruse::OldProof => {
                 impostor.claim(rng, overheard);
                 impostor.old_proof = Some(rng.pick(&overheard.proofs));
@@ -150,8 +164,7 @@ impl Impostor {
         let resume = (rng.chance(50) && !overheard.admitted.is_empty())
             .then(|| Resume { session: rng.pick(&overheard.admitted).session, received: rng.below(3) });
         let hello = ClientHello { nonce, client, token: self.ruse != Ruse::NoToken, features: 0, resume };
-        Ctl::Handshake::<_, protocol_sm::wire::ClientMsg>(ClientHandshake::Hello(hello.clone()))
-            .encode_to(&mut self.to_say);
+        Ctl::Handshake::<_, ClientMsg>(ClientHandshake::Hello(hello.clone())).encode_to(&mut self.to_say);
         self.hello = Some(hello);
     }
 
@@ -188,15 +201,19 @@ impl Impostor {
         }
         let mut seen = None;
         while !bytes.is_empty() {
+            let was_inside = self.inside;
             let told = match self.preface.port {
                 ConnKind::Ctl => self.ctl.next(&mut bytes).map(|told| told.map(|told| self.on_ctl(told))),
                 ConnKind::Proxy => self.proxy.next(&mut bytes).map(|told| told.map(Self::on_proxy)),
             };
             match told {
                 Ok(None) => break,
-                Ok(Some(Ok(refusal))) => seen = refusal.and_then(|refusal| self.on_refused(refusal)),
+                Ok(Some(Ok(refusal))) => seen = seen.or(refusal.and_then(|refusal| self.on_refused(refusal))),
                 Ok(Some(Err(told))) => return finding(format!("{:?} was answered with {told}", self.ruse)),
                 Err(error) => return finding(format!("the answer to {:?} is none: {error:?}", self.ruse)),
+            }
+            if self.inside && !was_inside {
+                seen = Some(Sometimes::NeighbourLetIn);
             }
         }
         Ok(seen)
@@ -206,15 +223,54 @@ impl Impostor {
         match (told, self.hello.take()) {
             (Ctl::Handshake(ServerHandshake::Refused(refusal)), _) => Ok(Some(refusal)),
             (told @ Ctl::Handshake(ServerHandshake::Hello(_)), Some(hello)) => {
+                self.resume = hello.resume;
                 let said = Ctl::Handshake(ClientHandshake::Hello(hello));
                 let reply = Reply::to(self.preface).encode();
                 let transcript = Transcript::new(self.preface.encode(), reply, &said, &told);
-                let guess = Token::new(b"a guess".to_vec());
-                let proof = self.old_proof.unwrap_or_else(|| Prover::new(Some(&guess), transcript).client());
+                let token = match self.ruse {
+                    Ruse::Neighbour => neighbour_token(),
+                    Ruse::WrongToken
+                    | Ruse::NoToken
+                    | Ruse::OldProof
+                    | Ruse::OldHello
+                    | Ruse::OtherNumber
+                    | Ruse::OtherSession
+                    | Ruse::Silence => Token::new(b"a guess".to_vec()),
+                };
+                let proof = self.old_proof.unwrap_or_else(|| Prover::new(Some(&token), transcript).client());
                 ToServer::Handshake(ClientHandshake::Proof(proof)).encode_to(&mut self.to_say);
                 Ok(None)
             }
+            // A session of his own, and never the one that he named.
+            (Ctl::Handshake(ServerHandshake::Welcome(welcome)), None)
+                if self.ruse == Ruse::Neighbour
+                    && !self.inside
+                    && !welcome.resumed
+                    && self.resume.is_none_or(|resume| resume.session != welcome.session) =>
+            {
+                self.inside = true;
+                self.meddle();
+                Ok(None)
+            }
+            (
+                Ctl::Numbered { .. } | Ctl::Ping { .. } | Ctl::Pong { .. } | Ctl::Ack { .. } | Ctl::Close { .. },
+                None,
+            ) if self.inside => Ok(None),
             (told, _) => Err(format!("{told:?}")),
+        }
+    }
+
+    /// He speaks of what is not his: numbers mean nothing outside of their session.
+    fn meddle(&mut self) {
+        let (tunnel, conn, epoch) = (TunnelId(0), ConnId(1), Epoch(1));
+        let messages = [
+            ClientMsg::CloseTunnel { tunnel },
+            ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut },
+            ClientMsg::Done { conn, epoch },
+            ClientMsg::Abort { conn, epoch, code: AbortCode::OuterReset },
+        ];
+        for (seq, msg) in (1..).zip(messages) {
+            ToServer::Numbered { seq, msg }.encode_to(&mut self.to_say);
         }
     }
 

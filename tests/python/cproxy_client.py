@@ -1025,6 +1025,8 @@ def arguments():
     token = options.token_file.read() if options.token_file else b""
     if token.endswith(b"\n"):
         token = token[:-2] if token.endswith(b"\r\n") else token[:-1]
+    if b"\0" in token:
+        parser.error("the token holds a byte 0, which no token may have (P-AUTH-2)")
     options.token = token
     return options
 

@@ -73,6 +73,14 @@ impl Process {
         u64::from_str_radix(bits.trim(), 16).expect("bits in hex")
     }
 
+    /// The user that it runs as; 0 is root.
+    #[must_use]
+    pub fn user(self) -> u32 {
+        let status = self.read("status");
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
+        uid.and_then(|uid| uid.parse().ok()).expect("Uid in status")
+    }
+
     /// Whether it can gain no privileges any more.
     #[must_use]
     pub fn no_new_privileges(self) -> bool {

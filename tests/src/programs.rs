@@ -116,6 +116,8 @@ impl Program {
         let child = Command::new(&command[0])
             .args(&command[1..])
             .env_remove("CPROXY_TOKEN")
+            // Its descriptors are counted, without root too.
+            .env("CPROXY_TEST_DUMPABLE", "1")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(out)

@@ -23,6 +23,20 @@ fn exceed(server: Options, client: Options) {
     assert!(server.is_running() && client.is_running());
 }
 
+/// Conns that a burst of visitors needed keep nobody out once it is over.
+#[test]
+fn a_burst_beyond_the_limit_leaves_room_when_it_is_over() {
+    let service = Service::echo();
+    let server = Server::start(options().threads(1).key("wait_timeout", 60).descriptor_limit(120));
+    let client = Client::start(&server, options().tunnel(service.addr()));
+    let burst: Vec<_> = (0..150).map(|_| connect_unless_reset(client.public())).collect();
+    drop(burst);
+    until_served(client.public());
+    // Another client gets its own, and so do its visitors.
+    let other = Client::start(&server, options().tunnel(service.addr()));
+    until_served(other.public());
+}
+
 #[test]
 fn a_server_at_its_limit_recovers() {
     exceed(options().threads(1).descriptor_limit(90), options());

@@ -1,6 +1,8 @@
 //! What the deployed programs may do, and what not: they need no privilege, and gain none.
 
-use tests::programs::{Client, Server, options};
+use std::process::{Command, Stdio};
+use tests::process::Process;
+use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
 use tests::visits::short_visit;
 use tests::wait::until;
@@ -29,4 +31,21 @@ fn no_privilege_is_needed() {
     }
     client.stop();
     assert_eq!(server.stop().finished, 20);
+}
+
+/// Whether another process of the same user, without privileges, can see the environment of a server with these options.
+fn environment_is_seen(server: Options) -> bool {
+    let root = Process::this().user() == 0;
+    let server = Server::start(if root { server.without_privileges() } else { server });
+    let path = format!("/proc/{}/environ", server.pid());
+    let words = if root { vec!["setpriv", "--bounding-set=-all", "--inh-caps=-all", "cat"] } else { vec!["cat"] };
+    let output = Command::new(words[0]).args(&words[1..]).arg(path).stderr(Stdio::null()).output().expect("it runs");
+    String::from_utf8_lossy(&output.stdout).contains("CPROXY_TOKEN")
+}
+
+#[test]
+fn others_of_the_same_user_do_not_see_the_token() {
+    let with_token = || options().env("CPROXY_TOKEN", "a token in the environment");
+    assert!(environment_is_seen(with_token().env("CPROXY_TEST_DUMPABLE", "1")), "this is how it would be seen");
+    assert!(!environment_is_seen(with_token().env("CPROXY_TEST_DUMPABLE", "0")));
 }

@@ -1,14 +1,19 @@
-//! Host names, for the server and for the LocalServer: every address of a name is tried, and a name is
-//! resolved again for every new attempt.
+//! Host names, for the server and for the LocalServer: every address of a name is tried, a name is looked up again
+//! before its answer is too old, and no look-up waits for another.
 
-use std::net::SocketAddr;
+use protocol_sm::names::FRESH;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
-use tests::programs::{Client, Server, options};
+use tests::link::Namespace;
+use tests::programs::{Client, Options, Server, options};
 use tests::root_only;
 use tests::services::Service;
-use tests::sockets::free_port;
-use tests::visits::{greeting, until_greeted};
+use tests::sockets::{LOOPBACK, connect, free_port};
+use tests::visits::{greeting, ping, until_greeted};
+use tests::wait::until;
 
 fn greeter_at(addr: &str, text: &'static str) -> Service {
     let addr: SocketAddr = addr.parse().expect("an address");
@@ -98,4 +103,116 @@ fn a_server_that_moves_is_found_at_its_new_address() {
     hosts.rewrite("127.0.0.3 server.test\n");
     let moved = SocketAddr::new([127, 0, 0, 3].into(), public);
     until_greeted(moved, |text| text == "hi");
+}
+
+#[test]
+fn a_name_that_moves_away_from_an_address_takes_its_visitors_along() {
+    root_only!();
+    let hosts = Hosts::new("127.0.0.1 service.test\n");
+    let stays = greeter_at("127.0.0.1:0", "a stranger by now");
+    let port = stays.addr().port();
+    let moved = greeter_at(&format!("127.0.0.3:{port}"), "the service");
+    let server = Server::start(options().brisk());
+    let tunnel = options().brisk().hosts(&hosts.path).tunnel(format!("service.test:{port}"));
+    let client = Client::start(&server, tunnel);
+    assert_eq!(greeting(client.public()), "a stranger by now");
+    hosts.rewrite("127.0.0.3 service.test\n");
+    // Nothing fails at the old address: only the name tells.
+    until_greeted(client.public(), |text| text == "the service");
+    for _ in 0..5 {
+        assert_eq!(greeting(client.public()), "the service");
+    }
+    drop((stays, moved));
+}
+
+/// A network in which every name that is not in the hosts file hangs: its name server never answers.
+struct SilentNames {
+    network: Namespace,
+    _server: UdpSocket,
+    _directory: TempDir,
+    resolver: PathBuf,
+}
+
+impl SilentNames {
+    fn new() -> Self {
+        let network = Namespace::alone();
+        let server = network.run(|| UdpSocket::bind("127.0.0.1:53").expect("port 53 of a network of its own"));
+        let directory = TempDir::new().expect("a temporary directory");
+        let resolver = directory.path().join("resolv.conf");
+        std::fs::write(&resolver, "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n").expect("write it");
+        Self { network, _server: server, _directory: directory, resolver }
+    }
+
+    fn client(&self, hosts: &Hosts) -> Options {
+        options().brisk().hosts(&hosts.path).resolver(&self.resolver).network(&self.network)
+    }
+}
+
+#[test]
+fn names_that_hang_hold_up_no_other_tunnel_and_not_the_server() {
+    root_only!();
+    let names = SilentNames::new();
+    let hosts = Hosts::new("127.0.0.1 server.test service.test\n");
+    let service = names.network.run(Service::echo);
+    let server = Server::start(options().brisk().network(&names.network));
+    let tunnels = (1..=6).fold(names.client(&hosts), |client, nth| client.tunnel(format!("hangs-{nth}.test:80")));
+    let local = format!("service.test:{}", service.addr().port());
+    let tunnels = tunnels.tunnel(&local).via(format!("server.test:{}", server.ctl().port()));
+    let client = Client::spawn(&server, tunnels);
+    client.forwarding_after(0, &local);
+    names.network.run(|| ping(&mut connect(client.public_of(&local)), b"served"));
+}
+
+#[test]
+fn the_last_addresses_serve_while_a_look_up_hangs() {
+    root_only!();
+    let names = SilentNames::new();
+    let hosts = Hosts::new("127.0.0.1 server.test service.test\n");
+    let service = names.network.run(|| Service::greeter("hi"));
+    let ctl = free_port();
+    let fixed = || options().brisk().network(&names.network).flag("ctl-port", ctl);
+    let server = Server::start(fixed());
+    let local = format!("service.test:{}", service.addr().port());
+    let client = names.client(&hosts).tunnel_at(local, 6022).via(format!("server.test:{ctl}"));
+    let client = Client::start(&server, client);
+    let greeted = || names.network.run(|| greeting(client.public()) == "hi");
+    assert!(greeted());
+    hosts.rewrite("");
+    // An answer of that age is looked up anew before it is used.
+    std::thread::sleep(FRESH + Duration::from_millis(100));
+    assert!(greeted(), "the visitor waits for a second, and no longer");
+    assert!(greeted(), "the next one does not wait");
+    server.kill();
+    let _server = Server::start(fixed());
+    names.network.run(|| until_greeted(client.public(), |text| text == "hi"));
+}
+
+#[test]
+fn a_relay_that_leads_nowhere_is_no_server() {
+    root_only!();
+    // It hangs up, or says nothing.
+    let serves: [fn(TcpStream); 2] = [drop, |stream| until("it is left", || read_end_now(&stream))];
+    for serve in serves {
+        let service = Service::greeter("hi");
+        // The system's resolver puts 127.0.0.1 first, which is where we come from.
+        let server = Server::start(options().brisk().flag("bind-addr", "127.0.0.2"));
+        let ctl = server.ctl().port();
+        let relay = Service::start_at((LOOPBACK, ctl).into(), serve);
+        let hosts = Hosts::new("127.0.0.2 server.test\n127.0.0.1 server.test\n");
+        let tunnel = options().brisk().hosts(&hosts.path).tunnel(service.addr());
+        let client = Client::start(&server, tunnel.via(format!("server.test:{ctl}")));
+        assert_eq!(greeting(client.public()), "hi");
+        assert!(relay.accepted() > 0, "it was asked first");
+    }
+}
+
+/// Whether the other side has ended the stream.
+fn read_end_now(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("non-blocking");
+    let mut bytes = [0; 64];
+    match (&*stream).read(&mut bytes) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
 }

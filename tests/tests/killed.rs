@@ -4,11 +4,12 @@
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, channel};
+use tests::gate::Gate;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect, free_port, read_end};
-use tests::visits::{ping, until_greeted, until_served};
-use tests::wait::PATIENCE;
+use tests::sockets::{End, LOOPBACK, connect, free_port, read_end};
+use tests::visits::{greeting, ping, until_greeted, until_served};
+use tests::wait::{PATIENCE, until};
 
 /// An echo service that tells how each stream ended for it.
 fn observed_echo() -> (Service, Receiver<End>) {
@@ -117,6 +118,18 @@ fn ports_of_a_client_that_does_not_come_back_are_released() {
 }
 
 #[test]
+fn the_server_says_that_a_killed_client_did_not_come_back_and_how_long_it_waited() {
+    let service = Service::echo();
+    let server = Server::start(options().brisk().key("session_grace", 0.5));
+    let killed = Client::start(&server, options().brisk().tunnel(service.addr()));
+    killed.kill();
+    server.log_line("the client did not come back within 0.5 s (session_grace)");
+    let stopped = Client::start(&server, options().brisk().tunnel(service.addr()));
+    stopped.stop_by_signal();
+    server.log_line("session over: the client ended its session");
+}
+
+#[test]
 fn a_stream_that_ended_well_before_the_kill_stays_whole() {
     const SENT: usize = 3 << 20;
     let service = Service::start(|mut stream| {
@@ -130,4 +143,49 @@ fn a_stream_that_ended_well_before_the_kill_stays_whole() {
     assert_eq!(read_end(&mut visitor), (0, End::Clean));
     client.kill();
     assert_eq!(visitor.read(&mut [0; 1]).expect("still the clean end"), 0);
+}
+
+#[test]
+fn a_client_that_comes_back_with_another_tunnel_has_its_old_port_at_once() {
+    let service = Service::echo();
+    // Nobody waits for the end of such a grace.
+    let server = Server::start(options().brisk().key("session_grace", 3600));
+    let port = free_port();
+    let client = |id: &str| options().brisk().flag("client-id", id).tunnel_at(service.addr(), port);
+    let first = Client::start(&server, client("as it was"));
+    ping(&mut first.visit(), b"before");
+    first.kill();
+    let second = Client::start(&server, client("another container"));
+    ping(&mut second.visit(), b"after");
+}
+
+#[test]
+fn a_client_that_has_waited_for_a_port_does_not_take_it_while_the_other_is_cut_off() {
+    let (first_says, second_says) = (Service::greeter("first"), Service::greeter("second"));
+    let server = Server::start(options().brisk().key("session_grace", 3600));
+    let gate = Gate::before(server.ctl());
+    let port = free_port();
+    let client = |id: &str, service: &Service| {
+        options().brisk().flag("client-id", id).key("session_grace", 3600).tunnel_at(service.addr(), port)
+    };
+    let _first = Client::start(&server, client("first", &first_says).via(gate.addr()));
+    let second = Client::spawn(&server, client("second", &second_says));
+    second.log_line("in use");
+    let refused = || second.log().matches("in use").count();
+    // The first one says something after the second has begun.
+    let pings = || gate.recordings().concat().len();
+    let before = pings();
+    until("the first one is heard of", || pings() > before);
+    gate.close();
+    gate.cut();
+    server.log_line("waits for a resume");
+    let before = refused();
+    until("the second has asked again and again", || refused() > before + 5);
+    let mut greeted = [0; 5];
+    // Its end is told on the ctl_conn, and so later.
+    connect((LOOPBACK, port).into()).read_exact(&mut greeted).expect("a greeting");
+    assert_eq!(&greeted, b"first", "its port is there");
+    gate.open();
+    server.log_line("session resumed");
+    assert_eq!(greeting((LOOPBACK, port).into()), "first");
 }

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect_unless_reset, finish, read_end, visit_end};
-use tests::visits::{ping, short_visit};
+use tests::sockets::{End, connect_from, connect_unless_reset, finish, read_end, visit_end, visit_end_from};
+use tests::visits::{ip, ping, short_visit};
 use tests::wait::{PATIENCE, eventually, until};
 
 /// A client that can serve two visitors at once, on a server with these options.
@@ -186,4 +186,31 @@ fn a_half_open_stream_without_progress_is_reset() {
         }
         seen.recv_timeout(PATIENCE).expect("the service's stream is reset too");
     }
+}
+
+/// P-TUN-11: one address has its part of the visitors, and others get in all the same.
+#[test]
+fn one_address_takes_its_part_of_the_visitors() {
+    let service = Service::echo();
+    let few = options().brisk().key("max_connections", 8).key("max_connections_per_source", 2);
+    let server = Server::start(few);
+    let client = Client::start(&server, options().brisk().tunnel(service.addr()).tunnel("127.0.0.1:1"));
+    let public = client.public_of(service.addr());
+    let mut greedy: Vec<_> = (0..2).map(|_| connect_from(ip(66), public).expect("connected")).collect();
+    for visitor in &mut greedy {
+        ping(visitor, b"served");
+    }
+    for _ in 0..8 {
+        assert_eq!(visit_end_from(ip(66), public), (0, End::Reset));
+    }
+    for other in 1..=2 {
+        ping(&mut connect_from(ip(other), public).expect("connected"), b"another address");
+    }
+    drop(greedy.pop());
+    until("there is room for one", || {
+        let visitor = connect_from(ip(66), public);
+        visitor.is_some_and(|mut visitor| visitor.write_all(b"x").is_ok() && matches!(visitor.read(&mut [0; 1]), Ok(1)))
+    });
+    ping(&mut greedy[0], b"still served");
+    server.log_line("max_connections_per_source");
 }

@@ -7,6 +7,7 @@ use tests::programs::{Client, Options, Program, Server, options};
 use tests::services::Service;
 use tests::sockets::free_port;
 use tests::visits::{greeting, until_greeted};
+use tests::wait::until;
 
 const OLD: &str = "the old token, long enough";
 const NEW: &str = "the new token, long enough";
@@ -76,6 +77,42 @@ fn an_old_token_is_refused_once_it_is_taken_away() {
     let client = Client::spawn(&server, with_token(OLD).tunnel("127.0.0.1:1"));
     assert_eq!(client.exit_code(), 2);
     assert_eq!(server.stop().handshakes_refused, 1);
+}
+
+/// Every line about a session names whose token its client has, and each refusal is there once.
+#[test]
+fn the_log_names_the_holder_of_each_session() {
+    let service = Service::greeter("hi");
+    let (office, lab, more) = (free_port(), free_port(), free_port());
+    let clients = format!(
+        "[[clients]]\nname = \"office\"\ntoken = \"{OLD}\"\nallow_ports = [{office}]\nmax_sessions = 1\n\
+         [[clients]]\nname = \"lab\"\ntoken = \"{NEW}\"\nallow_ports = [{lab}, {more}]\nmax_tunnels = 1\n"
+    );
+    let server = Server::start(options().brisk().tables(&clients));
+    let first = Client::start(&server, with_token(OLD).tunnel_at(service.addr(), office));
+    let second = Client::spawn(&server, with_token(OLD).flag("client-id", "second").tunnel_at(service.addr(), office));
+    server.log_line("max_sessions");
+    drop(second);
+    let forbidden = Client::spawn(&server, with_token(NEW).tunnel_at(service.addr(), office));
+    assert_eq!(forbidden.exit_code(), 2);
+    let crowded = with_token(NEW).tunnel_at(service.addr(), lab).tunnel_at("127.0.0.1:1", more);
+    let crowded = Client::spawn(&server, crowded);
+    until("it has asked again", || crowded.log().matches("max_tunnels").count() > 1);
+    for program in [&*first, &*crowded] {
+        program.stop();
+    }
+    server.stop();
+    let log = server.log();
+    let lines = |text: &'static str| log.lines().filter(move |line| line.contains(text));
+    for text in ["session began", "session over", "tunnel open", "tunnel refused", "max_sessions"] {
+        assert!(lines(text).count() > 0, "no line says `{text}`: {log}");
+        let named =
+            |line: &str| ["office", "lab"].iter().any(|name| line.contains(&format!("\"credential\":\"{name}\"")));
+        assert!(lines(text).all(named), "a line with `{text}` does not say whose it is: {log}");
+    }
+    for text in ["does not allow", "max_tunnels"] {
+        assert_eq!(lines(text).filter(|line| line.contains("tunnel refused")).count(), 1, "`{text}`, once: {log}");
+    }
 }
 
 #[test]

@@ -27,8 +27,9 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    limits::hide_memory();
     limits::renounce_new_privileges();
-    limits::raise_descriptor_limit();
+    let _known = limits::raise_descriptor_limit();
     let code = match run(assembled.config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {

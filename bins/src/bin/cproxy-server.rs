@@ -30,9 +30,13 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    limits::hide_memory();
     limits::renounce_new_privileges();
-    limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &out) {
+    let mut config = assembled.config;
+    if let Some(descriptors) = limits::raise_descriptor_limit() {
+        config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
+    }
+    let code = match run(config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

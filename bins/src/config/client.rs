@@ -3,9 +3,10 @@
 use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE};
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls};
-use crate::address::HostPort;
-use protocol_sm::settings::{Timings, TunnelLimits};
+use crate::address::{HostPort, local_address};
+use protocol_sm::settings::{ProxyAt, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// What a client's file says; where it says nothing, the default.
@@ -15,6 +16,8 @@ pub struct ClientFile {
     pub common: Common,
     /// The server's ctl port.
     pub server: Option<HostPort>,
+    /// Where data connections go.
+    pub proxy: ProxyAt,
     /// Who this client is, in the user's words.
     pub client_id: Option<String>,
     /// proxy_conns open at once.
@@ -45,6 +48,7 @@ impl Default for ClientFile {
         Self {
             common: Common::default(),
             server: None,
+            proxy: ProxyAt::default(),
             client_id: None,
             max_proxy_conns: 16_384,
             timings: Timings::default(),
@@ -72,6 +76,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     file.common = common(&top, &mut file.timings);
     file.tls = tls::client(&top);
     file.server = top.parsed("server");
+    file.proxy = proxy(&top);
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
@@ -95,6 +100,26 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     top.finish(file)
 }
 
+fn proxy(top: &Section<'_>) -> ProxyAt {
+    let address = |text: &str| {
+        let at = text.parse::<SocketAddr>().ok().filter(|at| at.port() != 0);
+        at.ok_or("is not an IP address and a port; write it like \"192.0.2.1:8090\"")
+    };
+    let port = top.port("proxy_port");
+    if port == Some(0) {
+        top.problem("proxy_port", "is 0; write the port at which this client reaches the server's proxy port".into());
+    }
+    match (port, top.parsed_by("proxy_addr", address)) {
+        (Some(_), Some(_)) => {
+            top.problem("proxy_addr", "stands beside `proxy_port`; give one of the two".into());
+            ProxyAt::AsTold
+        }
+        (Some(port), None) => ProxyAt::Port(port),
+        (None, Some(address)) => ProxyAt::Address(address),
+        (None, None) => ProxyAt::AsTold,
+    }
+}
+
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let top_level = |key: &str| {
         keys::COMMON.contains(&key)
@@ -103,7 +128,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
             || tls::CLIENT_KEYS.contains(&key)
     };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
-    let local = section.parsed("local");
+    let local = section.parsed_by("local", local_address);
     if !section.has("local") {
         section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
@@ -177,6 +202,8 @@ mod tests {
             client_id = "laptop"
             token_file = "/etc/token"
             work_thread_nums = 2
+            # Instead of proxy_port:
+            proxy_addr = "192.0.2.1:18090"
             max_proxy_conns = 7
             reconnect_min = 0.5
             reconnect_max = 0.5
@@ -204,6 +231,7 @@ mod tests {
         assert_eq!(file.common.tokens, [token]);
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
+        assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
@@ -213,6 +241,14 @@ mod tests {
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
         assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
         assert_eq!(tunnels, [("ssh", "127.0.0.1:22".into(), 6022), ("web", "[::1]:8000".into(), 0)]);
+    }
+
+    #[test]
+    fn data_connections_go_to_one_place() {
+        assert_eq!(parse("proxy_port = 9").unwrap().proxy, ProxyAt::Port(9));
+        assert!(problem("proxy_port = 0").starts_with("1: `proxy_port` is 0; write the port"));
+        assert!(problem("proxy_addr = 'relay'").contains("is not an IP address and a port"));
+        assert!(problem("proxy_port = 9\nproxy_addr = '192.0.2.1:9'").starts_with("2: `proxy_addr` stands beside"));
     }
 
     #[test]

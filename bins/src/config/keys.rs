@@ -19,18 +19,20 @@ pub(super) const COMMON: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-client`'s file.
-pub(super) const CLIENT: [&str; 6] =
-    ["server", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
+pub(super) const CLIENT: [&str; 8] =
+    ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 21] = [
+pub(super) const SERVER: [&str; 22] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
+    "advertise_proxy_port",
     "allow_ports",
     "max_tunnels",
     "max_connections",
     "max_waiting",
+    PER_SOURCE,
     "idle_conns",
     "max_handshakes",
     "max_handshakes_per_source",
@@ -53,5 +55,7 @@ pub(super) const TOKEN_FILES: &str = "token_files";
 pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 /// Who may not.
 pub(super) const DENY_SOURCES: &str = "deny_sources";
+/// How many visitors one source address may have.
+pub(super) const PER_SOURCE: &str = "max_connections_per_source";
 /// How often one source address may visit.
 pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";

@@ -1,6 +1,6 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE, TOKEN_FILES};
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES};
 use super::section::Section;
 use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls, tokens};
 use crate::address::bind_addr;
@@ -56,6 +56,8 @@ pub struct ScopeEntry {
     pub max_connections: Option<u32>,
     /// Visitors waiting at once.
     pub max_waiting: Option<u32>,
+    /// Visitors of one source address at once.
+    pub max_connections_per_source: Option<u32>,
     /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
     /// Networks that may not visit.
@@ -74,6 +76,7 @@ impl ScopeEntry {
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
+            max_connections_per_source: self.max_connections_per_source.or(outer.max_connections_per_source),
             sources: SourceLists {
                 allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
@@ -97,7 +100,7 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 12] = [
+const CLIENT_KEYS: [&str; 13] = [
     "name",
     "token",
     "token_file",
@@ -107,6 +110,7 @@ const CLIENT_KEYS: [&str; 12] = [
     "max_tunnels",
     "max_connections",
     "max_waiting",
+    PER_SOURCE,
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
@@ -129,6 +133,11 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
+    file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
+    if file.settings.advertise_proxy_port == Some(0) {
+        let what = "is 0; write the port at which clients reach the proxy port";
+        top.problem("advertise_proxy_port", what.into());
+    }
     let settings = &mut file.settings;
     settings.open_scope = scope(&top).within(&settings.open_scope);
     settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);
@@ -196,6 +205,7 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
+        max_connections_per_source: section.count(PER_SOURCE, 1),
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
@@ -259,12 +269,14 @@ mod tests {
             bind_addr = "::"
             ctl_port = 18080
             proxy_port = 0
+            advertise_proxy_port = 18090
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
             max_tunnels = 1
             max_connections = 2
             max_waiting = 3
+            max_connections_per_source = 2
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
@@ -296,6 +308,7 @@ mod tests {
             max_tunnels = 11
             max_connections = 12
             max_waiting = 13
+            max_connections_per_source = 14
             deny_sources = []
             max_connection_rate = 0
 
@@ -315,6 +328,7 @@ mod tests {
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
+        assert_eq!(settings.advertise_proxy_port, Some(18090));
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;
@@ -350,11 +364,15 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:35: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:37: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
         assert_eq!((scope.max_sessions, scope.max_tunnels), (10, 11));
+        assert_eq!(
+            (scope.per_source(), top.per_source(), ServerFile::default().settings.open_scope.per_source()),
+            (14, 2, 2500)
+        );
         assert_eq!((scope.max_connections, scope.max_waiting), (12, 13));
         assert_eq!((&scope.sources.allow, scope.max_connection_rate), (&top.sources.allow, 0));
         assert!(scope.sources.deny.is_empty(), "a list of its own replaces that of the top level");

@@ -174,10 +174,26 @@ impl Control {
         self.binding
     }
 
+    /// Whether it has this public port, or is opening it.
+    #[must_use]
+    pub fn has_port(&self, port: u16) -> bool {
+        let has = |stage: &TunnelStage| match stage {
+            TunnelStage::Binding | TunnelStage::Open => true,
+            TunnelStage::Waiting { .. } => false,
+        };
+        self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
+    }
+
     /// A tunnel's name, for logs.
     #[must_use]
     pub fn tunnel_name(&self, tunnel: TunnelId) -> &str {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
+    }
+
+    /// The public port that a tunnel's client wants; 0: any.
+    #[must_use]
+    pub fn wanted_port(&self, tunnel: TunnelId) -> u16 {
+        self.tunnels.get(&tunnel).map_or(0, |tunnel| tunnel.wanted)
     }
 
     /// How many it has of what the main driver counts.
@@ -277,7 +293,7 @@ impl Control {
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
-        Some(Bind { registration, ports, gate: Box::new(Gate::new(&self.scope, limits)) })
+        Some(Bind { registration, ports, gate: Box::new(Gate::new(self.credential, &self.scope, limits)) })
     }
 
     /// The listener answered a [`Bind`].
@@ -312,6 +328,7 @@ impl Control {
                     | SysError::Unreachable
                     | SysError::TimedOut
                     | SysError::Unsupported
+                    | SysError::NoPort
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };
@@ -374,7 +391,10 @@ impl Control {
         }
         let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
         let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
-        if ledger.room(self.credential, Good::Conn, may) == 0 && asked == 0 {
+        // What was not asked for must not take what is kept for others.
+        let unasked =
+            asked == 0 && (ledger.room(self.credential, Good::Conn, may) == 0 || ledger.is_scarce(Good::Conn));
+        if unasked || ledger.left(Good::Conn) == 0 {
             return Err(HandshakeRefusal::Full);
         }
         let same_index = loop_of(hello.conn, self.asked.len());
@@ -473,7 +493,7 @@ mod tests {
     }
 
     fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
-        let gate = Box::new(Gate::new(&control.scope, TunnelLimits::default()));
+        let gate = Box::new(Gate::new(None, &control.scope, TunnelLimits::default()));
         Bind { registration: registration(tunnel, serial), ports: ports.iter().copied().collect(), gate }
     }
 

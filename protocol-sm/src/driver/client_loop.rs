@@ -15,9 +15,11 @@ use super::slab::{Slab, Token};
 use super::sys::{Log, Readiness, Splice};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
-use crate::codes::{AbortCode, RefuseCode};
+use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
+use crate::names::Name;
+use crate::notes::ConnFailure;
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::wire::{ConnHello, Framer, Proof, ProxyToClient, ReplyReader};
@@ -25,6 +27,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use dialling::Dial;
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,11 +35,15 @@ pub struct ClientLoop<T, P> {
     core: LoopCore,
     /// The session that all conns here belong to.
     serial: u64,
-    locals: BTreeMap<TunnelId, Vec<SocketAddr>>,
+    locals: BTreeMap<TunnelId, Name>,
+    /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
+    await_names: Vec<(TunnelId, Token)>,
     conns: BTreeMap<ConnId, Token>,
     slots: Slab<Slot<T, P>>,
     /// Conns that carry a transfer.
     active: u32,
+    /// The main thread knows that a conn of this session has stood.
+    told_up: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +72,10 @@ enum State {
         hello: ConnHello,
         accept: Proof,
         step: Step,
+        /// The address that is dialled.
+        to: SocketAddr,
+        /// Why it fails, once that is known.
+        why: Option<ConnFailure>,
     },
     Idle(IdleConn),
     Active(Active),
@@ -81,8 +92,8 @@ enum Step {
 struct Active {
     conn: ActiveConn,
     tunnel: TunnelId,
-    /// Addresses of the LocalServer that were tried.
-    tried: usize,
+    /// The way to the LocalServer, until it is connected or refused.
+    dial: Option<Box<Dial>>,
     /// Gone once both its directions are shut.
     local: Option<Token>,
     /// What the conn's deadline is for.
@@ -124,9 +135,11 @@ impl<T, P> ClientLoop<T, P> {
             core: LoopCore::new(loop_index, timings),
             serial: 0,
             locals: BTreeMap::new(),
+            await_names: Vec::new(),
             conns: BTreeMap::new(),
             slots: Slab::default(),
             active: 0,
+            told_up: false,
         }
     }
 
@@ -154,16 +167,16 @@ where
             ToClientLoop::Session { serial } => {
                 self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
+                self.told_up = false;
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
-            ToClientLoop::Tunnel { tunnel, locals } => {
-                // A lookup that failed does not make the last addresses wrong.
-                if !locals.is_empty() || !self.locals.contains_key(&tunnel) {
-                    self.locals.insert(tunnel, locals);
-                }
+            ToClientLoop::Tunnel { tunnel, locals, fixed } => {
+                self.locals.entry(tunnel).or_insert_with(|| Name::new(fixed)).on_answer(&locals, cx.now);
+                self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
+                self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
@@ -206,10 +219,7 @@ where
                 continue;
             };
             match active.pace.phase {
-                Phase::Dial => {
-                    self.drop_local(cx, token);
-                    self.dial(cx, token, RefuseCode::TimedOut);
-                }
+                Phase::Dial => self.on_dial_deadline(cx, token),
                 Phase::Answer => {
                     active.pace.phase = Phase::Flowing;
                     self.drive(cx, token);
@@ -295,7 +305,7 @@ mod tests {
             let conn = conn.clone();
             let mut pace = Pace::new();
             pace.phase = phase;
-            Active { conn, tunnel: TunnelId(1), tried: 1, local: None, pace }.phase(unanswered)
+            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace }.phase(unanswered)
         };
         assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
         conn.on_dialed();

@@ -1,14 +1,15 @@
 //! The client's main thread: the ctl_conn, the session that survives it, and the tunnels that survive the session.
 //!
 //! ```text
-//!   Pausing ──▶ Resolving ──▶ Connecting ──▶ Greeting ──▶ Challenged ──▶ Proved ──▶ Up
-//!      ▲            │             │              │             │            │        │
-//!      └────────────┴─────────────┴──────────────┴─────────────┴────────────┴────────┘
+//!   Pausing ──▶ Resolving ──▶ Dialling ──▶ Challenged ──▶ Proved ──▶ Up
+//!      ▲            │             │            │            │        │
+//!      └────────────┴─────────────┴────────────┴────────────┴────────┘
 //! ```
 //! The states and the invariants are in `client_main/stage.rs`, those of tunnels in [`crate::control::tunnels`].
 
 mod check;
 mod connecting;
+mod dialling;
 mod receive;
 mod session;
 mod stage;
@@ -20,9 +21,11 @@ use super::messages::{ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
+use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
 use crate::ids::TunnelId;
+use crate::names::{Name, is_address};
 use crate::reconnect::Reconnect;
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
@@ -48,6 +51,7 @@ pub enum Outcome {
 pub struct ClientMain<T> {
     settings: ClientSettings,
     server: String,
+    server_name: Name,
     loop_count: usize,
     slots: Slab<CtlLink<T, ToClient>>,
     stage: Stage,
@@ -60,8 +64,7 @@ pub struct ClientMain<T> {
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     tunnels: Tunnels,
-    /// The server's name is being looked up.
-    looking: bool,
+    carriage: Carriage,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
@@ -92,7 +95,9 @@ impl<T> ClientMain<T> {
         Self {
             reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
+            carriage: Carriage::default(),
             settings,
+            server_name: Name::new(is_address(&server)),
             server,
             loop_count,
             slots: Slab::default(),
@@ -102,7 +107,6 @@ impl<T> ClientMain<T> {
             grace: None,
             server_at: None,
             proxy_port: 0,
-            looking: false,
             busy: false,
             stopping: None,
             outcome: None,
@@ -169,8 +173,8 @@ where
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
         let Some(link) = self.slots.get_mut(token) else { return };
         link.port.on_ready(ready);
-        if let Stage::Connecting { .. } = self.stage {
-            self.on_connecting(cx, token);
+        if let Stage::Dialling { .. } = self.stage {
+            self.on_attempt(cx, token);
         } else {
             // A failed socket too: what the server said before it failed (a refusal, a `Close`) is read first.
             self.drive(cx);
@@ -192,6 +196,8 @@ where
         }
         self.look_up_again(cx);
         self.register(cx);
+        self.carriage.on_deadline(cx.now);
+        self.announce(cx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -201,7 +207,8 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
-        [self.stage.deadline(), self.grace, stop, registration, self.tunnels.next_lookup()].into_iter().flatten().min()
+        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
+        [self.stage.deadline(), self.grace].into_iter().chain(others).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

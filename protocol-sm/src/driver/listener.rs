@@ -16,9 +16,11 @@ use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
 use crate::binds::Binds;
+use crate::crowd::{Crowd, Guest};
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
+use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use alloc::boxed::Box;
@@ -41,6 +43,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener<L> {
     /// Visitors that each event loop has.
     loads: Vec<u32>,
+    crowd: Crowd,
     ports: Slab<PublicPort<L>>,
     /// Behind which public port a tunnel stands.
     port_of: BTreeMap<(ControlKey, Registration), Token>,
@@ -71,11 +74,12 @@ struct Bind {
 }
 
 impl<L> Listener<L> {
-    /// A listener that deals visitors to `loop_count` event loops.
+    /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most.
     #[must_use]
-    pub fn new(loop_count: usize) -> Self {
+    pub fn new(loop_count: usize, visitors: u32) -> Self {
         Self {
             loads: vec![0; loop_count],
+            crowd: Crowd::new(visitors),
             ports: Slab::default(),
             port_of: BTreeMap::new(),
             binds: Binds::default(),
@@ -171,13 +175,20 @@ impl<L> Listener<L> {
     {
         let Some(port) = self.ports.get_mut(token) else { return };
         let PublicPort { listener, route, .. } = port;
-        let (now, loads, totals) = (cx.now, &mut self.loads, &mut self.totals);
+        let (now, loads, crowd, totals) = (cx.now, &mut self.loads, &mut self.crowd, &mut self.totals);
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
             let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate } = route.resolve();
             if let Err(why) = gate.admit(now, from.ip()) {
                 let count =
                     if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
                 *count += 1;
+                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                return sys.reset(stream);
+            }
+            let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
+            if let Err(why) = crowd.enter(guest, gate.per_source) {
+                totals.visitors += 1;
+                totals.aborted += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
                 return sys.reset(stream);
             }
@@ -188,6 +199,7 @@ impl<L> Listener<L> {
                 tunnel,
                 stream,
                 from,
+                guest,
                 tunnel_max: gate.max_connections,
                 left: loads.len() - 1,
             });
@@ -196,7 +208,10 @@ impl<L> Listener<L> {
         match end {
             Ok(false) => return,
             Ok(true) => {}
-            Err(_) => self.paused_until = Some(cx.now + PAUSE),
+            Err(error) => {
+                cx.sys.note(Note::CannotAccept { error });
+                self.paused_until = Some(cx.now + PAUSE);
+            }
         }
         self.enqueue(token);
     }
@@ -215,9 +230,11 @@ where
             }
             ToListener::Moved { from, to } => {
                 self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
-                if let Some(to) = to {
-                    self.loads[to] += 1;
-                }
+                self.loads[to] += 1;
+            }
+            ToListener::Left { loop_index, guest } => {
+                self.loads[loop_index] = self.loads[loop_index].checked_sub(1).expect("who left had come");
+                self.crowd.leave(guest);
             }
             ToListener::Close { control, registration } => {
                 self.close(cx.sys, control, registration);

@@ -2,6 +2,7 @@
 
 use super::sys::Lookup;
 use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::crowd::Guest;
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
@@ -65,6 +66,8 @@ pub enum ToServerLoop<T> {
     },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
+    /// Conns are scarce: close those idle ones at once that are not kept ready.
+    Trim,
     /// The time to drain is over: reset and close everything.
     Stop,
 }
@@ -80,6 +83,8 @@ pub struct Arrival<T> {
     pub stream: T,
     /// The address that the connection comes from.
     pub from: SocketAddr,
+    /// What it is counted as.
+    pub guest: Guest,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
     /// Event loops left to try if there is no room for it.
@@ -121,6 +126,8 @@ pub enum FromServerLoop<T> {
     Left {
         /// The loop's index.
         loop_index: usize,
+        /// What it was counted as.
+        guest: Guest,
     },
     /// This loop serves as many of the client's visitors as it may: another may have room.
     PassOn {
@@ -167,12 +174,14 @@ pub enum ToClientLoop {
         /// The session, by the client's serial number.
         serial: u64,
     },
-    /// Where a tunnel's LocalServer is: addresses to try in this order.
+    /// Where a tunnel's LocalServer is, as it was looked up just now.
     Tunnel {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its addresses.
+        /// Its addresses. None: nothing new is known.
         locals: Vec<SocketAddr>,
+        /// Its name is an address, and will not have another.
+        fixed: bool,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {
@@ -209,12 +218,22 @@ pub enum FromClientLoop {
         /// The message.
         msg: ClientMsg,
     },
+    /// The first proxy_conn of this session stands on this loop.
+    ConnUp {
+        /// The session, by the client's serial number.
+        serial: u64,
+    },
     /// A proxy_conn is closed, or was never opened.
     ConnGone {
         /// The session, by the client's serial number.
         serial: u64,
         /// The conn.
         conn: ConnId,
+    },
+    /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
+    LookUp {
+        /// The tunnel.
+        tunnel: TunnelId,
     },
     /// A LocalServer could not be reached: perhaps its name has another address by now.
     LocalFailed {
@@ -256,12 +275,19 @@ pub enum ToListener {
         /// Who may visit.
         gate: Box<Gate>,
     },
-    /// A visitor that was given to a loop is gone, or was passed on to another loop.
+    /// A visitor that was given to a loop was passed on to another one.
     Moved {
         /// The loop that had it.
         from: usize,
         /// The loop that has it now.
-        to: Option<usize>,
+        to: usize,
+    },
+    /// A visitor is gone.
+    Left {
+        /// The loop that had it.
+        loop_index: usize,
+        /// What it was counted as.
+        guest: Guest,
     },
     /// Close the public port that this registration has opened.
     Close {

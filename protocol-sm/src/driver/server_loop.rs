@@ -17,6 +17,7 @@ use super::totals::Totals;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
+use crate::crowd::Guest;
 use crate::ids::{ConnId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::notes::{Dropped, Note};
@@ -155,6 +156,7 @@ struct Visitor<T> {
     control: ControlKey,
     tunnel: TunnelId,
     from: SocketAddr,
+    guest: Guest,
     port: Endpoint<T>,
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,
@@ -218,6 +220,7 @@ where
                 }
                 self.tell_if_drained(cx);
             }
+            ToServerLoop::Trim => self.trim(cx),
             ToServerLoop::Stop => {
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -394,6 +397,14 @@ impl<T, P> ServerLoop<T, P> {
             if count > 0 {
                 cx.sys.tell(FromServerLoop::Ask { control, loop_index: self.core.loop_index, count });
             }
+        }
+    }
+
+    /// Closes the idle conns that are not kept ready, the longest unused first.
+    fn trim<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
+        let surplus: Vec<_> = self.controls.values().flat_map(|shard| shard.pool.surplus()).collect();
+        for token in surplus {
+            self.end(cx, token, End::Abort(AbortCode::Resources));
         }
     }
 

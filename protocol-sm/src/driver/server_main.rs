@@ -18,8 +18,8 @@
 //!
 //! Invariants:
 //! - M1 each connection has a deadline, and is counted in the handshake limit until it has proved itself;
-//! - M2 a session is found by its key, name, client and source, and each leads to sessions that are there; a client has
-//!   one session;
+//! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
+//!   client has one session;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
 //! - M4 exactly the detached sessions have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
@@ -42,10 +42,12 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
+use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
+use crate::guesses::Guesses;
+use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
-use crate::rate::Rates;
 use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -63,10 +65,6 @@ use session_table::SessionTable;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that seems connected may take to show that it is, when another with its identity comes.
 const PROBE: Duration = Duration::from_secs(2);
-/// Wrong proofs that one source address may send at once.
-const FAILURES: u32 = 10;
-/// After those, one source address may send one more wrong proof per interval.
-const FAILURE_INTERVAL: Duration = Duration::from_secs(3);
 /// Reads from one ctl_conn before others get their turn.
 const READS: usize = 8;
 
@@ -85,7 +83,7 @@ pub struct ServerMain<T, L> {
     /// `Welcome` is not among them.
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
-    failures: Rates,
+    guesses: Guesses,
     turned_away: TurnedAway,
     /// Doors with connections left to accept, and ctl_conns with messages left to read or send.
     busy: VecDeque<Token>,
@@ -129,6 +127,8 @@ struct Door<L> {
 struct CtlConn<T> {
     link: CtlLink<T, ToServer>,
     from: SocketAddr,
+    /// Whose token it has proved to know.
+    proved: Option<Holder>,
     stage: Stage,
     queued: bool,
     deadline: Option<Instant>,
@@ -209,17 +209,25 @@ impl<T, L, S> MainSys<T, L> for S where
 impl<T, L> ServerMain<T, L> {
     /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
     #[must_use]
-    pub fn new(settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
+    pub fn new(mut settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
+        let Budget { conns, handshakes, sessions, tunnels, .. } = settings.budget;
+        settings.max_handshakes = settings.max_handshakes.min(handshakes);
+        // Half at most: one address does not take the room of all others.
+        settings.max_handshakes_per_source = settings.max_handshakes_per_source.min((handshakes / 2).max(1));
+        let ledger = Ledger::default()
+            .with_cap(Good::Session, settings.max_sessions.min(sessions))
+            .with_cap(Good::Tunnel, tunnels)
+            .with_cap(Good::Conn, conns);
         Self {
             settings,
             loop_count,
             bind_ip,
             proxy_port: 0,
             slots: Slab::default(),
-            sessions: SessionTable::default(),
+            sessions: SessionTable::new(ledger),
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
-            failures: Rates::new(FAILURE_INTERVAL, FAILURES),
+            guesses: Guesses::default(),
             turned_away: TurnedAway::default(),
             busy: VecDeque::new(),
             paused_until: None,
@@ -251,7 +259,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let ctl = open(ctl, ConnKind::Ctl)?;
         let proxy = open(proxy, ConnKind::Proxy)?;
-        self.proxy_port = proxy.port();
+        self.proxy_port = self.settings.advertise_proxy_port.unwrap_or(proxy.port());
         Ok((ctl, proxy))
     }
 

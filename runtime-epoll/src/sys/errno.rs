@@ -71,7 +71,7 @@ pub(super) fn accept_error(errno: Errno) -> SysError {
 /// connections to one address have used them up.
 pub(super) fn connect_error(errno: Errno) -> SysError {
     match errno as i32 {
-        libc::EADDRNOTAVAIL => SysError::Exhausted,
+        libc::EADDRNOTAVAIL => SysError::NoPort,
         _ => sys_error(errno),
     }
 }

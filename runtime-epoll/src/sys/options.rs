@@ -7,6 +7,9 @@
 //!   [`Streams::reset`], by an unwinding thread or by the death of the process, *resets* its connection. A
 //!   truncated stream never looks complete, not even after kill -9.
 //!
+//! On listeners and on connections that we open, SO_REUSEADDR: the kernel gives a connection a local port of its choice,
+//! which may be the public port that a client wants next. Whoever listens there is not kept out by it.
+//!
 //! On connections to other machines and to the LocalServer, keepalive: it finds a peer that is gone while no data is in
 //! flight. While data is in flight, it finds nothing; see [`dead_path`]. How long it takes follows from how long the
 //! protocol would wait: [`Limits`].
@@ -125,6 +128,7 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool, limits: &Limits) {
 
 /// Options of a connection that is about to be opened.
 pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &Limits) {
+    set(fd, sockopt::ReuseAddr, &true);
     on_every_connection(fd);
     match role {
         Role::Local => {

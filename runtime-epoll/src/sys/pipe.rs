@@ -8,9 +8,10 @@ use super::errno::{retried, sys_error};
 use super::socket::Stream;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{pipe2, read, write};
 use protocol_sm::driver::SysError;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Once;
 
 /// The sizes that a pipe is enlarged to, in the order in which they are tried. A pipe of 64 KiB has 16 slots, so 16
@@ -134,6 +135,11 @@ impl Pool {
         }
         let room = LARGE_BUDGET - self.large;
         match open(LARGE.into_iter().filter(|&size| size <= room)) {
+            Ok(pipe) if !leaves_room(&pipe.write) => {
+                drop(pipe);
+                self.rest = REST;
+                None
+            }
             Ok(pipe) if pipe.capacity as usize >= SMALL => {
                 self.count(pipe.capacity, usize::wrapping_add);
                 Some(pipe)
@@ -157,6 +163,13 @@ impl Pool {
             self.large = by(self.large, capacity);
         }
     }
+}
+
+/// Whether a quarter of the descriptors that the process may open is left for more important things than pipes: the
+/// system gives the lowest number that is free.
+fn leaves_room(last: &OwnedFd) -> bool {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    u64::try_from(last.as_raw_fd()).is_ok_and(|number| number < limit - limit / 4)
 }
 
 /// Says once that there are no good pipes. The kernel counts the pipes of all programs of a user together, and those of

@@ -11,6 +11,7 @@ use super::search::Model;
 use super::story::{Party, Story};
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
 use protocol_sm::codes::AbortCode;
+use protocol_sm::crowd::Guest;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
@@ -19,6 +20,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
 use protocol_sm::settings::Timings;
+use protocol_sm::sources::Source;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::Fin;
 use protocol_sm::wire::{
@@ -262,7 +264,9 @@ impl Loops {
                 Told::FromClientLoop(FromClientLoop::Violation { violation, .. }) => {
                     panic!("honest peers never cause a Violation: {violation}")
                 }
-                Told::FromClientLoop(FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. }) => {}
+                Told::FromClientLoop(
+                    FromClientLoop::ConnUp { .. } | FromClientLoop::LocalFailed { .. } | FromClientLoop::Drained { .. },
+                ) => {}
                 Told::Note(note) => self.on_client_note(state, note),
                 told => unreachable!("a client's loop does not say {told:?}"),
             }
@@ -339,6 +343,7 @@ impl Loops {
                     | Dropped::TunnelFull
                     | Dropped::SourceDenied
                     | Dropped::TooOften
+                    | Dropped::SourceFull
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -502,7 +507,7 @@ impl Model for Loops {
         };
         self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)] });
+            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
         });
         let limits = Limits {
             holder: None,
@@ -617,6 +622,7 @@ impl Model for Loops {
                     tunnel: TUNNEL,
                     stream: Stream(end),
                     from,
+                    guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
                     left: 0,
                 };

@@ -20,7 +20,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -176,12 +176,13 @@ impl Programs {
     fn client(&self) -> Client {
         let timings = Self::timings(self.client_grace, self.impatient);
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
-                local: "local".into(),
+                local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
@@ -330,6 +331,7 @@ impl Programs {
                     | Dropped::TunnelFull
                     | Dropped::SourceDenied
                     | Dropped::TooOften
+                    | Dropped::SourceFull
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -487,7 +489,7 @@ impl Programs {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
             loop_index: Part::new(ServerLoop::new(0, timings)),
-            listener: Part::new(Listener::new(1)),
+            listener: Part::new(Listener::new(1, u32::MAX)),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),

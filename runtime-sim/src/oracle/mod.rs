@@ -52,6 +52,8 @@ pub enum Property {
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
+    ScopesAreKept,
+    TurnsAreShort,
     NoPanic,
     TransfersEnd,
     ClientsReturn,
@@ -66,7 +68,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -93,6 +95,8 @@ impl Property {
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
+        Self::ScopesAreKept,
+        Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
         Self::ClientsReturn,
@@ -139,6 +143,8 @@ impl Property {
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
+            Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::TurnsAreShort => "one turn of a thread opens few ports",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",
             Self::ClientsReturn => "every client is back after the faults have stopped",

@@ -78,14 +78,18 @@ pub enum Sometimes {
     WrongTokenRefused,
     ForgedConnRefused,
     ReplayedConnRefused,
+    NeighbourLetIn,
     SurplusClosed,
     IdlePinged,
     TunnelClosedWithTransfers,
+    HolderCame,
+    HolderPortInUse,
+    UnacknowledgedEnded,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 73] = [
+    pub const ALL: [Self; 77] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -156,9 +160,13 @@ impl Sometimes {
         Self::WrongTokenRefused,
         Self::ForgedConnRefused,
         Self::ReplayedConnRefused,
+        Self::NeighbourLetIn,
         Self::SurplusClosed,
         Self::IdlePinged,
         Self::TunnelClosedWithTransfers,
+        Self::HolderCame,
+        Self::HolderPortInUse,
+        Self::UnacknowledgedEnded,
     ];
 }
 

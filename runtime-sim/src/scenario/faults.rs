@@ -30,6 +30,7 @@ pub enum SimFault {
     Rival,
     Stranger,
     Impostor,
+    Holder,
 }
 
 /// A kind of fault of the simulated kernel.
@@ -75,7 +76,7 @@ impl SimFault {
             Self::StopServer => Sometimes::StopServer,
             Self::ServiceDown => Sometimes::ServiceDown,
             Self::ServiceAcceptsNothing | Self::FewDescriptors => return None,
-            Self::Rival | Self::Stranger | Self::Impostor => return None,
+            Self::Rival | Self::Stranger | Self::Impostor | Self::Holder => return None,
         })
     }
 }

@@ -13,6 +13,7 @@ pub use faults::{KernelFault, SimFault, TurmoilFault};
 pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
 pub(crate) use timings::TimingRanges;
 
+use crate::holder;
 use crate::kernel::Rng;
 use protocol_sm::driver::{SCRATCH, Strategy};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token, TunnelLimits};
@@ -93,15 +94,17 @@ impl Scenario {
         }
     }
 
-    /// The server's settings. With `tokens` each client has its own, [`client_token`]; without, all are one holder.
+    /// The server's settings. With `tokens` each client has its own, and so has a neighbour who runs no client, but may
+    /// have sessions: [`client_token`], [`neighbour_token`]; and one who means harm. Without, all are one holder.
     pub(crate) fn server(&self, tokens: bool) -> ServerSettings {
         let credential = |client| Credential {
             name: format!("client{client}"),
-            tokens: vec![client_token(client)],
+            tokens: vec![if client == self.clients.len() { neighbour_token() } else { client_token(client) }],
             scope: self.scope(1),
         };
+        let clients = (0..=self.clients.len()).map(credential);
         ServerSettings {
-            credentials: if tokens { (0..self.clients.len()).map(credential).collect() } else { Vec::new() },
+            credentials: if tokens { clients.chain([holder::credential()]).collect() } else { Vec::new() },
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
             timings: self.timings.clone(),
@@ -119,6 +122,11 @@ impl Scenario {
 /// A client's token, where it has one.
 pub(crate) fn client_token(client: usize) -> Token {
     Token::new(format!("the token of client {client}").into_bytes())
+}
+
+/// The token of the neighbour, who has no client of ours.
+pub(crate) fn neighbour_token() -> Token {
+    Token::new(b"the token of a neighbour".to_vec())
 }
 
 /// Draws clients and their tunnels. `on_tunnel` and `on_client` draw what only one ring knows of each, right behind

@@ -19,6 +19,19 @@ pub(crate) struct Script {
     pub(crate) fate: Fate,
 }
 
+impl Script {
+    /// Whose words do not come from a script.
+    pub(crate) const SILENT: Self = Self {
+        total: 0,
+        write_chunk: 0,
+        read_chunk: 0,
+        write_pause: Duration::ZERO,
+        read_pause: Duration::ZERO,
+        shut: Shut::AfterPeer,
+        fate: Fate::Normal,
+    };
+}
+
 /// When it shuts its write half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shut {

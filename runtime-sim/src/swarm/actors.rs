@@ -3,6 +3,7 @@
 use super::orders::{Intrusion, Visit};
 use super::socket::Socket;
 use super::stage::Stage;
+use crate::holder::{Act, Holder};
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
@@ -252,6 +253,7 @@ pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
             match intrusion {
                 Intrusion::Noise(port) => tokio::task::spawn_local(intrude(stage, who, port, rng)),
                 Intrusion::Deceit => tokio::task::spawn_local(deceive(stage, who, rng)),
+                Intrusion::Abuse => tokio::task::spawn_local(abuse(stage, who, rng)),
             };
         }
         Poll::<()>::Pending
@@ -363,6 +365,96 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     // A silent line ends by the clock.
     while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
+}
+
+/// A hostile holder of a token comes, speaks, listens, and does something from time to time.
+async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
+    let mut holder = Holder::new(rng.fork(), stage.oracle.past.take().filter(|_| rng.chance(60)));
+    let server = turmoil::lookup("server");
+    let mut socket = Socket::connect(&stage, who, None, SocketAddr::new(server, CTL));
+    let mut unsent = Vec::new();
+    loop {
+        let mut talk = |cx: &mut Context<'_>| {
+            socket.pull(cx);
+            if socket.is_connecting() {
+                return Poll::Pending;
+            }
+            let mut bytes = [0; 512];
+            loop {
+                unsent.extend(holder.speak());
+                while !unsent.is_empty() {
+                    match socket.send(&unsent) {
+                        Ok(sent) => drop(unsent.drain(..sent)),
+                        // The connection is gone, or full: the next read tells, or there will be room.
+                        Err(_) => break,
+                    }
+                }
+                match socket.recv(&mut bytes) {
+                    Err(SysError::WouldBlock) => return Poll::Pending,
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(n) => match holder.on_bytes(&bytes[..n]) {
+                        Ok(seen) => seen.into_iter().for_each(|what| stage.saw(what)),
+                        Err(finding) => stage.check(Err(finding)),
+                    },
+                }
+            }
+        };
+        let pause = tokio::time::timeout(rng_pause(&mut rng), poll_fn(&mut talk)).await;
+        if pause.is_ok() {
+            break;
+        }
+        match holder.act() {
+            Act::Speak => {}
+            Act::Conns(conns) => {
+                for words in conns {
+                    hold(&stage, who, SocketAddr::new(server, PROXY), words, rng.fork());
+                }
+            }
+            Act::Visit(port) => hold(&stage, who, SocketAddr::new(server, port), b"a visitor".to_vec(), rng.fork()),
+            Act::Leave => {
+                unsent.extend(holder.speak());
+                // What does not fit is not said.
+                let _ = socket.send(&unsent);
+                break;
+            }
+        }
+    }
+    stage.oracle.past.set(holder.past());
+    stage.orders.to_come.set(stage.orders.to_come.get() - 1);
+}
+
+fn rng_pause(rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.log_size(1, 300) as u64)
+}
+
+/// A connection of a hostile holder's on which it says this and no more, for a while.
+fn hold(stage: &Rc<Stage>, who: ProcId, to: SocketAddr, words: Vec<u8>, mut rng: Rng) {
+    stage.orders.to_come.set(stage.orders.to_come.get() + 1);
+    let stage = Rc::clone(stage);
+    tokio::task::spawn_local(async move {
+        let mut socket = Socket::connect(&stage, who, None, to);
+        let mut words = Some(words);
+        let over = |cx: &mut Context<'_>| {
+            socket.pull(cx);
+            if socket.is_connecting() {
+                return Poll::Pending;
+            }
+            if let Some(words) = words.take() {
+                // What does not fit is not said.
+                let _ = socket.send(&words);
+            }
+            loop {
+                match socket.recv(&mut [0; 512]) {
+                    Err(SysError::WouldBlock) => return Poll::Pending,
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(_) => {}
+                }
+            }
+        };
+        // It leaves, or is sent away.
+        let _ = tokio::time::timeout(Duration::from_millis(rng.log_size(10, 5_000) as u64), poll_fn(over)).await;
+        stage.orders.to_come.set(stage.orders.to_come.get() - 1);
+    });
 }
 
 /// The host of all local services.

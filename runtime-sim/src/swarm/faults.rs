@@ -244,6 +244,10 @@ impl Faults {
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Deceit);
                 return true;
             }
+            SimFault::Holder => {
+                self.stage.orders.intrude(self.cast.visitors(), Intrusion::Abuse);
+                return true;
+            }
         };
         self.active.push((until, remedy));
         true

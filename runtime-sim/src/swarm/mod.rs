@@ -51,7 +51,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 21] = [
+pub const UNSEEN: [Sometimes; 22] = [
+    Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
     Sometimes::FinBeforeLastByte,

@@ -1,10 +1,11 @@
 //! What is seen of a run: every stream, what happened, and the first promise that was broken.
 
+use crate::holder::Past;
 use crate::impostor::Overheard;
 use crate::kernel::ProcId;
 use crate::oracle::{Breach, Coverage, Finding, Kind, Property, Sometimes, Streams};
 use crate::trace::Trace;
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
 use protocol_sm::driver::{Dropped, Note};
 use protocol_sm::ids::{ClientId, ConnId, Epoch};
 use protocol_sm::time::Instant;
@@ -19,6 +20,8 @@ pub(super) struct Oracle {
     pub(super) trace: RefCell<Trace>,
     pub(super) breach: RefCell<Option<Breach>>,
     pub(super) overheard: RefCell<Overheard>,
+    /// The session that a hostile holder has left.
+    pub(super) past: Cell<Option<Past>>,
     pub(super) races: Cell<Races>,
     /// Visitors that came, and those that were served whole.
     pub(super) visitors: Cell<u64>,
@@ -61,6 +64,7 @@ impl Oracle {
             trace: RefCell::new(Trace::new(keep_trace)),
             breach: RefCell::default(),
             overheard: RefCell::default(),
+            past: Cell::default(),
             races: Cell::default(),
             visitors: Cell::default(),
             whole: Cell::default(),
@@ -138,7 +142,7 @@ impl Oracle {
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
             },
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
@@ -150,10 +154,10 @@ impl Oracle {
                     }
                 }
             }
-            Note::SessionDetached { client } => {
+            Note::SessionDetached { client, .. } => {
                 self.detached.borrow_mut().insert(*client);
             }
-            Note::SessionOver { client, code: CloseCode::Bye } if self.detached.borrow_mut().remove(client) => {
+            Note::SessionOver { client, code: CloseCode::Bye, .. } if self.detached.borrow_mut().remove(client) => {
                 self.saw(Sometimes::SessionExpired);
             }
             Note::SessionOver { code: CloseCode::Replaced, .. } => {
@@ -165,6 +169,8 @@ impl Oracle {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
+            // Only a hostile holder acknowledges nothing.
+            Note::Violation { violation: Violation::Unacknowledged, .. } if server => {}
             Note::Violation { conn, violation } => {
                 let what = format!("{who:?} noted {violation:?} on {conn:?}");
                 self.breach(Kind::Safety, Property::HonestPeersNeverViolate, what);
@@ -175,6 +181,7 @@ impl Oracle {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::Tunnel { .. }
@@ -182,6 +189,7 @@ impl Oracle {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -72,6 +72,8 @@ pub(super) enum Intrusion {
     Noise(u16),
     /// To be taken for a client.
     Deceit,
+    /// He is one, with a token of his own, and means harm.
+    Abuse,
 }
 
 impl Orders {

@@ -36,14 +36,15 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [TurmoilFault; 1] = [TurmoilFault::Sim(SimFault::Impostor)];
+const LATER: [(TurmoilFault, u64); 2] =
+    [(TurmoilFault::Sim(SimFault::Impostor), 0x1a7e), (TurmoilFault::Sim(SimFault::Holder), 0x401d)];
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = TurmoilFault> {
-    FAULTS.into_iter().chain(LATER)
+    FAULTS.into_iter().chain(LATER.map(|(fault, _)| fault))
 }
 
-/// Whether transfers must survive it.
+/// Whether transfers must survive it. A hostile holder's own need not.
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
         TurmoilFault::Sim(fault) => matches!(fault, SimFault::ResetCtl | SimFault::Stranger | SimFault::Impostor),
@@ -87,10 +88,14 @@ impl Plan {
         let mut on: Vec<_> =
             FAULTS.into_iter().filter(|&fault| is_gentle(fault) || !calm).filter(|_| rng.chance(35)).collect();
         let mut blows = if on.is_empty() { 0 } else { rng.size(1, 14) };
-        let mut later = Rng::new(seed ^ 0x1a7e);
-        on.extend(LATER.into_iter().filter(|_| later.chance(20)));
-        if blows == 0 && !on.is_empty() {
-            blows = later.size(1, 6);
+        for (fault, salt) in LATER {
+            let mut later = Rng::new(seed ^ salt);
+            if later.chance(20) && (is_gentle(fault) || !calm) {
+                on.push(fault);
+            }
+            if blows == 0 && !on.is_empty() {
+                blows = later.size(1, 6);
+            }
         }
         let mut blows: Vec<_> = (0..blows)
             .map(|_| {

@@ -13,7 +13,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
-use protocol_sm::settings::{ClientSettings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -207,6 +207,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
+    let visitors = settings.budget.visitors;
     let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
@@ -220,7 +221,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<Door>::new(plan.scenario.loop_count),
+        Listener::<Door>::new(plan.scenario.loop_count, visitors),
         Listener::assert_consistent,
         inbox,
     );
@@ -289,6 +290,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let plan = &stage.plan;
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
+        proxy: ProxyAt::AsTold,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec

@@ -99,9 +99,10 @@ impl Stage {
         {
             self.breach(Kind::Safety, Property::NoUnprovokedReset, Oracle::show(note));
         }
-        if let Note::Tunnel { client, tunnel, outcome: Ok(public), .. } = note {
-            let tunnels = &self.plan.scenario.clients[usize::from(client.0[0])].tunnels;
-            self.orders.public.borrow_mut()[tunnels[tunnel.0 as usize]] = Some(public.port());
+        if let Note::Tunnel { client, tunnel, outcome: Ok(public), .. } = note
+            && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0]))
+        {
+            self.orders.public.borrow_mut()[client.tunnels[tunnel.0 as usize]] = Some(public.port());
         }
         self.oracle.note(who, who == SERVER, note);
     }

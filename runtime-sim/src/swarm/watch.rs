@@ -68,6 +68,8 @@ impl Watch {
             }
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::ConnUp { .. }
+            | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
             | FromClientLoop::Drained { .. } => {}
@@ -100,6 +102,7 @@ impl Watch {
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
             | ToServerLoop::Drain
+            | ToServerLoop::Trim
             | ToServerLoop::Stop => {}
         }
     }

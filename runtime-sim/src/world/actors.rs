@@ -2,8 +2,9 @@
 //! ways to end.
 
 use super::plan::Plan;
+use crate::holder::{Act, Holder, Past};
 use crate::impostor::{Impostor, Overheard};
-use crate::kernel::{Errno, HostId, Kernel, PollId, ProcId, Rng, SockId, mix};
+use crate::kernel::{Errno, HostId, Kernel, Options, PollId, ProcId, Rng, SockId, mix};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
 use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Script, Shut};
 use core::net::{IpAddr, SocketAddr};
@@ -41,9 +42,24 @@ fn script(rng: &mut Rng, plan: &Plan, side: Side, service_first: bool) -> Script
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
-    Visitor { probe: bool },
+    Visitor {
+        probe: bool,
+    },
     Service,
     Stranger,
+    /// A hostile holder of a token: its ctl_conn, its conns, and its own visitors.
+    Holder,
+}
+
+/// What a hostile holder needs beside its words.
+#[derive(Debug)]
+struct Abuse {
+    holder: Holder,
+    from: (ProcId, PollId),
+    server: IpAddr,
+    options: Options,
+    /// Said, and not yet taken by the socket.
+    unsent: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -69,6 +85,10 @@ pub(super) struct Actor {
     pub(super) ended: Instant,
     /// A stranger who knows what to say.
     impostor: Option<Impostor>,
+    /// A hostile holder's ctl_conn.
+    abuse: Option<Box<Abuse>>,
+    /// It says this and waits, until its time is over.
+    mute: Option<(Vec<u8>, Instant)>,
 }
 
 impl Actor {
@@ -110,6 +130,8 @@ pub(super) struct Actors {
     salt: u64,
     /// Actors that want to be driven at a time.
     pub(super) timers: Vec<(Instant, usize)>,
+    /// The session that a hostile holder has left.
+    past: Option<Past>,
 }
 
 impl Actors {
@@ -122,6 +144,7 @@ impl Actors {
             rng,
             salt,
             timers: Vec::new(),
+            past: None,
         }
     }
 
@@ -178,6 +201,8 @@ impl Actors {
             began: now,
             ended: now,
             impostor: None,
+            abuse: None,
+            mute: None,
         });
         self.all.len() - 1
     }
@@ -254,6 +279,109 @@ impl Actors {
         };
         self.end(kernel, index, outcome, false);
         Ok(())
+    }
+
+    /// A client with a token of its own comes, which means harm.
+    pub(super) fn abuse(&mut self, kernel: &mut Kernel, plan: &Plan, from: (ProcId, PollId), server: IpAddr) {
+        let past = self.past.take().filter(|_| self.rng.chance(60));
+        let abuse = Abuse {
+            holder: Holder::new(self.rng.fork(), past),
+            from,
+            server,
+            options: plan.foreign(),
+            unsent: Vec::new(),
+        };
+        let sock = kernel.connect(from.0, SocketAddr::new(server, CTL), plan.foreign()).expect("it has descriptors");
+        let index = self.add(kernel, Who::Holder, sock, usize::MAX, Script::SILENT, from.1);
+        self.all[index].abuse = Some(Box::new(abuse));
+    }
+
+    /// A connection of a hostile holder's on which it says this and no more, for a while.
+    fn hold(&mut self, kernel: &mut Kernel, from: (ProcId, PollId), to: SocketAddr, options: Options, words: Vec<u8>) {
+        let Ok(sock) = kernel.connect(from.0, to, options) else { return };
+        let index = self.add(kernel, Who::Holder, sock, usize::MAX, Script::SILENT, from.1);
+        let until = kernel.now() + Duration::from_micros(self.rng.log_size(100, 5_000_000) as u64);
+        self.all[index].mute = Some((words, until));
+        self.timers.push((until, index));
+    }
+
+    /// A hostile holder speaks, listens, and does something when it is time.
+    fn misuse(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) -> Result<(), Finding> {
+        let now = kernel.now();
+        loop {
+            let actor = &mut self.all[index];
+            let (sock, Some(abuse)) = (actor.sock, &mut actor.abuse) else { return Ok(()) };
+            abuse.unsent.extend(abuse.holder.speak());
+            while !abuse.unsent.is_empty() {
+                match kernel.send(sock, &abuse.unsent) {
+                    Ok(sent) => drop(abuse.unsent.drain(..sent)),
+                    // The connection is gone, or full: the next read tells, or there will be room.
+                    Err(_) => break,
+                }
+            }
+            let mut buffer = [0; 1024];
+            let outcome = match kernel.recv(sock, &mut buffer) {
+                Ok(0) => Outcome::Own,
+                Ok(n) => {
+                    if let Some(what) = abuse.holder.on_bytes(&buffer[..n])? {
+                        seen.saw(what);
+                    }
+                    continue;
+                }
+                Err(Errno::EAGAIN) if actor.next_write > now => return Ok(()),
+                Err(Errno::EAGAIN) => {
+                    let (act, pause) = (abuse.holder.act(), abuse.holder.pause());
+                    let (from, server, options) = (abuse.from, abuse.server, abuse.options);
+                    actor.next_write = now + pause;
+                    self.timers.push((now + pause, index));
+                    match act {
+                        Act::Speak => continue,
+                        Act::Conns(conns) => {
+                            for words in conns {
+                                self.hold(kernel, from, SocketAddr::new(server, PROXY), options, words);
+                            }
+                            continue;
+                        }
+                        Act::Visit(port) => {
+                            self.hold(kernel, from, SocketAddr::new(server, port), options, b"a visitor".to_vec());
+                            continue;
+                        }
+                        Act::Leave => {
+                            let _ = kernel.send(sock, &self.last_words(index));
+                            Outcome::Own
+                        }
+                    }
+                }
+                Err(errno) => Outcome::Reset(errno),
+            };
+            self.past = self.all[index].abuse.as_ref().and_then(|abuse| abuse.holder.past());
+            self.end(kernel, index, outcome, false);
+            return Ok(());
+        }
+    }
+
+    fn last_words(&mut self, index: usize) -> Vec<u8> {
+        let Some(abuse) = &mut self.all[index].abuse else { return Vec::new() };
+        abuse.unsent.extend(abuse.holder.speak());
+        std::mem::take(&mut abuse.unsent)
+    }
+
+    /// It says what it has to say, once, and waits.
+    fn wait_mutely(&mut self, kernel: &mut Kernel, index: usize) {
+        let actor = &mut self.all[index];
+        let Some((words, until)) = &mut actor.mute else { return };
+        let words = std::mem::take(words);
+        if !words.is_empty() {
+            // A few words: they fit, or the connection is gone, which the next read tells.
+            let _ = kernel.send(actor.sock, &words);
+        }
+        let outcome = match kernel.recv(actor.sock, &mut [0; 1024]) {
+            Ok(1..) if *until > kernel.now() => return self.wait_mutely(kernel, index),
+            Err(Errno::EAGAIN) if *until > kernel.now() => return,
+            Ok(_) | Err(Errno::EAGAIN) => Outcome::Own,
+            Err(errno) => Outcome::Reset(errno),
+        };
+        self.end(kernel, index, outcome, false);
     }
 
     /// A machine lost its power: whoever was on it is gone.
@@ -337,6 +465,13 @@ impl Actors {
         }
         if self.all[index].impostor.is_some() {
             return self.deceive(kernel, index, seen);
+        }
+        if self.all[index].abuse.is_some() {
+            return self.misuse(kernel, index, seen);
+        }
+        if self.all[index].mute.is_some() {
+            self.wait_mutely(kernel, index);
+            return Ok(());
         }
         if let Err(errno) = self.write(kernel, index) {
             let actor = &mut self.all[index];
@@ -429,7 +564,7 @@ impl Actors {
             Fate::Reset { sent, received: least } if actor.sent >= sent && (received >= least || actor.eof) => {
                 seen.saw(match actor.who {
                     Who::Service => Sometimes::ServiceReset,
-                    Who::Visitor { .. } | Who::Stranger => Sometimes::VisitorReset,
+                    Who::Visitor { .. } | Who::Stranger | Who::Holder => Sometimes::VisitorReset,
                 });
                 self.end(kernel, index, Outcome::Own, true);
                 return;

@@ -133,6 +133,11 @@ impl World {
                 self.actors.impersonate(&mut self.kernel, &self.plan, self.visitors, server, &self.overheard);
                 true
             }
+            SimFault::Holder => {
+                let server = self.kernel.ip(self.server_host);
+                self.actors.abuse(&mut self.kernel, &self.plan, self.visitors, server);
+                true
+            }
         }
     }
 
@@ -177,7 +182,8 @@ impl World {
             | SimFault::BlackholeCtl
             | SimFault::BlackholeProxy
             | SimFault::Stranger
-            | SimFault::Impostor => {}
+            | SimFault::Impostor
+            | SimFault::Holder => {}
         }
     }
 

@@ -29,7 +29,7 @@ use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use silence::Silence;
 use std::cmp::Reverse;
@@ -407,6 +407,7 @@ impl World {
             limits: self.plan.scenario.limits(tunnel),
         };
         let settings = ClientSettings {
+            proxy: ProxyAt::AsTold,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),
@@ -466,9 +467,10 @@ impl World {
                 let tunnel = self.plan.scenario.clients[client].tunnels[*index as usize];
                 self.forwarding.insert((process, tunnel), *public);
             }
-            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note {
-                let client = usize::from(client.0[0] - 1);
-                self.publics[self.plan.scenario.clients[client].tunnels[*index as usize]] = Some(*public);
+            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note
+                && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0] - 1))
+            {
+                self.publics[client.tunnels[*index as usize]] = Some(*public);
             }
             self.see_note(process, &note);
         }

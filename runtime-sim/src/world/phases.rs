@@ -210,8 +210,8 @@ impl World {
 
     /// Where nothing harmed anybody, everybody was served whole, and strangers were gone in time.
     fn check_calm(&mut self) {
-        let (strangers, others): (Vec<_>, Vec<_>) =
-            self.actors.all.iter().partition(|actor| actor.who == Who::Stranger);
+        let honest_and_strangers = self.actors.all.iter().filter(|actor| actor.who != Who::Holder);
+        let (strangers, others): (Vec<_>, Vec<_>) = honest_and_strangers.partition(|actor| actor.who == Who::Stranger);
         let patience = self.plan.scenario.timings.handshake_timeout + LAG;
         if let Some(actor) = strangers.iter().find(|actor| actor.ended.since(actor.began) > patience) {
             let what = format!("one came at {:?} and was there until {:?}", actor.began, actor.ended);

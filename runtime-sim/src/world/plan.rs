@@ -38,8 +38,11 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 2] =
-    [(KernelFault::Sim(SimFault::Impostor), 0x1a7e), (KernelFault::CloseTunnel, 0xc105e)];
+const LATER: [(KernelFault, u64); 3] = [
+    (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
+    (KernelFault::CloseTunnel, 0xc105e),
+    (KernelFault::Sim(SimFault::Holder), 0x401d),
+];
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = KernelFault> {
@@ -48,7 +51,7 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
-    fault == KernelFault::Sim(SimFault::Impostor)
+    matches!(fault, KernelFault::Sim(SimFault::Impostor | SimFault::Holder))
 }
 
 /// Where a client and its services run.
@@ -123,7 +126,9 @@ impl Plan {
         let mut fault_count = if faults.is_empty() { 0 } else { rng.size(1, 12) };
         for (fault, salt) in LATER {
             let mut later = Rng::new(seed ^ salt);
-            if later.chance(15) && (!calm || is_harmless(fault)) {
+            // A holder of what nobody has is a stranger.
+            let may = token || fault != KernelFault::Sim(SimFault::Holder);
+            if later.chance(15) && may && (!calm || is_harmless(fault)) {
                 faults.push(fault);
                 if fault_count == 0 {
                     fault_count = later.size(1, 6);

@@ -58,6 +58,8 @@ pub(super) struct Effects {
     pub(super) lookups: Vec<(Lookup, String)>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
+    /// Tries to open a port.
+    pub(super) listens: usize,
     /// Connections begun: for which role, as which socket.
     pub(super) dialled: Vec<(Role, SockId)>,
     /// Frames or payload were sent into proxy_conns.
@@ -328,6 +330,7 @@ impl Listen for ThreadSys<'_> {
     type Listener = Socket;
 
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Socket, SocketAddr), SysError> {
+        self.effects.listens += 1;
         let (sock, address) = self.kernel.listen(self.proc, at, 1024, self.plan.options(Role::Public))?;
         self.kernel.watch(sock, self.poll, token, false);
         Ok((Socket(sock), address))

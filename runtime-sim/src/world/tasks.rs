@@ -26,9 +26,10 @@ pub(super) enum Task {
 impl Task {
     pub(super) fn server(settings: ServerSettings, timings: &Timings, loop_count: usize) -> Vec<Self> {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let visitors = settings.budget.visitors;
         let mut tasks = vec![
             Self::ServerMain(ServerMain::new(settings, loop_count, any)),
-            Self::Listener(Listener::new(loop_count)),
+            Self::Listener(Listener::new(loop_count, visitors)),
         ];
         tasks.extend((0..loop_count).map(|loop_index| Self::ServerLoop(ServerLoop::new(loop_index, timings.clone()))));
         tasks

@@ -12,6 +12,8 @@ use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
+/// Tries to open a port that a driver makes in one go.
+const MOST_LISTENS: usize = 4;
 /// A thread that has run so often in a row with neither mail nor events spins.
 const SPINS: u32 = 10_000;
 
@@ -111,6 +113,10 @@ impl World {
         }
         for (property, what) in effects.breaches {
             self.fail(Kind::Safety, property, what);
+        }
+        if effects.listens > MOST_LISTENS {
+            let what = format!("{} tries to open a port", effects.listens);
+            self.fail(Kind::Safety, Property::TurnsAreShort, what);
         }
         self.see_dials(index, effects.last_read, &effects.dialled);
         self.on_notes(process, effects.notes);

@@ -6,6 +6,7 @@ use super::phases::KEEPALIVE;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
 use super::watch::Dialled;
 use super::{Phase, Plan, World, run_plan};
+use crate::holder::Holder;
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, Rng};
 use crate::oracle::{Property, Side, Streams};
@@ -13,11 +14,13 @@ use crate::scenario::{Outcome, Scenario};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToServerMain};
-use protocol_sm::driver::{Cx, Note, Role, Splice, Strategy, Streams as _, Token};
-use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
+use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
-use protocol_sm::wire::ServerMsg;
+use protocol_sm::wire::{
+    ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
+};
 use std::time::Duration;
 
 /// Nothing goes wrong by itself.
@@ -262,6 +265,35 @@ fn broken(property: Property) -> World {
             let mut impostor = Impostor::new(&mut Rng::new(1), &Overheard::default());
             let found = impostor.on_bytes(b"CPRX, come in, whoever you are, and have a look at all there is");
             world.after_actor(found.map(drop));
+            world
+        }
+        Property::ScopesAreKept => {
+            let mut world = fresh();
+            let mut holder = Holder::new(Rng::new(1), None);
+            let mut told = Reply::to(Preface::ours(ConnKind::Ctl)).encode().to_vec();
+            let hello = ServerHandshake::Hello(ServerHello { nonce: [0; 32], features: 0 });
+            let (session, proof) = (SessionId([1; 16]), [0; 32]);
+            let welcome =
+                ServerHandshake::Welcome(Welcome { session, resumed: false, received: 0, proxy_port: 1, proof });
+            let public = SocketAddr::from(([0, 0, 0, 0], 6000));
+            let ready = Ctl::Numbered { seq: 1, msg: ServerMsg::TunnelReady { tunnel: TunnelId(1), public } };
+            let messages: [ToClient; 3] = [Ctl::Handshake(hello), Ctl::Handshake(welcome), ready];
+            for message in messages {
+                message.encode_to(&mut told);
+            }
+            let found = holder.on_bytes(&told);
+            world.after_actor(found.map(drop));
+            world
+        }
+        Property::TurnsAreShort => {
+            let mut world = fresh();
+            let listener = world.processes[world.server].threads[1];
+            world.with(listener, |_, cx| {
+                for port in 5000..5005 {
+                    let token = Token::from_number(u64::from(port)).expect("not 0");
+                    cx.sys.listen(SocketAddr::from(([0, 0, 0, 0], port)), token).expect("it is free");
+                }
+            });
             world
         }
         Property::NoPanic => unreachable!("that takes a whole run"),

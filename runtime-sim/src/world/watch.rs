@@ -6,7 +6,7 @@ use super::{Role, World};
 use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
@@ -401,7 +401,7 @@ impl World {
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
         }
     }
 
@@ -463,6 +463,8 @@ impl World {
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.
                 let strange = conn.is_none() && role == Role::Server && self.strangers_came();
+                // Only who acknowledges nothing; that the honest ones do is seen by their sessions going on.
+                let strange = strange || role == Role::Server && *violation == Violation::Unacknowledged;
                 if !strange {
                     let what = format!("{role:?}: {violation} (conn {conn:?})");
                     self.fail(Kind::Safety, Property::HonestPeersNeverViolate, what);
@@ -472,6 +474,7 @@ impl World {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::Tunnel { .. }
@@ -479,6 +482,7 @@ impl World {
             | Note::NotForwarding { .. }
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
+            | Note::CannotAccept { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

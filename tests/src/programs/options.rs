@@ -151,6 +151,14 @@ impl Options {
         self.wrapped(&["unshare", "--mount", "sh", "-c", mount, hosts])
     }
 
+    /// Puts the file `resolver` in the place of `/etc/resolv.conf`, for this program only. Needs root.
+    #[must_use]
+    pub fn resolver(self, resolver: &Path) -> Self {
+        let resolver = resolver.to_str().expect("a path in UTF-8");
+        let mount = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        self.wrapped(&["unshare", "--mount", "sh", "-c", mount, resolver])
+    }
+
     /// Runs it in a network namespace. Needs root.
     #[must_use]
     pub fn network(self, namespace: &Namespace) -> Self {

@@ -665,3 +665,26 @@ fn one_token_has_as_many_visitors_as_its_holder_may_have() {
         }
     }
 }
+
+/// P-LIM-3: whoever has all the conns, or all the visitors, that descriptors allow leaves newcomers theirs.
+#[test]
+fn descriptors_are_left_for_newcomers() {
+    const DESCRIPTORS: usize = 500;
+    let server = Server::start(options().threads(1).key("wait_timeout", 600).descriptor_limit(DESCRIPTORS));
+    server.log_line("what the limit of open files allows");
+    let mut greedy = RawClient::start(server.ctl());
+    // Some are refused, and idle ones are closed where they become scarce.
+    let _conns: Vec<_> = (1..=DESCRIPTORS as u64)
+        .map(|id| greedy.conn_as(server.proxy(), &greedy.key.hello(greedy.welcome.session, ConnId(id))))
+        .collect();
+    let public = greedy.tunnel(1);
+    let visitors: Vec<_> = (0..DESCRIPTORS).map(|_| connect_unless_reset(public)).collect();
+    let mut newcomer = RawClient::start(server.ctl());
+    let public = newcomer.tunnel(1);
+    newcomer.conn(server.proxy());
+    newcomer.expect_alive();
+    greedy.expect_alive();
+    drop(visitors);
+    drop(connect(public));
+    newcomer.expect_alive();
+}

@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tests::gate::Gate;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, LOOPBACK, bounded, connect, read_end};
+use tests::sockets::{End, LOOPBACK, bounded, connect, free_port, read_end};
 use tests::visits::until_served;
 use tests::wait::{PATIENCE, eventually};
 
@@ -179,7 +179,9 @@ fn a_client_that_encrypts_says_nothing_in_the_clear_at_either_door() {
     let host = Ipv4Addr::new(127, 0, 0, 3);
     let ctl = Gate::at((host, 0).into(), server.ctl());
     let impostor = TcpListener::bind((host, server.proxy().port())).expect("the proxy port at another address");
-    let client = Client::start(&server, options().brisk().tunnel(service.addr()).via(ctl.addr()));
+    let public = SocketAddr::from((LOOPBACK, free_port()));
+    let tunnel = options().brisk().tunnel_at(service.addr(), public.port());
+    let client = Client::spawn(&server, tunnel.via(ctl.addr()));
     impostor.set_nonblocking(true).expect("non-blocking");
     for answer in [&b"CPXYP\x01\x01\x01"[..], b"CPXYP\x00\x01\x01", b"\x15\x03\x03\x00\x02\x02\x28"] {
         let (stream, _) =
@@ -192,10 +194,13 @@ fn a_client_that_encrypts_says_nothing_in_the_clear_at_either_door() {
         assert_eq!(said.first(), Some(&0x16), "a handshake of TLS, and nothing else");
         assert!(!said.windows(4).any(|bytes| bytes == b"CPXY"), "{said:?}");
     }
-    let (bytes, end) = read_end(&mut connect(client.public()));
+    server.log_line("tunnel open");
+    let (bytes, end) = read_end(&mut connect(public));
     assert_eq!((bytes, end), (0, End::Reset), "no visitor is served over it");
+    assert_eq!(client.forwardings(), [], "nor announced");
     drop(impostor);
     // The negative: with the right one at that door it works.
     let _proxy = Gate::at(SocketAddr::from((host, server.proxy().port())), server.proxy());
-    until_served(client.public());
+    client.forwarding_after(0, &service.addr().to_string());
+    until_served(public);
 }

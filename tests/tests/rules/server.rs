@@ -364,7 +364,7 @@ fn a_newcomer_replaces_only_the_dead() {
     old.expect_close(CloseCode::Replaced);
 }
 
-/// P-REPL-5: with another token there is no replacing, whether the session has a ctl_conn or not.
+/// P-REPL-5: with another token there is no replacing, and no blocking either, whether the session has a ctl_conn or not.
 #[test]
 fn another_tokens_holder_replaces_nobody() {
     let tables = "[[clients]]\nname = \"a\"\ntoken = \"token a\"\n[[clients]]\nname = \"b\"\ntoken = \"token b\"\n";
@@ -372,10 +372,52 @@ fn another_tokens_holder_replaces_nobody() {
     let identity = Identity::new();
     let mut owner = RawClient::with(server.ctl(), &identity.clone().with_token("token a")).expect("let in");
     let thief = identity.with_token("token b").resuming(owner.welcome.session, 0);
-    assert_eq!(RawClient::with(server.ctl(), &thief).err(), Some(HandshakeRefusal::IdentityInUse));
+    let session = owner.welcome.session;
+    let beside = RawClient::with(server.ctl(), &thief).expect("another client");
+    assert!(!beside.welcome.resumed && beside.welcome.session != session);
     owner.expect_alive();
+    let back = owner.identity.clone();
     owner.wire.reset();
-    assert_eq!(RawClient::with(server.ctl(), &thief).err(), Some(HandshakeRefusal::IdentityInUse));
+    // While the owner is away, and when it comes back: to its session, and then as a new process.
+    beside.wire.reset();
+    let mut beside = RawClient::with(server.ctl(), &thief).expect("another client");
+    assert!(!beside.welcome.resumed);
+    let owner = RawClient::with(server.ctl(), &back.clone().resuming(session, 0)).expect("it comes back");
+    assert!(owner.welcome.resumed);
+    owner.wire.reset();
+    let mut owner = RawClient::with(server.ctl(), &back).expect("it replaces its own session only");
+    owner.expect_alive();
+    beside.expect_alive();
+}
+
+/// P-AUTH-15: naming a session of one's own lifts the limit on wrong proofs for nobody who guesses.
+#[test]
+fn guesses_under_a_session_of_ones_own_are_counted() {
+    let tables = "[[clients]]\nname = \"a\"\ntoken = \"token a\"\n[[clients]]\nname = \"b\"\ntoken = \"token b\"\n";
+    let server = Server::start(options().tables(tables));
+    let own = Identity::new().with_token("token a");
+    let mut session = RawClient::with(server.ctl(), &own).expect("let in");
+    let guess = own.clone().with_token("a guess").resuming(session.welcome.session, 0);
+    let guess = || RawClient::with(server.ctl(), &guess).err();
+    let guesses = (0..3000).take_while(|_| guess() == Some(HandshakeRefusal::WrongToken)).count();
+    assert!((30..3000).contains(&guesses), "{guesses} guesses until one is not checked");
+    session.expect_alive();
+    // Another holder's client, from the same address, comes back to its session all the same.
+    let other = Identity::new().with_token("token b");
+    until("there is room for a newcomer again", || RawClient::with(server.ctl(), &other).is_ok());
+}
+
+/// P-AUTH-14: whoever comes with one wrong token again and again keeps no newcomer at its address out.
+#[test]
+fn a_client_with_a_wrong_token_keeps_no_other_at_its_address_out() {
+    let server = Server::start(options().env("CPROXY_TOKEN", "the right token"));
+    let wrong = Identity::new().with_token("a wrong token");
+    for _ in 0..40 {
+        let refusal = RawClient::with(server.ctl(), &wrong).err().expect("refused");
+        assert!([HandshakeRefusal::WrongToken, HandshakeRefusal::TooManyFailures].contains(&refusal), "{refusal:?}");
+        let newcomer = Identity::new().with_token("the right token");
+        RawClient::with(server.ctl(), &newcomer).expect("a newcomer gets in").expect_alive();
+    }
 }
 
 /// P-AUTH-13: whoever guesses is held back, with the right token too, and for seconds only; a session that is there

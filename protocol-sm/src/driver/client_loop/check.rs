@@ -19,7 +19,8 @@ impl<T, P> ClientLoop<T, P> {
             State::Opening { conn, .. } => (conn.last(), Use::Opening),
             State::Idle(conn) => (conn.last(), Use::Idle),
             State::Active(active) => {
-                let outer = active.local.and_then(|local| match self.slots.get(local)? {
+                let dialled = active.dial.as_ref().and_then(|dial| dial.attempts().next());
+                let outer = active.local.or(dialled).and_then(|local| match self.slots.get(local)? {
                     Slot::Local(local) => Some(&local.port.stream),
                     Slot::Conn(_) => None,
                 });
@@ -40,7 +41,10 @@ impl<T, P> ClientLoop<T, P> {
                 Slot::Local(local) => {
                     let Some(Slot::Conn(conn)) = self.slots.get(local.conn) else { panic!("its conn is gone") };
                     let State::Active(active) = &conn.state else { panic!("its conn is idle") };
-                    assert_eq!(active.local, Some(token), "one transfer per conn");
+                    let dialled = active.dial.iter().flat_map(|dial| dial.attempts());
+                    let owned = active.local.into_iter().chain(dialled).filter(|&local| local == token).count();
+                    assert_eq!(owned, 1, "one transfer per conn");
+                    assert!(active.local.is_none() || active.dial.is_none(), "whoever lost a race is closed");
                 }
                 Slot::Conn(conn) => {
                     conns += 1;
@@ -59,6 +63,8 @@ impl<T, P> ClientLoop<T, P> {
                         }
                         State::Active(active) => {
                             active_conns += 1;
+                            let dials = active.conn.stage() == Stage::Dialling;
+                            assert_eq!(active.dial.is_some(), dials, "who dials has a way to go");
                             served += u64::from(active.conn.stage() != Stage::Refused);
                             let outer = active.local.and_then(|local| match self.slots.get(local)? {
                                 Slot::Local(local) => Some(&local.port),

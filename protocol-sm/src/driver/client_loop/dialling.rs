@@ -1,56 +1,243 @@
-//! The way to the LocalServer: its addresses are tried in turn; without one left the visitor is refused.
+//! The way to the LocalServer: its name is looked up if that was too long ago, its addresses race, and where none wins the
+//! visitor is refused.
 
 use super::super::messages::FromClientLoop;
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Role, Streams};
 use super::super::thread::Cx;
-use super::{ClientLoop, Local, LoopSys, Phase, Slot, State, active};
+use super::{ClientLoop, Conn, Local, LoopSys, Phase, Slot, State, active};
 use crate::codes::RefuseCode;
+use crate::ids::TunnelId;
+use crate::names::Wait;
 use crate::notes::Note;
+use crate::race::Race;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use crate::wire::ProxyToServer;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// How far the way to a LocalServer is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dial {
+    /// Its name is being looked up. The dial ends at `until`.
+    Name { until: Instant },
+    /// Its addresses are tried.
+    Race {
+        race: Race,
+        /// Local_conns under way.
+        attempts: Vec<(Token, SocketAddr)>,
+        /// What was wrong with the last one that failed.
+        why: RefuseCode,
+    },
+}
+
+impl Dial {
+    /// The local_conns under way.
+    pub(super) fn attempts(&self) -> impl Iterator<Item = Token> {
+        let attempts = match self {
+            Self::Name { .. } => &[][..],
+            Self::Race { attempts, .. } => attempts,
+        };
+        attempts.iter().map(|&(local, _)| local)
+    }
+}
+
+/// What has become of an attempt.
+enum Attempt {
+    Connected(Token),
+    UnderWay(Token),
+    Failed(SysError),
+}
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn is_dialling(&mut self, conn: Token) -> bool {
         active(&mut self.slots, conn).is_some_and(|active| active.pace.phase == Phase::Dial)
     }
 
-    /// Tries the LocalServer's next address; without one left, refuses with what was wrong with the last.
-    // PROTOCOL.md: P-REF-1.
-    pub(super) fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, mut why: RefuseCode) {
-        let Some((tunnel, mut tried)) = active(&mut self.slots, token).map(|active| (active.tunnel, active.tried))
-        else {
-            return;
+    /// A visitor is to be taken to its LocalServer.
+    pub(super) fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let until = cx.now + self.core.timings.dial_timeout;
+        let Some(name) = self.locals.get_mut(&tunnel) else {
+            return self.refuse(cx, token, RefuseCode::UnknownTunnel);
         };
-        let locals = self.locals.get(&tunnel).map_or(&[][..], Vec::as_slice);
-        if locals.is_empty() && self.locals.contains_key(&tunnel) {
-            why = RefuseCode::Unreachable;
+        let wanted = name.want(cx.now);
+        if wanted.look_up {
+            cx.sys.tell(FromClientLoop::LookUp { tunnel });
         }
-        let mut dialled = None;
-        while let (None, Some(to)) = (dialled, locals.get(tried)) {
-            tried += 1;
-            let made = self.slots.insert_with(|local| {
-                let stream = cx.sys.connect(*to, Role::Local, local)?;
-                Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
-            });
-            match made {
-                Ok(local) => dialled = Some(local),
-                Err(error) => why = refusal(error),
+        let wait = match wanted.wait {
+            Wait::Not => return self.race(cx, token, until),
+            Wait::Until(at) => at.min(until),
+            Wait::ForIt => until,
+        };
+        if let State::Active(active) = &mut conn.state {
+            active.dial = Some(Box::new(Dial::Name { until }));
+        }
+        self.core.timers.set(token, &mut conn.deadline, Some(wait));
+        self.await_names.push((tunnel, token));
+    }
+
+    /// A tunnel's LocalServer was looked up, or the tunnel was closed.
+    pub(super) fn dial_awaiting<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
+        let (of_it, others) = core::mem::take(&mut self.await_names).into_iter().partition(|(of, _)| *of == tunnel);
+        self.await_names = others;
+        for (_, token) in of_it {
+            if let Some(Dial::Name { until }) = active(&mut self.slots, token).and_then(|active| active.dial.as_deref())
+            {
+                let until = *until;
+                self.race(cx, token, until);
             }
         }
-        let share = u32::try_from(locals.len()).unwrap_or(u32::MAX).max(1);
-        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
-        let State::Active(active) = &mut conn.state else { return };
-        active.tried = tried;
-        active.local = dialled;
-        if let Some(local) = dialled {
-            let at = cx.now + self.core.timings.dial_timeout / share;
-            self.core.timers.set(token, &mut conn.deadline, Some(at));
-            // On the same machine the connection is up already.
-            return self.on_dial_event(cx, token, local);
+    }
+
+    pub(super) fn on_dial_deadline<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        match active(&mut self.slots, token).and_then(|active| active.dial.as_deref()) {
+            // The look-up hangs.
+            Some(Dial::Name { until }) if cx.now < *until => {
+                let until = *until;
+                self.race(cx, token, until);
+            }
+            Some(Dial::Name { .. }) => self.refuse(cx, token, RefuseCode::TimedOut),
+            Some(Dial::Race { .. }) => self.run(cx, token),
+            None => {}
         }
+    }
+
+    /// Begins to try the LocalServer's addresses.
+    fn race<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, until: Instant) {
+        let Some(active) = active(&mut self.slots, token) else { return };
+        let Some(name) = self.locals.get(&active.tunnel) else {
+            return self.refuse(cx, token, RefuseCode::UnknownTunnel);
+        };
+        let race = Race::new(name.in_order(), cx.now, until);
+        active.dial = Some(Box::new(Dial::Race { race, attempts: Vec::new(), why: RefuseCode::Unreachable }));
+        self.run(cx, token);
+    }
+
+    /// Tries the addresses that are due, until one is connected at once or none is left.
+    // PROTOCOL.md: P-REF-1.
+    fn run<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        loop {
+            let Some(Dial::Race { race, .. }) = self.way(token) else { return };
+            if let Some(to) = race.next(cx.now) {
+                match self.attempt(cx, token, to) {
+                    Attempt::Connected(local) => return self.on_dialled(cx, token, local, to),
+                    Attempt::UnderWay(local) => {
+                        if let Some(Dial::Race { attempts, .. }) = self.way(token) {
+                            attempts.push((local, to));
+                        }
+                    }
+                    Attempt::Failed(error) => self.on_attempt_failed(token, to, error),
+                }
+                continue;
+            }
+            let Some((conn, _)) = dialling(self.slots.get_mut(token)) else { return };
+            let State::Active(active) = &mut conn.state else { return };
+            let Some(Dial::Race { race, attempts, why }) = active.dial.as_deref() else { return };
+            if !race.is_lost(cx.now) {
+                let at = race.deadline();
+                return self.core.timers.set(token, &mut conn.deadline, Some(at));
+            }
+            // Those that are still under way have not answered in time.
+            let why = if attempts.is_empty() { *why } else { RefuseCode::TimedOut };
+            let silent: Vec<_> = attempts.iter().map(|&(_, to)| to).collect();
+            if let Some(name) = self.locals.get_mut(&active.tunnel) {
+                silent.into_iter().for_each(|to| name.on_failed(to));
+            }
+            return self.refuse(cx, token, why);
+        }
+    }
+
+    /// The way that a conn's visitor is on.
+    fn way(&mut self, token: Token) -> Option<&mut Dial> {
+        active(&mut self.slots, token)?.dial.as_deref_mut()
+    }
+
+    fn attempt<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, to: SocketAddr) -> Attempt {
+        let made = self.slots.insert_with(|local| {
+            let stream = cx.sys.connect(to, Role::Local, local)?;
+            Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
+        });
+        match made {
+            // On the same machine the connection is up already.
+            Ok(local) => self.outcome(cx, local),
+            Err(error) => {
+                if error == SysError::NoPort {
+                    cx.sys.note(Note::NoLocalPort { to });
+                }
+                Attempt::Failed(error)
+            }
+        }
+    }
+
+    fn outcome<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, local: Token) -> Attempt {
+        let Some(Slot::Local(dialled)) = self.slots.get_mut(local) else { return Attempt::Failed(SysError::Reset) };
+        match cx.sys.take_error(&dialled.port.stream) {
+            Ok(()) => {}
+            Err(SysError::WouldBlock) => return Attempt::UnderWay(local),
+            // It was connected, and was reset since: what it said before can still be read.
+            Err(error @ (SysError::Reset | SysError::ResetBehindEnd)) => dialled.port.on_failed(error),
+            Err(error) => {
+                self.discard(cx, local);
+                return Attempt::Failed(error);
+            }
+        }
+        dialled.port.writable = true;
+        Attempt::Connected(local)
+    }
+
+    fn on_attempt_failed(&mut self, token: Token, to: SocketAddr, error: SysError) {
+        let Some(active) = active(&mut self.slots, token) else { return };
+        let Some(Dial::Race { race, why, .. }) = active.dial.as_deref_mut() else { return };
+        race.on_failed();
+        *why = refusal(error);
+        // Of want on this side the address is not guilty.
+        if error != SysError::Exhausted
+            && let Some(name) = self.locals.get_mut(&active.tunnel)
+        {
+            name.on_failed(to);
+        }
+    }
+
+    /// A local_conn that is being dialled became ready.
+    pub(super) fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
+        let Some(Dial::Race { attempts, .. }) = self.way(token) else { return };
+        let Some(&(_, to)) = attempts.iter().find(|(of, _)| *of == local) else { return };
+        match self.outcome(cx, local) {
+            Attempt::UnderWay(_) => {}
+            Attempt::Connected(local) => self.on_dialled(cx, token, local, to),
+            Attempt::Failed(error) => {
+                if let Some(Dial::Race { attempts, .. }) = self.way(token) {
+                    attempts.retain(|(of, _)| *of != local);
+                }
+                self.on_attempt_failed(token, to, error);
+                self.run(cx, token);
+            }
+        }
+    }
+
+    /// The LocalServer is connected.
+    // PROTOCOL.md: P-XFER-3.
+    fn on_dialled<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token, at: SocketAddr) {
+        self.end_dial(cx, token, Some(local));
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let State::Active(active) = &mut conn.state else { return };
+        active.local = Some(local);
+        active.conn.on_dialed();
+        conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
+        if let Some(name) = self.locals.get_mut(&tunnel) {
+            name.on_good(at);
+        }
+        self.drive(cx, token);
+    }
+
+    fn refuse<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: RefuseCode) {
+        self.end_dial(cx, token, None);
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let State::Active(active) = &mut conn.state else { return };
         active.conn.on_refused();
         let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
@@ -63,36 +250,49 @@ impl<T, P> ClientLoop<T, P> {
         self.drive(cx, token);
     }
 
-    /// A local_conn that is being dialled became ready.
-    // PROTOCOL.md: P-XFER-3.
-    pub(super) fn on_dial_event<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token) {
-        let Some((Slot::Conn(conn), Slot::Local(dialled))) = self.slots.get_two(token, local) else { return };
-        let State::Active(active) = &mut conn.state else { return };
-        match cx.sys.take_error(&dialled.port.stream) {
-            Ok(()) => {}
-            Err(SysError::WouldBlock) => return,
-            // It was connected, and was reset since: what it said before can still be read.
-            Err(error @ (SysError::Reset | SysError::ResetBehindEnd)) => dialled.port.on_failed(error),
-            Err(error) => {
-                self.drop_local(cx, token);
-                return self.dial(cx, token, refusal(error));
-            }
+    /// Closes the local_conns of a dial, but for the one that won.
+    fn end_dial<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, winner: Option<Token>)
+    where
+        S: Streams<Stream = T>,
+    {
+        let Some(dial) = active(&mut self.slots, token).and_then(|active| active.dial.take()) else { return };
+        for local in dial.attempts().filter(|&local| Some(local) != winner) {
+            self.discard(cx, local);
         }
-        dialled.port.writable = true;
-        active.conn.on_dialed();
-        conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
-        self.drive(cx, token);
     }
 
+    /// Resets what a conn has towards its LocalServer.
     pub(super) fn drop_local<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
         S: Streams<Stream = T>,
     {
-        if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take())
-            && let Some(Slot::Local(local)) = self.slots.remove(local)
-        {
+        self.end_dial(cx, token, None);
+        if let Some(local) = active(&mut self.slots, token).and_then(|active| active.local.take()) {
+            self.discard(cx, local);
+        }
+    }
+
+    fn discard<S>(&mut self, cx: &mut Cx<'_, S>, local: Token)
+    where
+        S: Streams<Stream = T>,
+    {
+        if let Some(Slot::Local(local)) = self.slots.remove(local) {
             cx.sys.reset(local.port.stream);
         }
+    }
+}
+
+/// A conn that carries a transfer, and the transfer's tunnel.
+fn dialling<T, P>(slot: Option<&mut Slot<T, P>>) -> Option<(&mut Conn<T, P>, TunnelId)> {
+    match slot? {
+        Slot::Conn(conn) => match &conn.state {
+            State::Active(active) => {
+                let tunnel = active.tunnel;
+                Some((conn, tunnel))
+            }
+            State::Opening { .. } | State::Idle(_) => None,
+        },
+        Slot::Local(_) => None,
     }
 }
 
@@ -100,7 +300,7 @@ fn refusal(error: SysError) -> RefuseCode {
     match error {
         SysError::Refused => RefuseCode::ConnectionRefused,
         SysError::TimedOut => RefuseCode::TimedOut,
-        SysError::Exhausted => RefuseCode::Resources,
+        SysError::Exhausted | SysError::NoPort => RefuseCode::Resources,
         SysError::Unreachable
         | SysError::WouldBlock
         | SysError::InUse

@@ -7,10 +7,10 @@ use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
-use crate::codes::{AbortCode, RefuseCode, StateName, Violation};
+use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
-use crate::notes::Note;
+use crate::notes::{ConnFailure, Note};
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
@@ -31,7 +31,14 @@ impl<T, P> ClientLoop<T, P> {
                 id: hello.conn,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
-                state: State::Opening { conn: IdleConn::default(), hello, accept, step: Step::Connecting },
+                state: State::Opening {
+                    conn: IdleConn::default(),
+                    hello,
+                    accept,
+                    step: Step::Connecting,
+                    to,
+                    why: None,
+                },
                 queued: false,
                 deadline: None,
             })))
@@ -46,13 +53,19 @@ impl<T, P> ClientLoop<T, P> {
                 // It may be through already.
                 self.drive(cx, token);
             }
-            Err(error) => self.open_failed(cx, hello.conn, Some(error)),
+            Err(error) => self.open_failed(cx, hello.conn, to, ConnFailure::Unreachable(error)),
         }
     }
 
     // PROTOCOL.md: P-POOL-2.
-    pub(super) fn open_failed<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, error: Option<SysError>) {
-        cx.sys.note(Note::ConnFailed { conn, error });
+    pub(super) fn open_failed<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        conn: ConnId,
+        to: SocketAddr,
+        why: ConnFailure,
+    ) {
+        cx.sys.note(Note::ConnFailed { conn, to, why });
         let serial = self.serial;
         cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
         cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
@@ -60,11 +73,14 @@ impl<T, P> ClientLoop<T, P> {
 
     pub(super) fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
-        if let State::Opening { hello, step: step @ Step::Connecting, .. } = &mut conn.state {
+        if let State::Opening { hello, step: step @ Step::Connecting, why, .. } = &mut conn.state {
             match cx.sys.take_error(&conn.link.port.stream) {
                 Ok(()) => {}
                 Err(SysError::WouldBlock) => return Ok(()),
-                Err(_) => return Err(AbortCode::ConnLost.into()),
+                Err(error) => {
+                    *why = Some(ConnFailure::Unreachable(error));
+                    return Err(AbortCode::ConnLost.into());
+                }
             }
             conn.link.port.writable = true;
             conn.link.egress_flow.push_frame(&Preface::ours(ConnKind::Proxy).encode());
@@ -91,9 +107,12 @@ impl<T, P> ClientLoop<T, P> {
             self.core.timers.set(token, &mut conn.deadline, None);
             self.core.totals.proxy_conns += 1;
             cx.sys.note(Note::ConnUp { conn: conn.id });
+            if !core::mem::replace(&mut self.told_up, true) {
+                cx.sys.tell(FromClientLoop::ConnUp { serial: self.serial });
+            }
         }
         if started {
-            self.dial(cx, token, RefuseCode::UnknownTunnel);
+            self.dial(cx, token);
         }
         Ok(())
     }
@@ -110,12 +129,17 @@ where
             Ok(0) => return Err(AbortCode::ConnLost.into()),
             Ok(n) => n,
             Err(SysError::WouldBlock) => return Ok(()),
-            Err(_) => return Err(AbortCode::ConnLost.into()),
+            Err(error) => {
+                if let (State::Opening { why, .. }, SysError::Tls(_)) = (&mut conn.state, error) {
+                    *why = Some(ConnFailure::Unreachable(error));
+                }
+                return Err(AbortCode::ConnLost.into());
+            }
         };
         let mut rest = &cx.scratch[..length];
         while !rest.is_empty() && !matches!(conn.state, State::Active(_)) {
-            if let State::Opening { step: step @ Step::Greeting(_), .. } = &mut conn.state {
-                greet(step, &mut rest)?;
+            if let State::Opening { step: step @ Step::Greeting(_), why, .. } = &mut conn.state {
+                greet(step, why, &mut rest)?;
                 continue;
             }
             match conn.framer.next(&mut rest) {
@@ -143,7 +167,7 @@ where
 
 /// Reads the server's answer to the preface.
 // PROTOCOL.md: P-VIOL-3.
-fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
+fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Result<(), End> {
     let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
     match reader.next(Preface::ours(ConnKind::Proxy), rest) {
         Ok(None) => Ok(()),
@@ -152,7 +176,10 @@ fn greet(step: &mut Step, rest: &mut &[u8]) -> Result<(), End> {
             Ok(())
         }
         // A server that changed its version, or something else on its port: the ctl_conn will tell.
-        Ok(Some(_)) | Err(_) => Err(AbortCode::ConnLost.into()),
+        Ok(Some(_)) | Err(_) => {
+            *why = Some(ConnFailure::NotCproxy);
+            Err(AbortCode::ConnLost.into())
+        }
     }
 }
 
@@ -167,7 +194,10 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
             conn.state = State::Idle(idle.clone());
             Ok(())
         }
-        (ProxyToClient::Refused(_), State::Opening { .. }) => Err(AbortCode::ConnLost.into()),
+        (ProxyToClient::Refused(refusal), State::Opening { why, .. }) => {
+            *why = Some(ConnFailure::Refused(refusal));
+            Err(AbortCode::ConnLost.into())
+        }
         // The next ping comes after the last one's pong, so a server that does not read cannot fill our memory.
         (ProxyToClient::Ping, State::Idle(_)) if conn.link.egress_flow.is_empty() => {
             conn.link.egress_flow.push(&ProxyToServer::Pong);
@@ -175,7 +205,7 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
         }
         (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            conn.state = State::Active(Active { conn: active, tunnel, tried: 0, local: None, pace: Pace::new() });
+            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace: Pace::new() });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

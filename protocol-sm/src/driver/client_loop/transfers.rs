@@ -5,11 +5,12 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
-use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, active};
+use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
-use crate::notes::Note;
+use crate::notes::{ConnFailure, Note};
 use crate::settings::Timings;
+use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
@@ -136,13 +137,14 @@ impl<T, P> ClientLoop<T, P> {
         self.core.timers.set(token, &mut conn.deadline, None);
         self.conns.remove(&conn.id);
         match &conn.state {
-            State::Opening { .. } => {
+            State::Opening { step, to, why, .. } => {
+                let (to, why) = (*to, why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
                 if by_peer {
                     // The server has it already: for its count it came.
                     cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
                 } else {
-                    self.open_failed(cx, conn.id, None);
+                    self.open_failed(cx, conn.id, to, why);
                 }
             }
             State::Idle(_) => {
@@ -162,6 +164,15 @@ impl<T, P> ClientLoop<T, P> {
                 self.tell_if_drained(cx);
             }
         }
+    }
+}
+
+/// Why a conn that was being opened ends with `code`, if nothing else is known.
+fn failure(code: AbortCode, step: &Step) -> ConnFailure {
+    match (code, step) {
+        (AbortCode::Deadline, Step::Connecting) => ConnFailure::Unreachable(SysError::TimedOut),
+        (AbortCode::Deadline, Step::Greeting(_) | Step::Accepting) => ConnFailure::TooSlow,
+        _ => ConnFailure::Lost,
     }
 }
 

@@ -8,9 +8,9 @@ impl<T> ClientMain<T> {
     /// # Panics
     /// An invariant does not hold.
     pub fn assert_consistent(&self) {
-        let links: usize = self.stage.token().is_some().into();
-        assert_eq!(self.slots.len(), links, "M1: there is at most one ctl_conn, and it is the stage's");
-        assert!(self.stage.token().is_none_or(|token| self.slots.get(token).is_some()), "M1: the stage's ctl_conn");
+        let links = self.stage.tokens().count();
+        assert_eq!(self.slots.len(), links, "M1: there are no connections but the stage's");
+        assert!(self.stage.tokens().all(|token| self.slots.get(token).is_some()), "M1: the stage's connections");
         assert!(!self.is_up() || self.control.is_some(), "M2: a client that is up has a session");
         let detached = self.control.is_some() && !self.is_up();
         assert!(!detached || self.grace.is_some(), "M3: a session that has no ctl_conn is given up some time");

@@ -1,33 +1,34 @@
-//! The way to a ctl_conn: names, addresses, and the handshake up to the welcome.
+//! The way to a ctl_conn, from the server's name to the welcome, but for the race of its addresses.
 
-use super::super::ctl_link::CtlLink;
 use super::super::messages::{ToClientLoop, ToLoop};
-use super::super::relay::Endpoint;
 use super::super::slab::Token;
-use super::super::sys::{Lookup, Role, random_u32};
+use super::super::sys::{Lookup, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
+use crate::carriage::Carriage;
 use crate::codes::{CloseCode, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::ClientId;
 use crate::liveness::{Liveness, Pulse};
+use crate::names::Wait;
 use crate::notes::{Disconnect, Note};
 use crate::reconnect::AfterFailure;
-use crate::sys_error::SysError;
-use crate::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnKind, Ctl, Preface, ReplyReader, Resume, ToServer, Welcome,
-};
-use alloc::collections::VecDeque;
+use crate::wire::{ClientMsg, Ctl, ToServer, Welcome};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 impl<T> ClientMain<T> {
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        self.stage = Stage::Resolving;
-        if !core::mem::replace(&mut self.looking, true) {
+        let wanted = self.server_name.want(cx.now);
+        if wanted.look_up {
             cx.sys.resolve(Lookup::Server, &self.server);
+        }
+        match wanted.wait {
+            Wait::Not => self.dial(cx),
+            Wait::Until(until) => self.stage = Stage::Resolving(Some(until)),
+            Wait::ForIt => self.stage = Stage::Resolving(None),
         }
     }
 
@@ -35,85 +36,21 @@ impl<T> ClientMain<T> {
         match tag {
             Lookup::Local(tunnel) => self.on_located(cx, tunnel, addresses),
             Lookup::Server => {
-                self.looking = false;
-                if self.stage == Stage::Resolving {
-                    self.connect(cx, addresses.into(), Disconnect::Unresolved);
+                self.server_name.on_answer(&addresses, cx.now);
+                if matches!(self.stage, Stage::Resolving(_)) {
+                    self.dial(cx);
                 }
             }
         }
-    }
-
-    /// Tries the next address; without one left, pauses because of `why`.
-    pub(super) fn connect<S: MainSys<T>>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        mut rest: VecDeque<SocketAddr>,
-        mut why: Disconnect,
-    ) {
-        while let Some(to) = rest.pop_front() {
-            let made = self.slots.insert_with(|token| {
-                let stream = cx.sys.connect(to, Role::Ctl, token)?;
-                Ok(CtlLink::new(Endpoint::connecting(stream)))
-            });
-            match made {
-                Ok(token) => {
-                    self.server_at = Some(to);
-                    let until = cx.now + self.settings.timings.dial_timeout;
-                    self.stage = Stage::Connecting { token, rest, until };
-                    // It may be through already.
-                    return self.on_connecting(cx, token);
-                }
-                Err(error) => why = Disconnect::Unreachable(error),
-            }
-        }
-        self.disconnect(cx, why);
-    }
-
-    // PROTOCOL.md: P-PREF-6.
-    pub(super) fn on_connecting<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let Some(link) = self.slots.get_mut(token) else { return };
-        match cx.sys.take_error(&link.port.stream) {
-            Ok(()) => {}
-            Err(SysError::WouldBlock) => return,
-            Err(error) => return self.next_address(cx, Disconnect::Unreachable(error)),
-        }
-        link.port.readable = true;
-        link.port.writable = true;
-        let mut nonce = [0; 32];
-        cx.sys.random(&mut nonce);
-        let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
-        let hello = ClientHello {
-            nonce,
-            client: ClientId(self.settings.client_id),
-            token: self.settings.token.is_some(),
-            features: 0,
-            resume: self.control.as_ref().map(resume),
-        };
-        link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
-        link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
-        let until = cx.now + self.settings.timings.handshake_timeout;
-        self.stage = Stage::Greeting { token, reader: ReplyReader::default(), hello, until };
-        self.drive(cx);
-    }
-
-    /// The address that was tried does not work.
-    pub(super) fn next_address<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
-        let Stage::Connecting { token, rest, .. } = &mut self.stage else { return };
-        let (token, rest) = (*token, core::mem::take(rest));
-        if let Some(link) = self.slots.remove(token) {
-            cx.sys.close(link.port.stream);
-        }
-        self.connect(cx, rest, why);
     }
 
     pub(super) fn on_stage_deadline<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         match &mut self.stage {
             Stage::Pausing(_) => self.begin(cx),
-            Stage::Resolving => {}
-            Stage::Connecting { .. } => self.next_address(cx, Disconnect::Unreachable(SysError::TimedOut)),
-            Stage::Greeting { .. } | Stage::Challenged { .. } | Stage::Proved { .. } => {
-                self.disconnect(cx, Disconnect::Silent);
-            }
+            // The look-up hangs.
+            Stage::Resolving(_) => self.dial(cx),
+            Stage::Dialling { .. } => self.run_race(cx),
+            Stage::Challenged { .. } | Stage::Proved { .. } => self.disconnect(cx, Disconnect::Silent),
             Stage::Up { liveness, .. } => match liveness.on_deadline(cx.now) {
                 Pulse::Fine => {}
                 Pulse::Dead => self.disconnect(cx, Disconnect::Silent),
@@ -174,6 +111,7 @@ impl<T> ClientMain<T> {
             let max = self.settings.max_proxy_conns;
             self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
             self.tunnels.on_new_session();
+            self.carriage = Carriage::default();
             for loop_index in 0..self.loop_count {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Session { serial: self.serial } });
             }
@@ -191,6 +129,7 @@ impl<T> ClientMain<T> {
         }
         cx.sys.note(Note::SessionUp {
             client: ClientId(self.settings.client_id),
+            credential: None,
             from: self.server_at.expect("connected to it"),
             resumed,
         });
@@ -203,11 +142,8 @@ impl<T> ClientMain<T> {
     /// one, goes on for its grace.
     // PROTOCOL.md: P-RES-1.
     pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
-        if let Some(link) = self.stage.token().and_then(|token| self.slots.remove(token)) {
-            cx.sys.close(link.port.stream);
-        }
-        let was_up = matches!(self.stage, Stage::Up { .. });
-        self.stage = Stage::Pausing(None);
+        let was_up = self.is_up();
+        self.hang_up(cx);
         if self.outcome.is_some() {
             return;
         }

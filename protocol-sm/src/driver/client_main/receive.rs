@@ -18,9 +18,6 @@ impl<T> ClientMain<T> {
     // PROTOCOL.md: P-CONN-4.
     pub(super) fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let Some(token) = self.stage.token() else { return };
-        if let Stage::Connecting { .. } = self.stage {
-            return;
-        }
         let mut bytes = Vec::new();
         for reads in 0.. {
             let Some(link) = self.slots.get_mut(token) else { return };
@@ -32,13 +29,13 @@ impl<T> ClientMain<T> {
                 break;
             }
             match link.port.recv(cx.sys, cx.scratch) {
-                Ok(0) => return self.disconnect(cx, self.stage.lost()),
+                Ok(0) => return self.disconnect(cx, Disconnect::Lost),
                 Ok(n) => {
                     bytes.clear();
                     bytes.extend_from_slice(&cx.scratch[..n]);
                 }
                 Err(SysError::WouldBlock) => break,
-                Err(error) => return self.disconnect(cx, self.on_error(error)),
+                Err(error) => return self.disconnect(cx, failed(error, Disconnect::Lost)),
             }
             if let Err(why) = self.on_bytes(cx, &bytes) {
                 return self.on_broken(cx, why);
@@ -47,12 +44,12 @@ impl<T> ClientMain<T> {
         if let Some(link) = self.slots.get_mut(token)
             && let Err(error) = link.flush(cx.sys)
         {
-            self.disconnect(cx, self.on_error(error));
+            self.disconnect(cx, failed(error, Disconnect::Lost));
         }
     }
 
     // PROTOCOL.md: P-REPL-3.
-    fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
+    pub(super) fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         match why {
             Disconnect::Violation(violation) if self.is_up() => {
                 cx.sys.note(Note::Violation { conn: None, violation });
@@ -77,17 +74,8 @@ impl<T> ClientMain<T> {
         self.disconnect(cx, why);
     }
 
-    fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
+    pub(super) fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
         while !bytes.is_empty() {
-            if let Stage::Greeting { token, reader, hello, until } = &mut self.stage {
-                let reply = reader.next(Preface::ours(ConnKind::Ctl), &mut bytes).map_err(|_| Disconnect::NotCproxy)?;
-                let Some(reply) = reply else { return Ok(()) };
-                if let Some(refusal) = reply.refusal() {
-                    return Err(Disconnect::Refused(refusal));
-                }
-                self.stage = Stage::Challenged { token: *token, hello: hello.clone(), reply, until: *until };
-                continue;
-            }
             let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) else { return Ok(()) };
             match link.framer.next(&mut bytes) {
                 Ok(Some(message)) => self.on_frame(cx, message)?,
@@ -128,9 +116,8 @@ impl<T> ClientMain<T> {
             }
             (
                 stage @ (Stage::Pausing(_)
-                | Stage::Resolving
-                | Stage::Connecting { .. }
-                | Stage::Greeting { .. }
+                | Stage::Resolving(_)
+                | Stage::Dialling { .. }
                 | Stage::Challenged { .. }
                 | Stage::Proved { .. }),
                 message,
@@ -171,22 +158,23 @@ impl<T> ClientMain<T> {
         };
         done.map_err(Disconnect::Violation)
     }
+}
 
-    /// What a failed read or write says of the ctl_conn.
-    fn on_error(&self, error: SysError) -> Disconnect {
-        match error {
-            SysError::Tls(failure) => Disconnect::Tls(failure),
-            SysError::WouldBlock
-            | SysError::Reset
-            | SysError::ResetBehindEnd
-            | SysError::Refused
-            | SysError::Unreachable
-            | SysError::TimedOut
-            | SysError::Exhausted
-            | SysError::InUse
-            | SysError::Unsupported
-            | SysError::Denied
-            | SysError::Other(_) => self.stage.lost(),
-        }
+/// What a failed read or write says of a connection; `lost` if it is lost.
+pub(super) fn failed(error: SysError, lost: Disconnect) -> Disconnect {
+    match error {
+        SysError::Tls(failure) => Disconnect::Tls(failure),
+        SysError::WouldBlock
+        | SysError::Reset
+        | SysError::ResetBehindEnd
+        | SysError::Refused
+        | SysError::Unreachable
+        | SysError::TimedOut
+        | SysError::Exhausted
+        | SysError::InUse
+        | SysError::Unsupported
+        | SysError::NoPort
+        | SysError::Denied
+        | SysError::Other(_) => lost,
     }
 }

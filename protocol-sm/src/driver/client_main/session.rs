@@ -17,8 +17,9 @@ impl<T> ClientMain<T> {
             Reaction::Nothing | Reaction::Drain => {}
             Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
             Reaction::Open { count, failed } => {
-                let mut to = self.server_at.expect("connected to it");
-                to.set_port(self.proxy_port);
+                let server = self.server_at.expect("connected to it");
+                let to = self.settings.proxy.address(server, self.proxy_port);
+                self.carriage.on_asked();
                 for _ in 0..count {
                     let (loop_index, hello, accept) = control.open();
                     cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Open { to, hello, accept } });
@@ -38,6 +39,10 @@ impl<T> ClientMain<T> {
         let current = self.control.as_ref().map(|control| control.serial);
         match message {
             FromClientLoop::Message { serial, msg } if Some(serial) == current => self.send(cx, msg),
+            FromClientLoop::ConnUp { serial } if Some(serial) == current => {
+                self.carriage.on_up();
+                self.announce(cx);
+            }
             FromClientLoop::ConnGone { serial, conn } if Some(serial) == current => {
                 if let Some(control) = &mut self.control {
                     control.on_conn_gone(conn);
@@ -48,8 +53,13 @@ impl<T> ClientMain<T> {
                 self.disconnect(cx, Disconnect::Violation(violation));
             }
             // About a session that is over.
-            FromClientLoop::Message { .. } | FromClientLoop::ConnGone { .. } | FromClientLoop::Violation { .. } => {}
-            FromClientLoop::LocalFailed { tunnel, .. } => self.look_up_local(cx, tunnel),
+            FromClientLoop::Message { .. }
+            | FromClientLoop::ConnUp { .. }
+            | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
+                self.look_up_local(cx, tunnel);
+            }
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }
@@ -95,6 +105,15 @@ impl<T> ClientMain<T> {
         }
     }
 
+    /// Closes every connection to the server.
+    pub(super) fn hang_up<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) {
+        for token in core::mem::replace(&mut self.stage, Stage::Pausing(None)).tokens() {
+            if let Some(link) = self.slots.remove(token) {
+                cx.sys.close(link.port.stream);
+            }
+        }
+    }
+
     /// Tells the server, if it can, that the session is over, and ends it.
     pub(super) fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
     where
@@ -107,7 +126,7 @@ impl<T> ClientMain<T> {
             }
             link.close(cx.sys);
         }
-        self.stage = Stage::Pausing(None);
+        self.hang_up(cx);
         self.end_session(cx);
     }
 }

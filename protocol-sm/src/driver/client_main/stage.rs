@@ -5,20 +5,18 @@ use crate::auth::Transcript;
 use crate::codes::StateName;
 use crate::liveness::Liveness;
 use crate::notes::Disconnect;
+use crate::race::Race;
 use crate::time::Instant;
 use crate::wire::{ClientHello, Reply, ReplyReader};
-use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 /// How far the ctl_conn is. From every state with a ctl_conn its loss, a deadline or a refusal leads back to Pausing.
 ///
 /// ```text
 ///            start                 addresses
-///   Pausing ───────▶ Resolving ─────────────▶ Connecting ──▶ the next address, or Pausing
-///      ▲  └── pause over ─▲                       │ connected: preface and Hello
-///      │                                          ▼
-///      │                                       Greeting
-///      │                                          │ reply
+///   Pausing ───────▶ Resolving ─────────────▶ Dialling ──▶ none is left: Pausing
+///      ▲  └── pause over ─▲                       │ the first reply
 ///      │                                          ▼
 ///      │                                      Challenged
 ///      │                                          │ the server's Hello: Proof
@@ -30,7 +28,7 @@ use core::net::SocketAddr;
 /// ```
 ///
 /// Invariants, between two events:
-/// - M1 there is at most one ctl_conn, and it is the stage's;
+/// - M1 there is at most one ctl_conn, and it is the stage's, or there are those to addresses that race to be it;
 /// - M2 a client that is up has a session;
 /// - M3 a session that has no ctl_conn is given up at the end of its grace;
 /// - M4 a client that has an outcome has neither ctl_conn nor session;
@@ -39,18 +37,14 @@ use core::net::SocketAddr;
 pub(super) enum Stage {
     /// There is no ctl_conn until then; without a time it has not begun yet, or has an outcome.
     Pausing(Option<Instant>),
-    /// The server's name is looked up.
-    Resolving,
-    Connecting {
-        token: Token,
-        rest: VecDeque<SocketAddr>,
-        until: Instant,
-    },
-    Greeting {
-        token: Token,
-        reader: ReplyReader,
-        hello: ClientHello,
-        until: Instant,
+    /// The server's name is looked up. From then on its last addresses are used, if there are any.
+    Resolving(Option<Instant>),
+    /// The server's addresses race. The first from which a reply comes wins: a connection alone may be a relay's.
+    Dialling {
+        race: Race,
+        attempts: Vec<Attempt>,
+        /// What was wrong with those that failed.
+        why: Disconnect,
     },
     Challenged {
         token: Token,
@@ -69,50 +63,57 @@ pub(super) enum Stage {
     },
 }
 
+/// A connection to one of the server's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Attempt {
+    pub(super) token: Token,
+    pub(super) to: SocketAddr,
+    /// From when it is connected.
+    pub(super) greeting: Option<Greeting>,
+}
+
+/// A connection whose reply is awaited.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Greeting {
+    pub(super) reader: ReplyReader,
+    pub(super) hello: ClientHello,
+    pub(super) until: Instant,
+}
+
 impl Stage {
+    /// The ctl_conn.
     pub(super) fn token(&self) -> Option<Token> {
         match self {
-            Self::Pausing(_) | Self::Resolving => None,
-            Self::Connecting { token, .. }
-            | Self::Greeting { token, .. }
-            | Self::Challenged { token, .. }
-            | Self::Proved { token, .. }
-            | Self::Up { token, .. } => Some(*token),
+            Self::Pausing(_) | Self::Resolving(_) | Self::Dialling { .. } => None,
+            Self::Challenged { token, .. } | Self::Proved { token, .. } | Self::Up { token, .. } => Some(*token),
         }
+    }
+
+    /// All connections: the ctl_conn, or those that race to be it.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> {
+        let attempts = match self {
+            Self::Dialling { attempts, .. } => &attempts[..],
+            Self::Pausing(_) | Self::Resolving(_) | Self::Challenged { .. } | Self::Proved { .. } | Self::Up { .. } => {
+                &[]
+            }
+        };
+        self.token().into_iter().chain(attempts.iter().map(|attempt| attempt.token))
     }
 
     pub(super) fn name(&self) -> StateName {
         match self {
-            Self::Pausing(_) | Self::Resolving | Self::Connecting { .. } | Self::Greeting { .. } => {
-                StateName::PrefaceDue
-            }
+            Self::Pausing(_) | Self::Resolving(_) | Self::Dialling { .. } => StateName::PrefaceDue,
             Self::Challenged { .. } => StateName::HelloDue,
             Self::Proved { .. } => StateName::WelcomeDue,
             Self::Up { .. } => StateName::SessionUp,
         }
     }
 
-    /// What it means that the ctl_conn has ended.
-    pub(super) fn lost(&self) -> Disconnect {
-        match self {
-            Self::Greeting { .. } => Disconnect::NoAnswer,
-            Self::Pausing(_)
-            | Self::Resolving
-            | Self::Connecting { .. }
-            | Self::Challenged { .. }
-            | Self::Proved { .. }
-            | Self::Up { .. } => Disconnect::Lost,
-        }
-    }
-
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Pausing(until) => *until,
-            Self::Resolving => None,
-            Self::Connecting { until, .. }
-            | Self::Greeting { until, .. }
-            | Self::Challenged { until, .. }
-            | Self::Proved { until, .. } => Some(*until),
+            Self::Pausing(until) | Self::Resolving(until) => *until,
+            Self::Dialling { race, .. } => Some(race.deadline()),
+            Self::Challenged { until, .. } | Self::Proved { until, .. } => Some(*until),
             Self::Up { liveness, .. } => Some(liveness.next_deadline()),
         }
     }

@@ -7,6 +7,7 @@ use super::{ClientMain, MainSys};
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::tunnels::AfterRefusal;
 use crate::ids::TunnelId;
+use crate::names::is_address;
 use crate::notes::Note;
 use crate::wire::ClientMsg;
 use alloc::format;
@@ -40,9 +41,10 @@ impl<T> ClientMain<T> {
         tunnel: TunnelId,
         addresses: Vec<SocketAddr>,
     ) {
+        let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
         let Some(locals) = self.tunnels.on_located(tunnel, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec() };
+            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);
@@ -65,13 +67,15 @@ impl<T> ClientMain<T> {
         public: SocketAddr,
     ) -> Result<(), Violation> {
         self.tunnels.on_ready(tunnel, public)?;
+        self.carriage.on_open(cx.now);
         self.announce(cx);
         Ok(())
     }
 
-    /// Tells people which tunnels are reachable.
+    /// Tells people which tunnels are reachable, once visitors can be carried.
     pub(super) fn announce<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         while self.is_up()
+            && self.carriage.carries()
             && let Some((tunnel, public)) = self.tunnels.announce()
         {
             cx.sys.note(Note::Forwarding { tunnel, public });

@@ -21,6 +21,8 @@ impl<L> Listener<L> {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
+        self.crowd.assert_consistent();
+        assert_eq!(self.crowd.total(), self.loads.iter().sum::<u32>(), "each visitor is with an event loop");
         let (mut members, mut queued) = (0, 0);
         for (token, port) in self.ports.iter() {
             assert!(!port.route.members().is_empty(), "a public port leads to a tunnel");

@@ -7,6 +7,7 @@ use super::super::thread::Cx;
 use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
+use crate::crowd::Guest;
 use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
@@ -38,13 +39,13 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, .. } = arrival;
+        let Arrival { tunnel, stream, from, guest, .. } = arrival;
         self.core.totals.visitors += 1;
         if let Some(why) = refused {
             self.core.totals.aborted += 1;
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
             cx.sys.reset(stream);
-            self.tell_left(cx);
+            self.tell_left(cx, guest);
             return;
         }
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
@@ -52,6 +53,7 @@ impl<T, P> ServerLoop<T, P> {
                 control,
                 tunnel,
                 from,
+                guest,
                 port: Endpoint::new(stream),
                 conn: None,
                 deadline: None,
@@ -70,7 +72,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.core.totals.aborted += 1;
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
                 cx.sys.reset(stream);
-                self.tell_left(cx);
+                self.tell_left(cx, guest);
             }
         }
     }
@@ -175,7 +177,7 @@ impl<T, P> ServerLoop<T, P> {
 
     pub(super) fn reset_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
-            self.tell_left(cx);
+            self.tell_left(cx, visitor.guest);
             self.core.timers.set(token, &mut visitor.deadline, None);
             if planted(PlantedBug::AbortClosesCleanly) {
                 return cx.sys.close(visitor.port.stream);
@@ -187,13 +189,13 @@ impl<T, P> ServerLoop<T, P> {
     /// Closes a visitor whose both directions are shut.
     pub(super) fn close_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         if let Some(Slot::Visitor(visitor)) = self.slots.remove(token) {
-            self.tell_left(cx);
+            self.tell_left(cx, visitor.guest);
             cx.sys.close(visitor.port.stream);
         }
     }
 
     /// A visitor is gone, which the listener wants to know: it deals by load.
-    fn tell_left<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
-        cx.sys.tell(FromServerLoop::Left { loop_index: self.core.loop_index });
+    fn tell_left<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>, guest: Guest) {
+        cx.sys.tell(FromServerLoop::Left { loop_index: self.core.loop_index, guest });
     }
 }

@@ -12,6 +12,7 @@ use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
 use crate::ids::ConnId;
+use crate::ledger::Good;
 use crate::notes::{HandshakeEnd, Note};
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -42,7 +43,10 @@ impl<T, L> ServerMain<T, L> {
         match end {
             Ok(true) => self.enqueue(token),
             Ok(false) => {}
-            Err(_) => self.paused_until = Some(cx.now + PAUSE),
+            Err(error) => {
+                cx.sys.note(Note::CannotAccept { error });
+                self.paused_until = Some(cx.now + PAUSE);
+            }
         }
     }
 
@@ -72,6 +76,7 @@ impl<T, L> ServerMain<T, L> {
                 ConnKind::Ctl => Slot::Ctl(Box::new(CtlConn {
                     link: CtlLink::new(port),
                     from,
+                    proved: None,
                     stage: Stage::Preface(PrefaceReader::default()),
                     queued: false,
                     deadline: None,
@@ -188,6 +193,7 @@ impl<T, L> ServerMain<T, L> {
         let refusal = match admitted {
             Ok(Admitted { control, conn, admission }) if sent => {
                 cx.sys.unwatch(&hand.port.stream);
+                self.trim_if_scarce(cx);
                 let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
                 return cx.sys.tell(ToLoop { loop_index: admission.loop_index, message });
             }
@@ -199,10 +205,23 @@ impl<T, L> ServerMain<T, L> {
             Err(ProxyStop::Version) => Some(HandshakeRefusal::Version),
             Err(ProxyStop::Refused(refusal)) => Some(refusal),
         };
+        if refusal == Some(HandshakeRefusal::Full) {
+            self.trim_if_scarce(cx);
+        }
         cx.sys.close(hand.port.stream);
         if let Some(refusal) = refusal {
             self.turned_away.refused += 1;
-            cx.sys.note(Note::HandshakeRefused { from: hand.from, refusal });
+            cx.sys.note(Note::HandshakeRefused { from: hand.from, credential: None, refusal });
+        }
+    }
+
+    /// Where conns are scarce, those that no visitor needs are closed at once: they were asked for in a rush that is over.
+    // PROTOCOL.md: P-LIM-3.
+    fn trim_if_scarce<S: MainSys<T, L>>(&self, cx: &mut Cx<'_, S>) {
+        if self.sessions.ledger().is_scarce(Good::Conn) {
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Trim });
+            }
         }
     }
 

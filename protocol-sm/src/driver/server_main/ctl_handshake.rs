@@ -9,13 +9,13 @@ use super::{MainSys, PROBE, READS, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
+use crate::guesses::Claim;
 use crate::ids::SessionId;
 use crate::ledger::Good;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
 use crate::sources::Source;
 use crate::sys_error::SysError;
-use crate::time::Instant;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 use alloc::vec::Vec;
 
@@ -78,7 +78,7 @@ impl<T, L> ServerMain<T, L> {
                 conn.link.push_bytes(&reply.encode());
                 if let Some(refusal) = reply.refusal() {
                     self.turned_away.refused += 1;
-                    cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
+                    cx.sys.note(Note::HandshakeRefused { from: conn.from, credential: None, refusal });
                     return Err(Stop::Lost);
                 }
                 conn.stage = Stage::Hello(preface);
@@ -113,8 +113,9 @@ impl<T, L> ServerMain<T, L> {
                 let mut nonce = [0; 32];
                 cx.sys.random(&mut nonce);
                 let loopback = conn.from.ip().to_canonical().is_loopback();
+                let claim = Claim { ip: conn.from.ip(), client: hello.client, session: self.sessions.named_by(&hello) };
                 let (challenge, answer) = Challenge::new(&self.settings, loopback, *preface, hello, nonce)?;
-                if self.must_wait(cx.now, token, &challenge) {
+                if !self.guesses.may(cx.now, claim) {
                     return Err(HandshakeRefusal::TooManyFailures.into());
                 }
                 let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
@@ -125,17 +126,19 @@ impl<T, L> ServerMain<T, L> {
             (Stage::Proof(challenge), Ctl::Handshake(ClientHandshake::Proof(proof))) => {
                 let challenge = challenge.clone();
                 let from = conn.from;
-                if self.must_wait(cx.now, token, &challenge) {
+                let session = self.sessions.named_by(&challenge.hello);
+                let claim = Claim { ip: from.ip(), client: challenge.hello.client, session };
+                if !self.guesses.may(cx.now, claim) {
                     return Err(HandshakeRefusal::TooManyFailures.into());
                 }
                 match challenge.check(&self.settings, &proof) {
                     Ok(access) => {
+                        conn.proved = Some(access.credential);
                         self.leave_handshake_limit(from, token);
                         self.on_proved(cx, token, challenge, access)
                     }
                     Err(refusal) => {
-                        // Where it may not, enough are counted already.
-                        let _counted = self.failures.take(cx.now, Source::of(from.ip()));
+                        self.guesses.on_wrong(cx.now, claim);
                         Err(refusal.into())
                     }
                 }
@@ -152,15 +155,6 @@ impl<T, L> ServerMain<T, L> {
                 Err(Violation::Unexpected { message: message.name(), state: stage.name() }.into())
             }
         }
-    }
-
-    /// Whether the source address of this connection has sent too many wrong proofs to try another now. A client that
-    /// names a session which is there may: only it and the server know that, so no guesser passes for it.
-    // PROTOCOL.md: P-AUTH-13.
-    fn must_wait(&self, now: Instant, token: Token, challenge: &Challenge) -> bool {
-        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return false };
-        let known = challenge.hello.resume.is_some_and(|resume| self.sessions.find_id(&resume.session).is_some());
-        !known && !self.failures.may(now, Source::of(conn.from.ip()))
     }
 
     /// A client has proved itself: resume, replace, probe, or begin a session.
@@ -188,13 +182,10 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
         }
-        if let Some(rival) = self.sessions.find_client(&hello.client)
+        if let Some(rival) = self.sessions.find_client(access.credential, hello.client)
             && let Some(entry) = self.sessions.get_mut(rival)
         {
             match entry.attachment() {
-                _ if entry.control.credential != access.credential => {
-                    return Err(HandshakeRefusal::IdentityInUse.into());
-                }
                 Attachment::Attached(_) if entry.rival.is_some() => return Err(HandshakeRefusal::IdentityInUse.into()),
                 Attachment::Attached(ctl_conn) => {
                     // Shorter than the newcomer's patience, or it would give up first, again and again.
@@ -231,7 +222,7 @@ impl<T, L> ServerMain<T, L> {
         }
         let scope = access.scope(&self.settings);
         let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
-        if room == 0 || self.sessions.len() >= self.settings.max_sessions as usize {
+        if room == 0 {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
@@ -311,7 +302,8 @@ impl<T, L> ServerMain<T, L> {
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
         }
-        cx.sys.note(Note::SessionUp { client: control.client, from: conn.from, resumed });
+        let credential = self.settings.name_of(control.credential);
+        cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, resumed });
         self.enqueue(token);
     }
 
@@ -360,7 +352,8 @@ impl<T, L> ServerMain<T, L> {
             (None, stop) => {
                 if let Stop::Refused(refusal) = stop {
                     self.turned_away.refused += 1;
-                    cx.sys.note(Note::HandshakeRefused { from: conn.from, refusal });
+                    let credential = conn.proved.and_then(|holder| self.settings.name_of(holder));
+                    cx.sys.note(Note::HandshakeRefused { from: conn.from, credential, refusal });
                     conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));
                 }
                 let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) else { return };
@@ -384,7 +377,8 @@ impl<T, L> ServerMain<T, L> {
             cx.sys.close(conn.link.port.stream);
         }
         let Some(entry) = self.sessions.get(key) else { return };
-        cx.sys.note(Note::SessionDetached { client: entry.control.client });
+        let credential = self.settings.name_of(entry.control.credential);
+        cx.sys.note(Note::SessionDetached { client: entry.control.client, credential });
         let has_rival = entry.rival.is_some();
         self.sessions.detach(key, cx.now + self.settings.timings.session_grace);
         if has_rival {

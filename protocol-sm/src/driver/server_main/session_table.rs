@@ -4,19 +4,22 @@
 
 use super::super::messages::ControlKey;
 use super::super::slab::Token;
+use crate::codes::TunnelRefusal;
 use crate::control::server::Control;
-use crate::ids::{ClientId, SessionId};
-use crate::ledger::Ledger;
+use crate::ids::{ClientId, SessionId, TunnelId};
+use crate::ledger::{Holder, Ledger};
 use crate::sources::Source;
 use crate::time::Instant;
+use crate::wire::ClientHello;
 use alloc::collections::{BTreeMap, BTreeSet};
+use core::net::SocketAddr;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionTable {
     entries: BTreeMap<ControlKey, SessionEntry>,
     by_id: BTreeMap<SessionId, ControlKey>,
-    by_client: BTreeMap<ClientId, ControlKey>,
+    by_client: BTreeMap<(Holder, ClientId), ControlKey>,
     /// Sessions by the source address of their last ctl_conn. No set is empty.
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
     /// The detached sessions, by the end of their grace.
@@ -33,6 +36,10 @@ pub(super) struct SessionEntry {
     /// The connection of a newcomer with the same identity, which waits until this session's client answers or not.
     pub(super) rival: Option<Token>,
     attachment: Attachment,
+    /// Refusals of its tunnels that were reported, at most [`SessionEntry::REPORTED`]: each is reported once.
+    refused: BTreeSet<(TunnelId, TunnelRefusal)>,
+    /// The last session that had begun when something was heard on its ctl_conn.
+    heard_beside: ControlKey,
     /// The source address of its last ctl_conn.
     source: Source,
 }
@@ -47,12 +54,39 @@ pub(super) enum Attachment {
 }
 
 impl SessionEntry {
+    /// Refusals that are remembered. More are not reported: it is no tunnel that is wanted.
+    const REPORTED: usize = 64;
+
+    /// What became of a tunnel is to be reported: a refusal once for each reason, until the tunnel is opened.
+    pub(super) fn is_news(&mut self, tunnel: TunnelId, outcome: Result<SocketAddr, TunnelRefusal>) -> bool {
+        match outcome {
+            Ok(_) => {
+                self.refused.retain(|&(refused, _)| refused != tunnel);
+                true
+            }
+            Err(code) => self.refused.len() < Self::REPORTED && self.refused.insert((tunnel, code)),
+        }
+    }
+
     pub(super) fn attachment(&self) -> Attachment {
         self.attachment
     }
 }
 
 impl SessionTable {
+    /// No sessions. `ledger` knows what all of them together may have.
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            by_client: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            graces: BTreeSet::new(),
+            ledger,
+            last_key: 0,
+        }
+    }
+
     /// A key that no session had before.
     pub(super) fn new_key(&mut self) -> ControlKey {
         self.last_key += 1;
@@ -63,21 +97,29 @@ impl SessionTable {
     pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, source: Source) {
         let key = control.key;
         self.by_id.insert(control.id, key);
-        let before = self.by_client.insert(control.client, key);
-        assert!(before.is_none(), "a client has one session");
+        let before = self.by_client.insert((control.credential, control.client), key);
+        assert!(before.is_none(), "a holder's client has one session");
         self.by_source.entry(source).or_default().insert(key);
         let attachment = Attachment::Attached(ctl_conn);
         for (good, count) in control.held() {
             self.ledger.add(control.credential, good, count);
         }
-        self.entries.insert(key, SessionEntry { control, rival: None, attachment, source });
+        let entry = SessionEntry {
+            control,
+            rival: None,
+            attachment,
+            refused: BTreeSet::new(),
+            heard_beside: ControlKey(self.last_key),
+            source,
+        };
+        self.entries.insert(key, entry);
     }
 
     /// A session is over.
     pub(super) fn remove(&mut self, key: ControlKey) -> Option<SessionEntry> {
         let entry = self.entries.remove(&key)?;
         self.by_id.remove(&entry.control.id);
-        self.by_client.remove(&entry.control.client);
+        self.by_client.remove(&(entry.control.credential, entry.control.client));
         for (good, count) in entry.control.held() {
             self.ledger.remove(entry.control.credential, good, count);
         }
@@ -89,12 +131,29 @@ impl SessionTable {
     /// A session has another ctl_conn now. Returns what it had before.
     pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, source: Source) -> Option<Attachment> {
         let entry = self.entries.get_mut(&key)?;
+        entry.heard_beside = ControlKey(self.last_key);
         let from = core::mem::replace(&mut entry.source, source);
         let before = core::mem::replace(&mut entry.attachment, Attachment::Attached(ctl_conn));
         self.leave_source(key, from);
         self.by_source.entry(source).or_default().insert(key);
         self.leave_grace(key, before);
         Some(before)
+    }
+
+    /// Something was heard on a session's ctl_conn.
+    pub(super) fn on_heard(&mut self, key: ControlKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.heard_beside = ControlKey(self.last_key);
+        }
+    }
+
+    /// The session that has `port` and makes room for a newcomer of the same holder: it has no ctl_conn, and nothing was
+    /// heard of it since the newcomer's session began.
+    pub(super) fn ghost(&self, newcomer: ControlKey, port: u16) -> Option<ControlKey> {
+        let holder = self.entries.get(&newcomer)?.control.credential;
+        let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
+        let ghost = gone.filter(|entry| entry.control.credential == holder && entry.heard_beside < newcomer);
+        ghost.map(|entry| &entry.control).find(|control| control.has_port(port)).map(|control| control.key)
     }
 
     /// A session has lost its ctl_conn.
@@ -151,8 +210,16 @@ impl SessionTable {
         self.by_id.get(id).copied()
     }
 
-    pub(super) fn find_client(&self, client: &ClientId) -> Option<ControlKey> {
-        self.by_client.get(client).copied()
+    /// The holder of the session that a hello wants to resume, if that is there and is this client's.
+    pub(super) fn named_by(&self, hello: &ClientHello) -> Option<Holder> {
+        let control = &self.entries.get(self.by_id.get(&hello.resume?.session)?)?.control;
+        (control.client == hello.client).then_some(control.credential)
+    }
+
+    /// The session of this client. The same client id of another holder is another client.
+    // PROTOCOL.md: P-REPL-5.
+    pub(super) fn find_client(&self, holder: Holder, client: ClientId) -> Option<ControlKey> {
+        self.by_client.get(&(holder, client)).copied()
     }
 
     /// The session whose grace ends first, and when.
@@ -193,7 +260,8 @@ impl SessionTable {
             assert_eq!(entry.control.key, key);
             assert!(key.0 <= self.last_key, "M2: a key is used once");
             assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
-            assert_eq!(self.by_client.get(&entry.control.client), Some(&key), "M2: its client finds it");
+            let client = (entry.control.credential, entry.control.client);
+            assert_eq!(self.by_client.get(&client), Some(&key), "M2: its client finds it");
             assert!(
                 self.by_source.get(&entry.source).is_some_and(|keys| keys.contains(&key)),
                 "M2: its source finds it"

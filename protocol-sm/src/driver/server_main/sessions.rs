@@ -10,6 +10,7 @@ use crate::control::server::{Bind, Bound, Reaction};
 use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
+use alloc::string::String;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -18,6 +19,7 @@ impl<T, L> ServerMain<T, L> {
         key: ControlKey,
         message: ToServer,
     ) -> Result<(), Stop> {
+        self.sessions.on_heard(key);
         let Some(entry) = self.sessions.get_mut(key) else { return Ok(()) };
         let session = &mut entry.control.session;
         match message {
@@ -50,10 +52,22 @@ impl<T, L> ServerMain<T, L> {
         msg: ClientMsg,
     ) -> Result<(), Stop> {
         let random = random_u32(cx.sys);
+        let asked = match &msg {
+            ClientMsg::RegisterTunnel { name, public_port, .. } => (name.clone(), *public_port),
+            ClientMsg::CloseTunnel { .. }
+            | ClientMsg::ConnFailed { .. }
+            | ClientMsg::Fin { .. }
+            | ClientMsg::Done { .. }
+            | ClientMsg::Abort { .. }
+            | ClientMsg::Drain => (String::new(), 0),
+        };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
-            Reaction::Reply(reply) => self.send(cx, key, reply),
+            Reaction::Reply(reply) => {
+                self.note_tunnel(cx, key, asked, &reply);
+                self.send(cx, key, reply);
+            }
             Reaction::Bind(bind) => self.bind(cx, key, bind),
             Reaction::Unbind(open) => {
                 for registration in open {
@@ -73,6 +87,28 @@ impl<T, L> ServerMain<T, L> {
         Ok(())
     }
 
+    /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
+    fn note_tunnel<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        asked: (String, u16),
+        told: &ServerMsg,
+    ) {
+        let (name, wanted) = asked;
+        let (tunnel, outcome) = match *told {
+            ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
+            ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
+            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => return,
+        };
+        if let Some(entry) = self.sessions.get_mut(key)
+            && entry.is_news(tunnel, outcome)
+        {
+            let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
+            cx.sys.note(Note::Tunnel { client, credential, tunnel, name, wanted, outcome });
+        }
+    }
+
     fn bind<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, bind: Bind) {
         // No more visitors: the answer is the end of the session, soon.
         if self.stopping.is_some() {
@@ -80,6 +116,12 @@ impl<T, L> ServerMain<T, L> {
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
         let Bind { registration, ports, gate } = bind;
+        // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
+        if let (Some(&port), 1) = (ports.front(), ports.len())
+            && let Some(ghost) = self.sessions.ghost(control, port)
+        {
+            self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
+        }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
 
@@ -87,39 +129,33 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-TUN-10.
     pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
         let FromListener { control: key, registration, bound } = message;
-        // A session that is over has had all its ports closed.
-        let tunnel = registration.tunnel;
         let answer = self.sessions.act(key, |control, _| {
-            let name = control.tunnel_name(tunnel).into();
-            (control.client, name, control.on_bound(registration, bound))
+            let asked =
+                (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
+            (asked, control.on_bound(registration, bound))
         });
-        let Some((client, name, Bound { reply, close, next })) = answer else { return };
+        // A session that is over has had all its ports closed.
+        let Some((asked, Bound { reply, close, next })) = answer else { return };
         if close {
             cx.sys.tell(ToListener::Close { control: key, registration });
         }
         if let Some(bind) = next {
             self.bind(cx, key, bind);
         }
-        let Some(reply) = reply else { return };
-        let outcome = match &reply {
-            ServerMsg::TunnelReady { public, .. } => Ok(*public),
-            ServerMsg::TunnelRefused { code, .. } => Err(*code),
-            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => {
-                unreachable!("a bind is answered by ready or refused")
-            }
-        };
-        cx.sys.note(Note::Tunnel { client, tunnel, name, outcome });
-        self.send(cx, key, reply);
+        if let Some(reply) = reply {
+            self.note_tunnel(cx, key, asked, &reply);
+            self.send(cx, key, reply);
+        }
     }
 
     // PROTOCOL.md: P-VIOL-5.
     pub(super) fn on_loop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromServerLoop<T>) {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
-            FromServerLoop::Left { loop_index } => cx.sys.tell(ToListener::Moved { from: loop_index, to: None }),
+            FromServerLoop::Left { loop_index, guest } => cx.sys.tell(ToListener::Left { loop_index, guest }),
             FromServerLoop::PassOn { loop_index: from, arrival } => {
                 let loop_index = (from + 1) % self.loop_count;
-                cx.sys.tell(ToListener::Moved { from, to: Some(loop_index) });
+                cx.sys.tell(ToListener::Moved { from, to: loop_index });
                 cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
             FromServerLoop::Ask { control, loop_index, count } => {
@@ -176,7 +212,11 @@ impl<T, L> ServerMain<T, L> {
         code: AbortCode,
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
-        cx.sys.note(Note::SessionOver { client: entry.control.client, code: close });
+        // No client says goodbye on a ctl_conn that it does not have.
+        let expired = close == CloseCode::Bye && matches!(entry.attachment(), Attachment::Detached { .. });
+        let waited = expired.then_some(self.settings.timings.session_grace);
+        let credential = self.settings.name_of(entry.control.credential);
+        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, waited });
         cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
