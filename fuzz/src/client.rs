@@ -279,6 +279,7 @@ impl World {
                         ClientMsg::CloseTunnel { .. }
                         | ClientMsg::ConnFailed { .. }
                         | ClientMsg::Abort { .. }
+                        | ClientMsg::StartSeen { .. }
                         | ClientMsg::Drain => {}
                     }
                 }
@@ -296,7 +297,9 @@ impl World {
         let conn = ConnId(tape.number());
         let epoch = Epoch(tape.number32());
         let tunnel = TunnelId(epoch.0);
-        let msg = match tape.byte() % 10 {
+        let kind = tape.byte();
+        let msg = match kind % 10 {
+            _ if kind >= 250 => ServerMsg::AskStart { conn, epoch },
             0 | 1 => ServerMsg::TunnelReady { tunnel, public: SocketAddr::new(LOCAL, 6000) },
             2 => ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortInUse },
             3 | 4 => ServerMsg::NeedConn { count: tape.number32() },

@@ -275,7 +275,9 @@ impl World {
         let Some(index) = tape.index(self.ctls.len()) else { return };
         let conn = ConnId(tape.number());
         let epoch = Epoch(tape.number32());
-        let msg = match tape.byte() % 10 {
+        let kind = tape.byte();
+        let msg = match kind % 10 {
+            _ if kind >= 250 => ClientMsg::StartSeen { conn, epoch, seen: kind >= 253 },
             0 | 1 => {
                 let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];
                 let name = "é".repeat(usize::from(tape.byte() % 64));
@@ -549,7 +551,10 @@ impl Ctl {
                     ServerMsg::TunnelReady { public, .. } => self.public = Some(public.port()),
                     ServerMsg::NeedConn { count } => self.asked += count,
                     ServerMsg::Fin { total, how, .. } => self.fins.push(Fin { total, how }),
-                    ServerMsg::TunnelRefused { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => {}
+                    ServerMsg::TunnelRefused { .. }
+                    | ServerMsg::Abort { .. }
+                    | ServerMsg::AskStart { .. }
+                    | ServerMsg::Drain => {}
                 }
             }
             ToClient::Handshake(ServerHandshake::Refused(_))

@@ -61,6 +61,8 @@ pub enum PlantedBug {
     ResetOvertakes,
     /// What a lost outer socket still holds is not read.
     LastWordsDropped,
+    /// A visitor whose conn is lost goes to another one without asking whether the client has seen its `Start`.
+    StartNotAsked,
     /// A visitor that has left while it waited for a conn is forgotten.
     GoneWaiterForgotten,
     /// The heartbeat is not armed again after the first ping was answered.
@@ -73,7 +75,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -99,6 +101,7 @@ impl PlantedBug {
         Self::ResetLooksShut,
         Self::ResetOvertakes,
         Self::LastWordsDropped,
+        Self::StartNotAsked,
         Self::GoneWaiterForgotten,
         Self::HeartbeatOnce,
         Self::LateBindKept,

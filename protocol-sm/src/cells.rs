@@ -36,6 +36,8 @@ pub enum Event {
     Fin,
     Done,
     Abort,
+    AskStart,
+    StartSeen,
     /// A message about an earlier transfer.
     Stale,
     /// The conn is idle again.
@@ -66,8 +68,18 @@ impl fmt::Display for Cell {
 }
 
 #[cfg(feature = "canary")]
-const EVENTS: [Event; 8] =
-    [Event::Start, Event::Started, Event::Refused, Event::Fin, Event::Done, Event::Abort, Event::Stale, Event::Finish];
+const EVENTS: [Event; 10] = [
+    Event::Start,
+    Event::Started,
+    Event::Refused,
+    Event::Fin,
+    Event::Done,
+    Event::Abort,
+    Event::AskStart,
+    Event::StartSeen,
+    Event::Stale,
+    Event::Finish,
+];
 
 /// One bit per event for each state.
 #[cfg(feature = "canary")]

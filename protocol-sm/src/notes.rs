@@ -51,6 +51,26 @@ pub enum Note {
         /// Whether the peer said so first.
         by_peer: bool,
     },
+    /// The client never saw a `Start`: its conn is closed, and the visitor gets another one.
+    TakenBack {
+        /// The conn.
+        conn: ConnId,
+        /// The number of the transfer on its conn.
+        epoch: Epoch,
+        /// The visitor's address.
+        visitor: SocketAddr,
+        /// Whether the conn was lost; otherwise nothing of the `Start` had arrived.
+        lost: bool,
+    },
+    /// Idle proxy_conns of a client die before they are pinged: they are pinged more often from now on.
+    IdleConnsDie {
+        /// The conn that shows it.
+        conn: ConnId,
+        /// How long it was silent.
+        silence: Duration,
+        /// How long one may be silent from now on before it is pinged.
+        interval: Duration,
+    },
     /// The client could not reach its LocalServer.
     Refused {
         /// The conn.

@@ -5,15 +5,18 @@
 //! nothing else about them.
 //!
 //! Invariants:
-//! - P1 visitors wait only while no conn is idle, in the order they came; the event loop says how many may;
+//! - P1 visitors wait only while no conn is idle, in the order they came; the event loop says how many may; those that
+//!   come back from a conn that was dead wait in front of the others, in the order they came first;
 //! - P2 a conn is given to one visitor and is then not idle;
 //! - P3 `asked` never exceeds [`Pool::MAX_ASKED`], and while someone waits something is asked for,
-//!   unless the client has just said that it cannot.
+//!   unless the client has just said that it cannot;
+//! - P4 a suspect is given to nobody until it has shown that it lives.
 
 use crate::backoff::Backoff;
 use crate::canary::{PlantedBug, planted};
 use crate::time::Instant;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 /// See the module.
@@ -21,6 +24,10 @@ use core::time::Duration;
 pub struct Pool<C, V> {
     /// Most recently used last: it is given out first, so that surplus conns age at the front.
     idle: VecDeque<C>,
+    /// Idle conns that may be dead, as another one was.
+    suspects: Vec<C>,
+    /// Visitors whose conn was dead, and how long they may wait, in this order.
+    returned: VecDeque<(Instant, V)>,
     waiting: VecDeque<V>,
     keep: u32,
     /// Conns asked for and not yet come.
@@ -41,6 +48,8 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     pub fn new(keep: u32) -> Self {
         Self {
             idle: VecDeque::new(),
+            suspects: Vec::new(),
+            returned: VecDeque::new(),
             waiting: VecDeque::new(),
             keep,
             asked: 0,
@@ -72,6 +81,35 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         conn
     }
 
+    /// A visitor has come back from a conn that was dead: returns the conn that it gets. Without one it waits, until
+    /// `until`: who came first waits no longer than who came later.
+    #[must_use]
+    pub fn on_return(&mut self, visitor: V, until: Instant) -> Option<C> {
+        let conn = self.idle.pop_back();
+        if conn.is_none() {
+            let place = self.returned.partition_point(|&(others, _)| others <= until);
+            self.returned.insert(place, (until, visitor));
+        }
+        conn
+    }
+
+    /// One conn was found dead: so may be the others that are idle. They are suspects until [`Pool::on_alive`].
+    pub fn suspect_all(&mut self) -> impl Iterator<Item = C> {
+        let from = self.suspects.len();
+        self.suspects.extend(self.idle.drain(..));
+        self.suspects[from..].iter().copied()
+    }
+
+    /// A conn has shown that it lives. If it was a suspect, it is idle again: returns the visitor that gets it, if one
+    /// waits.
+    // PROTOCOL.md: P-STALE-7.
+    #[must_use]
+    pub fn on_alive(&mut self, conn: C) -> Option<V> {
+        let position = self.suspects.iter().position(|suspect| *suspect == conn)?;
+        self.suspects.swap_remove(position);
+        self.on_idle(conn)
+    }
+
     /// Whether a new visitor would have to wait.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -94,7 +132,8 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         {
             return Some(last);
         }
-        let visitor = self.waiting.pop_front();
+        let returned = self.returned.pop_front().map(|(_, visitor)| visitor);
+        let visitor = returned.or_else(|| self.waiting.pop_front());
         if visitor.is_none() {
             self.idle.push_back(conn);
         }
@@ -103,12 +142,14 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
 
     /// An idle conn is gone. `false` if it was not idle.
     pub fn remove_idle(&mut self, conn: C) -> bool {
-        remove(&mut self.idle, conn)
+        let suspect = self.suspects.iter().position(|suspect| *suspect == conn);
+        suspect.map(|position| self.suspects.swap_remove(position)).is_some() || remove(&mut self.idle, conn)
     }
 
     /// A waiting visitor is gone. `false` if it did not wait.
     pub fn remove_waiting(&mut self, visitor: V) -> bool {
-        remove(&mut self.waiting, visitor)
+        let returned = self.returned.iter().position(|&(_, returned)| returned == visitor);
+        returned.is_some_and(|place| self.returned.remove(place).is_some()) || remove(&mut self.waiting, visitor)
     }
 
     /// The idle conns that are not kept ready.
@@ -143,7 +184,7 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
             return 0;
         }
         self.retry_at = None;
-        let want = self.waiting.len() as u64 + u64::from(self.keep);
+        let want = self.waits() as u64 + u64::from(self.keep);
         let coming = self.idle.len() as u64 + u64::from(self.asked);
         let missing = u32::try_from(want.saturating_sub(coming)).unwrap_or(u32::MAX);
         let count = missing.min(Self::MAX_ASKED - self.asked);
@@ -157,14 +198,26 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         self.retry_at
     }
 
-    /// Idle conns, the longest unused first.
-    pub fn idle(&self) -> impl ExactSizeIterator<Item = C> {
-        self.idle.iter().copied()
+    /// Idle conns, the longest unused first, and suspects.
+    pub fn idle(&self) -> impl Iterator<Item = C> {
+        self.idle.iter().chain(&self.suspects).copied()
     }
 
     /// Waiting visitors, the first to be served first.
-    pub fn waiting(&self) -> impl ExactSizeIterator<Item = V> {
-        self.waiting.iter().copied()
+    pub fn waiting(&self) -> impl Iterator<Item = V> {
+        self.returned.iter().map(|&(_, visitor)| visitor).chain(self.waiting.iter().copied())
+    }
+
+    /// How many of those that wait have come back from a conn that was dead.
+    #[must_use]
+    pub fn returned(&self) -> usize {
+        self.returned.len()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn waits(&self) -> usize {
+        self.returned.len() + self.waiting.len()
     }
 
     /// Checks the invariants. `closed`: nothing is asked for any more.
@@ -172,10 +225,10 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
     /// # Panics
     /// If one does not hold.
     pub fn assert_consistent(&self, closed: bool) {
-        assert!(self.waiting.is_empty() || self.idle.is_empty(), "P1: nobody waits while a conn is idle");
+        assert!(self.waits() == 0 || self.idle.is_empty(), "P1: nobody waits while a conn is idle");
         assert!(self.asked <= Self::MAX_ASKED, "P3: asks are bounded");
         let asks = self.asked > 0 || self.retry_at.is_some() || closed;
-        assert!(self.waiting.is_empty() || asks, "P3: while someone waits something is asked for");
+        assert!(self.waits() == 0 || asks, "P3: while someone waits something is asked for");
     }
 
     /// Conns asked for and not yet come.
@@ -297,6 +350,39 @@ mod tests {
         assert_eq!(pool.next_deadline(), None);
         pool.on_failed(2, Instant::ZERO, 0);
         assert_eq!((pool.next_deadline(), pool.ask(Instant::ZERO + Duration::from_secs(60))), (None, 0));
+    }
+
+    #[test]
+    fn p1_who_comes_back_is_served_first_however_many_wait() {
+        let mut pool = pool(0);
+        assert_eq!(pool.on_visitor('b'), None);
+        let until = |secs| Instant::ZERO + Duration::from_secs(secs);
+        assert_eq!(pool.on_return('y', until(2)), None);
+        assert_eq!(pool.on_return('z', until(3)), None);
+        assert_eq!(pool.on_return('x', until(1)), None);
+        assert_eq!(pool.waiting().collect::<Vec<_>>(), ['x', 'y', 'z', 'b']);
+        assert_eq!(pool.ask(Instant::ZERO), 4);
+        assert_eq!([1, 2, 3, 4, 5].map(|conn| pool.on_new(conn)), [Some('x'), Some('y'), Some('z'), Some('b'), None]);
+        assert_eq!(pool.on_return('d', until(4)), Some(5));
+        assert_eq!(pool.on_return('e', until(4)), None);
+        assert!(pool.remove_waiting('e') && pool.waits() == 0);
+    }
+
+    #[test]
+    fn p4_a_suspect_is_given_to_nobody_until_it_lives() {
+        let mut pool = pool(2);
+        let _ = pool.ask(Instant::ZERO);
+        assert_eq!((pool.on_new(1), pool.on_new(2), pool.on_new(3)), (None, None, None));
+        assert_eq!(pool.suspect_all().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(pool.suspect_all().count(), 0);
+        assert_eq!(pool.ask(Instant::ZERO), 2, "others are asked for");
+        assert_eq!(pool.on_visitor('a'), None);
+        assert_eq!(pool.on_alive(2), Some('a'));
+        assert_eq!(pool.on_alive(2), None, "it is busy");
+        assert_eq!(pool.on_alive(3), None);
+        assert_eq!(pool.on_visitor('b'), Some(3));
+        assert!(pool.remove_idle(1) && !pool.remove_idle(1));
+        pool.assert_consistent(false);
     }
 
     #[test]

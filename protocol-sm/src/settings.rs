@@ -60,6 +60,8 @@ pub struct Timings {
     /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
     /// allows twice this, with a Start that nobody answers, before it gives the visitor up.
     pub dial_timeout: Duration,
+    /// Server: a `Start` that shows no sign of life for this long is asked about (default 1 s).
+    pub start_patience: Duration,
     /// Client: `Started` may be kept back this long for the LocalServer's first bytes, to go out with them
     /// (default 20 ms; never longer than `dial_timeout`).
     pub answer_delay: Duration,
@@ -107,6 +109,7 @@ impl Default for Timings {
             session_grace: Duration::from_secs(30),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
+            start_patience: Duration::from_secs(1),
             answer_delay: Duration::from_millis(20),
             idle_ping_interval: Duration::from_secs(20),
             idle_ping_timeout: Duration::from_secs(5),

@@ -80,6 +80,8 @@ fn a_transfers_messages_allocate_nothing() {
     let code = AbortCode::OuterReset;
     round_trip(&ToServer::Numbered { seq, msg: ClientMsg::Abort { conn, epoch, code } });
     round_trip(&ToClient::Numbered { seq, msg: ServerMsg::NeedConn { count: 4 } });
+    round_trip(&ToServer::Numbered { seq, msg: ClientMsg::StartSeen { conn, epoch, seen: true } });
+    round_trip(&ToClient::Numbered { seq, msg: ServerMsg::AskStart { conn, epoch } });
     round_trip(&ToServer::Ping { received: u64::MAX });
 }
 

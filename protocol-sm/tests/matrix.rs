@@ -3,7 +3,7 @@
 
 use protocol_sm::codes::Violation;
 use protocol_sm::conn::client::Stage;
-use protocol_sm::conn::server::Answer;
+use protocol_sm::conn::server::{Answer, Doubt};
 use protocol_sm::conn::{client, server};
 use protocol_sm::control::challenge::Challenge;
 use protocol_sm::ids::{ClientId, Epoch};
@@ -259,6 +259,12 @@ fn server_table() -> String {
             Server::Active(conn) => conn.on_abort(epoch),
         }
     }
+    fn start_seen(seen: bool) -> impl Fn(&mut S, Epoch) -> Result<Heard, Violation> {
+        move |state, epoch| match state {
+            Server::Idle(conn) => conn.on_message(epoch),
+            Server::Active(conn) => conn.on_start_seen(epoch, seen),
+        }
+    }
     let aborted = |next: Next<S>| if let Next::State(_) = next { Next::Closed } else { next };
     let (now, before, after) = (heard(0, abort), heard(-1, abort), heard(1, abort));
     let events = [
@@ -315,6 +321,9 @@ fn server_table() -> String {
         event("Abort", move |state| aborted(now(state))),
         event("Abort, old", before),
         event("Abort, next", after),
+        event("StartSeen", heard(0, start_seen(true))),
+        event("StartSeen, old", heard(-1, start_seen(true))),
+        event("StartSeen, next", heard(1, start_seen(true))),
         event("finish", |state| match state {
             Server::Active(conn) => conn.finish().map_or(Next::Never, |idle| Next::State(Server::Idle(idle))),
             Server::Idle(_) => Next::Never,
@@ -327,6 +336,53 @@ fn server_table() -> String {
             let (epoch, answer) = (conn.transfer.epoch().0, conn.answer());
             format!("{epoch} {answer:?}, {}{done}", halves(&conn.transfer))
         }
+    })
+}
+
+/// What the server makes of the answers to `Start` and to `AskStart`, in any order.
+fn doubt_table() -> String {
+    type S = server::ActiveConn;
+    fn met(change: impl Fn(&mut S) -> Result<bool, Violation> + 'static) -> impl Fn(S) -> Next<S> {
+        move |mut conn| match change(&mut conn) {
+            Ok(true) => Next::State(conn),
+            Ok(false) => Next::Never,
+            Err(violation) => Next::broken(violation),
+        }
+    }
+    fn start_seen(seen: bool) -> impl Fn(S) -> Next<S> {
+        move |mut conn| match conn.on_start_seen(conn.transfer.epoch(), seen) {
+            Ok(Heard::Stale) => Next::Stale,
+            Ok(Heard::Current) if seen => Next::State(conn),
+            Ok(Heard::Current) => Next::Closed,
+            Err(violation) => Next::broken(violation),
+        }
+    }
+    let none = Fin { total: 0, how: How::Shut };
+    let events = [
+        event(
+            "doubt",
+            met(|conn| match conn.on_doubt() {
+                Doubt::Ask => Ok(true),
+                Doubt::Wait | Doubt::Seen => Ok(false),
+            }),
+        ),
+        event("StartSeen, seen", start_seen(true)),
+        event("StartSeen, unseen", start_seen(false)),
+        event("Started", met(|conn| conn.on_started(conn.transfer.epoch()).map(|()| true))),
+        event("Refused", met(|conn| conn.on_refused(conn.transfer.epoch()).map(|_| true))),
+        event("visitor end", met(|conn| Ok(source_end(&mut conn.transfer, How::Shut)))),
+        event("Fin", met(move |conn| conn.on_fin(conn.transfer.epoch(), none).map(|_| true))),
+        event("Done", met(|conn| conn.on_done(conn.transfer.epoch()).map(|_| true))),
+    ];
+    let initial = server::IdleConn::default().start().expect("epochs are left");
+    table("A Start that is doubted", initial, &events, |conn| {
+        let sight = match conn.clone().on_start_seen(conn.transfer.epoch(), true) {
+            Ok(_) => ", asked",
+            Err(Violation::Repeated) => ", told",
+            Err(_) => "",
+        };
+        let done = if conn.is_done() { ", Done" } else { "" };
+        format!("{:?}{sight}, {}{done}", conn.answer(), halves(&conn.transfer))
     })
 }
 
@@ -402,6 +458,25 @@ fn client_table() -> String {
             }
         }
     }
+    fn ask_start(offset: i64) -> impl Fn(S) -> Next<S> {
+        move |state| {
+            let (current, idle) = match &state {
+                Client::Idle(conn) => (conn.last(), true),
+                Client::Active(conn) => (conn.transfer.epoch(), false),
+            };
+            let Ok(epoch) = u32::try_from(i64::from(current.0) + offset).map(Epoch) else { return Next::Never };
+            let heard = match &state {
+                Client::Idle(conn) => conn.on_ask_start(epoch),
+                Client::Active(conn) => conn.on_ask_start(epoch),
+            };
+            match heard {
+                Ok(Heard::Stale) => Next::Stale,
+                Ok(Heard::Current) if idle => Next::Closed,
+                Ok(Heard::Current) => Next::State(state),
+                Err(violation) => Next::broken(violation),
+            }
+        }
+    }
     let events = [
         event("Start", start(1)),
         event("Start, same", start(0)),
@@ -457,6 +532,9 @@ fn client_table() -> String {
         event("Abort", heard(0, None)),
         event("Abort, old", heard(-1, None)),
         event("Abort, next", heard(1, None)),
+        event("AskStart", ask_start(0)),
+        event("AskStart, old", ask_start(-1)),
+        event("AskStart, next", ask_start(1)),
         event("finish", |state| match state {
             Client::Active(conn) => conn.finish().map_or(Next::Never, |idle| Next::State(Client::Idle(idle))),
             Client::Idle(_) => Next::Never,
@@ -502,7 +580,7 @@ fn the_matrix_is_the_committed_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/matrix.txt");
     // Misuse is expected here, and need not be loud.
     std::panic::set_hook(Box::new(|_| {}));
-    let text = [server_table(), client_table(), challenge_table()].concat();
+    let text = [server_table(), doubt_table(), client_table(), challenge_table()].concat();
     let _ = std::panic::take_hook();
     if std::env::var_os("UPDATE_MATRIX").is_some() {
         std::fs::write(path, &text).unwrap();

@@ -53,6 +53,18 @@ impl Notes {
             Note::Aborted { conn, epoch, code, by_peer } => {
                 tracing::debug!(conn = conn.0, epoch = epoch.0, by_peer, "transfer aborted: {code}");
             }
+            Note::TakenBack { conn, epoch, visitor, lost: _ } => {
+                let (conn, epoch) = (conn.0, epoch.0);
+                tracing::debug!(conn, epoch, %visitor, "the client never saw this transfer: the visitor gets another conn");
+            }
+            // Once per session and thread.
+            Note::IdleConnsDie { conn, silence, interval } => tracing::warn!(
+                conn = conn.0,
+                "an idle proxy_conn was dead after {:.0} s of silence: a router or firewall between server and client seems \
+                 to forget quiet connections; they are now pinged every {:.0} s, and visitors get another one",
+                silence.as_secs_f32(),
+                interval.as_secs_f32(),
+            ),
             Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|left_out| {
                 let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
                 tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");

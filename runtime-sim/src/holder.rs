@@ -318,6 +318,7 @@ impl Holder {
             | ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
+            | ServerMsg::AskStart { .. }
             | ServerMsg::Drain => Ok(None),
         }
     }

@@ -148,6 +148,11 @@ impl Impostor {
         impostor
     }
 
+    /// Whether he has proved a token of his own and has a session: he is no stranger any more.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.inside
+    }
+
     /// The port that he comes to.
     pub(crate) fn port(&self) -> ConnKind {
         self.preface.port

@@ -261,7 +261,8 @@ CTL_TO_SERVER = ctl(
         FIN,
         ("Done", Struct(conn=U64, epoch=U32)),
         ABORTED,
-        "Drain"))
+        "Drain",
+        ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool()))))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),
@@ -274,7 +275,8 @@ CTL_TO_CLIENT = ctl(
         ("NeedConn", Struct(count=U32)),
         FIN,
         ABORTED,
-        "Drain"))
+        "Drain",
+        ("AskStart", Struct(conn=U64, epoch=U32))))
 PROXY_TO_SERVER = Choice(
     ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
     "Pong",
@@ -543,6 +545,13 @@ class Conn:
         if self.expected(epoch):
             self.session.did["aborted"] += self.active
             self.drop()
+
+    def on_ask_start(self, epoch):
+        """Says whether the Start has come; if not, it never will (P-STALE-3)."""
+        if self.expected(epoch):
+            self.session.answer_ask(self.number, epoch, self.active)
+            if not self.active:
+                self.drop()
 
     def drop(self):
         """Resets everything, says nothing."""
@@ -843,13 +852,18 @@ class Session:
     def on_message(self, name, inner):
         if name == "NeedConn":
             self.open(inner["count"])
-        elif name in ("Fin", "Abort"):
+        elif name in ("Fin", "Abort", "AskStart"):
             if not 1 <= inner["conn"] < self.next_conn:
                 raise Violation("a conn that was never opened")  # P-STATE-3
             conn = self.conns.get(inner["conn"])
-            if conn is None:
+            if name == "AskStart":
+                if conn is None:
+                    self.answer_ask(inner["conn"], inner["epoch"], False)
+                else:
+                    conn.on_ask_start(inner["epoch"])
+            elif conn is None:
                 return  # stale
-            if name == "Fin":
+            elif name == "Fin":
                 conn.on_fin(inner["epoch"], inner["total"], inner["how"])
             else:
                 conn.on_abort(inner["epoch"])
@@ -864,6 +878,10 @@ class Session:
             asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
         elif name == "Drain":
             log("the server is stopping")
+
+    def answer_ask(self, conn, epoch, seen):
+        self.send({"StartSeen": {"conn": conn, "epoch": epoch, "seen": seen}})
+        self.did["unseen"] += not seen
 
     def open(self, count):
         if count == 0:
@@ -893,7 +911,7 @@ class Session:
 class Client:
     def __init__(self, options):
         self.options, self.session = options, None
-        self.did = dict(sessions=0, resumed=0, conns=0, pongs=0, transfers=0, refused=0, aborted=0)
+        self.did = dict(sessions=0, resumed=0, conns=0, pongs=0, transfers=0, refused=0, aborted=0, unseen=0)
 
     async def run(self):
         options = self.options

@@ -4,14 +4,14 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -80,12 +80,112 @@ pub struct Link {
     carrier: Option<JoinHandle<()>>,
 }
 
+/// What a router does with packets of a connection that it has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It drops them, and tells nobody.
+    Dropped,
+    /// It answers with a reset.
+    Reset,
+}
+
 #[derive(Debug, Default)]
 struct Orders {
     stop: AtomicBool,
     cut: AtomicBool,
     /// How many packets of a thousand are lost.
     loss: AtomicU32,
+    router: Mutex<Router>,
+}
+
+impl Orders {
+    fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock().expect("nobody panics with it")
+    }
+}
+
+/// A TCP connection, by the addresses of its ends in order.
+type Pair = [(Ipv4Addr, u16); 2];
+
+/// The connections that the road has seen begin; what has become of those that it has forgotten.
+#[derive(Debug, Default)]
+struct Router {
+    known: HashMap<Pair, Option<Forgotten>>,
+}
+
+impl Router {
+    /// What to do with a packet of a connection that was forgotten; one that begins a connection makes it known.
+    fn look(&mut self, packet: &Tcp<'_>) -> Option<Forgotten> {
+        let mut pair = [packet.from, packet.to];
+        pair.sort_unstable();
+        if packet.begins() {
+            self.known.insert(pair, None);
+        }
+        self.known.get(&pair).copied().flatten()
+    }
+}
+
+/// A TCP packet over IPv4.
+struct Tcp<'a> {
+    from: (Ipv4Addr, u16),
+    to: (Ipv4Addr, u16),
+    segment: &'a [u8],
+}
+
+impl<'a> Tcp<'a> {
+    const RST: u8 = 4;
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+
+    fn parse(packet: &'a [u8]) -> Option<Self> {
+        let header = usize::from(packet.first()? & 15) * 4;
+        let segment = packet.get(header..).filter(|segment| segment.len() >= 20)?;
+        if packet[0] >> 4 != 4 || packet[9] != 6 {
+            return None;
+        }
+        let ip = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
+        let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+        Some(Self { from: (ip(12), port(0)), to: (ip(16), port(2)), segment })
+    }
+
+    fn flags(&self) -> u8 {
+        self.segment[13]
+    }
+
+    fn begins(&self) -> bool {
+        self.flags() & (Self::SYN | Self::ACK) == Self::SYN
+    }
+
+    /// The reset that answers it, as if its receiver had no such connection. A reset is not answered.
+    fn reset(&self) -> Option<Vec<u8>> {
+        if self.flags() & Self::RST != 0 {
+            return None;
+        }
+        let mut segment = [0; 20];
+        segment[..2].copy_from_slice(&self.to.1.to_be_bytes());
+        segment[2..4].copy_from_slice(&self.from.1.to_be_bytes());
+        // What its sender expects next.
+        segment[4..8].copy_from_slice(&self.segment[8..12]);
+        segment[12] = 5 << 4;
+        segment[13] = Self::RST;
+        let mut pseudo = [&self.to.0.octets()[..], &self.from.0.octets(), &[0, 6, 0, 20]].concat();
+        pseudo.extend_from_slice(&segment);
+        segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+        let mut header = [0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        header[12..16].copy_from_slice(&self.to.0.octets());
+        header[16..20].copy_from_slice(&self.from.0.octets());
+        let sum = checksum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        Some([header, segment].concat())
+    }
+}
+
+/// The checksum of the internet's protocols over an even number of bytes.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
 impl Link {
@@ -111,6 +211,15 @@ impl Link {
     /// Lets packets pass again.
     pub fn heal(&self) {
         self.orders.cut.store(false, Ordering::SeqCst);
+    }
+
+    /// Forgets every connection to `port` that there is, as a router does with those that are silent for too long.
+    pub fn forget(&self, port: u16, packets: Forgotten) {
+        for (pair, forgotten) in &mut self.orders.router().known {
+            if pair.iter().any(|end| end.1 == port) {
+                *forgotten = Some(packets);
+            }
+        }
     }
 
     /// Loses this many packets of a thousand.
@@ -216,6 +325,17 @@ fn carry(mut ends: [File; 2], one_way: Duration, orders: &Orders) {
             loop {
                 match ends[end].read(&mut packet) {
                     Ok(n) => {
+                        let tcp = Tcp::parse(&packet[..n]);
+                        match tcp.as_ref().and_then(|tcp| orders.router().look(tcp)) {
+                            None => {}
+                            Some(Forgotten::Dropped) => continue,
+                            Some(Forgotten::Reset) => {
+                                if let Some(reset) = tcp.and_then(|tcp| tcp.reset()) {
+                                    let _ = ends[end].write(&reset);
+                                }
+                                continue;
+                            }
+                        }
                         dice ^= dice << 13;
                         dice ^= dice >> 17;
                         dice ^= dice << 5;
@@ -262,6 +382,29 @@ mod tests {
             assert!(TcpStream::connect_timeout(&service.addr(), Duration::from_millis(300)).is_err());
             link.heal();
             drop(connect(service.addr()));
+        });
+    }
+
+    #[test]
+    fn a_connection_that_the_road_forgets_is_dead_and_the_next_one_lives() {
+        crate::root_only!();
+        let link = Link::new(Duration::ZERO);
+        let service = link.far.run(|| crate::services::Service::echo_at((link.far.ip(), 0).into()));
+        link.near.run(|| {
+            for packets in [Forgotten::Reset, Forgotten::Dropped] {
+                let mut visitor = connect(service.addr());
+                crate::visits::ping(&mut visitor, b"before");
+                link.forget(service.addr().port(), packets);
+                visitor.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+                visitor.write_all(b"behind").expect("the kernel takes it");
+                let kind = visitor.read(&mut [0]).expect_err("nothing comes back").kind();
+                let expected = match packets {
+                    Forgotten::Reset => ErrorKind::ConnectionReset,
+                    Forgotten::Dropped => ErrorKind::WouldBlock,
+                };
+                assert_eq!(kind, expected);
+                crate::visits::ping(&mut connect(service.addr()), b"another");
+            }
         });
     }
 

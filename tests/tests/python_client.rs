@@ -3,13 +3,16 @@
 
 use serde::Deserialize;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use tempfile::TempDir;
 use tests::exchange::{Exchange, Exchanges, Order};
 use tests::gate::Gate;
+use tests::link::{Forgotten, Link, Namespace};
 use tests::programs::{Client, Program, Server, options};
+use tests::root_only;
 use tests::services::{Refusing, Service};
 use tests::sockets::{End, bounded, connect, read_end, reset, unacknowledged, visit_end};
 use tests::visits::ping;
@@ -44,6 +47,7 @@ struct Did {
     transfers: u64,
     refused: u64,
     aborted: u64,
+    unseen: u64,
 }
 
 struct Python(Program);
@@ -51,13 +55,20 @@ struct Python(Program);
 impl Python {
     /// Starts it, and does not wait for anything. What is said later counts.
     fn spawn(ctl: SocketAddr, local: SocketAddr, more: &[&str]) -> Self {
+        Self::spawn_in(None, ctl, local, more)
+    }
+
+    fn spawn_in(network: Option<&Namespace>, ctl: SocketAddr, local: SocketAddr, more: &[&str]) -> Self {
         let (script, ctl, local) = (script("cproxy_client.py"), ctl.to_string(), local.to_string());
         let script = script.to_str().expect("a path in UTF-8");
         // The same short timings as the other client's in these tests.
         let brisk =
             ["--heartbeat-interval=0.3", "--heartbeat-timeout=2", "--reconnect-min=0.02", "--reconnect-max=0.2"];
-        let words = ["python3", "-B", script, "--server", &ctl, "--local", &local];
-        Self(Program::with_words("/usr/bin/env", &[&words[..], &brisk, more].concat()))
+        let words = [&["python3", "-B", script, "--server", &ctl, "--local", &local], &brisk[..], more].concat();
+        Self(match network {
+            Some(network) => Program::with_words_in(network, "/usr/bin/env", &words),
+            None => Program::with_words("/usr/bin/env", &words),
+        })
     }
 
     fn start(server: &Server, local: SocketAddr) -> Self {
@@ -68,9 +79,9 @@ impl Python {
 
     /// The public address, once it says that it is reachable.
     fn public(&self) -> SocketAddr {
-        let line = self.0.output_line("Forwarding tcp://127.0.0.1:");
-        let port = line.split([':', ' ']).nth(3).and_then(|port| port.parse().ok());
-        (IpAddr::V4(Ipv4Addr::LOCALHOST), port.unwrap_or_else(|| panic!("no port in `{line}`"))).into()
+        let line = self.0.output_line("Forwarding tcp://");
+        let address = line.split(['/', ' ']).nth(3).and_then(|address| address.parse().ok());
+        address.unwrap_or_else(|| panic!("no address in `{line}`"))
     }
 
     fn forwardings(&self) -> usize {
@@ -93,6 +104,38 @@ fn the_vectors_are_read_alike_by_another_codec() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains(" vectors agree"), "{said}");
+}
+
+/// P-STALE-3: a router forgets its idle conns: it says that it never saw the `Start`, and visitors are served once each.
+#[test]
+fn a_router_that_forgets_its_idle_conns_costs_no_visitor() {
+    python_only!();
+    root_only!();
+    const VISITORS: u32 = 6;
+    let link = Link::new(Duration::from_millis(2));
+    let service = link.far.run(|| Exchanges::start_on(link.far.ip()));
+    let token = TempDir::new().expect("a temporary directory");
+    let file = token.path().join("token");
+    std::fs::write(&file, "behind a router").expect("write the token");
+    let near = options().network(&link.near).flag("bind-addr", link.near.ip()).key("idle_ping_interval", 3600);
+    // A conn may be forgotten while it is being opened: it is opened once more in time.
+    let near = near.key("wait_timeout", 60);
+    let server = Server::start(near.env("CPROXY_TOKEN", "behind a router"));
+    let with_token = ["--token-file", file.to_str().expect("a path in UTF-8")];
+    let client = Python::spawn_in(Some(&link.far), server.ctl(), service.addr(), &with_token);
+    let public = client.public();
+    link.near.run(|| {
+        Exchange::new(0).up(10).down(10).run(public);
+        for number in 1..=VISITORS {
+            let packets = [Forgotten::Reset, Forgotten::Dropped][number as usize % 2];
+            link.forget(server.proxy().port(), packets);
+            Exchange::new(number).up(100).down(1_000).run(public);
+            service.expect(u64::from(number) + 1);
+        }
+    });
+    let did = client.stop();
+    assert_eq!((did.transfers, did.aborted), (u64::from(VISITORS) + 1, 0), "{did:?}");
+    assert!(did.unseen >= u64::from(VISITORS), "each found a conn that was forgotten: {did:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) const CLIENT: [&str; 8] =
     ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 22] = [
+pub(super) const SERVER: [&str; 23] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",

@@ -270,6 +270,8 @@ fn from_clients() -> Vec<ToServer> {
         ClientMsg::Fin { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), total: HIGH, how: How::Reset },
         ClientMsg::Done { conn, epoch },
         ClientMsg::Drain,
+        ClientMsg::StartSeen { conn, epoch, seen: false },
+        ClientMsg::StartSeen { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), seen: true },
     ];
     numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
@@ -296,6 +298,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.push(ServerMsg::NeedConn { count: 4 });
     numbered.extend(HOW.map(|how| ServerMsg::Fin { conn, epoch, total: 5, how }));
     numbered.push(ServerMsg::Drain);
+    numbered.push(ServerMsg::AskStart { conn, epoch });
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
@@ -401,8 +404,8 @@ fn invalid_frames() -> Vec<String> {
         rows.push(malformed(direction, "the first unknown close code", &[5, past(CLOSE.len())]));
     }
     rows.extend([
-        malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 7]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 6]),
+        malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 8]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 7]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),

@@ -9,6 +9,7 @@ pub enum MessageName {
     Abort,
     Accepted,
     Ack,
+    AskStart,
     Close,
     CloseTunnel,
     ConnFailed,
@@ -23,6 +24,7 @@ pub enum MessageName {
     Refused,
     RegisterTunnel,
     Start,
+    StartSeen,
     Started,
     TunnelReady,
     TunnelRefused,
@@ -68,6 +70,8 @@ pub enum StateName {
     FinReceived,
     /// The proxy_conn carries a transfer whose `Start` was answered.
     Transferring,
+    /// The client was not asked whether it has seen a `Start`.
+    StartNotAsked,
 }
 
 impl fmt::Display for StateName {
@@ -88,6 +92,7 @@ impl fmt::Display for StateName {
             Self::AnswerDue => "Start of this transfer is to be answered",
             Self::FinReceived => "a Fin came, which only a started transfer has",
             Self::Transferring => "the proxy_conn carries a transfer",
+            Self::StartNotAsked => "it was not asked about a Start",
         })
     }
 }

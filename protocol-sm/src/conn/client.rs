@@ -7,13 +7,15 @@
 //!    │                              ▼                                       │
 //!    │      finish(): Done       Refused: takes and discards up to Fin      │
 //!    └──────────────────────────────┴───────────────────────────────────────┘
+//!   AskStart on Idle, about the next epoch: never seen: StartSeen{false}, and the conn is closed
 //!   an abort from anywhere: the value is dropped, the conn closed, its id never used again
 //! ```
 //! Invariants:
 //! - C1 a `Start` has exactly the next epoch;
 //! - C2 what a `Fin` said that overtook its `Start` is kept, one end per conn;
 //! - C3 `Done` is sent once, when both halves are through here;
-//! - C4 a refused transfer's bytes are taken off the conn and reach nobody.
+//! - C4 a refused transfer's bytes are taken off the conn and reach nobody;
+//! - C5 who says that it never saw a `Start` never will: it closes the conn.
 
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
@@ -76,6 +78,17 @@ impl IdleConn {
     // PROTOCOL.md: P-ABORT-6.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Abort);
+        self.compare_epoch(epoch)
+    }
+
+    /// `AskStart` came on the ctl_conn. [`Heard::Current`]: the `Start` has not come; close the conn, so that it never
+    /// will, and say so (C5).
+    ///
+    /// # Errors
+    /// For a transfer beyond the next.
+    // PROTOCOL.md: P-STALE-3.
+    pub fn on_ask_start(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        self.met(epoch, Event::AskStart);
         self.compare_epoch(epoch)
     }
 
@@ -162,6 +175,15 @@ impl ActiveConn {
     /// For a transfer not yet started.
     pub fn on_abort(&self, epoch: Epoch) -> Result<Heard, Violation> {
         self.met(epoch, Event::Abort);
+        self.transfer.compare_epoch(epoch)
+    }
+
+    /// `AskStart` came on the ctl_conn. [`Heard::Current`]: the `Start` has come; say so.
+    ///
+    /// # Errors
+    /// For a transfer not yet started.
+    pub fn on_ask_start(&self, epoch: Epoch) -> Result<Heard, Violation> {
+        self.met(epoch, Event::AskStart);
         self.transfer.compare_epoch(epoch)
     }
 
@@ -300,6 +322,18 @@ mod tests {
         let mut conn = conn.finish().unwrap_err();
         conn.transfer.ingress.on_taken(2);
         assert_eq!(conn.finish().unwrap().last(), Epoch(1));
+    }
+
+    #[test]
+    fn c5_who_is_asked_about_a_start_has_seen_it_or_never_will() {
+        let idle = IdleConn { last: Epoch(1), early_fin: None };
+        assert_eq!(idle.on_ask_start(Epoch(2)), Ok(Heard::Current), "to be closed");
+        assert_eq!(idle.on_ask_start(Epoch(1)), Ok(Heard::Stale), "its Done is on the way");
+        assert_eq!(idle.on_ask_start(Epoch(3)), Err(Violation::FutureEpoch));
+        let active = idle.on_start(Epoch(2)).unwrap();
+        assert_eq!(active.on_ask_start(Epoch(2)), Ok(Heard::Current));
+        assert_eq!(active.on_ask_start(Epoch(1)), Ok(Heard::Stale));
+        assert_eq!(active.on_ask_start(Epoch(3)), Err(Violation::FutureEpoch));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //!    │                                                  ▼                                 │
 //!    │   finished(): both halves through, and Done    Refused ─▶ Fin{what was taken}      │
 //!    └──────────────────────────────────────────────────┴─────────────────────────────────┘
+//!   Awaiting: on_doubt(): AskStart ─▶ StartSeen{true}: goes on waiting
+//!                                  └▶ StartSeen{false}: Again, for another conn's start_again(); this one is closed
 //!   an abort from anywhere: the value is dropped, the conn closed, its id never used again
 //! ```
 //! Invariants:
@@ -14,13 +16,15 @@
 //! - V2 the conn is idle again only after the client's `Done` and when both halves are through here;
 //! - V3 `Fin` and `Done` may come before `Started` (they travel on the ctl_conn); a `Done` that could
 //!   not come from an honest client is a violation;
-//! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client.
+//! - V4 a refused transfer delivers nothing, and what was taken for it is still accounted to the client;
+//! - V5 a visitor goes to another conn only if the client says that it never saw this one's `Start`, and has said
+//!   nothing that it could only say if it had.
 
 use crate::canary::{PlantedBug, planted};
 use crate::cells::{Event, State, saw};
 use crate::codes::{MessageName, StateName, Violation};
 use crate::ids::Epoch;
-use crate::transfer::{Fin, Heard, How, Transfer};
+use crate::transfer::{Fin, Heard, How, Transfer, Untold};
 
 /// A proxy_conn that carries nothing: it may be given to a visitor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,12 +43,26 @@ impl IdleConn {
     // PROTOCOL.md: P-ID-5.
     #[must_use]
     pub fn start(self) -> Option<ActiveConn> {
-        let epoch = self.last.next()?;
-        saw(IDLE, Event::Start);
-        Some(ActiveConn { transfer: Transfer::new(epoch), answer: Answer::Awaiting, done: false })
+        self.begin(Transfer::new)
     }
 
-    /// A `Fin`, `Done` or `Abort` came for `epoch`.
+    /// The next transfer, for a visitor whose `Start` on another conn was never seen: what was taken of it goes out
+    /// once more, and the ends in the second value are announced once more.
+    #[must_use]
+    pub fn start_again(self, again: &Transfer) -> Option<(ActiveConn, Untold)> {
+        let conn = self.begin(|epoch| again.again(epoch))?;
+        let untold = conn.transfer.untold();
+        Some((conn, untold))
+    }
+
+    fn begin(self, transfer: impl FnOnce(Epoch) -> Transfer) -> Option<ActiveConn> {
+        let mut transfer = transfer(self.last.next()?);
+        saw(IDLE, Event::Start);
+        transfer.egress.hold_back();
+        Some(ActiveConn { transfer, answer: Answer::Awaiting, sight: Sight::Unknown, done: false })
+    }
+
+    /// A `Fin`, `Done`, `Abort` or `StartSeen` came for `epoch`.
     ///
     /// # Errors
     /// [`Violation::FutureEpoch`] if no such transfer was started.
@@ -67,12 +85,36 @@ pub enum Answer {
     Refused,
 }
 
+/// What is known of whether the client has seen the `Start`, besides its answer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sight {
+    /// Nothing, and it was not asked.
+    Unknown,
+    /// It was asked.
+    Asked,
+    /// It was asked, and has said.
+    Told,
+}
+
+/// What a doubt about a `Start` has led to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Ask the client, with `AskStart`.
+    Ask,
+    /// It was asked: its answer is to be waited for.
+    Wait,
+    /// The client has seen it.
+    Seen,
+}
+
 /// A proxy_conn that carries a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ActiveConn {
     /// Its number and its two halves; the outer socket is the visitor's.
     pub transfer: Transfer,
     answer: Answer,
+    sight: Sight,
     done: bool,
 }
 
@@ -94,6 +136,7 @@ impl ActiveConn {
             return Err(Violation::DoneTooEarly);
         }
         self.answer = Answer::Started;
+        self.transfer.egress.release();
         Ok(())
     }
 
@@ -164,6 +207,57 @@ impl ActiveConn {
         self.done
     }
 
+    /// The `Start` is unanswered, and its conn is lost or shows no sign of life: has the client seen it? At
+    /// [`Doubt::Seen`] there is no other conn for this visitor.
+    // PROTOCOL.md: P-STALE-1, P-STALE-2.
+    pub fn on_doubt(&mut self) -> Doubt {
+        if self.answer != Answer::Awaiting || self.done || self.transfer.ingress.capped() {
+            return Doubt::Seen;
+        }
+        match self.sight {
+            Sight::Unknown => {
+                self.sight = Sight::Asked;
+                Doubt::Ask
+            }
+            Sight::Asked => Doubt::Wait,
+            Sight::Told => Doubt::Seen,
+        }
+    }
+
+    /// `StartSeen` came on the ctl_conn. [`Heard::Current`] and not `seen`: close the conn, and give the visitor another
+    /// one (V5).
+    ///
+    /// # Errors
+    /// For a transfer never started, where nothing was asked, a second answer, or a `Start` that was never seen although
+    /// the client has answered it.
+    // PROTOCOL.md: P-STALE-5, P-STALE-6.
+    pub fn on_start_seen(&mut self, epoch: Epoch, seen: bool) -> Result<Heard, Violation> {
+        self.met(epoch, Event::StartSeen);
+        let message = MessageName::StartSeen;
+        if self.transfer.compare_epoch(epoch)? == Heard::Stale {
+            return Ok(Heard::Stale);
+        }
+        match self.sight {
+            Sight::Unknown => return Err(Violation::Unexpected { message, state: StateName::StartNotAsked }),
+            Sight::Asked => self.sight = Sight::Told,
+            Sight::Told => return Err(Violation::Repeated),
+        }
+        if seen {
+            return Ok(Heard::Current);
+        }
+        // A client that is through with a conn forgets it, and what it has seen there.
+        if self.done {
+            return Ok(Heard::Stale);
+        }
+        if self.answer != Answer::Awaiting {
+            return Err(Violation::Unexpected { message, state: StateName::Transferring });
+        }
+        if self.transfer.ingress.capped() {
+            return Err(Violation::Unexpected { message, state: StateName::FinReceived });
+        }
+        Ok(Heard::Current)
+    }
+
     /// `Abort` came on the ctl_conn. [`Heard::Current`]: reset the visitor and close the conn.
     ///
     /// # Errors
@@ -211,7 +305,7 @@ impl ActiveConn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::{Half, OuterDuty};
+    use crate::transfer::{Budget, Half, OuterDuty};
 
     fn shut(total: u64) -> Fin {
         Fin { total, how: How::Shut }
@@ -355,6 +449,75 @@ mod tests {
         let mut conn = conn.finish().unwrap_err();
         conn.transfer.ingress.on_reset();
         assert!(conn.finish().is_ok());
+    }
+
+    #[test]
+    fn v5_a_visitor_goes_elsewhere_only_if_its_start_was_never_seen() {
+        let e = Epoch(1);
+        let mut conn = active();
+        assert_eq!(conn.on_start_seen(e, false), not_asked(), "nothing was asked");
+        assert_eq!(conn.on_doubt(), Doubt::Ask);
+        assert_eq!(conn.on_doubt(), Doubt::Wait);
+        assert_eq!(conn.on_start_seen(Epoch(0), false), Ok(Heard::Stale));
+        assert_eq!(conn.on_start_seen(Epoch(2), false), Err(Violation::FutureEpoch));
+        assert_eq!(conn.clone().on_start_seen(e, false), Ok(Heard::Current));
+        assert_eq!(conn.on_start_seen(e, true), Ok(Heard::Current));
+        assert_eq!(conn.on_start_seen(e, false), Err(Violation::Repeated));
+        assert_eq!(conn.on_doubt(), Doubt::Seen);
+    }
+
+    fn not_asked() -> Result<Heard, Violation> {
+        Err(Violation::Unexpected { message: MessageName::StartSeen, state: StateName::StartNotAsked })
+    }
+
+    #[test]
+    fn v5_a_start_that_was_answered_was_seen() {
+        let e = Epoch(1);
+        let asked = || {
+            let mut conn = active();
+            assert_eq!(conn.on_doubt(), Doubt::Ask);
+            conn
+        };
+        let unseen = |state| Err(Violation::Unexpected { message: MessageName::StartSeen, state });
+        let mut conn = asked();
+        conn.on_started(e).unwrap();
+        assert_eq!(conn.on_doubt(), Doubt::Seen);
+        assert_eq!(conn.clone().on_start_seen(e, false), unseen(StateName::Transferring));
+        assert_eq!(conn.on_start_seen(e, true), Ok(Heard::Current), "they have crossed");
+        let mut conn = asked();
+        let _ = conn.on_refused(e).unwrap();
+        assert_eq!(conn.on_doubt(), Doubt::Seen);
+        assert_eq!(conn.on_start_seen(e, false), unseen(StateName::Transferring));
+        let mut conn = asked();
+        conn.on_fin(e, shut(0)).unwrap().is_current();
+        assert_eq!(conn.on_doubt(), Doubt::Seen);
+        assert_eq!(conn.on_start_seen(e, false), unseen(StateName::FinReceived));
+        let mut conn = asked();
+        let _ = conn.transfer.on_source_end(How::Shut);
+        conn.on_done(e).unwrap().is_current();
+        assert_eq!(conn.on_doubt(), Doubt::Seen);
+        assert_eq!(
+            conn.on_start_seen(e, false),
+            Ok(Heard::Stale),
+            "the client has forgotten a conn that was idle again"
+        );
+    }
+
+    #[test]
+    fn v5_on_another_conn_all_that_was_taken_goes_out_once_more() {
+        let mut conn = active();
+        conn.transfer.egress.on_taken(5);
+        conn.transfer.egress.on_forwarded(4);
+        let (again, untold) = IdleConn { last: Epoch(6) }.start_again(&conn.transfer).unwrap();
+        assert_eq!((again.transfer.epoch(), untold.fins().count()), (Epoch(7), 0));
+        assert_eq!(again.transfer.egress.budget(9), Budget { take: 9, forward: 5 });
+        assert_eq!(conn.transfer.on_source_end(How::Shut), shut(5));
+        assert_eq!(conn.transfer.on_outer_lost(true), Some(reset(5)));
+        let (mut again, untold) = IdleConn::default().start_again(&conn.transfer).unwrap();
+        assert_eq!(untold.fins().collect::<alloc::vec::Vec<_>>(), [shut(5), reset(5)]);
+        assert!(again.transfer.ingress.drops());
+        assert_eq!(again.on_doubt(), Doubt::Ask, "this conn may be dead, too");
+        assert!(IdleConn { last: Epoch(u32::MAX) }.start_again(&conn.transfer).is_none());
     }
 
     #[test]

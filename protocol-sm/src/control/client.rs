@@ -41,6 +41,8 @@ pub enum Reaction {
     Nothing,
     /// Pass the message to this event loop.
     Pass(usize, TransferMsg<ServerBody>),
+    /// Answer this.
+    Reply(ClientMsg),
     /// Open this many proxy_conns, each by [`Control::open`], and tell the server that as many failed.
     Open {
         /// To be opened.
@@ -76,7 +78,7 @@ impl Control {
     ///
     /// # Errors
     /// What no honest server sends.
-    // PROTOCOL.md: P-POOL-1, P-STATE-3.
+    // PROTOCOL.md: P-POOL-1, P-STATE-3, P-STALE-3.
     pub fn on_msg(&mut self, msg: ServerMsg) -> Result<Reaction, Violation> {
         match msg {
             ServerMsg::TunnelReady { tunnel, public } => Ok(Reaction::Ready(tunnel, public)),
@@ -93,6 +95,7 @@ impl Control {
             ServerMsg::Abort { conn, epoch, code } => {
                 self.pass(TransferMsg { conn, epoch, body: ServerBody::Abort { code } })
             }
+            ServerMsg::AskStart { conn, epoch } => self.pass(TransferMsg { conn, epoch, body: ServerBody::AskStart }),
             ServerMsg::Drain => Ok(Reaction::Drain),
         }
     }
@@ -101,9 +104,14 @@ impl Control {
         if msg.conn.0 == 0 || msg.conn.0 >= self.next_conn {
             return Err(Violation::FutureEpoch);
         }
-        // One that is gone: stale.
-        let loop_index = self.conns.get(&msg.conn);
-        Ok(loop_index.map_or(Reaction::Nothing, |&loop_index| Reaction::Pass(usize::from(loop_index), msg)))
+        let TransferMsg { conn, epoch, body } = msg;
+        Ok(match (self.conns.get(&conn), body) {
+            (Some(&loop_index), _) => Reaction::Pass(usize::from(loop_index), msg),
+            // Whatever was seen on a conn that is gone, an earlier message has told the end of it.
+            (None, ServerBody::AskStart) => Reaction::Reply(ClientMsg::StartSeen { conn, epoch, seen: false }),
+            // One that is gone: stale.
+            (None, ServerBody::Fin(_) | ServerBody::Abort { .. }) => Reaction::Nothing,
+        })
     }
 
     /// Numbers a new conn: which event loop opens it, what it says, and what the server must answer.

@@ -233,6 +233,9 @@ impl Control {
             ClientMsg::Abort { conn, epoch, code } => {
                 Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::Abort { code } }))
             }
+            ClientMsg::StartSeen { conn, epoch, seen } => {
+                Ok(self.pass(TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } }))
+            }
         }
     }
 

@@ -101,6 +101,10 @@ impl LoopCore {
     ) -> Option<Ending> {
         // Patience is with a reset alone: a socket that is lost meanwhile has no more of it.
         let before = pace.linger.take().map(|linger| *linger);
+        if result.stuck && self.may_reset(now, pace, before, result.unsent) {
+            transfer.ingress.on_sink_lost();
+            return Some(Ending::Reset);
+        }
         match result.duty? {
             OuterDuty::ShutWrite => None,
             OuterDuty::Close => {
@@ -115,7 +119,7 @@ impl LoopCore {
         }
     }
 
-    /// An outer socket is to be reset, of which `unsent` bytes are unacknowledged. `false`: not yet; [`LoopCore::enter`]
+    /// An outer socket is to be reset, and `unsent` bytes before that are unacknowledged. `false`: not yet; [`LoopCore::enter`]
     /// sets when to look again.
     // PROTOCOL.md: P-FIN-13.
     fn may_reset(&self, now: Instant, pace: &mut Pace, before: Option<Linger>, unsent: usize) -> bool {
@@ -354,6 +358,46 @@ mod tests {
         let linger = fixture.core.timings.reset_linger;
         assert!(now >= at(0) + linger && now < at(200) + linger, "{now:?}");
         assert!(looks < 60, "{looks} looks");
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_is_reset_with_more_behind_after_reset_linger() {
+        let mut transfer = Transfer::new(Epoch(1));
+        let fin = Fin { total: 1 << 40, how: How::Reset };
+        let _ = transfer.on_fin(Epoch(1), fin).unwrap();
+        assert!(transfer.end_for_peer().is_some());
+        transfer.ingress.on_taken(100);
+        let mut fixture = Fixture { transfer, ..to_be_reset() };
+        let owed = |fixture: &Fixture| fixture.transfer.ingress.waits_for_reset().map(|owed| owed as usize + 9);
+        let turn = |fixture: &mut Fixture, now| {
+            let (stuck, unsent) = (owed(fixture).is_some(), owed(fixture).unwrap_or(9));
+            let result = Exchanged { stuck, unsent, duty: fixture.transfer.outer_duty(), ..Exchanged::default() };
+            let ending = fixture.core.settle(now, &mut fixture.pace, &mut fixture.transfer, &result);
+            let phase = Phase::answered(&fixture.transfer);
+            let Fixture { core, pace, deadline, transfer, .. } = fixture;
+            core.enter(now, conn(), deadline, pace, phase, transfer);
+            ending
+        };
+        assert_eq!(turn(&mut fixture, at(0)), None);
+        assert_eq!(fixture.pace.phase, Phase::Lingering);
+        let linger = fixture.core.timings.reset_linger;
+        let (mut now, mut progress) = (at(0), at(0));
+        while now < at(0) + linger * 2 {
+            now = fixture.fire();
+            if now >= progress + linger / 2 && now < at(0) + linger {
+                fixture.transfer.ingress.on_forwarded(1);
+                progress = now;
+            }
+            if turn(&mut fixture, now) == Some(Ending::Reset) {
+                break;
+            }
+        }
+        assert!(progress > at(0) && now >= progress + linger && now < progress + linger + Duration::from_millis(200));
+        assert!(
+            fixture.transfer.ingress.drops() && !fixture.transfer.through(),
+            "the rest is still taken off the conn"
+        );
+        assert_eq!(fixture.pace.phase, Phase::HalfOpen);
     }
 
     #[test]

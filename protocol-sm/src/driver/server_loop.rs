@@ -4,6 +4,7 @@
 //! conn's which visitor it serves. Readiness of either drives both.
 
 mod check;
+mod stale;
 mod transfers;
 mod visitors;
 
@@ -21,14 +22,17 @@ use crate::crowd::Guest;
 use crate::ids::{ConnId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::notes::{Dropped, Note};
+use crate::ping_pace::PingPace;
 use crate::pool::Pool;
 use crate::settings::Timings;
 use crate::time::Instant;
+use crate::transfer::Transfer;
 use crate::wire::{Framer, ProxyToServer};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +44,8 @@ pub struct ServerLoop<T, P> {
     slots: Slab<Slot<T, P>>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
+    /// An empty buffer for the next visitor's first bytes.
+    spare: Vec<u8>,
 }
 
 /// One client's part of this loop.
@@ -47,6 +53,7 @@ pub struct ServerLoop<T, P> {
 struct Shard {
     holder: Holder,
     pool: Pool<Token, Token>,
+    ping_pace: PingPace,
     conns: BTreeMap<ConnId, Token>,
     /// This loop's share of what the holder may have.
     max_connections: u32,
@@ -111,6 +118,12 @@ struct Conn<T, P> {
     state: State,
     /// A ping is unanswered.
     pinged: bool,
+    /// When it last showed that it lives.
+    heard: Instant,
+    /// How long it had been silent when it was pinged, or given a visitor.
+    silence: Duration,
+    /// The client has closed it in good order.
+    closed: bool,
     /// It waits for another turn.
     queued: bool,
     deadline: Option<Instant>,
@@ -130,6 +143,12 @@ struct Active {
     visitor: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    /// What was taken from the visitor, until the client answers: for another conn, should this one be dead.
+    first: Vec<u8>,
+    /// When the client must have answered.
+    answer_by: Instant,
+    /// The conn is lost, and the client was asked whether it has seen the `Start`.
+    lost: bool,
 }
 
 impl State {
@@ -160,7 +179,19 @@ struct Visitor<T> {
     port: Endpoint<T>,
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,
+    /// How long it may wait.
+    until: Instant,
+    /// It comes back from a conn that was dead.
+    again: Option<Box<Again>>,
     deadline: Option<Instant>,
+}
+
+/// What another conn must be given of a visitor whose `Start` was never seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Again {
+    transfer: Transfer,
+    /// All that was taken.
+    first: Vec<u8>,
 }
 
 /// What this thread needs of its system.
@@ -178,6 +209,7 @@ impl<T, P> ServerLoop<T, P> {
             ledger: Ledger::default(),
             slots: Slab::default(),
             next_retry: None,
+            spare: Vec::new(),
         }
     }
 
@@ -301,6 +333,7 @@ impl<T, P> ServerLoop<T, P> {
         let shard = Shard {
             holder: limits.holder,
             pool: Pool::new(limits.keep),
+            ping_pace: PingPace::new(self.core.timings.idle_ping_interval),
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             max_waiting: limits.max_waiting,
@@ -357,6 +390,9 @@ impl<T, P> ServerLoop<T, P> {
                 framer: Framer::default(),
                 state,
                 pinged: false,
+                heard: cx.now,
+                silence: Duration::ZERO,
+                closed: false,
                 queued: false,
                 deadline: None,
             }))),

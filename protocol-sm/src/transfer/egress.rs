@@ -4,15 +4,20 @@
 //!            on_source_end(how): announce Fin{taken, how}     forwarded == taken
 //!   Flowing ─────────────────────────────────────────▶ Ended ──────────────────▶ through()
 //!                     on_reset_behind(), where how was shut: announce Fin{taken, reset}
+//!   hold_back(): until release(), at most FIRST_BYTES are taken
 //! ```
 //! Invariants:
 //! - E1 `forwarded <= taken`;
 //! - E2 the end is announced once, and a reset behind a shut end once more; the total equals `taken` from then on;
-//! - E3 nothing is taken after the end.
+//! - E3 nothing is taken after the end;
+//! - E4 what is taken before the release can be kept, and go out again on another conn.
 
 use super::end::{Fin, How};
 use super::half::{Budget, Count, Half};
 use crate::canary::{PlantedBug, planted};
+
+/// Bytes of a visitor that may go out behind a `Start` that is not answered: so much of it is kept (E4).
+pub const FIRST_BYTES: usize = 32 * 1024;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,9 +26,33 @@ pub struct Egress {
     end: Option<How>,
     /// The outer socket was reset behind its shut end.
     reset_behind: bool,
+    held_back: bool,
 }
 
 impl Egress {
+    /// Not more than [`FIRST_BYTES`] are taken from now on.
+    // PROTOCOL.md: P-STALE-4.
+    pub(crate) fn hold_back(&mut self) {
+        self.held_back = true;
+    }
+
+    /// What is taken need not be kept any more.
+    pub(crate) fn release(&mut self) {
+        self.held_back = false;
+    }
+
+    /// The same half with nothing forwarded yet, on another conn.
+    pub(super) fn again(&self) -> Self {
+        assert!(self.held_back, "E4: all that was taken is kept");
+        Self { count: Count { forwarded: 0, ..self.count }, ..*self }
+    }
+
+    /// The end that was announced, and what was announced behind it.
+    pub(super) fn told(&self) -> (Option<Fin>, Option<Fin>) {
+        let fin = |how| Fin { total: self.count.taken, how };
+        (self.end.map(fin), self.reset_behind.then_some(fin(How::Reset)))
+    }
+
     /// The outer socket's stream has ended, or nothing more will be taken from it: returns what to announce.
     ///
     /// # Panics
@@ -72,7 +101,13 @@ impl Egress {
 
 impl Half for Egress {
     fn budget(&self, room: usize) -> Budget {
-        let take = if self.ended() { 0 } else { room };
+        let take = if self.ended() {
+            0
+        } else if self.held_back {
+            room.min(FIRST_BYTES.saturating_sub(usize::try_from(self.count.taken).unwrap_or(usize::MAX)))
+        } else {
+            room
+        };
         Budget { take, forward: self.count.held() }
     }
 
@@ -116,6 +151,22 @@ mod tests {
         let mut half = Egress::default();
         let _ = half.on_source_end(How::Reset);
         assert_eq!(half.on_reset_behind(), None);
+    }
+
+    #[test]
+    fn e4_no_more_is_taken_than_is_kept_until_it_is_released() {
+        let mut half = Egress::default();
+        half.hold_back();
+        assert_eq!(half.budget(FIRST_BYTES + 1).take, FIRST_BYTES);
+        half.on_taken(FIRST_BYTES - 1);
+        half.on_forwarded(9);
+        assert_eq!(half.budget(100).take, 1);
+        half.on_taken(1);
+        assert_eq!(half.budget(100).take, 0);
+        let again = half.again();
+        assert_eq!(again.budget(100), Budget { take: 0, forward: FIRST_BYTES }, "all of it goes out once more");
+        half.release();
+        assert_eq!(half.budget(100).take, 100);
     }
 
     #[test]

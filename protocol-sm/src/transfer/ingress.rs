@@ -61,6 +61,12 @@ impl Ingress {
         self.end = end;
     }
 
+    /// The same half on another conn, where nothing has come.
+    pub(super) fn again(&self) -> Self {
+        assert!(self.count == Count::default() && self.end.is_none(), "nothing has come");
+        *self
+    }
+
     /// How the outer socket must be ended now: nothing is left to be delivered before.
     #[must_use]
     pub fn due(&self) -> Option<How> {
@@ -135,6 +141,14 @@ impl Ingress {
     #[must_use]
     pub fn capped(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Of a stream that ends by a reset: bytes that the outer socket is still to be given, while some of them wait for it
+    /// to take them. `None`: nothing does.
+    #[must_use]
+    pub fn waits_for_reset(&self) -> Option<u64> {
+        let end = self.end.filter(|end| end.is_reset() && self.sink == Sink::Open)?;
+        (self.count.taken > self.count.forwarded).then(|| end.fin.total - self.count.forwarded)
     }
 
     /// Bytes forwarded so far.
@@ -267,6 +281,26 @@ mod tests {
         assert!(!half.through());
         half.on_taken(1);
         assert!(half.through() && half.due().is_none());
+    }
+
+    #[test]
+    fn i4_a_reset_waits_for_a_socket_that_takes_nothing_only_while_something_is_held() {
+        for ends in [&[reset(9)][..], &[shut(9), reset(9)]] {
+            let mut half = Ingress::default();
+            half.on_taken(4);
+            assert_eq!(half.waits_for_reset(), None, "the stream goes on");
+            for &fin in ends {
+                half.on_fin(fin).unwrap();
+            }
+            assert_eq!(half.waits_for_reset(), Some(9));
+            half.on_forwarded(3);
+            assert_eq!(half.waits_for_reset(), Some(6));
+            half.on_forwarded(1);
+            assert_eq!(half.waits_for_reset(), None, "the rest has not come");
+            half.on_taken(1);
+            half.on_sink_lost();
+            assert_eq!(half.waits_for_reset(), None);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod half;
 mod ingress;
 mod linger;
 
-pub use egress::Egress;
+pub use egress::{Egress, FIRST_BYTES};
 pub use end::{Fin, How, PeerEnd};
 pub use half::{Budget, Half};
 pub use ingress::Ingress;
@@ -58,6 +58,21 @@ pub enum OuterDuty {
     Drop,
 }
 
+/// Ends that are to be announced on another conn.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    fin: Option<Fin>,
+    behind: Option<Fin>,
+}
+
+impl Untold {
+    /// What to announce, in this order.
+    pub fn fins(self) -> impl Iterator<Item = Fin> {
+        self.fin.into_iter().chain(self.behind)
+    }
+}
+
 /// What a message about a transfer meant.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +87,17 @@ impl Transfer {
     /// A transfer that has moved nothing yet.
     pub(crate) fn new(epoch: Epoch) -> Self {
         Self { epoch, egress: Egress::default(), ingress: Ingress::default(), error_taken: false }
+    }
+
+    /// The same visitor's transfer on another conn: what was taken goes out once more, and nothing has come back.
+    pub(crate) fn again(&self, epoch: Epoch) -> Self {
+        Self { epoch, egress: self.egress.again(), ingress: self.ingress.again(), error_taken: self.error_taken }
+    }
+
+    /// The ends of its egress: on another conn they are announced once more.
+    pub(crate) fn untold(&self) -> Untold {
+        let (fin, behind) = self.egress.told();
+        Untold { fin, behind }
     }
 
     /// Its number.

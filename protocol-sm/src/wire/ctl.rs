@@ -209,6 +209,15 @@ pub enum ClientMsg {
     },
     /// The client stops: close its public ports, let transfers finish.
     Drain,
+    /// Answers [`ServerMsg::AskStart`].
+    StartSeen {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+        /// Whether its `Start` has come. If not, the conn is closed, and it never will.
+        seen: bool,
+    },
 }
 
 impl ClientMsg {
@@ -260,6 +269,13 @@ pub enum ServerMsg {
     },
     /// The server stops: no new visitors come, transfers may finish.
     Drain,
+    /// Has this transfer's `Start` come? It is unanswered.
+    AskStart {
+        /// Which conn.
+        conn: ConnId,
+        /// Which transfer.
+        epoch: Epoch,
+    },
 }
 
 impl ToServer {
@@ -276,6 +292,7 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::Done { .. }, .. } => MessageName::Done,
             Self::Numbered { msg: ClientMsg::Abort { .. }, .. } => MessageName::Abort,
             Self::Numbered { msg: ClientMsg::Drain, .. } => MessageName::Drain,
+            Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,
@@ -298,6 +315,7 @@ impl ToClient {
             Self::Numbered { msg: ServerMsg::Fin { .. }, .. } => MessageName::Fin,
             Self::Numbered { msg: ServerMsg::Abort { .. }, .. } => MessageName::Abort,
             Self::Numbered { msg: ServerMsg::Drain, .. } => MessageName::Drain,
+            Self::Numbered { msg: ServerMsg::AskStart { .. }, .. } => MessageName::AskStart,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

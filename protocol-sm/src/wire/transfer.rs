@@ -29,6 +29,11 @@ pub enum ClientBody {
         /// Why.
         code: AbortCode,
     },
+    /// Answers [`ServerBody::AskStart`].
+    StartSeen {
+        /// Whether its `Start` has come. If not, the conn is closed, and it never will.
+        seen: bool,
+    },
 }
 
 /// What a server says of a transfer.
@@ -41,4 +46,6 @@ pub enum ServerBody {
         /// Why.
         code: AbortCode,
     },
+    /// Has its `Start` come? It is unanswered.
+    AskStart,
 }

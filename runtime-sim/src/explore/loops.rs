@@ -6,7 +6,7 @@
 
 use super::fingerprint::{Part, Parts};
 use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Side, Stream, Told, Visit, Who, Window, at};
-use super::peers::{Grain, Move, Script, Whims, address, assert_ended, assign_dials, play, visit_at};
+use super::peers::{Grain, Move, Script, Whims, address, assert_ended, assign_dials, doom_if_seen, play, visit_at};
 use super::search::Model;
 use super::story::{Party, Story};
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
@@ -192,6 +192,7 @@ impl Loops {
             session_grace: NEVER,
             wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
             dial_timeout: NEVER,
+            start_patience: NEVER,
             answer_delay: Duration::ZERO,
             idle_ping_interval: NEVER,
             idle_ping_timeout: NEVER,
@@ -331,7 +332,14 @@ impl Loops {
                 let visit = &mut state.net.visits[visit];
                 assert!(visit.carrier.is_none(), "a visitor is served once");
                 visit.carrier = carrier;
-                visit.doomed |= lost;
+                // One that has not been noticed: the client will not see this Start.
+                visit.doomed |= lost && self.config.timeouts;
+            }
+            Note::TakenBack { conn, visitor, .. } => {
+                let visit = &mut state.net.visits[visit_at(visitor)];
+                assert!(visit.carrier.take().is_some(), "only what was given can be taken back");
+                assert!(self.may_abort(state), "an honest net loses no Start");
+                state.aborted.push(conn);
             }
             Note::Aborted { conn, .. } => self.on_aborted(state, conn),
             Note::VisitorDropped { visitor, why, .. } => {
@@ -412,6 +420,7 @@ impl Loops {
                 TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) }
             }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
+            ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
             ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
                 unreachable!("no loop says it")
             }
@@ -472,6 +481,7 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         }
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
+        ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
         ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
             unreachable!("no loop says it")
         }
@@ -646,8 +656,13 @@ impl Model for Loops {
             }
             Action::Lose { end } => {
                 state.losses -= 1;
-                state.net.doom(end);
-                state.net.lose(end);
+                let State { net, client, .. } = state;
+                if self.config.timeouts {
+                    net.doom(end);
+                } else {
+                    doom_if_seen(net, client.conns(), end);
+                }
+                net.lose(end);
             }
             Action::Stray { end } => {
                 state.strays -= 1;

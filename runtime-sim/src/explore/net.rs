@@ -263,6 +263,8 @@ pub(super) struct Visit {
     pub(super) local: Peer,
     /// The connection and the epoch that carry it.
     pub(super) carrier: Option<(u32, u32)>,
+    /// Its LocalServer was dialled.
+    pub(super) served: bool,
     /// Something happened that may cut it short.
     pub(super) doomed: bool,
 }
@@ -502,6 +504,11 @@ impl Net {
     /// Whether the end was reset or lost, or its connection was.
     pub(super) fn is_lost(&self, end: End) -> bool {
         self.conn(end).lost
+    }
+
+    /// Whether something has arrived at an end and is unread.
+    pub(super) fn has_arrived(&self, end: End) -> bool {
+        !self.sock(end).arrived.is_empty()
     }
 
     /// Whether nothing is in flight to or unread at an end.

@@ -192,6 +192,19 @@ pub(super) fn assign_dials<'a>(net: &mut Net, conns: impl Iterator<Item = ConnVi
     }
 }
 
+/// A conn is lost: the visit that it carries may be cut short, unless the client has not seen its `Start`.
+pub(super) fn doom_if_seen<'a>(net: &mut Net, mut conns: impl Iterator<Item = ConnView<'a, Stream>>, end: End) {
+    let client = conns.find(|view| view.stream.0.conn() == end.conn());
+    let unseen = client.is_some_and(|view| {
+        let carries = (net.serial(view.stream.0), view.epoch.0);
+        let seen = net.visits.iter().any(|visit| visit.carrier == Some(carries));
+        matches!(view.used, Use::Idle | Use::Opening) && !seen && !net.has_arrived(view.stream.0)
+    });
+    if !unseen {
+        net.doom(end);
+    }
+}
+
 /// Every visit that goes no further has come to an end that both its peers have seen.
 pub(super) fn assert_ended(visits: &[Visit]) {
     for (index, visit) in visits.iter().enumerate().filter(|(_, visit)| visit.came) {

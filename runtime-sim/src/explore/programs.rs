@@ -160,6 +160,7 @@ impl Programs {
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             wait_timeout: NEVER,
             dial_timeout: NEVER,
+            start_patience: NEVER,
             answer_delay: Duration::ZERO,
             idle_ping_interval: NEVER,
             idle_ping_timeout: NEVER,
@@ -321,6 +322,10 @@ impl Programs {
                 assert!(visit.carrier.is_none(), "a visitor is served once");
                 visit.carrier = carrier;
                 visit.doomed |= lost;
+            }
+            Note::TakenBack { visitor, .. } => {
+                let given = state.net.visits[visit_at(visitor)].carrier.take();
+                assert!(given.is_some(), "only what was given can be taken back");
             }
             Note::VisitorDropped { visitor, why, .. } => {
                 let may = match why {

@@ -34,6 +34,10 @@ pub enum Sometimes {
     NoPipe,
     SpliceRefused,
     AbortCrossesFin,
+    StartLost,
+    StartUnheard,
+    StartSeen,
+    IdleConnsDie,
     StaleMessage,
     PoolEmpty,
     QueueFull,
@@ -89,7 +93,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 77] = [
+    pub const ALL: [Self; 81] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -116,6 +120,10 @@ impl Sometimes {
         Self::NoPipe,
         Self::SpliceRefused,
         Self::AbortCrossesFin,
+        Self::StartLost,
+        Self::StartUnheard,
+        Self::StartSeen,
+        Self::IdleConnsDie,
         Self::StaleMessage,
         Self::PoolEmpty,
         Self::QueueFull,

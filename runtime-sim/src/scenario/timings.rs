@@ -35,6 +35,8 @@ impl TimingRanges {
             session_grace: ms(self.session_grace),
             wait_timeout: ms(self.wait_timeout),
             dial_timeout: ms(self.dial_timeout),
+            // No draw of its own, so that old seeds keep their meaning.
+            start_patience: heartbeat_interval / 2,
             // Of as many kinds as there are pauses: at once, and later than most services answer.
             answer_delay: if reconnect_min.subsec_millis() % 2 == 0 { Duration::ZERO } else { reconnect_min / 4 },
             idle_ping_interval: ms(self.idle_ping_interval),

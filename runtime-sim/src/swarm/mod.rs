@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 22] = [
+pub const UNSEEN: [Sometimes; 25] = [
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
@@ -59,6 +59,9 @@ pub const UNSEEN: [Sometimes; 22] = [
     Sometimes::FinAfterLastByte,
     Sometimes::DoneBeforeStarted,
     Sometimes::AbortCrossesFin,
+    Sometimes::StartUnheard,
+    Sometimes::StartSeen,
+    Sometimes::IdleConnsDie,
     Sometimes::ResetBeforeStart,
     Sometimes::Lingered,
     Sometimes::LingerTimedOut,

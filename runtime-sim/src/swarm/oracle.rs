@@ -144,6 +144,11 @@ impl Oracle {
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
                 Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
             },
+            Note::TakenBack { conn, epoch, lost, .. } => {
+                self.ended((*conn, *epoch));
+                self.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
+            }
+            Note::IdleConnsDie { .. } => self.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
                 self.detached.borrow_mut().remove(client);

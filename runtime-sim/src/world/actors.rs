@@ -92,6 +92,11 @@ pub(super) struct Actor {
 }
 
 impl Actor {
+    /// Whether it is an impostor who has a session of his own.
+    pub(super) fn is_inside(&self) -> bool {
+        self.impostor.as_ref().is_some_and(Impostor::is_inside)
+    }
+
     /// No more pauses.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.next_write = now;

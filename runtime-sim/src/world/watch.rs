@@ -148,9 +148,10 @@ impl World {
                 }
                 return;
             }
+            // Where the `Start` may not have been seen, the question takes the place of the `Abort`.
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
-                msg: ServerMsg::Abort { conn, epoch, .. },
+                msg: ServerMsg::Abort { conn, epoch, .. } | ServerMsg::AskStart { conn, epoch },
             })) => {
                 self.see_abort((process, control.0, *conn), *epoch);
                 return;
@@ -250,7 +251,8 @@ impl World {
                     self.coverage.saw(Sometimes::DoneBeforeStarted);
                 }
             }
-            ClientBody::Abort { .. } => {}
+            ClientBody::StartSeen { seen: true } => self.coverage.saw(Sometimes::StartSeen),
+            ClientBody::StartSeen { seen: false } | ClientBody::Abort { .. } => {}
         }
     }
 
@@ -290,9 +292,15 @@ impl World {
     fn see_dialled(&mut self, client: Key, local: SockId) {
         let server = self.watch.socks.get(&client).and_then(|&sock| self.kernel.peer(sock));
         let Some(&server) = server.and_then(|server| self.watch.conns.get(&server)) else { return };
-        if let Some(transfer) = self.watch.transfers.iter_mut().rev().find(|transfer| transfer.conn == server) {
-            transfer.client = Some(client.0);
-            transfer.local = Some(local);
+        let Some(at) = self.watch.transfers.iter().rposition(|transfer| transfer.conn == server) else { return };
+        let transfer = &mut self.watch.transfers[at];
+        transfer.client = Some(client.0);
+        transfer.local = Some(local);
+        let (public, conn, epoch) = (transfer.public, transfer.conn.2, transfer.epoch);
+        let before = self.watch.transfers[..at].iter().find(|before| before.public == public && before.local.is_some());
+        if let Some(before) = before {
+            let what = format!("{conn:?} {epoch:?}: dialled, and was for {:?} {:?}", before.conn.2, before.epoch);
+            self.fail(Kind::Safety, Property::OneServicePerVisitor, what);
         }
     }
 
@@ -318,16 +326,17 @@ impl World {
             let what = format!("{which} is reset, and socket {} is well", other.0);
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
         }
+        let patience = self.plan.scenario.timings.reset_linger;
+        let impatient = lingering.is_none_or(|since| self.now().since(since) < patience);
         let came = self.kernel.received(other);
-        if written < came {
+        if written < came && impatient {
             let what = format!("{which}: {written} of {came} bytes");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
         }
-        if unsent == 0 {
+        if unsent == 0 && written >= came {
             return;
         }
-        let patience = self.plan.scenario.timings.reset_linger;
-        if lingering.is_none_or(|since| self.now().since(since) < patience) {
+        if impatient {
             let what = format!("{which}: {unsent} bytes are not sent, lingering since {lingering:?}");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
         }
@@ -408,7 +417,10 @@ impl World {
     /// A driver had something to say.
     pub(super) fn see_note(&mut self, process: usize, note: &Note) {
         let role = self.processes[process].role;
-        if let Note::Aborted { conn, epoch, .. } | Note::Refused { conn, epoch, .. } = note {
+        if let Note::Aborted { conn, epoch, .. }
+        | Note::Refused { conn, epoch, .. }
+        | Note::TakenBack { conn, epoch, .. } = note
+        {
             self.see_struck(process, *conn, *epoch);
         }
         if let Note::Aborted { code: AbortCode::OuterReset, conn, epoch, .. } = note {
@@ -440,6 +452,10 @@ impl World {
                 }
                 self.see_dropped(*why, *visitor);
             }
+            Note::TakenBack { lost, .. } => {
+                self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
+            }
+            Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
                 self.coverage.saw(Sometimes::Resumed);

@@ -1,6 +1,7 @@
 //! What the real client does with servers made by hand.
 
 mod ends;
+mod stale;
 
 use super::peer::{RawServer, ServerConn, ServerEnd, fresh_session};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};

@@ -1,6 +1,7 @@
 //! What the real server does with clients made by hand.
 
 mod ends;
+mod stale;
 
 use super::peer::{Asked, Identity, RawClient, RawConn, Wire};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};

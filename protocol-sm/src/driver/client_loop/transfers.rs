@@ -20,14 +20,30 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: TransferMsg<ServerBody>) {
         let known = self.conns.get(&msg.conn).copied();
         let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
-            return self.core.on_stale(cx.sys, msg.conn);
+            return match msg.body {
+                ServerBody::AskStart => self.answer_ask(cx, msg, false),
+                ServerBody::Fin(_) | ServerBody::Abort { .. } => self.core.on_stale(cx.sys, msg.conn),
+            };
         };
         match (hear(&mut conn.state, msg), msg.body) {
             (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
             (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
             (Ok(Heard::Current), ServerBody::Abort { code }) => self.drop_conn(cx, token, code, true),
             (Ok(Heard::Current), ServerBody::Fin(_)) => self.drive(cx, token),
+            (Ok(Heard::Current), ServerBody::AskStart) => {
+                let seen = matches!(conn.state, State::Active(_));
+                self.answer_ask(cx, msg, seen);
+                if !seen {
+                    self.drop_conn(cx, token, AbortCode::ConnLost, true);
+                }
+            }
         }
+    }
+
+    // PROTOCOL.md: P-STALE-3.
+    fn answer_ask<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, ask: TransferMsg<ServerBody>, seen: bool) {
+        let msg = ClientMsg::StartSeen { conn: ask.conn, epoch: ask.epoch, seen };
+        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
     }
 
     // PROTOCOL.md: P-XFER-4, P-DONE-5.
@@ -47,6 +63,7 @@ impl<T, P> ClientLoop<T, P> {
                     &mut active.conn.transfer,
                     local.map(|local| &mut local.port),
                     Mode { incoming_is_payload: true, hold_frames },
+                    None,
                 )?
             }
         };
@@ -58,6 +75,10 @@ impl<T, P> ClientLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
+            // What is held for nobody is dropped in another turn.
+            self.core.queue_turn(token, &mut conn.queued);
+        }
         let phase = active.phase(conn.link.egress_flow.only_frames());
         let Active { conn: ActiveConn { transfer, .. }, pace, local, .. } = active;
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
@@ -205,7 +226,9 @@ fn hear(state: &mut State, msg: TransferMsg<ServerBody>) -> Result<Heard, Violat
     match (state, msg.body) {
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Fin(fin)) => conn.on_fin(msg.epoch, fin),
         (State::Opening { conn, .. } | State::Idle(conn), ServerBody::Abort { .. }) => conn.on_abort(msg.epoch),
+        (State::Opening { conn, .. } | State::Idle(conn), ServerBody::AskStart) => conn.on_ask_start(msg.epoch),
         (State::Active(active), ServerBody::Fin(fin)) => active.conn.on_fin(msg.epoch, fin),
         (State::Active(active), ServerBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
+        (State::Active(active), ServerBody::AskStart) => active.conn.on_ask_start(msg.epoch),
     }
 }

@@ -16,6 +16,7 @@ impl<T> ClientMain<T> {
         match control.on_msg(msg)? {
             Reaction::Nothing | Reaction::Drain => {}
             Reaction::Pass(loop_index, msg) => cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Transfer(msg) }),
+            Reaction::Reply(reply) => self.send(cx, reply),
             Reaction::Open { count, failed } => {
                 let server = self.server_at.expect("connected to it");
                 let to = self.settings.proxy.address(server, self.proxy_port);

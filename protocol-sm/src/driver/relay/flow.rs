@@ -43,7 +43,8 @@ pub(super) enum Turn {
 
 impl<P> Flow<P> {
     /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
-    /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with.
+    /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with. What is taken is also
+    /// appended to `keep`, and not spliced then.
     pub(super) fn pump<S: Splice<Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -51,8 +52,9 @@ impl<P> Flow<P> {
         mut from: Option<&mut Endpoint<S::Stream>>,
         to: &mut Endpoint<S::Stream>,
         hold_frames: bool,
+        keep: Option<&mut Vec<u8>>,
     ) -> Turn {
-        let turn = self.turn(cx, half, &mut from, to, hold_frames);
+        let turn = self.turn(cx, half, &mut from, to, hold_frames, keep);
         if half.budget(0).forward == 0 {
             self.release_pipe(cx.sys);
         }
@@ -167,6 +169,7 @@ impl<P> Flow<P> {
         from: &mut Option<&mut Endpoint<S::Stream>>,
         to: &mut Endpoint<S::Stream>,
         hold_frames: bool,
+        mut keep: Option<&mut Vec<u8>>,
     ) -> Turn {
         let mut moved = 0;
         loop {
@@ -186,13 +189,13 @@ impl<P> Flow<P> {
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
             let mut taken = Err(Stop::Source(SysError::Unsupported));
-            if spliceable && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
+            if spliceable && keep.is_none() && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
                 taken = self.take_by_splice(cx, half, from);
             }
             if let Err(Stop::Source(SysError::Unsupported)) = taken {
                 // A stream that is no longer bulk may still hold the pipe, which the flush has emptied.
                 self.release_pipe(cx.sys);
-                taken = self.take_by_copy(cx, half, from, to);
+                taken = self.take_by_copy(cx, half, from, to, keep.as_deref_mut());
             }
             match taken {
                 Ok(0) => return Turn::Eof,
@@ -257,6 +260,7 @@ impl<P> Flow<P> {
         half: &mut impl Half,
         from: &mut Endpoint<S::Stream>,
         to: &mut Endpoint<S::Stream>,
+        keep: Option<&mut Vec<u8>>,
     ) -> Result<usize, Stop> {
         let front = match &self.held {
             Held::Bytes(bytes) => {
@@ -274,6 +278,9 @@ impl<P> Flow<P> {
             return Ok(0);
         }
         half.on_taken(n);
+        if let Some(keep) = keep {
+            keep.extend_from_slice(&cx.scratch[front..front + n]);
+        }
         if front + n == cx.scratch.len() {
             self.bulk = true;
             self.lean = 0;

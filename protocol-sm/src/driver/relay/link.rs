@@ -9,6 +9,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::sys_error::SysError;
 use crate::transfer::{Egress, Fin, Half, How, Ingress, OuterDuty, Transfer};
+use alloc::vec::Vec;
 
 /// A proxy_conn's socket and its two directions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +34,7 @@ impl<T, P> Link<T, P> {
     }
 
     /// One turn of both directions between the conn and `outer`, which is `None` once it is closed, or
-    /// before it is there.
+    /// before it is there. What is taken from `outer` is also appended to `keep`.
     ///
     /// # Errors
     /// The transfer must be aborted: the conn is lost.
@@ -44,6 +45,7 @@ impl<T, P> Link<T, P> {
         transfer: &mut Transfer,
         mut outer: Option<&mut Endpoint<T>>,
         mode: Mode,
+        keep: Option<&mut Vec<u8>>,
     ) -> Result<Exchanged, AbortCode> {
         let mut result = Exchanged { fin: transfer.end_for_peer(), ..Exchanged::default() };
         if planted(PlantedBug::LastWordsDropped) && outer.as_ref().is_some_and(|outer| outer.is_lost()) {
@@ -53,7 +55,7 @@ impl<T, P> Link<T, P> {
         if outer.as_deref().is_some_and(|outer| outer.error_taken) {
             result.behind = transfer.on_outer_lost(true);
         }
-        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, &mut result)?;
+        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, &mut result)?;
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
         if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
             result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
@@ -62,7 +64,7 @@ impl<T, P> Link<T, P> {
             && !transfer.ingress.drops()
         {
             let from = mode.incoming_is_payload.then_some(&mut self.port);
-            match self.ingress_flow.pump(cx, &mut transfer.ingress, from, outer, false) {
+            match self.ingress_flow.pump(cx, &mut transfer.ingress, from, outer, false, None) {
                 Turn::Wait => {}
                 Turn::Again => result.again = true,
                 Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
@@ -83,11 +85,17 @@ impl<T, P> Link<T, P> {
                 transfer.ingress.on_shut();
                 duty = transfer.outer_duty();
             }
-            // Before the client's answer the conn's deadline is for that.
-            let early = |duty: &OuterDuty| *duty == OuterDuty::Reset && !mode.incoming_is_payload;
+            // Before the client's answer the conn's deadline is for that, and a visitor that is lost may still have to
+            // be told of on another conn.
+            let early =
+                |duty: &OuterDuty| matches!(duty, OuterDuty::Reset | OuterDuty::Drop) && !mode.incoming_is_payload;
             result.duty = duty.filter(|duty| !early(duty));
             if result.duty == Some(OuterDuty::Reset) {
                 result.unsent = cx.sys.unsent(&outer.stream);
+            } else if let Some(owed) = transfer.ingress.waits_for_reset() {
+                result.stuck = true;
+                result.unsent =
+                    usize::try_from(owed).unwrap_or(usize::MAX).saturating_add(cx.sys.unsent(&outer.stream));
             }
         }
         Ok(result)
@@ -112,11 +120,14 @@ impl<T, P> Link<T, P> {
         transfer: &mut Transfer,
         mut outer: Option<&mut Endpoint<T>>,
         hold_frames: bool,
+        mut keep: Option<&mut Vec<u8>>,
         result: &mut Exchanged,
     ) -> Result<(), AbortCode> {
         loop {
             let hold_frames = hold_frames && !transfer.egress.ended();
-            match self.egress_flow.pump(cx, &mut transfer.egress, outer.as_deref_mut(), &mut self.port, hold_frames) {
+            let Self { port, egress_flow, .. } = self;
+            let (from, keep) = (outer.as_deref_mut(), keep.as_deref_mut());
+            match egress_flow.pump(cx, &mut transfer.egress, from, port, hold_frames, keep) {
                 Turn::Wait => return Ok(()),
                 Turn::Again => {
                     result.again = true;
@@ -201,7 +212,9 @@ pub(crate) struct Exchanged {
     pub(crate) behind: Option<Fin>,
     /// What must be done to the outer socket.
     pub(crate) duty: Option<OuterDuty>,
-    /// Where that is a reset: bytes that its kernel has not got acknowledged.
+    /// It is to be reset, and does not take what must come before.
+    pub(crate) stuck: bool,
+    /// Where it is to be reset: bytes before that which are not acknowledged.
     pub(crate) unsent: usize,
     /// More could be done: others first.
     pub(crate) again: bool,

@@ -2,9 +2,10 @@
 
 use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
-use super::{Answer, Conn, ServerLoop, Slot, State, Token, Totals};
+use super::{Answer, Conn, ServerLoop, Shard, Slot, State, Token, Totals};
 use crate::ids::Epoch;
 use crate::ledger::Good;
+use crate::transfer::FIRST_BYTES;
 
 impl<T, P> ServerLoop<T, P> {
     /// Its proxy_conns.
@@ -88,6 +89,10 @@ impl<T, P> ServerLoop<T, P> {
                         State::Active(active) => {
                             assert_eq!(idle, 0, "P2: a conn that was given is not idle");
                             assert!(active.conn.transfer.epoch() > Epoch(0));
+                            let awaiting = active.conn.answer() == Answer::Awaiting;
+                            assert!(awaiting || !active.lost, "a conn that is lost under its answer is dropped");
+                            assert!(awaiting || active.first.is_empty(), "nothing is kept behind the answer");
+                            assert!(active.first.len() <= FIRST_BYTES, "what is kept is bounded");
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
                             let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
                                 Slot::Visitor(visitor) => Some(&visitor.port),
@@ -96,7 +101,10 @@ impl<T, P> ServerLoop<T, P> {
                             let incoming_is_payload = active.conn.answer() == Answer::Started;
                             let mode = Mode { incoming_is_payload, hold_frames: false };
                             let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
-                            assert!(conn.queued || !could_move, "whoever could move something is queued");
+                            assert!(
+                                conn.queued || active.lost || !could_move,
+                                "whoever could move something is queued"
+                            );
                         }
                     }
                 }
@@ -112,12 +120,15 @@ impl<T, P> ServerLoop<T, P> {
             let active = shard.conns.values().filter(|&&token| self.is_active(token)).count();
             assert_eq!(active, shard.active as usize, "transfers are counted");
             let visits: u32 = shard.visits.values().sum();
-            assert_eq!(visits as usize, active + shard.pool.waiting().len(), "a tunnel's visitors are counted");
+            assert_eq!(visits as usize, active + shard.pool.waits(), "a tunnel's visitors are counted");
             assert!(shard.visits.values().all(|&visits| visits > 0), "no tunnel without visitors is remembered");
-            assert_eq!(shard.pool.idle().len() + active, shard.conns.len(), "conns are counted");
+            assert_eq!(shard.pool.idle().count() + active, shard.conns.len(), "conns are counted");
             shard.pool.assert_consistent(self.core.draining);
-            waiting += shard.pool.waiting().len() as u64;
-            assert!(shard.waiting(&self.ledger) <= shard.max_waiting, "P1: the holder's queue is bounded");
+            waiting += shard.pool.waits() as u64;
+            let same = |other: &&Shard| other.holder == shard.holder;
+            let returned: usize = self.controls.values().filter(same).map(|other| other.pool.returned()).sum();
+            let waits = shard.waiting(&self.ledger) as usize - returned;
+            assert!(waits <= shard.max_waiting as usize, "P1: the holder's queue is bounded");
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }

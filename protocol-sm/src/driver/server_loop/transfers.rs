@@ -12,7 +12,7 @@ use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
-use crate::wire::{ClientBody, ProxyToClient, ProxyToServer, ServerMsg, TransferMsg};
+use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
@@ -29,7 +29,15 @@ impl<T, P> ServerLoop<T, P> {
             (Err(violation), _) => self.end(cx, token, End::Violation(violation)),
             (Ok(Heard::Stale), _) => self.core.on_stale(cx.sys, msg.conn),
             (Ok(Heard::Current), ClientBody::Abort { code }) => self.drop_conn(cx, token, code, true),
-            (Ok(Heard::Current), ClientBody::Fin(_) | ClientBody::Done) => self.drive(cx, token),
+            (Ok(Heard::Current), ClientBody::StartSeen { seen: false }) => self.take_back(cx, token),
+            (Ok(Heard::Current), ClientBody::Fin(_) | ClientBody::Done | ClientBody::StartSeen { seen: true }) => {
+                // The client has seen the `Start`: no other conn may have the visitor.
+                if conn.is_lost() {
+                    self.end(cx, token, End::Abort(AbortCode::ConnLost));
+                } else {
+                    self.drive(cx, token);
+                }
+            }
         }
     }
 
@@ -39,6 +47,7 @@ impl<T, P> ServerLoop<T, P> {
             None | Some(Slot::Visitor(_)) => return,
             Some(Slot::Conn(conn)) => match &conn.state {
                 State::Idle { .. } => self.drive_idle(cx, token),
+                State::Active(active) if active.lost => Ok(()),
                 State::Active(_) => self.drive_active(cx, token),
             },
         };
@@ -54,9 +63,15 @@ impl<T, P> ServerLoop<T, P> {
         conn.link.flush_frames(cx.sys)?;
         let was_pinged = conn.pinged;
         read_frames(cx, conn)?;
-        if was_pinged && !conn.pinged {
-            let at = cx.now + self.core.timings.idle_ping_interval;
+        if was_pinged
+            && !conn.pinged
+            && let Some(shard) = self.controls.get_mut(&conn.control)
+        {
+            let at = cx.now + shard.ping_pace.interval(cx.now);
             self.core.timers.set(token, &mut conn.deadline, Some(at));
+            if let Some(visitor) = shard.pool.on_alive(token) {
+                self.give(cx, token, Some(visitor));
+            }
         }
         Ok(())
     }
@@ -81,6 +96,11 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(refused_at) = refused_at {
             cx.sys.tell(fin(refused_at));
         }
+        if active.conn.answer() != Answer::Awaiting && !was_answered {
+            // What was kept is not needed any more; the buffer is.
+            self.spare = core::mem::take(&mut active.first);
+            self.spare.clear();
+        }
         if active.conn.answer() == Answer::Refused && !was_answered {
             self.core.totals.aborted += 1;
             if let Some(visitor) = active.visitor.take() {
@@ -94,11 +114,13 @@ impl<T, P> ServerLoop<T, P> {
             return Ok(());
         };
         let incoming_is_payload = active.conn.answer() == Answer::Started;
+        let keep = (active.conn.answer() == Answer::Awaiting).then_some(&mut active.first);
         let result = conn.link.exchange(
             cx,
             &mut active.conn.transfer,
             guest.map(|guest| &mut guest.port),
             Mode { incoming_is_payload, hold_frames: false },
+            keep,
         )?;
         for end in result.fins() {
             cx.sys.tell(fin(end));
@@ -107,6 +129,10 @@ impl<T, P> ServerLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
+            // What is held for nobody is dropped in another turn.
+            self.core.queue_turn(token, &mut conn.queued);
+        }
         let phase = active.phase();
         let Active { conn: ActiveConn { transfer, .. }, pace, visitor, .. } = active;
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
@@ -147,6 +173,7 @@ impl<T, P> ServerLoop<T, P> {
         }
         let tunnel = active.tunnel;
         conn.state = State::Idle { conn: idle, since: cx.now };
+        conn.heard = cx.now;
         let control = conn.control;
         self.core.timers.set(token, &mut conn.deadline, None);
         if let Some(shard) = self.controls.get_mut(&control) {
@@ -167,7 +194,7 @@ impl<T, P> ServerLoop<T, P> {
         self.tell_if_drained(cx);
     }
 
-    // PROTOCOL.md: P-POOL-6, P-POOL-8, P-XFER-9.
+    // PROTOCOL.md: P-POOL-8, P-XFER-8, P-XFER-9.
     pub(super) fn on_conn_deadline<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
@@ -180,19 +207,21 @@ impl<T, P> ServerLoop<T, P> {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                     return;
                 }
-                conn.link.egress_flow.push(&ProxyToClient::Ping);
-                conn.pinged = true;
-                let at = cx.now + self.core.timings.idle_ping_timeout;
-                self.core.timers.set(token, &mut conn.deadline, Some(at));
-                self.drive(cx, token);
+                self.ping(cx, token);
+            }
+            State::Active(active) if active.conn.answer() == Answer::Awaiting => {
+                if active.lost || cx.now >= active.answer_by {
+                    return self.end(cx, token, End::Abort(AbortCode::Deadline));
+                }
+                self.core.timers.set(token, &mut conn.deadline, Some(active.answer_by));
+                self.doubt(cx, token);
             }
             State::Active(active) => {
                 if active.pace.phase == Phase::Lingering {
                     return self.drive(cx, token);
                 }
-                let awaiting = active.conn.answer() == Answer::Awaiting;
                 let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
-                if awaiting || !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
+                if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
             }
@@ -212,12 +241,22 @@ impl<T, P> ServerLoop<T, P> {
                 cx.sys.tell(FromServerLoop::Violation { control, violation });
             }
             End::Abort(code) => {
+                if code == AbortCode::ConnLost && self.ask_if_seen(cx, token) {
+                    return;
+                }
+                let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
+                    return;
+                };
+                let lesson = conn.lesson(cx.now, code);
                 if let State::Active(active) = &conn.state {
                     let epoch = active.conn.transfer.epoch();
                     let msg = ServerMsg::Abort { conn: id, epoch, code };
                     cx.sys.tell(FromServerLoop::Message { control, msg });
                 }
                 self.drop_conn(cx, token, code, false);
+                if let Some(silence) = lesson {
+                    self.on_dead(cx, control, id, silence);
+                }
             }
         }
     }
@@ -279,11 +318,15 @@ where
     let mut fin = None;
     while conn.link.port.readable && expects_frames(&conn.state) {
         let length = match conn.link.port.recv(cx.sys, cx.scratch) {
-            Ok(0) => return Err(End::Abort(AbortCode::ConnLost)),
+            Ok(0) => {
+                conn.closed = true;
+                return Err(End::Abort(AbortCode::ConnLost));
+            }
             Ok(n) => n,
             Err(SysError::WouldBlock) => break,
             Err(_) => return Err(End::Abort(AbortCode::ConnLost)),
         };
+        conn.heard = cx.now;
         let mut rest = &cx.scratch[..length];
         while !rest.is_empty() && expects_frames(&conn.state) {
             match conn.framer.next(&mut rest) {
@@ -354,11 +397,13 @@ fn conn_and_visitor<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<
 /// Hands a message about a transfer to its conn.
 fn hear(state: &mut State, msg: TransferMsg<ClientBody>) -> Result<Heard, Violation> {
     match (state, msg.body) {
-        (State::Idle { conn, .. }, ClientBody::Fin(_) | ClientBody::Done | ClientBody::Abort { .. }) => {
-            conn.on_message(msg.epoch)
-        }
+        (
+            State::Idle { conn, .. },
+            ClientBody::Fin(_) | ClientBody::Done | ClientBody::Abort { .. } | ClientBody::StartSeen { .. },
+        ) => conn.on_message(msg.epoch),
         (State::Active(active), ClientBody::Fin(fin)) => active.conn.on_fin(msg.epoch, fin),
         (State::Active(active), ClientBody::Done) => active.conn.on_done(msg.epoch),
         (State::Active(active), ClientBody::Abort { .. }) => active.conn.on_abort(msg.epoch),
+        (State::Active(active), ClientBody::StartSeen { seen }) => active.conn.on_start_seen(msg.epoch, seen),
     }
 }

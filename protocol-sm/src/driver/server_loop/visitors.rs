@@ -11,7 +11,8 @@ use crate::crowd::Guest;
 use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
-use crate::wire::ProxyToClient;
+use crate::transfer::{Fin, Untold};
+use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -56,6 +57,8 @@ impl<T, P> ServerLoop<T, P> {
                 guest,
                 port: Endpoint::new(stream),
                 conn: None,
+                until: cx.now + self.core.timings.wait_timeout,
+                again: None,
                 deadline: None,
             }))),
             Err(_) => Err(stream),
@@ -89,22 +92,26 @@ impl<T, P> ServerLoop<T, P> {
         }
         match shard.pool.on_visitor(visitor) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
-            None => {
-                let at = cx.now + self.core.timings.wait_timeout;
-                if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
-                    self.core.timers.set(visitor, &mut waiting.deadline, Some(at));
-                }
-            }
+            None => self.begin_wait(visitor),
         }
         self.ask(cx, control);
+    }
+
+    pub(super) fn begin_wait(&mut self, visitor: Token) {
+        if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
+            let until = waiting.until;
+            self.core.timers.set(visitor, &mut waiting.deadline, Some(until));
+        }
     }
 
     /// A conn is idle, and was given to `visitor`, if any waits.
     // PROTOCOL.md: P-XFER-2, P-XFER-8.
     pub(super) fn give<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, visitor: Option<Token>) {
         let Some(visitor) = visitor else {
-            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
-                let at = cx.now + self.core.timings.idle_ping_interval;
+            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
+                && let Some(shard) = self.controls.get_mut(&conn.control)
+            {
+                let at = cx.now + shard.ping_pace.interval(cx.now);
                 self.core.timers.set(token, &mut conn.deadline, Some(at));
             }
             return;
@@ -113,27 +120,53 @@ impl<T, P> ServerLoop<T, P> {
             unreachable!("the pool knows only conns and visitors that are there");
         };
         let State::Idle { conn: idle, .. } = &conn.state else { unreachable!("P2: only an idle conn is given") };
-        let Some(active) = idle.clone().start() else {
+        let begun = match &guest.again {
+            None => idle.clone().start().map(|active| (active, Untold::default())),
+            Some(again) => idle.clone().start_again(&again.transfer),
+        };
+        let Some((active, untold)) = begun else {
             // Its epochs are used up: another conn must do it.
-            let control = conn.control;
+            let (control, returns) = (conn.control, guest.again.is_some());
             self.drop_conn(cx, token, AbortCode::ConnLost, false);
-            self.place(cx, control, visitor);
+            if returns {
+                self.place_again(cx, control, visitor);
+            } else {
+                self.place(cx, control, visitor);
+            }
             return;
         };
         let start = ProxyToClient::Start { epoch: active.transfer.epoch(), tunnel: guest.tunnel, visitor: guest.from };
         conn.link.egress_flow.push(&start);
+        let first = match guest.again.take() {
+            None => core::mem::take(&mut self.spare),
+            Some(again) => again.first,
+        };
+        conn.link.egress_flow.push_payload(&first);
+        for Fin { total, how } in untold.fins() {
+            let msg = ServerMsg::Fin { conn: conn.id, epoch: active.transfer.epoch(), total, how };
+            cx.sys.tell(FromServerLoop::Message { control: conn.control, msg });
+        }
         cx.sys.note(Note::Started {
             conn: conn.id,
             epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,
             visitor: guest.from,
         });
-        conn.state =
-            State::Active(Active { conn: active, tunnel: guest.tunnel, visitor: Some(visitor), pace: Pace::new() });
+        let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
+        let doubt_at = cx.now + self.core.timings.start_patience;
+        conn.silence = cx.now.since(conn.heard);
+        conn.state = State::Active(Active {
+            conn: active,
+            tunnel: guest.tunnel,
+            visitor: Some(visitor),
+            pace: Pace::new(),
+            first,
+            answer_by,
+            lost: false,
+        });
         guest.conn = Some(token);
         self.core.timers.set(visitor, &mut guest.deadline, None);
-        let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
-        self.core.timers.set(token, &mut conn.deadline, Some(answer_by));
+        self.core.timers.set(token, &mut conn.deadline, Some(answer_by.min(doubt_at)));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
             self.ledger.add(shard.holder, Good::Transfer, 1);

@@ -59,6 +59,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Fin { .. }
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
+            | ClientMsg::StartSeen { .. }
             | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
@@ -99,7 +100,11 @@ impl<T, L> ServerMain<T, L> {
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
             ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
-            ServerMsg::NeedConn { .. } | ServerMsg::Fin { .. } | ServerMsg::Abort { .. } | ServerMsg::Drain => return,
+            ServerMsg::NeedConn { .. }
+            | ServerMsg::Fin { .. }
+            | ServerMsg::Abort { .. }
+            | ServerMsg::AskStart { .. }
+            | ServerMsg::Drain => return,
         };
         if let Some(entry) = self.sessions.get_mut(key)
             && entry.is_news(tunnel, outcome)

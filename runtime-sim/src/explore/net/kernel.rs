@@ -125,7 +125,13 @@ impl Streams for Kernel<'_> {
     }
 
     fn unsent(&self, stream: &Stream) -> usize {
-        self.net.unacknowledged(stream.0)
+        // What has arrived at a driver is acknowledged.
+        let coming = |segment: &Segment| match segment {
+            Segment::Bytes(bytes) => bytes.len(),
+            Segment::Fin | Segment::Rst => 0,
+        };
+        let on_the_way: usize = self.net.sock(stream.0.other()).coming.iter().map(coming).sum();
+        on_the_way + self.net.unacknowledged(stream.0)
     }
 
     fn shut_write(&mut self, stream: &Stream) {

@@ -17,8 +17,9 @@ impl Net {
     /// A dialled local_conn belongs to this visit.
     pub(in crate::explore) fn assign(&mut self, end: End, visit: usize) {
         self.conn_mut(end).visit = Some(u8::try_from(visit).expect("few visits"));
+        let served = std::mem::replace(&mut self.visits[visit].served, true);
+        assert!(!served, "a visitor is served once: its LocalServer was dialled before");
         let local = &mut self.visits[visit].local;
-        assert!(local.end.is_none(), "one transfer per visit: its LocalServer was dialled before");
         local.end = Some(end.other());
         local.dialling = true;
     }

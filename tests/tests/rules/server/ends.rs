@@ -239,6 +239,26 @@ fn a_reset_is_not_held_up_for_ever() {
     assert!(read < SENT as u64 && end == End::Reset, "{read} bytes and {end:?}");
 }
 
+/// P-FIN-13: nor longer than `reset_linger` for a visitor that does not read, however much is still to be given to it.
+#[test]
+fn a_visitor_that_reads_nothing_is_reset_with_more_behind() {
+    const SENT: usize = 32 << 20;
+    let quick = options().threads(1).key("idle_conns", 1).key("reset_linger", 0.4);
+    let mut stage = Stage::set_on(Server::start(quick));
+    let mut visitor = stage.visitor(b"");
+    small_receive_buffer(&visitor);
+    stage.say_started();
+    let mut conn = stage.conn.wire.try_clone();
+    let sender = std::thread::spawn(move || conn.send_raw(&vec![7; SENT]));
+    stage.end(E1, SENT as u64, How::Reset);
+    assert_eq!(stage.server_end(E1), fin(0, How::Reset));
+    sender.join().expect("the server takes all of it, and drops what it cannot deliver");
+    stage.done(E1);
+    stage.expect_reuse();
+    let (read, end) = read_end(&mut visitor);
+    assert!(read < SENT as u64 && end == End::Reset, "{read} bytes and {end:?}");
+}
+
 /// P-FIN-5: a second end, unless it is a reset right behind a shut one with the same total.
 #[test]
 fn a_second_end_is_a_violation() {

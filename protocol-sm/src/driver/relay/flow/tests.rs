@@ -140,7 +140,7 @@ impl Direction {
         let before = self.sockets.delivered;
         let strategy = self.strategy;
         let mut cx = Cx { sys: &mut self.sockets, now: Instant::ZERO, scratch: &mut self.scratch, strategy };
-        let turn = self.flow.pump(&mut cx, &mut self.transfer.egress, Some(&mut self.from), &mut self.to, false);
+        let turn = self.flow.pump(&mut cx, &mut self.transfer.egress, Some(&mut self.from), &mut self.to, false, None);
         (turn, self.sockets.delivered - before)
     }
 
