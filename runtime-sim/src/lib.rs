@@ -70,7 +70,7 @@
 //! | LastWordsDropped | splice, reset: 113398 states, 15 steps | 28 | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
 //! | StartNotAsked | loss, cold: 261016 states, 11 steps | 11 | 405 | - | a visitor is served once |
 //! | GoneWaiterForgotten | splice, reset: 101878 states, 3 steps | 9 | 31, AsDirect | - | each end of a visit sees what it could have seen over a direct connection |
-//! | HeartbeatOnce | - | - | 0, SilentPeersGivenUp | - | a peer that is silent for its time and some slack is given up |
+//! | HeartbeatOnce | - | - | 0, SilentPeersGivenUp | 0, SilentPeersGivenUp | a peer that is silent for its time and some slack is given up |
 //! | LateBindKept | - | - | 0, NoPanic | 8, NoPanic | a public port is open for a tunnel that is registered |
 //! | NotLingered | late: 21592 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
 #![forbid(unsafe_code)]

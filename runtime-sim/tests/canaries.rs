@@ -96,14 +96,13 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Nor
-/// is it known there what a connection has received. And a conn that is lost while its `Start` is answered is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
+/// conn that is lost while its `Start` is answered is too rare.
+const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
-    PlantedBug::HeartbeatOnce,
     PlantedBug::StartNotAsked,
 ];
 

@@ -31,8 +31,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
+
+/// What a slow network and a busy host may add to a deadline.
+const SLACK: Duration = Duration::from_secs(10);
 
 enum State {
     Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>),
@@ -52,6 +56,8 @@ pub(super) struct Socket {
     /// Which end of the line: 0 connected, 1 accepted.
     end: usize,
     inbox: VecDeque<u8>,
+    /// When something came last.
+    heard: Instant,
     eof: bool,
     /// The pending error: told once.
     error: Option<SysError>,
@@ -82,6 +88,7 @@ impl Socket {
             name: SockId(0),
             end: 0,
             inbox: VecDeque::new(),
+            heard: stage.now(),
             eof: false,
             error: None,
             shut: false,
@@ -129,6 +136,7 @@ impl Socket {
         }
         self.line = Some(line);
         self.state = State::Up(stream);
+        self.heard = self.stage.now();
         self.edge = true;
     }
 
@@ -157,6 +165,7 @@ impl Socket {
         let Some(line) = self.line.clone() else { return };
         let mut line = line.borrow_mut();
         line.ends[self.end].waker = Some(cx.waker().clone());
+        self.check_silence(line.role);
         match line.fate {
             Some(Fate::Reset) => return self.fail(SysError::Reset),
             Some(Fate::Silent(since)) => {
@@ -194,6 +203,7 @@ impl Socket {
                 Poll::Ready(Ok(())) => {
                     let came = buf.filled();
                     self.inbox.extend(came);
+                    self.heard = self.stage.now();
                     self.edge = true;
                     self.trace("data", came);
                 }
@@ -201,6 +211,18 @@ impl Socket {
         }
         if self.eof && other.reset {
             self.fail(SysError::Reset);
+        }
+    }
+
+    /// None of our programs keeps a ctl_conn on which nothing comes.
+    fn check_silence(&self, role: Option<Role>) {
+        let timings = &self.stage.plan.scenario.timings;
+        // Who is in its handshake has another time.
+        let patience = timings.heartbeat_timeout.max(timings.handshake_timeout) + SLACK;
+        let ctl = self.dies_by_reset && role == Some(Role::Ctl) && matches!(self.state, State::Up(_)) && !self.eof;
+        if ctl && self.stage.now().since(self.heard) > patience {
+            let what = format!("{:?} on #{} has heard nothing since {:?}", self.owner, self.name.0, self.heard);
+            self.stage.breach(Kind::Safety, Property::SilentPeersGivenUp, what);
         }
     }
 
