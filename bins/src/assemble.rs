@@ -6,7 +6,7 @@ use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::problem::Problem;
-use crate::tls;
+use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelLimits, TunnelSpec};
@@ -24,6 +24,8 @@ pub struct Assembled<C> {
     pub logs: Logs,
     /// What is legal but poor, as sentences for the log.
     pub warnings: Vec<String>,
+    /// What is good to know of one's own certificate, and to be done about it.
+    pub besides: Besides,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -71,8 +73,11 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         ));
     }
     file.tls.on = flags.common.tls.or(file.tls.on);
-    let directory = tls::directory(std::env::var_os(tls::STATE_DIRECTORY).as_deref(), path);
-    let encryption = found.keep(|warnings| tls::server(&file.tls, &directory, flags.command.is_none(), warnings));
+    let directory = tls::directory(path, |name| std::env::var_os(name));
+    let make = flags.command.is_none();
+    let mut besides = Besides::default();
+    let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut besides));
+    found.besides = besides;
     let config = server::Config {
         bind_addr: file.bind_addr,
         ctl_port: file.ctl_port,
@@ -169,15 +174,17 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         })
     });
     file.tls.on = flags.common.tls.or(file.tls.on);
-    if let Some(pin) = flags.tls_pin {
+    if !flags.tls_pin.is_empty() {
         // The flag says how the server is known, and so that it is to be: whatever the file says.
         file.tls.on = flags.common.tls.or(Some(true));
         file.tls.authority = None;
-        file.tls.pin = Some(Named { value: pin, by: "--tls-pin".to_owned() });
+        file.tls.pins = Some(Named { value: flags.tls_pin.clone(), by: "--tls-pin".to_owned() });
     }
     let host = server.map(ToString::to_string).unwrap_or_default();
     let host = host.rsplit_once(':').map_or("", |(host, _)| host.trim_start_matches('[').trim_end_matches(']'));
-    let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings));
+    let mut besides = Besides::default();
+    let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings, &mut besides));
+    found.besides = besides;
     let config = client::Config {
         server: server.map(ToString::to_string).unwrap_or_default(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
@@ -216,12 +223,14 @@ struct Findings<'p> {
     path: Option<&'p Path>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+    besides: Besides,
 }
 
 impl<'p> Findings<'p> {
     /// Goes on from what the parser of the file at `path` warned of.
     fn of(path: Option<&'p Path>, common: &mut config::Common) -> Self {
-        Self { path, problems: Vec::new(), warnings: std::mem::take(&mut common.warnings) }
+        let warnings = std::mem::take(&mut common.warnings);
+        Self { path, problems: Vec::new(), warnings, besides: Besides::default() }
     }
 
     fn problem(&mut self, sentence: impl AsRef<str>) {
@@ -242,7 +251,8 @@ impl<'p> Findings<'p> {
     }
 
     fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
-        ConfigError::unless_none(self.problems, Assembled { config, logs, warnings: self.warnings })
+        let Self { problems, warnings, besides, .. } = self;
+        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides })
     }
 }
 
@@ -253,7 +263,8 @@ fn put_over(flags: &CommonFlags, file: &mut config::Common, timings: &mut Timing
     timings.drain_timeout = flags.drain_timeout.unwrap_or(timings.drain_timeout);
 }
 
-/// The program's own tokens: from the flag, else the environment, else the file.
+/// The program's own tokens: from the flag, else the environment, else the file. An empty variable is none: that is how
+/// scripts and container files leave one out.
 fn own_tokens(
     flags: &CommonFlags,
     variable: Option<OsString>,
@@ -263,7 +274,7 @@ fn own_tokens(
     if let Some(path) = &flags.token_file {
         let source = TokenSource::File { path: path.clone(), named_by: "--token-file".to_owned() };
         found.keep(|warnings| source.read(warnings)).into_iter().collect()
-    } else if let Some(value) = variable {
+    } else if let Some(value) = variable.filter(|value| !value.is_empty()) {
         found.keep(|warnings| token::from_variable(value, warnings)).into_iter().collect()
     } else {
         file.iter().filter_map(|source| found.keep(|warnings| source.read(warnings))).collect()

@@ -15,7 +15,7 @@ pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
 use crate::logging::Logs;
-use crate::problem::Problem;
+use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
 use keys::{ALLOW_SOURCES, TOKEN_FILES};
 use protocol_sm::settings::Timings;
@@ -91,7 +91,7 @@ pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) ->
     let problem = |what: String| Problem::new(format!("{shown}: {what}"));
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(|error| {
-        problem(format!("cannot read this configuration file: {error}; check the path and its permissions"))
+        problem(format!("cannot read this configuration file: {error}; {}", way_to_read(path, &error)))
     })?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(problem("larger than 1 MiB, so this is no configuration file; check the path".into()).into());
@@ -140,7 +140,7 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
         }
     }
     if let Some(secret) = section.text("token") {
-        return match token::from_bytes(secret.as_bytes().to_vec(), &section.locate("token"), warnings) {
+        return match token::from_bytes(secret.as_bytes(), &section.locate("token"), warnings) {
             Ok(token) => vec![TokenSource::Inline(token)],
             Err(problem) => {
                 section.push("token", problem);

@@ -3,6 +3,7 @@
 
 use crate::assemble::Assembled;
 use crate::config::ConfigError;
+use crate::journal;
 use crate::logging::{self, LogFormat, LogLevel, Logs};
 use crate::output;
 use std::fmt::Display;
@@ -39,7 +40,7 @@ fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<Lo
     }
     // Whoever closed standard error does not want to know.
     for problem in problems {
-        let _unread = writeln!(stderr(), "error: {problem}");
+        let _unread = writeln!(stderr(), "{}error: {problem}", journal::error_prefix());
     }
 }
 

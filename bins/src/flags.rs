@@ -113,9 +113,10 @@ pub struct ClientFlags {
     /// machine and the tunnels]
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
-    /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts
-    #[arg(long, value_name = "sha256:…")]
-    pub tls_pin: Option<Pin>,
+    /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts; several with
+    /// commas in between, while its key is changed
+    #[arg(long, value_name = "sha256:…", value_delimiter = ',')]
+    pub tls_pin: Vec<Pin>,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,

@@ -2,9 +2,11 @@
 //! holds; two clients that run side by side must not share one.
 
 use crate::config::TunnelEntry;
+use nix::sys::utsname::uname;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 /// What tells this machine from others.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +19,9 @@ impl Machine {
     /// This machine. What cannot be read counts as empty: in a container the other part differs.
     #[must_use]
     pub fn here() -> Self {
-        let read = |path| fs::read(path).unwrap_or_default();
-        Self { machine_id: read("/etc/machine-id"), hostname: read("/proc/sys/kernel/hostname") }
+        // Not from /proc, which a sandbox may hide. The line end is that of /proc: identities stay as they were.
+        let hostname = uname().map(|system| [system.nodename().as_bytes(), b"\n"].concat());
+        Self { machine_id: fs::read("/etc/machine-id").unwrap_or_default(), hostname: hostname.unwrap_or_default() }
     }
 }
 

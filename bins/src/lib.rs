@@ -13,12 +13,15 @@
 
 pub mod address;
 pub mod assemble;
+pub mod certificates;
 pub mod config;
 pub mod exit;
 pub mod flags;
 pub mod identity;
+pub mod journal;
 pub mod limits;
 pub mod logging;
+pub mod notify;
 pub mod output;
 pub mod problem;
 pub mod signals;

@@ -1,5 +1,6 @@
 //! Logs: to standard error, as text or as JSON lines.
 
+use crate::journal::{self, WithPriority};
 use crate::output::Output;
 use std::io::{self, IsTerminal, Write, stderr};
 use tracing::{Dispatch, Subscriber, dispatcher};
@@ -78,10 +79,18 @@ where
         // A line that cannot be written is lost. The default, to report that on standard error too,
         // would panic where nobody reads standard error any more.
         .log_internal_errors(false);
-    match logs.format {
-        LogFormat::Text => Box::new(subscriber.with_ansi(coloured()).finish()),
-        LogFormat::Json => {
-            Box::new(subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
+    match (logs.format, journal::is_standard_error()) {
+        (LogFormat::Text, false) => Box::new(subscriber.with_ansi(coloured()).finish()),
+        (LogFormat::Text, true) => {
+            Box::new(subscriber.with_ansi(false).without_time().map_event_format(WithPriority).finish())
+        }
+        (LogFormat::Json, to_journal) => {
+            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            if to_journal {
+                Box::new(subscriber.without_time().map_event_format(WithPriority).finish())
+            } else {
+                Box::new(subscriber.finish())
+            }
         }
     }
 }

@@ -60,6 +60,18 @@ impl Asked {
 }
 
 impl Caught {
+    /// Waits for `pause`, while there is nothing to stop yet; `true` as soon as the process is asked to stop.
+    pub fn asked_within(&mut self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            if self.0.pending().any(|signal| matches!(signal, SIGTERM | SIGINT)) {
+                return true;
+            }
+            let Some(left) = end.checked_duration_since(Instant::now()) else { return false };
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
     /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
     /// what `stopper` stops; one that comes later than [`SAME_REQUEST`] exits with code 1 wherever the first got stuck.
     ///

@@ -1,14 +1,19 @@
 //! The files of TLS: read, checked, and made into what the runtime runs with. Every message names the key or flag, and
 //! the file.
 
+use crate::certificates::Watch;
 use crate::config::{Named, TlsEntry};
-use crate::problem::Problem;
+use crate::problem::{Problem, way_to_read};
 use crate::token;
-use runtime_epoll::tls::{ClientTls, Identity, Piece, SelfMade, ServerTls, TlsError, Trust, self_made};
-use std::ffi::OsStr;
+use runtime_epoll::tls::{
+    ClientTls, Identity, OwnCertificate, Piece, Pin, SelfMade, ServerTls, TlsError, Trust, self_made,
+};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A larger file is some other file.
 const MAX_FILE: u64 = 4 << 20;
@@ -23,9 +28,10 @@ pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 /// A file cannot be read or written, or is not what it should be.
 pub fn server(
     entry: &TlsEntry,
-    directory: &Path,
+    directory: Option<&Path>,
     make: bool,
     warnings: &mut Vec<String>,
+    besides: &mut Besides,
 ) -> Result<Option<ServerTls>, Problem> {
     if !entry.is_on() {
         warnings.extend(not_looked_at(entry));
@@ -33,44 +39,95 @@ pub fn server(
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
     let trust = entry.authority.as_ref().map(shown).unwrap_or_default();
-    let (certificate, key, files) = match &entry.identity {
-        Some((certificate, key)) => {
-            (read(certificate, warnings, false)?, read(key, warnings, true)?, (shown(certificate), shown(key)))
-        }
-        None => match self_made(directory, make) {
+    let (certificate, key, files, shown_files) = match &entry.identity {
+        Some((certificate, key)) => (
+            read(certificate, warnings, false)?,
+            read(key, warnings, true)?,
+            (certificate.value.clone(), key.value.clone()),
+            (shown(certificate), shown(key)),
+        ),
+        None => match self_made(directory.ok_or_else(nowhere)?, make) {
             Ok(SelfMade { certificate, certificate_file, key, key_file }) => {
                 warnings.extend(token::open_to_others(&key_file));
-                let shown = |file: PathBuf| format!("`tls`: `{}`", file.display());
-                (certificate, key, (shown(certificate_file), shown(key_file)))
+                besides.notices.push(format!(
+                    "the server's own TLS key is `{}`; as long as it is there, tls_pin stays the same",
+                    key_file.display()
+                ));
+                let shown = |file: &Path| format!("`tls`: `{}`", file.display());
+                let shown = (shown(&certificate_file), shown(&key_file));
+                (certificate, key, (certificate_file, key_file), shown)
             }
             Err((_, error)) if error.kind() == io::ErrorKind::NotFound && !make => return Ok(None),
             Err((file, error)) => {
                 return Err(Problem::new(format!(
-                    "`tls`: the server's own certificate cannot be kept in `{}`: {error}; make the directory writable, or \
-                     set `tls_cert` and `tls_key`",
+                    "`tls`: the server's own certificate cannot be kept in `{}`: {error}; make the directory writable, set \
+                     the environment variable {STATE_DIRECTORY} to another, or set `tls_cert` and `tls_key`",
                     file.display()
                 )));
             }
         },
     };
     let identity = Identity { certificate: &certificate, key: &key };
-    ServerTls::new(identity, authority.as_deref(), &trust)
-        .map(Some)
-        .map_err(|error| wrong(&error, Some(&files), entry.authority.as_ref(), None))
+    let tls = ServerTls::new(identity, authority.as_deref(), &trust)
+        .map_err(|error| wrong(&error, Some(&shown_files), entry.authority.as_ref(), None))?;
+    if let Some(next) = &entry.next_key {
+        let pin = Pin::of_key(&read(next, warnings, true)?).map_err(|error| {
+            Problem::new(format!("{}: {error}; give a key in PEM and without a password", shown(next)))
+        })?;
+        besides.notices.push(format!(
+            "the next key, `{}`, has the pin \"{pin}\"; clients with tls_pin = [\"{}\", \"{pin}\"] take both",
+            next.value.display(),
+            tls.own().pin()
+        ));
+    }
+    besides.watch(tls.own().clone(), files, warnings);
+    Ok(Some(tls))
+}
+
+/// What is good to know of one's own certificate, and what is to be done about it while the program runs.
+#[derive(Clone, Debug, Default)]
+pub struct Besides {
+    /// Sentences for the log.
+    pub notices: Vec<String>,
+    /// To be started.
+    pub watch: Option<Watch>,
+}
+
+impl Besides {
+    fn watch(&mut self, own: OwnCertificate, (certificate, key): (PathBuf, PathBuf), warnings: &mut Vec<String>) {
+        let mut watch = Watch::new(own, certificate, key);
+        warnings.extend(watch.announcement(SystemTime::now()));
+        self.watch = Some(watch);
+    }
+}
+
+fn nowhere() -> Problem {
+    Problem::new(format!(
+        "`tls`: there is no place for the server's own certificate: neither {STATE_DIRECTORY} nor HOME is set, and there is \
+         no configuration file; set {STATE_DIRECTORY} to a directory that stays"
+    ))
 }
 
 /// The client's TLS, for the server at `host`.
 ///
 /// # Errors
 /// A file cannot be read, or is not what it should be.
-pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Result<Option<ClientTls>, Problem> {
+pub fn client(
+    entry: &TlsEntry,
+    host: &str,
+    warnings: &mut Vec<String>,
+    besides: &mut Besides,
+) -> Result<Option<ClientTls>, Problem> {
     if !entry.is_on() {
         warnings.extend(not_looked_at(entry));
         return Ok(None);
     }
     let authority = entry.authority.as_ref().map(|file| read(file, warnings, false)).transpose()?;
-    let (trust, by) = match (&entry.pin, &authority) {
-        (Some(pin), _) => (Trust::Pin(pin.value), format!("{} = \"{}\"", pin.by, pin.value)),
+    let (trust, by) = match (&entry.pins, &authority) {
+        (Some(pins), _) => {
+            let listed: Vec<_> = pins.value.iter().map(ToString::to_string).collect();
+            (Trust::Pins(&pins.value), format!("{} = \"{}\"", pins.by, listed.join("\", \"")))
+        }
         (None, Some(pem)) => (Trust::Authority(pem), entry.authority.as_ref().map(shown).unwrap_or_default()),
         (None, None) => (Trust::System, "`tls`: the certificates that this machine trusts".to_owned()),
     };
@@ -81,9 +138,12 @@ pub fn client(entry: &TlsEntry, host: &str, warnings: &mut Vec<String>) -> Resul
     let identity = own.as_ref().map(|(certificate, key)| Identity { certificate, key });
     let files = entry.identity.as_ref().map(|(certificate, key)| (shown(certificate), shown(key)));
     let name = entry.server_name.as_ref();
-    ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
-        .map(Some)
-        .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))
+    let tls = ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
+        .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))?;
+    if let (Some(own), Some((certificate, key))) = (tls.own(), &entry.identity) {
+        besides.watch(own.clone(), (certificate.value.clone(), key.value.clone()), warnings);
+    }
+    Ok(Some(tls))
 }
 
 /// A warning, if more is said of TLS than that it is off.
@@ -95,11 +155,25 @@ fn not_looked_at(entry: &TlsEntry) -> Option<String> {
 }
 
 /// Where a server without certificates of its own keeps the one that it makes: where systemd says, beside the
-/// configuration file, or where it was started.
+/// configuration file, or where programs keep such things for this user. Not where it happens to be started: started
+/// elsewhere it would have another key, and all clients that pin the first would be lost. `variable` gives what is set
+/// in the environment.
 #[must_use]
-pub fn directory(state: Option<&OsStr>, config: Option<&Path>) -> PathBuf {
-    let beside = || config.and_then(Path::parent).filter(|parent| !parent.as_os_str().is_empty());
-    state.map(Path::new).or_else(beside).unwrap_or(Path::new(".")).to_owned()
+pub fn directory(config: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let beside = || {
+        let parent = config?.parent()?;
+        Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }.to_owned())
+    };
+    // systemd gives several, with colons in between, to a unit that names several.
+    let state = variable(STATE_DIRECTORY).and_then(|all| {
+        let first = all.as_bytes().split(|&byte| byte == b':').next().filter(|first| !first.is_empty())?;
+        Some(PathBuf::from(OsStr::from_bytes(first)))
+    });
+    state
+        .or_else(beside)
+        .or_else(|| Some(absolute("XDG_STATE_HOME")?.join("cproxy")))
+        .or_else(|| Some(absolute("HOME")?.join(".local/state/cproxy")))
 }
 
 fn shown(file: &Named<PathBuf>) -> String {
@@ -107,19 +181,23 @@ fn shown(file: &Named<PathBuf>) -> String {
 }
 
 fn read(file: &Named<PathBuf>, warnings: &mut Vec<String>, secret: bool) -> Result<Vec<u8>, Problem> {
-    let problem = |error: &dyn std::fmt::Display| {
-        let path = file.value.display();
-        Problem::new(format!("{}: cannot read `{path}`: {error}; correct the path or its permissions", file.by))
+    let problem = |error: io::Error| {
+        let (path, way_out) = (file.value.display(), way_to_read(&file.value, &error));
+        Problem::new(format!("{}: cannot read `{path}`: {error}; {way_out}", file.by))
     };
-    let mut bytes = Vec::new();
-    File::open(&file.value)
-        .and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| problem(&error))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(problem(&"it is larger than 4 MiB"));
-    }
+    let bytes = read_bounded(&file.value).map_err(problem)?;
     if secret {
         warnings.extend(token::open_to_others(&file.value));
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of TLS, whatever it is, but no more of it than one can have.
+pub(crate) fn read_bounded(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("it is larger than 4 MiB"));
     }
     Ok(bytes)
 }
@@ -142,4 +220,28 @@ fn wrong(
         }
     };
     Problem::new(format!("{}: {error}; {way_out}", what.unwrap_or_else(|| "`tls`".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_own_key_never_lies_where_the_server_happens_to_be_started() {
+        let found = |config: Option<&str>, set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            directory(config.map(Path::new), variable).map(|path| path.display().to_string())
+        };
+        let (state, xdg, home) = ((STATE_DIRECTORY, "/var/lib/cproxy"), ("XDG_STATE_HOME", "/x"), ("HOME", "/home/me"));
+        let all = [state, xdg, home];
+        assert_eq!(found(Some("/etc/server.toml"), &all).as_deref(), Some("/var/lib/cproxy"));
+        assert_eq!(found(Some("/etc/server.toml"), &all[1..]).as_deref(), Some("/etc"));
+        assert_eq!(found(Some("server.toml"), &all[1..]).as_deref(), Some("."), "beside the file that was named");
+        assert_eq!(found(None, &all[1..]).as_deref(), Some("/x/cproxy"));
+        assert_eq!(found(None, &[home]).as_deref(), Some("/home/me/.local/state/cproxy"));
+        assert_eq!(found(None, &[("XDG_STATE_HOME", "x"), home]).as_deref(), Some("/home/me/.local/state/cproxy"));
+        assert_eq!(found(None, &[(STATE_DIRECTORY, "/a:/b")]).as_deref(), Some("/a"));
+        assert_eq!(found(None, &[(STATE_DIRECTORY, "")]), None);
+        assert_eq!(found(None, &[]), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Tokens: where they come from, and what makes a poor one. No message here ever shows a secret.
 
-use crate::problem::Problem;
+use crate::problem::{Problem, way_to_read};
 use protocol_sm::settings::Token;
 use std::ffi::OsString;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The environment variable that may carry the token.
 pub const VARIABLE: &str = "CPROXY_TOKEN";
@@ -45,32 +45,29 @@ impl TokenSource {
             Self::File { path, named_by } => {
                 let shown = path.display();
                 let bytes = read_file(path).map_err(|error| {
-                    Problem::new(format!(
-                        "{named_by}: cannot read `{shown}`: {error}; correct the path, or write the token into that file"
-                    ))
+                    Problem::new(format!("{named_by}: cannot read `{shown}`: {error}; {}", way_to_read(path, &error)))
                 })?;
                 warnings.extend(open_to_others(path));
-                from_bytes(bytes, &format!("{named_by}: the file `{shown}`"), warnings)
+                from_bytes(&bytes, &format!("{named_by}: the file `{shown}`"), warnings)
             }
         }
     }
 }
 
-/// Makes a token of `bytes`, without the line end that editors and `echo` leave behind. `named` says for
-/// messages where the bytes came from; if the token is poor, `warnings` gets a sentence.
+/// Makes a token of `bytes`, without what editors and shells leave around it: a byte order mark of UTF-8, and white
+/// space and line ends at both ends (PROTOCOL.md, "Authentication"). `named` says for messages where the bytes came
+/// from; if the token is poor, `warnings` gets a sentence.
 ///
 /// # Errors
-/// Nothing is left, or less than `SHORTEST` bytes, or one of them is 0.
+/// Nothing is left, or less than `SHORTEST` bytes; one of them is 0; or it is UTF-16, of which each system would make
+/// other bytes.
 // PROTOCOL.md: P-AUTH-2.
-pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
+pub fn from_bytes(bytes: &[u8], named: &str, warnings: &mut Vec<String>) -> Result<Token, Problem> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Problem::new(format!("{named} is UTF-16 text, not UTF-8; save it as UTF-8 or ASCII")));
     }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
     if bytes.contains(&0) {
-        bytes.zeroize();
         return Err(Problem::new(format!(
             "{named} holds a byte 0, which no token may have (is it a text in UTF-16?); put a long random text there, such \
              as the output of `openssl rand -hex 32`"
@@ -92,7 +89,7 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
                      output of `openssl rand -hex 32`"
                 ));
             }
-            Ok(Token::new(bytes))
+            Ok(Token::new(bytes.to_vec()))
         }
     }
 }
@@ -102,7 +99,7 @@ pub fn from_bytes(mut bytes: Vec<u8>, named: &str, warnings: &mut Vec<String>) -
 /// # Errors
 /// It is empty or too short.
 pub fn from_variable(value: OsString, warnings: &mut Vec<String>) -> Result<Token, Problem> {
-    from_bytes(value.into_vec(), &format!("the environment variable {VARIABLE}"), warnings)
+    from_bytes(&Zeroizing::new(value.into_vec()), &format!("the environment variable {VARIABLE}"), warnings)
 }
 
 /// A warning, if users other than the owner may read or change the file at `path`.
@@ -119,7 +116,7 @@ pub fn open_to_others(path: &Path) -> Option<String> {
 }
 
 /// Reads a small file, whatever it is (a pipe will do), but no more of it than a token can be.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // As large as it may become: one that grows leaves copies behind.
     let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
     let mut file = File::open(path)?;
@@ -135,7 +132,8 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if length > MAX_FILE {
         return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is no token file")));
     }
-    Ok(bytes[..length].to_vec())
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -152,18 +150,43 @@ mod tests {
     }
 
     #[test]
-    fn the_line_end_is_not_part_of_the_token() {
-        for content in [&b"long enough"[..], b"long enough\n", b"long enough\r\n"] {
+    fn what_editors_leave_around_a_token_is_not_part_of_it() {
+        for content in [
+            &b"long enough"[..],
+            b"long enough\n",
+            b"long enough\r\n",
+            b"long enough\n\n",
+            b"long enough \t\x0c\r\n\r\n",
+            b" \n\tlong enough",
+            b"\xef\xbb\xbflong enough\r\n",
+            b"\xef\xbb\xbf \nlong enough ",
+        ] {
             let (_dir, source) = file(content, 0o600);
             let mut warnings = Vec::new();
-            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()));
+            assert_eq!(source.read(&mut warnings).unwrap(), Token::new(b"long enough".to_vec()), "{content:?}");
             assert_eq!(warnings, Vec::<String>::new());
+        }
+        // A mark elsewhere and white space of other kinds are the user's own.
+        for content in [&b"\xa0long enough\xc2\xa0"[..], b"long enough\xef\xbb\xbf", b"\xef\xbblong enough"] {
+            let (_dir, source) = file(content, 0o600);
+            assert_eq!(source.read(&mut Vec::new()).unwrap(), Token::new(content.to_vec()), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn utf_16_is_named_and_its_order_does_not_matter() {
+        for order in [u16::to_le_bytes, u16::to_be_bytes] {
+            let content: Vec<u8> = "\u{feff}long enough\r\n".encode_utf16().flat_map(order).collect();
+            let (_dir, source) = file(&content, 0o600);
+            let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
+            assert!(problem.starts_with("--token-file: the file `"), "{problem}");
+            assert!(problem.ends_with("is UTF-16 text, not UTF-8; save it as UTF-8 or ASCII"), "{problem}");
         }
     }
 
     #[test]
     fn an_empty_token_is_refused() {
-        for content in [&b""[..], b"\n", b"\r\n"] {
+        for content in [&b""[..], b"\n", b"\r\n", b" \n\t\n", b"\xef\xbb\xbf\n"] {
             let (_dir, source) = file(content, 0o600);
             let problem = source.read(&mut Vec::new()).unwrap_err().to_string();
             assert!(problem.starts_with("--token-file: the file `"), "{problem}");

@@ -253,7 +253,7 @@ mod tests {
             let matches = |flip: &dyn Fn(Proof) -> Proof| {
                 [
                     prover.client_matches(&flip(prover.client())),
-                    prover.welcome_matches(&Welcome { proof: flip(welcome.proof), ..welcome.clone() }),
+                    prover.welcome_matches(&Welcome { proof: flip(welcome.proof), ..welcome }),
                     key.hello_matches(&ConnHello { proof: flip(hello.proof), ..hello }),
                     key.accept_matches(session, ConnId(5), &flip(accept)),
                 ]
@@ -283,15 +283,15 @@ mod tests {
         let good = prover.welcome(good);
         assert!(prover.welcome_matches(&good));
         for byte in 0..16 {
-            assert!(!prover.welcome_matches(&Welcome { session: session(byte), ..good.clone() }), "byte {byte}");
+            assert!(!prover.welcome_matches(&Welcome { session: session(byte), ..good }), "byte {byte}");
         }
         for bit in 0..64 {
-            assert!(!prover.welcome_matches(&Welcome { received: 3 ^ (1 << bit), ..good.clone() }), "bit {bit}");
+            assert!(!prover.welcome_matches(&Welcome { received: 3 ^ (1 << bit), ..good }), "bit {bit}");
         }
         for bit in 0..16 {
-            assert!(!prover.welcome_matches(&Welcome { proxy_port: 8090 ^ (1 << bit), ..good.clone() }), "bit {bit}");
+            assert!(!prover.welcome_matches(&Welcome { proxy_port: 8090 ^ (1 << bit), ..good }), "bit {bit}");
         }
-        assert!(!prover.welcome_matches(&Welcome { resumed: false, ..good.clone() }));
+        assert!(!prover.welcome_matches(&Welcome { resumed: false, ..good }));
     }
 
     /// A proof is bound to what both sides have said, and to its purpose.

@@ -65,6 +65,18 @@ pub enum StartError {
     Io(io::Error),
 }
 
+impl StartError {
+    /// Whether the address is one that this machine does not have (yet): at boot it may come later than this program.
+    #[must_use]
+    pub fn lacks_the_address(&self) -> bool {
+        matches!(
+            self,
+            Self::CtlPort(_, SysError::Other(libc::EADDRNOTAVAIL))
+                | Self::ProxyPort(_, SysError::Other(libc::EADDRNOTAVAIL))
+        )
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, port, flag, error) = match self {
@@ -81,9 +93,12 @@ impl fmt::Display for StartError {
                 write!(f, "permission denied; ports below 1024 need a privilege: choose another {flag}")
             }
             SysError::Exhausted => write!(f, "{error}; raise the limit of open files (ulimit -n)"),
-            SysError::Unreachable | SysError::Other(libc::EADDRNOTAVAIL) => {
-                write!(f, "this machine has no such address; choose another --bind-addr")
+            SysError::Other(libc::EADDRNOTAVAIL) => {
+                let what = "this machine does not have the address yet; waiting for it (if it will never have it, choose \
+                            another --bind-addr)";
+                f.write_str(what)
             }
+            SysError::Unreachable => write!(f, "this machine has no such address; choose another --bind-addr"),
             SysError::WouldBlock
             | SysError::Reset
             | SysError::ResetBehindEnd

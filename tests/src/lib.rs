@@ -43,6 +43,7 @@ pub mod process;
 pub mod programs;
 pub mod services;
 pub mod sockets;
+pub mod systemd;
 pub mod visits;
 pub mod wait;
 

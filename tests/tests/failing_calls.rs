@@ -89,7 +89,7 @@ fn visit(public: SocketAddr, number: u32) -> bool {
     let Ok(mut visitor) = TcpStream::connect_timeout(&public, PATIENCE) else { return false };
     bounded(&visitor, PATIENCE);
     let flow = Flow::up(number);
-    let total = if number % 2 == 0 { 100 } else { 400_000 };
+    let total = if number.is_multiple_of(2) { 100 } else { 400_000 };
     let mut sender = visitor.try_clone().expect("a second handle");
     let sending = std::thread::spawn(move || {
         // It may be cut short at any time.

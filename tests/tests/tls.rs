@@ -6,7 +6,9 @@
 
 use protocol_sm::ids::ClientId;
 use protocol_sm::wire::{ClientHandshake, ClientHello, ConnKind, Message, Preface, ToServer};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -242,10 +244,17 @@ impl Papers {
 
     /// A key `<who>-key.pem` and its certificate `<who>.pem`, for these names and years.
     fn issue(&self, who: &str, names: &[&str], years: (i32, i32)) {
+        self.issue_with(who, names, |params| {
+            params.not_before = date_time_ymd(years.0, 1, 1);
+            params.not_after = date_time_ymd(years.1, 1, 1);
+        });
+    }
+
+    /// The same, with what `shape` makes of the certificate.
+    fn issue_with(&self, who: &str, names: &[&str], shape: impl FnOnce(&mut CertificateParams)) {
         let mut params =
             CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
-        params.not_before = date_time_ymd(years.0, 1, 1);
-        params.not_after = date_time_ymd(years.1, 1, 1);
+        shape(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         std::fs::write(self.path(&format!("{who}.pem")), certificate.pem()).expect("write");
@@ -309,6 +318,70 @@ fn servers_are_known_by_an_authority_and_a_name() {
     refused(&good, strangers.file(&options(), "tls_ca", "ca.pem"), &["signed by nobody that this client trusts"]);
 }
 
+/// A certificate for 127.0.0.1 as `openssl req -x509` makes it: signed by itself, and an authority's.
+fn own_authority(papers: &Papers, who: &str, years: (i32, i32)) {
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    std::fs::write(papers.path(&format!("{who}.pem")), certificate.pem()).expect("write");
+    std::fs::write(papers.path(&format!("{who}-key.pem")), key.serialize_pem()).expect("write");
+}
+
+#[test]
+fn a_certificate_that_is_trusted_itself_is_taken_though_it_is_an_authoritys() {
+    let papers = Papers::new();
+    ["server", "client", "stranger"].iter().for_each(|who| own_authority(&papers, who, NOW));
+    own_authority(&papers, "expired", (2000, 2001));
+    let service = Service::greeter("hi");
+    let server = Server::start(papers.file(&papers.identity(options(), "server"), "tls_client_ca", "client.pem"));
+    let trusting = papers.file(&options(), "tls_ca", "server.pem");
+    let client = papers.identity(trusting.clone(), "client");
+    assert_eq!(greeting(Client::start(&server, client.clone().tunnel(service.addr())).public()), "hi");
+
+    // All else is as with any other certificate: who it is, its name, its dates.
+    refused(&server, papers.identity(trusting.clone(), "stranger"), &["does not accept this client's certificate"]);
+    let other_name = client.key("tls_server_name", "\"other.example\"");
+    refused(&server, other_name, &["another name", "tls_server_name"]);
+    refused(&server, papers.file(&options(), "tls_ca", "client.pem"), &["CA:TRUE"]);
+    let expired = Server::start(papers.identity(options(), "expired"));
+    refused(&expired, papers.file(&options(), "tls_ca", "expired.pem"), &["expired", "clock"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_said_with_the_usual_reason() {
+    let papers = Papers::new();
+    // Issued by an authority that the trusted one signed, and shown without that one.
+    let mut between = CertificateParams::new(Vec::new()).expect("no names");
+    between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    between.distinguished_name.push(DnType::CommonName, "between");
+    let between_key = KeyPair::generate().expect("a key");
+    let chain = between.signed_by(&between_key, &papers.issuer).expect("a certificate").pem();
+    let issuer = Issuer::new(between, between_key);
+    let leaf = |purpose: &[ExtendedKeyUsagePurpose], issuer: &Issuer<'static, KeyPair>, who: &str| {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+        params.extended_key_usages = purpose.to_vec();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, issuer).expect("a certificate").pem();
+        std::fs::write(papers.path(&format!("{who}-key.pem")), key.serialize_pem()).expect("write");
+        std::fs::write(papers.path(&format!("{who}.pem")), &certificate).expect("write");
+        certificate
+    };
+    let trusting = papers.file(&options(), "tls_ca", "ca.pem");
+    let certificate = leaf(&[], &issuer, "short");
+    let server = Server::start(papers.identity(options(), "short"));
+    refused(&server, trusting.clone(), &["signed by nobody that this client trusts", "fullchain.pem", "cert.pem"]);
+    std::fs::write(papers.path("short.pem"), certificate + &chain).expect("write");
+    let service = Service::greeter("hi");
+    let server = Server::start(papers.identity(options(), "short"));
+    assert_eq!(greeting(Client::start(&server, trusting.clone().tunnel(service.addr())).public()), "hi");
+
+    leaf(&[ExtendedKeyUsagePurpose::ClientAuth], &papers.issuer, "purpose");
+    let server = Server::start(papers.identity(options(), "purpose"));
+    refused(&server, trusting, &["another purpose", "serverAuth"]);
+}
+
 #[test]
 fn servers_are_known_by_a_pin_that_outlives_restarts() {
     let service = Service::greeter("hi");
@@ -329,6 +402,69 @@ fn servers_are_known_by_a_pin_that_outlives_restarts() {
     papers.issue("expired", &["other.example"], (2000, 2001));
     let server = Server::start(papers.identity(options(), "expired"));
     assert_eq!(greeting(Client::start(&server, options().tunnel(service.addr())).public()), "hi");
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_to_new_connections_and_old_ones_stay() {
+    let papers = Papers::new();
+    papers.issue("server", &["127.0.0.1"], NOW);
+    papers.issue("client", &["client"], NOW);
+    let service = Service::echo();
+    let server = Server::start(papers.file(&papers.identity(options(), "server"), "tls_client_ca", "ca.pem"));
+    let trusting = papers.identity(papers.file(&options(), "tls_ca", "ca.pem"), "client");
+    let client = Client::start(&server, trusting.clone().tunnel(service.addr()));
+    let mut visitor = client.visit();
+    ping(&mut visitor, b"before");
+
+    // Half of a renewal is none.
+    std::fs::write(papers.path("server.pem"), "no certificate").expect("write");
+    server.log_line("cannot be used; the one before stays in use");
+    papers.issue("server", &["127.0.0.1", "new.example"], NOW);
+    server.log_line("was renewed with another key");
+    let by_new_name = trusting.key("tls_server_name", "\"new.example\"").tunnel(service.addr());
+    ping(&mut Client::start(&server, by_new_name).visit(), b"new");
+    ping(&mut visitor, b"after");
+    papers.issue("client", &["client"], NOW);
+    client.log_line("was renewed with another key");
+}
+
+#[test]
+fn the_end_of_a_certificate_is_announced_at_the_start() {
+    let papers = Papers::new();
+    papers.issue("expired", &["127.0.0.1"], (2000, 2001));
+    let server = Server::start(papers.identity(options(), "expired"));
+    server.log_line("expired.pem` has expired");
+    let soon = std::time::SystemTime::now() + Duration::from_secs(5 * 24 * 60 * 60);
+    papers.issue_with("soon", &["127.0.0.1"], |params| params.not_after = soon.into());
+    let server = Server::start(papers.identity(options(), "soon"));
+    server.log_line("soon.pem` expires in less than 7 days");
+    papers.issue("good", &["127.0.0.1"], NOW);
+    let server = Server::start(papers.identity(options(), "good"));
+    assert!(!server.log().contains("expires"), "{}", server.log());
+}
+
+#[test]
+fn a_key_is_changed_without_cutting_clients_that_pinned_both() {
+    let papers = Papers::new();
+    papers.issue("now", &["a.example"], NOW);
+    papers.issue("next", &["b.example"], NOW);
+    let service = Service::echo();
+    let server = Server::start(papers.file(&papers.identity(options(), "now"), "tls_next_key", "next-key.pem"));
+    let line = server.log_line("the next key");
+    let next = format!("sha256:{}", &line.split("sha256:").nth(1).expect("a pin")[..64]);
+    let both = options().key("tls_pin", format!("[\"{}\", \"{next}\"]", server.pin())).tunnel(service.addr());
+    let client = Client::start(&server, both.clone());
+    let mut visitor = client.visit();
+    ping(&mut visitor, b"before");
+
+    std::fs::copy(papers.path("next.pem"), papers.path("now.pem")).expect("copy");
+    std::fs::copy(papers.path("next-key.pem"), papers.path("now-key.pem")).expect("copy");
+    assert!(server.log_line("was renewed with another key").contains(&next), "it tells the new pin");
+    ping(&mut visitor, b"after");
+    ping(&mut Client::start(&server, both).visit(), b"both");
+    let only_next = format!("{},{next}", "sha256:".to_owned() + &"5a".repeat(32));
+    ping(&mut Client::start(&server, options().flag("tls-pin", only_next).tunnel(service.addr())).visit(), b"next");
+    refused(&server, options().flag("tls-pin", server.pin()), &["tls_pin", &next]);
 }
 
 #[test]

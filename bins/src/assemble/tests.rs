@@ -80,8 +80,9 @@ fn the_token_comes_from_the_flag_then_the_environment_then_the_file() {
     assert_eq!(take(&["--config", config, "--token-file", flag], Some("from outside")), token("from the flag"));
     assert_eq!(take(&["--config", config], Some("from outside")), token("from outside"));
     assert_eq!(take(&["--config", config], None), token("from the file"));
+    assert_eq!(take(&["--config", config], Some("")), token("from the file"), "an empty variable is none");
     // What is not used need not be in order.
-    assert_eq!(take(&["--config", config, "--token-file", flag], Some("")), token("from the flag"));
+    assert_eq!(take(&["--config", config, "--token-file", flag], Some("x")), token("from the flag"));
     fs::remove_file(files.path("file")).unwrap();
     assert_eq!(take(&["--config", config], Some("from outside")), token("from outside"));
 }

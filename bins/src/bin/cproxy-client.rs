@@ -3,7 +3,7 @@
 
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
-use bins::{assemble, exit, flags, limits, logging, signals, token};
+use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let _known = limits::raise_descriptor_limit();
@@ -50,6 +51,7 @@ fn run(config: client::Config, out: &Output) -> Result<(), RunError> {
     // Visitors reach the tunnels at the name under which this client reaches the server.
     let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
     let client = client::start(config).map_err(RunError::Io)?;
+    notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
     let total = client.run(|tunnel| announce(out, &host, tunnel))?;
     tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");

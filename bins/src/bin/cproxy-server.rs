@@ -3,11 +3,12 @@
 
 use bins::flags::{Command, ServerFlags};
 use bins::output::{self, Output};
-use bins::{assemble, exit, flags, limits, logging, signals, token};
-use runtime_epoll::server;
-use runtime_epoll::tls::ServerTls;
+use bins::signals::Caught;
+use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
+use runtime_epoll::server::{self, StartError};
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!("{warning}");
     }
+    certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let mut config = assembled.config;
@@ -47,10 +49,39 @@ fn main() -> ExitCode {
     code
 }
 
+/// How often a server looks for an address that its machine does not have yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Starts the server, as soon as this machine has its address; `None`: it was asked to stop before.
+fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::Server>, StartError> {
+    let mut waiting = false;
+    loop {
+        match server::start(config.clone()) {
+            Ok(server) => {
+                notify::ready(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr()));
+                return Ok(Some(server));
+            }
+            Err(error) if error.lacks_the_address() => {
+                if !waiting {
+                    let address = config.bind_addr;
+                    tracing::warn!("{error}");
+                    // A boot need not wait for it, too.
+                    notify::ready(&format!("waiting for address {address}"));
+                    waiting = true;
+                }
+                if caught.asked_within(LOOK_AGAIN) {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn run(config: server::Config, out: &Output) -> Result<(), Box<dyn Error>> {
-    let caught = signals::catch()?;
-    let pin = config.tls.as_ref().map(ServerTls::pin);
-    let server = server::start(config)?;
+    let mut caught = signals::catch()?;
+    let pin = config.tls.as_ref().map(|tls| tls.own().pin());
+    let Some(server) = start(config, &mut caught)? else { return Ok(()) };
     caught.stop_with(server.stopper())?;
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {

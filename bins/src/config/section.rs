@@ -132,6 +132,22 @@ impl<'t> Section<'t> {
         Some(text)
     }
 
+    /// A string or a list of strings, each with its line.
+    pub(super) fn texts(&self, key: &str, expected: &str) -> Option<Vec<(usize, &str)>> {
+        let value = self.value(key)?;
+        if let DeValue::String(text) = value {
+            return Some(vec![(self.line_of(key), text)]);
+        }
+        let mut texts = Vec::new();
+        for (line, item) in self.list(key, expected)? {
+            match item.as_str() {
+                Some(text) => texts.push((line, text)),
+                None => self.item_problem(key, line, &format!("expected {expected}")),
+            }
+        }
+        Some(texts)
+    }
+
     /// A string that means a `T`.
     pub(super) fn parsed<T: FromStr<Err: Display>>(&self, key: &str) -> Option<T> {
         self.parsed_by(key, T::from_str)

@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:6: `token_files`".to_owned(),
+            named_by: "etc/server.toml:7: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:37: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:38: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Keys of both programs.
 pub(super) const KEYS: [&str; 3] = ["tls", "tls_cert", "tls_key"];
 /// Keys of the server.
-pub(super) const SERVER_KEYS: [&str; 1] = ["tls_client_ca"];
+pub(super) const SERVER_KEYS: [&str; 2] = ["tls_client_ca", "tls_next_key"];
 /// Keys of the client.
 pub(super) const CLIENT_KEYS: [&str; 3] = ["tls_pin", "tls_ca", "tls_server_name"];
 
@@ -29,8 +29,10 @@ pub struct TlsEntry {
     pub identity: Option<(Named<PathBuf>, Named<PathBuf>)>,
     /// Certificates that the other side's must be signed by.
     pub authority: Option<Named<PathBuf>>,
-    /// The server's key, for a client.
-    pub pin: Option<Named<Pin>>,
+    /// The server's key, for a client: one of these, at least one.
+    pub pins: Option<Named<Vec<Pin>>>,
+    /// The key that a server's next certificate will have.
+    pub next_key: Option<Named<PathBuf>>,
     /// The name in the server's certificate, for a client.
     pub server_name: Option<Named<String>>,
 }
@@ -44,27 +46,46 @@ impl TlsEntry {
 
     /// Which key or flag says how to encrypt; what it says is not looked at without [`TlsEntry::is_on`].
     pub(crate) fn who_says_more(&self) -> Option<&str> {
-        let pin = self.pin.as_ref().map(|pin| &pin.by);
+        let pin = self.pins.as_ref().map(|pins| &pins.by);
+        let next_key = self.next_key.as_ref().map(|key| &key.by);
         let authority = self.authority.as_ref().map(|authority| &authority.by);
         let identity = self.identity.as_ref().map(|(certificate, _)| &certificate.by);
         let name = self.server_name.as_ref().map(|name| &name.by);
-        pin.or(authority).or(identity).or(name).map(String::as_str)
+        pin.or(authority).or(identity).or(name).or(next_key).map(String::as_str)
     }
 }
 
 pub(super) fn server(top: &Section<'_>) -> TlsEntry {
-    TlsEntry { authority: file(top, "tls_client_ca"), ..both(top) }
+    TlsEntry { authority: file(top, "tls_client_ca"), next_key: file(top, "tls_next_key"), ..both(top) }
 }
 
 pub(super) fn client(top: &Section<'_>) -> TlsEntry {
-    let pin = top.parsed("tls_pin").map(|value| Named { value, by: top.locate("tls_pin") });
+    let pins = pins(top).map(|value| Named { value, by: top.locate("tls_pin") });
     let authority = file(top, "tls_ca");
     if top.has("tls_pin") && top.has("tls_ca") {
         top.problem("tls_ca", "stands beside `tls_pin`; keep one of the two ways to know the server".into());
     }
     let name = top.text("tls_server_name").map(str::to_owned);
     let server_name = name.map(|value| Named { value, by: top.locate("tls_server_name") });
-    TlsEntry { authority, pin, server_name, ..both(top) }
+    TlsEntry { authority, pins, server_name, ..both(top) }
+}
+
+/// Reads `tls_pin`, one or a list.
+fn pins(top: &Section<'_>) -> Option<Vec<Pin>> {
+    let expected = "a pin in quotes, or a list of them";
+    let texts = top.texts("tls_pin", expected)?;
+    if texts.is_empty() {
+        top.problem("tls_pin", format!("names no key; write {expected}"));
+        return None;
+    }
+    let mut pins = Vec::new();
+    for (line, text) in texts {
+        match text.parse() {
+            Ok(pin) => pins.push(pin),
+            Err(error) => top.item_problem("tls_pin", line, &format!("\"{}\": {error}", text.escape_debug())),
+        }
+    }
+    Some(pins)
 }
 
 fn both(top: &Section<'_>) -> TlsEntry {

@@ -105,6 +105,25 @@ fn token_files_are_read_too() {
 }
 
 #[test]
+fn a_directory_that_can_hold_no_certificate_is_named_and_a_good_one_stays_empty() {
+    let files = Files::new(&[("s.toml", "tls = true"), ("no-directory", "")]);
+    let check = |state: &str| {
+        let mut command = server(&format!("check-config {}", files.path("s.toml")));
+        command.env("STATE_DIRECTORY", state);
+        let ended = run(command);
+        (ended.code, ended.err)
+    };
+    let (code, said) = check(&files.path("no-directory/state"));
+    assert!(
+        code == Some(2) && said.contains("certificate cannot be kept in") && said.contains("Not a directory"),
+        "{said}"
+    );
+    let fresh = files.path("fresh/state");
+    assert_eq!(check(&fresh).0, Some(0));
+    assert!(!std::path::Path::new(&fresh).exists());
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     for (file, what) in
         [("/no/such.toml", "No such file or directory"), ("/", "Is a directory"), ("/dev/zero", "larger than 1 MiB")]

@@ -56,7 +56,7 @@ fn a_client_without_server_and_tunnel_says_both() {
 #[test]
 fn an_empty_token_is_refused_wherever_it_comes_from() {
     let mut variable = local_server("");
-    variable.env("CPROXY_TOKEN", "");
+    variable.env("CPROXY_TOKEN", " \n");
     assert!(refusal(variable).starts_with("error: the environment variable CPROXY_TOKEN holds an empty token"));
     let files = Files::new(&[("token", "\n")]);
     let file = refusal(local_server(&format!("--token-file {}", files.path("token"))));

@@ -2,6 +2,7 @@
 
 use crate::program::{Program, client, local_server, run, server};
 use nix::sys::signal::Signal::SIGTERM;
+use std::net::TcpListener;
 use std::process::Command;
 
 #[test]
@@ -60,14 +61,16 @@ fn what_is_wrong_with_the_configuration_is_json_where_the_log_is() {
 
 #[test]
 fn a_terminal_sees_colours_unless_no_color_is_set() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
     // script(1) runs a command on a terminal of its own.
     let log_of = |no_color: Option<&str>| {
         let path = env!("CARGO_BIN_EXE_cproxy-server");
         let mut command = Command::new("script");
-        command.args(["-qec", &format!("{path} --bind-addr 192.0.2.1 --ctl-port 0 --proxy-port 0"), "/dev/null"]);
+        command.args(["-qec", &format!("{path} --bind-addr 127.0.0.1 --ctl-port {port} --proxy-port 0"), "/dev/null"]);
         command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
         let ended = run(command);
-        assert!(ended.out.contains("192.0.2.1"), "{} {}", ended.out, ended.err);
+        assert!(ended.out.contains("address in use"), "{} {}", ended.out, ended.err);
         ended.out
     };
     for (no_color, coloured) in [(None, true), (Some(""), true), (Some("1"), false)] {

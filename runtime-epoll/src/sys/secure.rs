@@ -125,8 +125,9 @@ impl Secure {
         let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
         match failure {
             // Mostly scanners, which connect to every public machine.
-            TlsFailure::Broken => tracing::debug!(peer, "TLS: {text}"),
-            TlsFailure::NotTls
+            TlsFailure::Broken if !matches!(self.tls, Tls::Client(_)) => tracing::debug!(peer, "TLS: {text}"),
+            TlsFailure::Broken
+            | TlsFailure::NotTls
             | TlsFailure::WrongPin
             | TlsFailure::UnknownIssuer
             | TlsFailure::WrongName

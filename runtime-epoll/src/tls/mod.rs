@@ -3,13 +3,18 @@
 //! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection.
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
+mod authority;
+mod own;
 mod pin;
 mod self_made;
 pub(crate) mod session;
+mod words;
 
+pub use own::OwnCertificate;
 pub use pin::{NotAPin, Pin};
 pub use self_made::{SelfMade, self_made};
 
+use authority::{ClientAuthority, ServerAuthority};
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::SysError;
 use protocol_sm::wire::ALPN;
@@ -17,7 +22,7 @@ use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifie
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use session::Session;
@@ -78,8 +83,8 @@ impl fmt::Debug for Identity<'_> {
 /// How a client knows its server.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'a> {
-    /// By its key.
-    Pin(Pin),
+    /// By its key, which is one of these.
+    Pins(&'a [Pin]),
     /// By a certificate that one of these authorities (PEM) signed for its name.
     Authority(&'a [u8]),
     /// By a certificate that one of the system's authorities signed for its name.
@@ -90,7 +95,7 @@ pub enum Trust<'a> {
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    pin: Pin,
+    own: OwnCertificate,
     trust: Arc<str>,
 }
 
@@ -98,6 +103,7 @@ pub struct ServerTls {
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    own: Option<OwnCertificate>,
     name: ServerName<'static>,
     trust: Arc<str>,
 }
@@ -120,33 +126,32 @@ impl ServerTls {
     /// # Errors
     /// Something of it is not what it should be.
     pub fn new(identity: Identity<'_>, client_authority: Option<&[u8]>, trust: &str) -> Result<Self, TlsError> {
-        let (chain, key) = identity.read()?;
-        let pin = chain.first().ok_or_else(|| Piece::Certificate.wrong("no certificate"));
-        let pin = Pin::of(pin?).map_err(|error| Piece::Certificate.wrong(error))?;
+        let own = OwnCertificate::new(identity)?;
         let config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| Piece::Key.wrong(error))?;
         let config = match client_authority {
             None => config.with_no_client_auth(),
             Some(pem) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?.into(), Arc::clone(&PROVIDER))
+                let trusted = certificates(pem, Piece::Authority)?;
+                let inner = WebPkiClientVerifier::builder_with_provider(roots(&trusted)?.into(), Arc::clone(&PROVIDER))
                     .build()
                     .map_err(|error| Piece::Authority.wrong(error))?;
-                config.with_client_cert_verifier(verifier)
+                config.with_client_cert_verifier(Arc::new(ClientAuthority { inner, trusted }))
             }
         };
-        let mut config = config.with_single_cert(chain, key).map_err(|error| key_error(&error))?;
+        let mut config = config.with_cert_resolver(Arc::new(own.clone()));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Conns are reused, so handshakes are few, and resumption is not worth its state.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), pin, trust: trust.into() })
+        Ok(Self { config: Arc::new(config), own, trust: trust.into() })
     }
 
-    /// What clients can pin.
+    /// The certificate that it shows.
     #[must_use]
-    pub fn pin(&self) -> Pin {
-        self.pin
+    pub fn own(&self) -> &OwnCertificate {
+        &self.own
     }
 }
 
@@ -161,7 +166,7 @@ impl ClientTls {
         let name = match (ServerName::try_from(name.to_owned()), trust) {
             (Ok(name), _) => name,
             // rustls wants a name, though nothing checks it.
-            (Err(_), Trust::Pin(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            (Err(_), Trust::Pins(_)) => ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
             (Err(error), Trust::Authority(_) | Trust::System) => return Err(Piece::Name.wrong(error)),
         };
         let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
@@ -173,23 +178,34 @@ impl ClientTls {
                 .map_err(|error| Piece::Authority.wrong(error))
         };
         let config = match trust {
-            Trust::Pin(pin) => {
-                let verifier = pin::PinVerifier { pin, provider: Arc::clone(&PROVIDER) };
+            Trust::Pins(pins) => {
+                let verifier = pin::PinVerifier { pins: pins.to_vec(), provider: Arc::clone(&PROVIDER) };
                 config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            Trust::Authority(pem) => config.with_webpki_verifier(by_roots(roots(pem)?)?),
-            Trust::System => config.with_webpki_verifier(by_roots(system_roots()?)?),
-        };
-        let mut config = match identity {
-            None => config.with_no_client_auth(),
-            Some(identity) => {
-                let (chain, key) = identity.read()?;
-                config.with_client_auth_cert(chain, key).map_err(|error| key_error(&error))?
+            Trust::Authority(pem) => {
+                let trusted = certificates(pem, Piece::Authority)?;
+                let verifier = ServerAuthority { inner: by_roots(roots(&trusted)?)?, trusted };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
+            Trust::System => {
+                let verifier = ServerAuthority { inner: by_roots(system_roots()?)?, trusted: Vec::new() };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        };
+        let own = identity.map(OwnCertificate::new).transpose()?;
+        let mut config = match own.clone() {
+            None => config.with_no_client_auth(),
+            Some(own) => config.with_client_cert_resolver(Arc::new(own)),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), name, trust: by.into() })
+        Ok(Self { config: Arc::new(config), own, name, trust: by.into() })
+    }
+
+    /// The certificate that it shows, if it has one.
+    #[must_use]
+    pub fn own(&self) -> Option<&OwnCertificate> {
+        self.own.as_ref()
     }
 }
 
@@ -232,28 +248,47 @@ impl Tls {
 
 impl Identity<'_> {
     fn read(self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let chain = certificates(self.certificate, Piece::Certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|error| {
-            let none = matches!(error, pem::Error::NoItemsFound);
-            Piece::Key.wrong(if none { "there is no private key (PEM) in it".to_owned() } else { error.to_string() })
-        })?;
-        Ok((chain, key))
+        Ok((certificates(self.certificate, Piece::Certificate)?, private_key(self.key)?))
     }
+}
+
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| {
+        if ENCRYPTED_MARKS.iter().any(|mark| has(text, mark)) {
+            Piece::Key.wrong("it is encrypted with a password; take that off: openssl pkey -in KEY -out NEW-KEY")
+        } else if matches!(error, pem::Error::NoItemsFound) {
+            Piece::Key.wrong("there is no private key (PEM) in it")
+        } else {
+            Piece::Key.wrong(error)
+        }
+    })
+}
+
+/// How the two sorts of PEM say that a key needs a password.
+const ENCRYPTED_MARKS: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+
+/// Whether `part` is somewhere in `text`.
+fn has(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 fn certificates(text: &[u8], piece: Piece) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(piece.wrong("there is no certificate (PEM) in it")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(piece.wrong(error)),
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        let entry = found.len() + 1;
+        found.push(certificate.map_err(|error| piece.wrong(format!("certificate {entry} in it is broken: {error}")))?);
     }
+    if found.is_empty() { Err(piece.wrong("there is no certificate (PEM) in it")) } else { Ok(found) }
 }
 
-fn roots(text: &[u8]) -> Result<RootCertStore, TlsError> {
+fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
-    for certificate in certificates(text, Piece::Authority)? {
-        store.add(certificate).map_err(|error| Piece::Authority.wrong(error))?;
+    for (nth, certificate) in trusted.iter().enumerate() {
+        store.add(certificate.clone()).map_err(|error| {
+            let (entry, count) = (nth + 1, trusted.len());
+            Piece::Authority
+                .wrong(format!("certificate {entry} of {count} in it cannot be used: {}", words::said(&error)))
+        })?;
     }
     Ok(store)
 }
@@ -271,9 +306,17 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     Ok(store)
 }
 
-fn key_error(error: &rustls::Error) -> TlsError {
+/// What is wrong with the key of `certificate`.
+fn key_error(error: &rustls::Error, certificate: &CertificateDer<'_>) -> TlsError {
     if let rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
         return Piece::Key.wrong("it is the key of another certificate");
     }
-    Piece::Key.wrong(error)
+    let parsed = ParsedCertificate::try_from(certificate).ok();
+    match parsed.and_then(|parsed| pin::unsupported_key(parsed.subject_public_key_info().as_ref())) {
+        Some(what) => Piece::Key.wrong(format!("{what}; use P-256, P-384, Ed25519 or RSA of 2048 bits or more")),
+        None => Piece::Key.wrong(error),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! A pin of a server's public key, for certificates that no authority signed.
 
+use super::{PROVIDER, Piece, TlsError, private_key};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -24,6 +25,36 @@ impl Pin {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
         Ok(Self(Sha256::digest(key.as_ref()).into()))
+    }
+
+    /// The pin of a private key (PEM), of which there need not be a certificate yet.
+    ///
+    /// # Errors
+    /// It is no key, or none that can be used.
+    pub fn of_key(text: &[u8]) -> Result<Self, TlsError> {
+        let key = PROVIDER.key_provider.load_private_key(private_key(text)?);
+        let key = key.map_err(|error| Piece::Key.wrong(error))?;
+        let public = key.public_key().ok_or_else(|| Piece::Key.wrong("it does not tell its public key"))?;
+        Ok(Self(Sha256::digest(public.as_ref()).into()))
+    }
+}
+
+/// What kind of key this public one (SubjectPublicKeyInfo, DER) is, if it is of a kind that ring does not take.
+pub(super) fn unsupported_key(info: &[u8]) -> Option<&'static str> {
+    /// RSA with a modulus of 2048 bits and the usual exponent is this long.
+    const RSA_2048: usize = 294;
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    const CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    const P_521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+    // The identifiers stand in front of the key itself.
+    let head = &info[..info.len().min(32)];
+    let has = |part: &[u8]| head.windows(part.len()).any(|window| window == part);
+    if has(RSA) {
+        (info.len() < RSA_2048).then_some("it is an RSA key of fewer than 2048 bits")
+    } else if has(P_521) {
+        Some("it is a key on the curve P-521, which is not supported")
+    } else {
+        has(CURVE).then_some("it is a key on a curve that is not supported")
     }
 }
 
@@ -85,10 +116,10 @@ impl fmt::Display for WrongPin {
 
 impl std::error::Error for WrongPin {}
 
-/// Takes a server that has the pinned key, and proves it; names and dates in its certificate mean nothing.
+/// Takes a server that has one of the pinned keys, and proves it; names and dates in its certificate mean nothing.
 #[derive(Debug)]
 pub(super) struct PinVerifier {
-    pub(super) pin: Pin,
+    pub(super) pins: Vec<Pin>,
     pub(super) provider: Arc<CryptoProvider>,
 }
 
@@ -103,7 +134,7 @@ impl ServerCertVerifier for PinVerifier {
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let presented = Pin::of(end_entity)?;
-        if presented == self.pin {
+        if self.pins.contains(&presented) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::Other(OtherError(Arc::new(WrongPin { presented }))).into())

@@ -1,11 +1,13 @@
 //! The certificate that a server makes for itself. Clients know it by its key ([`super::Pin`]); nothing else in it
 //! means anything.
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{AccessFlags, access};
 use rcgen::{CertificateParams, KeyPair};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A certificate and its key, as PEM.
@@ -26,18 +28,23 @@ impl std::fmt::Debug for SelfMade {
     }
 }
 
-/// The certificate in `directory`; made and stored there the first time, if `make` says so. Where only the certificate
+/// The certificate in `directory`; made and stored there the first time, directory included, if `make` says so. Where only the certificate
 /// is lost, it is made anew for the key that is there, and clients notice nothing.
 ///
 /// # Errors
-/// The file, and what went wrong with it. `NotFound`: there is none, and none was to be made.
+/// The file, and what went wrong with it. `NotFound`: there is none, and none was to be made, but it could be.
 pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io::Error)> {
     let certificate_file = directory.join("cproxy-cert.pem");
     let key_file = directory.join("cproxy-key.pem");
     let read = |file: &Path| fs::read(file).map_err(|error| (file.to_owned(), error));
     let there = |file: &Path| fs::exists(file).map_err(|error| (file.to_owned(), error));
     let complete = || Ok(there(&certificate_file)? && there(&key_file)?);
+    if !make && !complete()? {
+        could_be_made_in(directory).map_err(|error| (directory.to_owned(), error))?;
+    }
     if make && !complete()? {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| (directory.to_owned(), error))?;
         // Another server may start here at the same moment: it waits for the lock, and uses what this one made.
         let lock = File::open(directory).and_then(|opened| {
             Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))
@@ -54,6 +61,18 @@ pub fn self_made(directory: &Path, make: bool) -> Result<SelfMade, (PathBuf, io:
         }
     }
     Ok(SelfMade { certificate: read(&certificate_file)?, key: read(&key_file)?, certificate_file, key_file })
+}
+
+/// Whether files could be made in `directory`, or the directory itself where it is not there yet. Nothing is made.
+fn could_be_made_in(directory: &Path) -> io::Result<()> {
+    let mut nearest = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    while let (false, Some(parent)) = (nearest.try_exists()?, nearest.parent()) {
+        nearest = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    }
+    if !fs::metadata(nearest)?.is_dir() {
+        return Err(Errno::ENOTDIR.into());
+    }
+    Ok(access(nearest, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 /// The key that was kept, or a new one.
@@ -97,7 +116,7 @@ mod tests {
         let (file, error) = self_made(&directory, false).unwrap_err();
         assert_eq!((file, error.kind()), (directory.join("cproxy-cert.pem"), io::ErrorKind::NotFound));
         let pin = |made: &SelfMade| {
-            ServerTls::new(Identity { certificate: &made.certificate, key: &made.key }, None, "").unwrap().pin()
+            ServerTls::new(Identity { certificate: &made.certificate, key: &made.key }, None, "").unwrap().own().pin()
         };
         let first = self_made(&directory, true).unwrap();
         assert_eq!(fs::metadata(&first.key_file).unwrap().permissions().mode() & 0o777, 0o600);

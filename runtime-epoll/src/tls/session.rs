@@ -14,7 +14,9 @@
 //! unfinished record, plain bytes that the driver had no room for, and unsent ciphertext: nothing while it is idle,
 //! and never more than a few records.
 
+use super::authority::UnknownAndAlone;
 use super::pin::WrongPin;
+use super::words::said;
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{SCRATCH, SysError};
 use protocol_sm::wire::{ALPN, Opening};
@@ -398,12 +400,7 @@ impl Session {
                         Machine::Client(machine) => out.step(machine.process_tls_records(rest), &mut None),
                         Machine::Server(machine) => out.step(machine.process_tls_records(rest), &mut None),
                     };
-                    let text = if let Error::InvalidCertificate(CertificateError::Other(other)) = &error {
-                        other.to_string()
-                    } else {
-                        error.to_string()
-                    };
-                    return Err(self.fail(failure(&error), text));
+                    return Err(self.fail(failure(&error), said(&error)));
                 }
             }
         }
@@ -413,7 +410,8 @@ impl Session {
         };
         if self.is_handshaking() && !common.is_handshaking() {
             if common.alpn_protocol() != Some(&ALPN) {
-                return Err(self.fail(TlsFailure::Broken, "it speaks TLS, but not for cproxy".into()));
+                let text = said(&Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+                return Err(self.fail(TlsFailure::Broken, text));
             }
             self.phase = Phase::Up;
             self.heard = 0;
@@ -529,6 +527,7 @@ fn failure(error: &Error) -> TlsFailure {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TlsFailure::WrongName
             }
+            CertificateError::Other(other) if other.0.is::<UnknownAndAlone>() => TlsFailure::UnknownIssuer,
             CertificateError::Other(other) if other.0.is::<WrongPin>() => TlsFailure::WrongPin,
             _ => TlsFailure::BadCertificate,
         },

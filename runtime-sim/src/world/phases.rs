@@ -122,13 +122,13 @@ impl World {
 
     /// Streams under way.
     pub(super) fn transfers_in_flight(&self) -> usize {
-        let open = |actor: &&super::actors::Actor| actor.who == Who::Service && actor.outcome.is_none();
+        let open = |actor: &&Actor| actor.who == Who::Service && actor.outcome.is_none();
         self.actors.all.iter().filter(open).count()
     }
 
     /// Streams under way through one tunnel.
     pub(super) fn transfers_of(&self, tunnel: usize) -> usize {
-        let open = |actor: &&super::actors::Actor| actor.who == Who::Service && actor.outcome.is_none();
+        let open = |actor: &&Actor| actor.who == Who::Service && actor.outcome.is_none();
         let mine = |actor: &&super::actors::Actor| self.actors.streams.tunnel(actor.stream) == tunnel;
         self.actors.all.iter().filter(open).filter(mine).count()
     }
@@ -173,7 +173,7 @@ impl World {
     }
 
     fn check_probes(&mut self, until: Instant) {
-        let probe = |actor: &&super::actors::Actor| actor.who == Who::Visitor { probe: true };
+        let probe = |actor: &&Actor| actor.who == Who::Visitor { probe: true };
         let failed = self.actors.all.iter().rposition(|actor| {
             actor.who == Who::Visitor { probe: true } && !matches!(actor.outcome, None | Some(Outcome::Whole))
         });
@@ -212,11 +212,8 @@ impl World {
     fn check_calm(&mut self) {
         let honest_and_strangers = self.actors.all.iter().filter(|actor| actor.who != Who::Holder);
         let (strangers, others): (Vec<_>, Vec<_>) = honest_and_strangers.partition(|actor| actor.who == Who::Stranger);
-        let timings = &self.plan.scenario.timings;
-        let handshake = timings.handshake_timeout + LAG;
-        // One who proved a token of his own is a client that says nothing more.
-        let patience = |inside: bool| if inside { handshake + timings.heartbeat_timeout } else { handshake };
-        let late = |actor: &&&Actor| actor.ended.since(actor.began) > patience(actor.is_inside());
+        let patience = self.plan.scenario.timings.handshake_timeout + LAG;
+        let late = |actor: &&&Actor| !actor.is_let_in() && actor.ended.since(actor.began) > patience;
         if let Some(actor) = strangers.iter().find(late) {
             let what = format!("one came at {:?} and was there until {:?}", actor.began, actor.ended);
             return self.fail(Kind::Safety, Property::StrangersHoldNothing, what);

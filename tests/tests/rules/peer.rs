@@ -97,7 +97,7 @@ impl Wire {
 
     /// All bytes until the connection ends, well or by a reset.
     #[track_caller]
-    pub(crate) fn to_the_end(&mut self) -> Vec<u8> {
+    pub(crate) fn until_the_end(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         let _ = read_each(&mut self.0, |bytes| all.extend_from_slice(bytes));
         all

@@ -134,7 +134,7 @@ fn every_refusal_holds_at_both_of_the_servers_doors() {
         for (door, addr, (said, answer)) in [("ctl", server.ctl(), &row.ctl), ("proxy", server.proxy(), &row.proxy)] {
             let mut wire = Wire::connect(addr);
             wire.send_raw(said);
-            assert_eq!(wire.to_the_end(), *answer, "{}, at the {door} port", row.what);
+            assert_eq!(wire.until_the_end(), *answer, "{}, at the {door} port", row.what);
         }
     }
 }
@@ -157,14 +157,14 @@ fn a_client_leaves_whoever_is_not_its_server_at_both_doors() {
     for (what, [ctl, _]) in IMPOSTORS {
         let mut greeted = server.greet();
         greeted.wire.send_raw(ctl);
-        assert_eq!(greeted.wire.to_the_end(), b"", "{what}, at the ctl port: {}", client.log());
+        assert_eq!(greeted.wire.until_the_end(), b"", "{what}, at the ctl port: {}", client.log());
     }
     let mut end = server.serve();
     for (what, [_, proxy]) in IMPOSTORS {
         end.send(ServerMsg::NeedConn { count: 1 });
         let (mut wire, _) = server.conn();
         wire.send_raw(proxy);
-        assert_eq!(wire.to_the_end(), b"", "{what}, at the proxy port: {}", client.log());
+        assert_eq!(wire.until_the_end(), b"", "{what}, at the proxy port: {}", client.log());
         assert_eq!(end.msg("ConnFailed"), ClientMsg::ConnFailed { count: 1 }, "{what}");
     }
     end.expect_alive();
@@ -190,7 +190,7 @@ fn a_client_that_encrypts_says_nothing_in_the_clear_at_either_door() {
         bounded(&stream, PATIENCE);
         let mut wire = Wire::from(stream);
         wire.send_raw(answer);
-        let said = wire.to_the_end();
+        let said = wire.until_the_end();
         assert_eq!(said.first(), Some(&0x16), "a handshake of TLS, and nothing else");
         assert!(!said.windows(4).any(|bytes| bytes == b"CPXY"), "{said:?}");
     }

@@ -414,7 +414,7 @@ fn a_client_with_a_wrong_token_keeps_no_other_at_its_address_out() {
     let server = Server::start(options().env("CPROXY_TOKEN", "the right token"));
     let wrong = Identity::new().with_token("a wrong token");
     for _ in 0..40 {
-        let refusal = RawClient::with(server.ctl(), &wrong).err().expect("refused");
+        let refusal = RawClient::with(server.ctl(), &wrong).expect_err("refused");
         assert!([HandshakeRefusal::WrongToken, HandshakeRefusal::TooManyFailures].contains(&refusal), "{refusal:?}");
         let newcomer = Identity::new().with_token("the right token");
         RawClient::with(server.ctl(), &newcomer).expect("a newcomer gets in").expect_alive();

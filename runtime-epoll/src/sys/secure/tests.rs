@@ -32,7 +32,7 @@ fn every_connection_whose_handshake_ends_in_one_turn_is_reported() {
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let identity = Identity { certificate: certificate.as_bytes(), key: key.as_bytes() };
     let server_tls = ServerTls::new(identity, None, "").unwrap();
-    let client_tls = ClientTls::new(Trust::Pin(server_tls.pin()), "", "127.0.0.1", None).unwrap();
+    let client_tls = ClientTls::new(Trust::Pins(&[server_tls.own().pin()]), "", "127.0.0.1", None).unwrap();
     let (_server_poller, mut server) = Linux::new(()).unwrap();
     let (_client_poller, mut client) = Linux::new(()).unwrap();
     server.use_tls(Tls::Server(server_tls));

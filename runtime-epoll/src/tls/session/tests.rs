@@ -79,7 +79,7 @@ fn tls() -> (ServerTls, ClientTls) {
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let identity = Identity { certificate: certificate.as_bytes(), key: key.as_bytes() };
     let server = ServerTls::new(identity, None, "").unwrap();
-    let client = ClientTls::new(Trust::Pin(server.pin()), "", "127.0.0.1", None).unwrap();
+    let client = ClientTls::new(Trust::Pins(&[server.own().pin()]), "", "127.0.0.1", None).unwrap();
     (server, client)
 }
 

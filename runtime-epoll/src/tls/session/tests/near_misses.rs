@@ -87,7 +87,7 @@ fn a_server_that_shows_the_right_certificate_without_its_key_is_not_believed() {
     let mut config = ServerConfig::clone(&honest.config);
     config.cert_resolver = right.with_key_of(&other);
     impostor.config = Arc::new(config);
-    for trust in [Trust::Pin(honest.pin()), Trust::Authority(authority.certificate.as_bytes())] {
+    for trust in [Trust::Pins(&[honest.own().pin()]), Trust::Authority(authority.certificate.as_bytes())] {
         let client = client(trust, None);
         assert!(understand(&client, &honest), "{trust:?}");
         assert!(!understand(&client, &impostor), "{trust:?}");
@@ -98,15 +98,15 @@ fn a_server_that_shows_the_right_certificate_without_its_key_is_not_believed() {
 #[test]
 fn a_key_whose_pin_differs_in_one_digit_is_not_believed() {
     let server = server(&Authority::new().issue(), None);
-    let text = server.pin().to_string();
+    let text = server.own().pin().to_string();
     let first = "sha256:".len();
     for at in [first, first + 1, first + 31, first + 32, text.len() - 2, text.len() - 1] {
         let mut digits = text.clone().into_bytes();
         digits[at] = if digits[at] == b'0' { b'1' } else { b'0' };
         let pin = String::from_utf8(digits).unwrap().parse().unwrap();
-        assert!(!understand(&client(Trust::Pin(pin), None), &server), "digit {at} of {text}");
+        assert!(!understand(&client(Trust::Pins(&[pin]), None), &server), "digit {at} of {text}");
     }
-    assert!(understand(&client(Trust::Pin(server.pin()), None), &server));
+    assert!(understand(&client(Trust::Pins(&[server.own().pin()]), None), &server));
 }
 
 /// P-TLS-2: a name is not a key; anybody can call himself an authority.
