@@ -97,6 +97,18 @@ mod tests {
         }
     }
 
+    /// However often a client was connected and lost its server, it begins with the shortest pauses each time.
+    #[test]
+    fn each_session_that_is_lost_begins_with_the_shortest_pauses() {
+        let mut reconnect = reconnect();
+        for _ in 0..4 {
+            for expected in [0.25, 0.5, 1.0, 2.0] {
+                assert_eq!(pause(reconnect.on_failed(false, None, u32::MAX)), expected);
+            }
+            assert!(!reconnect.on_up());
+        }
+    }
+
     #[test]
     fn b1_a_lasting_failure_ends_only_a_client_that_has_never_worked() {
         let mut reconnect = reconnect();

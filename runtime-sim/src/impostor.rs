@@ -148,7 +148,7 @@ impl Impostor {
         impostor
     }
 
-    /// Whether he has a session of his own, as a neighbour: no stranger then.
+    /// Whether he has proved a token of his own and has a session: he is no stranger any more.
     pub(crate) fn is_inside(&self) -> bool {
         self.inside
     }

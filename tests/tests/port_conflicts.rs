@@ -57,7 +57,8 @@ fn a_tunnel_that_leads_to_itself_is_named() {
 fn both_programs_say_when_browsers_refuse_a_port() {
     let service = Service::greeter("hi");
     // An address of its own: nobody else listens on this port there.
-    let server = Server::start(options().flag("bind-addr", "127.66.0.1"));
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let server = Server::start(options().flag("bind-addr", format!("127.66.{high}.{low}")));
     let client = Client::start(&server, options().tunnel_at(service.addr(), 6000));
     assert_eq!(client.public().port(), 6000);
     for program in [&*server, &*client] {

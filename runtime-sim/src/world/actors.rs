@@ -92,8 +92,8 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// Whether he has a token of the server's, and with it a session.
-    pub(super) fn is_let_in(&self) -> bool {
+    /// Whether it is an impostor who has a session of his own.
+    pub(super) fn is_inside(&self) -> bool {
         self.impostor.as_ref().is_some_and(Impostor::is_inside)
     }
 

@@ -212,8 +212,11 @@ impl World {
     fn check_calm(&mut self) {
         let honest_and_strangers = self.actors.all.iter().filter(|actor| actor.who != Who::Holder);
         let (strangers, others): (Vec<_>, Vec<_>) = honest_and_strangers.partition(|actor| actor.who == Who::Stranger);
-        let patience = self.plan.scenario.timings.handshake_timeout + LAG;
-        let late = |actor: &&&Actor| !actor.is_let_in() && actor.ended.since(actor.began) > patience;
+        let timings = &self.plan.scenario.timings;
+        let handshake = timings.handshake_timeout + LAG;
+        // One who proved a token of his own is a client that says nothing more.
+        let patience = |inside: bool| if inside { handshake + timings.heartbeat_timeout } else { handshake };
+        let late = |actor: &&&Actor| actor.ended.since(actor.began) > patience(actor.is_inside());
         if let Some(actor) = strangers.iter().find(late) {
             let what = format!("one came at {:?} and was there until {:?}", actor.began, actor.ended);
             return self.fail(Kind::Safety, Property::StrangersHoldNothing, what);
