@@ -113,7 +113,7 @@ impl Output {
     }
 }
 
-/// Gives `outputs` a last moment, together at most [`AT_EXIT`], to write what is left.
+/// Gives `outputs` a last moment, together at most 100 ms, to write what is left.
 pub fn finish(outputs: &[&Output]) {
     let mut left = AT_EXIT;
     outputs.iter().for_each(|output| output.flush(&mut left));

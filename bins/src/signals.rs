@@ -73,7 +73,7 @@ impl Caught {
     }
 
     /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
-    /// what `stopper` stops; one that comes later than [`SAME_REQUEST`] exits with code 1 wherever the first got stuck.
+    /// what `stopper` stops; one that comes later than a second exits with code 1 wherever the first got stuck.
     ///
     /// # Errors
     /// The thread cannot be started.
