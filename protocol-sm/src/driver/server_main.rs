@@ -26,7 +26,7 @@
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
-//! - H1, H2 of the [`Ledger`](crate::ledger::Ledger) hold for its sessions, tunnels and conns.
+//! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
 mod check;
