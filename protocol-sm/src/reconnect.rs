@@ -8,8 +8,8 @@
 //! - B1 a client whose session has once been up never gives up;
 //! - B2 while a session waits to be resumed, no pause is longer than a fifth of what is left of its grace, or than
 //!   `reconnect_min` if that is more;
-//! - B3 otherwise the pauses after lasting failures are those of the slow back-off, and after all others those of `reconnect_min`
-//!   and `reconnect_max`.
+//! - B3 otherwise the pauses after lasting failures are those of the slow back-off, and after all others those of
+//!   `reconnect_min` and `reconnect_max`.
 
 use crate::backoff::Backoff;
 use core::time::Duration;
