@@ -36,7 +36,7 @@ impl Setup {
         self.client.visit()
     }
 
-    /// Whatever happened to the visitors, at least 40 of them, no conn was lost by it: on a busy machine some may have been
+    /// Whatever happened to the visitors, twenty and more, no conn was lost by it: on a busy machine some may have been
     /// asked for while another was on its way back to the pool.
     fn expect_reuse(&self) {
         let opened = self.between.proxy.accepted();
