@@ -97,8 +97,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
+const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+    PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
