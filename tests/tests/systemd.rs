@@ -1,6 +1,7 @@
 //! The shipped units under a real systemd, sandboxing and journal included. Needs root and systemd-nspawn; says so where
 //! it is skipped.
 
+use tests::limit::arm;
 use tests::systemd::Machine;
 
 const TOKEN: &str = "a token for one machine\n";
@@ -23,6 +24,7 @@ fn property(machine: &Machine, unit: &str, name: &str) -> String {
 
 #[test]
 fn a_server_waits_for_its_address_and_comes_back_whatever_ends_it() {
+    arm();
     let server = "bind_addr = \"10.99.0.1\"\n";
     let client = CLIENT.replace("127.0.0.1:8080", "10.99.0.1:8080") + "public_port = 6000\n";
     let files = [("token", TOKEN), ("server.toml", server), ("client.toml", &client)];
@@ -52,6 +54,7 @@ fn a_server_waits_for_its_address_and_comes_back_whatever_ends_it() {
 
 #[test]
 fn a_bad_file_fails_the_start_names_the_key_and_is_not_tried_again() {
+    arm();
     let files = [("token", TOKEN), ("server.toml", "bind_addr = \"127.0.0.1\"\n"), ("client.toml", CLIENT)];
     let Some(machine) = Machine::boot(&files) else { return };
     machine.must("systemctl start cproxy-server");
@@ -71,6 +74,7 @@ fn a_bad_file_fails_the_start_names_the_key_and_is_not_tried_again() {
 
 #[test]
 fn low_ports_open_with_the_shipped_drop_in() {
+    arm();
     let files = [
         ("token", TOKEN),
         ("server.toml", "bind_addr = \"127.0.0.1\"\nallow_ports = [80]\n"),
@@ -112,6 +116,7 @@ fn secrets_of_root_come_as_credentials_and_the_message_says_how() {
 
 #[test]
 fn the_journal_has_priorities_and_one_time_and_the_host_name_tells_machines_apart() {
+    arm();
     let files = [
         ("token", "short\n"),
         ("server.toml", "bind_addr = \"127.0.0.1\"\n"),
