@@ -43,36 +43,36 @@
 //!
 //! | bug | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |
 //! |---|---|---|---|---|---|
-//! | NoDoneGate | 2 transfers: 385 states, 8 steps | 8 | 15, StartOnlyToIdle | 4, HonestPeersNeverViolate | Start only to a peer that is idle |
-//! | DoneNotKept | 2 transfers: 472 states, 8 steps | 1 | 0, HonestPeersNeverViolate | 0, HonestPeersNeverViolate | honest peers never cause a Violation |
-//! | EarlyFinDropped | 2 transfers: 820 states, 8 steps | 8 | 3, NoUnprovokedReset | 25, TransfersEnd | a visit was cut short, or hangs, without a cause |
-//! | IngressNotCapped | stray byte: 23909 states, 7 steps | - | - | - | nothing is written after the shutdown |
-//! | RefusalNotAccounted | refusal: 17232 states, 4 steps | 26 | - | - | every transfer ends |
-//! | ShutTooEarly | 2 transfers: 107 states, 5 steps | 4 | 0, CleanEndWasSent | 0, CleanEndIsWhole | a clean end means equal length and content |
-//! | ShutTwice | 2 transfers: 167 states, 6 steps | 5 | 0, ShutOnce | 0, ShutOnce | SHUT_WR exactly once |
-//! | AbortClosesCleanly | refusal: 17149 states, 4 steps | 1 | 6, CleanEndWasSent | 1, CleanEndWasSent | what was cut short is reset |
-//! | OuterClosedEarly | 2 transfers: 86 states, 5 steps | 8 | 0, NoUnprovokedReset | 0, TransfersEnd | what was cut short is reset |
-//! | PipeLeaked | - | 11 | 579, ClosedOnce | 49, ClosedOnce | every pipe is closed |
-//! | FirstBytesDropped | 2 transfers: 654 states, 8 steps | 1 | 3, NothingInvented | 0, NothingInvented | a visit was cut short, or hangs, without a cause |
-//! | HupForgotten | 2 transfers: 1482 states, 18 steps | 5 | 0, NoUnprovokedReset | 0, TransfersEnd | a visit was cut short, or hangs, without a cause |
-//! | WaitersOutOfOrder | 3 transfers: 63583 states, 11 steps | 5 | - | - | waiters FIFO |
+//! | NoDoneGate | 2 transfers: 415 states, 8 steps | 2 | 20, StartOnlyToIdle | 4, HonestPeersNeverViolate | Start only to a peer that is idle |
+//! | DoneNotKept | 2 transfers: 502 states, 8 steps | 1 | 0, HonestPeersNeverViolate | 0, HonestPeersNeverViolate | honest peers never cause a Violation |
+//! | EarlyFinDropped | 2 transfers: 890 states, 8 steps | 6 | 1, ProbesRoundTrip | 0, TransfersEnd | a visit was cut short, or hangs, without a cause |
+//! | IngressNotCapped | stray byte: 26780 states, 7 steps | - | - | - | nothing is written after the shutdown |
+//! | RefusalNotAccounted | refusal: 20594 states, 4 steps | 2 | - | - | every transfer ends |
+//! | ShutTooEarly | 2 transfers: 107 states, 5 steps | 1 | 0, NothingAfterShut | 0, CleanEndIsWhole | a clean end means equal length and content |
+//! | ShutTwice | 2 transfers: 168 states, 6 steps | 1 | 0, ShutOnce | 0, ShutOnce | SHUT_WR exactly once |
+//! | AbortClosesCleanly | refusal: 20510 states, 4 steps | 1 | 6, CleanEndWasSent | 1, CleanEndWasSent | what was cut short is reset |
+//! | OuterClosedEarly | 2 transfers: 86 states, 5 steps | 2 | 0, NoUnprovokedReset | 0, TransfersEnd | what was cut short is reset |
+//! | PipeLeaked | - | 86 | 23, ClosedOnce | - | every pipe is closed |
+//! | FirstBytesDropped | 2 transfers: 724 states, 8 steps | 1 | 0, ProbesRoundTrip | 0, NothingInvented | a visit was cut short, or hangs, without a cause |
+//! | HupForgotten | 2 transfers: 1638 states, 18 steps | 1 | 0, TransfersEnd | 0, TransfersEnd | a visit was cut short, or hangs, without a cause |
+//! | WaitersOutOfOrder | 3 transfers: 75590 states, 11 steps | 2 | - | - | waiters FIFO |
 //! | ConnGivenTwice | 2 transfers: 1 states, 1 steps | 2 | 0, NoPanic | 0, NoPanic | P2: a conn that was given is not idle |
-//! | RetryForgotten | loss, cold: 174536 states, 10 steps | 2 | - | - | a visit was cut short, or hangs, without a cause |
-//! | EpochReused | 2 transfers: 806 states, 10 steps | 1 | 0, EpochsGrow | 0, EpochsGrow | Start only to a peer that is idle |
-//! | ReplayDropped | ctl loss: 98616 states, 9 steps | 17 | 15, HonestPeersNeverViolate | 4, HonestPeersNeverViolate | every transfer ends |
-//! | AckedTooMuch | ctl loss: 98616 states, 9 steps | 17 | 0, HonestPeersNeverViolate | 4, HonestPeersNeverViolate | every transfer ends |
-//! | SessionLeftOpen | grace: 101615 states, 19 steps | 60 | 33, ClosedOnce | 0, ClosedOnce | every transfer ends |
+//! | RetryForgotten | loss, cold: 257506 states, 10 steps | 19 | - | - | a visit was cut short, or hangs, without a cause |
+//! | EpochReused | 2 transfers: 919 states, 10 steps | 1 | 0, EpochsGrow | 0, EpochsGrow | Start only to a peer that is idle |
+//! | ReplayDropped | ctl loss: 118667 states, 9 steps | 17 | 15, HonestPeersNeverViolate | 4, HonestPeersNeverViolate | every transfer ends |
+//! | AckedTooMuch | ctl loss: 118667 states, 9 steps | 17 | 0, HonestPeersNeverViolate | 4, HonestPeersNeverViolate | every transfer ends |
+//! | SessionLeftOpen | grace: 121493 states, 15 steps | 4 | 33, ClosedOnce | 0, ClosedOnce | every transfer ends |
 //! | AnyToken | - | - | 0, ScopesAreKept | 0, ClientsReturn | who proves nothing is told nothing but that he is refused |
-//! | AnyConnProof | - | - | 11, StrangersGetNothing | 11, StrangersGetNothing | who proves nothing is told nothing but that he is refused |
-//! | ConnReplayed | - | - | 44, NoPanic | 36, StrangersGetNothing | nothing panics |
-//! | ResetLooksShut | reset: 19682 states, 5 steps | 13 | 1, CleanEndWasSent | 1, CleanEndWasSent | a clean end means equal length and content |
-//! | ResetOvertakes | reset: 19836 states, 6 steps | 154 | 31, BeforeResetDelivered | - | what came before a reset is delivered before it |
-//! | LastWordsDropped | splice, reset: 113398 states, 15 steps | 28 | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
-//! | StartNotAsked | loss, cold: 261016 states, 11 steps | 11 | 405 | - | a visitor is served once |
-//! | GoneWaiterForgotten | splice, reset: 101878 states, 3 steps | 9 | 31, AsDirect | - | each end of a visit sees what it could have seen over a direct connection |
+//! | AnyConnProof | - | - | 45, StrangersGetNothing | 45, StrangersGetNothing | who proves nothing is told nothing but that he is refused |
+//! | ConnReplayed | - | - | 11, NoPanic | 11, StrangersGetNothing | nothing panics |
+//! | ResetLooksShut | reset: 23177 states, 5 steps | 3 | 1, CleanEndWasSent | 1, CleanEndWasSent | a clean end means equal length and content |
+//! | ResetOvertakes | reset: 23296 states, 6 steps | 99 | 21, BeforeResetDelivered | - | what came before a reset is delivered before it |
+//! | LastWordsDropped | splice, reset: 134710 states, 15 steps | 11 | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
+//! | StartNotAsked | loss, cold: 261016 states, 11 steps | 11 | 13, OneServicePerVisitor | - | a visitor is served once |
+//! | GoneWaiterForgotten | splice, reset: 121929 states, 3 steps | 9 | 31, AsDirect | - | each end of a visit sees what it could have seen over a direct connection |
 //! | HeartbeatOnce | - | - | 0, SilentPeersGivenUp | 0, SilentPeersGivenUp | a peer that is silent for its time and some slack is given up |
 //! | LateBindKept | - | - | 0, NoPanic | 8, NoPanic | a public port is open for a tunnel that is registered |
-//! | NotLingered | late: 21592 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
+//! | NotLingered | late: 24657 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

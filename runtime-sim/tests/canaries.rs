@@ -90,21 +90,21 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 5] = [
     PlantedBug::LateBindKept,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
-const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
+const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::IngressNotCapped,
     PlantedBug::RefusalNotAccounted,
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
-    PlantedBug::StartNotAsked,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost with bytes in a pipe is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
+const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+    PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
-    PlantedBug::PipeLeaked,
+    PlantedBug::StartNotAsked,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -34,6 +34,8 @@ pub(super) struct Watch {
     arriving: bool,
     /// A loop is handling deadlines.
     pub(super) deadline: bool,
+    /// The next conn whose client dials for a transfer is reset.
+    pub(super) ambush: bool,
     /// Visitors who were dropped because no conn came in time.
     pub(super) waited_too_long: BTreeSet<SocketAddr>,
     /// The session whose tunnel a visitor came to.
@@ -291,6 +293,11 @@ impl World {
     /// A client has dialled for the last transfer that was started on this conn.
     fn see_dialled(&mut self, client: Key, local: SockId) {
         let server = self.watch.socks.get(&client).and_then(|&sock| self.kernel.peer(sock));
+        if let Some(sock) = server
+            && std::mem::take(&mut self.watch.ambush)
+        {
+            self.kernel.reset_both_ends(sock);
+        }
         let Some(&server) = server.and_then(|server| self.watch.conns.get(&server)) else { return };
         let Some(at) = self.watch.transfers.iter().rposition(|transfer| transfer.conn == server) else { return };
         let transfer = &mut self.watch.transfers[at];
