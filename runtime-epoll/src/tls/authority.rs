@@ -29,6 +29,15 @@ impl fmt::Display for UnknownAndAlone {
 
 impl std::error::Error for UnknownAndAlone {}
 
+/// Whether a certificate that was refused for `error` is taken all the same, for what it is itself.
+fn is_trusted_itself(
+    trusted: &[CertificateDer<'_>],
+    end_entity: &CertificateDer<'_>,
+    error: &CertificateError,
+) -> bool {
+    is_an_authoritys(error) && trusted.contains(end_entity)
+}
+
 /// Whether rustls refused a certificate for nothing but being an authority's. It has looked at the dates before that.
 pub(super) fn is_an_authoritys(error: &CertificateError) -> bool {
     matches!(error, CertificateError::Other(other)
@@ -62,9 +71,7 @@ impl ServerCertVerifier for ServerAuthority {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(error))
-                if is_an_authoritys(&error) && self.trusted.iter().any(|one| one == end_entity) =>
-            {
+            Err(Error::InvalidCertificate(error)) if is_trusted_itself(&self.trusted, end_entity, &error) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -115,9 +122,7 @@ impl ClientCertVerifier for ClientAuthority {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match self.inner.verify_client_cert(end_entity, intermediates, now) {
-            Err(Error::InvalidCertificate(error))
-                if is_an_authoritys(&error) && self.trusted.iter().any(|one| one == end_entity) =>
-            {
+            Err(Error::InvalidCertificate(error)) if is_trusted_itself(&self.trusted, end_entity, &error) => {
                 Ok(ClientCertVerified::assertion())
             }
             Err(error) => Err(explained(error, intermediates)),
