@@ -24,6 +24,7 @@ pub mod logging;
 pub mod notify;
 pub mod output;
 pub mod problem;
+pub mod reload;
 pub mod signals;
 pub mod tls;
 pub mod token;

@@ -2,10 +2,14 @@
 
 use crate::journal::{self, WithPriority};
 use crate::output::Output;
+use std::fmt;
 use std::io::{self, IsTerminal, Write, stderr};
 use tracing::{Dispatch, Subscriber, dispatcher};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,9 +50,10 @@ pub struct Logs {
 ///
 /// # Errors
 /// The thread that writes the lines cannot be started.
-pub fn start(logs: Logs) -> io::Result<Output> {
+pub fn start(logs: Logs) -> io::Result<(Output, Level)> {
     // Written by the thread itself, in its place among the lines.
-    let direct = Dispatch::new(subscriber(logs, stderr));
+    let (direct, _) = subscriber(logs, stderr);
+    let direct = Dispatch::new(direct);
     let say_lost = move |lines| {
         dispatcher::with_default(&direct, || {
             tracing::error!(lines, "log lines were lost, because standard error was not read in time");
@@ -56,40 +61,73 @@ pub fn start(logs: Logs) -> io::Result<Output> {
     };
     let output = Output::start("log", stderr(), say_lost)?;
     let queue = Queue(output.clone());
-    dispatcher::set_global_default(Dispatch::new(subscriber(logs, move || queue.clone())))
-        .expect("the programs start logging once");
-    Ok(output)
+    let (subscriber, level) = subscriber(logs, move || queue.clone());
+    dispatcher::set_global_default(Dispatch::new(subscriber)).expect("the programs start logging once");
+    Ok((output, level))
 }
 
-fn subscriber<W>(logs: Logs, writer: W) -> Box<dyn Subscriber + Send + Sync>
+/// How much is logged, while the program runs.
+pub struct Level(Box<dyn Fn(LevelFilter) + Send>);
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Level")
+    }
+}
+
+impl Level {
+    /// So much from now on.
+    pub fn set(&self, level: LogLevel) {
+        (self.0)(level.filter());
+    }
+}
+
+/// Lets through what `filter` does, which can be changed.
+fn adjustable<S>(subscriber: S, filter: LevelFilter) -> (Box<dyn Subscriber + Send + Sync>, Level)
+where
+    S: Subscriber + for<'s> LookupSpan<'s> + Send + Sync,
+{
+    let (filter, handle) = reload::Layer::new(filter);
+    // It fails where the subscriber is gone, which stays as long as the process.
+    let level = Level(Box::new(move |level| handle.modify(|filter| *filter = level).unwrap_or_default()));
+    (Box::new(subscriber.with(filter)), level)
+}
+
+impl LogLevel {
+    fn filter(self) -> LevelFilter {
+        match self {
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+fn subscriber<W>(logs: Logs, writer: W) -> (Box<dyn Subscriber + Send + Sync>, Level)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let level = match logs.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
+    let level = logs.level.filter();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(writer)
-        .with_max_level(level)
+        .with_max_level(LevelFilter::TRACE)
         .with_target(false)
         // A line that cannot be written is lost. The default, to report that on standard error too,
         // would panic where nobody reads standard error any more.
         .log_internal_errors(false);
     match (logs.format, journal::is_standard_error()) {
-        (LogFormat::Text, false) => Box::new(subscriber.with_ansi(coloured()).finish()),
+        (LogFormat::Text, false) => adjustable(subscriber.with_ansi(coloured()).finish(), level),
         (LogFormat::Text, true) => {
-            Box::new(subscriber.with_ansi(false).without_time().map_event_format(WithPriority).finish())
+            adjustable(subscriber.with_ansi(false).without_time().map_event_format(WithPriority).finish(), level)
         }
         (LogFormat::Json, to_journal) => {
             let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false);
             if to_journal {
-                Box::new(subscriber.without_time().map_event_format(WithPriority).finish())
+                adjustable(subscriber.without_time().map_event_format(WithPriority).finish(), level)
             } else {
-                Box::new(subscriber.finish())
+                adjustable(subscriber.finish(), level)
             }
         }
     }

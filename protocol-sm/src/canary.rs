@@ -71,11 +71,17 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A client that is told its settings anew begins a new session.
+    ReloadCutsSession,
+    /// A server leaves the public ports open that a client may not have any more.
+    ShrunkScopeKept,
+    /// A tunnel that has moved is not closed.
+    MovedTunnelKept,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -106,6 +112,9 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::ReloadCutsSession,
+        Self::ShrunkScopeKept,
+        Self::MovedTunnelKept,
     ];
 }
 

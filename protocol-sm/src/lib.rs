@@ -133,6 +133,7 @@ pub mod ports;
 pub mod race;
 pub mod rate;
 pub mod reconnect;
+pub mod reload;
 pub mod sent;
 pub mod session;
 pub mod settings;

@@ -6,8 +6,10 @@ use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
 use protocol_sm::ports::is_refused_by_browsers;
+use protocol_sm::reload::Changes;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Lines of one kind that may be written at once.
@@ -33,12 +35,19 @@ pub(crate) struct Notes {
     violations: Limiter,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
+    /// Whoever has told the program its configuration anew waits there for what that has changed.
+    reloads: Option<Sender<Option<Changes>>>,
 }
 
 impl Notes {
     /// What became of the client's tunnels since the last call.
     pub(crate) fn tunnel_news(&mut self) -> impl Iterator<Item = TunnelNews> {
         self.tunnel_news.drain(..)
+    }
+
+    /// What a new configuration has changed is told to `to` from now on.
+    pub(crate) fn answer_reloads(&mut self, to: Sender<Option<Changes>>) {
+        self.reloads = Some(to);
     }
 
     /// Logs `note`.
@@ -153,6 +162,12 @@ impl Notes {
                     tracing::error!("{sentence}; trying again in {pause:.1} s");
                 } else {
                     tracing::warn!("{sentence}; trying again in {pause:.1} s");
+                }
+            }
+            Note::Reloaded { changes } => {
+                if let Some(to) = &self.reloads {
+                    // Nobody waits for it any more: then nobody needs it.
+                    let _unheard = to.send(changes.map(|changes| *changes));
                 }
             }
             Note::Violation { conn, violation } => self.violations.line(|left_out| match conn {

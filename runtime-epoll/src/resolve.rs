@@ -42,13 +42,13 @@ impl Resolve for Resolver {
 fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr> {
     match (name.to_socket_addrs(), tag) {
         (Ok(addresses), _) => addresses.collect(),
-        (Err(error), Lookup::Local(_)) => {
+        (Err(error), Lookup::Local(..)) => {
             let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
             failures.line(|left_out| tracing::warn!("{name} does not resolve: {error}{left_out}"));
             Vec::new()
         }
         // What is said about the next attempt names the server.
-        (Err(error), Lookup::Server) => {
+        (Err(error), Lookup::Server(_)) => {
             tracing::debug!("{name} does not resolve: {error}");
             Vec::new()
         }

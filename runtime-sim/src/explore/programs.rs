@@ -265,7 +265,7 @@ impl Programs {
             match told {
                 Told::ToClientLoop(msg) => client.to_loop.push_back(msg),
                 Told::Resolve(tag) => {
-                    let port = if tag == Lookup::Server { CTL_PORT } else { LOCAL_PORT };
+                    let port = if matches!(tag, Lookup::Server(_)) { CTL_PORT } else { LOCAL_PORT };
                     client.to_main.push_back(ToClientMain::Resolved { tag, addresses: vec![at(port)] });
                 }
                 Told::Note(Note::Violation { violation, .. }) => {
@@ -781,7 +781,7 @@ mod tests {
         type Main = ClientMain<Stream>;
         let mut main = Programs::new(0, Grain::Coarse).client().main;
         let mut net = Net::new(0, Window::WIDE, 0);
-        let tag = Lookup::Local(TUNNEL);
+        let tag = Lookup::Local(TUNNEL, 0);
         let mut call = |now, call: &dyn Fn(&mut Main, &mut Cx<'_, Kernel<'_>>)| {
             let told = drive(&mut net, &mut main, Who::ClientMain(0), now, &mut Story::default(), call);
             (told, Driver::<Kernel<'_>>::next_deadline(&*main))

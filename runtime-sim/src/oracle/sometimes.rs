@@ -89,11 +89,19 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    ReloadedClient,
+    ReloadedServer,
+    ReloadedWithTransfers,
+    ReloadedDetached,
+    ReloadedStopping,
+    TunnelMoved,
+    ScopeShrunk,
+    TokenRevoked,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 89] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -175,6 +183,14 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::ReloadedClient,
+        Self::ReloadedServer,
+        Self::ReloadedWithTransfers,
+        Self::ReloadedDetached,
+        Self::ReloadedStopping,
+        Self::TunnelMoved,
+        Self::ScopeShrunk,
+        Self::TokenRevoked,
     ];
 }
 

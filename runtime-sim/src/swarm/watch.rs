@@ -101,6 +101,8 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Limits { .. }
+            | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Stop => {}
@@ -117,6 +119,8 @@ impl Watch {
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
+            | ToClientLoop::Relocated { .. }
+            | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Drain => {}

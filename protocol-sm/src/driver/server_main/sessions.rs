@@ -6,7 +6,7 @@ use super::super::thread::Cx;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
-use crate::control::server::{Bind, Bound, Reaction};
+use crate::control::server::{Admitted, Bind, Bound, Reaction};
 use crate::notes::Note;
 use crate::session::Delivery;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
@@ -60,6 +60,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
             | ClientMsg::StartSeen { .. }
+            | ClientMsg::ChangeTunnel { .. }
             | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
@@ -70,6 +71,9 @@ impl<T, L> ServerMain<T, L> {
                 self.send(cx, key, reply);
             }
             Reaction::Bind(bind) => self.bind(cx, key, bind),
+            Reaction::Admit(Admitted { registration, gate }) => {
+                cx.sys.tell(ToListener::Admit { control: key, registration, gate });
+            }
             Reaction::Unbind(open) => {
                 for registration in open {
                     // The listening thread tells the event loops.
@@ -89,7 +93,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
-    fn note_tunnel<S: MainSys<T, L>>(
+    pub(super) fn note_tunnel<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,
@@ -99,7 +103,7 @@ impl<T, L> ServerMain<T, L> {
         let (name, wanted) = asked;
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
-            ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
+            ServerMsg::TunnelRefused { tunnel, code } | ServerMsg::TunnelClosed { tunnel, code } => (tunnel, Err(code)),
             ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
@@ -200,7 +204,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// Queues a message on a session's ctl_conn, if it has one; it goes out with the rest of the batch.
     pub(super) fn push(&mut self, key: ControlKey, message: &ToClient) {
-        let Some(Attachment::Attached(token)) = self.sessions.get(key).map(SessionEntry::attachment) else { return };
+        let Some(token) = self.sessions.get(key).and_then(SessionEntry::ctl_conn) else { return };
         if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
             conn.link.push(message);
             self.enqueue(token);
