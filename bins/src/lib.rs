@@ -11,6 +11,7 @@
 //! Nothing here decides anything about connections: that is `protocol-sm`, run by `runtime-epoll`.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod address;
 pub mod assemble;
 pub mod certificates;

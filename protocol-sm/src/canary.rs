@@ -71,11 +71,15 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A visit leaves no record where the visitor was gone before its transfer was over.
+    GoneVisitForgotten,
+    /// What a lost outer socket was not given is recorded as given.
+    DroppedCounted,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -106,6 +110,8 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::GoneVisitForgotten,
+        Self::DroppedCounted,
     ];
 }
 

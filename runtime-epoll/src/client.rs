@@ -1,7 +1,7 @@
 //! The client's threads.
 
 use crate::mail::Outgoing;
-use crate::notes::browsers_refuse;
+use crate::notes::{AccessLog, browsers_refuse, seconds};
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
@@ -31,6 +31,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the connections to the server.
     pub tls: Option<ClientTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ClientSettings,
 }
@@ -107,7 +109,8 @@ pub struct Summary {
 ///
 /// # Errors
 /// The machine is out of descriptors.
-pub fn start(config: Config) -> Result<Client, io::Error> {
+pub fn start(mut config: Config) -> Result<Client, io::Error> {
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
@@ -129,8 +132,14 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, settings, relay, tls, .. }, clock, mut host, main, loop_count, hosts } =
-            self;
+        let Self {
+            config: Config { server, settings, relay, tls, access_log, .. },
+            clock,
+            mut host,
+            main,
+            loop_count,
+            hosts,
+        } = self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
         let timings = settings.timings.clone();
         let main_address = main.address();
@@ -149,6 +158,7 @@ impl Client {
                 Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
             worker.sys.set_limits(Limits::new(&timings));
+            worker.sys.notes().record_visits(access_log.clone());
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");
@@ -207,25 +217,41 @@ fn announce(
             if spec.local == format!("{server_host}:{}", public.port()) {
                 let (tunnel, local) = (&spec.name, &spec.local);
                 tracing::warn!(
+                    event = "tunnel_into_itself",
                     tunnel,
-                    "its `local` is its own public port, {local}: each visitor would visit the tunnel once more, until \
+                    local,
+                    "its `local` is its own public port: each visitor would visit the tunnel once more, until \
                      max_connections are there; give the address of the service"
                 );
             }
-            let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
-            tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
+            let (tunnel, local, remark) = (&spec.name, &spec.local, browsers_refuse(public.port()));
+            tracing::info!(
+                event = "tunnel_reachable",
+                tunnel,
+                public_port = public.port(),
+                local,
+                "the tunnel is reachable{remark}"
+            );
             Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
         }
         Err((code, pause)) => {
-            let (tunnel, port, pause) = (&spec.name, spec.public_port, pause.as_secs_f32());
+            let (tunnel, public_port, pause) = (&spec.name, spec.public_port, seconds(pause));
             if code.is_final() {
                 tracing::error!(
+                    event = "tunnel_unreachable",
                     tunnel,
-                    port,
-                    "not reachable: {code}; asked for again in {pause:.0} s and then more rarely"
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause, and then more rarely"
                 );
             } else {
-                tracing::warn!(tunnel, port, "not reachable: {code}; asked for again in {pause:.1} s");
+                tracing::warn!(
+                    event = "tunnel_not_reachable_yet",
+                    tunnel,
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause"
+                );
             }
             None
         }

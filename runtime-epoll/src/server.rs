@@ -1,6 +1,7 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
+use crate::notes::AccessLog;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls};
@@ -31,6 +32,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -49,6 +52,7 @@ pub struct Server {
     hosts: Vec<Host>,
     timings: Timings,
     relay: Strategy,
+    access_log: Option<AccessLog>,
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
@@ -154,6 +158,7 @@ pub struct Summary {
 /// A port is taken, may not be bound, or the machine is out of descriptors.
 pub fn start(mut config: Config) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -184,6 +189,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             hosts,
             timings,
             relay,
+            access_log: config.access_log,
             clock,
             ctl,
             proxy,
@@ -218,15 +224,30 @@ impl Server {
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
         let Self {
-            mut host, mut main, main_address, listen, visitors, loop_count, hosts, timings, relay, clock, ..
+            mut host,
+            mut main,
+            main_address,
+            listen,
+            visitors,
+            loop_count,
+            hosts,
+            timings,
+            relay,
+            access_log,
+            clock,
+            ..
         } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
         let mut listener =
             Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
+        listener.sys.notes().record_visits(access_log.clone());
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)
+            let out = LoopOut(Outgoing::new(main_address.clone()));
+            let mut worker = Worker::new(seat, out, driver, clock).with_strategy(relay);
+            worker.sys.notes().record_visits(access_log.clone());
+            worker
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Threads::new();

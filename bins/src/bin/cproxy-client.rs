@@ -1,6 +1,7 @@
 //! `cproxy-client`: makes services of this network reachable on public ports of a server.
 #![forbid(unsafe_code)]
 
+use bins::access_log::{self, Side};
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
 use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
@@ -24,25 +25,32 @@ fn main() -> ExitCode {
         Ok(both) => both,
         Err(error) => return exit::cannot_start(&error, None),
     };
+    let visits = match access_log::start(&assembled.access_log, Side::Client, assembled.logs, &log) {
+        Ok(visits) => visits,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
     certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let _known = limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &out) {
+    let mut config = assembled.config;
+    config.access_log = visits.access_log;
+    let code = match run(config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
-            tracing::error!("{sentence}");
+            tracing::error!(event = "refused_for_good", "{sentence}");
             ExitCode::from(exit::HOPELESS)
         }
         Err(RunError::Io(error)) => {
-            tracing::error!("{error}");
+            tracing::error!(event = "failed", "{error}");
             ExitCode::from(exit::FAILED)
         }
     };
-    output::finish(&[&out, &log]);
+    let outputs: Vec<_> = visits.output.iter().chain([&out, &log]).collect();
+    output::finish(&outputs);
     code
 }
 
@@ -54,7 +62,13 @@ fn run(config: client::Config, out: &Output) -> Result<(), RunError> {
     notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
     let total = client.run(|tunnel| announce(out, &host, tunnel))?;
-    tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
+    tracing::info!(
+        event = "stopped",
+        finished = total.finished,
+        aborted = total.aborted,
+        proxy_conns = total.proxy_conns,
+        "stopped"
+    );
     Ok(())
 }
 

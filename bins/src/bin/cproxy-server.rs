@@ -1,6 +1,7 @@
 //! `cproxy-server`: takes visitors on public ports and hands them to clients.
 #![forbid(unsafe_code)]
 
+use bins::access_log::{self, Side};
 use bins::flags::{Command, ServerFlags};
 use bins::output::{self, Output};
 use bins::signals::Caught;
@@ -28,24 +29,30 @@ fn main() -> ExitCode {
         Ok(both) => both,
         Err(error) => return exit::cannot_start(&error, None),
     };
+    let visits = match access_log::start(&assembled.access_log, Side::Server, assembled.logs, &log) {
+        Ok(visits) => visits,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
     certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let mut config = assembled.config;
+    config.access_log = visits.access_log;
     if let Some(descriptors) = limits::raise_descriptor_limit() {
         config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
     }
     let code = match run(config, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(event = "failed", "{error}");
             ExitCode::from(exit::FAILED)
         }
     };
-    output::finish(&[&out, &log]);
+    let outputs: Vec<_> = visits.output.iter().chain([&out, &log]).collect();
+    output::finish(&outputs);
     code
 }
 
@@ -64,7 +71,7 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
             Err(error) if error.lacks_the_address() => {
                 if !waiting {
                     let address = config.bind_addr;
-                    tracing::warn!("{error}");
+                    tracing::warn!(event = "address_awaited", "{error}");
                     // A boot need not wait for it, too.
                     notify::ready(&format!("waiting for address {address}"));
                     waiting = true;
@@ -90,6 +97,7 @@ fn run(config: server::Config, out: &Output) -> Result<(), Box<dyn Error>> {
     }
     let total = server.run()?;
     tracing::info!(
+        event = "stopped",
         visitors = total.visitors,
         finished = total.finished,
         aborted = total.aborted,

@@ -23,6 +23,7 @@ use crate::notes::{Dropped, Note};
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::Begun;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -183,6 +184,7 @@ impl<L> Listener<L> {
                     if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
                 *count += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
@@ -190,6 +192,7 @@ impl<L> Listener<L> {
                 totals.visitors += 1;
                 totals.aborted += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let loop_index = least_loaded(loads);
@@ -201,6 +204,7 @@ impl<L> Listener<L> {
                 from,
                 guest,
                 tunnel_max: gate.max_connections,
+                label: gate.label.clone(),
                 left: loads.len() - 1,
             });
             sys.tell(ToLoop { loop_index, message });

@@ -8,9 +8,11 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
 use crate::sys_error::SysError;
+use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -87,6 +89,8 @@ pub struct Arrival<T> {
     pub guest: Guest,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
+    /// What the access log calls its tunnel; none where that is off.
+    pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
 }
@@ -182,6 +186,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What the access log calls it; none where that is off.
+        label: Option<Arc<Label>>,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {

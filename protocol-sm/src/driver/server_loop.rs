@@ -27,6 +27,7 @@ use crate::pool::Pool;
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::Transfer;
+use crate::visit::Begun;
 use crate::wire::{Framer, ProxyToServer};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -149,6 +150,8 @@ struct Active {
     answer_by: Instant,
     /// The conn is lost, and the client was asked whether it has seen the `Start`.
     lost: bool,
+    /// The visitor that is gone, if its visit is to leave a record.
+    gone: Option<Box<(SocketAddr, Begun)>>,
 }
 
 impl State {
@@ -176,6 +179,8 @@ struct Visitor<T> {
     tunnel: TunnelId,
     from: SocketAddr,
     guest: Guest,
+    /// Its visit, if that is to leave a record.
+    visit: Option<Begun>,
     port: Endpoint<T>,
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,

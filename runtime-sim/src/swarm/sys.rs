@@ -83,7 +83,7 @@ pub(super) struct Process {
     pub(super) who: ProcId,
     pub(super) mail: Mail,
     pub(super) rng: Rng,
-    watch: Watch,
+    pub(super) watch: Watch,
     sockets: BTreeMap<u64, Entry>,
     doors: BTreeMap<u64, Backlog>,
     next: u64,
@@ -430,6 +430,8 @@ impl Log for Thread {
         process.stage.note(process.who, &note);
         if let Note::Started { conn, epoch, visitor, .. } = note {
             process.watch.started(conn, epoch, visitor);
+        } else if let Note::Visit(_) = note {
+            process.watch.visit_over();
         }
     }
 }

@@ -6,7 +6,7 @@ use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, 
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,6 +27,8 @@ pub(super) struct Watch {
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// The client's session.
     serial: RefCell<u64>,
+    /// Visits of which it was said that they are over.
+    visits: Cell<u64>,
 }
 
 impl Watch {
@@ -38,6 +40,7 @@ impl Watch {
             visitors: RefCell::default(),
             started: RefCell::default(),
             serial: RefCell::default(),
+            visits: Cell::default(),
         }
     }
 
@@ -120,6 +123,19 @@ impl Watch {
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Drain => {}
+        }
+    }
+
+    /// A visit has left its record.
+    pub(super) fn visit_over(&self) {
+        self.visits.set(self.visits.get() + 1);
+    }
+
+    /// The process has ended by itself: each of its `visits` has left a record.
+    pub(super) fn check_visits(&self, visits: u64) {
+        let said = self.visits.get();
+        if said != visits {
+            self.stage.breach(Kind::Safety, Property::VisitsRecorded, format!("{said} records of {visits} visits"));
         }
     }
 

@@ -7,10 +7,13 @@ use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::{Bind, Bound, Reaction};
+use crate::ids::TunnelId;
 use crate::notes::Note;
 use crate::session::Delivery;
+use crate::visit::Label;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 use alloc::string::String;
+use alloc::sync::Arc;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -120,7 +123,8 @@ impl<T, L> ServerMain<T, L> {
             return;
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
-        let Bind { registration, ports, gate } = bind;
+        let Bind { registration, ports, mut gate } = bind;
+        gate.label = self.label(control, registration.tunnel);
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
@@ -128,6 +132,13 @@ impl<T, L> ServerMain<T, L> {
             self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
         }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+    }
+
+    /// What the access log calls a tunnel; none where that is off.
+    fn label(&self, control: ControlKey, tunnel: TunnelId) -> Option<Arc<Label>> {
+        let control = &self.sessions.get(control).filter(|_| self.settings.access_log)?.control;
+        let credential = self.settings.name_of(control.credential);
+        Some(Arc::new(Label { tunnel: control.tunnel_name(tunnel).into(), client: control.client, credential }))
     }
 
     /// The listener has opened a public port, or could not.
