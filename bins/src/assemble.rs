@@ -2,6 +2,7 @@
 //! with.
 
 use crate::access_log::Destination;
+use crate::admin;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
@@ -29,6 +30,8 @@ pub struct Assembled<C> {
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
+    /// Where the admin socket is to be.
+    pub admin: admin::Place,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -258,8 +261,8 @@ impl<'p> Findings<'p> {
 
     fn conclude<C>(self, config: C, common: config::Common) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        let config::Common { logs, access_log, .. } = common;
-        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides })
+        let config::Common { logs, access_log, admin, .. } = common;
+        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin })
     }
 }
 

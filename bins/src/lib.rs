@@ -13,6 +13,7 @@
 
 pub mod access_log;
 pub mod address;
+pub mod admin;
 pub mod assemble;
 pub mod certificates;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod journal;
 pub mod limits;
 pub mod logging;
 pub mod notify;
+pub mod operate;
 pub mod output;
 pub mod problem;
 pub mod signals;

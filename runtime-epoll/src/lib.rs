@@ -32,6 +32,7 @@ mod mail;
 mod mail_tests;
 mod notes;
 mod parts;
+mod reports;
 mod resolve;
 pub mod server;
 mod sys;
@@ -39,6 +40,7 @@ mod thread;
 pub mod tls;
 
 pub use notes::AccessLog;
+pub use reports::{Question, Reporter};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;

@@ -244,6 +244,7 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 mod tests {
     use super::*;
     use crate::access_log::Destination;
+    use crate::admin::Place;
     use protocol_sm::settings::Token;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -301,6 +302,7 @@ mod tests {
             log_format = "json"
             log_level = "trace"
             access_log = "visits.log"
+            admin_socket = "run/admin"
 
             [[clients]]
             name = "office"
@@ -324,6 +326,7 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
+        assert_eq!(file.common.admin, Place::At("etc/run/admin".into()));
         let read = |path: &str| TokenSource::File {
             path: path.into(),
             named_by: "etc/server.toml:7: `token_files`".to_owned(),
@@ -367,7 +370,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:39: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:40: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

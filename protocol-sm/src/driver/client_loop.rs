@@ -6,6 +6,7 @@
 mod check;
 mod dialling;
 mod opening;
+mod report;
 mod transfers;
 
 use super::loop_core::{LoopCore, Pace, Phase};
@@ -20,6 +21,7 @@ use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
 use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
+use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::visit::{Begun, Label, VisitEnd};
@@ -48,6 +50,8 @@ pub struct ClientLoop<T, P> {
     active: u32,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
+    /// What is counted of each tunnel.
+    tallies: Counted<BTreeMap<TunnelId, TunnelTally>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +108,7 @@ struct Active {
     pace: Pace,
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
+    began: Counted<Instant>,
 }
 
 impl Active {
@@ -154,6 +159,7 @@ impl<T, P> ClientLoop<T, P> {
             slots: Slab::default(),
             active: 0,
             told_up: false,
+            tallies: Counted::default(),
         }
     }
 
@@ -192,6 +198,7 @@ where
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
                 self.labels.remove(&tunnel);
+                self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
@@ -199,6 +206,10 @@ where
             ToClientLoop::Drain => {
                 self.core.draining = true;
                 self.tell_if_drained(cx);
+            }
+            ToClientLoop::Report { asked } => {
+                let part = Box::new(self.report(cx.now, asked));
+                cx.sys.tell(FromClientLoop::Report(part));
             }
         }
     }
@@ -321,7 +332,8 @@ mod tests {
             let conn = conn.clone();
             let mut pace = Pace::new();
             pace.phase = phase;
-            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace, visit: None }.phase(unanswered)
+            let began = Counted::default();
+            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace, began, visit: None }.phase(unanswered)
         };
         assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
         conn.on_dialed();

@@ -267,8 +267,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     });
     program.check_closed(sockets() + main.borrow().driver.sockets() + listener.borrow().driver.ports());
     let totals: Vec<Totals> = loops.iter().map(|seat| seat.borrow().driver.totals()).collect();
-    let turned_away = listener.borrow().driver.totals();
-    let turned_away = turned_away.visitors + turned_away.refused_by_source + turned_away.refused_by_rate;
+    let turned_away = listener.borrow().driver.totals().visitors + listener.borrow().driver.turned_away().sum();
     let visits = totals.iter().map(|totals| totals.visitors).sum::<u64>() + turned_away;
     process.borrow().watch.check_visits(visits);
     for total in totals {

@@ -106,10 +106,7 @@ impl World {
         let threads = &self.processes[process].threads;
         let visits = threads.iter().map(|&thread| match &self.threads[thread].task {
             Task::ServerLoop(task) => task.totals().visitors,
-            Task::Listener(task) => {
-                let totals = task.totals();
-                totals.visitors + totals.refused_by_source + totals.refused_by_rate
-            }
+            Task::Listener(task) => task.totals().visitors + task.turned_away().sum(),
             Task::ClientLoop(task) => task.totals().visitors,
             Task::ServerMain(_) | Task::ClientMain(_) => 0,
         });

@@ -12,6 +12,7 @@ use crate::ids::TunnelId;
 use crate::names::Wait;
 use crate::notes::Note;
 use crate::race::Race;
+use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::VisitEnd;
@@ -229,6 +230,7 @@ impl<T, P> ClientLoop<T, P> {
         active.local = Some(local);
         active.conn.on_dialed();
         active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
+        self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let Some(name) = self.locals.get_mut(&tunnel) {
             name.on_good(at);
@@ -249,7 +251,7 @@ impl<T, P> ClientLoop<T, P> {
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
         }
-        self.core.totals.aborted += 1;
+        self.count_trouble(cx.now, tunnel, Trouble::Refused(why));
         self.drive(cx, token);
     }
 

@@ -11,6 +11,7 @@ use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
+use crate::report::Counted;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
@@ -104,8 +105,10 @@ impl<T, P> ClientLoop<T, P> {
             // Counted before anything can end the conn: its end counts it off.
             self.active += 1;
             self.core.totals.visitors += 1;
+            self.count_start(token);
         }
         read?;
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         if was_opening && !matches!(conn.state, State::Opening { .. }) {
             self.core.timers.set(token, &mut conn.deadline, None);
@@ -151,7 +154,7 @@ where
                 continue;
             }
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(cx.now, conn, labels, frame)?,
+                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels)?,
                 Ok(None) => {}
                 Err(_) => return Err(Violation::Malformed.into()),
             }
@@ -193,10 +196,10 @@ fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Re
 
 // PROTOCOL.md: P-PROXY-4.
 fn on_frame<T, P>(
-    now: Instant,
     conn: &mut Conn<T, P>,
-    labels: &BTreeMap<TunnelId, Arc<Label>>,
     frame: ProxyToClient,
+    now: Instant,
+    labels: &BTreeMap<TunnelId, Arc<Label>>,
 ) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
@@ -219,8 +222,8 @@ fn on_frame<T, P>(
         (ProxyToClient::Start { epoch, tunnel, visitor }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
-            conn.state =
-                State::Active(Active { conn: active, tunnel, dial: None, local: None, pace: Pace::new(), visit });
+            let (pace, began) = (Pace::new(), Counted(now));
+            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace, began, visit });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

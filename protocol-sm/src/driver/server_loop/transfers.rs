@@ -6,11 +6,13 @@ use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
+use super::report::Over;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
+use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
 use crate::visit::VisitEnd;
@@ -87,7 +89,7 @@ impl<T, P> ServerLoop<T, P> {
         let answered =
             |state: &State| matches!(state, State::Active(active) if active.conn.answer() != Answer::Awaiting);
         let was_answered = answered(&conn.state);
-        let refusal = read_frames(cx, conn)?;
+        let read = read_frames(cx, conn)?;
         let State::Active(active) = &mut conn.state else {
             return Ok(());
         };
@@ -96,17 +98,21 @@ impl<T, P> ServerLoop<T, P> {
             control,
             msg: ServerMsg::Fin { conn: conn_id, epoch, total, how },
         };
-        if let Some(refused_at) = refusal.and_then(|refusal| refusal.fin) {
+        if let Some(refused_at) = read.fin {
             cx.sys.tell(fin(refused_at));
         }
         if active.conn.answer() != Answer::Awaiting && !was_answered {
             // What was kept is not needed any more; the buffer is.
             self.spare = core::mem::take(&mut active.first);
             self.spare.clear();
+            if active.conn.answer() == Answer::Started {
+                self.core.tally.dials.add(active.lasts(cx.now, &self.core.timings));
+            }
         }
-        if let Some(Refusal { code, .. }) = refusal {
-            self.core.totals.aborted += 1;
-            let (ways, gone, visitor) = (active.conn.transfer.ways(), active.gone.take(), active.visitor.take());
+        if let Some(code) = read.refused {
+            let (tunnel, ways) = (active.tunnel, active.conn.transfer.ways());
+            let (gone, visitor) = (active.gone.take(), active.visitor.take());
+            self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
             let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
             if let Some((visitor, visit)) = visit {
                 cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
@@ -173,16 +179,18 @@ impl<T, P> ServerLoop<T, P> {
         let Ok(idle) = active.conn.clone().finish() else {
             return;
         };
-        if active.conn.answer() == Answer::Started {
+        let tunnel = active.tunnel;
+        let over = Over::of(active, cx.now, &self.core.timings);
+        let finished = active.conn.answer() == Answer::Started;
+        if finished {
             self.core.totals.finished += 1;
             cx.sys.note(Note::Finished {
                 conn: conn.id,
                 epoch: active.conn.transfer.epoch(),
-                egress: active.conn.transfer.egress.forwarded(),
-                ingress: active.conn.transfer.ingress.forwarded(),
+                egress: over.bytes_in,
+                ingress: over.bytes_out,
             });
         }
-        let tunnel = active.tunnel;
         if let State::Active(active) = &mut conn.state
             && let Some(gone) = active.gone.take()
         {
@@ -193,6 +201,7 @@ impl<T, P> ServerLoop<T, P> {
         conn.heard = cx.now;
         let control = conn.control;
         self.core.timers.set(token, &mut conn.deadline, None);
+        self.count_over(control, tunnel, &over, finished);
         if let Some(shard) = self.controls.get_mut(&control) {
             shard.on_over(&mut self.ledger, tunnel);
         }
@@ -300,13 +309,15 @@ impl<T, P> ServerLoop<T, P> {
             }
             State::Active(active) => {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
+                let over = Over::of(&active, cx.now, &self.core.timings);
                 let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
                 if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
                     let outcome = VisitEnd::Aborted { code, by_peer };
                     cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), outcome));
                 }
+                self.count_over(conn.control, active.tunnel, &over, false);
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {
-                    self.core.totals.aborted += 1;
+                    self.count_trouble(cx.now, conn.control, active.tunnel, Trouble::Aborted(code));
                 }
                 if let Some(shard) = self.controls.get_mut(&conn.control) {
                     shard.on_over(&mut self.ledger, active.tunnel);
@@ -328,20 +339,21 @@ impl<T, P> ServerLoop<T, P> {
     }
 }
 
-/// The client could not reach its LocalServer.
-#[derive(Clone, Copy)]
-struct Refusal {
-    code: RefuseCode,
-    /// What to announce, if the visitor's stream had not ended before.
+/// What came of frames.
+#[derive(Default)]
+struct Read {
+    /// The transfer was refused for this reason.
+    refused: Option<RefuseCode>,
+    /// What to announce if it was refused before the visitor's stream ended.
     fin: Option<Fin>,
 }
 
 /// Reads and acts on frames for as long as the conn's incoming bytes are frames.
-fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<Refusal>, End>
+fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Read, End>
 where
     S: Splice<Stream = T, Pipe = P> + Log,
 {
-    let mut refusal = None;
+    let mut read = Read::default();
     while conn.link.port.readable && expects_frames(&conn.state) {
         let length = match conn.link.port.recv(cx.sys, cx.scratch) {
             Ok(0) => {
@@ -356,7 +368,7 @@ where
         let mut rest = &cx.scratch[..length];
         while !rest.is_empty() && expects_frames(&conn.state) {
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => refusal = refusal.or(on_frame(cx.sys, conn, frame)?),
+                Ok(Some(frame)) => on_frame(cx.sys, conn, frame, &mut read)?,
                 Ok(None) => {}
                 Err(_) => return Err(End::Violation(Violation::Malformed)),
             }
@@ -372,7 +384,7 @@ where
             conn.link.ingress_flow.push_payload(rest);
         }
     }
-    Ok(refusal)
+    Ok(read)
 }
 
 fn expects_frames(state: &State) -> bool {
@@ -387,16 +399,19 @@ fn on_frame<T, P, S: Log>(
     sys: &mut S,
     conn: &mut Conn<T, P>,
     frame: ProxyToServer,
-) -> Result<Option<Refusal>, Violation> {
+    read: &mut Read,
+) -> Result<(), Violation> {
     match (frame, &mut conn.state) {
         (ProxyToServer::Pong, _) if conn.pinged => {
             conn.pinged = false;
-            Ok(None)
+            Ok(())
         }
-        (ProxyToServer::Started { epoch }, State::Active(active)) => active.conn.on_started(epoch).map(|()| None),
+        (ProxyToServer::Started { epoch }, State::Active(active)) => active.conn.on_started(epoch),
         (ProxyToServer::Refused { epoch, code }, State::Active(active)) => {
             sys.note(Note::Refused { conn: conn.id, epoch, code, tunnel: active.tunnel });
-            active.conn.on_refused(epoch).map(|fin| Some(Refusal { code, fin }))
+            read.fin = active.conn.on_refused(epoch)?;
+            read.refused = Some(code);
+            Ok(())
         }
         (ProxyToServer::Pong, _) => {
             Err(Violation::Unexpected { message: MessageName::Pong, state: StateName::NotPinged })
