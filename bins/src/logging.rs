@@ -1,12 +1,13 @@
 //! Logs: to standard error, as text or as JSON lines.
 
 use crate::journal::{self, WithPriority};
-use crate::output::Output;
+use crate::output::{Output, Said};
 use std::fmt;
 use std::io::{self, IsTerminal, Write, stderr};
 use tracing::{Dispatch, Subscriber, dispatcher};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
@@ -52,16 +53,22 @@ pub struct Logs {
 /// The thread that writes the lines cannot be started.
 pub fn start(logs: Logs) -> io::Result<(Output, Level)> {
     // Written by the thread itself, in its place among the lines.
-    let (direct, _) = subscriber(logs, stderr);
-    let direct = Dispatch::new(direct);
-    let say_lost = move |lines| {
-        dispatcher::with_default(&direct, || {
-            tracing::error!(lines, "log lines were lost, because standard error was not read in time");
-        });
+    let level = level(logs.level);
+    let direct = Dispatch::new(subscriber(logs.format, level, stderr).0);
+    let records = Dispatch::new(subscriber(logs.format, LevelFilter::INFO, stderr).0);
+    let say = move |said| match said {
+        Said::Lost(lines) => dispatcher::with_default(&direct, || {
+            tracing::error!(
+                event = "log_lines_lost",
+                lines,
+                "log lines were lost, because standard error was not read in time"
+            );
+        }),
+        Said::Record(record) => dispatcher::with_default(&records, || record.write()),
     };
-    let output = Output::start("log", stderr(), say_lost)?;
+    let output = Output::start("log", stderr(), say)?;
     let queue = Queue(output.clone());
-    let (subscriber, level) = subscriber(logs, move || queue.clone());
+    let (subscriber, level) = subscriber(logs.format, level, move || queue.clone());
     dispatcher::set_global_default(Dispatch::new(subscriber)).expect("the programs start logging once");
     Ok((output, level))
 }
@@ -77,8 +84,8 @@ impl fmt::Debug for Level {
 
 impl Level {
     /// So much from now on.
-    pub fn set(&self, level: LogLevel) {
-        (self.0)(level.filter());
+    pub fn set(&self, to: LogLevel) {
+        (self.0)(level(to));
     }
 }
 
@@ -93,31 +100,46 @@ where
     (Box::new(subscriber.with(filter)), level)
 }
 
-impl LogLevel {
-    fn filter(self) -> LevelFilter {
-        match self {
-            Self::Error => LevelFilter::ERROR,
-            Self::Warn => LevelFilter::WARN,
-            Self::Info => LevelFilter::INFO,
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Trace => LevelFilter::TRACE,
+/// Writes all lines to `writer`, which is a file of its own: without colours, and each with its time.
+pub(crate) fn records<W>(format: LogFormat, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let subscriber = builder(LevelFilter::INFO, writer);
+    match format {
+        LogFormat::Text => Box::new(subscriber.with_ansi(false).finish()),
+        LogFormat::Json => {
+            Box::new(subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
         }
     }
 }
 
-fn subscriber<W>(logs: Logs, writer: W) -> (Box<dyn Subscriber + Send + Sync>, Level)
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+fn builder<W>(level: LevelFilter, writer: W) -> SubscriberBuilder<DefaultFields, Format, LevelFilter, W>
+where
+    W: for<'w> MakeWriter<'w> + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false);
+    // A line that cannot be written is lost. The default, to report that on standard error too, would panic where
+    // nobody reads standard error any more.
+    builder.log_internal_errors(false).with_writer(writer)
+}
+
+fn subscriber<W>(format: LogFormat, level: LevelFilter, writer: W) -> (Box<dyn Subscriber + Send + Sync>, Level)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let level = logs.level.filter();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(writer)
-        .with_max_level(LevelFilter::TRACE)
-        .with_target(false)
-        // A line that cannot be written is lost. The default, to report that on standard error too,
-        // would panic where nobody reads standard error any more.
-        .log_internal_errors(false);
-    match (logs.format, journal::is_standard_error()) {
+    let subscriber = builder(LevelFilter::TRACE, writer);
+    match (format, journal::is_standard_error()) {
         (LogFormat::Text, false) => adjustable(subscriber.with_ansi(coloured()).finish(), level),
         (LogFormat::Text, true) => {
             adjustable(subscriber.with_ansi(false).without_time().map_event_format(WithPriority).finish(), level)

@@ -31,7 +31,7 @@ fn tell(what: &str, text: impl FnOnce() -> io::Result<String>) {
     if let Some(socket) = env::var_os(VARIABLE)
         && let Err(error) = text().and_then(|text| send(&socket, &text))
     {
-        tracing::warn!("cannot tell systemd {what} ({VARIABLE}): {error}");
+        tracing::warn!(event = "systemd_not_told", "cannot tell systemd {what} ({VARIABLE}): {error}");
     }
 }
 

@@ -70,10 +70,10 @@ impl<C: Send + 'static> Reload<C> {
         notify::reloading();
         let done = parts.reload();
         match &done {
-            Ok(sentence) => tracing::info!("{sentence}"),
+            Ok(sentence) => tracing::info!(event = "reloaded", "{sentence}"),
             Err(NotReloaded(problems)) => {
                 for problem in problems {
-                    tracing::error!("not reloaded, and nothing is changed: {problem}");
+                    tracing::error!(event = "not_reloaded", "not reloaded, and nothing is changed: {problem}");
                 }
             }
         }
@@ -124,12 +124,14 @@ impl<C> Parts<C> {
             return Err(NotReloaded(vec![format!("{}: {why}", path.display())]));
         }
         let wrong = |error: ConfigError| NotReloaded(error.problems().iter().map(ToString::to_string).collect());
-        let Assembled { config, logs, warnings, besides, fixed } = (self.assemble)().map_err(wrong)?;
+        let Assembled { config, logs, warnings, besides, fixed, .. } = (self.assemble)().map_err(wrong)?;
         for warning in &warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(event = "configuration_warning", "{warning}");
         }
         for key in self.fixed.iter().zip(&fixed).filter(|(was, is)| was != is).map(|((key, _), _)| key) {
             tracing::warn!(
+                event = "key_not_reloaded",
+                key,
                 "`{key}` counts from the next start on: what it says now is not what this program runs with"
             );
         }

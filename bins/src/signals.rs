@@ -84,7 +84,10 @@ impl Caught {
                     Order::Stop => {
                         // First the deed: a log line may have to wait.
                         stopper.stop();
-                        tracing::info!("stopping; a second signal exits at once, if it comes 1 s later or more");
+                        tracing::info!(
+                            event = "stopping",
+                            "stopping; a second signal exits at once, if it comes 1 s later or more"
+                        );
                     }
                     // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
                     Order::EndAtOnce => signal_hook::low_level::exit(i32::from(crate::exit::FAILED)),

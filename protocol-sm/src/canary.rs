@@ -71,6 +71,10 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A visit leaves no record where the visitor was gone before its transfer was over.
+    GoneVisitForgotten,
+    /// What a lost outer socket was not given is recorded as given.
+    DroppedCounted,
     /// A client that is told its settings anew begins a new session.
     ReloadCutsSession,
     /// A server leaves the public ports open that a client may not have any more.
@@ -81,7 +85,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -112,6 +116,8 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::GoneVisitForgotten,
+        Self::DroppedCounted,
         Self::ReloadCutsSession,
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,

@@ -5,6 +5,7 @@ use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailur
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
+use crate::visit::Visit;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -93,6 +94,8 @@ pub enum Note {
         /// The reason.
         why: Dropped,
     },
+    /// A visit is over: for the access log, where it is on.
+    Visit(Visit),
     /// A proxy_conn became idle for the first time.
     ConnUp {
         /// The conn.

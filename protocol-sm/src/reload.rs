@@ -81,7 +81,7 @@ impl fmt::Display for Changes {
 /// The keys of a client's settings that differ, but for its tunnels.
 #[must_use]
 pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&'static str> {
-    let ClientSettings { client_id: _, token, tunnels: _, max_proxy_conns, proxy, timings } = after;
+    let ClientSettings { client_id: _, token, tunnels: _, max_proxy_conns, proxy, access_log: _, timings } = after;
     let differ = [
         ("token", before.token != *token),
         ("max_proxy_conns", before.max_proxy_conns != *max_proxy_conns),
@@ -103,6 +103,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         budget: _,
         advertise_proxy_port,
         tls_required: _,
+        access_log: _,
         timings,
     } = after;
     let open = before.is_open() && after.is_open() && before.open_scope != *open_scope;

@@ -82,15 +82,17 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, and no time passes there that would ask for a
-/// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 6] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
+/// ask for a second heartbeat, and there is no access log.
+const HIDDEN_FROM_SMALL: [PlantedBug; 8] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::GoneVisitForgotten,
+    PlantedBug::DroppedCounted,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -100,8 +102,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Ports stay where they are.
-const HIDDEN_FROM_SWARM: [PlantedBug; 8] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Ports stay where they are. Of
+/// the access log only the records are counted there.
+const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,
     PlantedBug::PipeLeaked,
@@ -110,6 +113,7 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 8] = [
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::StartNotAsked,
+    PlantedBug::DroppedCounted,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

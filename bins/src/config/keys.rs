@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 13] = [
+pub(super) const COMMON: [&str; 15] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -16,6 +16,8 @@ pub(super) const COMMON: [&str; 13] = [
     "drain_timeout",
     "log_format",
     "log_level",
+    "access_log",
+    "admin_socket",
 ];
 
 /// Keys of `cproxy-client`'s file.
@@ -50,11 +52,12 @@ pub(super) const SERVER: [&str; 23] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 6] =
-    ["bind_addr", "ctl_port", "proxy_port", "work_thread_nums", "log_format", "tls"];
+pub(crate) const SERVER_AT_START: [&str; 8] =
+    ["bind_addr", "ctl_port", "proxy_port", "work_thread_nums", "log_format", "access_log", "admin_socket", "tls"];
 
 /// Keys of the client that count from the start only.
-pub(crate) const CLIENT_AT_START: [&str; 3] = ["client_id", "work_thread_nums", "log_format"];
+pub(crate) const CLIENT_AT_START: [&str; 5] =
+    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket"];
 
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";

@@ -80,7 +80,20 @@ struct Tunnel {
 enum TunnelStage {
     Waiting { random: u32 },
     Binding,
-    Open { port: u16 },
+    Open(SocketAddr),
+}
+
+/// A tunnel that a client has registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelView<'a> {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Its name.
+    pub name: &'a str,
+    /// The public port that its client wants; 0: any.
+    pub wanted: u16,
+    /// Its public address, if it is open.
+    pub public: Option<SocketAddr>,
 }
 
 /// A public port that is to be opened.
@@ -197,6 +210,19 @@ impl Control {
         self.tunnels.iter().filter_map(|(&tunnel, state)| state.open(tunnel))
     }
 
+    /// Its tunnels, open or not, in the order of their numbers.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelView<'_>> {
+        self.tunnels.iter().map(|(&tunnel, state)| TunnelView {
+            tunnel,
+            name: &state.name,
+            wanted: state.wanted,
+            public: match state.stage {
+                TunnelStage::Open(public) => Some(public),
+                TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
+            },
+        })
+    }
+
     /// The registration whose public port is being opened.
     #[must_use]
     pub fn binding(&self) -> Option<Registration> {
@@ -207,7 +233,7 @@ impl Control {
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         let has = |stage: &TunnelStage| match stage {
-            TunnelStage::Binding | TunnelStage::Open { .. } => true,
+            TunnelStage::Binding | TunnelStage::Open(_) => true,
             TunnelStage::Waiting { .. } => false,
         };
         self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
@@ -342,7 +368,7 @@ impl Control {
         let state = self.tunnels.get(&tunnel)?;
         match state.stage {
             TunnelStage::Waiting { .. } => None,
-            TunnelStage::Binding | TunnelStage::Open { .. } => Some(Admitted {
+            TunnelStage::Binding | TunnelStage::Open(_) => Some(Admitted {
                 registration: Registration { tunnel, serial: state.serial },
                 gate: Box::new(Gate::new(self.credential, &self.scope, state.limits.clone())),
             }),
@@ -357,7 +383,7 @@ impl Control {
         self.scope = scope;
         let allowed = &self.scope.allow_ports;
         let outside = |state: &Tunnel| match (&state.stage, state.wanted) {
-            (TunnelStage::Open { port }, _) => !allowed.contains(*port),
+            (TunnelStage::Open(public), _) => !allowed.contains(public.port()),
             // What is picked for it is looked at when it is bound.
             (TunnelStage::Waiting { .. } | TunnelStage::Binding, 0) => allowed.is_empty(),
             (TunnelStage::Waiting { .. } | TunnelStage::Binding, port) => !allowed.contains(port),
@@ -404,7 +430,7 @@ impl Control {
                 Some(ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortNotAllowed })
             }
             Ok(public) => {
-                state.stage = TunnelStage::Open { port: public.port() };
+                state.stage = TunnelStage::Open(public);
                 Some(ServerMsg::TunnelReady { tunnel, public })
             }
             Err(error) => {
@@ -519,7 +545,7 @@ impl Control {
 impl Tunnel {
     /// Its registration, if its public port is open.
     fn open(&self, tunnel: TunnelId) -> Option<Registration> {
-        let open = matches!(self.stage, TunnelStage::Open { .. });
+        let open = matches!(self.stage, TunnelStage::Open(_));
         open.then_some(Registration { tunnel, serial: self.serial })
     }
 }

@@ -198,6 +198,7 @@ impl Programs {
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
+            access_log: false,
             timings: Self::timings(self.client_grace, self.impatient),
         }
     }

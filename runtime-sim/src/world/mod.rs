@@ -16,6 +16,7 @@ mod tasks;
 mod threads;
 #[cfg(test)]
 mod violations;
+mod visits;
 mod watch;
 
 pub use plan::{Place, Plan, faults};
@@ -36,6 +37,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
+use visits::Visits;
 use watch::Watch;
 
 /// The result of one run.
@@ -142,6 +144,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    visits: Visits,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -218,6 +221,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            visits: Visits::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),

@@ -121,6 +121,7 @@ impl World {
                 }
             }
         }
+        self.check_visits(process);
     }
 
     /// Streams under way.

@@ -44,6 +44,7 @@ impl World {
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
+            access_log: true,
             timings: self.plan.scenario.timings.clone(),
         };
         let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
@@ -184,6 +185,7 @@ impl World {
             ToListener::CloseAll { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
+            | ToListener::Report
             | ToListener::Moved { .. }
             | ToListener::Left { .. } => {}
         }

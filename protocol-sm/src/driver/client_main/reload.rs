@@ -32,9 +32,9 @@ impl<T> ClientMain<T> {
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }
-        let client_id = self.settings.client_id;
+        let (client_id, access_log) = (self.settings.client_id, self.settings.access_log);
         let Timings { reconnect_min, reconnect_max, .. } = new.settings.timings;
-        self.settings = ClientSettings { client_id, tunnels: Vec::new(), ..new.settings };
+        self.settings = ClientSettings { client_id, access_log, tunnels: Vec::new(), ..new.settings };
         if let Some(control) = &mut self.control {
             control.open_at_most(self.settings.max_proxy_conns);
         }
@@ -61,6 +61,8 @@ impl<T> ClientMain<T> {
         }
         for tunnel in tell {
             self.tell_of(cx, tunnel);
+            // The event loops are told its name with the answer.
+            self.look_up_local(cx, tunnel);
         }
         for tunnel in relocate {
             let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));

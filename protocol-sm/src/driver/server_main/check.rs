@@ -20,7 +20,8 @@ impl<T, L> ServerMain<T, L> {
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(_)
                 | ToListener::Moved { .. }
-                | ToListener::Left { .. } => false,
+                | ToListener::Left { .. }
+                | ToListener::Report => false,
             })
         };
         for (control, registration) in listener.registrations() {

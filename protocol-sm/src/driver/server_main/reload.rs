@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
 use crate::control::credentials::follow;
-use crate::control::server::{Admitted, Control, Withdrawn};
+use crate::control::server::{Control, Withdrawn};
 use crate::ledger::{Good, Holder};
 use crate::notes::Note;
 use crate::reload::server_settings;
@@ -27,9 +27,11 @@ impl<T, L> ServerMain<T, L> {
         }
         let (credentials, mut changes) = follow(&self.settings.credentials, &new.credentials);
         changes.settings = server_settings(&self.settings, &new);
-        let keep = (self.settings.budget, self.settings.tls_required);
-        let before = core::mem::replace(&mut self.settings, ServerSettings { credentials, ..new });
-        (self.settings.budget, self.settings.tls_required) = keep;
+        let ServerSettings { budget, tls_required, access_log, .. } = self.settings;
+        let before = core::mem::replace(
+            &mut self.settings,
+            ServerSettings { credentials, budget, tls_required, access_log, ..new },
+        );
         let max_sessions = fit(&mut self.settings);
         self.sessions.set_cap(Good::Session, max_sessions);
         if before.timings != self.settings.timings {
@@ -96,8 +98,8 @@ impl<T, L> ServerMain<T, L> {
             *closed += usize::from(withdrawn.open.is_some());
             self.withdraw(cx, key, withdrawn, TunnelRefusal::PortNotAllowed);
         }
-        for Admitted { registration, gate } in admitted {
-            cx.sys.tell(ToListener::Admit { control: key, registration, gate });
+        for admitted in admitted {
+            self.admit_anew(cx, key, admitted);
         }
         if limited {
             self.bear(key);
