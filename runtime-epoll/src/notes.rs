@@ -3,7 +3,7 @@
 
 use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::TunnelRefusal;
-use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
+use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
 use protocol_sm::ports::is_refused_by_browsers;
 use std::fmt;
@@ -108,18 +108,40 @@ impl Notes {
             Note::SessionDetached { client, credential } => self.sessions.line(|left_out| {
                 tracing::info!(client = %Id(client), credential, "session lost its ctl_conn and waits for a resume{left_out}");
             }),
-            Note::SessionOver { client, credential, code, waited } => self.sessions.line(|left_out| match waited {
-                Some(waited) => {
-                    let seconds = waited.as_secs_f32();
-                    tracing::info!(
-                        client = %Id(client),
-                        credential,
-                        "session over: its connection was lost and the client did not come back within {seconds} s \
-                         (session_grace); its ports are free{left_out}"
-                    );
-                }
-                None => tracing::info!(client = %Id(client), credential, "session over: {code}{left_out}"),
+            Note::SessionAsleep { client, credential, waited } => self.sessions.line(|left_out| {
+                let why = match waited {
+                    Some(waited) => not_back(waited, "session_grace"),
+                    None => "its connection was lost, and another client with its token asks for its port".to_owned(),
+                };
+                tracing::info!(client = %Id(client), credential, "ports released: {why}; its transfers go on{left_out}");
             }),
+            Note::SessionOver { client, credential, code, expiry } => self.sessions.line(|left_out| {
+                let why = match expiry {
+                    None => code.to_string(),
+                    Some(Expiry::Grace(waited)) => format!("{}; its ports are free", not_back(waited, "session_grace")),
+                    Some(Expiry::Transfers(waited)) => {
+                        format!("{}; its transfers are reset", not_back(waited, "transfer_grace"))
+                    }
+                    Some(Expiry::Deserted) => {
+                        "its connection was lost, the client did not come back, and its last data connection is gone, too"
+                            .to_owned()
+                    }
+                    Some(Expiry::Full) => {
+                        "its connection was lost, and another client with its token needs its place (max_sessions)".to_owned()
+                    }
+                };
+                tracing::info!(client = %Id(client), credential, "session over: {why}{left_out}");
+            }),
+            // On the client, and rare by itself.
+            Note::SessionLost { waited: Some(waited) } => tracing::warn!(
+                "session over: the server could not be reached for {} s (transfer_grace); transfers are reset, and a new \
+                 session begins when it can be reached",
+                waited.as_secs_f32()
+            ),
+            Note::SessionLost { waited: None } => tracing::warn!(
+                "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
+                 than its transfer_grace); transfers are reset, and a new session begins"
+            ),
             Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => self.sessions.line(|left_out| match outcome {
                 // The name is the client's choice: escaped, it cannot forge a line.
                 Ok(public) => {
@@ -161,6 +183,12 @@ impl Notes {
             }),
         }
     }
+}
+
+/// A client was lost, and a time is over.
+fn not_back(waited: Duration, key: &str) -> String {
+    let seconds = waited.as_secs_f32();
+    format!("its connection was lost and the client did not come back within {seconds} s ({key})")
 }
 
 /// What holds a port that is in use, as far as it is known.

@@ -59,6 +59,16 @@ fn haunts() -> Vec<(&'static str, Place)> {
             Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
         ),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
+        (
+            "asleep",
+            Place::Programs(Programs {
+                ctl_losses: 1,
+                keep: 1,
+                server_grace: true,
+                asleep: true,
+                ..Programs::new(0, Grain::Coarse)
+            }),
+        ),
     ]
 }
 
@@ -97,8 +107,10 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. So is a session that is resumed
+/// between its two graces.
+const HIDDEN_FROM_SWARM: [PlantedBug; 7] = [
+    PlantedBug::ReleaseUntold,
     PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,

@@ -26,6 +26,7 @@ use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
+use crate::notes::Note;
 use crate::reconnect::Reconnect;
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
@@ -58,8 +59,8 @@ pub struct ClientMain<T> {
     reconnect: Reconnect,
     control: Option<Control>,
     serial: u64,
-    /// The time at which a session that has lost its ctl_conn is given up.
-    grace: Option<Instant>,
+    /// When the session lost its ctl_conn, if it has none.
+    lost: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
     server_at: Option<SocketAddr>,
     proxy_port: u16,
@@ -104,7 +105,7 @@ impl<T> ClientMain<T> {
             stage: Stage::Pausing(None),
             control: None,
             serial: 0,
-            grace: None,
+            lost: None,
             server_at: None,
             proxy_port: 0,
             busy: false,
@@ -123,6 +124,12 @@ impl<T> ClientMain<T> {
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Up { .. })
+    }
+
+    /// When a session that has lost its ctl_conn is given up.
+    // PROTOCOL.md: P-RES-6.
+    fn given_up(&self) -> Option<Instant> {
+        self.lost.map(|at| at + self.settings.timings.kept())
     }
 
     /// A tunnel that was not closed.
@@ -188,7 +195,8 @@ where
         if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= cx.now) {
             return self.finish_stop(cx);
         }
-        if self.grace.is_some_and(|at| at <= cx.now) {
+        if self.given_up().is_some_and(|at| at <= cx.now) {
+            cx.sys.note(Note::SessionLost { waited: Some(self.settings.timings.kept()) });
             self.end_session(cx);
         }
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
@@ -208,7 +216,7 @@ where
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
         let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
-        [self.stage.deadline(), self.grace].into_iter().chain(others).flatten().min()
+        [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

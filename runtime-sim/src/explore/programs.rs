@@ -47,6 +47,8 @@ pub struct Programs {
     pub ctl_losses: usize,
     /// Whether the server may give a detached session up.
     pub server_grace: bool,
+    /// Whether its transfers, and the session, outlive its ports.
+    pub asleep: bool,
     /// Whether the client may give its session up.
     pub client_grace: bool,
     /// Whether a second client with the first one's identity comes.
@@ -76,6 +78,7 @@ impl Programs {
             proxy_losses: 0,
             ctl_losses: 0,
             server_grace: false,
+            asleep: false,
             client_grace: false,
             newcomer: false,
             freeze: false,
@@ -152,12 +155,13 @@ impl Programs {
         Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
     }
 
-    fn timings(grace: bool, impatient: bool) -> Timings {
+    fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
         Timings {
             heartbeat_interval: NEVER,
             heartbeat_timeout: NEVER,
             handshake_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
+            transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
             wait_timeout: NEVER,
             dial_timeout: NEVER,
             start_patience: NEVER,
@@ -175,7 +179,7 @@ impl Programs {
     }
 
     fn client(&self) -> Client {
-        let timings = Self::timings(self.client_grace, self.impatient);
+        let timings = Self::timings(self.client_grace, false, self.impatient);
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             client_id: [7; 16],
@@ -342,6 +346,7 @@ impl Programs {
                 assert!(may, "a visitor was dropped without a cause: {why}");
                 state.net.visits[visit_at(visitor)].doomed = true;
             }
+            Note::SessionAsleep { .. } => state.ending = true,
             Note::SessionOver { code, .. } => {
                 state.ending = true;
                 let graceful = matches!(code, CloseCode::Bye | CloseCode::Stopping)
@@ -488,7 +493,7 @@ impl Programs {
 
     /// The server listens, and the first client begins.
     fn begin(&self, story: &mut Story) -> State {
-        let timings = Self::timings(self.server_grace, self.impatient);
+        let timings = Self::timings(self.server_grace, self.asleep, self.impatient);
         let settings = ServerSettings { idle_conns: self.keep, timings: timings.clone(), ..ServerSettings::default() };
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),

@@ -47,6 +47,8 @@ pub enum Sometimes {
     DialTimedOut,
     Resumed,
     ResumedWithTransfers,
+    ReleasedWithTransfers,
+    ResumedAsleep,
     Replaced,
     ReplacedWithTransfers,
     SessionExpired,
@@ -93,7 +95,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 83] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -133,6 +135,8 @@ impl Sometimes {
         Self::DialTimedOut,
         Self::Resumed,
         Self::ResumedWithTransfers,
+        Self::ReleasedWithTransfers,
+        Self::ResumedAsleep,
         Self::Replaced,
         Self::ReplacedWithTransfers,
         Self::SessionExpired,

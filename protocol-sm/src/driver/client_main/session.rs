@@ -98,7 +98,7 @@ impl<T> ClientMain<T> {
     where
         S: Tell<ToLoop<ToClientLoop>>,
     {
-        self.grace = None;
+        self.lost = None;
         if self.control.take().is_some() {
             for loop_index in 0..self.loop_count {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::End { code: AbortCode::SessionOver } });

@@ -4,7 +4,7 @@ use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
-use super::session_table::Attachment;
+use super::session_table::{Attachment, SessionTable};
 use super::{MainSys, PROBE, READS, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
@@ -202,7 +202,9 @@ impl<T, L> ServerMain<T, L> {
                     }
                     return Ok(());
                 }
-                Attachment::Detached { .. } => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => {
+                    self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver);
+                }
             }
         }
         self.begin(cx, token, &challenge, &access)
@@ -221,8 +223,15 @@ impl<T, L> ServerMain<T, L> {
             return Err(HandshakeRefusal::Stopping.into());
         }
         let scope = access.scope(&self.settings);
-        let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
-        if room == 0 {
+        let max = scope.max_sessions;
+        let is_full = |sessions: &SessionTable| sessions.ledger().room(access.credential, Good::Session, max) == 0;
+        // A newcomer matters more than what a lost client has left.
+        if is_full(&self.sessions)
+            && let Some(asleep) = self.sessions.asleep(access.credential)
+        {
+            self.end_session(cx, asleep, CloseCode::Bye, AbortCode::SessionOver);
+        }
+        if is_full(&self.sessions) {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
@@ -232,7 +241,7 @@ impl<T, L> ServerMain<T, L> {
         let id = SessionId(id);
         let key = self.sessions.new_key();
         let secret = access.session_key(&self.settings, id);
-        let scope = scope.clone();
+        let scope = access.scope(&self.settings).clone();
         let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
         let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
@@ -270,7 +279,7 @@ impl<T, L> ServerMain<T, L> {
                     cx.sys.close(conn.link.port.stream);
                 }
             }
-            Some(Attachment::Detached { .. }) => {}
+            Some(Attachment::Detached { .. } | Attachment::Asleep { .. }) => {}
             None => return,
         }
         self.welcome(cx, token, key, access, true);
@@ -380,7 +389,8 @@ impl<T, L> ServerMain<T, L> {
         let credential = self.settings.name_of(entry.control.credential);
         cx.sys.note(Note::SessionDetached { client: entry.control.client, credential });
         let has_rival = entry.rival.is_some();
-        self.sessions.detach(key, cx.now + self.settings.timings.session_grace);
+        let timings = &self.settings.timings;
+        self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
         }
