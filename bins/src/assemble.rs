@@ -1,6 +1,7 @@
 //! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
 //! with.
 
+use crate::admin;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
@@ -26,6 +27,8 @@ pub struct Assembled<C> {
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
+    /// Where the admin socket is to be.
+    pub admin: admin::Place,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -87,7 +90,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         tls: encryption.flatten(),
         settings: file.settings,
     };
-    found.conclude(config, file.common.logs)
+    found.conclude(config, file.common)
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -208,7 +211,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         },
         tls: encryption.flatten(),
     };
-    found.conclude(config, file.common.logs)
+    found.conclude(config, file.common)
 }
 
 /// The flags that stand for `check-config FILE`.
@@ -250,9 +253,10 @@ impl<'p> Findings<'p> {
         }
     }
 
-    fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
+    fn conclude<C>(self, config: C, common: config::Common) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides })
+        let (logs, admin) = (common.logs, common.admin);
+        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides, admin })
     }
 }
 

@@ -14,6 +14,7 @@ pub use client::{ClientFile, TunnelEntry, parse_client};
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
+use crate::admin::Place;
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
@@ -75,6 +76,8 @@ pub struct Common {
     pub tokens: Vec<TokenSource>,
     /// How to log.
     pub logs: Logs,
+    /// Where the admin socket is to be.
+    pub admin: Place,
     /// What is legal but poor, as sentences.
     pub warnings: Vec<String>,
 }
@@ -126,9 +129,19 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
         t.heartbeat_timeout,
         section::Order::Below,
     );
+    common.admin = admin(top);
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
     common
+}
+
+/// Reads `admin_socket`. A relative path starts at the configuration file's directory.
+fn admin(top: &Section<'_>) -> Place {
+    let Some(text) = top.text("admin_socket") else { return Place::default() };
+    if text.is_empty() {
+        top.problem("admin_socket", "is empty; write a path, or \"off\"".into());
+    }
+    Place::new(text, top.origin().parent().unwrap_or(Path::new("")))
 }
 
 /// Reads `token`, `token_file` or, where it may stand, `token_files`. A relative path starts at the configuration

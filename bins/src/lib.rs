@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod admin;
 pub mod assemble;
 pub mod certificates;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod limits;
 pub mod logging;
 pub mod notify;
+pub mod operate;
 pub mod output;
 pub mod problem;
 pub mod signals;

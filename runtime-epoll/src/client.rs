@@ -2,15 +2,16 @@
 
 use crate::mail::Outgoing;
 use crate::notes::browsers_refuse;
+use crate::reports::Reports;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
-use crate::{Program, Stopper};
+use crate::{Program, Reporter, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
+use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
@@ -53,6 +54,7 @@ pub struct Client {
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
+    reports: Reports,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -112,7 +114,7 @@ pub fn start(config: Config) -> Result<Client, io::Error> {
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, loop_count, hosts })
+    Ok(Client { config, clock, host, main, reports: Reports::default(), loop_count, hosts })
 }
 
 impl Client {
@@ -122,6 +124,12 @@ impl Client {
         Stopper(Program::Client(self.main.address()))
     }
 
+    /// A handle that tells what the client does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reports.reporter(Program::Client(self.main.address()))
+    }
+
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
     /// `on_forwarding` on it, once per tunnel that becomes reachable, is reachable again after it was refused, or changes
     /// its public address.
@@ -129,14 +137,22 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, settings, relay, tls, .. }, clock, mut host, main, loop_count, hosts } =
-            self;
+        let Self {
+            config: Config { server, settings, relay, tls, .. },
+            clock,
+            mut host,
+            main,
+            reports,
+            loop_count,
+            hosts,
+        } = self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
         let timings = settings.timings.clone();
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::new(main_address.clone()),
+            reports,
         };
         let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
@@ -237,6 +253,13 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToClientLoop>> for MainOut {

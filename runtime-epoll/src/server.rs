@@ -1,14 +1,17 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
+use crate::reports::Reports;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls};
-use crate::{Program, Stopper};
-use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use crate::{Program, Reporter, Stopper};
+use protocol_sm::driver::messages::{
+    FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
+};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
-use protocol_sm::driver::{Strategy, SysError, Tell, listener};
+use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
@@ -41,6 +44,7 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
+    reporter: Reporter,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
@@ -161,7 +165,9 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main_address = main.address();
     let listen = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()) };
+    let reports = Reports::default();
+    let reporter = reports.reporter(Program::Server(main_address.clone()));
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), reports };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
@@ -178,6 +184,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
+            reporter,
             listen,
             visitors,
             loop_count,
@@ -210,6 +217,12 @@ impl Server {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Program::Server(self.main_address.clone()))
+    }
+
+    /// A handle that tells what the server does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
     }
 
     /// Runs until stopped. Uses the calling thread as the main thread.
@@ -246,14 +259,16 @@ impl Server {
         totals.push(first.driver.totals());
         totals.push(listener.driver.totals());
         let turned_away = main.driver.turned_away();
-        Ok(totals.iter().fold(Summary { turned_away, ..Summary::default() }, |sum, totals| Summary {
+        let kept_out = listener.driver.turned_away();
+        let (refused_by_source, refused_by_rate) =
+            (kept_out.get(Dropped::SourceDenied), kept_out.get(Dropped::TooOften));
+        let empty = Summary { turned_away, refused_by_source, refused_by_rate, ..Summary::default() };
+        Ok(totals.iter().fold(empty, |sum, totals| Summary {
             visitors: sum.visitors + totals.visitors,
             finished: sum.finished + totals.finished,
             aborted: sum.aborted + totals.aborted,
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
-            refused_by_source: sum.refused_by_source + totals.refused_by_source,
-            refused_by_rate: sum.refused_by_rate + totals.refused_by_rate,
-            turned_away: sum.turned_away,
+            ..sum
         }))
     }
 }
@@ -269,6 +284,13 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener>,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {

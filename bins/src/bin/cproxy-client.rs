@@ -3,15 +3,21 @@
 
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
-use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
+use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
+const PROGRAM: &str = "cproxy-client";
+
 fn main() -> ExitCode {
     let flags: ClientFlags = flags::parse();
-    if let Some(Command::CheckConfig { file }) = &flags.command {
-        let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
-        return exit::check_config(file, assemble::client(&only_file, None));
+    match &flags.command {
+        Some(Command::CheckConfig { file }) => {
+            let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
+            return exit::check_config(file, assemble::client(&only_file, None));
+        }
+        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
@@ -31,7 +37,7 @@ fn main() -> ExitCode {
     limits::hide_memory();
     limits::renounce_new_privileges();
     let _known = limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &out) {
+    let code = match run(assembled.config, &assembled.admin, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
             tracing::error!("{sentence}");
@@ -46,13 +52,15 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(config: client::Config, out: &Output) -> Result<(), RunError> {
+fn run(config: client::Config, place: &admin::Place, out: &Output) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
     // Visitors reach the tunnels at the name under which this client reaches the server.
     let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
     let client = client::start(config).map_err(RunError::Io)?;
     notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
+    let instance = std::process::id().to_string();
+    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: client.reporter() }, place);
     let total = client.run(|tunnel| announce(out, &host, tunnel))?;
     tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
     Ok(())

@@ -17,6 +17,7 @@ pub(super) const COMMON: [&str; 14] = [
     "drain_timeout",
     "log_format",
     "log_level",
+    "admin_socket",
 ];
 
 /// Keys of `cproxy-client`'s file.

@@ -243,6 +243,7 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Place;
     use protocol_sm::settings::Token;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -300,6 +301,7 @@ mod tests {
             visitor_keepalive = 0.25
             log_format = "json"
             log_level = "trace"
+            admin_socket = "run/admin"
 
             [[clients]]
             name = "office"
@@ -323,6 +325,7 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
+        assert_eq!(file.common.admin, Place::At("etc/run/admin".into()));
         let read = |path: &str| TokenSource::File {
             path: path.into(),
             named_by: "etc/server.toml:7: `token_files`".to_owned(),

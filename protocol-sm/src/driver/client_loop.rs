@@ -6,6 +6,7 @@
 mod check;
 mod dialling;
 mod opening;
+mod report;
 mod transfers;
 
 use super::loop_core::{LoopCore, Pace, Phase};
@@ -20,6 +21,7 @@ use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
 use crate::names::Name;
 use crate::notes::ConnFailure;
+use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::wire::{ConnHello, Framer, Proof, ProxyToClient, ReplyReader};
@@ -44,6 +46,8 @@ pub struct ClientLoop<T, P> {
     active: u32,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
+    /// What is counted of each tunnel.
+    tallies: Counted<BTreeMap<TunnelId, TunnelTally>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +102,7 @@ struct Active {
     local: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    began: Counted<Instant>,
 }
 
 impl Active {
@@ -140,6 +145,7 @@ impl<T, P> ClientLoop<T, P> {
             slots: Slab::default(),
             active: 0,
             told_up: false,
+            tallies: Counted::default(),
         }
     }
 
@@ -176,6 +182,7 @@ where
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
+                self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
@@ -183,6 +190,10 @@ where
             ToClientLoop::Drain => {
                 self.core.draining = true;
                 self.tell_if_drained(cx);
+            }
+            ToClientLoop::Report { asked } => {
+                let part = Box::new(self.report(cx.now, asked));
+                cx.sys.tell(FromClientLoop::Report(part));
             }
         }
     }
@@ -305,7 +316,8 @@ mod tests {
             let conn = conn.clone();
             let mut pace = Pace::new();
             pace.phase = phase;
-            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace }.phase(unanswered)
+            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace, began: Counted::default() }
+                .phase(unanswered)
         };
         assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
         conn.on_dialed();

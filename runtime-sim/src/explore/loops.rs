@@ -286,7 +286,8 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
-            FromServerLoop::ConnGone { .. }
+            FromServerLoop::Report(_)
+            | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
             | FromServerLoop::Left { .. }
             | FromServerLoop::PassOn { .. } => {}

@@ -11,8 +11,8 @@ use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
-    ToServerMain,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -527,6 +527,12 @@ impl Tell<FromServerLoop<Stream>> for Thread {
             return;
         }
         post(&process.mail.server_main, ToServerMain::Loop(msg));
+    }
+}
+
+impl Tell<Reported> for Thread {
+    fn tell(&mut self, msg: Reported) {
+        self.process.borrow().watch.said_report(&msg);
     }
 }
 

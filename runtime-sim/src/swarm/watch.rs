@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 use crate::oracle::{Ends, Kind, Property, Sometimes};
-use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
+use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, Reported, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -55,6 +55,13 @@ impl Watch {
         }
     }
 
+    /// The program tells what it does.
+    pub(super) fn said_report(&self, Reported { report, .. }: &Reported) {
+        if !report.visitors.adds_up() {
+            self.stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{:?}", report.visitors));
+        }
+    }
+
     pub(super) fn said_by_client_loop(&self, message: &FromClientLoop) {
         match message {
             FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, total, how } } => {
@@ -72,6 +79,7 @@ impl Watch {
             | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
+            | FromClientLoop::Report(_)
             | FromClientLoop::Drained { .. } => {}
         }
     }
@@ -103,6 +111,7 @@ impl Watch {
             | ToServerLoop::CloseTunnel { .. }
             | ToServerLoop::Drain
             | ToServerLoop::Trim
+            | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
     }
@@ -119,6 +128,7 @@ impl Watch {
             | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
+            | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }
     }

@@ -7,8 +7,8 @@ use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
-    ToServerMain,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -56,6 +56,7 @@ pub(super) struct Effects {
     pub(super) mail: Vec<(usize, Mail)>,
     pub(super) notes: Vec<Note>,
     pub(super) lookups: Vec<(Lookup, String)>,
+    pub(super) reports: Vec<Reported>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
     /// Tries to open a port.
@@ -383,6 +384,12 @@ impl Tell<FromListener> for ThreadSys<'_> {
 impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.effects.mail.push((CLIENT_LOOPS + msg.loop_index, Mail::ClientLoop(msg.message)));
+    }
+}
+
+impl Tell<Reported> for ThreadSys<'_> {
+    fn tell(&mut self, msg: Reported) {
+        self.effects.reports.push(msg);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::ids::TunnelId;
 use crate::names::Wait;
 use crate::notes::Note;
 use crate::race::Race;
+use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::ProxyToServer;
@@ -227,6 +228,7 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.local = Some(local);
         active.conn.on_dialed();
+        self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let Some(name) = self.locals.get_mut(&tunnel) {
             name.on_good(at);
@@ -246,7 +248,7 @@ impl<T, P> ClientLoop<T, P> {
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
         }
-        self.core.totals.aborted += 1;
+        self.count_trouble(cx.now, tunnel, Trouble::Refused(why));
         self.drive(cx, token);
     }
 

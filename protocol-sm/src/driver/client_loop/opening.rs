@@ -11,7 +11,9 @@ use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
 use crate::ids::ConnId;
 use crate::notes::{ConnFailure, Note};
+use crate::report::Counted;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use crate::transfer::Half;
 use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
@@ -100,8 +102,10 @@ impl<T, P> ClientLoop<T, P> {
             // Counted before anything can end the conn: its end counts it off.
             self.active += 1;
             self.core.totals.visitors += 1;
+            self.count_start(token);
         }
         read?;
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         if was_opening && !matches!(conn.state, State::Opening { .. }) {
             self.core.timers.set(token, &mut conn.deadline, None);
@@ -143,7 +147,7 @@ where
                 continue;
             }
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(conn, frame)?,
+                Ok(Some(frame)) => on_frame(conn, frame, cx.now)?,
                 Ok(None) => {}
                 Err(_) => return Err(Violation::Malformed.into()),
             }
@@ -184,7 +188,7 @@ fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Re
 }
 
 // PROTOCOL.md: P-PROXY-4.
-fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
+fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient, now: Instant) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
             // Whoever answers does not know the session's key.
@@ -205,7 +209,8 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
         }
         (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace: Pace::new() });
+            let (pace, began) = (Pace::new(), Counted(now));
+            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace, began });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

@@ -8,9 +8,10 @@ use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::crowd::Guest;
-use crate::ids::TunnelId;
+use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
+use crate::report::{Trouble, time_since};
 use crate::transfer::{Fin, Untold};
 use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
@@ -42,8 +43,9 @@ impl<T, P> ServerLoop<T, P> {
         }
         let Arrival { tunnel, stream, from, guest, .. } = arrival;
         self.core.totals.visitors += 1;
+        self.count(control, tunnel);
         if let Some(why) = refused {
-            self.core.totals.aborted += 1;
+            self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
             cx.sys.reset(stream);
             self.tell_left(cx, guest);
@@ -72,7 +74,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.place(cx, control, token);
             }
             Err(stream) => {
-                self.core.totals.aborted += 1;
+                self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(Dropped::Resources));
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
                 cx.sys.reset(stream);
                 self.tell_left(cx, guest);
@@ -138,7 +140,10 @@ impl<T, P> ServerLoop<T, P> {
         let start = ProxyToClient::Start { epoch: active.transfer.epoch(), tunnel: guest.tunnel, visitor: guest.from };
         conn.link.egress_flow.push(&start);
         let first = match guest.again.take() {
-            None => core::mem::take(&mut self.spare),
+            None => {
+                self.core.tally.waits.add(time_since(cx.now, guest.until, self.core.timings.wait_timeout));
+                core::mem::take(&mut self.spare)
+            }
             Some(again) => again.first,
         };
         conn.link.egress_flow.push_payload(&first);
@@ -152,6 +157,7 @@ impl<T, P> ServerLoop<T, P> {
             tunnel: guest.tunnel,
             visitor: guest.from,
         });
+        let reused = active.transfer.epoch() > Epoch(1);
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
         let doubt_at = cx.now + self.core.timings.start_patience;
         conn.silence = cx.now.since(conn.heard);
@@ -170,6 +176,10 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
             self.ledger.add(shard.holder, Good::Transfer, 1);
+            if reused {
+                shard.tally.reused += 1;
+                self.core.tally.reused += 1;
+            }
         }
         self.drive(cx, token);
     }
@@ -199,11 +209,12 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
             let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
             cx.sys.note(note);
-            self.core.totals.aborted += 1;
-            if let Some(shard) = self.controls.get_mut(&visitor.control) {
+            let (control, tunnel) = (visitor.control, visitor.tunnel);
+            if let Some(shard) = self.controls.get_mut(&control) {
                 shard.pool.remove_waiting(token);
-                shard.on_left(&mut self.ledger, visitor.tunnel);
+                shard.on_left(&mut self.ledger, tunnel);
             }
+            self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
         }
         self.reset_visitor(cx, token);
     }

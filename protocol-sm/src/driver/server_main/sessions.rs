@@ -1,17 +1,21 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::messages::{ControlKey, FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
+use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::{Bind, Bound, Reaction};
+use crate::ids::Registration;
 use crate::notes::{Expiry, Note};
 use crate::session::Delivery;
+use crate::sys_error::SysError;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 use alloc::string::String;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 impl<T, L> ServerMain<T, L> {
@@ -134,8 +138,13 @@ impl<T, L> ServerMain<T, L> {
 
     /// The listener has opened a public port, or could not.
     // PROTOCOL.md: P-TUN-10.
-    pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
-        let FromListener { control: key, registration, bound } = message;
+    pub(super) fn on_bound<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        registration: Registration,
+        bound: Result<SocketAddr, SysError>,
+    ) {
         let answer = self.sessions.act(key, |control, _| {
             let asked =
                 (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
@@ -178,6 +187,7 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
+            FromServerLoop::Report(part) => self.on_part(cx, Part::Loop(part)),
             FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {
                     stopping.drained.insert(loop_index);
