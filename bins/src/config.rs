@@ -120,6 +120,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
     top.seconds("handshake_timeout", &mut t.handshake_timeout);
     top.seconds("session_grace", &mut t.session_grace);
+    top.seconds("transfer_grace", &mut t.transfer_grace);
     top.seconds("dial_timeout", &mut t.dial_timeout);
     top.seconds("half_open_timeout", &mut t.half_open_timeout);
     top.seconds("reset_linger", &mut t.reset_linger);

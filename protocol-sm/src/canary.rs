@@ -81,11 +81,13 @@ pub enum PlantedBug {
     ShrunkScopeKept,
     /// A tunnel that has moved is not closed.
     MovedTunnelKept,
+    /// A client is not told that its ports were released.
+    ReleaseUntold,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -121,6 +123,7 @@ impl PlantedBug {
         Self::ReloadCutsSession,
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,
+        Self::ReleaseUntold,
     ];
 }
 

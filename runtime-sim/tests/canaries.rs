@@ -61,6 +61,16 @@ fn haunts() -> Vec<(&'static str, Place)> {
         ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
         ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
+        (
+            "asleep",
+            Place::Programs(Programs {
+                ctl_losses: 1,
+                keep: 1,
+                server_grace: true,
+                asleep: true,
+                ..Programs::new(0, Grain::Coarse)
+            }),
+        ),
     ]
 }
 
@@ -102,9 +112,10 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Ports stay where they are. Of
-/// the access log only the records are counted there.
-const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare; so is a session that is resumed
+/// between its two graces. Ports stay where they are. Of the access log only the records are counted there.
+const HIDDEN_FROM_SWARM: [PlantedBug; 10] = [
+    PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,
     PlantedBug::PipeLeaked,

@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 15] = [
+pub(super) const COMMON: [&str; 16] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -10,6 +10,7 @@ pub(super) const COMMON: [&str; 15] = [
     "heartbeat_timeout",
     "handshake_timeout",
     "session_grace",
+    "transfer_grace",
     "dial_timeout",
     "half_open_timeout",
     "reset_linger",

@@ -290,6 +290,7 @@ mod tests {
             heartbeat_timeout = 2.5
             handshake_timeout = 3
             session_grace = 4
+            transfer_grace = 4.5
             wait_timeout = 5
             dial_timeout = 6
             idle_ping_interval = 7
@@ -349,6 +350,7 @@ mod tests {
             t.heartbeat_timeout,
             t.handshake_timeout,
             t.session_grace,
+            t.transfer_grace,
             t.wait_timeout,
             t.dial_timeout,
             t.idle_ping_interval,
@@ -361,7 +363,7 @@ mod tests {
         ];
         assert_eq!(
             read,
-            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+            [1.0, 2.5, 3.0, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
         assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
@@ -370,7 +372,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:40: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:41: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

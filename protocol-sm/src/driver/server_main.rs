@@ -9,9 +9,10 @@
 //! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
 //!             Refused, lost or too late: closed.
 //!
-//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──its grace ends──▶ over
-//!                 ▲                                    │
-//!                 └──────────── resumed ───────────────┘   Closed, replaced, a violation: over at once.
+//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──session_grace──▶ Asleep ──transfer_grace──▶ over
+//!                 ▲                                    │                          │
+//!                 └──────────── resumed ───────────────┴──────────────────────────┘
+//!             Closed, replaced, a violation: over at once. No conns: over instead of Asleep.
 //!
 //! server      running ──Stop──▶ stopping ──all loops have drained, or `drain_timeout`──▶ over
 //! ```
@@ -21,11 +22,12 @@
 //! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
 //!   client has one session;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
-//! - M4 exactly the detached sessions have an end of grace;
+//! - M4 exactly the sessions without a ctl_conn have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
+//! - M9 a session that sleeps has conns, and no tunnel;
 //! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
@@ -375,7 +377,7 @@ where
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
-            self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
+            self.on_grace(cx, key);
         }
         if let Some(stopping) = &self.stopping
             && stopping.until <= cx.now

@@ -190,6 +190,7 @@ impl Loops {
             heartbeat_timeout: NEVER,
             handshake_timeout: NEVER,
             session_grace: NEVER,
+            transfer_grace: NEVER,
             wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
             dial_timeout: NEVER,
             start_patience: NEVER,

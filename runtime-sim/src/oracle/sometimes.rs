@@ -47,6 +47,8 @@ pub enum Sometimes {
     DialTimedOut,
     Resumed,
     ResumedWithTransfers,
+    ReleasedWithTransfers,
+    ResumedAsleep,
     Replaced,
     ReplacedWithTransfers,
     SessionExpired,
@@ -101,7 +103,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 89] = [
+    pub const ALL: [Self; 91] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -141,6 +143,8 @@ impl Sometimes {
         Self::DialTimedOut,
         Self::Resumed,
         Self::ResumedWithTransfers,
+        Self::ReleasedWithTransfers,
+        Self::ResumedAsleep,
         Self::Replaced,
         Self::ReplacedWithTransfers,
         Self::SessionExpired,

@@ -150,7 +150,7 @@ impl Plan {
     /// How long after the last fault everything must have converged.
     pub(super) fn patience(&self) -> Duration {
         let t = &self.scenario.timings;
-        let waits = t.heartbeat_timeout + t.handshake_timeout + t.session_grace + t.wait_timeout + t.dial_timeout * 3;
+        let waits = t.heartbeat_timeout + t.handshake_timeout + t.kept() + t.wait_timeout + t.dial_timeout * 3;
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 

@@ -12,7 +12,7 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
-use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
 use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
@@ -59,6 +59,8 @@ pub(super) struct Watch {
     dropped: BTreeSet<(usize, SocketAddr)>,
     /// Sessions and processes that may drop who waits.
     closing: BTreeSet<(usize, Option<u64>)>,
+    /// Clients, of these server processes, whose session has released its ports.
+    asleep: BTreeSet<(usize, ClientId)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
     /// A driver is told its settings anew.
@@ -490,8 +492,17 @@ impl World {
             Note::Visit(visit) => self.see_visit(process, visit),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
-            Note::SessionUp { resumed: true, .. } => {
+            Note::SessionAsleep { client, .. } => {
+                self.watch.asleep.insert((process, *client));
+                if live(self) {
+                    self.coverage.saw(Sometimes::ReleasedWithTransfers);
+                }
+            }
+            Note::SessionUp { resumed: true, client, .. } => {
                 self.coverage.saw(Sometimes::Resumed);
+                if self.watch.asleep.remove(&(process, *client)) {
+                    self.coverage.saw(Sometimes::ResumedAsleep);
+                }
                 if live(self) {
                     self.coverage.saw(Sometimes::ResumedWithTransfers);
                 }
@@ -527,6 +538,7 @@ impl World {
             | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
+            | Note::SessionLost { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

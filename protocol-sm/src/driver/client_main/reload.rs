@@ -108,10 +108,10 @@ impl<T> ClientMain<T> {
     }
 
     /// Leaves the ctl_conn, or what was to become one, for a new one. The session goes on if the server knows it.
-    // PROTOCOL.md: P-RES-8.
+    // PROTOCOL.md: P-RES-9.
     fn connect_anew<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.is_up() {
-            self.grace = Some(cx.now + self.settings.timings.session_grace);
+            self.lost = Some(cx.now);
         }
         self.hang_up(cx);
         self.begin(cx);

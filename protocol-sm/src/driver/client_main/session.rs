@@ -100,7 +100,7 @@ impl<T> ClientMain<T> {
     where
         S: Tell<ToLoop<ToClientLoop>>,
     {
-        self.grace = None;
+        self.lost = None;
         if self.control.take().is_some() {
             self.story.on_over(cx.now);
             for loop_index in 0..self.loop_count {
