@@ -78,7 +78,10 @@ pub fn start(program: Program, place: &Place) -> Admin {
             Admin { _file: Some(open) }
         }
         Err(error) => {
-            tracing::error!(event = "no_admin_socket", "no admin socket, so `status` and the like do not reach this program: {error}");
+            tracing::error!(
+                event = "no_admin_socket",
+                "no admin socket, so `status` and the like do not reach this program: {error}"
+            );
             Admin { _file: None }
         }
     }

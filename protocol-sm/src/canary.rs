@@ -75,11 +75,15 @@ pub enum PlantedBug {
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
     DroppedCounted,
+    /// What came unasked is forwarded before its tunnel has the bandwidth for it.
+    DebtForgotten,
+    /// What a limited tunnel has moved is not taken off what it may move.
+    BandwidthNotCharged,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -112,6 +116,8 @@ impl PlantedBug {
         Self::NotLingered,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
+        Self::DebtForgotten,
+        Self::BandwidthNotCharged,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! Who may visit a tunnel, and how often: decided for each visitor right after the accept, before anything is
 //! allocated for it.
 
+use crate::bandwidth::Rate;
 use crate::ledger::Holder;
 use crate::notes::Dropped;
 use crate::rate::Rates;
@@ -21,6 +22,8 @@ pub struct Gate {
     pub max_connections: u32,
     /// Visitors of one source address at once, over all tunnels of the holder.
     pub per_source: u32,
+    /// What it may move in each direction.
+    pub max_bandwidth: Rate,
     /// Whose tunnel it is.
     pub holder: Holder,
     /// What the access log calls it; none where that is off.
@@ -39,6 +42,7 @@ impl Gate {
             rate: rates.into_iter().filter(|&rate| rate > 0).min().map(Rates::per_minute),
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
             per_source: scope.per_source(),
+            max_bandwidth: scope.max_bandwidth,
             holder,
             label: None,
         }

@@ -81,8 +81,8 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no time passes there that would ask for a second
-/// heartbeat, and there is no access log.
-const HIDDEN_FROM_SMALL: [PlantedBug; 7] = [
+/// heartbeat, and there is no access log and no limit of bandwidth.
+const HIDDEN_FROM_SMALL: [PlantedBug; 9] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -90,6 +90,8 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 7] = [
     PlantedBug::LateBindKept,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::DroppedCounted,
+    PlantedBug::DebtForgotten,
+    PlantedBug::BandwidthNotCharged,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -100,8 +102,8 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
 /// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Of the access log only the
-/// records are counted there.
-const HIDDEN_FROM_SWARM: [PlantedBug; 7] = [
+/// records are counted there, and bandwidth is not measured.
+const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
     PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
@@ -109,6 +111,8 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 7] = [
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::StartNotAsked,
     PlantedBug::DroppedCounted,
+    PlantedBug::DebtForgotten,
+    PlantedBug::BandwidthNotCharged,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -219,6 +219,7 @@ impl<L> Listener<L> {
                 from,
                 guest,
                 tunnel_max: gate.max_connections,
+                max_bandwidth: gate.max_bandwidth,
                 label: gate.label.clone(),
                 left: loads.len() - 1,
             });

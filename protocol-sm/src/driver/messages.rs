@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::sys::Lookup;
+use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::crowd::Guest;
 use crate::gate::Gate;
@@ -17,6 +18,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroU64;
 
 /// To an event loop of the server. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +70,17 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// What a tunnel may move now: the answer to [`FromServerLoop::WantBandwidth`].
+    Bandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
+    },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
@@ -96,6 +109,8 @@ pub struct Arrival<T> {
     pub guest: Guest,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
+    /// What its tunnel may move in each direction.
+    pub max_bandwidth: Rate,
     /// What the access log calls its tunnel; none where that is off.
     pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
@@ -147,6 +162,19 @@ pub enum FromServerLoop<T> {
         /// The visitor.
         arrival: Arrival<T>,
     },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
+    },
     /// This loop wants more proxy_conns.
     Ask {
         /// The session, by the server's key.
@@ -195,6 +223,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What it may move in each direction.
+        max_bandwidth: Rate,
         /// What the access log calls it; none where that is off.
         label: Option<Arc<Label>>,
     },
@@ -218,6 +248,15 @@ pub enum ToClientLoop {
     End {
         /// What to say of its transfers.
         code: AbortCode,
+    },
+    /// What a tunnel may move now: the answer to [`FromClientLoop::WantBandwidth`].
+    Bandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
     },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
     Drain,
@@ -249,6 +288,17 @@ pub enum FromClientLoop {
         serial: u64,
         /// The conn.
         conn: ConnId,
+    },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
     },
     /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
     LookUp {

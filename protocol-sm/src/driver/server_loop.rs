@@ -16,6 +16,7 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Splice, random_u32};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
+use crate::bandwidth::{Allowances, Rate};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
@@ -47,6 +48,8 @@ pub struct ServerLoop<T, P> {
     slots: Slab<Slot<T, P>>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
+    /// What its tunnels may move now.
+    allowances: Allowances<(ControlKey, TunnelId)>,
     /// An empty buffer for the next visitor's first bytes.
     spare: Vec<u8>,
 }
@@ -154,6 +157,10 @@ enum State {
 struct Active {
     conn: ActiveConn,
     tunnel: TunnelId,
+    /// What the tunnel may move in each direction.
+    max_bandwidth: Rate,
+    /// Which halves could move more, and wait for bandwidth: egress, ingress.
+    starved: [bool; 2],
     /// Gone once both its directions are shut.
     visitor: Option<Token>,
     /// What the conn's deadline is for.
@@ -193,6 +200,8 @@ struct Visitor<T> {
     tunnel: TunnelId,
     from: SocketAddr,
     guest: Guest,
+    /// What its tunnel may move in each direction.
+    max_bandwidth: Rate,
     /// Its visit, if that is to leave a record.
     visit: Option<Begun>,
     port: Endpoint<T>,
@@ -228,6 +237,7 @@ impl<T, P> ServerLoop<T, P> {
             ledger: Ledger::default(),
             slots: Slab::default(),
             next_retry: None,
+            allowances: Allowances::default(),
             spare: Vec::new(),
         }
     }
@@ -271,6 +281,9 @@ where
                     self.drop_waiting(cx, control, None, Dropped::Gone);
                 }
                 self.tell_if_drained(cx);
+            }
+            ToServerLoop::Bandwidth { control, tunnel, direction, bytes } => {
+                self.on_bandwidth(cx, (control, tunnel), direction, bytes);
             }
             ToServerLoop::Trim => self.trim(cx),
             ToServerLoop::Report { asked } => {
@@ -398,6 +411,7 @@ impl<T, P> ServerLoop<T, P> {
     fn forget(&mut self, control: ControlKey) {
         if self.controls.get(&control).is_some_and(|shard| shard.closing && shard.conns.is_empty()) {
             self.controls.remove(&control);
+            self.allowances.forget(|(of, _)| of == control);
         }
     }
 

@@ -285,6 +285,7 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
+            FromServerLoop::WantBandwidth { .. } => unreachable!("nothing is limited here"),
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
@@ -520,7 +521,13 @@ impl Model for Loops {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(
                 cx,
-                ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true, label: None },
+                ToClientLoop::Tunnel {
+                    tunnel: TUNNEL,
+                    locals: vec![at(LOCAL_PORT)],
+                    fixed: true,
+                    max_bandwidth: None,
+                    label: None,
+                },
             );
         });
         let limits = Limits {
@@ -638,6 +645,7 @@ impl Model for Loops {
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
+                    max_bandwidth: None,
                     label: None,
                     left: 0,
                 };

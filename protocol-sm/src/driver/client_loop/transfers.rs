@@ -7,8 +7,10 @@ use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
+use crate::bandwidth::{Direction, Meter};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
+use crate::ids::TunnelId;
 use crate::notes::{ConnFailure, Note};
 use crate::report::Trouble;
 use crate::settings::Timings;
@@ -16,6 +18,7 @@ use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::visit::VisitEnd;
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 impl<T, P> ClientLoop<T, P> {
@@ -53,6 +56,7 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
         let State::Active(active) = &mut conn.state else { return Ok(()) };
+        let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
             Stage::Dialling => {
                 // A pong may be owed still.
@@ -61,13 +65,20 @@ impl<T, P> ClientLoop<T, P> {
             }
             Stage::Serving | Stage::Refused => {
                 let hold_frames = holds_frames(&self.core.timings, active);
-                conn.link.exchange(
+                let mut meter = if rate.is_some() { self.allowances.meter(cx.now, tunnel) } else { Meter::default() };
+                let before = meter;
+                let exchanged = conn.link.exchange(
                     cx,
                     &mut active.conn.transfer,
                     local.map(|local| &mut local.port),
                     Mode { incoming_is_payload: true, hold_frames },
                     None,
-                )?
+                    &mut meter,
+                );
+                if rate.is_some() {
+                    active.starved = self.allowances.settle(cx.now, tunnel, token, active.starved, before, meter);
+                }
+                exchanged?
             }
         };
         for Fin { total, how } in result.fins() {
@@ -77,7 +88,7 @@ impl<T, P> ClientLoop<T, P> {
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, active.starved[1]);
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -94,8 +105,44 @@ impl<T, P> ClientLoop<T, P> {
                 Ending::Reset => cx.sys.reset(local.port.stream),
             }
         }
+        if let Some(rate) = rate {
+            self.want_bandwidth(cx, tunnel, rate);
+        }
         self.finish(cx, token);
         Ok(())
+    }
+
+    /// Asks for what somebody starves for.
+    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId, rate: NonZeroU64) {
+        for direction in Direction::ALL {
+            if self.allowances.ask(cx.now, tunnel, direction) {
+                let loop_index = self.core.loop_index;
+                cx.sys.tell(FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index });
+            }
+        }
+    }
+
+    /// A tunnel may move so much more: whoever starves has his share.
+    pub(super) fn on_bandwidth<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        direction: Direction,
+        bytes: u64,
+    ) {
+        self.allowances.on_slice(cx.now, tunnel, direction, bytes);
+        let mut rate = None;
+        while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
+            // One that is gone needs nothing; its place may be another's by now.
+            if let Some(active) = active(&mut self.slots, token) {
+                rate = rate.or(active.max_bandwidth);
+                active.starved[direction as usize] = false;
+                self.drive(cx, token);
+            }
+        }
+        if let Some(rate) = rate {
+            self.want_bandwidth(cx, tunnel, rate);
+        }
     }
 
     /// Tells the server that a transfer is over here; the conn is idle again.

@@ -43,7 +43,7 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, guest, label, .. } = arrival;
+        let Arrival { tunnel, stream, from, guest, max_bandwidth, label, .. } = arrival;
         self.core.totals.visitors += 1;
         self.count(control, tunnel);
         if let Some(why) = refused {
@@ -60,6 +60,7 @@ impl<T, P> ServerLoop<T, P> {
                 tunnel,
                 from,
                 guest,
+                max_bandwidth,
                 visit: Begun::new(label.clone(), cx.now),
                 port: Endpoint::new(stream),
                 conn: None,
@@ -170,6 +171,8 @@ impl<T, P> ServerLoop<T, P> {
         conn.state = State::Active(Active {
             conn: active,
             tunnel: guest.tunnel,
+            max_bandwidth: guest.max_bandwidth,
+            starved: [false; 2],
             visitor: Some(visitor),
             pace: Pace::new(),
             first,
