@@ -175,6 +175,8 @@ struct Allowance {
     starving: VecDeque<Token>,
     /// What each of them may take of a slice that has come.
     share: Option<u64>,
+    /// What the tunnel may move, as it was when somebody starved last.
+    rate: Rate,
 }
 
 impl<K> Default for Allowances<K> {
@@ -234,12 +236,13 @@ impl<K: Copy + Ord> Allowances<K> {
         starving
     }
 
-    /// Whether a slice is to be asked for now.
-    pub(crate) fn ask(&mut self, now: Instant, tunnel: K, direction: Direction) -> bool {
-        let Some(allowance) = self.0.get_mut(&(tunnel, direction)) else { return false };
+    /// Whether a slice is to be asked for now, and of what rate: that of whom starved last, or this one.
+    pub(crate) fn ask(&mut self, now: Instant, tunnel: K, direction: Direction, rate: Rate) -> Rate {
+        let allowance = self.0.get_mut(&(tunnel, direction))?;
+        allowance.rate = rate.or(allowance.rate);
         let asks = !allowance.asked && !allowance.starving.is_empty() && allowance.left(now) <= 0;
         allowance.asked |= asks;
-        asks
+        allowance.rate.filter(|_| asks)
     }
 
     /// A slice has come.
@@ -418,8 +421,8 @@ mod tests {
     fn b2_what_is_not_used_in_time_is_lost_and_a_debt_is_not() {
         let mut allowances = Allowances::default();
         allowances.charge(at(0), 1, Direction::Egress, 0, Some(token(1)));
-        assert!(allowances.ask(at(0), 1, Direction::Egress));
-        assert!(!allowances.ask(at(0), 1, Direction::Egress), "B3: once");
+        assert!(allowances.ask(at(0), 1, Direction::Egress, Some(rate(RATE))).is_some());
+        assert!(allowances.ask(at(0), 1, Direction::Egress, None).is_none(), "B3: once");
         assert!(allowances.awaits(1, Direction::Egress, token(1)));
         allowances.on_slice(at(1), 1, Direction::Egress, 100);
         assert_eq!(allowances.meter(at(1), 1).egress.left, 100);
@@ -427,7 +430,7 @@ mod tests {
         allowances.charge(at(126), 1, Direction::Egress, 30, None);
         assert!(allowances.meter(at(200), 1).egress.in_debt);
         allowances.charge(at(200), 1, Direction::Egress, 0, Some(token(2)));
-        assert!(allowances.ask(at(200), 1, Direction::Egress));
+        assert_eq!(allowances.ask(at(200), 1, Direction::Egress, None), Some(rate(RATE)));
         allowances.on_slice(at(300), 1, Direction::Egress, 100);
         let meter = allowances.meter(at(300), 1);
         assert_eq!((meter.egress.left, meter.egress.in_debt, meter.ingress.left), (70, false, 0));
@@ -440,7 +443,7 @@ mod tests {
             allowances.charge(at(0), 1, Direction::Ingress, used, Some(token(number)));
         };
         (1..=4).for_each(|number| starve(&mut allowances, 0, number));
-        assert!(allowances.ask(at(0), 1, Direction::Ingress));
+        assert!(allowances.ask(at(0), 1, Direction::Ingress, Some(rate(RATE))).is_some());
         allowances.on_slice(at(0), 1, Direction::Ingress, 8000);
         let mut order = Vec::new();
         while let Some(next) = allowances.next_starving(at(0), 1, Direction::Ingress) {
@@ -451,7 +454,7 @@ mod tests {
         }
         assert_eq!(order[..2], [(token(1), 2000), (token(2), 1500)]);
         assert_eq!(order.iter().map(|(_, share)| share).sum::<u64>(), 8000);
-        assert!(allowances.ask(at(0), 1, Direction::Ingress), "they still starve");
+        assert!(allowances.ask(at(0), 1, Direction::Ingress, None).is_some(), "they still starve");
         allowances.forget(|tunnel| tunnel == 1);
         assert_eq!(allowances, Allowances::default());
     }

@@ -79,11 +79,17 @@ pub enum PlantedBug {
     DebtForgotten,
     /// What a limited tunnel has moved is not taken off what it may move.
     BandwidthNotCharged,
+    /// A client that is told its settings anew begins a new session.
+    ReloadCutsSession,
+    /// A server leaves the public ports open that a client may not have any more.
+    ShrunkScopeKept,
+    /// A tunnel that has moved is not closed.
+    MovedTunnelKept,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -118,6 +124,9 @@ impl PlantedBug {
         Self::DroppedCounted,
         Self::DebtForgotten,
         Self::BandwidthNotCharged,
+        Self::ReloadCutsSession,
+        Self::ShrunkScopeKept,
+        Self::MovedTunnelKept,
     ];
 }
 

@@ -1,7 +1,6 @@
 //! Who may visit a tunnel, and how often: decided for each visitor right after the accept, before anything is
 //! allocated for it.
 
-use crate::bandwidth::Rate;
 use crate::ledger::Holder;
 use crate::notes::Dropped;
 use crate::rate::Rates;
@@ -22,8 +21,6 @@ pub struct Gate {
     pub max_connections: u32,
     /// Visitors of one source address at once, over all tunnels of the holder.
     pub per_source: u32,
-    /// What it may move in each direction.
-    pub max_bandwidth: Rate,
     /// Whose tunnel it is.
     pub holder: Holder,
     /// What the access log calls it; none where that is off.
@@ -42,9 +39,17 @@ impl Gate {
             rate: rates.into_iter().filter(|&rate| rate > 0).min().map(Rates::per_minute),
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
             per_source: scope.per_source(),
-            max_bandwidth: scope.max_bandwidth,
             holder,
             label: None,
+        }
+    }
+
+    /// Takes the place of `before`, whose visitors are remembered if their rate is the same.
+    pub fn follow(&mut self, before: &mut Self) {
+        if let (Some(rate), Some(old)) = (&mut self.rate, &mut before.rate)
+            && rate.is_like(old)
+        {
+            core::mem::swap(rate, old);
         }
     }
 
@@ -85,6 +90,21 @@ mod tests {
         assert_eq!(gate.admit(Instant::ZERO, ip("::ffff:10.2.0.1")), Ok(()));
         for denied in ["10.9.0.1", "10.1.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(gate.admit(Instant::ZERO, ip(denied)), Err(Dropped::SourceDenied), "{denied}");
+        }
+    }
+
+    #[test]
+    fn who_has_visited_is_remembered_where_the_rate_stays() {
+        let gate = |rate| {
+            let limits = TunnelLimits { max_connection_rate: rate, ..TunnelLimits::default() };
+            Gate::new(None, &Scope::default(), limits)
+        };
+        let mut before = gate(1);
+        assert_eq!(before.admit(Instant::ZERO, ip("10.0.0.1")), Ok(()));
+        for (rate, admitted) in [(1, Err(Dropped::TooOften)), (2, Ok(())), (0, Ok(()))] {
+            let mut after = gate(rate);
+            after.follow(&mut before.clone());
+            assert_eq!(after.admit(Instant::ZERO, ip("10.0.0.1")), admitted, "{rate}");
         }
     }
 

@@ -24,6 +24,11 @@ fn secret() -> Token {
     Token::new(b"a token of its own".to_vec())
 }
 
+/// Whether this public port can only be his.
+pub(crate) fn has_port(port: u16) -> bool {
+    (PORTS.0..=PORTS.1).contains(&port)
+}
+
 /// What the server knows of it.
 pub(crate) fn credential() -> Credential {
     let mut allow_ports = protocol_sm::ports::PortSet::none();
@@ -315,6 +320,7 @@ impl Holder {
             }
             ServerMsg::TunnelRefused { code: TunnelRefusal::PortInUse, .. } => Ok(Some(Sometimes::HolderPortInUse)),
             ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
             | ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }

@@ -202,6 +202,7 @@ where
                 self.told_up = false;
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
+            ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
             ToClientLoop::Tunnel { tunnel, locals, fixed, max_bandwidth, label } => {
                 self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
@@ -215,6 +216,15 @@ where
                 self.rates.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
+            }
+            ToClientLoop::Relocated { tunnel, fixed } => {
+                if let Some(name) = self.locals.get_mut(&tunnel) {
+                    *name = Name::new(fixed);
+                }
+            }
+            ToClientLoop::KeepTo(timings) => {
+                cx.sys.keep_to(&timings);
+                self.core.timings = *timings;
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),

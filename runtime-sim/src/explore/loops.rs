@@ -423,7 +423,10 @@ impl Loops {
             }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
+            | ServerMsg::Drain => {
                 unreachable!("no loop says it")
             }
         };
@@ -484,7 +487,10 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
-        ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
+        ClientMsg::RegisterTunnel { .. }
+        | ClientMsg::ChangeTunnel { .. }
+        | ClientMsg::CloseTunnel { .. }
+        | ClientMsg::Drain => {
             unreachable!("no loop says it")
         }
     };
@@ -535,6 +541,7 @@ impl Model for Loops {
             keep: config.keep,
             max_waiting: config.max_waiting,
             max_connections: u32::MAX,
+            max_bandwidth: None,
             loop_count: 1,
         };
         let open = ToServerLoop::Open { control: CONTROL, limits };
@@ -645,7 +652,6 @@ impl Model for Loops {
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
-                    max_bandwidth: None,
                     label: None,
                     left: 0,
                 };

@@ -55,6 +55,8 @@ pub enum Property {
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    ReloadsSpareOthers,
+    ClosedTakesNobody,
     TurnsAreShort,
     NoPanic,
     TransfersEnd,
@@ -70,7 +72,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -100,6 +102,8 @@ impl Property {
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::ReloadsSpareOthers,
+        Self::ClosedTakesNobody,
         Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
@@ -152,6 +156,8 @@ impl Property {
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
+            Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
             Self::TurnsAreShort => "one turn of a thread opens few ports",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",

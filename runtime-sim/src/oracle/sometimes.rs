@@ -90,11 +90,19 @@ pub enum Sometimes {
     HolderPortInUse,
     UnacknowledgedEnded,
     Throttled,
+    ReloadedClient,
+    ReloadedServer,
+    ReloadedWithTransfers,
+    ReloadedDetached,
+    ReloadedStopping,
+    TunnelMoved,
+    ScopeShrunk,
+    TokenRevoked,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 90] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -177,6 +185,14 @@ impl Sometimes {
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
         Self::Throttled,
+        Self::ReloadedClient,
+        Self::ReloadedServer,
+        Self::ReloadedWithTransfers,
+        Self::ReloadedDetached,
+        Self::ReloadedStopping,
+        Self::TunnelMoved,
+        Self::ScopeShrunk,
+        Self::TokenRevoked,
     ];
 }
 

@@ -116,6 +116,8 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Limits { .. }
+            | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Bandwidth { .. }
@@ -134,9 +136,12 @@ impl Watch {
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
+            | ToClientLoop::Relocated { .. }
+            | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Bandwidth { .. }
+            | ToClientLoop::Limit { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }

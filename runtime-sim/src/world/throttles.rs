@@ -2,6 +2,7 @@
 //! of a second brings.
 
 use super::World;
+use crate::holder;
 use crate::kernel::SockId;
 use crate::oracle::{Kind, Property};
 use protocol_sm::bandwidth::Rate;
@@ -55,6 +56,14 @@ impl Throttles {
 }
 
 impl World {
+    /// A server takes a visitor.
+    pub(super) fn limit_public(&mut self, public: SockId, tunnel: Tunnel) {
+        // The hostile holder's credential has no limit.
+        if !holder::has_port(self.kernel.local(public).port()) {
+            self.throttles.limit(public, tunnel, self.plan.scenario.max_bandwidth);
+        }
+    }
+
     /// A client has dialled a service.
     pub(super) fn limit_local(&mut self, client: usize, local: SockId) {
         let to = self.kernel.remote(local).port();

@@ -7,7 +7,7 @@ use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
-use crate::bandwidth::{Direction, Meter};
+use crate::bandwidth::{Direction, Meter, Rate};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
 use crate::ids::TunnelId;
@@ -18,7 +18,6 @@ use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::visit::VisitEnd;
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
-use core::num::NonZeroU64;
 use core::time::Duration;
 
 impl<T, P> ClientLoop<T, P> {
@@ -105,7 +104,7 @@ impl<T, P> ClientLoop<T, P> {
                 Ending::Reset => cx.sys.reset(local.port.stream),
             }
         }
-        if let Some(rate) = rate {
+        if rate.is_some() {
             self.want_bandwidth(cx, tunnel, rate);
         }
         self.finish(cx, token);
@@ -113,11 +112,22 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Asks for what somebody starves for.
-    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId, rate: NonZeroU64) {
+    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId, rate: Rate) {
         for direction in Direction::ALL {
-            if self.allowances.ask(cx.now, tunnel, direction) {
+            if let Some(rate) = self.allowances.ask(cx.now, tunnel, direction, rate) {
                 let loop_index = self.core.loop_index;
                 cx.sys.tell(FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index });
+            }
+        }
+    }
+
+    /// What a tunnel may move is changed, for the transfers that go on, too.
+    pub(super) fn limit(&mut self, tunnel: TunnelId, max_bandwidth: Rate) {
+        self.rates.remove(&tunnel);
+        self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
+        for &token in self.conns.values() {
+            if let Some(active) = active(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
+                active.max_bandwidth = max_bandwidth;
             }
         }
     }
@@ -131,18 +141,15 @@ impl<T, P> ClientLoop<T, P> {
         bytes: u64,
     ) {
         self.allowances.on_slice(cx.now, tunnel, direction, bytes);
-        let mut rate = None;
         while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
             // One that is gone needs nothing; its place may be another's by now.
             if let Some(active) = active(&mut self.slots, token) {
-                rate = rate.or(active.max_bandwidth);
                 active.starved[direction as usize] = false;
                 self.drive(cx, token);
             }
         }
-        if let Some(rate) = rate {
-            self.want_bandwidth(cx, tunnel, rate);
-        }
+        // The slice may not have been enough to pay what was moved before.
+        self.want_bandwidth(cx, tunnel, None);
     }
 
     /// Tells the server that a transfer is over here; the conn is idle again.

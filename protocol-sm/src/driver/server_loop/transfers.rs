@@ -8,7 +8,7 @@ use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
-use crate::bandwidth::{Direction, Meter};
+use crate::bandwidth::{Direction, Meter, Rate};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
@@ -20,7 +20,6 @@ use crate::transfer::{Fin, Half, Heard};
 use crate::visit::VisitEnd;
 use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use core::num::NonZeroU64;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
@@ -179,7 +178,7 @@ impl<T, P> ServerLoop<T, P> {
                 active.gone = Some(Box::new(gone));
             }
         }
-        if let Some(rate) = rate {
+        if rate.is_some() {
             self.want_bandwidth(cx, tunnel, rate);
         }
         self.finish(cx, token);
@@ -187,9 +186,9 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Asks for what somebody starves for.
-    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, key: (ControlKey, TunnelId), rate: NonZeroU64) {
+    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, key: (ControlKey, TunnelId), rate: Rate) {
         for direction in Direction::ALL {
-            if self.allowances.ask(cx.now, key, direction) {
+            if let Some(rate) = self.allowances.ask(cx.now, key, direction, rate) {
                 let ((control, tunnel), loop_index) = (key, self.core.loop_index);
                 cx.sys.tell(FromServerLoop::WantBandwidth { control, tunnel, direction, rate, loop_index });
             }
@@ -205,20 +204,17 @@ impl<T, P> ServerLoop<T, P> {
         bytes: u64,
     ) {
         self.allowances.on_slice(cx.now, tunnel, direction, bytes);
-        let mut rate = None;
         while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
             // One that is gone needs nothing; its place may be another's by now.
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
                 && let State::Active(active) = &mut conn.state
             {
-                rate = rate.or(active.max_bandwidth);
                 active.starved[direction as usize] = false;
                 self.drive(cx, token);
             }
         }
-        if let Some(rate) = rate {
-            self.want_bandwidth(cx, tunnel, rate);
-        }
+        // The slice may not have been enough to pay what was moved before.
+        self.want_bandwidth(cx, tunnel, None);
     }
 
     /// Puts a conn whose transfer is over on both sides back into the pool.

@@ -43,7 +43,7 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, guest, max_bandwidth, label, .. } = arrival;
+        let Arrival { tunnel, stream, from, guest, label, .. } = arrival;
         self.core.totals.visitors += 1;
         self.count(control, tunnel);
         if let Some(why) = refused {
@@ -60,7 +60,6 @@ impl<T, P> ServerLoop<T, P> {
                 tunnel,
                 from,
                 guest,
-                max_bandwidth,
                 visit: Begun::new(label.clone(), cx.now),
                 port: Endpoint::new(stream),
                 conn: None,
@@ -168,10 +167,11 @@ impl<T, P> ServerLoop<T, P> {
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
         let doubt_at = cx.now + self.core.timings.start_patience;
         conn.silence = cx.now.since(conn.heard);
+        let max_bandwidth = self.controls.get(&conn.control).and_then(|shard| shard.max_bandwidth);
         conn.state = State::Active(Active {
             conn: active,
             tunnel: guest.tunnel,
-            max_bandwidth: guest.max_bandwidth,
+            max_bandwidth,
             starved: [false; 2],
             visitor: Some(visitor),
             pace: Pace::new(),
