@@ -23,6 +23,7 @@ use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
+use crate::bandwidth::Buckets;
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
@@ -73,6 +74,8 @@ pub struct ClientMain<T> {
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     tunnels: Tunnels,
+    /// What they may move.
+    buckets: Buckets<TunnelId>,
     carriage: Carriage,
     busy: bool,
     stopping: Option<Stopping>,
@@ -110,6 +113,7 @@ impl<T> ClientMain<T> {
         Self {
             reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
+            buckets: Buckets::default(),
             carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
@@ -227,6 +231,7 @@ where
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
             self.on_stage_deadline(cx);
         }
+        self.deal_bandwidth(cx);
         self.look_up_again(cx);
         self.register(cx);
         self.carriage.on_deadline(cx.now);
@@ -240,7 +245,8 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
-        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
+        let slice = self.buckets.next_deadline();
+        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice];
         [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
     }
 

@@ -46,11 +46,13 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
+use crate::bandwidth::{Buckets, Slice};
 use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::gather::Gather;
 use crate::guesses::Guesses;
+use crate::ids::TunnelId;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
 use crate::notes::HandshakeEnd;
@@ -93,6 +95,8 @@ pub struct ServerMain<T, L> {
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     guesses: Guesses,
+    /// What the tunnels may move.
+    buckets: Buckets<(ControlKey, TunnelId)>,
     turned_away: TurnedAway,
     /// See [`Report::healing`](crate::report::Report::healing).
     healing: Counted<Histogram>,
@@ -243,6 +247,7 @@ impl<T, L> ServerMain<T, L> {
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
+            buckets: Buckets::default(),
             turned_away: TurnedAway::default(),
             healing: Counted::default(),
             reports: Gather::new(loop_count + 1),
@@ -374,6 +379,7 @@ where
         while let Some(token) = self.timers.pop_due(cx.now) {
             self.on_timer(cx, token);
         }
+        self.deal_bandwidth(cx);
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
@@ -390,7 +396,7 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
         let grace = self.sessions.next_grace().map(|(at, _)| at);
-        let timers = [self.timers.next(), grace, self.paused_until, stop];
+        let timers = [self.timers.next(), grace, self.paused_until, stop, self.buckets.next_deadline()];
         timers.into_iter().flatten().min()
     }
 
@@ -413,6 +419,16 @@ where
 
     fn is_busy(&self) -> bool {
         !self.busy.is_empty()
+    }
+}
+
+impl<T, L> ServerMain<T, L> {
+    /// Gives the event loops what their tunnels may move by now.
+    fn deal_bandwidth<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(Slice { tunnel: (control, tunnel), direction, loop_index, bytes }) = self.buckets.next(cx.now) {
+            let message = ToServerLoop::Bandwidth { control, tunnel, direction, bytes };
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
     }
 }
 

@@ -91,6 +91,7 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    Throttled,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -103,7 +104,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 91] = [
+    pub const ALL: [Self; 92] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -187,6 +188,7 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::Throttled,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,

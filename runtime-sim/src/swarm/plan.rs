@@ -126,12 +126,13 @@ impl Plan {
         let tick = Duration::from_millis(rng.range(5, 10));
         let latency = Duration::from_millis(rng.log_size(1, 60) as u64);
         let keepalive = Duration::from_millis(rng.range(2_000, 8_000));
-        let scenario = Scenario {
+        let mut scenario = Scenario {
             calm,
             loop_count,
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            max_bandwidth: None,
             timings,
             clients,
             tunnels,
@@ -144,6 +145,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
+        scenario.limit_bandwidth(seed);
         Self { scenario, blows, tick, latency, window, keepalive }
     }
 

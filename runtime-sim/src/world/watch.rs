@@ -154,6 +154,11 @@ impl World {
 
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
+        if let Mail::ServerMain(ToServerMain::Loop(FromServerLoop::WantBandwidth { .. }))
+        | Mail::ClientMain(ToClientMain::Loop(FromClientLoop::WantBandwidth { .. })) = mail
+        {
+            self.coverage.saw(Sometimes::Throttled);
+        }
         let (key, epoch, fin) = match mail {
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
@@ -223,7 +228,8 @@ impl World {
                 self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
-            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, stream, .. })) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, from, stream, .. })) => {
+                self.limit_public(stream.0, (process, Some(control.0), tunnel.0));
                 self.watch.taken.insert(stream.0, (process, control.0, *from));
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
@@ -378,8 +384,13 @@ impl World {
             }
         }
         let process = self.threads[thread].process;
+        for &(purpose, sock) in &effects.dialled {
+            if purpose == Purpose::Local {
+                self.limit_local(process, sock);
+            }
+        }
         for &(sock, read, written) in &effects.moved {
-            self.visits.on_moved(sock, read, written);
+            self.see_moved(sock, read, written);
         }
         self.visits.on_shut(&effects.shut);
         for &(sock, visitor) in &effects.accepted {

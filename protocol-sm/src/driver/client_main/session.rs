@@ -59,6 +59,10 @@ impl<T> ClientMain<T> {
             | FromClientLoop::ConnUp { .. }
             | FromClientLoop::ConnGone { .. }
             | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index } => {
+                self.buckets.ask(cx.now, tunnel, direction, rate, loop_index);
+                self.deal_bandwidth(cx);
+            }
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
