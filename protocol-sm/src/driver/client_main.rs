@@ -33,7 +33,6 @@ use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
@@ -74,7 +73,7 @@ pub struct ClientMain<T> {
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
     /// Reports that were asked for.
-    reports: Gather<Box<LoopPart>>,
+    reports: Gather<LoopPart>,
     story: Counted<Story>,
 }
 

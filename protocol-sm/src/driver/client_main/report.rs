@@ -60,7 +60,7 @@ impl<T> ClientMain<T> {
         }
     }
 
-    pub(super) fn on_part<S>(&mut self, cx: &mut Cx<'_, S>, part: Box<LoopPart>)
+    pub(super) fn on_part<S>(&mut self, cx: &mut Cx<'_, S>, part: LoopPart)
     where
         S: Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
     {
@@ -72,10 +72,10 @@ impl<T> ClientMain<T> {
         }
     }
 
-    fn report(&self, now: Instant, mut parts: Vec<Box<LoopPart>>) -> Report {
+    fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
         parts.sort_by_key(|part| part.loop_index);
-        let shards = parts.into_iter().flat_map(|part| report.add(*part)).map(|(_, shard)| shard).collect();
+        let shards = parts.into_iter().flat_map(|part| report.add(part)).map(|(_, shard)| shard).collect();
         let (conns, tallies) = ShardPart::sum(shards);
         let state = match (self.is_up(), &self.control) {
             (true, _) => SessionState::Up,
