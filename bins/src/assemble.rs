@@ -27,8 +27,8 @@ pub struct Assembled<C> {
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
-    /// Where the admin socket is to be.
-    pub admin: admin::Place,
+    /// Where the program can be asked.
+    pub doors: admin::Doors,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -255,8 +255,8 @@ impl<'p> Findings<'p> {
 
     fn conclude<C>(self, config: C, common: config::Common) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        let (logs, admin) = (common.logs, common.admin);
-        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides, admin })
+        let (logs, doors) = (common.logs, common.doors);
+        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides, doors })
     }
 }
 

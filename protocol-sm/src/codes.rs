@@ -239,6 +239,8 @@ pub enum TunnelRefusal {
     TooManyTunnels,
     /// The server is out of descriptors or memory.
     Resources,
+    /// The server's operator has closed it, until this session is over.
+    Closed,
 }
 
 impl TunnelRefusal {
@@ -246,7 +248,7 @@ impl TunnelRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::PortNotAllowed | Self::PortDenied => true,
+            Self::PortNotAllowed | Self::PortDenied | Self::Closed => true,
             Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources => false,
         }
     }
@@ -269,6 +271,7 @@ impl fmt::Display for TunnelRefusal {
                 "the clients with this token have as many tunnels as the server allows them together (max_tunnels)"
             }
             Self::Resources => "the server is out of descriptors or memory",
+            Self::Closed => "the server's operator has closed it; it comes back with this client's next session",
         })
     }
 }
@@ -284,6 +287,8 @@ pub enum CloseCode {
     Violation,
     /// The server stops.
     Stopping,
+    /// The server's operator has ended the session.
+    Kicked,
 }
 
 impl fmt::Display for CloseCode {
@@ -293,6 +298,7 @@ impl fmt::Display for CloseCode {
             Self::Replaced => "another client with the same identity took over",
             Self::Violation => "the peer broke the protocol",
             Self::Stopping => "the server is stopping",
+            Self::Kicked => "the server's operator has ended it",
         })
     }
 }

@@ -2,16 +2,16 @@
 
 use crate::mail::Outgoing;
 use crate::notes::browsers_refuse;
-use crate::reports::Reports;
+use crate::operator::Answers;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
-use crate::{Program, Reporter, Stopper};
+use crate::{Operator, Program, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
+use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop, ToOperator};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
@@ -54,7 +54,7 @@ pub struct Client {
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
-    reports: Reports,
+    answers: Answers,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -114,7 +114,7 @@ pub fn start(config: Config) -> Result<Client, io::Error> {
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, reports: Reports::default(), loop_count, hosts })
+    Ok(Client { config, clock, host, main, answers: Answers::default(), loop_count, hosts })
 }
 
 impl Client {
@@ -124,10 +124,10 @@ impl Client {
         Stopper(Program::Client(self.main.address()))
     }
 
-    /// A handle that tells what the client does.
+    /// A handle that asks the client what it does.
     #[must_use]
-    pub fn reporter(&self) -> Reporter {
-        self.reports.reporter(Program::Client(self.main.address()))
+    pub fn operator(&self) -> Operator {
+        self.answers.operator(Program::Client(self.main.address()))
     }
 
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
@@ -142,7 +142,7 @@ impl Client {
             clock,
             mut host,
             main,
-            reports,
+            answers,
             loop_count,
             hosts,
         } = self;
@@ -152,7 +152,7 @@ impl Client {
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::new(main_address.clone()),
-            reports,
+            answers,
         };
         let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
@@ -253,12 +253,12 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
-    reports: Reports,
+    answers: Answers,
 }
 
-impl Tell<Reported> for MainOut {
-    fn tell(&mut self, msg: Reported) {
-        self.reports.tell(msg);
+impl Tell<ToOperator> for MainOut {
+    fn tell(&mut self, msg: ToOperator) {
+        self.answers.tell(msg);
     }
 }
 

@@ -1,13 +1,13 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
-use crate::reports::Reports;
+use crate::operator::Answers;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls};
-use crate::{Program, Reporter, Stopper};
+use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
-    FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
+    FromListener, FromServerLoop, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
@@ -44,7 +44,7 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
-    reporter: Reporter,
+    operator: Operator,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
@@ -165,9 +165,9 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main_address = main.address();
     let listen = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let reports = Reports::default();
-    let reporter = reports.reporter(Program::Server(main_address.clone()));
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), reports };
+    let answers = Answers::default();
+    let operator = answers.operator(Program::Server(main_address.clone()));
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), answers };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
@@ -184,7 +184,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
-            reporter,
+            operator,
             listen,
             visitors,
             loop_count,
@@ -219,10 +219,10 @@ impl Server {
         Stopper(Program::Server(self.main_address.clone()))
     }
 
-    /// A handle that tells what the server does.
+    /// A handle that asks the server what it does, and gives it orders.
     #[must_use]
-    pub fn reporter(&self) -> Reporter {
-        self.reporter.clone()
+    pub fn operator(&self) -> Operator {
+        self.operator.clone()
     }
 
     /// Runs until stopped. Uses the calling thread as the main thread.
@@ -284,12 +284,12 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener>,
-    reports: Reports,
+    answers: Answers,
 }
 
-impl Tell<Reported> for MainOut {
-    fn tell(&mut self, msg: Reported) {
-        self.reports.tell(msg);
+impl Tell<ToOperator> for MainOut {
+    fn tell(&mut self, msg: ToOperator) {
+        self.answers.tell(msg);
     }
 }
 

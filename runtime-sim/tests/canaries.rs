@@ -80,14 +80,15 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, and no time passes there that would ask for a
+/// Nobody tries to get in in rings 1 and 2, or asks for a report, nobody who is in means harm, and no time passes there that would ask for a
 /// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 5] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 6] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::OldReport,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [

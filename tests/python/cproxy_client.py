@@ -223,13 +223,13 @@ U16, U32, U64 = Varint(16), Varint(32), Varint(64)
 HOW = Choice("Shut", "Reset")
 ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
 REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
-CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
+CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping", "Kicked")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
     "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
     "TlsRequired")
 TUNNEL = Choice(
-    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
+    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources", "Closed")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 

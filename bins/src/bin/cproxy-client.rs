@@ -7,8 +7,6 @@ use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, 
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
-const PROGRAM: &str = "cproxy-client";
-
 fn main() -> ExitCode {
     let flags: ClientFlags = flags::parse();
     match &flags.command {
@@ -16,7 +14,7 @@ fn main() -> ExitCode {
             let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
             return exit::check_config(file, assemble::client(&only_file, None));
         }
-        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        Some(command) => return operate::run(admin::CLIENT, command),
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -37,7 +35,7 @@ fn main() -> ExitCode {
     limits::hide_memory();
     limits::renounce_new_privileges();
     let _known = limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &assembled.admin, &out) {
+    let code = match run(assembled.config, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
             tracing::error!("{sentence}");
@@ -52,7 +50,7 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(config: client::Config, place: &admin::Place, out: &Output) -> Result<(), RunError> {
+fn run(config: client::Config, doors: &admin::Doors, out: &Output) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
     // Visitors reach the tunnels at the name under which this client reaches the server.
     let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
@@ -60,7 +58,7 @@ fn run(config: client::Config, place: &admin::Place, out: &Output) -> Result<(),
     notify::ready("started");
     caught.stop_with(client.stopper()).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
-    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: client.reporter() }, place);
+    let _admin = admin::start(admin::CLIENT, instance, client.operator(), doors);
     let total = client.run(|tunnel| announce(out, &host, tunnel))?;
     tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
     Ok(())

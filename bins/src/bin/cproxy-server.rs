@@ -1,7 +1,7 @@
 //! `cproxy-server`: takes visitors on public ports and hands them to clients.
 #![forbid(unsafe_code)]
 
-use bins::flags::{Command, ServerFlags};
+use bins::flags::{Command, ServerCommand, ServerFlags};
 use bins::output::{self, Output};
 use bins::signals::Caught;
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
@@ -10,17 +10,21 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PROGRAM: &str = "cproxy-server";
-
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
     match &flags.command {
-        Some(Command::CheckConfig { file }) => {
+        Some(ServerCommand::Common(Command::CheckConfig { file })) => {
             let common = assemble::only_file(file);
             let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
             return exit::check_config(file, assemble::server(&only_file, None));
         }
-        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, command),
+        Some(ServerCommand::Kick { client, socket }) => {
+            return operate::order(&admin::Question::Kick { client: client.clone() }, socket);
+        }
+        Some(ServerCommand::Close { port, socket }) => {
+            return operate::order(&admin::Question::Close { port: *port }, socket);
+        }
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
     if let Some(descriptors) = limits::raise_descriptor_limit() {
         config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
     }
-    let code = match run(config, &assembled.admin, &out) {
+    let code = match run(config, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -84,13 +88,13 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     }
 }
 
-fn run(config: server::Config, place: &admin::Place, out: &Output) -> Result<(), Box<dyn Error>> {
+fn run(config: server::Config, doors: &admin::Doors, out: &Output) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
     let Some(server) = start(config, &mut caught)? else { return Ok(()) };
     caught.stop_with(server.stopper())?;
     let instance = server.ctl_addr().port().to_string();
-    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: server.reporter() }, place);
+    let _admin = admin::start(admin::SERVER, instance, server.operator(), doors);
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.

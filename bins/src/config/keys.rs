@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 14] = [
+pub(super) const COMMON: [&str; 15] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -17,6 +17,7 @@ pub(super) const COMMON: [&str; 14] = [
     "log_format",
     "log_level",
     "admin_socket",
+    "metrics_addr",
 ];
 
 /// Keys of `cproxy-client`'s file.

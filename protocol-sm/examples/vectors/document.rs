@@ -352,15 +352,17 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 6] = [
+const TUNNEL: [TunnelRefusal; 7] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
     TunnelRefusal::NoFreePort,
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
+    TunnelRefusal::Closed,
 ];
-const CLOSE: [CloseCode; 4] = [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping];
+const CLOSE: [CloseCode; 5] =
+    [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping, CloseCode::Kicked];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {

@@ -8,7 +8,8 @@
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains; one that is open
+//!   may be told refused behind that, if the server's operator closes it, and is then for the rest of the session;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
@@ -29,7 +30,7 @@ use crate::sys_error::SysError;
 use crate::transfer::Fin;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -56,6 +57,8 @@ pub struct Control {
     /// The registration whose public port is being opened.
     binding: Option<Registration>,
     last_serial: u64,
+    /// Tunnels that the server's operator has closed.
+    closed: BTreeSet<TunnelId>,
     /// The client has said `Drain`: it gets no more tunnels.
     draining: bool,
     /// Which event loop has a conn.
@@ -163,6 +166,7 @@ impl Control {
             waiting: BTreeMap::new(),
             binding: None,
             last_serial: 0,
+            closed: BTreeSet::new(),
             draining: false,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
@@ -292,6 +296,10 @@ impl Control {
         if self.draining || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
+        // PROTOCOL.md: P-TUN-12.
+        if self.closed.contains(&tunnel) {
+            return refused(TunnelRefusal::Closed);
+        }
         let allowed = &self.scope.allow_ports;
         let may = if port == 0 { !allowed.is_empty() } else { allowed.contains(port) };
         if !may {
@@ -303,6 +311,16 @@ impl Control {
         self.tunnels.insert(tunnel, Tunnel { name, wanted: port, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
+    }
+
+    /// The server's operator closes a public port. If it is open for this session, returns what is to be closed, and the
+    /// tunnel's name: its client gets it back in its next session.
+    pub fn close_port(&mut self, port: u16) -> Option<(Registration, String)> {
+        let is_it = |state: &Tunnel| matches!(state.stage, TunnelStage::Open(public) if public.port() == port);
+        let (&tunnel, _) = self.tunnels.iter().find(|(_, state)| is_it(state))?;
+        let state = self.tunnels.remove(&tunnel)?;
+        self.closed.insert(tunnel);
+        Some((Registration { tunnel, serial: state.serial }, state.name))
     }
 
     /// The next public port to open, if none is being opened (K4).

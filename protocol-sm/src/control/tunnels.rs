@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            add            register           ready
-//!   (none) ──────▶  Idle ──────────────▶ Asked ──────▶ Open
+//!   (none) ──────▶  Idle ──────────────▶ Asked ──────▶ Open ──closed by the server's operator──▶ RetryAt
 //!                   ▲  ▲                  │  │ refused
 //!                   │  └─ at once ────────┘  ▼
 //!                   └─── new session ──── RetryAt ──▶ Asked, after the pause
@@ -224,7 +224,7 @@ impl Tunnels {
     /// # Errors
     /// It was not asked for.
     pub fn on_ready(&mut self, tunnel: TunnelId, public: SocketAddr) -> Result<(), Violation> {
-        let Some(entry) = self.asked(tunnel, MessageName::TunnelReady)? else { return Ok(()) };
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelReady, false)? else { return Ok(()) };
         entry.state = State::Open;
         entry.retry.reset();
         entry.slow_retry.reset();
@@ -303,8 +303,13 @@ impl Tunnels {
         now: Instant,
         random: u32,
     ) -> Result<AfterRefusal, Violation> {
-        let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
-        if entry.spec.public_port == 0 && entry.last.take().is_some() {
+        // PROTOCOL.md: P-TUN-12.
+        let closed = code == TunnelRefusal::Closed;
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused, closed)? else {
+            return Ok(AfterRefusal::Stale);
+        };
+        if entry.spec.public_port == 0 && entry.last.is_some() && !closed {
+            entry.last = None;
             entry.state = State::Idle;
             return Ok(AfterRefusal::RetryAtOnce);
         }
@@ -314,10 +319,15 @@ impl Tunnels {
         Ok(AfterRefusal::RetryLater { pause, is_news })
     }
 
-    /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
-    fn asked(&mut self, tunnel: TunnelId, message: MessageName) -> Result<Option<&mut TunnelEntry>, Violation> {
+    /// The tunnel that the server answers about, or closes; `None` if it was closed meanwhile (P-TUN-6).
+    fn asked(
+        &mut self,
+        tunnel: TunnelId,
+        message: MessageName,
+        closed: bool,
+    ) -> Result<Option<&mut TunnelEntry>, Violation> {
         match self.entries.get_mut(&tunnel) {
-            Some(entry) if entry.state == State::Asked => Ok(Some(entry)),
+            Some(entry) if entry.state == State::Asked || entry.state == State::Open && closed => Ok(Some(entry)),
             None if tunnel.0 < self.next => Ok(None),
             Some(_) | None => Err(Violation::Unexpected { message, state: StateName::TunnelNotAsked }),
         }

@@ -18,7 +18,7 @@ mod stopping;
 mod tunnels;
 
 use super::ctl_link::CtlLink;
-use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
+use super::messages::{ToClientLoop, ToClientMain, ToLoop, ToOperator};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
@@ -78,10 +78,10 @@ pub struct ClientMain<T> {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> {}
 
 impl<T, S> MainSys<T> for S where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>
 {
 }
 
@@ -146,7 +146,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -156,7 +156,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -166,7 +166,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
 {
     type Message = ToClientMain;
 

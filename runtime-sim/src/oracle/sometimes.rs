@@ -89,11 +89,16 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    AskedAtOnce,
+    Kicked,
+    KickedWithTransfers,
+    PortClosed,
+    PortClosedWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 86] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -175,6 +180,11 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::AskedAtOnce,
+        Self::Kicked,
+        Self::KickedWithTransfers,
+        Self::PortClosed,
+        Self::PortClosedWithTransfers,
     ];
 }
 

@@ -68,6 +68,8 @@ pub(super) struct Blow {
 pub(super) struct Plan {
     /// The system that runs.
     pub(super) scenario: Scenario,
+    /// Every program is asked all the time what it does.
+    pub(super) asks: bool,
     pub(super) blows: Vec<Blow>,
     /// Simulated time per turn of a host.
     pub(super) tick: Duration,
@@ -137,7 +139,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
-        Self { scenario, blows, tick, latency, window, keepalive }
+        Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.

@@ -245,6 +245,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToServerMain::Report { tag });
+        }
         program.turn(cx, || {
             stage.orders.with_status(SERVER, |status| {
                 status.up = true;
@@ -328,6 +331,9 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         if let Some(new) = stage.orders.take_order(who, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
+        }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToClientMain::Report { tag });
         }
         program.turn(cx, || {
             stage.orders.with_status(who, |status| {

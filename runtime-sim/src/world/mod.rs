@@ -5,6 +5,7 @@
 //! everything must converge, then probes, then an orderly stop.
 
 mod actors;
+mod books;
 mod direct;
 mod faults;
 mod phases;
@@ -26,6 +27,7 @@ use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
 use crate::scenario::{CTL, Outcome, client_token};
 use crate::trace::Trace;
 use actors::{Actors, Service};
+use books::Asked;
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::ids::TunnelId;
@@ -71,6 +73,7 @@ enum Event {
     Resolved { process: usize, lookup: usize },
     Phase,
     Look,
+    Ask,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +145,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    asked: Asked,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -218,6 +222,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            asked: Asked::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
@@ -255,6 +260,7 @@ impl World {
             self.at(Instant::from_nanos(at + 500_000_000), Event::Visitor(tunnel));
         }
         self.lay_faults(length);
+        self.lay_questions(length);
         self.at(Instant::ZERO + self.plan.scenario.length, Event::Phase);
         self.look_for_silence();
     }
@@ -329,6 +335,7 @@ impl World {
             Event::Resolved { process, lookup } => self.on_resolved(process, lookup),
             Event::Phase => self.next_phase(),
             Event::Look => self.look_for_silence(),
+            Event::Ask => self.ask_all(),
         }
     }
 
@@ -472,6 +479,7 @@ impl World {
             {
                 self.publics[client.tunnels[*index as usize]] = Some(*public);
             }
+            self.see_counted(process, &note);
             self.see_note(process, &note);
         }
     }

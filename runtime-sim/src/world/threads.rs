@@ -6,7 +6,7 @@ use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
-use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
+use protocol_sm::driver::messages::{Order, ToClientMain, ToServerMain};
 use protocol_sm::driver::{Cx, Lookup};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
@@ -59,12 +59,21 @@ impl World {
         );
     }
 
+    /// The server's operator orders something.
+    pub(super) fn order(&mut self, order: Order) {
+        let server = &self.processes[self.server];
+        if server.alive {
+            let main = server.threads[0];
+            self.post(main, Mail::ServerMain(ToServerMain::Order { tag: 0, order }));
+        }
+    }
+
     pub(super) fn ask_to_close(&mut self, process: usize, tunnel: TunnelId) {
         let main = self.processes[process].threads[0];
         self.post(main, Mail::ClientMain(ToClientMain::CloseTunnel { tunnel }));
     }
 
-    fn post(&mut self, thread: usize, mail: Mail) {
+    pub(super) fn post(&mut self, thread: usize, mail: Mail) {
         self.threads[thread].mail.push_back(mail);
         self.wake(thread);
     }
@@ -128,8 +137,8 @@ impl World {
             self.see_sent(process, &mail);
             self.post(to, mail);
         }
-        for reported in effects.reports {
-            self.see_report(process, &reported.report);
+        for answer in effects.answers {
+            self.see_answer(process, answer);
         }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();

@@ -12,7 +12,6 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ConnId, Epoch};
-use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -131,14 +130,6 @@ impl Transfer {
 }
 
 impl World {
-    /// A program tells what it does.
-    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
-        if !report.visitors.adds_up() {
-            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
-            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
-        }
-    }
-
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
         let (key, epoch, fin) = match mail {
@@ -487,6 +478,9 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
+                CloseCode::Kicked => {
+                    self.coverage.saw(if live(self) { Sometimes::KickedWithTransfers } else { Sometimes::Kicked });
+                }
                 CloseCode::Violation | CloseCode::Stopping => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {

@@ -154,7 +154,7 @@ impl<T> ClientMain<T> {
             self.outcome = Some(Outcome::Stopped);
             return;
         }
-        if was_up {
+        if was_up && self.control.is_some() {
             self.grace = Some(cx.now + self.settings.timings.session_grace);
         }
         let grace_left = self.grace.map(|at| at.since(cx.now));

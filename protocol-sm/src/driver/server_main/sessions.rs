@@ -93,7 +93,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
-    fn note_tunnel<S: MainSys<T, L>>(
+    pub(super) fn note_tunnel<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,
