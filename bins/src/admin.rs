@@ -103,27 +103,31 @@ pub struct Admin {
 #[must_use]
 pub fn start(name: &'static str, instance: String, operator: Operator, doors: &Doors) -> Admin {
     let socket = socket::open(&doors.socket, name, &instance).unwrap_or_else(|error| {
-        tracing::error!("no admin socket, so `status` and the like do not reach this program: {error}");
+        tracing::error!(
+            event = "no_admin_socket",
+            "no admin socket, so `status` and the like do not reach this program: {error}"
+        );
         None
     });
     let web = doors.metrics.and_then(|at| {
         let opened = TcpListener::bind(at).and_then(|listener| {
             listener.set_nonblocking(true)?;
-            tracing::info!("metrics and a page at http://{}/", listener.local_addr()?);
+            let at = listener.local_addr()?;
+            tracing::info!(event = "metrics", address = %at, "metrics and a page at http://{at}/");
             Ok(listener)
         });
         let way = "choose another `metrics_addr`";
-        opened.map_err(|error| tracing::error!("no metrics at {at}: {error}; {way}")).ok()
+        opened.map_err(|error| tracing::error!(event = "no_metrics", "no metrics at {at}: {error}; {way}")).ok()
     });
     let (file, socket) = socket.unzip();
     if let Some(file) = &file {
-        tracing::info!(socket = %file.path().display(), "admin socket");
+        tracing::info!(event = "admin_socket", socket = file.path().to_string_lossy().as_ref(), "admin socket");
     }
     if socket.is_some() || web.is_some() {
         let host_name = uname().map(|system| system.nodename().to_string_lossy().into_owned()).unwrap_or_default();
         let program = Program { name, instance, operator, host_name, last: Mutex::default() };
         if let Err(error) = serve(socket, web, program) {
-            tracing::error!("this program cannot be asked: {error}");
+            tracing::error!(event = "no_admin", "this program cannot be asked: {error}");
         }
     }
     Admin { _file: file }

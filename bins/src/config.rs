@@ -5,7 +5,7 @@
 //! and speak of Rust's types.
 
 mod client;
-mod keys;
+pub(crate) mod keys;
 mod section;
 mod server;
 mod tls;
@@ -14,6 +14,7 @@ pub use client::{ClientFile, TunnelEntry, parse_client};
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
+use crate::access_log::Destination;
 use crate::admin::{self, Doors, Place};
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
@@ -21,7 +22,7 @@ use crate::token::{self, TokenSource};
 use keys::{ALLOW_SOURCES, TOKEN_FILES};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
-use section::Section;
+use section::{Section, SwitchOrText};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -76,6 +77,8 @@ pub struct Common {
     pub tokens: Vec<TokenSource>,
     /// How to log.
     pub logs: Logs,
+    /// Where visits are logged.
+    pub access_log: Destination,
     /// Where the program can be asked.
     pub doors: Doors,
     /// What is legal but poor, as sentences.
@@ -131,7 +134,22 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     common.doors = Doors { socket: socket(top), metrics: top.parsed_or_number("metrics_addr", admin::address) };
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
+    common.access_log = access_log(top);
     common
+}
+
+/// Reads `access_log`. A relative path starts at the configuration file's directory.
+fn access_log(top: &Section<'_>) -> Destination {
+    const KEY: &str = "access_log";
+    match top.switch_or_text(KEY) {
+        None | Some(SwitchOrText::Switch(false)) => Destination::Nowhere,
+        Some(SwitchOrText::Switch(true)) => Destination::Log,
+        Some(SwitchOrText::Text("")) => {
+            top.problem(KEY, "is empty; write the path of a file, or true for standard error".into());
+            Destination::Nowhere
+        }
+        Some(SwitchOrText::Text(path)) => Destination::File(top.origin().parent().unwrap_or(Path::new("")).join(path)),
+    }
 }
 
 /// Reads `admin_socket`. A relative path starts at the configuration file's directory.

@@ -11,6 +11,7 @@
 //! Nothing here decides anything about connections: that is `protocol-sm`, run by `runtime-epoll`.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod address;
 pub mod admin;
 pub mod assemble;
@@ -26,6 +27,7 @@ pub mod notify;
 pub mod operate;
 pub mod output;
 pub mod problem;
+pub mod reload;
 pub mod signals;
 pub mod tls;
 pub mod token;

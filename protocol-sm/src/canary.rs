@@ -71,13 +71,23 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A visit leaves no record where the visitor was gone before its transfer was over.
+    GoneVisitForgotten,
+    /// What a lost outer socket was not given is recorded as given.
+    DroppedCounted,
+    /// A client that is told its settings anew begins a new session.
+    ReloadCutsSession,
+    /// A server leaves the public ports open that a client may not have any more.
+    ShrunkScopeKept,
+    /// A tunnel that has moved is not closed.
+    MovedTunnelKept,
     /// Who asks for a report while one is gathered is told what was gathered before.
     OldReport,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 36] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -108,6 +118,11 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::GoneVisitForgotten,
+        Self::DroppedCounted,
+        Self::ReloadCutsSession,
+        Self::ShrunkScopeKept,
+        Self::MovedTunnelKept,
         Self::OldReport,
     ];
 }

@@ -287,6 +287,8 @@ pub enum CloseCode {
     Violation,
     /// The server stops.
     Stopping,
+    /// The server does not take the client's token any more.
+    Revoked,
     /// The server's operator has ended the session.
     Kicked,
 }
@@ -298,6 +300,7 @@ impl fmt::Display for CloseCode {
             Self::Replaced => "another client with the same identity took over",
             Self::Violation => "the peer broke the protocol",
             Self::Stopping => "the server is stopping",
+            Self::Revoked => "the server does not take the client's token any more",
             Self::Kicked => "the server's operator has ended it",
         })
     }

@@ -1,10 +1,11 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
+use crate::notes::AccessLog;
 use crate::operator::Answers;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls};
+use crate::tls::{ServerTls, Tls, TlsInUse};
 use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
@@ -12,12 +13,14 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
+use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -44,6 +49,7 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
     operator: Operator,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
@@ -53,6 +59,7 @@ pub struct Server {
     hosts: Vec<Host>,
     timings: Timings,
     relay: Strategy,
+    access_log: Option<AccessLog>,
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
@@ -158,6 +165,7 @@ pub struct Summary {
 /// A port is taken, may not be bound, or the machine is out of descriptors.
 pub fn start(mut config: Config) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -173,9 +181,8 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
-    if let Some(tls) = config.tls {
-        main.sys.use_tls(Tls::Server(tls));
-    }
+    let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
+    main.sys.use_tls(tls.clone());
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
@@ -184,6 +191,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
+            tls,
             operator,
             listen,
             visitors,
@@ -191,6 +199,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             hosts,
             timings,
             relay,
+            access_log: config.access_log,
             clock,
             ctl,
             proxy,
@@ -219,6 +228,14 @@ impl Server {
         Stopper(Program::Server(self.main_address.clone()))
     }
 
+    /// A handle that tells the server its configuration anew. There is one: the last that was asked for.
+    #[must_use]
+    pub fn reloader(&mut self) -> Reloader {
+        let (sender, answers) = channel();
+        self.main.sys.notes().answer_reloads(sender);
+        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
+    }
+
     /// A handle that asks the server what it does, and gives it orders.
     #[must_use]
     pub fn operator(&self) -> Operator {
@@ -231,15 +248,30 @@ impl Server {
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
         let Self {
-            mut host, mut main, main_address, listen, visitors, loop_count, hosts, timings, relay, clock, ..
+            mut host,
+            mut main,
+            main_address,
+            listen,
+            visitors,
+            loop_count,
+            hosts,
+            timings,
+            relay,
+            access_log,
+            clock,
+            ..
         } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
         let mut listener =
             Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
+        listener.sys.notes().record_visits(access_log.clone());
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)
+            let out = LoopOut(Outgoing::new(main_address.clone()));
+            let mut worker = Worker::new(seat, out, driver, clock).with_strategy(relay);
+            worker.sys.notes().record_visits(access_log.clone());
+            worker
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Threads::new();
@@ -270,6 +302,29 @@ impl Server {
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
             ..sum
         }))
+    }
+}
+
+/// Tells a server that runs its configuration anew.
+#[derive(Debug)]
+pub struct Reloader {
+    main: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
+    answers: Receiver<Option<Changes>>,
+}
+
+impl Reloader {
+    /// The server goes on as `config` says, and nobody loses what they may still have. Waits until the server has taken
+    /// it over, and returns what was changed; `None` if the server stops, and changes nothing any more. Its addresses,
+    /// the event loops, the way that payload is moved, what its descriptors allow, and whether it encrypts stay as they
+    /// were.
+    pub fn reload(&mut self, config: Config) -> Option<Changes> {
+        let encrypts = matches!(*self.tls.get(), Tls::Server(_));
+        if let Some(tls) = config.tls.filter(|_| encrypts) {
+            self.tls.set(Tls::Server(tls));
+        }
+        self.main.post(ToServerMain::Reload(Box::new(config.settings)));
+        self.answers.recv().ok().flatten()
     }
 }
 

@@ -58,6 +58,8 @@ fn haunts() -> Vec<(&'static str, Place)> {
             "splice",
             Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
         ),
+        ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
+        ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
     ]
 }
@@ -80,14 +82,17 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, or asks for a report, nobody who is in means harm, and no time passes there that would ask for a
-/// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 6] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
+/// ask for a second heartbeat, there is no access log, and nobody asks for a report.
+const HIDDEN_FROM_SMALL: [PlantedBug; 9] = [
+    PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::GoneVisitForgotten,
+    PlantedBug::DroppedCounted,
     PlantedBug::OldReport,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
@@ -98,14 +103,18 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Ports stay where they are. Of
+/// the access log only the records are counted there.
+const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
+    PlantedBug::MovedTunnelKept,
+    PlantedBug::ShrunkScopeKept,
     PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::StartNotAsked,
+    PlantedBug::DroppedCounted,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -102,6 +102,7 @@ pub(super) fn open(place: &Place, program: &str, instance: &str) -> io::Result<O
         Place::Found => {
             let Some((directory, make)) = own_directory() else {
                 tracing::info!(
+                    event = "admin_socket_unplaced",
                     "no admin socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set; for `status`, name a path with \
                      `admin_socket`"
                 );

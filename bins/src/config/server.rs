@@ -243,6 +243,7 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
     use protocol_sm::settings::Token;
     use std::num::NonZeroUsize;
@@ -300,6 +301,7 @@ mod tests {
             visitor_keepalive = 0.25
             log_format = "json"
             log_level = "trace"
+            access_log = "visits.log"
             admin_socket = "run/admin"
             metrics_addr = 9464
 
@@ -364,6 +366,7 @@ mod tests {
             [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
+        assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
@@ -431,6 +434,15 @@ mod tests {
             problem("bind_addr = 'localhost'")
                 .starts_with("1: `bind_addr` = \"localhost\": it is not an IP address; write")
         );
+    }
+
+    #[test]
+    fn the_access_log_is_off_on_or_a_file() {
+        let read = |value: &str| parse(&format!("access_log = {value}")).unwrap().common.access_log;
+        assert_eq!((read("true"), read("false")), (Destination::Log, Destination::Nowhere));
+        assert_eq!(read("'/var/log/x'"), Destination::File("/var/log/x".into()));
+        assert!(problem("access_log = 1").contains("write true or false without quotes, or a text in quotes"));
+        assert!(problem("access_log = ''").starts_with("1: `access_log` is empty; write the path"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::report::{Counted, Counts, ListenerPart};
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::Begun;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -162,6 +163,19 @@ impl<L> Listener<L> {
         }
     }
 
+    /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
+    fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
+        let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
+        if let Some(&token) = self.port_of.get(&(control, registration)) {
+            if let Some(member) = self.ports.get_mut(token).and_then(|port| port.route.member(control, registration)) {
+                gate.follow(&mut member.gate);
+                member.gate = *gate;
+            }
+        } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
+            bind.gate = gate;
+        }
+    }
+
     /// Told by the way that visitors take, so that it arrives after the last of them, which would be left waiting
     /// otherwise.
     fn tell_closed<S>(&self, sys: &mut S, control: ControlKey, tunnel: Option<TunnelId>)
@@ -196,6 +210,7 @@ impl<L> Listener<L> {
                 all_turned_away.add(why);
                 **turned_away += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
@@ -205,6 +220,7 @@ impl<L> Listener<L> {
                 dropped.add(why);
                 **turned_away += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let loop_index = least_loaded(loads);
@@ -216,6 +232,7 @@ impl<L> Listener<L> {
                 from,
                 guest,
                 tunnel_max: gate.max_connections,
+                label: gate.label.clone(),
                 left: loads.len() - 1,
             });
             sys.tell(ToLoop { loop_index, message });
@@ -243,6 +260,8 @@ where
             ToListener::Bind { control, holder, registration, ip, ports, gate } => {
                 self.binds.push(holder, Bind { control, registration, ip, ports, gate });
             }
+            ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
                 let members = self.ports.iter().flat_map(|(_, port)| port.route.members());
                 let tunnels =

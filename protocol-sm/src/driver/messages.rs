@@ -7,13 +7,17 @@ use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
+use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
+use crate::settings::{ServerSettings, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -67,6 +71,15 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// A session may use more or less from now on. Who is there already stays.
+    Limits {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// This loop's share of its limits.
+        limits: Limits,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
@@ -95,6 +108,8 @@ pub struct Arrival<T> {
     pub guest: Guest,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
+    /// What the access log calls its tunnel; none where that is off.
+    pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
 }
@@ -192,12 +207,23 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What the access log calls it; none where that is off.
+        label: Option<Arc<Label>>,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// A tunnel's LocalServer is another one, which was not looked up yet: transfers go on, new visitors go there.
+    Relocated {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Its name is an address, and will not have another.
+        fixed: bool,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// Open a proxy_conn.
     Open {
         /// The server's address.
@@ -292,6 +318,17 @@ pub enum ToListener {
         /// Who may visit.
         gate: Box<Gate>,
     },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
+    /// Who may visit a tunnel is changed.
+    Admit {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What was registered; it is open, or being opened.
+        registration: Registration,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
     /// A visitor that was given to a loop was passed on to another one.
     Moved {
         /// The loop that had it.
@@ -364,7 +401,7 @@ pub enum Order {
     // PROTOCOL.md: P-END-4.
     Kick(String),
     /// Close this public port for as long as the session lasts.
-    // PROTOCOL.md: P-TUN-12.
+    // PROTOCOL.md: P-TUN-14.
     Close(u16),
 }
 
@@ -375,8 +412,11 @@ pub enum ToServerMain<T> {
     Loop(FromServerLoop<T>),
     /// From the listener.
     Listener(FromListener),
-    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`],
-    /// once, unless the server ends before.
+    /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
+    /// clients must encrypt, stays as it was.
+    Reload(Box<ServerSettings>),
+    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`], once, unless the server ends
+    /// before.
     Report {
         /// The asker's name for it.
         tag: u64,
@@ -404,6 +444,8 @@ pub enum ToClientMain {
         /// Its addresses, best first.
         addresses: Vec<SocketAddr>,
     },
+    /// The user says anew what is to be done. Answered by a note.
+    Reload(Box<ClientReload>),
     /// The user closes a tunnel: no new visitors, transfers go on. An id that is no tunnel's is ignored.
     CloseTunnel {
         /// The tunnel.

@@ -422,7 +422,10 @@ impl Loops {
             }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
+            | ServerMsg::Drain => {
                 unreachable!("no loop says it")
             }
         };
@@ -483,7 +486,10 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
-        ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
+        ClientMsg::RegisterTunnel { .. }
+        | ClientMsg::ChangeTunnel { .. }
+        | ClientMsg::CloseTunnel { .. }
+        | ClientMsg::Drain => {
             unreachable!("no loop says it")
         }
     };
@@ -518,7 +524,10 @@ impl Model for Loops {
         };
         self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
+            client.on_message(
+                cx,
+                ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true, label: None },
+            );
         });
         let limits = Limits {
             holder: None,
@@ -635,6 +644,7 @@ impl Model for Loops {
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
+                    label: None,
                     left: 0,
                 };
                 self.server(state, None, story, |server, cx| server.on_message(cx, ToServerLoop::Visitor(arrival)));

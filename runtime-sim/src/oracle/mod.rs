@@ -50,12 +50,15 @@ pub enum Property {
     ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
+    VisitsRecorded,
     PortsAccountedFor,
     BooksAgree,
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    ReloadsSpareOthers,
+    ClosedTakesNobody,
     TurnsAreShort,
     NoPanic,
     TransfersEnd,
@@ -71,7 +74,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 42] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -94,12 +97,15 @@ impl Property {
         Self::ChunksWhole,
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
+        Self::VisitsRecorded,
         Self::PortsAccountedFor,
         Self::BooksAgree,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::ReloadsSpareOthers,
+        Self::ClosedTakesNobody,
         Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
@@ -141,6 +147,9 @@ impl Property {
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::VisitsRecorded => {
+                "each visit leaves one record, with the bytes that were moved and the ends that there were"
+            }
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }
@@ -149,6 +158,8 @@ impl Property {
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
+            Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
             Self::TurnsAreShort => "one turn of a thread opens few ports",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",

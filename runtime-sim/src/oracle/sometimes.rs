@@ -89,6 +89,14 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    ReloadedClient,
+    ReloadedServer,
+    ReloadedWithTransfers,
+    ReloadedDetached,
+    ReloadedStopping,
+    TunnelMoved,
+    ScopeShrunk,
+    TokenRevoked,
     AskedAtOnce,
     Kicked,
     KickedWithTransfers,
@@ -98,7 +106,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 86] = [
+    pub const ALL: [Self; 94] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -180,6 +188,14 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::ReloadedClient,
+        Self::ReloadedServer,
+        Self::ReloadedWithTransfers,
+        Self::ReloadedDetached,
+        Self::ReloadedStopping,
+        Self::TunnelMoved,
+        Self::ScopeShrunk,
+        Self::TokenRevoked,
         Self::AskedAtOnce,
         Self::Kicked,
         Self::KickedWithTransfers,

@@ -51,7 +51,12 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 29] = [
+pub const UNSEEN: [Sometimes; 34] = [
+    Sometimes::ReloadedDetached,
+    Sometimes::ReloadedStopping,
+    Sometimes::TunnelMoved,
+    Sometimes::ScopeShrunk,
+    Sometimes::TokenRevoked,
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,

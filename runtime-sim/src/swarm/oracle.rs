@@ -148,6 +148,7 @@ impl Oracle {
                 self.ended((*conn, *epoch));
                 self.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(_) => {}
             Note::IdleConnsDie { .. } => self.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {
@@ -173,6 +174,10 @@ impl Oracle {
             }
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
+            }
+            Note::Reloaded { changes: None } => self.saw(Sometimes::ReloadedStopping),
+            Note::Reloaded { .. } => {
+                self.saw(if server { Sometimes::ReloadedServer } else { Sometimes::ReloadedClient });
             }
             // Only a hostile holder acknowledges nothing.
             Note::Violation { violation: Violation::Unacknowledged, .. } if server => {}

@@ -431,6 +431,8 @@ impl Log for Thread {
         process.stage.note(process.who, &note);
         if let Note::Started { conn, epoch, visitor, .. } = note {
             process.watch.started(conn, epoch, visitor);
+        } else if let Note::Visit(_) = note {
+            process.watch.visit_over();
         }
     }
 }

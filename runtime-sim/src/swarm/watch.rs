@@ -30,6 +30,8 @@ pub(super) struct Watch {
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// The client's session.
     serial: RefCell<u64>,
+    /// Visits of which it was said that they are over.
+    visits: Cell<u64>,
     /// What the program has noted.
     books: RefCell<Books>,
     /// Questions without an answer, and what was noted when each was asked.
@@ -51,6 +53,7 @@ impl Watch {
             visitors: RefCell::default(),
             started: RefCell::default(),
             serial: RefCell::default(),
+            visits: Cell::default(),
             books: RefCell::default(),
             asked: RefCell::default(),
             turns: Cell::default(),
@@ -156,6 +159,8 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Limits { .. }
+            | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Report { .. }
@@ -173,10 +178,25 @@ impl Watch {
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
+            | ToClientLoop::Relocated { .. }
+            | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
+        }
+    }
+
+    /// A visit has left its record.
+    pub(super) fn visit_over(&self) {
+        self.visits.set(self.visits.get() + 1);
+    }
+
+    /// The process has ended by itself: each of its `visits` has left a record.
+    pub(super) fn check_visits(&self, visits: u64) {
+        let said = self.visits.get();
+        if said != visits {
+            self.stage.breach(Kind::Safety, Property::VisitsRecorded, format!("{said} records of {visits} visits"));
         }
     }
 

@@ -6,7 +6,7 @@ use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
-use protocol_sm::driver::messages::{Order, ToClientMain, ToServerMain};
+use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Lookup};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
@@ -135,6 +135,12 @@ impl World {
         for (place, mail) in effects.mail {
             let to = self.processes[process].threads[place];
             self.see_sent(process, &mail);
+            self.see_said_at_reload(&mail);
+            if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, .. }))) =
+                (&self.threads[index].task, &mail)
+            {
+                self.see_arrival(process, *control, *tunnel);
+            }
             self.post(to, mail);
         }
         for answer in effects.answers {
@@ -173,7 +179,9 @@ impl World {
         }
         for mail in mail {
             self.see_delivered(index, &mail);
+            self.begin_reload(index, &mail);
             self.with(index, |task, cx| task.on_message(cx, mail));
+            self.watch.reloading = None;
         }
         for (token, ready) in events {
             self.with(index, |task, cx| task.on_ready(cx, token, ready));

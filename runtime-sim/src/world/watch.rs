@@ -1,5 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
+use super::reload::Reloading;
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
@@ -11,7 +12,7 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
-use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -59,6 +60,10 @@ pub(super) struct Watch {
     closing: BTreeSet<(usize, Option<u64>)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
+    /// A driver is told its settings anew.
+    pub(super) reloading: Option<Reloading>,
+    /// Tunnels whose port the listener was told to close.
+    pub(super) closed: BTreeSet<(usize, ControlKey, TunnelId)>,
 }
 
 /// A transfer, by the outer sockets of the two programs.
@@ -105,6 +110,12 @@ impl Watch {
     fn is_closing(&self, process: usize, visitor: SocketAddr) -> bool {
         let session = self.visitors.get(&(process, visitor)).copied();
         [None, session].into_iter().any(|session| self.closing.contains(&(process, session)))
+    }
+
+    /// The socket by which a client carries a visitor to its service, if it has dialled.
+    pub(super) fn local_of(&self, kernel: &Kernel, client: usize, visitor: SocketAddr) -> Option<SockId> {
+        let of = |it: &&Transfer| it.client == Some(client) && kernel.remote(it.public) == visitor;
+        self.transfers.iter().rev().find(of)?.local
     }
 
     /// What became of the visitor with this public socket.
@@ -231,11 +242,8 @@ impl World {
             Mail::ServerLoop(ToServerLoop::Drain | ToServerLoop::Stop) => {
                 self.watch.closing.insert((process, None));
             }
-            Mail::ServerLoop(_)
-            | Mail::ServerMain(_)
-            | Mail::Listener(_)
-            | Mail::ClientMain(_)
-            | Mail::ClientLoop(_) => {}
+            Mail::Listener(message) => self.see_listener_told(process, message),
+            Mail::ServerLoop(_) | Mail::ServerMain(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => {}
         }
     }
 
@@ -358,6 +366,14 @@ impl World {
                 self.overheard.on_read(sock.0, bytes);
             }
         }
+        let process = self.threads[thread].process;
+        for &(sock, read, written) in &effects.moved {
+            self.visits.on_moved(sock, read, written);
+        }
+        self.visits.on_shut(&effects.shut);
+        for &(sock, visitor) in &effects.accepted {
+            self.visits.on_accepted(process, visitor, sock);
+        }
         for &sock in effects.lingering.borrow().iter() {
             let now = self.now();
             self.watch.lingering.entry(sock).or_insert(now);
@@ -462,6 +478,7 @@ impl World {
             Note::TakenBack { lost, .. } => {
                 self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(visit) => self.see_visit(process, visit),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {
@@ -481,11 +498,12 @@ impl World {
                 CloseCode::Kicked => {
                     self.coverage.saw(if live(self) { Sometimes::KickedWithTransfers } else { Sometimes::Kicked });
                 }
-                CloseCode::Violation | CloseCode::Stopping => {}
+                CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
+            Note::Reloaded { changes } => self.see_reloaded(process, changes.as_deref()),
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.
                 let strange = conn.is_none() && role == Role::Server && self.strangers_came();

@@ -125,7 +125,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     (
         "tests/tests/status.rs",
         "a_port_that_is_closed_takes_no_more_visitors_until_the_clients_next_session",
-        &["P-TUN-12"],
+        &["P-TUN-14"],
     ),
     ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
     (

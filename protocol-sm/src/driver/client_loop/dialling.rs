@@ -15,6 +15,7 @@ use crate::race::Race;
 use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::VisitEnd;
 use crate::wire::ProxyToServer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -228,6 +229,7 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.local = Some(local);
         active.conn.on_dialed();
+        active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let Some(name) = self.locals.get_mut(&tunnel) {
@@ -244,6 +246,7 @@ impl<T, P> ClientLoop<T, P> {
         let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
+        active.over(cx.now, VisitEnd::Refused(why)).into_iter().for_each(|visit| cx.sys.note(visit));
         // The main thread knows nothing of a tunnel that a hostile server has made up.
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });

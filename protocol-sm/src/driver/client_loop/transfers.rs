@@ -14,6 +14,7 @@ use crate::report::Trouble;
 use crate::settings::Timings;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
+use crate::visit::VisitEnd;
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
 
@@ -113,6 +114,9 @@ impl<T, P> ClientLoop<T, P> {
             self.core.totals.finished += 1;
             cx.sys.note(Note::Finished { conn: id, epoch, egress: over.bytes_out, ingress: over.bytes_in });
         }
+        if let State::Active(active) = &mut conn.state {
+            active.over(cx.now, VisitEnd::Served).into_iter().for_each(|visit| cx.sys.note(visit));
+        }
         conn.state = State::Idle(idle);
         self.core.timers.set(token, &mut conn.deadline, None);
         self.active -= 1;
@@ -157,7 +161,7 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
         self.core.timers.set(token, &mut conn.deadline, None);
         self.conns.remove(&conn.id);
-        match &conn.state {
+        match &mut conn.state {
             State::Opening { step, to, why, .. } => {
                 let (to, why) = (*to, why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
@@ -176,6 +180,8 @@ impl<T, P> ClientLoop<T, P> {
             State::Active(active) => {
                 let epoch = active.conn.transfer.epoch();
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch, code, by_peer });
+                let visit = active.over(cx.now, VisitEnd::Aborted { code, by_peer });
+                visit.into_iter().for_each(|visit| cx.sys.note(visit));
                 let (tunnel, over) = (active.tunnel, Over::of(active, cx.now));
                 self.count_over(tunnel, &over, false);
                 if active.conn.stage() != Stage::Refused {

@@ -8,13 +8,16 @@ use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
 use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
+use crate::visit::VisitEnd;
 use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
+use alloc::boxed::Box;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
@@ -107,10 +110,12 @@ impl<T, P> ServerLoop<T, P> {
             }
         }
         if let Some(code) = read.refused {
-            let (tunnel, visitor) = (active.tunnel, active.visitor.take());
+            let (tunnel, ways) = (active.tunnel, active.conn.transfer.ways());
+            let (gone, visitor) = (active.gone.take(), active.visitor.take());
             self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
-            if let Some(visitor) = visitor {
-                self.reset_visitor(cx, visitor);
+            let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
+            if let Some((visitor, visit)) = visit {
+                cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
             }
         }
         let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
@@ -145,9 +150,15 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(ending) = ending
             && let Some(visitor) = visitor.take()
         {
-            match ending {
+            let gone = match ending {
                 Ending::Close => self.close_visitor(cx, visitor),
                 Ending::Reset => self.reset_visitor(cx, visitor),
+            };
+            if let Some(gone) = gone.filter(|_| !planted(PlantedBug::GoneVisitForgotten))
+                && let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
+                && let State::Active(active) = &mut conn.state
+            {
+                active.gone = Some(Box::new(gone));
             }
         }
         self.finish(cx, token);
@@ -179,6 +190,12 @@ impl<T, P> ServerLoop<T, P> {
                 egress: over.bytes_in,
                 ingress: over.bytes_out,
             });
+        }
+        if let State::Active(active) = &mut conn.state
+            && let Some(gone) = active.gone.take()
+        {
+            let (visitor, visit) = *gone;
+            cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), VisitEnd::Served));
         }
         conn.state = State::Idle { conn: idle, since: cx.now };
         conn.heard = cx.now;
@@ -292,10 +309,12 @@ impl<T, P> ServerLoop<T, P> {
             }
             State::Active(active) => {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
-                if let Some(visitor) = active.visitor {
-                    self.reset_visitor(cx, visitor);
-                }
                 let over = Over::of(&active, cx.now, &self.core.timings);
+                let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
+                if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
+                    let outcome = VisitEnd::Aborted { code, by_peer };
+                    cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), outcome));
+                }
                 self.count_over(conn.control, active.tunnel, &over, false);
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {
                     self.count_trouble(cx.now, conn.control, active.tunnel, Trouble::Aborted(code));

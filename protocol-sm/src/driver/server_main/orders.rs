@@ -1,11 +1,10 @@
 //! What the server's operator orders: a session ends, or a public port closes.
 
-use super::super::messages::{Order, ToListener};
+use super::super::messages::Order;
 use super::super::thread::Cx;
 use super::{MainSys, ServerMain};
 use crate::codes::{AbortCode, CloseCode, TunnelRefusal};
 use crate::report::short;
-use crate::wire::ServerMsg;
 use alloc::vec::Vec;
 
 impl<T, L> ServerMain<T, L> {
@@ -30,16 +29,12 @@ impl<T, L> ServerMain<T, L> {
         keys.len()
     }
 
-    // PROTOCOL.md: P-TUN-12.
+    // PROTOCOL.md: P-TUN-14.
     fn close_port<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, port: u16) -> usize {
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
-            let closed = self.sessions.act(key, |control, _| control.close_port(port)).flatten();
-            if let Some((registration, name)) = closed {
-                cx.sys.tell(ToListener::Close { control: key, registration });
-                let told = ServerMsg::TunnelRefused { tunnel: registration.tunnel, code: TunnelRefusal::Closed };
-                self.note_tunnel(cx, key, (name, port), &told);
-                self.send(cx, key, told);
+            if let Some(Some(withdrawn)) = self.sessions.act(key, |control, _| control.close_port(port)) {
+                self.withdraw(cx, key, withdrawn, TunnelRefusal::Closed);
                 return 1;
             }
         }
