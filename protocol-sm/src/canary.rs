@@ -87,11 +87,13 @@ pub enum PlantedBug {
     MovedTunnelKept,
     /// A client is not told that its ports were released.
     ReleaseUntold,
+    /// Who asks for a report while one is gathered is told what was gathered before.
+    OldReport,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -130,6 +132,7 @@ impl PlantedBug {
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
+        Self::OldReport,
     ];
 }
 

@@ -301,7 +301,10 @@ impl Holder {
             (Stage::Up, Ctl::Close { code: CloseCode::Violation }) if !self.acknowledges => {
                 return Ok(Some(Sometimes::UnacknowledgedEnded));
             }
-            (Stage::Up, Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye }) => {}
+            (
+                Stage::Up,
+                Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye | CloseCode::Kicked },
+            ) => {}
             (stage, message) => {
                 return Err((Property::HonestPeersNeverViolate, format!("{message:?} in {stage:?}")));
             }

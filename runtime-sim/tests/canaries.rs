@@ -93,8 +93,8 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
-/// ask for a second heartbeat, and there is no access log and no limit of bandwidth.
-const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
+/// ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks for a report.
+const HIDDEN_FROM_SMALL: [PlantedBug; 11] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -105,6 +105,7 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
     PlantedBug::DroppedCounted,
     PlantedBug::DebtForgotten,
     PlantedBug::BandwidthNotCharged,
+    PlantedBug::OldReport,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [

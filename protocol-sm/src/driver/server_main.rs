@@ -34,13 +34,14 @@ mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod orders;
 mod reload;
 mod report;
 mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -214,7 +215,7 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<Reported>
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<ToOperator>
 {
 }
 
@@ -224,7 +225,7 @@ impl<T, L, S> MainSys<T, L> for S where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>
+        + Tell<ToOperator>
 {
 }
 
@@ -334,7 +335,7 @@ where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>,
+        + Tell<ToOperator>,
 {
     type Message = ToServerMain<T>;
 
@@ -346,6 +347,10 @@ where
             }
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
+            ToServerMain::Order { tag, order } => {
+                let count = self.carry_out(cx, &order);
+                cx.sys.tell(ToOperator::Done { tag, count });
+            }
             ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }

@@ -100,11 +100,16 @@ pub enum Sometimes {
     TunnelMoved,
     ScopeShrunk,
     TokenRevoked,
+    AskedAtOnce,
+    Kicked,
+    KickedWithTransfers,
+    PortClosed,
+    PortClosedWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 92] = [
+    pub const ALL: [Self; 97] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -197,6 +202,11 @@ impl Sometimes {
         Self::TunnelMoved,
         Self::ScopeShrunk,
         Self::TokenRevoked,
+        Self::AskedAtOnce,
+        Self::Kicked,
+        Self::KickedWithTransfers,
+        Self::PortClosed,
+        Self::PortClosedWithTransfers,
     ];
 }
 

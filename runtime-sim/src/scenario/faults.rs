@@ -46,6 +46,8 @@ pub enum KernelFault {
     ServiceBlackholed,
     Nudge,
     CloseTunnel,
+    Kick,
+    ClosePort,
 }
 
 /// A kind of fault on turmoil.

@@ -75,6 +75,8 @@ pub(super) struct Blow {
 pub(super) struct Plan {
     /// The system that runs.
     pub(super) scenario: Scenario,
+    /// Every program is asked all the time what it does.
+    pub(super) asks: bool,
     pub(super) blows: Vec<Blow>,
     /// Simulated time per turn of a host.
     pub(super) tick: Duration,
@@ -146,7 +148,7 @@ impl Plan {
             no_splice: draw_no_splice(seed),
         };
         scenario.limit_bandwidth(seed);
-        Self { scenario, blows, tick, latency, window, keepalive }
+        Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.

@@ -247,6 +247,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToServerMain::Report { tag });
+        }
         for draw in stage.orders.take_reloads(SERVER) {
             let mut new = plan.scenario.server(true);
             if let Some(draw) = draw {
@@ -355,6 +358,9 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         if let Some(new) = stage.orders.take_order(who, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
+        }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToClientMain::Report { tag });
         }
         for draw in stage.orders.take_reloads(who) {
             let mut new = client_settings(plan, identity);

@@ -11,7 +11,7 @@ use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
@@ -427,6 +427,7 @@ impl Entropy for Thread {
 impl Log for Thread {
     fn note(&mut self, note: Note) {
         let process = self.process.borrow();
+        process.watch.noted(&note);
         process.stage.note(process.who, &note);
         if let Note::Started { conn, epoch, visitor, .. } = note {
             process.watch.started(conn, epoch, visitor);
@@ -532,9 +533,9 @@ impl Tell<FromServerLoop<Stream>> for Thread {
     }
 }
 
-impl Tell<Reported> for Thread {
-    fn tell(&mut self, msg: Reported) {
-        self.process.borrow().watch.said_report(&msg);
+impl Tell<ToOperator> for Thread {
+    fn tell(&mut self, msg: ToOperator) {
+        self.process.borrow().watch.answered(&msg);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
@@ -56,7 +56,7 @@ pub(super) struct Effects {
     pub(super) mail: Vec<(usize, Mail)>,
     pub(super) notes: Vec<Note>,
     pub(super) lookups: Vec<(Lookup, String)>,
-    pub(super) reports: Vec<Reported>,
+    pub(super) answers: Vec<ToOperator>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
     /// Tries to open a port.
@@ -407,9 +407,9 @@ impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
     }
 }
 
-impl Tell<Reported> for ThreadSys<'_> {
-    fn tell(&mut self, msg: Reported) {
-        self.effects.reports.push(msg);
+impl Tell<ToOperator> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToOperator) {
+        self.effects.answers.push(msg);
     }
 }
 

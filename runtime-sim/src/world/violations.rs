@@ -265,6 +265,9 @@ fn broken(property: Property) -> World {
             world.run_thread(main);
             world
         }
+        Property::BooksAgree => checked(settled(), |world| {
+            world.ask(world.server);
+        }),
         Property::StrangersHoldNothing => checked(in_phase(|phase| matches!(phase, Phase::Probing(_))), |world| {
             let to = SocketAddr::new(world.kernel.ip(world.server_host), crate::scenario::CTL);
             world.actors.intrude(&mut world.kernel, &world.plan, world.visitors, to);

@@ -13,7 +13,6 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
-use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -144,14 +143,6 @@ impl Transfer {
 }
 
 impl World {
-    /// A program tells what it does.
-    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
-        if !report.visitors.adds_up() {
-            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
-            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
-        }
-    }
-
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
         if let Mail::ServerMain(ToServerMain::Loop(FromServerLoop::WantBandwidth { .. }))
@@ -526,6 +517,9 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
+                CloseCode::Kicked => {
+                    self.coverage.saw(if live(self) { Sometimes::KickedWithTransfers } else { Sometimes::Kicked });
+                }
                 CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
