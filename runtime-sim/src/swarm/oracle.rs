@@ -215,6 +215,7 @@ impl Oracle {
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
             | Note::CannotAccept { .. }
+            | Note::Foreign { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

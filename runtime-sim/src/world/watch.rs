@@ -550,6 +550,7 @@ impl World {
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
             | Note::CannotAccept { .. }
+            | Note::Foreign { .. }
             | Note::Reconnecting { .. } => {}
         }
     }
