@@ -16,6 +16,7 @@ use nix::unistd::Uid;
 use runtime_epoll::Reporter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -44,10 +45,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub enum Question {
     /// What it does: a [`Status`].
     Status,
+    /// To read its configuration again: a sentence that says what that has changed.
+    Reload,
 }
 
 /// A program that can be asked.
-#[derive(Debug)]
 pub struct Program {
     /// `cproxy-server` or `cproxy-client`.
     pub name: &'static str,
@@ -55,6 +57,17 @@ pub struct Program {
     pub instance: String,
     /// Asks it what it does.
     pub reporter: Reporter,
+    /// Has it read its configuration again.
+    pub reload: Reload,
+}
+
+/// Reads a configuration again, and returns what that has changed or why it has changed nothing. It may take its time.
+pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("name", &self.name).field("instance", &self.instance).finish_non_exhaustive()
+    }
 }
 
 /// The admin socket of a running program. Its file goes when this is dropped.
@@ -189,7 +202,18 @@ async fn answer(question: Question, program: &Program) -> Vec<u8> {
             Ok(status) => line("status", &status),
             Err(why) => error(why),
         },
+        Question::Reload => match reload(program).await {
+            Ok(sentence) => line("reloaded", &sentence),
+            Err(why) => error(&why),
+        },
     }
+}
+
+/// Has the program read its configuration again, on a thread that may wait for files.
+async fn reload(program: &Program) -> Result<String, String> {
+    let reload = Arc::clone(&program.reload);
+    let done = tokio::task::spawn_blocking(move || reload()).await;
+    done.unwrap_or_else(|_| Err("the reload has failed; its log says why".to_owned()))
 }
 
 /// What the program does now.
@@ -224,6 +248,7 @@ mod tests {
     #[test]
     fn a_question_says_its_version_and_what_it_wants() {
         assert_eq!(read(br#"{"version":1,"do":"status"}"#), Ok(Question::Status));
+        assert_eq!(read(br#"{"version":1,"do":"reload"}"#), Ok(Question::Reload));
         for (line, why) in [
             (&b"garbage"[..], "the question is no JSON"),
             (b"\xff", "the question is no JSON"),

@@ -3,7 +3,7 @@
 use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
-use crate::operate::StatusFlags;
+use crate::operate::{SocketFlag, StatusFlags};
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use runtime_epoll::tls::Pin;
@@ -66,6 +66,9 @@ pub enum Command {
     },
     /// Show what the running program does: sessions, tunnels, visitors, bytes
     Status(StatusFlags),
+    /// Have the running program read its configuration file again, and show what that has changed; exit code 1, and
+    /// nothing is changed, if something is wrong with it
+    Reload(SocketFlag),
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.

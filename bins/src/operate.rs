@@ -61,6 +61,16 @@ pub fn status(program: &str, flags: &StatusFlags) -> Asked<()> {
     print(&table::table(&status, None, width()))
 }
 
+/// `reload`: has the running `program` read its configuration again, and prints what that has changed.
+///
+/// # Errors
+/// It cannot be asked, or something is wrong with the configuration and nothing was changed: a sentence.
+pub fn reload(program: &str, which: &SocketFlag) -> Asked<()> {
+    let mut target = find(program, which.socket.as_deref())?;
+    let answer = ask(&mut target, &Question::Reload, "reloaded")?;
+    print(&format!("{}\n", answer.as_str().unwrap_or_default()))
+}
+
 fn fetch(target: &mut Target) -> Asked<Status> {
     let answer = ask(target, &Question::Status, "status")?;
     serde_json::from_value(answer).map_err(|error| format!("the answer is not understood: {error}"))

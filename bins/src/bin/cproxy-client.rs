@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             return exit::check_config(file, assemble::client(&only_file, None));
         }
         Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        Some(Command::Reload(which)) => return operate::conclude(operate::reload(PROGRAM, which)),
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -78,7 +79,10 @@ fn run(
     notify::ready(Some("started"));
     caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
-    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: client.reporter() }, place);
+    let _admin = admin::start(
+        admin::Program { name: PROGRAM, instance, reporter: client.reporter(), reload: reload.asked() },
+        place,
+    );
     let total = client.run(|tunnel| announce(out, tunnel))?;
     tracing::info!(
         event = "stopped",

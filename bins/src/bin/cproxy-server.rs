@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             return exit::check_config(file, assemble::server(&only_file, None));
         }
         Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        Some(Command::Reload(which)) => return operate::conclude(operate::reload(PROGRAM, which)),
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -109,7 +110,10 @@ fn run(
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     caught.serve(server.stopper(), reload.serve()?)?;
     let instance = server.ctl_addr().port().to_string();
-    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: server.reporter() }, place);
+    let _admin = admin::start(
+        admin::Program { name: PROGRAM, instance, reporter: server.reporter(), reload: reload.asked() },
+        place,
+    );
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.
