@@ -71,11 +71,13 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A transfer for which there was no memory is not tried again.
+    StarvedForgotten,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -106,6 +108,7 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::StarvedForgotten,
     ];
 }
 

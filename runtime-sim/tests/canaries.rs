@@ -80,14 +80,15 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, and no time passes there that would ask for a
-/// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 5] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, and no time passes there
+/// that would ask for a second heartbeat.
+const HIDDEN_FROM_SMALL: [PlantedBug; 6] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::StarvedForgotten,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -96,15 +97,12 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
-    PlantedBug::PipeLeaked,
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one.
+const HIDDEN_FROM_SWARM: [PlantedBug; 4] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
-    PlantedBug::StartNotAsked,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -89,11 +89,13 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    NoMemory,
+    StarvedOut,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 81] = [
+    pub const ALL: [Self; 83] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -175,6 +177,8 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::NoMemory,
+        Self::StarvedOut,
     ];
 }
 

@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 25] = [
+pub const UNSEEN: [Sometimes; 26] = [
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,
@@ -77,6 +77,7 @@ pub const UNSEEN: [Sometimes; 25] = [
     Sometimes::IdlePinged,
     Sometimes::QueueFull,
     Sometimes::TunnelClosedWithTransfers,
+    Sometimes::StarvedOut,
 ];
 
 /// Runs the system that `seed` describes.

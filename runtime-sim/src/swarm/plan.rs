@@ -36,8 +36,12 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 2] =
-    [(TurmoilFault::Sim(SimFault::Impostor), 0x1a7e), (TurmoilFault::Sim(SimFault::Holder), 0x401d)];
+const LATER: [(TurmoilFault, u64); 4] = [
+    (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
+    (TurmoilFault::Sim(SimFault::Holder), 0x401d),
+    (TurmoilFault::Sim(SimFault::NoMemory), 0x3e3),
+    (TurmoilFault::ForgetfulNat, 0x2a7),
+];
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = TurmoilFault> {
@@ -49,7 +53,7 @@ fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
         TurmoilFault::Sim(fault) => matches!(fault, SimFault::ResetCtl | SimFault::Stranger | SimFault::Impostor),
         TurmoilFault::Lag => true,
-        TurmoilFault::Hold | TurmoilFault::KillService | TurmoilFault::NoNames => false,
+        TurmoilFault::Hold | TurmoilFault::ForgetfulNat | TurmoilFault::KillService | TurmoilFault::NoNames => false,
     }
 }
 

@@ -7,6 +7,8 @@
 mod actors;
 mod direct;
 mod faults;
+#[cfg(test)]
+mod forgotten;
 mod phases;
 mod plan;
 mod silence;

@@ -102,7 +102,7 @@ impl<T, P> ServerLoop<T, P> {
                             let mode = Mode { incoming_is_payload, hold_frames: false };
                             let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
                             assert!(
-                                conn.queued || active.lost || !could_move,
+                                conn.queued || active.lost || active.pace.is_starved() || !could_move,
                                 "whoever could move something is queued"
                             );
                         }

@@ -128,7 +128,7 @@ impl<T, P> ServerLoop<T, P> {
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result)?;
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -214,7 +214,11 @@ impl<T, P> ServerLoop<T, P> {
                     return self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
                 self.core.timers.set(token, &mut conn.deadline, Some(active.answer_by));
-                self.doubt(cx, token);
+                if active.pace.phase == Phase::Lingering {
+                    self.drive(cx, token);
+                } else {
+                    self.doubt(cx, token);
+                }
             }
             State::Active(active) => {
                 if active.pace.phase == Phase::Lingering {
