@@ -147,6 +147,7 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            access_log: None,
             settings: ServerSettings::default(),
         })?;
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
@@ -163,12 +164,14 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            access_log: None,
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),
                 max_proxy_conns: 64,
+                access_log: false,
                 timings: Timings::default(),
             },
         })?;

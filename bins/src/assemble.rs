@@ -1,6 +1,8 @@
 //! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
 //! with.
 
+use crate::access_log::Destination;
+use crate::admin;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
@@ -22,10 +24,14 @@ pub struct Assembled<C> {
     pub config: C,
     /// How to log.
     pub logs: Logs,
+    /// Where visits are logged.
+    pub access_log: Destination,
     /// What is legal but poor, as sentences for the log.
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
+    /// Where the admin socket is to be.
+    pub admin: admin::Place,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -85,9 +91,10 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
+        access_log: None,
         settings: file.settings,
     };
-    found.conclude(config, file.common.logs)
+    found.conclude(config, file.common)
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -189,6 +196,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         server: server.map(ToString::to_string).unwrap_or_default(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
+        access_log: None,
         settings: ClientSettings {
             client_id: client_id.unwrap_or_default(),
             token,
@@ -204,11 +212,12 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
+            access_log: false,
             timings: file.timings,
         },
         tls: encryption.flatten(),
     };
-    found.conclude(config, file.common.logs)
+    found.conclude(config, file.common)
 }
 
 /// The flags that stand for `check-config FILE`.
@@ -250,9 +259,10 @@ impl<'p> Findings<'p> {
         }
     }
 
-    fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
+    fn conclude<C>(self, config: C, common: config::Common) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides })
+        let config::Common { logs, access_log, admin, .. } = common;
+        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin })
     }
 }
 

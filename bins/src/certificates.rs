@@ -34,10 +34,13 @@ pub struct Watch {
 /// Logs what is good to know, and starts what is to go on.
 pub fn attend(besides: Besides) {
     for notice in &besides.notices {
-        tracing::info!("{notice}");
+        tracing::info!(event = "tls_notice", "{notice}");
     }
     if let Some(Err(error)) = besides.watch.map(Watch::start) {
-        tracing::warn!("a renewed certificate will be read at the next start only: {error}");
+        tracing::warn!(
+            event = "certificates_unwatched",
+            "a renewed certificate will be read at the next start only: {error}"
+        );
     }
 }
 
@@ -86,7 +89,7 @@ impl Watch {
                 thread::sleep(LOOK);
                 self.look();
                 if let Some(sentence) = self.announcement(SystemTime::now()) {
-                    tracing::warn!("{sentence}");
+                    tracing::warn!(event = "certificate_expires", "{sentence}");
                 }
             }
         })?;
@@ -104,15 +107,20 @@ impl Watch {
         let (file, before) = (self.certificate.display(), self.own.pin());
         match self.read_again() {
             Ok(()) if self.own.pin() == before => {
-                tracing::info!("the certificate `{file}` was renewed; new connections use it");
+                tracing::info!(
+                    event = "certificate_renewed",
+                    "the certificate `{file}` was renewed; new connections use it"
+                );
             }
             Ok(()) => tracing::warn!(
+                event = "certificate_renewed_with_another_key",
                 "the certificate `{file}` was renewed with another key; new connections use it, and its clients need: tls_pin = \
                  \"{}\"",
                 self.own.pin()
             ),
             Err(what) => {
                 tracing::warn!(
+                    event = "certificate_unusable",
                     "the certificate `{file}` was changed, but cannot be used; the one before stays in use: {what}"
                 );
             }

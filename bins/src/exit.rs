@@ -35,7 +35,7 @@ fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<Lo
     if format == Some(LogFormat::Json)
         && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
     {
-        problems.into_iter().for_each(|problem| tracing::error!("{problem}"));
+        problems.into_iter().for_each(|problem| tracing::error!(event = "bad_configuration", "{problem}"));
         return output::finish(&[&log]);
     }
     // Whoever closed standard error does not want to know.

@@ -3,6 +3,7 @@
 use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
+use crate::operate::StatusFlags;
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use runtime_epoll::tls::Pin;
@@ -63,6 +64,8 @@ pub enum Command {
         /// The file to check
         file: PathBuf,
     },
+    /// Show what the running program does: sessions, tunnels, visitors, bytes
+    Status(StatusFlags),
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.

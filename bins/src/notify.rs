@@ -15,7 +15,10 @@ pub fn ready(status: &str) {
     if let Some(socket) = env::var_os(VARIABLE)
         && let Err(error) = send(&socket, &format!("READY=1\nSTATUS={status}"))
     {
-        tracing::warn!("cannot tell systemd that the start is through ({VARIABLE}): {error}");
+        tracing::warn!(
+            event = "systemd_not_told",
+            "cannot tell systemd that the start is through ({VARIABLE}): {error}"
+        );
     }
 }
 

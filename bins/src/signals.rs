@@ -84,12 +84,18 @@ impl Caught {
                 match asked.on_signal(signal, Instant::now()) {
                     Order::Nothing => {}
                     Order::SayThatNothingIsReloaded => {
-                        tracing::info!("SIGHUP: there is nothing to reload; restart to apply a changed configuration");
+                        tracing::info!(
+                            event = "not_reloaded",
+                            "SIGHUP: there is nothing to reload; restart to apply a changed configuration"
+                        );
                     }
                     Order::Stop => {
                         // First the deed: a log line may have to wait.
                         stopper.stop();
-                        tracing::info!("stopping; a second signal exits at once, if it comes 1 s later or more");
+                        tracing::info!(
+                            event = "stopping",
+                            "stopping; a second signal exits at once, if it comes 1 s later or more"
+                        );
                     }
                     // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
                     Order::EndAtOnce => signal_hook::low_level::exit(i32::from(crate::exit::FAILED)),

@@ -98,6 +98,7 @@ impl World {
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
+            access_log: true,
             timings: Timings::default(),
         };
         let timings = settings.timings.clone();

@@ -101,7 +101,12 @@ impl World {
     fn new() -> Self {
         let secret = Secret::new(b"secret".to_vec());
         let credential = Credential { name: "fuzz".into(), tokens: vec![secret.clone()], scope: Scope::default() };
-        let settings = ServerSettings { credentials: vec![credential], max_handshakes: 8, ..ServerSettings::default() };
+        let settings = ServerSettings {
+            credentials: vec![credential],
+            max_handshakes: 8,
+            access_log: true,
+            ..ServerSettings::default()
+        };
         let timings = settings.timings.clone();
         let mut world = Self {
             net: Net::default(),

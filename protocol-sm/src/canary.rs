@@ -73,11 +73,15 @@ pub enum PlantedBug {
     NotLingered,
     /// A transfer for which there was no memory is not tried again.
     StarvedForgotten,
+    /// A visit leaves no record where the visitor was gone before its transfer was over.
+    GoneVisitForgotten,
+    /// What a lost outer socket was not given is recorded as given.
+    DroppedCounted,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -109,6 +113,8 @@ impl PlantedBug {
         Self::LateBindKept,
         Self::NotLingered,
         Self::StarvedForgotten,
+        Self::GoneVisitForgotten,
+        Self::DroppedCounted,
     ];
 }
 

@@ -7,6 +7,8 @@ use crate::rate::Rates;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::{Source, SourceLists};
 use crate::time::Instant;
+use crate::visit::Label;
+use alloc::sync::Arc;
 use core::net::IpAddr;
 
 /// A tunnel's limits: what the server allows the client, narrowed by what the client asked for.
@@ -21,6 +23,8 @@ pub struct Gate {
     pub per_source: u32,
     /// Whose tunnel it is.
     pub holder: Holder,
+    /// What the access log calls it; none where that is off.
+    pub label: Option<Arc<Label>>,
 }
 
 impl Gate {
@@ -36,6 +40,7 @@ impl Gate {
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
             per_source: scope.per_source(),
             holder,
+            label: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::sys_error::SysError;
+use crate::visit::Visit;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -91,6 +92,8 @@ pub enum Note {
         /// The reason.
         why: Dropped,
     },
+    /// A visit is over: for the access log, where it is on.
+    Visit(Visit),
     /// A proxy_conn became idle for the first time.
     ConnUp {
         /// The conn.

@@ -216,6 +216,8 @@ pub struct ServerSettings {
     pub advertise_proxy_port: Option<u16>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
+    /// Each visit leaves a record at its end (default: none does).
+    pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
 }
@@ -240,6 +242,7 @@ impl Default for ServerSettings {
             budget: Budget::default(),
             advertise_proxy_port: None,
             tls_required: false,
+            access_log: false,
             timings: Timings::default(),
         }
     }
@@ -297,6 +300,8 @@ pub struct ClientSettings {
     pub max_proxy_conns: u32,
     /// Where proxy_conns go.
     pub proxy: ProxyAt,
+    /// Each visit leaves a record at its end.
+    pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
 }

@@ -1,16 +1,17 @@
 //! The client's threads.
 
 use crate::mail::Outgoing;
-use crate::notes::browsers_refuse;
+use crate::notes::{AccessLog, browsers_refuse, seconds};
+use crate::reports::Reports;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls};
-use crate::{Program, Stopper};
+use crate::{Program, Reporter, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
+use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the connections to the server.
     pub tls: Option<ClientTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ClientSettings,
 }
@@ -53,6 +56,7 @@ pub struct Client {
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
+    reports: Reports,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -107,12 +111,13 @@ pub struct Summary {
 ///
 /// # Errors
 /// The machine is out of descriptors.
-pub fn start(config: Config) -> Result<Client, io::Error> {
+pub fn start(mut config: Config) -> Result<Client, io::Error> {
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, loop_count, hosts })
+    Ok(Client { config, clock, host, main, reports: Reports::default(), loop_count, hosts })
 }
 
 impl Client {
@@ -122,6 +127,12 @@ impl Client {
         Stopper(Program::Client(self.main.address()))
     }
 
+    /// A handle that tells what the client does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reports.reporter(Program::Client(self.main.address()))
+    }
+
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
     /// `on_forwarding` on it, once per tunnel that becomes reachable, is reachable again after it was refused, or changes
     /// its public address.
@@ -129,14 +140,22 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, settings, relay, tls, .. }, clock, mut host, main, loop_count, hosts } =
-            self;
+        let Self {
+            config: Config { server, settings, relay, tls, access_log, .. },
+            clock,
+            mut host,
+            main,
+            reports,
+            loop_count,
+            hosts,
+        } = self;
         let tls = tls.map_or(Tls::Off, Tls::Client);
         let timings = settings.timings.clone();
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::new(main_address.clone()),
+            reports,
         };
         let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
@@ -149,6 +168,7 @@ impl Client {
                 Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
             worker.sys.set_limits(Limits::new(&timings));
+            worker.sys.notes().record_visits(access_log.clone());
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");
@@ -207,25 +227,41 @@ fn announce(
             if spec.local == format!("{server_host}:{}", public.port()) {
                 let (tunnel, local) = (&spec.name, &spec.local);
                 tracing::warn!(
+                    event = "tunnel_into_itself",
                     tunnel,
-                    "its `local` is its own public port, {local}: each visitor would visit the tunnel once more, until \
+                    local,
+                    "its `local` is its own public port: each visitor would visit the tunnel once more, until \
                      max_connections are there; give the address of the service"
                 );
             }
-            let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
-            tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
+            let (tunnel, local, remark) = (&spec.name, &spec.local, browsers_refuse(public.port()));
+            tracing::info!(
+                event = "tunnel_reachable",
+                tunnel,
+                public_port = public.port(),
+                local,
+                "the tunnel is reachable{remark}"
+            );
             Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
         }
         Err((code, pause)) => {
-            let (tunnel, port, pause) = (&spec.name, spec.public_port, pause.as_secs_f32());
+            let (tunnel, public_port, pause) = (&spec.name, spec.public_port, seconds(pause));
             if code.is_final() {
                 tracing::error!(
+                    event = "tunnel_unreachable",
                     tunnel,
-                    port,
-                    "not reachable: {code}; asked for again in {pause:.0} s and then more rarely"
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause, and then more rarely"
                 );
             } else {
-                tracing::warn!(tunnel, port, "not reachable: {code}; asked for again in {pause:.1} s");
+                tracing::warn!(
+                    event = "tunnel_not_reachable_yet",
+                    tunnel,
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause"
+                );
             }
             None
         }
@@ -237,6 +273,13 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToClientLoop>> for MainOut {

@@ -1,14 +1,18 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
+use crate::notes::AccessLog;
+use crate::reports::Reports;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls};
-use crate::{Program, Stopper};
-use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use crate::{Program, Reporter, Stopper};
+use protocol_sm::driver::messages::{
+    FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
+};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
-use protocol_sm::driver::{Strategy, SysError, Tell, listener};
+use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
@@ -31,6 +35,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -41,6 +47,7 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
+    reporter: Reporter,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
@@ -49,6 +56,7 @@ pub struct Server {
     hosts: Vec<Host>,
     timings: Timings,
     relay: Strategy,
+    access_log: Option<AccessLog>,
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
@@ -154,6 +162,7 @@ pub struct Summary {
 /// A port is taken, may not be bound, or the machine is out of descriptors.
 pub fn start(mut config: Config) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -161,7 +170,9 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main_address = main.address();
     let listen = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()) };
+    let reports = Reports::default();
+    let reporter = reports.reporter(Program::Server(main_address.clone()));
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), reports };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
@@ -178,12 +189,14 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
+            reporter,
             listen,
             visitors,
             loop_count,
             hosts,
             timings,
             relay,
+            access_log: config.access_log,
             clock,
             ctl,
             proxy,
@@ -212,21 +225,42 @@ impl Server {
         Stopper(Program::Server(self.main_address.clone()))
     }
 
+    /// A handle that tells what the server does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
+    }
+
     /// Runs until stopped. Uses the calling thread as the main thread.
     ///
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
         let Self {
-            mut host, mut main, main_address, listen, visitors, loop_count, hosts, timings, relay, clock, ..
+            mut host,
+            mut main,
+            main_address,
+            listen,
+            visitors,
+            loop_count,
+            hosts,
+            timings,
+            relay,
+            access_log,
+            clock,
+            ..
         } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
         let mut listener =
             Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
+        listener.sys.notes().record_visits(access_log.clone());
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)
+            let out = LoopOut(Outgoing::new(main_address.clone()));
+            let mut worker = Worker::new(seat, out, driver, clock).with_strategy(relay);
+            worker.sys.notes().record_visits(access_log.clone());
+            worker
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Threads::new();
@@ -246,14 +280,16 @@ impl Server {
         totals.push(first.driver.totals());
         totals.push(listener.driver.totals());
         let turned_away = main.driver.turned_away();
-        Ok(totals.iter().fold(Summary { turned_away, ..Summary::default() }, |sum, totals| Summary {
+        let kept_out = listener.driver.turned_away();
+        let (refused_by_source, refused_by_rate) =
+            (kept_out.get(Dropped::SourceDenied), kept_out.get(Dropped::TooOften));
+        let empty = Summary { turned_away, refused_by_source, refused_by_rate, ..Summary::default() };
+        Ok(totals.iter().fold(empty, |sum, totals| Summary {
             visitors: sum.visitors + totals.visitors,
             finished: sum.finished + totals.finished,
             aborted: sum.aborted + totals.aborted,
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
-            refused_by_source: sum.refused_by_source + totals.refused_by_source,
-            refused_by_rate: sum.refused_by_rate + totals.refused_by_rate,
-            turned_away: sum.turned_away,
+            ..sum
         }))
     }
 }
@@ -269,6 +305,13 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener>,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {

@@ -165,6 +165,7 @@ impl<O> Linux<O> {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     tracing::warn!(
+                        event = "splice_refused",
                         "this system refuses splice(2) {way} ({errno}), so bulk data is copied, which takes more \
                          processor time; if a container's seccomp profile is the reason, allow splice there"
                     );
@@ -199,7 +200,7 @@ impl<O> Streams for Linux<O> {
     fn unwatch(&mut self, stream: &Stream) {
         self.forget(stream);
         if let Err(error) = self.registrar.remove(stream) {
-            tracing::debug!("a socket was not watched: {error}");
+            tracing::debug!(event = "call_failed", "a socket was not watched: {error}");
         }
     }
 

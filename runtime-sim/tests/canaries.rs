@@ -80,15 +80,17 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, and no time passes there
-/// that would ask for a second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 6] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
+/// would ask for a second heartbeat, and there is no access log.
+const HIDDEN_FROM_SMALL: [PlantedBug; 8] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
     PlantedBug::StarvedForgotten,
+    PlantedBug::GoneVisitForgotten,
+    PlantedBug::DroppedCounted,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -97,12 +99,14 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one.
-const HIDDEN_FROM_SWARM: [PlantedBug; 4] = [
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And of
+/// the access log only the records are counted there.
+const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
+    PlantedBug::DroppedCounted,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -44,11 +44,11 @@ const NEVER: &[(&str, &[&str])] = &[
         &["ToClient Refused: TlsRequired", "ProxyToClient Refused: TlsRequired"],
     ),
     (
-        "the clients of a ring have the server's token or its machine; tests/tests/rules/server.rs has others",
+        "the clients of a ring have the server's token or its machine; tests/tests/rules/server/handshakes.rs has others",
         &["ToClient Refused: TokenUnexpected"],
     ),
     (
-        "nobody in a ring guesses so often from one address; tests/tests/rules/server.rs has somebody who does",
+        "nobody in a ring guesses so often from one address; tests/tests/rules/server/guesses.rs has somebody who does",
         &["ToClient Refused: TooManyFailures"],
     ),
     (

@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 13] = [
+pub(super) const COMMON: [&str; 15] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -16,6 +16,8 @@ pub(super) const COMMON: [&str; 13] = [
     "drain_timeout",
     "log_format",
     "log_level",
+    "access_log",
+    "admin_socket",
 ];
 
 /// Keys of `cproxy-client`'s file.

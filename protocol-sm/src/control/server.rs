@@ -77,7 +77,20 @@ struct Tunnel {
 enum TunnelStage {
     Waiting { limits: TunnelLimits, random: u32 },
     Binding,
-    Open,
+    Open(SocketAddr),
+}
+
+/// A tunnel that a client has registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelView<'a> {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Its name.
+    pub name: &'a str,
+    /// The public port that its client wants; 0: any.
+    pub wanted: u16,
+    /// Its public address, if it is open.
+    pub public: Option<SocketAddr>,
 }
 
 /// A public port that is to be opened.
@@ -168,6 +181,19 @@ impl Control {
         self.tunnels.iter().filter_map(|(&tunnel, state)| state.open(tunnel))
     }
 
+    /// Its tunnels, open or not, in the order of their numbers.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelView<'_>> {
+        self.tunnels.iter().map(|(&tunnel, state)| TunnelView {
+            tunnel,
+            name: &state.name,
+            wanted: state.wanted,
+            public: match state.stage {
+                TunnelStage::Open(public) => Some(public),
+                TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
+            },
+        })
+    }
+
     /// The registration whose public port is being opened.
     #[must_use]
     pub fn binding(&self) -> Option<Registration> {
@@ -178,7 +204,7 @@ impl Control {
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         let has = |stage: &TunnelStage| match stage {
-            TunnelStage::Binding | TunnelStage::Open => true,
+            TunnelStage::Binding | TunnelStage::Open(_) => true,
             TunnelStage::Waiting { .. } => false,
         };
         self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
@@ -315,7 +341,7 @@ impl Control {
         let state = self.tunnels.get_mut(&tunnel).filter(|state| state.serial == registration.serial)?;
         match bound {
             Ok(public) => {
-                state.stage = TunnelStage::Open;
+                state.stage = TunnelStage::Open(public);
                 Some(ServerMsg::TunnelReady { tunnel, public })
             }
             Err(error) => {
@@ -430,7 +456,7 @@ impl Control {
 impl Tunnel {
     /// Its registration, if its public port is open.
     fn open(&self, tunnel: TunnelId) -> Option<Registration> {
-        let open = matches!(self.stage, TunnelStage::Open);
+        let open = matches!(self.stage, TunnelStage::Open(_));
         open.then_some(Registration { tunnel, serial: self.serial })
     }
 }

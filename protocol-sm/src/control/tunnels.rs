@@ -21,10 +21,12 @@ use crate::backoff::Backoff;
 use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::TunnelId;
 use crate::reconnect;
+use crate::report::{TunnelReport, TunnelState, TunnelTally};
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
 use alloc::collections::BTreeMap;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -258,6 +260,32 @@ impl Tunnels {
             return None;
         }
         self.entries.values().map(|entry| Some((&entry.spec, refused(entry)?))).collect()
+    }
+
+    /// The tunnels that there are, and what was counted of them. Without a session none is open.
+    #[must_use]
+    pub fn report(
+        &self,
+        in_session: bool,
+        tallies: &BTreeMap<TunnelId, TunnelTally>,
+        now: Instant,
+    ) -> Vec<TunnelReport> {
+        let each = self.entries.iter().map(|(id, entry)| {
+            let state = match entry.state {
+                State::Open if in_session => TunnelState::Open,
+                _ if entry.refused.is_some() => TunnelState::Refused,
+                State::Open | State::Idle | State::Asked | State::RetryAt(_) => TunnelState::Opening,
+            };
+            let mut tunnel = TunnelReport::new(entry.spec.name.clone(), state, entry.spec.public_port);
+            tunnel.public = entry.last.filter(|_| state == TunnelState::Open);
+            tunnel.local = Some(entry.spec.local.clone());
+            tunnel.refused = entry.refused.map(|code| code.to_string());
+            if let Some(tally) = tallies.get(id) {
+                tunnel.fill(tally, now);
+            }
+            tunnel
+        });
+        each.collect()
     }
 
     /// A tunnel was not opened. Where the server picked the port last time that port is let go, whatever was wrong with

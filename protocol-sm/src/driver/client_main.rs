@@ -11,28 +11,33 @@ mod check;
 mod connecting;
 mod dialling;
 mod receive;
+mod report;
 mod session;
 mod stage;
 mod stopping;
 mod tunnels;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ToClientLoop, ToClientMain, ToLoop};
+use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
+use crate::gather::Gather;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
 use crate::reconnect::Reconnect;
+use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
+use report::Story;
 use stage::Stage;
 
 /// How a client ended.
@@ -68,12 +73,18 @@ pub struct ClientMain<T> {
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
+    /// Reports that were asked for.
+    reports: Gather<Box<LoopPart>>,
+    story: Counted<Story>,
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported> {}
 
-impl<T, S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
+impl<T, S> MainSys<T> for S where
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>
+{
+}
 
 /// A client that was asked to stop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +121,8 @@ impl<T> ClientMain<T> {
             busy: false,
             stopping: None,
             outcome: None,
+            reports: Gather::new(loop_count),
+            story: Counted::default(),
         }
     }
 
@@ -134,7 +147,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -144,7 +157,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -154,7 +167,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
 {
     type Message = ToClientMain;
 
@@ -166,6 +179,7 @@ where
             ToClientMain::Loop(message) => self.on_loop(cx, message),
             ToClientMain::Resolved { tag, addresses } => self.on_resolved(cx, tag, addresses),
             ToClientMain::CloseTunnel { tunnel } => self.close_tunnel(cx, tunnel),
+            ToClientMain::Report { tag } => self.ask_for_report(cx, tag),
             ToClientMain::Stop => self.stop(cx),
         }
     }

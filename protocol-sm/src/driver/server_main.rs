@@ -32,11 +32,12 @@ mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod report;
 mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -45,9 +46,12 @@ use super::timers::Timers;
 use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
+use crate::gather::Gather;
 use crate::guesses::Guesses;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
+use crate::notes::HandshakeEnd;
+use crate::report::{Counted, Counts, Histogram};
 use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -59,6 +63,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use handshake_limit::HandshakeLimit;
+use report::Part;
 use session_table::SessionTable;
 
 /// How long accepting rests when the process is out of descriptors.
@@ -85,6 +90,10 @@ pub struct ServerMain<T, L> {
     /// Wrong proofs.
     guesses: Guesses,
     turned_away: TurnedAway,
+    /// See [`Report::healing`](crate::report::Report::healing).
+    healing: Counted<Histogram>,
+    /// Reports that were asked for.
+    reports: Gather<Part>,
     /// Doors with connections left to accept, and ctl_conns with messages left to read or send.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -95,9 +104,9 @@ pub struct ServerMain<T, L> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TurnedAway {
     /// Refused with a message that names the reason, for example a wrong token.
-    pub refused: u64,
+    pub refused: Counts<HandshakeRefusal>,
     /// Closed without a message: too slow, or too many of them.
-    pub dropped: u64,
+    pub dropped: Counts<HandshakeEnd>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -197,12 +206,17 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<Reported>
 {
 }
 
 impl<T, L, S> MainSys<T, L> for S where
-    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+    S: Listen<Stream = T, Listener = L>
+        + Entropy
+        + Log
+        + Tell<ToLoop<ToServerLoop<T>>>
+        + Tell<ToListener>
+        + Tell<Reported>
 {
 }
 
@@ -229,6 +243,8 @@ impl<T, L> ServerMain<T, L> {
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
             turned_away: TurnedAway::default(),
+            healing: Counted::default(),
+            reports: Gather::new(loop_count + 1),
             busy: VecDeque::new(),
             paused_until: None,
             stopping: None,
@@ -307,14 +323,23 @@ impl<T, L> ServerMain<T, L> {
 
 impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
-    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>,
+    S: Listen<Stream = T, Listener = L>
+        + Entropy
+        + Log
+        + Tell<ToLoop<ToServerLoop<T>>>
+        + Tell<ToListener>
+        + Tell<Reported>,
 {
     type Message = ToServerMain<T>;
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain<T>) {
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
-            ToServerMain::Listener(message) => self.on_bound(cx, message),
+            ToServerMain::Listener(FromListener::Bound { control, registration, bound }) => {
+                self.on_bound(cx, control, registration, bound);
+            }
+            ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
+            ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
             ToServerMain::Stop => self.stop(cx),
         }
     }

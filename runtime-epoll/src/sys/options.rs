@@ -220,7 +220,7 @@ pub(super) fn cap_send_buffer(fd: &impl AsFd) {
 /// Sets an option. Where that fails because the connection is gone already, the next call on the socket says so.
 fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
     if let Err(error) = setsockopt(fd, option, value) {
-        tracing::debug!("a socket option was not set: {error}");
+        tracing::debug!(event = "call_failed", "a socket option was not set: {error}");
     }
 }
 

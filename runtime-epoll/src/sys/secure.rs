@@ -2,7 +2,7 @@
 //! although epoll reported nothing.
 
 use super::socket::Stream;
-use crate::notes::Limiter;
+use crate::notes::{Limiter, peer};
 use crate::tls::Tls;
 use crate::tls::session::{Buffers, News, Session, Wire};
 use protocol_sm::codes::TlsFailure;
@@ -122,10 +122,13 @@ impl Secure {
             self.woken.extend(up.then_some(token));
         }
         let Some((failure, text)) = failed else { return };
-        let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
+        let address = stream.peer().map(peer);
+        let (peer_ip, peer_port) = (address.map(|(ip, _)| tracing::field::display(ip)), address.map(|(_, port)| port));
         match failure {
             // Mostly scanners, which connect to every public machine.
-            TlsFailure::Broken if !matches!(self.tls, Tls::Client(_)) => tracing::debug!(peer, "TLS: {text}"),
+            TlsFailure::Broken if !matches!(self.tls, Tls::Client(_)) => {
+                tracing::debug!(event = "tls_stranger", peer_ip, peer_port, "TLS: {text}");
+            }
             TlsFailure::Broken
             | TlsFailure::NotTls
             | TlsFailure::WrongPin
@@ -137,7 +140,9 @@ impl Secure {
             | TlsFailure::CertificateWanted
             | TlsFailure::CertificateRefused => {
                 let trust = self.tls.trust();
-                self.failures.line(|left_out| tracing::warn!(peer, trust, "TLS: {text}{left_out}"));
+                self.failures.line(|suppressed| {
+                    tracing::warn!(event = "tls_failed", peer_ip, peer_port, trust, suppressed, "TLS: {text}");
+                });
             }
         }
     }

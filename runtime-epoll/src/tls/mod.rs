@@ -237,7 +237,7 @@ impl Tls {
             Self::Client(tls) => {
                 let made = UnbufferedClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
                 made.map(|made| Some(Session::client(made))).map_err(|error| {
-                    tracing::warn!("TLS: {error}");
+                    tracing::warn!(event = "tls_unusable", "TLS: {error}");
                     SysError::Tls(TlsFailure::Broken)
                 })
             }

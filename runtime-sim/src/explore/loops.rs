@@ -285,7 +285,8 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
-            FromServerLoop::ConnGone { .. }
+            FromServerLoop::Report(_)
+            | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
             | FromServerLoop::Left { .. }
             | FromServerLoop::PassOn { .. } => {}
@@ -517,7 +518,10 @@ impl Model for Loops {
         };
         self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
+            client.on_message(
+                cx,
+                ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true, label: None },
+            );
         });
         let limits = Limits {
             holder: None,
@@ -634,6 +638,7 @@ impl Model for Loops {
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
+                    label: None,
                     left: 0,
                 };
                 self.server(state, None, story, |server, cx| server.on_message(cx, ToServerLoop::Visitor(arrival)));

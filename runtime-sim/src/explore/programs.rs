@@ -187,6 +187,7 @@ impl Programs {
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
+            access_log: false,
             timings: timings.clone(),
         };
         Client {

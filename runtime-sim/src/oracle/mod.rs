@@ -48,6 +48,7 @@ pub enum Property {
     ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
+    VisitsRecorded,
     PortsAccountedFor,
     StrangersHoldNothing,
     SilentPeersGivenUp,
@@ -68,7 +69,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -91,6 +92,7 @@ impl Property {
         Self::ChunksWhole,
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
+        Self::VisitsRecorded,
         Self::PortsAccountedFor,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
@@ -137,6 +139,9 @@ impl Property {
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::VisitsRecorded => {
+                "each visit leaves one record, with the bytes that were moved and the ends that there were"
+            }
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }

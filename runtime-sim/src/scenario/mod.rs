@@ -107,6 +107,7 @@ impl Scenario {
             credentials: if tokens { clients.chain([holder::credential()]).collect() } else { Vec::new() },
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
+            access_log: true,
             timings: self.timings.clone(),
             ..ServerSettings::default()
         }

@@ -347,7 +347,7 @@ impl Talk {
     }
 
     /// Goes on until the connection is over: a silent line ends by the clock.
-    async fn to_the_end(mut self, mut turn: impl FnMut(&[u8]) -> Vec<u8>) {
+    async fn until_over(mut self, mut turn: impl FnMut(&[u8]) -> Vec<u8>) {
         while !self.go_on(LOOK * 5, &mut turn).await {}
     }
 }
@@ -369,7 +369,7 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
     if rng.chance(50) {
         words.clear();
     }
-    Talk::begin(&stage, who, to).to_the_end(|_| std::mem::take(&mut words)).await;
+    Talk::begin(&stage, who, to).until_over(|_| std::mem::take(&mut words)).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
@@ -385,7 +385,7 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
         }
         impostor.speak()
     };
-    Talk::begin(&stage, who, to).to_the_end(turn).await;
+    Talk::begin(&stage, who, to).until_over(turn).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 

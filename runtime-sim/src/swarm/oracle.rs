@@ -151,6 +151,7 @@ impl Oracle {
                 self.ended((*conn, *epoch));
                 self.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(_) => {}
             Note::IdleConnsDie { .. } => self.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionUp { client, resumed, .. } if server => {

@@ -267,6 +267,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     });
     program.check_closed(sockets() + main.borrow().driver.sockets() + listener.borrow().driver.ports());
     let totals: Vec<Totals> = loops.iter().map(|seat| seat.borrow().driver.totals()).collect();
+    let turned_away = listener.borrow().driver.totals().visitors + listener.borrow().driver.turned_away().sum();
+    let visits = totals.iter().map(|totals| totals.visitors).sum::<u64>() + turned_away;
+    process.borrow().watch.check_visits(visits);
     for total in totals {
         if total.visitors != total.finished + total.aborted {
             stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{total:?}"));
@@ -304,6 +307,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             })
             .collect(),
         max_proxy_conns: 16_384,
+        access_log: true,
         timings: plan.scenario.timings.clone(),
     };
     let process = Process::new(stage, who, spec.loop_count);
@@ -345,6 +349,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         status.stopped = true;
     });
     program.check_closed(sockets());
+    process.borrow().watch.check_visits(loops.iter().map(|seat| seat.borrow().driver.totals().visitors).sum());
     match main.borrow().driver.outcome() {
         Some(Outcome::Refused(why)) => {
             stage.breach(Kind::Liveness, Property::ClientsReturn, format!("{who:?} was refused for good: {why}"));

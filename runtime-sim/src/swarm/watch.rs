@@ -2,11 +2,11 @@
 
 use super::stage::Stage;
 use crate::oracle::{Ends, Kind, Property, Sometimes};
-use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
+use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, Reported, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,6 +27,8 @@ pub(super) struct Watch {
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// The client's session.
     serial: RefCell<u64>,
+    /// Visits of which it was said that they are over.
+    visits: Cell<u64>,
 }
 
 impl Watch {
@@ -38,6 +40,7 @@ impl Watch {
             visitors: RefCell::default(),
             started: RefCell::default(),
             serial: RefCell::default(),
+            visits: Cell::default(),
         }
     }
 
@@ -52,6 +55,13 @@ impl Watch {
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
         if let FromServerLoop::Message { control, msg: ServerMsg::Fin { conn, epoch, total, how } } = message {
             self.said_fin(((control.0, *conn), *epoch), Fin { total: *total, how: *how });
+        }
+    }
+
+    /// The program tells what it does.
+    pub(super) fn said_report(&self, Reported { report, .. }: &Reported) {
+        if !report.visitors.adds_up() {
+            self.stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{:?}", report.visitors));
         }
     }
 
@@ -72,6 +82,7 @@ impl Watch {
             | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
+            | FromClientLoop::Report(_)
             | FromClientLoop::Drained { .. } => {}
         }
     }
@@ -103,6 +114,7 @@ impl Watch {
             | ToServerLoop::CloseTunnel { .. }
             | ToServerLoop::Drain
             | ToServerLoop::Trim
+            | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
     }
@@ -119,7 +131,21 @@ impl Watch {
             | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
+            | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
+        }
+    }
+
+    /// A visit has left its record.
+    pub(super) fn visit_over(&self) {
+        self.visits.set(self.visits.get() + 1);
+    }
+
+    /// The process has ended by itself: each of its `visits` has left a record.
+    pub(super) fn check_visits(&self, visits: u64) {
+        let said = self.visits.get();
+        if said != visits {
+            self.stage.breach(Kind::Safety, Property::VisitsRecorded, format!("{said} records of {visits} visits"));
         }
     }
 

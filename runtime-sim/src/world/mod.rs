@@ -17,6 +17,7 @@ mod tasks;
 mod threads;
 #[cfg(test)]
 mod violations;
+mod visits;
 mod watch;
 
 pub use plan::{Place, Plan, faults};
@@ -38,6 +39,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
+use visits::Visits;
 use watch::Watch;
 
 /// The result of one run.
@@ -144,6 +146,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    visits: Visits,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -220,6 +223,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            visits: Visits::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
@@ -414,6 +418,7 @@ impl World {
             token: self.plan.token.then(|| client_token(client)),
             tunnels: spec.tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
+            access_log: true,
             timings: self.plan.scenario.timings.clone(),
         };
         let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };

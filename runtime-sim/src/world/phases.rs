@@ -118,6 +118,7 @@ impl World {
                 }
             }
         }
+        self.check_visits(process);
     }
 
     /// Streams under way.

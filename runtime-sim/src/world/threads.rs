@@ -128,6 +128,9 @@ impl World {
             self.see_sent(process, &mail);
             self.post(to, mail);
         }
+        for reported in effects.reports {
+            self.see_report(process, &reported.report);
+        }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();
             self.lookups.push((tag, addresses));

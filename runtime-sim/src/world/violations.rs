@@ -15,12 +15,15 @@ use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
-use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
+use protocol_sm::visit::Label;
+use protocol_sm::visit::{Begun, VisitEnd, Way};
 use protocol_sm::wire::{
     ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Nothing goes wrong by itself.
@@ -235,6 +238,12 @@ fn broken(property: Property) -> World {
             world.threads.iter_mut().for_each(|thread| thread.pool.clear());
             world.check_end(it.server);
             world
+        }
+        Property::VisitsRecorded => {
+            let label = Label { tunnel: "tunnel0".into(), client: ClientId([1; 16]), credential: None };
+            let visitor = SocketAddr::from(([192, 0, 2, 1], 1));
+            let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
+            note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
         }
         Property::PortsAccountedFor => {
             let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));

@@ -12,6 +12,7 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -107,6 +108,12 @@ impl Watch {
         [None, session].into_iter().any(|session| self.closing.contains(&(process, session)))
     }
 
+    /// The socket by which a client carries a visitor to its service, if it has dialled.
+    pub(super) fn local_of(&self, kernel: &Kernel, client: usize, visitor: SocketAddr) -> Option<SockId> {
+        let of = |it: &&Transfer| it.client == Some(client) && kernel.remote(it.public) == visitor;
+        self.transfers.iter().rev().find(of)?.local
+    }
+
     /// What became of the visitor with this public socket.
     pub(super) fn ends_of(&self, public: SockId) -> Carried {
         let Some(&(server, _, from)) = self.taken.get(&public) else {
@@ -130,6 +137,14 @@ impl Transfer {
 }
 
 impl World {
+    /// A program tells what it does.
+    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
+        if !report.visitors.adds_up() {
+            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
+            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
+        }
+    }
+
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
         let (key, epoch, fin) = match mail {
@@ -358,6 +373,14 @@ impl World {
                 self.overheard.on_read(sock.0, bytes);
             }
         }
+        let process = self.threads[thread].process;
+        for &(sock, read, written) in &effects.moved {
+            self.visits.on_moved(sock, read, written);
+        }
+        self.visits.on_shut(&effects.shut);
+        for &(sock, visitor) in &effects.accepted {
+            self.visits.on_accepted(process, visitor, sock);
+        }
         for &sock in effects.lingering.borrow().iter() {
             let now = self.now();
             self.watch.lingering.entry(sock).or_insert(now);
@@ -469,6 +492,7 @@ impl World {
             Note::TakenBack { lost, .. } => {
                 self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(visit) => self.see_visit(process, visit),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionUp { resumed: true, .. } => {

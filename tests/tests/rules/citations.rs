@@ -144,7 +144,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ("protocol-sm/src/rate.rs", "memory_is_bounded_and_full_buckets_are_forgotten", &["P-LIM-1"]),
     ("protocol-sm/src/sources.rs", "networks_hold_what_shares_their_first_bits", &["P-ENC-5"]),
     ("tests/tests/resets.rs", "a_reset_after_one_direction_ended_well_is_still_a_reset", &["P-ABORT-5"]),
-    ("tests/tests/rules/server.rs", "aborts_reset_and_are_not_answered", &["P-ABORT-7"]),
+    ("tests/tests/rules/server/transfers.rs", "aborts_reset_and_are_not_answered", &["P-ABORT-7"]),
     ("tests/tests/reuse.rs", "nothing_of_a_visit_shows_in_the_next", &["P-CONN-2", "P-ABORT-3"]),
     ("tests/tests/reuse.rs", "the_pool_is_replenished_and_shrinks_again", &["P-POOL-4", "P-POOL-8"]),
     ("tests/tests/several_clients.rs", "streams_of_several_clients_do_not_mix", &["P-XFER-5"]),

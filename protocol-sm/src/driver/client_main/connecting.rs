@@ -92,6 +92,7 @@ impl<T> ClientMain<T> {
             Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(not_asked)),
             Some(_) | None => false,
         };
+        self.story.on_up(cx.now, resumed);
         let timings = &self.settings.timings;
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
         self.stage = Stage::Up { token, liveness };
@@ -144,6 +145,7 @@ impl<T> ClientMain<T> {
     pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         let was_up = self.is_up();
         self.hang_up(cx);
+        self.story.on_down(cx.now, was_up, why);
         if self.outcome.is_some() {
             return;
         }

@@ -61,6 +61,7 @@ impl<T> ClientMain<T> {
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
+            FromClientLoop::Report(part) => self.on_part(cx, part),
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }
@@ -100,6 +101,7 @@ impl<T> ClientMain<T> {
     {
         self.grace = None;
         if self.control.take().is_some() {
+            self.story.on_over(cx.now);
             for loop_index in 0..self.loop_count {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::End { code: AbortCode::SessionOver } });
             }

@@ -6,11 +6,13 @@ use super::super::thread::Cx;
 use super::{ClientMain, MainSys};
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::tunnels::AfterRefusal;
-use crate::ids::TunnelId;
+use crate::ids::{ClientId, TunnelId};
 use crate::names::is_address;
 use crate::notes::Note;
+use crate::visit::Label;
 use crate::wire::ClientMsg;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -42,9 +44,12 @@ impl<T> ClientMain<T> {
         addresses: Vec<SocketAddr>,
     ) {
         let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
+        let name = self.tunnels.spec(tunnel).filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
+        let client = ClientId(self.settings.client_id);
+        let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
         let Some(locals) = self.tunnels.on_located(tunnel, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed };
+            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, label: label.clone() };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);

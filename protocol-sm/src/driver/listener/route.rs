@@ -3,6 +3,7 @@
 use super::super::messages::ControlKey;
 use crate::gate::Gate;
 use crate::ids::Registration;
+use crate::report::Counted;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -18,6 +19,8 @@ pub(super) struct Member {
     pub(super) control: ControlKey,
     pub(super) registration: Registration,
     pub(super) gate: Gate,
+    /// Visitors that were turned away.
+    pub(super) turned_away: Counted<u64>,
 }
 
 impl Route {

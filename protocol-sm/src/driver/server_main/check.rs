@@ -16,7 +16,9 @@ impl<T, L> ServerMain<T, L> {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
                 ToListener::CloseAll { control: of } => of == control,
-                ToListener::Bind { .. } | ToListener::Moved { .. } | ToListener::Left { .. } => false,
+                ToListener::Bind { .. } | ToListener::Moved { .. } | ToListener::Left { .. } | ToListener::Report => {
+                    false
+                }
             })
         };
         for (control, registration) in listener.registrations() {

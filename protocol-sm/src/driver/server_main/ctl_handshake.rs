@@ -14,7 +14,7 @@ use crate::ids::SessionId;
 use crate::ledger::Good;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
-use crate::sources::Source;
+use crate::report::time_since;
 use crate::sys_error::SysError;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 use alloc::vec::Vec;
@@ -77,7 +77,7 @@ impl<T, L> ServerMain<T, L> {
                 let reply = Reply::to(preface);
                 conn.link.push_bytes(&reply.encode());
                 if let Some(refusal) = reply.refusal() {
-                    self.turned_away.refused += 1;
+                    self.turned_away.refused.add(refusal);
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, credential: None, refusal });
                     return Err(Stop::Lost);
                 }
@@ -226,7 +226,7 @@ impl<T, L> ServerMain<T, L> {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
-        let source = Source::of(conn.from.ip());
+        let from = conn.from;
         let mut id = [0; 16];
         cx.sys.random(&mut id);
         let id = SessionId(id);
@@ -237,7 +237,7 @@ impl<T, L> ServerMain<T, L> {
         let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
         let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
-        self.sessions.insert(control, token, source);
+        self.sessions.insert(control, token, from, cx.now);
         for (loop_index, nth) in (0..self.loop_count).zip(0..) {
             let limits = Limits {
                 holder: access.credential,
@@ -262,15 +262,16 @@ impl<T, L> ServerMain<T, L> {
         access: &Access,
     ) {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
-        let source = Source::of(conn.from.ip());
-        match self.sessions.attach(key, token, source) {
+        match self.sessions.attach(key, token, conn.from) {
             Some(Attachment::Attached(old)) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
                     self.timers.set(old, &mut conn.deadline, None);
                     cx.sys.close(conn.link.port.stream);
                 }
             }
-            Some(Attachment::Detached { .. }) => {}
+            Some(Attachment::Detached { grace_ends }) => {
+                self.healing.add(time_since(cx.now, grace_ends, self.settings.timings.session_grace));
+            }
             None => return,
         }
         self.welcome(cx, token, key, access, true);
@@ -351,7 +352,7 @@ impl<T, L> ServerMain<T, L> {
             (Some(key), Stop::Lost | Stop::Refused(_)) => self.detach(cx, token, key),
             (None, stop) => {
                 if let Stop::Refused(refusal) = stop {
-                    self.turned_away.refused += 1;
+                    self.turned_away.refused.add(refusal);
                     let credential = conn.proved.and_then(|holder| self.settings.name_of(holder));
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, credential, refusal });
                     conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));

@@ -8,6 +8,7 @@ use crate::codes::TunnelRefusal;
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId, TunnelId};
 use crate::ledger::{Holder, Ledger};
+use crate::report::Counted;
 use crate::sources::Source;
 use crate::time::Instant;
 use crate::wire::ClientHello;
@@ -42,6 +43,9 @@ pub(super) struct SessionEntry {
     heard_beside: ControlKey,
     /// The source address of its last ctl_conn.
     source: Source,
+    /// The whole of it.
+    pub(super) peer: Counted<Option<SocketAddr>>,
+    pub(super) began: Counted<Instant>,
 }
 
 /// Whether a session has a ctl_conn.
@@ -94,8 +98,8 @@ impl SessionTable {
     }
 
     /// A session begins on this ctl_conn. Its client has no other.
-    pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, source: Source) {
-        let key = control.key;
+    pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, from: SocketAddr, now: Instant) {
+        let (key, source) = (control.key, Source::of(from.ip()));
         self.by_id.insert(control.id, key);
         let before = self.by_client.insert((control.credential, control.client), key);
         assert!(before.is_none(), "a holder's client has one session");
@@ -111,6 +115,8 @@ impl SessionTable {
             refused: BTreeSet::new(),
             heard_beside: ControlKey(self.last_key),
             source,
+            peer: Counted(Some(from)),
+            began: Counted(now),
         };
         self.entries.insert(key, entry);
     }
@@ -129,12 +135,14 @@ impl SessionTable {
     }
 
     /// A session has another ctl_conn now. Returns what it had before.
-    pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, source: Source) -> Option<Attachment> {
+    pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, from: SocketAddr) -> Option<Attachment> {
         let entry = self.entries.get_mut(&key)?;
         entry.heard_beside = ControlKey(self.last_key);
-        let from = core::mem::replace(&mut entry.source, source);
+        let source = Source::of(from.ip());
+        entry.peer = Counted(Some(from));
+        let before_source = core::mem::replace(&mut entry.source, source);
         let before = core::mem::replace(&mut entry.attachment, Attachment::Attached(ctl_conn));
-        self.leave_source(key, from);
+        self.leave_source(key, before_source);
         self.by_source.entry(source).or_default().insert(key);
         self.leave_grace(key, before);
         Some(before)

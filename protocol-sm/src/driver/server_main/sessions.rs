@@ -1,16 +1,22 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::messages::{ControlKey, FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
+use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::{Bind, Bound, Reaction};
+use crate::ids::{Registration, TunnelId};
 use crate::notes::Note;
 use crate::session::Delivery;
+use crate::sys_error::SysError;
+use crate::visit::Label;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 use alloc::string::String;
+use alloc::sync::Arc;
+use core::net::SocketAddr;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -120,7 +126,8 @@ impl<T, L> ServerMain<T, L> {
             return;
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
-        let Bind { registration, ports, gate } = bind;
+        let Bind { registration, ports, mut gate } = bind;
+        gate.label = self.label(control, registration.tunnel);
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
@@ -130,10 +137,22 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
 
+    /// What the access log calls a tunnel; none where that is off.
+    fn label(&self, control: ControlKey, tunnel: TunnelId) -> Option<Arc<Label>> {
+        let control = &self.sessions.get(control).filter(|_| self.settings.access_log)?.control;
+        let credential = self.settings.name_of(control.credential);
+        Some(Arc::new(Label { tunnel: control.tunnel_name(tunnel).into(), client: control.client, credential }))
+    }
+
     /// The listener has opened a public port, or could not.
     // PROTOCOL.md: P-TUN-10.
-    pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
-        let FromListener { control: key, registration, bound } = message;
+    pub(super) fn on_bound<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        registration: Registration,
+        bound: Result<SocketAddr, SysError>,
+    ) {
         let answer = self.sessions.act(key, |control, _| {
             let asked =
                 (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
@@ -175,6 +194,7 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
+            FromServerLoop::Report(part) => self.on_part(cx, Part::Loop(part)),
             FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {
                     stopping.drained.insert(loop_index);
