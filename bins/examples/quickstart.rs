@@ -40,8 +40,8 @@ fn main() -> ExitCode {
             return ExitCode::from(bins::exit::HOPELESS);
         }
     };
-    let log = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
-        Ok(log) => log,
+    let (log, _) = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
+        Ok(both) => both,
         Err(error) => return bins::exit::cannot_start(&error, None),
     };
     let outcome = if once { use_it_once() } else { show_it() };

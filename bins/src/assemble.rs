@@ -3,11 +3,13 @@
 
 use crate::access_log::Destination;
 use crate::admin;
+use crate::config::keys;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::problem::Problem;
+use crate::reload::Fixed;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
@@ -30,6 +32,8 @@ pub struct Assembled<C> {
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
+    /// What a reload does not change.
+    pub fixed: Fixed,
     /// Where the admin socket is to be.
     pub admin: admin::Place,
 }
@@ -94,7 +98,14 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         access_log: None,
         settings: file.settings,
     };
-    found.conclude(config, file.common)
+    let fixed = keys::SERVER_AT_START.map(|key| match key {
+        "bind_addr" => (key, config.bind_addr.to_string()),
+        "ctl_port" => (key, config.ctl_port.to_string()),
+        "proxy_port" => (key, config.proxy_port.to_string()),
+        "tls" => (key, config.tls.is_some().to_string()),
+        _ => fixed_of_both(key, config.work_threads, &file.common),
+    });
+    found.conclude(config, file.common, fixed.into())
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -174,9 +185,9 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     }
     found.secrets_in_the_open(&file.common.tokens);
     let token = own_tokens(&flags.common, variable, &file.common.tokens, &mut found).pop();
-    let chosen = flags.client_id.as_deref().or(file.client_id.as_deref());
+    let chosen = flags.client_id.clone().or(file.client_id);
     let client_id = found.keep(|_| {
-        identity::client_id(chosen, &Machine::here(), &file.tunnels).map_err(|error| {
+        identity::client_id(chosen.as_deref(), &Machine::here(), &file.tunnels).map_err(|error| {
             Problem::new(format!("no randomness for this client's identity: {error}; give --client-id TEXT"))
         })
     });
@@ -217,7 +228,21 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         },
         tls: encryption.flatten(),
     };
-    found.conclude(config, file.common)
+    let fixed = keys::CLIENT_AT_START.map(|key| match key {
+        "client_id" => (key, chosen.clone().unwrap_or_default()),
+        _ => fixed_of_both(key, config.work_threads, &file.common),
+    });
+    found.conclude(config, file.common, fixed.into())
+}
+
+fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config::Common) -> (&'static str, String) {
+    match key {
+        "work_thread_nums" => (key, work_threads.to_string()),
+        "log_format" => (key, format!("{:?}", common.logs.format)),
+        "access_log" => (key, format!("{:?}", common.access_log)),
+        "admin_socket" => (key, format!("{:?}", common.admin)),
+        key => unreachable!("{key} counts from the start only, and nobody says what it was"),
+    }
 }
 
 /// The flags that stand for `check-config FILE`.
@@ -259,10 +284,10 @@ impl<'p> Findings<'p> {
         }
     }
 
-    fn conclude<C>(self, config: C, common: config::Common) -> Result<Assembled<C>, ConfigError> {
+    fn conclude<C>(self, config: C, common: config::Common, fixed: Fixed) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
         let config::Common { logs, access_log, admin, .. } = common;
-        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin })
+        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin, fixed })
     }
 }
 

@@ -5,7 +5,7 @@
 //! and speak of Rust's types.
 
 mod client;
-mod keys;
+pub(crate) mod keys;
 mod section;
 mod server;
 mod tls;

@@ -23,7 +23,7 @@ The token is taken from the first of these that is there:
   3. the configuration file's `token` or `token_file`
 
 Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one that comes at
-least 1 s later ends the program at once with exit code 1. SIGHUP, SIGUSR1 and SIGUSR2 do nothing.
+least 1 s later ends the program at once with exit code 1. SIGHUP reads the configuration file again.
 
 Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
 before it ever worked; 1 anything else.";

@@ -27,6 +27,7 @@ pub mod notify;
 pub mod operate;
 pub mod output;
 pub mod problem;
+pub mod reload;
 pub mod signals;
 pub mod tls;
 pub mod token;

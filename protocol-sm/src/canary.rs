@@ -77,11 +77,17 @@ pub enum PlantedBug {
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
     DroppedCounted,
+    /// A client that is told its settings anew begins a new session.
+    ReloadCutsSession,
+    /// A server leaves the public ports open that a client may not have any more.
+    ShrunkScopeKept,
+    /// A tunnel that has moved is not closed.
+    MovedTunnelKept,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -115,6 +121,9 @@ impl PlantedBug {
         Self::StarvedForgotten,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
+        Self::ReloadCutsSession,
+        Self::ShrunkScopeKept,
+        Self::MovedTunnelKept,
     ];
 }
 

@@ -284,6 +284,8 @@ pub enum CloseCode {
     Violation,
     /// The server stops.
     Stopping,
+    /// The server does not take the client's token any more.
+    Revoked,
 }
 
 impl fmt::Display for CloseCode {
@@ -293,6 +295,7 @@ impl fmt::Display for CloseCode {
             Self::Replaced => "another client with the same identity took over",
             Self::Violation => "the peer broke the protocol",
             Self::Stopping => "the server is stopping",
+            Self::Revoked => "the server does not take the client's token any more",
         })
     }
 }

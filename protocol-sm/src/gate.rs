@@ -44,6 +44,15 @@ impl Gate {
         }
     }
 
+    /// Takes the place of `before`, whose visitors are remembered if their rate is the same.
+    pub fn follow(&mut self, before: &mut Self) {
+        if let (Some(rate), Some(old)) = (&mut self.rate, &mut before.rate)
+            && rate.is_like(old)
+        {
+            core::mem::swap(rate, old);
+        }
+    }
+
     /// Lets a visitor from `ip` in.
     ///
     /// # Errors
@@ -81,6 +90,21 @@ mod tests {
         assert_eq!(gate.admit(Instant::ZERO, ip("::ffff:10.2.0.1")), Ok(()));
         for denied in ["10.9.0.1", "10.1.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(gate.admit(Instant::ZERO, ip(denied)), Err(Dropped::SourceDenied), "{denied}");
+        }
+    }
+
+    #[test]
+    fn who_has_visited_is_remembered_where_the_rate_stays() {
+        let gate = |rate| {
+            let limits = TunnelLimits { max_connection_rate: rate, ..TunnelLimits::default() };
+            Gate::new(None, &Scope::default(), limits)
+        };
+        let mut before = gate(1);
+        assert_eq!(before.admit(Instant::ZERO, ip("10.0.0.1")), Ok(()));
+        for (rate, admitted) in [(1, Err(Dropped::TooOften)), (2, Ok(())), (0, Ok(()))] {
+            let mut after = gate(rate);
+            after.follow(&mut before.clone());
+            assert_eq!(after.admit(Instant::ZERO, ip("10.0.0.1")), admitted, "{rate}");
         }
     }
 

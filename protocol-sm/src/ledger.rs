@@ -59,8 +59,13 @@ impl Ledger {
     /// The same, where all holders together may have `cap` of `good`.
     #[must_use]
     pub fn with_cap(mut self, good: Good, cap: u32) -> Self {
-        self.caps[good as usize] = cap;
+        self.set_cap(good, cap);
         self
+    }
+
+    /// From now on all holders together may have `cap` of `good`.
+    pub fn set_cap(&mut self, good: Good, cap: u32) {
+        self.caps[good as usize] = cap;
     }
 
     /// How many more there may be of all holders together.

@@ -134,6 +134,7 @@ pub mod ports;
 pub mod race;
 pub mod rate;
 pub mod reconnect;
+pub mod reload;
 pub mod report;
 pub mod sent;
 pub mod session;

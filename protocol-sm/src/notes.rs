@@ -3,8 +3,10 @@
 
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
+use crate::reload::Changes;
 use crate::sys_error::SysError;
 use crate::visit::Visit;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -207,6 +209,11 @@ pub enum Note {
         why: Disconnect,
         /// The pause.
         pause: Duration,
+    },
+    /// What the user has said anew was carried out.
+    Reloaded {
+        /// What was changed. `None`: nothing, as the program stops.
+        changes: Option<Box<Changes>>,
     },
     /// The peer broke the protocol.
     Violation {

@@ -196,7 +196,8 @@ pub struct Credential {
 // PROTOCOL.md: P-LIM-1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerSettings {
-    /// Accepted credentials. Empty: clients are taken from loopback addresses only.
+    /// Accepted credentials. Without any token clients are taken from loopback addresses only. In a running server a
+    /// credential keeps its place, and one that was taken away stays there without tokens.
     pub credentials: Vec<Credential>,
     /// What clients may do where `credentials` is empty.
     pub open_scope: Scope,
@@ -223,6 +224,29 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// Whether there are no tokens, and clients are taken from loopback addresses only.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.credentials.iter().all(|credential| credential.tokens.is_empty())
+    }
+
+    /// What a holder may do.
+    #[must_use]
+    pub fn scope_of(&self, holder: Holder) -> &Scope {
+        holder.map_or(&self.open_scope, |index| &self.credentials[index].scope)
+    }
+
+    /// Whether whoever has proved `token` as `holder` is still taken.
+    // PROTOCOL.md: P-AUTH-16.
+    #[must_use]
+    pub fn takes(&self, holder: Holder, token: Option<&Token>) -> bool {
+        match (holder, token) {
+            (Some(index), Some(token)) => self.credentials[index].tokens.contains(token),
+            (None, None) => self.is_open(),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// The name of a credential, for logs; `None` where there are none.
     #[must_use]
     pub fn name_of(&self, holder: Holder) -> Option<String> {

@@ -1,24 +1,26 @@
 //! The client's threads.
 
-use crate::mail::Outgoing;
+use crate::mail::{Address, Outgoing};
 use crate::notes::{AccessLog, browsers_refuse, seconds};
 use crate::reports::Reports;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ClientTls, Tls};
+use crate::tls::{ClientTls, Tls, TlsInUse};
 use crate::{Program, Reporter, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
+use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 /// Where the server is, and what to expose.
@@ -43,8 +45,10 @@ pub struct Config {
 pub struct Forwarding {
     /// The tunnel's name.
     pub tunnel: String,
-    /// The public port. The host to show is the one in `Config::server`.
+    /// The public port.
     pub public: SocketAddr,
+    /// The host under which this client reaches the server.
+    pub host: String,
     /// The LocalServer, as configured.
     pub local: String,
 }
@@ -53,6 +57,8 @@ pub struct Forwarding {
 #[derive(Debug)]
 pub struct Client {
     config: Config,
+    tls: TlsInUse,
+    answers: Option<Sender<Option<Changes>>>,
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
@@ -117,7 +123,32 @@ pub fn start(mut config: Config) -> Result<Client, io::Error> {
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, reports: Reports::default(), loop_count, hosts })
+    let tls = TlsInUse::new(in_use(config.tls.take()));
+    Ok(Client { config, tls, answers: None, clock, host, main, reports: Reports::default(), loop_count, hosts })
+}
+
+fn in_use(tls: Option<ClientTls>) -> Tls {
+    tls.map_or(Tls::Off, Tls::Client)
+}
+
+/// Tells a client that runs its configuration anew.
+#[derive(Debug)]
+pub struct Reloader {
+    main: Address<ToClientMain>,
+    tls: TlsInUse,
+    answers: Receiver<Option<Changes>>,
+}
+
+impl Reloader {
+    /// The client goes on as `config` says, and loses nothing that stays. Waits until the client has taken it over, and
+    /// returns what was changed; `None` if the client stops, and changes nothing any more. The event loops, the way that
+    /// payload is moved, the access log, and the client's identity stay as they were.
+    pub fn reload(&mut self, config: Config) -> Option<Changes> {
+        let Config { server, tls, settings, .. } = config;
+        let reconnect = self.tls.set(in_use(tls));
+        self.main.post(ToClientMain::Reload(Box::new(ClientReload { server, settings, reconnect })));
+        self.answers.recv().ok().flatten()
+    }
 }
 
 impl Client {
@@ -125,6 +156,14 @@ impl Client {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Program::Client(self.main.address()))
+    }
+
+    /// A handle that tells the client its configuration anew. There is one: the last that was asked for.
+    #[must_use]
+    pub fn reloader(&mut self) -> Reloader {
+        let (sender, answers) = channel();
+        self.answers = Some(sender);
+        Reloader { main: self.main.address(), tls: self.tls.clone(), answers }
     }
 
     /// A handle that tells what the client does.
@@ -141,7 +180,9 @@ impl Client {
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
         let Self {
-            config: Config { server, settings, relay, tls, access_log, .. },
+            config: Config { server, settings, relay, access_log, .. },
+            tls,
+            answers,
             clock,
             mut host,
             main,
@@ -149,7 +190,6 @@ impl Client {
             loop_count,
             hosts,
         } = self;
-        let tls = tls.map_or(Tls::Off, Tls::Client);
         let timings = settings.timings.clone();
         let main_address = main.address();
         let out = MainOut {
@@ -157,11 +197,11 @@ impl Client {
             resolver: Resolver::new(main_address.clone()),
             reports,
         };
-        let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
         main.sys.set_limits(Limits::new(&timings));
+        answers.into_iter().for_each(|answers| main.sys.notes().answer_reloads(answers));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let mut worker =
@@ -182,7 +222,7 @@ impl Client {
                 for (tunnel, outcome) in sys.notes().tunnel_news() {
                     // One that was closed meanwhile is no news.
                     let spec = driver.tunnel(tunnel);
-                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, &server_host, outcome)) {
+                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, host_of(driver.server()), outcome)) {
                         on_forwarding(&forwarding);
                     }
                 }
@@ -242,7 +282,8 @@ fn announce(
                 local,
                 "the tunnel is reachable{remark}"
             );
-            Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
+            let host = server_host.to_owned();
+            Some(Forwarding { tunnel: spec.name.clone(), public, host, local: spec.local.clone() })
         }
         Err((code, pause)) => {
             let (tunnel, public_port, pause) = (&spec.name, spec.public_port, seconds(pause));

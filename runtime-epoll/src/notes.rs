@@ -6,10 +6,12 @@ use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::ports::is_refused_by_browsers;
+use protocol_sm::reload::Changes;
 use protocol_sm::visit::Visit;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Lines of one kind that may be written at once.
@@ -37,6 +39,8 @@ pub(crate) struct Notes {
     access_log: Option<AccessLog>,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
+    /// Whoever has told the program its configuration anew waits there for what that has changed.
+    reloads: Option<Sender<Option<Changes>>>,
 }
 
 /// Where a program's visits are recorded: called at the end of each, on the thread that carried it. It must not block.
@@ -65,6 +69,11 @@ impl Notes {
     /// What became of the client's tunnels since the last call.
     pub(crate) fn tunnel_news(&mut self) -> impl Iterator<Item = TunnelNews> {
         self.tunnel_news.drain(..)
+    }
+
+    /// What a new configuration has changed is told to `to` from now on.
+    pub(crate) fn answer_reloads(&mut self, to: Sender<Option<Changes>>) {
+        self.reloads = Some(to);
     }
 
     /// Logs `note`. A name that a peer has chosen is a field of its own, as a string: there it is escaped, and cannot
@@ -292,6 +301,12 @@ impl Notes {
                     tracing::error!(event = "server_refuses", server, pause, "{sentence}; trying again after a pause");
                 } else {
                     tracing::warn!(event = "server_lost", server, pause, "{sentence}; trying again after a pause");
+                }
+            }
+            Note::Reloaded { changes } => {
+                if let Some(to) = &self.reloads {
+                    // Nobody waits for it any more: then nobody needs it.
+                    let _unheard = to.send(changes.map(|changes| *changes));
                 }
             }
             Note::Violation { conn, violation } => self.violations.line(|suppressed| {

@@ -42,7 +42,7 @@ impl Resolve for Resolver {
 fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr> {
     match (name.to_socket_addrs(), tag) {
         (Ok(addresses), _) => addresses.collect(),
-        (Err(error), Lookup::Local(_)) => {
+        (Err(error), Lookup::Local(..)) => {
             let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
             failures.line(|suppressed| {
                 tracing::warn!(
@@ -55,7 +55,7 @@ fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr
             Vec::new()
         }
         // What is said about the next attempt names the server.
-        (Err(error), Lookup::Server) => {
+        (Err(error), Lookup::Server(_)) => {
             tracing::debug!(event = "server_unresolved", host = name, "the server's name does not resolve: {error}");
             Vec::new()
         }

@@ -5,7 +5,7 @@ use crate::notes::AccessLog;
 use crate::reports::Reports;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls};
+use crate::tls::{ServerTls, Tls, TlsInUse};
 use crate::{Program, Reporter, Stopper};
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
@@ -13,12 +13,14 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
+use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
@@ -47,6 +49,7 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
     reporter: Reporter,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
@@ -178,9 +181,8 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
-    if let Some(tls) = config.tls {
-        main.sys.use_tls(Tls::Server(tls));
-    }
+    let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
+    main.sys.use_tls(tls.clone());
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
@@ -189,6 +191,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
+            tls,
             reporter,
             listen,
             visitors,
@@ -223,6 +226,14 @@ impl Server {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Program::Server(self.main_address.clone()))
+    }
+
+    /// A handle that tells the server its configuration anew. There is one: the last that was asked for.
+    #[must_use]
+    pub fn reloader(&mut self) -> Reloader {
+        let (sender, answers) = channel();
+        self.main.sys.notes().answer_reloads(sender);
+        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
     }
 
     /// A handle that tells what the server does.
@@ -291,6 +302,29 @@ impl Server {
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
             ..sum
         }))
+    }
+}
+
+/// Tells a server that runs its configuration anew.
+#[derive(Debug)]
+pub struct Reloader {
+    main: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
+    answers: Receiver<Option<Changes>>,
+}
+
+impl Reloader {
+    /// The server goes on as `config` says, and nobody loses what they may still have. Waits until the server has taken
+    /// it over, and returns what was changed; `None` if the server stops, and changes nothing any more. Its addresses,
+    /// the event loops, the way that payload is moved, what its descriptors allow, and whether it encrypts stay as they
+    /// were.
+    pub fn reload(&mut self, config: Config) -> Option<Changes> {
+        let encrypts = matches!(*self.tls.get(), Tls::Server(_));
+        if let Some(tls) = config.tls.filter(|_| encrypts) {
+            self.tls.set(Tls::Server(tls));
+        }
+        self.main.post(ToServerMain::Reload(Box::new(config.settings)));
+        self.answers.recv().ok().flatten()
     }
 }
 

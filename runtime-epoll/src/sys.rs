@@ -19,7 +19,7 @@ pub use random::fetch as random_bytes;
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
-use crate::tls::Tls;
+use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
@@ -103,7 +103,7 @@ impl<O> Linux<O> {
     }
 
     /// Encrypts connections between client and server from now on.
-    pub(crate) fn use_tls(&mut self, tls: Tls) {
+    pub(crate) fn use_tls(&mut self, tls: TlsInUse) {
         self.secure.tls = tls;
     }
 
@@ -189,6 +189,10 @@ impl<O> Linux<O> {
 
 impl<O> Streams for Linux<O> {
     type Stream = Stream;
+
+    fn keep_to(&mut self, timings: &Timings) {
+        self.limits = self.limits.with(timings);
+    }
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;

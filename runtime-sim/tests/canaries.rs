@@ -58,6 +58,8 @@ fn haunts() -> Vec<(&'static str, Place)> {
             "splice",
             Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
         ),
+        ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
+        ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
     ]
 }
@@ -80,9 +82,10 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
-/// would ask for a second heartbeat, and there is no access log.
-const HIDDEN_FROM_SMALL: [PlantedBug; 8] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
+/// passes there that would ask for a second heartbeat, and there is no access log.
+const HIDDEN_FROM_SMALL: [PlantedBug; 9] = [
+    PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -99,9 +102,11 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And of
-/// the access log only the records are counted there.
-const HIDDEN_FROM_SWARM: [PlantedBug; 5] = [
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
+/// stay where they are. And of the access log only the records are counted there.
+const HIDDEN_FROM_SWARM: [PlantedBug; 7] = [
+    PlantedBug::MovedTunnelKept,
+    PlantedBug::ShrunkScopeKept,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,

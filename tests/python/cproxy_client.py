@@ -223,7 +223,7 @@ U16, U32, U64 = Varint(16), Varint(32), Varint(64)
 HOW = Choice("Shut", "Reset")
 ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
 REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
-CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
+CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping", "Revoked")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
     "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
@@ -262,7 +262,8 @@ CTL_TO_SERVER = ctl(
         ("Done", Struct(conn=U64, epoch=U32)),
         ABORTED,
         "Drain",
-        ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool()))))
+        ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
+        ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS))))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),
@@ -276,7 +277,8 @@ CTL_TO_CLIENT = ctl(
         FIN,
         ABORTED,
         "Drain",
-        ("AskStart", Struct(conn=U64, epoch=U32))))
+        ("AskStart", Struct(conn=U64, epoch=U32)),
+        ("TunnelClosed", Struct(tunnel=U32, code=TUNNEL))))
 PROXY_TO_SERVER = Choice(
     ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
     "Pong",
@@ -876,6 +878,9 @@ class Session:
             if inner["code"] in FINAL:
                 raise SystemExit(2)
             asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
+        elif name == "TunnelClosed":
+            log(f"the tunnel is closed: {inner['code']}")
+            asyncio.get_running_loop().call_later(30, self.send, self.registration())  # P-TUN-13
         elif name == "Drain":
             log("the server is stopping")
 

@@ -4,6 +4,7 @@
 use bins::access_log::{self, Side};
 use bins::flags::{Command, ServerFlags};
 use bins::output::{self, Output};
+use bins::reload::{Parts, Reload};
 use bins::signals::Caught;
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::server::{self, StartError};
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
-    let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
+    let ((log, level), out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
         Ok(both) => both,
         Err(error) => return exit::cannot_start(&error, None),
     };
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     for warning in &assembled.warnings {
         tracing::warn!(event = "configuration_warning", "{warning}");
     }
-    certificates::attend(assembled.besides);
+    let attended = certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let mut config = assembled.config;
@@ -50,7 +51,11 @@ fn main() -> ExitCode {
     if let Some(descriptors) = limits::raise_descriptor_limit() {
         config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
     }
-    let code = match run(config, &assembled.admin, &out) {
+    let path = flags.common.config.clone();
+    let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
+    // Told nothing until the server is there.
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
+    let code = match run(config, parts, &assembled.admin, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error}");
@@ -71,7 +76,7 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     loop {
         match server::start(config.clone()) {
             Ok(server) => {
-                notify::ready(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr()));
+                notify::ready(Some(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr())));
                 return Ok(Some(server));
             }
             Err(error) if error.lacks_the_address() => {
@@ -79,7 +84,7 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
                     let address = config.bind_addr;
                     tracing::warn!(event = "address_awaited", "{error}");
                     // A boot need not wait for it, too.
-                    notify::ready(&format!("waiting for address {address}"));
+                    notify::ready(Some(&format!("waiting for address {address}")));
                     waiting = true;
                 }
                 if caught.asked_within(LOOK_AGAIN) {
@@ -91,11 +96,18 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     }
 }
 
-fn run(config: server::Config, place: &admin::Place, out: &Output) -> Result<(), Box<dyn Error>> {
+fn run(
+    config: server::Config,
+    parts: Parts<server::Config>,
+    place: &admin::Place,
+    out: &Output,
+) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
-    let Some(server) = start(config, &mut caught)? else { return Ok(()) };
-    caught.stop_with(server.stopper())?;
+    let Some(mut server) = start(config, &mut caught)? else { return Ok(()) };
+    let mut reloader = server.reloader();
+    let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
+    caught.serve(server.stopper(), reload.serve()?)?;
     let instance = server.ctl_addr().port().to_string();
     let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: server.reporter() }, place);
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));

@@ -15,7 +15,12 @@
 //!   the times that it was refused;
 //! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale;
 //! - T4 no tunnel's refusal has to do with another tunnel: one that lasts until somebody changes something is said once,
-//!   and asked for again after long pauses.
+//!   and asked for again after long pauses;
+//! - T5 a tunnel that was moved to another port is open, and goes as soon as its successor is, or the session is over.
+
+mod change;
+
+pub use change::Orders;
 
 use crate::backoff::Backoff;
 use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
@@ -50,6 +55,10 @@ struct TunnelEntry {
     /// The LocalServer's addresses, best first. `None` until its name was looked up for the first time.
     locals: Option<Vec<SocketAddr>>,
     lookup: LookupState,
+    /// How many LocalServers it had before: answers about those count no more.
+    lookups: u32,
+    /// It was moved to another port: this one takes its place.
+    successor: Option<TunnelId>,
     state: State,
     /// The public address of the last session: asked for again where the server picked it.
     last: Option<SocketAddr>,
@@ -116,19 +125,26 @@ impl Tunnels {
     fn add(&mut self, spec: TunnelSpec) -> TunnelId {
         let id = TunnelId(self.next);
         self.next = self.next.checked_add(1).expect("fewer than 2^32 tunnels in one process");
+        let (retry, slow_retry) = self.retries();
         let entry = TunnelEntry {
             spec,
             locals: None,
             lookup: LookupState::Idle,
+            lookups: 0,
+            successor: None,
             state: State::Idle,
             last: None,
             announced: None,
             refused: None,
-            retry: Backoff::new(self.reconnect_min, self.reconnect_max),
-            slow_retry: reconnect::slow(),
+            retry,
+            slow_retry,
         };
         self.entries.insert(id, entry);
         id
+    }
+
+    fn retries(&self) -> (Backoff, Backoff) {
+        (Backoff::new(self.reconnect_min, self.reconnect_max), reconnect::slow())
     }
 
     /// Forgets a tunnel. Returns whether there was one.
@@ -147,19 +163,25 @@ impl Tunnels {
         self.entries.get(&tunnel).map(|entry| &entry.spec)
     }
 
-    /// Notes that a tunnel's LocalServer is being looked up, and returns its name. `None` if that is under way already,
-    /// or the tunnel was closed.
-    pub fn begin_lookup(&mut self, tunnel: TunnelId) -> Option<&str> {
+    /// Notes that a tunnel's LocalServer is being looked up, and returns which of those that it has had that is, and its
+    /// name. `None` if that is under way already, or the tunnel was closed.
+    pub fn begin_lookup(&mut self, tunnel: TunnelId) -> Option<(u32, &str)> {
         let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookup != LookupState::UnderWay)?;
         entry.lookup = LookupState::UnderWay;
-        Some(&entry.spec.local)
+        Some((entry.lookups, &entry.spec.local))
     }
 
-    /// A LocalServer was looked up, without success if there is no address. Returns the addresses to dial, or `None` if
-    /// the tunnel was closed meanwhile. Visitors may come now. A look-up that failed does not make the last addresses
-    /// wrong, and is made again after `reconnect_max`.
-    pub fn on_located(&mut self, tunnel: TunnelId, addresses: Vec<SocketAddr>, now: Instant) -> Option<&[SocketAddr]> {
-        let entry = self.entries.get_mut(&tunnel)?;
+    /// A LocalServer, the tunnel's number `which`, was looked up, without success if there is no address. Returns the
+    /// addresses to dial, or `None` if the tunnel was closed or has another one meanwhile. Visitors may come now. A
+    /// look-up that failed does not make the last addresses wrong, and is made again after `reconnect_max`.
+    pub fn on_located(
+        &mut self,
+        tunnel: TunnelId,
+        which: u32,
+        addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) -> Option<&[SocketAddr]> {
+        let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookups == which)?;
         if addresses.is_empty() {
             entry.lookup = LookupState::RetryAt(now + self.reconnect_max);
         } else {
@@ -167,6 +189,12 @@ impl Tunnels {
             entry.locals = Some(addresses);
         }
         Some(entry.locals.get_or_insert_default())
+    }
+
+    /// The tunnels whose LocalServer was never looked up, or is another one since.
+    pub fn unlocated(&self) -> impl Iterator<Item = TunnelId> {
+        let unknown = |entry: &TunnelEntry| entry.locals.as_ref().is_none_or(Vec::is_empty);
+        self.entries.iter().filter(move |(_, entry)| unknown(entry)).map(|(&tunnel, _)| tunnel)
     }
 
     /// A tunnel whose LocalServer is to be looked up again now.
@@ -314,6 +342,35 @@ impl Tunnels {
         Ok(AfterRefusal::RetryLater { pause, is_news })
     }
 
+    /// The server has closed an open tunnel, which is registered again as one that was refused. Returns the pause before
+    /// that, or `None` if there is nothing to register: the tunnel was closed meanwhile, or has moved.
+    ///
+    /// # Errors
+    /// It was not open.
+    // PROTOCOL.md: P-TUN-13.
+    pub fn on_closed(
+        &mut self,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+        now: Instant,
+        random: u32,
+    ) -> Result<Option<Duration>, Violation> {
+        let (message, state) = (MessageName::TunnelClosed, StateName::TunnelNotOpen);
+        let entry = match self.entries.get_mut(&tunnel) {
+            Some(entry) if entry.state == State::Open => entry,
+            None if tunnel.0 < self.next => return Ok(None),
+            Some(_) | None => return Err(Violation::Unexpected { message, state }),
+        };
+        if entry.successor.is_some() {
+            self.entries.remove(&tunnel);
+            return Ok(None);
+        }
+        let pause = if code.is_final() { entry.slow_retry.next(random) } else { entry.retry.next(random) };
+        entry.state = State::RetryAt(now + pause);
+        entry.refused = Some(code);
+        Ok(Some(pause))
+    }
+
     /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
     fn asked(&mut self, tunnel: TunnelId, message: MessageName) -> Result<Option<&mut TunnelEntry>, Violation> {
         match self.entries.get_mut(&tunnel) {
@@ -331,6 +388,11 @@ impl Tunnels {
         assert!(self.entries.keys().all(|tunnel| tunnel.0 < self.next), "T1: ids come from the counter");
         let early = |entry: &TunnelEntry| entry.locals.is_none() && entry.state != State::Idle;
         assert!(!self.entries.values().any(early), "T2: a tunnel is registered once its LocalServer was looked up");
+        for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.successor.is_some()) {
+            assert_eq!(entry.state, State::Open, "T5: a tunnel that was moved is open");
+            let is_there = |successor| self.entries.get(&successor).is_some_and(|entry| entry.successor.is_none());
+            assert!(entry.successor.is_some_and(is_there), "T5: a tunnel that was moved has a successor");
+        }
     }
 }
 
@@ -380,7 +442,7 @@ mod tests {
         let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());
         let (good, bad, now) = (TunnelId(0), TunnelId(1), Instant::ZERO);
         for id in [good, bad] {
-            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
             assert!(tunnels.register(now).is_some());
         }
         let not_allowed = TunnelRefusal::PortNotAllowed;
@@ -416,7 +478,7 @@ mod tests {
         let now = Instant::ZERO;
         assert_eq!(tunnels.hopeless(), None);
         for id in [TunnelId(0), TunnelId(1)] {
-            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
             assert!(tunnels.register(now).is_some());
         }
         assert_eq!(refused_for_good(&mut tunnels, TunnelId(0)), None, "the other was not answered yet");
@@ -431,7 +493,7 @@ mod tests {
     fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
         let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![], now), Some(&[][..]));
         assert_eq!(port(tunnels.register(now)), Some(0));
         assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
         assert_eq!(tunnels.announce(), Some((id, address(7000))));
@@ -463,7 +525,7 @@ mod tests {
         let unexpected = |message| Violation::Unexpected { message, state: StateName::TunnelNotAsked };
         let (ready, refused) = (unexpected(MessageName::TunnelReady), unexpected(MessageName::TunnelRefused));
         assert_eq!(tunnels.on_ready(id, address(1)), Err(ready), "not asked for");
-        assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+        assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
         assert!(tunnels.close(id));
         assert_eq!(tunnels.on_ready(id, address(1)), Ok(()));
@@ -477,9 +539,9 @@ mod tests {
     fn t3_a_closed_tunnel_has_no_deadlines() {
         let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.begin_lookup(id), Some("localhost:80"));
+        assert_eq!(tunnels.begin_lookup(id), Some((0, "localhost:80")));
         assert_eq!(tunnels.begin_lookup(id), None, "it is under way");
-        assert!(tunnels.on_located(id, vec![], now).is_some());
+        assert!(tunnels.on_located(id, 0, vec![], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
         assert_eq!(refused(&mut tunnels, id, IN_USE), (0.125, true));
         let (lookup, registration) = (tunnels.next_lookup().unwrap(), tunnels.next_registration().unwrap());
@@ -487,15 +549,15 @@ mod tests {
         assert_eq!((tunnels.next_lookup(), tunnels.next_registration()), (None, None));
         assert_eq!((tunnels.due_lookup(lookup), tunnels.register(registration)), (None, None));
         assert_eq!(tunnels.begin_lookup(id), None);
-        assert_eq!(tunnels.on_located(id, vec![address(80)], now), None);
+        assert_eq!(tunnels.on_located(id, 0, vec![address(80)], now), None);
     }
 
     #[test]
     fn a_look_up_that_fails_leaves_the_last_addresses() {
         let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.on_located(id, vec![address(80)], now), Some(&[address(80)][..]));
-        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![address(80)], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![], now), Some(&[address(80)][..]));
         assert_eq!(tunnels.due_lookup(now), None);
         let again = tunnels.next_lookup().unwrap();
         assert_eq!(tunnels.due_lookup(again), Some(id));

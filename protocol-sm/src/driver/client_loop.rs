@@ -201,6 +201,15 @@ where
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
             }
+            ToClientLoop::Relocated { tunnel, fixed } => {
+                if let Some(name) = self.locals.get_mut(&tunnel) {
+                    *name = Name::new(fixed);
+                }
+            }
+            ToClientLoop::KeepTo(timings) => {
+                cx.sys.keep_to(&timings);
+                self.core.timings = *timings;
+            }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {

@@ -11,6 +11,7 @@ mod check;
 mod connecting;
 mod dialling;
 mod receive;
+mod reload;
 mod report;
 mod session;
 mod stage;
@@ -57,6 +58,8 @@ pub struct ClientMain<T> {
     settings: ClientSettings,
     server: String,
     server_name: Name,
+    /// How many servers there were before: answers about their names count no more.
+    servers: u32,
     loop_count: usize,
     slots: Slab<CtlLink<T, ToClient>>,
     stage: Stage,
@@ -109,6 +112,7 @@ impl<T> ClientMain<T> {
             carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
+            servers: 0,
             server,
             loop_count,
             slots: Slab::default(),
@@ -136,6 +140,12 @@ impl<T> ClientMain<T> {
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Up { .. })
+    }
+
+    /// `HOST:PORT` of its server.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// A tunnel that was not closed.
@@ -179,6 +189,7 @@ where
             ToClientMain::Loop(message) => self.on_loop(cx, message),
             ToClientMain::Resolved { tag, addresses } => self.on_resolved(cx, tag, addresses),
             ToClientMain::CloseTunnel { tunnel } => self.close_tunnel(cx, tunnel),
+            ToClientMain::Reload(new) => self.reload(cx, *new),
             ToClientMain::Report { tag } => self.ask_for_report(cx, tag),
             ToClientMain::Stop => self.stop(cx),
         }

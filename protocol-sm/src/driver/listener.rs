@@ -163,6 +163,19 @@ impl<L> Listener<L> {
         }
     }
 
+    /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
+    fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
+        let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
+        if let Some(&token) = self.port_of.get(&(control, registration)) {
+            if let Some(member) = self.ports.get_mut(token).and_then(|port| port.route.member(control, registration)) {
+                gate.follow(&mut member.gate);
+                member.gate = *gate;
+            }
+        } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
+            bind.gate = gate;
+        }
+    }
+
     /// Told by the way that visitors take, so that it arrives after the last of them, which would be left waiting
     /// otherwise.
     fn tell_closed<S>(&self, sys: &mut S, control: ControlKey, tunnel: Option<TunnelId>)
@@ -247,6 +260,8 @@ where
             ToListener::Bind { control, holder, registration, ip, ports, gate } => {
                 self.binds.push(holder, Bind { control, registration, ip, ports, gate });
             }
+            ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
                 let members = self.ports.iter().flat_map(|(_, port)| port.route.members());
                 let tunnels =

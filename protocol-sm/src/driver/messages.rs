@@ -7,7 +7,9 @@ use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
+use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
+use crate::settings::{ServerSettings, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -68,6 +70,15 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// A session may use more or less from now on. Who is there already stays.
+    Limits {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// This loop's share of its limits.
+        limits: Limits,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
@@ -203,6 +214,15 @@ pub enum ToClientLoop {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// A tunnel's LocalServer is another one, which was not looked up yet: transfers go on, new visitors go there.
+    Relocated {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Its name is an address, and will not have another.
+        fixed: bool,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// Open a proxy_conn.
     Open {
         /// The server's address.
@@ -297,6 +317,17 @@ pub enum ToListener {
         /// Who may visit.
         gate: Box<Gate>,
     },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
+    /// Who may visit a tunnel is changed.
+    Admit {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What was registered; it is open, or being opened.
+        registration: Registration,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
     /// A visitor that was given to a loop was passed on to another one.
     Moved {
         /// The loop that had it.
@@ -359,6 +390,9 @@ pub enum ToServerMain<T> {
     Loop(FromServerLoop<T>),
     /// From the listener.
     Listener(FromListener),
+    /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
+    /// clients must encrypt, stays as it was.
+    Reload(Box<ServerSettings>),
     /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the server ends before.
     Report {
         /// The asker's name for it.
@@ -380,6 +414,8 @@ pub enum ToClientMain {
         /// Its addresses, best first.
         addresses: Vec<SocketAddr>,
     },
+    /// The user says anew what is to be done. Answered by a note.
+    Reload(Box<ClientReload>),
     /// The user closes a tunnel: no new visitors, transfers go on. An id that is no tunnel's is ignored.
     CloseTunnel {
         /// The tunnel.

@@ -62,6 +62,8 @@ struct Shard {
     max_connections: u32,
     /// This loop's share of what the holder may have waiting.
     max_waiting: u32,
+    /// Those that waited when that was set.
+    waited: u32,
     active: u32,
     /// Visitors of each tunnel, waiting and served; none is 0.
     visits: BTreeMap<TunnelId, u32>,
@@ -263,6 +265,13 @@ where
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
                 self.forget_tally(control, tunnel);
             }
+            ToServerLoop::Limits { control, limits } => self.limit(cx, control, limits),
+            ToServerLoop::KeepTo(timings) => {
+                for shard in self.controls.values_mut() {
+                    shard.ping_pace.begin_at(timings.idle_ping_interval);
+                }
+                self.core.timings = *timings;
+            }
             ToServerLoop::Drain => {
                 self.core.draining = true;
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
@@ -361,6 +370,7 @@ impl<T, P> ServerLoop<T, P> {
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             max_waiting: limits.max_waiting,
+            waited: 0,
             active: 0,
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,
@@ -369,6 +379,15 @@ impl<T, P> ServerLoop<T, P> {
         };
         let before = self.controls.insert(control, shard);
         assert!(before.is_none(), "a control's key is used once");
+        self.ask(cx, control);
+    }
+
+    /// A session may use more or less from now on.
+    fn limit<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
+        let Some(shard) = self.controls.get_mut(&control) else { return };
+        shard.waited = u32::try_from(shard.pool.waits()).unwrap_or(u32::MAX);
+        (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
+        shard.pool.keep(limits.keep);
         self.ask(cx, control);
     }
 

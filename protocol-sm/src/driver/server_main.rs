@@ -32,6 +32,7 @@ mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod reload;
 mod report;
 mod session_table;
 mod sessions;
@@ -79,6 +80,7 @@ pub struct ServerMain<T, L> {
     settings: ServerSettings,
     loop_count: usize,
     bind_ip: IpAddr,
+    /// The proxy port, as it is bound.
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
     sessions: SessionTable,
@@ -224,12 +226,9 @@ impl<T, L> ServerMain<T, L> {
     /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
     #[must_use]
     pub fn new(mut settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
-        let Budget { conns, handshakes, sessions, tunnels, .. } = settings.budget;
-        settings.max_handshakes = settings.max_handshakes.min(handshakes);
-        // Half at most: one address does not take the room of all others.
-        settings.max_handshakes_per_source = settings.max_handshakes_per_source.min((handshakes / 2).max(1));
+        let Budget { conns, tunnels, .. } = settings.budget;
         let ledger = Ledger::default()
-            .with_cap(Good::Session, settings.max_sessions.min(sessions))
+            .with_cap(Good::Session, reload::fit(&mut settings))
             .with_cap(Good::Tunnel, tunnels)
             .with_cap(Good::Conn, conns);
         Self {
@@ -275,7 +274,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let ctl = open(ctl, ConnKind::Ctl)?;
         let proxy = open(proxy, ConnKind::Proxy)?;
-        self.proxy_port = self.settings.advertise_proxy_port.unwrap_or(proxy.port());
+        self.proxy_port = proxy.port();
         Ok((ctl, proxy))
     }
 
@@ -340,6 +339,7 @@ where
             }
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
+            ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }
     }

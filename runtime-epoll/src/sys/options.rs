@@ -63,6 +63,8 @@ pub(crate) struct Limits {
     retry_max: Duration,
     /// Probes of all that is accepted.
     accepted: Option<Keepalive>,
+    /// Whether those are visitors.
+    of_visitors: bool,
 }
 
 /// When a silent connection is probed, and how often without an answer.
@@ -83,13 +85,20 @@ impl Limits {
             conn,
             retry_max: retry_max(silence),
             accepted: Some(conn),
+            of_visitors: false,
         }
     }
 
     /// The same, where visitors are accepted.
     pub(crate) fn for_visitors(timings: &Timings) -> Self {
         let idle = timings.visitor_keepalive;
-        Self { accepted: (!idle.is_zero()).then(|| Keepalive::outer(idle)), ..Self::new(timings) }
+        let accepted = (!idle.is_zero()).then(|| Keepalive::outer(idle));
+        Self { accepted, of_visitors: true, ..Self::new(timings) }
+    }
+
+    /// Those of the same connections with other `timings`.
+    pub(crate) fn with(self, timings: &Timings) -> Self {
+        if self.of_visitors { Self::for_visitors(timings) } else { Self::new(timings) }
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::socket::Stream;
 use crate::notes::{Limiter, peer};
-use crate::tls::Tls;
 use crate::tls::session::{Buffers, News, Session, Wire};
+use crate::tls::{Tls, TlsInUse};
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{Readiness, Received, SysError, Token};
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub(super) struct Secure {
     /// For connections that are made here.
-    pub(super) tls: Tls,
+    pub(super) tls: TlsInUse,
     /// Made when the first connection needs them.
     buffers: Option<Buffers>,
     /// Connections in their handshake. Readiness of either sort is reported as both, because a handshake may have to
@@ -65,14 +65,14 @@ impl Secure {
 
     pub(super) fn connecting(&self, stream: &mut Stream) -> Result<(), SysError> {
         if stream.is_ours() {
-            encrypt(stream, self.tls.connecting()?);
+            encrypt(stream, self.tls.get().connecting()?);
         }
         Ok(())
     }
 
     pub(super) fn accepted(&self, stream: &mut Stream) {
         if stream.is_ours() {
-            encrypt(stream, self.tls.accepted());
+            encrypt(stream, self.tls.get().accepted());
         }
     }
 
@@ -126,7 +126,7 @@ impl Secure {
         let (peer_ip, peer_port) = (address.map(|(ip, _)| tracing::field::display(ip)), address.map(|(_, port)| port));
         match failure {
             // Mostly scanners, which connect to every public machine.
-            TlsFailure::Broken if !matches!(self.tls, Tls::Client(_)) => {
+            TlsFailure::Broken if !matches!(*self.tls.get(), Tls::Client(_)) => {
                 tracing::debug!(event = "tls_stranger", peer_ip, peer_port, "TLS: {text}");
             }
             TlsFailure::Broken
@@ -139,7 +139,8 @@ impl Secure {
             | TlsFailure::BadCertificate
             | TlsFailure::CertificateWanted
             | TlsFailure::CertificateRefused => {
-                let trust = self.tls.trust();
+                let tls = self.tls.get();
+                let trust = tls.trust();
                 self.failures.line(|suppressed| {
                     tracing::warn!(event = "tls_failed", peer_ip, peer_port, trust, suppressed, "TLS: {text}");
                 });

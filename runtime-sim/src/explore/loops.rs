@@ -422,7 +422,10 @@ impl Loops {
             }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
+            | ServerMsg::Drain => {
                 unreachable!("no loop says it")
             }
         };
@@ -483,7 +486,10 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
-        ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
+        ClientMsg::RegisterTunnel { .. }
+        | ClientMsg::ChangeTunnel { .. }
+        | ClientMsg::CloseTunnel { .. }
+        | ClientMsg::Drain => {
             unreachable!("no loop says it")
         }
     };

@@ -54,6 +54,8 @@ pub enum Property {
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    ReloadsSpareOthers,
+    ClosedTakesNobody,
     TurnsAreShort,
     NoPanic,
     TransfersEnd,
@@ -69,7 +71,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -98,6 +100,8 @@ impl Property {
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::ReloadsSpareOthers,
+        Self::ClosedTakesNobody,
         Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
@@ -149,6 +153,8 @@ impl Property {
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
+            Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
             Self::TurnsAreShort => "one turn of a thread opens few ports",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",

@@ -91,11 +91,19 @@ pub enum Sometimes {
     UnacknowledgedEnded,
     NoMemory,
     StarvedOut,
+    ReloadedClient,
+    ReloadedServer,
+    ReloadedWithTransfers,
+    ReloadedDetached,
+    ReloadedStopping,
+    TunnelMoved,
+    ScopeShrunk,
+    TokenRevoked,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 83] = [
+    pub const ALL: [Self; 91] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -179,6 +187,14 @@ impl Sometimes {
         Self::UnacknowledgedEnded,
         Self::NoMemory,
         Self::StarvedOut,
+        Self::ReloadedClient,
+        Self::ReloadedServer,
+        Self::ReloadedWithTransfers,
+        Self::ReloadedDetached,
+        Self::ReloadedStopping,
+        Self::TunnelMoved,
+        Self::ScopeShrunk,
+        Self::TokenRevoked,
     ];
 }
 

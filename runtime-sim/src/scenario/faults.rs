@@ -33,6 +33,8 @@ pub enum SimFault {
     Holder,
     /// Calls of a program's event loops find no memory.
     NoMemory,
+    ReloadClient,
+    ReloadServer,
 }
 
 /// A kind of fault of the simulated kernel.
@@ -81,6 +83,7 @@ impl SimFault {
             Self::ServiceDown => Sometimes::ServiceDown,
             Self::ServiceAcceptsNothing | Self::FewDescriptors | Self::NoMemory => return None,
             Self::Rival | Self::Stranger | Self::Impostor | Self::Holder => return None,
+            Self::ReloadClient | Self::ReloadServer => return None,
         })
     }
 }

@@ -51,7 +51,12 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 26] = [
+pub const UNSEEN: [Sometimes; 31] = [
+    Sometimes::ReloadedDetached,
+    Sometimes::ReloadedStopping,
+    Sometimes::TunnelMoved,
+    Sometimes::ScopeShrunk,
+    Sometimes::TokenRevoked,
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,

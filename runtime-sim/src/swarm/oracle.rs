@@ -178,6 +178,10 @@ impl Oracle {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
+            Note::Reloaded { changes: None } => self.saw(Sometimes::ReloadedStopping),
+            Note::Reloaded { .. } => {
+                self.saw(if server { Sometimes::ReloadedServer } else { Sometimes::ReloadedClient });
+            }
             // Only a hostile holder acknowledges nothing.
             Note::Violation { violation: Violation::Unacknowledged, .. } if server => {}
             Note::Violation { conn, violation } => {

@@ -36,11 +36,13 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 4] = [
+const LATER: [(TurmoilFault, u64); 6] = [
     (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
     (TurmoilFault::Sim(SimFault::Holder), 0x401d),
     (TurmoilFault::Sim(SimFault::NoMemory), 0x3e3),
     (TurmoilFault::ForgetfulNat, 0x2a7),
+    (TurmoilFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
+    (TurmoilFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
 ];
 
 /// All faults that a seed can have.
@@ -51,7 +53,10 @@ pub fn faults() -> impl Iterator<Item = TurmoilFault> {
 /// Whether transfers must survive it. A hostile holder's own need not.
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
-        TurmoilFault::Sim(fault) => matches!(fault, SimFault::ResetCtl | SimFault::Stranger | SimFault::Impostor),
+        TurmoilFault::Sim(fault) => {
+            let gentle = [SimFault::ResetCtl, SimFault::Stranger, SimFault::Impostor];
+            gentle.contains(&fault) || matches!(fault, SimFault::ReloadClient | SimFault::ReloadServer)
+        }
         TurmoilFault::Lag => true,
         TurmoilFault::Hold | TurmoilFault::ForgetfulNat | TurmoilFault::KillService | TurmoilFault::NoNames => false,
     }

@@ -112,6 +112,8 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Limits { .. }
+            | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Report { .. }
@@ -129,6 +131,8 @@ impl Watch {
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
+            | ToClientLoop::Relocated { .. }
+            | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Report { .. }

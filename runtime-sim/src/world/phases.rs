@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(500);
 impl World {
     pub(super) fn next_phase(&mut self) {
         self.reap();
+        if self.was_reloaded() {
+            self.find_publics();
+        }
         match self.phase {
             Phase::Faults => {
                 self.remark("the faults stop");

@@ -3,6 +3,7 @@
 
 use super::actors::Who;
 use super::phases::KEEPALIVE;
+use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
 use super::watch::Dialled;
 use super::{Phase, Plan, World, run_plan};
@@ -13,9 +14,9 @@ use crate::oracle::{Property, Side, Streams};
 use crate::scenario::{Outcome, Scenario};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
-use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToClientLoop, ToListener, ToServerMain};
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
-use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, Registration, SessionId, TunnelId};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
 use protocol_sm::visit::Label;
@@ -23,6 +24,7 @@ use protocol_sm::visit::{Begun, VisitEnd, Way};
 use protocol_sm::wire::{
     ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -292,6 +294,20 @@ fn broken(property: Property) -> World {
             }
             let found = holder.on_bytes(&told);
             world.after_actor(found.map(drop));
+            world
+        }
+        Property::ReloadsSpareOthers => {
+            let mut world = fresh();
+            world.watch.reloading = Some(Reloading::Client { stays: BTreeSet::new() });
+            world.see_said_at_reload(&Mail::ClientLoop(ToClientLoop::End { code: AbortCode::SessionOver }));
+            world
+        }
+        Property::ClosedTakesNobody => {
+            let mut world = fresh();
+            let (control, tunnel) = (ControlKey(1), TunnelId(0));
+            let registration = Registration { tunnel, serial: 1 };
+            world.see_listener_told(0, &ToListener::Close { control, registration });
+            world.see_arrival(0, control, tunnel);
             world
         }
         Property::TurnsAreShort => {

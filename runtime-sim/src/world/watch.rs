@@ -1,5 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
+use super::reload::Reloading;
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
@@ -11,7 +12,7 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
-use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
@@ -60,6 +61,10 @@ pub(super) struct Watch {
     closing: BTreeSet<(usize, Option<u64>)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
+    /// A driver is told its settings anew.
+    pub(super) reloading: Option<Reloading>,
+    /// Tunnels whose port the listener was told to close.
+    pub(super) closed: BTreeSet<(usize, ControlKey, TunnelId)>,
 }
 
 /// A transfer, by the outer sockets of the two programs.
@@ -246,11 +251,8 @@ impl World {
             Mail::ServerLoop(ToServerLoop::Drain | ToServerLoop::Stop) => {
                 self.watch.closing.insert((process, None));
             }
-            Mail::ServerLoop(_)
-            | Mail::ServerMain(_)
-            | Mail::Listener(_)
-            | Mail::ClientMain(_)
-            | Mail::ClientLoop(_) => {}
+            Mail::Listener(message) => self.see_listener_told(process, message),
+            Mail::ServerLoop(_) | Mail::ServerMain(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => {}
         }
     }
 
@@ -509,11 +511,12 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
-                CloseCode::Violation | CloseCode::Stopping => {}
+                CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
+            Note::Reloaded { changes } => self.see_reloaded(process, changes.as_deref()),
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.
                 let strange = conn.is_none() && role == Role::Server && self.strangers_came();

@@ -23,7 +23,7 @@ impl<T> ClientMain<T> {
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let wanted = self.server_name.want(cx.now);
         if wanted.look_up {
-            cx.sys.resolve(Lookup::Server, &self.server);
+            cx.sys.resolve(Lookup::Server(self.servers), &self.server);
         }
         match wanted.wait {
             Wait::Not => self.dial(cx),
@@ -34,8 +34,10 @@ impl<T> ClientMain<T> {
 
     pub(super) fn on_resolved<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>) {
         match tag {
-            Lookup::Local(tunnel) => self.on_located(cx, tunnel, addresses),
-            Lookup::Server => {
+            Lookup::Local(tunnel, which) => self.on_located(cx, tunnel, which, addresses),
+            // About the name of a server that is not ours any more.
+            Lookup::Server(which) if which != self.servers => {}
+            Lookup::Server(_) => {
                 self.server_name.on_answer(&addresses, cx.now);
                 if matches!(self.stage, Stage::Resolving(_)) {
                     self.dial(cx);
@@ -111,6 +113,7 @@ impl<T> ClientMain<T> {
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
             self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
+            self.forget_moved(cx);
             self.tunnels.on_new_session();
             self.carriage = Carriage::default();
             for loop_index in 0..self.loop_count {

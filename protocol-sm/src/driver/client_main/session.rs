@@ -31,6 +31,7 @@ impl<T> ClientMain<T> {
             }
             Reaction::Ready(tunnel, public) => self.on_tunnel_ready(cx, tunnel, public)?,
             Reaction::Refused(tunnel, code) => self.on_tunnel_refused(cx, tunnel, code)?,
+            Reaction::Closed(tunnel, code) => self.on_tunnel_closed(cx, tunnel, code)?,
         }
         Ok(())
     }

@@ -34,6 +34,11 @@ impl Route {
         self.members.first_mut().expect("a route leads to a tunnel")
     }
 
+    /// A tunnel behind it.
+    pub(super) fn member(&mut self, control: ControlKey, registration: Registration) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| (member.control, member.registration) == (control, registration))
+    }
+
     /// A tunnel was closed. Whether none is left.
     #[must_use]
     pub(super) fn remove(&mut self, control: ControlKey, registration: Registration) -> bool {

@@ -16,9 +16,12 @@ impl<T, L> ServerMain<T, L> {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
                 ToListener::CloseAll { control: of } => of == control,
-                ToListener::Bind { .. } | ToListener::Moved { .. } | ToListener::Left { .. } | ToListener::Report => {
-                    false
-                }
+                ToListener::Bind { .. }
+                | ToListener::Admit { .. }
+                | ToListener::KeepTo(_)
+                | ToListener::Moved { .. }
+                | ToListener::Left { .. }
+                | ToListener::Report => false,
             })
         };
         for (control, registration) in listener.registrations() {

@@ -1,6 +1,6 @@
 //! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
 
-use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
+use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
@@ -231,21 +231,14 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.random(&mut id);
         let id = SessionId(id);
         let key = self.sessions.new_key();
-        let secret = access.session_key(&self.settings, id);
+        let secret = access.session_key(id);
         let scope = scope.clone();
-        let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
-        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
         let client = challenge.hello.client;
-        let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
+        let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
+        control.token.clone_from(&access.token);
         self.sessions.insert(control, token, from, cx.now);
-        for (loop_index, nth) in (0..self.loop_count).zip(0..) {
-            let limits = Limits {
-                holder: access.credential,
-                keep: share(self.settings.idle_conns, nth, loop_count),
-                max_waiting: share(max_waiting, nth, loop_count),
-                max_connections: share(max_connections, nth, loop_count),
-                loop_count,
-            };
+        for loop_index in 0..self.loop_count {
+            let limits = self.limits(access.credential, &scope, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
@@ -274,6 +267,9 @@ impl<T, L> ServerMain<T, L> {
             }
             None => return,
         }
+        if let Some(entry) = self.sessions.get_mut(key) {
+            entry.control.token.clone_from(&access.token);
+        }
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
     }
@@ -297,9 +293,10 @@ impl<T, L> ServerMain<T, L> {
         conn.stage = Stage::Up(key, liveness);
         let control = &mut entry.control;
         let received = control.session.mark_acked();
-        let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
+        let proxy_port = self.settings.advertise_proxy_port.unwrap_or(self.proxy_port);
+        let welcome = Welcome { session: control.id, resumed, received, proxy_port, proof: [0; 32] };
         conn.link.on_session(control.session.max_unacked());
-        conn.link.push(&access.welcome(&self.settings, welcome));
+        conn.link.push(&access.welcome(welcome));
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
         }

@@ -7,7 +7,7 @@ use super::super::slab::Token;
 use crate::codes::TunnelRefusal;
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId, TunnelId};
-use crate::ledger::{Holder, Ledger};
+use crate::ledger::{Good, Holder, Ledger};
 use crate::report::Counted;
 use crate::sources::Source;
 use crate::time::Instant;
@@ -74,6 +74,14 @@ impl SessionEntry {
 
     pub(super) fn attachment(&self) -> Attachment {
         self.attachment
+    }
+
+    /// Its ctl_conn, if it has one.
+    pub(super) fn ctl_conn(&self) -> Option<Token> {
+        match self.attachment {
+            Attachment::Attached(token) => Some(token),
+            Attachment::Detached { .. } => None,
+        }
     }
 }
 
@@ -207,6 +215,11 @@ impl SessionTable {
             self.ledger.settle(control.credential, good, before, after);
         }
         Some(result)
+    }
+
+    /// From now on all holders together may have `cap` of `good`.
+    pub(super) fn set_cap(&mut self, good: Good, cap: u32) {
+        self.ledger.set_cap(good, cap);
     }
 
     /// What each holder has.

@@ -7,7 +7,7 @@ use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
-use crate::control::server::{Bind, Bound, Reaction};
+use crate::control::server::{Admitted, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
 use crate::notes::Note;
 use crate::session::Delivery;
@@ -66,6 +66,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
             | ClientMsg::StartSeen { .. }
+            | ClientMsg::ChangeTunnel { .. }
             | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
@@ -76,6 +77,7 @@ impl<T, L> ServerMain<T, L> {
                 self.send(cx, key, reply);
             }
             Reaction::Bind(bind) => self.bind(cx, key, bind),
+            Reaction::Admit(admitted) => self.admit_anew(cx, key, admitted),
             Reaction::Unbind(open) => {
                 for registration in open {
                     // The listening thread tells the event loops.
@@ -95,7 +97,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
-    fn note_tunnel<S: MainSys<T, L>>(
+    pub(super) fn note_tunnel<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,
@@ -105,7 +107,7 @@ impl<T, L> ServerMain<T, L> {
         let (name, wanted) = asked;
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
-            ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
+            ServerMsg::TunnelRefused { tunnel, code } | ServerMsg::TunnelClosed { tunnel, code } => (tunnel, Err(code)),
             ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
@@ -135,6 +137,13 @@ impl<T, L> ServerMain<T, L> {
             self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
         }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+    }
+
+    /// Who may visit a tunnel is changed, or its name.
+    pub(super) fn admit_anew<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, admitted: Admitted) {
+        let Admitted { registration, mut gate } = admitted;
+        gate.label = self.label(control, registration.tunnel);
+        cx.sys.tell(ToListener::Admit { control, registration, gate });
     }
 
     /// What the access log calls a tunnel; none where that is off.
@@ -220,7 +229,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// Queues a message on a session's ctl_conn, if it has one; it goes out with the rest of the batch.
     pub(super) fn push(&mut self, key: ControlKey, message: &ToClient) {
-        let Some(Attachment::Attached(token)) = self.sessions.get(key).map(SessionEntry::attachment) else { return };
+        let Some(token) = self.sessions.get(key).and_then(SessionEntry::ctl_conn) else { return };
         if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
             conn.link.push(message);
             self.enqueue(token);
