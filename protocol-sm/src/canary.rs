@@ -71,6 +71,8 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// A transfer for which there was no memory is not tried again.
+    StarvedForgotten,
     /// A visit leaves no record where the visitor was gone before its transfer was over.
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
@@ -93,7 +95,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -124,6 +126,7 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::StarvedForgotten,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
         Self::DebtForgotten,

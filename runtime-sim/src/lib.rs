@@ -73,6 +73,7 @@
 //! | HeartbeatOnce | - | - | 0, SilentPeersGivenUp | 0, SilentPeersGivenUp | a peer that is silent for its time and some slack is given up |
 //! | LateBindKept | - | - | 0, NoPanic | 8, NoPanic | a public port is open for a tunnel that is registered |
 //! | NotLingered | late: 24657 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
+//! | StarvedForgotten | - | - | 473, NoPanic | 89, NoPanic | nothing panics |
 //! | GoneVisitForgotten | - | - | 0, VisitsRecorded | 0, VisitsRecorded | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | DroppedCounted | - | - | 6, VisitsRecorded | - | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | ReleaseUntold | asleep: 495883 states, 9 steps | 2316 | 1210, PortsListen | - | ports listen |

@@ -92,6 +92,8 @@ pub enum Sometimes {
     HolderPortInUse,
     UnacknowledgedEnded,
     Throttled,
+    NoMemory,
+    StarvedOut,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -109,7 +111,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 97] = [
+    pub const ALL: [Self; 99] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -194,6 +196,8 @@ impl Sometimes {
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
         Self::Throttled,
+        Self::NoMemory,
+        Self::StarvedOut,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,

@@ -36,9 +36,11 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 4] = [
+const LATER: [(TurmoilFault, u64); 6] = [
     (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
     (TurmoilFault::Sim(SimFault::Holder), 0x401d),
+    (TurmoilFault::Sim(SimFault::NoMemory), 0x3e3),
+    (TurmoilFault::ForgetfulNat, 0x2a7),
     (TurmoilFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (TurmoilFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
 ];
@@ -56,7 +58,7 @@ fn is_gentle(fault: TurmoilFault) -> bool {
             gentle.contains(&fault) || matches!(fault, SimFault::ReloadClient | SimFault::ReloadServer)
         }
         TurmoilFault::Lag => true,
-        TurmoilFault::Hold | TurmoilFault::KillService | TurmoilFault::NoNames => false,
+        TurmoilFault::Hold | TurmoilFault::ForgetfulNat | TurmoilFault::KillService | TurmoilFault::NoNames => false,
     }
 }
 

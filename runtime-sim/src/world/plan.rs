@@ -38,10 +38,11 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 7] = [
+const LATER: [(KernelFault, u64); 8] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
+    (KernelFault::Sim(SimFault::NoMemory), 0x3e3),
     (KernelFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (KernelFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
     (KernelFault::Kick, 0x61c4),

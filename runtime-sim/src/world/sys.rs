@@ -151,6 +151,7 @@ impl Streams for ThreadSys<'_> {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "the contract: never an empty buffer");
         self.effects.last_read = Some(stream.0);
+        self.find_memory(stream)?;
         let bytes = self.kernel.recv(stream.0, into)?;
         self.moved(stream, bytes, 0);
         if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
@@ -162,6 +163,7 @@ impl Streams for ThreadSys<'_> {
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
+        self.find_memory(stream)?;
         let sent = if self.is_encrypted(stream) {
             self.send_chunk(stream, from)?
         } else {
@@ -224,6 +226,7 @@ impl Splice for ThreadSys<'_> {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
         self.may_splice()?;
+        self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.moved(stream, moved, 0);
         if self.is_encrypted(stream) {
@@ -246,6 +249,7 @@ impl Splice for ThreadSys<'_> {
         }
         self.check_shut(stream);
         self.may_splice()?;
+        self.find_memory(stream)?;
         let moved = self.kernel.splice_out(pipe.0, stream.0, max);
         let moved = self.wrote(stream, moved)?;
         self.moved(stream, 0, moved);
@@ -333,6 +337,17 @@ impl ThreadSys<'_> {
         if self.plan.scenario.no_splice > 0 && self.rng.chance(self.plan.scenario.no_splice) {
             self.effects.sometimes.push(Sometimes::SpliceRefused);
             return Err(SysError::Unsupported);
+        }
+        Ok(())
+    }
+
+    /// Whether this call finds memory (ENOMEM, ENOBUFS). For a ctl_conn it always does: one that does not is lost, as by
+    /// a reset.
+    fn find_memory(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let chance = self.kernel.no_memory(self.proc);
+        if chance > 0 && stream.1 != Role::Ctl && self.rng.chance(chance) {
+            self.effects.sometimes.push(Sometimes::NoMemory);
+            return Err(SysError::Exhausted);
         }
         Ok(())
     }

@@ -463,6 +463,13 @@ impl World {
             let what = format!("{role:?}: {conn:?} {epoch:?}");
             self.fail(Kind::Safety, Property::ResetCostsNoConn, what);
         }
+        if let Note::Aborted { code: AbortCode::Resources, by_peer: false, conn, epoch } = note {
+            self.coverage.saw(Sometimes::StarvedOut);
+            if self.kernel.no_memory(self.processes[process].proc) == 0 {
+                let what = format!("{role:?}: {conn:?} {epoch:?}: there is memory");
+                self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+            }
+        }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
             Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),
