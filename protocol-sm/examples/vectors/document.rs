@@ -354,13 +354,14 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 7] = [
+const TUNNEL: [TunnelRefusal; 8] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
     TunnelRefusal::NoFreePort,
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
+    TunnelRefusal::Released,
     TunnelRefusal::Closed,
 ];
 const CLOSE: [CloseCode; 6] = [

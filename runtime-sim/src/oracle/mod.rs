@@ -51,6 +51,7 @@ pub enum Property {
     ClosedOnce,
     VisitorsAccountedFor,
     VisitsRecorded,
+    BandwidthKept,
     PortsAccountedFor,
     BooksAgree,
     StrangersHoldNothing,
@@ -74,7 +75,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -98,6 +99,7 @@ impl Property {
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
         Self::VisitsRecorded,
+        Self::BandwidthKept,
         Self::PortsAccountedFor,
         Self::BooksAgree,
         Self::StrangersHoldNothing,
@@ -150,6 +152,7 @@ impl Property {
             Self::VisitsRecorded => {
                 "each visit leaves one record, with the bytes that were moved and the ends that there were"
             }
+            Self::BandwidthKept => "a tunnel moves no more than its bandwidth, and a quarter of a second's at once",
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }

@@ -47,6 +47,8 @@ pub enum Sometimes {
     DialTimedOut,
     Resumed,
     ResumedWithTransfers,
+    ReleasedWithTransfers,
+    ResumedAsleep,
     Replaced,
     ReplacedWithTransfers,
     SessionExpired,
@@ -89,6 +91,7 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    Throttled,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -106,7 +109,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 94] = [
+    pub const ALL: [Self; 97] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -146,6 +149,8 @@ impl Sometimes {
         Self::DialTimedOut,
         Self::Resumed,
         Self::ResumedWithTransfers,
+        Self::ReleasedWithTransfers,
+        Self::ResumedAsleep,
         Self::Replaced,
         Self::ReplacedWithTransfers,
         Self::SessionExpired,
@@ -188,6 +193,7 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::Throttled,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,

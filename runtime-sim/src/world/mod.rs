@@ -15,6 +15,7 @@ mod silence;
 mod sys;
 mod tasks;
 mod threads;
+mod throttles;
 #[cfg(test)]
 mod violations;
 mod visits;
@@ -39,6 +40,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
+use throttles::Throttles;
 use visits::Visits;
 use watch::Watch;
 
@@ -148,6 +150,7 @@ struct World {
     faults: Vec<faults::Struck>,
     watch: Watch,
     visits: Visits,
+    throttles: Throttles,
     asked: Asked,
     silence: Silence,
     overheard: Overheard,
@@ -226,6 +229,7 @@ impl World {
             faults: Vec::new(),
             watch: Watch::default(),
             visits: Visits::default(),
+            throttles: Throttles::default(),
             asked: Asked::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
