@@ -200,6 +200,8 @@ where
                 self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
                 self.told_up = false;
+                // A visitor may still have been started for one that was closed.
+                self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
             ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
@@ -212,7 +214,6 @@ where
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
-                self.labels.remove(&tunnel);
                 self.rates.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
