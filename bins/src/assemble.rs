@@ -166,6 +166,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             local: local.clone(),
             public_port: flags.public_port.unwrap_or(0),
             limits: TunnelLimits::default(),
+            max_bandwidth: None,
         }];
     }
 
@@ -219,6 +220,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                     public_port: tunnel.public_port,
                     local: tunnel.local.to_string(),
                     limits: tunnel.limits,
+                    max_bandwidth: tunnel.max_bandwidth,
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,

@@ -19,14 +19,15 @@ use crate::admin::Place;
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
-use keys::{ALLOW_SOURCES, TOKEN_FILES};
+use keys::{ALLOW_SOURCES, MAX_BANDWIDTH, TOKEN_FILES};
+use protocol_sm::bandwidth::{self, Rate};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
 use section::{Section, SwitchOrText};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use toml::de::DeValue;
 
@@ -120,6 +121,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
     top.seconds("handshake_timeout", &mut t.handshake_timeout);
     top.seconds("session_grace", &mut t.session_grace);
+    top.seconds("transfer_grace", &mut t.transfer_grace);
     top.seconds("dial_timeout", &mut t.dial_timeout);
     top.seconds("half_open_timeout", &mut t.half_open_timeout);
     top.seconds("reset_linger", &mut t.reset_linger);
@@ -205,6 +207,19 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
         }
     }
     sources
+}
+
+/// Reads [`MAX_BANDWIDTH`]; 0 is no limit.
+fn bandwidth(section: &Section<'_>) -> Option<Rate> {
+    let bytes = section.integer(MAX_BANDWIDTH, 0..=bandwidth::MOST)?;
+    if (1..bandwidth::LEAST).contains(&bytes) {
+        let least = bandwidth::LEAST;
+        section.problem(
+            MAX_BANDWIDTH,
+            format!("is too small; write bytes per second, {least} at least, or 0 for no limit"),
+        );
+    }
+    Some(NonZeroU64::new(bytes))
 }
 
 /// Reads [`ALLOW_SOURCES`].

@@ -75,17 +75,23 @@ pub enum PlantedBug {
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
     DroppedCounted,
+    /// What came unasked is forwarded before its tunnel has the bandwidth for it.
+    DebtForgotten,
+    /// What a limited tunnel has moved is not taken off what it may move.
+    BandwidthNotCharged,
     /// A client that is told its settings anew begins a new session.
     ReloadCutsSession,
     /// A server leaves the public ports open that a client may not have any more.
     ShrunkScopeKept,
     /// A tunnel that has moved is not closed.
     MovedTunnelKept,
+    /// A client is not told that its ports were released.
+    ReleaseUntold,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -118,9 +124,12 @@ impl PlantedBug {
         Self::NotLingered,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
+        Self::DebtForgotten,
+        Self::BandwidthNotCharged,
         Self::ReloadCutsSession,
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,
+        Self::ReleaseUntold,
     ];
 }
 

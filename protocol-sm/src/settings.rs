@@ -1,6 +1,7 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
 use crate::ports::PortSet;
@@ -52,9 +53,12 @@ pub struct Timings {
     pub heartbeat_timeout: Duration,
     /// Both: a connection must finish its handshake within this (default 10 s).
     pub handshake_timeout: Duration,
-    /// Server: a session without a ctl_conn is kept this long for a resume (default 30 s).
-    /// Client: how long it keeps its transfers while it cannot reach the server.
+    /// Server: a session without a ctl_conn keeps its public ports this long (default 30 s).
+    /// Client: it hurries to be back within this.
     pub session_grace: Duration,
+    /// Both: a session without a ctl_conn may be resumed, and its transfers go on, for this long (default 5 min), but
+    /// never shorter than `session_grace`.
+    pub transfer_grace: Duration,
     /// Server: a visitor waits at most this long for a proxy_conn (default 10 s).
     pub wait_timeout: Duration,
     /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
@@ -91,12 +95,19 @@ pub struct Timings {
 const SLACK: Duration = Duration::from_secs(10);
 
 impl Timings {
+    /// How long a session without a ctl_conn is kept for a resume.
+    // PROTOCOL.md: P-RES-6.
+    #[must_use]
+    pub fn kept(&self) -> Duration {
+        self.transfer_grace.max(self.session_grace)
+    }
+
     /// How long the kernel lets a proxy_conn hear nothing from its peer, although it asks, before it fails: as long as
     /// the session outlives a cut of the whole line, so that no transfer is lost which the protocol would have kept.
     // PROTOCOL.md: P-XFER-10.
     #[must_use]
     pub fn conn_silence(&self) -> Duration {
-        self.heartbeat_timeout.saturating_add(self.session_grace).saturating_add(SLACK)
+        self.heartbeat_timeout.saturating_add(self.kept()).saturating_add(SLACK)
     }
 }
 
@@ -107,6 +118,7 @@ impl Default for Timings {
             heartbeat_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(10),
             session_grace: Duration::from_secs(30),
+            transfer_grace: Duration::from_secs(300),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
             start_patience: Duration::from_secs(1),
@@ -144,6 +156,8 @@ pub struct Scope {
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
     pub max_connection_rate: u32,
+    /// What each of its tunnels may move in each direction (default: no limit).
+    pub max_bandwidth: Rate,
 }
 
 impl Default for Scope {
@@ -157,6 +171,7 @@ impl Default for Scope {
             max_connections_per_source: None,
             sources: SourceLists::default(),
             max_connection_rate: 0,
+            max_bandwidth: None,
         }
     }
 }
@@ -283,6 +298,8 @@ pub struct TunnelSpec {
     pub local: String,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
+    /// What the client lets it move in each direction.
+    pub max_bandwidth: Rate,
 }
 
 /// Where a client's proxy_conns go.

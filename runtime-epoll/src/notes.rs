@@ -3,7 +3,7 @@
 
 use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
-use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
+use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::ports::is_refused_by_browsers;
 use protocol_sm::reload::Changes;
@@ -203,23 +203,66 @@ impl Notes {
                     "session lost its ctl_conn and waits for a resume"
                 );
             }),
-            Note::SessionOver { client, credential, code, waited } => self.sessions.line(|suppressed| match waited {
-                Some(waited) => {
-                    let waited = seconds(waited);
-                    tracing::info!(
-                        event = "session_expired",
-                        %client,
-                        credential,
-                        waited,
-                        suppressed,
-                        "session over: its connection was lost and the client did not come back within {waited} s \
-                         (session_grace); its ports are free"
-                    );
-                }
-                None => {
-                    tracing::info!(event = "session_over", %client, credential, suppressed, "session over: {code}");
-                }
+            Note::SessionAsleep { client, credential, waited } => self.sessions.line(|suppressed| {
+                let why = match waited {
+                    Some(waited) => not_back(waited, "session_grace"),
+                    None => "its connection was lost, and another client with its token asks for its port".to_owned(),
+                };
+                tracing::info!(
+                    event = "session_released",
+                    %client,
+                    credential,
+                    waited = waited.map(seconds),
+                    suppressed,
+                    "ports released: {why}; its transfers go on"
+                );
             }),
+            Note::SessionOver { client, credential, code, expiry: None } => self.sessions.line(|suppressed| {
+                tracing::info!(event = "session_over", %client, credential, suppressed, "session over: {code}");
+            }),
+            Note::SessionOver { client, credential, expiry: Some(expiry), .. } => self.sessions.line(|suppressed| {
+                let (waited, why) = match expiry {
+                    Expiry::Grace(waited) => {
+                        (Some(waited), format!("{}; its ports are free", not_back(waited, "session_grace")))
+                    }
+                    Expiry::Transfers(waited) => {
+                        (Some(waited), format!("{}; its transfers are reset", not_back(waited, "transfer_grace")))
+                    }
+                    Expiry::Deserted => {
+                        let why = "its connection was lost, the client did not come back, and its last data connection is \
+                                   gone, too";
+                        (None, why.to_owned())
+                    }
+                    Expiry::Full => {
+                        let why = "its connection was lost, and another client with its token needs its place \
+                                   (max_sessions)";
+                        (None, why.to_owned())
+                    }
+                };
+                tracing::info!(
+                    event = "session_expired",
+                    %client,
+                    credential,
+                    waited = waited.map(seconds),
+                    suppressed,
+                    "session over: {why}"
+                );
+            }),
+            // On the client, and rare by itself.
+            Note::SessionLost { waited: Some(waited) } => {
+                let waited = seconds(waited);
+                tracing::warn!(
+                    event = "session_lost",
+                    waited,
+                    "session over: the server could not be reached for {waited} s (transfer_grace); transfers are reset, and \
+                     a new session begins when it can be reached"
+                );
+            }
+            Note::SessionLost { waited: None } => tracing::warn!(
+                event = "session_lost",
+                "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
+                 than its transfer_grace); transfers are reset, and a new session begins"
+            ),
             Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => {
                 let tunnel_id = tunnel.0;
                 self.sessions.line(|suppressed| match outcome {
@@ -315,6 +358,11 @@ impl Notes {
             }),
         }
     }
+}
+
+/// A client was lost, and a time is over.
+fn not_back(waited: Duration, key: &str) -> String {
+    format!("its connection was lost and the client did not come back within {} s ({key})", seconds(waited))
 }
 
 /// Whether this is what a stranger would be told, who knows no token.

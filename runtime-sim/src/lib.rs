@@ -75,6 +75,7 @@
 //! | NotLingered | late: 24657 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
 //! | GoneVisitForgotten | - | - | 0, VisitsRecorded | 0, VisitsRecorded | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | DroppedCounted | - | - | 6, VisitsRecorded | - | each visit leaves one record, with the bytes that were moved and the ends that there were |
+//! | ReleaseUntold | asleep: 495883 states, 9 steps | 2316 | 1210, PortsListen | - | ports listen |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

@@ -61,6 +61,16 @@ fn haunts() -> Vec<(&'static str, Place)> {
         ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
         ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
+        (
+            "asleep",
+            Place::Programs(Programs {
+                ctl_losses: 1,
+                keep: 1,
+                server_grace: true,
+                asleep: true,
+                ..Programs::new(0, Grain::Coarse)
+            }),
+        ),
     ]
 }
 
@@ -83,8 +93,8 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
-/// ask for a second heartbeat, and there is no access log.
-const HIDDEN_FROM_SMALL: [PlantedBug; 8] = [
+/// ask for a second heartbeat, and there is no access log and no limit of bandwidth.
+const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -93,6 +103,8 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 8] = [
     PlantedBug::LateBindKept,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::DroppedCounted,
+    PlantedBug::DebtForgotten,
+    PlantedBug::BandwidthNotCharged,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -102,9 +114,11 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare. Ports stay where they are. Of
-/// the access log only the records are counted there.
-const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare; so is a session that is resumed
+/// between its two graces. Ports stay where they are. Of the access log only the records are counted there, and bandwidth is
+/// not measured.
+const HIDDEN_FROM_SWARM: [PlantedBug; 12] = [
+    PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,
     PlantedBug::PipeLeaked,
@@ -114,6 +128,8 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::StartNotAsked,
     PlantedBug::DroppedCounted,
+    PlantedBug::DebtForgotten,
+    PlantedBug::BandwidthNotCharged,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -229,7 +229,8 @@ HANDSHAKE = Choice(
     "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
     "TlsRequired")
 TUNNEL = Choice(
-    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
+    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
+    "Released")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 
@@ -875,6 +876,9 @@ class Session:
             print(f"Forwarding tcp://{host}:{port} -> {local}", flush=True)
         elif name == "TunnelRefused":
             log(f"the tunnel is refused: {inner['code']}")
+            if inner["code"] == "Released":  # P-RES-8
+                self.send(self.registration())
+                return
             if inner["code"] in FINAL:
                 raise SystemExit(2)
             asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
@@ -922,7 +926,7 @@ class Client:
         options = self.options
         pause, lost = options.reconnect_min, 0
         while True:
-            if self.session and time.monotonic() - lost > options.session_grace:
+            if self.session and time.monotonic() - lost > options.transfer_grace:
                 self.end_session()  # P-RES-6
             try:
                 stream = await asyncio.wait_for(self.connect(), options.handshake_timeout)
@@ -1037,7 +1041,7 @@ def arguments():
     parser.add_argument("--client-id", type=bytes.fromhex, default=secrets.token_bytes(16))
     parser.add_argument("--max-conns", type=int, default=1024)
     seconds = dict(
-        heartbeat_interval=5, heartbeat_timeout=15, handshake_timeout=10, session_grace=30,
+        heartbeat_interval=5, heartbeat_timeout=15, handshake_timeout=10, transfer_grace=300,
         dial_timeout=5, drain_timeout=10, reconnect_min=0.25, reconnect_max=15)
     for name, default in seconds.items():
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=default)

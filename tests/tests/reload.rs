@@ -255,7 +255,7 @@ fn a_client_whose_token_is_taken_away_is_cut_off_and_nobody_else() {
     assert_eq!(clients[1].forwardings().len(), 1);
 }
 
-/// P-AUTH-16, P-RES-8: whoever has proved the new token meanwhile stays.
+/// P-AUTH-16, P-RES-9: whoever has proved the new token meanwhile stays.
 #[test]
 fn a_token_is_changed_on_both_sides_and_nobody_is_cut_off() {
     let echo = Service::echo();

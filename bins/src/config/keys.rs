@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 15] = [
+pub(super) const COMMON: [&str; 16] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -10,6 +10,7 @@ pub(super) const COMMON: [&str; 15] = [
     "heartbeat_timeout",
     "handshake_timeout",
     "session_grace",
+    "transfer_grace",
     "dial_timeout",
     "half_open_timeout",
     "reset_linger",
@@ -25,7 +26,7 @@ pub(super) const CLIENT: [&str; 8] =
     ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 23] = [
+pub(super) const SERVER: [&str; 24] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -43,6 +44,7 @@ pub(super) const SERVER: [&str; 23] = [
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
+    MAX_BANDWIDTH,
     "wait_timeout",
     "idle_ping_interval",
     "idle_ping_timeout",
@@ -69,6 +71,8 @@ pub(super) const DENY_SOURCES: &str = "deny_sources";
 pub(super) const PER_SOURCE: &str = "max_connections_per_source";
 /// How often one source address may visit.
 pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";
+/// What a tunnel may move.
+pub(super) const MAX_BANDWIDTH: &str = "max_bandwidth";
 
 #[cfg(test)]
 mod tests {

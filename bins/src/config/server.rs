@@ -1,10 +1,11 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES};
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES};
 use super::section::Section;
-use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls, tokens};
+use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls, tokens};
 use crate::address::bind_addr;
 use crate::token::TokenSource;
+use protocol_sm::bandwidth::Rate;
 use protocol_sm::ports::PortSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
@@ -64,6 +65,8 @@ pub struct ScopeEntry {
     pub deny_sources: Option<Vec<Network>>,
     /// Visitors per minute of a tunnel from one source address.
     pub max_connection_rate: Option<u32>,
+    /// What each tunnel may move in each direction.
+    pub max_bandwidth: Option<Rate>,
 }
 
 impl ScopeEntry {
@@ -82,6 +85,7 @@ impl ScopeEntry {
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
             },
             max_connection_rate: self.max_connection_rate.unwrap_or(outer.max_connection_rate),
+            max_bandwidth: self.max_bandwidth.unwrap_or(outer.max_bandwidth),
         }
     }
 }
@@ -100,7 +104,7 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 13] = [
+const CLIENT_KEYS: [&str; 14] = [
     "name",
     "token",
     "token_file",
@@ -114,6 +118,7 @@ const CLIENT_KEYS: [&str; 13] = [
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
+    MAX_BANDWIDTH,
 ];
 
 /// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
@@ -209,6 +214,7 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
+        max_bandwidth: bandwidth(section),
     }
 }
 
@@ -246,7 +252,7 @@ mod tests {
     use crate::access_log::Destination;
     use crate::admin::Place;
     use protocol_sm::settings::Token;
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ServerFile, ConfigError> {
@@ -282,6 +288,7 @@ mod tests {
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
+            max_bandwidth = 1_000_000
             idle_conns = 0
             max_handshakes = 5
             max_handshakes_per_source = 4
@@ -290,6 +297,7 @@ mod tests {
             heartbeat_timeout = 2.5
             handshake_timeout = 3
             session_grace = 4
+            transfer_grace = 4.5
             wait_timeout = 5
             dial_timeout = 6
             idle_ping_interval = 7
@@ -315,6 +323,7 @@ mod tests {
             max_connections_per_source = 14
             deny_sources = []
             max_connection_rate = 0
+            max_bandwidth = 0
 
             [[clients]]
             name = "home"
@@ -339,6 +348,7 @@ mod tests {
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
+        assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
@@ -349,6 +359,7 @@ mod tests {
             t.heartbeat_timeout,
             t.handshake_timeout,
             t.session_grace,
+            t.transfer_grace,
             t.wait_timeout,
             t.dial_timeout,
             t.idle_ping_interval,
@@ -361,7 +372,7 @@ mod tests {
         ];
         assert_eq!(
             read,
-            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+            [1.0, 2.5, 3.0, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
         assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
@@ -370,7 +381,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:40: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:41: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -354,13 +354,14 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 6] = [
+const TUNNEL: [TunnelRefusal; 7] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
     TunnelRefusal::NoFreePort,
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
+    TunnelRefusal::Released,
 ];
 const CLOSE: [CloseCode; 5] =
     [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping, CloseCode::Revoked];

@@ -1,14 +1,15 @@
 //! One client's session on the server: its numbered messages, tunnels and conns.
 //!
 //! ```text
-//!   attached (a ctl_conn) ──lost──▶ detached until `grace` ──▶ over
-//!        ▲                              │
-//!        └────────── resumed ───────────┘        replaced, closed, violation: over at once
+//!   attached (a ctl_conn) ──lost──▶ detached ──▶ asleep: no tunnels ──▶ over
+//!        ▲                              │          │
+//!        └────────── resumed ───────────┴──────────┘        replaced, closed, violation: over at once
 //! ```
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains; one that was told
+//!   ready is told refused once when it is released;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
@@ -237,6 +238,22 @@ impl Control {
             TunnelStage::Waiting { .. } => false,
         };
         self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
+    }
+
+    /// Whether any of its conns is left.
+    #[must_use]
+    pub fn has_conns(&self) -> bool {
+        !self.conns.is_empty()
+    }
+
+    /// It is to have no tunnel any more, as it has had no ctl_conn for long. Returns the public ports to close, and what
+    /// the client is to be told when it comes back. A port that is being opened is closed by its answer.
+    // PROTOCOL.md: P-RES-8.
+    pub fn release(&mut self) -> (Vec<Registration>, Vec<ServerMsg>) {
+        let open = self.open_tunnels().collect();
+        self.waiting.clear();
+        let refused = |tunnel| ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::Released };
+        (open, core::mem::take(&mut self.tunnels).into_keys().map(refused).collect())
     }
 
     /// A tunnel's name, for logs.
@@ -653,6 +670,21 @@ mod tests {
         assert_eq!(register(&mut control, 1, 0), Ok(Reaction::Bind(bind(&control, 1, 2, &[6003, 6001, 6002]))));
         let bound = control.on_bound(registration(1, 2), Err(SysError::InUse));
         assert_eq!(bound, said(refused(1, TunnelRefusal::NoFreePort)));
+    }
+
+    #[test]
+    fn p_res_8_a_session_that_is_released_has_no_tunnel_left_and_says_so_of_each() {
+        let mut control = control("6001-6004", 1);
+        let _ = register(&mut control, 1, 6001);
+        let _ = control.on_bound(registration(1, 1), opened(6001));
+        let _ = register(&mut control, 2, 6002);
+        let told = [1, 2].map(|tunnel| refused(tunnel, TunnelRefusal::Released));
+        assert_eq!(control.release(), (vec![registration(1, 1)], told.into()));
+        assert_eq!(control.release(), (vec![], vec![]));
+        assert_eq!(control.held()[1], (Good::Tunnel, 0));
+        let late = Bound { reply: None, close: true, next: None };
+        assert_eq!(control.on_bound(registration(2, 2), opened(6002)), late, "what was being opened is closed");
+        assert_eq!(register(&mut control, 1, 6001), Ok(Reaction::Bind(bind(&control, 1, 3, &[6001]))));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //!                   │  └─ at once ────────┘  ▼
 //!                   └─── new session ──── RetryAt ──▶ Asked, after the pause
 //! ```
-//! A new session leads from every state to Idle. Closing a tunnel leads from every state to where nothing is left of it.
+//! A new session leads from every state to Idle, and so does `Released` from Asked and Open. Closing a tunnel leads from
+//! every state to where nothing is left of it.
 //!
 //! Invariants:
 //! - T1 a tunnel's id is never given to another one (P-ID-1);
 //! - T2 a tunnel is first registered when its LocalServer's name was looked up, and then once in each session, but for
-//!   the times that it was refused;
+//!   the times that it was refused or released;
 //! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale;
 //! - T4 no tunnel's refusal has to do with another tunnel: one that lasts until somebody changes something is said once,
 //!   and asked for again after long pauses;
@@ -94,7 +95,7 @@ enum State {
 pub enum AfterRefusal {
     /// The tunnel was closed meanwhile: nothing follows.
     Stale,
-    /// It is registered again at once, with any port instead of the one that the server picked last time.
+    /// It is registered again at once.
     RetryAtOnce,
     /// It is registered again after a pause.
     RetryLater {
@@ -317,13 +318,13 @@ impl Tunnels {
     }
 
     /// A tunnel was not opened. Where the server picked the port last time that port is let go, whatever was wrong with
-    /// it.
+    /// it. One that was released is asked for again as it was: this client was away for too long.
     ///
     /// The second time that a refusal is told for the same lasting reason it is no news.
     ///
     /// # Errors
     /// It was not asked for.
-    // PROTOCOL.md: P-TUN-4.
+    // PROTOCOL.md: P-TUN-4, P-RES-8.
     pub fn on_refused(
         &mut self,
         tunnel: TunnelId,
@@ -331,6 +332,13 @@ impl Tunnels {
         now: Instant,
         random: u32,
     ) -> Result<AfterRefusal, Violation> {
+        if code == TunnelRefusal::Released
+            && let Some(entry) = self.entries.get_mut(&tunnel)
+            && matches!(entry.state, State::Asked | State::Open)
+        {
+            entry.state = State::Idle;
+            return Ok(AfterRefusal::RetryAtOnce);
+        }
         let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
         if entry.spec.public_port == 0 && entry.last.take().is_some() {
             entry.state = State::Idle;
@@ -413,7 +421,13 @@ mod tests {
     use core::net::Ipv4Addr;
 
     fn spec(public_port: u16) -> TunnelSpec {
-        TunnelSpec { name: "web".into(), public_port, local: "localhost:80".into(), limits: TunnelLimits::default() }
+        TunnelSpec {
+            name: "web".into(),
+            public_port,
+            local: "localhost:80".into(),
+            limits: TunnelLimits::default(),
+            max_bandwidth: None,
+        }
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -435,6 +449,28 @@ mod tests {
             Ok(AfterRefusal::RetryLater { pause, is_news }) => (pause.as_secs_f32(), is_news),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn p_res_8_a_tunnel_that_was_released_is_asked_for_again_at_once_with_its_port() {
+        let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
+        let (id, now, released) = (TunnelId(0), Instant::ZERO, TunnelRefusal::Released);
+        assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
+        let refused = |tunnels: &mut Tunnels, code| tunnels.on_refused(id, code, now, 0);
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
+        assert_eq!(tunnels.announce(), Some((id, address(7000))));
+        let unasked = Violation::Unexpected { message: MessageName::TunnelRefused, state: StateName::TunnelNotAsked };
+        assert_eq!(refused(&mut tunnels, IN_USE), Err(unasked), "no other reason takes an open tunnel away");
+        for told_ready in [true, false] {
+            assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::RetryAtOnce), "{told_ready}");
+            assert_eq!(refused(&mut tunnels, released), Err(unasked), "once");
+            assert_eq!(port(tunnels.register(now)), Some(7000));
+        }
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
+        assert_eq!(tunnels.announce(), None, "people know that address");
+        assert!(tunnels.close(id));
+        assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::Stale));
     }
 
     #[test]

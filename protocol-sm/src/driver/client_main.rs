@@ -23,12 +23,14 @@ use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
+use crate::bandwidth::Buckets;
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
 use crate::gather::Gather;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
+use crate::notes::Note;
 use crate::reconnect::Reconnect;
 use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
@@ -66,12 +68,14 @@ pub struct ClientMain<T> {
     reconnect: Reconnect,
     control: Option<Control>,
     serial: u64,
-    /// The time at which a session that has lost its ctl_conn is given up.
-    grace: Option<Instant>,
+    /// When the session lost its ctl_conn, if it has none.
+    lost: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     tunnels: Tunnels,
+    /// What they may move.
+    buckets: Buckets<TunnelId>,
     carriage: Carriage,
     busy: bool,
     stopping: Option<Stopping>,
@@ -109,6 +113,7 @@ impl<T> ClientMain<T> {
         Self {
             reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
+            buckets: Buckets::default(),
             carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
@@ -119,7 +124,7 @@ impl<T> ClientMain<T> {
             stage: Stage::Pausing(None),
             control: None,
             serial: 0,
-            grace: None,
+            lost: None,
             server_at: None,
             proxy_port: 0,
             busy: false,
@@ -146,6 +151,12 @@ impl<T> ClientMain<T> {
     #[must_use]
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// When a session that has lost its ctl_conn is given up.
+    // PROTOCOL.md: P-RES-6.
+    fn given_up(&self) -> Option<Instant> {
+        self.lost.map(|at| at + self.settings.timings.kept())
     }
 
     /// A tunnel that was not closed.
@@ -213,12 +224,14 @@ where
         if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= cx.now) {
             return self.finish_stop(cx);
         }
-        if self.grace.is_some_and(|at| at <= cx.now) {
+        if self.given_up().is_some_and(|at| at <= cx.now) {
+            cx.sys.note(Note::SessionLost { waited: Some(self.settings.timings.kept()) });
             self.end_session(cx);
         }
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
             self.on_stage_deadline(cx);
         }
+        self.deal_bandwidth(cx);
         self.look_up_again(cx);
         self.register(cx);
         self.carriage.on_deadline(cx.now);
@@ -232,8 +245,9 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
-        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
-        [self.stage.deadline(), self.grace].into_iter().chain(others).flatten().min()
+        let slice = self.buckets.next_deadline();
+        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice];
+        [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

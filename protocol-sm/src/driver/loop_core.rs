@@ -102,9 +102,11 @@ impl LoopCore {
         pace: &mut Pace,
         transfer: &mut Transfer,
         result: &Exchanged,
+        starved: bool,
     ) -> Option<Ending> {
-        // Patience is with a reset alone: a socket that is lost meanwhile has no more of it.
-        let before = pace.linger.take().map(|linger| *linger);
+        // Patience is with a reset alone: a socket that is lost meanwhile has no more of it. One that waits for bandwidth
+        // has as much as ever.
+        let before = pace.linger.take().map(|linger| *linger).filter(|_| !starved);
         if result.stuck && self.may_reset(now, pace, before, result.unsent) {
             transfer.ingress.on_sink_lost();
             return Some(Ending::Reset);
@@ -137,8 +139,8 @@ impl LoopCore {
         }
     }
 
-    /// The deadline of a half-open transfer has passed. `true`: bytes have moved since it was set, and it has a new
-    /// one.
+    /// The deadline of a half-open transfer has passed. `true`: bytes have moved since it was set, or only wait for
+    /// bandwidth, and it has a new one.
     pub(crate) fn renew_if_moved(
         &mut self,
         now: Instant,
@@ -146,9 +148,10 @@ impl LoopCore {
         deadline: &mut Option<Instant>,
         pace: &mut Pace,
         transfer: &Transfer,
+        starved: bool,
     ) -> bool {
         let moved = transfer.moved();
-        if moved == pace.moved {
+        if moved == pace.moved && !starved {
             return false;
         }
         pace.moved = moved;
@@ -287,7 +290,7 @@ mod tests {
         /// What either loop does behind an exchange.
         fn turn(&mut self, now: Instant) -> Option<Ending> {
             let result = Exchanged { duty: self.transfer.outer_duty(), unsent: self.unsent, ..Exchanged::default() };
-            let ending = self.core.settle(now, &mut self.pace, &mut self.transfer, &result);
+            let ending = self.core.settle(now, &mut self.pace, &mut self.transfer, &result, false);
             let phase = Phase::answered(&self.transfer);
             self.core.enter(now, conn(), &mut self.deadline, &mut self.pace, phase, &self.transfer);
             ending
@@ -342,7 +345,7 @@ mod tests {
         fn renews(&mut self) -> Option<Instant> {
             let now = self.fire();
             let Self { core, pace, deadline, transfer, .. } = self;
-            core.renew_if_moved(now, conn(), deadline, pace, transfer).then_some(now)
+            core.renew_if_moved(now, conn(), deadline, pace, transfer, false).then_some(now)
         }
     }
 
@@ -400,7 +403,7 @@ mod tests {
         let turn = |fixture: &mut Fixture, now| {
             let (stuck, unsent) = (owed(fixture).is_some(), owed(fixture).unwrap_or(9));
             let result = Exchanged { stuck, unsent, duty: fixture.transfer.outer_duty(), ..Exchanged::default() };
-            let ending = fixture.core.settle(now, &mut fixture.pace, &mut fixture.transfer, &result);
+            let ending = fixture.core.settle(now, &mut fixture.pace, &mut fixture.transfer, &result, false);
             let phase = Phase::answered(&fixture.transfer);
             let Fixture { core, pace, deadline, transfer, .. } = fixture;
             core.enter(now, conn(), deadline, pace, phase, transfer);

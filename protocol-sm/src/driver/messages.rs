@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::sys::Lookup;
+use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::crowd::Guest;
 use crate::gate::Gate;
@@ -19,6 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroU64;
 
 /// To an event loop of the server. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +71,17 @@ pub enum ToServerLoop<T> {
         control: ControlKey,
         /// The tunnel.
         tunnel: Option<TunnelId>,
+    },
+    /// What a tunnel may move now: the answer to [`FromServerLoop::WantBandwidth`].
+    Bandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
     },
     /// A session may use more or less from now on. Who is there already stays.
     Limits {
@@ -124,6 +137,8 @@ pub struct Limits {
     pub max_waiting: u32,
     /// Visitors that may be there at once, of all sessions of the holder.
     pub max_connections: u32,
+    /// What each tunnel of the session may move in each direction.
+    pub max_bandwidth: Rate,
     /// Event loops that share what a tunnel may use.
     pub loop_count: u32,
 }
@@ -157,6 +172,19 @@ pub enum FromServerLoop<T> {
         loop_index: usize,
         /// The visitor.
         arrival: Arrival<T>,
+    },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
     },
     /// This loop wants more proxy_conns.
     Ask {
@@ -206,6 +234,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What it may move in each direction.
+        max_bandwidth: Rate,
         /// What the access log calls it; none where that is off.
         label: Option<Arc<Label>>,
     },
@@ -239,6 +269,22 @@ pub enum ToClientLoop {
         /// What to say of its transfers.
         code: AbortCode,
     },
+    /// What a tunnel may move in each direction is changed.
+    Limit {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Its new limit.
+        max_bandwidth: Rate,
+    },
+    /// What a tunnel may move now: the answer to [`FromClientLoop::WantBandwidth`].
+    Bandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
+    },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
     Drain,
     /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
@@ -269,6 +315,17 @@ pub enum FromClientLoop {
         serial: u64,
         /// The conn.
         conn: ConnId,
+    },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
     },
     /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
     LookUp {

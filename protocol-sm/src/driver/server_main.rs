@@ -9,9 +9,10 @@
 //! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
 //!             Refused, lost or too late: closed.
 //!
-//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──its grace ends──▶ over
-//!                 ▲                                    │
-//!                 └──────────── resumed ───────────────┘   Closed, replaced, a violation: over at once.
+//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──session_grace──▶ Asleep ──transfer_grace──▶ over
+//!                 ▲                                    │                          │
+//!                 └──────────── resumed ───────────────┴──────────────────────────┘
+//!             Closed, replaced, a violation: over at once. No conns: over instead of Asleep.
 //!
 //! server      running ──Stop──▶ stopping ──all loops have drained, or `drain_timeout`──▶ over
 //! ```
@@ -21,11 +22,12 @@
 //! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
 //!   client has one session;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
-//! - M4 exactly the detached sessions have an end of grace;
+//! - M4 exactly the sessions without a ctl_conn have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
+//! - M9 a session that sleeps has conns, and no tunnel;
 //! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
@@ -44,11 +46,13 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
+use crate::bandwidth::{Buckets, Slice};
 use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::gather::Gather;
 use crate::guesses::Guesses;
+use crate::ids::TunnelId;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
 use crate::notes::HandshakeEnd;
@@ -91,6 +95,8 @@ pub struct ServerMain<T, L> {
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     guesses: Guesses,
+    /// What the tunnels may move.
+    buckets: Buckets<(ControlKey, TunnelId)>,
     turned_away: TurnedAway,
     /// See [`Report::healing`](crate::report::Report::healing).
     healing: Counted<Histogram>,
@@ -241,6 +247,7 @@ impl<T, L> ServerMain<T, L> {
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
+            buckets: Buckets::default(),
             turned_away: TurnedAway::default(),
             healing: Counted::default(),
             reports: Gather::new(loop_count + 1),
@@ -372,10 +379,11 @@ where
         while let Some(token) = self.timers.pop_due(cx.now) {
             self.on_timer(cx, token);
         }
+        self.deal_bandwidth(cx);
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
-            self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
+            self.on_grace(cx, key);
         }
         if let Some(stopping) = &self.stopping
             && stopping.until <= cx.now
@@ -388,7 +396,7 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
         let grace = self.sessions.next_grace().map(|(at, _)| at);
-        let timers = [self.timers.next(), grace, self.paused_until, stop];
+        let timers = [self.timers.next(), grace, self.paused_until, stop, self.buckets.next_deadline()];
         timers.into_iter().flatten().min()
     }
 
@@ -411,6 +419,16 @@ where
 
     fn is_busy(&self) -> bool {
         !self.busy.is_empty()
+    }
+}
+
+impl<T, L> ServerMain<T, L> {
+    /// Gives the event loops what their tunnels may move by now.
+    fn deal_bandwidth<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(Slice { tunnel: (control, tunnel), direction, loop_index, bytes }) = self.buckets.next(cx.now) {
+            let message = ToServerLoop::Bandwidth { control, tunnel, direction, bytes };
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
     }
 }
 

@@ -237,17 +237,17 @@ fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
 mod tests {
     use super::*;
 
-    fn timings(heartbeat_timeout: u64, session_grace: u64) -> Timings {
+    fn timings(heartbeat_timeout: u64, transfer_grace: u64) -> Timings {
         Timings {
             heartbeat_timeout: Duration::from_secs(heartbeat_timeout),
-            session_grace: Duration::from_secs(session_grace),
+            transfer_grace: Duration::from_secs(transfer_grace),
             ..Timings::default()
         }
     }
 
     #[test]
     fn no_limit_of_the_kernel_ends_what_the_protocol_would_keep() {
-        for (heartbeat, grace) in [(15, 30), (15, 60), (15, 120), (1, 1), (60, 1200), (15, 31_536_000)] {
+        for (heartbeat, grace) in [(15, 30), (15, 60), (15, 300), (1, 1), (60, 1200), (15, 31_536_000)] {
             let timings = timings(heartbeat, grace);
             let Limits { ctl, conn, retry_max, .. } = Limits::new(&timings);
             let retries: Duration = (0..=RETRIES).map(|nth| (RETRY_MIN * (1 << nth)).min(retry_max)).sum();
@@ -262,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn with_the_defaults_a_dead_flow_is_found_within_a_minute() {
+    fn with_the_defaults_the_kernel_keeps_a_dead_flow_for_as_long_as_its_session_may_be_resumed() {
         let Limits { conn, retry_max, .. } = Limits::new(&Timings::default());
-        assert_eq!(conn.idle + conn.interval * conn.probes, Duration::from_secs(60));
-        assert_eq!(retry_max, Duration::from_secs(5));
+        assert_eq!(conn.idle + conn.interval * conn.probes, Duration::from_secs(330));
+        assert_eq!(retry_max, Duration::from_secs(35));
     }
 }

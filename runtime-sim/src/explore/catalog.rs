@@ -147,6 +147,12 @@ pub const CATALOG: &[Entry] = &{
         large(Resume, "with slow mail", programs(Programs { ctl_losses: 1, lazy: true, ..Programs::new(1, Medium) })),
         large(Resume, "fine", programs(Programs { ctl_losses: 2, proxy_losses: 1, ..Programs::new(1, Fine) })),
         small(Grace, "the server's grace", programs(GRACE)),
+        small(Grace, "transfers outlive the server's grace", programs(Programs { asleep: true, ..GRACE })),
+        large(
+            Grace,
+            "transfers outlive the server's grace, slow mail",
+            programs(Programs { asleep: true, lazy: true, grain: Coarse, ..GRACE }),
+        ),
         small(Grace, "the client's grace", programs(Programs { client_grace: true, server_grace: false, ..GRACE })),
         small(Grace, "both", programs(Programs { client_grace: true, proxy_losses: 1, ..GRACE })),
         large(Grace, "both, slow mail", programs(Programs { client_grace: true, lazy: true, grain: Coarse, ..GRACE })),

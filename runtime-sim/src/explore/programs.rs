@@ -48,6 +48,8 @@ pub struct Programs {
     pub ctl_losses: usize,
     /// Whether the server may give a detached session up.
     pub server_grace: bool,
+    /// Whether its transfers, and the session, outlive its ports.
+    pub asleep: bool,
     /// Whether the client may give its session up.
     pub client_grace: bool,
     /// Whether a second client with the first one's identity comes.
@@ -81,6 +83,7 @@ impl Programs {
             proxy_losses: 0,
             ctl_losses: 0,
             server_grace: false,
+            asleep: false,
             client_grace: false,
             newcomer: false,
             freeze: false,
@@ -164,12 +167,13 @@ impl Programs {
         Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
     }
 
-    fn timings(grace: bool, impatient: bool) -> Timings {
+    fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
         Timings {
             heartbeat_interval: NEVER,
             heartbeat_timeout: NEVER,
             handshake_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
+            transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
             wait_timeout: NEVER,
             dial_timeout: NEVER,
             start_patience: NEVER,
@@ -196,15 +200,16 @@ impl Programs {
                 public_port: PUBLIC_PORT,
                 local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
+                max_bandwidth: None,
             }],
             max_proxy_conns: 16,
             access_log: false,
-            timings: Self::timings(self.client_grace, self.impatient),
+            timings: Self::timings(self.client_grace, false, self.impatient),
         }
     }
 
     fn server_settings(&self) -> ServerSettings {
-        let timings = Self::timings(self.server_grace, self.impatient);
+        let timings = Self::timings(self.server_grace, self.asleep, self.impatient);
         ServerSettings { idle_conns: self.keep, timings, ..ServerSettings::default() }
     }
 
@@ -364,6 +369,7 @@ impl Programs {
                 assert!(may, "a visitor was dropped without a cause: {why}");
                 state.net.visits[visit_at(visitor)].doomed = true;
             }
+            Note::SessionAsleep { .. } => state.ending = true,
             Note::SessionOver { code, .. } => {
                 state.ending = true;
                 let graceful = matches!(code, CloseCode::Bye | CloseCode::Stopping)

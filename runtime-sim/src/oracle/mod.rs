@@ -49,6 +49,7 @@ pub enum Property {
     ClosedOnce,
     VisitorsAccountedFor,
     VisitsRecorded,
+    BandwidthKept,
     PortsAccountedFor,
     StrangersHoldNothing,
     SilentPeersGivenUp,
@@ -71,7 +72,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -95,6 +96,7 @@ impl Property {
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
         Self::VisitsRecorded,
+        Self::BandwidthKept,
         Self::PortsAccountedFor,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
@@ -146,6 +148,7 @@ impl Property {
             Self::VisitsRecorded => {
                 "each visit leaves one record, with the bytes that were moved and the ends that there were"
             }
+            Self::BandwidthKept => "a tunnel moves no more than its bandwidth, and a quarter of a second's at once",
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }

@@ -47,6 +47,8 @@ pub enum Sometimes {
     DialTimedOut,
     Resumed,
     ResumedWithTransfers,
+    ReleasedWithTransfers,
+    ResumedAsleep,
     Replaced,
     ReplacedWithTransfers,
     SessionExpired,
@@ -89,6 +91,7 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    Throttled,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -101,7 +104,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 89] = [
+    pub const ALL: [Self; 92] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -141,6 +144,8 @@ impl Sometimes {
         Self::DialTimedOut,
         Self::Resumed,
         Self::ResumedWithTransfers,
+        Self::ReleasedWithTransfers,
+        Self::ResumedAsleep,
         Self::Replaced,
         Self::ReplacedWithTransfers,
         Self::SessionExpired,
@@ -183,6 +188,7 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::Throttled,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,

@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 30] = [
+pub const UNSEEN: [Sometimes; 32] = [
+    Sometimes::ReleasedWithTransfers,
+    Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,
     Sometimes::ReloadedStopping,
     Sometimes::TunnelMoved,

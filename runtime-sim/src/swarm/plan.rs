@@ -126,12 +126,13 @@ impl Plan {
         let tick = Duration::from_millis(rng.range(5, 10));
         let latency = Duration::from_millis(rng.log_size(1, 60) as u64);
         let keepalive = Duration::from_millis(rng.range(2_000, 8_000));
-        let scenario = Scenario {
+        let mut scenario = Scenario {
             calm,
             loop_count,
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            max_bandwidth: None,
             timings,
             clients,
             tunnels,
@@ -144,13 +145,14 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
+        scenario.limit_bandwidth(seed);
         Self { scenario, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.
     pub(super) fn patience(&self) -> Duration {
         let t = &self.scenario.timings;
-        let waits = t.heartbeat_timeout + t.handshake_timeout + t.session_grace + t.wait_timeout + t.dial_timeout * 3;
+        let waits = t.heartbeat_timeout + t.handshake_timeout + t.kept() + t.wait_timeout + t.dial_timeout * 3;
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 

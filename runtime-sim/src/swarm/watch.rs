@@ -53,6 +53,9 @@ impl Watch {
     }
 
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
+        if let FromServerLoop::WantBandwidth { .. } = message {
+            self.stage.saw(Sometimes::Throttled);
+        }
         if let FromServerLoop::Message { control, msg: ServerMsg::Fin { conn, epoch, total, how } } = message {
             self.said_fin(((control.0, *conn), *epoch), Fin { total: *total, how: *how });
         }
@@ -67,6 +70,7 @@ impl Watch {
 
     pub(super) fn said_by_client_loop(&self, message: &FromClientLoop) {
         match message {
+            FromClientLoop::WantBandwidth { .. } => self.stage.saw(Sometimes::Throttled),
             FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, total, how } } => {
                 self.said_fin(((*serial, *conn), *epoch), Fin { total: *total, how: *how });
             }
@@ -116,6 +120,7 @@ impl Watch {
             | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
+            | ToServerLoop::Bandwidth { .. }
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
@@ -135,6 +140,8 @@ impl Watch {
             | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
+            | ToClientLoop::Bandwidth { .. }
+            | ToClientLoop::Limit { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }

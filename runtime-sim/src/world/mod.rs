@@ -14,6 +14,7 @@ mod silence;
 mod sys;
 mod tasks;
 mod threads;
+mod throttles;
 #[cfg(test)]
 mod violations;
 mod visits;
@@ -37,6 +38,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
+use throttles::Throttles;
 use visits::Visits;
 use watch::Watch;
 
@@ -145,6 +147,7 @@ struct World {
     faults: Vec<faults::Struck>,
     watch: Watch,
     visits: Visits,
+    throttles: Throttles,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -222,6 +225,7 @@ impl World {
             faults: Vec::new(),
             watch: Watch::default(),
             visits: Visits::default(),
+            throttles: Throttles::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),

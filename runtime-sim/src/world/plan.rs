@@ -148,12 +148,13 @@ impl Plan {
         let timings = timings(rng, calm);
         let length = Duration::from_millis(rng.range(3_000, 40_000));
         let (public, lan) = (path(rng, Duration::from_millis(50)), path(rng, Duration::from_millis(5)));
-        let scenario = Scenario {
+        let mut scenario = Scenario {
             calm,
             loop_count,
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            max_bandwidth: None,
             timings,
             clients,
             tunnels,
@@ -166,6 +167,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
+        scenario.limit_bandwidth(seed);
         Self {
             seed,
             scenario,
@@ -204,6 +206,7 @@ impl Plan {
             length: Duration::from_secs(300),
             max_waiting: 4096,
             max_connections: 10_000,
+            max_bandwidth: None,
             timings: unhurried(),
             ..plan.scenario
         };

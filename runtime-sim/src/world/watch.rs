@@ -12,7 +12,7 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
-use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
 use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
@@ -59,6 +59,8 @@ pub(super) struct Watch {
     dropped: BTreeSet<(usize, SocketAddr)>,
     /// Sessions and processes that may drop who waits.
     closing: BTreeSet<(usize, Option<u64>)>,
+    /// Clients, of these server processes, whose session has released its ports.
+    asleep: BTreeSet<(usize, ClientId)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
     /// A driver is told its settings anew.
@@ -152,6 +154,11 @@ impl World {
 
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
+        if let Mail::ServerMain(ToServerMain::Loop(FromServerLoop::WantBandwidth { .. }))
+        | Mail::ClientMain(ToClientMain::Loop(FromClientLoop::WantBandwidth { .. })) = mail
+        {
+            self.coverage.saw(Sometimes::Throttled);
+        }
         let (key, epoch, fin) = match mail {
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
@@ -221,7 +228,8 @@ impl World {
                 self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
-            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, stream, .. })) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, from, stream, .. })) => {
+                self.limit_public(stream.0, (process, Some(control.0), tunnel.0));
                 self.watch.taken.insert(stream.0, (process, control.0, *from));
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
@@ -376,8 +384,13 @@ impl World {
             }
         }
         let process = self.threads[thread].process;
+        for &(purpose, sock) in &effects.dialled {
+            if purpose == Purpose::Local {
+                self.limit_local(process, sock);
+            }
+        }
         for &(sock, read, written) in &effects.moved {
-            self.visits.on_moved(sock, read, written);
+            self.see_moved(sock, read, written);
         }
         self.visits.on_shut(&effects.shut);
         for &(sock, visitor) in &effects.accepted {
@@ -490,8 +503,17 @@ impl World {
             Note::Visit(visit) => self.see_visit(process, visit),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
-            Note::SessionUp { resumed: true, .. } => {
+            Note::SessionAsleep { client, .. } => {
+                self.watch.asleep.insert((process, *client));
+                if live(self) {
+                    self.coverage.saw(Sometimes::ReleasedWithTransfers);
+                }
+            }
+            Note::SessionUp { resumed: true, client, .. } => {
                 self.coverage.saw(Sometimes::Resumed);
+                if self.watch.asleep.remove(&(process, *client)) {
+                    self.coverage.saw(Sometimes::ResumedAsleep);
+                }
                 if live(self) {
                     self.coverage.saw(Sometimes::ResumedWithTransfers);
                 }
@@ -527,6 +549,7 @@ impl World {
             | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
+            | Note::SessionLost { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

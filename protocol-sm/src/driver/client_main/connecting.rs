@@ -14,6 +14,7 @@ use crate::liveness::{Liveness, Pulse};
 use crate::names::Wait;
 use crate::notes::{Disconnect, Note};
 use crate::reconnect::AfterFailure;
+use crate::settings::Timings;
 use crate::wire::{ClientMsg, Ctl, ToServer, Welcome};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -98,7 +99,7 @@ impl<T> ClientMain<T> {
         let timings = &self.settings.timings;
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
         self.stage = Stage::Up { token, liveness };
-        self.grace = None;
+        self.lost = None;
         if self.reconnect.on_up() {
             self.tunnels.forget_announced();
         }
@@ -110,6 +111,9 @@ impl<T> ClientMain<T> {
                 }
             }
         } else {
+            if self.control.is_some() {
+                cx.sys.note(Note::SessionLost { waited: None });
+            }
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
             self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
@@ -158,9 +162,14 @@ impl<T> ClientMain<T> {
             return;
         }
         if was_up {
-            self.grace = Some(cx.now + self.settings.timings.session_grace);
+            self.lost = Some(cx.now);
         }
-        let grace_left = self.grace.map(|at| at.since(cx.now));
+        let grace_left = self.lost.map(|at| {
+            // First it is about the ports, then about the transfers.
+            let Timings { session_grace, .. } = self.settings.timings;
+            let graces = [session_grace, self.settings.timings.kept()].map(|grace| (at + grace).since(cx.now));
+            graces.into_iter().find(|left| !left.is_zero()).unwrap_or_default()
+        });
         match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
             AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
             AfterFailure::Retry(pause) => {

@@ -59,6 +59,10 @@ impl<T> ClientMain<T> {
             | FromClientLoop::ConnUp { .. }
             | FromClientLoop::ConnGone { .. }
             | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index } => {
+                self.buckets.ask(cx.now, tunnel, direction, rate, loop_index);
+                self.deal_bandwidth(cx);
+            }
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
@@ -100,7 +104,7 @@ impl<T> ClientMain<T> {
     where
         S: Tell<ToLoop<ToClientLoop>>,
     {
-        self.grace = None;
+        self.lost = None;
         if self.control.take().is_some() {
             self.story.on_over(cx.now);
             for loop_index in 0..self.loop_count {

@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// No frame on a proxy_conn is longer.
-const LONGEST_FRAME: usize = FRAME_HEADER + 128;
+pub(crate) const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
 const LEAN: usize = 16 * 1024;
 /// After this many lean splices in a row a stream is no longer bulk.

@@ -5,6 +5,7 @@ use super::super::sys::Splice;
 use super::super::thread::TURN;
 use super::Endpoint;
 use super::flow::{Flow, Turn};
+use crate::bandwidth::{Meter, Metered, Tap};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::sys_error::SysError;
@@ -46,6 +47,7 @@ impl<T, P> Link<T, P> {
         mut outer: Option<&mut Endpoint<T>>,
         mode: Mode,
         keep: Option<&mut Vec<u8>>,
+        meter: &mut Meter,
     ) -> Result<Exchanged, AbortCode> {
         let mut result = Exchanged { fin: transfer.end_for_peer(), ..Exchanged::default() };
         if planted(PlantedBug::LastWordsDropped) && outer.as_ref().is_some_and(|outer| outer.is_lost()) {
@@ -55,7 +57,7 @@ impl<T, P> Link<T, P> {
         if outer.as_deref().is_some_and(|outer| outer.error_taken) {
             result.behind = transfer.on_outer_lost(true);
         }
-        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, &mut result)?;
+        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, &mut meter.egress, &mut result)?;
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
         if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
             result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
@@ -63,8 +65,15 @@ impl<T, P> Link<T, P> {
         if let Some(outer) = &mut outer
             && !transfer.ingress.drops()
         {
+            let tap = &mut meter.ingress;
             let from = mode.incoming_is_payload.then_some(&mut self.port);
-            match self.ingress_flow.pump(cx, &mut transfer.ingress, from, outer, false, None) {
+            let mut half = Metered(&mut transfer.ingress, tap);
+            let turn = if half.1.in_debt && !planted(PlantedBug::DebtForgotten) {
+                Turn::Wait
+            } else {
+                self.ingress_flow.pump(cx, &mut half, from, outer, false, None)
+            };
+            match turn {
                 Turn::Wait => {}
                 Turn::Again => result.again = true,
                 Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
@@ -74,6 +83,10 @@ impl<T, P> Link<T, P> {
                     result.again = true;
                 }
             }
+            let could_take = self.port.readable && transfer.ingress.budget(1).take > 0 && self.ingress_flow.is_empty();
+            let could_give = tap.in_debt && !self.ingress_flow.is_empty();
+            tap.starved =
+                !transfer.ingress.drops() && (tap.left == 0 && mode.incoming_is_payload && could_take || could_give);
         }
         if transfer.ingress.drops() && mode.incoming_is_payload {
             result.again |= self.drop_incoming(cx, &mut transfer.ingress)?;
@@ -121,14 +134,21 @@ impl<T, P> Link<T, P> {
         mut outer: Option<&mut Endpoint<T>>,
         hold_frames: bool,
         mut keep: Option<&mut Vec<u8>>,
+        tap: &mut Tap,
         result: &mut Exchanged,
     ) -> Result<(), AbortCode> {
         loop {
             let hold_frames = hold_frames && !transfer.egress.ended();
             let Self { port, egress_flow, .. } = self;
             let (from, keep) = (outer.as_deref_mut(), keep.as_deref_mut());
-            match egress_flow.pump(cx, &mut transfer.egress, from, port, hold_frames, keep) {
-                Turn::Wait => return Ok(()),
+            let mut half = Metered(&mut transfer.egress, tap);
+            match egress_flow.pump(cx, &mut half, from, port, hold_frames, keep) {
+                Turn::Wait => {
+                    let could_take = outer.as_deref().is_some_and(|outer| outer.readable);
+                    let could_take = could_take && transfer.egress.budget(1).take > 0;
+                    tap.starved = tap.left == 0 && could_take && self.egress_flow.is_framing();
+                    return Ok(());
+                }
                 Turn::Again => {
                     result.again = true;
                     return Ok(());

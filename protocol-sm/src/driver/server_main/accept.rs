@@ -199,6 +199,7 @@ impl<T, L> ServerMain<T, L> {
             }
             Ok(Admitted { control, conn, admission }) => {
                 let _lost = self.sessions.act(control, |control, _| control.on_conn_lost(conn, &admission));
+                self.end_if_deserted(cx, control);
                 None
             }
             Err(ProxyStop::Lost | ProxyStop::NotOurs) => None,

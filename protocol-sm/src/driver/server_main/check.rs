@@ -90,7 +90,9 @@ impl<T, L> ServerMain<T, L> {
         for (_, session) in self.sessions.iter() {
             match session.attachment() {
                 Attachment::Attached(_) => attached -= 1,
-                Attachment::Detached { .. } => assert_eq!(session.rival, None, "M5: only who may live is probed"),
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => {
+                    assert_eq!(session.rival, None, "M5: only who may live is probed")
+                }
             }
             parked -= i32::from(session.rival.is_some());
         }

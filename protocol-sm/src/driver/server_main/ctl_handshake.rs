@@ -4,7 +4,7 @@ use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
-use super::session_table::Attachment;
+use super::session_table::{Attachment, SessionTable};
 use super::{MainSys, PROBE, READS, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
@@ -202,7 +202,9 @@ impl<T, L> ServerMain<T, L> {
                     }
                     return Ok(());
                 }
-                Attachment::Detached { .. } => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => {
+                    self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver);
+                }
             }
         }
         self.begin(cx, token, &challenge, &access)
@@ -221,8 +223,15 @@ impl<T, L> ServerMain<T, L> {
             return Err(HandshakeRefusal::Stopping.into());
         }
         let scope = access.scope(&self.settings);
-        let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
-        if room == 0 {
+        let max = scope.max_sessions;
+        let is_full = |sessions: &SessionTable| sessions.ledger().room(access.credential, Good::Session, max) == 0;
+        // A newcomer matters more than what a lost client has left.
+        if is_full(&self.sessions)
+            && let Some(asleep) = self.sessions.asleep(access.credential)
+        {
+            self.end_session(cx, asleep, CloseCode::Bye, AbortCode::SessionOver);
+        }
+        if is_full(&self.sessions) {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
@@ -232,7 +241,7 @@ impl<T, L> ServerMain<T, L> {
         let id = SessionId(id);
         let key = self.sessions.new_key();
         let secret = access.session_key(id);
-        let scope = scope.clone();
+        let scope = access.scope(&self.settings).clone();
         let client = challenge.hello.client;
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
@@ -262,8 +271,8 @@ impl<T, L> ServerMain<T, L> {
                     cx.sys.close(conn.link.port.stream);
                 }
             }
-            Some(Attachment::Detached { grace_ends }) => {
-                self.healing.add(time_since(cx.now, grace_ends, self.settings.timings.session_grace));
+            Some(Attachment::Detached { over, .. } | Attachment::Asleep { over }) => {
+                self.healing.add(time_since(cx.now, over, self.settings.timings.kept()));
             }
             None => return,
         }
@@ -378,7 +387,8 @@ impl<T, L> ServerMain<T, L> {
         let credential = self.settings.name_of(entry.control.credential);
         cx.sys.note(Note::SessionDetached { client: entry.control.client, credential });
         let has_rival = entry.rival.is_some();
-        self.sessions.detach(key, cx.now + self.settings.timings.session_grace);
+        let timings = &self.settings.timings;
+        self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
         }

@@ -130,6 +130,7 @@ impl<T, L> ServerMain<T, L> {
             keep: share(self.settings.idle_conns, loop_index, loop_count),
             max_waiting: share(scope.max_waiting, loop_index, loop_count),
             max_connections: share(scope.max_connections, loop_index, loop_count),
+            max_bandwidth: scope.max_bandwidth,
             loop_count,
         }
     }

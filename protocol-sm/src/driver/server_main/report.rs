@@ -107,7 +107,7 @@ impl<T, L> ServerMain<T, L> {
             peer: *entry.peer,
             state: match entry.attachment() {
                 Attachment::Attached(_) => SessionState::Up,
-                Attachment::Detached { .. } => SessionState::Detached,
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => SessionState::Detached,
             },
             error: None,
             age_ms: crate::report::millis(now.since(*entry.began)),

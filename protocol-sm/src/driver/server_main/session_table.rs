@@ -23,7 +23,7 @@ pub(super) struct SessionTable {
     by_client: BTreeMap<(Holder, ClientId), ControlKey>,
     /// Sessions by the source address of their last ctl_conn. No set is empty.
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
-    /// The detached sessions, by the end of their grace.
+    /// The sessions without a ctl_conn, by when they are released or over.
     graces: BTreeSet<(Instant, ControlKey)>,
     /// What each holder has: the sum over its sessions.
     ledger: Ledger,
@@ -53,8 +53,21 @@ pub(super) struct SessionEntry {
 pub(super) enum Attachment {
     /// It has this ctl_conn.
     Attached(Token),
-    /// It lost its last one, and is over unless it is resumed before its grace ends.
-    Detached { grace_ends: Instant },
+    /// It lost its last one. Unless it is resumed before that, its ports are released at `released`.
+    Detached { released: Instant, over: Instant },
+    /// Its ports are released. Unless it is resumed before that, it is over at `over`.
+    Asleep { over: Instant },
+}
+
+impl Attachment {
+    /// When the next thing becomes of a session without a ctl_conn.
+    fn grace(self) -> Option<Instant> {
+        match self {
+            Self::Attached(_) => None,
+            Self::Detached { released, .. } => Some(released),
+            Self::Asleep { over } => Some(over),
+        }
+    }
 }
 
 impl SessionEntry {
@@ -80,7 +93,7 @@ impl SessionEntry {
     pub(super) fn ctl_conn(&self) -> Option<Token> {
         match self.attachment {
             Attachment::Attached(token) => Some(token),
-            Attachment::Detached { .. } => None,
+            Attachment::Detached { .. } | Attachment::Asleep { .. } => None,
         }
     }
 }
@@ -172,12 +185,30 @@ impl SessionTable {
         ghost.map(|entry| &entry.control).find(|control| control.has_port(port)).map(|control| control.key)
     }
 
+    /// A session of `holder` whose ports are released.
+    pub(super) fn asleep(&self, holder: Holder) -> Option<ControlKey> {
+        let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
+        let mut asleep = gone.filter(|entry| matches!(entry.attachment, Attachment::Asleep { .. }));
+        asleep.find(|entry| entry.control.credential == holder).map(|entry| entry.control.key)
+    }
+
     /// A session has lost its ctl_conn.
-    pub(super) fn detach(&mut self, key: ControlKey, grace_ends: Instant) {
+    pub(super) fn detach(&mut self, key: ControlKey, released: Instant, over: Instant) {
+        self.wait(key, Attachment::Detached { released, over });
+    }
+
+    /// The ports of a session without a ctl_conn are released.
+    pub(super) fn sleep(&mut self, key: ControlKey) {
+        if let Some(Attachment::Detached { over, .. }) = self.entries.get(&key).map(SessionEntry::attachment) {
+            self.wait(key, Attachment::Asleep { over });
+        }
+    }
+
+    fn wait(&mut self, key: ControlKey, attachment: Attachment) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let before = core::mem::replace(&mut entry.attachment, Attachment::Detached { grace_ends });
+        let before = core::mem::replace(&mut entry.attachment, attachment);
         self.leave_grace(key, before);
-        self.graces.insert((grace_ends, key));
+        self.graces.extend(attachment.grace().map(|at| (at, key)));
     }
 
     fn leave_source(&mut self, key: ControlKey, source: Source) {
@@ -190,11 +221,8 @@ impl SessionTable {
     }
 
     fn leave_grace(&mut self, key: ControlKey, before: Attachment) {
-        match before {
-            Attachment::Detached { grace_ends } => {
-                self.graces.remove(&(grace_ends, key));
-            }
-            Attachment::Attached(_) => {}
+        if let Some(at) = before.grace() {
+            self.graces.remove(&(at, key));
         }
     }
 
@@ -243,7 +271,7 @@ impl SessionTable {
         self.by_client.get(&(holder, client)).copied()
     }
 
-    /// The session whose grace ends first, and when.
+    /// The session without a ctl_conn that is released or over next, and when.
     pub(super) fn next_grace(&self) -> Option<(Instant, ControlKey)> {
         self.graces.first().copied()
     }
@@ -287,12 +315,13 @@ impl SessionTable {
                 self.by_source.get(&entry.source).is_some_and(|keys| keys.contains(&key)),
                 "M2: its source finds it"
             );
-            match entry.attachment {
-                Attachment::Attached(_) => {}
-                Attachment::Detached { grace_ends } => {
-                    assert!(self.graces.contains(&(grace_ends, key)), "M4: its grace ends");
-                    detached += 1;
-                }
+            if let Some(at) = entry.attachment.grace() {
+                assert!(self.graces.contains(&(at, key)), "M4: its grace ends");
+                detached += 1;
+            }
+            if let Attachment::Asleep { .. } = entry.attachment {
+                assert!(entry.control.has_conns(), "M9: what sleeps has something to keep");
+                assert_eq!(entry.control.held()[1].1, 0, "M9: what sleeps has no tunnel");
             }
         }
         let count = self.entries.len();

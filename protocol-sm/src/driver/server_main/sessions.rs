@@ -6,10 +6,11 @@ use super::super::thread::Cx;
 use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
 use crate::control::server::{Admitted, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
-use crate::notes::Note;
+use crate::notes::{Expiry, Note};
 use crate::session::Delivery;
 use crate::sys_error::SysError;
 use crate::visit::Label;
@@ -17,6 +18,7 @@ use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -134,7 +136,7 @@ impl<T, L> ServerMain<T, L> {
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
         {
-            self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
+            self.release(cx, ghost, CloseCode::Replaced);
         }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
@@ -191,6 +193,10 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.tell(ToListener::Moved { from, to: loop_index });
                 cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
+            FromServerLoop::WantBandwidth { control, tunnel, direction, rate, loop_index } => {
+                self.buckets.ask(cx.now, (control, tunnel), direction, rate, loop_index);
+                self.deal_bandwidth(cx);
+            }
             FromServerLoop::Ask { control, loop_index, count } => {
                 if let Some(entry) = self.sessions.get_mut(control) {
                     let msg = entry.control.on_ask(loop_index, count);
@@ -199,6 +205,7 @@ impl<T, L> ServerMain<T, L> {
             }
             FromServerLoop::ConnGone { control, conn } => {
                 let _gone = self.sessions.act(control, |control, _| control.on_conn_gone(conn));
+                self.end_if_deserted(cx, control);
             }
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
@@ -212,6 +219,54 @@ impl<T, L> ServerMain<T, L> {
                     }
                 }
             }
+        }
+    }
+
+    /// A session without a ctl_conn has waited for as long as its ports, or its transfers, are kept.
+    // PROTOCOL.md: P-RES-6.
+    pub(super) fn on_grace<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        match self.sessions.get(key).map(SessionEntry::attachment) {
+            Some(Attachment::Detached { over, .. }) if over > cx.now => self.release(cx, key, CloseCode::Bye),
+            Some(Attachment::Attached(_) | Attachment::Detached { .. } | Attachment::Asleep { .. }) | None => {
+                self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
+            }
+        }
+    }
+
+    /// Closes the public ports of a session without a ctl_conn. Its transfers go on for `transfer_grace`; if it has no
+    /// conn, it ends, for the reason `close`.
+    // PROTOCOL.md: P-RES-8, P-REPL-6.
+    fn release<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, close: CloseCode) {
+        let Some(entry) = self.sessions.get(key) else { return };
+        if !entry.control.has_conns() {
+            return self.end_session(cx, key, close, AbortCode::SessionOver);
+        }
+        let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
+        cx.sys.note(Note::SessionAsleep { client, credential, waited: self.waited(close) });
+        self.sessions.sleep(key);
+        let (open, refused) = self.sessions.act(key, |control, _| control.release()).unwrap_or_default();
+        for registration in open {
+            cx.sys.tell(ToListener::Close { control: key, registration });
+        }
+        for msg in refused {
+            if !planted(PlantedBug::ReleaseUntold) {
+                self.send(cx, key, msg);
+            }
+        }
+    }
+
+    /// The time within which nobody resumed a session, if that is why it goes.
+    fn waited(&self, close: CloseCode) -> Option<Duration> {
+        (close == CloseCode::Bye).then_some(self.settings.timings.session_grace)
+    }
+
+    /// Ends a session whose ports are released and that has no conn left: there is nothing to keep.
+    pub(super) fn end_if_deserted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        if let Some(entry) = self.sessions.get(key)
+            && let Attachment::Asleep { .. } = entry.attachment()
+            && !entry.control.has_conns()
+        {
+            self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
         }
     }
 
@@ -247,16 +302,25 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
         // No client says goodbye on a ctl_conn that it does not have.
-        let expired = close == CloseCode::Bye && matches!(entry.attachment(), Attachment::Detached { .. });
-        let waited = expired.then_some(self.settings.timings.session_grace);
+        let expiry = match entry.attachment() {
+            Attachment::Detached { .. } if close == CloseCode::Bye => {
+                Some(Expiry::Grace(self.settings.timings.session_grace))
+            }
+            Attachment::Asleep { over } if close == CloseCode::Bye && over <= cx.now => {
+                Some(Expiry::Transfers(self.settings.timings.kept()))
+            }
+            Attachment::Asleep { .. } if close == CloseCode::Bye && entry.control.has_conns() => Some(Expiry::Full),
+            Attachment::Asleep { .. } if close == CloseCode::Bye => Some(Expiry::Deserted),
+            Attachment::Attached(_) | Attachment::Detached { .. } | Attachment::Asleep { .. } => None,
+        };
         let credential = self.settings.name_of(entry.control.credential);
-        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, waited });
+        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, expiry });
         cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }
         match entry.attachment() {
-            Attachment::Detached { .. } => {}
+            Attachment::Detached { .. } | Attachment::Asleep { .. } => {}
             Attachment::Attached(token) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
                     self.timers.set(token, &mut conn.deadline, None);
