@@ -77,6 +77,9 @@
 //! | GoneVisitForgotten | - | - | 0, VisitsRecorded | 0, VisitsRecorded | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | DroppedCounted | - | - | 6, VisitsRecorded | - | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | ReleaseUntold | asleep: 495883 states, 9 steps | 2316 | 1210, PortsListen | - | ports listen |
+//! | ReloadCutsSession | reload: 253621 states, 12 steps | - | 0, ReloadsSpareOthers | 0, NoUnprovokedReset | a visit was cut short, or hangs, without a cause |
+//! | ShrunkScopeKept | shrunk scope: 253698 states, 1 steps | - | 154, NoPanic | - | a public port is open for a tunnel that is registered |
+//! | MovedTunnelKept | - | - | 86, DescriptorsAtBaseline | - | descriptors are back at their baseline |
 #![forbid(unsafe_code)]
 
 pub mod campaign;
