@@ -43,12 +43,6 @@ const LEAST_SHARE: u64 = 1024;
 /// Bytes per second; `None`: no limit.
 pub type Rate = Option<NonZeroU64>;
 
-/// The narrower of two limits.
-#[must_use]
-pub fn narrower(one: Rate, other: Rate) -> Rate {
-    one.into_iter().chain(other).min()
-}
-
 /// A direction of a transfer, as the relay of this side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
