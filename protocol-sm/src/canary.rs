@@ -71,11 +71,21 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// What a client leaves unacknowledged is bounded for each of its sessions only.
+    UnackedPerSession,
+    /// One address may have all visitors of a holder.
+    SourceUnbounded,
+    /// Conns are let in where no descriptors are left for them.
+    ConnsUnbounded,
+    /// One direction of a transfer moves 64 times as much in a turn.
+    LongTurn,
+    /// A ctl_conn is read until nothing is left.
+    CtlTurnEndless,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 35] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -106,6 +116,11 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::UnackedPerSession,
+        Self::SourceUnbounded,
+        Self::ConnsUnbounded,
+        Self::LongTurn,
+        Self::CtlTurnEndless,
     ];
 }
 

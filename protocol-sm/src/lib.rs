@@ -140,4 +140,5 @@ pub mod sources;
 pub mod sys_error;
 pub mod time;
 pub mod transfer;
+pub mod turns;
 pub mod wire;

@@ -82,12 +82,17 @@ const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, and no time passes there that would ask for a
 /// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 5] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::UnackedPerSession,
+    PlantedBug::SourceUnbounded,
+    PlantedBug::ConnsUnbounded,
+    PlantedBug::LongTurn,
+    PlantedBug::CtlTurnEndless,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -97,14 +102,18 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare, as are two sessions of a
+/// holder that both acknowledge nothing. How much is moved in a turn is counted in ring 3.
+const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
     PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
     PlantedBug::StartNotAsked,
+    PlantedBug::UnackedPerSession,
+    PlantedBug::LongTurn,
+    PlantedBug::CtlTurnEndless,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -53,6 +53,7 @@ pub enum Property {
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    CrowdsAreBounded,
     TurnsAreShort,
     NoPanic,
     TransfersEnd,
@@ -68,7 +69,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -96,6 +97,7 @@ impl Property {
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::CrowdsAreBounded,
         Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
@@ -144,7 +146,10 @@ impl Property {
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
-            Self::TurnsAreShort => "one turn of a thread opens few ports",
+            Self::CrowdsAreBounded => {
+                "there are no more visitors than descriptors for them, and of one address no more than its part"
+            }
+            Self::TurnsAreShort => "one turn of a thread opens few ports and moves few bytes",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",
             Self::ClientsReturn => "every client is back after the faults have stopped",

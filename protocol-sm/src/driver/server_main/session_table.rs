@@ -4,7 +4,7 @@
 
 use super::super::messages::ControlKey;
 use super::super::slab::Token;
-use crate::codes::TunnelRefusal;
+use crate::codes::{TunnelRefusal, Violation};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId, TunnelId};
 use crate::ledger::{Holder, Ledger};
@@ -190,7 +190,8 @@ impl SessionTable {
         self.entries.get_mut(&key)
     }
 
-    /// Lets a session do what may change how many tunnels or conns it has. `act` is told what its holder has.
+    /// Lets a session do what may change how many tunnels or conns it has, or what is unacknowledged. `act` is told what
+    /// its holder has.
     pub(super) fn act<R>(&mut self, key: ControlKey, act: impl FnOnce(&mut Control, &Ledger) -> R) -> Option<R> {
         let control = &mut self.entries.get_mut(&key)?.control;
         let before = control.held();
@@ -199,6 +200,11 @@ impl SessionTable {
             self.ledger.settle(control.credential, good, before, after);
         }
         Some(result)
+    }
+
+    /// The client of a session that is there has received everything up to `received`.
+    pub(super) fn on_ack(&mut self, key: ControlKey, received: u64) -> Result<(), Violation> {
+        self.act(key, |control, _| control.session.on_ack(received)).unwrap_or(Ok(()))
     }
 
     /// What each holder has.
@@ -258,6 +264,7 @@ impl SessionTable {
         );
         for (&key, entry) in &self.entries {
             assert_eq!(entry.control.key, key);
+            entry.control.assert_consistent(&self.ledger);
             assert!(key.0 <= self.last_key, "M2: a key is used once");
             assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
             let client = (entry.control.credential, entry.control.client);
