@@ -40,8 +40,8 @@ fn main() -> ExitCode {
             return ExitCode::from(bins::exit::HOPELESS);
         }
     };
-    let log = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
-        Ok(log) => log,
+    let (log, _) = match logging::start(Logs { level: LogLevel::Warn, ..Logs::default() }) {
+        Ok(both) => both,
         Err(error) => return bins::exit::cannot_start(&error, None),
     };
     let outcome = if once { use_it_once() } else { show_it() };
@@ -147,6 +147,7 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            access_log: None,
             settings: ServerSettings::default(),
         })?;
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
@@ -163,12 +164,14 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            access_log: None,
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),
                 max_proxy_conns: 64,
+                access_log: false,
                 timings: Timings::default(),
             },
         })?;

@@ -1,11 +1,15 @@
 //! Puts flag over environment over file over default, reads the tokens, and gives what the runtime runs
 //! with.
 
+use crate::access_log::Destination;
+use crate::admin;
+use crate::config::keys;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::problem::Problem;
+use crate::reload::Fixed;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
@@ -22,10 +26,16 @@ pub struct Assembled<C> {
     pub config: C,
     /// How to log.
     pub logs: Logs,
+    /// Where visits are logged.
+    pub access_log: Destination,
     /// What is legal but poor, as sentences for the log.
     pub warnings: Vec<String>,
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
+    /// What a reload does not change.
+    pub fixed: Fixed,
+    /// Where the admin socket is to be.
+    pub admin: admin::Place,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -85,9 +95,17 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
+        access_log: None,
         settings: file.settings,
     };
-    found.conclude(config, file.common.logs)
+    let fixed = keys::SERVER_AT_START.map(|key| match key {
+        "bind_addr" => (key, config.bind_addr.to_string()),
+        "ctl_port" => (key, config.ctl_port.to_string()),
+        "proxy_port" => (key, config.proxy_port.to_string()),
+        "tls" => (key, config.tls.is_some().to_string()),
+        _ => fixed_of_both(key, config.work_threads, &file.common),
+    });
+    found.conclude(config, file.common, fixed.into())
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -167,9 +185,9 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     }
     found.secrets_in_the_open(&file.common.tokens);
     let token = own_tokens(&flags.common, variable, &file.common.tokens, &mut found).pop();
-    let chosen = flags.client_id.as_deref().or(file.client_id.as_deref());
+    let chosen = flags.client_id.clone().or(file.client_id);
     let client_id = found.keep(|_| {
-        identity::client_id(chosen, &Machine::here(), &file.tunnels).map_err(|error| {
+        identity::client_id(chosen.as_deref(), &Machine::here(), &file.tunnels).map_err(|error| {
             Problem::new(format!("no randomness for this client's identity: {error}; give --client-id TEXT"))
         })
     });
@@ -189,6 +207,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         server: server.map(ToString::to_string).unwrap_or_default(),
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
+        access_log: None,
         settings: ClientSettings {
             client_id: client_id.unwrap_or_default(),
             token,
@@ -204,11 +223,26 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
+            access_log: false,
             timings: file.timings,
         },
         tls: encryption.flatten(),
     };
-    found.conclude(config, file.common.logs)
+    let fixed = keys::CLIENT_AT_START.map(|key| match key {
+        "client_id" => (key, chosen.clone().unwrap_or_default()),
+        _ => fixed_of_both(key, config.work_threads, &file.common),
+    });
+    found.conclude(config, file.common, fixed.into())
+}
+
+fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config::Common) -> (&'static str, String) {
+    match key {
+        "work_thread_nums" => (key, work_threads.to_string()),
+        "log_format" => (key, format!("{:?}", common.logs.format)),
+        "access_log" => (key, format!("{:?}", common.access_log)),
+        "admin_socket" => (key, format!("{:?}", common.admin)),
+        key => unreachable!("{key} counts from the start only, and nobody says what it was"),
+    }
 }
 
 /// The flags that stand for `check-config FILE`.
@@ -250,9 +284,10 @@ impl<'p> Findings<'p> {
         }
     }
 
-    fn conclude<C>(self, config: C, logs: Logs) -> Result<Assembled<C>, ConfigError> {
+    fn conclude<C>(self, config: C, common: config::Common, fixed: Fixed) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        ConfigError::unless_none(problems, Assembled { config, logs, warnings, besides })
+        let config::Common { logs, access_log, admin, .. } = common;
+        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin, fixed })
     }
 }
 

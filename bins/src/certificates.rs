@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -31,14 +32,24 @@ pub struct Watch {
     announced: Option<u32>,
 }
 
+/// What goes on beside the program, until this is dropped.
+#[derive(Debug, Default)]
+pub struct Attended(Arc<()>);
+
 /// Logs what is good to know, and starts what is to go on.
-pub fn attend(besides: Besides) {
+#[must_use]
+pub fn attend(besides: Besides) -> Attended {
     for notice in &besides.notices {
-        tracing::info!("{notice}");
+        tracing::info!(event = "tls_notice", "{notice}");
     }
-    if let Some(Err(error)) = besides.watch.map(Watch::start) {
-        tracing::warn!("a renewed certificate will be read at the next start only: {error}");
+    let attended = Attended::default();
+    if let Some(Err(error)) = besides.watch.map(|watch| watch.start(Arc::downgrade(&attended.0))) {
+        tracing::warn!(
+            event = "certificates_unwatched",
+            "a renewed certificate will be read at the next start only: {error}"
+        );
     }
+    attended
 }
 
 /// How the two files stand: device, inode, length, time of change.
@@ -76,17 +87,17 @@ impl Watch {
         })
     }
 
-    /// Goes on watching for as long as the process lives.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn start(mut self) -> io::Result<()> {
+    /// Goes on watching for as long as `wanted` is there.
+    fn start(mut self, wanted: Weak<()>) -> io::Result<()> {
         thread::Builder::new().name("certificates".into()).spawn(move || {
             loop {
                 thread::sleep(LOOK);
+                if wanted.strong_count() == 0 {
+                    return;
+                }
                 self.look();
                 if let Some(sentence) = self.announcement(SystemTime::now()) {
-                    tracing::warn!("{sentence}");
+                    tracing::warn!(event = "certificate_expires", "{sentence}");
                 }
             }
         })?;
@@ -104,15 +115,20 @@ impl Watch {
         let (file, before) = (self.certificate.display(), self.own.pin());
         match self.read_again() {
             Ok(()) if self.own.pin() == before => {
-                tracing::info!("the certificate `{file}` was renewed; new connections use it");
+                tracing::info!(
+                    event = "certificate_renewed",
+                    "the certificate `{file}` was renewed; new connections use it"
+                );
             }
             Ok(()) => tracing::warn!(
+                event = "certificate_renewed_with_another_key",
                 "the certificate `{file}` was renewed with another key; new connections use it, and its clients need: tls_pin = \
                  \"{}\"",
                 self.own.pin()
             ),
             Err(what) => {
                 tracing::warn!(
+                    event = "certificate_unusable",
                     "the certificate `{file}` was changed, but cannot be used; the one before stays in use: {what}"
                 );
             }

@@ -5,7 +5,7 @@
 //! and speak of Rust's types.
 
 mod client;
-mod keys;
+pub(crate) mod keys;
 mod section;
 mod server;
 mod tls;
@@ -14,13 +14,15 @@ pub use client::{ClientFile, TunnelEntry, parse_client};
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
+use crate::access_log::Destination;
+use crate::admin::Place;
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
 use keys::{ALLOW_SOURCES, TOKEN_FILES};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
-use section::Section;
+use section::{Section, SwitchOrText};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -75,6 +77,10 @@ pub struct Common {
     pub tokens: Vec<TokenSource>,
     /// How to log.
     pub logs: Logs,
+    /// Where visits are logged.
+    pub access_log: Destination,
+    /// Where the admin socket is to be.
+    pub admin: Place,
     /// What is legal but poor, as sentences.
     pub warnings: Vec<String>,
 }
@@ -114,6 +120,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     top.seconds("heartbeat_timeout", &mut t.heartbeat_timeout);
     top.seconds("handshake_timeout", &mut t.handshake_timeout);
     top.seconds("session_grace", &mut t.session_grace);
+    top.seconds("transfer_grace", &mut t.transfer_grace);
     top.seconds("dial_timeout", &mut t.dial_timeout);
     top.seconds("half_open_timeout", &mut t.half_open_timeout);
     top.seconds("reset_linger", &mut t.reset_linger);
@@ -125,9 +132,34 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
         t.heartbeat_timeout,
         section::Order::Below,
     );
+    common.admin = admin(top);
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
+    common.access_log = access_log(top);
     common
+}
+
+/// Reads `access_log`. A relative path starts at the configuration file's directory.
+fn access_log(top: &Section<'_>) -> Destination {
+    const KEY: &str = "access_log";
+    match top.switch_or_text(KEY) {
+        None | Some(SwitchOrText::Switch(false)) => Destination::Nowhere,
+        Some(SwitchOrText::Switch(true)) => Destination::Log,
+        Some(SwitchOrText::Text("")) => {
+            top.problem(KEY, "is empty; write the path of a file, or true for standard error".into());
+            Destination::Nowhere
+        }
+        Some(SwitchOrText::Text(path)) => Destination::File(top.origin().parent().unwrap_or(Path::new("")).join(path)),
+    }
+}
+
+/// Reads `admin_socket`. A relative path starts at the configuration file's directory.
+fn admin(top: &Section<'_>) -> Place {
+    let Some(text) = top.text("admin_socket") else { return Place::default() };
+    if text.is_empty() {
+        top.problem("admin_socket", "is empty; write a path, or \"off\"".into());
+    }
+    Place::new(text, top.origin().parent().unwrap_or(Path::new("")))
 }
 
 /// Reads `token`, `token_file` or, where it may stand, `token_files`. A relative path starts at the configuration

@@ -33,9 +33,9 @@ pub fn cannot_start(why: &impl Display, format: Option<LogFormat>) -> ExitCode {
 
 fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<LogFormat>) {
     if format == Some(LogFormat::Json)
-        && let Ok(log) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
+        && let Ok((log, _)) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
     {
-        problems.into_iter().for_each(|problem| tracing::error!("{problem}"));
+        problems.into_iter().for_each(|problem| tracing::error!(event = "bad_configuration", "{problem}"));
         return output::finish(&[&log]);
     }
     // Whoever closed standard error does not want to know.

@@ -3,6 +3,7 @@
 use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
+use crate::operate::StatusFlags;
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use runtime_epoll::tls::Pin;
@@ -22,7 +23,7 @@ The token is taken from the first of these that is there:
   3. the configuration file's `token` or `token_file`
 
 Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one that comes at
-least 1 s later ends the program at once with exit code 1. SIGHUP, SIGUSR1 and SIGUSR2 do nothing.
+least 1 s later ends the program at once with exit code 1. SIGHUP reads the configuration file again.
 
 Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
 before it ever worked; 1 anything else.";
@@ -63,6 +64,8 @@ pub enum Command {
         /// The file to check
         file: PathBuf,
     },
+    /// Show what the running program does: sessions, tunnels, visitors, bytes
+    Status(StatusFlags),
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.

@@ -11,7 +11,9 @@
 //! Nothing here decides anything about connections: that is `protocol-sm`, run by `runtime-epoll`.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod address;
+pub mod admin;
 pub mod assemble;
 pub mod certificates;
 pub mod config;
@@ -22,8 +24,10 @@ pub mod journal;
 pub mod limits;
 pub mod logging;
 pub mod notify;
+pub mod operate;
 pub mod output;
 pub mod problem;
+pub mod reload;
 pub mod signals;
 pub mod tls;
 pub mod token;

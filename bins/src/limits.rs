@@ -12,17 +12,22 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok(limits) => limits,
         Err(error) => {
-            tracing::warn!("cannot read the limit of open descriptors: {error}");
+            tracing::warn!(event = "descriptor_limit_unknown", "cannot read the limit of open descriptors: {error}");
             return None;
         }
     };
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => {
-            tracing::debug!(before = soft, now = hard, "limit of open descriptors");
+            tracing::debug!(event = "descriptor_limit", before = soft, now = hard, "limit of open descriptors");
             Some(hard)
         }
         Err(error) => {
-            tracing::warn!("cannot raise the limit of open descriptors from {soft} to {hard}: {error}");
+            tracing::warn!(
+                event = "descriptor_limit_not_raised",
+                soft,
+                hard,
+                "cannot raise the limit of open descriptors: {error}"
+            );
             Some(soft)
         }
     }
@@ -35,6 +40,7 @@ pub fn share_out(descriptors: u64, loops: usize, settings: &ServerSettings) -> B
     let budget = Budget::of(descriptors, loops);
     let Budget { visitors, conns, handshakes, sessions, tunnels } = budget;
     tracing::info!(
+        event = "descriptors_shared_out",
         descriptors,
         visitors,
         conns,
@@ -49,6 +55,11 @@ pub fn share_out(descriptors: u64, loops: usize, settings: &ServerSettings) -> B
     if most > visitors {
         let needed = Budget::needed(most, loops);
         tracing::warn!(
+            event = "max_connections_out_of_reach",
+            max_connections = most,
+            descriptors,
+            visitors,
+            needed,
             "max_connections is {most}, but {descriptors} open files are enough for {visitors} visitors: more are reset; \
              raise the limit (LimitNOFILE in the unit, ulimit -n) to {needed}, or lower max_connections"
         );
@@ -66,7 +77,7 @@ pub fn hide_memory() {
         return;
     }
     if let Err(error) = prctl::set_dumpable(false) {
-        tracing::warn!("cannot turn core dumps off (PR_SET_DUMPABLE): {error}");
+        tracing::warn!(event = "memory_not_hidden", "cannot turn core dumps off (PR_SET_DUMPABLE): {error}");
     }
 }
 
@@ -74,6 +85,9 @@ pub fn hide_memory() {
 /// capabilities). A failure is only logged: the programs run nothing.
 pub fn renounce_new_privileges() {
     if let Err(error) = prctl::set_no_new_privs() {
-        tracing::warn!("cannot renounce new privileges (PR_SET_NO_NEW_PRIVS): {error}");
+        tracing::warn!(
+            event = "privileges_not_renounced",
+            "cannot renounce new privileges (PR_SET_NO_NEW_PRIVS): {error}"
+        );
     }
 }

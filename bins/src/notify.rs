@@ -1,5 +1,6 @@
 //! What systemd is told of a service of `Type=notify`. Elsewhere nothing happens.
 
+use nix::time::{ClockId, clock_gettime};
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -10,12 +11,27 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// The environment variable in which systemd names its socket.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// Tells systemd that the start is through, and `status` as the line that `systemctl status` shows.
-pub fn ready(status: &str) {
+/// Tells systemd that the start or a reload is through, and `status`, if it is another one, as the line that
+/// `systemctl status` shows.
+pub fn ready(status: Option<&str>) {
+    let status = status.map(|status| format!("\nSTATUS={status}")).unwrap_or_default();
+    tell("that the start is through", || Ok(format!("READY=1{status}")));
+}
+
+/// Tells systemd that a reload begins. It ends with [`ready`].
+pub fn reloading() {
+    tell("that a reload begins", || {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+        let microseconds = i128::from(now.tv_sec()) * 1_000_000 + i128::from(now.tv_nsec()) / 1_000;
+        Ok(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"))
+    });
+}
+
+fn tell(what: &str, text: impl FnOnce() -> io::Result<String>) {
     if let Some(socket) = env::var_os(VARIABLE)
-        && let Err(error) = send(&socket, &format!("READY=1\nSTATUS={status}"))
+        && let Err(error) = text().and_then(|text| send(&socket, &text))
     {
-        tracing::warn!("cannot tell systemd that the start is through ({VARIABLE}): {error}");
+        tracing::warn!(event = "systemd_not_told", "cannot tell systemd {what} ({VARIABLE}): {error}");
     }
 }
 

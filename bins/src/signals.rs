@@ -1,7 +1,8 @@
-//! What signals do. SIGTERM and SIGINT: the first asks for a graceful stop, a later one ends the process at once. SIGHUP,
-//! SIGUSR1 and SIGUSR2 end nothing.
+//! What signals do. SIGTERM and SIGINT: the first asks for a graceful stop, a later one ends the process at once. SIGHUP
+//! asks for a reload. SIGUSR1 and SIGUSR2 end nothing.
 //! (SIGPIPE needs nothing here: Rust programs start with it ignored, and a write to a closed pipe fails.)
 
+use crate::reload::Asker;
 use runtime_epoll::Stopper;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// its group do so within milliseconds.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// Signals, caught: they wait here until [`Caught::stop_with`] says what to stop.
+/// Signals, caught: they wait here until [`Caught::serve`] says what to stop.
 #[derive(Debug)]
 pub struct Caught(Signals);
 
@@ -28,7 +29,7 @@ pub fn catch() -> io::Result<Caught> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Nothing,
-    SayThatNothingIsReloaded,
+    Reload,
     Stop,
     EndAtOnce,
 }
@@ -38,8 +39,6 @@ enum Order {
 struct Asked {
     /// When a stop was asked for first.
     stop: Option<Instant>,
-    /// Somebody has been told that nothing is reloaded.
-    reload: bool,
 }
 
 impl Asked {
@@ -50,10 +49,7 @@ impl Asked {
                 Order::Stop
             }
             (SIGTERM | SIGINT, Some(first)) if now.saturating_duration_since(first) >= SAME_REQUEST => Order::EndAtOnce,
-            (SIGHUP, _) if !self.reload => {
-                self.reload = true;
-                Order::SayThatNothingIsReloaded
-            }
+            (SIGHUP, _) => Order::Reload,
             _ => Order::Nothing,
         }
     }
@@ -73,23 +69,25 @@ impl Caught {
     }
 
     /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
-    /// what `stopper` stops; one that comes later than a second exits with code 1 wherever the first got stuck.
+    /// what `stopper` stops; one that comes later than a second exits with code 1 wherever the first got stuck. `reload`
+    /// is asked for reloads.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn stop_with(mut self, stopper: Stopper) -> io::Result<()> {
+    pub fn serve(mut self, stopper: Stopper, reload: Asker) -> io::Result<()> {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let mut asked = Asked::default();
             for signal in self.0.forever() {
                 match asked.on_signal(signal, Instant::now()) {
                     Order::Nothing => {}
-                    Order::SayThatNothingIsReloaded => {
-                        tracing::info!("SIGHUP: there is nothing to reload; restart to apply a changed configuration");
-                    }
+                    Order::Reload => reload.ask(),
                     Order::Stop => {
                         // First the deed: a log line may have to wait.
                         stopper.stop();
-                        tracing::info!("stopping; a second signal exits at once, if it comes 1 s later or more");
+                        tracing::info!(
+                            event = "stopping",
+                            "stopping; a second signal exits at once, if it comes 1 s later or more"
+                        );
                     }
                     // Not `process::exit`: its clean-up could wait for a lock that a stuck thread holds.
                     Order::EndAtOnce => signal_hook::low_level::exit(i32::from(crate::exit::FAILED)),
@@ -119,12 +117,12 @@ mod tests {
     fn other_signals_stop_nothing() {
         let (mut asked, now) = (Asked::default(), Instant::now());
         for (signal, order) in [
-            (SIGHUP, Order::SayThatNothingIsReloaded),
-            (SIGHUP, Order::Nothing),
+            (SIGHUP, Order::Reload),
+            (SIGHUP, Order::Reload),
             (SIGUSR1, Order::Nothing),
             (SIGUSR2, Order::Nothing),
             (SIGTERM, Order::Stop),
-            (SIGHUP, Order::Nothing),
+            (SIGHUP, Order::Reload),
         ] {
             assert_eq!(asked.on_signal(signal, now), order, "{signal}");
         }

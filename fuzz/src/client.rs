@@ -98,6 +98,7 @@ impl World {
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
+            access_log: true,
             timings: Timings::default(),
         };
         let timings = settings.timings.clone();
@@ -280,6 +281,7 @@ impl World {
                         | ClientMsg::ConnFailed { .. }
                         | ClientMsg::Abort { .. }
                         | ClientMsg::StartSeen { .. }
+                        | ClientMsg::ChangeTunnel { .. }
                         | ClientMsg::Drain => {}
                     }
                 }
@@ -300,6 +302,7 @@ impl World {
         let kind = tape.byte();
         let msg = match kind % 10 {
             _ if kind >= 250 => ServerMsg::AskStart { conn, epoch },
+            _ if kind >= 247 => ServerMsg::TunnelClosed { tunnel, code: TunnelRefusal::PortNotAllowed },
             0 | 1 => ServerMsg::TunnelReady { tunnel, public: SocketAddr::new(LOCAL, 6000) },
             2 => ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortInUse },
             3 | 4 => ServerMsg::NeedConn { count: tape.number32() },

@@ -7,8 +7,8 @@
 //! the explorer interleaves; a new call of the drivers goes into both.
 
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
-    ToServerMain,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
@@ -479,6 +479,12 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for View<'_> {
 impl Tell<ToLoop<ToClientLoop>> for View<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.net.post(Mail::ClientLoop(msg.message));
+    }
+}
+
+impl Tell<Reported> for View<'_> {
+    fn tell(&mut self, _: Reported) {
+        unreachable!("nobody asks here");
     }
 }
 

@@ -101,7 +101,12 @@ impl World {
     fn new() -> Self {
         let secret = Secret::new(b"secret".to_vec());
         let credential = Credential { name: "fuzz".into(), tokens: vec![secret.clone()], scope: Scope::default() };
-        let settings = ServerSettings { credentials: vec![credential], max_handshakes: 8, ..ServerSettings::default() };
+        let settings = ServerSettings {
+            credentials: vec![credential],
+            max_handshakes: 8,
+            access_log: true,
+            ..ServerSettings::default()
+        };
         let timings = settings.timings.clone();
         let mut world = Self {
             net: Net::default(),
@@ -278,6 +283,9 @@ impl World {
         let kind = tape.byte();
         let msg = match kind % 10 {
             _ if kind >= 250 => ClientMsg::StartSeen { conn, epoch, seen: kind >= 253 },
+            _ if kind >= 247 => {
+                ClientMsg::ChangeTunnel { tunnel: TunnelId(epoch.0), name: "new".into(), limits: limits(tape) }
+            }
             0 | 1 => {
                 let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];
                 let name = "é".repeat(usize::from(tape.byte() % 64));
@@ -552,6 +560,7 @@ impl Ctl {
                     ServerMsg::NeedConn { count } => self.asked += count,
                     ServerMsg::Fin { total, how, .. } => self.fins.push(Fin { total, how }),
                     ServerMsg::TunnelRefused { .. }
+                    | ServerMsg::TunnelClosed { .. }
                     | ServerMsg::Abort { .. }
                     | ServerMsg::AskStart { .. }
                     | ServerMsg::Drain => {}

@@ -111,6 +111,11 @@ impl<W> Binds<W> {
         self.queues.values().flat_map(|queue| &queue.waiting)
     }
 
+    /// What waits, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut W> {
+        self.queues.values_mut().flat_map(|queue| &mut queue.waiting)
+    }
+
     /// For tests and simulations.
     ///
     /// # Panics

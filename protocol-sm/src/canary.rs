@@ -81,11 +81,23 @@ pub enum PlantedBug {
     LongTurn,
     /// A ctl_conn is read until nothing is left.
     CtlTurnEndless,
+    /// A visit leaves no record where the visitor was gone before its transfer was over.
+    GoneVisitForgotten,
+    /// What a lost outer socket was not given is recorded as given.
+    DroppedCounted,
+    /// A client that is told its settings anew begins a new session.
+    ReloadCutsSession,
+    /// A server leaves the public ports open that a client may not have any more.
+    ShrunkScopeKept,
+    /// A tunnel that has moved is not closed.
+    MovedTunnelKept,
+    /// A client is not told that its ports were released.
+    ReleaseUntold,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 41] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -121,6 +133,12 @@ impl PlantedBug {
         Self::ConnsUnbounded,
         Self::LongTurn,
         Self::CtlTurnEndless,
+        Self::GoneVisitForgotten,
+        Self::DroppedCounted,
+        Self::ReloadCutsSession,
+        Self::ShrunkScopeKept,
+        Self::MovedTunnelKept,
+        Self::ReleaseUntold,
     ];
 }
 

@@ -239,6 +239,8 @@ pub enum TunnelRefusal {
     TooManyTunnels,
     /// The server is out of descriptors or memory.
     Resources,
+    /// The session had no ctl_conn for so long that the server gave the port up. It may be registered again.
+    Released,
 }
 
 impl TunnelRefusal {
@@ -247,7 +249,7 @@ impl TunnelRefusal {
     pub fn is_final(self) -> bool {
         match self {
             Self::PortNotAllowed | Self::PortDenied => true,
-            Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources => false,
+            Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources | Self::Released => false,
         }
     }
 }
@@ -269,6 +271,7 @@ impl fmt::Display for TunnelRefusal {
                 "the clients with this token have as many tunnels as the server allows them together (max_tunnels)"
             }
             Self::Resources => "the server is out of descriptors or memory",
+            Self::Released => "the connection was lost for longer than the server's session_grace",
         })
     }
 }
@@ -284,6 +287,8 @@ pub enum CloseCode {
     Violation,
     /// The server stops.
     Stopping,
+    /// The server does not take the client's token any more.
+    Revoked,
 }
 
 impl fmt::Display for CloseCode {
@@ -293,6 +298,7 @@ impl fmt::Display for CloseCode {
             Self::Replaced => "another client with the same identity took over",
             Self::Violation => "the peer broke the protocol",
             Self::Stopping => "the server is stopping",
+            Self::Revoked => "the server does not take the client's token any more",
         })
     }
 }

@@ -7,6 +7,8 @@ use crate::rate::Rates;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::{Source, SourceLists};
 use crate::time::Instant;
+use crate::visit::Label;
+use alloc::sync::Arc;
 use core::net::IpAddr;
 
 /// A tunnel's limits: what the server allows the client, narrowed by what the client asked for.
@@ -21,6 +23,8 @@ pub struct Gate {
     pub per_source: u32,
     /// Whose tunnel it is.
     pub holder: Holder,
+    /// What the access log calls it; none where that is off.
+    pub label: Option<Arc<Label>>,
 }
 
 impl Gate {
@@ -36,6 +40,16 @@ impl Gate {
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
             per_source: scope.per_source(),
             holder,
+            label: None,
+        }
+    }
+
+    /// Takes the place of `before`, whose visitors are remembered if their rate is the same.
+    pub fn follow(&mut self, before: &mut Self) {
+        if let (Some(rate), Some(old)) = (&mut self.rate, &mut before.rate)
+            && rate.is_like(old)
+        {
+            core::mem::swap(rate, old);
         }
     }
 
@@ -76,6 +90,21 @@ mod tests {
         assert_eq!(gate.admit(Instant::ZERO, ip("::ffff:10.2.0.1")), Ok(()));
         for denied in ["10.9.0.1", "10.1.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(gate.admit(Instant::ZERO, ip(denied)), Err(Dropped::SourceDenied), "{denied}");
+        }
+    }
+
+    #[test]
+    fn who_has_visited_is_remembered_where_the_rate_stays() {
+        let gate = |rate| {
+            let limits = TunnelLimits { max_connection_rate: rate, ..TunnelLimits::default() };
+            Gate::new(None, &Scope::default(), limits)
+        };
+        let mut before = gate(1);
+        assert_eq!(before.admit(Instant::ZERO, ip("10.0.0.1")), Ok(()));
+        for (rate, admitted) in [(1, Err(Dropped::TooOften)), (2, Ok(())), (0, Ok(()))] {
+            let mut after = gate(rate);
+            after.follow(&mut before.clone());
+            assert_eq!(after.admit(Instant::ZERO, ip("10.0.0.1")), admitted, "{rate}");
         }
     }
 

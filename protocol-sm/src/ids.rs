@@ -1,6 +1,7 @@
 //! Names of things, most of them on the wire. None of them is ever used twice for two things, so an old message
 //! can never name a new thing (PROTOCOL.md, P-ID-1).
 
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// One session of one client: random, drawn by the server, survives its ctl_conn.
@@ -23,6 +24,13 @@ pub struct Registration {
 /// Who a client is across restarts; chosen by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub [u8; 16]);
+
+/// Enough of it to tell clients apart.
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 /// One proxy_conn of a session: the client counts up from 1 and never reuses a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,7 +10,7 @@
 //! Invariants, checked in the drivers' `assert_consistent`:
 //! - H1 a holder's counts are the sums of what its sessions have;
 //! - H2 a holder that has nothing is not remembered;
-//! - H3 all together have no more than they may.
+//! - H3 all together have no more than they may, or had when that was lowered.
 
 use alloc::collections::BTreeMap;
 
@@ -49,12 +49,19 @@ pub struct Ledger {
     totals: [u32; Good::ALL.len()],
     /// What they may be.
     caps: [u32; Good::ALL.len()],
+    /// What they were when that was said.
+    before: [u32; Good::ALL.len()],
 }
 
 impl Default for Ledger {
     /// One without bounds.
     fn default() -> Self {
-        Self { accounts: BTreeMap::new(), totals: [0; Good::ALL.len()], caps: [u32::MAX; Good::ALL.len()] }
+        Self {
+            accounts: BTreeMap::new(),
+            totals: [0; Good::ALL.len()],
+            caps: [u32::MAX; Good::ALL.len()],
+            before: [0; Good::ALL.len()],
+        }
     }
 }
 
@@ -62,8 +69,14 @@ impl Ledger {
     /// The same, where all holders together may have `cap` of `good`.
     #[must_use]
     pub fn with_cap(mut self, good: Good, cap: u32) -> Self {
-        self.caps[good as usize] = cap;
+        self.set_cap(good, cap);
         self
+    }
+
+    /// From now on all holders together may have `cap` of `good`.
+    pub fn set_cap(&mut self, good: Good, cap: u32) {
+        self.caps[good as usize] = cap;
+        self.before[good as usize] = self.totals[good as usize];
     }
 
     /// How many more there may be of all holders together.
@@ -126,12 +139,15 @@ impl Ledger {
     /// # Panics
     /// If they are not.
     pub fn assert_holds(&self, held: impl Iterator<Item = (Holder, Good, u32)>) {
-        let mut counted = Self { caps: self.caps, ..Self::default() };
+        let mut counted = Self { caps: self.caps, before: self.before, ..Self::default() };
         held.for_each(|(holder, good, count)| counted.add(holder, good, count));
         assert_eq!(*self, counted, "H1, H2: a holder's counts are those of its sessions");
         for good in Good::ALL {
             let (all, cap) = (self.totals[good as usize], self.caps[good as usize]);
-            assert!(all <= cap, "H3: {all} of {good:?}, and all holders together may have {cap}");
+            assert!(
+                all <= cap.max(self.before[good as usize]),
+                "H3: {all} of {good:?}, and all holders together may have {cap}"
+            );
         }
     }
 }

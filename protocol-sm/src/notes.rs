@@ -3,7 +3,10 @@
 
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
+use crate::reload::Changes;
 use crate::sys_error::SysError;
+use crate::visit::Visit;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -91,6 +94,8 @@ pub enum Note {
         /// The reason.
         why: Dropped,
     },
+    /// A visit is over: for the access log, where it is on.
+    Visit(Visit),
     /// A proxy_conn became idle for the first time.
     ConnUp {
         /// The conn.
@@ -141,7 +146,21 @@ pub enum Note {
         credential: Option<String>,
         /// The reason.
         code: CloseCode,
-        /// Nobody resumed it within this time.
+        /// What it had waited for, if its client was lost and nobody resumed it.
+        expiry: Option<Expiry>,
+    },
+    /// A session without a ctl_conn gave its public ports up; its transfers go on.
+    SessionAsleep {
+        /// The client.
+        client: ClientId,
+        /// The name of the credential that the client proved; none where the server has no tokens.
+        credential: Option<String>,
+        /// Nobody resumed it within this time. None: another client of the same holder asks for its port.
+        waited: Option<Duration>,
+    },
+    /// On the client: its session is gone, and with it the transfers.
+    SessionLost {
+        /// The server could not be reached for this long. None: it was, and did not know the session any more.
         waited: Option<Duration>,
     },
     /// A tunnel was opened at this address, or refused.
@@ -204,6 +223,11 @@ pub enum Note {
         why: Disconnect,
         /// The pause.
         pause: Duration,
+    },
+    /// What the user has said anew was carried out.
+    Reloaded {
+        /// What was changed. `None`: nothing, as the program stops.
+        changes: Option<Box<Changes>>,
     },
     /// The peer broke the protocol.
     Violation {
@@ -316,6 +340,19 @@ impl Disconnect {
             Self::Violation(violation) => format!("the server {server} broke the protocol: {violation}"),
         }
     }
+}
+
+/// Why a session whose client is lost is not kept any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Expiry {
+    /// Nobody resumed it within this time, `session_grace`, and it has no transfers.
+    Grace(Duration),
+    /// Nobody resumed it within this time, `transfer_grace`.
+    Transfers(Duration),
+    /// Its last conn is gone.
+    Deserted,
+    /// Its holder has as many sessions as it may have, and a newcomer needs its place.
+    Full,
 }
 
 /// Why a connection was closed before its handshake was complete.

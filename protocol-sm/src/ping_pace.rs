@@ -35,6 +35,13 @@ impl PingPace {
         Self { longest, interval: longest, grows_at: None, said: false }
     }
 
+    /// The interval is `longest` again, which the user has set anew.
+    pub fn begin_at(&mut self, longest: Duration) {
+        if longest != self.longest {
+            *self = Self { said: self.said, ..Self::new(longest) };
+        }
+    }
+
     /// How long a conn may be silent now.
     pub fn interval(&mut self, now: Instant) -> Duration {
         while let Some(at) = self.grows_at

@@ -59,6 +59,11 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         }
     }
 
+    /// Keeps `keep` conns ready from now on; the next [`Pool::ask`] asks for those that are missing.
+    pub fn keep(&mut self, keep: u32) {
+        self.keep = keep;
+    }
+
     /// Nothing is asked for from now on: no more visitors will come.
     pub fn close(&mut self) {
         self.closed = true;

@@ -46,6 +46,12 @@ impl<K> Rates<K> {
     pub fn per_minute(count: u32) -> Self {
         Self::new(Duration::from_secs(60) / count, count)
     }
+
+    /// Whether it is the same rate, whatever has happened since it began.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.every, self.burst) == (other.every, other.burst)
+    }
 }
 
 impl<K: Copy + Ord> Rates<K> {

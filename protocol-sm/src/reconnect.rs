@@ -55,6 +55,13 @@ impl Reconnect {
         }
     }
 
+    /// Somebody has changed something: the pauses begin anew, with these bounds.
+    pub fn on_changed(&mut self, reconnect_min: Duration, reconnect_max: Duration) {
+        self.quick = Backoff::new(reconnect_min, reconnect_max);
+        self.slow = slow();
+        self.reconnect_min = reconnect_min;
+    }
+
     /// A session is up. Returns whether a lasting failure came before, of which people have been told.
     pub fn on_up(&mut self) -> bool {
         self.quick.reset();

@@ -56,6 +56,11 @@ impl<M> NumberedMessages<M> {
         Self { unacked: VecDeque::new(), max_unacked, acked: 0, received: 0, told: 0 }
     }
 
+    /// At least `max_unacked` may pile up from now on. A bound is never lowered: what has piled up would exceed it.
+    pub fn bear(&mut self, max_unacked: usize) {
+        self.max_unacked = self.max_unacked.max(max_unacked);
+    }
+
     /// Messages that may pile up.
     #[must_use]
     pub fn max_unacked(&self) -> usize {

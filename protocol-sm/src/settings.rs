@@ -52,9 +52,12 @@ pub struct Timings {
     pub heartbeat_timeout: Duration,
     /// Both: a connection must finish its handshake within this (default 10 s).
     pub handshake_timeout: Duration,
-    /// Server: a session without a ctl_conn is kept this long for a resume (default 30 s).
-    /// Client: how long it keeps its transfers while it cannot reach the server.
+    /// Server: a session without a ctl_conn keeps its public ports this long (default 30 s).
+    /// Client: it hurries to be back within this.
     pub session_grace: Duration,
+    /// Both: a session without a ctl_conn may be resumed, and its transfers go on, for this long (default 5 min), but
+    /// never shorter than `session_grace`.
+    pub transfer_grace: Duration,
     /// Server: a visitor waits at most this long for a proxy_conn (default 10 s).
     pub wait_timeout: Duration,
     /// Client: dialling the LocalServer or the server takes at most this (default 5 s). The server
@@ -91,12 +94,19 @@ pub struct Timings {
 const SLACK: Duration = Duration::from_secs(10);
 
 impl Timings {
+    /// How long a session without a ctl_conn is kept for a resume.
+    // PROTOCOL.md: P-RES-6.
+    #[must_use]
+    pub fn kept(&self) -> Duration {
+        self.transfer_grace.max(self.session_grace)
+    }
+
     /// How long the kernel lets a proxy_conn hear nothing from its peer, although it asks, before it fails: as long as
     /// the session outlives a cut of the whole line, so that no transfer is lost which the protocol would have kept.
     // PROTOCOL.md: P-XFER-10.
     #[must_use]
     pub fn conn_silence(&self) -> Duration {
-        self.heartbeat_timeout.saturating_add(self.session_grace).saturating_add(SLACK)
+        self.heartbeat_timeout.saturating_add(self.kept()).saturating_add(SLACK)
     }
 }
 
@@ -107,6 +117,7 @@ impl Default for Timings {
             heartbeat_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(10),
             session_grace: Duration::from_secs(30),
+            transfer_grace: Duration::from_secs(300),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
             start_patience: Duration::from_secs(1),
@@ -196,7 +207,8 @@ pub struct Credential {
 // PROTOCOL.md: P-LIM-1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerSettings {
-    /// Accepted credentials. Empty: clients are taken from loopback addresses only.
+    /// Accepted credentials. Without any token clients are taken from loopback addresses only. In a running server a
+    /// credential keeps its place, and one that was taken away stays there without tokens.
     pub credentials: Vec<Credential>,
     /// What clients may do where `credentials` is empty.
     pub open_scope: Scope,
@@ -216,11 +228,36 @@ pub struct ServerSettings {
     pub advertise_proxy_port: Option<u16>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
+    /// Each visit leaves a record at its end (default: none does).
+    pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
 }
 
 impl ServerSettings {
+    /// Whether there are no tokens, and clients are taken from loopback addresses only.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.credentials.iter().all(|credential| credential.tokens.is_empty())
+    }
+
+    /// What a holder may do.
+    #[must_use]
+    pub fn scope_of(&self, holder: Holder) -> &Scope {
+        holder.map_or(&self.open_scope, |index| &self.credentials[index].scope)
+    }
+
+    /// Whether whoever has proved `token` as `holder` is still taken.
+    // PROTOCOL.md: P-AUTH-16.
+    #[must_use]
+    pub fn takes(&self, holder: Holder, token: Option<&Token>) -> bool {
+        match (holder, token) {
+            (Some(index), Some(token)) => self.credentials[index].tokens.contains(token),
+            (None, None) => self.is_open(),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// The name of a credential, for logs; `None` where there are none.
     #[must_use]
     pub fn name_of(&self, holder: Holder) -> Option<String> {
@@ -240,6 +277,7 @@ impl Default for ServerSettings {
             budget: Budget::default(),
             advertise_proxy_port: None,
             tls_required: false,
+            access_log: false,
             timings: Timings::default(),
         }
     }
@@ -297,6 +335,8 @@ pub struct ClientSettings {
     pub max_proxy_conns: u32,
     /// Where proxy_conns go.
     pub proxy: ProxyAt,
+    /// Each visit leaves a record at its end.
+    pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
 }

@@ -1,23 +1,26 @@
 //! The client's threads.
 
-use crate::mail::Outgoing;
-use crate::notes::browsers_refuse;
+use crate::mail::{Address, Outgoing};
+use crate::notes::{AccessLog, browsers_refuse, seconds};
+use crate::reports::Reports;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ClientTls, Tls};
-use crate::{Program, Stopper};
+use crate::tls::{ClientTls, Tls, TlsInUse};
+use crate::{Program, Reporter, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop};
+use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
+use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 /// Where the server is, and what to expose.
@@ -31,6 +34,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the connections to the server.
     pub tls: Option<ClientTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ClientSettings,
 }
@@ -40,8 +45,10 @@ pub struct Config {
 pub struct Forwarding {
     /// The tunnel's name.
     pub tunnel: String,
-    /// The public port. The host to show is the one in `Config::server`.
+    /// The public port.
     pub public: SocketAddr,
+    /// The host under which this client reaches the server.
+    pub host: String,
     /// The LocalServer, as configured.
     pub local: String,
 }
@@ -50,9 +57,12 @@ pub struct Forwarding {
 #[derive(Debug)]
 pub struct Client {
     config: Config,
+    tls: TlsInUse,
+    answers: Option<Sender<Option<Changes>>>,
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
+    reports: Reports,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -107,12 +117,38 @@ pub struct Summary {
 ///
 /// # Errors
 /// The machine is out of descriptors.
-pub fn start(config: Config) -> Result<Client, io::Error> {
+pub fn start(mut config: Config) -> Result<Client, io::Error> {
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
-    Ok(Client { config, clock, host, main, loop_count, hosts })
+    let tls = TlsInUse::new(in_use(config.tls.take()));
+    Ok(Client { config, tls, answers: None, clock, host, main, reports: Reports::default(), loop_count, hosts })
+}
+
+fn in_use(tls: Option<ClientTls>) -> Tls {
+    tls.map_or(Tls::Off, Tls::Client)
+}
+
+/// Tells a client that runs its configuration anew.
+#[derive(Debug)]
+pub struct Reloader {
+    main: Address<ToClientMain>,
+    tls: TlsInUse,
+    answers: Receiver<Option<Changes>>,
+}
+
+impl Reloader {
+    /// The client goes on as `config` says, and loses nothing that stays. Waits until the client has taken it over, and
+    /// returns what was changed; `None` if the client stops, and changes nothing any more. The event loops, the way that
+    /// payload is moved, the access log, and the client's identity stay as they were.
+    pub fn reload(&mut self, config: Config) -> Option<Changes> {
+        let Config { server, tls, settings, .. } = config;
+        let reconnect = self.tls.set(in_use(tls));
+        self.main.post(ToClientMain::Reload(Box::new(ClientReload { server, settings, reconnect })));
+        self.answers.recv().ok().flatten()
+    }
 }
 
 impl Client {
@@ -122,6 +158,20 @@ impl Client {
         Stopper(Program::Client(self.main.address()))
     }
 
+    /// A handle that tells the client its configuration anew. There is one: the last that was asked for.
+    #[must_use]
+    pub fn reloader(&mut self) -> Reloader {
+        let (sender, answers) = channel();
+        self.answers = Some(sender);
+        Reloader { main: self.main.address(), tls: self.tls.clone(), answers }
+    }
+
+    /// A handle that tells what the client does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reports.reporter(Program::Client(self.main.address()))
+    }
+
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
     /// `on_forwarding` on it, once per tunnel that becomes reachable, is reachable again after it was refused, or changes
     /// its public address.
@@ -129,26 +179,36 @@ impl Client {
     /// # Errors
     /// See [`RunError`].
     pub fn run(self, mut on_forwarding: impl FnMut(&Forwarding)) -> Result<Summary, RunError> {
-        let Self { config: Config { server, settings, relay, tls, .. }, clock, mut host, main, loop_count, hosts } =
-            self;
-        let tls = tls.map_or(Tls::Off, Tls::Client);
+        let Self {
+            config: Config { server, settings, relay, access_log, .. },
+            tls,
+            answers,
+            clock,
+            mut host,
+            main,
+            reports,
+            loop_count,
+            hosts,
+        } = self;
         let timings = settings.timings.clone();
         let main_address = main.address();
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::new(main_address.clone()),
+            reports,
         };
-        let server_host = host_of(&server).to_owned();
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
         main.sys.set_limits(Limits::new(&timings));
+        answers.into_iter().for_each(|answers| main.sys.notes().answer_reloads(answers));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let mut worker =
                 Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay);
             worker.sys.use_tls(tls.clone());
             worker.sys.set_limits(Limits::new(&timings));
+            worker.sys.notes().record_visits(access_log.clone());
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");
@@ -162,7 +222,7 @@ impl Client {
                 for (tunnel, outcome) in sys.notes().tunnel_news() {
                     // One that was closed meanwhile is no news.
                     let spec = driver.tunnel(tunnel);
-                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, &server_host, outcome)) {
+                    if let Some(forwarding) = spec.and_then(|spec| announce(spec, host_of(driver.server()), outcome)) {
                         on_forwarding(&forwarding);
                     }
                 }
@@ -207,25 +267,42 @@ fn announce(
             if spec.local == format!("{server_host}:{}", public.port()) {
                 let (tunnel, local) = (&spec.name, &spec.local);
                 tracing::warn!(
+                    event = "tunnel_into_itself",
                     tunnel,
-                    "its `local` is its own public port, {local}: each visitor would visit the tunnel once more, until \
+                    local,
+                    "its `local` is its own public port: each visitor would visit the tunnel once more, until \
                      max_connections are there; give the address of the service"
                 );
             }
-            let (port, local, remark) = (public.port(), &spec.local, browsers_refuse(public.port()));
-            tracing::info!(tunnel = spec.name, "reachable at port {port}, forwarded to {local}{remark}");
-            Some(Forwarding { tunnel: spec.name.clone(), public, local: spec.local.clone() })
+            let (tunnel, local, remark) = (&spec.name, &spec.local, browsers_refuse(public.port()));
+            tracing::info!(
+                event = "tunnel_reachable",
+                tunnel,
+                public_port = public.port(),
+                local,
+                "the tunnel is reachable{remark}"
+            );
+            let host = server_host.to_owned();
+            Some(Forwarding { tunnel: spec.name.clone(), public, host, local: spec.local.clone() })
         }
         Err((code, pause)) => {
-            let (tunnel, port, pause) = (&spec.name, spec.public_port, pause.as_secs_f32());
+            let (tunnel, public_port, pause) = (&spec.name, spec.public_port, seconds(pause));
             if code.is_final() {
                 tracing::error!(
+                    event = "tunnel_unreachable",
                     tunnel,
-                    port,
-                    "not reachable: {code}; asked for again in {pause:.0} s and then more rarely"
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause, and then more rarely"
                 );
             } else {
-                tracing::warn!(tunnel, port, "not reachable: {code}; asked for again in {pause:.1} s");
+                tracing::warn!(
+                    event = "tunnel_not_reachable_yet",
+                    tunnel,
+                    public_port,
+                    pause,
+                    "not reachable: {code}; asked for again after a pause"
+                );
             }
             None
         }
@@ -237,6 +314,13 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToClientLoop>> for MainOut {

@@ -32,12 +32,15 @@ mod mail;
 mod mail_tests;
 mod notes;
 mod parts;
+mod reports;
 mod resolve;
 pub mod server;
 mod sys;
 mod thread;
 pub mod tls;
 
+pub use notes::AccessLog;
+pub use reports::{Question, Reporter};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;

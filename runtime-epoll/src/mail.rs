@@ -56,7 +56,7 @@ impl Bell {
         if self.asleep.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             && let Err(error) = self.waker.wake()
         {
-            tracing::error!("a thread cannot be woken: {error}");
+            tracing::error!(event = "thread_not_woken", "a thread cannot be woken: {error}");
         }
     }
 }

@@ -2,12 +2,16 @@
 //! limited, and the next one says how many were left out.
 
 use crate::sys::ports::is_listened_on;
-use protocol_sm::codes::TunnelRefusal;
-use protocol_sm::driver::{Dropped, HandshakeEnd, Note};
-use protocol_sm::ids::{ClientId, TunnelId};
+use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
+use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
+use protocol_sm::ids::TunnelId;
 use protocol_sm::ports::is_refused_by_browsers;
+use protocol_sm::reload::Changes;
+use protocol_sm::visit::Visit;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// Lines of one kind that may be written at once.
@@ -31,49 +35,96 @@ pub(crate) struct Notes {
     ports: Limiter,
     accepts: Limiter,
     violations: Limiter,
+    /// Where visits are recorded, if they are.
+    access_log: Option<AccessLog>,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
+    /// Whoever has told the program its configuration anew waits there for what that has changed.
+    reloads: Option<Sender<Option<Changes>>>,
+}
+
+/// Where a program's visits are recorded: called at the end of each, on the thread that carried it. It must not block.
+#[derive(Clone)]
+pub struct AccessLog(Arc<dyn Fn(Visit) + Send + Sync>);
+
+impl AccessLog {
+    /// Records visits by calling `record`.
+    pub fn new(record: impl Fn(Visit) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(record))
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessLog")
+    }
 }
 
 impl Notes {
+    /// Visits are recorded there, if anywhere.
+    pub(crate) fn record_visits(&mut self, access_log: Option<AccessLog>) {
+        self.access_log = access_log;
+    }
+
     /// What became of the client's tunnels since the last call.
     pub(crate) fn tunnel_news(&mut self) -> impl Iterator<Item = TunnelNews> {
         self.tunnel_news.drain(..)
     }
 
-    /// Logs `note`.
+    /// What a new configuration has changed is told to `to` from now on.
+    pub(crate) fn answer_reloads(&mut self, to: Sender<Option<Changes>>) {
+        self.reloads = Some(to);
+    }
+
+    /// Logs `note`. A name that a peer has chosen is a field of its own, as a string: there it is escaped, and cannot
+    /// forge a line. `peer_ip` is the first field behind the event's name, where a fail2ban filter finds it.
     pub(crate) fn take(&mut self, note: Note) {
         match note {
             Note::Started { conn, epoch, tunnel, visitor } => {
-                tracing::debug!(conn = conn.0, epoch = epoch.0, tunnel = tunnel.0, %visitor, "transfer started");
+                let (peer_ip, peer_port) = peer(visitor);
+                let (conn, epoch, tunnel_id) = (conn.0, epoch.0, tunnel.0);
+                tracing::debug!(event = "transfer_started", %peer_ip, peer_port, conn, epoch, tunnel_id, "transfer started");
             }
             Note::Finished { conn, epoch, egress, ingress } => {
-                tracing::debug!(conn = conn.0, epoch = epoch.0, egress, ingress, "transfer finished");
+                let (conn, epoch) = (conn.0, epoch.0);
+                tracing::debug!(event = "transfer_finished", conn, epoch, egress, ingress, "transfer finished");
             }
             Note::Aborted { conn, epoch, code, by_peer } => {
-                tracing::debug!(conn = conn.0, epoch = epoch.0, by_peer, "transfer aborted: {code}");
+                let (conn, epoch) = (conn.0, epoch.0);
+                tracing::debug!(event = "transfer_aborted", conn, epoch, by_peer, "transfer aborted: {code}");
             }
             Note::TakenBack { conn, epoch, visitor, lost: _ } => {
-                let (conn, epoch) = (conn.0, epoch.0);
-                tracing::debug!(conn, epoch, %visitor, "the client never saw this transfer: the visitor gets another conn");
+                let ((peer_ip, peer_port), conn, epoch) = (peer(visitor), conn.0, epoch.0);
+                tracing::debug!(
+                    event = "transfer_taken_back",
+                    %peer_ip,
+                    peer_port,
+                    conn,
+                    epoch,
+                    "the client never saw this transfer: the visitor gets another conn"
+                );
             }
             // Once per session and thread.
             Note::IdleConnsDie { conn, silence, interval } => tracing::warn!(
+                event = "idle_conns_die",
                 conn = conn.0,
-                "an idle proxy_conn was dead after {:.0} s of silence: a router or firewall between server and client seems \
-                 to forget quiet connections; they are now pinged every {:.0} s, and visitors get another one",
-                silence.as_secs_f32(),
-                interval.as_secs_f32(),
+                silence = seconds(silence),
+                interval = seconds(interval),
+                "an idle proxy_conn was dead after a silence: a router or firewall between server and client seems to \
+                 forget quiet connections; they are now pinged more often, and visitors get another one"
             ),
-            Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|left_out| {
-                let (conn, epoch, tunnel) = (conn.0, epoch.0, tunnel.0);
-                tracing::warn!(conn, epoch, tunnel, "visitor refused: {code}{left_out}");
+            Note::Refused { conn, epoch, code, tunnel } => self.refused.line(|suppressed| {
+                let (conn, epoch, tunnel_id) = (conn.0, epoch.0, tunnel.0);
+                tracing::warn!(event = "local_refused", conn, epoch, tunnel_id, suppressed, "visitor refused: {code}");
             }),
-            Note::NoLocalPort { to } => self.ports.line(|left_out| {
+            Note::NoLocalPort { to } => self.ports.line(|suppressed| {
                 tracing::warn!(
+                    event = "no_local_port",
+                    %to,
+                    suppressed,
                     "no local port left towards {to}: each connection to it holds one, and for 60 s after its end if \
                      the visitor ended it first; widen net.ipv4.ip_local_port_range, or let the service listen at \
-                     further addresses or ports, with a tunnel to each{left_out}"
+                     further addresses or ports, with a tunnel to each"
                 );
             }),
             // Strangers can cause these at will: they must not hide the others.
@@ -82,85 +133,257 @@ impl Notes {
                 tunnel,
                 why: why @ (Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull),
             } => {
-                self.kept_out.line(|left_out| {
-                    tracing::warn!(%visitor, tunnel = tunnel.0, "visitor refused: {why}{left_out}");
+                let ((peer_ip, peer_port), tunnel_id) = (peer(visitor), tunnel.0);
+                self.kept_out.line(|suppressed| {
+                    tracing::warn!(
+                        event = "visitor_refused",
+                        %peer_ip,
+                        peer_port,
+                        tunnel_id,
+                        suppressed,
+                        "visitor refused: {why}"
+                    );
                 });
             }
-            Note::VisitorDropped { visitor, tunnel, why } => self.visitors.line(|left_out| {
-                tracing::warn!(%visitor, tunnel = tunnel.0, "visitor dropped: {why}{left_out}");
-            }),
-            Note::ConnUp { conn } => tracing::debug!(conn = conn.0, "proxy_conn up"),
-            Note::ConnDown { conn } => tracing::debug!(conn = conn.0, "proxy_conn closed"),
-            Note::ConnFailed { conn, to, why } => self.conns.line(|left_out| {
+            Note::VisitorDropped { visitor, tunnel, why } => {
+                let ((peer_ip, peer_port), tunnel_id) = (peer(visitor), tunnel.0);
+                self.visitors.line(|suppressed| {
+                    tracing::warn!(
+                        event = "visitor_dropped",
+                        %peer_ip,
+                        peer_port,
+                        tunnel_id,
+                        suppressed,
+                        "visitor dropped: {why}"
+                    );
+                });
+            }
+            Note::Visit(visit) => {
+                if let Some(log) = &self.access_log {
+                    (log.0)(visit);
+                }
+            }
+            Note::ConnUp { conn } => tracing::debug!(event = "conn_up", conn = conn.0, "proxy_conn up"),
+            Note::ConnDown { conn } => tracing::debug!(event = "conn_closed", conn = conn.0, "proxy_conn closed"),
+            Note::ConnFailed { conn, to, why } => self.conns.line(|suppressed| {
                 tracing::error!(
+                    event = "conn_not_opened",
                     conn = conn.0,
-                    "proxy_conn not opened: no data connection to {to}: {why}; TCP to the server's proxy port {} must be \
-                     open from here, and if it is reached under another number, say `proxy_port` in this client's file or \
-                     `advertise_proxy_port` in the server's{left_out}",
-                    to.port()
+                    %to,
+                    proxy_port = to.port(),
+                    suppressed,
+                    "proxy_conn not opened: no data connection to {to}: {why}; TCP to the server's proxy port must be open \
+                     from here, and if it is reached under another number, say `proxy_port` in this client's file or \
+                     `advertise_proxy_port` in the server's"
                 );
             }),
-            Note::Stale { conn } => tracing::debug!(conn = conn.0, "message about something gone, ignored"),
-            Note::SessionUp { client, credential, from, resumed } => self.sessions.line(|left_out| {
-                let what = if resumed { "resumed" } else { "began" };
-                tracing::info!(client = %Id(client), credential, %from, "session {what}{left_out}");
+            Note::Stale { conn } => {
+                tracing::debug!(event = "stale_message", conn = conn.0, "message about something gone, ignored");
+            }
+            Note::SessionUp { client, credential, from, resumed } => {
+                let (peer_ip, peer_port) = peer(from);
+                self.sessions.line(|suppressed| {
+                    if resumed {
+                        tracing::info!(
+                            event = "session_resumed", %peer_ip, peer_port, %client, credential, suppressed, "session resumed"
+                        );
+                    } else {
+                        tracing::info!(
+                            event = "session_began", %peer_ip, peer_port, %client, credential, suppressed, "session began"
+                        );
+                    }
+                });
+            }
+            Note::SessionDetached { client, credential } => self.sessions.line(|suppressed| {
+                tracing::info!(
+                    event = "session_detached",
+                    %client,
+                    credential,
+                    suppressed,
+                    "session lost its ctl_conn and waits for a resume"
+                );
             }),
-            Note::SessionDetached { client, credential } => self.sessions.line(|left_out| {
-                tracing::info!(client = %Id(client), credential, "session lost its ctl_conn and waits for a resume{left_out}");
+            Note::SessionAsleep { client, credential, waited } => self.sessions.line(|suppressed| {
+                let why = match waited {
+                    Some(waited) => not_back(waited, "session_grace"),
+                    None => "its connection was lost, and another client with its token asks for its port".to_owned(),
+                };
+                tracing::info!(
+                    event = "session_released",
+                    %client,
+                    credential,
+                    waited = waited.map(seconds),
+                    suppressed,
+                    "ports released: {why}; its transfers go on"
+                );
             }),
-            Note::SessionOver { client, credential, code, waited } => self.sessions.line(|left_out| match waited {
-                Some(waited) => {
-                    let seconds = waited.as_secs_f32();
-                    tracing::info!(
-                        client = %Id(client),
-                        credential,
-                        "session over: its connection was lost and the client did not come back within {seconds} s \
-                         (session_grace); its ports are free{left_out}"
-                    );
-                }
-                None => tracing::info!(client = %Id(client), credential, "session over: {code}{left_out}"),
+            Note::SessionOver { client, credential, code, expiry: None } => self.sessions.line(|suppressed| {
+                tracing::info!(event = "session_over", %client, credential, suppressed, "session over: {code}");
             }),
-            Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => self.sessions.line(|left_out| match outcome {
-                // The name is the client's choice: escaped, it cannot forge a line.
-                Ok(public) => {
-                    let remark = browsers_refuse(public.port());
-                    tracing::info!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel open at {public}{remark}{left_out}");
-                }
-                Err(code) => {
-                    let holder = if code == TunnelRefusal::PortInUse { port_holder(wanted) } else { String::new() };
-                    tracing::warn!(client = %Id(client), credential, tunnel = tunnel.0, name = ?name, "tunnel refused: {code}{holder}{left_out}");
-                }
+            Note::SessionOver { client, credential, expiry: Some(expiry), .. } => self.sessions.line(|suppressed| {
+                let (waited, why) = match expiry {
+                    Expiry::Grace(waited) => {
+                        (Some(waited), format!("{}; its ports are free", not_back(waited, "session_grace")))
+                    }
+                    Expiry::Transfers(waited) => {
+                        (Some(waited), format!("{}; its transfers are reset", not_back(waited, "transfer_grace")))
+                    }
+                    Expiry::Deserted => {
+                        let why = "its connection was lost, the client did not come back, and its last data connection is \
+                                   gone, too";
+                        (None, why.to_owned())
+                    }
+                    Expiry::Full => {
+                        let why = "its connection was lost, and another client with its token needs its place \
+                                   (max_sessions)";
+                        (None, why.to_owned())
+                    }
+                };
+                tracing::info!(
+                    event = "session_expired",
+                    %client,
+                    credential,
+                    waited = waited.map(seconds),
+                    suppressed,
+                    "session over: {why}"
+                );
             }),
+            // On the client, and rare by itself.
+            Note::SessionLost { waited: Some(waited) } => {
+                let waited = seconds(waited);
+                tracing::warn!(
+                    event = "session_lost",
+                    waited,
+                    "session over: the server could not be reached for {waited} s (transfer_grace); transfers are reset, and \
+                     a new session begins when it can be reached"
+                );
+            }
+            Note::SessionLost { waited: None } => tracing::warn!(
+                event = "session_lost",
+                "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
+                 than its transfer_grace); transfers are reset, and a new session begins"
+            ),
+            Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => {
+                let tunnel_id = tunnel.0;
+                self.sessions.line(|suppressed| match outcome {
+                    Ok(public) => {
+                        let remark = browsers_refuse(public.port());
+                        tracing::info!(
+                            event = "tunnel_open",
+                            %client,
+                            credential,
+                            tunnel_id,
+                            tunnel = name,
+                            %public,
+                            public_port = public.port(),
+                            suppressed,
+                            "tunnel open{remark}"
+                        );
+                    }
+                    Err(code) => {
+                        let in_use = code == TunnelRefusal::PortInUse;
+                        let holder = if in_use { port_holder(wanted) } else { String::new() };
+                        tracing::warn!(
+                            event = "tunnel_refused",
+                            %client,
+                            credential,
+                            tunnel_id,
+                            tunnel = name,
+                            public_port = wanted,
+                            suppressed,
+                            "tunnel refused: {code}{holder}"
+                        );
+                    }
+                });
+            }
             Note::Forwarding { tunnel, public } => self.tunnel_news.push((tunnel, Ok(public))),
             Note::NotForwarding { tunnel, code, pause } => self.tunnel_news.push((tunnel, Err((code, pause)))),
-            Note::HandshakeRefused { from, credential, refusal } => self.handshakes.line(|left_out| {
-                tracing::warn!(%from, credential, "connection refused: {refusal}{left_out}");
-            }),
+            Note::HandshakeRefused { from, credential, refusal } => {
+                let (peer_ip, peer_port) = peer(from);
+                self.handshakes.line(|suppressed| {
+                    if is_strange(refusal) {
+                        tracing::warn!(
+                            event = "stranger_refused", %peer_ip, peer_port, suppressed, "connection refused: {refusal}"
+                        );
+                    } else {
+                        tracing::warn!(
+                            event = "handshake_refused",
+                            %peer_ip,
+                            peer_port,
+                            credential,
+                            suppressed,
+                            "connection refused: {refusal}"
+                        );
+                    }
+                });
+            }
             // Scanners come all the time.
             Note::HandshakeDropped { from, why: why @ HandshakeEnd::TooSlow } => {
-                tracing::debug!(%from, "connection dropped: {why}");
+                let (peer_ip, peer_port) = peer(from);
+                tracing::debug!(event = "handshake_too_slow", %peer_ip, peer_port, "connection dropped: {why}");
             }
-            Note::HandshakeDropped { from, why } => self.crowds.line(|left_out| {
-                tracing::warn!(%from, "connection dropped: {why}{left_out}");
-            }),
-            Note::CannotAccept { error } => self.accepts.line(|left_out| {
-                tracing::warn!("no connection is accepted for a moment: {error}; raise the limit of open files (LimitNOFILE){left_out}");
+            Note::HandshakeDropped { from, why } => {
+                let (peer_ip, peer_port) = peer(from);
+                self.crowds.line(|suppressed| {
+                    tracing::warn!(
+                        event = "handshake_crowded", %peer_ip, peer_port, suppressed, "connection dropped: {why}"
+                    );
+                });
+            }
+            Note::CannotAccept { error } => self.accepts.line(|suppressed| {
+                tracing::warn!(
+                    event = "accept_rests",
+                    suppressed,
+                    "no connection is accepted for a moment: {error}; raise the limit of open files (LimitNOFILE)"
+                );
             }),
             // The pause keeps this one rare by itself.
             Note::Reconnecting { server, why, pause } => {
-                let (sentence, pause) = (why.sentence(&server), pause.as_secs_f32());
+                let (sentence, pause) = (why.sentence(&server), seconds(pause));
                 if why.is_lasting() {
-                    tracing::error!("{sentence}; trying again in {pause:.1} s");
+                    tracing::error!(event = "server_refuses", server, pause, "{sentence}; trying again after a pause");
                 } else {
-                    tracing::warn!("{sentence}; trying again in {pause:.1} s");
+                    tracing::warn!(event = "server_lost", server, pause, "{sentence}; trying again after a pause");
                 }
             }
-            Note::Violation { conn, violation } => self.violations.line(|left_out| match conn {
-                Some(conn) => tracing::warn!(conn = conn.0, "the peer broke the protocol: {violation}{left_out}"),
-                None => tracing::warn!("the peer broke the protocol: {violation}{left_out}"),
+            Note::Reloaded { changes } => {
+                if let Some(to) = &self.reloads {
+                    // Nobody waits for it any more: then nobody needs it.
+                    let _unheard = to.send(changes.map(|changes| *changes));
+                }
+            }
+            Note::Violation { conn, violation } => self.violations.line(|suppressed| {
+                let conn = conn.map(|conn| conn.0);
+                tracing::warn!(event = "violation", conn, suppressed, "the peer broke the protocol: {violation}");
             }),
         }
     }
+}
+
+/// A client was lost, and a time is over.
+fn not_back(waited: Duration, key: &str) -> String {
+    format!("its connection was lost and the client did not come back within {} s ({key})", seconds(waited))
+}
+
+/// Whether this is what a stranger would be told, who knows no token.
+fn is_strange(refusal: HandshakeRefusal) -> bool {
+    matches!(
+        refusal,
+        HandshakeRefusal::WrongToken
+            | HandshakeRefusal::TokenRequired
+            | HandshakeRefusal::LoopbackOnly
+            | HandshakeRefusal::TooManyFailures
+    )
+}
+
+/// An address without its port, as a fail2ban filter wants it: an IPv4 address stays one where it comes in IPv6's form.
+pub(crate) fn peer(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip().to_canonical(), address.port())
+}
+
+/// Seconds, to the millisecond.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 /// What holds a port that is in use, as far as it is known.
@@ -183,15 +406,6 @@ pub(crate) fn browsers_refuse(port: u16) -> &'static str {
     }
 }
 
-/// A client's identity: enough of it to tell clients apart.
-struct Id(ClientId);
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
 /// A token bucket for lines of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
@@ -203,14 +417,15 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    /// Calls `line`, unless too many lines were written lately.
-    pub(crate) fn line(&mut self, line: impl FnOnce(LeftOut)) {
+    /// Calls `line`, unless too many lines were written lately; with the number of those that were left out before it,
+    /// if any were.
+    pub(crate) fn line(&mut self, line: impl FnOnce(Option<u64>)) {
         if let Some(left_out) = self.admit(Instant::now()) {
-            line(left_out);
+            line((left_out > 0).then_some(left_out));
         }
     }
 
-    fn admit(&mut self, now: Instant) -> Option<LeftOut> {
+    fn admit(&mut self, now: Instant) -> Option<u64> {
         let refilled = *self.refilled.get_or_insert(now);
         let refills = u32::try_from((now - refilled).as_nanos() / REFILL.as_nanos()).unwrap_or(u32::MAX);
         if refills > 0 {
@@ -222,20 +437,7 @@ impl Limiter {
             return None;
         }
         self.used += 1;
-        Some(LeftOut(std::mem::take(&mut self.left_out)))
-    }
-}
-
-/// Lines that were left out; prints as the end of the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LeftOut(u64);
-
-impl fmt::Display for LeftOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            n => write!(f, " ({n} more suppressed)"),
-        }
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 
@@ -248,17 +450,16 @@ mod tests {
         let mut limiter = Limiter::default();
         let start = Instant::now();
         for _ in 0..BURST {
-            assert_eq!(limiter.admit(start), Some(LeftOut(0)));
+            assert_eq!(limiter.admit(start), Some(0));
         }
         assert_eq!(limiter.admit(start), None);
         assert_eq!(limiter.admit(start + REFILL / 2), None);
-        assert_eq!(limiter.admit(start + REFILL), Some(LeftOut(2)), "one refill, and it says what is missing");
+        assert_eq!(limiter.admit(start + REFILL), Some(2), "one refill, and it says what is missing");
         assert_eq!(limiter.admit(start + REFILL), None);
         let quiet = start + REFILL * (BURST * 10);
         for _ in 0..BURST {
             assert!(limiter.admit(quiet).is_some(), "never more than full after a pause");
         }
         assert_eq!(limiter.admit(quiet), None);
-        assert_eq!(LeftOut(3).to_string(), " (3 more suppressed)");
     }
 }

@@ -42,14 +42,21 @@ impl Resolve for Resolver {
 fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr> {
     match (name.to_socket_addrs(), tag) {
         (Ok(addresses), _) => addresses.collect(),
-        (Err(error), Lookup::Local(_)) => {
+        (Err(error), Lookup::Local(..)) => {
             let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.line(|left_out| tracing::warn!("{name} does not resolve: {error}{left_out}"));
+            failures.line(|suppressed| {
+                tracing::warn!(
+                    event = "name_unresolved",
+                    host = name,
+                    suppressed,
+                    "a tunnel's `local` does not resolve: {error}"
+                );
+            });
             Vec::new()
         }
         // What is said about the next attempt names the server.
-        (Err(error), Lookup::Server) => {
-            tracing::debug!("{name} does not resolve: {error}");
+        (Err(error), Lookup::Server(_)) => {
+            tracing::debug!(event = "server_unresolved", host = name, "the server's name does not resolve: {error}");
             Vec::new()
         }
     }

@@ -1,20 +1,26 @@
 //! The server's threads.
 
 use crate::mail::{Address, Outgoing};
+use crate::notes::AccessLog;
+use crate::reports::Reports;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls};
-use crate::{Program, Stopper};
-use protocol_sm::driver::messages::{FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use crate::tls::{ServerTls, Tls, TlsInUse};
+use crate::{Program, Reporter, Stopper};
+use protocol_sm::driver::messages::{
+    FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
+};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
-use protocol_sm::driver::{Strategy, SysError, Tell, listener};
+use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
+use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
@@ -31,6 +37,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Where visits are recorded, if they are.
+    pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ServerSettings,
 }
@@ -41,6 +49,8 @@ pub struct Server {
     host: Host,
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
+    reporter: Reporter,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
@@ -49,6 +59,7 @@ pub struct Server {
     hosts: Vec<Host>,
     timings: Timings,
     relay: Strategy,
+    access_log: Option<AccessLog>,
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
@@ -154,6 +165,7 @@ pub struct Summary {
 /// A port is taken, may not be bound, or the machine is out of descriptors.
 pub fn start(mut config: Config) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
+    config.settings.access_log = config.access_log.is_some();
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -161,15 +173,16 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main_address = main.address();
     let listen = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()) };
+    let reports = Reports::default();
+    let reporter = reports.reporter(Program::Server(main_address.clone()));
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), reports };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
-    if let Some(tls) = config.tls {
-        main.sys.use_tls(Tls::Server(tls));
-    }
+    let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
+    main.sys.use_tls(tls.clone());
     let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
     let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
@@ -178,12 +191,15 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             host,
             main,
             main_address,
+            tls,
+            reporter,
             listen,
             visitors,
             loop_count,
             hosts,
             timings,
             relay,
+            access_log: config.access_log,
             clock,
             ctl,
             proxy,
@@ -212,21 +228,50 @@ impl Server {
         Stopper(Program::Server(self.main_address.clone()))
     }
 
+    /// A handle that tells the server its configuration anew. There is one: the last that was asked for.
+    #[must_use]
+    pub fn reloader(&mut self) -> Reloader {
+        let (sender, answers) = channel();
+        self.main.sys.notes().answer_reloads(sender);
+        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
+    }
+
+    /// A handle that tells what the server does.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
+    }
+
     /// Runs until stopped. Uses the calling thread as the main thread.
     ///
     /// # Errors
     /// A thread could not be started, or one of them died.
     pub fn run(self) -> Result<Summary, io::Error> {
         let Self {
-            mut host, mut main, main_address, listen, visitors, loop_count, hosts, timings, relay, clock, ..
+            mut host,
+            mut main,
+            main_address,
+            listen,
+            visitors,
+            loop_count,
+            hosts,
+            timings,
+            relay,
+            access_log,
+            clock,
+            ..
         } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
         let mut listener =
             Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
+        listener.sys.notes().record_visits(access_log.clone());
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
-            Worker::new(seat, LoopOut(Outgoing::new(main_address.clone())), driver, clock).with_strategy(relay)
+            let out = LoopOut(Outgoing::new(main_address.clone()));
+            let mut worker = Worker::new(seat, out, driver, clock).with_strategy(relay);
+            worker.sys.notes().record_visits(access_log.clone());
+            worker
         });
         let mut first = loops.next().expect("there is a loop at least");
         let mut crew = Threads::new();
@@ -246,15 +291,40 @@ impl Server {
         totals.push(first.driver.totals());
         totals.push(listener.driver.totals());
         let turned_away = main.driver.turned_away();
-        Ok(totals.iter().fold(Summary { turned_away, ..Summary::default() }, |sum, totals| Summary {
+        let kept_out = listener.driver.turned_away();
+        let (refused_by_source, refused_by_rate) =
+            (kept_out.get(Dropped::SourceDenied), kept_out.get(Dropped::TooOften));
+        let empty = Summary { turned_away, refused_by_source, refused_by_rate, ..Summary::default() };
+        Ok(totals.iter().fold(empty, |sum, totals| Summary {
             visitors: sum.visitors + totals.visitors,
             finished: sum.finished + totals.finished,
             aborted: sum.aborted + totals.aborted,
             proxy_conns: sum.proxy_conns + totals.proxy_conns,
-            refused_by_source: sum.refused_by_source + totals.refused_by_source,
-            refused_by_rate: sum.refused_by_rate + totals.refused_by_rate,
-            turned_away: sum.turned_away,
+            ..sum
         }))
+    }
+}
+
+/// Tells a server that runs its configuration anew.
+#[derive(Debug)]
+pub struct Reloader {
+    main: Address<ToServerMain<Stream>>,
+    tls: TlsInUse,
+    answers: Receiver<Option<Changes>>,
+}
+
+impl Reloader {
+    /// The server goes on as `config` says, and nobody loses what they may still have. Waits until the server has taken
+    /// it over, and returns what was changed; `None` if the server stops, and changes nothing any more. Its addresses,
+    /// the event loops, the way that payload is moved, what its descriptors allow, and whether it encrypts stay as they
+    /// were.
+    pub fn reload(&mut self, config: Config) -> Option<Changes> {
+        let encrypts = matches!(*self.tls.get(), Tls::Server(_));
+        if let Some(tls) = config.tls.filter(|_| encrypts) {
+            self.tls.set(Tls::Server(tls));
+        }
+        self.main.post(ToServerMain::Reload(Box::new(config.settings)));
+        self.answers.recv().ok().flatten()
     }
 }
 
@@ -269,6 +339,13 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener>,
+    reports: Reports,
+}
+
+impl Tell<Reported> for MainOut {
+    fn tell(&mut self, msg: Reported) {
+        self.reports.tell(msg);
+    }
 }
 
 impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {

@@ -19,7 +19,7 @@ pub use random::fetch as random_bytes;
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
-use crate::tls::Tls;
+use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
@@ -103,7 +103,7 @@ impl<O> Linux<O> {
     }
 
     /// Encrypts connections between client and server from now on.
-    pub(crate) fn use_tls(&mut self, tls: Tls) {
+    pub(crate) fn use_tls(&mut self, tls: TlsInUse) {
         self.secure.tls = tls;
     }
 
@@ -163,6 +163,7 @@ impl<O> Linux<O> {
                 static SAID: Once = Once::new();
                 SAID.call_once(|| {
                     tracing::warn!(
+                        event = "splice_refused",
                         "this system refuses splice(2) {way} ({errno}), so bulk data is copied, which takes more \
                          processor time; if a container's seccomp profile is the reason, allow splice there"
                     );
@@ -187,6 +188,10 @@ impl<O> Linux<O> {
 impl<O> Streams for Linux<O> {
     type Stream = Stream;
 
+    fn keep_to(&mut self, timings: &Timings) {
+        self.limits = self.limits.with(timings);
+    }
+
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));
@@ -197,7 +202,7 @@ impl<O> Streams for Linux<O> {
     fn unwatch(&mut self, stream: &Stream) {
         self.forget(stream);
         if let Err(error) = self.registrar.remove(stream) {
-            tracing::debug!("a socket was not watched: {error}");
+            tracing::debug!(event = "call_failed", "a socket was not watched: {error}");
         }
     }
 

@@ -26,6 +26,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
+        access_log: None,
         settings: ServerSettings::default(),
     }
 }
@@ -36,12 +37,14 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
+        access_log: None,
         settings: ClientSettings {
             proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec { name: "echo".into(), public_port: 0, local, limits: TunnelLimits::default() }],
             max_proxy_conns: 64,
+            access_log: false,
             timings: Timings { reconnect_min: Duration::from_millis(20), ..Timings::default() },
         },
     }

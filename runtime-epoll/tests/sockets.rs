@@ -255,7 +255,7 @@ fn every_role_has_its_options_whichever_way_the_connection_came_about() {
         option_is(&stream, sockopt::KeepAlive, true);
         option_is(&stream, sockopt::TcpKeepIdle, 30);
         option_is(&stream, sockopt::TcpKeepInterval, 10);
-        option_is(&stream, sockopt::TcpKeepCount, 3);
+        option_is(&stream, sockopt::TcpKeepCount, 30);
     }
     for role in [Role::Ctl, Role::Proxy, Role::Local] {
         let token = bench.token();
@@ -270,9 +270,9 @@ fn check_options(stream: &Stream, role: Role) {
     // Zero for a proxy_conn: a visitor's pause must not end its transfer.
     let user_timeout = if role == Role::Ctl { 30_000 } else { 0 };
     option_is(stream, sockopt::TcpUserTimeout, user_timeout);
-    // As long as heartbeat_timeout and session_grace. A kernel before 6.15 does not know it.
+    // As long as heartbeat_timeout and transfer_grace. A kernel before 6.15 does not know it.
     let retries = retry_max(stream);
-    assert!(retries.is_none_or(|millis| (millis == 5000) == (role == Role::Proxy)), "{role:?}: {retries:?}");
+    assert!(retries.is_none_or(|millis| (millis == 35_000) == (role == Role::Proxy)), "{role:?}: {retries:?}");
 }
 
 #[test]

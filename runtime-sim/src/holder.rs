@@ -336,6 +336,7 @@ impl Holder {
             }
             ServerMsg::TunnelRefused { code: TunnelRefusal::PortInUse, .. } => Ok(Some(Sometimes::HolderPortInUse)),
             ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
             | ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }

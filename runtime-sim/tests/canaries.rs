@@ -58,7 +58,19 @@ fn haunts() -> Vec<(&'static str, Place)> {
             "splice",
             Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
         ),
+        ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
+        ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
         ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
+        (
+            "asleep",
+            Place::Programs(Programs {
+                ctl_losses: 1,
+                keep: 1,
+                server_grace: true,
+                asleep: true,
+                ..Programs::new(0, Grain::Coarse)
+            }),
+        ),
     ]
 }
 
@@ -80,9 +92,10 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, and no time passes there that would ask for a
-/// second heartbeat.
-const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
+/// ask for a second heartbeat, and there is no access log.
+const HIDDEN_FROM_SMALL: [PlantedBug; 13] = [
+    PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -93,6 +106,8 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
     PlantedBug::ConnsUnbounded,
     PlantedBug::LongTurn,
     PlantedBug::CtlTurnEndless,
+    PlantedBug::GoneVisitForgotten,
+    PlantedBug::DroppedCounted,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -102,9 +117,13 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare, as are two sessions of a
-/// holder that both acknowledge nothing. How much is moved in a turn is counted in ring 3.
-const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
+/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare; so is a session that is resumed
+/// between its two graces. Ports stay where they are. Of the access log only the records are counted there.
+/// Two sessions of a holder that both acknowledge nothing are too rare, and how much a turn moves is not counted.
+const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
+    PlantedBug::ReleaseUntold,
+    PlantedBug::MovedTunnelKept,
+    PlantedBug::ShrunkScopeKept,
     PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
@@ -114,6 +133,7 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 9] = [
     PlantedBug::UnackedPerSession,
     PlantedBug::LongTurn,
     PlantedBug::CtlTurnEndless,
+    PlantedBug::DroppedCounted,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

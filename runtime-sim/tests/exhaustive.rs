@@ -75,3 +75,8 @@ fn stopping_drains_and_ends() {
 fn a_tunnel_is_closed_while_visitors_are_there() {
     explore(Topic::Closing);
 }
+
+#[test]
+fn a_reload_costs_nobody_anything_that_may_stay() {
+    explore(Topic::Reloading);
+}

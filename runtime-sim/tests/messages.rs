@@ -81,7 +81,7 @@ fn simulate(ring: Ring, count: u64) {
 
 #[test]
 fn every_message_and_every_code_is_sent_by_some_ring() {
-    let topics = [Topic::Stopping, Topic::Closing];
+    let topics = [Topic::Stopping, Topic::Closing, Topic::Reloading];
     for entry in CATALOG.iter().filter(|entry| topics.contains(&entry.topic) && !entry.large) {
         assert!(entry.search.run().is_ok(), "{}", entry.name);
     }

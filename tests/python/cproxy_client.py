@@ -223,13 +223,14 @@ U16, U32, U64 = Varint(16), Varint(32), Varint(64)
 HOW = Choice("Shut", "Reset")
 ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
 REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
-CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping")
+CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping", "Revoked")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
     "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
     "TlsRequired")
 TUNNEL = Choice(
-    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources")
+    "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
+    "Released")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 
@@ -262,7 +263,8 @@ CTL_TO_SERVER = ctl(
         ("Done", Struct(conn=U64, epoch=U32)),
         ABORTED,
         "Drain",
-        ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool()))))
+        ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
+        ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS))))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),
@@ -276,7 +278,8 @@ CTL_TO_CLIENT = ctl(
         FIN,
         ABORTED,
         "Drain",
-        ("AskStart", Struct(conn=U64, epoch=U32))))
+        ("AskStart", Struct(conn=U64, epoch=U32)),
+        ("TunnelClosed", Struct(tunnel=U32, code=TUNNEL))))
 PROXY_TO_SERVER = Choice(
     ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
     "Pong",
@@ -873,9 +876,15 @@ class Session:
             print(f"Forwarding tcp://{host}:{port} -> {local}", flush=True)
         elif name == "TunnelRefused":
             log(f"the tunnel is refused: {inner['code']}")
+            if inner["code"] == "Released":  # P-RES-8
+                self.send(self.registration())
+                return
             if inner["code"] in FINAL:
                 raise SystemExit(2)
             asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
+        elif name == "TunnelClosed":
+            log(f"the tunnel is closed: {inner['code']}")
+            asyncio.get_running_loop().call_later(30, self.send, self.registration())  # P-TUN-13
         elif name == "Drain":
             log("the server is stopping")
 
@@ -917,7 +926,7 @@ class Client:
         options = self.options
         pause, lost = options.reconnect_min, 0
         while True:
-            if self.session and time.monotonic() - lost > options.session_grace:
+            if self.session and time.monotonic() - lost > options.transfer_grace:
                 self.end_session()  # P-RES-6
             try:
                 stream = await asyncio.wait_for(self.connect(), options.handshake_timeout)
@@ -1032,7 +1041,7 @@ def arguments():
     parser.add_argument("--client-id", type=bytes.fromhex, default=secrets.token_bytes(16))
     parser.add_argument("--max-conns", type=int, default=1024)
     seconds = dict(
-        heartbeat_interval=5, heartbeat_timeout=15, handshake_timeout=10, session_grace=30,
+        heartbeat_interval=5, heartbeat_timeout=15, handshake_timeout=10, transfer_grace=300,
         dial_timeout=5, drain_timeout=10, reconnect_min=0.25, reconnect_max=15)
     for name, default in seconds.items():
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=default)

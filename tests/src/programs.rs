@@ -22,6 +22,7 @@ use std::io::{PipeReader, PipeWriter, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -165,6 +166,42 @@ impl Program {
     #[must_use]
     pub fn process(&self) -> Process {
         Process::new(self.pid)
+    }
+
+    /// Its configuration file.
+    ///
+    /// # Panics
+    /// If it was started without one.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        let directory = self._directory.as_ref().expect("it has a configuration file");
+        directory.path().join(format!("{}.toml", self.name))
+    }
+
+    /// Puts `text` in the place of its configuration file, tells it by SIGHUP, and returns the line that says what came of
+    /// it.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> String {
+        let new = self.config_file().with_extension("new");
+        std::fs::write(&new, text).expect("write the configuration");
+        std::fs::rename(&new, self.config_file()).expect("in its place");
+        self.hang_up()
+    }
+
+    /// Tells it by SIGHUP to read its configuration again, and returns the line that says what came of it.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn hang_up(&self) -> String {
+        let before = self.stderr.count();
+        self.signal(Signal::SIGHUP);
+        self.stderr.find(self.name, "a line about the reload", before, |line| {
+            (line.contains("reloaded ") || line.contains("not reloaded")).then(|| line.to_owned())
+        })
     }
 
     /// Sends a signal.

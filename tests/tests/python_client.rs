@@ -205,7 +205,7 @@ fn it_resumes_its_session_and_loses_nothing() {
     let service = Exchanges::start();
     let server = Server::start(options().brisk().key("session_grace", 60));
     let gate = Gate::before(server.ctl());
-    let client = Python::spawn(gate.addr(), service.addr(), &["--session-grace=60"]);
+    let client = Python::spawn(gate.addr(), service.addr(), &["--transfer-grace=60"]);
     let public = client.public();
     let losses: [fn(&Gate); 2] = [Gate::cut, Gate::hang_up];
     let orders = [Order::Together, Order::VisitorFirst, Order::ServiceFirst];

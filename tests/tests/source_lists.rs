@@ -23,7 +23,7 @@ fn the_servers_lists_decide_who_visits() {
     }
     assert_eq!(service.accepted(), 3, "the service never hears of the others");
     let line = server.log_line("allow_sources");
-    assert!(line.contains("127.0.0.3:"), "the log names the visitor: {line}");
+    assert!(line.contains("\"peer_ip\":\"127.0.0.3\""), "the log names the visitor: {line}");
     client.stop();
     let stopped = server.stop();
     assert_eq!((stopped.visitors, stopped.refused_by_source, stopped.refused_by_rate), (3, 3, 0));

@@ -63,7 +63,7 @@ fn a_log_that_is_read_again_goes_on() {
     let client = Client::start(&server, options().brisk().tunnel(service.addr()));
     ping(&mut connect(client.public()), b"served");
     server.read_stderr();
-    server.log_line("tunnel open at");
+    server.log_line("tunnel_open");
     client.stop_by_signal();
     server.log_line("session over");
 }

@@ -1,17 +1,25 @@
 //! `cproxy-client`: makes services of this network reachable on public ports of a server.
 #![forbid(unsafe_code)]
 
+use bins::access_log::{self, Side};
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
-use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
+use bins::reload::{Parts, Reload};
+use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
+const PROGRAM: &str = "cproxy-client";
+
 fn main() -> ExitCode {
     let flags: ClientFlags = flags::parse();
-    if let Some(Command::CheckConfig { file }) = &flags.command {
-        let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
-        return exit::check_config(file, assemble::client(&only_file, None));
+    match &flags.command {
+        Some(Command::CheckConfig { file }) => {
+            let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
+            return exit::check_config(file, assemble::client(&only_file, None));
+        }
+        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
@@ -20,44 +28,69 @@ fn main() -> ExitCode {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
-    let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
+    let ((log, level), out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
         Ok(both) => both,
         Err(error) => return exit::cannot_start(&error, None),
     };
+    let visits = match access_log::start(&assembled.access_log, Side::Client, assembled.logs, &log) {
+        Ok(visits) => visits,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
-    certificates::attend(assembled.besides);
+    let attended = certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let _known = limits::raise_descriptor_limit();
-    let code = match run(assembled.config, &out) {
+    let mut config = assembled.config;
+    config.access_log = visits.access_log;
+    let path = flags.common.config.clone();
+    let assemble = Box::new(move || assemble::client(&flags, std::env::var_os(token::VARIABLE)));
+    // Told nothing until the client is there.
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
+    let code = match run(config, parts, &assembled.admin, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
-            tracing::error!("{sentence}");
+            tracing::error!(event = "refused_for_good", "{sentence}");
             ExitCode::from(exit::HOPELESS)
         }
         Err(RunError::Io(error)) => {
-            tracing::error!("{error}");
+            tracing::error!(event = "failed", "{error}");
             ExitCode::from(exit::FAILED)
         }
     };
-    output::finish(&[&out, &log]);
+    let outputs: Vec<_> = visits.output.iter().chain([&out, &log]).collect();
+    output::finish(&outputs);
     code
 }
 
-fn run(config: client::Config, out: &Output) -> Result<(), RunError> {
+fn run(
+    config: client::Config,
+    parts: Parts<client::Config>,
+    place: &admin::Place,
+    out: &Output,
+) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
-    // Visitors reach the tunnels at the name under which this client reaches the server.
-    let host = config.server.rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default();
-    let client = client::start(config).map_err(RunError::Io)?;
-    notify::ready("started");
-    caught.stop_with(client.stopper()).map_err(RunError::Io)?;
-    let total = client.run(|tunnel| announce(out, &host, tunnel))?;
-    tracing::info!(finished = total.finished, aborted = total.aborted, proxy_conns = total.proxy_conns, "stopped");
+    let mut client = client::start(config).map_err(RunError::Io)?;
+    let mut reloader = client.reloader();
+    let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
+    notify::ready(Some("started"));
+    caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?).map_err(RunError::Io)?;
+    let instance = std::process::id().to_string();
+    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: client.reporter() }, place);
+    let total = client.run(|tunnel| announce(out, tunnel))?;
+    tracing::info!(
+        event = "stopped",
+        finished = total.finished,
+        aborted = total.aborted,
+        proxy_conns = total.proxy_conns,
+        "stopped"
+    );
     Ok(())
 }
 
-fn announce(out: &Output, host: &str, tunnel: &Forwarding) {
-    out.line(format!("Forwarding tcp://{host}:{} -> {}\n", tunnel.public.port(), tunnel.local));
+/// Visitors reach the tunnels at the name under which this client reaches the server.
+fn announce(out: &Output, Forwarding { host, public, local, .. }: &Forwarding) {
+    out.line(format!("Forwarding tcp://{host}:{} -> {local}\n", public.port()));
 }

@@ -1,21 +1,29 @@
 //! `cproxy-server`: takes visitors on public ports and hands them to clients.
 #![forbid(unsafe_code)]
 
+use bins::access_log::{self, Side};
 use bins::flags::{Command, ServerFlags};
 use bins::output::{self, Output};
+use bins::reload::{Parts, Reload};
 use bins::signals::Caught;
-use bins::{assemble, certificates, exit, flags, limits, logging, notify, signals, token};
+use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::server::{self, StartError};
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
+const PROGRAM: &str = "cproxy-server";
+
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
-    if let Some(Command::CheckConfig { file }) = &flags.command {
-        let common = assemble::only_file(file);
-        let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
-        return exit::check_config(file, assemble::server(&only_file, None));
+    match &flags.command {
+        Some(Command::CheckConfig { file }) => {
+            let common = assemble::only_file(file);
+            let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
+            return exit::check_config(file, assemble::server(&only_file, None));
+        }
+        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
+        None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
@@ -24,28 +32,38 @@ fn main() -> ExitCode {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
     };
-    let (log, out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
+    let ((log, level), out) = match logging::start(assembled.logs).and_then(|log| Ok((log, Output::stdout()?))) {
         Ok(both) => both,
         Err(error) => return exit::cannot_start(&error, None),
     };
+    let visits = match access_log::start(&assembled.access_log, Side::Server, assembled.logs, &log) {
+        Ok(visits) => visits,
+        Err(error) => return exit::cannot_start(&error, None),
+    };
     for warning in &assembled.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
-    certificates::attend(assembled.besides);
+    let attended = certificates::attend(assembled.besides);
     limits::hide_memory();
     limits::renounce_new_privileges();
     let mut config = assembled.config;
+    config.access_log = visits.access_log;
     if let Some(descriptors) = limits::raise_descriptor_limit() {
         config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
     }
-    let code = match run(config, &out) {
+    let path = flags.common.config.clone();
+    let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
+    // Told nothing until the server is there.
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
+    let code = match run(config, parts, &assembled.admin, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!(event = "failed", "{error}");
             ExitCode::from(exit::FAILED)
         }
     };
-    output::finish(&[&out, &log]);
+    let outputs: Vec<_> = visits.output.iter().chain([&out, &log]).collect();
+    output::finish(&outputs);
     code
 }
 
@@ -58,15 +76,15 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     loop {
         match server::start(config.clone()) {
             Ok(server) => {
-                notify::ready(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr()));
+                notify::ready(Some(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr())));
                 return Ok(Some(server));
             }
             Err(error) if error.lacks_the_address() => {
                 if !waiting {
                     let address = config.bind_addr;
-                    tracing::warn!("{error}");
+                    tracing::warn!(event = "address_awaited", "{error}");
                     // A boot need not wait for it, too.
-                    notify::ready(&format!("waiting for address {address}"));
+                    notify::ready(Some(&format!("waiting for address {address}")));
                     waiting = true;
                 }
                 if caught.asked_within(LOOK_AGAIN) {
@@ -78,11 +96,20 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
     }
 }
 
-fn run(config: server::Config, out: &Output) -> Result<(), Box<dyn Error>> {
+fn run(
+    config: server::Config,
+    parts: Parts<server::Config>,
+    place: &admin::Place,
+    out: &Output,
+) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
-    let Some(server) = start(config, &mut caught)? else { return Ok(()) };
-    caught.stop_with(server.stopper())?;
+    let Some(mut server) = start(config, &mut caught)? else { return Ok(()) };
+    let mut reloader = server.reloader();
+    let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
+    caught.serve(server.stopper(), reload.serve()?)?;
+    let instance = server.ctl_addr().port().to_string();
+    let _admin = admin::start(admin::Program { name: PROGRAM, instance, reporter: server.reporter() }, place);
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.
@@ -90,14 +117,15 @@ fn run(config: server::Config, out: &Output) -> Result<(), Box<dyn Error>> {
     }
     let total = server.run()?;
     tracing::info!(
+        event = "stopped",
         visitors = total.visitors,
         finished = total.finished,
         aborted = total.aborted,
         proxy_conns = total.proxy_conns,
         refused_by_source = total.refused_by_source,
         refused_by_rate = total.refused_by_rate,
-        handshakes_refused = total.turned_away.refused,
-        handshakes_dropped = total.turned_away.dropped,
+        handshakes_refused = total.turned_away.refused.sum(),
+        handshakes_dropped = total.turned_away.dropped.sum(),
         "stopped"
     );
     Ok(())

@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 13] = [
+pub(super) const COMMON: [&str; 16] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -10,12 +10,15 @@ pub(super) const COMMON: [&str; 13] = [
     "heartbeat_timeout",
     "handshake_timeout",
     "session_grace",
+    "transfer_grace",
     "dial_timeout",
     "half_open_timeout",
     "reset_linger",
     "drain_timeout",
     "log_format",
     "log_level",
+    "access_log",
+    "admin_socket",
 ];
 
 /// Keys of `cproxy-client`'s file.
@@ -49,6 +52,14 @@ pub(super) const SERVER: [&str; 23] = [
     "clients",
 ];
 
+/// Keys of the server that count from the start only: all others a reload changes, too.
+pub(crate) const SERVER_AT_START: [&str; 8] =
+    ["bind_addr", "ctl_port", "proxy_port", "work_thread_nums", "log_format", "access_log", "admin_socket", "tls"];
+
+/// Keys of the client that count from the start only.
+pub(crate) const CLIENT_AT_START: [&str; 5] =
+    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket"];
+
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
 /// Who may visit.
@@ -59,3 +70,51 @@ pub(super) const DENY_SOURCES: &str = "deny_sources";
 pub(super) const PER_SOURCE: &str = "max_connections_per_source";
 /// How often one source address may visit.
 pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
+
+    /// The keys in the document's tables: the program, the key, and whether it counts from the start only.
+    fn documented() -> BTreeSet<(&'static str, &'static str, bool)> {
+        let mut found = BTreeSet::new();
+        for line in DOCUMENT.lines().filter(|line| line.starts_with("| `")) {
+            let mut cells = line.split('|').skip(1);
+            let (keys, program) = (cells.next().expect("keys"), cells.next().expect("a program").trim());
+            for key in keys.split(',') {
+                let name = key.split('`').nth(1).expect("a key in backticks");
+                for of in ["server", "client"] {
+                    if program == of || program == "both" {
+                        found.insert((of, name, key.contains('†')));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_key_is_documented_and_whether_a_reload_changes_it() {
+        // The README has those of the tables.
+        let top = |keys: &[&'static str]| -> Vec<_> {
+            keys.iter().copied().filter(|&key| key != "tunnels" && key != "clients").collect()
+        };
+        let mut expected = BTreeSet::new();
+        let mut expect = |program, keys: Vec<&'static str>, at_start: &[&str]| {
+            for key in keys {
+                expected.insert((program, key, at_start.contains(&key)));
+            }
+        };
+        for keys in [&COMMON[..], &SERVER, &tls::KEYS, &tls::SERVER_KEYS] {
+            expect("server", top(keys), &SERVER_AT_START);
+        }
+        for keys in [&COMMON[..], &CLIENT, &tls::KEYS, &tls::CLIENT_KEYS] {
+            expect("client", top(keys), &CLIENT_AT_START);
+        }
+        assert_eq!(documented(), expected);
+    }
+}

@@ -39,6 +39,13 @@ pub(super) struct Section<'t> {
     keys: Vec<&'static str>,
 }
 
+/// What may stand for a thing that is switched on, or described.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SwitchOrText<'a> {
+    Switch(bool),
+    Text(&'a str),
+}
+
 /// How two times must relate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
@@ -198,6 +205,18 @@ impl<'t> Section<'t> {
             return self.wrong_type(key, value, "true or false, without quotes");
         };
         Some(*answer)
+    }
+
+    /// A yes or no, or a string.
+    pub(super) fn switch_or_text(&self, key: &str) -> Option<SwitchOrText<'_>> {
+        let value = self.value(key)?;
+        match value {
+            DeValue::Boolean(answer) => Some(SwitchOrText::Switch(*answer)),
+            DeValue::String(text) => Some(SwitchOrText::Text(text)),
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.wrong_type(key, value, "true or false without quotes, or a text in quotes")
+            }
+        }
     }
 
     /// A port, 0 included.

@@ -243,6 +243,8 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::Destination;
+    use crate::admin::Place;
     use protocol_sm::settings::Token;
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -288,6 +290,7 @@ mod tests {
             heartbeat_timeout = 2.5
             handshake_timeout = 3
             session_grace = 4
+            transfer_grace = 4.5
             wait_timeout = 5
             dial_timeout = 6
             idle_ping_interval = 7
@@ -299,6 +302,8 @@ mod tests {
             visitor_keepalive = 0.25
             log_format = "json"
             log_level = "trace"
+            access_log = "visits.log"
+            admin_socket = "run/admin"
 
             [[clients]]
             name = "office"
@@ -322,6 +327,7 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
+        assert_eq!(file.common.admin, Place::At("etc/run/admin".into()));
         let read = |path: &str| TokenSource::File {
             path: path.into(),
             named_by: "etc/server.toml:7: `token_files`".to_owned(),
@@ -344,6 +350,7 @@ mod tests {
             t.heartbeat_timeout,
             t.handshake_timeout,
             t.session_grace,
+            t.transfer_grace,
             t.wait_timeout,
             t.dial_timeout,
             t.idle_ping_interval,
@@ -356,15 +363,16 @@ mod tests {
         ];
         assert_eq!(
             read,
-            [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+            [1.0, 2.5, 3.0, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
+        assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:38: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:41: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
@@ -426,6 +434,15 @@ mod tests {
             problem("bind_addr = 'localhost'")
                 .starts_with("1: `bind_addr` = \"localhost\": it is not an IP address; write")
         );
+    }
+
+    #[test]
+    fn the_access_log_is_off_on_or_a_file() {
+        let read = |value: &str| parse(&format!("access_log = {value}")).unwrap().common.access_log;
+        assert_eq!((read("true"), read("false")), (Destination::Log, Destination::Nowhere));
+        assert_eq!(read("'/var/log/x'"), Destination::File("/var/log/x".into()));
+        assert!(problem("access_log = 1").contains("write true or false without quotes, or a text in quotes"));
+        assert!(problem("access_log = ''").starts_with("1: `access_log` is empty; write the path"));
     }
 
     #[test]

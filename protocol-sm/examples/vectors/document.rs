@@ -272,6 +272,7 @@ fn from_clients() -> Vec<ToServer> {
         ClientMsg::Drain,
         ClientMsg::StartSeen { conn, epoch, seen: false },
         ClientMsg::StartSeen { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), seen: true },
+        ClientMsg::ChangeTunnel { tunnel: TunnelId(1), name: "web".into(), limits: office_limits() },
     ];
     numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
@@ -300,6 +301,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.push(ServerMsg::Drain);
     numbered.push(ServerMsg::AskStart { conn, epoch });
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
+    numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelClosed { tunnel, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
 }
@@ -352,15 +354,17 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 6] = [
+const TUNNEL: [TunnelRefusal; 7] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
     TunnelRefusal::NoFreePort,
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
+    TunnelRefusal::Released,
 ];
-const CLOSE: [CloseCode; 4] = [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping];
+const CLOSE: [CloseCode; 5] =
+    [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping, CloseCode::Revoked];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {
@@ -404,8 +408,8 @@ fn invalid_frames() -> Vec<String> {
         rows.push(malformed(direction, "the first unknown close code", &[5, past(CLOSE.len())]));
     }
     rows.extend([
-        malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 8]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 7]),
+        malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 9]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 8]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),

@@ -10,6 +10,7 @@ pub enum MessageName {
     Accepted,
     Ack,
     AskStart,
+    ChangeTunnel,
     Close,
     CloseTunnel,
     ConnFailed,
@@ -26,6 +27,7 @@ pub enum MessageName {
     Start,
     StartSeen,
     Started,
+    TunnelClosed,
     TunnelReady,
     TunnelRefused,
     Welcome,
@@ -56,6 +58,8 @@ pub enum StateName {
     ResumeNotAsked,
     /// The tunnel has no registration that is still to be answered.
     TunnelNotAsked,
+    /// The tunnel is not open.
+    TunnelNotOpen,
     /// The proxy_conn's handshake is not through.
     ConnOpening,
     /// The proxy_conn is idle.
@@ -85,6 +89,7 @@ impl fmt::Display for StateName {
             Self::FeatureNotOffered => "the feature that it chooses was not offered",
             Self::ResumeNotAsked => "the session that it resumes was not asked for",
             Self::TunnelNotAsked => "the tunnel has no registration to be answered",
+            Self::TunnelNotOpen => "the tunnel is not open",
             Self::ConnOpening => "the proxy_conn's handshake is not through",
             Self::ConnIdle => "the proxy_conn is idle",
             Self::PongNotRead => "the answer to the last Ping has not been read",

@@ -29,8 +29,8 @@ pub struct Challenge {
 pub struct Access {
     /// Whose token it knows.
     pub credential: Holder,
-    /// Which of its tokens.
-    token: usize,
+    /// With which token; `None` without one.
+    pub token: Option<Token>,
     transcript: Transcript,
 }
 
@@ -47,7 +47,7 @@ impl Challenge {
         hello: ClientHello,
         nonce: Nonce,
     ) -> Result<(Self, ToClient), HandshakeRefusal> {
-        match (settings.credentials.is_empty(), hello.token) {
+        match (settings.is_open(), hello.token) {
             (false, false) => return Err(HandshakeRefusal::TokenRequired),
             (true, _) if !loopback => return Err(HandshakeRefusal::LoopbackOnly),
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
@@ -67,20 +67,24 @@ impl Challenge {
     pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
         let transcript = self.transcript;
         let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);
-        if settings.credentials.is_empty() {
+        if settings.is_open() {
             // The key is empty: this proves only that the client speaks the protocol.
             return if proves(None) {
-                Ok(Access { credential: None, token: 0, transcript })
+                Ok(Access { credential: None, token: None, transcript })
             } else {
                 Err(HandshakeRefusal::WrongToken)
             };
         }
         if planted(PlantedBug::AnyToken) {
-            return Ok(Access { credential: Some(0), token: 0, transcript });
+            return Ok(Access {
+                credential: Some(0),
+                token: settings.credentials[0].tokens.first().cloned(),
+                transcript,
+            });
         }
         for (index, credential) in settings.credentials.iter().enumerate() {
-            if let Some(token) = credential.tokens.iter().position(|token| proves(Some(token))) {
-                return Ok(Access { credential: Some(index), token, transcript });
+            if let Some(token) = credential.tokens.iter().find(|token| proves(Some(token))) {
+                return Ok(Access { credential: Some(index), token: Some(token.clone()), transcript });
             }
         }
         Err(HandshakeRefusal::WrongToken)
@@ -88,25 +92,25 @@ impl Challenge {
 }
 
 impl Access {
-    fn prover<'a>(&self, settings: &'a ServerSettings) -> Prover<'a> {
-        Prover::new(self.credential.map(|index| &settings.credentials[index].tokens[self.token]), self.transcript)
+    fn prover(&self) -> Prover<'_> {
+        Prover::new(self.token.as_ref(), self.transcript)
     }
 
     /// What this client may do.
     #[must_use]
     pub fn scope<'a>(&self, settings: &'a ServerSettings) -> &'a Scope {
-        self.credential.map_or(&settings.open_scope, |index| &settings.credentials[index].scope)
+        settings.scope_of(self.credential)
     }
 
     /// The key of a new session.
     #[must_use]
-    pub fn session_key(&self, settings: &ServerSettings, session: SessionId) -> SessionKey {
-        self.prover(settings).session_key(session)
+    pub fn session_key(&self, session: SessionId) -> SessionKey {
+        self.prover().session_key(session)
     }
 
     /// The welcome, with its proof.
     #[must_use]
-    pub fn welcome(&self, settings: &ServerSettings, welcome: Welcome) -> ToClient {
-        Ctl::Handshake(ServerHandshake::Welcome(self.prover(settings).welcome(welcome)))
+    pub fn welcome(&self, welcome: Welcome) -> ToClient {
+        Ctl::Handshake(ServerHandshake::Welcome(self.prover().welcome(welcome)))
     }
 }

@@ -54,6 +54,8 @@ pub enum Reaction {
     Ready(TunnelId, SocketAddr),
     /// A tunnel was not opened.
     Refused(TunnelId, TunnelRefusal),
+    /// A tunnel that was open is not any more.
+    Closed(TunnelId, TunnelRefusal),
     /// The server stops: no new visitors will come.
     Drain,
 }
@@ -83,6 +85,7 @@ impl Control {
         match msg {
             ServerMsg::TunnelReady { tunnel, public } => Ok(Reaction::Ready(tunnel, public)),
             ServerMsg::TunnelRefused { tunnel, code } => Ok(Reaction::Refused(tunnel, code)),
+            ServerMsg::TunnelClosed { tunnel, code } => Ok(Reaction::Closed(tunnel, code)),
             ServerMsg::NeedConn { count: 0 } => Err(Violation::Limit),
             ServerMsg::NeedConn { count } => {
                 let room = u32::try_from(self.max_conns.saturating_sub(self.conns.len())).unwrap_or(u32::MAX);
@@ -122,6 +125,11 @@ impl Control {
         let loop_index = loop_of(conn, self.loop_count);
         self.conns.insert(conn, narrow(loop_index));
         (loop_index, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
+    }
+
+    /// As many conns may be open at once from now on.
+    pub fn open_at_most(&mut self, max_conns: u32) {
+        self.max_conns = max_conns as usize;
     }
 
     /// A conn is closed.

@@ -3,6 +3,7 @@
 
 pub mod challenge;
 pub mod client;
+pub mod credentials;
 pub mod server;
 pub mod tunnels;
 

@@ -1,14 +1,15 @@
 //! One client's session on the server: its numbered messages, tunnels and conns.
 //!
 //! ```text
-//!   attached (a ctl_conn) ──lost──▶ detached until `grace` ──▶ over
-//!        ▲                              │
-//!        └────────── resumed ───────────┘        replaced, closed, violation: over at once
+//!   attached (a ctl_conn) ──lost──▶ detached ──▶ asleep: no tunnels ──▶ over
+//!        ▲                              │          │
+//!        └────────── resumed ───────────┴──────────┘        replaced, closed, violation: over at once
 //! ```
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains; one that was told
+//!   ready is told refused once when it is released;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
@@ -24,7 +25,7 @@ use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId
 use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
 use crate::session::NumberedMessages;
-use crate::settings::{Scope, TunnelLimits};
+use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
 use crate::transfer::Fin;
@@ -47,6 +48,8 @@ pub struct Control {
     pub client: ClientId,
     /// The credential that its client proved.
     pub credential: Holder,
+    /// The token that its client has proved last; none where the server has none.
+    pub token: Option<Token>,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
@@ -70,15 +73,29 @@ pub struct Control {
 struct Tunnel {
     name: String,
     wanted: u16,
+    limits: TunnelLimits,
     serial: u64,
     stage: TunnelStage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum TunnelStage {
-    Waiting { limits: TunnelLimits, random: u32 },
+    Waiting { random: u32 },
     Binding,
-    Open,
+    Open(SocketAddr),
+}
+
+/// A tunnel that a client has registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelView<'a> {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Its name.
+    pub name: &'a str,
+    /// The public port that its client wants; 0: any.
+    pub wanted: u16,
+    /// Its public address, if it is open.
+    pub public: Option<SocketAddr>,
 }
 
 /// A public port that is to be opened.
@@ -90,6 +107,29 @@ pub struct Bind {
     pub ports: VecDeque<u16>,
     /// Who may visit.
     pub gate: Box<Gate>,
+}
+
+/// A tunnel whose visitors are judged anew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Admitted {
+    /// What was registered.
+    pub registration: Registration,
+    /// Who may visit.
+    pub gate: Box<Gate>,
+}
+
+/// A tunnel that was taken from its client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Withdrawn {
+    /// Which.
+    pub tunnel: TunnelId,
+    /// Its name.
+    pub name: String,
+    /// The public port that its client wants; 0: any.
+    pub wanted: u16,
+    /// Its registration, if its public port is open: that is to be closed. If not, its registration is still to be
+    /// answered.
+    pub open: Option<Registration>,
 }
 
 /// What follows from the listener's answer to a [`Bind`].
@@ -114,6 +154,8 @@ pub enum Reaction {
     Reply(ServerMsg),
     /// Open a public port.
     Bind(Bind),
+    /// Judge a tunnel's visitors anew.
+    Admit(Admitted),
     /// Close these public ports; their waiting visitors are reset.
     Unbind(Vec<Registration>),
     /// Pass the message to this event loop.
@@ -147,6 +189,7 @@ impl Control {
             id,
             client,
             credential,
+            token: None,
             session: NumberedMessages::bounded(max_unacked(scope.max_connections, loop_count)),
             secret,
             scope,
@@ -172,6 +215,19 @@ impl Control {
         self.tunnels.iter().filter_map(|(&tunnel, state)| state.open(tunnel))
     }
 
+    /// Its tunnels, open or not, in the order of their numbers.
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelView<'_>> {
+        self.tunnels.iter().map(|(&tunnel, state)| TunnelView {
+            tunnel,
+            name: &state.name,
+            wanted: state.wanted,
+            public: match state.stage {
+                TunnelStage::Open(public) => Some(public),
+                TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
+            },
+        })
+    }
+
     /// The registration whose public port is being opened.
     #[must_use]
     pub fn binding(&self) -> Option<Registration> {
@@ -182,10 +238,26 @@ impl Control {
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         let has = |stage: &TunnelStage| match stage {
-            TunnelStage::Binding | TunnelStage::Open => true,
+            TunnelStage::Binding | TunnelStage::Open(_) => true,
             TunnelStage::Waiting { .. } => false,
         };
         self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
+    }
+
+    /// Whether any of its conns is left.
+    #[must_use]
+    pub fn has_conns(&self) -> bool {
+        !self.conns.is_empty()
+    }
+
+    /// It is to have no tunnel any more, as it has had no ctl_conn for long. Returns the public ports to close, and what
+    /// the client is to be told when it comes back. A port that is being opened is closed by its answer.
+    // PROTOCOL.md: P-RES-8.
+    pub fn release(&mut self) -> (Vec<Registration>, Vec<ServerMsg>) {
+        let open = self.open_tunnels().collect();
+        self.waiting.clear();
+        let refused = |tunnel| ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::Released };
+        (open, core::mem::take(&mut self.tunnels).into_keys().map(refused).collect())
     }
 
     /// A tunnel's name, for logs.
@@ -245,6 +317,7 @@ impl Control {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
                 self.register(tunnel, public_port, name, limits, random, room)
             }
+            ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
                 let Some(state) = self.tunnels.remove(&tunnel) else { return Ok(Reaction::Nothing) };
                 self.waiting.remove(&state.serial);
@@ -287,9 +360,7 @@ impl Control {
         random: u32,
         room: u32,
     ) -> Result<Reaction, Violation> {
-        if name.len() > ClientMsg::MAX_NAME || limits.sources.len() > SourceLists::MAX_SENT {
-            return Err(Violation::Limit);
-        }
+        check_limits(&name, &limits)?;
         if self.tunnels.contains_key(&tunnel) {
             return Err(Violation::Repeated);
         }
@@ -305,8 +376,8 @@ impl Control {
         }
         self.last_serial += 1;
         let serial = self.last_serial;
-        let stage = TunnelStage::Waiting { limits, random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, serial, stage });
+        let stage = TunnelStage::Waiting { random };
+        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -319,7 +390,7 @@ impl Control {
         }
         let (serial, tunnel) = self.waiting.pop_first()?;
         let state = self.tunnels.get_mut(&tunnel).expect("what waits is there");
-        let TunnelStage::Waiting { limits, random } = core::mem::replace(&mut state.stage, TunnelStage::Binding) else {
+        let TunnelStage::Waiting { random } = core::mem::replace(&mut state.stage, TunnelStage::Binding) else {
             unreachable!("it waits")
         };
         let ports = match state.wanted {
@@ -328,7 +399,62 @@ impl Control {
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
-        Some(Bind { registration, ports, gate: Box::new(Gate::new(self.credential, &self.scope, limits)) })
+        let gate = Box::new(Gate::new(self.credential, &self.scope, state.limits.clone()));
+        Some(Bind { registration, ports, gate })
+    }
+
+    /// A registered tunnel has another name or other limits. One that is not registered (any more) has none.
+    // PROTOCOL.md: P-TUN-12.
+    fn change(&mut self, tunnel: TunnelId, name: String, limits: TunnelLimits) -> Result<Reaction, Violation> {
+        check_limits(&name, &limits)?;
+        let Some(state) = self.tunnels.get_mut(&tunnel) else { return Ok(Reaction::Nothing) };
+        (state.name, state.limits) = (name, limits);
+        Ok(self.admitted(tunnel).map_or(Reaction::Nothing, Reaction::Admit))
+    }
+
+    /// Who may visit a tunnel now. Nothing if it waits for its port: whoever opens that is told.
+    fn admitted(&self, tunnel: TunnelId) -> Option<Admitted> {
+        let state = self.tunnels.get(&tunnel)?;
+        match state.stage {
+            TunnelStage::Waiting { .. } => None,
+            TunnelStage::Binding | TunnelStage::Open(_) => Some(Admitted {
+                registration: Registration { tunnel, serial: state.serial },
+                gate: Box::new(Gate::new(self.credential, &self.scope, state.limits.clone())),
+            }),
+        }
+    }
+
+    /// It may use `scope` from now on. Returns the tunnels that are not in it, which it has no more, and who may visit
+    /// the others. Tunnels beyond `max_tunnels` stay: they are counted over all sessions.
+    // PROTOCOL.md: P-TUN-13.
+    pub fn rescope(&mut self, scope: Scope) -> (Vec<Withdrawn>, Vec<Admitted>) {
+        self.session.bear(max_unacked(scope.max_connections, self.asked.len()));
+        self.scope = scope;
+        let allowed = &self.scope.allow_ports;
+        let outside = |state: &Tunnel| match (&state.stage, state.wanted) {
+            (TunnelStage::Open(public), _) => !allowed.contains(public.port()),
+            // What is picked for it is looked at when it is bound.
+            (TunnelStage::Waiting { .. } | TunnelStage::Binding, 0) => allowed.is_empty(),
+            (TunnelStage::Waiting { .. } | TunnelStage::Binding, port) => !allowed.contains(port),
+        };
+        let outside: Vec<_> =
+            self.tunnels.iter().filter_map(|(&tunnel, state)| outside(state).then_some(tunnel)).collect();
+        let withdrawn = outside.into_iter().filter_map(|tunnel| self.withdraw(tunnel)).collect();
+        let admitted = self.tunnels.keys().filter_map(|&tunnel| self.admitted(tunnel)).collect();
+        (withdrawn, admitted)
+    }
+
+    /// Takes the tunnel from it that it has registered last.
+    pub fn withdraw_newest(&mut self) -> Option<Withdrawn> {
+        let newest = self.tunnels.iter().max_by_key(|(_, state)| state.serial).map(|(&tunnel, _)| tunnel)?;
+        self.withdraw(newest)
+    }
+
+    fn withdraw(&mut self, tunnel: TunnelId) -> Option<Withdrawn> {
+        let state = self.tunnels.remove(&tunnel)?;
+        self.waiting.remove(&state.serial);
+        let open = state.open(tunnel);
+        Some(Withdrawn { tunnel, name: state.name, wanted: state.wanted, open })
     }
 
     /// The listener answered a [`Bind`].
@@ -337,7 +463,8 @@ impl Control {
         assert_eq!(self.binding.take(), Some(registration), "what is being opened is answered, once");
         let opened = bound.is_ok();
         let reply = self.answer(registration, bound);
-        let close = opened && reply.is_none() && !planted(PlantedBug::LateBindKept);
+        let ready = matches!(reply, Some(ServerMsg::TunnelReady { .. }));
+        let close = opened && !ready && !planted(PlantedBug::LateBindKept);
         Bound { reply, close, next: self.next_bind() }
     }
 
@@ -346,8 +473,13 @@ impl Control {
         let tunnel = registration.tunnel;
         let state = self.tunnels.get_mut(&tunnel).filter(|state| state.serial == registration.serial)?;
         match bound {
+            // What it may use has changed while the port was being opened.
+            Ok(public) if !self.scope.allow_ports.contains(public.port()) => {
+                self.tunnels.remove(&tunnel);
+                Some(ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortNotAllowed })
+            }
             Ok(public) => {
-                state.stage = TunnelStage::Open;
+                state.stage = TunnelStage::Open(public);
                 Some(ServerMsg::TunnelReady { tunnel, public })
             }
             Err(error) => {
@@ -463,7 +595,7 @@ impl Control {
 impl Tunnel {
     /// Its registration, if its public port is open.
     fn open(&self, tunnel: TunnelId) -> Option<Registration> {
-        let open = matches!(self.stage, TunnelStage::Open);
+        let open = matches!(self.stage, TunnelStage::Open(_));
         open.then_some(Registration { tunnel, serial: self.serial })
     }
 }
@@ -481,6 +613,13 @@ pub struct Admission {
 
 fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// What no honest client says of a tunnel.
+// PROTOCOL.md: P-TUN-5.
+fn check_limits(name: &str, limits: &TunnelLimits) -> Result<(), Violation> {
+    let fits = name.len() <= ClientMsg::MAX_NAME && limits.sources.len() <= SourceLists::MAX_SENT;
+    if fits { Ok(()) } else { Err(Violation::Limit) }
 }
 
 /// Messages that a client may leave unacknowledged: what its transfers explain, however long its ctl_conn is away (a
@@ -571,6 +710,21 @@ mod tests {
     }
 
     #[test]
+    fn p_res_8_a_session_that_is_released_has_no_tunnel_left_and_says_so_of_each() {
+        let mut control = control("6001-6004", 1);
+        let _ = register(&mut control, 1, 6001);
+        let _ = control.on_bound(registration(1, 1), opened(6001));
+        let _ = register(&mut control, 2, 6002);
+        let told = [1, 2].map(|tunnel| refused(tunnel, TunnelRefusal::Released));
+        assert_eq!(control.release(), (vec![registration(1, 1)], told.into()));
+        assert_eq!(control.release(), (vec![], vec![]));
+        assert_eq!(control.held()[1], (Good::Tunnel, 0));
+        let late = Bound { reply: None, close: true, next: None };
+        assert_eq!(control.on_bound(registration(2, 2), opened(6002)), late, "what was being opened is closed");
+        assert_eq!(register(&mut control, 1, 6001), Ok(Reaction::Bind(bind(&control, 1, 3, &[6001]))));
+    }
+
+    #[test]
     fn k4_one_port_is_opened_at_a_time_in_the_order_of_registration() {
         let mut control = control("6001-6003", 1);
         assert_eq!(register(&mut control, 7, 6001), Ok(Reaction::Bind(bind(&control, 7, 1, &[6001]))));
@@ -637,6 +791,75 @@ mod tests {
             assert_eq!(register(&mut control, tunnel, 6001), Ok(reply));
         }
         assert_eq!(control.on_msg(ClientMsg::Drain, 0, &Ledger::default()), Ok(Reaction::Unbind(vec![])));
+    }
+
+    fn rescoped(control: &mut Control, allow: &str) -> (Vec<(u32, bool)>, Vec<u32>) {
+        let scope = Scope { allow_ports: allow.parse().unwrap(), ..control.scope.clone() };
+        let (withdrawn, admitted) = control.rescope(scope);
+        let withdrawn = withdrawn.iter().map(|tunnel| (tunnel.tunnel.0, tunnel.open.is_some())).collect();
+        (withdrawn, admitted.iter().map(|admitted| admitted.registration.tunnel.0).collect())
+    }
+
+    #[test]
+    fn what_a_client_may_not_have_any_more_is_taken_and_the_rest_stays() {
+        let mut control = control("6001-6009", 1);
+        control.scope.max_tunnels = 9;
+        let _ = register(&mut control, 1, 6001);
+        let _ = control.on_bound(registration(1, 1), opened(6001));
+        let _ = register(&mut control, 2, 0);
+        let _ = control.on_bound(registration(2, 2), opened(6002));
+        // Being opened, and two that wait.
+        let _ = register(&mut control, 3, 6003);
+        let _ = register(&mut control, 4, 6004);
+        let _ = register(&mut control, 5, 6005);
+        assert_eq!(rescoped(&mut control, "6001-6009"), (vec![], vec![1, 2, 3]));
+        assert_eq!(rescoped(&mut control, "6001,6005"), (vec![(2, true), (3, false), (4, false)], vec![1]));
+        let bound = control.on_bound(registration(3, 3), opened(6003));
+        assert_eq!((bound.reply, bound.close), (None, true), "K1: it was answered");
+        assert_eq!(bound.next.map(|bind| bind.registration), Some(registration(5, 5)));
+    }
+
+    #[test]
+    fn a_port_that_was_picked_while_the_scope_changed_is_looked_at_again() {
+        let mut control = control("6001-6009", 1);
+        let _ = register(&mut control, 1, 0);
+        assert_eq!(rescoped(&mut control, "6001"), (vec![], vec![1]));
+        let bound = control.on_bound(registration(1, 1), opened(6005));
+        assert_eq!(bound, Bound { close: true, ..said(refused(1, TunnelRefusal::PortNotAllowed)) });
+        assert_eq!(control.held()[1], (Good::Tunnel, 0));
+    }
+
+    #[test]
+    fn the_newest_tunnel_goes_first() {
+        let mut control = control("6001-6009", 1);
+        let _ = register(&mut control, 7, 6001);
+        let _ = control.on_bound(registration(7, 1), opened(6001));
+        let _ = register(&mut control, 3, 6002);
+        let newest = |control: &mut Control| control.withdraw_newest().map(|gone| (gone.tunnel.0, gone.open.is_some()));
+        assert_eq!(
+            [newest(&mut control), newest(&mut control), newest(&mut control)],
+            [Some((3, false)), Some((7, true)), None]
+        );
+    }
+
+    #[test]
+    fn a_tunnels_limits_are_changed_wherever_it_stands() {
+        let mut control = control("6001-6009", 1);
+        let _ = register(&mut control, 1, 6001);
+        let _ = register(&mut control, 2, 6002);
+        let limits = || TunnelLimits { max_connections: 7, ..TunnelLimits::default() };
+        let mut change = |tunnel: u32, name: &str, limits| {
+            let msg = ClientMsg::ChangeTunnel { tunnel: TunnelId(tunnel), name: name.into(), limits };
+            control.on_msg(msg, 0, &Ledger::default())
+        };
+        let Ok(Reaction::Admit(admitted)) = change(1, "new", limits()) else { panic!("it is being opened") };
+        assert_eq!((admitted.registration, admitted.gate.max_connections), (registration(1, 1), 7));
+        assert_eq!(change(2, "new", limits()), Ok(Reaction::Nothing), "whoever opens it is told");
+        assert_eq!(change(3, "new", limits()), Ok(Reaction::Nothing), "it is gone");
+        assert_eq!(change(3, &"x".repeat(65), limits()), Err(Violation::Limit));
+        assert_eq!(control.tunnel_name(TunnelId(1)), "new");
+        let next = control.on_bound(registration(1, 1), opened(6001)).next.unwrap();
+        assert_eq!(next.gate.max_connections, 7);
     }
 
     #[test]

@@ -7,24 +7,32 @@
 //!                   │  └─ at once ────────┘  ▼
 //!                   └─── new session ──── RetryAt ──▶ Asked, after the pause
 //! ```
-//! A new session leads from every state to Idle. Closing a tunnel leads from every state to where nothing is left of it.
+//! A new session leads from every state to Idle, and so does `Released` from Asked and Open. Closing a tunnel leads from
+//! every state to where nothing is left of it.
 //!
 //! Invariants:
 //! - T1 a tunnel's id is never given to another one (P-ID-1);
 //! - T2 a tunnel is first registered when its LocalServer's name was looked up, and then once in each session, but for
-//!   the times that it was refused;
+//!   the times that it was refused or released;
 //! - T3 a tunnel that was closed is neither registered nor looked up again; what still comes about it is stale;
 //! - T4 no tunnel's refusal has to do with another tunnel: one that lasts until somebody changes something is said once,
-//!   and asked for again after long pauses.
+//!   and asked for again after long pauses;
+//! - T5 a tunnel that was moved to another port is open, and goes as soon as its successor is, or the session is over.
+
+mod change;
+
+pub use change::Orders;
 
 use crate::backoff::Backoff;
 use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::TunnelId;
 use crate::reconnect;
+use crate::report::{TunnelReport, TunnelState, TunnelTally};
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
 use alloc::collections::BTreeMap;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -48,6 +56,10 @@ struct TunnelEntry {
     /// The LocalServer's addresses, best first. `None` until its name was looked up for the first time.
     locals: Option<Vec<SocketAddr>>,
     lookup: LookupState,
+    /// How many LocalServers it had before: answers about those count no more.
+    lookups: u32,
+    /// It was moved to another port: this one takes its place.
+    successor: Option<TunnelId>,
     state: State,
     /// The public address of the last session: asked for again where the server picked it.
     last: Option<SocketAddr>,
@@ -83,7 +95,7 @@ enum State {
 pub enum AfterRefusal {
     /// The tunnel was closed meanwhile: nothing follows.
     Stale,
-    /// It is registered again at once, with any port instead of the one that the server picked last time.
+    /// It is registered again at once.
     RetryAtOnce,
     /// It is registered again after a pause.
     RetryLater {
@@ -114,19 +126,26 @@ impl Tunnels {
     fn add(&mut self, spec: TunnelSpec) -> TunnelId {
         let id = TunnelId(self.next);
         self.next = self.next.checked_add(1).expect("fewer than 2^32 tunnels in one process");
+        let (retry, slow_retry) = self.retries();
         let entry = TunnelEntry {
             spec,
             locals: None,
             lookup: LookupState::Idle,
+            lookups: 0,
+            successor: None,
             state: State::Idle,
             last: None,
             announced: None,
             refused: None,
-            retry: Backoff::new(self.reconnect_min, self.reconnect_max),
-            slow_retry: reconnect::slow(),
+            retry,
+            slow_retry,
         };
         self.entries.insert(id, entry);
         id
+    }
+
+    fn retries(&self) -> (Backoff, Backoff) {
+        (Backoff::new(self.reconnect_min, self.reconnect_max), reconnect::slow())
     }
 
     /// Forgets a tunnel. Returns whether there was one.
@@ -145,19 +164,25 @@ impl Tunnels {
         self.entries.get(&tunnel).map(|entry| &entry.spec)
     }
 
-    /// Notes that a tunnel's LocalServer is being looked up, and returns its name. `None` if that is under way already,
-    /// or the tunnel was closed.
-    pub fn begin_lookup(&mut self, tunnel: TunnelId) -> Option<&str> {
+    /// Notes that a tunnel's LocalServer is being looked up, and returns which of those that it has had that is, and its
+    /// name. `None` if that is under way already, or the tunnel was closed.
+    pub fn begin_lookup(&mut self, tunnel: TunnelId) -> Option<(u32, &str)> {
         let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookup != LookupState::UnderWay)?;
         entry.lookup = LookupState::UnderWay;
-        Some(&entry.spec.local)
+        Some((entry.lookups, &entry.spec.local))
     }
 
-    /// A LocalServer was looked up, without success if there is no address. Returns the addresses to dial, or `None` if
-    /// the tunnel was closed meanwhile. Visitors may come now. A look-up that failed does not make the last addresses
-    /// wrong, and is made again after `reconnect_max`.
-    pub fn on_located(&mut self, tunnel: TunnelId, addresses: Vec<SocketAddr>, now: Instant) -> Option<&[SocketAddr]> {
-        let entry = self.entries.get_mut(&tunnel)?;
+    /// A LocalServer, the tunnel's number `which`, was looked up, without success if there is no address. Returns the
+    /// addresses to dial, or `None` if the tunnel was closed or has another one meanwhile. Visitors may come now. A
+    /// look-up that failed does not make the last addresses wrong, and is made again after `reconnect_max`.
+    pub fn on_located(
+        &mut self,
+        tunnel: TunnelId,
+        which: u32,
+        addresses: Vec<SocketAddr>,
+        now: Instant,
+    ) -> Option<&[SocketAddr]> {
+        let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookups == which)?;
         if addresses.is_empty() {
             entry.lookup = LookupState::RetryAt(now + self.reconnect_max);
         } else {
@@ -165,6 +190,12 @@ impl Tunnels {
             entry.locals = Some(addresses);
         }
         Some(entry.locals.get_or_insert_default())
+    }
+
+    /// The tunnels whose LocalServer was never looked up, or is another one since.
+    pub fn unlocated(&self) -> impl Iterator<Item = TunnelId> {
+        let unknown = |entry: &TunnelEntry| entry.locals.as_ref().is_none_or(Vec::is_empty);
+        self.entries.iter().filter(move |(_, entry)| unknown(entry)).map(|(&tunnel, _)| tunnel)
     }
 
     /// A tunnel whose LocalServer is to be looked up again now.
@@ -260,14 +291,40 @@ impl Tunnels {
         self.entries.values().map(|entry| Some((&entry.spec, refused(entry)?))).collect()
     }
 
+    /// The tunnels that there are, and what was counted of them. Without a session none is open.
+    #[must_use]
+    pub fn report(
+        &self,
+        in_session: bool,
+        tallies: &BTreeMap<TunnelId, TunnelTally>,
+        now: Instant,
+    ) -> Vec<TunnelReport> {
+        let each = self.entries.iter().map(|(id, entry)| {
+            let state = match entry.state {
+                State::Open if in_session => TunnelState::Open,
+                _ if entry.refused.is_some() => TunnelState::Refused,
+                State::Open | State::Idle | State::Asked | State::RetryAt(_) => TunnelState::Opening,
+            };
+            let mut tunnel = TunnelReport::new(entry.spec.name.clone(), state, entry.spec.public_port);
+            tunnel.public = entry.last.filter(|_| state == TunnelState::Open);
+            tunnel.local = Some(entry.spec.local.clone());
+            tunnel.refused = entry.refused.map(|code| code.to_string());
+            if let Some(tally) = tallies.get(id) {
+                tunnel.fill(tally, now);
+            }
+            tunnel
+        });
+        each.collect()
+    }
+
     /// A tunnel was not opened. Where the server picked the port last time that port is let go, whatever was wrong with
-    /// it.
+    /// it. One that was released is asked for again as it was: this client was away for too long.
     ///
     /// The second time that a refusal is told for the same lasting reason it is no news.
     ///
     /// # Errors
     /// It was not asked for.
-    // PROTOCOL.md: P-TUN-4.
+    // PROTOCOL.md: P-TUN-4, P-RES-8.
     pub fn on_refused(
         &mut self,
         tunnel: TunnelId,
@@ -275,6 +332,13 @@ impl Tunnels {
         now: Instant,
         random: u32,
     ) -> Result<AfterRefusal, Violation> {
+        if code == TunnelRefusal::Released
+            && let Some(entry) = self.entries.get_mut(&tunnel)
+            && matches!(entry.state, State::Asked | State::Open)
+        {
+            entry.state = State::Idle;
+            return Ok(AfterRefusal::RetryAtOnce);
+        }
         let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
         if entry.spec.public_port == 0 && entry.last.take().is_some() {
             entry.state = State::Idle;
@@ -284,6 +348,35 @@ impl Tunnels {
         entry.state = State::RetryAt(now + pause);
         let is_news = entry.refused.replace(code) != Some(code) || !code.is_final();
         Ok(AfterRefusal::RetryLater { pause, is_news })
+    }
+
+    /// The server has closed an open tunnel, which is registered again as one that was refused. Returns the pause before
+    /// that, or `None` if there is nothing to register: the tunnel was closed meanwhile, or has moved.
+    ///
+    /// # Errors
+    /// It was not open.
+    // PROTOCOL.md: P-TUN-13.
+    pub fn on_closed(
+        &mut self,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+        now: Instant,
+        random: u32,
+    ) -> Result<Option<Duration>, Violation> {
+        let (message, state) = (MessageName::TunnelClosed, StateName::TunnelNotOpen);
+        let entry = match self.entries.get_mut(&tunnel) {
+            Some(entry) if entry.state == State::Open => entry,
+            None if tunnel.0 < self.next => return Ok(None),
+            Some(_) | None => return Err(Violation::Unexpected { message, state }),
+        };
+        if entry.successor.is_some() {
+            self.entries.remove(&tunnel);
+            return Ok(None);
+        }
+        let pause = if code.is_final() { entry.slow_retry.next(random) } else { entry.retry.next(random) };
+        entry.state = State::RetryAt(now + pause);
+        entry.refused = Some(code);
+        Ok(Some(pause))
     }
 
     /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
@@ -303,6 +396,11 @@ impl Tunnels {
         assert!(self.entries.keys().all(|tunnel| tunnel.0 < self.next), "T1: ids come from the counter");
         let early = |entry: &TunnelEntry| entry.locals.is_none() && entry.state != State::Idle;
         assert!(!self.entries.values().any(early), "T2: a tunnel is registered once its LocalServer was looked up");
+        for (_, entry) in self.entries.iter().filter(|(_, entry)| entry.successor.is_some()) {
+            assert_eq!(entry.state, State::Open, "T5: a tunnel that was moved is open");
+            let is_there = |successor| self.entries.get(&successor).is_some_and(|entry| entry.successor.is_none());
+            assert!(entry.successor.is_some_and(is_there), "T5: a tunnel that was moved has a successor");
+        }
     }
 }
 
@@ -348,11 +446,33 @@ mod tests {
     }
 
     #[test]
+    fn p_res_8_a_tunnel_that_was_released_is_asked_for_again_at_once_with_its_port() {
+        let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
+        let (id, now, released) = (TunnelId(0), Instant::ZERO, TunnelRefusal::Released);
+        assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
+        let refused = |tunnels: &mut Tunnels, code| tunnels.on_refused(id, code, now, 0);
+        assert_eq!(port(tunnels.register(now)), Some(0));
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
+        assert_eq!(tunnels.announce(), Some((id, address(7000))));
+        let unasked = Violation::Unexpected { message: MessageName::TunnelRefused, state: StateName::TunnelNotAsked };
+        assert_eq!(refused(&mut tunnels, IN_USE), Err(unasked), "no other reason takes an open tunnel away");
+        for told_ready in [true, false] {
+            assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::RetryAtOnce), "{told_ready}");
+            assert_eq!(refused(&mut tunnels, released), Err(unasked), "once");
+            assert_eq!(port(tunnels.register(now)), Some(7000));
+        }
+        assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
+        assert_eq!(tunnels.announce(), None, "people know that address");
+        assert!(tunnels.close(id));
+        assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::Stale));
+    }
+
+    #[test]
     fn t4_a_refusal_that_lasts_is_said_once_and_asked_about_slowly() {
         let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());
         let (good, bad, now) = (TunnelId(0), TunnelId(1), Instant::ZERO);
         for id in [good, bad] {
-            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
             assert!(tunnels.register(now).is_some());
         }
         let not_allowed = TunnelRefusal::PortNotAllowed;
@@ -388,7 +508,7 @@ mod tests {
         let now = Instant::ZERO;
         assert_eq!(tunnels.hopeless(), None);
         for id in [TunnelId(0), TunnelId(1)] {
-            assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+            assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
             assert!(tunnels.register(now).is_some());
         }
         assert_eq!(refused_for_good(&mut tunnels, TunnelId(0)), None, "the other was not answered yet");
@@ -403,7 +523,7 @@ mod tests {
     fn a_picked_port_that_is_refused_is_let_go_before_anything_else() {
         let mut tunnels = Tunnels::new(vec![spec(0)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![], now), Some(&[][..]));
         assert_eq!(port(tunnels.register(now)), Some(0));
         assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
         assert_eq!(tunnels.announce(), Some((id, address(7000))));
@@ -435,7 +555,7 @@ mod tests {
         let unexpected = |message| Violation::Unexpected { message, state: StateName::TunnelNotAsked };
         let (ready, refused) = (unexpected(MessageName::TunnelReady), unexpected(MessageName::TunnelRefused));
         assert_eq!(tunnels.on_ready(id, address(1)), Err(ready), "not asked for");
-        assert!(tunnels.on_located(id, vec![address(80)], now).is_some());
+        assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
         assert!(tunnels.close(id));
         assert_eq!(tunnels.on_ready(id, address(1)), Ok(()));
@@ -449,9 +569,9 @@ mod tests {
     fn t3_a_closed_tunnel_has_no_deadlines() {
         let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.begin_lookup(id), Some("localhost:80"));
+        assert_eq!(tunnels.begin_lookup(id), Some((0, "localhost:80")));
         assert_eq!(tunnels.begin_lookup(id), None, "it is under way");
-        assert!(tunnels.on_located(id, vec![], now).is_some());
+        assert!(tunnels.on_located(id, 0, vec![], now).is_some());
         assert_eq!(port(tunnels.register(now)), Some(1));
         assert_eq!(refused(&mut tunnels, id, IN_USE), (0.125, true));
         let (lookup, registration) = (tunnels.next_lookup().unwrap(), tunnels.next_registration().unwrap());
@@ -459,15 +579,15 @@ mod tests {
         assert_eq!((tunnels.next_lookup(), tunnels.next_registration()), (None, None));
         assert_eq!((tunnels.due_lookup(lookup), tunnels.register(registration)), (None, None));
         assert_eq!(tunnels.begin_lookup(id), None);
-        assert_eq!(tunnels.on_located(id, vec![address(80)], now), None);
+        assert_eq!(tunnels.on_located(id, 0, vec![address(80)], now), None);
     }
 
     #[test]
     fn a_look_up_that_fails_leaves_the_last_addresses() {
         let mut tunnels = Tunnels::new(vec![spec(1)], &Timings::default());
         let (id, now) = (TunnelId(0), Instant::ZERO);
-        assert_eq!(tunnels.on_located(id, vec![address(80)], now), Some(&[address(80)][..]));
-        assert_eq!(tunnels.on_located(id, vec![], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![address(80)], now), Some(&[address(80)][..]));
+        assert_eq!(tunnels.on_located(id, 0, vec![], now), Some(&[address(80)][..]));
         assert_eq!(tunnels.due_lookup(now), None);
         let again = tunnels.next_lookup().unwrap();
         assert_eq!(tunnels.due_lookup(again), Some(id));

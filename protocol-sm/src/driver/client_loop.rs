@@ -6,6 +6,7 @@
 mod check;
 mod dialling;
 mod opening;
+mod report;
 mod transfers;
 
 use super::loop_core::{LoopCore, Pace, Phase};
@@ -19,12 +20,15 @@ use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
 use crate::names::Name;
-use crate::notes::ConnFailure;
+use crate::notes::{ConnFailure, Note};
+use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
 use crate::time::Instant;
+use crate::visit::{Begun, Label, VisitEnd};
 use crate::wire::{ConnHello, Framer, Proof, ProxyToClient, ReplyReader};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use dialling::Dial;
@@ -36,6 +40,8 @@ pub struct ClientLoop<T, P> {
     /// The session that all conns here belong to.
     serial: u64,
     locals: BTreeMap<TunnelId, Name>,
+    /// What the access log calls the tunnels; empty where that is off.
+    labels: BTreeMap<TunnelId, Arc<Label>>,
     /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
     await_names: Vec<(TunnelId, Token)>,
     conns: BTreeMap<ConnId, Token>,
@@ -44,6 +50,8 @@ pub struct ClientLoop<T, P> {
     active: u32,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
+    /// What is counted of each tunnel.
+    tallies: Counted<BTreeMap<TunnelId, TunnelTally>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,9 +106,19 @@ struct Active {
     local: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    /// Who came, if the visit is to leave a record.
+    visit: Option<Box<(SocketAddr, Begun)>>,
+    began: Counted<Instant>,
 }
 
 impl Active {
+    /// The record of its visit, which is over; none where the log is off, or it was made before.
+    fn over(&mut self, now: Instant, outcome: VisitEnd) -> Option<Note> {
+        let (visitor, visit) = *self.visit.take()?;
+        let [down, up] = self.conn.transfer.ways();
+        Some(visit.over(now, visitor, [up, down], outcome))
+    }
+
     /// `unanswered`: `Started` has not gone out.
     fn phase(&self, unanswered: bool) -> Phase {
         if self.conn.stage() == Stage::Dialling {
@@ -135,11 +153,13 @@ impl<T, P> ClientLoop<T, P> {
             core: LoopCore::new(loop_index, timings),
             serial: 0,
             locals: BTreeMap::new(),
+            labels: BTreeMap::new(),
             await_names: Vec::new(),
             conns: BTreeMap::new(),
             slots: Slab::default(),
             active: 0,
             told_up: false,
+            tallies: Counted::default(),
         }
     }
 
@@ -170,19 +190,35 @@ where
                 self.told_up = false;
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
-            ToClientLoop::Tunnel { tunnel, locals, fixed } => {
+            ToClientLoop::Tunnel { tunnel, locals, fixed, label } => {
+                self.labels.extend(label.map(|label| (tunnel, label)));
                 self.locals.entry(tunnel).or_insert_with(|| Name::new(fixed)).on_answer(&locals, cx.now);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
+                self.labels.remove(&tunnel);
+                self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
+            }
+            ToClientLoop::Relocated { tunnel, fixed } => {
+                if let Some(name) = self.locals.get_mut(&tunnel) {
+                    *name = Name::new(fixed);
+                }
+            }
+            ToClientLoop::KeepTo(timings) => {
+                cx.sys.keep_to(&timings);
+                self.core.timings = *timings;
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {
                 self.core.draining = true;
                 self.tell_if_drained(cx);
+            }
+            ToClientLoop::Report { asked } => {
+                let part = Box::new(self.report(cx.now, asked));
+                cx.sys.tell(FromClientLoop::Report(part));
             }
         }
     }
@@ -305,7 +341,8 @@ mod tests {
             let conn = conn.clone();
             let mut pace = Pace::new();
             pace.phase = phase;
-            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace }.phase(unanswered)
+            let began = Counted::default();
+            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace, began, visit: None }.phase(unanswered)
         };
         assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
         conn.on_dialed();

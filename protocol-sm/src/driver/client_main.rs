@@ -11,28 +11,35 @@ mod check;
 mod connecting;
 mod dialling;
 mod receive;
+mod reload;
+mod report;
 mod session;
 mod stage;
 mod stopping;
 mod tunnels;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ToClientLoop, ToClientMain, ToLoop};
+use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
+use crate::gather::Gather;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
+use crate::notes::Note;
 use crate::reconnect::Reconnect;
+use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
+use report::Story;
 use stage::Stage;
 
 /// How a client ended.
@@ -52,14 +59,16 @@ pub struct ClientMain<T> {
     settings: ClientSettings,
     server: String,
     server_name: Name,
+    /// How many servers there were before: answers about their names count no more.
+    servers: u32,
     loop_count: usize,
     slots: Slab<CtlLink<T, ToClient>>,
     stage: Stage,
     reconnect: Reconnect,
     control: Option<Control>,
     serial: u64,
-    /// The time at which a session that has lost its ctl_conn is given up.
-    grace: Option<Instant>,
+    /// When the session lost its ctl_conn, if it has none.
+    lost: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
     server_at: Option<SocketAddr>,
     proxy_port: u16,
@@ -68,12 +77,18 @@ pub struct ClientMain<T> {
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
+    /// Reports that were asked for.
+    reports: Gather<Box<LoopPart>>,
+    story: Counted<Story>,
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported> {}
 
-impl<T, S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>> MainSys<T> for S {}
+impl<T, S> MainSys<T> for S where
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>
+{
+}
 
 /// A client that was asked to stop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,18 +113,21 @@ impl<T> ClientMain<T> {
             carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
+            servers: 0,
             server,
             loop_count,
             slots: Slab::default(),
             stage: Stage::Pausing(None),
             control: None,
             serial: 0,
-            grace: None,
+            lost: None,
             server_at: None,
             proxy_port: 0,
             busy: false,
             stopping: None,
             outcome: None,
+            reports: Gather::new(loop_count),
+            story: Counted::default(),
         }
     }
 
@@ -125,6 +143,18 @@ impl<T> ClientMain<T> {
         matches!(self.stage, Stage::Up { .. })
     }
 
+    /// `HOST:PORT` of its server.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// When a session that has lost its ctl_conn is given up.
+    // PROTOCOL.md: P-RES-6.
+    fn given_up(&self) -> Option<Instant> {
+        self.lost.map(|at| at + self.settings.timings.kept())
+    }
+
     /// A tunnel that was not closed.
     #[must_use]
     pub fn tunnel(&self, tunnel: TunnelId) -> Option<&TunnelSpec> {
@@ -134,7 +164,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -144,7 +174,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -154,7 +184,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
 {
     type Message = ToClientMain;
 
@@ -166,6 +196,8 @@ where
             ToClientMain::Loop(message) => self.on_loop(cx, message),
             ToClientMain::Resolved { tag, addresses } => self.on_resolved(cx, tag, addresses),
             ToClientMain::CloseTunnel { tunnel } => self.close_tunnel(cx, tunnel),
+            ToClientMain::Reload(new) => self.reload(cx, *new),
+            ToClientMain::Report { tag } => self.ask_for_report(cx, tag),
             ToClientMain::Stop => self.stop(cx),
         }
     }
@@ -188,7 +220,8 @@ where
         if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= cx.now) {
             return self.finish_stop(cx);
         }
-        if self.grace.is_some_and(|at| at <= cx.now) {
+        if self.given_up().is_some_and(|at| at <= cx.now) {
+            cx.sys.note(Note::SessionLost { waited: Some(self.settings.timings.kept()) });
             self.end_session(cx);
         }
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
@@ -208,7 +241,7 @@ where
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
         let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
-        [self.stage.deadline(), self.grace].into_iter().chain(others).flatten().min()
+        [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

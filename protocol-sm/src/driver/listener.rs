@@ -20,9 +20,11 @@ use crate::crowd::{Crowd, Guest};
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
+use crate::report::{Counted, Counts, ListenerPart};
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::Begun;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -53,6 +55,9 @@ pub struct Listener<L> {
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
     totals: Totals,
+    /// What became of those among `totals`.
+    dropped: Counted<Counts<Dropped>>,
+    turned_away: Counts<Dropped>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,13 +91,21 @@ impl<L> Listener<L> {
             busy: VecDeque::new(),
             paused_until: None,
             totals: Totals::default(),
+            dropped: Counted::default(),
+            turned_away: Counts::default(),
         }
     }
 
-    /// Visitors that it turned away so far, by reason.
+    /// Visitors that came and were dropped at once.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Visitors that it turned away because of their source address or their rate: they are not among the totals.
+    #[must_use]
+    pub fn turned_away(&self) -> Counts<Dropped> {
+        self.turned_away
     }
 
     /// Public ports that are open.
@@ -114,7 +127,7 @@ impl<L> Listener<L> {
             match bound {
                 // Another one may be free.
                 Err(SysError::InUse | SysError::Denied) if !bind.ports.is_empty() => self.binds.push(holder, bind),
-                bound => cx.sys.tell(FromListener { control, registration, bound }),
+                bound => cx.sys.tell(FromListener::Bound { control, registration, bound }),
             }
         }
     }
@@ -128,7 +141,8 @@ impl<L> Listener<L> {
         let token = self.ports.insert_with(|token| {
             let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
             real = Some(address);
-            let route = Route::to(Member { control, registration, gate: (**gate).clone() });
+            let route =
+                Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
             Ok(PublicPort { listener, route, queued: false })
         })?;
         self.port_of.insert((control, registration), token);
@@ -146,6 +160,19 @@ impl<L> Listener<L> {
             && let Some(port) = self.ports.remove(token)
         {
             sys.unlisten(port.listener);
+        }
+    }
+
+    /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
+    fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
+        let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
+        if let Some(&token) = self.port_of.get(&(control, registration)) {
+            if let Some(member) = self.ports.get_mut(token).and_then(|port| port.route.member(control, registration)) {
+                gate.follow(&mut member.gate);
+                member.gate = *gate;
+            }
+        } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
+            bind.gate = gate;
         }
     }
 
@@ -173,23 +200,27 @@ impl<L> Listener<L> {
     where
         S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
-        let Some(port) = self.ports.get_mut(token) else { return };
-        let PublicPort { listener, route, .. } = port;
-        let (now, loads, crowd, totals) = (cx.now, &mut self.loads, &mut self.crowd, &mut self.totals);
+        let Self { ports, loads, crowd, totals, dropped, turned_away: all_turned_away, .. } = self;
+        let Some(PublicPort { listener, route, .. }) = ports.get_mut(token) else { return };
+        let now = cx.now;
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
-            let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate } = route.resolve();
+            let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate, ref mut turned_away } =
+                route.resolve();
             if let Err(why) = gate.admit(now, from.ip()) {
-                let count =
-                    if why == Dropped::TooOften { &mut totals.refused_by_rate } else { &mut totals.refused_by_source };
-                *count += 1;
+                all_turned_away.add(why);
+                **turned_away += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
             if let Err(why) = crowd.enter(guest, gate.per_source) {
                 totals.visitors += 1;
                 totals.aborted += 1;
+                dropped.add(why);
+                **turned_away += 1;
                 sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
                 return sys.reset(stream);
             }
             let loop_index = least_loaded(loads);
@@ -201,6 +232,7 @@ impl<L> Listener<L> {
                 from,
                 guest,
                 tunnel_max: gate.max_connections,
+                label: gate.label.clone(),
                 left: loads.len() - 1,
             });
             sys.tell(ToLoop { loop_index, message });
@@ -227,6 +259,16 @@ where
         match message {
             ToListener::Bind { control, holder, registration, ip, ports, gate } => {
                 self.binds.push(holder, Bind { control, registration, ip, ports, gate });
+            }
+            ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
+            ToListener::Report => {
+                let members = self.ports.iter().flat_map(|(_, port)| port.route.members());
+                let tunnels =
+                    members.map(|member| (member.control, member.registration.tunnel, *member.turned_away)).collect();
+                let (dropped, turned_away) = (*self.dropped, self.turned_away);
+                let part = ListenerPart { dropped, turned_away, tunnels };
+                cx.sys.tell(FromListener::Report(Box::new(part)));
             }
             ToListener::Moved { from, to } => {
                 self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");

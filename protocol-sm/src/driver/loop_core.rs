@@ -9,6 +9,7 @@ use super::totals::Totals;
 use crate::canary::{PlantedBug, planted};
 use crate::ids::ConnId;
 use crate::notes::Note;
+use crate::report::{Counted, LoopPart, LoopReport, LoopTally, Trouble, micros};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::{Linger, OuterDuty, Transfer};
@@ -23,6 +24,8 @@ pub(crate) struct LoopCore {
     pub(crate) timings: Timings,
     pub(crate) timers: Timers,
     pub(crate) totals: Totals,
+    /// What is told of the visitors among `totals`.
+    pub(crate) tally: Counted<LoopTally>,
     /// No new transfer will come: the main thread waits for the last one's end.
     pub(crate) draining: bool,
     /// Conns whose turn was cut short, for others.
@@ -36,6 +39,7 @@ impl LoopCore {
             timings,
             timers: Timers::default(),
             totals: Totals::default(),
+            tally: Counted::default(),
             draining: false,
             busy: VecDeque::new(),
         }
@@ -150,6 +154,30 @@ impl LoopCore {
         pace.moved = moved;
         self.timers.set(token, deadline, Some(now + self.timings.half_open_timeout));
         true
+    }
+
+    /// One more visitor did not end well.
+    pub(crate) fn on_trouble(&mut self, trouble: Trouble) {
+        self.totals.aborted += 1;
+        self.tally.on_trouble(trouble);
+    }
+
+    /// Its part of a report that was asked for at `asked`; what belongs to slots and sessions is not in it.
+    pub(crate) fn part(&self, now: Instant, asked: Instant) -> LoopPart {
+        LoopPart {
+            loop_index: self.loop_index,
+            total: self.totals.visitors,
+            finished: self.totals.finished,
+            tally: *self.tally,
+            opened: self.totals.proxy_conns,
+            own: LoopReport {
+                sockets: 0,
+                queued: self.turns() as u64,
+                lag_us: micros(now.since(asked)),
+                stale: self.totals.stale,
+            },
+            ..LoopPart::default()
+        }
     }
 
     /// A message came about a transfer that is over, or a conn that is gone.

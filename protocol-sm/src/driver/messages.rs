@@ -7,10 +7,16 @@ use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
+use crate::reload::ClientReload;
+use crate::report::{ListenerPart, LoopPart, Report};
+use crate::settings::{ServerSettings, Timings};
 use crate::sys_error::SysError;
+use crate::time::Instant;
+use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -64,12 +70,26 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// A session may use more or less from now on. Who is there already stays.
+    Limits {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// This loop's share of its limits.
+        limits: Limits,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
     Trim,
     /// The time to drain is over: reset and close everything.
     Stop,
+    /// Somebody asks for a report: answered by [`FromServerLoop::Report`].
+    Report {
+        /// When it was asked for.
+        asked: Instant,
+    },
 }
 
 /// A visitor on its way to an event loop. `T` is a stream.
@@ -87,6 +107,8 @@ pub struct Arrival<T> {
     pub guest: Guest,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
+    /// What the access log calls its tunnel; none where that is off.
+    pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
 }
@@ -164,6 +186,8 @@ pub enum FromServerLoop<T> {
         /// The loop's index.
         loop_index: usize,
     },
+    /// Its part of a report.
+    Report(Box<LoopPart>),
 }
 
 /// To an event loop of the client.
@@ -182,12 +206,23 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What the access log calls it; none where that is off.
+        label: Option<Arc<Label>>,
     },
     /// A tunnel was closed: visitors that are still started for it are refused, transfers go on.
     CloseTunnel {
         /// The tunnel.
         tunnel: TunnelId,
     },
+    /// A tunnel's LocalServer is another one, which was not looked up yet: transfers go on, new visitors go there.
+    Relocated {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Its name is an address, and will not have another.
+        fixed: bool,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
     /// Open a proxy_conn.
     Open {
         /// The server's address.
@@ -206,6 +241,11 @@ pub enum ToClientLoop {
     },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
     Drain,
+    /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
+    Report {
+        /// When it was asked for.
+        asked: Instant,
+    },
 }
 
 /// From an event loop of the client to its main thread. `serial` is the session that it is about.
@@ -254,6 +294,8 @@ pub enum FromClientLoop {
         /// The loop's index.
         loop_index: usize,
     },
+    /// Its part of a report.
+    Report(Box<LoopPart>),
 }
 
 /// To the server's listener.
@@ -272,6 +314,17 @@ pub enum ToListener {
         ip: IpAddr,
         /// Ports to try in this order, at least one; 0 is any free one.
         ports: VecDeque<u16>,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
+    /// These deadlines and intervals count from now on.
+    KeepTo(Box<Timings>),
+    /// Who may visit a tunnel is changed.
+    Admit {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What was registered; it is open, or being opened.
+        registration: Registration,
         /// Who may visit.
         gate: Box<Gate>,
     },
@@ -301,17 +354,33 @@ pub enum ToListener {
         /// The session, by the server's key.
         control: ControlKey,
     },
+    /// Somebody asks for a report: answered by [`FromListener::Report`].
+    Report,
 }
 
-/// From the server's listener to its main driver: the answer to [`ToListener::Bind`].
+/// From the server's listener to its main driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FromListener {
-    /// The session, by the server's key.
-    pub control: ControlKey,
-    /// What was registered.
-    pub registration: Registration,
-    /// The public address, or why there is none.
-    pub bound: Result<SocketAddr, SysError>,
+pub enum FromListener {
+    /// The answer to [`ToListener::Bind`].
+    Bound {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What was registered.
+        registration: Registration,
+        /// The public address, or why there is none.
+        bound: Result<SocketAddr, SysError>,
+    },
+    /// Its part of a report.
+    Report(Box<ListenerPart>),
+}
+
+/// The answer to [`ToServerMain::Report`] or [`ToClientMain::Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reported {
+    /// Who asked: all that asked before the parts were gathered.
+    pub tags: Vec<u64>,
+    /// What they asked for.
+    pub report: Box<Report>,
 }
 
 /// To the server's main thread. `T` is a stream.
@@ -321,6 +390,14 @@ pub enum ToServerMain<T> {
     Loop(FromServerLoop<T>),
     /// From the listener.
     Listener(FromListener),
+    /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
+    /// clients must encrypt, stays as it was.
+    Reload(Box<ServerSettings>),
+    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the server ends before.
+    Report {
+        /// The asker's name for it.
+        tag: u64,
+    },
     /// The user asks to stop.
     Stop,
 }
@@ -337,10 +414,17 @@ pub enum ToClientMain {
         /// Its addresses, best first.
         addresses: Vec<SocketAddr>,
     },
+    /// The user says anew what is to be done. Answered by a note.
+    Reload(Box<ClientReload>),
     /// The user closes a tunnel: no new visitors, transfers go on. An id that is no tunnel's is ignored.
     CloseTunnel {
         /// The tunnel.
         tunnel: TunnelId,
+    },
+    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the client ends before.
+    Report {
+        /// The asker's name for it.
+        tag: u64,
     },
     /// The user asks to stop.
     Stop,

@@ -22,7 +22,7 @@ mod timers;
 mod totals;
 mod view;
 
-pub use crate::notes::{Disconnect, Dropped, HandshakeEnd, Note};
+pub use crate::notes::{Disconnect, Dropped, Expiry, HandshakeEnd, Note};
 pub use crate::sys_error::SysError;
 pub use slab::Token;
 pub use sys::{Entropy, Listen, Log, Lookup, Readiness, Received, Resolve, Role, Splice, Streams};

@@ -4,6 +4,7 @@
 //! conn's which visitor it serves. Readiness of either drives both.
 
 mod check;
+mod report;
 mod stale;
 mod transfers;
 mod visitors;
@@ -24,9 +25,11 @@ use crate::ledger::{Good, Holder, Ledger};
 use crate::notes::{Dropped, Note};
 use crate::ping_pace::PingPace;
 use crate::pool::Pool;
+use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::Transfer;
+use crate::visit::Begun;
 use crate::wire::{Framer, ProxyToServer};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -59,6 +62,8 @@ struct Shard {
     max_connections: u32,
     /// This loop's share of what the holder may have waiting.
     max_waiting: u32,
+    /// Those that waited when that was set.
+    waited: u32,
     active: u32,
     /// Visitors of each tunnel, waiting and served; none is 0.
     visits: BTreeMap<TunnelId, u32>,
@@ -66,6 +71,18 @@ struct Shard {
     loop_count: u32,
     /// The session is over: what is left is transfers that the client is through with.
     closing: bool,
+    tally: Counted<ShardTally>,
+}
+
+/// What is counted of one client's part of this loop.
+#[derive(Clone, Debug, Default)]
+struct ShardTally {
+    /// Conns that came.
+    opened: u64,
+    /// Transfers that were given a conn that had carried one before.
+    reused: u64,
+    /// Each tunnel that visitors came to, until it is closed.
+    tunnels: BTreeMap<TunnelId, TunnelTally>,
 }
 
 impl Shard {
@@ -149,6 +166,8 @@ struct Active {
     answer_by: Instant,
     /// The conn is lost, and the client was asked whether it has seen the `Start`.
     lost: bool,
+    /// The visitor that is gone, if its visit is to leave a record.
+    gone: Option<Box<(SocketAddr, Begun)>>,
 }
 
 impl State {
@@ -176,6 +195,8 @@ struct Visitor<T> {
     tunnel: TunnelId,
     from: SocketAddr,
     guest: Guest,
+    /// Its visit, if that is to leave a record.
+    visit: Option<Begun>,
     port: Endpoint<T>,
     /// The conn that serves it; until then it waits.
     conn: Option<Token>,
@@ -242,6 +263,14 @@ where
             ToServerLoop::ConnFailed { control, count } => self.on_failed(cx, control, count),
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
+                self.forget_tally(control, tunnel);
+            }
+            ToServerLoop::Limits { control, limits } => self.limit(cx, control, limits),
+            ToServerLoop::KeepTo(timings) => {
+                for shard in self.controls.values_mut() {
+                    shard.ping_pace.begin_at(timings.idle_ping_interval);
+                }
+                self.core.timings = *timings;
             }
             ToServerLoop::Drain => {
                 self.core.draining = true;
@@ -253,6 +282,10 @@ where
                 self.tell_if_drained(cx);
             }
             ToServerLoop::Trim => self.trim(cx),
+            ToServerLoop::Report { asked } => {
+                let part = Box::new(self.report(cx.now, asked));
+                cx.sys.tell(FromServerLoop::Report(part));
+            }
             ToServerLoop::Stop => {
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -337,13 +370,24 @@ impl<T, P> ServerLoop<T, P> {
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             max_waiting: limits.max_waiting,
+            waited: 0,
             active: 0,
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,
             closing: false,
+            tally: Counted::default(),
         };
         let before = self.controls.insert(control, shard);
         assert!(before.is_none(), "a control's key is used once");
+        self.ask(cx, control);
+    }
+
+    /// A session may use more or less from now on.
+    fn limit<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
+        let Some(shard) = self.controls.get_mut(&control) else { return };
+        shard.waited = u32::try_from(shard.pool.waits()).unwrap_or(u32::MAX);
+        (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
+        shard.pool.keep(limits.keep);
         self.ask(cx, control);
     }
 
@@ -401,6 +445,7 @@ impl<T, P> ServerLoop<T, P> {
         match made {
             Ok(token) => {
                 shard.conns.insert(id, token);
+                shard.tally.opened += 1;
                 self.core.totals.proxy_conns += 1;
                 cx.sys.note(Note::ConnUp { conn: id });
                 let visitor = shard.pool.on_new(token);

@@ -9,9 +9,10 @@
 //! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
 //!             Refused, lost or too late: closed.
 //!
-//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──its grace ends──▶ over
-//!                 ▲                                    │
-//!                 └──────────── resumed ───────────────┘   Closed, replaced, a violation: over at once.
+//! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──session_grace──▶ Asleep ──transfer_grace──▶ over
+//!                 ▲                                    │                          │
+//!                 └──────────── resumed ───────────────┴──────────────────────────┘
+//!             Closed, replaced, a violation: over at once. No conns: over instead of Asleep.
 //!
 //! server      running ──Stop──▶ stopping ──all loops have drained, or `drain_timeout`──▶ over
 //! ```
@@ -21,22 +22,25 @@
 //! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
 //!   client has one session;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
-//! - M4 exactly the detached sessions have an end of grace;
+//! - M4 exactly the sessions without a ctl_conn have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
 //! - M6 exactly the connections' deadlines are timers;
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
+//! - M9 a session that sleeps has conns, and no tunnel;
 //! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod reload;
+mod report;
 mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -45,9 +49,12 @@ use super::timers::Timers;
 use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
+use crate::gather::Gather;
 use crate::guesses::Guesses;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
+use crate::notes::HandshakeEnd;
+use crate::report::{Counted, Counts, Histogram};
 use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -60,6 +67,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use handshake_limit::HandshakeLimit;
+use report::Part;
 use session_table::SessionTable;
 
 /// How long accepting rests when the process is out of descriptors.
@@ -77,6 +85,7 @@ pub struct ServerMain<T, L> {
     settings: ServerSettings,
     loop_count: usize,
     bind_ip: IpAddr,
+    /// The proxy port, as it is bound.
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
     sessions: SessionTable,
@@ -88,6 +97,10 @@ pub struct ServerMain<T, L> {
     /// Wrong proofs.
     guesses: Guesses,
     turned_away: TurnedAway,
+    /// See [`Report::healing`](crate::report::Report::healing).
+    healing: Counted<Histogram>,
+    /// Reports that were asked for.
+    reports: Gather<Part>,
     /// Doors with connections left to accept, and ctl_conns with messages left to read or send, by the holders of
     /// their sessions.
     busy: Turns<Option<Holder>, Token>,
@@ -99,9 +112,9 @@ pub struct ServerMain<T, L> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TurnedAway {
     /// Refused with a message that names the reason, for example a wrong token.
-    pub refused: u64,
+    pub refused: Counts<HandshakeRefusal>,
     /// Closed without a message: too slow, or too many of them.
-    pub dropped: u64,
+    pub dropped: Counts<HandshakeEnd>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -201,12 +214,17 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<Reported>
 {
 }
 
 impl<T, L, S> MainSys<T, L> for S where
-    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>
+    S: Listen<Stream = T, Listener = L>
+        + Entropy
+        + Log
+        + Tell<ToLoop<ToServerLoop<T>>>
+        + Tell<ToListener>
+        + Tell<Reported>
 {
 }
 
@@ -214,12 +232,9 @@ impl<T, L> ServerMain<T, L> {
     /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
     #[must_use]
     pub fn new(mut settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
-        let Budget { conns, handshakes, sessions, tunnels, .. } = settings.budget;
-        settings.max_handshakes = settings.max_handshakes.min(handshakes);
-        // Half at most: one address does not take the room of all others.
-        settings.max_handshakes_per_source = settings.max_handshakes_per_source.min((handshakes / 2).max(1));
+        let Budget { conns, tunnels, .. } = settings.budget;
         let ledger = Ledger::default()
-            .with_cap(Good::Session, settings.max_sessions.min(sessions))
+            .with_cap(Good::Session, reload::fit(&mut settings))
             .with_cap(Good::Tunnel, tunnels)
             .with_cap(Good::Conn, conns);
         Self {
@@ -233,6 +248,8 @@ impl<T, L> ServerMain<T, L> {
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
             turned_away: TurnedAway::default(),
+            healing: Counted::default(),
+            reports: Gather::new(loop_count + 1),
             busy: Turns::default(),
             paused_until: None,
             stopping: None,
@@ -263,7 +280,7 @@ impl<T, L> ServerMain<T, L> {
         };
         let ctl = open(ctl, ConnKind::Ctl)?;
         let proxy = open(proxy, ConnKind::Proxy)?;
-        self.proxy_port = self.settings.advertise_proxy_port.unwrap_or(proxy.port());
+        self.proxy_port = proxy.port();
         Ok((ctl, proxy))
     }
 
@@ -311,14 +328,24 @@ impl<T, L> ServerMain<T, L> {
 
 impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
-    S: Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener>,
+    S: Listen<Stream = T, Listener = L>
+        + Entropy
+        + Log
+        + Tell<ToLoop<ToServerLoop<T>>>
+        + Tell<ToListener>
+        + Tell<Reported>,
 {
     type Message = ToServerMain<T>;
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToServerMain<T>) {
         match message {
             ToServerMain::Loop(message) => self.on_loop(cx, message),
-            ToServerMain::Listener(message) => self.on_bound(cx, message),
+            ToServerMain::Listener(FromListener::Bound { control, registration, bound }) => {
+                self.on_bound(cx, control, registration, bound);
+            }
+            ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
+            ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
+            ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }
     }
@@ -354,7 +381,7 @@ where
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
-            self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
+            self.on_grace(cx, key);
         }
         if let Some(stopping) = &self.stopping
             && stopping.until <= cx.now

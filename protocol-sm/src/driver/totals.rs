@@ -13,8 +13,4 @@ pub struct Totals {
     pub proxy_conns: u64,
     /// Messages about things that were gone.
     pub stale: u64,
-    /// Visitors turned away at the public port because of their source address; not among `visitors`.
-    pub refused_by_source: u64,
-    /// Visitors turned away there because too many came from their source address; not among `visitors`.
-    pub refused_by_rate: u64,
 }

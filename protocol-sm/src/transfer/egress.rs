@@ -15,6 +15,7 @@
 use super::end::{Fin, How};
 use super::half::{Budget, Count, Half};
 use crate::canary::{PlantedBug, planted};
+use crate::visit::{Way, WayEnd};
 
 /// Bytes of a visitor that may go out behind a `Start` that is not answered: so much of it is kept (E4).
 pub const FIRST_BYTES: usize = 32 * 1024;
@@ -90,6 +91,17 @@ impl Egress {
     #[must_use]
     pub fn through(&self) -> bool {
         self.ended() && self.count.forwarded == self.count.taken
+    }
+
+    /// What the outer socket has given, and how that ended.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        let end = match self.end {
+            Some(How::Shut) if self.through() && !self.reset_behind => WayEnd::Shut,
+            Some(_) if self.through() => WayEnd::Reset,
+            Some(_) | None => WayEnd::Cut,
+        };
+        Way { bytes: self.count.taken, end }
     }
 
     /// Bytes forwarded so far.

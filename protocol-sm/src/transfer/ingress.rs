@@ -18,6 +18,7 @@ use super::end::{Fin, How, PeerEnd};
 use super::half::{Budget, Count, Half};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
+use crate::visit::{Way, WayEnd};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,7 +37,10 @@ enum Sink {
     /// The outer socket's write half is shut.
     Shut,
     /// The outer socket is lost, or was never there: it is dropped.
-    Lost,
+    Lost {
+        /// Bytes that it was given before.
+        delivered: u64,
+    },
     /// All of it is delivered, and the outer socket is closed.
     Gone,
 }
@@ -77,7 +81,7 @@ impl Ingress {
         match self.sink {
             Sink::Open if delivered => Some(fin.how),
             Sink::Shut if reset_behind => Some(How::Reset),
-            Sink::Open | Sink::Shut | Sink::Lost | Sink::Gone => None,
+            Sink::Open | Sink::Shut | Sink::Lost { .. } | Sink::Gone => None,
         }
     }
 
@@ -106,18 +110,18 @@ impl Ingress {
     pub fn on_sink_lost(&mut self) {
         match self.sink {
             Sink::Open => {
-                self.sink = Sink::Lost;
+                self.sink = Sink::Lost { delivered: self.count.forwarded };
                 self.count.forwarded = self.count.taken;
             }
             Sink::Shut => self.sink = Sink::Gone,
-            Sink::Lost | Sink::Gone => {}
+            Sink::Lost { .. } | Sink::Gone => {}
         }
     }
 
     /// Whether what comes is dropped.
     #[must_use]
     pub fn drops(&self) -> bool {
-        self.sink == Sink::Lost
+        matches!(self.sink, Sink::Lost { .. })
     }
 
     /// Whether this half is over.
@@ -126,7 +130,7 @@ impl Ingress {
         match self.sink {
             Sink::Open => false,
             Sink::Shut => self.due().is_none(),
-            Sink::Lost => self.end.is_some_and(|end| end.fin.total == self.count.taken),
+            Sink::Lost { .. } => self.end.is_some_and(|end| end.fin.total == self.count.taken),
             Sink::Gone => true,
         }
     }
@@ -149,6 +153,21 @@ impl Ingress {
     pub fn waits_for_reset(&self) -> Option<u64> {
         let end = self.end.filter(|end| end.is_reset() && self.sink == Sink::Open)?;
         (self.count.taken > self.count.forwarded).then(|| end.fin.total - self.count.forwarded)
+    }
+
+    /// What the outer socket was given, and how that ended.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        let shut = self.end.is_some_and(|end| !end.is_reset());
+        match self.sink {
+            Sink::Lost { delivered } => {
+                let delivered = if planted(PlantedBug::DroppedCounted) { self.count.forwarded } else { delivered };
+                Way { bytes: delivered, end: if self.through() { WayEnd::Reset } else { WayEnd::Cut } }
+            }
+            Sink::Shut => Way { bytes: self.count.forwarded, end: WayEnd::Shut },
+            Sink::Gone => Way { bytes: self.count.forwarded, end: if shut { WayEnd::Shut } else { WayEnd::Reset } },
+            Sink::Open => Way { bytes: self.count.forwarded, end: WayEnd::Cut },
+        }
     }
 
     /// Bytes forwarded so far.

@@ -19,6 +19,7 @@ pub use linger::Linger;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
 use crate::ids::Epoch;
+use crate::visit::Way;
 
 /// One transfer, as either side counts it.
 ///
@@ -186,6 +187,12 @@ impl Transfer {
     #[must_use]
     pub fn through(&self) -> bool {
         self.egress.through() && self.ingress.through()
+    }
+
+    /// What the outer socket has given and was given, and how each ended: of the egress, then of the ingress.
+    #[must_use]
+    pub fn ways(&self) -> [Way; 2] {
+        [self.egress.way(), self.ingress.way()]
     }
 
     /// Bytes forwarded so far, in both directions.

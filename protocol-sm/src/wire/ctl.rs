@@ -79,7 +79,10 @@ impl Message for ToClient {
             Self::Close { code } => Some(Code::Close(*code)),
             Self::Handshake(ServerHandshake::Refused(code)) => Some(Code::Handshake(*code)),
             Self::Numbered { msg: ServerMsg::Abort { code, .. }, .. } => Some(Code::Abort(*code)),
-            Self::Numbered { msg: ServerMsg::TunnelRefused { code, .. }, .. } => Some(Code::Tunnel(*code)),
+            Self::Numbered {
+                msg: ServerMsg::TunnelRefused { code, .. } | ServerMsg::TunnelClosed { code, .. },
+                ..
+            } => Some(Code::Tunnel(*code)),
             Self::Handshake(_) | Self::Numbered { .. } | Self::Ping { .. } | Self::Pong { .. } | Self::Ack { .. } => {
                 None
             }
@@ -218,6 +221,15 @@ pub enum ClientMsg {
         /// Whether its `Start` has come. If not, the conn is closed, and it never will.
         seen: bool,
     },
+    /// A registered tunnel has another name or other limits from now on.
+    ChangeTunnel {
+        /// Which.
+        tunnel: TunnelId,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        name: String,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        limits: TunnelLimits,
+    },
 }
 
 impl ClientMsg {
@@ -276,6 +288,13 @@ pub enum ServerMsg {
         /// Which transfer.
         epoch: Epoch,
     },
+    /// The client may not have an open tunnel any more: its public port is closed, transfers go on.
+    TunnelClosed {
+        /// Which.
+        tunnel: TunnelId,
+        /// Why.
+        code: TunnelRefusal,
+    },
 }
 
 impl ToServer {
@@ -293,6 +312,7 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::Abort { .. }, .. } => MessageName::Abort,
             Self::Numbered { msg: ClientMsg::Drain, .. } => MessageName::Drain,
             Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
+            Self::Numbered { msg: ClientMsg::ChangeTunnel { .. }, .. } => MessageName::ChangeTunnel,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,
@@ -316,6 +336,7 @@ impl ToClient {
             Self::Numbered { msg: ServerMsg::Abort { .. }, .. } => MessageName::Abort,
             Self::Numbered { msg: ServerMsg::Drain, .. } => MessageName::Drain,
             Self::Numbered { msg: ServerMsg::AskStart { .. }, .. } => MessageName::AskStart,
+            Self::Numbered { msg: ServerMsg::TunnelClosed { .. }, .. } => MessageName::TunnelClosed,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

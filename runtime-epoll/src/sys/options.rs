@@ -63,6 +63,8 @@ pub(crate) struct Limits {
     retry_max: Duration,
     /// Probes of all that is accepted.
     accepted: Option<Keepalive>,
+    /// Whether those are visitors.
+    of_visitors: bool,
 }
 
 /// When a silent connection is probed, and how often without an answer.
@@ -83,13 +85,20 @@ impl Limits {
             conn,
             retry_max: retry_max(silence),
             accepted: Some(conn),
+            of_visitors: false,
         }
     }
 
     /// The same, where visitors are accepted.
     pub(crate) fn for_visitors(timings: &Timings) -> Self {
         let idle = timings.visitor_keepalive;
-        Self { accepted: (!idle.is_zero()).then(|| Keepalive::outer(idle)), ..Self::new(timings) }
+        let accepted = (!idle.is_zero()).then(|| Keepalive::outer(idle));
+        Self { accepted, of_visitors: true, ..Self::new(timings) }
+    }
+
+    /// Those of the same connections with other `timings`.
+    pub(crate) fn with(self, timings: &Timings) -> Self {
+        if self.of_visitors { Self::for_visitors(timings) } else { Self::new(timings) }
     }
 }
 
@@ -220,7 +229,7 @@ pub(super) fn cap_send_buffer(fd: &impl AsFd) {
 /// Sets an option. Where that fails because the connection is gone already, the next call on the socket says so.
 fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
     if let Err(error) = setsockopt(fd, option, value) {
-        tracing::debug!("a socket option was not set: {error}");
+        tracing::debug!(event = "call_failed", "a socket option was not set: {error}");
     }
 }
 
@@ -228,17 +237,17 @@ fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
 mod tests {
     use super::*;
 
-    fn timings(heartbeat_timeout: u64, session_grace: u64) -> Timings {
+    fn timings(heartbeat_timeout: u64, transfer_grace: u64) -> Timings {
         Timings {
             heartbeat_timeout: Duration::from_secs(heartbeat_timeout),
-            session_grace: Duration::from_secs(session_grace),
+            transfer_grace: Duration::from_secs(transfer_grace),
             ..Timings::default()
         }
     }
 
     #[test]
     fn no_limit_of_the_kernel_ends_what_the_protocol_would_keep() {
-        for (heartbeat, grace) in [(15, 30), (15, 60), (15, 120), (1, 1), (60, 1200), (15, 31_536_000)] {
+        for (heartbeat, grace) in [(15, 30), (15, 60), (15, 300), (1, 1), (60, 1200), (15, 31_536_000)] {
             let timings = timings(heartbeat, grace);
             let Limits { ctl, conn, retry_max, .. } = Limits::new(&timings);
             let retries: Duration = (0..=RETRIES).map(|nth| (RETRY_MIN * (1 << nth)).min(retry_max)).sum();
@@ -253,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn with_the_defaults_a_dead_flow_is_found_within_a_minute() {
+    fn with_the_defaults_the_kernel_keeps_a_dead_flow_for_as_long_as_its_session_may_be_resumed() {
         let Limits { conn, retry_max, .. } = Limits::new(&Timings::default());
-        assert_eq!(conn.idle + conn.interval * conn.probes, Duration::from_secs(60));
-        assert_eq!(retry_max, Duration::from_secs(5));
+        assert_eq!(conn.idle + conn.interval * conn.probes, Duration::from_secs(330));
+        assert_eq!(retry_max, Duration::from_secs(35));
     }
 }

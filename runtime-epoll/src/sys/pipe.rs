@@ -182,6 +182,7 @@ fn say_short(got: nix::Result<u32>) {
             Err(errno) => format!("no new pipe is to be had ({errno})"),
         };
         tracing::warn!(
+            event = "no_good_pipes",
             "{why}: bulk data is copied while that lasts, which takes more processor time; the limit is \
              fs.pipe-user-pages-soft, or that of open files (ulimit -n)"
         );

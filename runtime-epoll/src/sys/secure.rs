@@ -2,9 +2,9 @@
 //! although epoll reported nothing.
 
 use super::socket::Stream;
-use crate::notes::Limiter;
-use crate::tls::Tls;
+use crate::notes::{Limiter, peer};
 use crate::tls::session::{Buffers, News, Session, Wire};
+use crate::tls::{Tls, TlsInUse};
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{Readiness, Received, SysError, Token};
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub(super) struct Secure {
     /// For connections that are made here.
-    pub(super) tls: Tls,
+    pub(super) tls: TlsInUse,
     /// Made when the first connection needs them.
     buffers: Option<Buffers>,
     /// Connections in their handshake. Readiness of either sort is reported as both, because a handshake may have to
@@ -65,14 +65,14 @@ impl Secure {
 
     pub(super) fn connecting(&self, stream: &mut Stream) -> Result<(), SysError> {
         if stream.is_ours() {
-            encrypt(stream, self.tls.connecting()?);
+            encrypt(stream, self.tls.get().connecting()?);
         }
         Ok(())
     }
 
     pub(super) fn accepted(&self, stream: &mut Stream) {
         if stream.is_ours() {
-            encrypt(stream, self.tls.accepted());
+            encrypt(stream, self.tls.get().accepted());
         }
     }
 
@@ -122,10 +122,13 @@ impl Secure {
             self.woken.extend(up.then_some(token));
         }
         let Some((failure, text)) = failed else { return };
-        let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
+        let address = stream.peer().map(peer);
+        let (peer_ip, peer_port) = (address.map(|(ip, _)| tracing::field::display(ip)), address.map(|(_, port)| port));
         match failure {
             // Mostly scanners, which connect to every public machine.
-            TlsFailure::Broken if !matches!(self.tls, Tls::Client(_)) => tracing::debug!(peer, "TLS: {text}"),
+            TlsFailure::Broken if !matches!(*self.tls.get(), Tls::Client(_)) => {
+                tracing::debug!(event = "tls_stranger", peer_ip, peer_port, "TLS: {text}");
+            }
             TlsFailure::Broken
             | TlsFailure::NotTls
             | TlsFailure::WrongPin
@@ -136,8 +139,11 @@ impl Secure {
             | TlsFailure::BadCertificate
             | TlsFailure::CertificateWanted
             | TlsFailure::CertificateRefused => {
-                let trust = self.tls.trust();
-                self.failures.line(|left_out| tracing::warn!(peer, trust, "TLS: {text}{left_out}"));
+                let tls = self.tls.get();
+                let trust = tls.trust();
+                self.failures.line(|suppressed| {
+                    tracing::warn!(event = "tls_failed", peer_ip, peer_port, trust, suppressed, "TLS: {text}");
+                });
             }
         }
     }

@@ -164,7 +164,7 @@ impl Stream {
         match Errno::result(asked) {
             Ok(_) => usize::try_from(bytes).unwrap_or(0),
             Err(errno) => {
-                tracing::debug!("SIOCOUTQ: {errno}");
+                tracing::debug!(event = "call_failed", "SIOCOUTQ: {errno}");
                 0
             }
         }
@@ -174,7 +174,7 @@ impl Stream {
     /// readiness.
     pub(super) fn shut_write(&self) {
         if let Err(errno) = shutdown(self.fd.as_raw_fd(), Shutdown::Write) {
-            tracing::debug!("shutdown: {errno}");
+            tracing::debug!(event = "call_failed", "shutdown: {errno}");
         }
     }
 

@@ -27,7 +27,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use session::Session;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// A piece of a TLS configuration that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +115,27 @@ pub(crate) enum Tls {
     Off,
     Server(ServerTls),
     Client(ClientTls),
+}
+
+/// What all threads of a program do with connections that are made from now on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsInUse(Arc<RwLock<Tls>>);
+
+impl TlsInUse {
+    pub(crate) fn new(tls: Tls) -> Self {
+        Self(Arc::new(RwLock::new(tls)))
+    }
+
+    pub(crate) fn get(&self) -> RwLockReadGuard<'_, Tls> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that are there stay as they are. Returns whether others are encrypted now and were not, or the other
+    /// way round.
+    pub(crate) fn set(&self, tls: Tls) -> bool {
+        let before = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), tls);
+        matches!(before, Tls::Off) != matches!(*self.get(), Tls::Off)
+    }
 }
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
@@ -237,7 +258,7 @@ impl Tls {
             Self::Client(tls) => {
                 let made = UnbufferedClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
                 made.map(|made| Some(Session::client(made))).map_err(|error| {
-                    tracing::warn!("TLS: {error}");
+                    tracing::warn!(event = "tls_unusable", "TLS: {error}");
                     SysError::Tls(TlsFailure::Broken)
                 })
             }

@@ -48,6 +48,7 @@ pub enum Topic {
     Replacement,
     Stopping,
     Closing,
+    Reloading,
 }
 
 /// One configuration.
@@ -88,11 +89,13 @@ const NEWCOMER: Programs = Programs { newcomer: true, ..Programs::new(0, Coarse)
 const CLIENT_STOPS: Programs = Programs { client_stops: true, server_grace: true, ..Programs::new(1, Medium) };
 const HASTY: Programs = Programs { server_stops: true, impatient: true, ..Programs::new(1, Medium) };
 const CLOSES: Programs = Programs { client_closes: true, ..Programs::new(1, Coarse) };
+const RELOADS: Programs = Programs { client_reloads: true, ..Programs::new(1, Coarse) };
+const SHRINKS: Programs = Programs { server_shrinks: true, ..Programs::new(1, Coarse) };
 const SLOW_MAIL: Programs = Programs { lazy: true, ..Programs::new(1, Coarse) };
 
 /// All of them.
 pub const CATALOG: &[Entry] = &{
-    use Topic::{Aborts, Closing, Cuts, Grace, Loss, Pool, Pressure, Replacement, Resume, Reuse, Stopping};
+    use Topic::{Aborts, Closing, Cuts, Grace, Loss, Pool, Pressure, Reloading, Replacement, Resume, Reuse, Stopping};
     [
         small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
         small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
@@ -144,6 +147,12 @@ pub const CATALOG: &[Entry] = &{
         large(Resume, "with slow mail", programs(Programs { ctl_losses: 1, lazy: true, ..Programs::new(1, Medium) })),
         large(Resume, "fine", programs(Programs { ctl_losses: 2, proxy_losses: 1, ..Programs::new(1, Fine) })),
         small(Grace, "the server's grace", programs(GRACE)),
+        small(Grace, "transfers outlive the server's grace", programs(Programs { asleep: true, ..GRACE })),
+        large(
+            Grace,
+            "transfers outlive the server's grace, slow mail",
+            programs(Programs { asleep: true, lazy: true, grain: Coarse, ..GRACE }),
+        ),
         small(Grace, "the client's grace", programs(Programs { client_grace: true, server_grace: false, ..GRACE })),
         small(Grace, "both", programs(Programs { client_grace: true, proxy_losses: 1, ..GRACE })),
         large(Grace, "both, slow mail", programs(Programs { client_grace: true, lazy: true, grain: Coarse, ..GRACE })),
@@ -165,5 +174,16 @@ pub const CATALOG: &[Entry] = &{
         small(Closing, "a tunnel is closed, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..CLOSES })),
         small(Closing, "a tunnel is closed, the server's grace", programs(Programs { client_closes: true, ..GRACE })),
         small(Closing, "a tunnel is closed, slow mail", programs(Programs { client_closes: true, ..SLOW_MAIL })),
+        small(Reloading, "the client connects anew", programs(Programs { visits: 2, ..RELOADS })),
+        small(
+            Reloading,
+            "the client connects anew, a ctl_conn is lost",
+            programs(Programs { ctl_losses: 1, ..RELOADS }),
+        ),
+        small(Reloading, "the client connects anew, and stops", programs(Programs { client_stops: true, ..RELOADS })),
+        small(Reloading, "a scope shrinks", programs(Programs { visits: 2, ..SHRINKS })),
+        small(Reloading, "a scope shrinks, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..SHRINKS })),
+        small(Reloading, "both", programs(Programs { client_reloads: true, ..SHRINKS })),
+        small(Reloading, "a scope shrinks, a tunnel is closed", programs(Programs { client_closes: true, ..SHRINKS })),
     ]
 };

@@ -190,6 +190,7 @@ impl Loops {
             heartbeat_timeout: NEVER,
             handshake_timeout: NEVER,
             session_grace: NEVER,
+            transfer_grace: NEVER,
             wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
             dial_timeout: NEVER,
             start_patience: NEVER,
@@ -285,7 +286,8 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
-            FromServerLoop::ConnGone { .. }
+            FromServerLoop::Report(_)
+            | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
             | FromServerLoop::Left { .. }
             | FromServerLoop::PassOn { .. } => {}
@@ -421,7 +423,10 @@ impl Loops {
             }
             ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
             ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. } | ServerMsg::TunnelRefused { .. } | ServerMsg::Drain => {
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
+            | ServerMsg::Drain => {
                 unreachable!("no loop says it")
             }
         };
@@ -482,7 +487,10 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
-        ClientMsg::RegisterTunnel { .. } | ClientMsg::CloseTunnel { .. } | ClientMsg::Drain => {
+        ClientMsg::RegisterTunnel { .. }
+        | ClientMsg::ChangeTunnel { .. }
+        | ClientMsg::CloseTunnel { .. }
+        | ClientMsg::Drain => {
             unreachable!("no loop says it")
         }
     };
@@ -517,7 +525,10 @@ impl Model for Loops {
         };
         self.client(&mut state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
-            client.on_message(cx, ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true });
+            client.on_message(
+                cx,
+                ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true, label: None },
+            );
         });
         let limits = Limits {
             holder: None,
@@ -634,6 +645,7 @@ impl Model for Loops {
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     tunnel_max: u32::MAX,
+                    label: None,
                     left: 0,
                 };
                 self.server(state, None, story, |server, cx| server.on_message(cx, ToServerLoop::Visitor(arrival)));

@@ -20,6 +20,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::reload::ClientReload;
 use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -47,6 +48,8 @@ pub struct Programs {
     pub ctl_losses: usize,
     /// Whether the server may give a detached session up.
     pub server_grace: bool,
+    /// Whether its transfers, and the session, outlive its ports.
+    pub asleep: bool,
     /// Whether the client may give its session up.
     pub client_grace: bool,
     /// Whether a second client with the first one's identity comes.
@@ -59,6 +62,10 @@ pub struct Programs {
     pub client_stops: bool,
     /// Whether the first client may close its tunnel.
     pub client_closes: bool,
+    /// Whether the first client may be told other limits, and to connect anew.
+    pub client_reloads: bool,
+    /// Whether the server may be told that the client may not have its port any more.
+    pub server_shrinks: bool,
     /// Whether the time to drain may pass.
     pub impatient: bool,
     /// Whether mail may wait.
@@ -76,12 +83,15 @@ impl Programs {
             proxy_losses: 0,
             ctl_losses: 0,
             server_grace: false,
+            asleep: false,
             client_grace: false,
             newcomer: false,
             freeze: false,
             server_stops: false,
             client_stops: false,
             client_closes: false,
+            client_reloads: false,
+            server_shrinks: false,
             impatient: false,
             lazy: false,
         }
@@ -111,6 +121,10 @@ pub(super) enum Action {
     StopClient,
     /// The first client's tunnel is closed.
     CloseTunnel,
+    /// The first client is told other limits, and to connect anew.
+    ReloadClient,
+    /// The server is told that the client may not have its port any more.
+    ReloadServer,
 }
 
 /// A client's process.
@@ -143,6 +157,7 @@ pub(super) struct State {
     server_stopping: bool,
     client_stopping: bool,
     tunnel_closed: bool,
+    client_reloaded: bool,
     /// A session or a tunnel ended, or is to end: visitors may be turned away.
     ending: bool,
 }
@@ -152,12 +167,13 @@ impl Programs {
         Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
     }
 
-    fn timings(grace: bool, impatient: bool) -> Timings {
+    fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
         Timings {
             heartbeat_interval: NEVER,
             heartbeat_timeout: NEVER,
             handshake_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
+            transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
             wait_timeout: NEVER,
             dial_timeout: NEVER,
             start_patience: NEVER,
@@ -174,9 +190,8 @@ impl Programs {
         }
     }
 
-    fn client(&self) -> Client {
-        let timings = Self::timings(self.client_grace, self.impatient);
-        let settings = ClientSettings {
+    fn client_settings(&self) -> ClientSettings {
+        ClientSettings {
             proxy: ProxyAt::AsTold,
             client_id: [7; 16],
             token: None,
@@ -187,8 +202,19 @@ impl Programs {
                 limits: TunnelLimits::default(),
             }],
             max_proxy_conns: 16,
-            timings: timings.clone(),
-        };
+            access_log: false,
+            timings: Self::timings(self.client_grace, false, self.impatient),
+        }
+    }
+
+    fn server_settings(&self) -> ServerSettings {
+        let timings = Self::timings(self.server_grace, self.asleep, self.impatient);
+        ServerSettings { idle_conns: self.keep, timings, ..ServerSettings::default() }
+    }
+
+    fn client(&self) -> Client {
+        let settings = self.client_settings();
+        let timings = settings.timings.clone();
         Client {
             main: Part::new(ClientMain::new(settings, "server".into(), 1)),
             loop_index: Part::new(ClientLoop::new(0, timings)),
@@ -265,7 +291,7 @@ impl Programs {
             match told {
                 Told::ToClientLoop(msg) => client.to_loop.push_back(msg),
                 Told::Resolve(tag) => {
-                    let port = if tag == Lookup::Server { CTL_PORT } else { LOCAL_PORT };
+                    let port = if matches!(tag, Lookup::Server(_)) { CTL_PORT } else { LOCAL_PORT };
                     client.to_main.push_back(ToClientMain::Resolved { tag, addresses: vec![at(port)] });
                 }
                 Told::Note(Note::Violation { violation, .. }) => {
@@ -342,6 +368,7 @@ impl Programs {
                 assert!(may, "a visitor was dropped without a cause: {why}");
                 state.net.visits[visit_at(visitor)].doomed = true;
             }
+            Note::SessionAsleep { .. } => state.ending = true,
             Note::SessionOver { code, .. } => {
                 state.ending = true;
                 let graceful = matches!(code, CloseCode::Bye | CloseCode::Stopping)
@@ -488,8 +515,8 @@ impl Programs {
 
     /// The server listens, and the first client begins.
     fn begin(&self, story: &mut Story) -> State {
-        let timings = Self::timings(self.server_grace, self.impatient);
-        let settings = ServerSettings { idle_conns: self.keep, timings: timings.clone(), ..ServerSettings::default() };
+        let settings = self.server_settings();
+        let timings = settings.timings.clone();
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
@@ -505,6 +532,7 @@ impl Programs {
             server_stopping: false,
             client_stopping: false,
             tunnel_closed: false,
+            client_reloaded: false,
             ending: false,
         };
         Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
@@ -618,6 +646,12 @@ impl Model for Programs {
         if self.client_closes && !state.tunnel_closed && !first.frozen {
             into.push(Action::CloseTunnel);
         }
+        if self.client_reloads && !state.client_reloaded && !first.frozen {
+            into.push(Action::ReloadClient);
+        }
+        if self.server_shrinks && !state.tunnel_closed {
+            into.push(Action::ReloadServer);
+        }
         let last = !into.iter().any(|&action| self.is_due(action));
         into.extend(Self::deadlines(state).map(|(of, _)| Action::Deadline { of, last }));
     }
@@ -628,9 +662,13 @@ impl Model for Programs {
             Action::Arrive { .. } | Action::Mail { .. } => true,
             Action::Deadline { of, last } => last || matches!(of, Who::ClientMain(_)) && !self.client_grace,
             Action::Newcomer { rescue } => rescue,
-            Action::Lose { .. } | Action::Freeze | Action::StopServer | Action::StopClient | Action::CloseTunnel => {
-                false
-            }
+            Action::Lose { .. }
+            | Action::Freeze
+            | Action::StopServer
+            | Action::StopClient
+            | Action::CloseTunnel
+            | Action::ReloadClient
+            | Action::ReloadServer => false,
         }
     }
 
@@ -683,6 +721,22 @@ impl Model for Programs {
                 state.ending = true;
                 doom(state, |visit| visit.local.end.is_none());
                 state.clients[0].to_main.push_back(ToClientMain::CloseTunnel { tunnel: TUNNEL });
+            }
+            // Nobody loses anything by it.
+            Action::ReloadClient => {
+                state.client_reloaded = true;
+                let mut settings = self.client_settings();
+                settings.tunnels[0].limits.max_connections = 9;
+                let new = ClientReload { server: "server".into(), settings, reconnect: true };
+                state.clients[0].to_main.push_back(ToClientMain::Reload(Box::new(new)));
+            }
+            Action::ReloadServer => {
+                state.tunnel_closed = true;
+                state.ending = true;
+                doom(state, |visit| visit.local.end.is_none());
+                let mut settings = self.server_settings();
+                settings.open_scope.allow_ports = "1".parse().expect("a port");
+                state.to_main.push_back(ToServerMain::Reload(Box::new(settings)));
             }
         }
         self.settle(state, story);
@@ -781,7 +835,7 @@ mod tests {
         type Main = ClientMain<Stream>;
         let mut main = Programs::new(0, Grain::Coarse).client().main;
         let mut net = Net::new(0, Window::WIDE, 0);
-        let tag = Lookup::Local(TUNNEL);
+        let tag = Lookup::Local(TUNNEL, 0);
         let mut call = |now, call: &dyn Fn(&mut Main, &mut Cx<'_, Kernel<'_>>)| {
             let told = drive(&mut net, &mut main, Who::ClientMain(0), now, &mut Story::default(), call);
             (told, Driver::<Kernel<'_>>::next_deadline(&*main))

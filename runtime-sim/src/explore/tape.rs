@@ -124,6 +124,8 @@ fn programs(words: &mut impl Iterator<Item = u16>) -> Programs {
         ctl_losses: usize::from(pick(4)),
         // What a client leaves behind when its last word is lost ends with the grace.
         server_grace: pick(3) == 1 || newcomer || client_stops || client_grace,
+        // No draw of its own, so that old tapes keep their meaning.
+        asleep: visits % 2 == 1,
         client_grace,
         newcomer,
         // Nothing but a newcomer shows that a client is frozen, here where time stands still.

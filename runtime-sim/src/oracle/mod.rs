@@ -48,12 +48,15 @@ pub enum Property {
     ChunksWhole,
     ClosedOnce,
     VisitorsAccountedFor,
+    VisitsRecorded,
     PortsAccountedFor,
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
     CrowdsAreBounded,
+    ReloadsSpareOthers,
+    ClosedTakesNobody,
     TurnsAreShort,
     NoPanic,
     TransfersEnd,
@@ -69,7 +72,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 42] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -92,12 +95,15 @@ impl Property {
         Self::ChunksWhole,
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
+        Self::VisitsRecorded,
         Self::PortsAccountedFor,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
         Self::CrowdsAreBounded,
+        Self::ReloadsSpareOthers,
+        Self::ClosedTakesNobody,
         Self::TurnsAreShort,
         Self::NoPanic,
         Self::TransfersEnd,
@@ -139,6 +145,9 @@ impl Property {
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",
+            Self::VisitsRecorded => {
+                "each visit leaves one record, with the bytes that were moved and the ends that there were"
+            }
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }
@@ -149,6 +158,8 @@ impl Property {
             Self::CrowdsAreBounded => {
                 "there are no more visitors than descriptors for them, and of one address no more than its part"
             }
+            Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
+            Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
             Self::TurnsAreShort => "one turn of a thread opens few ports and moves few bytes",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",

@@ -47,6 +47,8 @@ pub enum Sometimes {
     DialTimedOut,
     Resumed,
     ResumedWithTransfers,
+    ReleasedWithTransfers,
+    ResumedAsleep,
     Replaced,
     ReplacedWithTransfers,
     SessionExpired,
@@ -90,11 +92,19 @@ pub enum Sometimes {
     HolderPortInUse,
     UnacknowledgedEnded,
     SourceFull,
+    ReloadedClient,
+    ReloadedServer,
+    ReloadedWithTransfers,
+    ReloadedDetached,
+    ReloadedStopping,
+    TunnelMoved,
+    ScopeShrunk,
+    TokenRevoked,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 82] = [
+    pub const ALL: [Self; 92] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -134,6 +144,8 @@ impl Sometimes {
         Self::DialTimedOut,
         Self::Resumed,
         Self::ResumedWithTransfers,
+        Self::ReleasedWithTransfers,
+        Self::ResumedAsleep,
         Self::Replaced,
         Self::ReplacedWithTransfers,
         Self::SessionExpired,
@@ -177,6 +189,14 @@ impl Sometimes {
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
         Self::SourceFull,
+        Self::ReloadedClient,
+        Self::ReloadedServer,
+        Self::ReloadedWithTransfers,
+        Self::ReloadedDetached,
+        Self::ReloadedStopping,
+        Self::TunnelMoved,
+        Self::ScopeShrunk,
+        Self::TokenRevoked,
     ];
 }
 

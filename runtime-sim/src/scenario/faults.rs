@@ -31,6 +31,8 @@ pub enum SimFault {
     Stranger,
     Impostor,
     Holder,
+    ReloadClient,
+    ReloadServer,
 }
 
 /// A kind of fault of the simulated kernel.
@@ -77,6 +79,7 @@ impl SimFault {
             Self::ServiceDown => Sometimes::ServiceDown,
             Self::ServiceAcceptsNothing | Self::FewDescriptors => return None,
             Self::Rival | Self::Stranger | Self::Impostor | Self::Holder => return None,
+            Self::ReloadClient | Self::ReloadServer => return None,
         })
     }
 }

@@ -6,10 +6,12 @@
 //! a seed goes on meaning what it meant.
 
 mod faults;
+mod reload;
 mod script;
 mod timings;
 
 pub use faults::{KernelFault, SimFault, TurmoilFault};
+pub(crate) use reload::{Reach, draw_client, draw_server, tunnel_called};
 pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
 pub(crate) use timings::TimingRanges;
 
@@ -134,6 +136,7 @@ impl Scenario {
             budget: self.budget(),
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
+            access_log: true,
             timings: self.timings.clone(),
             ..ServerSettings::default()
         }

@@ -28,11 +28,15 @@ impl TimingRanges {
         let mut ms = |(low, high)| Duration::from_millis(rng.range(low, high));
         let heartbeat_interval = ms(self.heartbeat_interval);
         let reconnect_min = ms(self.reconnect_min);
+        let handshake_timeout = ms(self.handshake_timeout);
+        let session_grace = ms(self.session_grace);
         Timings {
             heartbeat_interval,
             heartbeat_timeout: heartbeat_interval * 3,
-            handshake_timeout: ms(self.handshake_timeout),
-            session_grace: ms(self.session_grace),
+            handshake_timeout,
+            session_grace,
+            // No draw of its own, so that old seeds keep their meaning.
+            transfer_grace: session_grace * (session_grace.subsec_millis() % 3),
             wait_timeout: ms(self.wait_timeout),
             dial_timeout: ms(self.dial_timeout),
             // No draw of its own, so that old seeds keep their meaning.

@@ -69,6 +69,8 @@ enum Remedy {
     Names(ProcId),
     Lag(ProcId),
     RivalLeaves,
+    /// Tell a program what it was told at its start.
+    Restore(ProcId),
 }
 
 /// Whom a fault can hit, picked before it is known which fault it is.
@@ -140,6 +142,7 @@ impl Faults {
             Remedy::Descriptors(who) => self.stage.orders.with_status(who, |status| status.few_descriptors = false),
             Remedy::Names(who) => self.stage.orders.with_status(who, |status| status.no_names = false),
             Remedy::Lag(who) => self.stage.orders.with_status(who, |status| status.lag = Duration::ZERO),
+            Remedy::Restore(who) => self.stage.orders.reload(who, None),
             Remedy::RivalLeaves => {
                 self.kill(sim, self.cast.rival());
             }
@@ -247,6 +250,17 @@ impl Faults {
             SimFault::Holder => {
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Abuse);
                 return true;
+            }
+            SimFault::ReloadClient | SimFault::ReloadServer => {
+                let who = if fault == SimFault::ReloadServer { SERVER } else { client };
+                if !self.stage.orders.with_status(who, |status| status.up) {
+                    return false;
+                }
+                if self.stage.oracle.live() > 0 {
+                    self.stage.saw(Sometimes::ReloadedWithTransfers);
+                }
+                self.stage.orders.reload(who, Some(self.rng.next()));
+                Remedy::Restore(who)
             }
         };
         self.active.push((until, remedy));

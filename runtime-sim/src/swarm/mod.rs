@@ -51,7 +51,14 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 25] = [
+pub const UNSEEN: [Sometimes; 32] = [
+    Sometimes::ReleasedWithTransfers,
+    Sometimes::ResumedAsleep,
+    Sometimes::ReloadedDetached,
+    Sometimes::ReloadedStopping,
+    Sometimes::TunnelMoved,
+    Sometimes::ScopeShrunk,
+    Sometimes::TokenRevoked,
     Sometimes::UnacknowledgedEnded,
     Sometimes::ChunkCut,
     Sometimes::FinBeforeStart,

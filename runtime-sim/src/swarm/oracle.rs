@@ -34,6 +34,8 @@ pub(super) struct Oracle {
     live: RefCell<BTreeMap<(ConnId, Epoch), u32>>,
     /// Clients whose session waits for a resume.
     detached: RefCell<BTreeSet<ClientId>>,
+    /// Those of them whose ports are released.
+    asleep: RefCell<BTreeSet<ClientId>>,
 }
 
 /// Transfers that were started where something could go wrong.
@@ -72,6 +74,7 @@ impl Oracle {
             trouble_until: Cell::default(),
             live: RefCell::default(),
             detached: RefCell::default(),
+            asleep: RefCell::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Oracle {
     pub(super) fn forget_transfers(&self) {
         self.live.borrow_mut().clear();
         self.detached.borrow_mut().clear();
+        self.asleep.borrow_mut().clear();
     }
 
     /// A program has something to say: the `server`, or another.
@@ -149,12 +153,23 @@ impl Oracle {
                 self.ended((*conn, *epoch));
                 self.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(_) => {}
             Note::IdleConnsDie { .. } => self.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
+            Note::SessionAsleep { client, .. } => {
+                self.asleep.borrow_mut().insert(*client);
+                if self.live() > 0 {
+                    self.saw(Sometimes::ReleasedWithTransfers);
+                }
+            }
             Note::SessionUp { client, resumed, .. } if server => {
                 self.detached.borrow_mut().remove(client);
+                let asleep = self.asleep.borrow_mut().remove(client);
                 if *resumed {
                     self.saw(Sometimes::Resumed);
+                    if asleep {
+                        self.saw(Sometimes::ResumedAsleep);
+                    }
                     if self.live() > 0 {
                         self.saw(Sometimes::ResumedWithTransfers);
                     }
@@ -175,6 +190,10 @@ impl Oracle {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
+            Note::Reloaded { changes: None } => self.saw(Sometimes::ReloadedStopping),
+            Note::Reloaded { .. } => {
+                self.saw(if server { Sometimes::ReloadedServer } else { Sometimes::ReloadedClient });
+            }
             // Only a hostile holder acknowledges nothing.
             Note::Violation { violation: Violation::Unacknowledged, .. } if server => {}
             Note::Violation { conn, violation } => {
@@ -190,6 +209,7 @@ impl Oracle {
             | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
+            | Note::SessionLost { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -53,6 +53,8 @@ pub(super) struct Status {
     pub(super) few_descriptors: bool,
     pub(super) no_names: bool,
     orders: Vec<Order>,
+    /// Told anew: by these numbers, or as at the start.
+    reloads: Vec<Option<u64>>,
     waker: Option<Waker>,
 }
 
@@ -104,6 +106,17 @@ impl Orders {
         status.orders.pop()
     }
 
+    /// A program is told its settings anew: others that `draw` decides, or those of its start.
+    pub(super) fn reload(&self, who: ProcId, draw: Option<u64>) {
+        self.with_status(who, |status| status.reloads.push(draw));
+        self.rouse(who);
+    }
+
+    /// What a program is to be told anew.
+    pub(super) fn take_reloads(&self, who: ProcId) -> Vec<Option<u64>> {
+        self.with_status(who, |status| std::mem::take(&mut status.reloads))
+    }
+
     pub(super) fn with_status<R>(&self, who: ProcId, with: impl FnOnce(&mut Status) -> R) -> R {
         with(self.status.borrow_mut().entry(who).or_default())
     }
@@ -144,6 +157,7 @@ impl Orders {
         self.with_status(who, |status| {
             status.up = false;
             status.orders.clear();
+            status.reloads.clear();
         });
     }
 

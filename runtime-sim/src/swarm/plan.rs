@@ -36,8 +36,12 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 2] =
-    [(TurmoilFault::Sim(SimFault::Impostor), 0x1a7e), (TurmoilFault::Sim(SimFault::Holder), 0x401d)];
+const LATER: [(TurmoilFault, u64); 4] = [
+    (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
+    (TurmoilFault::Sim(SimFault::Holder), 0x401d),
+    (TurmoilFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
+    (TurmoilFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
+];
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = TurmoilFault> {
@@ -47,7 +51,10 @@ pub fn faults() -> impl Iterator<Item = TurmoilFault> {
 /// Whether transfers must survive it. A hostile holder's own need not.
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
-        TurmoilFault::Sim(fault) => matches!(fault, SimFault::ResetCtl | SimFault::Stranger | SimFault::Impostor),
+        TurmoilFault::Sim(fault) => {
+            let gentle = [SimFault::ResetCtl, SimFault::Stranger, SimFault::Impostor];
+            gentle.contains(&fault) || matches!(fault, SimFault::ReloadClient | SimFault::ReloadServer)
+        }
         TurmoilFault::Lag => true,
         TurmoilFault::Hold | TurmoilFault::KillService | TurmoilFault::NoNames => false,
     }
@@ -145,7 +152,7 @@ impl Plan {
     /// How long after the last fault everything must have converged.
     pub(super) fn patience(&self) -> Duration {
         let t = &self.scenario.timings;
-        let waits = t.heartbeat_timeout + t.handshake_timeout + t.session_grace + t.wait_timeout + t.dial_timeout * 3;
+        let waits = t.heartbeat_timeout + t.handshake_timeout + t.kept() + t.wait_timeout + t.dial_timeout * 3;
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 

@@ -1,11 +1,12 @@
 //! The server and the client as hosts: production's drivers, each a thread that runs when the seed says so.
 
 use super::orders::Order;
+use super::plan::Plan;
 use super::stage::{SERVER, Stage};
 use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
-use crate::scenario::{CTL, PROXY, client_token};
+use crate::scenario::{CTL, PROXY, Reach, client_token, draw_client, draw_server};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::listener::Listener;
@@ -13,6 +14,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
+use protocol_sm::reload::ClientReload;
 use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -248,6 +250,13 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
+        for draw in stage.orders.take_reloads(SERVER) {
+            let mut new = plan.scenario.server(true);
+            if let Some(draw) = draw {
+                new = draw_server(&mut Rng::new(draw), reach(plan), plan.scenario.clients.len(), new);
+            }
+            mailbox.borrow_mut().push_back(ToServerMain::Reload(Box::new(new)));
+        }
         program.turn(cx, || {
             stage.orders.with_status(SERVER, |status| {
                 status.up = true;
@@ -270,6 +279,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     });
     program.check_closed(sockets() + main.borrow().driver.sockets() + listener.borrow().driver.ports());
     let totals: Vec<Totals> = loops.iter().map(|seat| seat.borrow().driver.totals()).collect();
+    let turned_away = listener.borrow().driver.totals().visitors + listener.borrow().driver.turned_away().sum();
+    let visits = totals.iter().map(|totals| totals.visitors).sum::<u64>() + turned_away;
+    process.borrow().watch.check_visits(visits);
     for total in totals {
         if total.visitors != total.finished + total.aborted {
             stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{total:?}"));
@@ -289,8 +301,14 @@ pub(super) async fn client(stage: Rc<Stage>, who: ProcId, identity: usize) -> tu
     }
 }
 
-async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
-    let plan = &stage.plan;
+/// How far reloads may go here: a client that is refused before it has worked ends, and public ports are known from what
+/// the server opens.
+fn reach(plan: &Plan) -> Reach {
+    if plan.scenario.calm { Reach::Calm } else { Reach::InPlace }
+}
+
+/// What a client is told at its start.
+fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
@@ -307,12 +325,20 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             })
             .collect(),
         max_proxy_conns: 16_384,
+        access_log: true,
         timings: plan.scenario.timings.clone(),
     };
+    ClientReload { server: format!("server:{CTL}"), settings, reconnect: false }
+}
+
+async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
+    let plan = &stage.plan;
+    let spec = &plan.scenario.clients[identity];
+    let ClientReload { server, settings, .. } = client_settings(plan, identity);
     let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
-    let driver = ClientMain::<Stream>::new(settings, format!("server:{CTL}"), spec.loop_count);
+    let driver = ClientMain::<Stream>::new(settings, server, spec.loop_count);
     let main = SimThread::new(&process, 0, driver, ClientMain::assert_consistent, Rc::clone(&mailbox));
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {
@@ -332,6 +358,13 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
         }
+        for draw in stage.orders.take_reloads(who) {
+            let mut new = client_settings(plan, identity);
+            if let Some(draw) = draw {
+                new = draw_client(&mut Rng::new(draw), reach(plan), new, |tunnel| tunnel.local.clone());
+            }
+            mailbox.borrow_mut().push_back(ToClientMain::Reload(Box::new(new)));
+        }
         program.turn(cx, || {
             stage.orders.with_status(who, |status| {
                 status.up = main.borrow().driver.is_up();
@@ -348,6 +381,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         status.stopped = true;
     });
     program.check_closed(sockets());
+    process.borrow().watch.check_visits(loops.iter().map(|seat| seat.borrow().driver.totals().visitors).sum());
     match main.borrow().driver.outcome() {
         Some(Outcome::Refused(why)) => {
             stage.breach(Kind::Liveness, Property::ClientsReturn, format!("{who:?} was refused for good: {why}"));

@@ -8,6 +8,7 @@ use super::orders::Orders;
 use super::plan::Plan;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Finding, Kind, Property, Sometimes};
+use crate::scenario::tunnel_called;
 use protocol_sm::driver::Note;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -99,10 +100,11 @@ impl Stage {
         {
             self.breach(Kind::Safety, Property::NoUnprovokedReset, Oracle::show(note));
         }
-        if let Note::Tunnel { client, tunnel, outcome: Ok(public), .. } = note
-            && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0]))
+        if let Note::Tunnel { client, name, outcome: Ok(public), .. } = note
+            && self.plan.scenario.clients.get(usize::from(client.0[0])).is_some()
+            && let Some(tunnel) = tunnel_called(name)
         {
-            self.orders.public.borrow_mut()[client.tunnels[tunnel.0 as usize]] = Some(public.port());
+            self.orders.public.borrow_mut()[tunnel] = Some(public.port());
         }
         self.oracle.note(who, who == SERVER, note);
     }

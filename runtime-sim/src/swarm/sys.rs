@@ -11,8 +11,8 @@ use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
-    ToServerMain,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -83,7 +83,7 @@ pub(super) struct Process {
     pub(super) who: ProcId,
     pub(super) mail: Mail,
     pub(super) rng: Rng,
-    watch: Watch,
+    pub(super) watch: Watch,
     sockets: BTreeMap<u64, Entry>,
     doors: BTreeMap<u64, Backlog>,
     next: u64,
@@ -430,6 +430,8 @@ impl Log for Thread {
         process.stage.note(process.who, &note);
         if let Note::Started { conn, epoch, visitor, .. } = note {
             process.watch.started(conn, epoch, visitor);
+        } else if let Note::Visit(_) = note {
+            process.watch.visit_over();
         }
     }
 }
@@ -527,6 +529,12 @@ impl Tell<FromServerLoop<Stream>> for Thread {
             return;
         }
         post(&process.mail.server_main, ToServerMain::Loop(msg));
+    }
+}
+
+impl Tell<Reported> for Thread {
+    fn tell(&mut self, msg: Reported) {
+        self.process.borrow().watch.said_report(&msg);
     }
 }
 

@@ -3,11 +3,13 @@
 use super::stage::Stage;
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use protocol_sm::crowd::Guest;
-use protocol_sm::driver::messages::{Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
+use protocol_sm::driver::messages::{
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, Reported, ToClientLoop, ToServerLoop,
+};
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -30,6 +32,8 @@ pub(super) struct Watch {
     serial: RefCell<u64>,
     /// Visitors who are there, or on their way to a loop.
     guests: RefCell<Vec<Guest>>,
+    /// Visits of which it was said that they are over.
+    visits: Cell<u64>,
 }
 
 impl Watch {
@@ -42,6 +46,7 @@ impl Watch {
             started: RefCell::default(),
             serial: RefCell::default(),
             guests: RefCell::default(),
+            visits: Cell::default(),
         }
     }
 
@@ -83,6 +88,13 @@ impl Watch {
         }
     }
 
+    /// The program tells what it does.
+    pub(super) fn said_report(&self, Reported { report, .. }: &Reported) {
+        if !report.visitors.adds_up() {
+            self.stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{:?}", report.visitors));
+        }
+    }
+
     pub(super) fn said_by_client_loop(&self, message: &FromClientLoop) {
         match message {
             FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, total, how } } => {
@@ -100,6 +112,7 @@ impl Watch {
             | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
+            | FromClientLoop::Report(_)
             | FromClientLoop::Drained { .. } => {}
         }
     }
@@ -130,8 +143,11 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Limits { .. }
+            | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
+            | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
     }
@@ -146,9 +162,25 @@ impl Watch {
             ToClientLoop::Transfer(_)
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
+            | ToClientLoop::Relocated { .. }
+            | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
+            | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
+        }
+    }
+
+    /// A visit has left its record.
+    pub(super) fn visit_over(&self) {
+        self.visits.set(self.visits.get() + 1);
+    }
+
+    /// The process has ended by itself: each of its `visits` has left a record.
+    pub(super) fn check_visits(&self, visits: u64) {
+        let said = self.visits.get();
+        if said != visits {
+            self.stage.breach(Kind::Safety, Property::VisitsRecorded, format!("{said} records of {visits} visits"));
         }
     }
 

@@ -143,6 +143,8 @@ impl World {
                 self.actors.abuse(&mut self.kernel, &self.plan, self.visitors, server);
                 true
             }
+            SimFault::ReloadClient => self.reload_client(client),
+            SimFault::ReloadServer => self.reload_server(),
         }
     }
 
@@ -180,6 +182,8 @@ impl World {
             }
             SimFault::FewDescriptors => self.enough_descriptors(),
             SimFault::Rival => self.kill(target),
+            SimFault::ReloadClient => self.restore_client(target),
+            SimFault::ReloadServer => self.restore_server(),
             SimFault::ResetCtl
             | SimFault::ResetProxy
             | SimFault::ResetPublic
@@ -224,6 +228,12 @@ impl World {
     /// Whether something that is no client has connected to the server's ports.
     pub(super) fn strangers_came(&self) -> bool {
         self.faults.iter().any(|struck| struck.fault == KernelFault::Sim(SimFault::Stranger) && struck.begun.is_some())
+    }
+
+    /// Whether a program was told its settings anew.
+    pub(super) fn was_reloaded(&self) -> bool {
+        let reloads = [SimFault::ReloadClient, SimFault::ReloadServer].map(KernelFault::Sim);
+        self.faults.iter().any(|struck| reloads.contains(&struck.fault) && struck.begun.is_some())
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.
@@ -286,7 +296,7 @@ impl World {
         self.pick(&among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))
     }
 
-    fn is_alive(&self, process: usize) -> bool {
+    pub(super) fn is_alive(&self, process: usize) -> bool {
         self.processes.get(process).is_some_and(|process| process.alive)
     }
 

@@ -9,12 +9,14 @@ mod direct;
 mod faults;
 mod phases;
 mod plan;
+mod reload;
 mod silence;
 mod sys;
 mod tasks;
 mod threads;
 #[cfg(test)]
 mod violations;
+mod visits;
 mod watch;
 
 pub use plan::{Place, Plan, faults};
@@ -23,19 +25,19 @@ pub use sys::{Pipe, Socket, Stream};
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
-use crate::scenario::{CTL, Outcome, client_token};
+use crate::scenario::{Outcome, tunnel_called};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
-use protocol_sm::ids::TunnelId;
-use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
+use protocol_sm::reload::ClientReload;
 use protocol_sm::time::Instant;
 use silence::Silence;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
+use visits::Visits;
 use watch::Watch;
 
 /// The result of one run.
@@ -142,6 +144,7 @@ struct World {
     lookups: Vec<(Lookup, Vec<SocketAddr>)>,
     faults: Vec<faults::Struck>,
     watch: Watch,
+    visits: Visits,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -218,6 +221,7 @@ impl World {
             lookups: Vec::new(),
             faults: Vec::new(),
             watch: Watch::default(),
+            visits: Visits::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
@@ -387,35 +391,12 @@ impl World {
     }
 
     fn spawn_client(&mut self, client: usize, rival: bool) -> usize {
-        let spec = self.plan.scenario.clients[client].clone();
-        let place = self.plan.places[client];
         let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         let name = if rival { format!("rival{client}") } else { format!("client{client}") };
         self.kernel.trace.name(proc, name);
-        let local = |tunnel: usize| {
-            let port = self.plan.scenario.tunnels[tunnel].service_port;
-            if place.remote_services {
-                self.address(self.service_hosts[client], port)
-            } else {
-                format!("127.0.0.1:{port}")
-            }
-        };
-        let tunnel = |&tunnel: &usize| TunnelSpec {
-            name: format!("tunnel{tunnel}"),
-            public_port: self.plan.scenario.tunnels[tunnel].public_port,
-            local: local(tunnel),
-            limits: self.plan.scenario.limits(tunnel),
-        };
-        let settings = ClientSettings {
-            proxy: ProxyAt::AsTold,
-            client_id: [u8::try_from(client + 1).expect("few clients"); 16],
-            token: self.plan.token.then(|| client_token(client)),
-            tunnels: spec.tunnels.iter().map(tunnel).collect(),
-            max_proxy_conns: 16_384,
-            timings: self.plan.scenario.timings.clone(),
-        };
-        let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
-        let tasks = Task::client(settings, server, spec.loop_count);
+        let ClientReload { server, settings, .. } = self.client_settings(client);
+        let loop_count = self.plan.scenario.clients[client].loop_count;
+        let tasks = Task::client(settings, server, loop_count);
         let process = self.add_process(Role::Client { client, rival }, proc, tasks);
         self.begin_client(process);
         process
@@ -463,14 +444,17 @@ impl World {
         for note in notes {
             let now = self.now();
             self.kernel.trace.remark(now, Some(proc), || format!("{note:?}"));
-            if let (Note::Forwarding { tunnel: TunnelId(index), public }, Role::Client { client, .. }) = (&note, role) {
-                let tunnel = self.plan.scenario.clients[client].tunnels[*index as usize];
+            if let (Note::Forwarding { tunnel, public }, Role::Client { .. }) = (&note, role)
+                && let Task::ClientMain(task) = &self.threads[self.processes[process].threads[0]].task
+                && let Some(tunnel) = task.tunnel(*tunnel).and_then(|spec| tunnel_called(&spec.name))
+            {
                 self.forwarding.insert((process, tunnel), *public);
             }
-            if let Note::Tunnel { client, tunnel: TunnelId(index), outcome: Ok(public), .. } = &note
-                && let Some(client) = self.plan.scenario.clients.get(usize::from(client.0[0] - 1))
+            if let Note::Tunnel { client, name, outcome: Ok(public), .. } = &note
+                && self.plan.scenario.clients.get(usize::from(client.0[0] - 1)).is_some()
+                && let Some(tunnel) = tunnel_called(name)
             {
-                self.publics[client.tunnels[*index as usize]] = Some(*public);
+                self.publics[tunnel] = Some(*public);
             }
             self.see_note(process, &note);
         }

@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(500);
 impl World {
     pub(super) fn next_phase(&mut self) {
         self.reap();
+        if self.was_reloaded() {
+            self.find_publics();
+        }
         match self.phase {
             Phase::Faults => {
                 self.remark("the faults stop");
@@ -118,6 +121,7 @@ impl World {
                 }
             }
         }
+        self.check_visits(process);
     }
 
     /// Streams under way.

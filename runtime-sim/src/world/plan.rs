@@ -38,10 +38,12 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 3] = [
+const LATER: [(KernelFault, u64); 5] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
+    (KernelFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
+    (KernelFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
 ];
 
 /// All faults that a seed can have.
@@ -51,7 +53,8 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
-    matches!(fault, KernelFault::Sim(SimFault::Impostor | SimFault::Holder))
+    let harmless = [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer];
+    matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
 }
 
 /// Where a client and its services run.

@@ -7,8 +7,8 @@ use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToServerLoop,
-    ToServerMain,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -57,6 +57,7 @@ pub(super) struct Effects {
     pub(super) mail: Vec<(usize, Mail)>,
     pub(super) notes: Vec<Note>,
     pub(super) lookups: Vec<(Lookup, String)>,
+    pub(super) reports: Vec<Reported>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
     /// Tries to open a port.
@@ -75,6 +76,12 @@ pub(super) struct Effects {
     pub(super) resets: Vec<OuterReset>,
     /// Outer connections that are to be reset, and have something to send still.
     pub(super) lingering: RefCell<Vec<SockId>>,
+    /// Visitors that were accepted, by their public sockets.
+    pub(super) accepted: Vec<(SockId, SocketAddr)>,
+    /// Bytes read from outer sockets, and written to them.
+    pub(super) moved: Vec<(SockId, usize, usize)>,
+    /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
+    pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
     pub(super) last_read: Option<SockId>,
 }
@@ -114,6 +121,12 @@ impl ThreadSys<'_> {
         self.effects.taken.entry(stream.0).or_insert((stream.1, 0)).1 += bytes;
     }
 
+    fn moved(&mut self, stream: &Stream, read: usize, written: usize) {
+        if matches!(stream.1, Role::Public | Role::Local) {
+            self.effects.moved.push((stream.0, read, written));
+        }
+    }
+
     fn breach(&mut self, property: Property, what: String) {
         self.effects.breaches.push((property, what));
     }
@@ -146,6 +159,7 @@ impl Streams for ThreadSys<'_> {
         assert!(!into.is_empty(), "the contract: never an empty buffer");
         self.effects.last_read = Some(stream.0);
         let bytes = self.kernel.recv(stream.0, into)?;
+        self.moved(stream, bytes, 0);
         if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
             self.effects.heard.push((stream.0, into[..bytes].to_vec()));
         }
@@ -162,6 +176,7 @@ impl Streams for ThreadSys<'_> {
             let sent = self.kernel.send(stream.0, from);
             self.wrote(stream, sent)?
         };
+        self.moved(stream, 0, sent);
         self.effects.sent_to_conn |= stream.1 == Role::Proxy;
         if sent < from.len() {
             self.effects.sometimes.push(Sometimes::ShortWrite);
@@ -185,6 +200,7 @@ impl Streams for ThreadSys<'_> {
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
         }
+        self.effects.shut.push(stream.0);
         // ENOTCONN: it is gone, and readiness will say so.
         let _ = self.kernel.shut_write(stream.0);
     }
@@ -218,6 +234,7 @@ impl Splice for ThreadSys<'_> {
         self.may_splice()?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.took(stream, moved);
+        self.moved(stream, moved, 0);
         if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
         }
@@ -240,6 +257,7 @@ impl Splice for ThreadSys<'_> {
         self.may_splice()?;
         let moved = self.kernel.splice_out(pipe.0, stream.0, max);
         let moved = self.wrote(stream, moved)?;
+        self.moved(stream, 0, moved);
         if moved < max {
             self.effects.sometimes.push(Sometimes::PipeHeldBytes);
         }
@@ -351,6 +369,9 @@ impl Listen for ThreadSys<'_> {
             self.effects.sometimes.push(Sometimes::OutOfDescriptors);
         }
         let (sock, from) = taken?;
+        if role == Role::Public {
+            self.effects.accepted.push((sock, from));
+        }
         Ok((Stream(sock, role, RefCell::default()), from))
     }
 
@@ -392,6 +413,12 @@ impl Tell<FromListener> for ThreadSys<'_> {
 impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.effects.mail.push((CLIENT_LOOPS + msg.loop_index, Mail::ClientLoop(msg.message)));
+    }
+}
+
+impl Tell<Reported> for ThreadSys<'_> {
+    fn tell(&mut self, msg: Reported) {
+        self.effects.reports.push(msg);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
-use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
+use protocol_sm::driver::messages::{Arrival, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Lookup, Role as Purpose};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
@@ -67,7 +67,7 @@ impl World {
         self.post(main, Mail::ClientMain(ToClientMain::CloseTunnel { tunnel }));
     }
 
-    fn post(&mut self, thread: usize, mail: Mail) {
+    pub(super) fn post(&mut self, thread: usize, mail: Mail) {
         self.threads[thread].mail.push_back(mail);
         self.wake(thread);
     }
@@ -161,7 +161,16 @@ impl World {
         for (place, mail) in effects.mail {
             let to = self.processes[process].threads[place];
             self.see_sent(process, &mail);
+            self.see_said_at_reload(&mail);
+            if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, .. }))) =
+                (&self.threads[index].task, &mail)
+            {
+                self.see_arrival(process, *control, *tunnel);
+            }
             self.post(to, mail);
+        }
+        for reported in effects.reports {
+            self.see_report(process, &reported.report);
         }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();
@@ -196,7 +205,9 @@ impl World {
         }
         for mail in mail {
             self.see_delivered(index, &mail);
+            self.begin_reload(index, &mail);
             self.with(index, |task, cx| task.on_message(cx, mail));
+            self.watch.reloading = None;
         }
         for (token, ready) in events {
             self.with(index, |task, cx| task.on_ready(cx, token, ready));

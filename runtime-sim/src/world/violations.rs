@@ -3,6 +3,7 @@
 
 use super::actors::Who;
 use super::phases::KEEPALIVE;
+use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
 use super::watch::Dialled;
 use super::{Phase, Plan, World, run_plan};
@@ -13,14 +14,18 @@ use crate::oracle::{Property, Side, Streams};
 use crate::scenario::{Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
-use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToClientLoop, ToListener, ToServerMain};
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
-use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, Registration, SessionId, TunnelId};
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
+use protocol_sm::visit::Label;
+use protocol_sm::visit::{Begun, VisitEnd, Way};
 use protocol_sm::wire::{
     ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
 };
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Nothing goes wrong by itself.
@@ -236,6 +241,12 @@ fn broken(property: Property) -> World {
             world.check_end(it.server);
             world
         }
+        Property::VisitsRecorded => {
+            let label = Label { tunnel: "tunnel0".into(), client: ClientId([1; 16]), credential: None };
+            let visitor = SocketAddr::from(([192, 0, 2, 1], 1));
+            let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
+            note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
+        }
         Property::PortsAccountedFor => {
             let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));
             let server = &world.processes[world.server];
@@ -289,6 +300,20 @@ fn broken(property: Property) -> World {
             let (mut world, it) = carried();
             world.plan.scenario.tight = Some(Tight { visitors: 100, per_source: 0, conns: 100 });
             world.check_crowd(it.server);
+            world
+        }
+        Property::ReloadsSpareOthers => {
+            let mut world = fresh();
+            world.watch.reloading = Some(Reloading::Client { stays: BTreeSet::new() });
+            world.see_said_at_reload(&Mail::ClientLoop(ToClientLoop::End { code: AbortCode::SessionOver }));
+            world
+        }
+        Property::ClosedTakesNobody => {
+            let mut world = fresh();
+            let (control, tunnel) = (ControlKey(1), TunnelId(0));
+            let registration = Registration { tunnel, serial: 1 };
+            world.see_listener_told(0, &ToListener::Close { control, registration });
+            world.see_arrival(0, control, tunnel);
             world
         }
         Property::TurnsAreShort => {

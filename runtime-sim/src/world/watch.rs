@@ -1,5 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
+use super::reload::Reloading;
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
 use super::{Role, World};
@@ -12,7 +13,8 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
-use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
+use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -60,8 +62,14 @@ pub(super) struct Watch {
     guests: BTreeMap<SockId, Guest>,
     /// Sessions and processes that may drop who waits.
     closing: BTreeSet<(usize, Option<u64>)>,
+    /// Clients, of these server processes, whose session has released its ports.
+    asleep: BTreeSet<(usize, ClientId)>,
     /// Outer sockets that are to be reset and have not sent everything: since when.
     lingering: BTreeMap<SockId, Instant>,
+    /// A driver is told its settings anew.
+    pub(super) reloading: Option<Reloading>,
+    /// Tunnels whose port the listener was told to close.
+    pub(super) closed: BTreeSet<(usize, ControlKey, TunnelId)>,
 }
 
 /// A transfer, by the outer sockets of the two programs.
@@ -110,6 +118,12 @@ impl Watch {
         [None, session].into_iter().any(|session| self.closing.contains(&(process, session)))
     }
 
+    /// The socket by which a client carries a visitor to its service, if it has dialled.
+    pub(super) fn local_of(&self, kernel: &Kernel, client: usize, visitor: SocketAddr) -> Option<SockId> {
+        let of = |it: &&Transfer| it.client == Some(client) && kernel.remote(it.public) == visitor;
+        self.transfers.iter().rev().find(of)?.local
+    }
+
     /// What became of the visitor with this public socket.
     pub(super) fn ends_of(&self, public: SockId) -> Carried {
         let Some(&(server, _, from)) = self.taken.get(&public) else {
@@ -133,6 +147,14 @@ impl Transfer {
 }
 
 impl World {
+    /// A program tells what it does.
+    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
+        if !report.visitors.adds_up() {
+            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
+            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
+        }
+    }
+
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
         let (key, epoch, fin) = match mail {
@@ -238,11 +260,8 @@ impl World {
             Mail::ServerLoop(ToServerLoop::Drain | ToServerLoop::Stop) => {
                 self.watch.closing.insert((process, None));
             }
-            Mail::ServerLoop(_)
-            | Mail::ServerMain(_)
-            | Mail::Listener(_)
-            | Mail::ClientMain(_)
-            | Mail::ClientLoop(_) => {}
+            Mail::Listener(message) => self.see_listener_told(process, message),
+            Mail::ServerLoop(_) | Mail::ServerMain(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => {}
         }
     }
 
@@ -365,6 +384,14 @@ impl World {
                 self.overheard.on_read(sock.0, bytes);
             }
         }
+        let process = self.threads[thread].process;
+        for &(sock, read, written) in &effects.moved {
+            self.visits.on_moved(sock, read, written);
+        }
+        self.visits.on_shut(&effects.shut);
+        for &(sock, visitor) in &effects.accepted {
+            self.visits.on_accepted(process, visitor, sock);
+        }
         for &sock in effects.lingering.borrow().iter() {
             let now = self.now();
             self.watch.lingering.entry(sock).or_insert(now);
@@ -483,10 +510,20 @@ impl World {
             Note::TakenBack { lost, .. } => {
                 self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
+            Note::Visit(visit) => self.see_visit(process, visit),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
-            Note::SessionUp { resumed: true, .. } => {
+            Note::SessionAsleep { client, .. } => {
+                self.watch.asleep.insert((process, *client));
+                if live(self) {
+                    self.coverage.saw(Sometimes::ReleasedWithTransfers);
+                }
+            }
+            Note::SessionUp { resumed: true, client, .. } => {
                 self.coverage.saw(Sometimes::Resumed);
+                if self.watch.asleep.remove(&(process, *client)) {
+                    self.coverage.saw(Sometimes::ResumedAsleep);
+                }
                 if live(self) {
                     self.coverage.saw(Sometimes::ResumedWithTransfers);
                 }
@@ -499,11 +536,12 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
-                CloseCode::Violation | CloseCode::Stopping => {}
+                CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
+            Note::Reloaded { changes } => self.see_reloaded(process, changes.as_deref()),
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.
                 let strange = conn.is_none() && role == Role::Server && self.strangers_came();
@@ -521,6 +559,7 @@ impl World {
             | Note::NoLocalPort { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
+            | Note::SessionLost { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -69,6 +69,12 @@ impl Lines {
         }
     }
 
+    /// How many there were until now.
+    pub(super) fn count(&self) -> usize {
+        let state = self.state();
+        state.dropped + state.lines.len()
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, LinesState> {
         self.state.lock().expect("no panic while locked")
     }

@@ -114,6 +114,12 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         "a_frozen_clients_visitors_are_reset_and_its_port_released",
         &["P-LIVE-2", "P-RES-6"],
     ),
+    (
+        "tests/tests/frozen_peer.rs",
+        "a_transfer_outlives_a_freeze_that_costs_its_client_the_port",
+        &["P-RES-6", "P-RES-8"],
+    ),
+    ("tests/tests/frozen_peer.rs", "a_newcomer_takes_only_the_port_of_a_frozen_client", &["P-REPL-6", "P-RES-8"]),
     ("tests/tests/killed.rs", "a_client_that_comes_back_with_another_tunnel_has_its_old_port_at_once", &["P-REPL-6"]),
     (
         "tests/tests/killed.rs",

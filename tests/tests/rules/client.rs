@@ -528,7 +528,7 @@ fn a_session_is_not_resumed_after_its_grace() {
     let (sender, locals) = channel();
     let service = Service::start(move |stream| drop(sender.send(stream)));
     let server = RawServer::start();
-    let hasty = eager().key("session_grace", 0.3).tunnel(service.addr()).via(server.addr());
+    let hasty = eager().key("session_grace", 0.3).key("transfer_grace", 0.3).tunnel(service.addr()).via(server.addr());
     let _client = Client::spawn_alone(LOOPBACK, hasty);
     let mut end = server.serve();
     let mut conn = server.accepted(&mut end);

@@ -52,6 +52,7 @@ fn said_by_clients() -> Vec<ToServer> {
     let numbered = [
         ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into(), limits: TunnelLimits::default() },
         ClientMsg::CloseTunnel { tunnel },
+        ClientMsg::ChangeTunnel { tunnel, name: "raw".into(), limits: TunnelLimits::default() },
         ClientMsg::ConnFailed { count: 1 },
         ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut },
         ClientMsg::Done { conn, epoch },

@@ -12,8 +12,10 @@ use crate::ids::TunnelId;
 use crate::names::Wait;
 use crate::notes::Note;
 use crate::race::Race;
+use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::visit::VisitEnd;
 use crate::wire::ProxyToServer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -227,6 +229,8 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.local = Some(local);
         active.conn.on_dialed();
+        active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
+        self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let Some(name) = self.locals.get_mut(&tunnel) {
             name.on_good(at);
@@ -242,11 +246,12 @@ impl<T, P> ClientLoop<T, P> {
         let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
+        active.over(cx.now, VisitEnd::Refused(why)).into_iter().for_each(|visit| cx.sys.note(visit));
         // The main thread knows nothing of a tunnel that a hostile server has made up.
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });
         }
-        self.core.totals.aborted += 1;
+        self.count_trouble(cx.now, tunnel, Trouble::Refused(why));
         self.drive(cx, token);
     }
 

@@ -9,12 +9,17 @@ use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
+use crate::report::Counted;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use crate::transfer::Half;
+use crate::visit::{Begun, Label};
 use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use core::net::SocketAddr;
 
 impl<T, P> ClientLoop<T, P> {
@@ -94,14 +99,16 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         let was_opening = matches!(conn.state, State::Opening { .. });
-        let read = read_frames(cx, conn);
+        let read = read_frames(cx, conn, &self.labels);
         let started = matches!(conn.state, State::Active(_));
         if started {
             // Counted before anything can end the conn: its end counts it off.
             self.active += 1;
             self.core.totals.visitors += 1;
+            self.count_start(token);
         }
         read?;
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         if was_opening && !matches!(conn.state, State::Opening { .. }) {
             self.core.timers.set(token, &mut conn.deadline, None);
@@ -120,7 +127,11 @@ impl<T, P> ClientLoop<T, P> {
 
 /// Reads and acts on what comes for as long as it is frames.
 // PROTOCOL.md: P-XFER-6.
-fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<(), End>
+fn read_frames<T, P, S>(
+    cx: &mut Cx<'_, S>,
+    conn: &mut Conn<T, P>,
+    labels: &BTreeMap<TunnelId, Arc<Label>>,
+) -> Result<(), End>
 where
     S: Splice<Stream = T, Pipe = P>,
 {
@@ -143,7 +154,7 @@ where
                 continue;
             }
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(conn, frame)?,
+                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels)?,
                 Ok(None) => {}
                 Err(_) => return Err(Violation::Malformed.into()),
             }
@@ -184,7 +195,12 @@ fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Re
 }
 
 // PROTOCOL.md: P-PROXY-4.
-fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End> {
+fn on_frame<T, P>(
+    conn: &mut Conn<T, P>,
+    frame: ProxyToClient,
+    now: Instant,
+    labels: &BTreeMap<TunnelId, Arc<Label>>,
+) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
             // Whoever answers does not know the session's key.
@@ -203,9 +219,11 @@ fn on_frame<T, P>(conn: &mut Conn<T, P>, frame: ProxyToClient) -> Result<(), End
             conn.link.egress_flow.push(&ProxyToServer::Pong);
             Ok(())
         }
-        (ProxyToClient::Start { epoch, tunnel, visitor: _ }, State::Idle(idle)) => {
+        (ProxyToClient::Start { epoch, tunnel, visitor }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace: Pace::new() });
+            let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
+            let (pace, began) = (Pace::new(), Counted(now));
+            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace, began, visit });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

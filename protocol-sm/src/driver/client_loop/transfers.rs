@@ -5,13 +5,16 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
+use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
 use crate::notes::{ConnFailure, Note};
+use crate::report::Trouble;
 use crate::settings::Timings;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
+use crate::visit::VisitEnd;
 use crate::wire::{ClientMsg, ServerBody, TransferMsg};
 use core::time::Duration;
 
@@ -105,18 +108,19 @@ impl<T, P> ClientLoop<T, P> {
         }
         let Ok(idle) = active.conn.clone().finish() else { return };
         let (id, epoch) = (conn.id, active.conn.transfer.epoch());
-        if active.conn.stage() == Stage::Serving {
+        let (tunnel, over) = (active.tunnel, Over::of(active, cx.now));
+        let finished = active.conn.stage() == Stage::Serving;
+        if finished {
             self.core.totals.finished += 1;
-            cx.sys.note(Note::Finished {
-                conn: id,
-                epoch,
-                egress: active.conn.transfer.egress.forwarded(),
-                ingress: active.conn.transfer.ingress.forwarded(),
-            });
+            cx.sys.note(Note::Finished { conn: id, epoch, egress: over.bytes_out, ingress: over.bytes_in });
+        }
+        if let State::Active(active) = &mut conn.state {
+            active.over(cx.now, VisitEnd::Served).into_iter().for_each(|visit| cx.sys.note(visit));
         }
         conn.state = State::Idle(idle);
         self.core.timers.set(token, &mut conn.deadline, None);
         self.active -= 1;
+        self.count_over(tunnel, &over, finished);
         let msg = ClientMsg::Done { conn: id, epoch };
         cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
         self.tell_if_drained(cx);
@@ -157,7 +161,7 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
         self.core.timers.set(token, &mut conn.deadline, None);
         self.conns.remove(&conn.id);
-        match &conn.state {
+        match &mut conn.state {
             State::Opening { step, to, why, .. } => {
                 let (to, why) = (*to, why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
@@ -176,8 +180,12 @@ impl<T, P> ClientLoop<T, P> {
             State::Active(active) => {
                 let epoch = active.conn.transfer.epoch();
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch, code, by_peer });
+                let visit = active.over(cx.now, VisitEnd::Aborted { code, by_peer });
+                visit.into_iter().for_each(|visit| cx.sys.note(visit));
+                let (tunnel, over) = (active.tunnel, Over::of(active, cx.now));
+                self.count_over(tunnel, &over, false);
                 if active.conn.stage() != Stage::Refused {
-                    self.core.totals.aborted += 1;
+                    self.count_trouble(cx.now, tunnel, Trouble::Aborted(code));
                 }
                 self.active -= 1;
                 conn.link.reset(cx.sys);

@@ -13,7 +13,7 @@ impl<T> ClientMain<T> {
         assert!(self.stage.tokens().all(|token| self.slots.get(token).is_some()), "M1: the stage's connections");
         assert!(!self.is_up() || self.control.is_some(), "M2: a client that is up has a session");
         let detached = self.control.is_some() && !self.is_up();
-        assert!(!detached || self.grace.is_some(), "M3: a session that has no ctl_conn is given up some time");
+        assert!(!detached || self.lost.is_some(), "M3: a session that has no ctl_conn is given up some time");
         let over = self.outcome.is_some();
         assert!(!over || links == 0 && self.control.is_none(), "M4: a client that has an outcome has nothing");
         self.tunnels.assert_consistent();

@@ -14,6 +14,7 @@ use crate::liveness::{Liveness, Pulse};
 use crate::names::Wait;
 use crate::notes::{Disconnect, Note};
 use crate::reconnect::AfterFailure;
+use crate::settings::Timings;
 use crate::wire::{ClientMsg, Ctl, ToServer, Welcome};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,7 +24,7 @@ impl<T> ClientMain<T> {
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let wanted = self.server_name.want(cx.now);
         if wanted.look_up {
-            cx.sys.resolve(Lookup::Server, &self.server);
+            cx.sys.resolve(Lookup::Server(self.servers), &self.server);
         }
         match wanted.wait {
             Wait::Not => self.dial(cx),
@@ -34,8 +35,10 @@ impl<T> ClientMain<T> {
 
     pub(super) fn on_resolved<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tag: Lookup, addresses: Vec<SocketAddr>) {
         match tag {
-            Lookup::Local(tunnel) => self.on_located(cx, tunnel, addresses),
-            Lookup::Server => {
+            Lookup::Local(tunnel, which) => self.on_located(cx, tunnel, which, addresses),
+            // About the name of a server that is not ours any more.
+            Lookup::Server(which) if which != self.servers => {}
+            Lookup::Server(_) => {
                 self.server_name.on_answer(&addresses, cx.now);
                 if matches!(self.stage, Stage::Resolving(_)) {
                     self.dial(cx);
@@ -92,10 +95,11 @@ impl<T> ClientMain<T> {
             Some(_) | None if welcome.resumed => return Err(Disconnect::Violation(not_asked)),
             Some(_) | None => false,
         };
+        self.story.on_up(cx.now, resumed);
         let timings = &self.settings.timings;
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
         self.stage = Stage::Up { token, liveness };
-        self.grace = None;
+        self.lost = None;
         if self.reconnect.on_up() {
             self.tunnels.forget_announced();
         }
@@ -107,9 +111,13 @@ impl<T> ClientMain<T> {
                 }
             }
         } else {
+            if self.control.is_some() {
+                cx.sys.note(Note::SessionLost { waited: None });
+            }
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
             self.control = Some(Control::new(welcome.session, self.serial, secret, self.loop_count, max));
+            self.forget_moved(cx);
             self.tunnels.on_new_session();
             self.carriage = Carriage::default();
             for loop_index in 0..self.loop_count {
@@ -144,6 +152,7 @@ impl<T> ClientMain<T> {
     pub(super) fn disconnect<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
         let was_up = self.is_up();
         self.hang_up(cx);
+        self.story.on_down(cx.now, was_up, why);
         if self.outcome.is_some() {
             return;
         }
@@ -153,9 +162,14 @@ impl<T> ClientMain<T> {
             return;
         }
         if was_up {
-            self.grace = Some(cx.now + self.settings.timings.session_grace);
+            self.lost = Some(cx.now);
         }
-        let grace_left = self.grace.map(|at| at.since(cx.now));
+        let grace_left = self.lost.map(|at| {
+            // First it is about the ports, then about the transfers.
+            let Timings { session_grace, .. } = self.settings.timings;
+            let graces = [session_grace, self.settings.timings.kept()].map(|grace| (at + grace).since(cx.now));
+            graces.into_iter().find(|left| !left.is_zero()).unwrap_or_default()
+        });
         match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
             AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
             AfterFailure::Retry(pause) => {

@@ -31,6 +31,7 @@ impl<T> ClientMain<T> {
             }
             Reaction::Ready(tunnel, public) => self.on_tunnel_ready(cx, tunnel, public)?,
             Reaction::Refused(tunnel, code) => self.on_tunnel_refused(cx, tunnel, code)?,
+            Reaction::Closed(tunnel, code) => self.on_tunnel_closed(cx, tunnel, code)?,
         }
         Ok(())
     }
@@ -61,6 +62,7 @@ impl<T> ClientMain<T> {
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
+            FromClientLoop::Report(part) => self.on_part(cx, part),
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }
@@ -98,8 +100,9 @@ impl<T> ClientMain<T> {
     where
         S: Tell<ToLoop<ToClientLoop>>,
     {
-        self.grace = None;
+        self.lost = None;
         if self.control.take().is_some() {
+            self.story.on_over(cx.now);
             for loop_index in 0..self.loop_count {
                 cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::End { code: AbortCode::SessionOver } });
             }

@@ -4,13 +4,16 @@ use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::sys::{Lookup, Resolve, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::tunnels::AfterRefusal;
-use crate::ids::TunnelId;
+use crate::ids::{ClientId, TunnelId};
 use crate::names::is_address;
 use crate::notes::Note;
+use crate::visit::Label;
 use crate::wire::ClientMsg;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -23,8 +26,8 @@ impl<T> ClientMain<T> {
     }
 
     pub(super) fn look_up_local<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
-        if let Some(name) = self.tunnels.begin_lookup(tunnel) {
-            cx.sys.resolve(Lookup::Local(tunnel), name);
+        if let Some((which, name)) = self.tunnels.begin_lookup(tunnel) {
+            cx.sys.resolve(Lookup::Local(tunnel, which), name);
         }
     }
 
@@ -39,12 +42,16 @@ impl<T> ClientMain<T> {
         &mut self,
         cx: &mut Cx<'_, S>,
         tunnel: TunnelId,
+        which: u32,
         addresses: Vec<SocketAddr>,
     ) {
         let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
-        let Some(locals) = self.tunnels.on_located(tunnel, addresses, cx.now) else { return };
+        let name = self.tunnels.spec(tunnel).filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
+        let client = ClientId(self.settings.client_id);
+        let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
+        let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed };
+            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, label: label.clone() };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);
@@ -69,6 +76,37 @@ impl<T> ClientMain<T> {
         self.tunnels.on_ready(tunnel, public)?;
         self.carriage.on_open(cx.now);
         self.announce(cx);
+        self.retire(cx);
+        Ok(())
+    }
+
+    /// Closes the tunnels that have moved, once those that take their places are open.
+    fn retire<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(tunnel) = self.tunnels.retired().filter(|_| !planted(PlantedBug::MovedTunnelKept)) {
+            self.forget_tunnel(cx, tunnel);
+        }
+    }
+
+    /// Forgets the tunnels that have moved: a new session does not know them.
+    pub(super) fn forget_moved<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        for tunnel in self.tunnels.moved().collect::<Vec<_>>() {
+            let _there = self.tunnels.close(tunnel);
+            self.tell_loops_closed(cx, tunnel);
+        }
+    }
+
+    pub(super) fn on_tunnel_closed<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+    ) -> Result<(), Violation> {
+        let random = random_u32(cx.sys);
+        let pause = self.tunnels.on_closed(tunnel, code, cx.now, random)?;
+        match pause {
+            Some(pause) => cx.sys.note(Note::NotForwarding { tunnel, code, pause }),
+            None => self.tell_loops_closed(cx, tunnel),
+        }
         Ok(())
     }
 
@@ -110,9 +148,14 @@ impl<T> ClientMain<T> {
         if !self.tunnels.close(tunnel) {
             return;
         }
+        self.tell_loops_closed(cx, tunnel);
+        self.send(cx, ClientMsg::CloseTunnel { tunnel });
+        self.retire(cx);
+    }
+
+    fn tell_loops_closed<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::CloseTunnel { tunnel } });
         }
-        self.send(cx, ClientMsg::CloseTunnel { tunnel });
     }
 }

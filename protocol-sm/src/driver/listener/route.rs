@@ -3,6 +3,7 @@
 use super::super::messages::ControlKey;
 use crate::gate::Gate;
 use crate::ids::Registration;
+use crate::report::Counted;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -18,6 +19,8 @@ pub(super) struct Member {
     pub(super) control: ControlKey,
     pub(super) registration: Registration,
     pub(super) gate: Gate,
+    /// Visitors that were turned away.
+    pub(super) turned_away: Counted<u64>,
 }
 
 impl Route {
@@ -29,6 +32,11 @@ impl Route {
     /// The tunnel that the next visitor gets.
     pub(super) fn resolve(&mut self) -> &mut Member {
         self.members.first_mut().expect("a route leads to a tunnel")
+    }
+
+    /// A tunnel behind it.
+    pub(super) fn member(&mut self, control: ControlKey, registration: Registration) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| (member.control, member.registration) == (control, registration))
     }
 
     /// A tunnel was closed. Whether none is left.

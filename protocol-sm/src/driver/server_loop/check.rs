@@ -128,7 +128,7 @@ impl<T, P> ServerLoop<T, P> {
             let same = |other: &&Shard| other.holder == shard.holder;
             let returned: usize = self.controls.values().filter(same).map(|other| other.pool.returned()).sum();
             let waits = shard.waiting(&self.ledger) as usize - returned;
-            assert!(waits <= shard.max_waiting as usize, "P1: the holder's queue is bounded");
+            assert!(waits <= shard.max_waiting.max(shard.waited) as usize, "P1: the holder's queue is bounded");
             let retry = shard.pool.next_deadline();
             assert!(retry.is_none_or(|at| self.next_retry.is_some_and(|next| next <= at)), "a retry has its timer");
         }

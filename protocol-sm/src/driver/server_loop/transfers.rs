@@ -6,13 +6,18 @@ use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
+use super::report::Over;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
-use crate::codes::{AbortCode, MessageName, StateName, Violation};
+use crate::canary::{PlantedBug, planted};
+use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
 use crate::notes::Note;
+use crate::report::Trouble;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
+use crate::visit::VisitEnd;
 use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
+use alloc::boxed::Box;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
@@ -84,7 +89,7 @@ impl<T, P> ServerLoop<T, P> {
         let answered =
             |state: &State| matches!(state, State::Active(active) if active.conn.answer() != Answer::Awaiting);
         let was_answered = answered(&conn.state);
-        let refused_at = read_frames(cx, conn)?;
+        let read = read_frames(cx, conn)?;
         let State::Active(active) = &mut conn.state else {
             return Ok(());
         };
@@ -93,18 +98,24 @@ impl<T, P> ServerLoop<T, P> {
             control,
             msg: ServerMsg::Fin { conn: conn_id, epoch, total, how },
         };
-        if let Some(refused_at) = refused_at {
+        if let Some(refused_at) = read.fin {
             cx.sys.tell(fin(refused_at));
         }
         if active.conn.answer() != Answer::Awaiting && !was_answered {
             // What was kept is not needed any more; the buffer is.
             self.spare = core::mem::take(&mut active.first);
             self.spare.clear();
+            if active.conn.answer() == Answer::Started {
+                self.core.tally.dials.add(active.lasts(cx.now, &self.core.timings));
+            }
         }
-        if active.conn.answer() == Answer::Refused && !was_answered {
-            self.core.totals.aborted += 1;
-            if let Some(visitor) = active.visitor.take() {
-                self.reset_visitor(cx, visitor);
+        if let Some(code) = read.refused {
+            let (tunnel, ways) = (active.tunnel, active.conn.transfer.ways());
+            let (gone, visitor) = (active.gone.take(), active.visitor.take());
+            self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
+            let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
+            if let Some((visitor, visit)) = visit {
+                cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
             }
         }
         let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
@@ -139,9 +150,15 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(ending) = ending
             && let Some(visitor) = visitor.take()
         {
-            match ending {
+            let gone = match ending {
                 Ending::Close => self.close_visitor(cx, visitor),
                 Ending::Reset => self.reset_visitor(cx, visitor),
+            };
+            if let Some(gone) = gone.filter(|_| !planted(PlantedBug::GoneVisitForgotten))
+                && let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
+                && let State::Active(active) = &mut conn.state
+            {
+                active.gone = Some(Box::new(gone));
             }
         }
         self.finish(cx, token);
@@ -162,20 +179,29 @@ impl<T, P> ServerLoop<T, P> {
         let Ok(idle) = active.conn.clone().finish() else {
             return;
         };
-        if active.conn.answer() == Answer::Started {
+        let tunnel = active.tunnel;
+        let over = Over::of(active, cx.now, &self.core.timings);
+        let finished = active.conn.answer() == Answer::Started;
+        if finished {
             self.core.totals.finished += 1;
             cx.sys.note(Note::Finished {
                 conn: conn.id,
                 epoch: active.conn.transfer.epoch(),
-                egress: active.conn.transfer.egress.forwarded(),
-                ingress: active.conn.transfer.ingress.forwarded(),
+                egress: over.bytes_in,
+                ingress: over.bytes_out,
             });
         }
-        let tunnel = active.tunnel;
+        if let State::Active(active) = &mut conn.state
+            && let Some(gone) = active.gone.take()
+        {
+            let (visitor, visit) = *gone;
+            cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), VisitEnd::Served));
+        }
         conn.state = State::Idle { conn: idle, since: cx.now };
         conn.heard = cx.now;
         let control = conn.control;
         self.core.timers.set(token, &mut conn.deadline, None);
+        self.count_over(control, tunnel, &over, finished);
         if let Some(shard) = self.controls.get_mut(&control) {
             shard.on_over(&mut self.ledger, tunnel);
         }
@@ -283,11 +309,15 @@ impl<T, P> ServerLoop<T, P> {
             }
             State::Active(active) => {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
-                if let Some(visitor) = active.visitor {
-                    self.reset_visitor(cx, visitor);
+                let over = Over::of(&active, cx.now, &self.core.timings);
+                let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
+                if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
+                    let outcome = VisitEnd::Aborted { code, by_peer };
+                    cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), outcome));
                 }
+                self.count_over(conn.control, active.tunnel, &over, false);
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {
-                    self.core.totals.aborted += 1;
+                    self.count_trouble(cx.now, conn.control, active.tunnel, Trouble::Aborted(code));
                 }
                 if let Some(shard) = self.controls.get_mut(&conn.control) {
                     shard.on_over(&mut self.ledger, active.tunnel);
@@ -309,13 +339,21 @@ impl<T, P> ServerLoop<T, P> {
     }
 }
 
-/// Reads and acts on frames for as long as the conn's incoming bytes are frames. Returns what to
-/// announce if the transfer was refused before the visitor's stream ended.
-fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Option<Fin>, End>
+/// What came of frames.
+#[derive(Default)]
+struct Read {
+    /// The transfer was refused for this reason.
+    refused: Option<RefuseCode>,
+    /// What to announce if it was refused before the visitor's stream ended.
+    fin: Option<Fin>,
+}
+
+/// Reads and acts on frames for as long as the conn's incoming bytes are frames.
+fn read_frames<T, P, S>(cx: &mut Cx<'_, S>, conn: &mut Conn<T, P>) -> Result<Read, End>
 where
     S: Splice<Stream = T, Pipe = P> + Log,
 {
-    let mut fin = None;
+    let mut read = Read::default();
     while conn.link.port.readable && expects_frames(&conn.state) {
         let length = match conn.link.port.recv(cx.sys, cx.scratch) {
             Ok(0) => {
@@ -330,7 +368,7 @@ where
         let mut rest = &cx.scratch[..length];
         while !rest.is_empty() && expects_frames(&conn.state) {
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => fin = fin.or(on_frame(cx.sys, conn, frame)?),
+                Ok(Some(frame)) => on_frame(cx.sys, conn, frame, &mut read)?,
                 Ok(None) => {}
                 Err(_) => return Err(End::Violation(Violation::Malformed)),
             }
@@ -346,7 +384,7 @@ where
             conn.link.ingress_flow.push_payload(rest);
         }
     }
-    Ok(fin)
+    Ok(read)
 }
 
 fn expects_frames(state: &State) -> bool {
@@ -357,16 +395,23 @@ fn expects_frames(state: &State) -> bool {
 }
 
 // PROTOCOL.md: P-POOL-7.
-fn on_frame<T, P, S: Log>(sys: &mut S, conn: &mut Conn<T, P>, frame: ProxyToServer) -> Result<Option<Fin>, Violation> {
+fn on_frame<T, P, S: Log>(
+    sys: &mut S,
+    conn: &mut Conn<T, P>,
+    frame: ProxyToServer,
+    read: &mut Read,
+) -> Result<(), Violation> {
     match (frame, &mut conn.state) {
         (ProxyToServer::Pong, _) if conn.pinged => {
             conn.pinged = false;
-            Ok(None)
+            Ok(())
         }
-        (ProxyToServer::Started { epoch }, State::Active(active)) => active.conn.on_started(epoch).map(|()| None),
+        (ProxyToServer::Started { epoch }, State::Active(active)) => active.conn.on_started(epoch),
         (ProxyToServer::Refused { epoch, code }, State::Active(active)) => {
             sys.note(Note::Refused { conn: conn.id, epoch, code, tunnel: active.tunnel });
-            active.conn.on_refused(epoch)
+            read.fin = active.conn.on_refused(epoch)?;
+            read.refused = Some(code);
+            Ok(())
         }
         (ProxyToServer::Pong, _) => {
             Err(Violation::Unexpected { message: MessageName::Pong, state: StateName::NotPinged })

@@ -8,13 +8,16 @@ use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::crowd::Guest;
-use crate::ids::TunnelId;
+use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
+use crate::report::{Trouble, time_since};
 use crate::transfer::{Fin, Untold};
+use crate::visit::{Begun, VisitEnd};
 use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, arrival: Arrival<T>) {
@@ -40,11 +43,13 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, guest, .. } = arrival;
+        let Arrival { tunnel, stream, from, guest, label, .. } = arrival;
         self.core.totals.visitors += 1;
+        self.count(control, tunnel);
         if let Some(why) = refused {
-            self.core.totals.aborted += 1;
+            self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+            Begun::turned_away(label.as_ref(), from, why).into_iter().for_each(|visit| cx.sys.note(visit));
             cx.sys.reset(stream);
             self.tell_left(cx, guest);
             return;
@@ -55,6 +60,7 @@ impl<T, P> ServerLoop<T, P> {
                 tunnel,
                 from,
                 guest,
+                visit: Begun::new(label.clone(), cx.now),
                 port: Endpoint::new(stream),
                 conn: None,
                 until: cx.now + self.core.timings.wait_timeout,
@@ -72,8 +78,10 @@ impl<T, P> ServerLoop<T, P> {
                 self.place(cx, control, token);
             }
             Err(stream) => {
-                self.core.totals.aborted += 1;
-                cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why: Dropped::Resources });
+                let why = Dropped::Resources;
+                self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
+                cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
+                Begun::turned_away(label.as_ref(), from, why).into_iter().for_each(|visit| cx.sys.note(visit));
                 cx.sys.reset(stream);
                 self.tell_left(cx, guest);
             }
@@ -138,7 +146,10 @@ impl<T, P> ServerLoop<T, P> {
         let start = ProxyToClient::Start { epoch: active.transfer.epoch(), tunnel: guest.tunnel, visitor: guest.from };
         conn.link.egress_flow.push(&start);
         let first = match guest.again.take() {
-            None => core::mem::take(&mut self.spare),
+            None => {
+                self.core.tally.waits.add(time_since(cx.now, guest.until, self.core.timings.wait_timeout));
+                core::mem::take(&mut self.spare)
+            }
             Some(again) => again.first,
         };
         conn.link.egress_flow.push_payload(&first);
@@ -152,6 +163,7 @@ impl<T, P> ServerLoop<T, P> {
             tunnel: guest.tunnel,
             visitor: guest.from,
         });
+        let reused = active.transfer.epoch() > Epoch(1);
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
         let doubt_at = cx.now + self.core.timings.start_patience;
         conn.silence = cx.now.since(conn.heard);
@@ -163,13 +175,19 @@ impl<T, P> ServerLoop<T, P> {
             first,
             answer_by,
             lost: false,
+            gone: None,
         });
         guest.conn = Some(token);
+        guest.visit.iter_mut().for_each(|visit| visit.on_served(cx.now));
         self.core.timers.set(visitor, &mut guest.deadline, None);
         self.core.timers.set(token, &mut conn.deadline, Some(answer_by.min(doubt_at)));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
             self.ledger.add(shard.holder, Good::Transfer, 1);
+            if reused {
+                shard.tally.reused += 1;
+                self.core.tally.reused += 1;
+            }
         }
         self.drive(cx, token);
     }
@@ -199,32 +217,50 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
             let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
             cx.sys.note(note);
-            self.core.totals.aborted += 1;
-            if let Some(shard) = self.controls.get_mut(&visitor.control) {
+            let (control, tunnel) = (visitor.control, visitor.tunnel);
+            if let Some(shard) = self.controls.get_mut(&control) {
                 shard.pool.remove_waiting(token);
-                shard.on_left(&mut self.ledger, visitor.tunnel);
+                shard.on_left(&mut self.ledger, tunnel);
             }
+            self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
         }
-        self.reset_visitor(cx, token);
+        let again = self.slots.get_mut(token).and_then(|slot| match slot {
+            Slot::Visitor(visitor) => visitor.again.take(),
+            Slot::Conn(_) => None,
+        });
+        let ways = again.map(|again| again.transfer.ways()).unwrap_or_default();
+        if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
+            cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Dropped(why)));
+        }
     }
 
-    pub(super) fn reset_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        if let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) {
-            self.tell_left(cx, visitor.guest);
-            self.core.timers.set(token, &mut visitor.deadline, None);
-            if planted(PlantedBug::AbortClosesCleanly) {
-                return cx.sys.close(visitor.port.stream);
-            }
+    /// Resets a visitor. Returns who it was, if its visit is to leave a record.
+    pub(super) fn reset_visitor<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+    ) -> Option<(SocketAddr, Begun)> {
+        let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) else { return None };
+        self.tell_left(cx, visitor.guest);
+        self.core.timers.set(token, &mut visitor.deadline, None);
+        if planted(PlantedBug::AbortClosesCleanly) {
+            cx.sys.close(visitor.port.stream);
+        } else {
             cx.sys.reset(visitor.port.stream);
         }
+        visitor.visit.map(|visit| (visitor.from, visit))
     }
 
-    /// Closes a visitor whose both directions are shut.
-    pub(super) fn close_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        if let Some(Slot::Visitor(visitor)) = self.slots.remove(token) {
-            self.tell_left(cx, visitor.guest);
-            cx.sys.close(visitor.port.stream);
-        }
+    /// Closes a visitor whose both directions are shut. Returns who it was, if its visit is to leave a record.
+    pub(super) fn close_visitor<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+    ) -> Option<(SocketAddr, Begun)> {
+        let Some(Slot::Visitor(visitor)) = self.slots.remove(token) else { return None };
+        self.tell_left(cx, visitor.guest);
+        cx.sys.close(visitor.port.stream);
+        visitor.visit.map(|visit| (visitor.from, visit))
     }
 
     /// A visitor is gone, which the listener wants to know: it deals by load.

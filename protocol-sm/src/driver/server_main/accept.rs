@@ -130,7 +130,7 @@ impl<T, L> ServerMain<T, L> {
             Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
         };
         self.leave_handshake_limit(from, token);
-        self.turned_away.dropped += 1;
+        self.turned_away.dropped.add(why);
         cx.sys.note(Note::HandshakeDropped { from, why });
     }
 
@@ -199,6 +199,7 @@ impl<T, L> ServerMain<T, L> {
             }
             Ok(Admitted { control, conn, admission }) => {
                 let _lost = self.sessions.act(control, |control, _| control.on_conn_lost(conn, &admission));
+                self.end_if_deserted(cx, control);
                 None
             }
             Err(ProxyStop::Lost | ProxyStop::NotOurs) => None,
@@ -210,7 +211,7 @@ impl<T, L> ServerMain<T, L> {
         }
         cx.sys.close(hand.port.stream);
         if let Some(refusal) = refusal {
-            self.turned_away.refused += 1;
+            self.turned_away.refused.add(refusal);
             cx.sys.note(Note::HandshakeRefused { from: hand.from, credential: None, refusal });
         }
     }

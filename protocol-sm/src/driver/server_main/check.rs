@@ -16,7 +16,12 @@ impl<T, L> ServerMain<T, L> {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
                 ToListener::CloseAll { control: of } => of == control,
-                ToListener::Bind { .. } | ToListener::Moved { .. } | ToListener::Left { .. } => false,
+                ToListener::Bind { .. }
+                | ToListener::Admit { .. }
+                | ToListener::KeepTo(_)
+                | ToListener::Moved { .. }
+                | ToListener::Left { .. }
+                | ToListener::Report => false,
             })
         };
         for (control, registration) in listener.registrations() {
@@ -85,7 +90,9 @@ impl<T, L> ServerMain<T, L> {
         for (_, session) in self.sessions.iter() {
             match session.attachment() {
                 Attachment::Attached(_) => attached -= 1,
-                Attachment::Detached { .. } => assert_eq!(session.rival, None, "M5: only who may live is probed"),
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => {
+                    assert_eq!(session.rival, None, "M5: only who may live is probed")
+                }
             }
             parked -= i32::from(session.rival.is_some());
         }

@@ -1,10 +1,10 @@
 //! ctl_conns: the handshake up to the welcome, and what becomes of a connection that goes no further.
 
-use super::super::messages::{ControlKey, Limits, ToLoop, ToServerLoop, share};
+use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
-use super::session_table::Attachment;
+use super::session_table::{Attachment, SessionTable};
 use super::{CTL_TURN, MainSys, PROBE, ServerMain, Slot, Stage, Stop};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
@@ -15,7 +15,7 @@ use crate::ids::SessionId;
 use crate::ledger::Good;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
-use crate::sources::Source;
+use crate::report::time_since;
 use crate::sys_error::SysError;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 
@@ -85,7 +85,7 @@ impl<T, L> ServerMain<T, L> {
                 let reply = Reply::to(preface);
                 conn.link.push_bytes(&reply.encode());
                 if let Some(refusal) = reply.refusal() {
-                    self.turned_away.refused += 1;
+                    self.turned_away.refused.add(refusal);
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, credential: None, refusal });
                     return Err(Stop::Lost);
                 }
@@ -210,7 +210,9 @@ impl<T, L> ServerMain<T, L> {
                     }
                     return Ok(());
                 }
-                Attachment::Detached { .. } => self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver),
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => {
+                    self.end_session(cx, rival, CloseCode::Replaced, AbortCode::SessionOver);
+                }
             }
         }
         self.begin(cx, token, &challenge, &access)
@@ -229,31 +231,31 @@ impl<T, L> ServerMain<T, L> {
             return Err(HandshakeRefusal::Stopping.into());
         }
         let scope = access.scope(&self.settings);
-        let room = self.sessions.ledger().room(access.credential, Good::Session, scope.max_sessions);
-        if room == 0 {
+        let max = scope.max_sessions;
+        let is_full = |sessions: &SessionTable| sessions.ledger().room(access.credential, Good::Session, max) == 0;
+        // A newcomer matters more than what a lost client has left.
+        if is_full(&self.sessions)
+            && let Some(asleep) = self.sessions.asleep(access.credential)
+        {
+            self.end_session(cx, asleep, CloseCode::Bye, AbortCode::SessionOver);
+        }
+        if is_full(&self.sessions) {
             return Err(HandshakeRefusal::Full.into());
         }
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
-        let source = Source::of(conn.from.ip());
+        let from = conn.from;
         let mut id = [0; 16];
         cx.sys.random(&mut id);
         let id = SessionId(id);
         let key = self.sessions.new_key();
-        let secret = access.session_key(&self.settings, id);
-        let scope = scope.clone();
-        let loop_count = u32::try_from(self.loop_count).unwrap_or(u32::MAX);
-        let (max_connections, max_waiting) = (scope.max_connections, scope.max_waiting);
+        let secret = access.session_key(id);
+        let scope = access.scope(&self.settings).clone();
         let client = challenge.hello.client;
-        let control = Control::new(key, id, client, access.credential, secret, scope, self.loop_count);
-        self.sessions.insert(control, token, source);
-        for (loop_index, nth) in (0..self.loop_count).zip(0..) {
-            let limits = Limits {
-                holder: access.credential,
-                keep: share(self.settings.idle_conns, nth, loop_count),
-                max_waiting: share(max_waiting, nth, loop_count),
-                max_connections: share(max_connections, nth, loop_count),
-                loop_count,
-            };
+        let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
+        control.token.clone_from(&access.token);
+        self.sessions.insert(control, token, from, cx.now);
+        for loop_index in 0..self.loop_count {
+            let limits = self.limits(access.credential, &scope, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
@@ -270,16 +272,20 @@ impl<T, L> ServerMain<T, L> {
         access: &Access,
     ) {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
-        let source = Source::of(conn.from.ip());
-        match self.sessions.attach(key, token, source) {
+        match self.sessions.attach(key, token, conn.from) {
             Some(Attachment::Attached(old)) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
                     self.timers.set(old, &mut conn.deadline, None);
                     cx.sys.close(conn.link.port.stream);
                 }
             }
-            Some(Attachment::Detached { .. }) => {}
+            Some(Attachment::Detached { over, .. } | Attachment::Asleep { over }) => {
+                self.healing.add(time_since(cx.now, over, self.settings.timings.kept()));
+            }
             None => return,
+        }
+        if let Some(entry) = self.sessions.get_mut(key) {
+            entry.control.token.clone_from(&access.token);
         }
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
@@ -304,8 +310,9 @@ impl<T, L> ServerMain<T, L> {
         conn.stage = Stage::Up(key, liveness);
         let control = &mut entry.control;
         let received = control.session.mark_acked();
-        let welcome = Welcome { session: control.id, resumed, received, proxy_port: self.proxy_port, proof: [0; 32] };
-        conn.link.push(&access.welcome(&self.settings, welcome));
+        let proxy_port = self.settings.advertise_proxy_port.unwrap_or(self.proxy_port);
+        let welcome = Welcome { session: control.id, resumed, received, proxy_port, proof: [0; 32] };
+        conn.link.push(&access.welcome(welcome));
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
         }
@@ -358,7 +365,7 @@ impl<T, L> ServerMain<T, L> {
             (Some(key), Stop::Lost | Stop::Refused(_)) => self.detach(cx, token, key),
             (None, stop) => {
                 if let Stop::Refused(refusal) = stop {
-                    self.turned_away.refused += 1;
+                    self.turned_away.refused.add(refusal);
                     let credential = conn.proved.and_then(|holder| self.settings.name_of(holder));
                     cx.sys.note(Note::HandshakeRefused { from: conn.from, credential, refusal });
                     conn.link.push(&Ctl::<_, ServerMsg>::Handshake(ServerHandshake::Refused(refusal)));
@@ -387,7 +394,8 @@ impl<T, L> ServerMain<T, L> {
         let credential = self.settings.name_of(entry.control.credential);
         cx.sys.note(Note::SessionDetached { client: entry.control.client, credential });
         let has_rival = entry.rival.is_some();
-        self.sessions.detach(key, cx.now + self.settings.timings.session_grace);
+        let timings = &self.settings.timings;
+        self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
         }

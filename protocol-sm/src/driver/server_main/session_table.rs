@@ -7,7 +7,8 @@ use super::super::slab::Token;
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId, TunnelId};
-use crate::ledger::{Holder, Ledger};
+use crate::ledger::{Good, Holder, Ledger};
+use crate::report::Counted;
 use crate::sources::Source;
 use crate::time::Instant;
 use crate::wire::ClientHello;
@@ -22,7 +23,7 @@ pub(super) struct SessionTable {
     by_client: BTreeMap<(Holder, ClientId), ControlKey>,
     /// Sessions by the source address of their last ctl_conn. No set is empty.
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
-    /// The detached sessions, by the end of their grace.
+    /// The sessions without a ctl_conn, by when they are released or over.
     graces: BTreeSet<(Instant, ControlKey)>,
     /// What each holder has: the sum over its sessions.
     ledger: Ledger,
@@ -42,6 +43,9 @@ pub(super) struct SessionEntry {
     heard_beside: ControlKey,
     /// The source address of its last ctl_conn.
     source: Source,
+    /// The whole of it.
+    pub(super) peer: Counted<Option<SocketAddr>>,
+    pub(super) began: Counted<Instant>,
 }
 
 /// Whether a session has a ctl_conn.
@@ -49,8 +53,21 @@ pub(super) struct SessionEntry {
 pub(super) enum Attachment {
     /// It has this ctl_conn.
     Attached(Token),
-    /// It lost its last one, and is over unless it is resumed before its grace ends.
-    Detached { grace_ends: Instant },
+    /// It lost its last one. Unless it is resumed before that, its ports are released at `released`.
+    Detached { released: Instant, over: Instant },
+    /// Its ports are released. Unless it is resumed before that, it is over at `over`.
+    Asleep { over: Instant },
+}
+
+impl Attachment {
+    /// When the next thing becomes of a session without a ctl_conn.
+    fn grace(self) -> Option<Instant> {
+        match self {
+            Self::Attached(_) => None,
+            Self::Detached { released, .. } => Some(released),
+            Self::Asleep { over } => Some(over),
+        }
+    }
 }
 
 impl SessionEntry {
@@ -70,6 +87,14 @@ impl SessionEntry {
 
     pub(super) fn attachment(&self) -> Attachment {
         self.attachment
+    }
+
+    /// Its ctl_conn, if it has one.
+    pub(super) fn ctl_conn(&self) -> Option<Token> {
+        match self.attachment {
+            Attachment::Attached(token) => Some(token),
+            Attachment::Detached { .. } | Attachment::Asleep { .. } => None,
+        }
     }
 }
 
@@ -94,8 +119,8 @@ impl SessionTable {
     }
 
     /// A session begins on this ctl_conn. Its client has no other.
-    pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, source: Source) {
-        let key = control.key;
+    pub(super) fn insert(&mut self, control: Control, ctl_conn: Token, from: SocketAddr, now: Instant) {
+        let (key, source) = (control.key, Source::of(from.ip()));
         self.by_id.insert(control.id, key);
         let before = self.by_client.insert((control.credential, control.client), key);
         assert!(before.is_none(), "a holder's client has one session");
@@ -111,6 +136,8 @@ impl SessionTable {
             refused: BTreeSet::new(),
             heard_beside: ControlKey(self.last_key),
             source,
+            peer: Counted(Some(from)),
+            began: Counted(now),
         };
         self.entries.insert(key, entry);
     }
@@ -129,12 +156,14 @@ impl SessionTable {
     }
 
     /// A session has another ctl_conn now. Returns what it had before.
-    pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, source: Source) -> Option<Attachment> {
+    pub(super) fn attach(&mut self, key: ControlKey, ctl_conn: Token, from: SocketAddr) -> Option<Attachment> {
         let entry = self.entries.get_mut(&key)?;
         entry.heard_beside = ControlKey(self.last_key);
-        let from = core::mem::replace(&mut entry.source, source);
+        let source = Source::of(from.ip());
+        entry.peer = Counted(Some(from));
+        let before_source = core::mem::replace(&mut entry.source, source);
         let before = core::mem::replace(&mut entry.attachment, Attachment::Attached(ctl_conn));
-        self.leave_source(key, from);
+        self.leave_source(key, before_source);
         self.by_source.entry(source).or_default().insert(key);
         self.leave_grace(key, before);
         Some(before)
@@ -156,12 +185,30 @@ impl SessionTable {
         ghost.map(|entry| &entry.control).find(|control| control.has_port(port)).map(|control| control.key)
     }
 
+    /// A session of `holder` whose ports are released.
+    pub(super) fn asleep(&self, holder: Holder) -> Option<ControlKey> {
+        let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
+        let mut asleep = gone.filter(|entry| matches!(entry.attachment, Attachment::Asleep { .. }));
+        asleep.find(|entry| entry.control.credential == holder).map(|entry| entry.control.key)
+    }
+
     /// A session has lost its ctl_conn.
-    pub(super) fn detach(&mut self, key: ControlKey, grace_ends: Instant) {
+    pub(super) fn detach(&mut self, key: ControlKey, released: Instant, over: Instant) {
+        self.wait(key, Attachment::Detached { released, over });
+    }
+
+    /// The ports of a session without a ctl_conn are released.
+    pub(super) fn sleep(&mut self, key: ControlKey) {
+        if let Some(Attachment::Detached { over, .. }) = self.entries.get(&key).map(SessionEntry::attachment) {
+            self.wait(key, Attachment::Asleep { over });
+        }
+    }
+
+    fn wait(&mut self, key: ControlKey, attachment: Attachment) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let before = core::mem::replace(&mut entry.attachment, Attachment::Detached { grace_ends });
+        let before = core::mem::replace(&mut entry.attachment, attachment);
         self.leave_grace(key, before);
-        self.graces.insert((grace_ends, key));
+        self.graces.extend(attachment.grace().map(|at| (at, key)));
     }
 
     fn leave_source(&mut self, key: ControlKey, source: Source) {
@@ -174,11 +221,8 @@ impl SessionTable {
     }
 
     fn leave_grace(&mut self, key: ControlKey, before: Attachment) {
-        match before {
-            Attachment::Detached { grace_ends } => {
-                self.graces.remove(&(grace_ends, key));
-            }
-            Attachment::Attached(_) => {}
+        if let Some(at) = before.grace() {
+            self.graces.remove(&(at, key));
         }
     }
 
@@ -207,6 +251,11 @@ impl SessionTable {
         self.act(key, |control, _| control.session.on_ack(received)).unwrap_or(Ok(()))
     }
 
+    /// From now on all holders together may have `cap` of `good`.
+    pub(super) fn set_cap(&mut self, good: Good, cap: u32) {
+        self.ledger.set_cap(good, cap);
+    }
+
     /// What each holder has.
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -228,7 +277,7 @@ impl SessionTable {
         self.by_client.get(&(holder, client)).copied()
     }
 
-    /// The session whose grace ends first, and when.
+    /// The session without a ctl_conn that is released or over next, and when.
     pub(super) fn next_grace(&self) -> Option<(Instant, ControlKey)> {
         self.graces.first().copied()
     }
@@ -264,7 +313,11 @@ impl SessionTable {
         );
         for (&key, entry) in &self.entries {
             assert_eq!(entry.control.key, key);
-            entry.control.assert_consistent(&self.ledger);
+            // Who has more sessions may have been told other limits meanwhile: the loosest of them counts.
+            let holder = entry.control.credential;
+            let same = self.entries.values().map(|other| &other.control).filter(|other| other.credential == holder);
+            let loosest = same.max_by_key(|control| control.session.max_unacked());
+            loosest.unwrap_or(&entry.control).assert_consistent(&self.ledger);
             assert!(key.0 <= self.last_key, "M2: a key is used once");
             assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
             let client = (entry.control.credential, entry.control.client);
@@ -273,12 +326,13 @@ impl SessionTable {
                 self.by_source.get(&entry.source).is_some_and(|keys| keys.contains(&key)),
                 "M2: its source finds it"
             );
-            match entry.attachment {
-                Attachment::Attached(_) => {}
-                Attachment::Detached { grace_ends } => {
-                    assert!(self.graces.contains(&(grace_ends, key)), "M4: its grace ends");
-                    detached += 1;
-                }
+            if let Some(at) = entry.attachment.grace() {
+                assert!(self.graces.contains(&(at, key)), "M4: its grace ends");
+                detached += 1;
+            }
+            if let Attachment::Asleep { .. } = entry.attachment {
+                assert!(entry.control.has_conns(), "M9: what sleeps has something to keep");
+                assert_eq!(entry.control.held()[1].1, 0, "M9: what sleeps has no tunnel");
             }
         }
         let count = self.entries.len();

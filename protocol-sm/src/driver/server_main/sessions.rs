@@ -1,16 +1,24 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
-use super::super::messages::{ControlKey, FromListener, FromServerLoop, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
+use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, StateName, Violation};
-use crate::control::server::{Bind, Bound, Reaction};
-use crate::notes::Note;
+use crate::control::server::{Admitted, Bind, Bound, Reaction};
+use crate::ids::{Registration, TunnelId};
+use crate::notes::{Expiry, Note};
 use crate::session::Delivery;
+use crate::sys_error::SysError;
+use crate::visit::Label;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
 use alloc::string::String;
+use alloc::sync::Arc;
+use core::net::SocketAddr;
+use core::time::Duration;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_session_frame<S: MainSys<T, L>>(
@@ -60,6 +68,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Done { .. }
             | ClientMsg::Abort { .. }
             | ClientMsg::StartSeen { .. }
+            | ClientMsg::ChangeTunnel { .. }
             | ClientMsg::Drain => (String::new(), 0),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
@@ -70,6 +79,7 @@ impl<T, L> ServerMain<T, L> {
                 self.send(cx, key, reply);
             }
             Reaction::Bind(bind) => self.bind(cx, key, bind),
+            Reaction::Admit(admitted) => self.admit_anew(cx, key, admitted),
             Reaction::Unbind(open) => {
                 for registration in open {
                     // The listening thread tells the event loops.
@@ -89,7 +99,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
-    fn note_tunnel<S: MainSys<T, L>>(
+    pub(super) fn note_tunnel<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,
@@ -99,7 +109,7 @@ impl<T, L> ServerMain<T, L> {
         let (name, wanted) = asked;
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
-            ServerMsg::TunnelRefused { tunnel, code } => (tunnel, Err(code)),
+            ServerMsg::TunnelRefused { tunnel, code } | ServerMsg::TunnelClosed { tunnel, code } => (tunnel, Err(code)),
             ServerMsg::NeedConn { .. }
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
@@ -120,20 +130,40 @@ impl<T, L> ServerMain<T, L> {
             return;
         }
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
-        let Bind { registration, ports, gate } = bind;
+        let Bind { registration, ports, mut gate } = bind;
+        gate.label = self.label(control, registration.tunnel);
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
         {
-            self.end_session(cx, ghost, CloseCode::Replaced, AbortCode::SessionOver);
+            self.release(cx, ghost, CloseCode::Replaced);
         }
         cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
     }
 
+    /// Who may visit a tunnel is changed, or its name.
+    pub(super) fn admit_anew<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, admitted: Admitted) {
+        let Admitted { registration, mut gate } = admitted;
+        gate.label = self.label(control, registration.tunnel);
+        cx.sys.tell(ToListener::Admit { control, registration, gate });
+    }
+
+    /// What the access log calls a tunnel; none where that is off.
+    fn label(&self, control: ControlKey, tunnel: TunnelId) -> Option<Arc<Label>> {
+        let control = &self.sessions.get(control).filter(|_| self.settings.access_log)?.control;
+        let credential = self.settings.name_of(control.credential);
+        Some(Arc::new(Label { tunnel: control.tunnel_name(tunnel).into(), client: control.client, credential }))
+    }
+
     /// The listener has opened a public port, or could not.
     // PROTOCOL.md: P-TUN-10.
-    pub(super) fn on_bound<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, message: FromListener) {
-        let FromListener { control: key, registration, bound } = message;
+    pub(super) fn on_bound<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        key: ControlKey,
+        registration: Registration,
+        bound: Result<SocketAddr, SysError>,
+    ) {
         let answer = self.sessions.act(key, |control, _| {
             let asked =
                 (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
@@ -171,10 +201,12 @@ impl<T, L> ServerMain<T, L> {
             }
             FromServerLoop::ConnGone { control, conn } => {
                 let _gone = self.sessions.act(control, |control, _| control.on_conn_gone(conn));
+                self.end_if_deserted(cx, control);
             }
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
+            FromServerLoop::Report(part) => self.on_part(cx, Part::Loop(part)),
             FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {
                     stopping.drained.insert(loop_index);
@@ -183,6 +215,54 @@ impl<T, L> ServerMain<T, L> {
                     }
                 }
             }
+        }
+    }
+
+    /// A session without a ctl_conn has waited for as long as its ports, or its transfers, are kept.
+    // PROTOCOL.md: P-RES-6.
+    pub(super) fn on_grace<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        match self.sessions.get(key).map(SessionEntry::attachment) {
+            Some(Attachment::Detached { over, .. }) if over > cx.now => self.release(cx, key, CloseCode::Bye),
+            Some(Attachment::Attached(_) | Attachment::Detached { .. } | Attachment::Asleep { .. }) | None => {
+                self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
+            }
+        }
+    }
+
+    /// Closes the public ports of a session without a ctl_conn. Its transfers go on for `transfer_grace`; if it has no
+    /// conn, it ends, for the reason `close`.
+    // PROTOCOL.md: P-RES-8, P-REPL-6.
+    fn release<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, close: CloseCode) {
+        let Some(entry) = self.sessions.get(key) else { return };
+        if !entry.control.has_conns() {
+            return self.end_session(cx, key, close, AbortCode::SessionOver);
+        }
+        let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
+        cx.sys.note(Note::SessionAsleep { client, credential, waited: self.waited(close) });
+        self.sessions.sleep(key);
+        let (open, refused) = self.sessions.act(key, |control, _| control.release()).unwrap_or_default();
+        for registration in open {
+            cx.sys.tell(ToListener::Close { control: key, registration });
+        }
+        for msg in refused {
+            if !planted(PlantedBug::ReleaseUntold) {
+                self.send(cx, key, msg);
+            }
+        }
+    }
+
+    /// The time within which nobody resumed a session, if that is why it goes.
+    fn waited(&self, close: CloseCode) -> Option<Duration> {
+        (close == CloseCode::Bye).then_some(self.settings.timings.session_grace)
+    }
+
+    /// Ends a session whose ports are released and that has no conn left: there is nothing to keep.
+    pub(super) fn end_if_deserted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        if let Some(entry) = self.sessions.get(key)
+            && let Attachment::Asleep { .. } = entry.attachment()
+            && !entry.control.has_conns()
+        {
+            self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
         }
     }
 
@@ -200,7 +280,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// Queues a message on a session's ctl_conn, if it has one; it goes out with the rest of the batch.
     pub(super) fn push(&mut self, key: ControlKey, message: &ToClient) {
-        let Some(Attachment::Attached(token)) = self.sessions.get(key).map(SessionEntry::attachment) else { return };
+        let Some(token) = self.sessions.get(key).and_then(SessionEntry::ctl_conn) else { return };
         if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) {
             conn.link.push(message);
             self.enqueue(token);
@@ -218,16 +298,25 @@ impl<T, L> ServerMain<T, L> {
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
         // No client says goodbye on a ctl_conn that it does not have.
-        let expired = close == CloseCode::Bye && matches!(entry.attachment(), Attachment::Detached { .. });
-        let waited = expired.then_some(self.settings.timings.session_grace);
+        let expiry = match entry.attachment() {
+            Attachment::Detached { .. } if close == CloseCode::Bye => {
+                Some(Expiry::Grace(self.settings.timings.session_grace))
+            }
+            Attachment::Asleep { over } if close == CloseCode::Bye && over <= cx.now => {
+                Some(Expiry::Transfers(self.settings.timings.kept()))
+            }
+            Attachment::Asleep { .. } if close == CloseCode::Bye && entry.control.has_conns() => Some(Expiry::Full),
+            Attachment::Asleep { .. } if close == CloseCode::Bye => Some(Expiry::Deserted),
+            Attachment::Attached(_) | Attachment::Detached { .. } | Attachment::Asleep { .. } => None,
+        };
         let credential = self.settings.name_of(entry.control.credential);
-        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, waited });
+        cx.sys.note(Note::SessionOver { client: entry.control.client, credential, code: close, expiry });
         cx.sys.tell(ToListener::CloseAll { control: key });
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Close { control: key, code } });
         }
         match entry.attachment() {
-            Attachment::Detached { .. } => {}
+            Attachment::Detached { .. } | Attachment::Asleep { .. } => {}
             Attachment::Attached(token) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
                     self.timers.set(token, &mut conn.deadline, None);

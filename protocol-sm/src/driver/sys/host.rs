@@ -12,10 +12,10 @@ pub trait Resolve {
 /// What a name is looked up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lookup {
-    /// The server.
-    Server,
-    /// A tunnel's LocalServer.
-    Local(TunnelId),
+    /// The server; the number says which one of those that the client has been told one after the other.
+    Server(u32),
+    /// A tunnel's LocalServer; the number says which one of those that it has had.
+    Local(TunnelId, u32),
 }
 
 /// A source of random bytes.

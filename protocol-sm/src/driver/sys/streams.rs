@@ -1,6 +1,7 @@
 //! TCP connections: what every driver does with a socket.
 
 use super::super::slab::Token;
+use crate::settings::Timings;
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
 
@@ -9,6 +10,9 @@ use core::net::SocketAddr;
 pub trait Streams {
     /// A TCP connection.
     type Stream;
+
+    /// Connections that are made or accepted from now on may be silent as long as `timings` allow.
+    fn keep_to(&mut self, _timings: &Timings) {}
 
     /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
     /// is something to read already, that is reported once. Room to write need not be reported until a write has

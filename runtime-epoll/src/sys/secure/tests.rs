@@ -1,7 +1,7 @@
 //! Several handshakes that end in one turn of their thread.
 
 use super::super::Linux;
-use crate::tls::{ClientTls, Identity, ServerTls, Tls, Trust};
+use crate::tls::{ClientTls, Identity, ServerTls, Tls, TlsInUse, Trust};
 use protocol_sm::driver::{Listen, Role, Streams, SysError, Token};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -35,8 +35,8 @@ fn every_connection_whose_handshake_ends_in_one_turn_is_reported() {
     let client_tls = ClientTls::new(Trust::Pins(&[server_tls.own().pin()]), "", "127.0.0.1", None).unwrap();
     let (_server_poller, mut server) = Linux::new(()).unwrap();
     let (_client_poller, mut client) = Linux::new(()).unwrap();
-    server.use_tls(Tls::Server(server_tls));
-    client.use_tls(Tls::Client(client_tls));
+    server.use_tls(TlsInUse::new(Tls::Server(server_tls)));
+    client.use_tls(TlsInUse::new(Tls::Client(client_tls)));
     let (listener, at) = server.listen("127.0.0.1:0".parse().unwrap(), token(100)).unwrap();
     let mut pairs = Vec::new();
     for number in 1..=MANY {

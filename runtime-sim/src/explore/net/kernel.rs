@@ -2,7 +2,7 @@
 
 use super::{Door, End, Holder, Kernel, Listening, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToListener, ToLoop, ToServerLoop,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -315,6 +315,12 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for Kernel<'_> {
 impl Tell<ToLoop<ToClientLoop>> for Kernel<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.told.push(Told::ToClientLoop(msg.message));
+    }
+}
+
+impl Tell<Reported> for Kernel<'_> {
+    fn tell(&mut self, _: Reported) {
+        unreachable!("nobody asks here: a report decides nothing");
     }
 }
 

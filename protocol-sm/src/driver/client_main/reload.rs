@@ -1,0 +1,119 @@
+//! The user says anew what this client is to do: what differs is carried out, and everything else goes on.
+
+use super::super::messages::{ToClientLoop, ToLoop};
+use super::super::thread::Cx;
+use super::{ClientMain, MainSys, Stage};
+use crate::canary::{PlantedBug, planted};
+use crate::control::tunnels::Orders;
+use crate::ids::TunnelId;
+use crate::names::{Name, is_address};
+use crate::notes::Note;
+use crate::reload::{ClientReload, client_settings};
+use crate::settings::{ClientSettings, Timings};
+use crate::wire::ClientMsg;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+impl<T> ClientMain<T> {
+    /// Takes what differs over. A client that stops changes nothing any more.
+    pub(super) fn reload<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, new: ClientReload) {
+        if self.stopping.is_some() {
+            return cx.sys.note(Note::Reloaded { changes: None });
+        }
+        let ClientReload { server, settings: ClientSettings { tunnels, .. }, reconnect } = &new;
+        let (orders, mut changes) = self.tunnels.change(tunnels.clone(), &new.settings.timings);
+        changes.settings = client_settings(&self.settings, &new.settings);
+        let moves = self.server != *server;
+        if moves {
+            changes.settings.push("server");
+        }
+        let anew = moves || *reconnect || self.settings.token != new.settings.token;
+        if self.settings.timings != new.settings.timings {
+            self.keep_to(cx, &new.settings.timings);
+        }
+        let (client_id, access_log) = (self.settings.client_id, self.settings.access_log);
+        let Timings { reconnect_min, reconnect_max, .. } = new.settings.timings;
+        self.settings = ClientSettings { client_id, access_log, tunnels: Vec::new(), ..new.settings };
+        if let Some(control) = &mut self.control {
+            control.open_at_most(self.settings.max_proxy_conns);
+        }
+        cx.sys.note(Note::Reloaded { changes: Some(Box::new(changes)) });
+        self.carry_out(cx, orders);
+        self.reconnect.on_changed(reconnect_min, reconnect_max);
+        self.tunnels.hurry(cx.now);
+        self.look_up_locals_anew(cx);
+        if moves {
+            self.move_to(new.server);
+        }
+        if anew {
+            self.connect_anew(cx);
+        } else if let Stage::Pausing(Some(_)) = self.stage {
+            self.begin(cx);
+        }
+        self.register(cx);
+    }
+
+    fn carry_out<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, orders: Orders) {
+        let Orders { close, tell, relocate } = orders;
+        for tunnel in close {
+            self.forget_tunnel(cx, tunnel);
+        }
+        for tunnel in tell {
+            self.tell_of(cx, tunnel);
+            // The event loops are told its name with the answer.
+            self.look_up_local(cx, tunnel);
+        }
+        for tunnel in relocate {
+            let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Relocated { tunnel, fixed } });
+            }
+        }
+        if planted(PlantedBug::ReloadCutsSession) {
+            self.end_session(cx);
+            self.hang_up(cx);
+        }
+    }
+
+    /// The server is told a registered tunnel's name and limits.
+    fn tell_of<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
+        if let Some(spec) = self.tunnels.spec(tunnel) {
+            let (name, limits) = (spec.name.clone(), spec.limits.clone());
+            self.send(cx, ClientMsg::ChangeTunnel { tunnel, name, limits });
+        }
+    }
+
+    /// Looks up the LocalServers that are new, and those that did not resolve.
+    fn look_up_locals_anew<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        for tunnel in self.tunnels.unlocated().collect::<Vec<_>>() {
+            self.look_up_local(cx, tunnel);
+        }
+        self.look_up_again(cx);
+    }
+
+    fn keep_to<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, timings: &Timings) {
+        cx.sys.keep_to(timings);
+        for loop_index in 0..self.loop_count {
+            let message = ToClientLoop::KeepTo(Box::new(timings.clone()));
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
+    }
+
+    /// The server is another one, or has another name.
+    fn move_to(&mut self, server: String) {
+        self.server_name = Name::new(is_address(&server));
+        self.server = server;
+        self.servers += 1;
+    }
+
+    /// Leaves the ctl_conn, or what was to become one, for a new one. The session goes on if the server knows it.
+    // PROTOCOL.md: P-RES-9.
+    fn connect_anew<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.is_up() {
+            self.lost = Some(cx.now);
+        }
+        self.hang_up(cx);
+        self.begin(cx);
+    }
+}

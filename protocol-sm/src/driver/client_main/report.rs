@@ -1,0 +1,97 @@
+//! Reports: the event loops are asked for their parts, and all is put together.
+
+use super::super::messages::{Reported, ToClientLoop, ToLoop};
+use super::super::thread::{Cx, Tell};
+use super::ClientMain;
+use crate::notes::Disconnect;
+use crate::report::{Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
+use crate::time::Instant;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// What is only told of the way to the server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Story {
+    /// When the session began, or since when there is none.
+    since: Instant,
+    /// When the ctl_conn was lost.
+    lost: Option<Instant>,
+    /// Why there is none.
+    why: Option<Disconnect>,
+    healing: Histogram,
+}
+
+impl Story {
+    /// There is a ctl_conn.
+    pub(super) fn on_up(&mut self, now: Instant, resumed: bool) {
+        if let Some(lost) = self.lost.take() {
+            self.healing.add(now.since(lost));
+        }
+        self.why = None;
+        if !resumed {
+            self.since = now;
+        }
+    }
+
+    /// There is none.
+    pub(super) fn on_down(&mut self, now: Instant, was_up: bool, why: Disconnect) {
+        if was_up {
+            self.lost = Some(now);
+        }
+        self.why = Some(why);
+    }
+
+    /// The session is over.
+    pub(super) fn on_over(&mut self, now: Instant) {
+        self.since = now;
+    }
+}
+
+impl<T> ClientMain<T> {
+    pub(super) fn ask_for_report<S: Tell<ToLoop<ToClientLoop>>>(&mut self, cx: &mut Cx<'_, S>, tag: u64) {
+        if self.reports.ask(tag) {
+            self.begin_round(cx);
+        }
+    }
+
+    fn begin_round<S: Tell<ToLoop<ToClientLoop>>>(&self, cx: &mut Cx<'_, S>) {
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Report { asked: cx.now } });
+        }
+    }
+
+    pub(super) fn on_part<S>(&mut self, cx: &mut Cx<'_, S>, part: Box<LoopPart>)
+    where
+        S: Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+    {
+        let Some(gathered) = self.reports.on_part(part) else { return };
+        let report = Box::new(self.report(cx.now, gathered.parts));
+        cx.sys.tell(Reported { tags: gathered.tags, report });
+        if gathered.again {
+            self.begin_round(cx);
+        }
+    }
+
+    fn report(&self, now: Instant, mut parts: Vec<Box<LoopPart>>) -> Report {
+        let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
+        parts.sort_by_key(|part| part.loop_index);
+        let shards = parts.into_iter().flat_map(|part| report.add(*part)).map(|(_, shard)| shard).collect();
+        let (conns, tallies) = ShardPart::sum(shards);
+        let state = match (self.is_up(), &self.control) {
+            (true, _) => SessionState::Up,
+            (false, Some(_)) => SessionState::Detached,
+            (false, None) => SessionState::Connecting,
+        };
+        report.sessions.push(SessionReport {
+            client: short(self.settings.client_id),
+            credential: None,
+            peer: self.server_at,
+            state,
+            error: self.story.why.map(|why| why.sentence(&self.server)),
+            age_ms: millis(now.since(self.story.since)),
+            conns,
+            tunnels: self.tunnels.report(self.control.is_some(), &tallies, now),
+        });
+        report
+    }
+}

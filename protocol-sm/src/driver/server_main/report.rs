@@ -1,0 +1,118 @@
+//! Reports: the other drivers are asked for their parts, and all is put together.
+
+use super::super::messages::{ControlKey, Reported, ToListener, ToLoop, ToServerLoop};
+use super::super::thread::Cx;
+use super::session_table::{Attachment, SessionEntry};
+use super::{MainSys, ServerMain};
+use crate::ids::TunnelId;
+use crate::report::{
+    ListenerPart, LoopPart, Report, SessionReport, SessionState, ShardPart, TunnelReport, TunnelState, short,
+};
+use crate::time::Instant;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// What one driver tells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    Loop(Box<LoopPart>),
+    Listener(Box<ListenerPart>),
+}
+
+impl<T, L> ServerMain<T, L> {
+    pub(super) fn ask_for_report<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, tag: u64) {
+        if self.reports.ask(tag) {
+            self.begin_round(cx);
+        }
+    }
+
+    fn begin_round<S: MainSys<T, L>>(&self, cx: &mut Cx<'_, S>) {
+        let asked = cx.now;
+        cx.sys.tell(ToListener::Report);
+        for loop_index in 0..self.loop_count {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Report { asked } });
+        }
+    }
+
+    pub(super) fn on_part<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, part: Part) {
+        let Some(gathered) = self.reports.on_part(part) else { return };
+        let report = Box::new(self.report(cx.now, gathered.parts));
+        cx.sys.tell(Reported { tags: gathered.tags, report });
+        if gathered.again {
+            self.begin_round(cx);
+        }
+    }
+
+    fn report(&self, now: Instant, parts: Vec<Part>) -> Report {
+        let mut report = Report {
+            stopping: self.stopping.is_some(),
+            healing: *self.healing,
+            handshakes_refused: self.turned_away.refused,
+            handshakes_dropped: self.turned_away.dropped,
+            ..Report::default()
+        };
+        let mut loops = Vec::new();
+        let mut shards = BTreeMap::<ControlKey, Vec<ShardPart>>::new();
+        let mut turned_away = BTreeMap::new();
+        for part in parts {
+            match part {
+                Part::Loop(part) => loops.push(part),
+                Part::Listener(part) => {
+                    report.visitors.total += part.dropped.sum();
+                    report.visitors.dropped.add_all(&part.dropped);
+                    report.visitors.turned_away = part.turned_away;
+                    turned_away.extend(part.tunnels.into_iter().map(|(key, tunnel, count)| ((key, tunnel), count)));
+                }
+            }
+        }
+        loops.sort_by_key(|part| part.loop_index);
+        for part in loops {
+            for (key, shard) in report.add(*part) {
+                shards.entry(key).or_default().push(shard);
+            }
+        }
+        for (key, entry) in self.sessions.iter() {
+            let shards = shards.remove(&key).unwrap_or_default();
+            report.sessions.push(
+                self.session_report(now, entry, shards, |tunnel| turned_away.get(&(key, tunnel)).copied().unwrap_or(0)),
+            );
+        }
+        report
+    }
+
+    fn session_report(
+        &self,
+        now: Instant,
+        entry: &SessionEntry,
+        shards: Vec<ShardPart>,
+        turned_away: impl Fn(TunnelId) -> u64,
+    ) -> SessionReport {
+        let control = &entry.control;
+        let (conns, tallies) = ShardPart::sum(shards);
+        let tunnels = control.tunnels().map(|view| {
+            let state = if view.public.is_some() { TunnelState::Open } else { TunnelState::Opening };
+            let mut tunnel = TunnelReport::new(String::from(view.name), state, view.wanted);
+            tunnel.public = view.public;
+            tunnel.turned_away = turned_away(view.tunnel);
+            if let Some(tally) = tallies.get(&view.tunnel) {
+                tunnel.fill(tally, now);
+            }
+            tunnel
+        });
+        SessionReport {
+            client: short(control.client.0),
+            credential: self.settings.name_of(control.credential),
+            peer: *entry.peer,
+            state: match entry.attachment() {
+                Attachment::Attached(_) => SessionState::Up,
+                Attachment::Detached { .. } | Attachment::Asleep { .. } => SessionState::Detached,
+            },
+            error: None,
+            age_ms: crate::report::millis(now.since(*entry.began)),
+            conns,
+            tunnels: tunnels.collect(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the access logs say is held against the programs' own calls: each visit leaves one record, with the bytes that
+//! were moved and with ends that there were.
+
+use super::actors::{Actor, Who};
+use super::tasks::Task;
+use super::{Role, World};
+use crate::kernel::SockId;
+use crate::oracle::{Kind, Property};
+use core::net::SocketAddr;
+use protocol_sm::visit::{Visit, VisitEnd, Way, WayEnd};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Visits {
+    /// Bytes that the programs have read from their outer sockets, and written to them.
+    moved: BTreeMap<SockId, [u64; 2]>,
+    /// Outer sockets whose write half a program has shut.
+    shut: BTreeSet<SockId>,
+    /// Public sockets that a server has accepted, and of which it has said nothing yet, by visitor.
+    unsaid: BTreeMap<(usize, SocketAddr), VecDeque<SockId>>,
+    /// Records of each process.
+    said: BTreeMap<usize, u64>,
+}
+
+impl Visits {
+    /// A server has accepted a visitor.
+    pub(super) fn on_accepted(&mut self, server: usize, visitor: SocketAddr, public: SockId) {
+        self.unsaid.entry((server, visitor)).or_default().push_back(public);
+    }
+
+    /// A program has moved bytes between itself and an outer socket.
+    pub(super) fn on_moved(&mut self, sock: SockId, read: usize, written: usize) {
+        let [before_read, before_written] = self.moved.entry(sock).or_default();
+        *before_read += read as u64;
+        *before_written += written as u64;
+    }
+
+    /// A program has shut the write halves of these sockets.
+    pub(super) fn on_shut(&mut self, socks: &[SockId]) {
+        self.shut.extend(socks);
+    }
+
+    fn moved(&self, sock: SockId) -> [u64; 2] {
+        self.moved.get(&sock).copied().unwrap_or_default()
+    }
+}
+
+impl World {
+    /// A program says of a visit that it is over.
+    pub(super) fn see_visit(&mut self, process: usize, visit: &Visit) {
+        *self.visits.said.entry(process).or_default() += 1;
+        let found = match self.processes[process].role {
+            Role::Server => self.check_public(process, visit),
+            Role::Client { .. } => self.check_local(process, visit),
+        };
+        if let Err(what) = found {
+            self.fail(Kind::Safety, Property::VisitsRecorded, format!("{what}: {visit:?}"));
+        }
+    }
+
+    fn check_public(&mut self, server: usize, visit: &Visit) -> Result<(), String> {
+        let unsaid = self.visits.unsaid.get_mut(&(server, visit.visitor));
+        let Some(public) = unsaid.and_then(VecDeque::pop_front) else {
+            return Err("nobody came from there, or it was said before".into());
+        };
+        self.check_ways(public, visit.up, visit.down, visit)
+    }
+
+    fn check_local(&self, client: usize, visit: &Visit) -> Result<(), String> {
+        let Some(local) = self.watch.local_of(&self.kernel, client, visit.visitor) else {
+            let bytes = visit.up.bytes + visit.down.bytes;
+            return if bytes == 0 { Ok(()) } else { Err("bytes without a local_conn".into()) };
+        };
+        self.check_ways(local, visit.down, visit.up, visit)
+    }
+
+    /// `taken` is what the outer socket has given, `given` what it was given.
+    fn check_ways(&self, outer: SockId, taken: Way, given: Way, visit: &Visit) -> Result<(), String> {
+        let moved = self.visits.moved(outer);
+        if [taken.bytes, given.bytes] != moved {
+            return Err(format!("{} read and {} written in truth", moved[0], moved[1]));
+        }
+        if taken.end == WayEnd::Shut && self.actor_behind(outer).is_some_and(|actor| actor.sent as u64 != taken.bytes) {
+            return Err("not all was read that was sent before the end".into());
+        }
+        if given.end == WayEnd::Shut && !self.visits.shut.contains(&outer) {
+            return Err("its write half was not shut".into());
+        }
+        let served = visit.outcome == VisitEnd::Served;
+        if served && (taken.end == WayEnd::Cut || given.end == WayEnd::Cut || visit.served_after.is_none()) {
+            return Err("a visit that was served is whole".into());
+        }
+        Ok(())
+    }
+
+    /// The visitor or service at the other end of an outer socket.
+    fn actor_behind(&self, outer: SockId) -> Option<&Actor> {
+        let peer = self.kernel.peer(outer)?;
+        let ordinary = |actor: &&Actor| matches!(actor.who, Who::Visitor { .. } | Who::Service) && actor.sock == peer;
+        self.actors.all.iter().rev().find(ordinary)
+    }
+
+    /// A process that has ended by itself has said all.
+    pub(super) fn check_visits(&mut self, process: usize) {
+        let threads = &self.processes[process].threads;
+        let visits = threads.iter().map(|&thread| match &self.threads[thread].task {
+            Task::ServerLoop(task) => task.totals().visitors,
+            Task::Listener(task) => task.totals().visitors + task.turned_away().sum(),
+            Task::ClientLoop(task) => task.totals().visitors,
+            Task::ServerMain(_) | Task::ClientMain(_) => 0,
+        });
+        let (visits, said) = (visits.sum(), self.visits.said.get(&process).copied().unwrap_or(0));
+        if said != visits {
+            self.fail(Kind::Safety, Property::VisitsRecorded, format!("{said} records of {visits} visits"));
+        }
+    }
+}
