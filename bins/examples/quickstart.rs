@@ -158,6 +158,7 @@ impl Demo {
             public_port: 0,
             local: local.to_string(),
             limits: TunnelLimits::default(),
+            max_bandwidth: None,
         };
         let client: Client = client::start(client::Config {
             server: ctl.to_string(),

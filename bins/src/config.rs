@@ -15,18 +15,19 @@ pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
 use crate::access_log::Destination;
-use crate::admin::Place;
+use crate::admin::{self, Doors, Place};
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
-use keys::{ALLOW_SOURCES, TOKEN_FILES};
+use keys::{ALLOW_SOURCES, MAX_BANDWIDTH, TOKEN_FILES};
+use protocol_sm::bandwidth::{self, Rate};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
 use section::{Section, SwitchOrText};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use toml::de::DeValue;
 
@@ -79,8 +80,8 @@ pub struct Common {
     pub logs: Logs,
     /// Where visits are logged.
     pub access_log: Destination,
-    /// Where the admin socket is to be.
-    pub admin: Place,
+    /// Where the program can be asked.
+    pub doors: Doors,
     /// What is legal but poor, as sentences.
     pub warnings: Vec<String>,
 }
@@ -132,7 +133,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
         t.heartbeat_timeout,
         section::Order::Below,
     );
-    common.admin = admin(top);
+    common.doors = Doors { socket: socket(top), metrics: top.parsed_or_number("metrics_addr", admin::address) };
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
     common.access_log = access_log(top);
@@ -154,7 +155,7 @@ fn access_log(top: &Section<'_>) -> Destination {
 }
 
 /// Reads `admin_socket`. A relative path starts at the configuration file's directory.
-fn admin(top: &Section<'_>) -> Place {
+fn socket(top: &Section<'_>) -> Place {
     let Some(text) = top.text("admin_socket") else { return Place::default() };
     if text.is_empty() {
         top.problem("admin_socket", "is empty; write a path, or \"off\"".into());
@@ -206,6 +207,19 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
         }
     }
     sources
+}
+
+/// Reads [`MAX_BANDWIDTH`]; 0 is no limit.
+fn bandwidth(section: &Section<'_>) -> Option<Rate> {
+    let bytes = section.integer(MAX_BANDWIDTH, 0..=bandwidth::MOST)?;
+    if (1..bandwidth::LEAST).contains(&bytes) {
+        let least = bandwidth::LEAST;
+        section.problem(
+            MAX_BANDWIDTH,
+            format!("is too small; write bytes per second, {least} at least, or 0 for no limit"),
+        );
+    }
+    Some(NonZeroU64::new(bytes))
 }
 
 /// Reads [`ALLOW_SOURCES`].

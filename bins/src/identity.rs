@@ -72,6 +72,7 @@ mod tests {
             local: "127.0.0.1:22".parse().unwrap(),
             public_port,
             limits: TunnelLimits::default(),
+            max_bandwidth: None,
         }
     }
 

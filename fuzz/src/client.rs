@@ -9,6 +9,7 @@ use crate::net::{Ended, Mail, Net, Peer, Pipe, Stream, pass, run, with};
 use crate::server::{abort_code, close_code};
 use crate::tape::Tape;
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
+use protocol_sm::bandwidth::LEAST;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
@@ -22,6 +23,7 @@ use protocol_sm::wire::{
     ServerHandshake, ServerHello, ServerMsg, ToClient, ToServer, Welcome,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 const MAIN: usize = 0;
@@ -96,6 +98,7 @@ impl World {
                 public_port: 0,
                 local: SERVICE.into(),
                 limits: TunnelLimits::default(),
+                max_bandwidth: NonZeroU64::new(LEAST),
             }],
             max_proxy_conns: 16,
             access_log: true,

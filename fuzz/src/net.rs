@@ -7,7 +7,7 @@
 //! the explorer interleaves; a new call of the drivers goes into both.
 
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
@@ -482,8 +482,8 @@ impl Tell<ToLoop<ToClientLoop>> for View<'_> {
     }
 }
 
-impl Tell<Reported> for View<'_> {
-    fn tell(&mut self, _: Reported) {
+impl Tell<ToOperator> for View<'_> {
+    fn tell(&mut self, _: ToOperator) {
         unreachable!("nobody asks here");
     }
 }

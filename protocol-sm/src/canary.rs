@@ -81,10 +81,16 @@ pub enum PlantedBug {
     LongTurn,
     /// A ctl_conn is read until nothing is left.
     CtlTurnEndless,
+    /// A transfer for which there was no memory is not tried again.
+    StarvedForgotten,
     /// A visit leaves no record where the visitor was gone before its transfer was over.
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
     DroppedCounted,
+    /// What came unasked is forwarded before its tunnel has the bandwidth for it.
+    DebtForgotten,
+    /// What a limited tunnel has moved is not taken off what it may move.
+    BandwidthNotCharged,
     /// A client that is told its settings anew begins a new session.
     ReloadCutsSession,
     /// A server leaves the public ports open that a client may not have any more.
@@ -93,11 +99,13 @@ pub enum PlantedBug {
     MovedTunnelKept,
     /// A client is not told that its ports were released.
     ReleaseUntold,
+    /// Who asks for a report while one is gathered is told what was gathered before.
+    OldReport,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 45] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -133,12 +141,16 @@ impl PlantedBug {
         Self::ConnsUnbounded,
         Self::LongTurn,
         Self::CtlTurnEndless,
+        Self::StarvedForgotten,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
+        Self::DebtForgotten,
+        Self::BandwidthNotCharged,
         Self::ReloadCutsSession,
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
+        Self::OldReport,
     ];
 }
 

@@ -110,6 +110,7 @@ extern crate alloc;
 
 pub mod auth;
 pub mod backoff;
+pub mod bandwidth;
 pub mod binds;
 pub mod budget;
 pub mod canary;

@@ -1,6 +1,7 @@
 //! What a server and a client can be told: the numbers and names that the machines work with.
 //! The defaults here are the programs' defaults (PROTOCOL.md, "Timers and limits").
 
+use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
 use crate::ports::PortSet;
@@ -155,6 +156,8 @@ pub struct Scope {
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
     pub max_connection_rate: u32,
+    /// What each of its tunnels may move in each direction (default: no limit).
+    pub max_bandwidth: Rate,
 }
 
 impl Default for Scope {
@@ -168,6 +171,7 @@ impl Default for Scope {
             max_connections_per_source: None,
             sources: SourceLists::default(),
             max_connection_rate: 0,
+            max_bandwidth: None,
         }
     }
 }
@@ -294,6 +298,8 @@ pub struct TunnelSpec {
     pub local: String,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
+    /// What the client lets it move in each direction.
+    pub max_bandwidth: Rate,
 }
 
 /// Where a client's proxy_conns go.

@@ -39,6 +39,13 @@ impl Instant {
         self.0.get() - 1
     }
 
+    /// The instant that lies `by` before this one; the origin, if that is later.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        Self::from_nanos(self.as_nanos().saturating_sub(by))
+    }
+
     /// Time from `earlier` to `self`; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

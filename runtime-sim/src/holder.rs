@@ -24,6 +24,11 @@ fn secret() -> Token {
     Token::new(b"a token of its own".to_vec())
 }
 
+/// Whether this public port can only be his.
+pub(crate) fn has_port(port: u16) -> bool {
+    (PORTS.0..=PORTS.1).contains(&port)
+}
+
 /// What the server knows of it.
 pub(crate) fn credential() -> Credential {
     let mut allow_ports = protocol_sm::ports::PortSet::none();
@@ -317,7 +322,10 @@ impl Holder {
             (Stage::Up, Ctl::Close { code: CloseCode::Violation }) if self.is_hasty() => {
                 return Ok(Some(Sometimes::UnacknowledgedEnded));
             }
-            (Stage::Up, Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye }) => {}
+            (
+                Stage::Up,
+                Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye | CloseCode::Kicked },
+            ) => {}
             (stage, message) => {
                 return Err((Property::HonestPeersNeverViolate, format!("{message:?} in {stage:?}")));
             }

@@ -78,6 +78,7 @@
 //! | ConnsUnbounded | - | - | 63, NoPanic | 9, NoPanic | all holders together have more than they may |
 //! | LongTurn | - | - | 1, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
 //! | CtlTurnEndless | - | - | 31, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
+//! | StarvedForgotten | - | - | 473, NoPanic | 89, NoPanic | nothing panics |
 //! | GoneVisitForgotten | - | - | 0, VisitsRecorded | 0, VisitsRecorded | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | DroppedCounted | - | - | 6, VisitsRecorded | - | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | ReleaseUntold | asleep: 495883 states, 9 steps | 2316 | 1210, PortsListen | - | ports listen |

@@ -186,7 +186,13 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
     assert_eq!(one.server, "d:6");
     assert_eq!(
         one.settings.tunnels,
-        [TunnelSpec { name: "v".into(), public_port: 5, local: "[::1]:4".into(), limits: TunnelLimits::default() }]
+        [TunnelSpec {
+            name: "v".into(),
+            public_port: 5,
+            local: "[::1]:4".into(),
+            limits: TunnelLimits::default(),
+            max_bandwidth: None
+        }]
     );
 }
 

@@ -1,9 +1,10 @@
 //! The file of `cproxy-client`.
 
-use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE};
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE};
 use super::section::{Order, Section};
-use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls};
+use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
 use crate::address::{HostPort, local_address};
+use protocol_sm::bandwidth::Rate;
 use protocol_sm::settings::{ProxyAt, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct TunnelEntry {
     pub public_port: u16,
     /// What the server is to enforce for it.
     pub limits: TunnelLimits,
+    /// What it may move in each direction.
+    pub max_bandwidth: Rate,
 }
 
 impl Default for ClientFile {
@@ -58,8 +61,16 @@ impl Default for ClientFile {
     }
 }
 
-const TUNNEL_KEYS: [&str; 7] =
-    ["name", "local", "public_port", ALLOW_SOURCES, DENY_SOURCES, "max_connections", MAX_CONNECTION_RATE];
+const TUNNEL_KEYS: [&str; 8] = [
+    "name",
+    "local",
+    "public_port",
+    ALLOW_SOURCES,
+    DENY_SOURCES,
+    "max_connections",
+    MAX_CONNECTION_RATE,
+    MAX_BANDWIDTH,
+];
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -134,6 +145,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     }
     let public_port = section.port("public_port").unwrap_or(0);
     let limits = limits(section);
+    let max_bandwidth = bandwidth(section).flatten();
     let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
     if let Some(other) = tunnels.iter().find(|other| port_taken(other)) {
         let name = other.name.escape_debug();
@@ -152,7 +164,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits, max_bandwidth });
     }
 }
 
@@ -181,7 +193,7 @@ fn limits(section: &Section<'_>) -> TunnelLimits {
 mod tests {
     use super::*;
     use crate::token::TokenSource;
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ClientFile, ConfigError> {
@@ -216,6 +228,7 @@ mod tests {
             deny_sources = ["192.0.2.7", "::/0"]
             max_connections = 3
             max_connection_rate = 4
+            max_bandwidth = 1_000_000
 
             [[tunnels]]
             name = "web"
@@ -237,6 +250,10 @@ mod tests {
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
+        assert_eq!(
+            file.tunnels.iter().map(|t| t.max_bandwidth).collect::<Vec<_>>(),
+            [NonZeroU64::new(1_000_000), None]
+        );
         let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
         assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
@@ -268,6 +285,17 @@ mod tests {
         );
         assert!(parse(&(tunnel("a", 0) + &tunnel("b", 0))).is_ok());
         assert!(problem(&tunnel(&"x".repeat(65), 1)).contains("longer than 64 bytes"));
+    }
+
+    #[test]
+    fn bandwidth_is_none_or_enough() {
+        let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nmax_bandwidth = ";
+        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].max_bandwidth;
+        assert_eq!((read("4096"), read("0")), (NonZeroU64::new(4096), None));
+        for wrong in ["1", "4095"] {
+            assert!(problem(&format!("{tunnel}{wrong}")).starts_with("4: `max_bandwidth` in [[tunnels]] is too small"));
+        }
+        assert!(problem(&format!("{tunnel}'10MiB'")).contains("write a whole number"));
     }
 
     #[test]

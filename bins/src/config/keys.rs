@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 16] = [
+pub(super) const COMMON: [&str; 17] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -19,6 +19,7 @@ pub(super) const COMMON: [&str; 16] = [
     "log_level",
     "access_log",
     "admin_socket",
+    "metrics_addr",
 ];
 
 /// Keys of `cproxy-client`'s file.
@@ -26,7 +27,7 @@ pub(super) const CLIENT: [&str; 8] =
     ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 23] = [
+pub(super) const SERVER: [&str; 24] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -44,6 +45,7 @@ pub(super) const SERVER: [&str; 23] = [
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
+    MAX_BANDWIDTH,
     "wait_timeout",
     "idle_ping_interval",
     "idle_ping_timeout",
@@ -53,12 +55,21 @@ pub(super) const SERVER: [&str; 23] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 8] =
-    ["bind_addr", "ctl_port", "proxy_port", "work_thread_nums", "log_format", "access_log", "admin_socket", "tls"];
+pub(crate) const SERVER_AT_START: [&str; 9] = [
+    "bind_addr",
+    "ctl_port",
+    "proxy_port",
+    "work_thread_nums",
+    "log_format",
+    "access_log",
+    "admin_socket",
+    "metrics_addr",
+    "tls",
+];
 
 /// Keys of the client that count from the start only.
-pub(crate) const CLIENT_AT_START: [&str; 5] =
-    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket"];
+pub(crate) const CLIENT_AT_START: [&str; 6] =
+    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket", "metrics_addr"];
 
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
@@ -70,6 +81,8 @@ pub(super) const DENY_SOURCES: &str = "deny_sources";
 pub(super) const PER_SOURCE: &str = "max_connections_per_source";
 /// How often one source address may visit.
 pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";
+/// What a tunnel may move.
+pub(super) const MAX_BANDWIDTH: &str = "max_bandwidth";
 
 #[cfg(test)]
 mod tests {
@@ -85,7 +98,9 @@ mod tests {
         for line in DOCUMENT.lines().filter(|line| line.starts_with("| `")) {
             let mut cells = line.split('|').skip(1);
             let (keys, program) = (cells.next().expect("keys"), cells.next().expect("a program").trim());
-            for key in keys.split(',') {
+            // Other tables have other columns.
+            let keys = keys.split(',').filter(|_| ["server", "client", "both"].contains(&program));
+            for key in keys {
                 let name = key.split('`').nth(1).expect("a key in backticks");
                 for of in ["server", "client"] {
                     if program == of || program == "both" {

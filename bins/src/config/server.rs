@@ -1,10 +1,11 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES};
+use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES};
 use super::section::Section;
-use super::{Common, ConfigError, TlsEntry, allow_sources, check_name, common, keys, networks, tls, tokens};
+use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls, tokens};
 use crate::address::bind_addr;
 use crate::token::TokenSource;
+use protocol_sm::bandwidth::Rate;
 use protocol_sm::ports::PortSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
@@ -64,6 +65,8 @@ pub struct ScopeEntry {
     pub deny_sources: Option<Vec<Network>>,
     /// Visitors per minute of a tunnel from one source address.
     pub max_connection_rate: Option<u32>,
+    /// What each tunnel may move in each direction.
+    pub max_bandwidth: Option<Rate>,
 }
 
 impl ScopeEntry {
@@ -82,6 +85,7 @@ impl ScopeEntry {
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
             },
             max_connection_rate: self.max_connection_rate.unwrap_or(outer.max_connection_rate),
+            max_bandwidth: self.max_bandwidth.unwrap_or(outer.max_bandwidth),
         }
     }
 }
@@ -100,7 +104,7 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 13] = [
+const CLIENT_KEYS: [&str; 14] = [
     "name",
     "token",
     "token_file",
@@ -114,6 +118,7 @@ const CLIENT_KEYS: [&str; 13] = [
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
+    MAX_BANDWIDTH,
 ];
 
 /// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
@@ -209,6 +214,7 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
+        max_bandwidth: bandwidth(section),
     }
 }
 
@@ -244,9 +250,9 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 mod tests {
     use super::*;
     use crate::access_log::Destination;
-    use crate::admin::Place;
+    use crate::admin::{Doors, Place};
     use protocol_sm::settings::Token;
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ServerFile, ConfigError> {
@@ -282,6 +288,7 @@ mod tests {
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
+            max_bandwidth = 1_000_000
             idle_conns = 0
             max_handshakes = 5
             max_handshakes_per_source = 4
@@ -304,6 +311,7 @@ mod tests {
             log_level = "trace"
             access_log = "visits.log"
             admin_socket = "run/admin"
+            metrics_addr = 9464
 
             [[clients]]
             name = "office"
@@ -316,6 +324,7 @@ mod tests {
             max_connections_per_source = 14
             deny_sources = []
             max_connection_rate = 0
+            max_bandwidth = 0
 
             [[clients]]
             name = "home"
@@ -327,7 +336,8 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
-        assert_eq!(file.common.admin, Place::At("etc/run/admin".into()));
+        let metrics = Some("127.0.0.1:9464".parse().unwrap());
+        assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
             named_by: "etc/server.toml:7: `token_files`".to_owned(),
@@ -340,6 +350,7 @@ mod tests {
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
+        assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);

@@ -8,8 +8,8 @@
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains; one that was told
-//!   ready is told refused once when it is released;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains, or when the server's
+//!   operator has closed it; one that was told ready is told refused once when it is released;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
@@ -31,7 +31,7 @@ use crate::sys_error::SysError;
 use crate::transfer::Fin;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -60,6 +60,8 @@ pub struct Control {
     /// The registration whose public port is being opened.
     binding: Option<Registration>,
     last_serial: u64,
+    /// Tunnels that the server's operator has closed.
+    closed: BTreeSet<TunnelId>,
     /// The client has said `Drain`: it gets no more tunnels.
     draining: bool,
     /// Which event loop has a conn.
@@ -197,6 +199,7 @@ impl Control {
             waiting: BTreeMap::new(),
             binding: None,
             last_serial: 0,
+            closed: BTreeSet::new(),
             draining: false,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
@@ -369,6 +372,10 @@ impl Control {
         if self.draining || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
+        // PROTOCOL.md: P-TUN-14.
+        if self.closed.contains(&tunnel) {
+            return refused(TunnelRefusal::Closed);
+        }
         let allowed = &self.scope.allow_ports;
         let may = if port == 0 { !allowed.is_empty() } else { allowed.contains(port) };
         if !may {
@@ -380,6 +387,14 @@ impl Control {
         self.tunnels.insert(tunnel, Tunnel { name, wanted: port, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
+    }
+
+    /// The server's operator closes a public port, if it is open for this session. Its client has it again in its next one.
+    pub fn close_port(&mut self, port: u16) -> Option<Withdrawn> {
+        let is_it = |state: &Tunnel| matches!(state.stage, TunnelStage::Open(public) if public.port() == port);
+        let tunnel = self.tunnels.iter().find(|(_, state)| is_it(state)).map(|(&tunnel, _)| tunnel)?;
+        self.closed.insert(tunnel);
+        self.withdraw(tunnel)
     }
 
     /// The next public port to open, if none is being opened (K4).

@@ -421,7 +421,13 @@ mod tests {
     use core::net::Ipv4Addr;
 
     fn spec(public_port: u16) -> TunnelSpec {
-        TunnelSpec { name: "web".into(), public_port, local: "localhost:80".into(), limits: TunnelLimits::default() }
+        TunnelSpec {
+            name: "web".into(),
+            public_port,
+            local: "localhost:80".into(),
+            limits: TunnelLimits::default(),
+            max_bandwidth: None,
+        }
     }
 
     fn address(port: u16) -> SocketAddr {

@@ -16,6 +16,7 @@ use super::slab::{Slab, Token};
 use super::sys::{Log, Readiness, Splice};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
+use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::ids::{ConnId, TunnelId};
@@ -31,6 +32,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::num::NonZeroU64;
 use dialling::Dial;
 
 /// See the module. `T` is a stream, `P` a pipe.
@@ -42,6 +44,10 @@ pub struct ClientLoop<T, P> {
     locals: BTreeMap<TunnelId, Name>,
     /// What the access log calls the tunnels; empty where that is off.
     labels: BTreeMap<TunnelId, Arc<Label>>,
+    /// What tunnels may move in each direction, if they are limited.
+    rates: BTreeMap<TunnelId, NonZeroU64>,
+    /// What they may move now.
+    allowances: Allowances<TunnelId>,
     /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
     await_names: Vec<(TunnelId, Token)>,
     conns: BTreeMap<ConnId, Token>,
@@ -106,6 +112,10 @@ struct Active {
     local: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    /// What the tunnel may move in each direction.
+    max_bandwidth: Rate,
+    /// Which halves could move more, and wait for bandwidth: egress, ingress.
+    throttled: [bool; 2],
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
     began: Counted<Instant>,
@@ -154,6 +164,8 @@ impl<T, P> ClientLoop<T, P> {
             serial: 0,
             locals: BTreeMap::new(),
             labels: BTreeMap::new(),
+            rates: BTreeMap::new(),
+            allowances: Allowances::default(),
             await_names: Vec::new(),
             conns: BTreeMap::new(),
             slots: Slab::default(),
@@ -188,16 +200,21 @@ where
                 self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
                 self.told_up = false;
+                // A visitor may still have been started for one that was closed.
+                self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
-            ToClientLoop::Tunnel { tunnel, locals, fixed, label } => {
+            ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
+            ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
+            ToClientLoop::Tunnel { tunnel, locals, fixed, max_bandwidth, label } => {
+                self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
                 self.labels.extend(label.map(|label| (tunnel, label)));
                 self.locals.entry(tunnel).or_insert_with(|| Name::new(fixed)).on_answer(&locals, cx.now);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
-                self.labels.remove(&tunnel);
+                self.rates.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
             }
@@ -262,8 +279,9 @@ where
                 }
                 Phase::Lingering => self.drive(cx, token),
                 Phase::Flowing | Phase::HalfOpen => {
-                    let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
-                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
+                    let Active { conn: ActiveConn { transfer, .. }, pace, throttled, .. } = active;
+                    let throttled = throttled.contains(&true);
+                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, throttled) {
                         self.end(cx, token, End::Abort(AbortCode::Deadline));
                     }
                 }
@@ -342,7 +360,18 @@ mod tests {
             let mut pace = Pace::new();
             pace.phase = phase;
             let began = Counted::default();
-            Active { conn, tunnel: TunnelId(1), dial: None, local: None, pace, began, visit: None }.phase(unanswered)
+            Active {
+                conn,
+                tunnel: TunnelId(1),
+                dial: None,
+                local: None,
+                pace,
+                began,
+                max_bandwidth: None,
+                throttled: [false; 2],
+                visit: None,
+            }
+            .phase(unanswered)
         };
         assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
         conn.on_dialed();

@@ -19,10 +19,11 @@ mod stopping;
 mod tunnels;
 
 use super::ctl_link::CtlLink;
-use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
+use super::messages::{ToClientLoop, ToClientMain, ToLoop, ToOperator};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
+use crate::bandwidth::Buckets;
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
@@ -35,7 +36,6 @@ use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
@@ -73,20 +73,22 @@ pub struct ClientMain<T> {
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     tunnels: Tunnels,
+    /// What they may move.
+    buckets: Buckets<TunnelId>,
     carriage: Carriage,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
     /// Reports that were asked for.
-    reports: Gather<Box<LoopPart>>,
+    reports: Gather<LoopPart>,
     story: Counted<Story>,
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> {}
 
 impl<T, S> MainSys<T> for S where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>
 {
 }
 
@@ -110,6 +112,7 @@ impl<T> ClientMain<T> {
         Self {
             reconnect: Reconnect::new(timings.reconnect_min, timings.reconnect_max),
             tunnels: Tunnels::new(tunnels, timings),
+            buckets: Buckets::default(),
             carriage: Carriage::default(),
             settings,
             server_name: Name::new(is_address(&server)),
@@ -164,7 +167,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -174,7 +177,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -184,7 +187,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
 {
     type Message = ToClientMain;
 
@@ -227,6 +230,7 @@ where
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
             self.on_stage_deadline(cx);
         }
+        self.deal_bandwidth(cx);
         self.look_up_again(cx);
         self.register(cx);
         self.carriage.on_deadline(cx.now);
@@ -240,7 +244,8 @@ where
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
-        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline()];
+        let slice = self.buckets.next_deadline();
+        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice];
         [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
     }
 

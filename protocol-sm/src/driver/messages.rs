@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::sys::Lookup;
+use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::crowd::Guest;
 use crate::gate::Gate;
@@ -16,9 +17,11 @@ use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::num::NonZeroU64;
 
 /// To an event loop of the server. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +72,17 @@ pub enum ToServerLoop<T> {
         control: ControlKey,
         /// The tunnel.
         tunnel: Option<TunnelId>,
+    },
+    /// What a tunnel may move now: the answer to [`FromServerLoop::WantBandwidth`].
+    Bandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
     },
     /// A session may use more or less from now on. Who is there already stays.
     Limits {
@@ -124,6 +138,8 @@ pub struct Limits {
     pub max_waiting: u32,
     /// Visitors that may be there at once, of all sessions of the holder.
     pub max_connections: u32,
+    /// What each tunnel of the session may move in each direction.
+    pub max_bandwidth: Rate,
     /// Event loops that share what a tunnel may use.
     pub loop_count: u32,
 }
@@ -157,6 +173,19 @@ pub enum FromServerLoop<T> {
         loop_index: usize,
         /// The visitor.
         arrival: Arrival<T>,
+    },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
     },
     /// This loop wants more proxy_conns.
     Ask {
@@ -206,6 +235,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// What it may move in each direction.
+        max_bandwidth: Rate,
         /// What the access log calls it; none where that is off.
         label: Option<Arc<Label>>,
     },
@@ -239,6 +270,22 @@ pub enum ToClientLoop {
         /// What to say of its transfers.
         code: AbortCode,
     },
+    /// What a tunnel may move in each direction is changed.
+    Limit {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Its new limit.
+        max_bandwidth: Rate,
+    },
+    /// What a tunnel may move now: the answer to [`FromClientLoop::WantBandwidth`].
+    Bandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// Bytes.
+        bytes: u64,
+    },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
     Drain,
     /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
@@ -269,6 +316,17 @@ pub enum FromClientLoop {
         serial: u64,
         /// The conn.
         conn: ConnId,
+    },
+    /// A tunnel could move more than this loop has left for it.
+    WantBandwidth {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Which of its directions.
+        direction: Direction,
+        /// What it may move, in bytes per second.
+        rate: NonZeroU64,
+        /// The loop's index.
+        loop_index: usize,
     },
     /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
     LookUp {
@@ -374,13 +432,34 @@ pub enum FromListener {
     Report(Box<ListenerPart>),
 }
 
-/// The answer to [`ToServerMain::Report`] or [`ToClientMain::Report`].
+/// From a main driver to whoever asked it for something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reported {
-    /// Who asked: all that asked before the parts were gathered.
-    pub tags: Vec<u64>,
-    /// What they asked for.
-    pub report: Box<Report>,
+pub enum ToOperator {
+    /// The answer to [`ToServerMain::Report`] or [`ToClientMain::Report`].
+    Report {
+        /// Who asked: all that asked before the parts were gathered.
+        tags: Vec<u64>,
+        /// What they asked for.
+        report: Box<Report>,
+    },
+    /// The answer to [`ToServerMain::Order`].
+    Done {
+        /// Who gave the order.
+        tag: u64,
+        /// How many sessions or tunnels it was about.
+        count: usize,
+    },
+}
+
+/// What a server's operator can order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// End the sessions of this client, which is named as in a report, or of this credential.
+    // PROTOCOL.md: P-END-4.
+    Kick(String),
+    /// Close this public port for as long as the session lasts.
+    // PROTOCOL.md: P-TUN-14.
+    Close(u16),
 }
 
 /// To the server's main thread. `T` is a stream.
@@ -393,10 +472,18 @@ pub enum ToServerMain<T> {
     /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
     /// clients must encrypt, stays as it was.
     Reload(Box<ServerSettings>),
-    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the server ends before.
+    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`], once, unless the server ends
+    /// before.
     Report {
         /// The asker's name for it.
         tag: u64,
+    },
+    /// The operator orders something: answered by [`ToOperator::Done`] at once.
+    Order {
+        /// The operator's name for it.
+        tag: u64,
+        /// What is to be done.
+        order: Order,
     },
     /// The user asks to stop.
     Stop,
@@ -421,7 +508,8 @@ pub enum ToClientMain {
         /// The tunnel.
         tunnel: TunnelId,
     },
-    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the client ends before.
+    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`],
+    /// once, unless the client ends before.
     Report {
         /// The asker's name for it.
         tag: u64,

@@ -10,6 +10,7 @@ mod flow;
 mod link;
 
 pub(crate) use endpoint::{Endpoint, failed};
+pub(crate) use flow::LONGEST_FRAME;
 pub(crate) use link::{Exchanged, Link, Mode};
 
 use crate::codes::{AbortCode, Violation};

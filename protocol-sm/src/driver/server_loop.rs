@@ -16,6 +16,7 @@ use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Splice, random_u32};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
+use crate::bandwidth::{Allowances, Rate};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
@@ -47,6 +48,8 @@ pub struct ServerLoop<T, P> {
     slots: Slab<Slot<T, P>>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
+    /// What its tunnels may move now.
+    allowances: Allowances<(ControlKey, TunnelId)>,
     /// An empty buffer for the next visitor's first bytes.
     spare: Vec<u8>,
 }
@@ -65,6 +68,8 @@ struct Shard {
     /// Those that waited when that was set.
     waited: u32,
     active: u32,
+    /// What each tunnel may move in each direction.
+    max_bandwidth: Rate,
     /// Visitors of each tunnel, waiting and served; none is 0.
     visits: BTreeMap<TunnelId, u32>,
     /// Event loops that share what a tunnel may use.
@@ -156,6 +161,10 @@ enum State {
 struct Active {
     conn: ActiveConn,
     tunnel: TunnelId,
+    /// What the tunnel may move in each direction.
+    max_bandwidth: Rate,
+    /// Which halves could move more, and wait for bandwidth: egress, ingress.
+    throttled: [bool; 2],
     /// Gone once both its directions are shut.
     visitor: Option<Token>,
     /// What the conn's deadline is for.
@@ -230,6 +239,7 @@ impl<T, P> ServerLoop<T, P> {
             ledger: Ledger::default(),
             slots: Slab::default(),
             next_retry: None,
+            allowances: Allowances::default(),
             spare: Vec::new(),
         }
     }
@@ -280,6 +290,9 @@ where
                     self.drop_waiting(cx, control, None, Dropped::Gone);
                 }
                 self.tell_if_drained(cx);
+            }
+            ToServerLoop::Bandwidth { control, tunnel, direction, bytes } => {
+                self.on_bandwidth(cx, (control, tunnel), direction, bytes);
             }
             ToServerLoop::Trim => self.trim(cx),
             ToServerLoop::Report { asked } => {
@@ -372,6 +385,7 @@ impl<T, P> ServerLoop<T, P> {
             max_waiting: limits.max_waiting,
             waited: 0,
             active: 0,
+            max_bandwidth: limits.max_bandwidth,
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,
             closing: false,
@@ -388,6 +402,14 @@ impl<T, P> ServerLoop<T, P> {
         shard.waited = u32::try_from(shard.pool.waits()).unwrap_or(u32::MAX);
         (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
         shard.pool.keep(limits.keep);
+        shard.max_bandwidth = limits.max_bandwidth;
+        for &token in shard.conns.values() {
+            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
+                && let State::Active(active) = &mut conn.state
+            {
+                active.max_bandwidth = limits.max_bandwidth;
+            }
+        }
         self.ask(cx, control);
     }
 
@@ -417,6 +439,7 @@ impl<T, P> ServerLoop<T, P> {
     fn forget(&mut self, control: ControlKey) {
         if self.controls.get(&control).is_some_and(|shard| shard.closing && shard.conns.is_empty()) {
             self.controls.remove(&control);
+            self.allowances.forget(|(of, _)| of == control);
         }
     }
 

@@ -34,23 +34,26 @@ mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod orders;
 mod reload;
 mod report;
 mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
 use super::thread::{Cx, Driver, Tell};
 use super::timers::Timers;
+use crate::bandwidth::{Buckets, Slice};
 use crate::budget::Budget;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, StateName, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::gather::Gather;
 use crate::guesses::Guesses;
+use crate::ids::TunnelId;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
 use crate::notes::HandshakeEnd;
@@ -96,6 +99,8 @@ pub struct ServerMain<T, L> {
     handshake_limit: HandshakeLimit,
     /// Wrong proofs.
     guesses: Guesses,
+    /// What the tunnels may move.
+    buckets: Buckets<(ControlKey, TunnelId)>,
     turned_away: TurnedAway,
     /// See [`Report::healing`](crate::report::Report::healing).
     healing: Counted<Histogram>,
@@ -214,7 +219,7 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<Reported>
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<ToOperator>
 {
 }
 
@@ -224,7 +229,7 @@ impl<T, L, S> MainSys<T, L> for S where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>
+        + Tell<ToOperator>
 {
 }
 
@@ -247,6 +252,7 @@ impl<T, L> ServerMain<T, L> {
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
+            buckets: Buckets::default(),
             turned_away: TurnedAway::default(),
             healing: Counted::default(),
             reports: Gather::new(loop_count + 1),
@@ -333,7 +339,7 @@ where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>,
+        + Tell<ToOperator>,
 {
     type Message = ToServerMain<T>;
 
@@ -345,6 +351,10 @@ where
             }
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
+            ToServerMain::Order { tag, order } => {
+                let count = self.carry_out(cx, &order);
+                cx.sys.tell(ToOperator::Done { tag, count });
+            }
             ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }
@@ -378,6 +388,7 @@ where
         while let Some(token) = self.timers.pop_due(cx.now) {
             self.on_timer(cx, token);
         }
+        self.deal_bandwidth(cx);
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
@@ -394,7 +405,7 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
         let grace = self.sessions.next_grace().map(|(at, _)| at);
-        let timers = [self.timers.next(), grace, self.paused_until, stop];
+        let timers = [self.timers.next(), grace, self.paused_until, stop, self.buckets.next_deadline()];
         timers.into_iter().flatten().min()
     }
 
@@ -417,6 +428,16 @@ where
 
     fn is_busy(&self) -> bool {
         !self.busy.is_empty()
+    }
+}
+
+impl<T, L> ServerMain<T, L> {
+    /// Gives the event loops what their tunnels may move by now.
+    fn deal_bandwidth<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(Slice { tunnel: (control, tunnel), direction, loop_index, bytes }) = self.buckets.next(cx.now) {
+            let message = ToServerLoop::Bandwidth { control, tunnel, direction, bytes };
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
     }
 }
 

@@ -170,6 +170,12 @@ impl Ingress {
         }
     }
 
+    /// Bytes taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.count.taken
+    }
+
     /// Bytes forwarded so far.
     #[must_use]
     pub fn forwarded(&self) -> u64 {

@@ -286,6 +286,7 @@ impl Loops {
                 assert!(state.net.hostile, "honest peers never cause a Violation: {violation}");
                 self.end_session(state, story);
             }
+            FromServerLoop::WantBandwidth { .. } => unreachable!("nothing is limited here"),
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
@@ -527,7 +528,13 @@ impl Model for Loops {
             client.on_message(cx, ToClientLoop::Session { serial: 1 });
             client.on_message(
                 cx,
-                ToClientLoop::Tunnel { tunnel: TUNNEL, locals: vec![at(LOCAL_PORT)], fixed: true, label: None },
+                ToClientLoop::Tunnel {
+                    tunnel: TUNNEL,
+                    locals: vec![at(LOCAL_PORT)],
+                    fixed: true,
+                    max_bandwidth: None,
+                    label: None,
+                },
             );
         });
         let limits = Limits {
@@ -535,6 +542,7 @@ impl Model for Loops {
             keep: config.keep,
             max_waiting: config.max_waiting,
             max_connections: u32::MAX,
+            max_bandwidth: None,
             loop_count: 1,
         };
         let open = ToServerLoop::Open { control: CONTROL, limits };

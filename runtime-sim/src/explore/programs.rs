@@ -200,6 +200,7 @@ impl Programs {
                 public_port: PUBLIC_PORT,
                 local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
+                max_bandwidth: None,
             }],
             max_proxy_conns: 16,
             access_log: false,

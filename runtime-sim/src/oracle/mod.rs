@@ -1,9 +1,11 @@
 //! What must hold: each property by its name, and what a run has seen of the things that must happen sometimes.
 
+mod books;
 mod ends;
 mod sometimes;
 mod streams;
 
+pub(crate) use books::Books;
 pub(crate) use ends::Ends;
 pub use sometimes::{Coverage, Sometimes};
 pub use streams::{Finding, Side, StreamId, Streams};
@@ -49,7 +51,9 @@ pub enum Property {
     ClosedOnce,
     VisitorsAccountedFor,
     VisitsRecorded,
+    BandwidthKept,
     PortsAccountedFor,
+    BooksAgree,
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
@@ -72,7 +76,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -96,7 +100,9 @@ impl Property {
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
         Self::VisitsRecorded,
+        Self::BandwidthKept,
         Self::PortsAccountedFor,
+        Self::BooksAgree,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
@@ -148,9 +154,11 @@ impl Property {
             Self::VisitsRecorded => {
                 "each visit leaves one record, with the bytes that were moved and the ends that there were"
             }
+            Self::BandwidthKept => "a tunnel moves no more than its bandwidth, and a quarter of a second's at once",
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }
+            Self::BooksAgree => "what a program tells of itself was true between the question and the answer",
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",

@@ -17,9 +17,11 @@ pub(crate) use timings::TimingRanges;
 
 use crate::holder;
 use crate::kernel::Rng;
+use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token, TunnelLimits};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// The server's port for ctl_conns.
@@ -42,6 +44,8 @@ pub struct Scenario {
     pub max_connections: u32,
     /// What the server's descriptors and one address's part allow, where that is little.
     pub tight: Option<Tight>,
+    /// What the server lets each tunnel move in each direction.
+    pub max_bandwidth: Rate,
     /// Deadlines of both sides.
     pub timings: Timings,
     /// Clients.
@@ -99,9 +103,22 @@ pub struct TunnelPlan {
     pub service_port: u16,
     /// Services shut when they have sent all, and some visitors wait for that. If not, the reverse.
     pub service_first: bool,
+    /// What its client lets it move in each direction.
+    pub max_bandwidth: Rate,
 }
 
 impl Scenario {
+    /// Draws what tunnels may move. Its dice are its own, as those of [`draw_no_splice`].
+    pub(crate) fn limit_bandwidth(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0xba4d_51d7);
+        let mut draw = |chance| {
+            let rate = rng.log_size(64 * 1024, 8 * 1024 * 1024) as u64;
+            NonZeroU64::new(rate).filter(|_| rng.chance(chance))
+        };
+        self.max_bandwidth = draw(15);
+        self.tunnels.iter_mut().for_each(|tunnel| tunnel.max_bandwidth = draw(15));
+    }
+
     /// What `clients` who are one holder may use together: what each of them needs.
     fn scope(&self, clients: usize) -> Scope {
         let clients = u32::try_from(clients).expect("few clients");
@@ -109,6 +126,7 @@ impl Scenario {
             max_waiting: self.max_waiting * clients,
             max_connections: self.max_connections * clients,
             max_connections_per_source: self.tight.map(|tight| tight.per_source),
+            max_bandwidth: self.max_bandwidth,
             ..Scope::default()
         }
     }
@@ -177,6 +195,7 @@ pub(crate) fn draw_clients(
                     public_port: if rng.chance(70) { 6000 + index } else { 0 },
                     service_port: 7000 + index,
                     service_first: rng.chance(50),
+                    max_bandwidth: None,
                 });
                 on_tunnel(rng);
             }

@@ -131,7 +131,10 @@ impl Oracle {
                 let what = format!("{who:?}: {conn:?} {epoch:?}");
                 self.breach(Kind::Safety, Property::ResetCostsNoConn, what);
             }
-            Note::Aborted { conn, epoch, code, .. } if server => {
+            Note::Aborted { conn, epoch, code, by_peer } if server => {
+                if *code == AbortCode::Resources && !by_peer {
+                    self.saw(Sometimes::StarvedOut);
+                }
                 self.ended((*conn, *epoch));
                 if *code == AbortCode::Stopping {
                     self.saw(Sometimes::DrainTimedOut);

@@ -36,9 +36,11 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 4] = [
+const LATER: [(TurmoilFault, u64); 6] = [
     (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
     (TurmoilFault::Sim(SimFault::Holder), 0x401d),
+    (TurmoilFault::Sim(SimFault::NoMemory), 0x3e3),
+    (TurmoilFault::ForgetfulNat, 0x2a7),
     (TurmoilFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (TurmoilFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
 ];
@@ -56,7 +58,7 @@ fn is_gentle(fault: TurmoilFault) -> bool {
             gentle.contains(&fault) || matches!(fault, SimFault::ReloadClient | SimFault::ReloadServer)
         }
         TurmoilFault::Lag => true,
-        TurmoilFault::Hold | TurmoilFault::KillService | TurmoilFault::NoNames => false,
+        TurmoilFault::Hold | TurmoilFault::ForgetfulNat | TurmoilFault::KillService | TurmoilFault::NoNames => false,
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Blow {
 pub(super) struct Plan {
     /// The system that runs.
     pub(super) scenario: Scenario,
+    /// Every program is asked all the time what it does.
+    pub(super) asks: bool,
     pub(super) blows: Vec<Blow>,
     /// Simulated time per turn of a host.
     pub(super) tick: Duration,
@@ -126,13 +130,14 @@ impl Plan {
         let tick = Duration::from_millis(rng.range(5, 10));
         let latency = Duration::from_millis(rng.log_size(1, 60) as u64);
         let keepalive = Duration::from_millis(rng.range(2_000, 8_000));
-        let scenario = Scenario {
+        let mut scenario = Scenario {
             calm,
             loop_count,
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
             tight: draw_tight(seed, calm),
+            max_bandwidth: None,
             timings,
             clients,
             tunnels,
@@ -146,7 +151,8 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
-        Self { scenario, blows, tick, latency, window, keepalive }
+        scenario.limit_bandwidth(seed);
+        Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.

@@ -250,6 +250,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToServerMain::Report { tag });
+        }
         for draw in stage.orders.take_reloads(SERVER) {
             let mut new = plan.scenario.server(true);
             if let Some(draw) = draw {
@@ -322,6 +325,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 limits: plan.scenario.limits(tunnel),
+                max_bandwidth: plan.scenario.tunnels[tunnel].max_bandwidth,
             })
             .collect(),
         max_proxy_conns: 16_384,
@@ -357,6 +361,9 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         if let Some(new) = stage.orders.take_order(who, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
+        }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToClientMain::Report { tag });
         }
         for draw in stage.orders.take_reloads(who) {
             let mut new = client_settings(plan, identity);

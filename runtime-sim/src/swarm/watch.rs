@@ -1,10 +1,11 @@
 //! What can be seen of the machines in the messages between their threads.
 
 use super::stage::Stage;
-use crate::oracle::{Ends, Kind, Property, Sometimes};
+use crate::oracle::{Books, Ends, Kind, Property, Sometimes};
 use protocol_sm::crowd::Guest;
+use protocol_sm::driver::Note;
 use protocol_sm::driver::messages::{
-    Arrival, ControlKey, FromClientLoop, FromServerLoop, Reported, ToClientLoop, ToServerLoop,
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
@@ -34,7 +35,17 @@ pub(super) struct Watch {
     guests: RefCell<Vec<Guest>>,
     /// Visits of which it was said that they are over.
     visits: Cell<u64>,
+    /// What the program has noted.
+    books: RefCell<Books>,
+    /// Questions without an answer, and what was noted when each was asked.
+    asked: RefCell<BTreeMap<u64, Books>>,
+    turns: Cell<u64>,
+    /// It has noted something while it gathered an answer.
+    again: Cell<bool>,
 }
+
+/// Turns between two pairs of questions, in a run that has them.
+const TURNS: u64 = 40;
 
 impl Watch {
     pub(super) fn new(stage: &Rc<Stage>) -> Self {
@@ -47,6 +58,10 @@ impl Watch {
             serial: RefCell::default(),
             guests: RefCell::default(),
             visits: Cell::default(),
+            books: RefCell::default(),
+            asked: RefCell::default(),
+            turns: Cell::default(),
+            again: Cell::default(),
         }
     }
 
@@ -83,20 +98,54 @@ impl Watch {
         {
             self.guest_left(*guest);
         }
+        if let FromServerLoop::WantBandwidth { .. } = message {
+            self.stage.saw(Sometimes::Throttled);
+        }
         if let FromServerLoop::Message { control, msg: ServerMsg::Fin { conn, epoch, total, how } } = message {
             self.said_fin(((control.0, *conn), *epoch), Fin { total: *total, how: *how });
         }
     }
 
+    /// The program is about to have a turn. The name of a question, if it is time to ask one: some runs are asked all the
+    /// time, twice in a row.
+    pub(super) fn question(&self) -> Option<u64> {
+        let turn = self.turns.get() + 1;
+        self.turns.set(turn);
+        let again = self.again.replace(false);
+        let asks = self.stage.plan.asks && (turn % TURNS < 2 || again);
+        asks.then(|| {
+            self.asked.borrow_mut().insert(turn, self.books.borrow().clone());
+            turn
+        })
+    }
+
+    /// The program has noted something.
+    pub(super) fn noted(&self, note: &Note) {
+        self.books.borrow_mut().on_note(note);
+        // What it has gathered is old.
+        self.again.set(!self.asked.borrow().is_empty());
+    }
+
     /// The program tells what it does.
-    pub(super) fn said_report(&self, Reported { report, .. }: &Reported) {
-        if !report.visitors.adds_up() {
-            self.stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{:?}", report.visitors));
+    pub(super) fn answered(&self, answer: &ToOperator) {
+        let ToOperator::Report { tags, report } = answer else { return };
+        if tags.len() > 1 {
+            self.stage.saw(Sometimes::AskedAtOnce);
+        }
+        for tag in tags {
+            let told = match self.asked.borrow_mut().remove(tag) {
+                None => Err("a question is answered that was not asked, or twice".to_owned()),
+                Some(then) => then.up_to(&self.books.borrow(), report),
+            };
+            if let Err(what) = told {
+                self.stage.breach(Kind::Safety, Property::BooksAgree, what);
+            }
         }
     }
 
     pub(super) fn said_by_client_loop(&self, message: &FromClientLoop) {
         match message {
+            FromClientLoop::WantBandwidth { .. } => self.stage.saw(Sometimes::Throttled),
             FromClientLoop::Message { serial, msg: ClientMsg::Fin { conn, epoch, total, how } } => {
                 self.said_fin(((*serial, *conn), *epoch), Fin { total: *total, how: *how });
             }
@@ -147,6 +196,7 @@ impl Watch {
             | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
+            | ToServerLoop::Bandwidth { .. }
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
@@ -166,6 +216,8 @@ impl Watch {
             | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
+            | ToClientLoop::Bandwidth { .. }
+            | ToClientLoop::Limit { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }

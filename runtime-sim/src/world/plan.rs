@@ -38,12 +38,15 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 5] = [
+const LATER: [(KernelFault, u64); 8] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
+    (KernelFault::Sim(SimFault::NoMemory), 0x3e3),
     (KernelFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (KernelFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
+    (KernelFault::Kick, 0x61c4),
+    (KernelFault::ClosePort, 0xc1052),
 ];
 
 /// All faults that a seed can have.
@@ -148,13 +151,14 @@ impl Plan {
         let timings = timings(rng, calm);
         let length = Duration::from_millis(rng.range(3_000, 40_000));
         let (public, lan) = (path(rng, Duration::from_millis(50)), path(rng, Duration::from_millis(5)));
-        let scenario = Scenario {
+        let mut scenario = Scenario {
             calm,
             loop_count,
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
             tight: draw_tight(seed, calm),
+            max_bandwidth: None,
             timings,
             clients,
             tunnels,
@@ -168,6 +172,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
+        scenario.limit_bandwidth(seed);
         Self {
             seed,
             scenario,
@@ -207,6 +212,7 @@ impl Plan {
             max_waiting: 4096,
             max_connections: 10_000,
             tight: None,
+            max_bandwidth: None,
             timings: unhurried(),
             ..plan.scenario
         };

@@ -6,7 +6,7 @@ use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
-use protocol_sm::driver::messages::{Arrival, ToClientMain, ToServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Lookup, Role as Purpose};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
@@ -60,6 +60,15 @@ impl World {
                 Role::Client { .. } => Mail::ClientMain(ToClientMain::Stop),
             },
         );
+    }
+
+    /// The server's operator orders something.
+    pub(super) fn order(&mut self, order: Order) {
+        let server = &self.processes[self.server];
+        if server.alive {
+            let main = server.threads[0];
+            self.post(main, Mail::ServerMain(ToServerMain::Order { tag: 0, order }));
+        }
     }
 
     pub(super) fn ask_to_close(&mut self, process: usize, tunnel: TunnelId) {
@@ -169,8 +178,8 @@ impl World {
             }
             self.post(to, mail);
         }
-        for reported in effects.reports {
-            self.see_report(process, &reported.report);
+        for answer in effects.answers {
+            self.see_answer(process, answer);
         }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();

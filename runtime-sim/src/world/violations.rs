@@ -25,6 +25,7 @@ use protocol_sm::wire::{
     ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
 };
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,6 +248,13 @@ fn broken(property: Property) -> World {
             let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
             note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
         }
+        Property::BandwidthKept => {
+            let (mut world, it) = carried();
+            world.throttles.limit(it.public, (it.server, Some(it.session), 0), NonZeroU64::new(4096));
+            world.see_moved(it.public, 0, 1000);
+            world.see_moved(it.public, 0, 100);
+            world
+        }
         Property::PortsAccountedFor => {
             let mut world = in_phase(|phase| matches!(phase, Phase::Resting(_)));
             let server = &world.processes[world.server];
@@ -257,6 +265,9 @@ fn broken(property: Property) -> World {
             world.run_thread(main);
             world
         }
+        Property::BooksAgree => checked(settled(), |world| {
+            world.ask(world.server);
+        }),
         Property::StrangersHoldNothing => checked(in_phase(|phase| matches!(phase, Phase::Probing(_))), |world| {
             let to = SocketAddr::new(world.kernel.ip(world.server_host), crate::scenario::CTL);
             world.actors.intrude(&mut world.kernel, &world.plan, world.visitors, to);

@@ -14,7 +14,6 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
-use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -147,16 +146,13 @@ impl Transfer {
 }
 
 impl World {
-    /// A program tells what it does.
-    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
-        if !report.visitors.adds_up() {
-            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
-            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
-        }
-    }
-
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
+        if let Mail::ServerMain(ToServerMain::Loop(FromServerLoop::WantBandwidth { .. }))
+        | Mail::ClientMain(ToClientMain::Loop(FromClientLoop::WantBandwidth { .. })) = mail
+        {
+            self.coverage.saw(Sometimes::Throttled);
+        }
         let (key, epoch, fin) = match mail {
             Mail::ServerMain(ToServerMain::Loop(FromServerLoop::Message {
                 control,
@@ -230,7 +226,8 @@ impl World {
                 self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
-            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, from, stream, .. })) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, from, stream, .. })) => {
+                self.limit_public(stream.0, (process, Some(control.0), tunnel.0));
                 self.watch.taken.insert(stream.0, (process, control.0, *from));
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
@@ -385,8 +382,13 @@ impl World {
             }
         }
         let process = self.threads[thread].process;
+        for &(purpose, sock) in &effects.dialled {
+            if purpose == Purpose::Local {
+                self.limit_local(process, sock);
+            }
+        }
         for &(sock, read, written) in &effects.moved {
-            self.visits.on_moved(sock, read, written);
+            self.see_moved(sock, read, written);
         }
         self.visits.on_shut(&effects.shut);
         for &(sock, visitor) in &effects.accepted {
@@ -482,6 +484,13 @@ impl World {
             let what = format!("{role:?}: {conn:?} {epoch:?}");
             self.fail(Kind::Safety, Property::ResetCostsNoConn, what);
         }
+        if let Note::Aborted { code: AbortCode::Resources, by_peer: false, conn, epoch } = note {
+            self.coverage.saw(Sometimes::StarvedOut);
+            if self.kernel.no_memory(self.processes[process].proc) == 0 {
+                let what = format!("{role:?}: {conn:?} {epoch:?}: there is memory");
+                self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+            }
+        }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
             Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),
@@ -536,6 +545,9 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
+                CloseCode::Kicked => {
+                    self.coverage.saw(if live(self) { Sometimes::KickedWithTransfers } else { Sometimes::Kicked });
+                }
                 CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {

@@ -24,6 +24,8 @@ pub struct Orders {
     pub tell: Vec<TunnelId>,
     /// Tunnels whose LocalServer is another one.
     pub relocate: Vec<TunnelId>,
+    /// Tunnels that may move more or less.
+    pub limit: Vec<TunnelId>,
 }
 
 impl Tunnels {
@@ -119,6 +121,9 @@ impl Tunnels {
             entry.relocate();
             orders.relocate.push(tunnel);
         }
+        if entry.spec.max_bandwidth != spec.max_bandwidth {
+            orders.limit.push(tunnel);
+        }
         entry.spec = spec;
     }
 
@@ -185,7 +190,7 @@ mod tests {
 
     fn spec(name: &str, public_port: u16) -> TunnelSpec {
         let local = format!("{name}.local:80");
-        TunnelSpec { name: name.into(), public_port, local, limits: TunnelLimits::default() }
+        TunnelSpec { name: name.into(), public_port, local, limits: TunnelLimits::default(), max_bandwidth: None }
     }
 
     /// A client with these tunnels, of which each is open where it wants to be, or at port 9.

@@ -4,6 +4,7 @@ use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
 use super::transfers::holds_frames;
 use super::{ClientLoop, Conn, Slot, Stage, State, Totals};
+use crate::bandwidth::Direction;
 
 impl<T, P> ClientLoop<T, P> {
     /// Its proxy_conns.
@@ -76,7 +77,18 @@ impl<T, P> ClientLoop<T, P> {
                             };
                             let could_move = active.conn.stage() != Stage::Dialling
                                 && conn.link.could_move(&active.conn.transfer, outer, mode);
-                            assert!(conn.queued || !could_move, "whoever could move something is queued");
+                            let throttled = active.throttled.contains(&true);
+                            assert!(
+                                conn.queued || throttled || active.pace.is_starved() || !could_move,
+                                "whoever could move something is queued"
+                            );
+                            for (direction, _) in Direction::ALL.into_iter().zip(active.throttled).filter(|(_, it)| *it)
+                            {
+                                assert!(
+                                    self.allowances.awaits(active.tunnel, direction, token),
+                                    "B3: whoever starves has asked"
+                                );
+                            }
                         }
                     }
                 }

@@ -1,11 +1,12 @@
 //! A new proxy_conn: connecting, the handshake, and the frames of an idle conn.
 
 use super::super::messages::FromClientLoop;
-use super::super::relay::{End, Endpoint, Link};
+use super::super::relay::{End, Endpoint, LONGEST_FRAME, Link};
 use super::super::slab::Token;
 use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
 use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
+use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
@@ -21,6 +22,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
+use core::num::NonZeroU64;
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn open<S: LoopSys<T, P>>(
@@ -99,9 +101,14 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         let was_opening = matches!(conn.state, State::Opening { .. });
-        let read = read_frames(cx, conn, &self.labels);
+        let read = read_frames(cx, conn, &self.labels, &self.rates);
         let started = matches!(conn.state, State::Active(_));
-        if started {
+        if let State::Active(active) = &conn.state {
+            if active.max_bandwidth.is_some() {
+                // Payload that came in one read with `Start`.
+                let early = active.conn.transfer.ingress.taken();
+                self.allowances.charge(cx.now, active.tunnel, Direction::Ingress, early, None);
+            }
             // Counted before anything can end the conn: its end counts it off.
             self.active += 1;
             self.core.totals.visitors += 1;
@@ -131,12 +138,15 @@ fn read_frames<T, P, S>(
     cx: &mut Cx<'_, S>,
     conn: &mut Conn<T, P>,
     labels: &BTreeMap<TunnelId, Arc<Label>>,
+    rates: &BTreeMap<TunnelId, NonZeroU64>,
 ) -> Result<(), End>
 where
     S: Splice<Stream = T, Pipe = P>,
 {
     while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
-        let length = match conn.link.port.recv(cx.sys, cx.scratch) {
+        // Where bandwidth is limited, what comes behind the frame waits in the socket for it.
+        let room = if rates.is_empty() { cx.scratch.len() } else { LONGEST_FRAME.min(cx.scratch.len()) };
+        let length = match conn.link.port.recv(cx.sys, &mut cx.scratch[..room]) {
             Ok(0) => return Err(AbortCode::ConnLost.into()),
             Ok(n) => n,
             Err(SysError::WouldBlock) => return Ok(()),
@@ -154,7 +164,7 @@ where
                 continue;
             }
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels)?,
+                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels, rates)?,
                 Ok(None) => {}
                 Err(_) => return Err(Violation::Malformed.into()),
             }
@@ -200,6 +210,7 @@ fn on_frame<T, P>(
     frame: ProxyToClient,
     now: Instant,
     labels: &BTreeMap<TunnelId, Arc<Label>>,
+    rates: &BTreeMap<TunnelId, NonZeroU64>,
 ) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
@@ -223,7 +234,19 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            conn.state = State::Active(Active { conn: active, tunnel, dial: None, local: None, pace, began, visit });
+            let (max_bandwidth, throttled) = (rates.get(&tunnel).copied(), [false; 2]);
+            let (conn_state, dial, local) = (active, None, None);
+            conn.state = State::Active(Active {
+                conn: conn_state,
+                tunnel,
+                dial,
+                local,
+                pace,
+                began,
+                max_bandwidth,
+                throttled,
+                visit,
+            });
             Ok(())
         }
         (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)

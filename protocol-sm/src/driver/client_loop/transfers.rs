@@ -7,8 +7,10 @@ use super::super::slab::{Slab, Token};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
+use crate::bandwidth::{Direction, Meter, Rate};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
+use crate::ids::TunnelId;
 use crate::notes::{ConnFailure, Note};
 use crate::report::Trouble;
 use crate::settings::Timings;
@@ -53,6 +55,7 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
         let State::Active(active) = &mut conn.state else { return Ok(()) };
+        let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
             Stage::Dialling => {
                 // A pong may be owed still.
@@ -61,13 +64,20 @@ impl<T, P> ClientLoop<T, P> {
             }
             Stage::Serving | Stage::Refused => {
                 let hold_frames = holds_frames(&self.core.timings, active);
-                conn.link.exchange(
+                let mut meter = if rate.is_some() { self.allowances.meter(cx.now, tunnel) } else { Meter::default() };
+                let before = meter;
+                let exchanged = conn.link.exchange(
                     cx,
                     &mut active.conn.transfer,
                     local.map(|local| &mut local.port),
                     Mode { incoming_is_payload: true, hold_frames },
                     None,
-                )?
+                    &mut meter,
+                );
+                if rate.is_some() {
+                    active.throttled = self.allowances.settle(cx.now, tunnel, token, active.throttled, before, meter);
+                }
+                exchanged?
             }
         };
         for Fin { total, how } in result.fins() {
@@ -77,7 +87,8 @@ impl<T, P> ClientLoop<T, P> {
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        let ending =
+            self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, active.throttled[1])?;
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -94,8 +105,52 @@ impl<T, P> ClientLoop<T, P> {
                 Ending::Reset => cx.sys.reset(local.port.stream),
             }
         }
+        if rate.is_some() {
+            self.want_bandwidth(cx, tunnel, rate);
+        }
         self.finish(cx, token);
         Ok(())
+    }
+
+    /// Asks for what somebody starves for.
+    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId, rate: Rate) {
+        for direction in Direction::ALL {
+            if let Some(rate) = self.allowances.ask(cx.now, tunnel, direction, rate) {
+                let loop_index = self.core.loop_index;
+                cx.sys.tell(FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index });
+            }
+        }
+    }
+
+    /// What a tunnel may move is changed, for the transfers that go on, too.
+    pub(super) fn limit(&mut self, tunnel: TunnelId, max_bandwidth: Rate) {
+        self.rates.remove(&tunnel);
+        self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
+        for &token in self.conns.values() {
+            if let Some(active) = active(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
+                active.max_bandwidth = max_bandwidth;
+            }
+        }
+    }
+
+    /// A tunnel may move so much more: whoever starves has his share.
+    pub(super) fn on_bandwidth<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        direction: Direction,
+        bytes: u64,
+    ) {
+        self.allowances.on_slice(cx.now, tunnel, direction, bytes);
+        while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
+            // One that is gone needs nothing; its place may be another's by now.
+            if let Some(active) = active(&mut self.slots, token) {
+                active.throttled[direction as usize] = false;
+                self.drive(cx, token);
+            }
+        }
+        // The slice may not have been enough to pay what was moved before.
+        self.want_bandwidth(cx, tunnel, None);
     }
 
     /// Tells the server that a transfer is over here; the conn is idle again.

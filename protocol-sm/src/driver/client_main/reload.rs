@@ -55,7 +55,7 @@ impl<T> ClientMain<T> {
     }
 
     fn carry_out<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, orders: Orders) {
-        let Orders { close, tell, relocate } = orders;
+        let Orders { close, tell, relocate, limit } = orders;
         for tunnel in close {
             self.forget_tunnel(cx, tunnel);
         }
@@ -63,6 +63,12 @@ impl<T> ClientMain<T> {
             self.tell_of(cx, tunnel);
             // The event loops are told its name with the answer.
             self.look_up_local(cx, tunnel);
+        }
+        for tunnel in limit {
+            let max_bandwidth = self.tunnels.spec(tunnel).and_then(|spec| spec.max_bandwidth);
+            for loop_index in 0..self.loop_count {
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Limit { tunnel, max_bandwidth } });
+            }
         }
         for tunnel in relocate {
             let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));

@@ -59,10 +59,14 @@ impl<T> ClientMain<T> {
             | FromClientLoop::ConnUp { .. }
             | FromClientLoop::ConnGone { .. }
             | FromClientLoop::Violation { .. } => {}
+            FromClientLoop::WantBandwidth { tunnel, direction, rate, loop_index } => {
+                self.buckets.ask(cx.now, tunnel, direction, rate, loop_index);
+                self.deal_bandwidth(cx);
+            }
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
-            FromClientLoop::Report(part) => self.on_part(cx, part),
+            FromClientLoop::Report(part) => self.on_part(cx, *part),
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }

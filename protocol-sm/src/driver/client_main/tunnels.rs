@@ -4,6 +4,7 @@ use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::sys::{Lookup, Resolve, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys};
+use crate::bandwidth::Slice;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::tunnels::AfterRefusal;
@@ -47,11 +48,13 @@ impl<T> ClientMain<T> {
     ) {
         let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
         let name = self.tunnels.spec(tunnel).filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
+        let max_bandwidth = self.tunnels.spec(tunnel).and_then(|spec| spec.max_bandwidth);
         let client = ClientId(self.settings.client_id);
         let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
         let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let message = ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, label: label.clone() };
+            let message =
+                ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, max_bandwidth, label: label.clone() };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);
@@ -141,6 +144,14 @@ impl<T> ClientMain<T> {
         }
         self.register(cx);
         Ok(())
+    }
+
+    /// Gives the event loops what their tunnels may move by now.
+    pub(super) fn deal_bandwidth<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        while let Some(Slice { tunnel, direction, loop_index, bytes }) = self.buckets.next(cx.now) {
+            let message = ToClientLoop::Bandwidth { tunnel, direction, bytes };
+            cx.sys.tell(ToLoop { loop_index, message });
+        }
     }
 
     /// Forgets a tunnel, and tells the event loops and the server.

@@ -11,7 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 /// No frame on a proxy_conn is longer.
-const LONGEST_FRAME: usize = FRAME_HEADER + 128;
+pub(crate) const LONGEST_FRAME: usize = FRAME_HEADER + 128;
 /// A splice that moves less than this is lean.
 const LEAN: usize = 16 * 1024;
 /// After this many lean splices in a row a stream is no longer bulk.
@@ -40,6 +40,8 @@ pub(super) enum Turn {
     SourceLost,
     /// The destination failed.
     SinkLost(SysError),
+    /// The system had no memory for a call, and will not tell when it has: try again later.
+    Starved,
 }
 
 impl<P> Flow<P> {
@@ -179,6 +181,7 @@ impl<P> Flow<P> {
                 match self.flush(cx.sys, half, to) {
                     Ok(true) => {}
                     Ok(false) => return Turn::Wait,
+                    Err(SysError::Exhausted) => return Turn::Starved,
                     Err(error) => return Turn::SinkLost(error),
                 }
             }
@@ -203,6 +206,7 @@ impl<P> Flow<P> {
                 Ok(n) => moved += n,
                 Err(Stop::Turn(turn)) => return turn,
                 Err(Stop::Source(SysError::WouldBlock)) => {}
+                Err(Stop::Source(SysError::Exhausted)) => return Turn::Starved,
                 Err(Stop::Source(_)) => return Turn::SourceLost,
             }
         }
@@ -229,7 +233,8 @@ impl<P> Flow<P> {
     fn empty_pipe(&mut self, sys: &mut impl Splice<Pipe = P>, half: &impl Half) -> Result<(), SysError> {
         let Held::Pipe { pipe, .. } = &self.held else { return Err(SysError::Unsupported) };
         let mut bytes = vec![0; half.budget(0).forward];
-        sys.read_pipe(pipe, &mut bytes)?;
+        // Nothing to try again: part of it may have been read.
+        sys.read_pipe(pipe, &mut bytes).map_err(|_| SysError::Unsupported)?;
         self.release_pipe(sys);
         self.held = Held::Bytes(bytes);
         Ok(())
@@ -290,7 +295,8 @@ impl<P> Flow<P> {
         let sent = if to.writable {
             match to.send(cx.sys, whole) {
                 Ok(sent) => sent,
-                Err(SysError::WouldBlock) => 0,
+                // For want of memory, the flush of what is held tries once more.
+                Err(SysError::WouldBlock | SysError::Exhausted) => 0,
                 Err(error) => return Err(Stop::Turn(Turn::SinkLost(error))),
             }
         } else {

@@ -3,6 +3,7 @@
 use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
 use super::{Answer, Conn, ServerLoop, Shard, Slot, State, Token, Totals};
+use crate::bandwidth::Direction;
 use crate::ids::Epoch;
 use crate::ledger::Good;
 use crate::transfer::FIRST_BYTES;
@@ -101,10 +102,19 @@ impl<T, P> ServerLoop<T, P> {
                             let incoming_is_payload = active.conn.answer() == Answer::Started;
                             let mode = Mode { incoming_is_payload, hold_frames: false };
                             let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
+                            let throttled = active.throttled.contains(&true);
                             assert!(
-                                conn.queued || active.lost || !could_move,
+                                conn.queued || active.lost || throttled || active.pace.is_starved() || !could_move,
                                 "whoever could move something is queued"
                             );
+                            for (direction, _) in Direction::ALL.into_iter().zip(active.throttled).filter(|(_, it)| *it)
+                            {
+                                let tunnel = (conn.control, active.tunnel);
+                                assert!(
+                                    self.allowances.awaits(tunnel, direction, token),
+                                    "B3: whoever starves has asked"
+                                );
+                            }
                         }
                     }
                 }

@@ -2,15 +2,17 @@
 
 use super::super::loop_core::{Ending, Phase};
 use super::super::messages::{ControlKey, FromServerLoop};
-use super::super::relay::{End, Mode};
+use super::super::relay::{End, LONGEST_FRAME, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
 use super::report::Over;
 use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
+use crate::bandwidth::{Direction, Meter, Rate};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
 use crate::conn::server::{ActiveConn, Answer};
+use crate::ids::TunnelId;
 use crate::notes::Note;
 use crate::report::Trouble;
 use crate::sys_error::SysError;
@@ -89,10 +91,17 @@ impl<T, P> ServerLoop<T, P> {
         let answered =
             |state: &State| matches!(state, State::Active(active) if active.conn.answer() != Answer::Awaiting);
         let was_answered = answered(&conn.state);
-        let read = read_frames(cx, conn)?;
+        let read = read_frames(cx, conn);
         let State::Active(active) = &mut conn.state else {
-            return Ok(());
+            return read.map(drop);
         };
+        let (rate, tunnel) = (active.max_bandwidth, (control, active.tunnel));
+        if rate.is_some() && !was_answered {
+            // Payload that came in one read with the answer.
+            let early = active.conn.transfer.ingress.taken();
+            self.allowances.charge(cx.now, tunnel, Direction::Ingress, early, None);
+        }
+        let read = read?;
         let epoch = active.conn.transfer.epoch();
         let fin = |Fin { total, how }| FromServerLoop::Message {
             control,
@@ -126,20 +135,28 @@ impl<T, P> ServerLoop<T, P> {
         };
         let incoming_is_payload = active.conn.answer() == Answer::Started;
         let keep = (active.conn.answer() == Answer::Awaiting).then_some(&mut active.first);
-        let result = conn.link.exchange(
+        let mut meter = if rate.is_some() { self.allowances.meter(cx.now, tunnel) } else { Meter::default() };
+        let before = meter;
+        let exchanged = conn.link.exchange(
             cx,
             &mut active.conn.transfer,
             guest.map(|guest| &mut guest.port),
             Mode { incoming_is_payload, hold_frames: false },
             keep,
-        )?;
+            &mut meter,
+        );
+        if rate.is_some() {
+            active.throttled = self.allowances.settle(cx.now, tunnel, token, active.throttled, before, meter);
+        }
+        let throttled = active.throttled;
+        let result = exchanged?;
         for end in result.fins() {
             cx.sys.tell(fin(end));
         }
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result);
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, throttled[1])?;
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -161,8 +178,43 @@ impl<T, P> ServerLoop<T, P> {
                 active.gone = Some(Box::new(gone));
             }
         }
+        if rate.is_some() {
+            self.want_bandwidth(cx, tunnel, rate);
+        }
         self.finish(cx, token);
         Ok(())
+    }
+
+    /// Asks for what somebody starves for.
+    fn want_bandwidth<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, key: (ControlKey, TunnelId), rate: Rate) {
+        for direction in Direction::ALL {
+            if let Some(rate) = self.allowances.ask(cx.now, key, direction, rate) {
+                let ((control, tunnel), loop_index) = (key, self.core.loop_index);
+                cx.sys.tell(FromServerLoop::WantBandwidth { control, tunnel, direction, rate, loop_index });
+            }
+        }
+    }
+
+    /// A tunnel may move so much more: whoever starves has his share.
+    pub(super) fn on_bandwidth<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: (ControlKey, TunnelId),
+        direction: Direction,
+        bytes: u64,
+    ) {
+        self.allowances.on_slice(cx.now, tunnel, direction, bytes);
+        while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
+            // One that is gone needs nothing; its place may be another's by now.
+            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
+                && let State::Active(active) = &mut conn.state
+            {
+                active.throttled[direction as usize] = false;
+                self.drive(cx, token);
+            }
+        }
+        // The slice may not have been enough to pay what was moved before.
+        self.want_bandwidth(cx, tunnel, None);
     }
 
     /// Puts a conn whose transfer is over on both sides back into the pool.
@@ -240,14 +292,19 @@ impl<T, P> ServerLoop<T, P> {
                     return self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
                 self.core.timers.set(token, &mut conn.deadline, Some(active.answer_by));
-                self.doubt(cx, token);
+                if active.pace.phase == Phase::Lingering {
+                    self.drive(cx, token);
+                } else {
+                    self.doubt(cx, token);
+                }
             }
             State::Active(active) => {
                 if active.pace.phase == Phase::Lingering {
                     return self.drive(cx, token);
                 }
-                let Active { conn: ActiveConn { transfer, .. }, pace, .. } = active;
-                if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer) {
+                let Active { conn: ActiveConn { transfer, .. }, pace, throttled, .. } = active;
+                let throttled = throttled.contains(&true);
+                if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, throttled) {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
             }
@@ -355,7 +412,12 @@ where
 {
     let mut read = Read::default();
     while conn.link.port.readable && expects_frames(&conn.state) {
-        let length = match conn.link.port.recv(cx.sys, cx.scratch) {
+        let room = match &conn.state {
+            // What comes behind the frame waits in the socket for its bandwidth.
+            State::Active(active) if active.max_bandwidth.is_some() => LONGEST_FRAME.min(cx.scratch.len()),
+            State::Active(_) | State::Idle { .. } => cx.scratch.len(),
+        };
+        let length = match conn.link.port.recv(cx.sys, &mut cx.scratch[..room]) {
             Ok(0) => {
                 conn.closed = true;
                 return Err(End::Abort(AbortCode::ConnLost));

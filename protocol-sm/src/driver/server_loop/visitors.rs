@@ -167,9 +167,12 @@ impl<T, P> ServerLoop<T, P> {
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
         let doubt_at = cx.now + self.core.timings.start_patience;
         conn.silence = cx.now.since(conn.heard);
+        let max_bandwidth = self.controls.get(&conn.control).and_then(|shard| shard.max_bandwidth);
         conn.state = State::Active(Active {
             conn: active,
             tunnel: guest.tunnel,
+            max_bandwidth,
+            throttled: [false; 2],
             visitor: Some(visitor),
             pace: Pace::new(),
             first,

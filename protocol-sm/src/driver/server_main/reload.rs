@@ -130,6 +130,7 @@ impl<T, L> ServerMain<T, L> {
             keep: share(self.settings.idle_conns, loop_index, loop_count),
             max_waiting: share(scope.max_waiting, loop_index, loop_count),
             max_connections: share(scope.max_connections, loop_index, loop_count),
+            max_bandwidth: scope.max_bandwidth,
             loop_count,
         }
     }
@@ -153,7 +154,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Closes a tunnel that its client may not have any more, and tells it.
-    fn withdraw<S: MainSys<T, L>>(
+    pub(super) fn withdraw<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,

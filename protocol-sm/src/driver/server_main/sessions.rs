@@ -193,6 +193,10 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.tell(ToListener::Moved { from, to: loop_index });
                 cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
             }
+            FromServerLoop::WantBandwidth { control, tunnel, direction, rate, loop_index } => {
+                self.buckets.ask(cx.now, (control, tunnel), direction, rate, loop_index);
+                self.deal_bandwidth(cx);
+            }
             FromServerLoop::Ask { control, loop_index, count } => {
                 if let Some(entry) = self.sessions.get_mut(control) {
                     let msg = entry.control.on_ask(loop_index, count);
