@@ -91,6 +91,7 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    SourceFull,
     Throttled,
     NoMemory,
     StarvedOut,
@@ -111,7 +112,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 99] = [
+    pub const ALL: [Self; 100] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -195,6 +196,7 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::SourceFull,
         Self::Throttled,
         Self::NoMemory,
         Self::StarvedOut,

@@ -149,7 +149,8 @@ impl Oracle {
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
+                Dropped::SourceFull => self.saw(Sometimes::SourceFull),
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::TakenBack { conn, epoch, lost, .. } => {
                 self.ended((*conn, *epoch));

@@ -3,7 +3,7 @@
 use crate::kernel::Rng;
 use crate::scenario::{
     Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
-    draw_strategy,
+    draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::settings::Timings;
 use std::time::Duration;
@@ -136,6 +136,7 @@ impl Plan {
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            tight: draw_tight(seed, calm),
             max_bandwidth: None,
             timings,
             clients,
@@ -145,6 +146,7 @@ impl Plan {
             length,
             scratch: draw_scratch(rng),
             strategy: draw_strategy(rng),
+            turn: draw_turn(seed),
             short_calls: if rng.chance(60) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),

@@ -3,7 +3,7 @@
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
     KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
-    draw_strategy,
+    draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::settings::Timings;
@@ -157,6 +157,7 @@ impl Plan {
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            tight: draw_tight(seed, calm),
             max_bandwidth: None,
             timings,
             clients,
@@ -166,6 +167,7 @@ impl Plan {
             length,
             scratch: draw_scratch(rng),
             strategy: draw_strategy(rng),
+            turn: draw_turn(seed),
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
@@ -209,6 +211,7 @@ impl Plan {
             length: Duration::from_secs(300),
             max_waiting: 4096,
             max_connections: 10_000,
+            tight: None,
             max_bandwidth: None,
             timings: unhurried(),
             ..plan.scenario

@@ -13,6 +13,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
+use std::collections::BTreeMap;
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub(super) struct Effects {
     pub(super) breaches: Vec<(Property, String)>,
     /// Tries to open a port.
     pub(super) listens: usize,
+    /// Bytes that were taken, by the connection that they came from.
+    pub(super) taken: BTreeMap<SockId, (Role, usize)>,
     /// Connections begun: for which role, as which socket.
     pub(super) dialled: Vec<(Role, SockId)>,
     /// Frames or payload were sent into proxy_conns.
@@ -114,6 +117,10 @@ impl ThreadSys<'_> {
         result
     }
 
+    fn took(&mut self, stream: &Stream, bytes: usize) {
+        self.effects.taken.entry(stream.0).or_insert((stream.1, 0)).1 += bytes;
+    }
+
     fn moved(&mut self, stream: &Stream, read: usize, written: usize) {
         if matches!(stream.1, Role::Public | Role::Local) {
             self.effects.moved.push((stream.0, read, written));
@@ -157,6 +164,7 @@ impl Streams for ThreadSys<'_> {
         if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
             self.effects.heard.push((stream.0, into[..bytes].to_vec()));
         }
+        self.took(stream, bytes);
         Ok(Received { bytes, drained: bytes < into.len() })
     }
 
@@ -228,6 +236,7 @@ impl Splice for ThreadSys<'_> {
         self.may_splice()?;
         self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
+        self.took(stream, moved);
         self.moved(stream, moved, 0);
         if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());

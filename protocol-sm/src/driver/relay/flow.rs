@@ -1,8 +1,9 @@
 //! One direction of a relay: what is on its way, and the turn that moves it.
 
 use super::super::sys::Splice;
-use super::super::thread::{Cx, Strategy, TURN};
+use super::super::thread::{Cx, Strategy};
 use super::Endpoint;
+use crate::canary::{PlantedBug, planted};
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
@@ -44,7 +45,7 @@ pub(super) enum Turn {
 }
 
 impl<P> Flow<P> {
-    /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
+    /// One turn: sends what is held, then takes and forwards what there is, up to [`Cx::turn`] bytes. Without
     /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with. What is taken is also
     /// appended to `keep`, and not spliced then.
     pub(super) fn pump<S: Splice<Pipe = P>>(
@@ -187,7 +188,7 @@ impl<P> Flow<P> {
             let Some(from) = from.as_mut().filter(|_| may_take) else {
                 return Turn::Wait;
             };
-            if moved >= TURN {
+            if moved >= if planted(PlantedBug::LongTurn) { cx.turn * 64 } else { cx.turn } {
                 return Turn::Again;
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
@@ -246,7 +247,7 @@ impl<P> Flow<P> {
         from: &mut Endpoint<S::Stream>,
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
-        let max = half.budget((*capacity as usize).min(TURN)).take;
+        let max = half.budget((*capacity as usize).min(cx.turn)).take;
         let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
             from.readable &= error != SysError::WouldBlock;
             Stop::Source(error)

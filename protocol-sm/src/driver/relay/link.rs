@@ -2,7 +2,6 @@
 
 use super::super::Cx;
 use super::super::sys::Splice;
-use super::super::thread::TURN;
 use super::Endpoint;
 use super::flow::{Flow, Turn};
 use crate::bandwidth::{Meter, Metered, Tap};
@@ -183,7 +182,7 @@ impl<T, P> Link<T, P> {
         self.ingress_flow.discard(cx.sys);
         let mut moved = 0;
         while self.port.readable && ingress.budget(1).take > 0 {
-            if moved >= TURN {
+            if moved >= cx.turn {
                 result.again = true;
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! One direction over two sockets that hold as much as a test says: how much a turn moves, and who has another.
 
 use super::*;
+use crate::driver::TURN;
 use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
 use crate::driver::thread::SCRATCH;
@@ -150,7 +151,8 @@ impl Direction {
     fn pump(&mut self) -> (Turn, usize) {
         let before = self.sockets.delivered;
         let strategy = self.strategy;
-        let mut cx = Cx { sys: &mut self.sockets, now: Instant::ZERO, scratch: &mut self.scratch, strategy };
+        let mut cx =
+            Cx { sys: &mut self.sockets, now: Instant::ZERO, scratch: &mut self.scratch, strategy, turn: TURN };
         let turn = self.flow.pump(&mut cx, &mut self.transfer.egress, Some(&mut self.from), &mut self.to, false, None);
         (turn, self.sockets.delivered - before)
     }
