@@ -118,7 +118,7 @@ pub fn start(name: &'static str, instance: String, operator: Operator, reload: R
         let opened = TcpListener::bind(at).and_then(|listener| {
             listener.set_nonblocking(true)?;
             let at = listener.local_addr()?;
-            tracing::info!(event = "metrics", address = %at, "metrics and a page at http://{at}/");
+            tracing::info!(event = "metrics", port = at.port(), "metrics and a page at http://{at}/");
             Ok(listener)
         });
         let way = "choose another `metrics_addr`";
