@@ -55,6 +55,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub enum Question {
     /// What it does: a [`Status`].
     Status,
+    /// To read its configuration again: a sentence that says what that has changed.
+    Reload,
     /// Whether it does what it is for: `null`, or a sentence that says why not.
     Health,
     /// Server: end the sessions of a client, which is named as in its [`Status`], or by its credential.
@@ -78,12 +80,15 @@ pub struct Doors {
     pub metrics: Option<SocketAddr>,
 }
 
+/// Reads a configuration again, and returns what that has changed or why it has changed nothing. It may take its time.
+pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// A program that can be asked.
-#[derive(Debug)]
 struct Program {
     name: &'static str,
     instance: String,
     operator: Operator,
+    reload: Reload,
     host_name: String,
     /// The last answer. Whoever asks in quick succession gets the same.
     last: Mutex<Option<(Instant, Arc<Status>)>>,
@@ -101,7 +106,7 @@ pub struct Admin {
 /// Lets the program `name` ([`SERVER`] or [`CLIENT`]) be asked at `doors`, on a thread of its own. `instance` tells it from
 /// others of its name. Whatever goes wrong is logged, and the program runs without.
 #[must_use]
-pub fn start(name: &'static str, instance: String, operator: Operator, doors: &Doors) -> Admin {
+pub fn start(name: &'static str, instance: String, operator: Operator, reload: Reload, doors: &Doors) -> Admin {
     let socket = socket::open(&doors.socket, name, &instance).unwrap_or_else(|error| {
         tracing::error!(
             event = "no_admin_socket",
@@ -113,7 +118,7 @@ pub fn start(name: &'static str, instance: String, operator: Operator, doors: &D
         let opened = TcpListener::bind(at).and_then(|listener| {
             listener.set_nonblocking(true)?;
             let at = listener.local_addr()?;
-            tracing::info!(event = "metrics", address = %at, "metrics and a page at http://{at}/");
+            tracing::info!(event = "metrics", port = at.port(), "metrics and a page at http://{at}/");
             Ok(listener)
         });
         let way = "choose another `metrics_addr`";
@@ -125,7 +130,7 @@ pub fn start(name: &'static str, instance: String, operator: Operator, doors: &D
     }
     if socket.is_some() || web.is_some() {
         let host_name = uname().map(|system| system.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-        let program = Program { name, instance, operator, host_name, last: Mutex::default() };
+        let program = Program { name, instance, operator, reload, host_name, last: Mutex::default() };
         if let Err(error) = serve(socket, web, program) {
             tracing::error!(event = "no_admin", "this program cannot be asked: {error}");
         }
@@ -250,8 +255,16 @@ async fn answer(question: Question, program: &Program) -> Vec<u8> {
             Ok(0) => Err(format!("no tunnel has the public port {port}; `status` names those that are open")),
             done => done.map(|count| line("done", &count)),
         },
+        Question::Reload => reload(program).await.map(|sentence| line("reloaded", &sentence)),
     };
     answer.unwrap_or_else(|why| error(&why))
+}
+
+/// Has the program read its configuration again, on a thread that may wait for files.
+async fn reload(program: &Program) -> Result<String, String> {
+    let reload = Arc::clone(&program.reload);
+    let done = tokio::task::spawn_blocking(move || reload()).await;
+    done.unwrap_or_else(|_| Err("the reload has failed; its log says why".to_owned()))
 }
 
 const ENDING: &str = "the program is ending";
@@ -310,6 +323,7 @@ mod tests {
     #[test]
     fn a_question_says_its_version_and_what_it_wants() {
         assert_eq!(read(br#"{"version":1,"do":"status"}"#), Ok(Question::Status));
+        assert_eq!(read(br#"{"version":1,"do":"reload"}"#), Ok(Question::Reload));
         for (line, why) in [
             (&b"garbage"[..], "the question is no JSON"),
             (b"\xff", "the question is no JSON"),

@@ -68,6 +68,9 @@ pub enum Command {
     Status(StatusFlags),
     /// Say whether the running program does what it is for: exit code 0, or 1 with a sentence that says why not
     Health(SocketFlag),
+    /// Have the running program read its configuration file again, and show what that has changed; exit code 1, and
+    /// nothing is changed, if something is wrong with it
+    Reload(SocketFlag),
 }
 
 /// What a server can do instead of running.

@@ -45,6 +45,7 @@ pub fn run(program: &str, command: &Command) -> ExitCode {
         Command::CheckConfig { .. } => unreachable!("it asks nobody"),
         Command::Status(how) => status(program, how),
         Command::Health(socket) => health(program, socket),
+        Command::Reload(socket) => reload(program, socket),
     };
     conclude(outcome)
 }
@@ -87,6 +88,13 @@ fn status(program: &str, flags: &StatusFlags) -> Asked<()> {
     }
     let status = fetch(&mut target)?;
     print(&table::table(&status, None, width()))
+}
+
+/// `reload`: has the running `program` read its configuration again, and prints what that has changed.
+fn reload(program: &str, socket: &SocketFlag) -> Asked<()> {
+    let mut target = find(program, socket.socket.as_deref())?;
+    let answer = ask(&mut target, &Question::Reload, "reloaded")?;
+    print(&format!("{}\n", answer.as_str().unwrap_or_default()))
 }
 
 fn fetch(target: &mut Target) -> Asked<Status> {

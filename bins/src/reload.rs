@@ -3,6 +3,7 @@
 //! Whatever is wrong with it changes nothing. Files are read on the thread that asks, which is none that carries traffic;
 //! the main thread gets the whole.
 
+use crate::admin;
 use crate::assemble::Assembled;
 use crate::certificates::{self, Attended};
 use crate::config::ConfigError;
@@ -79,6 +80,13 @@ impl<C: Send + 'static> Reload<C> {
         }
         notify::ready(None);
         done
+    }
+
+    /// The same for whoever asks from outside.
+    #[must_use]
+    pub fn asked(self: &Arc<Self>) -> admin::Reload {
+        let reload = Arc::clone(self);
+        Arc::new(move || reload.reload().map_err(|why| why.to_string()))
     }
 
     /// Serves [`Asker::ask`] on a thread of its own, which lives as long as the process.

@@ -3,11 +3,12 @@
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tests::exchange::send_part;
 use tests::payload::{Arrival, Flow};
-use tests::programs::{Client, Options, Program, Server, options};
+use tests::programs::{Client, Options, Program, Server, directory, options};
 use tests::services::Service;
 use tests::sockets::{End, connect, free_port, read_each, read_end};
 use tests::visits::{greeting, ping, short_visit, until_greeted};
@@ -331,6 +332,28 @@ fn the_log_level_is_reloaded() {
     server.signal(Signal::SIGHUP);
     server.stop_by_signal();
     assert!(!server.log().contains("\"stopped\"") && server.log().matches("reloaded ").count() <= 3);
+}
+
+#[test]
+fn the_command_says_what_was_changed_or_why_nothing_was() {
+    let files = tempfile::TempDir::new().expect("a directory");
+    let folder = files.path().to_str().expect("a path in UTF-8");
+    let server = Server::start(options().key("idle_conns", 1).env("RUNTIME_DIRECTORY", folder));
+    server.log_line("admin socket");
+    let reload = || {
+        let command = directory().join("cproxy-server");
+        let output = Command::new(command).arg("reload").env("RUNTIME_DIRECTORY", folder).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).expect("text"))
+    };
+    let write = |text: &str| fs::write(server.config_file(), text).expect("write it");
+    write("idle_conns = 2\n");
+    let (code, said) = reload();
+    assert!(code == Some(0) && said.contains("clients unchanged: 0; settings changed: idle_conns"), "{said}");
+    write("idle_conns = 2\nidle_cons = 3\n");
+    let (code, said) = reload();
+    assert!(code == Some(1) && said.contains(":2: unknown key `idle_cons`"), "{said}");
+    server.log_line("not reloaded, and nothing is changed");
 }
 
 /// A client goes over to a server under another name, and its session goes on.

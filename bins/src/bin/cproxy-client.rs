@@ -76,7 +76,7 @@ fn run(
     notify::ready(Some("started"));
     caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
-    let _admin = admin::start(admin::CLIENT, instance, client.operator(), doors);
+    let _admin = admin::start(admin::CLIENT, instance, client.operator(), reload.asked(), doors);
     let total = client.run(|tunnel| announce(out, tunnel))?;
     tracing::info!(
         event = "stopped",

@@ -113,7 +113,7 @@ fn run(
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     caught.serve(server.stopper(), reload.serve()?)?;
     let instance = server.ctl_addr().port().to_string();
-    let _admin = admin::start(admin::SERVER, instance, server.operator(), doors);
+    let _admin = admin::start(admin::SERVER, instance, server.operator(), reload.asked(), doors);
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.

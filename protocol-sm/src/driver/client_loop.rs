@@ -115,7 +115,7 @@ struct Active {
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
-    starved: [bool; 2],
+    throttled: [bool; 2],
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
     began: Counted<Instant>,
@@ -200,6 +200,8 @@ where
                 self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
                 self.told_up = false;
+                // A visitor may still have been started for one that was closed.
+                self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
             ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
@@ -212,7 +214,6 @@ where
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
-                self.labels.remove(&tunnel);
                 self.rates.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
@@ -278,9 +279,9 @@ where
                 }
                 Phase::Lingering => self.drive(cx, token),
                 Phase::Flowing | Phase::HalfOpen => {
-                    let Active { conn: ActiveConn { transfer, .. }, pace, starved, .. } = active;
-                    let starved = starved.contains(&true);
-                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, starved) {
+                    let Active { conn: ActiveConn { transfer, .. }, pace, throttled, .. } = active;
+                    let throttled = throttled.contains(&true);
+                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, throttled) {
                         self.end(cx, token, End::Abort(AbortCode::Deadline));
                     }
                 }
@@ -367,7 +368,7 @@ mod tests {
                 pace,
                 began,
                 max_bandwidth: None,
-                starved: [false; 2],
+                throttled: [false; 2],
                 visit: None,
             }
             .phase(unanswered)

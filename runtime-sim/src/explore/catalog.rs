@@ -174,16 +174,17 @@ pub const CATALOG: &[Entry] = &{
         small(Closing, "a tunnel is closed, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..CLOSES })),
         small(Closing, "a tunnel is closed, the server's grace", programs(Programs { client_closes: true, ..GRACE })),
         small(Closing, "a tunnel is closed, slow mail", programs(Programs { client_closes: true, ..SLOW_MAIL })),
-        small(Reloading, "the client connects anew", programs(Programs { visits: 2, ..RELOADS })),
-        small(
+        small(Reloading, "the client connects anew", programs(RELOADS)),
+        large(Reloading, "the client connects anew, 2 visitors", programs(Programs { visits: 2, ..RELOADS })),
+        large(
             Reloading,
             "the client connects anew, a ctl_conn is lost",
             programs(Programs { ctl_losses: 1, ..RELOADS }),
         ),
-        small(Reloading, "the client connects anew, and stops", programs(Programs { client_stops: true, ..RELOADS })),
-        small(Reloading, "a scope shrinks", programs(Programs { visits: 2, ..SHRINKS })),
-        small(Reloading, "a scope shrinks, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..SHRINKS })),
-        small(Reloading, "both", programs(Programs { client_reloads: true, ..SHRINKS })),
+        large(Reloading, "the client connects anew, and stops", programs(Programs { client_stops: true, ..RELOADS })),
+        small(Reloading, "a scope shrinks", programs(SHRINKS)),
+        large(Reloading, "a scope shrinks, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..SHRINKS })),
+        large(Reloading, "both", programs(Programs { client_reloads: true, ..SHRINKS })),
         small(Reloading, "a scope shrinks, a tunnel is closed", programs(Programs { client_closes: true, ..SHRINKS })),
     ]
 };
