@@ -12,7 +12,7 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{
     Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
-    Streams, SysError, Tell, Token,
+    Streams, SysError, TURN, Tell, Token,
 };
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -261,7 +261,9 @@ thread_local! {
 pub(crate) fn with<R>(net: &mut Net, thread: usize, call: impl FnOnce(&mut Cx<'_, View<'_>>) -> R) -> R {
     let now = net.now;
     let mut sys = View { net, thread };
-    BUFFER.with_borrow_mut(|scratch| call(&mut Cx { sys: &mut sys, now, scratch, strategy: Strategy::default() }))
+    BUFFER.with_borrow_mut(|scratch| {
+        call(&mut Cx { sys: &mut sys, now, scratch, strategy: Strategy::default(), turn: TURN })
+    })
 }
 
 /// Lets a driver do what is due, and says whether anything was.

@@ -58,6 +58,7 @@ pub enum Property {
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    CrowdsAreBounded,
     ReloadsSpareOthers,
     ClosedTakesNobody,
     TurnsAreShort,
@@ -75,7 +76,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -106,6 +107,7 @@ impl Property {
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::CrowdsAreBounded,
         Self::ReloadsSpareOthers,
         Self::ClosedTakesNobody,
         Self::TurnsAreShort,
@@ -161,9 +163,12 @@ impl Property {
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::CrowdsAreBounded => {
+                "there are no more visitors than descriptors for them, and of one address no more than its part"
+            }
             Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
             Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
-            Self::TurnsAreShort => "one turn of a thread opens few ports",
+            Self::TurnsAreShort => "one turn of a thread opens few ports and moves few bytes",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",
             Self::ClientsReturn => "every client is back after the faults have stopped",

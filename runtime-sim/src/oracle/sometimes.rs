@@ -91,7 +91,10 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    SourceFull,
     Throttled,
+    NoMemory,
+    StarvedOut,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -109,7 +112,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 97] = [
+    pub const ALL: [Self; 100] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -193,7 +196,10 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::SourceFull,
         Self::Throttled,
+        Self::NoMemory,
+        Self::StarvedOut,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,

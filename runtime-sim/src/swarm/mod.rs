@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 36] = [
+pub const UNSEEN: [Sometimes; 37] = [
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,
@@ -88,6 +88,7 @@ pub const UNSEEN: [Sometimes; 36] = [
     Sometimes::KickedWithTransfers,
     Sometimes::PortClosed,
     Sometimes::PortClosedWithTransfers,
+    Sometimes::StarvedOut,
 ];
 
 /// Runs the system that `seed` describes.

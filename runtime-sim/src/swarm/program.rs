@@ -62,8 +62,11 @@ impl<D: Driver<Thread, Message = M>, M> SimThread<D, M> {
     }
 
     fn call<R>(&mut self, now: Instant, call: impl FnOnce(&mut D, &mut Cx<'_, Thread>) -> R) -> R {
-        let strategy = self.thread.process.borrow().stage.plan.scenario.strategy;
-        let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy };
+        let (strategy, turn) = {
+            let scenario = &self.thread.process.borrow().stage.plan.scenario;
+            (scenario.strategy, scenario.turn)
+        };
+        let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy, turn };
         call(&mut self.driver, &mut cx)
     }
 }

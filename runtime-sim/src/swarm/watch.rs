@@ -2,9 +2,10 @@
 
 use super::stage::Stage;
 use crate::oracle::{Books, Ends, Kind, Property, Sometimes};
+use protocol_sm::crowd::Guest;
 use protocol_sm::driver::Note;
 use protocol_sm::driver::messages::{
-    ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
@@ -30,6 +31,8 @@ pub(super) struct Watch {
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// The client's session.
     serial: RefCell<u64>,
+    /// Visitors who are there, or on their way to a loop.
+    guests: RefCell<Vec<Guest>>,
     /// Visits of which it was said that they are over.
     visits: Cell<u64>,
     /// What the program has noted.
@@ -53,6 +56,7 @@ impl Watch {
             visitors: RefCell::default(),
             started: RefCell::default(),
             serial: RefCell::default(),
+            guests: RefCell::default(),
             visits: Cell::default(),
             books: RefCell::default(),
             asked: RefCell::default(),
@@ -69,7 +73,31 @@ impl Watch {
         }
     }
 
+    /// A visitor has come, and there are no more than there may be.
+    fn guest_came(&self, guest: Guest) {
+        let mut guests = self.guests.borrow_mut();
+        guests.push(guest);
+        let Some(tight) = self.stage.plan.scenario.tight else { return };
+        let same = guests.iter().filter(|other| **other == guest).count();
+        if guests.len() > tight.visitors as usize || same > tight.per_source as usize {
+            let what = format!("{} visitors, {same} of one address, with {tight:?}", guests.len());
+            self.stage.breach(Kind::Safety, Property::CrowdsAreBounded, what);
+        }
+    }
+
+    fn guest_left(&self, guest: Guest) {
+        let mut guests = self.guests.borrow_mut();
+        let at = guests.iter().position(|other| *other == guest).expect("who left had come");
+        guests.swap_remove(at);
+    }
+
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
+        // Who is passed on comes to another loop.
+        if let FromServerLoop::Left { guest, .. } | FromServerLoop::PassOn { arrival: Arrival { guest, .. }, .. } =
+            message
+        {
+            self.guest_left(*guest);
+        }
         if let FromServerLoop::WantBandwidth { .. } = message {
             self.stage.saw(Sometimes::Throttled);
         }
@@ -152,6 +180,7 @@ impl Watch {
         match message {
             ToServerLoop::Visitor(arrival) => {
                 self.visitors.borrow_mut().insert(arrival.from, arrival.control);
+                self.guest_came(arrival.guest);
             }
             ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ClientFinFirst, Sometimes::ResetDown];

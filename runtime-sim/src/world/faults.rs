@@ -126,6 +126,7 @@ impl World {
                 true
             }
             SimFault::FewDescriptors => self.few_descriptors(index, client),
+            SimFault::NoMemory => self.starve(client),
             SimFault::StopClient => self.stop_for_a_while(self.clients[client]),
             SimFault::StopServer => self.stop_for_a_while(self.server),
             SimFault::Rival => {
@@ -191,6 +192,7 @@ impl World {
                 self.after_actor(found);
             }
             SimFault::FewDescriptors => self.enough_descriptors(),
+            SimFault::NoMemory => self.enough_memory(),
             SimFault::Rival => self.kill(target),
             SimFault::ReloadClient => self.restore_client(target),
             SimFault::ReloadServer => self.restore_server(),
@@ -215,6 +217,7 @@ impl World {
         self.kernel.heal_all();
         self.thaw();
         self.enough_descriptors();
+        self.enough_memory();
         for rival in std::mem::take(&mut self.rivals) {
             self.kill(rival);
         }
@@ -399,6 +402,19 @@ impl World {
     fn enough_descriptors(&mut self) {
         for process in &self.processes {
             self.kernel.set_fd_limit(process.proc, 10_000);
+        }
+    }
+
+    fn starve(&mut self, client: usize) -> bool {
+        let process = if self.rng.chance(30) { self.server } else { self.clients[client] };
+        let chance = self.rng.pick(&[20, 100, 100]);
+        self.kernel.set_no_memory(self.processes[process].proc, chance);
+        true
+    }
+
+    fn enough_memory(&mut self) {
+        for process in &self.processes {
+            self.kernel.set_no_memory(process.proc, 0);
         }
     }
 

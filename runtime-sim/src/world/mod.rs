@@ -8,6 +8,8 @@ mod actors;
 mod books;
 mod direct;
 mod faults;
+#[cfg(test)]
+mod forgotten;
 mod phases;
 mod plan;
 mod reload;
