@@ -1,30 +1,40 @@
-//! The admin socket: what a running program is asked, and what it answers. A Unix socket for its own user and for root.
+//! What a running program is asked from outside, and what it answers: over the admin socket, a Unix socket for its own user
+//! and for root, and over HTTP, where anybody who gets there may look and change nothing ([`web`]).
 //!
-//! One line of JSON for each question, one for each answer (`docs/operating.md`). All of it is on one thread of its own,
+//! Over the socket, one line of JSON for each question, one for each answer (`docs/operating.md`). All of it is on one thread of its own,
 //! with bounds for everything that a caller can do: lines of [`MOST_BYTES`], [`MOST_CALLERS`] at once, [`PATIENCE`] with
 //! each.
 
 mod ask;
+mod metrics;
 mod socket;
 mod status;
+mod web;
 
 pub use ask::{Asked, Target, ask, find};
 pub use socket::Place;
 pub use status::{Descriptors, Status};
+pub use web::address;
 
+use nix::sys::utsname::uname;
 use nix::unistd::Uid;
-use runtime_epoll::Reporter;
+use runtime_epoll::{Operator, Order};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fmt;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::timeout;
+
+/// The server's name.
+pub const SERVER: &str = "cproxy-server";
+/// The client's name.
+pub const CLIENT: &str = "cproxy-client";
 
 /// The form of questions and answers. A program that is asked in another one says so.
 pub const VERSION: u64 = 1;
@@ -47,68 +57,105 @@ pub enum Question {
     Status,
     /// To read its configuration again: a sentence that says what that has changed.
     Reload,
+    /// Whether it does what it is for: `null`, or a sentence that says why not.
+    Health,
+    /// Server: end the sessions of a client, which is named as in its [`Status`], or by its credential.
+    Kick {
+        /// The name.
+        client: String,
+    },
+    /// Server: close a public port for as long as its client's session lasts.
+    Close {
+        /// The port.
+        port: u16,
+    },
 }
 
-/// A program that can be asked.
-pub struct Program {
-    /// `cproxy-server` or `cproxy-client`.
-    pub name: &'static str,
-    /// What tells it from others of its name: the ctl port, or the process.
-    pub instance: String,
-    /// Asks it what it does.
-    pub reporter: Reporter,
-    /// Has it read its configuration again.
-    pub reload: Reload,
+/// Where a program can be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// Its admin socket.
+    pub socket: Place,
+    /// Where it answers over HTTP, if it does.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Reads a configuration again, and returns what that has changed or why it has changed nothing. It may take its time.
 pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
-impl fmt::Debug for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").field("name", &self.name).field("instance", &self.instance).finish_non_exhaustive()
-    }
+/// A program that can be asked.
+struct Program {
+    name: &'static str,
+    instance: String,
+    operator: Operator,
+    reload: Reload,
+    host_name: String,
+    /// The last answer. Whoever asks in quick succession gets the same.
+    last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
-/// The admin socket of a running program. Its file goes when this is dropped.
+/// How old an answer may be: thousands who ask all the time take no time of the event loops.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// A running program's admin socket. Its file goes when this is dropped.
 #[derive(Debug)]
 pub struct Admin {
     _file: Option<socket::Open>,
 }
 
-/// Opens the admin socket of `program` at `place`, and serves it on a thread of its own. Whatever goes wrong is logged,
-/// and the program runs without.
+/// Lets the program `name` ([`SERVER`] or [`CLIENT`]) be asked at `doors`, on a thread of its own. `instance` tells it from
+/// others of its name. Whatever goes wrong is logged, and the program runs without.
 #[must_use]
-pub fn start(program: Program, place: &Place) -> Admin {
-    let opened = match socket::open(place, program.name, &program.instance) {
-        Ok(Some((open, listener))) => serve(listener, program).map(|()| open),
-        Ok(None) => return Admin { _file: None },
-        Err(error) => Err(error),
-    };
-    match opened {
-        Ok(open) => {
-            tracing::info!(event = "admin_socket", socket = open.path().to_string_lossy().as_ref(), "admin socket");
-            Admin { _file: Some(open) }
-        }
-        Err(error) => {
-            tracing::error!(
-                event = "no_admin_socket",
-                "no admin socket, so `status` and the like do not reach this program: {error}"
-            );
-            Admin { _file: None }
+pub fn start(name: &'static str, instance: String, operator: Operator, reload: Reload, doors: &Doors) -> Admin {
+    let socket = socket::open(&doors.socket, name, &instance).unwrap_or_else(|error| {
+        tracing::error!(
+            event = "no_admin_socket",
+            "no admin socket, so `status` and the like do not reach this program: {error}"
+        );
+        None
+    });
+    let web = doors.metrics.and_then(|at| {
+        let opened = TcpListener::bind(at).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            let at = listener.local_addr()?;
+            tracing::info!(event = "metrics", port = at.port(), "metrics and a page at http://{at}/");
+            Ok(listener)
+        });
+        let way = "choose another `metrics_addr`";
+        opened.map_err(|error| tracing::error!(event = "no_metrics", "no metrics at {at}: {error}; {way}")).ok()
+    });
+    let (file, socket) = socket.unzip();
+    if let Some(file) = &file {
+        tracing::info!(event = "admin_socket", socket = file.path().to_string_lossy().as_ref(), "admin socket");
+    }
+    if socket.is_some() || web.is_some() {
+        let host_name = uname().map(|system| system.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+        let program = Program { name, instance, operator, reload, host_name, last: Mutex::default() };
+        if let Err(error) = serve(socket, web, program) {
+            tracing::error!(event = "no_admin", "this program cannot be asked: {error}");
         }
     }
+    Admin { _file: file }
 }
 
-fn serve(listener: std::os::unix::net::UnixListener, program: Program) -> io::Result<()> {
+fn serve(
+    socket: Option<std::os::unix::net::UnixListener>,
+    web: Option<TcpListener>,
+    program: Program,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let listener = {
+    let program = Arc::new(program);
+    {
         let _inside = runtime.enter();
-        UnixListener::from_std(listener)?
-    };
-    let accept = accept(listener, Arc::new(program));
+        if let Some(listener) = socket {
+            runtime.spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&program)));
+        }
+        if let Some(listener) = web {
+            runtime.spawn(web::serve(tokio::net::TcpListener::from_std(listener)?, program));
+        }
+    }
     // It lives as long as the process.
-    thread::Builder::new().name("cproxy-admin".into()).spawn(move || runtime.block_on(accept))?;
+    thread::Builder::new().name("cproxy-admin".into()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(())
 }
 
@@ -197,16 +244,20 @@ fn read(line: &[u8]) -> Result<Question, String> {
 }
 
 async fn answer(question: Question, program: &Program) -> Vec<u8> {
-    match question {
-        Question::Status => match status(program).await {
-            Ok(status) => line("status", &status),
-            Err(why) => error(why),
+    let answer = match question {
+        Question::Status => fresh(program).await.map(|status| line("status", &*status)),
+        Question::Health => fresh(program).await.map(|status| line("health", &status.ailment())),
+        Question::Kick { client } => match order(program, Order::Kick(client.clone())).await {
+            Ok(0) => Err(format!("there is no client {client:?}; `status` names those that there are")),
+            done => done.map(|count| line("done", &count)),
         },
-        Question::Reload => match reload(program).await {
-            Ok(sentence) => line("reloaded", &sentence),
-            Err(why) => error(&why),
+        Question::Close { port } => match order(program, Order::Close(port)).await {
+            Ok(0) => Err(format!("no tunnel has the public port {port}; `status` names those that are open")),
+            done => done.map(|count| line("done", &count)),
         },
-    }
+        Question::Reload => reload(program).await.map(|sentence| line("reloaded", &sentence)),
+    };
+    answer.unwrap_or_else(|why| error(&why))
 }
 
 /// Has the program read its configuration again, on a thread that may wait for files.
@@ -216,17 +267,41 @@ async fn reload(program: &Program) -> Result<String, String> {
     done.unwrap_or_else(|_| Err("the reload has failed; its log says why".to_owned()))
 }
 
-/// What the program does now.
-async fn status(program: &Program) -> Result<Status, &'static str> {
+const ENDING: &str = "the program is ending";
+
+/// The server does what it is told; returns how many sessions or tunnels that was about.
+async fn order(program: &Program, order: Order) -> Result<usize, String> {
+    let (to, done) = oneshot::channel();
+    let Some(asked) = program.operator.order(order, move |count| {
+        let _gone = to.send(count);
+    }) else {
+        return Err("a client takes no such order: ask the server".to_owned());
+    };
+    let done = timeout(REPORT, done).await;
+    drop(asked);
+    *program.last.lock().await = None;
+    done.map_err(|_| OVERLOADED.to_owned())?.map_err(|_| ENDING.to_owned())
+}
+
+const OVERLOADED: &str = "the event loops did not answer in time: the machine is overloaded";
+
+/// What the program does now, or did a moment ago.
+async fn fresh(program: &Program) -> Result<Arc<Status>, String> {
+    // Whoever comes meanwhile waits for the same answer.
+    let mut last = program.last.lock().await;
+    if let Some((at, status)) = &*last
+        && at.elapsed() < FRESH
+    {
+        return Ok(Arc::clone(status));
+    }
     let (to, report) = oneshot::channel();
-    let asked = program.reporter.ask(move |report| drop(to.send(report)));
+    let asked = program.operator.ask(move |report| drop(to.send(report)));
     let report = timeout(REPORT, report).await;
     drop(asked);
-    match report {
-        Ok(Ok(report)) => Ok(Status::of(program, &report)),
-        Ok(Err(_)) => Err("the program is ending"),
-        Err(_) => Err("the event loops did not answer in time: the machine is overloaded"),
-    }
+    let report = report.map_err(|_| OVERLOADED.to_owned())?.map_err(|_| ENDING.to_owned())?;
+    let status = Arc::new(Status::of(program, &report));
+    *last = Some((Instant::now(), Arc::clone(&status)));
+    Ok(status)
 }
 
 /// The line `{"version":1,"KEY":…}`.

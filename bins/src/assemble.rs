@@ -34,8 +34,8 @@ pub struct Assembled<C> {
     pub besides: Besides,
     /// What a reload does not change.
     pub fixed: Fixed,
-    /// Where the admin socket is to be.
-    pub admin: admin::Place,
+    /// Where the program can be asked.
+    pub doors: admin::Doors,
 }
 
 /// The most event-loop threads that are started unasked.
@@ -242,7 +242,8 @@ fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config:
         "work_thread_nums" => (key, work_threads.to_string()),
         "log_format" => (key, format!("{:?}", common.logs.format)),
         "access_log" => (key, format!("{:?}", common.access_log)),
-        "admin_socket" => (key, format!("{:?}", common.admin)),
+        "admin_socket" => (key, format!("{:?}", common.doors.socket)),
+        "metrics_addr" => (key, format!("{:?}", common.doors.metrics)),
         key => unreachable!("{key} counts from the start only, and nobody says what it was"),
     }
 }
@@ -288,8 +289,8 @@ impl<'p> Findings<'p> {
 
     fn conclude<C>(self, config: C, common: config::Common, fixed: Fixed) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
-        let config::Common { logs, access_log, admin, .. } = common;
-        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, admin, fixed })
+        let config::Common { logs, access_log, doors, .. } = common;
+        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, doors, fixed })
     }
 }
 

@@ -15,7 +15,7 @@ pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 
 use crate::access_log::Destination;
-use crate::admin::Place;
+use crate::admin::{self, Doors, Place};
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
@@ -80,8 +80,8 @@ pub struct Common {
     pub logs: Logs,
     /// Where visits are logged.
     pub access_log: Destination,
-    /// Where the admin socket is to be.
-    pub admin: Place,
+    /// Where the program can be asked.
+    pub doors: Doors,
     /// What is legal but poor, as sentences.
     pub warnings: Vec<String>,
 }
@@ -133,7 +133,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
         t.heartbeat_timeout,
         section::Order::Below,
     );
-    common.admin = admin(top);
+    common.doors = Doors { socket: socket(top), metrics: top.parsed_or_number("metrics_addr", admin::address) };
     top.choice("log_format", &mut common.logs.format);
     top.choice("log_level", &mut common.logs.level);
     common.access_log = access_log(top);
@@ -155,7 +155,7 @@ fn access_log(top: &Section<'_>) -> Destination {
 }
 
 /// Reads `admin_socket`. A relative path starts at the configuration file's directory.
-fn admin(top: &Section<'_>) -> Place {
+fn socket(top: &Section<'_>) -> Place {
     let Some(text) = top.text("admin_socket") else { return Place::default() };
     if text.is_empty() {
         top.problem("admin_socket", "is empty; write a path, or \"off\"".into());

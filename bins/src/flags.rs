@@ -66,9 +66,35 @@ pub enum Command {
     },
     /// Show what the running program does: sessions, tunnels, visitors, bytes
     Status(StatusFlags),
+    /// Say whether the running program does what it is for: exit code 0, or 1 with a sentence that says why not
+    Health(SocketFlag),
     /// Have the running program read its configuration file again, and show what that has changed; exit code 1, and
     /// nothing is changed, if something is wrong with it
     Reload(SocketFlag),
+}
+
+/// What a server can do instead of running.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ServerCommand {
+    /// What both programs can.
+    #[command(flatten)]
+    Common(Command),
+    /// End the sessions of a client, which comes back after a while
+    Kick {
+        /// The client as `status` names it, or the name of its [[clients]] section
+        client: String,
+        /// Which program is asked.
+        #[command(flatten)]
+        socket: SocketFlag,
+    },
+    /// Close a public port until its client's next session
+    Close {
+        /// The port
+        port: u16,
+        /// Which program is asked.
+        #[command(flatten)]
+        socket: SocketFlag,
+    },
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.
@@ -77,7 +103,7 @@ pub enum Command {
 pub struct ServerFlags {
     /// What to do instead of running.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<ServerCommand>,
     /// Listen on this address of this machine [default: 0.0.0.0]
     #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
     pub bind_addr: Option<IpAddr>,

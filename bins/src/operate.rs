@@ -1,10 +1,13 @@
 //! The commands that ask a running program: `status`, and what else goes through its admin socket.
 
 mod table;
+#[cfg(test)]
+pub(crate) use table::tests;
 mod watch;
 
-use crate::admin::{Asked, Question, Status, Target, ask, find};
+use crate::admin::{Asked, Question, SERVER, Status, Target, ask, find};
 use crate::exit;
+use crate::flags::Command;
 use clap::Args;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
@@ -32,9 +35,29 @@ pub struct StatusFlags {
     pub socket: SocketFlag,
 }
 
-/// Says on standard error why `outcome` is none.
+/// Asks the running `program` what `command` says.
+///
+/// # Panics
+/// For a command that asks nothing: the caller's misuse.
 #[must_use]
-pub fn conclude(outcome: Asked<()>) -> ExitCode {
+pub fn run(program: &str, command: &Command) -> ExitCode {
+    let outcome = match command {
+        Command::CheckConfig { .. } => unreachable!("it asks nobody"),
+        Command::Status(how) => status(program, how),
+        Command::Health(socket) => health(program, socket),
+        Command::Reload(socket) => reload(program, socket),
+    };
+    conclude(outcome)
+}
+
+/// Gives the running server an order.
+#[must_use]
+pub fn order(question: &Question, socket: &SocketFlag) -> ExitCode {
+    let asked = find(SERVER, socket.socket.as_deref()).and_then(|mut target| ask(&mut target, question, "done"));
+    conclude(asked.map(drop))
+}
+
+fn conclude(outcome: Asked<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -44,11 +67,17 @@ pub fn conclude(outcome: Asked<()>) -> ExitCode {
     }
 }
 
+/// `health`: nothing, or why it does not do what it is for.
+fn health(program: &str, socket: &SocketFlag) -> Asked<()> {
+    let mut target = find(program, socket.socket.as_deref())?;
+    match ask(&mut target, &Question::Health, "health")?.as_str() {
+        None => print("ok\n"),
+        Some(why) => Err(why.to_owned()),
+    }
+}
+
 /// `status`: what the running `program` does.
-///
-/// # Errors
-/// It cannot be asked: a sentence.
-pub fn status(program: &str, flags: &StatusFlags) -> Asked<()> {
+fn status(program: &str, flags: &StatusFlags) -> Asked<()> {
     let mut target = find(program, flags.socket.socket.as_deref())?;
     if flags.watch {
         return watch::watch(&mut target, flags.json);
@@ -62,11 +91,8 @@ pub fn status(program: &str, flags: &StatusFlags) -> Asked<()> {
 }
 
 /// `reload`: has the running `program` read its configuration again, and prints what that has changed.
-///
-/// # Errors
-/// It cannot be asked, or something is wrong with the configuration and nothing was changed: a sentence.
-pub fn reload(program: &str, which: &SocketFlag) -> Asked<()> {
-    let mut target = find(program, which.socket.as_deref())?;
+fn reload(program: &str, socket: &SocketFlag) -> Asked<()> {
+    let mut target = find(program, socket.socket.as_deref())?;
     let answer = ask(&mut target, &Question::Reload, "reloaded")?;
     print(&format!("{}\n", answer.as_str().unwrap_or_default()))
 }

@@ -7,12 +7,12 @@
 //! the explorer interleaves; a new call of the drivers goes into both.
 
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
-    Streams, SysError, Tell, Token,
+    Streams, SysError, TURN, Tell, Token,
 };
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -261,7 +261,9 @@ thread_local! {
 pub(crate) fn with<R>(net: &mut Net, thread: usize, call: impl FnOnce(&mut Cx<'_, View<'_>>) -> R) -> R {
     let now = net.now;
     let mut sys = View { net, thread };
-    BUFFER.with_borrow_mut(|scratch| call(&mut Cx { sys: &mut sys, now, scratch, strategy: Strategy::default() }))
+    BUFFER.with_borrow_mut(|scratch| {
+        call(&mut Cx { sys: &mut sys, now, scratch, strategy: Strategy::default(), turn: TURN })
+    })
 }
 
 /// Lets a driver do what is due, and says whether anything was.
@@ -480,8 +482,8 @@ impl Tell<ToLoop<ToClientLoop>> for View<'_> {
     }
 }
 
-impl Tell<Reported> for View<'_> {
-    fn tell(&mut self, _: Reported) {
+impl Tell<ToOperator> for View<'_> {
+    fn tell(&mut self, _: ToOperator) {
         unreachable!("nobody asks here");
     }
 }

@@ -603,10 +603,12 @@ pub(crate) fn abort_code(tape: &mut Tape<'_>) -> AbortCode {
 }
 
 pub(crate) fn close_code(tape: &mut Tape<'_>) -> CloseCode {
-    match tape.byte() % 4 {
+    match tape.byte() % 6 {
         0 => CloseCode::Bye,
         1 => CloseCode::Replaced,
         2 => CloseCode::Violation,
-        _ => CloseCode::Stopping,
+        3 => CloseCode::Stopping,
+        4 => CloseCode::Revoked,
+        _ => CloseCode::Kicked,
     }
 }

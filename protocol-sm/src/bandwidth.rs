@@ -43,12 +43,6 @@ const LEAST_SHARE: u64 = 1024;
 /// Bytes per second; `None`: no limit.
 pub type Rate = Option<NonZeroU64>;
 
-/// The narrower of two limits.
-#[must_use]
-pub fn narrower(one: Rate, other: Rate) -> Rate {
-    one.into_iter().chain(other).min()
-}
-
 /// A direction of a transfer, as the relay of this side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -190,7 +184,7 @@ impl<K: Copy + Ord> Allowances<K> {
     pub(crate) fn meter(&mut self, now: Instant, tunnel: K) -> Meter {
         let [egress, ingress] = Direction::ALL.map(|direction| match self.0.get_mut(&(tunnel, direction)) {
             Some(allowance) => allowance.tap(now),
-            None => Tap { left: 0, in_debt: false, starved: false },
+            None => Tap { left: 0, in_debt: false, throttled: false },
         });
         Meter { egress, ingress }
     }
@@ -228,7 +222,7 @@ impl<K: Copy + Ord> Allowances<K> {
     ) -> [bool; 2] {
         let turns = [(before.egress, after.egress), (before.ingress, after.ingress)];
         for ((direction, starving), (before, after)) in Direction::ALL.into_iter().zip(&mut starving).zip(turns) {
-            let starts = after.starved && !*starving;
+            let starts = after.throttled && !*starving;
             let used = if planted(PlantedBug::BandwidthNotCharged) { 0 } else { before.left - after.left };
             self.charge(now, tunnel, direction, used, starts.then_some(conn));
             *starving |= starts;
@@ -285,7 +279,7 @@ impl Allowance {
     fn tap(&mut self, now: Instant) -> Tap {
         self.left = self.left(now);
         let left = u64::try_from(self.left).unwrap_or(0).min(self.share.unwrap_or(u64::MAX));
-        Tap { left, in_debt: self.left < 0, starved: false }
+        Tap { left, in_debt: self.left < 0, throttled: false }
     }
 }
 
@@ -304,13 +298,13 @@ pub(crate) struct Tap {
     /// What was taken may not be forwarded yet (B4).
     pub(crate) in_debt: bool,
     /// More could be taken, and may not.
-    pub(crate) starved: bool,
+    pub(crate) throttled: bool,
 }
 
 impl Default for Tap {
     /// No limit.
     fn default() -> Self {
-        Self { left: u64::MAX, in_debt: false, starved: false }
+        Self { left: u64::MAX, in_debt: false, throttled: false }
     }
 }
 

@@ -71,6 +71,18 @@ pub enum PlantedBug {
     LateBindKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
+    /// What a client leaves unacknowledged is bounded for each of its sessions only.
+    UnackedPerSession,
+    /// One address may have all visitors of a holder.
+    SourceUnbounded,
+    /// Conns are let in where no descriptors are left for them.
+    ConnsUnbounded,
+    /// One direction of a transfer moves 64 times as much in a turn.
+    LongTurn,
+    /// A ctl_conn is read until nothing is left.
+    CtlTurnEndless,
+    /// A transfer for which there was no memory is not tried again.
+    StarvedForgotten,
     /// A visit leaves no record where the visitor was gone before its transfer was over.
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
@@ -87,11 +99,13 @@ pub enum PlantedBug {
     MovedTunnelKept,
     /// A client is not told that its ports were released.
     ReleaseUntold,
+    /// Who asks for a report while one is gathered is told what was gathered before.
+    OldReport,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 45] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -122,6 +136,12 @@ impl PlantedBug {
         Self::HeartbeatOnce,
         Self::LateBindKept,
         Self::NotLingered,
+        Self::UnackedPerSession,
+        Self::SourceUnbounded,
+        Self::ConnsUnbounded,
+        Self::LongTurn,
+        Self::CtlTurnEndless,
+        Self::StarvedForgotten,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
         Self::DebtForgotten,
@@ -130,6 +150,7 @@ impl PlantedBug {
         Self::ShrunkScopeKept,
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
+        Self::OldReport,
     ];
 }
 

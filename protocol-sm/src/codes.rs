@@ -241,6 +241,8 @@ pub enum TunnelRefusal {
     Resources,
     /// The session had no ctl_conn for so long that the server gave the port up. It may be registered again.
     Released,
+    /// The server's operator has closed it, until this session is over.
+    Closed,
 }
 
 impl TunnelRefusal {
@@ -248,7 +250,7 @@ impl TunnelRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::PortNotAllowed | Self::PortDenied => true,
+            Self::PortNotAllowed | Self::PortDenied | Self::Closed => true,
             Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources | Self::Released => false,
         }
     }
@@ -272,6 +274,7 @@ impl fmt::Display for TunnelRefusal {
             }
             Self::Resources => "the server is out of descriptors or memory",
             Self::Released => "the connection was lost for longer than the server's session_grace",
+            Self::Closed => "the server's operator has closed it; it comes back with this client's next session",
         })
     }
 }
@@ -289,6 +292,8 @@ pub enum CloseCode {
     Stopping,
     /// The server does not take the client's token any more.
     Revoked,
+    /// The server's operator has ended the session.
+    Kicked,
 }
 
 impl fmt::Display for CloseCode {
@@ -299,6 +304,7 @@ impl fmt::Display for CloseCode {
             Self::Violation => "the peer broke the protocol",
             Self::Stopping => "the server is stopping",
             Self::Revoked => "the server does not take the client's token any more",
+            Self::Kicked => "the server's operator has ended it",
         })
     }
 }

@@ -8,6 +8,7 @@
 //! - V1 the total is the sum over all sources;
 //! - V2 a source without visitors is not remembered.
 
+use crate::canary::{PlantedBug, planted};
 use crate::ledger::Holder;
 use crate::notes::Dropped;
 use crate::sources::Source;
@@ -49,7 +50,8 @@ impl Crowd {
     /// There is no room for it.
     // PROTOCOL.md: P-TUN-11, P-LIM-3.
     pub fn enter(&mut self, guest: Guest, per_source: u32) -> Result<(), Dropped> {
-        if self.by_source.get(&guest).is_some_and(|&count| count >= per_source) {
+        let full = self.by_source.get(&guest).is_some_and(|&count| count >= per_source);
+        if full && !planted(PlantedBug::SourceUnbounded) {
             return Err(Dropped::SourceFull);
         }
         if self.total >= self.limit {

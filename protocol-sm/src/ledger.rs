@@ -1,15 +1,16 @@
 //! What the holder of each credential has of the server, over all its sessions: a limit of a
 //! [`Scope`](crate::settings::Scope) is the holder's, whatever number of sessions it opens.
 //!
-//! Each thread counts what it owns: the main driver sessions, tunnels and conns, each event loop the visitors that it
-//! has. A loop holds them against its own share of the holder's limit. The shares add up to the limit, and a visitor
+//! Each thread counts what it owns: the main driver sessions, tunnels, conns and what is unacknowledged, each event loop
+//! the visitors that it has. A loop holds them against its own share of the holder's limit. The shares add up to the limit, and a visitor
 //! that finds the share of its loop used up is passed on to the next one, so that over all loops the limit is exact.
 //!
 //! What all holders have together is bounded too, by the server's settings and its descriptors.
 //!
 //! Invariants, checked in the drivers' `assert_consistent`:
 //! - H1 a holder's counts are the sums of what its sessions have;
-//! - H2 a holder that has nothing is not remembered.
+//! - H2 a holder that has nothing is not remembered;
+//! - H3 all together have no more than they may, or had when that was lowered.
 
 use alloc::collections::BTreeMap;
 
@@ -31,11 +32,13 @@ pub enum Good {
     Visitor,
     /// One of these visitors who is being served, or was refused by the client and is not over yet.
     Transfer,
+    /// A message that a client has not acknowledged, beyond those that each session may have so.
+    Unacked,
 }
 
 impl Good {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Session, Self::Tunnel, Self::Conn, Self::Visitor, Self::Transfer];
+    pub const ALL: [Self; 6] = [Self::Session, Self::Tunnel, Self::Conn, Self::Visitor, Self::Transfer, Self::Unacked];
 }
 
 /// See the module.
@@ -46,12 +49,19 @@ pub struct Ledger {
     totals: [u32; Good::ALL.len()],
     /// What they may be.
     caps: [u32; Good::ALL.len()],
+    /// What they were when that was said.
+    before: [u32; Good::ALL.len()],
 }
 
 impl Default for Ledger {
     /// One without bounds.
     fn default() -> Self {
-        Self { accounts: BTreeMap::new(), totals: [0; Good::ALL.len()], caps: [u32::MAX; Good::ALL.len()] }
+        Self {
+            accounts: BTreeMap::new(),
+            totals: [0; Good::ALL.len()],
+            caps: [u32::MAX; Good::ALL.len()],
+            before: [0; Good::ALL.len()],
+        }
     }
 }
 
@@ -66,6 +76,7 @@ impl Ledger {
     /// From now on all holders together may have `cap` of `good`.
     pub fn set_cap(&mut self, good: Good, cap: u32) {
         self.caps[good as usize] = cap;
+        self.before[good as usize] = self.totals[good as usize];
     }
 
     /// How many more there may be of all holders together.
@@ -128,9 +139,16 @@ impl Ledger {
     /// # Panics
     /// If they are not.
     pub fn assert_holds(&self, held: impl Iterator<Item = (Holder, Good, u32)>) {
-        let mut counted = Self { caps: self.caps, ..Self::default() };
+        let mut counted = Self { caps: self.caps, before: self.before, ..Self::default() };
         held.for_each(|(holder, good, count)| counted.add(holder, good, count));
         assert_eq!(*self, counted, "H1, H2: a holder's counts are those of its sessions");
+        for good in Good::ALL {
+            let (all, cap) = (self.totals[good as usize], self.caps[good as usize]);
+            assert!(
+                all <= cap.max(self.before[good as usize]),
+                "H3: {all} of {good:?}, and all holders together may have {cap}"
+            );
+        }
     }
 }
 
@@ -167,6 +185,14 @@ mod tests {
         ledger.remove(Some(0), Good::Conn, 6);
         assert_eq!(ledger.left(Good::Conn), 5);
         assert_eq!(ledger.left(Good::Session), u32::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "H3")]
+    fn h3_more_than_all_may_have_is_seen() {
+        let mut ledger = Ledger::default().with_cap(Good::Conn, 1);
+        ledger.add(Some(0), Good::Conn, 2);
+        ledger.assert_holds([(Some(0), Good::Conn, 2)].into_iter());
     }
 
     #[test]

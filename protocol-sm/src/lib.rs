@@ -144,5 +144,6 @@ pub mod sources;
 pub mod sys_error;
 pub mod time;
 pub mod transfer;
+pub mod turns;
 pub mod visit;
 pub mod wire;

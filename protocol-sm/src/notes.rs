@@ -300,13 +300,14 @@ impl Disconnect {
             Self::Refused(refusal) => refusal.is_final(),
             Self::WrongServer => true,
             Self::Tls(failure) => failure.is_final(),
+            // PROTOCOL.md: P-END-4.
+            Self::Closed(code) => code == CloseCode::Kicked,
             Self::Unresolved
             | Self::Unreachable(_)
             | Self::NotCproxy
             | Self::NoAnswer
             | Self::Lost
             | Self::Silent
-            | Self::Closed(_)
             | Self::Violation(_) => false,
         }
     }

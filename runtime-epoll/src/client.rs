@@ -2,16 +2,16 @@
 
 use crate::mail::{Address, Outgoing};
 use crate::notes::{AccessLog, browsers_refuse, seconds};
-use crate::reports::Reports;
+use crate::operator::Answers;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ClientTls, Tls, TlsInUse};
-use crate::{Program, Reporter, Stopper};
+use crate::{Operator, Program, Stopper};
 use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::messages::{FromClientLoop, Reported, ToClientLoop, ToClientMain, ToLoop};
+use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop, ToOperator};
 use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
 use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
@@ -62,7 +62,7 @@ pub struct Client {
     clock: Clock,
     host: Host,
     main: DriverSlot<ToClientMain>,
-    reports: Reports,
+    reports: Answers,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -124,7 +124,7 @@ pub fn start(mut config: Config) -> Result<Client, io::Error> {
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
     let tls = TlsInUse::new(in_use(config.tls.take()));
-    Ok(Client { config, tls, answers: None, clock, host, main, reports: Reports::default(), loop_count, hosts })
+    Ok(Client { config, tls, answers: None, clock, host, main, reports: Answers::default(), loop_count, hosts })
 }
 
 fn in_use(tls: Option<ClientTls>) -> Tls {
@@ -166,10 +166,10 @@ impl Client {
         Reloader { main: self.main.address(), tls: self.tls.clone(), answers }
     }
 
-    /// A handle that tells what the client does.
+    /// A handle that asks the client what it does.
     #[must_use]
-    pub fn reporter(&self) -> Reporter {
-        self.reports.reporter(Program::Client(self.main.address()))
+    pub fn operator(&self) -> Operator {
+        self.reports.operator(Program::Client(self.main.address()))
     }
 
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
@@ -314,11 +314,11 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
-    reports: Reports,
+    reports: Answers,
 }
 
-impl Tell<Reported> for MainOut {
-    fn tell(&mut self, msg: Reported) {
+impl Tell<ToOperator> for MainOut {
+    fn tell(&mut self, msg: ToOperator) {
         self.reports.tell(msg);
     }
 }

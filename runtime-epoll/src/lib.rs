@@ -31,8 +31,8 @@ mod mail;
 #[cfg(test)]
 mod mail_tests;
 mod notes;
+mod operator;
 mod parts;
-mod reports;
 mod resolve;
 pub mod server;
 mod sys;
@@ -40,10 +40,11 @@ mod thread;
 pub mod tls;
 
 pub use notes::AccessLog;
-pub use reports::{Question, Reporter};
+pub use operator::{Operator, Question};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;
+pub use protocol_sm::driver::messages::Order;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 
 /// Asks a running [`server::Server`] or [`client::Client`] to stop: from any thread, any number of times.

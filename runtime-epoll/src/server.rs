@@ -2,13 +2,13 @@
 
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
-use crate::reports::Reports;
+use crate::operator::Answers;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls, TlsInUse};
-use crate::{Program, Reporter, Stopper};
+use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
-    FromListener, FromServerLoop, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain,
+    FromListener, FromServerLoop, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
@@ -50,7 +50,7 @@ pub struct Server {
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
-    reporter: Reporter,
+    operator: Operator,
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
@@ -173,9 +173,9 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let main_address = main.address();
     let listen = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let reports = Reports::default();
-    let reporter = reports.reporter(Program::Server(main_address.clone()));
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), reports };
+    let answers = Answers::default();
+    let operator = answers.operator(Program::Server(main_address.clone()));
+    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), answers };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
     let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
@@ -192,7 +192,7 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             main,
             main_address,
             tls,
-            reporter,
+            operator,
             listen,
             visitors,
             loop_count,
@@ -236,10 +236,10 @@ impl Server {
         Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
     }
 
-    /// A handle that tells what the server does.
+    /// A handle that asks the server what it does, and gives it orders.
     #[must_use]
-    pub fn reporter(&self) -> Reporter {
-        self.reporter.clone()
+    pub fn operator(&self) -> Operator {
+        self.operator.clone()
     }
 
     /// Runs until stopped. Uses the calling thread as the main thread.
@@ -339,12 +339,12 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener>,
-    reports: Reports,
+    answers: Answers,
 }
 
-impl Tell<Reported> for MainOut {
-    fn tell(&mut self, msg: Reported) {
-        self.reports.tell(msg);
+impl Tell<ToOperator> for MainOut {
+    fn tell(&mut self, msg: ToOperator) {
+        self.answers.tell(msg);
     }
 }
 

@@ -149,7 +149,9 @@ impl<O> Linux<O> {
             && !stream.for_room.replace(true)
             && let Some(token) = stream.token.get()
         {
-            self.registrar.add_room(stream, token).map_err(errno::io_error)?;
+            // Where that fails for want of memory, the next write tries again.
+            let added = self.registrar.add_room(stream, token);
+            added.inspect_err(|_| stream.for_room.set(false)).map_err(errno::io_error)?;
         }
         result
     }

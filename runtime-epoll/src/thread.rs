@@ -2,7 +2,7 @@
 
 use crate::mail::{Address, Bell, Mailbox};
 use crate::sys::{Event, Linux, Poller, Registrar, Timer};
-use protocol_sm::driver::{Cx, Driver, Readiness, SCRATCH, Strategy, Token};
+use protocol_sm::driver::{Cx, Driver, Readiness, SCRATCH, Strategy, TURN, Token};
 use protocol_sm::time::Instant;
 use std::any::Any;
 use std::fmt;
@@ -175,7 +175,7 @@ where
     /// Calls `call` as from inside of the loop.
     pub(crate) fn call<R>(&mut self, call: impl FnOnce(&mut D, &mut Cx<'_, Linux<O>>) -> R) -> R {
         let Self { driver, sys, clock, scratch, strategy, .. } = self;
-        let mut cx = Cx { sys, now: clock.now(), scratch, strategy: *strategy };
+        let mut cx = Cx { sys, now: clock.now(), scratch, strategy: *strategy, turn: TURN };
         call(driver, &mut cx)
     }
 
@@ -199,7 +199,7 @@ where
     fn turn(&mut self, now: Instant) -> ControlFlow<()> {
         let Self { driver, sys, mailbox, strategy, scratch, ready, messages, .. } = self;
         let open = mailbox.take(messages);
-        let mut cx = Cx { sys, now, scratch, strategy: *strategy };
+        let mut cx = Cx { sys, now, scratch, strategy: *strategy, turn: TURN };
         for message in messages.drain(..) {
             driver.on_message(&mut cx, message);
         }

@@ -80,6 +80,11 @@ pub(crate) struct Holder {
     heard: u64,
     /// It acknowledges what it hears.
     acknowledges: bool,
+    /// What it has heard when it last said so.
+    told: u64,
+    /// Tunnels that it has registered on this ctl_conn, and what it had heard before: each is answered.
+    asked: u64,
+    heard_before: u64,
     conns: u64,
     publics: Vec<u16>,
     acts_left: u64,
@@ -108,6 +113,9 @@ impl Holder {
             sent: 0,
             heard: 0,
             acknowledges: rng.chance(60),
+            told: 0,
+            asked: 0,
+            heard_before: 0,
             conns: 0,
             publics: Vec::new(),
             acts_left: rng.range(3, 25),
@@ -143,8 +151,15 @@ impl Holder {
         ToServer::Numbered { seq: self.sent, msg }.encode_to(&mut self.to_say);
     }
 
-    fn received(&self) -> u64 {
-        if self.acknowledges { self.heard } else { self.hello.resume.map_or(0, |resume| resume.received) }
+    fn received(&mut self) -> u64 {
+        self.told = if self.acknowledges { self.heard } else { self.heard_before };
+        self.told
+    }
+
+    /// Whether it asks for more than it acknowledges: where other sessions of the same holder leave all that they may,
+    /// its own may be ended, too.
+    fn is_hasty(&self) -> bool {
+        !self.acknowledges || self.asked.saturating_sub(self.told - self.heard_before) >= 64
     }
 
     /// It is its turn.
@@ -194,6 +209,7 @@ impl Holder {
         let sources = if self.rng.chance(10) { lists } else { SourceLists::default() };
         let name = "n".repeat(self.rng.size(0, ClientMsg::MAX_NAME));
         let limits = TunnelLimits { sources, ..TunnelLimits::default() };
+        self.asked += 1;
         self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port, name, limits });
     }
 
@@ -213,12 +229,12 @@ impl Holder {
         self.numbered(ClientMsg::ConnFailed { count: u32::MAX });
     }
 
-    /// More answers than a server keeps for who never acknowledges one.
+    /// More answers than a server keeps for who never acknowledges one, in this session or together with others.
     fn flood(&mut self) {
         if self.acknowledges {
             return self.ask();
         }
-        for tunnel in 0..9000 {
+        for tunnel in 0..self.rng.pick(&[2500, 4000, 9000]) {
             let (tunnel, limits) = (TunnelId(1000 + tunnel), TunnelLimits::default());
             self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port: 80, name: String::new(), limits });
         }
@@ -283,6 +299,8 @@ impl Holder {
                 self.sent = welcome.received;
                 self.hello.resume = self.hello.resume.filter(|_| welcome.resumed);
                 self.heard = self.hello.resume.map_or(0, |resume| resume.received);
+                self.heard_before = self.heard;
+                self.told = self.heard;
                 // Numbers of conns are used once.
                 self.conns = if welcome.resumed { self.rng.range(1000, 9000) } else { 0 };
                 self.stage = Stage::Up;
@@ -292,16 +310,22 @@ impl Holder {
             (_, Ctl::Handshake(ServerHandshake::Refused(_))) => {}
             (Stage::Up, Ctl::Numbered { seq, msg }) => {
                 self.heard = seq;
+                if self.acknowledges && self.heard - self.told >= 64 {
+                    ToServer::Ack { received: self.received() }.encode_to(&mut self.to_say);
+                }
                 return self.on_msg(&msg);
             }
             (Stage::Up, Ctl::Ping { .. }) => {
                 ToServer::Pong { received: self.received() }.encode_to(&mut self.to_say);
             }
             (Stage::Up, Ctl::Pong { .. } | Ctl::Ack { .. }) => {}
-            (Stage::Up, Ctl::Close { code: CloseCode::Violation }) if !self.acknowledges => {
+            (Stage::Up, Ctl::Close { code: CloseCode::Violation }) if self.is_hasty() => {
                 return Ok(Some(Sometimes::UnacknowledgedEnded));
             }
-            (Stage::Up, Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye }) => {}
+            (
+                Stage::Up,
+                Ctl::Close { code: CloseCode::Stopping | CloseCode::Replaced | CloseCode::Bye | CloseCode::Kicked },
+            ) => {}
             (stage, message) => {
                 return Err((Property::HonestPeersNeverViolate, format!("{message:?} in {stage:?}")));
             }

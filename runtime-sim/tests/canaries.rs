@@ -92,19 +92,27 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no tunnel moves, no time passes there that would
-/// ask for a second heartbeat, and there is no access log and no limit of bandwidth.
-const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
+/// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
+/// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks
+/// for a report.
+const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
     PlantedBug::HeartbeatOnce,
     PlantedBug::LateBindKept,
+    PlantedBug::UnackedPerSession,
+    PlantedBug::SourceUnbounded,
+    PlantedBug::ConnsUnbounded,
+    PlantedBug::LongTurn,
+    PlantedBug::CtlTurnEndless,
+    PlantedBug::StarvedForgotten,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::DroppedCounted,
     PlantedBug::DebtForgotten,
     PlantedBug::BandwidthNotCharged,
+    PlantedBug::OldReport,
 ];
 /// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
 const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
@@ -113,20 +121,21 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
-/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. And a
-/// conn that is lost while its `Start` is answered, or while a pipe holds bytes, is too rare; so is a session that is resumed
-/// between its two graces. Ports stay where they are. Of the access log only the records are counted there, and bandwidth is
-/// not measured.
-const HIDDEN_FROM_SWARM: [PlantedBug; 12] = [
+/// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
+/// stay where they are. A session that is resumed between its two graces is too rare. Of the access log only the records
+/// are counted there, and bandwidth is not measured, nor how
+/// much a turn moves. Two sessions of a holder that both acknowledge nothing are too rare.
+const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
     PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,
-    PlantedBug::PipeLeaked,
     PlantedBug::ResetOvertakes,
     PlantedBug::LastWordsDropped,
     PlantedBug::NotLingered,
     PlantedBug::GoneWaiterForgotten,
-    PlantedBug::StartNotAsked,
+    PlantedBug::UnackedPerSession,
+    PlantedBug::LongTurn,
+    PlantedBug::CtlTurnEndless,
     PlantedBug::DroppedCounted,
     PlantedBug::DebtForgotten,
     PlantedBug::BandwidthNotCharged,

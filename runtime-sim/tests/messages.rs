@@ -18,10 +18,6 @@ const NEVER: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "our programs refuse a visitor for want of resources, and cut none",
-        &["ToServer Abort: Resources", "ToClient Abort: Resources"],
-    ),
-    (
         "both sides of a ring have one half_open_timeout, and the client's never ended first",
         &["ToServer Abort: Deadline"],
     ),

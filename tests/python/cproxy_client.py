@@ -223,14 +223,14 @@ U16, U32, U64 = Varint(16), Varint(32), Varint(64)
 HOW = Choice("Shut", "Reset")
 ABORT = Choice("OuterReset", "ConnLost", "Deadline", "SessionOver", "Resources", "Stopping")
 REFUSE = Choice("ConnectionRefused", "Unreachable", "TimedOut", "UnknownTunnel", "Resources")
-CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping", "Revoked")
+CLOSE = Choice("Bye", "Replaced", "Violation", "Stopping", "Revoked", "Kicked")
 HANDSHAKE = Choice(
     "Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly",
     "IdentityInUse", "Full", "Stopping", "UnknownSession", "ReplayedConn", "TooManyFailures",
     "TlsRequired")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
-    "Released")
+    "Released", "Closed")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 

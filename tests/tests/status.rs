@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tests::limit::arm;
 use tests::programs::{Client, Options, Server, directory, options};
 use tests::services::Service;
-use tests::sockets::connect;
+use tests::sockets::{connect, free_port};
 use tests::visits::{ping, short_visit};
 use tests::wait::{eventually, until};
 
@@ -188,6 +188,88 @@ fn a_client_that_reaches_nobody_says_why() {
     let table = text(&folder.run("cproxy-client", &["status"]).stdout);
     assert!(table.contains("\nnot connected: "), "{table}");
     client.kill();
+}
+
+#[test]
+fn health_is_that_of_what_a_program_is_for() {
+    arm();
+    let (folder, service) = (Folder::new(), Service::echo());
+    let health = |program| {
+        let output = folder.run(program, &["health"]);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let server = Server::start(folder.of(options().flag("allow-ports", "20000-60000").brisk()));
+    let tunnels = options().tunnel(service.addr()).tunnel_at("127.0.0.1:9", 19_999).brisk();
+    let client = Client::spawn(&server, folder.of(tunnels));
+    client.log_line("not reachable");
+    let good = (Some(0), "ok\n".to_owned());
+    assert_eq!(health("cproxy-server"), good);
+    let (code, why) = health("cproxy-client");
+    assert!(
+        code == Some(1) && why.contains("tunnel \"tunnel-1\" is not reachable: the server does not allow"),
+        "{why}"
+    );
+    client.kill();
+    let (code, why) = health("cproxy-client");
+    assert!(code == Some(1) && why.contains("no running cproxy-client is found"), "{why}");
+    let client = Client::start(&server, folder.of(options().tunnel(service.addr()).brisk()));
+    assert_eq!(health("cproxy-client"), good);
+    server.kill();
+    until("the client has noticed", || health("cproxy-client").0 == Some(1));
+    assert!(client.is_running());
+}
+
+#[test]
+fn a_client_that_is_kicked_loses_everything_and_says_so() {
+    arm();
+    let (folder, service) = (Folder::new(), Service::echo());
+    let server = Server::start(folder.of(options()));
+    let (one, other) = (options().flag("client-id", "one"), options().flag("client-id", "other"));
+    let one = Client::start(&server, folder.of(one.tunnel(service.addr())));
+    let other = Client::start(&server, folder.of(other.tunnel(service.addr())));
+    let [mut of_one, mut of_other] = [&one, &other].map(|client| client.visit());
+    ping(&mut of_one, b"served");
+    ping(&mut of_other, b"served");
+    let wrong = folder.run("cproxy-server", &["kick", "nobody"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("there is no client \"nobody\""), "{wrong:?}");
+    let socket = format!("{}/cproxy-client-{}.sock", folder.path(), one.pid());
+    let status = json(&folder.run("cproxy-client", &["status", "--json", "--socket", &socket]));
+    let name = status["sessions"][0]["client"].as_str().expect("a name");
+    assert!(folder.run("cproxy-server", &["kick", name]).status.success());
+    assert!(of_one.read(&mut [0]).is_err(), "cut short, and never a clean end");
+    let line = one.log_line("the server's operator has ended it");
+    assert!(line.contains("ERROR") && line.contains("trying again in"), "{line}");
+    ping(&mut of_other, b"the other one goes on");
+    let left = folder.status("cproxy-server");
+    assert_eq!(left["sessions"].as_array().unwrap().len(), 1, "it comes back after a while, and not at once");
+    assert!(one.is_running() && other.is_running());
+}
+
+#[test]
+fn a_port_that_is_closed_takes_no_more_visitors_until_the_clients_next_session() {
+    arm();
+    let (folder, service) = (Folder::new(), Service::echo());
+    let port = free_port();
+    let server = Server::start(folder.of(options().brisk()));
+    let tunnel = || folder.of(options().tunnel_at(service.addr(), port).brisk());
+    let client = Client::start(&server, tunnel());
+    let mut visitor = client.visit();
+    ping(&mut visitor, b"served");
+    let order = |port: u16| folder.run("cproxy-server", &["close", &port.to_string()]);
+    assert!(order(port).status.success());
+    let line = client.log_line("not reachable");
+    assert!(line.contains("ERROR") && line.contains("the server's operator has closed it"), "{line}");
+    assert!(TcpStream::connect(client.public()).is_err(), "no more visitors");
+    ping(&mut visitor, b"whoever is there goes on");
+    let again = order(port);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains(&format!("no tunnel has the public port {port}")), "{again:?}");
+    let tunnel_of = |program| folder.status(program)["sessions"][0]["tunnels"][0].clone();
+    assert_eq!(tunnel_of("cproxy-client")["state"], "refused");
+    client.stop();
+    let client = Client::start(&server, tunnel());
+    short_visit(client.public(), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Program;
 use nix::sys::resource::{Resource, getrlimit};
-use protocol_sm::report::Report;
+use protocol_sm::report::{Report, SessionState, TunnelReport, TunnelState};
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -44,6 +44,27 @@ impl Descriptors {
 }
 
 impl Status {
+    /// Why the program does not do what it is for, if so: a server takes clients and visitors, a client's tunnels are all
+    /// reachable.
+    #[must_use]
+    pub fn ailment(&self) -> Option<String> {
+        let ailing = |tunnel: &&TunnelReport| tunnel.state != TunnelState::Open;
+        let own = || self.report.sessions.first();
+        match self.program.as_str() {
+            _ if self.report.stopping => Some("it was asked to stop".to_owned()),
+            super::CLIENT => match own()? {
+                session if session.state != SessionState::Up => {
+                    Some(session.error.clone().unwrap_or_else(|| "it is not connected yet".to_owned()))
+                }
+                session => session.tunnels.iter().find(ailing).map(|tunnel| {
+                    let why = tunnel.refused.as_deref().unwrap_or("it is being opened");
+                    format!("tunnel {:?} is not reachable: {why}", tunnel.name)
+                }),
+            },
+            _ => None,
+        }
+    }
+
     /// That of `program`, which has told `report`.
     pub(super) fn of(program: &Program, report: &Report) -> Self {
         Self {

@@ -9,8 +9,6 @@ use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, 
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
-const PROGRAM: &str = "cproxy-client";
-
 fn main() -> ExitCode {
     let flags: ClientFlags = flags::parse();
     match &flags.command {
@@ -18,8 +16,7 @@ fn main() -> ExitCode {
             let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
             return exit::check_config(file, assemble::client(&only_file, None));
         }
-        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
-        Some(Command::Reload(which)) => return operate::conclude(operate::reload(PROGRAM, which)),
+        Some(command) => return operate::run(admin::CLIENT, command),
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -50,7 +47,7 @@ fn main() -> ExitCode {
     let assemble = Box::new(move || assemble::client(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the client is there.
     let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
-    let code = match run(config, parts, &assembled.admin, &out) {
+    let code = match run(config, parts, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
             tracing::error!(event = "refused_for_good", "{sentence}");
@@ -69,7 +66,7 @@ fn main() -> ExitCode {
 fn run(
     config: client::Config,
     parts: Parts<client::Config>,
-    place: &admin::Place,
+    doors: &admin::Doors,
     out: &Output,
 ) -> Result<(), RunError> {
     let caught = signals::catch().map_err(RunError::Io)?;
@@ -79,10 +76,7 @@ fn run(
     notify::ready(Some("started"));
     caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
-    let _admin = admin::start(
-        admin::Program { name: PROGRAM, instance, reporter: client.reporter(), reload: reload.asked() },
-        place,
-    );
+    let _admin = admin::start(admin::CLIENT, instance, client.operator(), reload.asked(), doors);
     let total = client.run(|tunnel| announce(out, tunnel))?;
     tracing::info!(
         event = "stopped",

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use bins::access_log::{self, Side};
-use bins::flags::{Command, ServerFlags};
+use bins::flags::{Command, ServerCommand, ServerFlags};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload};
 use bins::signals::Caught;
@@ -12,18 +12,21 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PROGRAM: &str = "cproxy-server";
-
 fn main() -> ExitCode {
     let flags: ServerFlags = flags::parse();
     match &flags.command {
-        Some(Command::CheckConfig { file }) => {
+        Some(ServerCommand::Common(Command::CheckConfig { file })) => {
             let common = assemble::only_file(file);
             let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
             return exit::check_config(file, assemble::server(&only_file, None));
         }
-        Some(Command::Status(how)) => return operate::conclude(operate::status(PROGRAM, how)),
-        Some(Command::Reload(which)) => return operate::conclude(operate::reload(PROGRAM, which)),
+        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, command),
+        Some(ServerCommand::Kick { client, socket }) => {
+            return operate::order(&admin::Question::Kick { client: client.clone() }, socket);
+        }
+        Some(ServerCommand::Close { port, socket }) => {
+            return operate::order(&admin::Question::Close { port: *port }, socket);
+        }
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
     let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the server is there.
     let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
-    let code = match run(config, parts, &assembled.admin, &out) {
+    let code = match run(config, parts, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error}");
@@ -100,7 +103,7 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
 fn run(
     config: server::Config,
     parts: Parts<server::Config>,
-    place: &admin::Place,
+    doors: &admin::Doors,
     out: &Output,
 ) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
@@ -110,10 +113,7 @@ fn run(
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     caught.serve(server.stopper(), reload.serve()?)?;
     let instance = server.ctl_addr().port().to_string();
-    let _admin = admin::start(
-        admin::Program { name: PROGRAM, instance, reporter: server.reporter(), reload: reload.asked() },
-        place,
-    );
+    let _admin = admin::start(admin::SERVER, instance, server.operator(), reload.asked(), doors);
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.

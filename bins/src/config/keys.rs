@@ -2,7 +2,7 @@
 //! belongs in. Keys of TLS stand in `tls.rs`.
 
 /// Keys of both programs.
-pub(super) const COMMON: [&str; 16] = [
+pub(super) const COMMON: [&str; 17] = [
     "work_thread_nums",
     "token",
     "token_file",
@@ -19,6 +19,7 @@ pub(super) const COMMON: [&str; 16] = [
     "log_level",
     "access_log",
     "admin_socket",
+    "metrics_addr",
 ];
 
 /// Keys of `cproxy-client`'s file.
@@ -54,12 +55,21 @@ pub(super) const SERVER: [&str; 24] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 8] =
-    ["bind_addr", "ctl_port", "proxy_port", "work_thread_nums", "log_format", "access_log", "admin_socket", "tls"];
+pub(crate) const SERVER_AT_START: [&str; 9] = [
+    "bind_addr",
+    "ctl_port",
+    "proxy_port",
+    "work_thread_nums",
+    "log_format",
+    "access_log",
+    "admin_socket",
+    "metrics_addr",
+    "tls",
+];
 
 /// Keys of the client that count from the start only.
-pub(crate) const CLIENT_AT_START: [&str; 5] =
-    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket"];
+pub(crate) const CLIENT_AT_START: [&str; 6] =
+    ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket", "metrics_addr"];
 
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";

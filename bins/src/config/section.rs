@@ -172,6 +172,20 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// Like [`Section::parsed_by`], for what may be a whole number without quotes, too.
+    pub(super) fn parsed_or_number<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+        match self.value(key)? {
+            DeValue::Integer(number) => match parse(number.as_str()) {
+                Ok(value) => Some(value),
+                Err(error) => {
+                    self.problem(key, format!("= {}: {error}", number.as_str().escape_debug()));
+                    None
+                }
+            },
+            _ => self.parsed_by(key, parse),
+        }
+    }
+
     /// One of the words that `T` knows; replaces `value` if the key is there.
     pub(super) fn choice<T: ValueEnum>(&self, key: &str, value: &mut T) {
         let Some(word) = self.text(key) else { return };

@@ -250,7 +250,7 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
 mod tests {
     use super::*;
     use crate::access_log::Destination;
-    use crate::admin::Place;
+    use crate::admin::{Doors, Place};
     use protocol_sm::settings::Token;
     use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
@@ -311,6 +311,7 @@ mod tests {
             log_level = "trace"
             access_log = "visits.log"
             admin_socket = "run/admin"
+            metrics_addr = 9464
 
             [[clients]]
             name = "office"
@@ -335,7 +336,8 @@ mod tests {
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
-        assert_eq!(file.common.admin, Place::At("etc/run/admin".into()));
+        let metrics = Some("127.0.0.1:9464".parse().unwrap());
+        assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
             named_by: "etc/server.toml:7: `token_files`".to_owned(),
@@ -381,7 +383,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:41: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:43: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

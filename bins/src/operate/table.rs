@@ -1,6 +1,6 @@
 //! A status as text for people.
 
-use crate::admin::Status;
+use crate::admin::{SERVER, Status};
 use protocol_sm::report::{SessionReport, TunnelReport};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,7 +39,7 @@ pub(super) fn table(status: &Status, rates: Option<&Rates>, width: Option<usize>
     ));
     let (open, limit) = (status.descriptors.open, status.descriptors.limit);
     say(format!("open files  {open} of {limit}"));
-    let is_server = status.program == "cproxy-server";
+    let is_server = status.program == SERVER;
     let mut sessions = Grid::new(if is_server {
         &["CLIENT", "CREDENTIAL", "FROM", "STATE", "AGE", "TUNNELS", "IDLE", "ACTIVE"][..]
     } else {
@@ -188,12 +188,12 @@ fn sparkline(rates: &[f64]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::admin::Descriptors;
     use protocol_sm::report::{ConnReport, Report, SessionState, TunnelState};
 
-    pub(in crate::operate) fn status(name: &str) -> Status {
+    pub(crate) fn status(name: &str) -> Status {
         let tunnel = TunnelReport {
             name: name.to_owned(),
             state: TunnelState::Open,

@@ -354,7 +354,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 7] = [
+const TUNNEL: [TunnelRefusal; 8] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -362,9 +362,16 @@ const TUNNEL: [TunnelRefusal; 7] = [
     TunnelRefusal::TooManyTunnels,
     TunnelRefusal::Resources,
     TunnelRefusal::Released,
+    TunnelRefusal::Closed,
 ];
-const CLOSE: [CloseCode; 5] =
-    [CloseCode::Bye, CloseCode::Replaced, CloseCode::Violation, CloseCode::Stopping, CloseCode::Revoked];
+const CLOSE: [CloseCode; 6] = [
+    CloseCode::Bye,
+    CloseCode::Replaced,
+    CloseCode::Violation,
+    CloseCode::Stopping,
+    CloseCode::Revoked,
+    CloseCode::Kicked,
+];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {

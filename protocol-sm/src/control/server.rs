@@ -8,12 +8,13 @@
 //! It decides; the server's main thread owns the sockets and carries out what is returned.
 //!
 //! Invariants:
-//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains; one that was told
-//!   ready is told refused once when it is released;
+//! - K1 a tunnel is told ready or refused once per registration, and refused once the client drains, or when the server's
+//!   operator has closed it; one that was told ready is told refused once when it is released;
 //! - K2 a conn's number is admitted once, and belongs to one event loop until it is gone;
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
-//!   other registration, and one that was closed meanwhile leaves no port open.
+//!   other registration, and one that was closed meanwhile leaves no port open;
+//! - K5 all sessions of a holder leave no more unacknowledged than one may, and 128 for each.
 
 use super::{loop_of, narrow};
 use crate::auth::{ReplayWindow, SessionKey};
@@ -30,7 +31,7 @@ use crate::sys_error::SysError;
 use crate::transfer::Fin;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -59,6 +60,8 @@ pub struct Control {
     /// The registration whose public port is being opened.
     binding: Option<Registration>,
     last_serial: u64,
+    /// Tunnels that the server's operator has closed.
+    closed: BTreeSet<TunnelId>,
     /// The client has said `Drain`: it gets no more tunnels.
     draining: bool,
     /// Which event loop has a conn.
@@ -168,6 +171,9 @@ impl Control {
     const UNASKED: u32 = 64;
     /// Ports tried when the server picks one.
     const CANDIDATES: usize = 64;
+    /// Messages that a session may leave unacknowledged whatever the others of its holder do: twice what an honest
+    /// client, who acknowledges every 64, leaves while nothing is lost.
+    const OWN_UNACKED: usize = 128;
 
     /// A new session with nothing in it; `loop_count` is the number of event loops.
     #[must_use]
@@ -193,6 +199,7 @@ impl Control {
             waiting: BTreeMap::new(),
             binding: None,
             last_serial: 0,
+            closed: BTreeSet::new(),
             draining: false,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
@@ -270,9 +277,37 @@ impl Control {
 
     /// How many it has of what the main driver counts.
     #[must_use]
-    pub fn held(&self) -> [(Good, u32); 3] {
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        [(Good::Session, 1), (Good::Tunnel, count(self.tunnels.len())), (Good::Conn, count(self.conns.len()))]
+    pub fn held(&self) -> [(Good, u32); 4] {
+        let unacked = self.session.unacked().saturating_sub(Self::OWN_UNACKED);
+        [
+            (Good::Session, 1),
+            (Good::Tunnel, count(self.tunnels.len())),
+            (Good::Conn, count(self.conns.len())),
+            (Good::Unacked, count(unacked)),
+        ]
+    }
+
+    /// Takes a message to send and returns its number, as [`NumberedMessages::send`] does. `ledger` knows what its
+    /// holder has.
+    ///
+    /// # Errors
+    /// [`Violation::Unacknowledged`]: the client acknowledges nothing, or all clients of its holder too little.
+    // PROTOCOL.md: P-SESS-7, P-LIM-2.
+    pub fn send(&mut self, msg: ServerMsg, ledger: &Ledger) -> Result<u64, Violation> {
+        let most = count(self.session.max_unacked());
+        let full = self.session.unacked() >= Self::OWN_UNACKED
+            && ledger.room(self.credential, Good::Unacked, most) == 0
+            && !planted(PlantedBug::UnackedPerSession);
+        if full { Err(Violation::Unacknowledged) } else { self.session.send(msg) }
+    }
+
+    /// Checks the invariant K5.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    pub fn assert_consistent(&self, ledger: &Ledger) {
+        let (unacked, most) = (ledger.count(self.credential, Good::Unacked), count(self.session.max_unacked()));
+        assert!(unacked <= most, "K5: a holder leaves {unacked} messages unacknowledged, and may {most}");
     }
 
     /// A numbered message came. `random` picks among allowed ports; `ledger` knows what its holder has.
@@ -337,6 +372,10 @@ impl Control {
         if self.draining || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
+        // PROTOCOL.md: P-TUN-14.
+        if self.closed.contains(&tunnel) {
+            return refused(TunnelRefusal::Closed);
+        }
         let allowed = &self.scope.allow_ports;
         let may = if port == 0 { !allowed.is_empty() } else { allowed.contains(port) };
         if !may {
@@ -348,6 +387,14 @@ impl Control {
         self.tunnels.insert(tunnel, Tunnel { name, wanted: port, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
+    }
+
+    /// The server's operator closes a public port, if it is open for this session. Its client has it again in its next one.
+    pub fn close_port(&mut self, port: u16) -> Option<Withdrawn> {
+        let is_it = |state: &Tunnel| matches!(state.stage, TunnelStage::Open(public) if public.port() == port);
+        let tunnel = self.tunnels.iter().find(|(_, state)| is_it(state)).map(|(&tunnel, _)| tunnel)?;
+        self.closed.insert(tunnel);
+        self.withdraw(tunnel)
     }
 
     /// The next public port to open, if none is being opened (K4).
@@ -529,7 +576,8 @@ impl Control {
         // What was not asked for must not take what is kept for others.
         let unasked =
             asked == 0 && (ledger.room(self.credential, Good::Conn, may) == 0 || ledger.is_scarce(Good::Conn));
-        if unasked || ledger.left(Good::Conn) == 0 {
+        let none_left = ledger.left(Good::Conn) == 0 && !planted(PlantedBug::ConnsUnbounded);
+        if unasked || none_left {
             return Err(HandshakeRefusal::Full);
         }
         let same_index = loop_of(hello.conn, self.asked.len());
@@ -576,6 +624,10 @@ pub struct Admission {
     pub loop_index: usize,
     /// Whether that loop had asked for it.
     asked: bool,
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 /// What no honest client says of a tunnel.
@@ -834,6 +886,34 @@ mod tests {
         assert_eq!(most, 30 + 2048 + 1638);
         assert_eq!(max_unacked(10_000, 2), 30_000 + 4096 + 1638);
         assert!(max_unacked(u32::MAX, 64) > 0, "it does not overflow");
+    }
+
+    #[test]
+    fn k5_sessions_of_a_holder_share_what_they_may_leave_unacknowledged() {
+        let drain = || ServerMsg::Drain;
+        let (mut hoarder, mut other) = (control("6001", 1), control("6001", 1));
+        let mut ledger = Ledger::default();
+        while hoarder.send(drain(), &ledger).is_ok() {}
+        assert_eq!(hoarder.session.unacked(), hoarder.session.max_unacked());
+        for (good, count) in hoarder.held() {
+            ledger.add(hoarder.credential, good, count);
+        }
+        ledger.add(hoarder.credential, Good::Unacked, count(Control::OWN_UNACKED));
+        other.assert_consistent(&ledger);
+        for seq in 1..=128 {
+            assert_eq!(other.send(drain(), &ledger), Ok(seq), "what is its own");
+        }
+        assert_eq!(other.send(drain(), &ledger), Err(Violation::Unacknowledged));
+        assert_eq!(other.send(drain(), &Ledger::default()), Ok(129), "the others have acknowledged");
+    }
+
+    #[test]
+    #[should_panic(expected = "K5")]
+    fn k5_whoever_leaves_more_is_seen() {
+        let control = control("6001", 1);
+        let mut ledger = Ledger::default();
+        ledger.add(control.credential, Good::Unacked, count(control.session.max_unacked()) + 1);
+        control.assert_consistent(&ledger);
     }
 
     #[test]

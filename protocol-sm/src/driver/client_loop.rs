@@ -115,7 +115,7 @@ struct Active {
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
-    starved: [bool; 2],
+    throttled: [bool; 2],
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
     began: Counted<Instant>,
@@ -279,9 +279,9 @@ where
                 }
                 Phase::Lingering => self.drive(cx, token),
                 Phase::Flowing | Phase::HalfOpen => {
-                    let Active { conn: ActiveConn { transfer, .. }, pace, starved, .. } = active;
-                    let starved = starved.contains(&true);
-                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, starved) {
+                    let Active { conn: ActiveConn { transfer, .. }, pace, throttled, .. } = active;
+                    let throttled = throttled.contains(&true);
+                    if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, throttled) {
                         self.end(cx, token, End::Abort(AbortCode::Deadline));
                     }
                 }
@@ -368,7 +368,7 @@ mod tests {
                 pace,
                 began,
                 max_bandwidth: None,
-                starved: [false; 2],
+                throttled: [false; 2],
                 visit: None,
             }
             .phase(unanswered)

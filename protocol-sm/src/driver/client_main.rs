@@ -19,7 +19,7 @@ mod stopping;
 mod tunnels;
 
 use super::ctl_link::CtlLink;
-use super::messages::{Reported, ToClientLoop, ToClientMain, ToLoop};
+use super::messages::{ToClientLoop, ToClientMain, ToLoop, ToOperator};
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
@@ -36,7 +36,6 @@ use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use core::net::SocketAddr;
@@ -81,15 +80,15 @@ pub struct ClientMain<T> {
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
     /// Reports that were asked for.
-    reports: Gather<Box<LoopPart>>,
+    reports: Gather<LoopPart>,
     story: Counted<Story>,
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported> {}
+trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> {}
 
 impl<T, S> MainSys<T> for S where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>
 {
 }
 
@@ -168,7 +167,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -178,7 +177,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -188,7 +187,7 @@ impl<T> ClientMain<T> {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
 {
     type Message = ToClientMain;
 

@@ -27,11 +27,11 @@ impl<T, In> CtlLink<T, In> {
         Self { port, framer: Framer::default(), out: Vec::new(), sent: 0, max_queued: Self::MAX_OTHERS }
     }
 
-    /// A session begins or goes on here, in which so many messages may be unacknowledged: all of them may have to be
-    /// sent at once.
+    /// A session begins or goes on here, in which so many messages are unacknowledged, or may be: all of them may have to
+    /// be sent at once.
     // PROTOCOL.md: P-LIM-1.
-    pub(crate) fn on_session(&mut self, max_unacked: usize) {
-        self.max_queued = max_unacked.saturating_mul(Self::MESSAGE).saturating_add(Self::MAX_OTHERS);
+    pub(crate) fn on_session(&mut self, unacked: usize) {
+        self.max_queued = unacked.saturating_mul(Self::MESSAGE).saturating_add(Self::MAX_OTHERS);
     }
 
     /// Queues bytes that are no message.

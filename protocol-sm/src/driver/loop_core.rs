@@ -7,6 +7,7 @@ use super::thread::Tell;
 use super::timers::Timers;
 use super::totals::Totals;
 use crate::canary::{PlantedBug, planted};
+use crate::codes::AbortCode;
 use crate::ids::ConnId;
 use crate::notes::Note;
 use crate::report::{Counted, LoopPart, LoopReport, LoopTally, Trouble, micros};
@@ -15,6 +16,10 @@ use crate::time::Instant;
 use crate::transfer::{Linger, OuterDuty, Transfer};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::time::Duration;
+
+/// So long a transfer for which there is no memory may move nothing.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +74,8 @@ impl LoopCore {
         self.busy.len()
     }
 
-    /// A transfer has come to `phase`. A phase that is new to it has a deadline of its own, or none.
+    /// A transfer has come to `phase`. A phase that is new to it has a deadline of its own, or none; that of
+    /// [`Phase::Dial`] is set by who begins it.
     pub(crate) fn enter(
         &mut self,
         now: Instant,
@@ -79,14 +85,18 @@ impl LoopCore {
         phase: Phase,
         transfer: &Transfer,
     ) {
-        if let Some(linger) = &pace.linger {
+        let looks = [&pace.linger, &pace.starved].into_iter().flatten();
+        if let Some(next) = looks.map(|linger| linger.next()).min() {
             pace.phase = Phase::Lingering;
-            return self.timers.set(token, deadline, Some(linger.next()));
+            return self.timers.set(token, deadline, Some(next));
         }
         if phase == pace.phase {
             return;
         }
-        *pace = Pace { phase, moved: transfer.moved(), linger: None };
+        *pace = Pace { phase, moved: transfer.moved(), linger: None, starved: None };
+        if phase == Phase::Dial {
+            return;
+        }
         let patience = match phase {
             Phase::Answer => Some(self.timings.answer_delay.min(self.timings.dial_timeout)),
             Phase::HalfOpen => Some(self.timings.half_open_timeout),
@@ -96,32 +106,56 @@ impl LoopCore {
     }
 
     /// What an exchange means for the outer socket now: `None` leaves it as it is.
+    ///
+    /// # Errors
+    /// The transfer must be aborted: there has been no memory for it for too long.
     pub(crate) fn settle(
         &self,
         now: Instant,
         pace: &mut Pace,
         transfer: &mut Transfer,
         result: &Exchanged,
-        starved: bool,
-    ) -> Option<Ending> {
+        throttled: bool,
+    ) -> Result<Option<Ending>, AbortCode> {
+        self.starve(now, pace, transfer, result)?;
         // Patience is with a reset alone: a socket that is lost meanwhile has no more of it. One that waits for bandwidth
         // has as much as ever.
-        let before = pace.linger.take().map(|linger| *linger).filter(|_| !starved);
+        let before = pace.linger.take().map(|linger| *linger).filter(|_| !throttled);
         if result.stuck && self.may_reset(now, pace, before, result.unsent) {
             transfer.ingress.on_sink_lost();
-            return Some(Ending::Reset);
+            return Ok(Some(Ending::Reset));
         }
-        match result.duty? {
-            OuterDuty::ShutWrite => None,
-            OuterDuty::Close => {
+        Ok(match result.duty {
+            None | Some(OuterDuty::ShutWrite) => None,
+            Some(OuterDuty::Close) => {
                 transfer.ingress.on_sink_lost();
                 Some(Ending::Close)
             }
-            OuterDuty::Drop => Some(Ending::Reset),
-            OuterDuty::Reset => self.may_reset(now, pace, before, result.unsent).then(|| {
+            Some(OuterDuty::Drop) => Some(Ending::Reset),
+            Some(OuterDuty::Reset) => self.may_reset(now, pace, before, result.unsent).then(|| {
                 transfer.ingress.on_reset();
                 Ending::Reset
             }),
+        })
+    }
+
+    /// Where the exchange found no memory, [`LoopCore::enter`] sets when to try again.
+    ///
+    /// # Errors
+    /// Nothing has moved for [`MEMORY_PATIENCE`].
+    fn starve(&self, now: Instant, pace: &mut Pace, transfer: &Transfer, result: &Exchanged) -> Result<(), AbortCode> {
+        let before = pace.starved.take().map(|starved| *starved);
+        if !result.starved || planted(PlantedBug::StarvedForgotten) {
+            return Ok(());
+        }
+        // What moves makes this smaller.
+        let left = usize::MAX - usize::try_from(transfer.moved()).unwrap_or(usize::MAX);
+        match Linger::look(before, now, left, MEMORY_PATIENCE) {
+            Ok(()) => Err(AbortCode::Resources),
+            Err(linger) => {
+                pace.starved = Some(Box::new(linger));
+                Ok(())
+            }
         }
     }
 
@@ -148,10 +182,10 @@ impl LoopCore {
         deadline: &mut Option<Instant>,
         pace: &mut Pace,
         transfer: &Transfer,
-        starved: bool,
+        throttled: bool,
     ) -> bool {
         let moved = transfer.moved();
-        if moved == pace.moved && !starved {
+        if moved == pace.moved && !throttled {
             return false;
         }
         pace.moved = moved;
@@ -221,7 +255,8 @@ pub(crate) enum Phase {
     Flowing,
     /// One direction is over: the other must make progress.
     HalfOpen,
-    /// The outer socket is to be reset, when its kernel has sent what it holds.
+    /// The outer socket is to be reset, when its kernel has sent what it holds; or there was no memory for a call, which
+    /// is to be tried again.
     Lingering,
 }
 
@@ -240,12 +275,19 @@ pub(crate) struct Pace {
     moved: u64,
     /// Patience with an outer socket that is to be reset.
     linger: Option<Box<Linger>>,
+    /// Patience with a system that has no memory.
+    starved: Option<Box<Linger>>,
 }
 
 impl Pace {
     /// That of a transfer that has just begun.
     pub(crate) fn new() -> Self {
-        Self { phase: Phase::Dial, moved: 0, linger: None }
+        Self { phase: Phase::Dial, moved: 0, linger: None, starved: None }
+    }
+
+    /// Whether something that could be moved waits for memory: for checks.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.is_some()
     }
 }
 
@@ -290,7 +332,8 @@ mod tests {
         /// What either loop does behind an exchange.
         fn turn(&mut self, now: Instant) -> Option<Ending> {
             let result = Exchanged { duty: self.transfer.outer_duty(), unsent: self.unsent, ..Exchanged::default() };
-            let ending = self.core.settle(now, &mut self.pace, &mut self.transfer, &result, false);
+            let ending =
+                self.core.settle(now, &mut self.pace, &mut self.transfer, &result, false).expect("there is memory");
             let phase = Phase::answered(&self.transfer);
             self.core.enter(now, conn(), &mut self.deadline, &mut self.pace, phase, &self.transfer);
             ending
@@ -403,7 +446,8 @@ mod tests {
         let turn = |fixture: &mut Fixture, now| {
             let (stuck, unsent) = (owed(fixture).is_some(), owed(fixture).unwrap_or(9));
             let result = Exchanged { stuck, unsent, duty: fixture.transfer.outer_duty(), ..Exchanged::default() };
-            let ending = fixture.core.settle(now, &mut fixture.pace, &mut fixture.transfer, &result, false);
+            let ending =
+                fixture.core.settle(now, &mut fixture.pace, &mut fixture.transfer, &result, false).expect("memory");
             let phase = Phase::answered(&fixture.transfer);
             let Fixture { core, pace, deadline, transfer, .. } = fixture;
             core.enter(now, conn(), deadline, pace, phase, transfer);
@@ -450,5 +494,59 @@ mod tests {
         assert_eq!(*deadline, Some(at(20)), "answer_delay");
         assert_eq!(fixture.turn(at(0)), None);
         assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::Lingering, Some(at(1))));
+    }
+
+    impl Fixture {
+        /// A turn in which a call found no memory, or in which all did.
+        fn turn_for_memory(&mut self, now: Instant, starved: bool) -> Result<(), AbortCode> {
+            let Self { core, pace, deadline, transfer, .. } = self;
+            let ending = core.settle(now, pace, transfer, &Exchanged { starved, ..Exchanged::default() }, false)?;
+            assert_eq!(ending, None, "the outer socket lives");
+            core.enter(now, conn(), deadline, pace, Phase::answered(transfer), transfer);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_transfer_without_memory_is_tried_again_and_again_and_aborted_if_that_never_helps() {
+        let mut fixture = half_open();
+        let mut now = at(0);
+        let mut looks = 0;
+        while fixture.turn_for_memory(now, true).is_ok() {
+            assert_eq!(fixture.turn_for_memory(now, true), Ok(()), "readiness in between is no look");
+            assert!(fixture.pace.is_starved() && fixture.pace.phase == Phase::Lingering);
+            now = fixture.fire();
+            looks += 1;
+        }
+        assert_eq!(fixture.turn_for_memory(now, true), Ok(()), "who is not dropped begins anew");
+        assert!(now >= at(0) + MEMORY_PATIENCE && now < at(200) + MEMORY_PATIENCE, "{now:?}");
+        assert!(looks < 60, "{looks} looks");
+    }
+
+    #[test]
+    fn a_transfer_that_moves_while_memory_is_scarce_lives_and_has_its_ordinary_deadline_afterwards() {
+        let mut fixture = half_open();
+        let mut now = at(0);
+        while now < at(0) + MEMORY_PATIENCE * 3 {
+            assert_eq!(fixture.turn_for_memory(now, true), Ok(()));
+            fixture.byte();
+            now = fixture.fire();
+        }
+        assert_eq!(fixture.turn_for_memory(now, false), Ok(()));
+        assert!(!fixture.pace.is_starved());
+        let patience = fixture.core.timings.half_open_timeout;
+        assert_eq!((fixture.pace.phase, fixture.deadline), (Phase::HalfOpen, Some(now + patience)));
+    }
+
+    #[test]
+    fn a_transfer_that_waits_for_its_answer_keeps_that_deadline() {
+        let mut fixture = half_open();
+        let Fixture { core, pace, deadline, transfer, .. } = &mut fixture;
+        core.timers.set(conn(), deadline, Some(at(7_000)));
+        core.enter(at(0), conn(), deadline, pace, Phase::Dial, transfer);
+        assert_eq!(*deadline, Some(at(7_000)));
+        pace.phase = Phase::Lingering;
+        core.enter(at(1), conn(), deadline, pace, Phase::Dial, transfer);
+        assert_eq!((pace.phase, *deadline), (Phase::Dial, Some(at(7_000))));
     }
 }

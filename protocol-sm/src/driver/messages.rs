@@ -17,6 +17,7 @@ use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -431,13 +432,34 @@ pub enum FromListener {
     Report(Box<ListenerPart>),
 }
 
-/// The answer to [`ToServerMain::Report`] or [`ToClientMain::Report`].
+/// From a main driver to whoever asked it for something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reported {
-    /// Who asked: all that asked before the parts were gathered.
-    pub tags: Vec<u64>,
-    /// What they asked for.
-    pub report: Box<Report>,
+pub enum ToOperator {
+    /// The answer to [`ToServerMain::Report`] or [`ToClientMain::Report`].
+    Report {
+        /// Who asked: all that asked before the parts were gathered.
+        tags: Vec<u64>,
+        /// What they asked for.
+        report: Box<Report>,
+    },
+    /// The answer to [`ToServerMain::Order`].
+    Done {
+        /// Who gave the order.
+        tag: u64,
+        /// How many sessions or tunnels it was about.
+        count: usize,
+    },
+}
+
+/// What a server's operator can order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// End the sessions of this client, which is named as in a report, or of this credential.
+    // PROTOCOL.md: P-END-4.
+    Kick(String),
+    /// Close this public port for as long as the session lasts.
+    // PROTOCOL.md: P-TUN-14.
+    Close(u16),
 }
 
 /// To the server's main thread. `T` is a stream.
@@ -450,10 +472,18 @@ pub enum ToServerMain<T> {
     /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
     /// clients must encrypt, stays as it was.
     Reload(Box<ServerSettings>),
-    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the server ends before.
+    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`], once, unless the server ends
+    /// before.
     Report {
         /// The asker's name for it.
         tag: u64,
+    },
+    /// The operator orders something: answered by [`ToOperator::Done`] at once.
+    Order {
+        /// The operator's name for it.
+        tag: u64,
+        /// What is to be done.
+        order: Order,
     },
     /// The user asks to stop.
     Stop,
@@ -478,7 +508,8 @@ pub enum ToClientMain {
         /// The tunnel.
         tunnel: TunnelId,
     },
-    /// Somebody asks for a report, by the name `tag`: answered by [`Reported`], once, unless the client ends before.
+    /// Somebody asks for a report, by the name `tag`: answered by [`ToOperator::Report`],
+    /// once, unless the client ends before.
     Report {
         /// The asker's name for it.
         tag: u64,

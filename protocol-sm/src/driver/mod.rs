@@ -26,6 +26,6 @@ pub use crate::notes::{Disconnect, Dropped, Expiry, HandshakeEnd, Note};
 pub use crate::sys_error::SysError;
 pub use slab::Token;
 pub use sys::{Entropy, Listen, Log, Lookup, Readiness, Received, Resolve, Role, Splice, Streams};
-pub use thread::{Cx, Driver, SCRATCH, Strategy, Tell};
+pub use thread::{Cx, Driver, SCRATCH, Strategy, TURN, Tell};
 pub use totals::Totals;
 pub use view::{ConnView, Use};

@@ -164,7 +164,7 @@ struct Active {
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
-    starved: [bool; 2],
+    throttled: [bool; 2],
     /// Gone once both its directions are shut.
     visitor: Option<Token>,
     /// What the conn's deadline is for.

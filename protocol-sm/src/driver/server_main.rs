@@ -34,13 +34,14 @@ mod accept;
 mod check;
 mod ctl_handshake;
 mod handshake_limit;
+mod orders;
 mod reload;
 mod report;
 mod session_table;
 mod sessions;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, Reported, ToListener, ToLoop, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -61,9 +62,10 @@ use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
+use crate::turns::Turns;
 use crate::wire::{ConnKind, Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -75,8 +77,10 @@ use session_table::SessionTable;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that seems connected may take to show that it is, when another with its identity comes.
 const PROBE: Duration = Duration::from_secs(2);
-/// Reads from one ctl_conn before others get their turn.
-const READS: usize = 8;
+/// Bytes that are read from one ctl_conn, and acted on, before others get their turn: a few hundred messages.
+const CTL_TURN: usize = 4 << 10;
+/// Doors and ctl_conns that get a turn before the thread looks for something else.
+const TURNS: usize = 8;
 
 /// See the module. `T` is a stream, `L` a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,8 +106,9 @@ pub struct ServerMain<T, L> {
     healing: Counted<Histogram>,
     /// Reports that were asked for.
     reports: Gather<Part>,
-    /// Doors with connections left to accept, and ctl_conns with messages left to read or send.
-    busy: VecDeque<Token>,
+    /// Doors with connections left to accept, and ctl_conns with messages left to read or send, by the holders of
+    /// their sessions.
+    busy: Turns<Option<Holder>, Token>,
     paused_until: Option<Instant>,
     stopping: Option<Stopping>,
 }
@@ -214,7 +219,7 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<Reported>
+    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<ToOperator>
 {
 }
 
@@ -224,7 +229,7 @@ impl<T, L, S> MainSys<T, L> for S where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>
+        + Tell<ToOperator>
 {
 }
 
@@ -251,7 +256,7 @@ impl<T, L> ServerMain<T, L> {
             turned_away: TurnedAway::default(),
             healing: Counted::default(),
             reports: Gather::new(loop_count + 1),
-            busy: VecDeque::new(),
+            busy: Turns::default(),
             paused_until: None,
             stopping: None,
         }
@@ -315,14 +320,14 @@ impl<T, L> ServerMain<T, L> {
     }
 
     fn enqueue(&mut self, token: Token) {
-        let queued = match self.slots.get_mut(token) {
-            Some(Slot::Door(door)) => &mut door.queued,
-            Some(Slot::Ctl(conn)) => &mut conn.queued,
+        let (queued, owner) = match self.slots.get_mut(token) {
+            Some(Slot::Door(door)) => (&mut door.queued, None),
+            Some(Slot::Ctl(conn)) => (&mut conn.queued, conn.proved),
             Some(Slot::Proxy(_)) | None => return,
         };
         if !*queued {
             *queued = true;
-            self.busy.push_back(token);
+            self.busy.push(owner, token);
         }
     }
 }
@@ -334,7 +339,7 @@ where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener>
-        + Tell<Reported>,
+        + Tell<ToOperator>,
 {
     type Message = ToServerMain<T>;
 
@@ -346,6 +351,10 @@ where
             }
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
+            ToServerMain::Order { tag, order } => {
+                let count = self.carry_out(cx, &order);
+                cx.sys.tell(ToOperator::Done { tag, count });
+            }
             ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }
@@ -357,7 +366,7 @@ where
             Some(Slot::Door(_)) => self.accept(cx, token),
             Some(Slot::Ctl(conn)) => {
                 conn.link.port.on_ready(ready);
-                self.drive_ctl(cx, token);
+                self.enqueue(token);
             }
             Some(Slot::Proxy(hand)) => {
                 hand.port.on_ready(ready);
@@ -401,8 +410,8 @@ where
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
-        for _ in 0..self.busy.len() {
-            let Some(token) = self.busy.pop_front() else { return };
+        for _ in 0..self.busy.len().min(TURNS) {
+            let Some(token) = self.busy.pop() else { return };
             match self.slots.get_mut(token) {
                 Some(Slot::Door(door)) => {
                     door.queued = false;

@@ -36,10 +36,12 @@ pub struct Cx<'a, S> {
     pub scratch: &'a mut [u8],
     /// How payload is moved.
     pub strategy: Strategy,
+    /// Bytes that one direction of a transfer may move before others get their turn: [`TURN`].
+    pub turn: usize,
 }
 
-/// Bytes that one direction of a transfer may move before others get their turn.
-pub(crate) const TURN: usize = 256 * 1024;
+/// [`Cx::turn`] in production: 256 KiB. Simulations have less, too, so that small streams take several turns.
+pub const TURN: usize = 256 * 1024;
 
 /// The size of [`Cx::scratch`], in bytes. A read that fills it shows a bulk stream, for which splice is cheaper
 /// (measured: the crossover lies at 16 to 32 KiB).

@@ -3,6 +3,8 @@
 //! A socket that is reset drops what its kernel has not sent, or what was lost on the way and must be sent again. No
 //! event tells that all is acknowledged, so it is looked at again and again, at growing intervals.
 //!
+//! A call that finds no memory is tried again with the same patience.
+//!
 //! Invariants:
 //! - L1 the reset goes out at once when nothing is unacknowledged;
 //! - L2 it goes out as it is when nothing was acknowledged for `reset_linger`.

@@ -65,8 +65,7 @@ impl Pipe {
         match retried(|| write(&self.write, bytes)) {
             Ok(n) if n == bytes.len() => Ok(()),
             // No memory for the pipe's pages: what could not be put in is lost, and the stream with it.
-            Ok(_) => Err(SysError::Exhausted),
-            Err(errno) => Err(sys_error(errno)),
+            Ok(_) | Err(_) => Err(SysError::Other(Errno::ENOMEM as i32)),
         }
     }
 }

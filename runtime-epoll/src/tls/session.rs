@@ -319,7 +319,7 @@ impl Session {
         if read.is_err() || !self.outgoing.is_empty() && self.owed == 0 {
             // An answer of the handshake, or an alert. What the socket does not take now is sent later.
             match self.flush(wire) {
-                Ok(()) | Err(SysError::WouldBlock) => {}
+                Ok(()) | Err(SysError::WouldBlock | SysError::Exhausted) => {}
                 Err(error) => return Err(read.err().unwrap_or(error)),
             }
         }

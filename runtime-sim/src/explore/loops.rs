@@ -17,7 +17,7 @@ use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, Limits, ToClientLoop, ToServerLoop,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, Use};
+use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, TURN, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Source;
@@ -220,7 +220,7 @@ impl Loops {
         let State { net, server, .. } = state;
         let mut scratch = [0; SCRATCH];
         let mut kernel = Kernel { net, who: Who::ServerLoop, told: &mut told, story };
-        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
+        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy, turn: TURN };
         let server = server.change();
         call(server, &mut cx);
         while Driver::<Kernel<'_>>::is_busy(server) {
@@ -248,7 +248,7 @@ impl Loops {
         let State { net, client, .. } = state;
         let mut scratch = [0; SCRATCH];
         let mut kernel = Kernel { net, who: Who::ClientLoop(0), told: &mut told, story };
-        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy };
+        let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: self.config.strategy, turn: TURN };
         let client = client.change();
         call(client, &mut cx);
         while Driver::<Kernel<'_>>::is_busy(client) {

@@ -18,7 +18,7 @@ use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::{ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
-use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, Use};
+use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::ClientReload;
 use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
@@ -580,7 +580,7 @@ where
     let mut told = Vec::new();
     let mut scratch = [0; SCRATCH];
     let mut kernel = Kernel { net, who, told: &mut told, story };
-    let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: Strategy::Copy };
+    let mut cx = Cx { sys: &mut kernel, now, scratch: &mut scratch, strategy: Strategy::Copy, turn: TURN };
     let driver = part.change();
     call(driver, &mut cx);
     while driver.is_busy() {

@@ -67,6 +67,8 @@ struct Proc {
     pipes: BTreeSet<PipeId>,
     polls: usize,
     fd_limit: usize,
+    /// Chance in a hundred that a call finds no memory.
+    no_memory: u64,
 }
 
 impl Proc {
@@ -177,7 +179,7 @@ impl Kernel {
     pub fn spawn(&mut self, host: HostId, fd_limit: usize) -> ProcId {
         let id = ProcId(self.procs.len());
         let (socks, pipes) = (BTreeSet::new(), BTreeSet::new());
-        self.procs.push(Proc { host, alive: true, socks, pipes, polls: 0, fd_limit });
+        self.procs.push(Proc { host, alive: true, socks, pipes, polls: 0, fd_limit, no_memory: 0 });
         id
     }
 
@@ -192,6 +194,17 @@ impl Kernel {
     pub fn set_path(&mut self, a: HostId, b: HostId, path: Path) {
         self.paths.insert((a, b), path);
         self.paths.insert((b, a), path);
+    }
+
+    /// Lets calls of a process find no memory with this chance in a hundred. Who answers a call asks.
+    pub fn set_no_memory(&mut self, proc: ProcId, chance: u64) {
+        self.procs[proc.0].no_memory = chance;
+    }
+
+    /// The chance in a hundred that a call of the process finds no memory.
+    #[must_use]
+    pub fn no_memory(&self, proc: ProcId) -> u64 {
+        self.procs[proc.0].no_memory
     }
 
     /// Sets how many descriptors a process may have from now on.

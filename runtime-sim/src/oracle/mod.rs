@@ -1,9 +1,11 @@
 //! What must hold: each property by its name, and what a run has seen of the things that must happen sometimes.
 
+mod books;
 mod ends;
 mod sometimes;
 mod streams;
 
+pub(crate) use books::Books;
 pub(crate) use ends::Ends;
 pub use sometimes::{Coverage, Sometimes};
 pub use streams::{Finding, Side, StreamId, Streams};
@@ -51,10 +53,12 @@ pub enum Property {
     VisitsRecorded,
     BandwidthKept,
     PortsAccountedFor,
+    BooksAgree,
     StrangersHoldNothing,
     SilentPeersGivenUp,
     StrangersGetNothing,
     ScopesAreKept,
+    CrowdsAreBounded,
     ReloadsSpareOthers,
     ClosedTakesNobody,
     TurnsAreShort,
@@ -72,7 +76,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -98,10 +102,12 @@ impl Property {
         Self::VisitsRecorded,
         Self::BandwidthKept,
         Self::PortsAccountedFor,
+        Self::BooksAgree,
         Self::StrangersHoldNothing,
         Self::SilentPeersGivenUp,
         Self::StrangersGetNothing,
         Self::ScopesAreKept,
+        Self::CrowdsAreBounded,
         Self::ReloadsSpareOthers,
         Self::ClosedTakesNobody,
         Self::TurnsAreShort,
@@ -152,13 +158,17 @@ impl Property {
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"
             }
+            Self::BooksAgree => "what a program tells of itself was true between the question and the answer",
             Self::StrangersHoldNothing => "unauthenticated peers are dropped within the handshake's time",
             Self::SilentPeersGivenUp => "a peer that is silent for its time and some slack is given up",
             Self::StrangersGetNothing => "who proves nothing is told nothing but that he is refused",
             Self::ScopesAreKept => "a client gets no port but those that it may use",
+            Self::CrowdsAreBounded => {
+                "there are no more visitors than descriptors for them, and of one address no more than its part"
+            }
             Self::ReloadsSpareOthers => "a reload ends no session and no tunnel that stays",
             Self::ClosedTakesNobody => "a tunnel that was closed takes no visitor",
-            Self::TurnsAreShort => "one turn of a thread opens few ports",
+            Self::TurnsAreShort => "one turn of a thread opens few ports and moves few bytes",
             Self::NoPanic => "nothing panics",
             Self::TransfersEnd => "every transfer ends after the faults have stopped",
             Self::ClientsReturn => "every client is back after the faults have stopped",

@@ -91,7 +91,10 @@ pub enum Sometimes {
     HolderCame,
     HolderPortInUse,
     UnacknowledgedEnded,
+    SourceFull,
     Throttled,
+    NoMemory,
+    StarvedOut,
     ReloadedClient,
     ReloadedServer,
     ReloadedWithTransfers,
@@ -100,11 +103,16 @@ pub enum Sometimes {
     TunnelMoved,
     ScopeShrunk,
     TokenRevoked,
+    AskedAtOnce,
+    Kicked,
+    KickedWithTransfers,
+    PortClosed,
+    PortClosedWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 92] = [
+    pub const ALL: [Self; 100] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -188,7 +196,10 @@ impl Sometimes {
         Self::HolderCame,
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
+        Self::SourceFull,
         Self::Throttled,
+        Self::NoMemory,
+        Self::StarvedOut,
         Self::ReloadedClient,
         Self::ReloadedServer,
         Self::ReloadedWithTransfers,
@@ -197,6 +208,11 @@ impl Sometimes {
         Self::TunnelMoved,
         Self::ScopeShrunk,
         Self::TokenRevoked,
+        Self::AskedAtOnce,
+        Self::Kicked,
+        Self::KickedWithTransfers,
+        Self::PortClosed,
+        Self::PortClosedWithTransfers,
     ];
 }
 

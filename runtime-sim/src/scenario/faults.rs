@@ -31,6 +31,8 @@ pub enum SimFault {
     Stranger,
     Impostor,
     Holder,
+    /// Calls of a program's event loops find no memory.
+    NoMemory,
     ReloadClient,
     ReloadServer,
 }
@@ -46,6 +48,8 @@ pub enum KernelFault {
     ServiceBlackholed,
     Nudge,
     CloseTunnel,
+    Kick,
+    ClosePort,
 }
 
 /// A kind of fault on turmoil.
@@ -57,6 +61,8 @@ pub enum TurmoilFault {
     KillService,
     NoNames,
     Lag,
+    /// Every proxy_conn of a client that has been silent for a while is forgotten on its way.
+    ForgetfulNat,
 }
 
 impl SimFault {
@@ -77,7 +83,7 @@ impl SimFault {
             Self::StopClient => Sometimes::StopClient,
             Self::StopServer => Sometimes::StopServer,
             Self::ServiceDown => Sometimes::ServiceDown,
-            Self::ServiceAcceptsNothing | Self::FewDescriptors => return None,
+            Self::ServiceAcceptsNothing | Self::FewDescriptors | Self::NoMemory => return None,
             Self::Rival | Self::Stranger | Self::Impostor | Self::Holder => return None,
             Self::ReloadClient | Self::ReloadServer => return None,
         })

@@ -18,7 +18,8 @@ pub(crate) use timings::TimingRanges;
 use crate::holder;
 use crate::kernel::Rng;
 use protocol_sm::bandwidth::Rate;
-use protocol_sm::driver::{SCRATCH, Strategy};
+use protocol_sm::budget::Budget;
+use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token, TunnelLimits};
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Scenario {
     pub max_waiting: u32,
     /// Visitors served at once.
     pub max_connections: u32,
+    /// What the server's descriptors and one address's part allow, where that is little.
+    pub tight: Option<Tight>,
     /// What the server lets each tunnel move in each direction.
     pub max_bandwidth: Rate,
     /// Deadlines of both sides.
@@ -59,12 +62,25 @@ pub struct Scenario {
     pub scratch: usize,
     /// How payload is moved.
     pub strategy: Strategy,
+    /// Bytes that one direction of a transfer may move in a turn.
+    pub turn: usize,
     /// Chance in a hundred that a call moves less than it could.
     pub short_calls: u64,
     /// Chance in a hundred that there is no pipe to be had.
     pub no_pipe: u64,
     /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
     pub no_splice: u64,
+}
+
+/// Limits that are far above what a simulation loads, made small enough to be met.
+#[derive(Clone, Copy, Debug)]
+pub struct Tight {
+    /// Visitors of all holders.
+    pub visitors: u32,
+    /// Visitors of one holder from one address.
+    pub per_source: u32,
+    /// Conns of all holders, beyond those that are kept ready.
+    pub conns: u32,
 }
 
 /// A client's part of the scenario.
@@ -109,9 +125,17 @@ impl Scenario {
         Scope {
             max_waiting: self.max_waiting * clients,
             max_connections: self.max_connections * clients,
+            max_connections_per_source: self.tight.map(|tight| tight.per_source),
             max_bandwidth: self.max_bandwidth,
             ..Scope::default()
         }
+    }
+
+    /// What the server's descriptors allow.
+    fn budget(&self) -> Budget {
+        let Some(tight) = self.tight else { return Budget::default() };
+        let ready = u32::try_from(self.clients.len()).expect("few clients") * self.idle_conns;
+        Budget { visitors: tight.visitors, conns: ready + tight.conns, ..Budget::default() }
     }
 
     /// The server's settings. With `tokens` each client has its own, and so has a neighbour who runs no client, but may
@@ -123,8 +147,11 @@ impl Scenario {
             scope: self.scope(1),
         };
         let clients = (0..=self.clients.len()).map(credential);
+        let mut hostile = holder::credential();
+        hostile.scope.max_connections_per_source = self.tight.map(|tight| tight.per_source);
         ServerSettings {
-            credentials: if tokens { clients.chain([holder::credential()]).collect() } else { Vec::new() },
+            credentials: if tokens { clients.chain([hostile]).collect() } else { Vec::new() },
+            budget: self.budget(),
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
             access_log: true,
@@ -185,6 +212,13 @@ pub(crate) fn draw_scratch(rng: &mut Rng) -> usize {
     if rng.chance(30) { SCRATCH } else { rng.log_size(1024, SCRATCH) }
 }
 
+/// Draws how much one direction of a transfer moves in a turn: production's, or less, so that streams of a simulation
+/// take several turns. Its dice are its own.
+pub(crate) fn draw_turn(seed: u64) -> usize {
+    let mut rng = Rng::new(seed ^ 0x7024_0000);
+    if rng.chance(50) { TURN } else { rng.log_size(1024, TURN) }
+}
+
 /// Draws how payload is moved.
 pub(crate) fn draw_strategy(rng: &mut Rng) -> Strategy {
     rng.pick(&[Strategy::Hybrid, Strategy::Hybrid, Strategy::Splice, Strategy::Copy])
@@ -193,6 +227,14 @@ pub(crate) fn draw_strategy(rng: &mut Rng) -> Strategy {
 /// Draws the chance in a hundred that there is no pipe to be had.
 pub(crate) fn draw_no_pipe(rng: &mut Rng) -> u64 {
     if rng.chance(20) { rng.range(5, 50) } else { 0 }
+}
+
+/// Draws limits that are met, for some seeds in which not everybody must be served. Its dice are its own, too.
+pub(crate) fn draw_tight(seed: u64, calm: bool) -> Option<Tight> {
+    let mut rng = Rng::new(seed ^ 0x7197_0000);
+    let mut draw = |low, high| u32::try_from(rng.range(low, high)).expect("small");
+    let (dice, visitors, per_source, conns) = (draw(0, 99), draw(3, 9), draw(2, 6), draw(1, 6));
+    (!calm && dice < 15).then_some(Tight { visitors, per_source, conns })
 }
 
 /// Draws the chance in a hundred that a splice(2) is refused. Its dice are its own, so that a seed's other choices are

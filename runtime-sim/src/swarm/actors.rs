@@ -6,7 +6,7 @@ use super::stage::Stage;
 use crate::holder::{Act, Holder};
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
-use crate::oracle::{Kind, Property, Side, Sometimes, StreamId};
+use crate::oracle::{Finding, Kind, Property, Side, Sometimes, StreamId};
 use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Scenario, Script, Shut};
 use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
@@ -300,36 +300,76 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
+/// A connection on which somebody says what he has to say, and hears what comes.
+struct Talk {
+    socket: Socket,
+    unsent: Vec<u8>,
+}
+
+impl Talk {
+    fn begin(stage: &Rc<Stage>, who: ProcId, to: SocketAddr) -> Self {
+        Self { socket: Socket::connect(stage, who, None, to), unsent: Vec::new() }
+    }
+
+    /// Says and hears all that it can now. `turn` is handed what came, at first nothing, and answers. `Ready`: the
+    /// connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut impl FnMut(&[u8]) -> Vec<u8>) -> Poll<()> {
+        self.socket.pull(cx);
+        if self.socket.is_connecting() {
+            return Poll::Pending;
+        }
+        let mut bytes = [0; 512];
+        let mut came = 0;
+        loop {
+            self.say(turn(&bytes[..came]));
+            came = match self.socket.recv(&mut bytes) {
+                Err(SysError::WouldBlock) => return Poll::Pending,
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(n) => n,
+            };
+        }
+    }
+
+    fn say(&mut self, words: Vec<u8>) {
+        self.unsent.extend(words);
+        while !self.unsent.is_empty() {
+            match self.socket.send(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                // The connection is gone, or full: the next read tells, or there will be room.
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Goes on until the connection is over, or `until` has passed. `false`: it is not over.
+    async fn go_on(&mut self, until: Duration, turn: &mut impl FnMut(&[u8]) -> Vec<u8>) -> bool {
+        tokio::time::timeout(until, poll_fn(|cx| self.poll(cx, turn))).await.is_ok()
+    }
+
+    /// Goes on until the connection is over: a silent line ends by the clock.
+    async fn until_over(mut self, mut turn: impl FnMut(&[u8]) -> Vec<u8>) {
+        while !self.go_on(LOOK * 5, &mut turn).await {}
+    }
+}
+
+/// What came to somebody who may have found something.
+fn take_in(stage: &Stage, heard: Result<Option<Sometimes>, Finding>) {
+    match heard {
+        Ok(seen) => seen.into_iter().for_each(|what| stage.saw(what)),
+        Err(finding) => stage.check(Err(finding)),
+    }
+}
+
 /// Somebody who is no client comes to one of the server's own ports, and says something or nothing.
 async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
     stage.saw(Sometimes::Stranger);
     let to = SocketAddr::new(turmoil::lookup("server"), port);
-    let mut socket = Socket::connect(&stage, who, None, to);
     let mut words = vec![0; rng.log_size(1, 3000)];
     words.fill_with(|| rng.next().to_le_bytes()[0]);
     if rng.chance(50) {
         words.clear();
     }
-    let mut said = false;
-    let mut over = |cx: &mut Context<'_>| {
-        socket.pull(cx);
-        if socket.is_connecting() {
-            return Poll::Pending;
-        }
-        if !std::mem::replace(&mut said, true) && !words.is_empty() {
-            // What does not fit is not said.
-            let _ = socket.send(&words);
-        }
-        loop {
-            match socket.recv(&mut [0; 512]) {
-                Err(SysError::WouldBlock) => return Poll::Pending,
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => {}
-            }
-        }
-    };
-    // A silent line ends by the clock.
-    while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
+    Talk::begin(&stage, who, to).until_over(|_| std::mem::take(&mut words)).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
@@ -339,31 +379,13 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     stage.remark(Some(who), || format!("{impostor:.40?}"));
     let port = if impostor.port() == ConnKind::Ctl { CTL } else { PROXY };
     let to = SocketAddr::new(turmoil::lookup("server"), port);
-    let mut socket = Socket::connect(&stage, who, None, to);
-    let mut over = |cx: &mut Context<'_>| {
-        socket.pull(cx);
-        if socket.is_connecting() {
-            return Poll::Pending;
+    let turn = |came: &[u8]| {
+        if !came.is_empty() {
+            take_in(&stage, impostor.on_bytes(came));
         }
-        let mut bytes = [0; 512];
-        loop {
-            let words = impostor.speak();
-            if !words.is_empty() {
-                // What does not fit is not said.
-                let _ = socket.send(&words);
-            }
-            match socket.recv(&mut bytes) {
-                Err(SysError::WouldBlock) => return Poll::Pending,
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(n) => match impostor.on_bytes(&bytes[..n]) {
-                    Ok(seen) => seen.into_iter().for_each(|what| stage.saw(what)),
-                    Err(finding) => stage.check(Err(finding)),
-                },
-            }
-        }
+        impostor.speak()
     };
-    // A silent line ends by the clock.
-    while tokio::time::timeout(LOOK * 5, poll_fn(&mut over)).await.is_err() {}
+    Talk::begin(&stage, who, to).until_over(turn).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
@@ -371,36 +393,15 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
 async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     let mut holder = Holder::new(rng.fork(), stage.oracle.past.take().filter(|_| rng.chance(60)));
     let server = turmoil::lookup("server");
-    let mut socket = Socket::connect(&stage, who, None, SocketAddr::new(server, CTL));
-    let mut unsent = Vec::new();
+    let mut talk = Talk::begin(&stage, who, SocketAddr::new(server, CTL));
     loop {
-        let mut talk = |cx: &mut Context<'_>| {
-            socket.pull(cx);
-            if socket.is_connecting() {
-                return Poll::Pending;
+        let mut turn = |came: &[u8]| {
+            if !came.is_empty() {
+                take_in(&stage, holder.on_bytes(came));
             }
-            let mut bytes = [0; 512];
-            loop {
-                unsent.extend(holder.speak());
-                while !unsent.is_empty() {
-                    match socket.send(&unsent) {
-                        Ok(sent) => drop(unsent.drain(..sent)),
-                        // The connection is gone, or full: the next read tells, or there will be room.
-                        Err(_) => break,
-                    }
-                }
-                match socket.recv(&mut bytes) {
-                    Err(SysError::WouldBlock) => return Poll::Pending,
-                    Ok(0) | Err(_) => return Poll::Ready(()),
-                    Ok(n) => match holder.on_bytes(&bytes[..n]) {
-                        Ok(seen) => seen.into_iter().for_each(|what| stage.saw(what)),
-                        Err(finding) => stage.check(Err(finding)),
-                    },
-                }
-            }
+            holder.speak()
         };
-        let pause = tokio::time::timeout(rng_pause(&mut rng), poll_fn(&mut talk)).await;
-        if pause.is_ok() {
+        if talk.go_on(Duration::from_millis(rng.log_size(1, 300) as u64), &mut turn).await {
             break;
         }
         match holder.act() {
@@ -412,9 +413,7 @@ async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
             }
             Act::Visit(port) => hold(&stage, who, SocketAddr::new(server, port), b"a visitor".to_vec(), rng.fork()),
             Act::Leave => {
-                unsent.extend(holder.speak());
-                // What does not fit is not said.
-                let _ = socket.send(&unsent);
+                talk.say(holder.speak());
                 break;
             }
         }
@@ -423,36 +422,14 @@ async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
-fn rng_pause(rng: &mut Rng) -> Duration {
-    Duration::from_millis(rng.log_size(1, 300) as u64)
-}
-
 /// A connection of a hostile holder's on which it says this and no more, for a while.
-fn hold(stage: &Rc<Stage>, who: ProcId, to: SocketAddr, words: Vec<u8>, mut rng: Rng) {
+fn hold(stage: &Rc<Stage>, who: ProcId, to: SocketAddr, mut words: Vec<u8>, mut rng: Rng) {
     stage.orders.to_come.set(stage.orders.to_come.get() + 1);
     let stage = Rc::clone(stage);
     tokio::task::spawn_local(async move {
-        let mut socket = Socket::connect(&stage, who, None, to);
-        let mut words = Some(words);
-        let over = |cx: &mut Context<'_>| {
-            socket.pull(cx);
-            if socket.is_connecting() {
-                return Poll::Pending;
-            }
-            if let Some(words) = words.take() {
-                // What does not fit is not said.
-                let _ = socket.send(&words);
-            }
-            loop {
-                match socket.recv(&mut [0; 512]) {
-                    Err(SysError::WouldBlock) => return Poll::Pending,
-                    Ok(0) | Err(_) => return Poll::Ready(()),
-                    Ok(_) => {}
-                }
-            }
-        };
+        let until = Duration::from_millis(rng.log_size(10, 5_000) as u64);
         // It leaves, or is sent away.
-        let _ = tokio::time::timeout(Duration::from_millis(rng.log_size(10, 5_000) as u64), poll_fn(over)).await;
+        let _ = Talk::begin(&stage, who, to).go_on(until, &mut |_| std::mem::take(&mut words)).await;
         stage.orders.to_come.set(stage.orders.to_come.get() - 1);
     });
 }

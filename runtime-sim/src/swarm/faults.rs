@@ -1,7 +1,7 @@
 //! What goes wrong, and how it is put right again.
 
 use super::lines::{Fate, Line};
-use super::orders::{Intrusion, Order};
+use super::orders::{Intrusion, Moment, Order};
 use super::plan::Blow;
 use super::stage::{SERVER, Stage};
 use crate::kernel::{ProcId, Rng};
@@ -15,6 +15,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use turmoil::Sim;
+
+/// After so long a NAT may forget a connection.
+const IDLE: Duration = Duration::from_millis(300);
 
 /// The parties, by number and by name.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ enum Remedy {
     Open(usize),
     Listen(usize),
     Descriptors(ProcId),
+    Memory(ProcId),
     Names(ProcId),
     Lag(ProcId),
     RivalLeaves,
@@ -109,6 +113,7 @@ impl Faults {
 
     /// Ends everything.
     pub(super) fn remedy_all(&mut self, sim: &mut Sim<'_>) {
+        self.stage.orders.ambush.set(None);
         for (_, remedy) in std::mem::take(&mut self.active) {
             self.put_right(sim, remedy);
         }
@@ -140,6 +145,7 @@ impl Faults {
             Remedy::Open(tunnel) => self.stage.orders.closed.borrow_mut()[tunnel] = false,
             Remedy::Listen(tunnel) => self.stage.orders.deaf.borrow_mut()[tunnel] = false,
             Remedy::Descriptors(who) => self.stage.orders.with_status(who, |status| status.few_descriptors = false),
+            Remedy::Memory(who) => self.stage.orders.with_status(who, |status| status.no_memory = 0),
             Remedy::Names(who) => self.stage.orders.with_status(who, |status| status.no_names = false),
             Remedy::Lag(who) => self.stage.orders.with_status(who, |status| status.lag = Duration::ZERO),
             Remedy::Restore(who) => self.stage.orders.reload(who, None),
@@ -193,6 +199,7 @@ impl Faults {
                 self.stage.orders.with_status(program, |status| status.lag = lag);
                 Remedy::Lag(program)
             }
+            TurmoilFault::ForgetfulNat => return self.forget_idle_conns(sim, client),
         };
         self.active.push((until, remedy));
         true
@@ -204,6 +211,12 @@ impl Faults {
         let now = self.stage.last_now();
         let remedy = match fault {
             SimFault::ResetCtl => return self.kill_one(Role::Ctl, Fate::Reset),
+            // Some wait for a certain moment.
+            SimFault::ResetProxy if lasts.as_millis() % 5 < 3 => {
+                let moment = if lasts.as_millis().is_multiple_of(5) { Moment::Dialling } else { Moment::PipeHeld };
+                self.stage.orders.ambush.set(Some(moment));
+                return true;
+            }
             SimFault::ResetProxy => return self.kill_one(Role::Proxy, Fate::Reset),
             SimFault::ResetPublic => return self.kill_one(Role::Public, Fate::Reset),
             SimFault::ResetLocal => return self.kill_one(Role::Local, Fate::Reset),
@@ -229,6 +242,11 @@ impl Faults {
             SimFault::FewDescriptors => {
                 self.stage.orders.with_status(program, |status| status.few_descriptors = true);
                 Remedy::Descriptors(program)
+            }
+            SimFault::NoMemory => {
+                let chance = self.rng.pick(&[20, 60, 100]);
+                self.stage.orders.with_status(program, |status| status.no_memory = chance);
+                Remedy::Memory(program)
             }
             SimFault::Rival => {
                 let rival = self.cast.rival();
@@ -274,6 +292,19 @@ impl Faults {
         }
         lines[self.rng.size(0, lines.len() - 1)].borrow_mut().kill(fate);
         true
+    }
+
+    /// A NAT in front of a client forgets the proxy_conns on which nothing has moved for a while.
+    fn forget_idle_conns(&mut self, sim: &mut Sim<'_>, client: ProcId) -> bool {
+        let ip: IpAddr = sim.lookup(self.cast.name(client).as_str());
+        let now = self.stage.last_now();
+        let mut lines = self.stage.lines.of(Role::Proxy);
+        lines.retain(|line| {
+            let line = line.borrow();
+            line.is_up() && line.key.0.ip() == ip && now.since(line.moved) >= IDLE
+        });
+        lines.iter().for_each(|line| line.borrow_mut().kill(Fate::Silent(now)));
+        !lines.is_empty()
     }
 
     /// Every line that `is_hit` goes silent.

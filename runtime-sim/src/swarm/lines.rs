@@ -55,6 +55,8 @@ pub(super) struct Line {
     /// What our program uses it for.
     pub(super) role: Option<Role>,
     pub(super) fate: Option<Fate>,
+    /// When something was sent on it last.
+    pub(super) moved: Instant,
     pub(super) ends: [End; 2],
 }
 
@@ -74,7 +76,7 @@ pub(super) struct End {
 
 impl Line {
     pub(super) fn new(key: LineKey) -> Self {
-        Self { key, role: None, fate: None, ends: Default::default() }
+        Self { key, role: None, fate: None, moved: Instant::ZERO, ends: Default::default() }
     }
 
     /// The line in words, with the bytes that are under way or unread in each direction.

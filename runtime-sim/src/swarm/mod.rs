@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 32] = [
+pub const UNSEEN: [Sometimes; 37] = [
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,
@@ -84,6 +84,11 @@ pub const UNSEEN: [Sometimes; 32] = [
     Sometimes::IdlePinged,
     Sometimes::QueueFull,
     Sometimes::TunnelClosedWithTransfers,
+    Sometimes::Kicked,
+    Sometimes::KickedWithTransfers,
+    Sometimes::PortClosed,
+    Sometimes::PortClosedWithTransfers,
+    Sometimes::StarvedOut,
 ];
 
 /// Runs the system that `seed` describes.

@@ -131,7 +131,10 @@ impl Oracle {
                 let what = format!("{who:?}: {conn:?} {epoch:?}");
                 self.breach(Kind::Safety, Property::ResetCostsNoConn, what);
             }
-            Note::Aborted { conn, epoch, code, .. } if server => {
+            Note::Aborted { conn, epoch, code, by_peer } if server => {
+                if *code == AbortCode::Resources && !by_peer {
+                    self.saw(Sometimes::StarvedOut);
+                }
                 self.ended((*conn, *epoch));
                 if *code == AbortCode::Stopping {
                     self.saw(Sometimes::DrainTimedOut);
@@ -146,7 +149,8 @@ impl Oracle {
                 Dropped::QueueFull => self.saw(Sometimes::QueueFull),
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
+                Dropped::SourceFull => self.saw(Sometimes::SourceFull),
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
             },
             Note::TakenBack { conn, epoch, lost, .. } => {
                 self.ended((*conn, *epoch));

@@ -20,6 +20,8 @@ pub(super) struct Orders {
     /// Services that do not listen, and that do not accept.
     pub(super) closed: RefCell<Vec<bool>>,
     pub(super) deaf: RefCell<Vec<bool>>,
+    /// The next proxy_conn at such a moment is reset.
+    pub(super) ambush: Cell<Option<Moment>>,
     /// Visitors, and connections of services, that have not ended.
     pub(super) actors: Cell<usize>,
     /// Visits and intrusions asked for and not over.
@@ -51,11 +53,22 @@ pub(super) struct Status {
     pub(super) loop_sockets: usize,
     pub(super) lag: Duration,
     pub(super) few_descriptors: bool,
+    /// Chance in a hundred that a call finds no memory.
+    pub(super) no_memory: u64,
     pub(super) no_names: bool,
     orders: Vec<Order>,
     /// Told anew: by these numbers, or as at the start.
     reloads: Vec<Option<u64>>,
     waker: Option<Waker>,
+}
+
+/// A moment of a transfer that chance alone seldom meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Its client dials: it has seen a `Start`, and not answered.
+    Dialling,
+    /// A pipe holds bytes that it does not take.
+    PipeHeld,
 }
 
 /// A visit to make.
@@ -87,6 +100,7 @@ impl Orders {
             leaving: Cell::new(false),
             closed: RefCell::new(vec![false; tunnels]),
             deaf: RefCell::new(vec![false; tunnels]),
+            ambush: Cell::default(),
             actors: Cell::default(),
             to_come: Cell::default(),
             visits: RefCell::default(),
@@ -136,6 +150,15 @@ impl Orders {
     pub(super) fn start(&self, who: ProcId) {
         self.with_status(who, |status| status.asleep = false);
         self.rouse(who);
+    }
+
+    /// Such a moment is there: whether somebody has waited for it.
+    pub(super) fn is_ambushed(&self, moment: Moment) -> bool {
+        let waited_for = self.ambush.get() == Some(moment);
+        if waited_for {
+            self.ambush.set(None);
+        }
+        waited_for
     }
 
     /// Sends a visitor.

@@ -62,8 +62,11 @@ impl<D: Driver<Thread, Message = M>, M> SimThread<D, M> {
     }
 
     fn call<R>(&mut self, now: Instant, call: impl FnOnce(&mut D, &mut Cx<'_, Thread>) -> R) -> R {
-        let strategy = self.thread.process.borrow().stage.plan.scenario.strategy;
-        let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy };
+        let (strategy, turn) = {
+            let scenario = &self.thread.process.borrow().stage.plan.scenario;
+            (scenario.strategy, scenario.turn)
+        };
+        let mut cx = Cx { sys: &mut self.thread, now, scratch: &mut self.scratch, strategy, turn };
         call(&mut self.driver, &mut cx)
     }
 }
@@ -247,6 +250,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToServerMain::Report { tag });
+        }
         for draw in stage.orders.take_reloads(SERVER) {
             let mut new = plan.scenario.server(true);
             if let Some(draw) = draw {
@@ -355,6 +361,9 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         if let Some(new) = stage.orders.take_order(who, cx.waker()) {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToClientMain::Stop);
+        }
+        if let Some(tag) = process.borrow().watch.question() {
+            mailbox.borrow_mut().push_back(ToClientMain::Report { tag });
         }
         for draw in stage.orders.take_reloads(who) {
             let mut new = client_settings(plan, identity);

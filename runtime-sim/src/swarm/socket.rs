@@ -127,6 +127,18 @@ impl Socket {
         }
     }
 
+    /// What our program uses it for.
+    pub(super) fn role(&self) -> Option<Role> {
+        self.role.or(self.line.as_ref()?.borrow().role)
+    }
+
+    /// A middlebox resets it.
+    pub(super) fn strike(&self) {
+        if let Some(line) = &self.line {
+            line.borrow_mut().kill(Fate::Reset);
+        }
+    }
+
     fn attach(&mut self, stream: TcpStream) {
         let line = self.stage.lines.get(lines::key(&stream, self.end == 0), self.end);
         {
@@ -330,6 +342,7 @@ impl Socket {
             return Err(SysError::Reset);
         }
         line.ends[self.end].written += n as u64;
+        line.moved = self.stage.now();
         Ok(n)
     }
 

@@ -4,6 +4,7 @@
 //! turmoil itself never does that.
 
 use super::options::Lie;
+use super::orders::Moment;
 use super::socket::Socket;
 use super::stage::{SERVER, Stage};
 use super::watch::Watch;
@@ -11,7 +12,7 @@ use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
@@ -89,6 +90,8 @@ pub(super) struct Process {
     next: u64,
     pipes: usize,
     lookups: Vec<(Instant, Lookup, Vec<SocketAddr>)>,
+    /// What was read last.
+    last_read: Option<u64>,
 }
 
 impl std::fmt::Debug for Process {
@@ -113,6 +116,7 @@ impl Process {
             next: 0,
             pipes: 0,
             lookups: Vec::new(),
+            last_read: None,
         }))
     }
 
@@ -204,6 +208,25 @@ impl Process {
         Ok(())
     }
 
+    /// A transfer has come to such a moment: its conn is `stream`, or what was read last.
+    fn ambush(&mut self, stream: Option<u64>, moment: Moment) {
+        let mut sockets = [stream, self.last_read].into_iter().flatten().filter_map(|stream| self.sockets.get(&stream));
+        let conn = sockets.find(|entry| entry.socket.role() == Some(Role::Proxy));
+        if let Some(conn) = conn.filter(|_| self.stage.orders.is_ambushed(moment)) {
+            conn.socket.strike();
+        }
+    }
+
+    /// Whether this call finds memory. For a ctl_conn it always does: one that does not is lost, as by a reset.
+    fn find_memory(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let chance = self.stage.orders.with_status(self.who, |status| status.no_memory);
+        if chance > 0 && self.socket(stream).role() != Some(Role::Ctl) && self.rng.chance(chance) {
+            self.stage.saw(Sometimes::NoMemory);
+            return Err(SysError::Exhausted);
+        }
+        Ok(())
+    }
+
     /// Whether the system does this wrong now.
     fn lies(&mut self, lie: Lie) -> bool {
         self.stage.lie == Some(lie) && self.rng.chance(10)
@@ -211,6 +234,7 @@ impl Process {
 
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
         let n = self.socket(stream).recv(into)?;
+        self.last_read = Some(stream.0);
         if self.who == SERVER && Overheard::is_of_use(&into[..n]) {
             self.stage.oracle.overheard.borrow_mut().on_read(key(stream), &into[..n]);
         }
@@ -291,6 +315,9 @@ impl Streams for Thread {
         if process.out_of_descriptors() {
             return Err(SysError::Exhausted);
         }
+        if role == Role::Local {
+            process.ambush(None, Moment::Dialling);
+        }
         let socket = Socket::connect(&process.stage, process.who, Some(role), to);
         Ok(process.insert(socket, Some((self.index, token))))
     }
@@ -302,6 +329,7 @@ impl Streams for Thread {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
         let mut process = self.process.borrow_mut();
+        process.find_memory(stream)?;
         let most = process.cut(into.len(), 1);
         let bytes = process.recv(stream, &mut into[..most])?;
         Ok(Received { bytes, drained: bytes < most })
@@ -310,6 +338,7 @@ impl Streams for Thread {
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "nothing to send");
         let mut process = self.process.borrow_mut();
+        process.find_memory(stream)?;
         let most = process.cut(from.len(), WHOLE);
         process.socket(stream).send(&from[..most])
     }
@@ -345,6 +374,7 @@ impl Splice for Thread {
     fn splice_in(&mut self, stream: &Stream, pipe: &Pipe, max: usize) -> Result<usize, SysError> {
         let mut process = self.process.borrow_mut();
         process.may_splice()?;
+        process.find_memory(stream)?;
         let mut held = pipe.bytes.borrow_mut();
         if !held.is_empty() || max == 0 {
             process.stage.breach(Kind::Safety, Property::PipesEmptyAtRest, "filled while not empty".into());
@@ -363,6 +393,7 @@ impl Splice for Thread {
     fn splice_out(&mut self, pipe: &Pipe, stream: &Stream, max: usize) -> Result<usize, SysError> {
         let mut process = self.process.borrow_mut();
         process.may_splice()?;
+        process.find_memory(stream)?;
         let mut held = pipe.bytes.borrow_mut();
         if held.len() != max {
             process.stage.breach(
@@ -372,12 +403,13 @@ impl Splice for Thread {
             );
         }
         let most = process.cut(max, WHOLE);
-        let n = process.socket(stream).send(&held.make_contiguous()[..most])?;
-        held.drain(..n);
+        let sent = process.socket(stream).send(&held.make_contiguous()[..most]);
+        held.drain(..sent.unwrap_or(0));
         if !held.is_empty() {
             process.stage.saw(Sometimes::PipeHeldBytes);
+            process.ambush(Some(stream.0), Moment::PipeHeld);
         }
-        Ok(n)
+        sent
     }
 
     fn read_pipe(&mut self, pipe: &Pipe, into: &mut [u8]) -> Result<(), SysError> {
@@ -427,6 +459,7 @@ impl Entropy for Thread {
 impl Log for Thread {
     fn note(&mut self, note: Note) {
         let process = self.process.borrow();
+        process.watch.noted(&note);
         process.stage.note(process.who, &note);
         if let Note::Started { conn, epoch, visitor, .. } = note {
             process.watch.started(conn, epoch, visitor);
@@ -532,9 +565,9 @@ impl Tell<FromServerLoop<Stream>> for Thread {
     }
 }
 
-impl Tell<Reported> for Thread {
-    fn tell(&mut self, msg: Reported) {
-        self.process.borrow().watch.said_report(&msg);
+impl Tell<ToOperator> for Thread {
+    fn tell(&mut self, msg: ToOperator) {
+        self.process.borrow().watch.answered(&msg);
     }
 }
 

@@ -1,8 +1,12 @@
 //! What can be seen of the machines in the messages between their threads.
 
 use super::stage::Stage;
-use crate::oracle::{Ends, Kind, Property, Sometimes};
-use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, Reported, ToClientLoop, ToServerLoop};
+use crate::oracle::{Books, Ends, Kind, Property, Sometimes};
+use protocol_sm::crowd::Guest;
+use protocol_sm::driver::Note;
+use protocol_sm::driver::messages::{
+    Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
+};
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -27,9 +31,21 @@ pub(super) struct Watch {
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// The client's session.
     serial: RefCell<u64>,
+    /// Visitors who are there, or on their way to a loop.
+    guests: RefCell<Vec<Guest>>,
     /// Visits of which it was said that they are over.
     visits: Cell<u64>,
+    /// What the program has noted.
+    books: RefCell<Books>,
+    /// Questions without an answer, and what was noted when each was asked.
+    asked: RefCell<BTreeMap<u64, Books>>,
+    turns: Cell<u64>,
+    /// It has noted something while it gathered an answer.
+    again: Cell<bool>,
 }
+
+/// Turns between two pairs of questions, in a run that has them.
+const TURNS: u64 = 40;
 
 impl Watch {
     pub(super) fn new(stage: &Rc<Stage>) -> Self {
@@ -40,7 +56,12 @@ impl Watch {
             visitors: RefCell::default(),
             started: RefCell::default(),
             serial: RefCell::default(),
+            guests: RefCell::default(),
             visits: Cell::default(),
+            books: RefCell::default(),
+            asked: RefCell::default(),
+            turns: Cell::default(),
+            again: Cell::default(),
         }
     }
 
@@ -52,7 +73,31 @@ impl Watch {
         }
     }
 
+    /// A visitor has come, and there are no more than there may be.
+    fn guest_came(&self, guest: Guest) {
+        let mut guests = self.guests.borrow_mut();
+        guests.push(guest);
+        let Some(tight) = self.stage.plan.scenario.tight else { return };
+        let same = guests.iter().filter(|other| **other == guest).count();
+        if guests.len() > tight.visitors as usize || same > tight.per_source as usize {
+            let what = format!("{} visitors, {same} of one address, with {tight:?}", guests.len());
+            self.stage.breach(Kind::Safety, Property::CrowdsAreBounded, what);
+        }
+    }
+
+    fn guest_left(&self, guest: Guest) {
+        let mut guests = self.guests.borrow_mut();
+        let at = guests.iter().position(|other| *other == guest).expect("who left had come");
+        guests.swap_remove(at);
+    }
+
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
+        // Who is passed on comes to another loop.
+        if let FromServerLoop::Left { guest, .. } | FromServerLoop::PassOn { arrival: Arrival { guest, .. }, .. } =
+            message
+        {
+            self.guest_left(*guest);
+        }
         if let FromServerLoop::WantBandwidth { .. } = message {
             self.stage.saw(Sometimes::Throttled);
         }
@@ -61,10 +106,40 @@ impl Watch {
         }
     }
 
+    /// The program is about to have a turn. The name of a question, if it is time to ask one: some runs are asked all the
+    /// time, twice in a row.
+    pub(super) fn question(&self) -> Option<u64> {
+        let turn = self.turns.get() + 1;
+        self.turns.set(turn);
+        let again = self.again.replace(false);
+        let asks = self.stage.plan.asks && (turn % TURNS < 2 || again);
+        asks.then(|| {
+            self.asked.borrow_mut().insert(turn, self.books.borrow().clone());
+            turn
+        })
+    }
+
+    /// The program has noted something.
+    pub(super) fn noted(&self, note: &Note) {
+        self.books.borrow_mut().on_note(note);
+        // What it has gathered is old.
+        self.again.set(!self.asked.borrow().is_empty());
+    }
+
     /// The program tells what it does.
-    pub(super) fn said_report(&self, Reported { report, .. }: &Reported) {
-        if !report.visitors.adds_up() {
-            self.stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{:?}", report.visitors));
+    pub(super) fn answered(&self, answer: &ToOperator) {
+        let ToOperator::Report { tags, report } = answer else { return };
+        if tags.len() > 1 {
+            self.stage.saw(Sometimes::AskedAtOnce);
+        }
+        for tag in tags {
+            let told = match self.asked.borrow_mut().remove(tag) {
+                None => Err("a question is answered that was not asked, or twice".to_owned()),
+                Some(then) => then.up_to(&self.books.borrow(), report),
+            };
+            if let Err(what) = told {
+                self.stage.breach(Kind::Safety, Property::BooksAgree, what);
+            }
         }
     }
 
@@ -105,6 +180,7 @@ impl Watch {
         match message {
             ToServerLoop::Visitor(arrival) => {
                 self.visitors.borrow_mut().insert(arrival.from, arrival.control);
+                self.guest_came(arrival.guest);
             }
             ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ClientFinFirst, Sometimes::ResetDown];

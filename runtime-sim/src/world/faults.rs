@@ -5,6 +5,7 @@ use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
 use crate::scenario::{CTL, KernelFault, PROXY, SimFault};
 use core::net::SocketAddr;
+use protocol_sm::driver::messages::Order;
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
@@ -18,6 +19,11 @@ pub(super) struct Struck {
     ended: bool,
     /// The client, tunnel or socket that was picked.
     target: usize,
+}
+
+/// As a server's operator knows it.
+fn client_name(client: usize) -> String {
+    format!("{:02x}", client + 1).repeat(4)
 }
 
 impl World {
@@ -71,6 +77,8 @@ impl World {
             }
             KernelFault::Nudge => self.nudge(),
             KernelFault::CloseTunnel => self.close_tunnel(index, tunnel),
+            KernelFault::Kick => self.order(Order::Kick(client_name(client))),
+            KernelFault::ClosePort => self.close_port(index, tunnel),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -118,6 +126,7 @@ impl World {
                 true
             }
             SimFault::FewDescriptors => self.few_descriptors(index, client),
+            SimFault::NoMemory => self.starve(client),
             SimFault::StopClient => self.stop_for_a_while(self.clients[client]),
             SimFault::StopServer => self.stop_for_a_while(self.server),
             SimFault::Rival => {
@@ -162,8 +171,10 @@ impl World {
             KernelFault::ServiceBlackholed => {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
-            KernelFault::Nudge => {}
+            KernelFault::Nudge | KernelFault::Kick => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
+            // The client's next session has its ports again.
+            KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),
         }
     }
 
@@ -181,6 +192,7 @@ impl World {
                 self.after_actor(found);
             }
             SimFault::FewDescriptors => self.enough_descriptors(),
+            SimFault::NoMemory => self.enough_memory(),
             SimFault::Rival => self.kill(target),
             SimFault::ReloadClient => self.restore_client(target),
             SimFault::ReloadServer => self.restore_server(),
@@ -205,6 +217,7 @@ impl World {
         self.kernel.heal_all();
         self.thaw();
         self.enough_descriptors();
+        self.enough_memory();
         for rival in std::mem::take(&mut self.rivals) {
             self.kill(rival);
         }
@@ -392,6 +405,19 @@ impl World {
         }
     }
 
+    fn starve(&mut self, client: usize) -> bool {
+        let process = if self.rng.chance(30) { self.server } else { self.clients[client] };
+        let chance = self.rng.pick(&[20, 100, 100]);
+        self.kernel.set_no_memory(self.processes[process].proc, chance);
+        true
+    }
+
+    fn enough_memory(&mut self) {
+        for process in &self.processes {
+            self.kernel.set_no_memory(process.proc, 0);
+        }
+    }
+
     /// An orderly stop; the process starts again when the fault ends.
     fn stop_for_a_while(&mut self, process: usize) -> bool {
         if !self.is_alive(process) || self.processes[process].stopping.is_some() {
@@ -418,6 +444,16 @@ impl World {
         let among = &self.plan.scenario.clients[client].tunnels;
         let id = among.iter().position(|&other| other == tunnel).expect("it is one of the client's");
         self.ask_to_close(process, TunnelId(u32::try_from(id).expect("few tunnels")));
+    }
+
+    /// The server's operator closes a public port.
+    fn close_port(&mut self, index: usize, tunnel: usize) {
+        self.faults[index].target = self.plan.scenario.tunnels[tunnel].client;
+        if let Some(public) = self.publics[tunnel] {
+            let live = self.transfers_of(tunnel) > 0;
+            self.coverage.saw(if live { Sometimes::PortClosedWithTransfers } else { Sometimes::PortClosed });
+            self.order(Order::Close(public.port()));
+        }
     }
 
     /// The client that has closed a tunnel starts again with all of them.

@@ -5,8 +5,11 @@
 //! everything must converge, then probes, then an orderly stop.
 
 mod actors;
+mod books;
 mod direct;
 mod faults;
+#[cfg(test)]
+mod forgotten;
 mod phases;
 mod plan;
 mod reload;
@@ -29,6 +32,7 @@ use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
 use crate::scenario::{Outcome, tunnel_called};
 use crate::trace::Trace;
 use actors::{Actors, Service};
+use books::Asked;
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::reload::ClientReload;
@@ -75,6 +79,7 @@ enum Event {
     Resolved { process: usize, lookup: usize },
     Phase,
     Look,
+    Ask,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +153,7 @@ struct World {
     watch: Watch,
     visits: Visits,
     throttles: Throttles,
+    asked: Asked,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -226,6 +232,7 @@ impl World {
             watch: Watch::default(),
             visits: Visits::default(),
             throttles: Throttles::default(),
+            asked: Asked::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
@@ -263,6 +270,7 @@ impl World {
             self.at(Instant::from_nanos(at + 500_000_000), Event::Visitor(tunnel));
         }
         self.lay_faults(length);
+        self.lay_questions(length);
         self.at(Instant::ZERO + self.plan.scenario.length, Event::Phase);
         self.look_for_silence();
     }
@@ -337,6 +345,7 @@ impl World {
             Event::Resolved { process, lookup } => self.on_resolved(process, lookup),
             Event::Phase => self.next_phase(),
             Event::Look => self.look_for_silence(),
+            Event::Ask => self.ask_all(),
         }
     }
 
@@ -460,6 +469,7 @@ impl World {
             {
                 self.publics[tunnel] = Some(*public);
             }
+            self.see_counted(process, &note);
             self.see_note(process, &note);
         }
     }

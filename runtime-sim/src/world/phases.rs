@@ -50,6 +50,7 @@ impl World {
             Phase::Settling => {
                 self.check_direct();
                 self.check_baseline();
+                self.check_books();
                 self.stop_everybody();
             }
             Phase::Stopping(until) => self.check_stop(until),
@@ -60,13 +61,16 @@ impl World {
                 let timings = &self.plan.scenario.timings;
                 timings.heartbeat_timeout * 2 + timings.idle_ping_interval + timings.idle_ping_timeout
             }
-            Phase::Settling => {
-                let timings = &self.plan.scenario.timings;
-                timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
-            }
+            Phase::Settling => self.rest(),
             Phase::Faults | Phase::Healing(_) | Phase::Probing(_) | Phase::Stopping(_) | Phase::Over => TICK,
         };
         self.later(pause, Event::Phase);
+    }
+
+    /// By then every pool has shrunk.
+    fn rest(&self) -> Duration {
+        let timings = &self.plan.scenario.timings;
+        timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
     }
 
     fn remark(&mut self, text: &str) {
@@ -206,6 +210,8 @@ impl World {
                 self.visit(probed, true);
             } else {
                 self.phase = Phase::Settling;
+                let until_rest = self.rest() - LAG;
+                self.later(until_rest, Event::Ask);
             }
         } else if self.now() >= until {
             self.fail(Kind::Liveness, Property::ProbesRoundTrip, "a probe has not ended".into());
@@ -296,9 +302,12 @@ impl World {
             1 => self.clients.clone(),
             _ => std::iter::once(self.server).chain(self.clients.iter().copied()).collect(),
         };
+        // Whoever ends between question and answer gives none.
+        self.ask_all();
         for process in everybody {
             self.ask_to_stop(process);
         }
+        self.ask_all();
     }
 
     fn check_stop(&mut self, until: Instant) {

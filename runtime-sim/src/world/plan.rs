@@ -3,7 +3,7 @@
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
     KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
-    draw_strategy,
+    draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::settings::Timings;
@@ -38,12 +38,15 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 5] = [
+const LATER: [(KernelFault, u64); 8] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
+    (KernelFault::Sim(SimFault::NoMemory), 0x3e3),
     (KernelFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (KernelFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
+    (KernelFault::Kick, 0x61c4),
+    (KernelFault::ClosePort, 0xc1052),
 ];
 
 /// All faults that a seed can have.
@@ -154,6 +157,7 @@ impl Plan {
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
+            tight: draw_tight(seed, calm),
             max_bandwidth: None,
             timings,
             clients,
@@ -163,6 +167,7 @@ impl Plan {
             length,
             scratch: draw_scratch(rng),
             strategy: draw_strategy(rng),
+            turn: draw_turn(seed),
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
@@ -206,6 +211,7 @@ impl Plan {
             length: Duration::from_secs(300),
             max_waiting: 4096,
             max_connections: 10_000,
+            tight: None,
             max_bandwidth: None,
             timings: unhurried(),
             ..plan.scenario

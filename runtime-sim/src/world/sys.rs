@@ -7,12 +7,13 @@ use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToClientMain, ToListener, ToLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
+use std::collections::BTreeMap;
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
@@ -56,11 +57,13 @@ pub(super) struct Effects {
     pub(super) mail: Vec<(usize, Mail)>,
     pub(super) notes: Vec<Note>,
     pub(super) lookups: Vec<(Lookup, String)>,
-    pub(super) reports: Vec<Reported>,
+    pub(super) answers: Vec<ToOperator>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
     /// Tries to open a port.
     pub(super) listens: usize,
+    /// Bytes that were taken, by the connection that they came from.
+    pub(super) taken: BTreeMap<SockId, (Role, usize)>,
     /// Connections begun: for which role, as which socket.
     pub(super) dialled: Vec<(Role, SockId)>,
     /// Frames or payload were sent into proxy_conns.
@@ -114,6 +117,10 @@ impl ThreadSys<'_> {
         result
     }
 
+    fn took(&mut self, stream: &Stream, bytes: usize) {
+        self.effects.taken.entry(stream.0).or_insert((stream.1, 0)).1 += bytes;
+    }
+
     fn moved(&mut self, stream: &Stream, read: usize, written: usize) {
         if matches!(stream.1, Role::Public | Role::Local) {
             self.effects.moved.push((stream.0, read, written));
@@ -151,17 +158,20 @@ impl Streams for ThreadSys<'_> {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "the contract: never an empty buffer");
         self.effects.last_read = Some(stream.0);
+        self.find_memory(stream)?;
         let bytes = self.kernel.recv(stream.0, into)?;
         self.moved(stream, bytes, 0);
         if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
             self.effects.heard.push((stream.0, into[..bytes].to_vec()));
         }
+        self.took(stream, bytes);
         Ok(Received { bytes, drained: bytes < into.len() })
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
+        self.find_memory(stream)?;
         let sent = if self.is_encrypted(stream) {
             self.send_chunk(stream, from)?
         } else {
@@ -224,7 +234,9 @@ impl Splice for ThreadSys<'_> {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
         self.may_splice()?;
+        self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
+        self.took(stream, moved);
         self.moved(stream, moved, 0);
         if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
@@ -246,6 +258,7 @@ impl Splice for ThreadSys<'_> {
         }
         self.check_shut(stream);
         self.may_splice()?;
+        self.find_memory(stream)?;
         let moved = self.kernel.splice_out(pipe.0, stream.0, max);
         let moved = self.wrote(stream, moved)?;
         self.moved(stream, 0, moved);
@@ -337,6 +350,17 @@ impl ThreadSys<'_> {
         Ok(())
     }
 
+    /// Whether this call finds memory (ENOMEM, ENOBUFS). For a ctl_conn it always does: one that does not is lost, as by
+    /// a reset.
+    fn find_memory(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let chance = self.kernel.no_memory(self.proc);
+        if chance > 0 && stream.1 != Role::Ctl && self.rng.chance(chance) {
+            self.effects.sometimes.push(Sometimes::NoMemory);
+            return Err(SysError::Exhausted);
+        }
+        Ok(())
+    }
+
     fn check_shut(&mut self, stream: &Stream) {
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::NothingAfterShut, format!("a write to socket {} after its shutdown", stream.0.0));
@@ -407,9 +431,9 @@ impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
     }
 }
 
-impl Tell<Reported> for ThreadSys<'_> {
-    fn tell(&mut self, msg: Reported) {
-        self.effects.reports.push(msg);
+impl Tell<ToOperator> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToOperator) {
+        self.effects.answers.push(msg);
     }
 }
 

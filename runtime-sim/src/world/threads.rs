@@ -6,14 +6,17 @@ use super::{Event, Role, World};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
-use protocol_sm::driver::messages::{Arrival, ToClientMain, ToServerLoop, ToServerMain};
-use protocol_sm::driver::{Cx, Lookup};
+use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
+use protocol_sm::driver::{Cx, Lookup, Role as Purpose};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
 /// Tries to open a port that a driver makes in one go.
 const MOST_LISTENS: usize = 4;
+/// Bytes that a server takes from one ctl_conn in one go, and from how many of them.
+const CTL_TURN: usize = 4 << 10;
+const CTL_TURNS: usize = 8;
 /// A thread that has run so often in a row with neither mail nor events spins.
 const SPINS: u32 = 10_000;
 
@@ -59,6 +62,15 @@ impl World {
         );
     }
 
+    /// The server's operator orders something.
+    pub(super) fn order(&mut self, order: Order) {
+        let server = &self.processes[self.server];
+        if server.alive {
+            let main = server.threads[0];
+            self.post(main, Mail::ServerMain(ToServerMain::Order { tag: 0, order }));
+        }
+    }
+
     pub(super) fn ask_to_close(&mut self, process: usize, tunnel: TunnelId) {
         let main = self.processes[process].threads[0];
         self.post(main, Mail::ClientMain(ToClientMain::CloseTunnel { tunnel }));
@@ -99,24 +111,56 @@ impl World {
             rng: &mut thread.rng,
             effects: &mut effects,
         };
-        let mut cx = Cx { sys: &mut sys, now, scratch: &mut thread.scratch, strategy: self.plan.scenario.strategy };
+        let mut cx = Cx {
+            sys: &mut sys,
+            now,
+            scratch: &mut thread.scratch,
+            strategy: self.plan.scenario.strategy,
+            turn: self.plan.scenario.turn,
+        };
         let result = call(&mut thread.task, &mut cx);
         self.see_effects(index, &effects);
         self.carry_out(index, effects);
         result
     }
 
+    /// One turn does little, so that the others of its thread have theirs soon.
+    fn check_turn(&mut self, index: usize, effects: &Effects) {
+        let scenario = &self.plan.scenario;
+        let is_server = matches!(self.threads[index].task, Task::ServerMain(_));
+        let most = |role| match role {
+            Purpose::Ctl if is_server => CTL_TURN,
+            // Its server is the only one that a client's main driver reads from.
+            Purpose::Ctl => 8 * scenario.scratch,
+            // What is taken last may be more than is left of the turn; and a transfer that begins has its first turn at
+            // once, behind what was read before.
+            Purpose::Proxy | Purpose::Public | Purpose::Local => {
+                2 * (scenario.turn + scenario.turn.max(scenario.scratch))
+            }
+        };
+        let of_ctl: usize =
+            effects.taken.values().filter(|(role, _)| is_server && *role == Purpose::Ctl).map(|(_, bytes)| bytes).sum();
+        let long = effects.taken.iter().find(|&(_, &(role, bytes))| bytes > most(role));
+        let what = if effects.listens > MOST_LISTENS {
+            format!("{} tries to open a port", effects.listens)
+        } else if let Some((sock, (role, bytes))) = long {
+            format!("{bytes} bytes of {role:?}, socket {}", sock.0)
+        } else if of_ctl > CTL_TURNS * CTL_TURN {
+            format!("{of_ctl} bytes of ctl_conns")
+        } else {
+            return;
+        };
+        self.fail(Kind::Safety, Property::TurnsAreShort, what);
+    }
+
     fn carry_out(&mut self, index: usize, effects: Effects) {
+        self.check_turn(index, &effects);
         let process = self.threads[index].process;
         for what in effects.sometimes {
             self.coverage.saw(what);
         }
         for (property, what) in effects.breaches {
             self.fail(Kind::Safety, property, what);
-        }
-        if effects.listens > MOST_LISTENS {
-            let what = format!("{} tries to open a port", effects.listens);
-            self.fail(Kind::Safety, Property::TurnsAreShort, what);
         }
         self.see_dials(index, effects.last_read, &effects.dialled);
         self.on_notes(process, effects.notes);
@@ -134,8 +178,8 @@ impl World {
             }
             self.post(to, mail);
         }
-        for reported in effects.reports {
-            self.see_report(process, &reported.report);
+        for answer in effects.answers {
+            self.see_answer(process, answer);
         }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();
@@ -186,6 +230,7 @@ impl World {
         self.threads[index].task.assert_consistent();
         if matches!(self.threads[index].task, Task::ServerMain(_) | Task::Listener(_)) {
             self.check_ports(self.threads[index].process);
+            self.check_crowd(self.threads[index].process);
         }
         self.sleep(index);
     }

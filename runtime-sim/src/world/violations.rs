@@ -11,7 +11,7 @@ use crate::holder::Holder;
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, Rng};
 use crate::oracle::{Property, Side, Streams};
-use crate::scenario::{Outcome, Scenario};
+use crate::scenario::{Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToClientLoop, ToListener, ToServerMain};
@@ -265,6 +265,9 @@ fn broken(property: Property) -> World {
             world.run_thread(main);
             world
         }
+        Property::BooksAgree => checked(settled(), |world| {
+            world.ask(world.server);
+        }),
         Property::StrangersHoldNothing => checked(in_phase(|phase| matches!(phase, Phase::Probing(_))), |world| {
             let to = SocketAddr::new(world.kernel.ip(world.server_host), crate::scenario::CTL);
             world.actors.intrude(&mut world.kernel, &world.plan, world.visitors, to);
@@ -302,6 +305,12 @@ fn broken(property: Property) -> World {
             }
             let found = holder.on_bytes(&told);
             world.after_actor(found.map(drop));
+            world
+        }
+        Property::CrowdsAreBounded => {
+            let (mut world, it) = carried();
+            world.plan.scenario.tight = Some(Tight { visitors: 100, per_source: 0, conns: 100 });
+            world.check_crowd(it.server);
             world
         }
         Property::ReloadsSpareOthers => {

@@ -8,12 +8,12 @@ use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
+use protocol_sm::crowd::Guest;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{Dropped, Note, Role as Purpose};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, TunnelId};
-use protocol_sm::report::Report;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
@@ -57,6 +57,8 @@ pub(super) struct Watch {
     taken: BTreeMap<SockId, (usize, u64, SocketAddr)>,
     /// Visitors that were dropped for a reason of the tunnel's.
     dropped: BTreeSet<(usize, SocketAddr)>,
+    /// What a server's listener counts a visitor as, by its public socket.
+    guests: BTreeMap<SockId, Guest>,
     /// Sessions and processes that may drop who waits.
     closing: BTreeSet<(usize, Option<u64>)>,
     /// Clients, of these server processes, whose session has released its ports.
@@ -144,14 +146,6 @@ impl Transfer {
 }
 
 impl World {
-    /// A program tells what it does.
-    pub(super) fn see_report(&mut self, process: usize, report: &Report) {
-        if !report.visitors.adds_up() {
-            let what = format!("{:?} tells {:?}", self.processes[process].role, report.visitors);
-            self.fail(Kind::Safety, Property::VisitorsAccountedFor, what);
-        }
-    }
-
     /// A message is handed to a thread of the same process.
     pub(super) fn see_sent(&mut self, process: usize, mail: &Mail) {
         if let Mail::ServerMain(ToServerMain::Loop(FromServerLoop::WantBandwidth { .. }))
@@ -175,6 +169,10 @@ impl World {
                 if !self.watch.dones.insert(((process, *serial, *conn), *epoch)) {
                     self.fail(Kind::Safety, Property::FinOnce, format!("Done twice for {conn:?} {epoch:?}"));
                 }
+                return;
+            }
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { stream, guest, .. })) => {
+                self.watch.guests.insert(stream.0, *guest);
                 return;
             }
             // Where the `Start` may not have been seen, the question takes the place of the `Abort`.
@@ -416,6 +414,19 @@ impl World {
         }
     }
 
+    /// The visitors who are there are no more than there may be.
+    pub(super) fn check_crowd(&mut self, process: usize) {
+        let Some(tight) = self.plan.scenario.tight else { return };
+        let proc = self.processes[process].proc;
+        let open: Vec<_> =
+            self.kernel.open_socks(proc).filter_map(|sock| self.watch.guests.get(&sock)).copied().collect();
+        let most = open.iter().map(|guest| open.iter().filter(|other| *other == guest).count()).max().unwrap_or(0);
+        if open.len() > tight.visitors as usize || most > tight.per_source as usize {
+            let what = format!("{} visitors, {most} of one address, with {tight:?}", open.len());
+            self.fail(Kind::Safety, Property::CrowdsAreBounded, what);
+        }
+    }
+
     /// A server starts a transfer: its number is the next, and the client is done with the one before.
     fn see_started(&mut self, process: usize, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
         if epoch.0 >= 4 {
@@ -455,7 +466,8 @@ impl World {
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
-            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::SourceFull => {}
+            Dropped::SourceFull => self.coverage.saw(Sometimes::SourceFull),
+            Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
         }
     }
 
@@ -471,6 +483,13 @@ impl World {
         if let Note::Aborted { code: AbortCode::OuterReset, conn, epoch, .. } = note {
             let what = format!("{role:?}: {conn:?} {epoch:?}");
             self.fail(Kind::Safety, Property::ResetCostsNoConn, what);
+        }
+        if let Note::Aborted { code: AbortCode::Resources, by_peer: false, conn, epoch } = note {
+            self.coverage.saw(Sometimes::StarvedOut);
+            if self.kernel.no_memory(self.processes[process].proc) == 0 {
+                let what = format!("{role:?}: {conn:?} {epoch:?}: there is memory");
+                self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+            }
         }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
@@ -526,6 +545,9 @@ impl World {
                     }
                 }
                 CloseCode::Bye => self.coverage.saw(Sometimes::SessionExpired),
+                CloseCode::Kicked => {
+                    self.coverage.saw(if live(self) { Sometimes::KickedWithTransfers } else { Sometimes::Kicked });
+                }
                 CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {

@@ -127,6 +127,12 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         &["P-REPL-6"],
     ),
     ("tests/tests/killed.rs", "ports_of_a_client_that_does_not_come_back_are_released", &["P-END-2", "P-END-3"]),
+    ("tests/tests/status.rs", "a_client_that_is_kicked_loses_everything_and_says_so", &["P-END-4"]),
+    (
+        "tests/tests/status.rs",
+        "a_port_that_is_closed_takes_no_more_visitors_until_the_clients_next_session",
+        &["P-TUN-14"],
+    ),
     ("tests/tests/limits.rs", "a_half_open_stream_without_progress_is_reset", &["P-XFER-9"]),
     (
         "tests/tests/kernel_surprises.rs",

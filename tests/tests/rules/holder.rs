@@ -7,7 +7,7 @@ use protocol_sm::ids::TunnelId;
 use protocol_sm::settings::TunnelLimits;
 use protocol_sm::wire::{ClientMsg, Message, ServerMsg, ToServer};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use tests::programs::{Server, options};
+use tests::programs::{Options, Server, options};
 use tests::sockets::{LOOPBACK, free_port};
 use tests::wait::eventually;
 
@@ -44,29 +44,52 @@ fn answer(client: &mut RawClient) -> Result<SocketAddr, TunnelRefusal> {
 /// little more: beyond, its session ends.
 #[test]
 fn a_client_that_acknowledges_nothing_is_held_to_little() {
-    let few = options().threads(1).key("max_connections", 10);
-    let server = Server::start(few);
+    let server = Server::start(few_visitors());
     let mut honest = RawClient::start(server.ctl());
+    let mut client = RawClient::start(server.ctl());
+    not_allowed(&mut client, 3000);
+    client.expect_alive();
+    client.wire.send(&ToServer::Pong { received: client.heard / 2 });
+    not_allowed(&mut client, 1000);
+    client.expect_alive();
+    client.wire.send(&ToServer::Pong { received: client.heard });
+    not_allowed(&mut client, 8192);
+    client.expect_close(CloseCode::Violation);
+    honest.expect_alive();
+}
+
+/// P-SESS-7, P-LIM-2: all sessions of a holder together may leave little more unacknowledged than one. A session that
+/// leaves little itself is not ended for what the others left.
+#[test]
+fn more_sessions_leave_no_more_unacknowledged() {
+    let server = Server::start(few_visitors());
     let before = server.process().memory();
-    let mut held = Vec::new();
+    let mut honest = RawClient::start(server.ctl());
+    let mut hoarder = RawClient::start(server.ctl());
+    not_allowed(&mut hoarder, 3000);
+    hoarder.expect_alive();
     for _ in 0..20 {
         let mut client = RawClient::start(server.ctl());
-        // The port is not allowed: each is answered by a message of a few bytes.
-        send_at_once(&mut client, (0..3000).map(|tunnel| register(tunnel, 80)));
-        client.expect_alive();
-        held.push(client);
-    }
-    let grown = server.process().memory().saturating_sub(before);
-    assert!(grown < 20 << 20, "{grown} bytes for 20 clients that acknowledge nothing");
-    for mut client in held {
-        client.wire.send(&ToServer::Pong { received: client.heard / 2 });
-        send_at_once(&mut client, (0..1000).map(|tunnel| register(tunnel, 80)));
-        client.expect_alive();
-        client.wire.send(&ToServer::Pong { received: client.heard });
-        send_at_once(&mut client, (0..8192).map(|tunnel| register(tunnel, 80)));
+        not_allowed(&mut client, 3000);
         client.expect_close(CloseCode::Violation);
     }
+    not_allowed(&mut honest, 100);
     honest.expect_alive();
+    let grown = server.process().memory().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown} bytes for 21 clients that acknowledge nothing");
+    hoarder.wire.send(&ToServer::Pong { received: hoarder.heard });
+    hoarder.expect_alive();
+    not_allowed(&mut honest, 3000);
+    honest.expect_alive();
+}
+
+fn few_visitors() -> Options {
+    options().threads(1).key("max_connections", 10)
+}
+
+/// Asks for ports that are not allowed: each time the server answers with a message of a few bytes.
+fn not_allowed(client: &mut RawClient, count: u32) {
+    send_at_once(client, (0..count).map(|tunnel| register(tunnel, 80)));
 }
 
 #[track_caller]

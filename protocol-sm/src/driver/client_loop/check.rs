@@ -77,9 +77,13 @@ impl<T, P> ClientLoop<T, P> {
                             };
                             let could_move = active.conn.stage() != Stage::Dialling
                                 && conn.link.could_move(&active.conn.transfer, outer, mode);
-                            let starved = active.starved.contains(&true);
-                            assert!(conn.queued || starved || !could_move, "whoever could move something is queued");
-                            for (direction, _) in Direction::ALL.into_iter().zip(active.starved).filter(|(_, it)| *it) {
+                            let throttled = active.throttled.contains(&true);
+                            assert!(
+                                conn.queued || throttled || active.pace.is_starved() || !could_move,
+                                "whoever could move something is queued"
+                            );
+                            for (direction, _) in Direction::ALL.into_iter().zip(active.throttled).filter(|(_, it)| *it)
+                            {
                                 assert!(
                                     self.allowances.awaits(active.tunnel, direction, token),
                                     "B3: whoever starves has asked"

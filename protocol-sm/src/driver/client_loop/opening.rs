@@ -234,7 +234,7 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let (max_bandwidth, starved) = (rates.get(&tunnel).copied(), [false; 2]);
+            let (max_bandwidth, throttled) = (rates.get(&tunnel).copied(), [false; 2]);
             let (conn_state, dial, local) = (active, None, None);
             conn.state = State::Active(Active {
                 conn: conn_state,
@@ -244,7 +244,7 @@ fn on_frame<T, P>(
                 pace,
                 began,
                 max_bandwidth,
-                starved,
+                throttled,
                 visit,
             });
             Ok(())

@@ -75,7 +75,7 @@ impl<T, P> ClientLoop<T, P> {
                     &mut meter,
                 );
                 if rate.is_some() {
-                    active.starved = self.allowances.settle(cx.now, tunnel, token, active.starved, before, meter);
+                    active.throttled = self.allowances.settle(cx.now, tunnel, token, active.throttled, before, meter);
                 }
                 exchanged?
             }
@@ -87,7 +87,8 @@ impl<T, P> ClientLoop<T, P> {
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, active.starved[1]);
+        let ending =
+            self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, active.throttled[1])?;
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -144,7 +145,7 @@ impl<T, P> ClientLoop<T, P> {
         while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
             // One that is gone needs nothing; its place may be another's by now.
             if let Some(active) = active(&mut self.slots, token) {
-                active.starved[direction as usize] = false;
+                active.throttled[direction as usize] = false;
                 self.drive(cx, token);
             }
         }

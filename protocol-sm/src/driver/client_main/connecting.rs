@@ -161,7 +161,7 @@ impl<T> ClientMain<T> {
             self.outcome = Some(Outcome::Stopped);
             return;
         }
-        if was_up {
+        if was_up && self.control.is_some() {
             self.lost = Some(cx.now);
         }
         let grace_left = self.lost.map(|at| {

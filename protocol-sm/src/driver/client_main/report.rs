@@ -1,6 +1,6 @@
 //! Reports: the event loops are asked for their parts, and all is put together.
 
-use super::super::messages::{Reported, ToClientLoop, ToLoop};
+use super::super::messages::{ToClientLoop, ToLoop, ToOperator};
 use super::super::thread::{Cx, Tell};
 use super::ClientMain;
 use crate::notes::Disconnect;
@@ -60,22 +60,22 @@ impl<T> ClientMain<T> {
         }
     }
 
-    pub(super) fn on_part<S>(&mut self, cx: &mut Cx<'_, S>, part: Box<LoopPart>)
+    pub(super) fn on_part<S>(&mut self, cx: &mut Cx<'_, S>, part: LoopPart)
     where
-        S: Tell<ToLoop<ToClientLoop>> + Tell<Reported>,
+        S: Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
     {
         let Some(gathered) = self.reports.on_part(part) else { return };
         let report = Box::new(self.report(cx.now, gathered.parts));
-        cx.sys.tell(Reported { tags: gathered.tags, report });
+        cx.sys.tell(ToOperator::Report { tags: gathered.tags, report });
         if gathered.again {
             self.begin_round(cx);
         }
     }
 
-    fn report(&self, now: Instant, mut parts: Vec<Box<LoopPart>>) -> Report {
+    fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
         parts.sort_by_key(|part| part.loop_index);
-        let shards = parts.into_iter().flat_map(|part| report.add(*part)).map(|(_, shard)| shard).collect();
+        let shards = parts.into_iter().flat_map(|part| report.add(part)).map(|(_, shard)| shard).collect();
         let (conns, tallies) = ShardPart::sum(shards);
         let state = match (self.is_up(), &self.control) {
             (true, _) => SessionState::Up,

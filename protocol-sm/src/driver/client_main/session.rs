@@ -66,7 +66,7 @@ impl<T> ClientMain<T> {
             FromClientLoop::LookUp { tunnel } | FromClientLoop::LocalFailed { tunnel, .. } => {
                 self.look_up_local(cx, tunnel);
             }
-            FromClientLoop::Report(part) => self.on_part(cx, part),
+            FromClientLoop::Report(part) => self.on_part(cx, *part),
             FromClientLoop::Drained { loop_index } => self.on_drained(cx, loop_index),
         }
     }

@@ -1,8 +1,9 @@
 //! One direction of a relay: what is on its way, and the turn that moves it.
 
 use super::super::sys::Splice;
-use super::super::thread::{Cx, Strategy, TURN};
+use super::super::thread::{Cx, Strategy};
 use super::Endpoint;
+use crate::canary::{PlantedBug, planted};
 use crate::sys_error::SysError;
 use crate::transfer::Half;
 use crate::wire::{FRAME_HEADER, Message};
@@ -39,10 +40,12 @@ pub(super) enum Turn {
     SourceLost,
     /// The destination failed.
     SinkLost(SysError),
+    /// The system had no memory for a call, and will not tell when it has: try again later.
+    Starved,
 }
 
 impl<P> Flow<P> {
-    /// One turn: sends what is held, then takes and forwards what there is, up to [`TURN`] bytes. Without
+    /// One turn: sends what is held, then takes and forwards what there is, up to [`Cx::turn`] bytes. Without
     /// `from` it only sends what is held. `hold_frames`: frames wait for payload to go out with. What is taken is also
     /// appended to `keep`, and not spliced then.
     pub(super) fn pump<S: Splice<Pipe = P>>(
@@ -178,13 +181,14 @@ impl<P> Flow<P> {
                 match self.flush(cx.sys, half, to) {
                     Ok(true) => {}
                     Ok(false) => return Turn::Wait,
+                    Err(SysError::Exhausted) => return Turn::Starved,
                     Err(error) => return Turn::SinkLost(error),
                 }
             }
             let Some(from) = from.as_mut().filter(|_| may_take) else {
                 return Turn::Wait;
             };
-            if moved >= TURN {
+            if moved >= if planted(PlantedBug::LongTurn) { cx.turn * 64 } else { cx.turn } {
                 return Turn::Again;
             }
             let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
@@ -202,6 +206,7 @@ impl<P> Flow<P> {
                 Ok(n) => moved += n,
                 Err(Stop::Turn(turn)) => return turn,
                 Err(Stop::Source(SysError::WouldBlock)) => {}
+                Err(Stop::Source(SysError::Exhausted)) => return Turn::Starved,
                 Err(Stop::Source(_)) => return Turn::SourceLost,
             }
         }
@@ -228,7 +233,8 @@ impl<P> Flow<P> {
     fn empty_pipe(&mut self, sys: &mut impl Splice<Pipe = P>, half: &impl Half) -> Result<(), SysError> {
         let Held::Pipe { pipe, .. } = &self.held else { return Err(SysError::Unsupported) };
         let mut bytes = vec![0; half.budget(0).forward];
-        sys.read_pipe(pipe, &mut bytes)?;
+        // Nothing to try again: part of it may have been read.
+        sys.read_pipe(pipe, &mut bytes).map_err(|_| SysError::Unsupported)?;
         self.release_pipe(sys);
         self.held = Held::Bytes(bytes);
         Ok(())
@@ -241,7 +247,7 @@ impl<P> Flow<P> {
         from: &mut Endpoint<S::Stream>,
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
-        let max = half.budget((*capacity as usize).min(TURN)).take;
+        let max = half.budget((*capacity as usize).min(cx.turn)).take;
         let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
             from.readable &= error != SysError::WouldBlock;
             Stop::Source(error)
@@ -289,7 +295,8 @@ impl<P> Flow<P> {
         let sent = if to.writable {
             match to.send(cx.sys, whole) {
                 Ok(sent) => sent,
-                Err(SysError::WouldBlock) => 0,
+                // For want of memory, the flush of what is held tries once more.
+                Err(SysError::WouldBlock | SysError::Exhausted) => 0,
                 Err(error) => return Err(Stop::Turn(Turn::SinkLost(error))),
             }
         } else {

@@ -2,7 +2,6 @@
 
 use super::super::Cx;
 use super::super::sys::Splice;
-use super::super::thread::TURN;
 use super::Endpoint;
 use super::flow::{Flow, Turn};
 use crate::bandwidth::{Meter, Metered, Tap};
@@ -38,7 +37,8 @@ impl<T, P> Link<T, P> {
     /// before it is there. What is taken from `outer` is also appended to `keep`.
     ///
     /// # Errors
-    /// The transfer must be aborted: the conn is lost.
+    /// The transfer must be aborted: the conn is lost, or the outer socket has failed a write and lives: nothing tells
+    /// how its stream goes on.
     // PROTOCOL.md: P-FIN-2, P-FIN-7, P-ABORT-4.
     pub(crate) fn exchange<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
@@ -60,6 +60,9 @@ impl<T, P> Link<T, P> {
         self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, &mut meter.egress, &mut result)?;
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
         if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
+            if !outer.readable && !transfer.egress.ended() {
+                return Err(AbortCode::Resources);
+            }
             result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
         }
         if let Some(outer) = &mut outer
@@ -76,6 +79,7 @@ impl<T, P> Link<T, P> {
             match turn {
                 Turn::Wait => {}
                 Turn::Again => result.again = true,
+                Turn::Starved => result.starved = true,
                 Turn::Eof | Turn::SourceLost => return Err(AbortCode::ConnLost),
                 Turn::SinkLost(error) => {
                     outer.on_failed(error);
@@ -85,11 +89,11 @@ impl<T, P> Link<T, P> {
             }
             let could_take = self.port.readable && transfer.ingress.budget(1).take > 0 && self.ingress_flow.is_empty();
             let could_give = tap.in_debt && !self.ingress_flow.is_empty();
-            tap.starved =
+            tap.throttled =
                 !transfer.ingress.drops() && (tap.left == 0 && mode.incoming_is_payload && could_take || could_give);
         }
         if transfer.ingress.drops() && mode.incoming_is_payload {
-            result.again |= self.drop_incoming(cx, &mut transfer.ingress)?;
+            self.drop_incoming(cx, &mut transfer.ingress, &mut result)?;
         }
         if let Some(outer) = outer {
             let mut duty = transfer.outer_duty();
@@ -146,11 +150,15 @@ impl<T, P> Link<T, P> {
                 Turn::Wait => {
                     let could_take = outer.as_deref().is_some_and(|outer| outer.readable);
                     let could_take = could_take && transfer.egress.budget(1).take > 0;
-                    tap.starved = tap.left == 0 && could_take && self.egress_flow.is_framing();
+                    tap.throttled = tap.left == 0 && could_take && self.egress_flow.is_framing();
                     return Ok(());
                 }
                 Turn::Again => {
                     result.again = true;
+                    return Ok(());
+                }
+                Turn::Starved => {
+                    result.starved = true;
                     return Ok(());
                 }
                 Turn::Eof => result.fin = Some(transfer.on_source_end(How::Shut)),
@@ -160,7 +168,7 @@ impl<T, P> Link<T, P> {
         }
     }
 
-    /// Takes payload off the conn that nobody is there for. `Ok(true)`: more may be there, others first.
+    /// Takes payload off the conn that nobody is there for.
     ///
     /// # Errors
     /// The conn is lost.
@@ -169,12 +177,14 @@ impl<T, P> Link<T, P> {
         &mut self,
         cx: &mut Cx<'_, S>,
         ingress: &mut Ingress,
-    ) -> Result<bool, AbortCode> {
+        result: &mut Exchanged,
+    ) -> Result<(), AbortCode> {
         self.ingress_flow.discard(cx.sys);
         let mut moved = 0;
         while self.port.readable && ingress.budget(1).take > 0 {
-            if moved >= TURN {
-                return Ok(true);
+            if moved >= cx.turn {
+                result.again = true;
+                return Ok(());
             }
             let take = ingress.budget(cx.scratch.len()).take;
             match self.port.recv(cx.sys, &mut cx.scratch[..take]) {
@@ -184,10 +194,14 @@ impl<T, P> Link<T, P> {
                     ingress.on_taken(n);
                 }
                 Err(SysError::WouldBlock) => {}
+                Err(SysError::Exhausted) => {
+                    result.starved = true;
+                    return Ok(());
+                }
                 Err(_) => return Err(AbortCode::ConnLost),
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Sends held frames of an idle conn. `Err`: the conn is lost.
@@ -238,4 +252,6 @@ pub(crate) struct Exchanged {
     pub(crate) unsent: usize,
     /// More could be done: others first.
     pub(crate) again: bool,
+    /// More could be done, but for memory, which no event will tell of.
+    pub(crate) starved: bool,
 }

@@ -102,12 +102,13 @@ impl<T, P> ServerLoop<T, P> {
                             let incoming_is_payload = active.conn.answer() == Answer::Started;
                             let mode = Mode { incoming_is_payload, hold_frames: false };
                             let could_move = conn.link.could_move(&active.conn.transfer, outer, mode);
-                            let starved = active.starved.contains(&true);
+                            let throttled = active.throttled.contains(&true);
                             assert!(
-                                conn.queued || active.lost || starved || !could_move,
+                                conn.queued || active.lost || throttled || active.pace.is_starved() || !could_move,
                                 "whoever could move something is queued"
                             );
-                            for (direction, _) in Direction::ALL.into_iter().zip(active.starved).filter(|(_, it)| *it) {
+                            for (direction, _) in Direction::ALL.into_iter().zip(active.throttled).filter(|(_, it)| *it)
+                            {
                                 let tunnel = (conn.control, active.tunnel);
                                 assert!(
                                     self.allowances.awaits(tunnel, direction, token),

@@ -146,9 +146,9 @@ impl<T, P> ServerLoop<T, P> {
             &mut meter,
         );
         if rate.is_some() {
-            active.starved = self.allowances.settle(cx.now, tunnel, token, active.starved, before, meter);
+            active.throttled = self.allowances.settle(cx.now, tunnel, token, active.throttled, before, meter);
         }
-        let starved = active.starved;
+        let throttled = active.throttled;
         let result = exchanged?;
         for end in result.fins() {
             cx.sys.tell(fin(end));
@@ -156,7 +156,7 @@ impl<T, P> ServerLoop<T, P> {
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
         }
-        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, starved[1]);
+        let ending = self.core.settle(cx.now, &mut active.pace, &mut active.conn.transfer, &result, throttled[1])?;
         if active.conn.transfer.ingress.drops() && !conn.link.ingress_flow.is_empty() {
             // What is held for nobody is dropped in another turn.
             self.core.queue_turn(token, &mut conn.queued);
@@ -209,7 +209,7 @@ impl<T, P> ServerLoop<T, P> {
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
                 && let State::Active(active) = &mut conn.state
             {
-                active.starved[direction as usize] = false;
+                active.throttled[direction as usize] = false;
                 self.drive(cx, token);
             }
         }
@@ -292,15 +292,19 @@ impl<T, P> ServerLoop<T, P> {
                     return self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
                 self.core.timers.set(token, &mut conn.deadline, Some(active.answer_by));
-                self.doubt(cx, token);
+                if active.pace.phase == Phase::Lingering {
+                    self.drive(cx, token);
+                } else {
+                    self.doubt(cx, token);
+                }
             }
             State::Active(active) => {
                 if active.pace.phase == Phase::Lingering {
                     return self.drive(cx, token);
                 }
-                let Active { conn: ActiveConn { transfer, .. }, pace, starved, .. } = active;
-                let starved = starved.contains(&true);
-                if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, starved) {
+                let Active { conn: ActiveConn { transfer, .. }, pace, throttled, .. } = active;
+                let throttled = throttled.contains(&true);
+                if !self.core.renew_if_moved(cx.now, token, &mut conn.deadline, pace, transfer, throttled) {
                     self.end(cx, token, End::Abort(AbortCode::Deadline));
                 }
             }

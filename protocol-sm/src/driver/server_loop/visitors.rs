@@ -172,7 +172,7 @@ impl<T, P> ServerLoop<T, P> {
             conn: active,
             tunnel: guest.tunnel,
             max_bandwidth,
-            starved: [false; 2],
+            throttled: [false; 2],
             visitor: Some(visitor),
             pace: Pace::new(),
             first,

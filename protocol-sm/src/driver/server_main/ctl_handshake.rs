@@ -5,7 +5,8 @@ use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::Cx;
 use super::session_table::{Attachment, SessionTable};
-use super::{MainSys, PROBE, READS, ServerMain, Slot, Stage, Stop};
+use super::{CTL_TURN, MainSys, PROBE, ServerMain, Slot, Stage, Stop};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, Violation};
 use crate::control::challenge::{Access, Challenge};
 use crate::control::server::Control;
@@ -17,37 +18,44 @@ use crate::notes::Note;
 use crate::report::time_since;
 use crate::sys_error::SysError;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
-use alloc::vec::Vec;
 
 impl<T, L> ServerMain<T, L> {
-    /// Reads, acts on and answers what came on a ctl_conn.
+    /// Reads, acts on and answers what came on a ctl_conn: one turn.
+    // PROTOCOL.md: P-LIM-4.
     pub(super) fn drive_ctl<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let mut bytes = Vec::new();
-        for reads in 0.. {
+        let mut left = CTL_TURN;
+        while left > 0 {
             let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
             if !conn.link.port.readable {
                 break;
             }
-            if reads == READS {
-                self.enqueue(token);
-                break;
-            }
-            match conn.link.port.recv(cx.sys, cx.scratch) {
+            let room = left.min(cx.scratch.len());
+            let bytes = match conn.link.port.recv(cx.sys, &mut cx.scratch[..room]) {
                 Ok(0) => return self.stop_ctl(cx, token, Stop::Lost),
-                Ok(n) => {
-                    bytes.clear();
-                    bytes.extend_from_slice(&cx.scratch[..n]);
-                }
+                Ok(n) => cx.scratch[..n].to_vec(),
                 Err(SysError::WouldBlock) => break,
                 Err(_) => return self.stop_ctl(cx, token, Stop::Lost),
-            }
+            };
             if let Err(stop) = self.on_bytes(cx, token, &bytes) {
                 return self.stop_ctl(cx, token, stop);
             }
+            if !planted(PlantedBug::CtlTurnEndless) {
+                left -= bytes.len();
+            }
         }
-        if let Some(Slot::Ctl(conn)) = self.slots.get_mut(token)
-            && conn.link.flush(cx.sys).is_err()
+        if let Some(Slot::Ctl(conn)) = self.slots.get(token)
+            && conn.link.port.readable
         {
+            self.enqueue(token);
+        }
+        let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
+        if let Stage::Up(key, _) = conn.stage
+            && let Some(entry) = self.sessions.get(key)
+        {
+            // What was received can be queued no more.
+            conn.link.on_session(entry.control.session.unacked());
+        }
+        if conn.link.flush(cx.sys).is_err() {
             self.stop_ctl(cx, token, Stop::Lost);
         }
     }
@@ -169,10 +177,10 @@ impl<T, L> ServerMain<T, L> {
         let hello = &challenge.hello;
         if let Some(resume) = hello.resume
             && let Some(key) = self.sessions.find_id(&resume.session)
-            && let Some(entry) = self.sessions.get_mut(key)
+            && let Some(entry) = self.sessions.get(key)
             && (entry.control.client, entry.control.credential) == (hello.client, access.credential)
         {
-            if entry.control.session.on_ack(resume.received).is_ok() {
+            if self.sessions.on_ack(key, resume.received).is_ok() {
                 self.resume(cx, token, key, &access);
                 return Ok(());
             }
@@ -304,7 +312,6 @@ impl<T, L> ServerMain<T, L> {
         let received = control.session.mark_acked();
         let proxy_port = self.settings.advertise_proxy_port.unwrap_or(self.proxy_port);
         let welcome = Welcome { session: control.id, resumed, received, proxy_port, proof: [0; 32] };
-        conn.link.on_session(control.session.max_unacked());
         conn.link.push(&access.welcome(welcome));
         for (seq, msg) in control.session.replay() {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });

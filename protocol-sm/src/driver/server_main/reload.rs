@@ -154,7 +154,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     /// Closes a tunnel that its client may not have any more, and tells it.
-    fn withdraw<S: MainSys<T, L>>(
+    pub(super) fn withdraw<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,

@@ -1,6 +1,6 @@
 //! Reports: the other drivers are asked for their parts, and all is put together.
 
-use super::super::messages::{ControlKey, Reported, ToListener, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, ToListener, ToLoop, ToOperator, ToServerLoop};
 use super::super::thread::Cx;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain};
@@ -39,7 +39,7 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_part<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, part: Part) {
         let Some(gathered) = self.reports.on_part(part) else { return };
         let report = Box::new(self.report(cx.now, gathered.parts));
-        cx.sys.tell(Reported { tags: gathered.tags, report });
+        cx.sys.tell(ToOperator::Report { tags: gathered.tags, report });
         if gathered.again {
             self.begin_round(cx);
         }

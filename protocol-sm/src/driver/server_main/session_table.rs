@@ -4,7 +4,7 @@
 
 use super::super::messages::ControlKey;
 use super::super::slab::Token;
-use crate::codes::TunnelRefusal;
+use crate::codes::{TunnelRefusal, Violation};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
@@ -234,7 +234,8 @@ impl SessionTable {
         self.entries.get_mut(&key)
     }
 
-    /// Lets a session do what may change how many tunnels or conns it has. `act` is told what its holder has.
+    /// Lets a session do what may change how many tunnels or conns it has, or what is unacknowledged. `act` is told what
+    /// its holder has.
     pub(super) fn act<R>(&mut self, key: ControlKey, act: impl FnOnce(&mut Control, &Ledger) -> R) -> Option<R> {
         let control = &mut self.entries.get_mut(&key)?.control;
         let before = control.held();
@@ -243,6 +244,11 @@ impl SessionTable {
             self.ledger.settle(control.credential, good, before, after);
         }
         Some(result)
+    }
+
+    /// The client of a session that is there has received everything up to `received`.
+    pub(super) fn on_ack(&mut self, key: ControlKey, received: u64) -> Result<(), Violation> {
+        self.act(key, |control, _| control.session.on_ack(received)).unwrap_or(Ok(()))
     }
 
     /// From now on all holders together may have `cap` of `good`.
@@ -307,6 +313,11 @@ impl SessionTable {
         );
         for (&key, entry) in &self.entries {
             assert_eq!(entry.control.key, key);
+            // Who has more sessions may have been told other limits meanwhile: the loosest of them counts.
+            let holder = entry.control.credential;
+            let same = self.entries.values().map(|other| &other.control).filter(|other| other.credential == holder);
+            let loosest = same.max_by_key(|control| control.session.max_unacked());
+            loosest.unwrap_or(&entry.control).assert_consistent(&self.ledger);
             assert!(key.0 <= self.last_key, "M2: a key is used once");
             assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
             let client = (entry.control.credential, entry.control.client);

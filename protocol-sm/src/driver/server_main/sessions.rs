@@ -40,12 +40,12 @@ impl<T, L> ServerMain<T, L> {
                 self.on_client_msg(cx, key, msg)
             }
             Ctl::Ping { received } => {
-                session.on_ack(received)?;
-                let received = session.mark_acked();
-                self.push(key, &Ctl::Pong { received });
+                let answer = session.mark_acked();
+                self.sessions.on_ack(key, received)?;
+                self.push(key, &Ctl::Pong { received: answer });
                 Ok(())
             }
-            Ctl::Pong { received } | Ctl::Ack { received } => Ok(session.on_ack(received)?),
+            Ctl::Pong { received } | Ctl::Ack { received } => Ok(self.sessions.on_ack(key, received)?),
             Ctl::Close { code } => Err(Stop::Session(code)),
             message @ Ctl::Handshake(_) => {
                 Err(Violation::Unexpected { message: message.name(), state: StateName::SessionUp }.into())
@@ -272,8 +272,8 @@ impl<T, L> ServerMain<T, L> {
 
     /// Numbers a message and sends it, now or when the session is resumed.
     pub(super) fn send<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, msg: ServerMsg) {
-        let Some(entry) = self.sessions.get_mut(key) else { return };
-        match entry.control.session.send(msg.clone()) {
+        let Some(sent) = self.sessions.act(key, |control, ledger| control.send(msg.clone(), ledger)) else { return };
+        match sent {
             Ok(seq) => self.push(key, &Ctl::Numbered { seq, msg }),
             Err(violation) => {
                 cx.sys.note(Note::Violation { conn: None, violation });

@@ -16,14 +16,16 @@ pub trait Splice: Streams {
     ///
     /// # Errors
     /// How the connection failed. As the pipe is empty, [`SysError::WouldBlock`] always means that nothing has come.
-    /// [`SysError::Unsupported`] says nothing of the connection: nothing was moved, and the driver copies.
+    /// [`SysError::Unsupported`] says nothing of the connection: nothing was moved, and the driver copies. After
+    /// [`SysError::Exhausted`] the call may be tried again.
     fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
 
     /// Moves up to `max` bytes from the pipe into the stream; `max` is all that the pipe holds.
     ///
     /// # Errors
     /// How the connection failed. As the pipe holds bytes, [`SysError::WouldBlock`] always means that the stream has no
-    /// room. [`SysError::Unsupported`] says nothing of the connection: the pipe holds what it held.
+    /// room. [`SysError::Unsupported`] and [`SysError::Exhausted`] say nothing of the connection: the pipe holds what it
+    /// held, and after the latter the call may be tried again.
     fn splice_out(&mut self, pipe: &Self::Pipe, stream: &Self::Stream, max: usize) -> Result<usize, SysError>;
 
     /// Reads what `pipe` holds, as many bytes as `into` has, where [`Splice::splice_out`] does not work.

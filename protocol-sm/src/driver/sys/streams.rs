@@ -42,14 +42,16 @@ pub trait Streams {
     /// Reads up to `into.len()` bytes, which is not 0.
     ///
     /// # Errors
-    /// [`SysError::WouldBlock`] if nothing has come, or how the connection failed.
+    /// [`SysError::WouldBlock`] if nothing has come, [`SysError::Exhausted`] if there was no memory for the call, which
+    /// may be tried again, or how the connection failed.
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
 
-    /// Writes some of `from`, which is not empty. After `WouldBlock`, the next call on this stream must begin with
-    /// the same bytes: some of them may have been encrypted already.
+    /// Writes some of `from`, which is not empty. After `WouldBlock` or `Exhausted`, the next call on this stream must
+    /// begin with the same bytes: some of them may have been encrypted already.
     ///
     /// # Errors
-    /// [`SysError::WouldBlock`] if there is no room, or how the connection failed.
+    /// [`SysError::WouldBlock`] if there is no room, [`SysError::Exhausted`] if there was no memory for the call, which
+    /// may be tried again, or how the connection failed.
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
     /// Whether what `stream` carries is encrypted. This is known once something has been received.

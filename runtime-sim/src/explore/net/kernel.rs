@@ -2,7 +2,7 @@
 
 use super::{Door, End, Holder, Kernel, Listening, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
 use protocol_sm::driver::messages::{
-    FromClientLoop, FromListener, FromServerLoop, Reported, ToClientLoop, ToListener, ToLoop, ToServerLoop,
+    FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
@@ -318,8 +318,8 @@ impl Tell<ToLoop<ToClientLoop>> for Kernel<'_> {
     }
 }
 
-impl Tell<Reported> for Kernel<'_> {
-    fn tell(&mut self, _: Reported) {
+impl Tell<ToOperator> for Kernel<'_> {
+    fn tell(&mut self, _: ToOperator) {
         unreachable!("nobody asks here: a report decides nothing");
     }
 }

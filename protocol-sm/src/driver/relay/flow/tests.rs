@@ -1,6 +1,7 @@
 //! One direction over two sockets that hold as much as a test says: how much a turn moves, and who has another.
 
 use super::*;
+use crate::driver::TURN;
 use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
 use crate::driver::thread::SCRATCH;
@@ -24,13 +25,23 @@ struct Sockets {
     pipes: RefCell<BTreeMap<u32, usize>>,
     delivered: usize,
     most_in_a_call: usize,
+    /// So many calls find no memory before one does.
+    starved: usize,
+    /// How many have found none since.
+    starving: usize,
 }
 
 const SOURCE: u8 = 0;
 const SINK: u8 = 1;
 
 impl Sockets {
+    fn find_memory(&mut self) -> Result<(), SysError> {
+        self.starving = (self.starving + 1) % (self.starved + 1);
+        if self.starving > 0 { Err(SysError::Exhausted) } else { Ok(()) }
+    }
+
     fn take(&mut self, most: usize) -> Result<usize, SysError> {
+        self.find_memory()?;
         let n = self.there.min(most).min(self.largest);
         self.there -= n;
         self.most_in_a_call = self.most_in_a_call.max(n);
@@ -38,6 +49,7 @@ impl Sockets {
     }
 
     fn give(&mut self, most: usize) -> Result<usize, SysError> {
+        self.find_memory()?;
         let n = self.room.min(most).min(self.largest);
         self.room -= n;
         self.delivered += n;
@@ -139,7 +151,8 @@ impl Direction {
     fn pump(&mut self) -> (Turn, usize) {
         let before = self.sockets.delivered;
         let strategy = self.strategy;
-        let mut cx = Cx { sys: &mut self.sockets, now: Instant::ZERO, scratch: &mut self.scratch, strategy };
+        let mut cx =
+            Cx { sys: &mut self.sockets, now: Instant::ZERO, scratch: &mut self.scratch, strategy, turn: TURN };
         let turn = self.flow.pump(&mut cx, &mut self.transfer.egress, Some(&mut self.from), &mut self.to, false, None);
         (turn, self.sockets.delivered - before)
     }
@@ -207,7 +220,7 @@ fn a_turn_that_waits_leaves_nothing_that_could_be_moved() {
                     match direction.pump().0 {
                         Turn::Wait => break,
                         Turn::Again => assert!(direction.could_move(), "{strategy:?}, seed {seed}"),
-                        other @ (Turn::Eof | Turn::SourceLost | Turn::SinkLost(_)) => {
+                        other @ (Turn::Eof | Turn::SourceLost | Turn::SinkLost(_) | Turn::Starved) => {
                             panic!("{strategy:?}, seed {seed}: {other:?}")
                         }
                     }
@@ -218,6 +231,33 @@ fn a_turn_that_waits_leaves_nothing_that_could_be_moved() {
             direction.to.writable = true;
             while direction.pump().0 == Turn::Again {}
             assert_eq!(direction.sockets.delivered, sent, "{strategy:?}, seed {seed}");
+        }
+    }
+}
+
+/// A call that finds no memory has moved nothing, and says nothing of its socket: whatever it is, it is made again.
+#[test]
+fn a_turn_without_memory_is_taken_up_again_and_nothing_is_lost() {
+    const MUCH: usize = 3 << 20;
+    for strategy in STRATEGIES {
+        for starved in [1, 2, 3, 7] {
+            let mut direction = Direction::new(strategy, SCRATCH);
+            (direction.sockets.starved, direction.sockets.largest) = (starved, 100_000);
+            (direction.sockets.there, direction.sockets.room) = (MUCH, usize::MAX);
+            let mut starving = 0;
+            loop {
+                match direction.pump().0 {
+                    Turn::Starved => {
+                        starving += 1;
+                        assert!(direction.could_move(), "{strategy:?}: no event will tell");
+                    }
+                    Turn::Again => {}
+                    Turn::Wait => break,
+                    other @ (Turn::Eof | Turn::SourceLost | Turn::SinkLost(_)) => panic!("{strategy:?}: {other:?}"),
+                }
+            }
+            assert_eq!(direction.sockets.delivered, MUCH, "{strategy:?}");
+            assert!(starving > 0, "{strategy:?}, {starved}");
         }
     }
 }
