@@ -57,7 +57,10 @@ impl<T, P> Link<T, P> {
         if outer.as_deref().is_some_and(|outer| outer.error_taken) {
             result.behind = transfer.on_outer_lost(true);
         }
-        self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, &mut meter.egress, &mut result)?;
+        let tap = &mut meter.egress;
+        let (turn, fin) = self.pump_egress(cx, transfer, outer.as_deref_mut(), mode.hold_frames, keep, tap)?;
+        (result.again, result.starved) = (matches!(turn, Turn::Again), matches!(turn, Turn::Starved));
+        result.fin = fin.or(result.fin);
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
         if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
             if !outer.readable && !transfer.egress.ended() {
@@ -130,7 +133,7 @@ impl<T, P> Link<T, P> {
         ingress || self.egress_flow.could_move(&transfer.egress, outer, &self.port, hold_frames)
     }
 
-    /// The egress's turn, and its end.
+    /// The egress's turns: how the last one went, and its end if it came.
     fn pump_egress<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
@@ -139,8 +142,8 @@ impl<T, P> Link<T, P> {
         hold_frames: bool,
         mut keep: Option<&mut Vec<u8>>,
         tap: &mut Tap,
-        result: &mut Exchanged,
-    ) -> Result<(), AbortCode> {
+    ) -> Result<(Turn, Option<Fin>), AbortCode> {
+        let mut fin = None;
         loop {
             let hold_frames = hold_frames && !transfer.egress.ended();
             let Self { port, egress_flow, .. } = self;
@@ -151,18 +154,11 @@ impl<T, P> Link<T, P> {
                     let could_take = outer.as_deref().is_some_and(|outer| outer.readable);
                     let could_take = could_take && transfer.egress.budget(1).take > 0;
                     tap.throttled = tap.left == 0 && could_take && self.egress_flow.is_framing();
-                    return Ok(());
+                    return Ok((Turn::Wait, fin));
                 }
-                Turn::Again => {
-                    result.again = true;
-                    return Ok(());
-                }
-                Turn::Starved => {
-                    result.starved = true;
-                    return Ok(());
-                }
-                Turn::Eof => result.fin = Some(transfer.on_source_end(How::Shut)),
-                Turn::SourceLost => result.fin = Some(transfer.on_source_end(How::Reset)),
+                turn @ (Turn::Again | Turn::Starved) => return Ok((turn, fin)),
+                Turn::Eof => fin = Some(transfer.on_source_end(How::Shut)),
+                Turn::SourceLost => fin = Some(transfer.on_source_end(How::Reset)),
                 Turn::SinkLost(_) => return Err(AbortCode::ConnLost),
             }
         }
