@@ -6,6 +6,7 @@ use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
 use crate::visit::Visit;
+use crate::wire::{ConnKind, Foreign};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -209,6 +210,15 @@ pub enum Note {
         from: SocketAddr,
         /// The reason.
         why: HandshakeEnd,
+    },
+    /// Something came to the ctl or the proxy port that is not ours, and of which a person should hear.
+    Foreign {
+        /// The address that the connection comes from.
+        from: SocketAddr,
+        /// Which port.
+        port: ConnKind,
+        /// What.
+        what: Foreign,
     },
     /// Accepting rests: the system has no room for another connection.
     CannotAccept {

@@ -4,20 +4,22 @@
 use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
-use protocol_sm::ids::TunnelId;
+use protocol_sm::ids::{ClientId, TunnelId};
 use protocol_sm::ports::is_refused_by_browsers;
 use protocol_sm::reload::Changes;
 use protocol_sm::visit::Visit;
+use protocol_sm::wire::ConnKind;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// Lines of one kind that may be written at once.
-const BURST: u32 = 20;
-/// How long it takes until one more line of that kind may be written.
-const REFILL: Duration = Duration::from_secs(1);
+/// Lines about a client's tunnels that may be written at once: as many as it may have by default.
+const TUNNELS: u32 = 1024;
+/// Clients of whose tunnels the lines are counted.
+const CLIENTS: usize = 1024;
 
 /// What became of one of the client's tunnels.
 pub(crate) type TunnelNews = (TunnelId, Result<SocketAddr, (TunnelRefusal, Duration)>);
@@ -34,6 +36,9 @@ pub(crate) struct Notes {
     conns: Limiter,
     ports: Limiter,
     accepts: Limiter,
+    foreign: Limiter<3, 60>,
+    /// What is said once of each tunnel.
+    tunnels: PerClient,
     violations: Limiter,
     /// Where visits are recorded, if they are.
     access_log: Option<AccessLog>,
@@ -265,7 +270,7 @@ impl Notes {
             ),
             Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => {
                 let tunnel_id = tunnel.0;
-                self.sessions.line(|suppressed| match outcome {
+                self.tunnels.of(client).line(|suppressed| match outcome {
                     Ok(public) => {
                         let remark = browsers_refuse(public.port());
                         tracing::info!(
@@ -327,6 +332,18 @@ impl Notes {
                 self.crowds.line(|suppressed| {
                     tracing::warn!(
                         event = "handshake_crowded", %peer_ip, peer_port, suppressed, "connection dropped: {why}"
+                    );
+                });
+            }
+            Note::Foreign { from, port, what } => {
+                let (peer_ip, peer_port) = peer(from);
+                let port = match port {
+                    ConnKind::Ctl => "ctl",
+                    ConnKind::Proxy => "proxy",
+                };
+                self.foreign.line(|suppressed| {
+                    tracing::warn!(
+                        event = "not_cproxy", %peer_ip, peer_port, suppressed, "no cproxy-client at the {port} port: {what}"
                     );
                 });
             }
@@ -406,9 +423,26 @@ pub(crate) fn browsers_refuse(port: u16) -> &'static str {
     }
 }
 
-/// A token bucket for lines of one kind.
+/// The lines about each client's tunnels: those of one take no room from another's.
 #[derive(Debug, Default)]
-pub(crate) struct Limiter {
+struct PerClient {
+    limiters: BTreeMap<ClientId, Limiter<TUNNELS>>,
+}
+
+impl PerClient {
+    fn of(&mut self, client: ClientId) -> &mut Limiter<TUNNELS> {
+        if self.limiters.len() == CLIENTS && !self.limiters.contains_key(&client) {
+            // The one that is nearest to having all its room again.
+            let idlest = self.limiters.iter().min_by_key(|(_, limiter)| limiter.used).map(|(&client, _)| client);
+            idlest.and_then(|idlest| self.limiters.remove(&idlest));
+        }
+        self.limiters.entry(client).or_default()
+    }
+}
+
+/// A token bucket for lines of one kind: as many as `BURST` at once, and one more every `REFILL` seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter<const BURST: u32 = 20, const REFILL: u64 = 1> {
     /// Lines written since the bucket was full.
     used: u32,
     /// When the bucket was last refilled; `None`: never used.
@@ -416,7 +450,7 @@ pub(crate) struct Limiter {
     left_out: u64,
 }
 
-impl Limiter {
+impl<const BURST: u32, const REFILL: u64> Limiter<BURST, REFILL> {
     /// Calls `line`, unless too many lines were written lately; with the number of those that were left out before it,
     /// if any were.
     pub(crate) fn line(&mut self, line: impl FnOnce(Option<u64>)) {
@@ -427,7 +461,7 @@ impl Limiter {
 
     fn admit(&mut self, now: Instant) -> Option<u64> {
         let refilled = *self.refilled.get_or_insert(now);
-        let refills = u32::try_from((now - refilled).as_nanos() / REFILL.as_nanos()).unwrap_or(u32::MAX);
+        let refills = u32::try_from((now - refilled).as_secs() / REFILL).unwrap_or(u32::MAX);
         if refills > 0 {
             self.used = self.used.saturating_sub(refills);
             self.refilled = Some(now);
@@ -447,7 +481,9 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_and_counted() {
-        let mut limiter = Limiter::default();
+        const BURST: u32 = 20;
+        const REFILL: Duration = Duration::from_secs(1);
+        let mut limiter = Limiter::<BURST>::default();
         let start = Instant::now();
         for _ in 0..BURST {
             assert_eq!(limiter.admit(start), Some(0));
@@ -461,5 +497,23 @@ mod tests {
             assert!(limiter.admit(quiet).is_some(), "never more than full after a pause");
         }
         assert_eq!(limiter.admit(quiet), None);
+    }
+
+    #[test]
+    fn one_clients_tunnels_take_no_room_from_anothers_and_few_clients_are_remembered() {
+        let mut tunnels = PerClient::default();
+        let client = |number: u128| ClientId(number.to_le_bytes());
+        let now = Instant::now();
+        let written =
+            |limiter: &mut Limiter<TUNNELS>| (0..2 * TUNNELS).filter(|_| limiter.admit(now).is_some()).count();
+        for number in [1, 2] {
+            assert_eq!(written(tunnels.of(client(number))), TUNNELS as usize);
+            assert_eq!(written(tunnels.of(client(number))), 0);
+        }
+        for number in 3..3000 {
+            assert!(tunnels.of(client(number)).admit(now).is_some());
+        }
+        assert_eq!(tunnels.limiters.len(), CLIENTS);
+        assert_eq!(written(tunnels.of(client(1))), 0, "who has used up its room is not forgotten");
     }
 }

@@ -125,7 +125,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
 /// stay where they are. A session that is resumed between its two graces is too rare. Of the access log only the records
 /// are counted there, and bandwidth is not measured, nor how
 /// much a turn moves. Two sessions of a holder that both acknowledge nothing are too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
+    // Its threads have their turns together: an answer is gathered within one.
+    PlantedBug::OldReport,
     PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,

@@ -6,6 +6,7 @@ use tests::programs::{Client, Server, options};
 use tests::services::Service;
 use tests::sockets::connect;
 use tests::visits::{greeting, ping};
+use tests::wait::until;
 
 #[test]
 fn every_visitor_reaches_its_own_service() {
@@ -72,4 +73,17 @@ fn a_clients_end_disturbs_no_other() {
         ping(&mut lasting.visit(), b"a new visitor");
     }
     assert_eq!(lasting.forwardings().len(), 1);
+}
+
+/// What is said once of a tunnel is said of each, however many there are.
+#[test]
+fn no_tunnel_of_three_hundred_is_missing_in_either_log() {
+    const TUNNELS: usize = 300;
+    let service = Service::echo();
+    let server = Server::start(options());
+    let all = (0..TUNNELS).fold(options(), |all, _| all.tunnel(service.addr()));
+    let client = Client::spawn(&server, all);
+    for (program, line) in [(&*client, "tunnel_reachable"), (&*server, "tunnel_open")] {
+        until("each of them has its line", || program.log().matches(line).count() == TUNNELS);
+    }
 }

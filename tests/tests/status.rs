@@ -239,7 +239,7 @@ fn a_client_that_is_kicked_loses_everything_and_says_so() {
     assert!(folder.run("cproxy-server", &["kick", name]).status.success());
     assert!(of_one.read(&mut [0]).is_err(), "cut short, and never a clean end");
     let line = one.log_line("the server's operator has ended it");
-    assert!(line.contains("ERROR") && line.contains("trying again in"), "{line}");
+    assert!(line.contains("ERROR") && line.contains("trying again after a pause"), "{line}");
     ping(&mut of_other, b"the other one goes on");
     let left = folder.status("cproxy-server");
     assert_eq!(left["sessions"].as_array().unwrap().len(), 1, "it comes back after a while, and not at once");

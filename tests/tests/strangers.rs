@@ -213,3 +213,37 @@ fn a_client_finds_the_server_that_takes_the_strangers_place() {
     let _server = Server::start(options().brisk().flag("ctl-port", port));
     until_served(client.public());
 }
+
+#[test]
+fn the_server_says_what_came_instead_of_a_client_and_what_to_do() {
+    let server = Server::start(options().brisk());
+    let utterances: [(&[u8], &str); 4] = [
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 8080\r\n", "a PROXY header came"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\0\x01\0\x02", "a PROXY header came"),
+        (b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", "an HTTP request came"),
+        (b"\x16\x03\x01\0\x02\x01\0", "TLS came, and this server has none"),
+    ];
+    for (words, said) in utterances {
+        for ctl in [true, false] {
+            // Of its own: the lines are few by intention.
+            let server = Server::start(options().brisk());
+            let (name, port) = if ctl { ("ctl", server.ctl()) } else { ("proxy", server.proxy()) };
+            expect_dropped(port, words);
+            assert!(server.log_line(&format!("no cproxy-client at the {name} port: {said}")).contains("WARN"));
+        }
+    }
+    for _ in 0..40 {
+        expect_dropped(server.ctl(), utterances[2].0);
+    }
+    let said = server.log().matches("an HTTP request came").count();
+    assert!((1..=5).contains(&said), "a flood of strangers is no flood of lines: {said}");
+}
+
+/// A relay takes connections although the server behind it is away.
+#[test]
+fn a_client_says_that_no_server_answered_where_connections_are_only_taken() {
+    let relay = Service::start(drop);
+    let client = Client::spawn_alone(LOOPBACK, options().brisk().tunnel("127.0.0.1:1").via(relay.addr()));
+    let line = client.log_line(&format!("no cproxy-server answered at {}", relay.addr()));
+    assert!(line.contains("if a relay is between, that the server behind it runs"), "{line}");
+}

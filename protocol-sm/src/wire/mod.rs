@@ -17,7 +17,7 @@ pub use ctl::{
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 #[cfg(feature = "canary")]
 pub use labels::labels;
-pub use opening::Opening;
+pub use opening::{Foreign, Opening};
 pub use preface::{ConnKind, Greeting, MAGIC, PREFACE_LEN, Preface, PrefaceReader, Reply, ReplyReader, VERSION};
 pub use proxy::{ConnHello, ProxyToClient, ProxyToServer};
 pub use tls::ALPN;

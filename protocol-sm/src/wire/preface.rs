@@ -2,6 +2,7 @@
 //! "Preface"). Fixed size, so a stranger is told apart with nothing allocated for it.
 
 use super::frame::WireError;
+use super::opening::Foreign;
 use super::tls::ClientHelloScan;
 use crate::codes::HandshakeRefusal;
 
@@ -199,6 +200,12 @@ impl PrefaceReader {
             return self.scan.next(input).map(|()| None);
         }
         self.eight.take(input)?.map(Preface::decode).transpose()
+    }
+
+    /// What came instead of a preface, if a person should hear of it; `last`: what was taken last.
+    #[must_use]
+    pub fn foreign(&self, last: &[u8]) -> Option<Foreign> {
+        if self.scan.is_tls() { Some(Foreign::Tls) } else { Foreign::of(last) }
     }
 }
 

@@ -33,6 +33,11 @@ impl ClientHelloScan {
         self.read > 0
     }
 
+    /// Whether what was read is the beginning of TLS.
+    pub(super) fn is_tls(self) -> bool {
+        self.read > 1
+    }
+
     /// Takes all of `input`, unless it can decide earlier.
     ///
     /// # Errors

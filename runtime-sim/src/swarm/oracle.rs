@@ -219,6 +219,7 @@ impl Oracle {
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
             | Note::CannotAccept { .. }
+            | Note::Foreign { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -578,6 +578,7 @@ impl World {
             | Note::HandshakeRefused { .. }
             | Note::HandshakeDropped { .. }
             | Note::CannotAccept { .. }
+            | Note::Foreign { .. }
             | Note::Reconnecting { .. } => {}
         }
     }

@@ -267,7 +267,7 @@ enum ProxyStop {
 // PROTOCOL.md: P-PROXY-5.
 fn read_hello<T, S>(cx: &mut Cx<'_, S>, hand: &mut ProxyHand<T>) -> HelloRead
 where
-    S: Streams<Stream = T>,
+    S: Streams<Stream = T> + Log,
 {
     while hand.port.readable {
         let length = match hand.port.recv(cx.sys, &mut cx.scratch[..512]) {
@@ -278,7 +278,13 @@ where
         };
         let mut bytes = &cx.scratch[..length];
         if hand.preface.is_none() {
-            let preface = match hand.reader.next(&mut bytes) {
+            let read = hand.reader.next(&mut bytes);
+            if read.is_err()
+                && let Some(what) = hand.reader.foreign(&cx.scratch[..length])
+            {
+                cx.sys.note(Note::Foreign { from: hand.from, port: ConnKind::Proxy, what });
+            }
+            let preface = match read {
                 Ok(Some(preface)) => preface,
                 Ok(None) => continue,
                 Err(WireError::Tls) => {

@@ -70,7 +70,14 @@ impl<T, L> ServerMain<T, L> {
         while !bytes.is_empty() {
             let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
             if let Stage::Preface(reader) = &mut conn.stage {
-                let preface = match reader.next(&mut bytes) {
+                let came = bytes;
+                let read = reader.next(&mut bytes);
+                if read.is_err()
+                    && let Some(what) = reader.foreign(came)
+                {
+                    cx.sys.note(Note::Foreign { from: conn.from, port: ConnKind::Ctl, what });
+                }
+                let preface = match read {
                     Ok(Some(preface)) => preface,
                     Ok(None) => return Ok(()),
                     Err(WireError::Tls) => {
