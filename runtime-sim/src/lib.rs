@@ -74,10 +74,10 @@
 //! | LateBindKept | - | - | 0, NoPanic | 8, NoPanic | a public port is open for a tunnel that is registered |
 //! | NotLingered | late: 24657 states, 6 steps | - | 1, BeforeResetDelivered | - | what came before a reset is delivered before it |
 //! | UnackedPerSession | - | - | 272, NoPanic | - | a holder leaves more messages unacknowledged than it may |
-//! | SourceUnbounded | - | - | 173, CrowdsAreBounded | 9, CrowdsAreBounded | there are no more visitors than descriptors for them, and of one address no more than its part |
-//! | ConnsUnbounded | - | - | 63, NoPanic | 9, NoPanic | all holders together have more than they may |
-//! | LongTurn | - | - | 1, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
-//! | CtlTurnEndless | - | - | 31, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
+//! | SourceUnbounded | - | - | 214, CrowdsAreBounded | 4, CrowdsAreBounded | there are no more visitors than descriptors for them, and of one address no more than its part |
+//! | ConnsUnbounded | - | - | 87, NoPanic | 4, NoPanic | all holders together have more than they may |
+//! | LongTurn | - | - | 10, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
+//! | CtlTurnEndless | - | - | 125, TurnsAreShort | - | one turn of a thread opens few ports and moves few bytes |
 //! | StarvedForgotten | - | - | 473, NoPanic | 89, NoPanic | nothing panics |
 //! | GoneVisitForgotten | - | - | 0, VisitsRecorded | 0, VisitsRecorded | each visit leaves one record, with the bytes that were moved and the ends that there were |
 //! | DroppedCounted | - | - | 6, VisitsRecorded | - | each visit leaves one record, with the bytes that were moved and the ends that there were |
