@@ -174,15 +174,13 @@ impl<'t> Section<'t> {
 
     /// Like [`Section::parsed_by`], for what may be a whole number without quotes, too.
     pub(super) fn parsed_or_number<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
-        match self.value(key)? {
-            DeValue::Integer(number) => match parse(number.as_str()) {
-                Ok(value) => Some(value),
-                Err(error) => {
-                    self.problem(key, format!("= {}: {error}", number.as_str().escape_debug()));
-                    None
-                }
-            },
-            _ => self.parsed_by(key, parse),
+        let DeValue::Integer(number) = self.value(key)? else { return self.parsed_by(key, parse) };
+        match parse(number.as_str()) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(key, format!("= {}: {error}", number.as_str().escape_debug()));
+                None
+            }
         }
     }
 

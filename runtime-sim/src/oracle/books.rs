@@ -29,7 +29,13 @@ impl Books {
             Note::Refused { .. } => self.refused += 1,
             Note::VisitorDropped { .. } => self.dropped += 1,
             Note::ConnUp { .. } => self.opened += 1,
-            _ => {}
+            Note::Started { .. } | Note::NoLocalPort { .. } | Note::TakenBack { .. } | Note::IdleConnsDie { .. } => {}
+            Note::Visit(_) | Note::ConnDown { .. } | Note::ConnFailed { .. } | Note::Stale { .. } => {}
+            Note::SessionUp { .. } | Note::SessionDetached { .. } | Note::SessionOver { .. } => {}
+            Note::SessionAsleep { .. } | Note::SessionLost { .. } | Note::Tunnel { .. } | Note::Forwarding { .. } => {}
+            Note::NotForwarding { .. } | Note::HandshakeRefused { .. } | Note::HandshakeDropped { .. } => {}
+            Note::Foreign { .. } | Note::CannotAccept { .. } | Note::Reconnecting { .. } | Note::Reloaded { .. } => {}
+            Note::Violation { .. } => {}
         }
     }
 
