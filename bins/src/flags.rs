@@ -81,7 +81,7 @@ pub enum ServerCommand {
     Common(Command),
     /// End the sessions of a client, which comes back after a while
     Kick {
-        /// The client as `status` names it, or the name of its [[clients]] section
+        /// The client as `status` names it, or the name of its section in the server's file
         client: String,
         /// Which program is asked.
         #[command(flatten)]

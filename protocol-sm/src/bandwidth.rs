@@ -1,7 +1,7 @@
 //! How much a tunnel may move: a token bucket for each of its directions, dealt to the event loops in slices.
 //!
 //! All visitors of a tunnel share it, on whatever loop they are, and so the buckets belong to the main driver
-//! ([`Buckets`]): a loop that has used up what it has ([`Allowances`]) asks for one more slice. A fixed share for each
+//! ([`Buckets`]): a loop that has used up what it has (`Allowances`) asks for one more slice. A fixed share for each
 //! loop would waste what a loop of idle visitors does not use, and one that follows the visitors would cost a message for
 //! each of them; slices are exact over all loops, and cost some messages a second for a tunnel that is limited and busy.
 //!

@@ -87,8 +87,6 @@ pub enum PlantedBug {
     GoneVisitForgotten,
     /// What a lost outer socket was not given is recorded as given.
     DroppedCounted,
-    /// What came unasked is forwarded before its tunnel has the bandwidth for it.
-    DebtForgotten,
     /// What a limited tunnel has moved is not taken off what it may move.
     BandwidthNotCharged,
     /// A client that is told its settings anew begins a new session.
@@ -105,7 +103,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 44] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -144,7 +142,6 @@ impl PlantedBug {
         Self::StarvedForgotten,
         Self::GoneVisitForgotten,
         Self::DroppedCounted,
-        Self::DebtForgotten,
         Self::BandwidthNotCharged,
         Self::ReloadCutsSession,
         Self::ShrunkScopeKept,

@@ -95,7 +95,7 @@ const SWARM_SEEDS: u64 = 150;
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
 /// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks
 /// for a report.
-const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -110,22 +110,23 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
     PlantedBug::StarvedForgotten,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::DroppedCounted,
-    PlantedBug::DebtForgotten,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
 ];
-/// What only a hostile client, the order of waiting visitors or a certain moment shows: not looked for in rings 3 and 4.
-const HIDDEN_FROM_LARGE: [PlantedBug; 4] = [
+/// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
+/// certain moment shows: not looked for in rings 3 and 4.
+const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
+    PlantedBug::ReleaseUntold,
     PlantedBug::IngressNotCapped,
     PlantedBug::RefusalNotAccounted,
     PlantedBug::WaitersOutOfOrder,
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are. A session that is resumed between its two graces is too rare. Of the access log only the records
-/// are counted there, and bandwidth is not measured, nor how
-/// much a turn moves. Two sessions of a holder that both acknowledge nothing are too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
+/// stay where they are. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
+/// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
+/// tunnel, or a turn, moves.
+const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,
     PlantedBug::ReleaseUntold,
@@ -139,7 +140,6 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
     PlantedBug::LongTurn,
     PlantedBug::CtlTurnEndless,
     PlantedBug::DroppedCounted,
-    PlantedBug::DebtForgotten,
     PlantedBug::BandwidthNotCharged,
 ];
 

@@ -51,13 +51,25 @@ const NEVER: &[(&str, &[&str])] = &[
         "nobody in a ring guesses so often from one address; tests/tests/rules/server/guesses.rs has somebody who does",
         &["ToClient Refused: TooManyFailures"],
     ),
-    (
-        "the server of a ring has room for all of its clients, and they open no conn unasked",
-        &["ToClient Refused: Full", "ProxyToClient Refused: Full"],
-    ),
+    ("the server of a ring has room for all of its clients", &["ToClient Refused: Full"]),
     (
         "the clients of a ring ask for few ports, which are allowed and free; protocol_sm::control::server has a test",
         &["ToClient TunnelRefused: PortDenied", "ToClient TunnelRefused: NoFreePort"],
+    ),
+    (
+        "a tunnel that is open is closed by the operator, or because its client may not have it any more",
+        &[
+            "ToClient TunnelClosed: PortInUse",
+            "ToClient TunnelClosed: PortDenied",
+            "ToClient TunnelClosed: NoFreePort",
+            "ToClient TunnelClosed: Resources",
+            "ToClient TunnelClosed: Released",
+        ],
+    ),
+    ("only a server ends a session so", &["ToServer Close: Kicked", "ToServer Close: Revoked"]),
+    (
+        "memory comes back in time in so few seeds; more of them see it run out (StarvedOut)",
+        &["ToClient Abort: Resources", "ToServer Abort: Resources"],
     ),
     (
         "the programs account for every end; the code is for small clients that cannot (PROTOCOL.md, P-ABORT-7)",

@@ -43,7 +43,7 @@ fn one_address_takes_no_room_from_another() {
     }
     expect_heard(&mut quiet);
     let line = server.log_line("max_handshakes_per_source");
-    assert!(line.contains("127.0.7.2:"), "the log names the source: {line}");
+    assert!(line.contains(r#""peer_ip":"127.0.7.2""#), "the log names the source: {line}");
     assert_eq!(server.stop().handshakes_dropped, 36);
 }
 

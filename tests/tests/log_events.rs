@@ -128,6 +128,7 @@ fn every_line_has_an_event_that_is_documented_and_fields_that_readers_keep() {
 
 #[test]
 fn a_call_is_taken_apart_at_its_own_commas() {
+    arm();
     let text = "(event = \"a\", %x, y = f(1, 2), \"b, (c) \\\"{}\", d); more()";
     assert_eq!(fields(arguments(text)), ["event = \"a\"", "%x", "y = f(1, 2)", "\"b, (c) \\\"{}\"", "d"]);
 }

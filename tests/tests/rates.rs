@@ -20,7 +20,7 @@ fn an_address_that_comes_too_often_is_reset_and_no_other() {
     expect_greeted(ip(3), &client, service.addr());
     expect_greeted(ip(1), &client, service.addr());
     let line = server.log_line("max_connection_rate");
-    assert!(line.contains("127.0.0.2:"), "the log names the visitor: {line}");
+    assert!(line.contains(r#""peer_ip":"127.0.0.2""#), "the log names the visitor: {line}");
     client.stop();
     let stopped = server.stop();
     assert_eq!((stopped.visitors, stopped.refused_by_source, stopped.refused_by_rate), (3, 0, 5));

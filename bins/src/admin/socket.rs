@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Where the admin socket is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Place {
-    /// Where `status` finds it without being told: in the folder of [`own_directory`].
+    /// Where `status` finds it without being told: in the service's or the user's folder for such files.
     #[default]
     Found,
     /// At this path.

@@ -157,7 +157,7 @@ fn signals_that_ask_for_something_else_end_no_program() {
         for signal in [SIGUSR1, SIGUSR2, SIGHUP, SIGHUP] {
             program.signal(signal);
         }
-        program.logs("nothing to reload");
+        program.logs("not reloaded, and nothing is changed: there is no configuration file");
         program.signal(SIGTERM);
         let ended = program.end();
         assert_eq!(ended.code, Some(0), "{}", ended.err);

@@ -67,6 +67,8 @@ pub(super) struct Watch {
     lingering: BTreeMap<SockId, Instant>,
     /// A driver is told its settings anew.
     pub(super) reloading: Option<Reloading>,
+    /// Clients that have dialled other than upon a `Start`.
+    awaited: BTreeSet<usize>,
     /// Tunnels whose port the listener was told to close.
     pub(super) closed: BTreeSet<(usize, ControlKey, TunnelId)>,
 }
@@ -121,6 +123,11 @@ impl Watch {
     pub(super) fn local_of(&self, kernel: &Kernel, client: usize, visitor: SocketAddr) -> Option<SockId> {
         let of = |it: &&Transfer| it.client == Some(client) && kernel.remote(it.public) == visitor;
         self.transfers.iter().rev().find(of)?.local
+    }
+
+    /// Whether a client has dialled for visitors who had waited for an address: for whom, is not seen.
+    pub(super) fn has_awaited(&self, client: usize) -> bool {
+        self.awaited.contains(&client)
     }
 
     /// What became of the visitor with this public socket.
@@ -306,9 +313,15 @@ impl World {
                 self.watch.conns.insert(sock, key);
             }
             let key = last_read.and_then(|sock| self.watch.conns.get(&sock)).copied();
-            if let (Purpose::Local, Some(key)) = (purpose, key) {
-                *self.watch.begun.entry(key).or_default() += 1;
-                self.see_dialled(key, sock);
+            match (purpose, key) {
+                (Purpose::Local, Some(key)) => {
+                    *self.watch.begun.entry(key).or_default() += 1;
+                    self.see_dialled(key, sock);
+                }
+                (Purpose::Local, None) => {
+                    self.watch.awaited.insert(self.threads[thread].process);
+                }
+                (Purpose::Ctl | Purpose::Proxy | Purpose::Public, _) => {}
             }
         }
     }

@@ -69,6 +69,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
         &["P-FIN-8", "P-FIN-9"],
     ),
     ("protocol-sm/src/transfer/mod.rs", "t6_a_reset_of_the_peers_socket_ends_the_own_half", &["P-FIN-12"]),
+    ("protocol-sm/src/turns.rs", "t1_owners_take_turns_however_much_one_has", &["P-LIM-4"]),
     ("protocol-sm/tests/unacknowledged.rs", "a_peer_that_acknowledges_nothing_is_given_up", &["P-SESS-7"]),
     ("protocol-sm/tests/vectors.rs", "handshakes_are_accepted_and_spoilt_ones_are_not", &["P-AUTH-7", "P-AUTH-8"]),
     (

@@ -74,7 +74,7 @@ impl<T, P> Link<T, P> {
             let tap = &mut meter.ingress;
             let from = mode.incoming_is_payload.then_some(&mut self.port);
             let mut half = Metered(&mut transfer.ingress, tap);
-            let turn = if half.1.in_debt && !planted(PlantedBug::DebtForgotten) {
+            let turn = if half.1.in_debt {
                 Turn::Wait
             } else {
                 self.ingress_flow.pump(cx, &mut half, from, outer, false, None)
