@@ -139,7 +139,9 @@ impl Watch {
         Carried {
             local: transfer.and_then(|transfer| transfer.local),
             programs: [Some(server), transfer.and_then(|transfer| transfer.client)],
-            exempt: self.dropped.contains(&(server, from)) || transfer.is_some_and(|transfer| transfer.struck),
+            // Whose dial it was that was begun other than upon a `Start` is not known.
+            exempt: self.dropped.contains(&(server, from))
+                || transfer.is_some_and(|it| it.struck || it.local.is_none() && !self.awaited.is_empty()),
         }
     }
 }
