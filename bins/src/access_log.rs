@@ -4,11 +4,10 @@
 use crate::logging::{self, Logs};
 use crate::output::{Output, Said};
 use protocol_sm::visit::{Visit, VisitEnd, WayEnd};
-use runtime_epoll::AccessLog;
+use runtime_epoll::{AccessLog, peer};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -119,11 +118,6 @@ impl Record {
             "visit"
         );
     }
-}
-
-/// An address without its port, as a fail2ban filter wants it: an IPv4 address stays one where it comes in IPv6's form.
-fn peer(address: SocketAddr) -> (IpAddr, u16) {
-    (address.ip().to_canonical(), address.port())
 }
 
 /// Seconds, to the microsecond.

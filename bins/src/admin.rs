@@ -1,9 +1,9 @@
 //! What a running program is asked from outside, and what it answers: over the admin socket, a Unix socket for its own user
 //! and for root, and over HTTP, where anybody who gets there may look and change nothing.
 //!
-//! Over the socket, one line of JSON for each question, one for each answer (`docs/operating.md`). All of it is on one thread of its own,
-//! with bounds for everything that a caller can do: lines of `MOST_BYTES`, `MOST_CALLERS` at once, `PATIENCE` with
-//! each.
+//! Over the socket, one line of JSON for each question, one for each answer (`docs/operating.md`). All of it is on one
+//! thread of its own, with bounds for everything that a caller can do: lines of `MOST_BYTES`, `MOST_CALLERS` at once,
+//! `PATIENCE` with each.
 
 mod ask;
 mod metrics;

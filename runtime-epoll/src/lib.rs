@@ -39,7 +39,7 @@ mod sys;
 mod thread;
 pub mod tls;
 
-pub use notes::AccessLog;
+pub use notes::{AccessLog, peer};
 pub use operator::{Operator, Question};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 

@@ -393,8 +393,10 @@ fn is_strange(refusal: HandshakeRefusal) -> bool {
     )
 }
 
-/// An address without its port, as a fail2ban filter wants it: an IPv4 address stays one where it comes in IPv6's form.
-pub(crate) fn peer(address: SocketAddr) -> (IpAddr, u16) {
+/// An address as log lines have it, apart from its port, as a fail2ban filter wants it: an IPv4 address stays one where it
+/// comes in IPv6's form.
+#[must_use]
+pub fn peer(address: SocketAddr) -> (IpAddr, u16) {
     (address.ip().to_canonical(), address.port())
 }
 
