@@ -141,7 +141,7 @@ impl Demo {
         let services = [("web", serve(answer_page)?), ("bulk", serve(answer_bulk)?), ("late", serve(answer_late)?)];
 
         let server: Server = server::start(server::Config {
-            bind_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            bind_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
             ctl_port: 0,
             proxy_port: 0,
             work_threads: threads,

@@ -326,6 +326,10 @@ impl Disconnect {
     #[must_use]
     pub fn sentence(self, server: &str) -> String {
         match self {
+            Self::Unresolved if server.contains('%') => format!(
+                "this machine does not have the network interface in {server}, behind the %; check `server` \
+                 (--cproxy-server)"
+            ),
             Self::Unresolved => format!(
                 "the name of the server {server} does not resolve; check `server` (--cproxy-server) and this machine's DNS"
             ),

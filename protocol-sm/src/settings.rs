@@ -318,12 +318,13 @@ impl ProxyAt {
     /// The address to dial, where the ctl_conn is connected to `server`, which tells the port `told`.
     // PROTOCOL.md: P-CONN-1.
     #[must_use]
-    pub fn address(self, server: SocketAddr, told: u16) -> SocketAddr {
+    pub fn address(self, mut server: SocketAddr, told: u16) -> SocketAddr {
         match self {
-            Self::AsTold => SocketAddr::new(server.ip(), told),
-            Self::Port(port) => SocketAddr::new(server.ip(), port),
-            Self::Address(address) => address,
+            Self::AsTold => server.set_port(told),
+            Self::Port(port) => server.set_port(port),
+            Self::Address(address) => server = address,
         }
+        server
     }
 }
 

@@ -16,6 +16,7 @@ pub use pipe::Pipe;
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
+pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;

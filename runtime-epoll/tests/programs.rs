@@ -20,7 +20,7 @@ fn loopback() -> IpAddr {
 
 fn server_config(ctl_port: u16) -> server::Config {
     server::Config {
-        bind_addr: loopback(),
+        bind_addr: Some(loopback().into()),
         ctl_port,
         proxy_port: 0,
         work_threads: THREADS,

@@ -3,11 +3,10 @@
 use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE};
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
-use crate::address::{HostPort, local_address};
+use crate::address::{AddressError, HostPort, local_address, socket_addr};
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::settings::{ProxyAt, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
-use std::net::SocketAddr;
 use std::path::Path;
 
 /// What a client's file says; where it says nothing, the default.
@@ -113,8 +112,8 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
 
 fn proxy(top: &Section<'_>) -> ProxyAt {
     let address = |text: &str| {
-        let at = text.parse::<SocketAddr>().ok().filter(|at| at.port() != 0);
-        at.ok_or("is not an IP address and a port; write it like \"192.0.2.1:8090\"")
+        let at = socket_addr(text)?.filter(|at| at.port() != 0);
+        at.ok_or_else(|| AddressError::new("is not an IP address and a port; write it like \"192.0.2.1:8090\""))
     };
     let port = top.port("proxy_port");
     if port == Some(0) {

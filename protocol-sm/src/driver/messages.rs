@@ -20,7 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::num::NonZeroU64;
 
 /// To an event loop of the server. `T` is a stream.
@@ -368,8 +368,8 @@ pub enum ToListener {
         holder: Option<usize>,
         /// What is registered.
         registration: Registration,
-        /// The address to listen on.
-        ip: IpAddr,
+        /// The address to listen on, with the port 0.
+        at: SocketAddr,
         /// Ports to try in this order, at least one; 0 is any free one.
         ports: VecDeque<u16>,
         /// Who may visit.

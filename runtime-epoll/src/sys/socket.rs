@@ -1,7 +1,7 @@
 //! TCP sockets: connections and listeners, and the calls on them.
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
-use super::errno::{accept_error, connect_error, retried, sys_error};
+use super::errno::{accept_error, retried, sys_error};
 use super::options::{self, Limits};
 use crate::tls::session::Session;
 use nix::errno::Errno;
@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use protocol_sm::driver::{Role, SysError, Token};
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -73,11 +73,14 @@ impl Stream {
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
     pub(super) fn connect(to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
-        let fd = tcp_socket(to).map_err(connect_error)?;
+        let fd = tcp_socket(to).map_err(sys_error)?;
         options::on_connecting(&fd, role, to.ip(), limits);
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
-            Err(errno) => return Err(connect_error(errno)),
+            Err(Errno::EADDRNOTAVAIL) => {
+                return Err(if has_way(to) { SysError::NoPort } else { SysError::Unreachable });
+            }
+            Err(errno) => return Err(sys_error(errno)),
         }
         let stream = Self::new(fd, role, Dial::Pending);
         if to.ip().to_canonical().is_loopback() {
@@ -110,7 +113,7 @@ impl Stream {
         match getsockopt(&self.fd, sockopt::SocketError) {
             Ok(0) if self.dial.get() == Dial::Pending => Err(SysError::WouldBlock),
             Ok(0) => Ok(()),
-            Ok(number) => Err(connect_error(Errno::from_raw(number))),
+            Ok(number) => Err(sys_error(Errno::from_raw(number))),
             Err(errno) => Err(sys_error(errno)),
         }
     }
@@ -217,6 +220,25 @@ impl Listener {
         options::dead_path(&fd, role, limits);
         Ok((Stream::new(fd, role, Dial::Over), from))
     }
+}
+
+/// What stands for every address of this machine, of both families where it has both.
+pub(crate) fn every_address() -> IpAddr {
+    match socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
+        // As the kernel says without IPv6, and a sandbox that keeps a program to IPv4.
+        Err(Errno::EAFNOSUPPORT) => Ipv4Addr::UNSPECIFIED.into(),
+        Ok(_) | Err(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Whether this machine could send to `to`. A connect(2) says the same (EADDRNOTAVAIL) of the want of a port as of the
+/// want of any address to send from, as there is none for IPv6 where a machine has no IPv6 address. UDP has ports of its
+/// own, and connecting sends nothing.
+fn has_way(to: SocketAddr) -> bool {
+    let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let tried = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .and_then(|fd| connect(fd.as_raw_fd(), &SockaddrStorage::from(to)));
+    tried != Err(Errno::EADDRNOTAVAIL)
 }
 
 fn tcp_socket(peer: SocketAddr) -> nix::Result<OwnedFd> {

@@ -520,7 +520,7 @@ impl Programs {
         let timings = settings.timings.clone();
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),
-            main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
+            main: Part::new(ServerMain::new(settings, 1, at(0))),
             loop_index: Part::new(ServerLoop::new(0, timings)),
             listener: Part::new(Listener::new(1, u32::MAX)),
             to_main: VecDeque::new(),

@@ -313,6 +313,7 @@ fn refusal(error: SysError) -> RefuseCode {
         | SysError::Reset
         | SysError::ResetBehindEnd
         | SysError::Denied
+        | SysError::NoAddress
         | SysError::Tls(_)
         | SysError::Other(_) => RefuseCode::Unreachable,
     }
