@@ -7,7 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -157,6 +157,7 @@ impl Demo {
             name: (*name).to_owned(),
             public_port: 0,
             local: local.to_string(),
+            local_sources: Vec::new(),
             limits: TunnelLimits::default(),
             max_bandwidth: None,
         };
@@ -168,6 +169,7 @@ impl Demo {
             access_log: None,
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
+                uplink: Origin::default(),
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -165,6 +165,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
+            local_sources: Vec::new(),
             public_port: flags.public_port.unwrap_or(0),
             limits: TunnelLimits::default(),
             max_bandwidth: None,
@@ -219,12 +220,14 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                     name: tunnel.name,
                     public_port: tunnel.public_port,
                     local: tunnel.local.to_string(),
+                    local_sources: tunnel.local_sources,
                     limits: tunnel.limits,
                     max_bandwidth: tunnel.max_bandwidth,
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
+            uplink: file.uplink,
             access_log: false,
             timings: file.timings,
         },

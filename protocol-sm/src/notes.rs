@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 /// What a runtime may want to log, count or draw.
@@ -32,6 +32,11 @@ pub enum Note {
     NoLocalPort {
         /// The LocalServer's address.
         to: SocketAddr,
+    },
+    /// A LocalServer could not be dialled from an address that this machine does not have.
+    NoLocalSource {
+        /// The address.
+        source: IpAddr,
     },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
@@ -332,6 +337,10 @@ impl Disconnect {
             ),
             Self::Unresolved => format!(
                 "the name of the server {server} does not resolve; check `server` (--cproxy-server) and this machine's DNS"
+            ),
+            Self::Unreachable(SysError::NoAddress) => format!(
+                "cannot connect to the server {server} from here: this machine does not have the address in `source_addr`, \
+                 or the interface in `bind_interface`"
             ),
             Self::Unreachable(error) => format!(
                 "cannot connect to the server {server}: {error}; check that cproxy-server runs there, that this is its \

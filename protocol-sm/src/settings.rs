@@ -9,7 +9,7 @@ use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -296,10 +296,22 @@ pub struct TunnelSpec {
     pub public_port: u16,
     /// `HOST:PORT` of its LocalServer.
     pub local: String,
+    /// The client's own addresses from which it is dialled, one after the other as their ports are used up; none: the
+    /// system chooses.
+    pub local_sources: Vec<IpAddr>,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
     /// What the client lets it move in each direction.
     pub max_bandwidth: Rate,
+}
+
+/// Where a connection begins; by itself the system chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// This address of the machine.
+    pub address: Option<IpAddr>,
+    /// This network interface, and no other, whatever the routes say.
+    pub interface: Option<String>,
 }
 
 /// Where a client's proxy_conns go.
@@ -342,6 +354,8 @@ pub struct ClientSettings {
     pub max_proxy_conns: u32,
     /// Where proxy_conns go.
     pub proxy: ProxyAt,
+    /// Where connections to the server begin.
+    pub uplink: Origin,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

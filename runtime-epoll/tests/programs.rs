@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -40,12 +40,14 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         access_log: None,
         settings: ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "echo".into(),
                 public_port: 0,
                 local,
+                local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
                 max_bandwidth: None,
             }],

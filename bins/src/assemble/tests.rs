@@ -190,6 +190,7 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
             name: "v".into(),
             public_port: 5,
             local: "[::1]:4".into(),
+            local_sources: Vec::new(),
             limits: TunnelLimits::default(),
             max_bandwidth: None
         }]

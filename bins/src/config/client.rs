@@ -5,8 +5,9 @@ use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
 use crate::address::{AddressError, HostPort, local_address, socket_addr};
 use protocol_sm::bandwidth::Rate;
-use protocol_sm::settings::{ProxyAt, Timings, TunnelLimits};
+use protocol_sm::settings::{Origin, ProxyAt, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What a client's file says; where it says nothing, the default.
@@ -18,6 +19,8 @@ pub struct ClientFile {
     pub server: Option<HostPort>,
     /// Where data connections go.
     pub proxy: ProxyAt,
+    /// Where connections to the server begin.
+    pub uplink: Origin,
     /// Who this client is, in the user's words.
     pub client_id: Option<String>,
     /// proxy_conns open at once.
@@ -37,6 +40,8 @@ pub struct TunnelEntry {
     pub name: String,
     /// Where the LocalServer is.
     pub local: HostPort,
+    /// The client's own addresses from which it is dialled; none: the system chooses.
+    pub local_sources: Vec<IpAddr>,
     /// The public port wanted; 0 lets the server pick.
     pub public_port: u16,
     /// What the server is to enforce for it.
@@ -51,6 +56,7 @@ impl Default for ClientFile {
             common: Common::default(),
             server: None,
             proxy: ProxyAt::default(),
+            uplink: Origin::default(),
             client_id: None,
             max_proxy_conns: 16_384,
             timings: Timings::default(),
@@ -60,9 +66,11 @@ impl Default for ClientFile {
     }
 }
 
-const TUNNEL_KEYS: [&str; 8] = [
+const LOCAL_SOURCES: &str = "local_sources";
+const TUNNEL_KEYS: [&str; 9] = [
     "name",
     "local",
+    LOCAL_SOURCES,
     "public_port",
     ALLOW_SOURCES,
     DENY_SOURCES,
@@ -70,6 +78,9 @@ const TUNNEL_KEYS: [&str; 8] = [
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
 ];
+
+/// More are a mistake, and each costs a dial that finds no port a look at all of them.
+const MOST_SOURCES: usize = 64;
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -87,6 +98,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     file.tls = tls::client(&top);
     file.server = top.parsed("server");
     file.proxy = proxy(&top);
+    file.uplink = uplink(&top);
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
@@ -130,6 +142,46 @@ fn proxy(top: &Section<'_>) -> ProxyAt {
     }
 }
 
+fn uplink(top: &Section<'_>) -> Origin {
+    let interface = top.parsed_by("bind_interface", |text: &str| {
+        // As the kernel judges names.
+        let fits = (1..=15).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || "/:".contains(c));
+        if fits {
+            Ok(text.to_owned())
+        } else {
+            Err("is not the name of a network interface, such as \"eth0\" or \"wg0\"")
+        }
+    });
+    let address = top.parsed_by("source_addr", |text: &str| {
+        own_address(text).map_err(|()| "is not one IP address of this machine; write it like \"192.0.2.7\"")
+    });
+    Origin { address, interface }
+}
+
+/// An address that a connection can begin at.
+fn own_address(text: &str) -> Result<IpAddr, ()> {
+    text.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast()).ok_or(())
+}
+
+fn local_sources(section: &Section<'_>) -> Vec<IpAddr> {
+    let expected = "a list of addresses of this machine in quotes, such as [\"127.0.0.2\", \"127.0.0.3\"]";
+    let mut sources = Vec::new();
+    for (line, text) in section.texts(LOCAL_SOURCES, expected).unwrap_or_default() {
+        let shown = text.escape_debug();
+        match own_address(text) {
+            Ok(ip) if sources.contains(&ip) => {
+                section.item_problem(LOCAL_SOURCES, line, &format!("\"{shown}\" is there twice; name it once"));
+            }
+            Ok(ip) => sources.push(ip),
+            Err(()) => section.item_problem(LOCAL_SOURCES, line, &format!("\"{shown}\": expected {expected}")),
+        }
+    }
+    if sources.len() > MOST_SOURCES {
+        section.problem(LOCAL_SOURCES, format!("names {} addresses; {MOST_SOURCES} are enough", sources.len()));
+    }
+    sources
+}
+
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let top_level = |key: &str| {
         keys::COMMON.contains(&key)
@@ -143,6 +195,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
     let public_port = section.port("public_port").unwrap_or(0);
+    let local_sources = local_sources(section);
     let limits = limits(section);
     let max_bandwidth = bandwidth(section).flatten();
     let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
@@ -163,7 +216,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits, max_bandwidth });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, local_sources, public_port, limits, max_bandwidth });
     }
 }
 
@@ -216,12 +269,15 @@ mod tests {
             # Instead of proxy_port:
             proxy_addr = "192.0.2.1:18090"
             max_proxy_conns = 7
+            source_addr = "192.0.2.9"
+            bind_interface = "wg0"
             reconnect_min = 0.5
             reconnect_max = 0.5
 
             [[tunnels]]
             name = "ssh"
             local = "127.0.0.1:22"
+            local_sources = ["127.0.0.2", "127.0.0.3"]
             public_port = 6022
             allow_sources = ["192.0.2.0/24"]
             deny_sources = ["192.0.2.7", "::/0"]
@@ -244,9 +300,12 @@ mod tests {
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
         assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
+        let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
+        assert_eq!(file.uplink, uplink);
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
+        assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
         assert_eq!(
@@ -265,6 +324,31 @@ mod tests {
         assert!(problem("proxy_port = 0").starts_with("1: `proxy_port` is 0; write the port"));
         assert!(problem("proxy_addr = 'relay'").contains("is not an IP address and a port"));
         assert!(problem("proxy_port = 9\nproxy_addr = '192.0.2.1:9'").starts_with("2: `proxy_addr` stands beside"));
+    }
+
+    #[test]
+    fn connections_begin_at_an_address_and_an_interface() {
+        for bad in ["office", "0.0.0.0", "192.0.2.0/24", "::", "224.0.0.1", ""] {
+            let said = problem(&format!("source_addr = '{bad}'"));
+            assert!(said.contains("is not one IP address of this machine"), "{said}");
+        }
+        for bad in ["", "a b", "a/b", "sixteen-letters-"] {
+            let said = problem(&format!("bind_interface = '{bad}'"));
+            assert!(said.contains("is not the name of a network interface"), "{said}");
+        }
+    }
+
+    #[test]
+    fn local_sources_are_addresses_each_once() {
+        let sources = |list: &str| problem(&format!("[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nlocal_sources = {list}"));
+        assert!(
+            sources("['127.0.0.2',\n'lo']").starts_with("5: `local_sources` in [[tunnels]]: \"lo\": expected a list")
+        );
+        assert!(sources("['0.0.0.0']").contains("\"0.0.0.0\": expected a list of addresses of this machine"));
+        assert!(sources("['::1', '::1']").contains("\"::1\" is there twice"));
+        assert!(sources("[1]").contains("expected a list of addresses"));
+        let many = (2..=66).map(|last| format!("'127.0.0.{last}',")).collect::<String>();
+        assert!(sources(&format!("[{many}]")).contains("names 65 addresses; 64 are enough"));
     }
 
     #[test]

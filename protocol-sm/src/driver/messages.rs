@@ -10,7 +10,7 @@ use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::settings::{ServerSettings, Timings};
+use crate::settings::{Origin, ServerSettings, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -20,7 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU64;
 
 /// To an event loop of the server. `T` is a stream.
@@ -235,6 +235,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// The client's own addresses from which it is dialled.
+        sources: Vec<IpAddr>,
         /// What it may move in each direction.
         max_bandwidth: Rate,
         /// What the access log calls it; none where that is off.
@@ -256,6 +258,8 @@ pub enum ToClientLoop {
     KeepTo(Box<Timings>),
     /// Open a proxy_conn.
     Open {
+        /// Where the connection begins.
+        from: Origin,
         /// The server's address.
         to: SocketAddr,
         /// What to say.

@@ -7,9 +7,10 @@ use crate::tls::session::Session;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
-    getpeername, getsockname, getsockopt, listen, recv, send, shutdown, socket, sockopt,
+    getpeername, getsockname, getsockopt, listen, recv, send, setsockopt, shutdown, socket, sockopt,
 };
 use protocol_sm::driver::{Role, SysError, Token};
+use protocol_sm::settings::Origin;
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -72,13 +73,14 @@ impl Stream {
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
-    pub(super) fn connect(to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
+    pub(super) fn connect(from: &Origin, to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
         let fd = tcp_socket(to).map_err(sys_error)?;
         options::on_connecting(&fd, role, to.ip(), limits);
+        begin_at(&fd, from, to)?;
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
             Err(Errno::EADDRNOTAVAIL) => {
-                return Err(if has_way(to) { SysError::NoPort } else { SysError::Unreachable });
+                return Err(if has_way(from, to) { SysError::NoPort } else { SysError::Unreachable });
             }
             Err(errno) => return Err(sys_error(errno)),
         }
@@ -234,16 +236,33 @@ pub(crate) fn every_address() -> IpAddr {
 /// Whether this machine could send to `to`. A connect(2) says the same (EADDRNOTAVAIL) of the want of a port as of the
 /// want of any address to send from, as there is none for IPv6 where a machine has no IPv6 address. UDP has ports of its
 /// own, and connecting sends nothing.
-fn has_way(to: SocketAddr) -> bool {
-    let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    let tried = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .and_then(|fd| connect(fd.as_raw_fd(), &SockaddrStorage::from(to)));
-    tried != Err(Errno::EADDRNOTAVAIL)
+fn has_way(from: &Origin, to: SocketAddr) -> bool {
+    let Ok(fd) = socket(family(to), SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) else { return true };
+    begin_at(&fd, from, to).is_ok() && connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) != Err(Errno::EADDRNOTAVAIL)
+}
+
+/// The connection to `to` will begin at `from`.
+fn begin_at(fd: &OwnedFd, from: &Origin, to: SocketAddr) -> Result<(), SysError> {
+    if let Some(interface) = &from.interface {
+        setsockopt(fd, sockopt::BindToDevice, &interface.into()).map_err(sys_error)?;
+    }
+    match from.address {
+        Some(address) if address.is_ipv6() != to.is_ipv6() => Err(SysError::Unreachable),
+        Some(address) => {
+            // The port is chosen when the peer is known: so there are as many for each peer.
+            options::port_at_connect(fd);
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, 0))).map_err(sys_error)
+        }
+        None => Ok(()),
+    }
 }
 
 fn tcp_socket(peer: SocketAddr) -> nix::Result<OwnedFd> {
-    let family = if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
+    socket(family(peer), SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn family(peer: SocketAddr) -> AddressFamily {
+    if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
 /// accept4(2) with the peer's address, which nix's wrapper leaves out.

@@ -21,7 +21,7 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -193,12 +193,14 @@ impl Programs {
     fn client_settings(&self) -> ClientSettings {
         ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
                 local: at(LOCAL_PORT).to_string(),
+                local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
                 max_bandwidth: None,
             }],

@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 37] = [
+pub const UNSEEN: [Sometimes; 38] = [
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,
@@ -89,6 +89,7 @@ pub const UNSEEN: [Sometimes; 37] = [
     Sometimes::PortClosed,
     Sometimes::PortClosedWithTransfers,
     Sometimes::StarvedOut,
+    Sometimes::NoLocalPort,
 ];
 
 /// Runs the system that `seed` describes.

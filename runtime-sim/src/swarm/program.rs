@@ -15,7 +15,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -315,6 +315,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
+        uplink: Origin::default(),
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec
@@ -324,6 +325,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
+                local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),
                 max_bandwidth: plan.scenario.tunnels[tunnel].max_bandwidth,
             })
