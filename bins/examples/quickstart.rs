@@ -7,7 +7,9 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -159,7 +161,7 @@ impl Demo {
             local: local.to_string(),
             local_sources: Vec::new(),
             limits: TunnelLimits::default(),
-            max_bandwidth: None,
+            serving: Serving::default(),
         };
         let client: Client = client::start(client::Config {
             server: ctl.to_string(),

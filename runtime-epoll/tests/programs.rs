@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -49,7 +51,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
                 local,
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
-                max_bandwidth: None,
+                serving: Serving::default(),
             }],
             max_proxy_conns: 64,
             access_log: false,

@@ -35,6 +35,7 @@ pub mod bench;
 pub mod cable;
 pub mod conversation;
 pub mod exchange;
+pub mod foreign;
 pub mod gate;
 pub mod leaks;
 pub mod limit;

@@ -3,14 +3,12 @@
 //! visitor or a service arrives all the same, and the reset behind it. And those that end TLS, or look into it: as
 //! docs/operating.md tells their users to.
 
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::channel;
-use tempfile::TempDir;
+use tests::foreign::{Foreign, find};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, free_port, read_end, reset, unacknowledged};
@@ -25,69 +23,22 @@ const RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Between the two halves of a relay that has two.
 const MIDDLE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// A relay for some ports from [`RELAY`] to [`SERVER`]. Dropped, it ends, with the processes that it has started.
-struct Relay {
-    processes: Vec<Child>,
-    dir: TempDir,
-}
-
-impl Relay {
-    fn new() -> Self {
-        Self { processes: Vec::new(), dir: TempDir::with_prefix("cproxy-relay-").expect("a directory") }
-    }
-
-    /// Writes a file into its directory, which nobody else may read.
-    fn file(&self, name: &str, text: impl Display) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text.to_string()).expect("write");
-        let only_us = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, only_us).expect("chmod");
-        path.display().to_string()
-    }
-
-    fn start(&mut self, program: &str, args: &[&str]) {
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        self.processes.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
-    }
-
-    fn await_ports(self, ports: [u16; 2]) -> Self {
-        for port in ports {
-            until("the relay listens", || TcpStream::connect((RELAY, port)).is_ok());
-        }
-        self
+/// Waits until a relay for these ports is there.
+fn await_ports(ports: [u16; 2]) {
+    for port in ports {
+        until("the relay listens", || TcpStream::connect((RELAY, port)).is_ok());
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let group = nix::unistd::Pid::from_raw(process.id().cast_signed());
-            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
-            let _ = process.wait();
-        }
-    }
-}
-
-/// Where a program is, if it is installed. If not, says so past the test runner's capture.
-fn find(program: &str) -> Option<String> {
-    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-    let found = places.map(|place| format!("{place}/{program}")).into_iter().find(|path| Path::new(path).exists());
-    if found.is_none() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED relays: needs {program}");
-    }
-    found
-}
-
-fn nginx(program: &str, ports: [u16; 2]) -> Relay {
+fn nginx(program: &str, ports: [u16; 2]) -> Foreign {
     let servers = ports.map(|port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; }}")).concat();
-    serve_nginx(Relay::new(), program, &servers)
+    serve_nginx(Foreign::new(), program, &servers)
 }
 
-fn serve_nginx(mut relay: Relay, program: &str, servers: &str) -> Relay {
+fn serve_nginx(mut relay: Foreign, program: &str, servers: &str) -> Foreign {
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let load = if Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
-    let dir = relay.dir.path().display().to_string();
+    let dir = relay.dir().display().to_string();
     let config = relay.file(
         "nginx.conf",
         format!(
@@ -99,8 +50,8 @@ fn serve_nginx(mut relay: Relay, program: &str, servers: &str) -> Relay {
     relay
 }
 
-fn haproxy(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn haproxy(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let listens =
         ports.map(|port| format!("listen p{port}\n bind {RELAY}:{port}\n server s {SERVER}:{port}\n")).concat();
     let times = "timeout connect 5s\n timeout client 1h\n timeout server 1h\n";
@@ -109,8 +60,8 @@ fn haproxy(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn stunnel(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn stunnel(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let secrets = relay.file("psk", "relay:0123456789abcdef0123456789abcdef\n");
     for (name, client, [from, to]) in [("far", "no", [MIDDLE, SERVER]), ("near", "yes", [RELAY, MIDDLE])] {
         let service = |port| format!("[p{port}]\naccept = {from}:{port}\nconnect = {to}:{port}\n");
@@ -125,8 +76,8 @@ fn stunnel(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn socat(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn socat(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     for port in ports {
         let listen = format!("TCP-LISTEN:{port},bind={RELAY},fork,reuseaddr,nodelay");
         relay.start(program, &[&listen, &format!("TCP:{SERVER}:{port},nodelay")]);
@@ -135,10 +86,10 @@ fn socat(program: &str, ports: [u16; 2]) -> Relay {
 }
 
 /// A server of ssh's for whoever runs the test, and a client with its ports forwarded.
-fn ssh(program: &str, ports: [u16; 2]) -> Option<Relay> {
+fn ssh(program: &str, ports: [u16; 2]) -> Option<Foreign> {
     let (sshd, keygen) = (find("sshd")?, find("ssh-keygen")?);
-    let mut relay = Relay::new();
-    let key = relay.dir.path().join("key").display().to_string();
+    let mut relay = Foreign::new();
+    let key = relay.dir().join("key").display().to_string();
     let made = Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-f", &key]).status();
     assert!(made.expect("ssh-keygen").success());
     // Where it runs as root it wants this directory.
@@ -166,9 +117,9 @@ fn ssh(program: &str, ports: [u16; 2]) -> Option<Relay> {
 }
 
 /// A certificate of the relay's own, with its key behind it, and the pin of that key.
-fn certificate(relay: &Relay) -> Option<(String, String)> {
+fn certificate(relay: &Foreign) -> Option<(String, String)> {
     let openssl = find("openssl")?;
-    let path = |name: &str| relay.dir.path().join(name).display().to_string();
+    let path = |name: &str| relay.dir().join(name).display().to_string();
     let (certificate, key, both) = (path("cert.pem"), path("key.pem"), path("both.pem"));
     let script = format!(
         "{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {certificate} \
@@ -181,8 +132,8 @@ fn certificate(relay: &Relay) -> Option<(String, String)> {
 }
 
 /// As docs/operating.md has them: TLS ends at the relay, and the server behind it runs without.
-fn haproxy_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Relay, String)> {
-    let mut relay = Relay::new();
+fn haproxy_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String)> {
+    let mut relay = Foreign::new();
     let (pem, pin) = certificate(&relay)?;
     let tls = format!("ssl crt {pem} alpn cproxy/1 ssl-min-ver TLSv1.3");
     let listens =
@@ -193,8 +144,8 @@ fn haproxy_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Relay, String)>
     Some((relay, pin))
 }
 
-fn nginx_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Relay, String)> {
-    let relay = Relay::new();
+fn nginx_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String)> {
+    let relay = Foreign::new();
     let (pem, pin) = certificate(&relay)?;
     let tls = format!("ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.3; ssl_alpn cproxy/1;");
     let server = |port| format!("server {{ listen {RELAY}:{port} ssl; {tls} proxy_pass {SERVER}:{port}; }}");
@@ -202,8 +153,8 @@ fn nginx_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Relay, String)> {
 }
 
 /// The relay looks at the name in the client's first message, and passes the server's own TLS on.
-fn haproxy_by_name(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn haproxy_by_name(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let look = "tcp-request inspect-delay 5s\n tcp-request content accept if { req_ssl_hello_type 1 }\n";
     let pair = |port| {
         format!(
@@ -217,27 +168,27 @@ fn haproxy_by_name(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn nginx_by_name(program: &str, ports: [u16; 2]) -> Relay {
+fn nginx_by_name(program: &str, ports: [u16; 2]) -> Foreign {
     let server = |port| {
         format!(
             "map $ssl_preread_server_name $to{port} {{ {NAME} {SERVER}:{port}; }} server {{ listen {RELAY}:{port}; \
              ssl_preread on; proxy_pass $to{port}; }}"
         )
     };
-    serve_nginx(Relay::new(), program, &ports.map(server).concat())
+    serve_nginx(Foreign::new(), program, &ports.map(server).concat())
 }
 
 /// The name that the relay knows the server by.
 const NAME: &str = "tunnel.test";
 
 /// The client speaks TLS to the relay, which ends it, or passes on by its name what the server ends.
-fn tls_through(ends: bool, start: impl FnOnce([u16; 2]) -> Option<(Relay, Option<String>)>) {
+fn tls_through(ends: bool, start: impl FnOnce([u16; 2]) -> Option<(Foreign, Option<String>)>) {
     let service = Service::echo();
     let options = || options().threads(1);
     let server = Server::start(if ends { options().in_the_clear() } else { options().tls() });
     let ports = [server.ctl(), server.proxy()].map(|at| at.port());
-    let Some((relay, pin)) = start(ports) else { return };
-    let _relay = relay.await_ports(ports);
+    let Some((_relay, pin)) = start(ports) else { return };
+    await_ports(ports);
     let pin = pin.unwrap_or_else(|| server.pin().to_owned());
     let through = options().tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
     let client = Client::start(&server, through.flag("tls-pin", pin).key("tls_server_name", format!("\"{NAME}\"")));
@@ -265,7 +216,7 @@ fn nginx_passes_tls_on_by_its_name() {
 }
 
 /// The programs with a relay between them. Resets go up and down, each right behind what was sent.
-fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Relay>) {
+fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Foreign>) {
     const UP: usize = 100;
     const DOWN: usize = 64 << 10;
     let (ends, seen) = channel();
@@ -285,7 +236,7 @@ fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Relay>) {
     let server = Server::start(options().threads(1));
     let ports = [server.ctl(), server.proxy()].map(|at| at.port());
     let Some(_relay) = start(ports) else { return };
-    let _relay = _relay.await_ports(ports);
+    await_ports(ports);
     let through = options().threads(1).tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
     let client = Client::start(&server, through);
     for visit in 0..VISITS {

@@ -192,7 +192,7 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
             local: "[::1]:4".into(),
             local_sources: Vec::new(),
             limits: TunnelLimits::default(),
-            max_bandwidth: None
+            serving: Serving::default()
         }]
     );
 }

@@ -10,7 +10,7 @@ use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::settings::{Origin, ServerSettings, Timings};
+use crate::settings::{Origin, ServerSettings, Serving, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -237,8 +237,8 @@ pub enum ToClientLoop {
         fixed: bool,
         /// The client's own addresses from which it is dialled.
         sources: Vec<IpAddr>,
-        /// What it may move in each direction.
-        max_bandwidth: Rate,
+        /// How its visitors are served.
+        serving: Serving,
         /// What the access log calls it; none where that is off.
         label: Option<Arc<Label>>,
     },
@@ -274,12 +274,13 @@ pub enum ToClientLoop {
         /// What to say of its transfers.
         code: AbortCode,
     },
-    /// What a tunnel may move in each direction is changed.
-    Limit {
+    /// A tunnel's visitors are served in another way: what they may move changes for those who are
+    /// there, too.
+    Serve {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its new limit.
-        max_bandwidth: Rate,
+        /// The new way.
+        serving: Serving,
     },
     /// What a tunnel may move now: the answer to [`FromClientLoop::WantBandwidth`].
     Bandwidth {

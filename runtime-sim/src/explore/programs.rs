@@ -21,7 +21,9 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -202,7 +204,7 @@ impl Programs {
                 local: at(LOCAL_PORT).to_string(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
-                max_bandwidth: None,
+                serving: Serving::default(),
             }],
             max_proxy_conns: 16,
             access_log: false,

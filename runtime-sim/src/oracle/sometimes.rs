@@ -108,12 +108,13 @@ pub enum Sometimes {
     KickedWithTransfers,
     PortClosed,
     PortClosedWithTransfers,
+    HeaderSplit,
     NoLocalPort,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 101] = [
+    pub const ALL: [Self; 102] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -214,6 +215,7 @@ impl Sometimes {
         Self::KickedWithTransfers,
         Self::PortClosed,
         Self::PortClosedWithTransfers,
+        Self::HeaderSplit,
         Self::NoLocalPort,
     ];
 }

@@ -327,7 +327,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),
-                max_bandwidth: plan.scenario.tunnels[tunnel].max_bandwidth,
+                serving: plan.scenario.tunnels[tunnel].serving,
             })
             .collect(),
         max_proxy_conns: 16_384,

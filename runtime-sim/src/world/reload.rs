@@ -38,7 +38,7 @@ impl World {
             local: local(tunnel),
             local_sources: Vec::new(),
             limits: self.plan.scenario.limits(tunnel),
-            max_bandwidth: self.plan.scenario.tunnels[tunnel].max_bandwidth,
+            serving: self.plan.scenario.tunnels[tunnel].serving,
         };
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
