@@ -7,7 +7,9 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -141,7 +143,7 @@ impl Demo {
         let services = [("web", serve(answer_page)?), ("bulk", serve(answer_bulk)?), ("late", serve(answer_late)?)];
 
         let server: Server = server::start(server::Config {
-            bind_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            bind_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
             ctl_port: 0,
             proxy_port: 0,
             work_threads: threads,
@@ -157,6 +159,7 @@ impl Demo {
             name: (*name).to_owned(),
             public_port: 0,
             local: local.to_string(),
+            local_sources: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
         };
@@ -168,6 +171,7 @@ impl Demo {
             access_log: None,
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
+                uplink: Origin::default(),
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -1,7 +1,8 @@
 //! `HOST:PORT`, as people type it. Nothing is resolved here: that happens at each dial.
 
+use runtime_epoll::{ScopedIp, ScopedIpError};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// A host name, IPv4 or IPv6 address and a port from 1 to 65535. Prints as `HOST:PORT`, an IPv6
@@ -14,10 +15,11 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// The host, an IPv6 address in brackets: ready to be followed by `:PORT`.
+    /// The host as it stands in a certificate: an IPv6 address without brackets and without its zone.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        bare.split_once('%').map_or(bare, |(ip, _)| ip)
     }
 }
 
@@ -30,6 +32,12 @@ impl fmt::Display for HostPort {
 /// Why a text is not an address: a sentence that says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError(String);
+
+impl AddressError {
+    pub(crate) fn new(sentence: &str) -> Self {
+        Self(sentence.to_owned())
+    }
+}
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,10 +92,14 @@ fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
         return Err(AddressError(format!("it has no host; write `127.0.0.1:{port}` for this machine")));
     }
     if host.starts_with('[') || host.ends_with(']') {
-        return match format!("{host}:{port}").parse::<SocketAddrV6>() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(AddressError(format!(
-                "`{host}` is not an IPv6 address in brackets, such as [::1] (a zone is a number: [fe80::1%2])"
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        return match bare.map(str::parse::<ScopedIp>) {
+            Some(Ok(ip)) if ip.ip().is_ipv6() => Ok(()),
+            Some(Err(error @ (ScopedIpError::Zone(_) | ScopedIpError::NoZone(_)))) => {
+                Err(AddressError(format!("`{host}`: {error}")))
+            }
+            Some(Ok(_) | Err(ScopedIpError::NoAddress)) | None => Err(AddressError(format!(
+                "`{host}` is not an IPv6 address in brackets, such as [::1], or [fe80::1%eth0] with its interface"
             ))),
         };
     }
@@ -125,15 +137,24 @@ pub fn local_address(text: &str) -> Result<HostPort, AddressError> {
 ///
 /// # Errors
 /// Anything else, host names included: a name may stand for several addresses.
-pub fn bind_addr(text: &str) -> Result<IpAddr, AddressError> {
+pub fn bind_addr(text: &str) -> Result<ScopedIp, AddressError> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    bare.parse().map_err(|_| {
-        AddressError(
-            "it is not an IP address; write 0.0.0.0 (every IPv4 address of this machine), :: (IPv6 and IPv4), \
-             127.0.0.1 (this machine only) or one address of this machine"
-                .into(),
-        )
+    bare.parse().map_err(|error| match error {
+        ScopedIpError::NoAddress => AddressError(format!(
+            "{error}; write 0.0.0.0 (every IPv4 address of this machine), :: (IPv6 and IPv4), 127.0.0.1 (this machine \
+             only) or one address of this machine"
+        )),
+        ScopedIpError::Zone(_) | ScopedIpError::NoZone(_) => AddressError(error.to_string()),
     })
+}
+
+/// Reads an IP address and a port, `None` if it is something else. The interface of a zone must be there.
+///
+/// # Errors
+/// It is not.
+pub fn socket_addr(text: &str) -> Result<Option<SocketAddr>, AddressError> {
+    let address = ScopedIp::with_port(text).map(|(ip, port)| ip.at(port));
+    address.transpose().map_err(|missing| AddressError(missing.to_string()))
 }
 
 #[cfg(test)]
@@ -146,12 +167,20 @@ mod tests {
 
     #[test]
     fn names_and_both_ip_versions_are_taken_as_written() {
-        for text in
-            ["localhost:1", "a-b.example.com:8080", "host_1.lan.:65535", "10.0.0.1:22", "[::1]:8080", "[fe80::1%2]:80"]
-        {
+        for text in [
+            "localhost:1",
+            "a-b.example.com:8080",
+            "host_1.lan.:65535",
+            "10.0.0.1:22",
+            "[::1]:8080",
+            "[fe80::1%eth0]:80",
+        ] {
             assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
         }
-        assert_eq!("[::1]:8080".parse::<HostPort>().unwrap().host(), "[::1]");
+        let host = |text: &str| text.parse::<HostPort>().unwrap().host().to_owned();
+        assert_eq!(host("[::1]:8080"), "::1");
+        assert_eq!(host("[fe80::1%eth0]:80"), "fe80::1");
+        assert_eq!(host("a.example:80"), "a.example");
     }
 
     #[test]
@@ -184,15 +213,28 @@ mod tests {
         assert!(error("::1").contains("write [::1]:8080"));
         assert!(error("[::1:80").contains("is not an IPv6 address in brackets"));
         assert!(error("[]:80").contains("is not an IPv6 address in brackets"));
+        assert!(error("[127.0.0.1]:80").contains("is not an IPv6 address in brackets"));
+        assert!(error("[fe80::1%]:80").starts_with("`[fe80::1%]`: `` is not the name or the number of a network"));
+        assert!(error("[fe80::1]:80").contains("write fe80::1%eth0"));
         assert!(error("a..b:80").contains("joined by single dots"));
         assert!(error(&format!("{}:80", "a".repeat(64))).contains("1 to 63 bytes"));
         assert!(error("").contains("write HOST:PORT"));
     }
 
     #[test]
+    fn where_an_address_counts_at_once_its_interface_must_be_there() {
+        assert_eq!(socket_addr("127.0.0.1:80").unwrap(), Some(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert_eq!(socket_addr("relay:80"), Ok(None));
+        let missing = socket_addr("[fe80::1%nowhere0]:80").unwrap_err().to_string();
+        assert_eq!(missing, "this machine has no network interface `nowhere0`");
+    }
+
+    #[test]
     fn a_bind_address_is_an_ip_address() {
-        assert_eq!(bind_addr("[::]").unwrap(), IpAddr::from([0; 16]));
-        assert_eq!(bind_addr("127.0.0.1").unwrap(), IpAddr::from([127, 0, 0, 1]));
+        for (text, shown) in [("[::]", "::"), ("127.0.0.1", "127.0.0.1"), ("fe80::1%eth0", "fe80::1%eth0")] {
+            assert_eq!(bind_addr(text).unwrap().to_string(), shown);
+        }
+        assert!(bind_addr("fe80::1").unwrap_err().to_string().contains("write fe80::1%eth0"));
         assert!(bind_addr("localhost").unwrap_err().to_string().contains("not an IP address"));
     }
 }

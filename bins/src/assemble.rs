@@ -2,6 +2,7 @@
 //! with.
 
 use crate::access_log::Destination;
+use crate::address::HostPort;
 use crate::admin;
 use crate::config::keys;
 use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
@@ -56,7 +57,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         None => ServerFile::default(),
     };
     put_over(&flags.common, &mut file.common, &mut file.settings.timings);
-    file.bind_addr = flags.bind_addr.unwrap_or(file.bind_addr);
+    file.bind_addr = flags.bind_addr.clone().or(file.bind_addr);
     file.ctl_port = flags.ctl_port.unwrap_or(file.ctl_port);
     file.proxy_port = flags.proxy_port.unwrap_or(file.proxy_port);
     if let Some(ports) = &flags.allow_ports {
@@ -99,7 +100,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         settings: file.settings,
     };
     let fixed = keys::SERVER_AT_START.map(|key| match key {
-        "bind_addr" => (key, config.bind_addr.to_string()),
+        "bind_addr" => (key, format!("{:?}", config.bind_addr)),
         "ctl_port" => (key, config.ctl_port.to_string()),
         "proxy_port" => (key, config.proxy_port.to_string()),
         "tls" => (key, config.tls.is_some().to_string()),
@@ -164,6 +165,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
+            local_sources: Vec::new(),
             public_port: flags.public_port.unwrap_or(0),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
@@ -199,8 +201,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         file.tls.authority = None;
         file.tls.pins = Some(Named { value: flags.tls_pin.clone(), by: "--tls-pin".to_owned() });
     }
-    let host = server.map(ToString::to_string).unwrap_or_default();
-    let host = host.rsplit_once(':').map_or("", |(host, _)| host.trim_start_matches('[').trim_end_matches(']'));
+    let host = server.map(HostPort::host).unwrap_or_default();
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings, &mut besides));
     found.besides = besides;
@@ -219,12 +220,14 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                     name: tunnel.name,
                     public_port: tunnel.public_port,
                     local: tunnel.local.to_string(),
+                    local_sources: tunnel.local_sources,
                     limits: tunnel.limits,
                     serving: tunnel.serving,
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
+            uplink: file.uplink,
             access_log: false,
             timings: file.timings,
         },

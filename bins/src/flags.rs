@@ -6,9 +6,9 @@ use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
+use runtime_epoll::ScopedIp;
 use runtime_epoll::tls::Pin;
 use std::ffi::{OsStr, OsString};
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -104,9 +104,9 @@ pub struct ServerFlags {
     /// What to do instead of running.
     #[command(subcommand)]
     pub command: Option<ServerCommand>,
-    /// Listen on this address of this machine [default: 0.0.0.0]
+    /// Listen on this address of this machine [default: every address, IPv6 and IPv4]
     #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
-    pub bind_addr: Option<IpAddr>,
+    pub bind_addr: Option<ScopedIp>,
     /// Port for the clients' control connections; 0 picks a free one [default: 8080]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     pub ctl_port: Option<u16>,

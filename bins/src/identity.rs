@@ -70,6 +70,7 @@ mod tests {
         TunnelEntry {
             name: name.into(),
             local: "127.0.0.1:22".parse().unwrap(),
+            local_sources: Vec::new(),
             public_port,
             limits: TunnelLimits::default(),
             serving: Serving::default(),

@@ -16,7 +16,9 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::{ClientSettings, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
+};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
@@ -91,12 +93,14 @@ impl World {
         let secret = Secret::new(b"secret".to_vec());
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {
                 name: "web".into(),
                 public_port: 0,
                 local: SERVICE.into(),
+                local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
                 serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), proxy_protocol: None },
             }],

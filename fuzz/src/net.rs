@@ -14,6 +14,7 @@ use protocol_sm::driver::{
     Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
     Streams, SysError, TURN, Tell, Token,
 };
+use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -305,7 +306,7 @@ impl Streams for View<'_> {
         }
     }
 
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+    fn connect(&mut self, _: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         let watch = Some((self.thread, token));
         let socket = self.net.insert(Socket { role, to: Some(to), dial: Dial::Pending, watch, ..Socket::default() });
         self.net.dialled.push_back(Peer(socket));

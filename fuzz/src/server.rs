@@ -110,7 +110,7 @@ impl World {
         let timings = settings.timings.clone();
         let mut world = Self {
             net: Net::default(),
-            main: ServerMain::new(settings, 1, LOCAL),
+            main: ServerMain::new(settings, 1, SocketAddr::new(LOCAL, 0)),
             listener: Listener::new(1, u32::MAX),
             event_loop: ServerLoop::new(0, timings.clone()),
             secret,

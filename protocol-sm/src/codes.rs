@@ -49,7 +49,7 @@ pub enum RefuseCode {
     TimedOut,
     /// The client has no such tunnel (any more).
     UnknownTunnel,
-    /// The client is out of descriptors or memory.
+    /// The client is out of descriptors, memory or local ports.
     Resources,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for RefuseCode {
             Self::Unreachable => "the local service cannot be reached",
             Self::TimedOut => "the local service did not answer in time",
             Self::UnknownTunnel => "the client has no such tunnel",
-            Self::Resources => "the client is out of descriptors or memory",
+            Self::Resources => "the client is out of descriptors, memory or local ports",
         })
     }
 }

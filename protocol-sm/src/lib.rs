@@ -127,6 +127,7 @@ pub mod guesses;
 pub mod ids;
 pub mod ledger;
 pub mod liveness;
+pub mod local_ports;
 pub mod names;
 pub mod notes;
 pub mod ping_pace;

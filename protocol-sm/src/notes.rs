@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 /// What a runtime may want to log, count or draw.
@@ -32,6 +32,11 @@ pub enum Note {
     NoLocalPort {
         /// The LocalServer's address.
         to: SocketAddr,
+    },
+    /// A LocalServer could not be dialled from an address that this machine does not have.
+    NoLocalSource {
+        /// The address.
+        source: IpAddr,
     },
     /// A transfer ended well, in both directions and on both sides.
     Finished {
@@ -326,8 +331,16 @@ impl Disconnect {
     #[must_use]
     pub fn sentence(self, server: &str) -> String {
         match self {
+            Self::Unresolved if server.contains('%') => format!(
+                "this machine does not have the network interface in {server}, behind the %; check `server` \
+                 (--cproxy-server)"
+            ),
             Self::Unresolved => format!(
                 "the name of the server {server} does not resolve; check `server` (--cproxy-server) and this machine's DNS"
+            ),
+            Self::Unreachable(SysError::NoAddress) => format!(
+                "cannot connect to the server {server} from here: this machine does not have the address in `source_addr`, \
+                 or the interface in `bind_interface`"
             ),
             Self::Unreachable(error) => format!(
                 "cannot connect to the server {server}: {error}; check that cproxy-server runs there, that this is its \

@@ -74,6 +74,12 @@ impl Race {
         self.until <= now
     }
 
+    /// When it is over at the latest.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
     /// When to call [`Race::next`] and [`Race::is_lost`] again.
     #[must_use]
     pub fn deadline(&self) -> Instant {

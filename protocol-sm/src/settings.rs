@@ -10,7 +10,7 @@ use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -297,6 +297,9 @@ pub struct TunnelSpec {
     pub public_port: u16,
     /// `HOST:PORT` of its LocalServer.
     pub local: String,
+    /// The client's own addresses from which it is dialled, one after the other as their ports are used up; none: the
+    /// system chooses.
+    pub local_sources: Vec<IpAddr>,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
     /// How its visitors are served.
@@ -310,6 +313,15 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Where a connection begins; by itself the system chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// This address of the machine.
+    pub address: Option<IpAddr>,
+    /// This network interface, and no other, whatever the routes say.
+    pub interface: Option<String>,
 }
 
 /// Where a client's proxy_conns go.
@@ -328,12 +340,13 @@ impl ProxyAt {
     /// The address to dial, where the ctl_conn is connected to `server`, which tells the port `told`.
     // PROTOCOL.md: P-CONN-1.
     #[must_use]
-    pub fn address(self, server: SocketAddr, told: u16) -> SocketAddr {
+    pub fn address(self, mut server: SocketAddr, told: u16) -> SocketAddr {
         match self {
-            Self::AsTold => SocketAddr::new(server.ip(), told),
-            Self::Port(port) => SocketAddr::new(server.ip(), port),
-            Self::Address(address) => address,
+            Self::AsTold => server.set_port(told),
+            Self::Port(port) => server.set_port(port),
+            Self::Address(address) => server = address,
         }
+        server
     }
 }
 
@@ -351,6 +364,8 @@ pub struct ClientSettings {
     pub max_proxy_conns: u32,
     /// Where proxy_conns go.
     pub proxy: ProxyAt,
+    /// Where connections to the server begin.
+    pub uplink: Origin,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

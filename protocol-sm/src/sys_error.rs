@@ -27,6 +27,8 @@ pub enum SysError {
     Denied,
     /// No local port is left to connect there from (EADDRNOTAVAIL).
     NoPort,
+    /// This machine does not have the address, or the interface, to listen or to connect from (EADDRNOTAVAIL, ENODEV).
+    NoAddress,
     /// The system lacks this call, or forbids it altogether: this says nothing of the connection.
     Unsupported,
     /// TLS failed, and the connection is lost.
@@ -48,6 +50,7 @@ impl fmt::Display for SysError {
             Self::InUse => f.write_str("address in use"),
             Self::Denied => f.write_str("permission denied"),
             Self::NoPort => f.write_str("no local port left"),
+            Self::NoAddress => f.write_str("this machine has no such address or interface"),
             Self::Unsupported => f.write_str("refused by this system"),
             Self::Tls(failure) => write!(f, "TLS: {failure}"),
             Self::Other(errno) => write!(f, "system error {errno}"),

@@ -34,6 +34,7 @@ mod notes;
 mod operator;
 mod parts;
 mod resolve;
+mod scoped;
 pub mod server;
 mod sys;
 mod thread;
@@ -41,6 +42,7 @@ pub mod tls;
 
 pub use notes::{AccessLog, peer};
 pub use operator::{Operator, Question};
+pub use scoped::{NoInterface, ScopedIp, ScopedIpError};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;

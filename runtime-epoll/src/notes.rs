@@ -35,6 +35,7 @@ pub(crate) struct Notes {
     refused: Limiter,
     conns: Limiter,
     ports: Limiter,
+    sources: Limiter,
     accepts: Limiter,
     foreign: Limiter<3, 60>,
     /// What is said once of each tunnel.
@@ -127,9 +128,19 @@ impl Notes {
                     event = "no_local_port",
                     %to,
                     suppressed,
-                    "no local port left towards {to}: each connection to it holds one, and for 60 s after its end if \
-                     the visitor ended it first; widen net.ipv4.ip_local_port_range, or let the service listen at \
-                     further addresses or ports, with a tunnel to each"
+                    "no local port left towards {to}, so visitors wait for one up to dial_timeout: each connection holds \
+                     one, and for 60 s after its end if the visitor ended it first; name further addresses of this \
+                     machine in the tunnel's local_sources (\"127.0.0.2\" is there for a service on 127.0.0.1), or widen \
+                     net.ipv4.ip_local_port_range"
+                );
+            }),
+            Note::NoLocalSource { source } => self.sources.line(|suppressed| {
+                tracing::warn!(
+                    event = "no_local_source",
+                    %source,
+                    suppressed,
+                    "this machine does not have the address {source} of a tunnel's local_sources; correct it, or give the \
+                     address to an interface"
                 );
             }),
             // Strangers can cause these at will: they must not hide the others.

@@ -3,8 +3,10 @@
 
 use crate::mail::Address;
 use crate::notes::Limiter;
+use crate::scoped::ScopedIp;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Lookup, Resolve};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,12 +26,15 @@ impl Resolver {
 
 impl Resolve for Resolver {
     fn resolve(&mut self, tag: Lookup, name: &str) {
-        if let Ok(address) = name.parse::<SocketAddr>() {
-            return self.answers.post(ToClientMain::Resolved { tag, addresses: vec![address] });
+        if let Some((ip, port)) = ScopedIp::with_port(name) {
+            let address = ip.at(port).map_err(io::Error::other);
+            let addresses = said(tag, name, &self.failures, address.map(|address| vec![address]));
+            return self.answers.post(ToClientMain::Resolved { tag, addresses });
         }
         let (name, answers, failures) = (name.to_owned(), self.answers.clone(), Arc::clone(&self.failures));
         let look_up = move || {
-            let addresses = look_up(tag, &name, &failures);
+            let addresses = name.to_socket_addrs().map(Iterator::collect);
+            let addresses = said(tag, &name, &failures, addresses);
             answers.post(ToClientMain::Resolved { tag, addresses });
         };
         if std::thread::Builder::new().name("cproxy-resolve".into()).spawn(look_up).is_err() {
@@ -39,9 +44,10 @@ impl Resolve for Resolver {
     }
 }
 
-fn look_up(tag: Lookup, name: &str, failures: &Mutex<Limiter>) -> Vec<SocketAddr> {
-    match (name.to_socket_addrs(), tag) {
-        (Ok(addresses), _) => addresses.collect(),
+/// The addresses of `name`, without any if there was an error, which is logged.
+fn said(tag: Lookup, name: &str, failures: &Mutex<Limiter>, addresses: io::Result<Vec<SocketAddr>>) -> Vec<SocketAddr> {
+    match (addresses, tag) {
+        (Ok(addresses), _) => addresses,
         (Err(error), Lookup::Local(..)) => {
             let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
             failures.line(|suppressed| {

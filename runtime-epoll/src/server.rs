@@ -3,6 +3,8 @@
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
 use crate::operator::Answers;
+use crate::scoped::{NoInterface, ScopedIp};
+use crate::sys::every_address;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls, TlsInUse};
@@ -17,7 +19,7 @@ use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
@@ -25,8 +27,8 @@ use std::sync::mpsc::{Receiver, channel};
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address of the ctl, proxy and public ports. `::` takes IPv4 too.
-    pub bind_addr: IpAddr,
+    /// Address of the ctl, proxy and public ports; `::` takes IPv4 too. None: every address of this machine.
+    pub bind_addr: Option<ScopedIp>,
     /// ctl port; 0 lets the kernel pick.
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
@@ -68,6 +70,8 @@ pub struct Server {
 /// Why the server could not start: says what, where, and what to do.
 #[derive(Debug)]
 pub enum StartError {
+    /// The interface of its address is not there.
+    Interface(NoInterface),
     /// It cannot listen on the ctl port.
     CtlPort(SocketAddr, SysError),
     /// It cannot listen on the proxy port.
@@ -82,8 +86,7 @@ impl StartError {
     pub fn lacks_the_address(&self) -> bool {
         matches!(
             self,
-            Self::CtlPort(_, SysError::Other(libc::EADDRNOTAVAIL))
-                | Self::ProxyPort(_, SysError::Other(libc::EADDRNOTAVAIL))
+            Self::Interface(_) | Self::CtlPort(_, SysError::NoAddress) | Self::ProxyPort(_, SysError::NoAddress)
         )
     }
 }
@@ -93,6 +96,12 @@ impl fmt::Display for StartError {
         let (at, port, flag, error) = match self {
             Self::CtlPort(at, error) => (at, "ctl port", "--ctl-port", error),
             Self::ProxyPort(at, error) => (at, "proxy port", "--proxy-port", error),
+            Self::Interface(missing) => {
+                return write!(
+                    f,
+                    "{missing} yet; waiting for it (if it will never have it, choose another --bind-addr)"
+                );
+            }
             Self::Io(error) => {
                 return write!(f, "cannot set up the event loops: {error}; raise the limit of open files (ulimit -n)");
             }
@@ -104,7 +113,7 @@ impl fmt::Display for StartError {
                 write!(f, "permission denied; ports below 1024 need a privilege: choose another {flag}")
             }
             SysError::Exhausted => write!(f, "{error}; raise the limit of open files (ulimit -n)"),
-            SysError::Other(libc::EADDRNOTAVAIL) => {
+            SysError::NoAddress => {
                 let what = "this machine does not have the address yet; waiting for it (if it will never have it, choose \
                             another --bind-addr)";
                 f.write_str(what)
@@ -129,6 +138,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io(error) => Some(error),
+            Self::Interface(missing) => Some(missing),
             Self::CtlPort(..) | Self::ProxyPort(..) => None,
         }
     }
@@ -166,6 +176,10 @@ pub struct Summary {
 pub fn start(mut config: Config) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
     config.settings.access_log = config.access_log.is_some();
+    let bind_at = match &config.bind_addr {
+        Some(address) => address.at(0).map_err(StartError::Interface)?,
+        None => SocketAddr::new(every_address(), 0),
+    };
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -178,13 +192,14 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), answers };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
-    let driver = ServerMain::new(config.settings, lane_count, config.bind_addr);
+    let driver = ServerMain::new(config.settings, lane_count, bind_at);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
     main.sys.use_tls(tls.clone());
-    let ctl = SocketAddr::new(config.bind_addr, config.ctl_port);
-    let proxy = SocketAddr::new(config.bind_addr, config.proxy_port);
+    let (mut ctl, mut proxy) = (bind_at, bind_at);
+    ctl.set_port(config.ctl_port);
+    proxy.set_port(config.proxy_port);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
     match bound {
         Ok((ctl, proxy)) => Ok(Server {

@@ -16,6 +16,7 @@ pub use pipe::Pipe;
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
+pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
 use crate::notes::Notes;
@@ -25,7 +26,7 @@ use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
     Token,
 };
-use protocol_sm::settings::Timings;
+use protocol_sm::settings::{Origin, Timings};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -208,9 +209,9 @@ impl<O> Streams for Linux<O> {
         }
     }
 
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+    fn connect(&mut self, from: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
-        let mut stream = Stream::connect(to, role, &self.limits)?;
+        let mut stream = Stream::connect(from, to, role, &self.limits)?;
         self.secure.connecting(&mut stream)?;
         self.watch(&stream, token)?;
         Ok(stream)

@@ -5,6 +5,7 @@ mod common;
 use common::Bench;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol_sm::driver::{Listen, Role, Splice, Streams, SysError};
+use protocol_sm::settings::Origin;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
@@ -22,7 +23,7 @@ fn everything_says_exhausted_pipes_are_done_without_and_all_is_well_afterwards()
 
     assert!(bench.linux.pipe().is_none());
     let token = bench.token();
-    assert_eq!(bench.linux.connect(at, Role::Local, token).err(), Some(SysError::Exhausted));
+    assert_eq!(bench.linux.connect(&Origin::default(), at, Role::Local, token).err(), Some(SysError::Exhausted));
     assert_eq!(bench.linux.listen("127.0.0.1:0".parse().unwrap(), token).err(), Some(SysError::Exhausted));
     assert_eq!(bench.linux.accept(&listener, Role::Public).err(), Some(SysError::Exhausted));
     bench.linux.recycle(spare.0, true);

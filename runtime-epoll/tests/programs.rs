@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,7 +22,7 @@ fn loopback() -> IpAddr {
 
 fn server_config(ctl_port: u16) -> server::Config {
     server::Config {
-        bind_addr: loopback(),
+        bind_addr: Some(loopback().into()),
         ctl_port,
         proxy_port: 0,
         work_threads: THREADS,
@@ -40,12 +42,14 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         access_log: None,
         settings: ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "echo".into(),
                 public_port: 0,
                 local,
+                local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
                 serving: Serving::default(),
             }],

@@ -6,6 +6,7 @@ mod common;
 use common::{Bench, PATIENCE};
 use nix::sys::socket::{GetSockOpt, MsgFlags, SockaddrIn, getsockname, getsockopt, send, sockopt};
 use protocol_sm::driver::{Entropy, Listen, Received, Role, Splice, Streams, SysError, Token};
+use protocol_sm::settings::Origin;
 use runtime_epoll::Stream;
 use std::fmt::Debug;
 use std::io::Read;
@@ -155,7 +156,7 @@ fn a_refused_connect_is_reported_as_ready_with_an_error() {
     let (listener, _, at) = bench.listen();
     bench.linux.unlisten(listener);
     let token = bench.token();
-    let stream = bench.linux.connect(at, Role::Local, token).unwrap();
+    let stream = bench.linux.connect(&Origin::default(), at, Role::Local, token).unwrap();
     bench.wait_ready(token, |ready| ready.error);
     assert_eq!(bench.linux.take_error(&stream), Err(SysError::Refused));
 }
@@ -171,7 +172,7 @@ fn a_connect_that_meets_itself_is_refused() {
     drop(far);
     let token = bench.token();
     let met_itself = (0..100_000).any(|_| {
-        let Ok(stream) = bench.linux.connect(own, Role::Local, token) else { return false };
+        let Ok(stream) = bench.linux.connect(&Origin::default(), own, Role::Local, token) else { return false };
         let end = loop {
             match bench.linux.take_error(&stream) {
                 Err(SysError::WouldBlock) => std::thread::yield_now(),
@@ -198,7 +199,7 @@ fn a_connect_is_not_through_while_the_backlog_is_full() {
     let streams: Vec<_> = (0..4)
         .map(|_| {
             let token = bench.token();
-            (bench.linux.connect(at, Role::Proxy, token).unwrap(), token)
+            (bench.linux.connect(&Origin::default(), at, Role::Proxy, token).unwrap(), token)
         })
         .collect();
     bench.connected(&streams[0].0, streams[0].1);
@@ -212,7 +213,7 @@ fn a_port_that_is_taken_is_in_use_and_a_foreign_address_is_an_error() {
     let token = bench.token();
     assert_eq!(bench.linux.listen(at, token).err(), Some(SysError::InUse));
     let foreign = "192.0.2.1:0".parse().unwrap();
-    assert_eq!(bench.linux.listen(foreign, token).err(), Some(SysError::Other(libc::EADDRNOTAVAIL)));
+    assert_eq!(bench.linux.listen(foreign, token).err(), Some(SysError::NoAddress));
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn every_role_has_its_options_whichever_way_the_connection_came_about() {
     }
     for role in [Role::Ctl, Role::Proxy, Role::Local] {
         let token = bench.token();
-        let stream = bench.linux.connect(at, role, token).unwrap();
+        let stream = bench.linux.connect(&Origin::default(), at, role, token).unwrap();
         check_options(&stream, role);
     }
 }

@@ -13,7 +13,7 @@ use tests::payload::{Arrival, Flow};
 use tests::programs::{Client, Options, Server, options};
 use tests::root_only;
 use tests::services::Service;
-use tests::sockets::{End, bounded, connect, connect_from, read_each, read_end, reset};
+use tests::sockets::{End, bounded, connect, connect_from, connect_without_asking, read_each, read_end, reset};
 use tests::visits::ping;
 use tests::wait::{PATIENCE, until};
 
@@ -154,27 +154,99 @@ fn visitors_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, 1)
 }
 
+/// An echoing service to which sixteen local ports of each address lead, a tunnel to it, and who has the ports of
+/// 127.0.0.1.
+struct Ports {
+    network: Namespace,
+    service: Service,
+    others: Vec<TcpStream>,
+    _server: Server,
+    client: Client,
+}
+
+impl Ports {
+    fn used_up(client: impl FnOnce(Options) -> Options) -> Self {
+        let network = with_local_ports(7000, 7015);
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 18_000));
+        let service = network.run(|| Service::echo_at(local));
+        let brisk = |options: Options| options.brisk().network(&network);
+        // The server waits twice as long.
+        let server = options().flag("ctl-port", 17_000).flag("proxy-port", 17_001);
+        let server = Server::start(brisk(server.key("dial_timeout", PATIENCE.as_secs())));
+        let client = Client::start(&server, brisk(client(options().tunnel_at(local, 17_002))));
+        let others: Vec<_> = network.run(|| std::iter::from_fn(|| TcpStream::connect(local).ok()).collect());
+        assert_eq!(others.len(), 16, "somebody else on this machine has them all");
+        Self { network, service, others, _server: server, client }
+    }
+
+    fn visitor(&self) -> TcpStream {
+        self.network.run(|| connect_from(visitors_address(), self.client.public()).expect("it is not reset"))
+    }
+}
+
 #[test]
-fn where_no_local_port_is_left_the_log_says_so() {
+fn visitors_wait_until_a_local_port_is_free() {
     root_only!();
-    let network = with_local_ports(7000, 7015);
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 18_000));
-    let service = network.run(|| Service::echo_at(local));
-    let brisk = |options: Options| options.brisk().network(&network);
-    let server = Server::start(brisk(options().flag("ctl-port", 17_000).flag("proxy-port", 17_001)));
-    let client = Client::start(&server, brisk(options().tunnel_at(local, 17_002)));
-    network.run(|| {
-        // Somebody else on this machine has them all.
-        let others: Vec<_> = std::iter::from_fn(|| TcpStream::connect(local).ok()).collect();
-        assert_eq!(read_end(&mut connect_from(visitors_address(), client.public()).expect("taken")), (0, End::Reset));
-        client.log_line("no local port left towards 127.0.0.1:18000");
-        others.into_iter().for_each(reset);
-        until("it is served again", || {
-            connect_from(visitors_address(), client.public()).is_some_and(|mut visitor| {
-                let sent = visitor.write_all(b"ping");
-                sent.is_ok() && visitor.read_exact(&mut [0; 4]).is_ok()
-            })
-        });
-    });
-    drop(service);
+    let mut ports = Ports::used_up(|client| client.key("dial_timeout", PATIENCE.as_secs()));
+    let mut visitors: Vec<_> = (0..8).map(|_| ports.visitor()).collect();
+    for visitor in &mut visitors {
+        visitor.write_all(b"waits").expect("it is not reset");
+    }
+    let line = ports.client.log_line("no local port left towards 127.0.0.1:18000");
+    assert!(line.contains("local_sources") && line.contains("ip_local_port_range"), "what helps: {line}");
+    // Those who left are no obstacle to those behind them.
+    drop(visitors.remove(0));
+    drop(visitors.remove(3));
+    std::mem::take(&mut ports.others).into_iter().for_each(reset);
+    for visitor in &mut visitors {
+        let mut echo = [0; 5];
+        visitor.read_exact(&mut echo).expect("it is served");
+        assert_eq!(&echo, b"waits");
+    }
+    ping(&mut ports.visitor(), b"nobody waits any more");
+}
+
+#[test]
+fn a_visitor_who_has_waited_for_a_local_port_too_long_is_reset() {
+    root_only!();
+    let ports = Ports::used_up(|client| client.key("dial_timeout", 0.5));
+    let visitor = ports.network.run(|| connect_from(visitors_address(), ports.client.public()));
+    // On a busy machine `connect` itself may see it.
+    assert!(visitor.is_none_or(|mut visitor| read_end(&mut visitor) == (0, End::Reset)));
+    ports.client.log_line("visitor refused: the client is out of descriptors, memory or local ports");
+    assert_eq!(ports.client.log().matches("no local port left").count(), 1, "it is said once");
+}
+
+#[test]
+fn further_addresses_are_dialled_from_when_the_ports_of_one_are_used_up() {
+    root_only!();
+    let sources = r#"["127.0.0.1", "127.0.0.2", "::1", "127.0.0.3"]"#;
+    let ports = Ports::used_up(|client| client.tunnel_key("local_sources", sources));
+    let (second, local) = (Ipv4Addr::new(127, 0, 0, 2), ports.service.addr());
+    let _others: Vec<_> = ports.network.run(|| (0..8).map(|_| connect_from(second, local)).collect());
+    let mut visitors: Vec<_> = (0..12).map(|_| ports.visitor()).collect();
+    visitors.iter_mut().for_each(|visitor| ping(visitor, b"served at once"));
+    assert_eq!(ports.service.accepted(), 16 + 8 + 12);
+    assert!(!ports.client.log().contains("no local port left"), "there is one for each: {}", ports.client.log());
+}
+
+#[test]
+fn a_local_source_that_this_machine_lacks_is_named_and_passed_over() {
+    root_only!();
+    let ports = Ports::used_up(|client| client.tunnel_key("local_sources", r#"["192.0.2.7", "127.0.0.2"]"#));
+    ping(&mut ports.visitor(), b"from the other one");
+    ports.client.log_line("this machine does not have the address 192.0.2.7 of a tunnel's local_sources");
+}
+
+/// A kernel says of both that no address can be assigned.
+#[test]
+fn where_the_machine_has_no_address_of_a_family_nobody_waits_for_a_local_port() {
+    root_only!();
+    let network = Namespace::alone();
+    network.must("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    let server = Server::start(options().network(&network));
+    let away = options().network(&network).tunnel("[::1]:7777").key("dial_timeout", 2 * PATIENCE.as_secs());
+    let client = Client::start(&server, away);
+    assert_eq!(network.run(|| read_end(&mut connect_without_asking(client.public()))), (0, End::Reset));
+    assert!(!client.log().contains("no local port left"), "{}", client.log());
 }

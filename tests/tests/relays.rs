@@ -1,6 +1,7 @@
 //! Other people's relays between client and server: nginx, haproxy, stunnel, socat and ssh, as far as they are installed.
 //! Each ends connections in its own manner, and none passes a reset on as it came. What was sent before a reset of a
-//! visitor or a service arrives all the same, and the reset behind it.
+//! visitor or a service arrives all the same, and the reset behind it. And those that end TLS, or look into it: as
+//! docs/operating.md tells their users to.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -11,6 +12,7 @@ use tests::foreign::{Foreign, find};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, free_port, read_end, reset, unacknowledged};
+use tests::visits::ping;
 use tests::wait::{PATIENCE, until};
 
 /// Visits in each direction.
@@ -29,8 +31,11 @@ fn await_ports(ports: [u16; 2]) {
 }
 
 fn nginx(program: &str, ports: [u16; 2]) -> Foreign {
-    let mut relay = Foreign::new();
     let servers = ports.map(|port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; }}")).concat();
+    serve_nginx(Foreign::new(), program, &servers)
+}
+
+fn serve_nginx(mut relay: Foreign, program: &str, servers: &str) -> Foreign {
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let load = if Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
     let dir = relay.dir().display().to_string();
@@ -109,6 +114,105 @@ fn ssh(program: &str, ports: [u16; 2]) -> Option<Foreign> {
         &["-N", "-F", "none", accept, nobody, fail, "-i", &key, "-p", &port, "-L", &ctl, "-L", &proxy, &at],
     );
     Some(relay)
+}
+
+/// A certificate of the relay's own, with its key behind it, and the pin of that key.
+fn certificate(relay: &Foreign) -> Option<(String, String)> {
+    let openssl = find("openssl")?;
+    let path = |name: &str| relay.dir().join(name).display().to_string();
+    let (certificate, key, both) = (path("cert.pem"), path("key.pem"), path("both.pem"));
+    let script = format!(
+        "{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {certificate} \
+         -subj /CN=relay.test && cat {certificate} {key} > {both} && {openssl} x509 -in {certificate} -pubkey -noout | \
+         {openssl} pkey -pubin -outform der | {openssl} dgst -sha256 -r"
+    );
+    let made = Command::new("sh").args(["-c", &script]).output().expect("sh");
+    let hash = String::from_utf8(made.stdout).expect("text");
+    Some((both, format!("sha256:{}", hash.split(' ').next().expect("a hash"))))
+}
+
+/// As docs/operating.md has them: TLS ends at the relay, and the server behind it runs without.
+fn haproxy_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String)> {
+    let mut relay = Foreign::new();
+    let (pem, pin) = certificate(&relay)?;
+    let tls = format!("ssl crt {pem} alpn cproxy/1 ssl-min-ver TLSv1.3");
+    let listens =
+        ports.map(|port| format!("listen p{port}\n bind {RELAY}:{port} {tls}\n server s {SERVER}:{port}\n")).concat();
+    let times = "timeout connect 5s\n timeout client 1m\n timeout server 1m\n timeout tunnel 1d\n";
+    let config = relay.file("haproxy.cfg", format!("defaults\n mode tcp\n {times}{listens}"));
+    relay.start(program, &["-db", "-f", &config]);
+    Some((relay, pin))
+}
+
+fn nginx_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String)> {
+    let relay = Foreign::new();
+    let (pem, pin) = certificate(&relay)?;
+    let tls = format!("ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.3; ssl_alpn cproxy/1;");
+    let server = |port| format!("server {{ listen {RELAY}:{port} ssl; {tls} proxy_pass {SERVER}:{port}; }}");
+    Some((serve_nginx(relay, program, &ports.map(server).concat()), pin))
+}
+
+/// The relay looks at the name in the client's first message, and passes the server's own TLS on.
+fn haproxy_by_name(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
+    let look = "tcp-request inspect-delay 5s\n tcp-request content accept if { req_ssl_hello_type 1 }\n";
+    let pair = |port| {
+        format!(
+            "frontend f{port}\n bind {RELAY}:{port}\n {look} use_backend b{port} if {{ req_ssl_sni {NAME} }}\nbackend \
+             b{port}\n server s {SERVER}:{port}\n"
+        )
+    };
+    let times = "timeout connect 5s\n timeout client 1m\n timeout server 1m\n timeout tunnel 1d\n";
+    let config = relay.file("haproxy.cfg", format!("defaults\n mode tcp\n {times}{}", ports.map(pair).concat()));
+    relay.start(program, &["-db", "-f", &config]);
+    relay
+}
+
+fn nginx_by_name(program: &str, ports: [u16; 2]) -> Foreign {
+    let server = |port| {
+        format!(
+            "map $ssl_preread_server_name $to{port} {{ {NAME} {SERVER}:{port}; }} server {{ listen {RELAY}:{port}; \
+             ssl_preread on; proxy_pass $to{port}; }}"
+        )
+    };
+    serve_nginx(Foreign::new(), program, &ports.map(server).concat())
+}
+
+/// The name that the relay knows the server by.
+const NAME: &str = "tunnel.test";
+
+/// The client speaks TLS to the relay, which ends it, or passes on by its name what the server ends.
+fn tls_through(ends: bool, start: impl FnOnce([u16; 2]) -> Option<(Foreign, Option<String>)>) {
+    let service = Service::echo();
+    let options = || options().threads(1);
+    let server = Server::start(if ends { options().in_the_clear() } else { options().tls() });
+    let ports = [server.ctl(), server.proxy()].map(|at| at.port());
+    let Some((_relay, pin)) = start(ports) else { return };
+    await_ports(ports);
+    let pin = pin.unwrap_or_else(|| server.pin().to_owned());
+    let through = options().tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
+    let client = Client::start(&server, through.flag("tls-pin", pin).key("tls_server_name", format!("\"{NAME}\"")));
+    ping(&mut client.visit(), b"through the relay's TLS, or past it");
+}
+
+#[test]
+fn tls_ends_at_haproxy() {
+    tls_through(true, |ports| haproxy_ending_tls(&find("haproxy")?, ports).map(|(relay, pin)| (relay, Some(pin))));
+}
+
+#[test]
+fn tls_ends_at_nginx() {
+    tls_through(true, |ports| nginx_ending_tls(&find("nginx")?, ports).map(|(relay, pin)| (relay, Some(pin))));
+}
+
+#[test]
+fn haproxy_passes_tls_on_by_its_name() {
+    tls_through(false, |ports| Some((haproxy_by_name(&find("haproxy")?, ports), None)));
+}
+
+#[test]
+fn nginx_passes_tls_on_by_its_name() {
+    tls_through(false, |ports| Some((nginx_by_name(&find("nginx")?, ports), None)));
 }
 
 /// The programs with a relay between them. Resets go up and down, each right behind what was sent.

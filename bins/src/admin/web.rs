@@ -5,6 +5,7 @@
 //! address or by the machine's own name (else a foreign name could be made to lead here), and must not come from elsewhere.
 
 use super::{Program, fresh, metrics};
+use crate::address::{AddressError, socket_addr};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -39,11 +40,15 @@ const PAGE: &str = include_str!("page.html");
 ///
 /// # Errors
 /// What to write instead.
-pub fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    let port = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    port.or_else(|_| text.parse()).map_err(|_| {
-        "is no port and no IP address with a port; write a port, such as \"9464\", for this machine alone, or \
-         \"192.0.2.1:9464\""
+pub fn address(text: &str) -> Result<SocketAddr, AddressError> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    socket_addr(text)?.ok_or_else(|| {
+        AddressError::new(
+            "is no port and no IP address with a port; write a port, such as \"9464\", for this machine alone, or \
+             \"192.0.2.1:9464\"",
+        )
     })
 }
 
@@ -172,7 +177,7 @@ mod tests {
         assert_eq!(address("9464"), Ok("127.0.0.1:9464".parse().unwrap()));
         assert_eq!(address("[::]:9464"), Ok("[::]:9464".parse().unwrap()));
         for wrong in ["", "65536", "localhost:9464", "192.0.2.1", "x"] {
-            assert!(address(wrong).unwrap_err().contains("write a port"), "{wrong}");
+            assert!(address(wrong).unwrap_err().to_string().contains("write a port"), "{wrong}");
         }
     }
 

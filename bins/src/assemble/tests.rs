@@ -45,7 +45,7 @@ fn token(text: &str) -> Option<Token> {
 fn a_server_without_flags_and_file_has_the_defaults_and_says_whom_it_takes() {
     let assembled = run_server(&[], None).unwrap();
     let config = assembled.config;
-    assert_eq!((config.bind_addr.to_string().as_str(), config.ctl_port, config.proxy_port), ("0.0.0.0", 8080, 8090));
+    assert_eq!((config.bind_addr, config.ctl_port, config.proxy_port), (None, 8080, 8090));
     assert!((1..=4).contains(&config.work_threads.get()));
     assert_eq!(config.settings, protocol_sm::settings::ServerSettings::default());
     let [warning] = &assembled.warnings[..] else { panic!("{:?}", assembled.warnings) };
@@ -67,7 +67,7 @@ fn a_flag_beats_the_file() {
     assert_eq!((config.ctl_port, config.proxy_port, config.work_threads.get()), (11, 12, 13));
     assert_eq!(config.settings.timings.drain_timeout.as_millis(), 500);
     assert_eq!(config.settings.open_scope.allow_ports, "15".parse::<PortSet>().unwrap());
-    assert_eq!(config.bind_addr.to_string(), "127.0.0.1");
+    assert_eq!(config.bind_addr.unwrap().to_string(), "127.0.0.1");
     assert_eq!(logs.level, crate::logging::LogLevel::Trace);
 }
 
@@ -190,6 +190,7 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
             name: "v".into(),
             public_port: 5,
             local: "[::1]:4".into(),
+            local_sources: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default()
         }]

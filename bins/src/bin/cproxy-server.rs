@@ -85,10 +85,9 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
             }
             Err(error) if error.lacks_the_address() => {
                 if !waiting {
-                    let address = config.bind_addr;
                     tracing::warn!(event = "address_awaited", "{error}");
                     // A boot need not wait for it, too.
-                    notify::ready(Some(&format!("waiting for address {address}")));
+                    notify::ready(Some("waiting for the address to listen on"));
                     waiting = true;
                 }
                 if caught.asked_within(LOOK_AGAIN) {

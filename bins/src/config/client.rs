@@ -3,11 +3,11 @@
 use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE};
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
-use crate::address::{HostPort, local_address};
+use crate::address::{AddressError, HostPort, local_address, socket_addr};
 use protocol_sm::proxy_protocol::ProxyProtocol;
-use protocol_sm::settings::{ProxyAt, Serving, Timings, TunnelLimits};
+use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What a client's file says; where it says nothing, the default.
@@ -19,6 +19,8 @@ pub struct ClientFile {
     pub server: Option<HostPort>,
     /// Where data connections go.
     pub proxy: ProxyAt,
+    /// Where connections to the server begin.
+    pub uplink: Origin,
     /// Who this client is, in the user's words.
     pub client_id: Option<String>,
     /// proxy_conns open at once.
@@ -38,6 +40,8 @@ pub struct TunnelEntry {
     pub name: String,
     /// Where the LocalServer is.
     pub local: HostPort,
+    /// The client's own addresses from which it is dialled; none: the system chooses.
+    pub local_sources: Vec<IpAddr>,
     /// The public port wanted; 0 lets the server pick.
     pub public_port: u16,
     /// What the server is to enforce for it.
@@ -52,6 +56,7 @@ impl Default for ClientFile {
             common: Common::default(),
             server: None,
             proxy: ProxyAt::default(),
+            uplink: Origin::default(),
             client_id: None,
             max_proxy_conns: 16_384,
             timings: Timings::default(),
@@ -61,9 +66,11 @@ impl Default for ClientFile {
     }
 }
 
-const TUNNEL_KEYS: [&str; 9] = [
+const LOCAL_SOURCES: &str = "local_sources";
+const TUNNEL_KEYS: [&str; 10] = [
     "name",
     "local",
+    LOCAL_SOURCES,
     "public_port",
     ALLOW_SOURCES,
     DENY_SOURCES,
@@ -74,6 +81,9 @@ const TUNNEL_KEYS: [&str; 9] = [
 ];
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
+
+/// More are a mistake, and each costs a dial that finds no port a look at all of them.
+const MOST_SOURCES: usize = 64;
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -91,6 +101,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     file.tls = tls::client(&top);
     file.server = top.parsed("server");
     file.proxy = proxy(&top);
+    file.uplink = uplink(&top);
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
@@ -116,8 +127,8 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
 
 fn proxy(top: &Section<'_>) -> ProxyAt {
     let address = |text: &str| {
-        let at = text.parse::<SocketAddr>().ok().filter(|at| at.port() != 0);
-        at.ok_or("is not an IP address and a port; write it like \"192.0.2.1:8090\"")
+        let at = socket_addr(text)?.filter(|at| at.port() != 0);
+        at.ok_or_else(|| AddressError::new("is not an IP address and a port; write it like \"192.0.2.1:8090\""))
     };
     let port = top.port("proxy_port");
     if port == Some(0) {
@@ -134,6 +145,46 @@ fn proxy(top: &Section<'_>) -> ProxyAt {
     }
 }
 
+fn uplink(top: &Section<'_>) -> Origin {
+    let interface = top.parsed_by("bind_interface", |text: &str| {
+        // As the kernel judges names.
+        let fits = (1..=15).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || "/:".contains(c));
+        if fits {
+            Ok(text.to_owned())
+        } else {
+            Err("is not the name of a network interface, such as \"eth0\" or \"wg0\"")
+        }
+    });
+    let address = top.parsed_by("source_addr", |text: &str| {
+        own_address(text).map_err(|()| "is not one IP address of this machine; write it like \"192.0.2.7\"")
+    });
+    Origin { address, interface }
+}
+
+/// An address that a connection can begin at.
+fn own_address(text: &str) -> Result<IpAddr, ()> {
+    text.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast()).ok_or(())
+}
+
+fn local_sources(section: &Section<'_>) -> Vec<IpAddr> {
+    let expected = "a list of addresses of this machine in quotes, such as [\"127.0.0.2\", \"127.0.0.3\"]";
+    let mut sources = Vec::new();
+    for (line, text) in section.texts(LOCAL_SOURCES, expected).unwrap_or_default() {
+        let shown = text.escape_debug();
+        match own_address(text) {
+            Ok(ip) if sources.contains(&ip) => {
+                section.item_problem(LOCAL_SOURCES, line, &format!("\"{shown}\" is there twice; name it once"));
+            }
+            Ok(ip) => sources.push(ip),
+            Err(()) => section.item_problem(LOCAL_SOURCES, line, &format!("\"{shown}\": expected {expected}")),
+        }
+    }
+    if sources.len() > MOST_SOURCES {
+        section.problem(LOCAL_SOURCES, format!("names {} addresses; {MOST_SOURCES} are enough", sources.len()));
+    }
+    sources
+}
+
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let top_level = |key: &str| {
         keys::COMMON.contains(&key)
@@ -147,6 +198,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
     let public_port = section.port("public_port").unwrap_or(0);
+    let local_sources = local_sources(section);
     let limits = limits(section);
     let proxy_protocol = section.parsed_by(PROXY_PROTOCOL, |version| match version {
         "v1" => Ok(ProxyProtocol::V1),
@@ -172,7 +224,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits, serving });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, local_sources, public_port, limits, serving });
     }
 }
 
@@ -225,12 +277,15 @@ mod tests {
             # Instead of proxy_port:
             proxy_addr = "192.0.2.1:18090"
             max_proxy_conns = 7
+            source_addr = "192.0.2.9"
+            bind_interface = "wg0"
             reconnect_min = 0.5
             reconnect_max = 0.5
 
             [[tunnels]]
             name = "ssh"
             local = "127.0.0.1:22"
+            local_sources = ["127.0.0.2", "127.0.0.3"]
             public_port = 6022
             allow_sources = ["192.0.2.0/24"]
             deny_sources = ["192.0.2.7", "::/0"]
@@ -254,9 +309,12 @@ mod tests {
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
         assert_eq!(file.max_proxy_conns, 7);
         assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
+        let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
+        assert_eq!(file.uplink, uplink);
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
+        assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
         let serving = Serving { max_bandwidth: NonZeroU64::new(1_000_000), proxy_protocol: Some(ProxyProtocol::V2) };
@@ -273,6 +331,31 @@ mod tests {
         assert!(problem("proxy_port = 0").starts_with("1: `proxy_port` is 0; write the port"));
         assert!(problem("proxy_addr = 'relay'").contains("is not an IP address and a port"));
         assert!(problem("proxy_port = 9\nproxy_addr = '192.0.2.1:9'").starts_with("2: `proxy_addr` stands beside"));
+    }
+
+    #[test]
+    fn connections_begin_at_an_address_and_an_interface() {
+        for bad in ["office", "0.0.0.0", "192.0.2.0/24", "::", "224.0.0.1", ""] {
+            let said = problem(&format!("source_addr = '{bad}'"));
+            assert!(said.contains("is not one IP address of this machine"), "{said}");
+        }
+        for bad in ["", "a b", "a/b", "sixteen-letters-"] {
+            let said = problem(&format!("bind_interface = '{bad}'"));
+            assert!(said.contains("is not the name of a network interface"), "{said}");
+        }
+    }
+
+    #[test]
+    fn local_sources_are_addresses_each_once() {
+        let sources = |list: &str| problem(&format!("[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nlocal_sources = {list}"));
+        assert!(
+            sources("['127.0.0.2',\n'lo']").starts_with("5: `local_sources` in [[tunnels]]: \"lo\": expected a list")
+        );
+        assert!(sources("['0.0.0.0']").contains("\"0.0.0.0\": expected a list of addresses of this machine"));
+        assert!(sources("['::1', '::1']").contains("\"::1\" is there twice"));
+        assert!(sources("[1]").contains("expected a list of addresses"));
+        let many = (2..=66).map(|last| format!("'127.0.0.{last}',")).collect::<String>();
+        assert!(sources(&format!("[{many}]")).contains("names 65 addresses; 64 are enough"));
     }
 
     #[test]

@@ -23,8 +23,18 @@ pub(super) const COMMON: [&str; 17] = [
 ];
 
 /// Keys of `cproxy-client`'s file.
-pub(super) const CLIENT: [&str; 8] =
-    ["server", "proxy_port", "proxy_addr", "client_id", "reconnect_min", "reconnect_max", "max_proxy_conns", "tunnels"];
+pub(super) const CLIENT: [&str; 10] = [
+    "server",
+    "proxy_port",
+    "proxy_addr",
+    "source_addr",
+    "bind_interface",
+    "client_id",
+    "reconnect_min",
+    "reconnect_max",
+    "max_proxy_conns",
+    "tunnels",
+];
 
 /// Keys of `cproxy-server`'s file.
 pub(super) const SERVER: [&str; 24] = [

@@ -9,7 +9,7 @@ use protocol_sm::bandwidth::Rate;
 use protocol_sm::ports::PortSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
-use std::net::{IpAddr, Ipv4Addr};
+use runtime_epoll::ScopedIp;
 use std::path::Path;
 use toml::de::DeValue;
 
@@ -18,8 +18,8 @@ use toml::de::DeValue;
 pub struct ServerFile {
     /// What both programs' files may say.
     pub common: Common,
-    /// Address of the ctl, proxy and public ports.
-    pub bind_addr: IpAddr,
+    /// Address of the ctl, proxy and public ports; none: every address of this machine.
+    pub bind_addr: Option<ScopedIp>,
     /// ctl port; 0 lets the kernel pick.
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
@@ -94,7 +94,7 @@ impl Default for ServerFile {
     fn default() -> Self {
         Self {
             common: Common::default(),
-            bind_addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            bind_addr: None,
             ctl_port: 8080,
             proxy_port: 8090,
             settings: ServerSettings::default(),
@@ -135,7 +135,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
-    file.bind_addr = top.parsed_by("bind_addr", bind_addr).unwrap_or(file.bind_addr);
+    file.bind_addr = top.parsed_by("bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
     file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = r#"
-            bind_addr = "::"
+            bind_addr = "fe80::1%eth0"
             ctl_port = 18080
             proxy_port = 0
             advertise_proxy_port = 18090
@@ -334,7 +334,7 @@ mod tests {
             assert!(text.contains(key), "`{key}` is not in this test's file");
         }
         let file = parse(text).unwrap();
-        assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (IpAddr::from([0; 16]), 18080, 0));
+        assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (Some("fe80::1%eth0".parse().unwrap()), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
         let metrics = Some("127.0.0.1:9464".parse().unwrap());
         assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });

@@ -511,6 +511,7 @@ impl Control {
                     | SysError::TimedOut
                     | SysError::Unsupported
                     | SysError::NoPort
+                    | SysError::NoAddress
                     | SysError::Tls(_)
                     | SysError::Other(_) => TunnelRefusal::Resources,
                 };

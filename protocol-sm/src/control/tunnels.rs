@@ -425,6 +425,7 @@ mod tests {
             name: "web".into(),
             public_port,
             local: "localhost:80".into(),
+            local_sources: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
         }

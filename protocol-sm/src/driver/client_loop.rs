@@ -32,7 +32,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-use dialling::Dial;
+use dialling::{Dial, LocalServer};
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ pub struct ClientLoop<T, P> {
     core: LoopCore,
     /// The session that all conns here belong to.
     serial: u64,
-    locals: BTreeMap<TunnelId, Name>,
+    locals: BTreeMap<TunnelId, LocalServer>,
     /// What the access log calls the tunnels; empty where that is off.
     labels: BTreeMap<TunnelId, Arc<Label>>,
     /// How visitors of the tunnels are served, where that is not as usual.
@@ -205,28 +205,31 @@ where
             ToClientLoop::End { code } => self.end_session(cx, code),
             ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
-            ToClientLoop::Tunnel { tunnel, locals, fixed, serving, label } => {
+            ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label } => {
                 self.set_serving(tunnel, serving);
                 self.labels.extend(label.map(|label| (tunnel, label)));
-                self.locals.entry(tunnel).or_insert_with(|| Name::new(fixed)).on_answer(&locals, cx.now);
+                let local = self.locals.entry(tunnel).or_insert_with(|| LocalServer::new(fixed));
+                local.name.on_answer(&locals, cx.now);
+                local.ports.set_sources(&sources);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::CloseTunnel { tunnel } => {
-                self.locals.remove(&tunnel);
+                let gone = self.locals.remove(&tunnel);
                 self.servings.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
+                self.refuse_waiting(cx, gone);
             }
             ToClientLoop::Relocated { tunnel, fixed } => {
-                if let Some(name) = self.locals.get_mut(&tunnel) {
-                    *name = Name::new(fixed);
+                if let Some(local) = self.locals.get_mut(&tunnel) {
+                    local.name = Name::new(fixed);
                 }
             }
             ToClientLoop::KeepTo(timings) => {
                 cx.sys.keep_to(&timings);
                 self.core.timings = *timings;
             }
-            ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
+            ToClientLoop::Open { from, to, hello, accept } => self.open(cx, &from, to, hello, accept),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {
                 self.core.draining = true;

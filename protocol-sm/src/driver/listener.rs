@@ -29,7 +29,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::time::Duration;
 use route::{Member, Route};
 
@@ -72,7 +72,7 @@ struct PublicPort<L> {
 struct Bind {
     control: ControlKey,
     registration: Registration,
-    ip: IpAddr,
+    at: SocketAddr,
     /// Ports that were not tried yet.
     ports: VecDeque<u16>,
     gate: Box<Gate>,
@@ -136,10 +136,11 @@ impl<L> Listener<L> {
     where
         S: Listen<Listener = L>,
     {
-        let &Bind { control, registration, ip, ref gate, .. } = bind;
+        let &Bind { control, registration, mut at, ref gate, .. } = bind;
+        at.set_port(port);
         let mut real = None;
         let token = self.ports.insert_with(|token| {
-            let (listener, address) = sys.listen(SocketAddr::new(ip, port), token)?;
+            let (listener, address) = sys.listen(at, token)?;
             real = Some(address);
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
@@ -257,8 +258,8 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, holder, registration, ip, ports, gate } => {
-                self.binds.push(holder, Bind { control, registration, ip, ports, gate });
+            ToListener::Bind { control, holder, registration, at, ports, gate } => {
+                self.binds.push(holder, Bind { control, registration, at, ports, gate });
             }
             ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),

@@ -10,7 +10,7 @@ use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::settings::{ServerSettings, Serving, Timings};
+use crate::settings::{Origin, ServerSettings, Serving, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -235,6 +235,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
+        /// The client's own addresses from which it is dialled.
+        sources: Vec<IpAddr>,
         /// How its visitors are served.
         serving: Serving,
         /// What the access log calls it; none where that is off.
@@ -256,6 +258,8 @@ pub enum ToClientLoop {
     KeepTo(Box<Timings>),
     /// Open a proxy_conn.
     Open {
+        /// Where the connection begins.
+        from: Origin,
         /// The server's address.
         to: SocketAddr,
         /// What to say.
@@ -369,8 +373,8 @@ pub enum ToListener {
         holder: Option<usize>,
         /// What is registered.
         registration: Registration,
-        /// The address to listen on.
-        ip: IpAddr,
+        /// The address to listen on, with the port 0.
+        at: SocketAddr,
         /// Ports to try in this order, at least one; 0 is any free one.
         ports: VecDeque<u16>,
         /// Who may visit.

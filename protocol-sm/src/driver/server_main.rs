@@ -67,7 +67,7 @@ use crate::wire::{ConnKind, Framer, Preface, PrefaceReader, ProxyToServer, Serve
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::time::Duration;
 use handshake_limit::HandshakeLimit;
 use report::Part;
@@ -87,7 +87,7 @@ const TURNS: usize = 8;
 pub struct ServerMain<T, L> {
     settings: ServerSettings,
     loop_count: usize,
-    bind_ip: IpAddr,
+    bind_at: SocketAddr,
     /// The proxy port, as it is bound.
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
@@ -234,9 +234,9 @@ impl<T, L, S> MainSys<T, L> for S where
 }
 
 impl<T, L> ServerMain<T, L> {
-    /// A server with `loop_count` event loops whose public ports are opened on `bind_ip`.
+    /// A server with `loop_count` event loops whose public ports are opened at the address `bind_at`, with the port 0.
     #[must_use]
-    pub fn new(mut settings: ServerSettings, loop_count: usize, bind_ip: IpAddr) -> Self {
+    pub fn new(mut settings: ServerSettings, loop_count: usize, bind_at: SocketAddr) -> Self {
         let Budget { conns, tunnels, .. } = settings.budget;
         let ledger = Ledger::default()
             .with_cap(Good::Session, reload::fit(&mut settings))
@@ -245,7 +245,7 @@ impl<T, L> ServerMain<T, L> {
         Self {
             settings,
             loop_count,
-            bind_ip,
+            bind_at,
             proxy_port: 0,
             slots: Slab::default(),
             sessions: SessionTable::new(ledger),

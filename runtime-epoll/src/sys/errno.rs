@@ -32,6 +32,8 @@ pub(super) fn sys_error(errno: Errno) -> SysError {
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC => SysError::Exhausted,
         libc::EADDRINUSE => SysError::InUse,
         libc::EACCES | libc::EPERM => SysError::Denied,
+        // ENODEV: an interface is gone.
+        libc::EADDRNOTAVAIL | libc::ENODEV => SysError::NoAddress,
         other => SysError::Other(other),
     }
 }
@@ -63,15 +65,6 @@ pub(super) fn accept_error(errno: Errno) -> SysError {
         | libc::EHOSTUNREACH
         | libc::ENETUNREACH
         | libc::ETIMEDOUT => SysError::Reset,
-        _ => sys_error(errno),
-    }
-}
-
-/// The error of a connect(2): no local port is left to connect from (EADDRNOTAVAIL) once the many
-/// connections to one address have used them up.
-pub(super) fn connect_error(errno: Errno) -> SysError {
-    match errno as i32 {
-        libc::EADDRNOTAVAIL => SysError::NoPort,
         _ => sys_error(errno),
     }
 }

@@ -158,6 +158,12 @@ fn any_port(fd: &impl AsFd) {
     set_int(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0xffff_0001_u32.cast_signed());
 }
 
+/// Lets connect(2) choose the port of a socket that is bound to an address only. bind(2) would choose one that nobody has,
+/// whoever the peer is.
+pub(super) fn port_at_connect(fd: &impl AsFd) {
+    set(fd, sockopt::IpBindAddressNoPort, &true);
+}
+
 /// Switches SO_LINGER off before a close in good order, so that what was sent still arrives, however long the peer does
 /// not read.
 pub(super) fn let_linger(fd: &impl AsFd, role: Role) {

@@ -1,18 +1,19 @@
 //! TCP sockets: connections and listeners, and the calls on them.
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
-use super::errno::{accept_error, connect_error, retried, sys_error};
+use super::errno::{accept_error, retried, sys_error};
 use super::options::{self, Limits};
 use crate::tls::session::Session;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
-    getpeername, getsockname, getsockopt, listen, recv, send, shutdown, socket, sockopt,
+    getpeername, getsockname, getsockopt, listen, recv, send, setsockopt, shutdown, socket, sockopt,
 };
 use protocol_sm::driver::{Role, SysError, Token};
+use protocol_sm::settings::Origin;
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -72,12 +73,16 @@ impl Stream {
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
-    pub(super) fn connect(to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
-        let fd = tcp_socket(to).map_err(connect_error)?;
+    pub(super) fn connect(from: &Origin, to: SocketAddr, role: Role, limits: &Limits) -> Result<Self, SysError> {
+        let fd = tcp_socket(to).map_err(sys_error)?;
         options::on_connecting(&fd, role, to.ip(), limits);
+        begin_at(&fd, from, to)?;
         match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => {}
-            Err(errno) => return Err(connect_error(errno)),
+            Err(Errno::EADDRNOTAVAIL) => {
+                return Err(if has_way(from, to) { SysError::NoPort } else { SysError::Unreachable });
+            }
+            Err(errno) => return Err(sys_error(errno)),
         }
         let stream = Self::new(fd, role, Dial::Pending);
         if to.ip().to_canonical().is_loopback() {
@@ -110,7 +115,7 @@ impl Stream {
         match getsockopt(&self.fd, sockopt::SocketError) {
             Ok(0) if self.dial.get() == Dial::Pending => Err(SysError::WouldBlock),
             Ok(0) => Ok(()),
-            Ok(number) => Err(connect_error(Errno::from_raw(number))),
+            Ok(number) => Err(sys_error(Errno::from_raw(number))),
             Err(errno) => Err(sys_error(errno)),
         }
     }
@@ -226,9 +231,45 @@ impl Listener {
     }
 }
 
+/// What stands for every address of this machine, of both families where it has both.
+pub(crate) fn every_address() -> IpAddr {
+    match socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None) {
+        // As the kernel says without IPv6, and a sandbox that keeps a program to IPv4.
+        Err(Errno::EAFNOSUPPORT) => Ipv4Addr::UNSPECIFIED.into(),
+        Ok(_) | Err(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Whether this machine could send to `to`. A connect(2) says the same (EADDRNOTAVAIL) of the want of a port as of the
+/// want of any address to send from, as there is none for IPv6 where a machine has no IPv6 address. UDP has ports of its
+/// own, and connecting sends nothing.
+fn has_way(from: &Origin, to: SocketAddr) -> bool {
+    let Ok(fd) = socket(family(to), SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) else { return true };
+    begin_at(&fd, from, to).is_ok() && connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) != Err(Errno::EADDRNOTAVAIL)
+}
+
+/// The connection to `to` will begin at `from`.
+fn begin_at(fd: &OwnedFd, from: &Origin, to: SocketAddr) -> Result<(), SysError> {
+    if let Some(interface) = &from.interface {
+        setsockopt(fd, sockopt::BindToDevice, &interface.into()).map_err(sys_error)?;
+    }
+    match from.address {
+        Some(address) if address.is_ipv6() != to.is_ipv6() => Err(SysError::Unreachable),
+        Some(address) => {
+            // The port is chosen when the peer is known: so there are as many for each peer.
+            options::port_at_connect(fd);
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, 0))).map_err(sys_error)
+        }
+        None => Ok(()),
+    }
+}
+
 fn tcp_socket(peer: SocketAddr) -> nix::Result<OwnedFd> {
-    let family = if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
+    socket(family(peer), SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn family(peer: SocketAddr) -> AddressFamily {
+    if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
 /// accept4(2) with the peer's address, which nix's wrapper leaves out.

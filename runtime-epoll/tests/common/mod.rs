@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::{Listen, Readiness, Received, Role, Streams, SysError, Token};
+use protocol_sm::settings::Origin;
 use runtime_epoll::{Linux, Listener, Poller, Stream};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,7 +80,7 @@ impl Bench {
     pub(crate) fn pair(&mut self) -> ((Stream, Token), (Stream, Token)) {
         let (listener, listening, at) = self.listen();
         let dialled = self.token();
-        let near = self.linux.connect(at, Role::Local, dialled).unwrap();
+        let near = self.linux.connect(&Origin::default(), at, Role::Local, dialled).unwrap();
         self.connected(&near, dialled);
         self.wait_ready(listening, |ready| ready.readable);
         let (far, _) = self.linux.accept(&listener, Role::Public).unwrap();

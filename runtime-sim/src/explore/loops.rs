@@ -19,7 +19,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, TURN, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
-use protocol_sm::settings::{Serving, Timings};
+use protocol_sm::settings::{Origin, Serving, Timings};
 use protocol_sm::sources::Source;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::Fin;
@@ -444,7 +444,7 @@ impl Loops {
             state.next_conn += 1;
             state.open += 1;
             let (hello, accept) = (KEY.hello(SESSION, conn), KEY.accept(SESSION, conn));
-            let open = ToClientLoop::Open { to: at(PROXY_PORT), hello, accept };
+            let open = ToClientLoop::Open { from: Origin::default(), to: at(PROXY_PORT), hello, accept };
             self.client(state, None, story, |client, cx| client.on_message(cx, open));
         }
     }
@@ -531,6 +531,7 @@ impl Model for Loops {
                 ToClientLoop::Tunnel {
                     tunnel: TUNNEL,
                     locals: vec![at(LOCAL_PORT)],
+                    sources: Vec::new(),
                     fixed: true,
                     serving: Serving::default(),
                     label: None,

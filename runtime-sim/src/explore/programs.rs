@@ -21,7 +21,9 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -193,12 +195,14 @@ impl Programs {
     fn client_settings(&self) -> ClientSettings {
         ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
                 local: at(LOCAL_PORT).to_string(),
+                local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
                 serving: Serving::default(),
             }],
@@ -520,7 +524,7 @@ impl Programs {
         let timings = settings.timings.clone();
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),
-            main: Part::new(ServerMain::new(settings, 1, at(0).ip())),
+            main: Part::new(ServerMain::new(settings, 1, at(0))),
             loop_index: Part::new(ServerLoop::new(0, timings)),
             listener: Part::new(Listener::new(1, u32::MAX)),
             to_main: VecDeque::new(),

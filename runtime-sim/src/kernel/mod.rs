@@ -69,6 +69,8 @@ struct Proc {
     fd_limit: usize,
     /// Chance in a hundred that a call finds no memory.
     no_memory: u64,
+    /// Chance in a hundred that a dial to a LocalServer finds no local port.
+    no_port: u64,
 }
 
 impl Proc {
@@ -179,7 +181,7 @@ impl Kernel {
     pub fn spawn(&mut self, host: HostId, fd_limit: usize) -> ProcId {
         let id = ProcId(self.procs.len());
         let (socks, pipes) = (BTreeSet::new(), BTreeSet::new());
-        self.procs.push(Proc { host, alive: true, socks, pipes, polls: 0, fd_limit, no_memory: 0 });
+        self.procs.push(Proc { host, alive: true, socks, pipes, polls: 0, fd_limit, no_memory: 0, no_port: 0 });
         id
     }
 
@@ -205,6 +207,17 @@ impl Kernel {
     #[must_use]
     pub fn no_memory(&self, proc: ProcId) -> u64 {
         self.procs[proc.0].no_memory
+    }
+
+    /// Dials of `proc` to a LocalServer find no local port, with this chance in a hundred.
+    pub fn set_no_port(&mut self, proc: ProcId, chance: u64) {
+        self.procs[proc.0].no_port = chance;
+    }
+
+    /// That chance.
+    #[must_use]
+    pub fn no_port(&self, proc: ProcId) -> u64 {
+        self.procs[proc.0].no_port
     }
 
     /// Sets how many descriptors a process may have from now on.

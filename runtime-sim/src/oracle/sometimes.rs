@@ -109,11 +109,12 @@ pub enum Sometimes {
     PortClosed,
     PortClosedWithTransfers,
     HeaderSplit,
+    NoLocalPort,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 101] = [
+    pub const ALL: [Self; 102] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -215,6 +216,7 @@ impl Sometimes {
         Self::PortClosed,
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
+        Self::NoLocalPort,
     ];
 }
 

@@ -50,6 +50,8 @@ pub enum KernelFault {
     CloseTunnel,
     Kick,
     ClosePort,
+    /// No local port is left for a client's dials to its LocalServers.
+    NoLocalPort,
 }
 
 /// A kind of fault on turmoil.

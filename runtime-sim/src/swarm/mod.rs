@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 39] = [
+pub const UNSEEN: [Sometimes; 40] = [
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
     Sometimes::ReleasedWithTransfers,
@@ -91,6 +91,7 @@ pub const UNSEEN: [Sometimes; 39] = [
     Sometimes::PortClosed,
     Sometimes::PortClosedWithTransfers,
     Sometimes::StarvedOut,
+    Sometimes::NoLocalPort,
 ];
 
 /// Runs the system that `seed` describes.

@@ -210,6 +210,7 @@ impl Oracle {
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
             | Note::NoLocalPort { .. }
+            | Note::NoLocalSource { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }

@@ -15,12 +15,12 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Totals};
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -213,11 +213,11 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
     let visitors = settings.budget.visitors;
-    let ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
-        let driver = ServerMain::<Stream, Door>::new(settings, plan.scenario.loop_count, ip);
+        let driver = ServerMain::<Stream, Door>::new(settings, plan.scenario.loop_count, (any, 0).into());
         SimThread::new(&process, index, driver, ServerMain::assert_consistent, mailbox)
     };
     let mailbox = Rc::clone(&process.borrow().mail.server_main);
@@ -236,7 +236,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
-    let ports = (SocketAddr::new(ip, CTL), SocketAddr::new(ip, PROXY));
+    let ports = ((any, CTL).into(), (any, PROXY).into());
     let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1));
     assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
     program.threads = vec![main.clone(), listener.clone()];
@@ -315,6 +315,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
+        uplink: Origin::default(),
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec
@@ -324,6 +325,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
+                local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),
                 serving: plan.scenario.tunnels[tunnel].serving,
             })

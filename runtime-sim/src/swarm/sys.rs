@@ -18,6 +18,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
+use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{ClientMsg, ServerMsg};
 use std::cell::RefCell;
@@ -310,7 +311,7 @@ impl Streams for Thread {
         process.sockets.get_mut(&stream.0).expect("a stream that is not closed").watch = None;
     }
 
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+    fn connect(&mut self, _: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         let mut process = self.process.borrow_mut();
         if process.out_of_descriptors() {
             return Err(SysError::Exhausted);

@@ -79,6 +79,7 @@ impl World {
             KernelFault::CloseTunnel => self.close_tunnel(index, tunnel),
             KernelFault::Kick => self.order(Order::Kick(client_name(client))),
             KernelFault::ClosePort => self.close_port(index, tunnel),
+            KernelFault::NoLocalPort => self.use_up_ports(client),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -175,6 +176,9 @@ impl World {
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
             KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),
+            KernelFault::NoLocalPort => {
+                self.processes.iter().for_each(|process| self.kernel.set_no_port(process.proc, 0))
+            }
         }
     }
 
@@ -416,6 +420,11 @@ impl World {
         for process in &self.processes {
             self.kernel.set_no_memory(process.proc, 0);
         }
+    }
+
+    fn use_up_ports(&mut self, client: usize) {
+        let chance = self.rng.pick(&[20, 90, 100]);
+        self.kernel.set_no_port(self.processes[self.clients[client]].proc, chance);
     }
 
     /// An orderly stop; the process starts again when the fault ends.

@@ -38,7 +38,7 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 8] = [
+const LATER: [(KernelFault, u64); 9] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
@@ -47,6 +47,7 @@ const LATER: [(KernelFault, u64); 8] = [
     (KernelFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
     (KernelFault::Kick, 0x61c4),
     (KernelFault::ClosePort, 0xc1052),
+    (KernelFault::NoLocalPort, 0xadd9),
 ];
 
 /// All faults that a seed can have.

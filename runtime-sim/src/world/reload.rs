@@ -8,7 +8,7 @@ use crate::scenario::{CTL, Reach, client_token, draw_client, draw_server};
 use protocol_sm::driver::messages::{ControlKey, ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::{Changes, ClientReload};
-use protocol_sm::settings::{ClientSettings, Credential, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, Origin, ProxyAt, TunnelSpec};
 use std::collections::BTreeSet;
 
 /// A driver carries out what it was told anew: what it may do to those that were there before.
@@ -36,11 +36,13 @@ impl World {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
             local: local(tunnel),
+            local_sources: Vec::new(),
             limits: self.plan.scenario.limits(tunnel),
             serving: self.plan.scenario.tunnels[tunnel].serving,
         };
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),

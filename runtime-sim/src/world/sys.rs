@@ -13,6 +13,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
+use protocol_sm::settings::Origin;
 use std::collections::BTreeMap;
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
@@ -144,7 +145,12 @@ impl Streams for ThreadSys<'_> {
         self.kernel.unwatch(stream.0);
     }
 
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+    fn connect(&mut self, _: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+        let no_port = self.kernel.no_port(self.proc);
+        if role == Role::Local && no_port > 0 && self.rng.chance(no_port) {
+            self.effects.sometimes.push(Sometimes::NoLocalPort);
+            return Err(SysError::NoPort);
+        }
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
         self.kernel.watch(sock, self.poll, token, true);
         self.effects.dialled.push((role, sock));

@@ -2,7 +2,7 @@
 
 use super::sys::{Mail, Pipe, Socket, Stream, ThreadSys};
 use crate::kernel::{PipeId, PollId, ProcId, Rng};
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
@@ -25,7 +25,7 @@ pub(super) enum Task {
 
 impl Task {
     pub(super) fn server(settings: ServerSettings, timings: &Timings, loop_count: usize) -> Vec<Self> {
-        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let any = (Ipv4Addr::UNSPECIFIED, 0).into();
         let visitors = settings.budget.visitors;
         let mut tasks = vec![
             Self::ServerMain(ServerMain::new(settings, loop_count, any)),

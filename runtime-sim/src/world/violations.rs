@@ -17,6 +17,7 @@ use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToClientLoop, ToListener, ToServerMain};
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, Registration, SessionId, TunnelId};
+use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
 use protocol_sm::visit::Label;
@@ -115,7 +116,8 @@ fn call(role: Role, wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, &P
     let thread = world.processes[world.server].threads[2];
     let to = SocketAddr::new(world.kernel.ip(world.service_hosts[0]), world.plan.scenario.tunnels[0].service_port);
     let token = Token::from_number(u64::MAX).expect("not 0");
-    let stream = world.with(thread, |_, cx| cx.sys.connect(to, role, token).expect("there are descriptors"));
+    let stream =
+        world.with(thread, |_, cx| cx.sys.connect(&Origin::default(), to, role, token).expect("there are descriptors"));
     while !world.kernel.is_up(stream.0) {
         world.turn();
     }

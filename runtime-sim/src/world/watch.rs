@@ -584,6 +584,7 @@ impl World {
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
             | Note::NoLocalPort { .. }
+            | Note::NoLocalSource { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::SessionLost { .. }

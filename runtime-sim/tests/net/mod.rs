@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use nix::sys::socket::Backlog;
 use protocol_sm::driver::{Listen, Readiness, Role, Splice, Streams, SysError, Token};
+use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use runtime_sim::kernel::{Errno, Kernel, Options, PipeId, PollId, ProcId, SockId};
 use runtime_sim::trace::Trace;
@@ -289,7 +290,7 @@ impl Net for Linux {
     }
 
     fn connect(&mut self, to: SocketAddr, token: Token) -> Result<Self::Stream, SysError> {
-        self.sys.connect(to, Role::Local, token)
+        self.sys.connect(&Origin::default(), to, Role::Local, token)
     }
 
     fn accept(&mut self, listener: &Self::Listener) -> Result<Self::Stream, SysError> {

@@ -22,7 +22,7 @@ pub struct Orders {
     pub close: Vec<TunnelId>,
     /// Registered tunnels of which the server must know another name or other limits.
     pub tell: Vec<TunnelId>,
-    /// Tunnels whose LocalServer is another one.
+    /// Tunnels whose LocalServer is another one, or dialled from elsewhere.
     pub relocate: Vec<TunnelId>,
     /// Tunnels whose visitors are served in another way.
     pub serve: Vec<TunnelId>,
@@ -117,7 +117,7 @@ impl Tunnels {
         if registered && (&entry.spec.name, &entry.spec.limits) != (&spec.name, &spec.limits) {
             orders.tell.push(tunnel);
         }
-        if entry.spec.local != spec.local {
+        if (&entry.spec.local, &entry.spec.local_sources) != (&spec.local, &spec.local_sources) {
             entry.relocate();
             orders.relocate.push(tunnel);
         }
@@ -190,13 +190,8 @@ mod tests {
 
     fn spec(name: &str, public_port: u16) -> TunnelSpec {
         let local = format!("{name}.local:80");
-        TunnelSpec {
-            name: name.into(),
-            public_port,
-            local,
-            limits: TunnelLimits::default(),
-            serving: Serving::default(),
-        }
+        let (limits, serving) = (TunnelLimits::default(), Serving::default());
+        TunnelSpec { name: name.into(), public_port, local, local_sources: vec![], limits, serving }
     }
 
     /// A client with these tunnels, of which each is open where it wants to be, or at port 9.

@@ -2,6 +2,7 @@
 
 use super::super::relay::Mode;
 use super::super::view::{ConnView, Use};
+use super::dialling::Dial;
 use super::transfers::holds_frames;
 use super::{ClientLoop, Conn, Slot, Stage, State, Totals};
 use crate::bandwidth::Direction;
@@ -66,6 +67,10 @@ impl<T, P> ClientLoop<T, P> {
                             active_conns += 1;
                             let dials = active.conn.stage() == Stage::Dialling;
                             assert_eq!(active.dial.is_some(), dials, "who dials has a way to go");
+                            let waits = matches!(active.dial.as_deref(), Some(Dial::Port { .. }));
+                            let places = self.locals.get(&active.tunnel).map_or(0, |local| local.ports.places(token));
+                            assert_eq!(places, usize::from(waits), "who waits for a port stands in the line, once");
+                            assert!(!waits || conn.deadline.is_some(), "every wait ends");
                             served += u64::from(active.conn.stage() != Stage::Refused);
                             let outer = active.local.and_then(|local| match self.slots.get(local)? {
                                 Slot::Local(local) => Some(&local.port),

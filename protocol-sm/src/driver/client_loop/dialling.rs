@@ -9,10 +9,12 @@ use super::super::thread::Cx;
 use super::{ClientLoop, Conn, Local, LoopSys, Phase, Slot, State, active};
 use crate::codes::RefuseCode;
 use crate::ids::TunnelId;
-use crate::names::Wait;
+use crate::local_ports::{LocalPorts, PAUSE};
+use crate::names::{Name, Wait};
 use crate::notes::Note;
 use crate::race::Race;
 use crate::report::Trouble;
+use crate::settings::Origin;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::VisitEnd;
@@ -20,6 +22,25 @@ use crate::wire::ProxyToServer;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
+
+/// What is known of a tunnel's LocalServer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LocalServer {
+    pub name: Name,
+    pub ports: LocalPorts<Token>,
+}
+
+impl LocalServer {
+    pub(super) fn new(fixed: bool) -> Self {
+        Self { name: Name::new(fixed), ports: LocalPorts::default() }
+    }
+}
+
+/// How many of those that wait for a local port are dialled in one turn.
+const PORTS_AT_ONCE: usize = 64;
+/// The pause until the next of these turns.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// How far the way to a LocalServer is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,14 +54,18 @@ pub(super) enum Dial {
         attempts: Vec<(Token, SocketAddr)>,
         /// What was wrong with the last one that failed.
         why: RefuseCode,
+        /// No local port was left towards one of them.
+        no_port: bool,
     },
+    /// It waits for a local port. The dial ends at `until`.
+    Port { until: Instant },
 }
 
 impl Dial {
     /// The local_conns under way.
     pub(super) fn attempts(&self) -> impl Iterator<Item = Token> {
         let attempts = match self {
-            Self::Name { .. } => &[][..],
+            Self::Name { .. } | Self::Port { .. } => &[][..],
             Self::Race { attempts, .. } => attempts,
         };
         attempts.iter().map(|&(local, _)| local)
@@ -61,17 +86,23 @@ impl<T, P> ClientLoop<T, P> {
 
     /// A visitor is to be taken to its LocalServer.
     pub(super) fn dial<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
         let until = cx.now + self.core.timings.dial_timeout;
-        let Some(name) = self.locals.get_mut(&tunnel) else {
+        self.dial_until(cx, token, until, false);
+    }
+
+    /// `in_turn`: it has waited for a port, and is the next.
+    fn dial_until<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, until: Instant, in_turn: bool) {
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let Some(local) = self.locals.get_mut(&tunnel) else {
             return self.refuse(cx, token, RefuseCode::UnknownTunnel);
         };
-        let wanted = name.want(cx.now);
+        let wanted = local.name.want(cx.now);
         if wanted.look_up {
             cx.sys.tell(FromClientLoop::LookUp { tunnel });
         }
         let wait = match wanted.wait {
-            Wait::Not => return self.race(cx, token, until),
+            Wait::Not if in_turn => return self.race(cx, token, until),
+            Wait::Not => return self.race_or_wait(cx, token, until),
             Wait::Until(at) => at.min(until),
             Wait::ForIt => until,
         };
@@ -90,7 +121,7 @@ impl<T, P> ClientLoop<T, P> {
             if let Some(Dial::Name { until }) = active(&mut self.slots, token).and_then(|active| active.dial.as_deref())
             {
                 let until = *until;
-                self.race(cx, token, until);
+                self.race_or_wait(cx, token, until);
             }
         }
     }
@@ -100,23 +131,84 @@ impl<T, P> ClientLoop<T, P> {
             // The look-up hangs.
             Some(Dial::Name { until }) if cx.now < *until => {
                 let until = *until;
-                self.race(cx, token, until);
+                self.race_or_wait(cx, token, until);
             }
             Some(Dial::Name { .. }) => self.refuse(cx, token, RefuseCode::TimedOut),
             Some(Dial::Race { .. }) => self.run(cx, token),
+            Some(&Dial::Port { until }) if cx.now < until => self.dial_waiting(cx, token, until),
+            Some(Dial::Port { .. }) => self.refuse(cx, token, RefuseCode::Resources),
             None => {}
+        }
+    }
+
+    /// Tries the LocalServer's addresses, or waits behind those who wait for a local port.
+    fn race_or_wait<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, until: Instant) {
+        let Some(active) = active(&mut self.slots, token) else { return };
+        if self.locals.get(&active.tunnel).is_some_and(|local| local.ports.first().is_some()) {
+            self.wait_for_port(token, until, false);
+        } else {
+            self.race(cx, token, until);
         }
     }
 
     /// Begins to try the LocalServer's addresses.
     fn race<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, until: Instant) {
         let Some(active) = active(&mut self.slots, token) else { return };
-        let Some(name) = self.locals.get(&active.tunnel) else {
+        let Some(local) = self.locals.get(&active.tunnel) else {
             return self.refuse(cx, token, RefuseCode::UnknownTunnel);
         };
-        let race = Race::new(name.in_order(), cx.now, until);
-        active.dial = Some(Box::new(Dial::Race { race, attempts: Vec::new(), why: RefuseCode::Unreachable }));
+        let race = Race::new(local.name.in_order(), cx.now, until);
+        let why = RefuseCode::Unreachable;
+        active.dial = Some(Box::new(Dial::Race { race, attempts: Vec::new(), why, no_port: false }));
         self.run(cx, token);
+    }
+
+    /// Waits until a local port is free. `first`: before all others that wait, and not behind them.
+    fn wait_for_port(&mut self, token: Token, until: Instant, first: bool) {
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let (State::Active(active), Some(local)) = (&mut conn.state, self.locals.get_mut(&tunnel)) else { return };
+        active.dial = Some(Box::new(Dial::Port { until }));
+        local.ports.wait(token, first);
+        self.core.timers.set(token, &mut conn.deadline, Some(until));
+    }
+
+    /// Dials for those that wait for a local port, `token` first, until there is none.
+    fn dial_waiting<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, until: Instant) {
+        let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        if self.locals.get(&tunnel).and_then(|local| local.ports.first()) != Some(token) {
+            return self.core.timers.set(token, &mut conn.deadline, Some(until));
+        }
+        let mut pause = BREATH;
+        for _ in 0..PORTS_AT_ONCE {
+            let Some(first) = self.locals.get_mut(&tunnel).and_then(|local| local.ports.first()) else { return };
+            let Some(&mut Dial::Port { until }) = self.way(first) else { return };
+            self.end_dial(cx, first, None);
+            self.dial_until(cx, first, until, true);
+            if let Some(Dial::Port { .. }) = self.way(first) {
+                pause = PAUSE;
+                break;
+            }
+        }
+        self.dial_waiting_at(tunnel, cx.now + pause);
+    }
+
+    /// Looks at those that wait for a local port at `at`.
+    fn dial_waiting_at(&mut self, tunnel: TunnelId, at: Instant) {
+        let Some(first) = self.locals.get(&tunnel).and_then(|local| local.ports.first()) else { return };
+        let Some(&mut Dial::Port { until }) = self.way(first) else { return };
+        if let Some(Slot::Conn(conn)) = self.slots.get_mut(first) {
+            self.core.timers.set(first, &mut conn.deadline, Some(at.min(until)));
+        }
+    }
+
+    /// Its tunnel is closed.
+    pub(super) fn refuse_waiting<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, mut gone: Option<LocalServer>) {
+        while let Some(local) = &mut gone
+            && let Some(token) = local.ports.first()
+        {
+            local.ports.leave(token);
+            self.refuse(cx, token, RefuseCode::UnknownTunnel);
+        }
     }
 
     /// Tries the addresses that are due, until one is connected at once or none is left.
@@ -138,16 +230,22 @@ impl<T, P> ClientLoop<T, P> {
             }
             let Some((conn, _)) = dialling(self.slots.get_mut(token)) else { return };
             let State::Active(active) = &mut conn.state else { return };
-            let Some(Dial::Race { race, attempts, why }) = active.dial.as_deref() else { return };
+            let Some(Dial::Race { race, attempts, why, no_port }) = active.dial.as_deref() else { return };
             if !race.is_lost(cx.now) {
                 let at = race.deadline();
                 return self.core.timers.set(token, &mut conn.deadline, Some(at));
             }
+            if *no_port && cx.now < race.until() {
+                // Before all others: whoever comes while somebody waits does not get here.
+                let (until, tunnel) = (race.until(), active.tunnel);
+                self.wait_for_port(token, until, true);
+                return self.dial_waiting_at(tunnel, cx.now + PAUSE);
+            }
             // Those that are still under way have not answered in time.
             let why = if attempts.is_empty() { *why } else { RefuseCode::TimedOut };
             let silent: Vec<_> = attempts.iter().map(|&(_, to)| to).collect();
-            if let Some(name) = self.locals.get_mut(&active.tunnel) {
-                silent.into_iter().for_each(|to| name.on_failed(to));
+            if let Some(local) = self.locals.get_mut(&active.tunnel) {
+                silent.into_iter().for_each(|to| local.name.on_failed(to));
             }
             return self.refuse(cx, token, why);
         }
@@ -158,21 +256,35 @@ impl<T, P> ClientLoop<T, P> {
         active(&mut self.slots, token)?.dial.as_deref_mut()
     }
 
+    /// Tries `to` from the first of the sources that has a port.
     fn attempt<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, to: SocketAddr) -> Attempt {
-        let made = self.slots.insert_with(|local| {
-            let stream = cx.sys.connect(to, Role::Local, local)?;
-            Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
-        });
-        match made {
-            // On the same machine the connection is up already.
-            Ok(local) => self.outcome(cx, local),
-            Err(error) => {
-                if error == SysError::NoPort {
-                    cx.sys.note(Note::NoLocalPort { to });
+        let Some((_, tunnel)) = dialling(self.slots.get_mut(token)) else { return Attempt::Failed(SysError::Reset) };
+        let Some(ports) = self.locals.get_mut(&tunnel).map(|local| &mut local.ports) else {
+            return Attempt::Failed(SysError::Reset);
+        };
+        let mut failed = SysError::NoAddress;
+        for nth in 0..ports.tries() {
+            let Some(address) = ports.source(nth, to) else { continue };
+            let from = Origin { address, interface: None };
+            let made = self.slots.insert_with(|local| {
+                let stream = cx.sys.connect(&from, to, Role::Local, local)?;
+                Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
+            });
+            match (made, address) {
+                (Ok(local), _) => {
+                    ports.on_found(nth);
+                    // On the same machine the connection is up already.
+                    return self.outcome(cx, local);
                 }
-                Attempt::Failed(error)
+                (Err(SysError::NoPort), _) => failed = SysError::NoPort,
+                (Err(SysError::NoAddress), Some(source)) => cx.sys.note(Note::NoLocalSource { source }),
+                (Err(error), _) => return Attempt::Failed(error),
             }
         }
+        if failed == SysError::NoPort && ports.on_none() {
+            cx.sys.note(Note::NoLocalPort { to });
+        }
+        Attempt::Failed(failed)
     }
 
     fn outcome<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, local: Token) -> Attempt {
@@ -193,14 +305,15 @@ impl<T, P> ClientLoop<T, P> {
 
     fn on_attempt_failed(&mut self, token: Token, to: SocketAddr, error: SysError) {
         let Some(active) = active(&mut self.slots, token) else { return };
-        let Some(Dial::Race { race, why, .. }) = active.dial.as_deref_mut() else { return };
+        let Some(Dial::Race { race, why, no_port, .. }) = active.dial.as_deref_mut() else { return };
         race.on_failed();
         *why = refusal(error);
+        *no_port |= error == SysError::NoPort;
         // Of want on this side the address is not guilty.
-        if error != SysError::Exhausted
-            && let Some(name) = self.locals.get_mut(&active.tunnel)
+        if !matches!(error, SysError::Exhausted | SysError::NoPort | SysError::NoAddress)
+            && let Some(local) = self.locals.get_mut(&active.tunnel)
         {
-            name.on_failed(to);
+            local.name.on_failed(to);
         }
     }
 
@@ -232,8 +345,8 @@ impl<T, P> ClientLoop<T, P> {
         active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
-        if let Some(name) = self.locals.get_mut(&tunnel) {
-            name.on_good(at);
+        if let Some(local) = self.locals.get_mut(&tunnel) {
+            local.name.on_good(at);
         }
         self.drive(cx, token);
     }
@@ -260,7 +373,15 @@ impl<T, P> ClientLoop<T, P> {
     where
         S: Streams<Stream = T>,
     {
-        let Some(dial) = active(&mut self.slots, token).and_then(|active| active.dial.take()) else { return };
+        let Some(active) = active(&mut self.slots, token) else { return };
+        let (Some(dial), tunnel) = (active.dial.take(), active.tunnel) else { return };
+        if let (Dial::Port { .. }, Some(local)) = (&*dial, self.locals.get_mut(&tunnel)) {
+            let next = local.ports.first() == Some(token);
+            local.ports.leave(token);
+            if next {
+                self.dial_waiting_at(tunnel, cx.now + PAUSE);
+            }
+        }
         for local in dial.attempts().filter(|&local| Some(local) != winner) {
             self.discard(cx, local);
         }
@@ -313,6 +434,7 @@ fn refusal(error: SysError) -> RefuseCode {
         | SysError::Reset
         | SysError::ResetBehindEnd
         | SysError::Denied
+        | SysError::NoAddress
         | SysError::Tls(_)
         | SysError::Other(_) => RefuseCode::Unreachable,
     }

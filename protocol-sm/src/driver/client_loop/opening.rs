@@ -13,7 +13,7 @@ use crate::conn::client::IdleConn;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::report::Counted;
-use crate::settings::Serving;
+use crate::settings::{Origin, Serving};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
@@ -28,12 +28,13 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn open<S: LoopSys<T, P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
+        from: &Origin,
         to: SocketAddr,
         hello: ConnHello,
         accept: Proof,
     ) {
         let made = self.slots.insert_with(|token| {
-            let stream = cx.sys.connect(to, Role::Proxy, token)?;
+            let stream = cx.sys.connect(from, to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
                 id: hello.conn,
                 link: Link::new(Endpoint::connecting(stream)),

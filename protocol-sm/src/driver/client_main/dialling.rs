@@ -56,7 +56,7 @@ impl<T> ClientMain<T> {
 
     fn attempt<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr) {
         let made = self.slots.insert_with(|token| {
-            let stream = cx.sys.connect(to, Role::Ctl, token)?;
+            let stream = cx.sys.connect(&self.settings.uplink, to, Role::Ctl, token)?;
             Ok(CtlLink::new(Endpoint::connecting(stream)))
         });
         match made {

@@ -174,6 +174,7 @@ pub(super) fn failed(error: SysError, lost: Disconnect) -> Disconnect {
         | SysError::InUse
         | SysError::Unsupported
         | SysError::NoPort
+        | SysError::NoAddress
         | SysError::Denied
         | SysError::Other(_) => lost,
     }

@@ -28,7 +28,10 @@ impl<T> ClientMain<T> {
         if moves {
             changes.settings.push("server");
         }
-        let anew = moves || *reconnect || self.settings.token != new.settings.token;
+        let anew = moves
+            || *reconnect
+            || self.settings.token != new.settings.token
+            || self.settings.uplink != new.settings.uplink;
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }

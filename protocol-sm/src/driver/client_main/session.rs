@@ -23,7 +23,10 @@ impl<T> ClientMain<T> {
                 self.carriage.on_asked();
                 for _ in 0..count {
                     let (loop_index, hello, accept) = control.open();
-                    cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Open { to, hello, accept } });
+                    cx.sys.tell(ToLoop {
+                        loop_index,
+                        message: ToClientLoop::Open { from: self.settings.uplink.clone(), to, hello, accept },
+                    });
                 }
                 if failed > 0 {
                     self.send(cx, ClientMsg::ConnFailed { count: failed });

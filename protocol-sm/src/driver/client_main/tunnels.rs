@@ -51,10 +51,11 @@ impl<T> ClientMain<T> {
         let serving = self.tunnels.spec(tunnel).map(|spec| spec.serving).unwrap_or_default();
         let client = ClientId(self.settings.client_id);
         let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
+        let sources = self.tunnels.spec(tunnel).map(|spec| spec.local_sources.clone()).unwrap_or_default();
         let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let message =
-                ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, serving, label: label.clone() };
+            let (locals, sources, label) = (locals.to_vec(), sources.clone(), label.clone());
+            let message = ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);

@@ -138,7 +138,7 @@ impl<T, L> ServerMain<T, L> {
         {
             self.release(cx, ghost, CloseCode::Replaced);
         }
-        cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+        cx.sys.tell(ToListener::Bind { control, holder, registration, at: self.bind_at, ports, gate });
     }
 
     /// Who may visit a tunnel is changed, or its name.

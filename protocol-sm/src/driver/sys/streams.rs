@@ -1,7 +1,7 @@
 //! TCP connections: what every driver does with a socket.
 
 use super::super::slab::Token;
-use crate::settings::Timings;
+use crate::settings::{Origin, Timings};
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
 
@@ -25,13 +25,13 @@ pub trait Streams {
     /// Stops reporting, so that another thread can watch the stream.
     fn unwatch(&mut self, stream: &Self::Stream);
 
-    /// Begins to connect, and watches the new stream as `token`. The caller calls [`Streams::take_error`] at once to
+    /// Begins to connect, from `from` to `to`, and watches the new stream as `token`. The caller calls [`Streams::take_error`] at once to
     /// learn whether the connect has ended already: then nothing is reported. Otherwise its end is reported as room to
     /// write or as an error.
     ///
     /// # Errors
-    /// The connect failed at once.
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
+    /// The connect failed at once: [`SysError::NoPort`], [`SysError::NoAddress`] of what `from` says, or another.
+    fn connect(&mut self, from: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
 
     /// Takes the socket's pending error; `WouldBlock` while a connect is under way.
     ///

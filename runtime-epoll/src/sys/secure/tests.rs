@@ -3,6 +3,7 @@
 use super::super::Linux;
 use crate::tls::{ClientTls, Identity, ServerTls, Tls, TlsInUse, Trust};
 use protocol_sm::driver::{Listen, Role, Streams, SysError, Token};
+use protocol_sm::settings::Origin;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ fn every_connection_whose_handshake_ends_in_one_turn_is_reported() {
     let (listener, at) = server.listen("127.0.0.1:0".parse().unwrap(), token(100)).unwrap();
     let mut pairs = Vec::new();
     for number in 1..=MANY {
-        let near = client.connect(at, Role::Ctl, token(number)).unwrap();
+        let near = client.connect(&Origin::default(), at, Role::Ctl, token(number)).unwrap();
         let (far, _) = until(|| match server.accept(&listener, Role::Ctl) {
             Err(SysError::WouldBlock) => None,
             accepted => Some(accepted.unwrap()),

@@ -7,6 +7,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
+use protocol_sm::settings::Origin;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -82,7 +83,7 @@ impl Streams for Kernel<'_> {
         sock.ready = Readiness::default();
     }
 
-    fn connect(&mut self, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
+    fn connect(&mut self, _: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         let own = Holder::Driver(self.who, Some(token));
         let other = if role == Role::Local { Holder::Peer } else { Holder::Backlog };
         let door = self.net.doors.iter_mut().flatten().find(|door| door.port == to.port());

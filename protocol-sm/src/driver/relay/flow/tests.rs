@@ -6,6 +6,7 @@ use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
 use crate::driver::thread::SCRATCH;
 use crate::ids::Epoch;
+use crate::settings::Origin;
 use crate::time::Instant;
 use crate::transfer::Transfer;
 use alloc::collections::BTreeMap;
@@ -65,7 +66,7 @@ impl Streams for Sockets {
         unreachable!()
     }
     fn unwatch(&mut self, _: &u8) {}
-    fn connect(&mut self, _: SocketAddr, _: Role, _: Token) -> Result<u8, SysError> {
+    fn connect(&mut self, _: &Origin, _: SocketAddr, _: Role, _: Token) -> Result<u8, SysError> {
         unreachable!()
     }
     fn take_error(&mut self, _: &u8) -> Result<(), SysError> {
