@@ -23,7 +23,7 @@ use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
-    Token,
+    Token, Unacked,
 };
 use protocol_sm::settings::Timings;
 use std::collections::BTreeSet;
@@ -244,6 +244,10 @@ impl<O> Streams for Linux<O> {
 
     fn unsent(&self, stream: &Stream) -> usize {
         stream.unsent()
+    }
+
+    fn unacked(&self, stream: &Stream) -> Option<Unacked> {
+        stream.unacked()
     }
 
     fn shut_write(&mut self, stream: &Stream) {

@@ -29,7 +29,11 @@ impl Books {
             Note::Refused { .. } => self.refused += 1,
             Note::VisitorDropped { .. } => self.dropped += 1,
             Note::ConnUp { .. } => self.opened += 1,
-            Note::Started { .. } | Note::NoLocalPort { .. } | Note::TakenBack { .. } | Note::IdleConnsDie { .. } => {}
+            Note::Started { .. }
+            | Note::NoLocalPort { .. }
+            | Note::TakenBack { .. }
+            | Note::PathDead { .. }
+            | Note::IdleConnsDie { .. } => {}
             Note::Visit(_) | Note::ConnDown { .. } | Note::ConnFailed { .. } | Note::Stale { .. } => {}
             Note::SessionUp { .. } | Note::SessionDetached { .. } | Note::SessionOver { .. } => {}
             Note::SessionAsleep { .. } | Note::SessionLost { .. } | Note::Tunnel { .. } | Note::Forwarding { .. } => {}
