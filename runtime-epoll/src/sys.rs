@@ -242,6 +242,10 @@ impl<O> Streams for Linux<O> {
         stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
     }
 
+    fn own_address(&self, stream: &Stream) -> SocketAddr {
+        stream.own_address()
+    }
+
     fn unsent(&self, stream: &Stream) -> usize {
         stream.unsent()
     }

@@ -47,7 +47,7 @@ fn visit(client: &Client, order: u8) -> TcpStream {
     visitor
 }
 
-/// P-XFER-11: whoever sends, and however much. The kernel by itself takes more than five minutes.
+/// P-XFER-12: whoever sends, and however much. The kernel by itself takes more than five minutes.
 #[test]
 fn a_conn_that_gets_nothing_through_is_given_up_by_whoever_has_sent() {
     root_only!();

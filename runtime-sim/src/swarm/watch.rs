@@ -220,7 +220,7 @@ impl Watch {
             | ToClientLoop::End { .. }
             | ToClientLoop::Bandwidth { .. }
             | ToClientLoop::Line { .. }
-            | ToClientLoop::Limit { .. }
+            | ToClientLoop::Serve { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }

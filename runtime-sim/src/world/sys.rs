@@ -190,6 +190,10 @@ impl Streams for ThreadSys<'_> {
         self.plan.encrypts(stream.1)
     }
 
+    fn own_address(&self, stream: &Stream) -> SocketAddr {
+        self.kernel.local(stream.0)
+    }
+
     fn unsent(&self, stream: &Stream) -> usize {
         let unsent = self.kernel.unsent(stream.0);
         if unsent > 0 {

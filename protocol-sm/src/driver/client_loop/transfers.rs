@@ -14,7 +14,7 @@ use crate::ids::{ConnId, TunnelId};
 use crate::liveness::Line;
 use crate::notes::{ConnFailure, Note};
 use crate::report::Trouble;
-use crate::settings::Timings;
+use crate::settings::{Serving, Timings};
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::visit::VisitEnd;
@@ -124,13 +124,19 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    /// What a tunnel may move is changed, for the transfers that go on, too.
-    pub(super) fn limit(&mut self, tunnel: TunnelId, max_bandwidth: Rate) {
-        self.rates.remove(&tunnel);
-        self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
+    pub(super) fn set_serving(&mut self, tunnel: TunnelId, serving: Serving) {
+        self.servings.remove(&tunnel);
+        if serving != Serving::default() {
+            self.servings.insert(tunnel, serving);
+        }
+    }
+
+    /// A tunnel's visitors are served in another way. What it may move counts for the transfers that go on, too.
+    pub(super) fn serve(&mut self, tunnel: TunnelId, serving: Serving) {
+        self.set_serving(tunnel, serving);
         for &token in self.conns.values() {
             if let Some(active) = active(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
-                active.max_bandwidth = max_bandwidth;
+                active.max_bandwidth = serving.max_bandwidth;
             }
         }
     }
@@ -185,7 +191,7 @@ impl<T, P> ClientLoop<T, P> {
     }
 
     /// Looks at whether what the conns were given is acknowledged.
-    // PROTOCOL.md: P-XFER-11.
+    // PROTOCOL.md: P-XFER-12.
     pub(super) fn look<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         for slot in self.slots.iter_mut() {
             let Slot::Conn(conn) = slot else { continue };

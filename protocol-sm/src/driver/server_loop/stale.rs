@@ -84,7 +84,7 @@ impl<T, P> ServerLoop<T, P> {
     }
 
     /// Looks at whether what the conns were given is acknowledged.
-    // PROTOCOL.md: P-XFER-11.
+    // PROTOCOL.md: P-XFER-12.
     pub(super) fn look<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
         for slot in self.slots.iter_mut() {
             let Slot::Conn(conn) = slot else { continue };

@@ -83,6 +83,9 @@ impl Streams for Sockets {
     fn is_encrypted(&self, _: &u8) -> bool {
         false
     }
+    fn own_address(&self, _: &u8) -> SocketAddr {
+        unreachable!("a flow does not ask")
+    }
     fn unsent(&self, _: &u8) -> usize {
         0
     }
