@@ -18,6 +18,7 @@
 //! | [`session`] | numbered messages that survive the loss of a ctl_conn |
 //! | [`control`] | one client's session as server and client see it, and the handshake that makes one |
 //! | [`liveness`], [`ping_pace`] | heartbeats, and how often an idle conn is pinged |
+//! | [`dead_path`] | notices a transfer whose conn alone gets nowhere |
 //! | [`backoff`], [`rate`] | pauses between attempts, limits per source address |
 //! | [`guesses`] | wrong proofs: how many are checked, and whom they hold back |
 //! | [`ledger`], [`crowd`] | what the holder of each token has, over all its sessions; visitors of each source address |
@@ -120,6 +121,7 @@ pub mod codes;
 pub mod conn;
 pub mod control;
 pub mod crowd;
+pub mod dead_path;
 pub mod driver;
 pub mod gate;
 pub mod gather;

@@ -12,8 +12,17 @@ use core::time::Duration;
 pub struct Liveness {
     interval: Duration,
     timeout: Duration,
-    heard: Instant,
+    line: Line,
     pinged: bool,
+}
+
+/// When a ctl_conn came up, and when something was last heard on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    /// When it came up.
+    pub since: Instant,
+    /// When something was last heard.
+    pub heard: Instant,
 }
 
 /// Longer than any run, for a planted bug.
@@ -35,7 +44,13 @@ impl Liveness {
     /// Starts at `now`, as if something had just been heard.
     #[must_use]
     pub fn new(now: Instant, interval: Duration, timeout: Duration) -> Self {
-        Self { interval, timeout, heard: now, pinged: false }
+        Self { interval, timeout, line: Line { since: now, heard: now }, pinged: false }
+    }
+
+    /// Since when the connection has been up, and until when it was heard.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        self.line
     }
 
     /// Something came.
@@ -43,20 +58,20 @@ impl Liveness {
         if self.pinged && planted(PlantedBug::HeartbeatOnce) {
             (self.interval, self.timeout) = (NEVER, NEVER);
         }
-        self.heard = now;
+        self.line.heard = now;
         self.pinged = false;
     }
 
     /// When to call [`Liveness::on_deadline`] next.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
-        self.heard + if self.pinged { self.timeout } else { self.interval }
+        self.line.heard + if self.pinged { self.timeout } else { self.interval }
     }
 
     /// Time has passed. Harmless when called early.
     // PROTOCOL.md: P-LIVE-1, P-LIVE-2.
     pub fn on_deadline(&mut self, now: Instant) -> Pulse {
-        let silence = now.since(self.heard);
+        let silence = now.since(self.line.heard);
         if silence >= self.timeout {
             Pulse::Dead
         } else if silence >= self.interval && !self.pinged {

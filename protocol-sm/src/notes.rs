@@ -80,6 +80,13 @@ pub enum Note {
         /// How long one may be silent from now on before it is pinged.
         interval: Duration,
     },
+    /// A conn is given up in mid-transfer: nothing of what it was given is acknowledged, although the ctl_conn is well.
+    PathDead {
+        /// The conn.
+        conn: ConnId,
+        /// For how long that is known.
+        silence: Duration,
+    },
     /// The client could not reach its LocalServer.
     Refused {
         /// The conn.

@@ -110,6 +110,14 @@ impl Timings {
     pub fn conn_silence(&self) -> Duration {
         self.heartbeat_timeout.saturating_add(self.kept()).saturating_add(SLACK)
     }
+
+    /// How long nothing of what was given to a proxy_conn may be acknowledged while its ctl_conn is heard. Half of it is
+    /// longer than a peer takes to give up a ctl_conn of which one direction is cut.
+    // PROTOCOL.md: P-XFER-12.
+    #[must_use]
+    pub fn path_patience(&self) -> Duration {
+        self.heartbeat_timeout.saturating_mul(2).saturating_add(SLACK)
+    }
 }
 
 impl Default for Timings {

@@ -110,6 +110,16 @@ impl Notes {
                     "the client never saw this transfer: the visitor gets another conn"
                 );
             }
+            Note::PathDead { conn, silence } => self.conns.line(|suppressed| {
+                tracing::warn!(
+                    event = "path_dead",
+                    conn = conn.0,
+                    silence = seconds(silence),
+                    suppressed,
+                    "nothing gets through a proxy_conn, while the control connection is well: a router or firewall between \
+                     server and client seems to have lost it; its transfer is aborted"
+                );
+            }),
             // Once per session and thread.
             Note::IdleConnsDie { conn, silence, interval } => tracing::warn!(
                 event = "idle_conns_die",

@@ -24,7 +24,7 @@ use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
-    Token,
+    Token, Unacked,
 };
 use protocol_sm::settings::{Origin, Timings};
 use std::collections::BTreeSet;
@@ -249,6 +249,10 @@ impl<O> Streams for Linux<O> {
 
     fn unsent(&self, stream: &Stream) -> usize {
         stream.unsent()
+    }
+
+    fn unacked(&self, stream: &Stream) -> Option<Unacked> {
+        stream.unacked()
     }
 
     fn shut_write(&mut self, stream: &Stream) {

@@ -80,10 +80,14 @@ pub struct Held {
 }
 
 /// splitmix64.
-struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -234,7 +238,7 @@ impl Conversation {
     /// The one of this seed.
     #[must_use]
     pub fn of(seed: u32) -> Self {
-        let mut draw = Draw(u64::from(seed));
+        let mut draw = Draw::new(u64::from(seed));
         let [visitor, service] = draw.scripts();
         Self { seed, visitor, service }
     }

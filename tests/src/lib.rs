@@ -44,6 +44,7 @@ pub mod payload;
 pub mod process;
 pub mod programs;
 pub mod services;
+pub mod soak;
 pub mod sockets;
 pub mod systemd;
 pub mod visits;

@@ -19,6 +19,7 @@ use super::totals::Totals;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
+use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
@@ -111,6 +112,7 @@ struct Active {
     local: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    path: Path,
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
@@ -230,6 +232,7 @@ where
                 self.core.timings = *timings;
             }
             ToClientLoop::Open { from, to, hello, accept } => self.open(cx, &from, to, hello, accept),
+            ToClientLoop::Line { conn, line } => self.on_line(cx, conn, line),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {
                 self.core.draining = true;
@@ -289,10 +292,13 @@ where
                 }
             }
         }
+        if self.core.look_is_due(cx.now) {
+            self.look(cx);
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.core.timers.next()
+        self.core.next_deadline()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -368,6 +374,7 @@ mod tests {
                 dial: None,
                 local: None,
                 pace,
+                path: Path::default(),
                 began,
                 max_bandwidth: None,
                 throttled: [false; 2],

@@ -2,12 +2,13 @@
 
 use super::relay::Exchanged;
 use super::slab::Token;
-use super::sys::Log;
-use super::thread::Tell;
+use super::sys::{Log, Streams};
+use super::thread::{Cx, Tell};
 use super::timers::Timers;
 use super::totals::Totals;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
+use crate::dead_path::Path;
 use crate::ids::ConnId;
 use crate::notes::Note;
 use crate::report::{Counted, LoopPart, LoopReport, LoopTally, Trouble, micros};
@@ -20,6 +21,8 @@ use core::time::Duration;
 
 /// So long a transfer for which there is no memory may move nothing.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+/// Looks at a conn within the time that its peer's system may be silent.
+const LOOKS: u32 = 4;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +36,8 @@ pub(crate) struct LoopCore {
     pub(crate) tally: Counted<LoopTally>,
     /// No new transfer will come: the main thread waits for the last one's end.
     pub(crate) draining: bool,
+    /// When it is looked at whether what was given to conns is acknowledged; `None` while all of it is known to be.
+    next_look: Option<Instant>,
     /// Conns whose turn was cut short, for others.
     busy: VecDeque<Token>,
 }
@@ -46,6 +51,7 @@ impl LoopCore {
             totals: Totals::default(),
             tally: Counted::default(),
             draining: false,
+            next_look: None,
             busy: VecDeque::new(),
         }
     }
@@ -72,6 +78,39 @@ impl LoopCore {
     /// Turns that are waiting.
     pub(crate) fn turns(&self) -> usize {
         self.busy.len()
+    }
+
+    /// The earliest of its deadlines.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.next_look).min()
+    }
+
+    /// A conn may have been given something for its `transfer`: sees to it that it is looked at.
+    pub(crate) fn watch(&mut self, now: Instant, path: &Path, transfer: &Transfer) {
+        if self.next_look.is_none() && path.is_open(transfer.egress.forwarded()) {
+            self.next_look = Some(now + self.timings.path_patience() / LOOKS);
+        }
+    }
+
+    /// Whether it is time to [`LoopCore::look`] at all conns that carry a transfer.
+    pub(crate) fn look_is_due(&mut self, now: Instant) -> bool {
+        self.next_look.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Looks at such a conn, if it has been given something that was not known to be acknowledged. `true`: its peer's
+    /// system has been silent for so long that the main thread is to be asked how the ctl_conn is.
+    pub(crate) fn look<S: Streams>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        stream: &S::Stream,
+        path: &mut Path,
+        transfer: &Transfer,
+    ) -> bool {
+        let sent = transfer.egress.forwarded();
+        let patience = self.timings.path_patience();
+        let silent = path.is_open(sent) && path.look(cx.now, sent, cx.sys.unacked(stream), patience);
+        self.watch(cx.now, path, transfer);
+        silent
     }
 
     /// A transfer has come to `phase`. A phase that is new to it has a deadline of its own, or none; that of

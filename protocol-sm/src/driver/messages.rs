@@ -8,6 +8,7 @@ use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, TunnelId};
 use crate::ledger::Holder;
+use crate::liveness::Line;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, ServerSettings, Serving, Timings};
@@ -93,6 +94,15 @@ pub enum ToServerLoop<T> {
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),
+    /// How the session's ctl_conn is: the answer to [`FromServerLoop::AskLine`], if there is one.
+    Line {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The conn that it was asked for.
+        conn: ConnId,
+        /// The line.
+        line: Line,
+    },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
@@ -186,6 +196,15 @@ pub enum FromServerLoop<T> {
         rate: NonZeroU64,
         /// The loop's index.
         loop_index: usize,
+    },
+    /// Nothing that was given to a conn has been acknowledged for long: is the whole line cut?
+    AskLine {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The loop's index.
+        loop_index: usize,
+        /// The conn.
+        conn: ConnId,
     },
     /// This loop wants more proxy_conns.
     Ask {
@@ -291,6 +310,13 @@ pub enum ToClientLoop {
         /// Bytes.
         bytes: u64,
     },
+    /// How the ctl_conn is: the answer to [`FromClientLoop::AskLine`], if there is one.
+    Line {
+        /// The conn that it was asked for.
+        conn: ConnId,
+        /// The line.
+        line: Line,
+    },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
     Drain,
     /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
@@ -332,6 +358,15 @@ pub enum FromClientLoop {
         rate: NonZeroU64,
         /// The loop's index.
         loop_index: usize,
+    },
+    /// Nothing that was given to a conn has been acknowledged for long: is the whole line cut?
+    AskLine {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The loop's index.
+        loop_index: usize,
+        /// The conn.
+        conn: ConnId,
     },
     /// Somebody is to be taken to a LocalServer whose addresses are getting old: look its name up.
     LookUp {

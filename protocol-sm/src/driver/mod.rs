@@ -22,6 +22,7 @@ mod timers;
 mod totals;
 mod view;
 
+pub use crate::dead_path::Unacked;
 pub use crate::notes::{Disconnect, Dropped, Expiry, HandshakeEnd, Note};
 pub use crate::sys_error::SysError;
 pub use slab::Token;

@@ -21,6 +21,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
 use crate::crowd::Guest;
+use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::notes::{Dropped, Note};
@@ -169,6 +170,7 @@ struct Active {
     visitor: Option<Token>,
     /// What the conn's deadline is for.
     pace: Pace,
+    path: Path,
     /// What was taken from the visitor, until the client answers: for another conn, should this one be dead.
     first: Vec<u8>,
     /// When the client must have answered.
@@ -294,6 +296,7 @@ where
             ToServerLoop::Bandwidth { control, tunnel, direction, bytes } => {
                 self.on_bandwidth(cx, (control, tunnel), direction, bytes);
             }
+            ToServerLoop::Line { control, conn, line } => self.on_line(cx, control, conn, line),
             ToServerLoop::Trim => self.trim(cx),
             ToServerLoop::Report { asked } => {
                 let part = Box::new(self.report(cx.now, asked));
@@ -355,6 +358,9 @@ where
                 }
             }
         }
+        if self.core.look_is_due(cx.now) {
+            self.look(cx);
+        }
         if self.next_retry.is_some_and(|at| at <= cx.now) {
             let controls: Vec<_> = self.controls.keys().copied().collect();
             for control in controls {
@@ -366,7 +372,7 @@ where
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.core.timers.next().into_iter().chain(self.next_retry).min()
+        self.core.next_deadline().into_iter().chain(self.next_retry).min()
     }
 
     fn is_busy(&self) -> bool {

@@ -109,6 +109,10 @@ impl<T> Slab<T> {
         self.entries.iter().filter_map(|entry| Some((entry.key, entry.value.as_ref()?)))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = Token> {
         self.entries.iter().filter(|entry| entry.value.is_some()).map(|entry| entry.key)
     }

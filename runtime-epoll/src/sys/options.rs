@@ -197,7 +197,8 @@ fn keepalive(fd: &impl AsFd, Keepalive { idle, interval, probes }: Keepalive) {
 /// pauses a download closes the window for as long as they like, and TCP_USER_TIMEOUT would reset the
 /// connection although its peer answers every probe (seen on Linux 6.18, after 3.5 s at 3 s). The pause between
 /// retries tells the two apart: a probe that is answered starts the count again. A kernel that is too old for it takes
-/// a quarter of an hour.
+/// a quarter of an hour. Where the ctl_conn is well meanwhile, the event loops find such a conn sooner
+/// ([`protocol_sm::dead_path`]).
 pub(super) fn dead_path(fd: &impl AsFd, role: Role, limits: &Limits) {
     match role {
         Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(limits.ctl.as_millis().min(i32::MAX as u128) as u32)),

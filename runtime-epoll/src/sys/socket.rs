@@ -9,12 +9,13 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
     getpeername, getsockname, getsockopt, listen, recv, send, setsockopt, shutdown, socket, sockopt,
 };
-use protocol_sm::driver::{Role, SysError, Token};
+use protocol_sm::driver::{Role, SysError, Token, Unacked};
 use protocol_sm::settings::Origin;
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -180,6 +181,35 @@ impl Stream {
                 0
             }
         }
+    }
+
+    /// What the peer's kernel has not acknowledged, and how it is asked for that.
+    pub(super) fn unacked(&self) -> Option<Unacked> {
+        if self.unsent() == 0 {
+            return None;
+        }
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: `info` has room for `length` bytes, both outlive the call, and the socket is open while it is borrowed.
+        let asked = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if let Err(errno) = Errno::result(asked) {
+            tracing::debug!(event = "call_failed", "TCP_INFO: {errno}");
+            return None;
+        }
+        // SAFETY: all its fields are integers, and the kernel or zeros have filled it.
+        let info = unsafe { info.assume_init() };
+        // The first counts while packets are under way, the second while the peer's window is closed.
+        let repeats = info.tcpi_retransmits.max(info.tcpi_probes).into();
+        let heard = info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv);
+        Some(Unacked { repeats, heard: Duration::from_millis(heard.into()) })
     }
 
     /// Shuts the write half. This fails only for a connection that is gone already, whose error is reported as

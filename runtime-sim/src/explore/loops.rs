@@ -187,7 +187,8 @@ impl Loops {
     fn timings(&self) -> Timings {
         Timings {
             heartbeat_interval: NEVER,
-            heartbeat_timeout: NEVER,
+            // So that looks at what is acknowledged come no sooner.
+            heartbeat_timeout: 2 * NEVER,
             handshake_timeout: NEVER,
             session_grace: NEVER,
             transfer_grace: NEVER,
@@ -287,6 +288,7 @@ impl Loops {
                 self.end_session(state, story);
             }
             FromServerLoop::WantBandwidth { .. } => unreachable!("nothing is limited here"),
+            FromServerLoop::AskLine { .. } => unreachable!("this system does not tell what is acknowledged"),
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }

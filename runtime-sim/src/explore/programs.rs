@@ -172,7 +172,8 @@ impl Programs {
     fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
         Timings {
             heartbeat_interval: NEVER,
-            heartbeat_timeout: NEVER,
+            // So that looks at what is acknowledged come no sooner.
+            heartbeat_timeout: 2 * NEVER,
             handshake_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),

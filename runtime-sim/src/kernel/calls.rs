@@ -3,7 +3,8 @@
 use super::sock::{Fin, Packet, Sock, Stage};
 use super::{Errno, Event, HostId, Kernel, Options, PIPE_SLOTS, Pipe, PipeId, PollId, ProcId, SockId};
 use core::net::SocketAddr;
-use protocol_sm::driver::{Readiness, Token};
+use protocol_sm::driver::{Readiness, Token, Unacked};
+use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -286,6 +287,20 @@ impl Kernel {
     pub fn unsent(&self, id: SockId) -> usize {
         let sock = &self.socks[id.0];
         sock.held() + usize::from(matches!(sock.fin, Fin::Queued | Fin::Sent))
+    }
+
+    /// TCP_INFO: what the peer has not acknowledged.
+    #[must_use]
+    pub fn unacked(&self, id: SockId) -> Option<Unacked> {
+        let sock = &self.socks[id.0];
+        let repeats = self.dead_since(sock).map_or(sock.repeats, |dead| self.repeats(sock, dead));
+        (self.unsent(id) > 0).then(|| Unacked { repeats, heard: self.now.since(sock.last_heard) })
+    }
+
+    /// How often the oldest of what is not acknowledged has been sent again since its path was `dead`: the first pause is
+    /// 200 ms, and each is twice the one before.
+    pub(super) fn repeats(&self, sock: &Sock, dead: Instant) -> u32 {
+        (self.now.since(dead.max(sock.progress)).as_millis() / 200 + 1).ilog2()
     }
 
     /// Bytes that have come to a socket, read or not.

@@ -54,7 +54,9 @@ impl Kernel {
             if self.is_cut(&self.socks[i]) {
                 continue;
             }
+            let repeats = self.repeats(&self.socks[i], since);
             let sock = &mut self.socks[i];
+            sock.repeats = if sock.pending() { repeats } else { 0 };
             let owed = std::mem::take(&mut sock.owed);
             if owed > 0 {
                 if sock.stage == Stage::Dead {

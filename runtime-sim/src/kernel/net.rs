@@ -23,7 +23,7 @@ impl Kernel {
     }
 
     /// Since when bytes or acknowledgements get nowhere.
-    fn dead_since(&self, sock: &Sock) -> Option<Instant> {
+    pub(super) fn dead_since(&self, sock: &Sock) -> Option<Instant> {
         let back = self.cuts.get(&(sock.remote_host, sock.host)).copied();
         self.cut_since(sock).into_iter().chain(back).min()
     }
@@ -340,6 +340,7 @@ impl Kernel {
         let sock = &mut self.socks[id.0];
         if received > sock.acked || edge > sock.edge || fin {
             sock.progress = now;
+            sock.repeats = 0;
         }
         sock.acked = sock.acked.max(received);
         sock.edge = sock.edge.max(edge);

@@ -96,6 +96,8 @@ pub(super) struct Sock {
     pub(super) nospace: bool,
     /// When something unacknowledged last made progress.
     pub(super) progress: Instant,
+    /// How often that had been sent again in vain when its path was mended.
+    pub(super) repeats: u32,
     pub(super) timer_armed: bool,
     pub(super) syn_retries: u32,
 
@@ -156,6 +158,7 @@ impl Sock {
             fin: Fin::None,
             nospace: false,
             progress: Instant::ZERO,
+            repeats: 0,
             timer_armed: false,
             syn_retries: 0,
             wire: VecDeque::new(),

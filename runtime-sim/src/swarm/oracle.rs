@@ -157,6 +157,7 @@ impl Oracle {
                 self.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
             Note::Visit(_) => {}
+            Note::PathDead { .. } => unreachable!("turmoil does not tell what is acknowledged"),
             Note::IdleConnsDie { .. } => self.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.saw(Sometimes::StaleMessage),
             Note::SessionAsleep { client, .. } => {

@@ -158,6 +158,7 @@ impl Watch {
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
             | FromClientLoop::ConnUp { .. }
+            | FromClientLoop::AskLine { .. }
             | FromClientLoop::LookUp { .. }
             | FromClientLoop::LocalFailed { .. }
             | FromClientLoop::Violation { .. }
@@ -197,6 +198,7 @@ impl Watch {
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Bandwidth { .. }
+            | ToServerLoop::Line { .. }
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
@@ -217,6 +219,7 @@ impl Watch {
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Bandwidth { .. }
+            | ToClientLoop::Line { .. }
             | ToClientLoop::Serve { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}

@@ -96,8 +96,11 @@ impl World {
             SimFault::ResetProxy => self.reset_proxy(self.faults[index].lasts.as_millis().is_multiple_of(2)),
             SimFault::ResetPublic => self.reset_public(),
             SimFault::ResetLocal => self.reset_local(client),
-            SimFault::BlackholeCtl => self.blackhole(CTL),
-            SimFault::BlackholeProxy => self.blackhole(PROXY),
+            SimFault::BlackholeCtl => {
+                let among = self.server_socks(|at| at == CTL);
+                self.blackhole_one_of(&among)
+            }
+            SimFault::BlackholeProxy => self.blackhole_proxy(self.faults[index].lasts.as_millis().is_multiple_of(2)),
             SimFault::Cut => {
                 self.kernel.cut(self.client_hosts[client], self.server_host);
                 true
@@ -269,13 +272,24 @@ impl World {
         self.reset_one_of(&among)
     }
 
-    /// Resets a proxy_conn: one that carries a transfer now, if there is one and it is to be `serving`.
+    /// Resets a proxy_conn.
     fn reset_proxy(&mut self, serving: bool) -> bool {
+        let among = self.proxy_conns(serving);
+        self.reset_one_of(&among)
+    }
+
+    fn blackhole_proxy(&mut self, serving: bool) -> bool {
+        let among = self.proxy_conns(serving);
+        self.blackhole_one_of(&among)
+    }
+
+    /// The proxy_conns; those that carry a transfer now, if there is one and they are to be `serving`.
+    fn proxy_conns(&self, serving: bool) -> Vec<SockId> {
         let mut among = self.server_socks(|at| at == PROXY);
         if serving && among.iter().any(|&sock| self.watch.is_serving(&self.kernel, sock)) {
             among.retain(|&sock| self.watch.is_serving(&self.kernel, sock));
         }
-        self.reset_one_of(&among)
+        among
     }
 
     fn reset_one_of(&mut self, among: &[SockId]) -> bool {
@@ -306,11 +320,10 @@ impl World {
         self.pick(&among).is_some_and(|sock| self.kernel.reset_both_ends(sock))
     }
 
-    fn blackhole(&mut self, port: u16) -> bool {
-        let among = self.server_socks(|at| at == port);
+    fn blackhole_one_of(&mut self, among: &[SockId]) -> bool {
         // Nothing vanishes within a machine.
         let leaves = |kernel: &Kernel, sock| kernel.ends(sock).0 != kernel.ends(sock).1;
-        self.pick(&among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))
+        self.pick(among).is_some_and(|sock| leaves(&self.kernel, sock) && self.kernel.blackhole(sock))
     }
 
     pub(super) fn is_alive(&self, process: usize) -> bool {

@@ -14,7 +14,7 @@ const VISITORS: usize = 10;
 const SOON: Duration = Duration::from_secs(3);
 
 /// One client on a line of this latency, and nobody but the visitors that the test sends.
-fn world(seed: u64, latency: Duration) -> World {
+pub(super) fn quiet_world(seed: u64, latency: Duration) -> World {
     let plan = Plan::bench(seed);
     let scenario = Scenario { length: Duration::from_secs(3600), visitors: 0, idle_conns: 4, ..plan.scenario };
     let scenario = Scenario { strategy: Strategy::Hybrid, no_pipe: 0, no_splice: 0, ..scenario };
@@ -24,7 +24,7 @@ fn world(seed: u64, latency: Duration) -> World {
 }
 
 /// Every proxy_conn that the server has: a NAT forgets it now.
-fn forget_all(world: &mut World) -> usize {
+pub(super) fn forget_all(world: &mut World) -> usize {
     let proc = world.processes[world.server].proc;
     let conns: Vec<_> =
         world.kernel.open_socks(proc).filter(|&sock| world.kernel.local(sock).port() == PROXY).collect();
@@ -34,7 +34,7 @@ fn forget_all(world: &mut World) -> usize {
 #[test]
 fn who_finds_only_conns_that_a_router_drops_silently_is_served_within_3_seconds() {
     for (seed, latency) in [(1, 1), (2, 20), (3, 60)] {
-        let mut world = world(seed, Duration::from_millis(latency));
+        let mut world = quiet_world(seed, Duration::from_millis(latency));
         world.actors.hurry = true;
         let end = world.now() + Duration::from_secs(10);
         while world.now() < end {

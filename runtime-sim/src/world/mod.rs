@@ -6,6 +6,8 @@
 
 mod actors;
 mod books;
+#[cfg(test)]
+mod dead_flow;
 mod direct;
 mod faults;
 #[cfg(test)]

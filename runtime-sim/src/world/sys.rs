@@ -11,7 +11,7 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+    Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
 };
 use protocol_sm::settings::Origin;
 use std::collections::BTreeMap;
@@ -206,6 +206,10 @@ impl Streams for ThreadSys<'_> {
             self.effects.lingering.borrow_mut().push(stream.0);
         }
         unsent
+    }
+
+    fn unacked(&self, stream: &Stream) -> Option<Unacked> {
+        self.kernel.unacked(stream.0)
     }
 
     fn shut_write(&mut self, stream: &Stream) {

@@ -7,6 +7,7 @@ use super::{Role, World};
 use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
+use core::time::Duration;
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
 use protocol_sm::crowd::Guest;
 use protocol_sm::driver::messages::{
@@ -357,6 +358,15 @@ impl World {
         }
     }
 
+    /// A program has given a conn up whose path is dead: something must have broken that, and not the whole line.
+    fn see_path_dead(&mut self, process: usize, conn: ConnId, silence: Duration) {
+        let socks = self.watch.socks.iter().filter(|((of, _, id), _)| (*of, *id) == (process, conn));
+        if !socks.into_iter().any(|(_, &sock)| self.kernel.was_struck(sock)) {
+            let what = format!("{conn:?} is given up after {silence:?}, and no fault has struck it");
+            self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+        }
+    }
+
     /// A program has reset an outer connection that was up: because the other one has failed, and behind all that had
     /// come there before.
     pub(super) fn see_reset(&mut self, OuterReset { sock, written, unsent }: OuterReset) {
@@ -535,6 +545,7 @@ impl World {
                 self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }
             Note::Visit(visit) => self.see_visit(process, visit),
+            Note::PathDead { conn, silence } => self.see_path_dead(process, *conn, *silence),
             Note::IdleConnsDie { .. } => self.coverage.saw(Sometimes::IdleConnsDie),
             Note::Stale { .. } => self.coverage.saw(Sometimes::StaleMessage),
             Note::SessionAsleep { client, .. } => {

@@ -10,6 +10,7 @@ use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
+use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::report::Counted;
@@ -247,6 +248,7 @@ fn on_frame<T, P>(
                 dial,
                 local,
                 pace,
+                path: Path::default(),
                 began,
                 max_bandwidth,
                 throttled: [false; 2],

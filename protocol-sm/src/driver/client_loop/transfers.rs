@@ -10,7 +10,8 @@ use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active}
 use crate::bandwidth::{Direction, Meter, Rate};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
-use crate::ids::TunnelId;
+use crate::ids::{ConnId, TunnelId};
+use crate::liveness::Line;
 use crate::notes::{ConnFailure, Note};
 use crate::report::Trouble;
 use crate::settings::{Serving, Timings};
@@ -94,7 +95,8 @@ impl<T, P> ClientLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let phase = active.phase(conn.link.egress_flow.only_frames());
-        let Active { conn: ActiveConn { transfer, .. }, pace, local, .. } = active;
+        let Active { conn: ActiveConn { transfer, .. }, pace, path, local, .. } = active;
+        self.core.watch(cx.now, path, transfer);
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
         if let Some(ending) = ending
             && let Some(local) = local.take()
@@ -186,6 +188,29 @@ impl<T, P> ClientLoop<T, P> {
         cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
         self.tell_if_drained(cx);
         self.drive(cx, token);
+    }
+
+    /// Looks at whether what the conns were given is acknowledged.
+    // PROTOCOL.md: P-XFER-12.
+    pub(super) fn look<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
+        for slot in self.slots.iter_mut() {
+            let Slot::Conn(conn) = slot else { continue };
+            let State::Active(active) = &mut conn.state else { continue };
+            if self.core.look(cx, &conn.link.port.stream, &mut active.path, &active.conn.transfer) {
+                let (serial, loop_index) = (self.serial, self.core.loop_index);
+                cx.sys.tell(FromClientLoop::AskLine { serial, loop_index, conn: conn.id });
+            }
+        }
+    }
+
+    /// How the ctl_conn is, beside a conn that is silent.
+    pub(super) fn on_line<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, line: Line) {
+        let Some(&token) = self.conns.get(&conn) else { return };
+        let Some(active) = active(&mut self.slots, token) else { return };
+        if let Some(silence) = active.path.on_line(cx.now, line, self.core.timings.path_patience()) {
+            cx.sys.note(Note::PathDead { conn, silence });
+            self.end(cx, token, End::Abort(AbortCode::ConnLost));
+        }
     }
 
     /// A conn goes no further: tells the server what it must know, and drops it.

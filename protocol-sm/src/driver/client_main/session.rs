@@ -57,8 +57,15 @@ impl<T> ClientMain<T> {
                 self.leave(cx, CloseCode::Violation);
                 self.disconnect(cx, Disconnect::Violation(violation));
             }
+            FromClientLoop::AskLine { serial, loop_index, conn } if Some(serial) == current => {
+                if let Stage::Up { liveness, .. } = &self.stage {
+                    let message = ToClientLoop::Line { conn, line: liveness.line() };
+                    cx.sys.tell(ToLoop { loop_index, message });
+                }
+            }
             // About a session that is over.
             FromClientLoop::Message { .. }
+            | FromClientLoop::AskLine { .. }
             | FromClientLoop::ConnUp { .. }
             | FromClientLoop::ConnGone { .. }
             | FromClientLoop::Violation { .. } => {}

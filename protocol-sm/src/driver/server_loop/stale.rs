@@ -5,6 +5,7 @@
 //! conn: it is served once, or not at all.
 
 use super::super::messages::{ControlKey, FromServerLoop};
+use super::super::relay::End;
 use super::super::slab::Token;
 use super::super::thread::Cx;
 use super::{Again, Conn, LoopSys, ServerLoop, Slot, State};
@@ -13,6 +14,7 @@ use crate::codes::AbortCode;
 use crate::conn::server::{Answer, Doubt};
 use crate::ids::ConnId;
 use crate::ledger::Good;
+use crate::liveness::Line;
 use crate::notes::{Dropped, Note};
 use crate::time::Instant;
 use crate::wire::{ProxyToClient, ServerMsg};
@@ -79,6 +81,36 @@ impl<T, P> ServerLoop<T, P> {
             self.ping(cx, token);
         }
         self.ask(cx, control);
+    }
+
+    /// Looks at whether what the conns were given is acknowledged.
+    // PROTOCOL.md: P-XFER-12.
+    pub(super) fn look<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
+        for slot in self.slots.iter_mut() {
+            let Slot::Conn(conn) = slot else { continue };
+            let State::Active(active) = &mut conn.state else { continue };
+            if self.core.look(cx, &conn.link.port.stream, &mut active.path, &active.conn.transfer) {
+                let (control, loop_index) = (conn.control, self.core.loop_index);
+                cx.sys.tell(FromServerLoop::AskLine { control, loop_index, conn: conn.id });
+            }
+        }
+    }
+
+    /// How a session's ctl_conn is, of whose conns one is silent.
+    pub(super) fn on_line<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        control: ControlKey,
+        conn: ConnId,
+        line: Line,
+    ) {
+        let Some(&token) = self.controls.get(&control).and_then(|shard| shard.conns.get(&conn)) else { return };
+        let Some(Slot::Conn(slot)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &mut slot.state else { return };
+        if let Some(silence) = active.path.on_line(cx.now, line, self.core.timings.path_patience()) {
+            cx.sys.note(Note::PathDead { conn, silence });
+            self.end(cx, token, End::Abort(AbortCode::ConnLost));
+        }
     }
 
     /// A `Start` has not been answered for a while. Where nothing of it has arrived, the client is asked: a client that

@@ -162,7 +162,8 @@ impl<T, P> ServerLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let phase = active.phase();
-        let Active { conn: ActiveConn { transfer, .. }, pace, visitor, .. } = active;
+        let Active { conn: ActiveConn { transfer, .. }, pace, path, visitor, .. } = active;
+        self.core.watch(cx.now, path, transfer);
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
         if let Some(ending) = ending
             && let Some(visitor) = visitor.take()

@@ -8,6 +8,7 @@ use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::crowd::Guest;
+use crate::dead_path::Path;
 use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
@@ -180,6 +181,7 @@ impl<T, P> ServerLoop<T, P> {
             throttled: [false; 2],
             visitor: Some(visitor),
             pace: Pace::new(),
+            path: Path::default(),
             first,
             answer_by,
             lost: false,

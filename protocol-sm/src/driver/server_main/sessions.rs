@@ -197,6 +197,16 @@ impl<T, L> ServerMain<T, L> {
                 self.buckets.ask(cx.now, (control, tunnel), direction, rate, loop_index);
                 self.deal_bandwidth(cx);
             }
+            FromServerLoop::AskLine { control, loop_index, conn } => {
+                let ctl_conn = self.sessions.get(control).and_then(SessionEntry::ctl_conn);
+                let slot = ctl_conn.and_then(|token| self.slots.get(token));
+                if let Some(Slot::Ctl(ctl_conn)) = slot
+                    && let Stage::Up(_, liveness) = &ctl_conn.stage
+                {
+                    let message = ToServerLoop::Line { control, conn, line: liveness.line() };
+                    cx.sys.tell(ToLoop { loop_index, message });
+                }
+            }
             FromServerLoop::Ask { control, loop_index, count } => {
                 if let Some(entry) = self.sessions.get_mut(control) {
                     let msg = entry.control.on_ask(loop_index, count);

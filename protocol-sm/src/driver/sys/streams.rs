@@ -1,6 +1,7 @@
 //! TCP connections: what every driver does with a socket.
 
 use super::super::slab::Token;
+use crate::dead_path::Unacked;
 use crate::settings::{Origin, Timings};
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
@@ -63,6 +64,12 @@ pub trait Streams {
     /// Bytes that were given to `stream` and that its peer's system has not acknowledged; its end, once shut, counts as
     /// one (SIOCOUTQ). 0 where the system does not say.
     fn unsent(&self, stream: &Self::Stream) -> usize;
+
+    /// What of the bytes that were given to `stream` its peer's system has not acknowledged (TCP_INFO); `None` if nothing
+    /// is left, or the system does not say.
+    fn unacked(&self, _stream: &Self::Stream) -> Option<Unacked> {
+        None
+    }
 
     /// Shuts the write half: the peer reads an end after everything sent.
     fn shut_write(&mut self, stream: &Self::Stream);

@@ -1,0 +1,7 @@
+//! The soak; see [`tests::soak`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tests::soak::main()
+}
