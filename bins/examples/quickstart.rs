@@ -168,6 +168,7 @@ impl Demo {
             access_log: None,
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
+                tls_relay: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -225,6 +225,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
+            tls_relay: file.tls.relay,
             access_log: false,
             timings: file.timings,
         },

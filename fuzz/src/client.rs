@@ -91,6 +91,7 @@ impl World {
         let secret = Secret::new(b"secret".to_vec());
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
+            tls_relay: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

@@ -288,6 +288,8 @@ pub enum Disconnect {
     Refused(HandshakeRefusal),
     /// The server's proof is wrong: it does not know the token.
     WrongServer,
+    /// The server's proofs do not cover the TLS channel: TLS ends in front of it.
+    Unbound,
     /// The connection could not be encrypted as it must be.
     Tls(TlsFailure),
     /// The connection was lost before a server had answered.
@@ -308,7 +310,7 @@ impl Disconnect {
     pub fn is_lasting(self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_final(),
-            Self::WrongServer => true,
+            Self::WrongServer | Self::Unbound => true,
             Self::Tls(failure) => failure.is_final(),
             // PROTOCOL.md: P-END-4.
             Self::Closed(code) => code == CloseCode::Kicked,
@@ -344,6 +346,10 @@ impl Disconnect {
             Self::WrongServer => {
                 format!("the server {server} did not prove itself: {}", HandshakeRefusal::WrongToken)
             }
+            Self::Unbound => format!(
+                "TLS ends in front of the server {server}: what is there could be in the middle; if it is a relay that you \
+                 trust, set `tls_relay = true`"
+            ),
             Self::Tls(failure) => format!("the server {server}: {failure}"),
             Self::Lost => format!("the connection to the server {server} was lost"),
             Self::Silent => format!("the server {server} does not answer"),

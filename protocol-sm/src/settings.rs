@@ -341,6 +341,8 @@ pub struct ClientSettings {
     pub max_proxy_conns: u32,
     /// Where proxy_conns go.
     pub proxy: ProxyAt,
+    /// TLS ends at a relay in front of the server: the proofs do not cover its channel.
+    pub tls_relay: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

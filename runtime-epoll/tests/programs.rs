@@ -40,6 +40,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         access_log: None,
         settings: ClientSettings {
             proxy: ProxyAt::AsTold,
+            tls_relay: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

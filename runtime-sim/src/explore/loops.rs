@@ -443,8 +443,7 @@ impl Loops {
             let conn = ConnId(state.next_conn);
             state.next_conn += 1;
             state.open += 1;
-            let (hello, accept) = (KEY.hello(SESSION, conn), KEY.accept(SESSION, conn));
-            let open = ToClientLoop::Open { to: at(PROXY_PORT), hello, accept };
+            let open = ToClientLoop::Open { to: at(PROXY_PORT), conn, session: SESSION, secret: KEY.clone() };
             self.client(state, None, story, |client, cx| client.on_message(cx, open));
         }
     }

@@ -193,6 +193,7 @@ impl Programs {
     fn client_settings(&self) -> ClientSettings {
         ClientSettings {
             proxy: ProxyAt::AsTold,
+            tls_relay: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

@@ -28,7 +28,8 @@ impl<T> ClientMain<T> {
         if moves {
             changes.settings.push("server");
         }
-        let anew = moves || *reconnect || self.settings.token != new.settings.token;
+        let proves = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay);
+        let anew = moves || *reconnect || proves(&self.settings) != proves(&new.settings);
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }

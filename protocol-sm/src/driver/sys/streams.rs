@@ -1,6 +1,7 @@
 //! TCP connections: what every driver does with a socket.
 
 use super::super::slab::Token;
+use crate::auth::Channel;
 use crate::settings::Timings;
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
@@ -54,8 +55,13 @@ pub trait Streams {
     /// may be tried again, or how the connection failed.
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
-    /// Whether what `stream` carries is encrypted. This is known once something has been received.
-    fn is_encrypted(&self, stream: &Self::Stream) -> bool;
+    /// The channel by which what `stream` carries is encrypted; `None` in the clear. On an accepted stream this is known
+    /// once something has been received.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`] while the channel is being made: its end is reported as readiness. Or how the connection
+    /// failed.
+    fn channel(&mut self, stream: &Self::Stream) -> Result<Option<Channel>, SysError>;
 
     /// Bytes that were given to `stream` and that its peer's system has not acknowledged; its end, once shut, counts as
     /// one (SIOCOUTQ). 0 where the system does not say.
