@@ -124,6 +124,7 @@ impl Access {
 mod tests {
     use super::*;
     use crate::ids::ClientId;
+    use crate::settings::Credential;
     use crate::wire::ConnKind;
 
     /// P-AUTH-17, P-EVO-2: the channel is covered where the client offers it and there is one; nothing else is chosen.
@@ -148,6 +149,46 @@ mod tests {
                 assert!(challenge.check(&settings, &proof(Some(&other))).is_err(), "{offered}");
                 assert_eq!(challenge.check(&settings, &proof(None)).is_ok(), chosen == 0, "{offered}");
             }
+        }
+    }
+
+    /// P-AUTH-7: each token of each holder lets in, as its holder, and is the one that is remembered.
+    #[test]
+    fn every_token_of_every_holder_is_tried() {
+        let token = |text: &str| Token::new(text.as_bytes().to_vec());
+        let holder = |tokens: &[&str]| Credential {
+            name: alloc::string::String::new(),
+            tokens: tokens.iter().map(|text| token(text)).collect(),
+            scope: Scope::default(),
+        };
+        let settings = ServerSettings {
+            credentials: alloc::vec![holder(&["one", "two"]), holder(&["three", "four", "five"])],
+            ..ServerSettings::default()
+        };
+        let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+        let hello = ClientHello { nonce: [1; 32], client, token: true, features: 0, resume: None };
+        let (challenge, _) = Challenge::new(&settings, false, preface, hello, [3; 32], None).expect("let in");
+        for (whose, text) in [(0, "one"), (0, "two"), (1, "three"), (1, "four"), (1, "five")] {
+            let proof = Prover::new(Some(&token(text)), challenge.transcript).client();
+            let access = challenge.check(&settings, &proof).expect("a token of it");
+            assert_eq!((access.credential, access.token), (Some(whose), Some(token(text))), "{text}");
+        }
+        let proof = Prover::new(Some(&token("six")), challenge.transcript).client();
+        assert_eq!(challenge.check(&settings, &proof), Err(HandshakeRefusal::WrongToken));
+    }
+
+    /// P-AUTH-3: whatever it says of a token.
+    #[test]
+    fn without_a_token_who_is_elsewhere_is_refused_for_that() {
+        for (token, loopback, refusal) in [
+            (false, false, HandshakeRefusal::LoopbackOnly),
+            (true, false, HandshakeRefusal::LoopbackOnly),
+            (true, true, HandshakeRefusal::TokenUnexpected),
+        ] {
+            let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+            let hello = ClientHello { nonce: [1; 32], client, token, features: 0, resume: None };
+            let answer = Challenge::new(&ServerSettings::default(), loopback, preface, hello, [3; 32], None);
+            assert_eq!(answer.err(), Some(refusal));
         }
     }
 }
