@@ -347,8 +347,8 @@ impl Disconnect {
                 format!("the server {server} did not prove itself: {}", HandshakeRefusal::WrongToken)
             }
             Self::Unbound => format!(
-                "TLS ends in front of the server {server}: what is there could be in the middle; if it is a relay that you \
-                 trust, set `tls_relay = true`"
+                "TLS ends in front of the server {server}, and whoever ends it could read and change everything; if that is \
+                 a relay of yours, set `tls_relay = true`"
             ),
             Self::Tls(failure) => format!("the server {server}: {failure}"),
             Self::Lost => format!("the connection to the server {server} was lost"),
