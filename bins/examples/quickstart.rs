@@ -7,7 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::server::{self, Server};
@@ -158,7 +158,7 @@ impl Demo {
             public_port: 0,
             local: local.to_string(),
             limits: TunnelLimits::default(),
-            max_bandwidth: None,
+            serving: Serving::default(),
         };
         let client: Client = client::start(client::Config {
             server: ctl.to_string(),

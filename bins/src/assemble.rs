@@ -13,7 +13,7 @@ use crate::reload::Fixed;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Credential, Timings, Token, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, Serving, Timings, Token, TunnelLimits, TunnelSpec};
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -166,7 +166,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             local: local.clone(),
             public_port: flags.public_port.unwrap_or(0),
             limits: TunnelLimits::default(),
-            max_bandwidth: None,
+            serving: Serving::default(),
         }];
     }
 
@@ -220,7 +220,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
                     public_port: tunnel.public_port,
                     local: tunnel.local.to_string(),
                     limits: tunnel.limits,
-                    max_bandwidth: tunnel.max_bandwidth,
+                    serving: tunnel.serving,
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,

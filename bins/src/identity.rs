@@ -64,7 +64,7 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol_sm::settings::TunnelLimits;
+    use protocol_sm::settings::{Serving, TunnelLimits};
 
     fn tunnel(name: &str, public_port: u16) -> TunnelEntry {
         TunnelEntry {
@@ -72,7 +72,7 @@ mod tests {
             local: "127.0.0.1:22".parse().unwrap(),
             public_port,
             limits: TunnelLimits::default(),
-            max_bandwidth: None,
+            serving: Serving::default(),
         }
     }
 

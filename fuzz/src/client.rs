@@ -16,7 +16,7 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::settings::{ClientSettings, ProxyAt, Timings, Token as Secret, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
@@ -99,7 +99,7 @@ impl World {
                 public_port: 0,
                 local: SERVICE.into(),
                 limits: TunnelLimits::default(),
-                max_bandwidth: NonZeroU64::new(LEAST),
+                serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), proxy_protocol: None },
             }],
             max_proxy_conns: 16,
             access_log: true,
@@ -398,9 +398,10 @@ impl World {
                     epoch: Epoch(conn.epoch),
                     tunnel: TunnelId(u32::from(tape.byte() >= 240)),
                     visitor,
+                    public: visitor,
                 }
             }
-            6 => ProxyToClient::Start { epoch: Epoch(tape.number32()), tunnel: TunnelId(0), visitor },
+            6 => ProxyToClient::Start { epoch: Epoch(tape.number32()), tunnel: TunnelId(0), visitor, public: visitor },
             _ => ProxyToClient::Accepted { proof: [tape.byte(); 32] },
         };
         let mut bytes = Vec::new();
@@ -518,7 +519,7 @@ impl World {
         it.epoch += 1;
         let epoch = Epoch(it.epoch);
         let mut bytes = Vec::new();
-        ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor }.encode_to(&mut bytes);
+        ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor, public: visitor }.encode_to(&mut bytes);
         bytes.extend_from_slice(b"question");
         self.net.send(peer, &bytes);
         self.settle();

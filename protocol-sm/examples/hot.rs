@@ -53,6 +53,7 @@ fn works() -> Vec<(&'static str, Work)> {
         epoch,
         tunnel: TunnelId(1),
         visitor: visitor.parse().expect("an address"),
+        public: visitor.parse().expect("an address"),
     };
     let fin = ToClient::Numbered { seq, msg: ServerMsg::Fin { conn, epoch, total: 1 << 33, how: How::Shut } };
     let done = ToServer::Numbered { seq, msg: ClientMsg::Done { conn, epoch } };
@@ -177,8 +178,8 @@ fn visit() -> Work {
     let mut pool = pool();
     let mut server = server_visit();
     let mut client = client_visit();
-    let visitor = "192.0.2.7:50000".parse().expect("an address");
-    let mut band = wire(ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor });
+    let [visitor, public] = ["192.0.2.7:50000", "192.0.2.1:6000"].map(|at| at.parse().expect("an address"));
+    let mut band = wire(ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor, public });
     let mut end = wire(ToClient::Numbered {
         seq: 1_000_000,
         msg: ServerMsg::Fin { conn, epoch, total: 1 << 33, how: How::Shut },

@@ -132,6 +132,7 @@ pub mod notes;
 pub mod ping_pace;
 pub mod pool;
 pub mod ports;
+pub mod proxy_protocol;
 pub mod race;
 pub mod rate;
 pub mod reconnect;

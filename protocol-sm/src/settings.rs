@@ -5,6 +5,7 @@ use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
 use crate::ports::PortSet;
+use crate::proxy_protocol::ProxyProtocol;
 use crate::sources::SourceLists;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -298,8 +299,17 @@ pub struct TunnelSpec {
     pub local: String,
     /// What the server is asked to enforce for it.
     pub limits: TunnelLimits,
-    /// What the client lets it move in each direction.
+    /// How its visitors are served.
+    pub serving: Serving,
+}
+
+/// How a client serves the visitors of a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Serving {
+    /// What it lets the tunnel move in each direction (default: no limit).
     pub max_bandwidth: Rate,
+    /// The header in front of a visitor's bytes that tells where it comes from (default: none).
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// Where a client's proxy_conns go.

@@ -66,7 +66,7 @@ fn a_transfers_messages_allocate_nothing() {
     let (conn, epoch, seq) = (ConnId(u64::MAX), Epoch(u32::MAX), u64::MAX);
     for visitor in ["192.0.2.7:50000", "[2001:db8::7]:443"] {
         let visitor = visitor.parse().unwrap();
-        round_trip(&ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor });
+        round_trip(&ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor, public: visitor });
     }
     round_trip(&ProxyToClient::Ping);
     round_trip(&ProxyToServer::Pong);

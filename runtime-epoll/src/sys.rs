@@ -246,6 +246,10 @@ impl<O> Streams for Linux<O> {
         }
     }
 
+    fn own_address(&self, stream: &Stream) -> SocketAddr {
+        stream.own_address()
+    }
+
     fn unsent(&self, stream: &Stream) -> usize {
         stream.unsent()
     }

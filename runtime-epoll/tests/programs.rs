@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -48,7 +48,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
                 public_port: 0,
                 local,
                 limits: TunnelLimits::default(),
-                max_bandwidth: None,
+                serving: Serving::default(),
             }],
             max_proxy_conns: 64,
             access_log: false,

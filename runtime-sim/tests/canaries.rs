@@ -93,9 +93,10 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
-/// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks
-/// for a report.
-const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
+/// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth and no PROXY header,
+/// and nobody asks for a report.
+const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
+    PlantedBug::ShutBeforeHeader,
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -126,7 +127,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// stay where they are. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
 /// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
 /// tunnel, or a turn, moves.
-const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
+    // A socket without room for a header is too rare.
+    PlantedBug::ShutBeforeHeader,
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,
     PlantedBug::ReleaseUntold,

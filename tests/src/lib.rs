@@ -34,6 +34,7 @@
 pub mod bench;
 pub mod conversation;
 pub mod exchange;
+pub mod foreign;
 pub mod gate;
 pub mod leaks;
 pub mod limit;

@@ -2,14 +2,12 @@
 //! Each ends connections in its own manner, and none passes a reset on as it came. What was sent before a reset of a
 //! visitor or a service arrives all the same, and the reset behind it.
 
-use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::channel;
-use tempfile::TempDir;
+use tests::foreign::{Foreign, find};
 use tests::programs::{Client, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, free_port, read_end, reset, unacknowledged};
@@ -23,66 +21,19 @@ const RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Between the two halves of a relay that has two.
 const MIDDLE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// A relay for some ports from [`RELAY`] to [`SERVER`]. Dropped, it ends, with the processes that it has started.
-struct Relay {
-    processes: Vec<Child>,
-    dir: TempDir,
-}
-
-impl Relay {
-    fn new() -> Self {
-        Self { processes: Vec::new(), dir: TempDir::with_prefix("cproxy-relay-").expect("a directory") }
-    }
-
-    /// Writes a file into its directory, which nobody else may read.
-    fn file(&self, name: &str, text: impl Display) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text.to_string()).expect("write");
-        let only_us = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, only_us).expect("chmod");
-        path.display().to_string()
-    }
-
-    fn start(&mut self, program: &str, args: &[&str]) {
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        self.processes.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
-    }
-
-    fn await_ports(self, ports: [u16; 2]) -> Self {
-        for port in ports {
-            until("the relay listens", || TcpStream::connect((RELAY, port)).is_ok());
-        }
-        self
+/// Waits until a relay for these ports is there.
+fn await_ports(ports: [u16; 2]) {
+    for port in ports {
+        until("the relay listens", || TcpStream::connect((RELAY, port)).is_ok());
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let group = nix::unistd::Pid::from_raw(process.id().cast_signed());
-            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM);
-            let _ = process.wait();
-        }
-    }
-}
-
-/// Where a program is, if it is installed. If not, says so past the test runner's capture.
-fn find(program: &str) -> Option<String> {
-    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-    let found = places.map(|place| format!("{place}/{program}")).into_iter().find(|path| Path::new(path).exists());
-    if found.is_none() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED relays: needs {program}");
-    }
-    found
-}
-
-fn nginx(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn nginx(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let servers = ports.map(|port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; }}")).concat();
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let load = if Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
-    let dir = relay.dir.path().display().to_string();
+    let dir = relay.dir().display().to_string();
     let config = relay.file(
         "nginx.conf",
         format!(
@@ -94,8 +45,8 @@ fn nginx(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn haproxy(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn haproxy(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let listens =
         ports.map(|port| format!("listen p{port}\n bind {RELAY}:{port}\n server s {SERVER}:{port}\n")).concat();
     let times = "timeout connect 5s\n timeout client 1h\n timeout server 1h\n";
@@ -104,8 +55,8 @@ fn haproxy(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn stunnel(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn stunnel(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     let secrets = relay.file("psk", "relay:0123456789abcdef0123456789abcdef\n");
     for (name, client, [from, to]) in [("far", "no", [MIDDLE, SERVER]), ("near", "yes", [RELAY, MIDDLE])] {
         let service = |port| format!("[p{port}]\naccept = {from}:{port}\nconnect = {to}:{port}\n");
@@ -120,8 +71,8 @@ fn stunnel(program: &str, ports: [u16; 2]) -> Relay {
     relay
 }
 
-fn socat(program: &str, ports: [u16; 2]) -> Relay {
-    let mut relay = Relay::new();
+fn socat(program: &str, ports: [u16; 2]) -> Foreign {
+    let mut relay = Foreign::new();
     for port in ports {
         let listen = format!("TCP-LISTEN:{port},bind={RELAY},fork,reuseaddr,nodelay");
         relay.start(program, &[&listen, &format!("TCP:{SERVER}:{port},nodelay")]);
@@ -130,10 +81,10 @@ fn socat(program: &str, ports: [u16; 2]) -> Relay {
 }
 
 /// A server of ssh's for whoever runs the test, and a client with its ports forwarded.
-fn ssh(program: &str, ports: [u16; 2]) -> Option<Relay> {
+fn ssh(program: &str, ports: [u16; 2]) -> Option<Foreign> {
     let (sshd, keygen) = (find("sshd")?, find("ssh-keygen")?);
-    let mut relay = Relay::new();
-    let key = relay.dir.path().join("key").display().to_string();
+    let mut relay = Foreign::new();
+    let key = relay.dir().join("key").display().to_string();
     let made = Command::new(keygen).args(["-q", "-t", "ed25519", "-N", "", "-f", &key]).status();
     assert!(made.expect("ssh-keygen").success());
     // Where it runs as root it wants this directory.
@@ -161,7 +112,7 @@ fn ssh(program: &str, ports: [u16; 2]) -> Option<Relay> {
 }
 
 /// The programs with a relay between them. Resets go up and down, each right behind what was sent.
-fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Relay>) {
+fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Foreign>) {
     const UP: usize = 100;
     const DOWN: usize = 64 << 10;
     let (ends, seen) = channel();
@@ -181,7 +132,7 @@ fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Relay>) {
     let server = Server::start(options().threads(1));
     let ports = [server.ctl(), server.proxy()].map(|at| at.port());
     let Some(_relay) = start(ports) else { return };
-    let _relay = _relay.await_ports(ports);
+    await_ports(ports);
     let through = options().threads(1).tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
     let client = Client::start(&server, through);
     for visit in 0..VISITS {

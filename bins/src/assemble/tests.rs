@@ -191,7 +191,7 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
             public_port: 5,
             local: "[::1]:4".into(),
             limits: TunnelLimits::default(),
-            max_bandwidth: None
+            serving: Serving::default()
         }]
     );
 }

@@ -4,8 +4,8 @@ use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RAT
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
 use crate::address::{HostPort, local_address};
-use protocol_sm::bandwidth::Rate;
-use protocol_sm::settings::{ProxyAt, Timings, TunnelLimits};
+use protocol_sm::proxy_protocol::ProxyProtocol;
+use protocol_sm::settings::{ProxyAt, Serving, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -42,8 +42,8 @@ pub struct TunnelEntry {
     pub public_port: u16,
     /// What the server is to enforce for it.
     pub limits: TunnelLimits,
-    /// What it may move in each direction.
-    pub max_bandwidth: Rate,
+    /// How its visitors are served.
+    pub serving: Serving,
 }
 
 impl Default for ClientFile {
@@ -61,7 +61,7 @@ impl Default for ClientFile {
     }
 }
 
-const TUNNEL_KEYS: [&str; 8] = [
+const TUNNEL_KEYS: [&str; 9] = [
     "name",
     "local",
     "public_port",
@@ -70,7 +70,10 @@ const TUNNEL_KEYS: [&str; 8] = [
     "max_connections",
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
+    PROXY_PROTOCOL,
 ];
+/// The header that tells a service who its visitor is.
+const PROXY_PROTOCOL: &str = "proxy_protocol";
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -145,7 +148,12 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     }
     let public_port = section.port("public_port").unwrap_or(0);
     let limits = limits(section);
-    let max_bandwidth = bandwidth(section).flatten();
+    let proxy_protocol = section.parsed_by(PROXY_PROTOCOL, |version| match version {
+        "v1" => Ok(ProxyProtocol::V1),
+        "v2" => Ok(ProxyProtocol::V2),
+        _ => Err("is no version of the PROXY protocol; write \"v1\" or \"v2\", or leave the key out"),
+    });
+    let serving = Serving { max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
     let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
     if let Some(other) = tunnels.iter().find(|other| port_taken(other)) {
         let name = other.name.escape_debug();
@@ -164,7 +172,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits, max_bandwidth });
+        tunnels.push(TunnelEntry { name: name.to_owned(), local, public_port, limits, serving });
     }
 }
 
@@ -229,6 +237,7 @@ mod tests {
             max_connections = 3
             max_connection_rate = 4
             max_bandwidth = 1_000_000
+            proxy_protocol = "v2"
 
             [[tunnels]]
             name = "web"
@@ -250,10 +259,8 @@ mod tests {
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
-        assert_eq!(
-            file.tunnels.iter().map(|t| t.max_bandwidth).collect::<Vec<_>>(),
-            [NonZeroU64::new(1_000_000), None]
-        );
+        let serving = Serving { max_bandwidth: NonZeroU64::new(1_000_000), proxy_protocol: Some(ProxyProtocol::V2) };
+        assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), [serving, Serving::default()]);
         let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
         assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
@@ -290,12 +297,23 @@ mod tests {
     #[test]
     fn bandwidth_is_none_or_enough() {
         let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nmax_bandwidth = ";
-        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].max_bandwidth;
+        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.max_bandwidth;
         assert_eq!((read("4096"), read("0")), (NonZeroU64::new(4096), None));
         for wrong in ["1", "4095"] {
             assert!(problem(&format!("{tunnel}{wrong}")).starts_with("4: `max_bandwidth` in [[tunnels]] is too small"));
         }
         assert!(problem(&format!("{tunnel}'10MiB'")).contains("write a whole number"));
+    }
+
+    #[test]
+    fn the_proxy_protocol_has_two_versions() {
+        let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nproxy_protocol = ";
+        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.proxy_protocol;
+        assert_eq!((read("'v1'"), read("'v2'")), (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)));
+        for wrong in ["''", "'v3'", "'V1'"] {
+            assert!(problem(&format!("{tunnel}{wrong}")).contains("is no version of the PROXY protocol; write"));
+        }
+        assert!(problem(&format!("{tunnel}1")).contains("a text in quotes"));
     }
 
     #[test]

@@ -224,6 +224,10 @@ fn visitors() -> [SocketAddr; 2] {
     [(Ipv4Addr::new(192, 0, 2, 7), 50_000).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), 443).into()]
 }
 
+fn publics() -> [SocketAddr; 2] {
+    [(Ipv4Addr::new(192, 0, 2, 1), 6000).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 6000).into()]
+}
+
 fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> ClientMsg {
     ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
 }
@@ -319,8 +323,8 @@ fn from_clients_on_proxy() -> Vec<ProxyToServer> {
 fn from_servers_on_proxy() -> Vec<ProxyToClient> {
     let mut all = vec![ProxyToClient::Accepted { proof: [0x99; 32] }, ProxyToClient::Ping];
     all.extend(HANDSHAKE.map(ProxyToClient::Refused));
-    let start = |visitor| ProxyToClient::Start { epoch: Epoch(2), tunnel: TunnelId(1), visitor };
-    all.extend(visitors().map(start));
+    let start = |(visitor, public)| ProxyToClient::Start { epoch: Epoch(2), tunnel: TunnelId(1), visitor, public };
+    all.extend(visitors().into_iter().zip(publics()).map(start));
     all
 }
 
@@ -491,8 +495,8 @@ fn streams() -> Vec<String> {
         ])
     }
     let epoch = Epoch(1);
-    let [visitor, _] = visitors();
-    let start = ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor };
+    let ([visitor, _], [public, _]) = (visitors(), publics());
+    let start = ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor, public };
     let fin = |how| ClientMsg::Fin { conn: ConnId(1), epoch, total: 5, how };
     let done = ClientMsg::Done { conn: ConnId(1), epoch };
     vec![

@@ -417,7 +417,7 @@ impl TunnelEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::TunnelLimits;
+    use crate::settings::{Serving, TunnelLimits};
     use alloc::vec;
     use core::net::Ipv4Addr;
 
@@ -427,7 +427,7 @@ mod tests {
             public_port,
             local: "localhost:80".into(),
             limits: TunnelLimits::default(),
-            max_bandwidth: None,
+            serving: Serving::default(),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
 use crate::report::{Counted, TunnelTally};
-use crate::settings::Timings;
+use crate::settings::{Serving, Timings};
 use crate::time::Instant;
 use crate::visit::{Begun, Label, VisitEnd};
 use crate::wire::{Framer, Proof, ProxyToClient, ReplyReader};
@@ -33,7 +33,6 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-use core::num::NonZeroU64;
 use dialling::Dial;
 
 /// See the module. `T` is a stream, `P` a pipe.
@@ -45,8 +44,8 @@ pub struct ClientLoop<T, P> {
     locals: BTreeMap<TunnelId, Name>,
     /// What the access log calls the tunnels; empty where that is off.
     labels: BTreeMap<TunnelId, Arc<Label>>,
-    /// What tunnels may move in each direction, if they are limited.
-    rates: BTreeMap<TunnelId, NonZeroU64>,
+    /// How visitors of the tunnels are served, where that is not as usual.
+    servings: BTreeMap<TunnelId, Serving>,
     /// What they may move now.
     allowances: Allowances<TunnelId>,
     /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
@@ -173,7 +172,7 @@ impl<T, P> ClientLoop<T, P> {
             serial: 0,
             locals: BTreeMap::new(),
             labels: BTreeMap::new(),
-            rates: BTreeMap::new(),
+            servings: BTreeMap::new(),
             allowances: Allowances::default(),
             await_names: Vec::new(),
             conns: BTreeMap::new(),
@@ -213,17 +212,17 @@ where
                 self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
             ToClientLoop::End { code } => self.end_session(cx, code),
-            ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
+            ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
-            ToClientLoop::Tunnel { tunnel, locals, fixed, max_bandwidth, label } => {
-                self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
+            ToClientLoop::Tunnel { tunnel, locals, fixed, serving, label } => {
+                self.set_serving(tunnel, serving);
                 self.labels.extend(label.map(|label| (tunnel, label)));
                 self.locals.entry(tunnel).or_insert_with(|| Name::new(fixed)).on_answer(&locals, cx.now);
                 self.dial_awaiting(cx, tunnel);
             }
             ToClientLoop::CloseTunnel { tunnel } => {
                 self.locals.remove(&tunnel);
-                self.rates.remove(&tunnel);
+                self.servings.remove(&tunnel);
                 self.tallies.remove(&tunnel);
                 self.dial_awaiting(cx, tunnel);
             }

@@ -11,7 +11,7 @@ use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::settings::{ServerSettings, Timings};
+use crate::settings::{ServerSettings, Serving, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -236,8 +236,8 @@ pub enum ToClientLoop {
         locals: Vec<SocketAddr>,
         /// Its name is an address, and will not have another.
         fixed: bool,
-        /// What it may move in each direction.
-        max_bandwidth: Rate,
+        /// How its visitors are served.
+        serving: Serving,
         /// What the access log calls it; none where that is off.
         label: Option<Arc<Label>>,
     },
@@ -273,12 +273,13 @@ pub enum ToClientLoop {
         /// What to say of its transfers.
         code: AbortCode,
     },
-    /// What a tunnel may move in each direction is changed.
-    Limit {
+    /// A tunnel's visitors are served in another way: what they may move changes for those who are
+    /// there, too.
+    Serve {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its new limit.
-        max_bandwidth: Rate,
+        /// The new way.
+        serving: Serving,
     },
     /// What a tunnel may move now: the answer to [`FromClientLoop::WantBandwidth`].
     Bandwidth {

@@ -62,6 +62,8 @@ pub enum ProxyToClient {
         tunnel: TunnelId,
         /// Where it comes from.
         visitor: SocketAddr,
+        /// The address that it connected to.
+        public: SocketAddr,
     },
 }
 

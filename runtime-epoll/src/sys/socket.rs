@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use protocol_sm::driver::{Role, SysError, Token};
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -135,6 +135,13 @@ impl Stream {
     }
 
     /// 0 is the end of the stream.
+    /// The address that the peer is connected to.
+    pub(super) fn own_address(&self) -> SocketAddr {
+        let own = getsockname::<SockaddrStorage>(self.fd.as_raw_fd());
+        let own = own.ok().as_ref().and_then(socket_addr).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
+        SocketAddr::new(own.ip().to_canonical(), own.port())
+    }
+
     pub(super) fn recv(&self, into: &mut [u8]) -> Result<usize, SysError> {
         retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::empty())).map_err(sys_error)
     }

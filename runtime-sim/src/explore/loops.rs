@@ -19,7 +19,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, TURN, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
-use protocol_sm::settings::Timings;
+use protocol_sm::settings::{Serving, Timings};
 use protocol_sm::sources::Source;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::Fin;
@@ -531,7 +531,7 @@ impl Model for Loops {
                     tunnel: TUNNEL,
                     locals: vec![at(LOCAL_PORT)],
                     fixed: true,
-                    max_bandwidth: None,
+                    serving: Serving::default(),
                     label: None,
                 },
             );

@@ -21,7 +21,7 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Role, Strategy, TURN, Use};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::hash::Hash;
@@ -201,7 +201,7 @@ impl Programs {
                 public_port: PUBLIC_PORT,
                 local: at(LOCAL_PORT).to_string(),
                 limits: TunnelLimits::default(),
-                max_bandwidth: None,
+                serving: Serving::default(),
             }],
             max_proxy_conns: 16,
             access_log: false,

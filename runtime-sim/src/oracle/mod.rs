@@ -2,6 +2,7 @@
 
 mod books;
 mod ends;
+mod header;
 mod sometimes;
 mod streams;
 

@@ -108,11 +108,12 @@ pub enum Sometimes {
     KickedWithTransfers,
     PortClosed,
     PortClosedWithTransfers,
+    HeaderSplit,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 100] = [
+    pub const ALL: [Self; 101] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -213,6 +214,7 @@ impl Sometimes {
         Self::KickedWithTransfers,
         Self::PortClosed,
         Self::PortClosedWithTransfers,
+        Self::HeaderSplit,
     ];
 }
 

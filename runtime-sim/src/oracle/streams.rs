@@ -5,8 +5,11 @@
 //! reverse: the two are paired from then on.
 
 use super::Property;
+use super::header::Header;
 use crate::kernel::mix;
+use protocol_sm::proxy_protocol::ProxyProtocol;
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 /// One direction's source: a visitor, or a local service's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +35,10 @@ struct Stream {
     received: u64,
     /// The first bytes received.
     head: Vec<u8>,
+    /// What a service is told of its visitor before them, if it expects to be.
+    header: Option<Header>,
+    /// A visitor's own address, and the one that it connected to.
+    line: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// All streams of a run.
@@ -72,12 +79,36 @@ fn named(head: &[u8]) -> Option<StreamId> {
 impl Streams {
     /// A new stream.
     pub fn open(&mut self, side: Side, tunnel: usize) -> StreamId {
-        self.0.push(Stream { side, tunnel, sent: 0, ended: false, peer: None, received: 0, head: Vec::new() });
+        let (peer, header, line) = (None, None, None);
+        self.0.push(Stream { side, tunnel, sent: 0, ended: false, peer, received: 0, head: Vec::new(), header, line });
         StreamId(u32::try_from(self.0.len() - 1).expect("fewer than 2^32 streams"))
     }
 
     fn get(&mut self, id: StreamId) -> &mut Stream {
         &mut self.0[id.0 as usize]
+    }
+
+    /// The visitor that sends `id` is connected: its own address, and that of the public port.
+    pub fn on_connected(&mut self, id: StreamId, visitor: SocketAddr, public: SocketAddr) {
+        self.get(id).line = Some((visitor, public));
+    }
+
+    /// The public port's address to which `visitor` connected, if it was a visitor.
+    #[must_use]
+    pub fn public_of(&self, visitor: SocketAddr) -> Option<SocketAddr> {
+        let lines = self.0.iter().rev().filter_map(|stream| stream.line);
+        lines.into_iter().find(|line| line.0 == visitor).map(|line| line.1)
+    }
+
+    /// The service that sends `id` expects to be told first who its visitor is.
+    pub fn expect_header(&mut self, id: StreamId, version: ProxyProtocol) {
+        self.get(id).header = Some(Header::new(version));
+    }
+
+    /// Whether the service that sends `id` has read a part of the header, and no more yet.
+    #[must_use]
+    pub fn header_is_split(&self, id: StreamId) -> bool {
+        self.0[id.0 as usize].header.as_ref().is_some_and(Header::is_split)
     }
 
     /// The next bytes to send.
@@ -119,6 +150,14 @@ impl Streams {
     /// They are not what they should be.
     pub fn on_received(&mut self, id: StreamId, bytes: &[u8]) -> Result<(), Finding> {
         let stream = self.get(id);
+        let payload = stream.header.as_mut().map_or(bytes, |header| header.take(bytes));
+        if payload.len() < bytes.len() {
+            self.check_header(id)?;
+            if payload.is_empty() {
+                return Ok(());
+            }
+        }
+        let (stream, bytes) = (self.get(id), payload);
         let at = stream.received;
         stream.received += bytes.len() as u64;
         if stream.head.len() < HEAD {
@@ -154,9 +193,22 @@ impl Streams {
         }
         other.peer = Some(id);
         self.get(id).peer = Some(peer);
+        self.check_header(if side == Side::Service { id } else { peer })?;
         // The peer may have received a few bytes before it could know.
         let early = self.get(peer).head.clone();
         if self.get(peer).received < HEAD as u64 { self.compare(id, 0, &early) } else { Ok(()) }
+    }
+
+    /// A service is told the visitor whose bytes it gets.
+    fn check_header(&self, service: StreamId) -> Result<(), Finding> {
+        let stream = &self.0[service.0 as usize];
+        let Some(header) = stream.header.as_ref().filter(|header| header.is_whole()) else { return Ok(()) };
+        let Some((visitor, public)) = stream.peer.and_then(|peer| self.0[peer.0 as usize].line) else { return Ok(()) };
+        if header.tells(visitor, public) {
+            return Ok(());
+        }
+        let what = format!("{} is not told {visitor} at {public}: {header:?}", self.show(service));
+        Err((Property::NothingInvented, what))
     }
 
     /// Whether `bytes` are what `from` sent at `offset`.
@@ -213,6 +265,9 @@ impl Streams {
     /// Its peer did not end its stream, or not there.
     pub fn on_eof(&mut self, id: StreamId) -> Result<(), Finding> {
         let stream = self.get(id);
+        if stream.header.as_ref().is_some_and(|header| !header.is_whole()) {
+            return Err((Property::NothingLost, format!("{} read an end before the whole header", self.show(id))));
+        }
         let (received, side, tunnel) = (stream.received, stream.side, stream.tunnel);
         if let Some(peer) = stream.peer {
             let other = self.get(peer);

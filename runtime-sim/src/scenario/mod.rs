@@ -20,7 +20,8 @@ use crate::kernel::Rng;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{SCRATCH, Strategy, TURN};
-use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token, TunnelLimits};
+use protocol_sm::proxy_protocol::ProxyProtocol;
+use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -103,20 +104,25 @@ pub struct TunnelPlan {
     pub service_port: u16,
     /// Services shut when they have sent all, and some visitors wait for that. If not, the reverse.
     pub service_first: bool,
-    /// What its client lets it move in each direction.
-    pub max_bandwidth: Rate,
+    /// How its client serves visitors.
+    pub serving: Serving,
 }
 
 impl Scenario {
-    /// Draws what tunnels may move. Its dice are its own, as those of [`draw_no_splice`].
-    pub(crate) fn limit_bandwidth(&mut self, seed: u64) {
+    /// Draws how tunnels are served. Its dice are its own, as those of [`draw_no_splice`].
+    pub(crate) fn draw_serving(&mut self, seed: u64) {
         let mut rng = Rng::new(seed ^ 0xba4d_51d7);
         let mut draw = |chance| {
             let rate = rng.log_size(64 * 1024, 8 * 1024 * 1024) as u64;
             NonZeroU64::new(rate).filter(|_| rng.chance(chance))
         };
         self.max_bandwidth = draw(15);
-        self.tunnels.iter_mut().for_each(|tunnel| tunnel.max_bandwidth = draw(15));
+        self.tunnels.iter_mut().for_each(|tunnel| tunnel.serving.max_bandwidth = draw(15));
+        let mut rng = Rng::new(seed ^ 0x9806_4ead);
+        for tunnel in &mut self.tunnels {
+            let version = rng.pick(&[ProxyProtocol::V1, ProxyProtocol::V2]);
+            tunnel.serving.proxy_protocol = Some(version).filter(|_| rng.chance(15));
+        }
     }
 
     /// What `clients` who are one holder may use together: what each of them needs.
@@ -195,7 +201,7 @@ pub(crate) fn draw_clients(
                     public_port: if rng.chance(70) { 6000 + index } else { 0 },
                     service_port: 7000 + index,
                     service_first: rng.chance(50),
-                    max_bandwidth: None,
+                    serving: Serving::default(),
                 });
                 on_tunnel(rng);
             }

@@ -46,6 +46,8 @@ fn script(rng: &mut Rng, stage: &Stage, side: Side, tunnel: usize) -> Script {
 struct Actor {
     stage: Rc<Stage>,
     socket: Socket,
+    /// Where a visitor goes, until it is there.
+    goes_to: Option<SocketAddr>,
     stream: StreamId,
     script: Script,
     sent: usize,
@@ -63,6 +65,7 @@ impl Actor {
         Self {
             stage: Rc::clone(stage),
             socket,
+            goes_to: None,
             stream: stage.oracle.streams.borrow_mut().open(side, tunnel),
             script: script(&mut rng, stage, side, tunnel),
             sent: 0,
@@ -144,6 +147,9 @@ impl Actor {
         if self.socket.is_connecting() {
             return Ok(None);
         }
+        if let Some(to) = self.goes_to.take() {
+            self.stage.oracle.streams.borrow_mut().on_connected(self.stream, self.socket.own_address(), to);
+        }
         if let Some(outcome) = self.try_end() {
             return Ok(Some(Some(outcome)));
         }
@@ -195,6 +201,9 @@ impl Actor {
             if n == 0 { streams.on_eof(self.stream) } else { streams.on_received(self.stream, &bytes[..n]) }
         };
         self.stage.check(checked);
+        if self.stage.oracle.streams.borrow().header_is_split(self.stream) {
+            self.stage.saw(Sometimes::HeaderSplit);
+        }
         self.eof = n == 0;
         self.next_read = self.pause(self.script.read_pause);
         Ok(true)
@@ -270,7 +279,9 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
         Some(port) => {
             stage.oracle.visitors.set(stage.oracle.visitors.get() + 1);
             let to = SocketAddr::new(turmoil::lookup("server"), port);
-            let actor = Actor::new(&stage, Socket::connect(&stage, who, None, to), Side::Visitor, visit.tunnel, rng);
+            let socket = Socket::connect(&stage, who, None, to);
+            let mut actor = Actor::new(&stage, socket, Side::Visitor, visit.tunnel, rng);
+            actor.goes_to = Some(to);
             let (stream, fate) = (actor.stream, actor.script.fate);
             let mut outcome = actor.play().await;
             if outcome == Outcome::Reset(SysError::Refused) {
@@ -460,6 +471,9 @@ async fn serve(stage: Rc<Stage>, who: ProcId, tunnel: usize) {
             let (stream, _) = accepted.expect("turmoil's accept does not fail");
             let socket = Socket::accepted(&stage, who, false, stream);
             let actor = Actor::new(&stage, socket, Side::Service, tunnel, stage.fork());
+            if let Some(version) = stage.plan.scenario.tunnels[tunnel].serving.proxy_protocol {
+                stage.oracle.streams.borrow_mut().expect_header(actor.stream, version);
+            }
             let stage = Rc::clone(&stage);
             tokio::task::spawn_local(async move {
                 let fate = actor.script.fate;

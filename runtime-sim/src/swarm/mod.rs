@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 37] = [
+pub const UNSEEN: [Sometimes; 39] = [
+    Sometimes::AskedAtOnce,
+    Sometimes::HeaderSplit,
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,

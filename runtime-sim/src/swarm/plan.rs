@@ -151,7 +151,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
         };
-        scenario.limit_bandwidth(seed);
+        scenario.draw_serving(seed);
         Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 

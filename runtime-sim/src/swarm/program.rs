@@ -326,7 +326,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 limits: plan.scenario.limits(tunnel),
-                max_bandwidth: plan.scenario.tunnels[tunnel].max_bandwidth,
+                serving: plan.scenario.tunnels[tunnel].serving,
             })
             .collect(),
         max_proxy_conns: 16_384,

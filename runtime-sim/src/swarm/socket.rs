@@ -120,6 +120,13 @@ impl Socket {
         socket
     }
 
+    /// The address that the peer is connected to.
+    pub(super) fn own_address(&self) -> SocketAddr {
+        let Some(line) = &self.line else { return SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let (connected, accepted) = line.borrow().key;
+        if self.end == 0 { connected } else { accepted }
+    }
+
     /// Says what our program uses an accepted connection for.
     pub(super) fn set_role(&self, role: Role) {
         if let Some(line) = &self.line {

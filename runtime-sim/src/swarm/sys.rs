@@ -348,6 +348,10 @@ impl Streams for Thread {
         Ok(None)
     }
 
+    fn own_address(&self, stream: &Stream) -> SocketAddr {
+        self.process.borrow_mut().socket(stream).own_address()
+    }
+
     fn unsent(&self, _: &Stream) -> usize {
         // A reset may overtake what was sent before it here, whatever is waited for.
         0

@@ -217,7 +217,7 @@ impl Watch {
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }
             | ToClientLoop::Bandwidth { .. }
-            | ToClientLoop::Limit { .. }
+            | ToClientLoop::Serve { .. }
             | ToClientLoop::Report { .. }
             | ToClientLoop::Drain => {}
         }

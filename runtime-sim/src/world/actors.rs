@@ -228,7 +228,8 @@ impl Actors {
             script.total = script.total.max(8);
         }
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
-        self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
+        let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
+        self.streams.on_connected(self.all[index].stream, kernel.local(sock), to);
     }
 
     /// Somebody who is no client connects to one of the server's own ports.
@@ -430,6 +431,9 @@ impl Actors {
                 script.fate = Fate::Normal;
             }
             let index = self.add(kernel, Who::Service, sock, tunnel, script, poll);
+            if let Some(version) = plan.scenario.tunnels[tunnel].serving.proxy_protocol {
+                self.streams.expect_header(self.all[index].stream, version);
+            }
             self.drive(kernel, index, seen)?;
         }
         Ok(())
@@ -486,7 +490,7 @@ impl Actors {
             }
             actor.failed = Some(errno);
         }
-        match self.read(kernel, index) {
+        match self.read(kernel, index, seen) {
             Ok(()) => {}
             Err(Stop::Errno(errno)) => {
                 self.all[index].heard_out = true;
@@ -526,7 +530,7 @@ impl Actors {
         Ok(())
     }
 
-    fn read(&mut self, kernel: &mut Kernel, index: usize) -> Result<(), Stop> {
+    fn read(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) -> Result<(), Stop> {
         let now = kernel.now();
         let mut buffer = [0; 8192];
         loop {
@@ -551,6 +555,9 @@ impl Actors {
                     let pause = actor.script.read_pause;
                     if !stranger {
                         self.streams.on_received(stream, &buffer[..n]).map_err(Stop::Finding)?;
+                        if self.streams.header_is_split(stream) {
+                            seen.saw(Sometimes::HeaderSplit);
+                        }
                     }
                     self.all[index].next_read = self.pause(index, now, pause);
                 }

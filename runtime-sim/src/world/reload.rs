@@ -37,7 +37,7 @@ impl World {
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
             local: local(tunnel),
             limits: self.plan.scenario.limits(tunnel),
-            max_bandwidth: self.plan.scenario.tunnels[tunnel].max_bandwidth,
+            serving: self.plan.scenario.tunnels[tunnel].serving,
         };
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,

@@ -207,6 +207,10 @@ impl Streams for ThreadSys<'_> {
         Ok(Some(Channel(channel)))
     }
 
+    fn own_address(&self, stream: &Stream) -> SocketAddr {
+        self.kernel.local(stream.0)
+    }
+
     fn unsent(&self, stream: &Stream) -> usize {
         let unsent = self.kernel.unsent(stream.0);
         if unsent > 0 {

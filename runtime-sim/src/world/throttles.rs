@@ -70,7 +70,7 @@ impl World {
         let tunnels = &self.plan.scenario.tunnels;
         if let Some(index) = tunnels.iter().position(|tunnel| tunnel.service_port == to) {
             let number = u32::try_from(index).expect("few tunnels");
-            self.throttles.limit(local, (client, None, number), tunnels[index].max_bandwidth);
+            self.throttles.limit(local, (client, None, number), tunnels[index].serving.max_bandwidth);
         }
     }
 
@@ -108,7 +108,7 @@ mod tests {
             max_bandwidth: rate(on_server),
             ..plan.scenario
         };
-        scenario.tunnels.iter_mut().for_each(|tunnel| tunnel.max_bandwidth = rate(!on_server));
+        scenario.tunnels.iter_mut().for_each(|tunnel| tunnel.serving.max_bandwidth = rate(!on_server));
         // Nothing else holds the payload up.
         let (buffers, lag) = ((256 * 1024, 256 * 1024), Duration::from_millis(2));
         let path = Path { latency: Duration::from_millis(1), rate: 1 << 30, segment: 16 * 1024, ..plan.wan };

@@ -64,7 +64,7 @@ impl World {
         let Some(public) = unsaid.and_then(VecDeque::pop_front) else {
             return Err("nobody came from there, or it was said before".into());
         };
-        self.check_ways(public, visit.up, visit.down, visit)
+        self.check_ways(public, visit.up, visit.down, 0, visit)
     }
 
     fn check_local(&self, client: usize, visit: &Visit) -> Result<(), String> {
@@ -72,12 +72,22 @@ impl World {
             let may = visit.up.bytes + visit.down.bytes == 0 || self.watch.has_awaited(client);
             return if may { Ok(()) } else { Err("bytes without a local_conn".into()) };
         };
-        self.check_ways(local, visit.down, visit.up, visit)
+        let header = self.header(local, visit.visitor).map_or(0, |header| header.len() as u64);
+        self.check_ways(local, visit.down, visit.up, header, visit)
     }
 
-    /// `taken` is what the outer socket has given, `given` what it was given.
-    fn check_ways(&self, outer: SockId, taken: Way, given: Way, visit: &Visit) -> Result<(), String> {
-        let moved = self.visits.moved(outer);
+    /// What the service at the other end of `local` is told before the bytes of `visitor`.
+    fn header(&self, local: SockId, visitor: SocketAddr) -> Option<Vec<u8>> {
+        let port = self.kernel.remote(local).port();
+        let tunnel = self.plan.scenario.tunnels.iter().find(|tunnel| tunnel.service_port == port)?;
+        let public = self.actors.streams.public_of(visitor)?;
+        Some(tunnel.serving.proxy_protocol?.header(visitor, public))
+    }
+
+    /// `taken` is what the outer socket has given, `given` what it was given behind a header of so many bytes.
+    fn check_ways(&self, outer: SockId, taken: Way, given: Way, header: u64, visit: &Visit) -> Result<(), String> {
+        let [read, written] = self.visits.moved(outer);
+        let moved = [read, written.saturating_sub(header)];
         if [taken.bytes, given.bytes] != moved {
             return Err(format!("{} read and {} written in truth", moved[0], moved[1]));
         }

@@ -104,7 +104,8 @@ impl Stage {
 }
 
 fn start(epoch: Epoch) -> ProxyToClient {
-    ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor: SocketAddr::new(LOOPBACK, 50_000) }
+    let [visitor, public] = [50_000, 6000].map(|port| SocketAddr::new(LOOPBACK, port));
+    ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor, public }
 }
 
 /// P-PREF-1, P-AUTH-1, P-AUTH-2, P-ID-4, P-CONN-1: what a client says first, and what of it is new each time.
@@ -369,7 +370,8 @@ fn a_refusal_goes_by_the_book() {
         end.send(ServerMsg::Fin { conn: id, epoch, total: 6, how: How::Shut });
         assert_eq!(end.msg("Done, and no Fin"), ClientMsg::Done { conn: id, epoch });
     }
-    let made_up = ProxyToClient::Start { epoch: Epoch(3), tunnel: TunnelId(9), visitor: SocketAddr::new(LOOPBACK, 1) };
+    let visitor = SocketAddr::new(LOOPBACK, 1);
+    let made_up = ProxyToClient::Start { epoch: Epoch(3), tunnel: TunnelId(9), visitor, public: visitor };
     conn.wire.send(&made_up);
     let refused = ProxyToServer::Refused { epoch: Epoch(3), code: RefuseCode::UnknownTunnel };
     assert_eq!(conn.wire.expect::<ProxyToServer>("Refused"), refused);

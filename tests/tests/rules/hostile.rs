@@ -437,7 +437,8 @@ impl Stage {
 }
 
 fn start(epoch: Epoch) -> ProxyToClient {
-    ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor: SocketAddr::new(LOOPBACK, 50_000) }
+    let [visitor, public] = [50_000, 6000].map(|port| SocketAddr::new(LOOPBACK, port));
+    ProxyToClient::Start { epoch, tunnel: TunnelId(0), visitor, public }
 }
 
 fn said_by_servers() -> Vec<ToClient> {

@@ -24,8 +24,8 @@ pub struct Orders {
     pub tell: Vec<TunnelId>,
     /// Tunnels whose LocalServer is another one.
     pub relocate: Vec<TunnelId>,
-    /// Tunnels that may move more or less.
-    pub limit: Vec<TunnelId>,
+    /// Tunnels whose visitors are served in another way.
+    pub serve: Vec<TunnelId>,
 }
 
 impl Tunnels {
@@ -121,8 +121,8 @@ impl Tunnels {
             entry.relocate();
             orders.relocate.push(tunnel);
         }
-        if entry.spec.max_bandwidth != spec.max_bandwidth {
-            orders.limit.push(tunnel);
+        if entry.spec.serving != spec.serving {
+            orders.serve.push(tunnel);
         }
         entry.spec = spec;
     }
@@ -181,7 +181,7 @@ impl TunnelEntry {
 mod tests {
     use super::*;
     use crate::codes::{StateName, TunnelRefusal, Violation};
-    use crate::settings::TunnelLimits;
+    use crate::settings::{Serving, TunnelLimits};
     use alloc::format;
     use alloc::vec;
     use core::net::{Ipv4Addr, SocketAddr};
@@ -190,7 +190,13 @@ mod tests {
 
     fn spec(name: &str, public_port: u16) -> TunnelSpec {
         let local = format!("{name}.local:80");
-        TunnelSpec { name: name.into(), public_port, local, limits: TunnelLimits::default(), max_bandwidth: None }
+        TunnelSpec {
+            name: name.into(),
+            public_port,
+            local,
+            limits: TunnelLimits::default(),
+            serving: Serving::default(),
+        }
     }
 
     /// A client with these tunnels, of which each is open where it wants to be, or at port 9.

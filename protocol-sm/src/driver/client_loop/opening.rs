@@ -13,6 +13,7 @@ use crate::conn::client::IdleConn;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::report::Counted;
+use crate::settings::Serving;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
@@ -22,7 +23,6 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
-use core::num::NonZeroU64;
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, to: SocketAddr, id: ConnId, step: Step) {
@@ -96,7 +96,7 @@ impl<T, P> ClientLoop<T, P> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         conn.link.flush_frames(cx.sys)?;
         let was_opening = matches!(conn.state, State::Opening { .. });
-        let read = read_frames(cx, conn, &self.labels, &self.rates);
+        let read = read_frames(cx, conn, &self.labels, &self.servings);
         let started = matches!(conn.state, State::Active(_));
         if let State::Active(active) = &conn.state {
             if active.max_bandwidth.is_some() {
@@ -133,14 +133,15 @@ fn read_frames<T, P, S>(
     cx: &mut Cx<'_, S>,
     conn: &mut Conn<T, P>,
     labels: &BTreeMap<TunnelId, Arc<Label>>,
-    rates: &BTreeMap<TunnelId, NonZeroU64>,
+    servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End>
 where
     S: Splice<Stream = T, Pipe = P>,
 {
     while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
         // Where bandwidth is limited, what comes behind the frame waits in the socket for it.
-        let room = if rates.is_empty() { cx.scratch.len() } else { LONGEST_FRAME.min(cx.scratch.len()) };
+        let limited = servings.values().any(|serving| serving.max_bandwidth.is_some());
+        let room = if !limited { cx.scratch.len() } else { LONGEST_FRAME.min(cx.scratch.len()) };
         let length = match conn.link.port.recv(cx.sys, &mut cx.scratch[..room]) {
             Ok(0) => return Err(AbortCode::ConnLost.into()),
             Ok(n) => n,
@@ -159,7 +160,7 @@ where
                 continue;
             }
             match conn.framer.next(&mut rest) {
-                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels, rates)?,
+                Ok(Some(frame)) => on_frame(conn, frame, cx.now, labels, servings)?,
                 Ok(None) => {}
                 Err(_) => return Err(Violation::Malformed.into()),
             }
@@ -207,13 +208,13 @@ fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Re
     }
 }
 
-// PROTOCOL.md: P-PROXY-4.
+// PROTOCOL.md: P-PROXY-4, P-XFER-11.
 fn on_frame<T, P>(
     conn: &mut Conn<T, P>,
     frame: ProxyToClient,
     now: Instant,
     labels: &BTreeMap<TunnelId, Arc<Label>>,
-    rates: &BTreeMap<TunnelId, NonZeroU64>,
+    servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End> {
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, step: Step::Accepting { accept }, .. }) => {
@@ -233,11 +234,14 @@ fn on_frame<T, P>(
             conn.link.egress_flow.push(&ProxyToServer::Pong);
             Ok(())
         }
-        (ProxyToClient::Start { epoch, tunnel, visitor }, State::Idle(idle)) => {
+        (ProxyToClient::Start { epoch, tunnel, visitor, public }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let (max_bandwidth, throttled) = (rates.get(&tunnel).copied(), [false; 2]);
+            let Serving { max_bandwidth, proxy_protocol } = servings.get(&tunnel).copied().unwrap_or_default();
+            if let Some(proxy_protocol) = proxy_protocol {
+                conn.link.ingress_flow.push_frame(&proxy_protocol.header(visitor, public));
+            }
             let (conn_state, dial, local) = (active, None, None);
             conn.state = State::Active(Active {
                 conn: conn_state,
@@ -247,7 +251,7 @@ fn on_frame<T, P>(
                 pace,
                 began,
                 max_bandwidth,
-                throttled,
+                throttled: [false; 2],
                 visit,
             });
             Ok(())

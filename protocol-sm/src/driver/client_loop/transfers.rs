@@ -13,7 +13,7 @@ use crate::conn::client::{ActiveConn, Stage};
 use crate::ids::TunnelId;
 use crate::notes::{ConnFailure, Note};
 use crate::report::Trouble;
-use crate::settings::Timings;
+use crate::settings::{Serving, Timings};
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard};
 use crate::visit::VisitEnd;
@@ -122,13 +122,19 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    /// What a tunnel may move is changed, for the transfers that go on, too.
-    pub(super) fn limit(&mut self, tunnel: TunnelId, max_bandwidth: Rate) {
-        self.rates.remove(&tunnel);
-        self.rates.extend(max_bandwidth.map(|rate| (tunnel, rate)));
+    pub(super) fn set_serving(&mut self, tunnel: TunnelId, serving: Serving) {
+        self.servings.remove(&tunnel);
+        if serving != Serving::default() {
+            self.servings.insert(tunnel, serving);
+        }
+    }
+
+    /// A tunnel's visitors are served in another way. What it may move counts for the transfers that go on, too.
+    pub(super) fn serve(&mut self, tunnel: TunnelId, serving: Serving) {
+        self.set_serving(tunnel, serving);
         for &token in self.conns.values() {
             if let Some(active) = active(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
-                active.max_bandwidth = max_bandwidth;
+                active.max_bandwidth = serving.max_bandwidth;
             }
         }
     }

@@ -56,7 +56,7 @@ impl<T> ClientMain<T> {
     }
 
     fn carry_out<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, orders: Orders) {
-        let Orders { close, tell, relocate, limit } = orders;
+        let Orders { close, tell, relocate, serve } = orders;
         for tunnel in close {
             self.forget_tunnel(cx, tunnel);
         }
@@ -65,10 +65,10 @@ impl<T> ClientMain<T> {
             // The event loops are told its name with the answer.
             self.look_up_local(cx, tunnel);
         }
-        for tunnel in limit {
-            let max_bandwidth = self.tunnels.spec(tunnel).and_then(|spec| spec.max_bandwidth);
+        for tunnel in serve {
+            let serving = self.tunnels.spec(tunnel).map(|spec| spec.serving).unwrap_or_default();
             for loop_index in 0..self.loop_count {
-                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Limit { tunnel, max_bandwidth } });
+                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Serve { tunnel, serving } });
             }
         }
         for tunnel in relocate {

@@ -48,13 +48,13 @@ impl<T> ClientMain<T> {
     ) {
         let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
         let name = self.tunnels.spec(tunnel).filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
-        let max_bandwidth = self.tunnels.spec(tunnel).and_then(|spec| spec.max_bandwidth);
+        let serving = self.tunnels.spec(tunnel).map(|spec| spec.serving).unwrap_or_default();
         let client = ClientId(self.settings.client_id);
         let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
         let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
             let message =
-                ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, max_bandwidth, label: label.clone() };
+                ToClientLoop::Tunnel { tunnel, locals: locals.to_vec(), fixed, serving, label: label.clone() };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);

@@ -100,7 +100,13 @@ impl<T, P> Link<T, P> {
         }
         if let Some(outer) = outer {
             let mut duty = transfer.outer_duty();
-            if duty == Some(OuterDuty::ShutWrite) {
+            if duty == Some(OuterDuty::Reset) {
+                // A header that nobody took.
+                self.ingress_flow.discard(cx.sys);
+            }
+            // Where there were no bytes, a header may still be on its way.
+            let told = self.ingress_flow.is_empty() || planted(PlantedBug::ShutBeforeHeader);
+            if duty == Some(OuterDuty::ShutWrite) && told {
                 cx.sys.shut_write(&outer.stream);
                 transfer.ingress.on_shut();
                 duty = transfer.outer_duty();

@@ -143,7 +143,12 @@ impl<T, P> ServerLoop<T, P> {
             }
             return;
         };
-        let start = ProxyToClient::Start { epoch: active.transfer.epoch(), tunnel: guest.tunnel, visitor: guest.from };
+        let start = ProxyToClient::Start {
+            epoch: active.transfer.epoch(),
+            tunnel: guest.tunnel,
+            visitor: guest.from,
+            public: cx.sys.own_address(&guest.port.stream),
+        };
         conn.link.egress_flow.push(&start);
         let first = match guest.again.take() {
             None => {

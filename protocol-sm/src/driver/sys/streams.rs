@@ -63,6 +63,9 @@ pub trait Streams {
     /// failed.
     fn channel(&mut self, stream: &Self::Stream) -> Result<Option<Channel>, SysError>;
 
+    /// The address that `stream`'s peer is connected to (getsockname). 0.0.0.0:0 where the system does not say.
+    fn own_address(&self, stream: &Self::Stream) -> SocketAddr;
+
     /// Bytes that were given to `stream` and that its peer's system has not acknowledged; its end, once shut, counts as
     /// one (SIOCOUTQ). 0 where the system does not say.
     fn unsent(&self, stream: &Self::Stream) -> usize;

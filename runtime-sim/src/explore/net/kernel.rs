@@ -1,6 +1,6 @@
 //! The system calls.
 
-use super::{Door, End, Holder, Kernel, Listening, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
+use super::{Door, End, Holder, Kernel, Listening, PUBLIC_PORT, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
@@ -123,6 +123,10 @@ impl Streams for Kernel<'_> {
 
     fn channel(&mut self, _: &Stream) -> Result<Option<Channel>, SysError> {
         Ok(None)
+    }
+
+    fn own_address(&self, _: &Stream) -> SocketAddr {
+        at(PUBLIC_PORT)
     }
 
     fn unsent(&self, stream: &Stream) -> usize {

@@ -23,8 +23,9 @@ fn a_visit_goes_by_the_book_twice() {
         visitor.write_all(b"question").expect("send");
         finish(&visitor);
         let start = stage.conn.start();
-        let ProxyToClient::Start { epoch: began, tunnel, visitor: from } = start else { panic!("a Start: {start:?}") };
-        assert_eq!((began, tunnel, from), (epoch, TunnelId(1), visitor.local_addr().unwrap()));
+        let from = visitor.local_addr().unwrap();
+        let expected = ProxyToClient::Start { epoch, tunnel: TunnelId(1), visitor: from, public: stage.public };
+        assert_eq!(start, expected);
         assert_eq!(stage.conn.wire.bytes(8).unwrap(), b"question");
         assert_eq!(stage.server_fin(epoch), 8);
         stage.conn.wire.send(&ProxyToServer::Started { epoch });

@@ -84,6 +84,9 @@ impl Streams for Sockets {
     fn channel(&mut self, _: &u8) -> Result<Option<Channel>, SysError> {
         Ok(None)
     }
+    fn own_address(&self, _: &u8) -> SocketAddr {
+        unreachable!("a flow does not ask")
+    }
     fn unsent(&self, _: &u8) -> usize {
         0
     }

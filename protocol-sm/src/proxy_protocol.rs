@@ -1,0 +1,117 @@
+//! The PROXY protocol's header, by which a LocalServer learns who its visitor is: it stands in front of the visitor's
+//! first byte. Versions 1 and 2 of the specification at haproxy.org, as every server that knows it takes them: without
+//! optional fields, so that nobody's limit on its length is met.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+/// The first bytes of a header of version 2.
+pub const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// Version 2, on behalf of somebody else.
+const V2_PROXY: u8 = 0x21;
+/// TCP over IPv4, TCP over IPv6.
+const FAMILIES: [u8; 2] = [0x11, 0x21];
+
+/// Which header a LocalServer expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl ProxyProtocol {
+    /// The header of a visitor that comes from `visitor` and connected to `public`: at most 107 bytes. An IPv4 address in
+    /// IPv6 form is written as what it is.
+    #[must_use]
+    pub fn header(self, visitor: SocketAddr, public: SocketAddr) -> Vec<u8> {
+        let (from, to) = one_family(visitor.ip().to_canonical(), public.ip().to_canonical());
+        let ports = [visitor.port(), public.port()];
+        match self {
+            Self::V1 => {
+                let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
+                format!("PROXY {family} {from} {to} {} {}\r\n", ports[0], ports[1]).into_bytes()
+            }
+            Self::V2 => {
+                let mut addresses = Vec::new();
+                for ip in [from, to] {
+                    match ip {
+                        IpAddr::V4(ip) => addresses.extend(ip.octets()),
+                        IpAddr::V6(ip) => addresses.extend(ip.octets()),
+                    }
+                }
+                addresses.extend(ports.into_iter().flat_map(u16::to_be_bytes));
+                let length = u16::try_from(addresses.len()).expect("36 at most");
+                let front = [V2_PROXY, FAMILIES[usize::from(from.is_ipv6())]];
+                [&SIGNATURE[..], &front, &length.to_be_bytes(), &addresses].concat()
+            }
+        }
+    }
+}
+
+/// A header has addresses of one family.
+fn one_family(from: IpAddr, to: IpAddr) -> (IpAddr, IpAddr) {
+    let wide = |ip| match ip {
+        IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
+        IpAddr::V6(_) => ip,
+    };
+    if from.is_ipv4() == to.is_ipv4() { (from, to) } else { (wide(from), wide(to)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+
+    fn v1(visitor: &str, public: &str) -> String {
+        let header = ProxyProtocol::V1.header(visitor.parse().unwrap(), public.parse().unwrap());
+        String::from_utf8(header).unwrap()
+    }
+
+    fn v2(visitor: &str, public: &str) -> Vec<u8> {
+        let header = ProxyProtocol::V2.header(visitor.parse().unwrap(), public.parse().unwrap());
+        assert_eq!(header[..12], SIGNATURE);
+        header[12..].to_vec()
+    }
+
+    #[test]
+    fn version_1_is_a_line() {
+        assert_eq!(v1("203.0.113.7:50000", "192.0.2.1:443"), "PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n");
+        assert_eq!(v1("[2001:db8::7]:1", "[2001:db8::1]:443"), "PROXY TCP6 2001:db8::7 2001:db8::1 1 443\r\n");
+    }
+
+    #[test]
+    fn version_2_is_binary() {
+        let header = v2("203.0.113.7:50000", "192.0.2.1:443");
+        assert_eq!(header, [0x21, 0x11, 0, 12, 203, 0, 113, 7, 192, 0, 2, 1, 195, 80, 1, 187]);
+        let header = v2("[2001:db8::7]:1", "[2001:db8::1]:443");
+        assert_eq!(header[..4], [0x21, 0x21, 0, 36]);
+        assert_eq!((header[4], header[19], header[35]), (0x20, 7, 1));
+        assert_eq!(header[36..], [0, 1, 1, 187]);
+    }
+
+    /// A socket that listens on both families tells IPv4 addresses so.
+    #[test]
+    fn an_ipv4_address_in_ipv6_form_is_one() {
+        let plain = v1("203.0.113.7:50000", "192.0.2.1:443");
+        assert_eq!(v1("[::ffff:203.0.113.7]:50000", "[::ffff:192.0.2.1]:443"), plain);
+        assert_eq!(v1("[::ffff:203.0.113.7]:50000", "192.0.2.1:443"), plain);
+        assert_eq!(v2("[::ffff:203.0.113.7]:50000", "192.0.2.1:443"), v2("203.0.113.7:50000", "192.0.2.1:443"));
+    }
+
+    #[test]
+    fn addresses_of_two_families_are_told_in_the_wider_one() {
+        assert_eq!(v1("203.0.113.7:1", "[2001:db8::1]:2"), "PROXY TCP6 ::ffff:203.0.113.7 2001:db8::1 1 2\r\n");
+        assert_eq!(v2("203.0.113.7:1", "[2001:db8::1]:2")[..4], [0x21, 0x21, 0, 36]);
+    }
+
+    /// Some servers refuse what is longer.
+    #[test]
+    fn no_header_is_longer_than_107_bytes() {
+        let longest = SocketAddr::from(([0xffff; 8], u16::MAX));
+        assert!(ProxyProtocol::V1.header(longest, longest).len() <= 107);
+        assert_eq!(ProxyProtocol::V2.header(longest, longest).len(), 52);
+    }
+}

@@ -1,0 +1,81 @@
+//! Other people's programs, which some tests run beside ours where they are installed.
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::fmt::Display;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// Processes of other programs, and a directory for their files. Dropped, they end, with those that they have started.
+#[derive(Debug)]
+pub struct Foreign {
+    processes: Vec<Child>,
+    dir: TempDir,
+}
+
+impl Default for Foreign {
+    fn default() -> Self {
+        Self { processes: Vec::new(), dir: TempDir::with_prefix("cproxy-foreign-").expect("a directory") }
+    }
+}
+
+impl Foreign {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Their directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file into it, which nobody else may read, and returns its path.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    #[must_use]
+    pub fn file(&self, name: &str, text: impl Display) -> String {
+        let path = self.dir().join(name);
+        fs::write(&path, text.to_string()).expect("write");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+        path.display().to_string()
+    }
+
+    /// Starts a program.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn start(&mut self, program: &str, args: &[&str]) {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        self.processes.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = killpg(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM);
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Where a program is, if it is installed. If not, says so past the test runner's capture.
+#[must_use]
+pub fn find(program: &str) -> Option<String> {
+    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+    let found = places.map(|place| format!("{place}/{program}")).into_iter().find(|path| Path::new(path).exists());
+    if found.is_none() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs {program}");
+    }
+    found
+}
