@@ -172,6 +172,7 @@ impl Demo {
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
                 uplink: Origin::default(),
+                tls_relay: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -228,6 +228,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
             uplink: file.uplink,
+            tls_relay: file.tls.relay,
             access_log: false,
             timings: file.timings,
         },

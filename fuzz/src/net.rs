@@ -6,6 +6,7 @@
 //! that is copied, hashed and compared. Edit this one for what a fuzz input may do to a process, that one for what
 //! the explorer interleaves; a new call of the drivers goes into both.
 
+use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
@@ -354,8 +355,8 @@ impl Streams for View<'_> {
         Ok(bytes)
     }
 
-    fn is_encrypted(&self, _: &Stream) -> bool {
-        false
+    fn channel(&mut self, _: &Stream) -> Result<Option<Channel>, SysError> {
+        Ok(None)
     }
 
     fn own_address(&self, _: &Stream) -> SocketAddr {

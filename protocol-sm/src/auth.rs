@@ -12,9 +12,18 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-/// A hash over both prefaces and both hellos.
+/// What the encrypted channel of one connection is known by, at its two ends and nowhere else: the exporter of its TLS
+/// (RFC 9266, `tls-exporter`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Transcript([u8; 32]);
+pub struct Channel(pub [u8; 32]);
+
+/// A hash over both prefaces and both hellos, and the channel that they came through where that was agreed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Transcript {
+    digest: [u8; 32],
+    /// Whether it covers the channel.
+    bound: bool,
+}
 
 impl Transcript {
     /// Hashes what was said, as it stood on the wire.
@@ -33,18 +42,30 @@ impl Transcript {
         hash.update(preface);
         hash.update(reply);
         hash.update(&frames);
-        Self(hash.finalize().into())
+        Self { digest: hash.finalize().into(), bound: false }
+    }
+
+    /// The same, bound to `channel` where both sides have agreed on that.
+    // PROTOCOL.md: P-AUTH-17.
+    #[must_use]
+    pub fn over(self, channel: Option<&Channel>) -> Self {
+        let Some(channel) = channel else { return self };
+        let digest = Sha256::new().chain_update(self.digest).chain_update(channel.0).finalize().into();
+        Self { digest, bound: true }
     }
 }
 
 /// The secret both sides share in one session. Never sent; proves that a proxy_conn belongs to it. Its memory is
 /// overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionKey([u8; 32]);
+pub struct SessionKey {
+    key: [u8; 32],
+    bound: bool,
+}
 
 impl Drop for SessionKey {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.key.zeroize();
     }
 }
 
@@ -71,7 +92,7 @@ impl<'a> Prover<'a> {
     // PROTOCOL.md: P-AUTH-2.
     fn mac(&self, label: &[u8], more: &[&[u8]]) -> Hmac<Sha256> {
         let mut parts = Vec::with_capacity(1 + more.len());
-        parts.push(self.transcript.0.as_slice());
+        parts.push(self.transcript.digest.as_slice());
         parts.extend_from_slice(more);
         mac(self.token.map_or(&[], Token::bytes), label, &parts)
     }
@@ -116,11 +137,29 @@ impl<'a> Prover<'a> {
     /// The key of a new session.
     #[must_use]
     pub fn session_key(&self, session: SessionId) -> SessionKey {
-        SessionKey(finish(self.mac(b"cproxy session", &[&session.0])))
+        SessionKey { key: finish(self.mac(b"cproxy session", &[&session.0])), bound: self.transcript.bound }
     }
 }
 
 impl SessionKey {
+    /// Whether the handshake that began the session covers its channel; then each proxy_conn's does, too.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.bound
+    }
+
+    /// The key for the proofs on a proxy_conn that is encrypted as `channel`.
+    // PROTOCOL.md: P-AUTH-18.
+    #[must_use]
+    pub fn over(&self, channel: Option<&Channel>) -> Self {
+        match channel {
+            Some(channel) if self.bound => {
+                Self { key: finish(mac(&self.key, b"cproxy channel", &[&channel.0])), bound: true }
+            }
+            Some(_) | None => self.clone(),
+        }
+    }
+
     /// The first message on a new proxy_conn.
     #[must_use]
     pub fn hello(&self, session: SessionId, conn: ConnId) -> ConnHello {
@@ -148,7 +187,7 @@ impl SessionKey {
     }
 
     fn conn_mac(&self, label: &[u8], session: SessionId, conn: ConnId) -> Hmac<Sha256> {
-        mac(&self.0, label, &[&session.0, &conn.0.to_le_bytes()])
+        mac(&self.key, label, &[&session.0, &conn.0.to_le_bytes()])
     }
 }
 
@@ -225,6 +264,8 @@ fn bit(n: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const SAID: Transcript = Transcript { digest: [7; 32], bound: false };
+
     #[test]
     fn a_conn_number_is_taken_once_whatever_the_order() {
         let mut window = ReplayWindow::default();
@@ -244,7 +285,7 @@ mod tests {
     fn a_proof_with_one_bit_changed_matches_nothing() {
         let token = Token::new(b"secret".to_vec());
         for token in [None, Some(&token)] {
-            let prover = Prover::new(token, Transcript([7; 32]));
+            let prover = Prover::new(token, SAID);
             let session = SessionId([1; 16]);
             let welcome = Welcome { session, resumed: true, received: 3, proxy_port: 8090, proof: [0; 32] };
             let welcome = prover.welcome(welcome);
@@ -272,7 +313,7 @@ mod tests {
     /// The server's proof covers each field of the welcome.
     #[test]
     fn a_welcome_with_one_field_changed_is_not_believed() {
-        let prover = Prover::new(None, Transcript([7; 32]));
+        let prover = Prover::new(None, SAID);
         let session = |byte: usize| {
             let mut session = [1; 16];
             session[byte] ^= 1;
@@ -298,17 +339,17 @@ mod tests {
     #[test]
     fn a_proof_of_another_handshake_or_for_another_purpose_matches_nothing() {
         let token = Token::new(b"secret".to_vec());
-        let prover = Prover::new(Some(&token), Transcript([7; 32]));
+        let prover = Prover::new(Some(&token), SAID);
         for byte in 0..32 {
             let mut transcript = [7; 32];
             transcript[byte] ^= 1;
-            let other = Prover::new(Some(&token), Transcript(transcript));
+            let other = Prover::new(Some(&token), Transcript { digest: transcript, bound: false });
             assert!(!prover.client_matches(&other.client()), "byte {byte} of the transcript");
             assert!(prover.session_key(SessionId([1; 16])) != other.session_key(SessionId([1; 16])));
         }
         for other in [&b"secreT"[..], b"Secret", b"secret ", b"secre", b""] {
             let other = Token::new(other.to_vec());
-            assert!(!prover.client_matches(&Prover::new(Some(&other), Transcript([7; 32])).client()), "{other:?}");
+            assert!(!prover.client_matches(&Prover::new(Some(&other), SAID).client()), "{other:?}");
         }
         let session = SessionId([1; 16]);
         let key = prover.session_key(session);
@@ -316,9 +357,35 @@ mod tests {
         assert!(!prover.client_matches(&key.accept(session, ConnId(5))));
     }
 
+    /// Where the channel is covered, a proof that came through another one matches nothing.
+    #[test]
+    fn a_proof_through_another_channel_matches_nothing() {
+        let token = Token::new(b"secret".to_vec());
+        let channel = Channel([9; 32]);
+        let bound = Prover::new(Some(&token), SAID.over(Some(&channel)));
+        assert!(!bound.client_matches(&Prover::new(Some(&token), SAID.over(None)).client()));
+        let session = SessionId([1; 16]);
+        let key = bound.session_key(session);
+        assert!(key.is_bound() && !Prover::new(Some(&token), SAID).session_key(session).is_bound());
+        let over = key.over(Some(&channel));
+        let (hello, accept) = (over.hello(session, ConnId(5)), over.accept(session, ConnId(5)));
+        assert!(!key.hello_matches(&hello) && !key.accept_matches(session, ConnId(5), &accept));
+        for byte in 0..32 {
+            let mut other = channel;
+            other.0[byte] ^= 1;
+            let elsewhere = Prover::new(Some(&token), SAID.over(Some(&other)));
+            assert!(!bound.client_matches(&elsewhere.client()), "byte {byte}");
+            let over = key.over(Some(&other));
+            assert!(!over.hello_matches(&hello), "byte {byte}");
+            assert!(!over.accept_matches(session, ConnId(5), &accept), "byte {byte}");
+        }
+        let unbound = Prover::new(Some(&token), SAID).session_key(session);
+        assert!(unbound.over(Some(&channel)) == unbound, "it was not agreed on");
+    }
+
     #[test]
     fn a_session_key_proves_one_conn_of_one_session() {
-        let transcript = Transcript([7; 32]);
+        let transcript = SAID;
         let session = SessionId([1; 16]);
         let token = Token::new(b"secret".to_vec());
         let key = Prover::new(Some(&token), transcript).session_key(session);

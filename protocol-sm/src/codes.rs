@@ -130,7 +130,7 @@ impl fmt::Display for HandshakeRefusal {
                 "this client has a token but the server has none; start the server with --token-file too, or remove it here"
             }
             Self::WrongToken => {
-                "the token is wrong: client and server must be given the same one (check --token-file and CPROXY_TOKEN on both sides)"
+                "the token is wrong: client and server must be given the same one (check --token-file and CPROXY_TOKEN on both sides); or, with TLS, somebody between them ends it (if that is a relay of yours: tls_relay = true)"
             }
             Self::LoopbackOnly => {
                 "the server has no token configured and so takes clients from its own machine only; give both sides the same token (--token-file FILE)"

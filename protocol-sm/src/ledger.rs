@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_scarce_below_a_quarter() {
+        for (cap, scarce) in [(1, 0), (4, 0), (5, 1), (100, 24), (101, 25)] {
+            let mut ledger = Ledger::default().with_cap(Good::Conn, cap);
+            ledger.add(None, Good::Conn, cap - scarce - 1);
+            assert!(!ledger.is_scarce(Good::Conn), "{} of {cap} are left", scarce + 1);
+            ledger.add(None, Good::Conn, 1);
+            assert!(ledger.is_scarce(Good::Conn), "{scarce} of {cap} are left");
+        }
+    }
+
+    #[test]
     fn all_holders_together_are_bounded() {
         let mut ledger = Ledger::default().with_cap(Good::Conn, 8);
         ledger.add(Some(0), Good::Conn, 6);

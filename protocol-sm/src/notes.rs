@@ -300,6 +300,8 @@ pub enum Disconnect {
     Refused(HandshakeRefusal),
     /// The server's proof is wrong: it does not know the token.
     WrongServer,
+    /// The server's proofs do not cover the TLS channel: TLS ends in front of it.
+    Unbound,
     /// The connection could not be encrypted as it must be.
     Tls(TlsFailure),
     /// The connection was lost before a server had answered.
@@ -320,7 +322,7 @@ impl Disconnect {
     pub fn is_lasting(self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_final(),
-            Self::WrongServer => true,
+            Self::WrongServer | Self::Unbound => true,
             Self::Tls(failure) => failure.is_final(),
             // PROTOCOL.md: P-END-4.
             Self::Closed(code) => code == CloseCode::Kicked,
@@ -364,6 +366,10 @@ impl Disconnect {
             Self::WrongServer => {
                 format!("the server {server} did not prove itself: {}", HandshakeRefusal::WrongToken)
             }
+            Self::Unbound => format!(
+                "TLS ends in front of the server {server}, and whoever ends it could read and change everything; if that is \
+                 a relay of yours, set `tls_relay = true`"
+            ),
             Self::Tls(failure) => format!("the server {server}: {failure}"),
             Self::Lost => format!("the connection to the server {server} was lost"),
             Self::Silent => format!("the server {server} does not answer"),

@@ -81,14 +81,24 @@ impl fmt::Display for Changes {
 /// The keys of a client's settings that differ, but for its tunnels.
 #[must_use]
 pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&'static str> {
-    let ClientSettings { client_id: _, token, tunnels: _, max_proxy_conns, proxy, uplink, access_log: _, timings } =
-        after;
+    let ClientSettings {
+        client_id: _,
+        token,
+        tunnels: _,
+        max_proxy_conns,
+        proxy,
+        uplink,
+        tls_relay,
+        access_log: _,
+        timings,
+    } = after;
     let differ = [
         ("token", before.token != *token),
         ("max_proxy_conns", before.max_proxy_conns != *max_proxy_conns),
         ("proxy_addr", before.proxy != *proxy),
         ("source_addr", before.uplink.address != uplink.address),
         ("bind_interface", before.uplink.interface != uplink.interface),
+        ("tls_relay", before.tls_relay != *tls_relay),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

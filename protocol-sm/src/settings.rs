@@ -374,6 +374,8 @@ pub struct ClientSettings {
     pub proxy: ProxyAt,
     /// Where connections to the server begin.
     pub uplink: Origin,
+    /// TLS ends at a relay in front of the server: the proofs do not cover its channel.
+    pub tls_relay: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

@@ -566,7 +566,7 @@ fn challenge_table() -> String {
         for (token, has) in [(false, "client without a token"), (true, "client with a token")] {
             for (loopback, from) in [(true, "from this machine"), (false, "from elsewhere")] {
                 let hello = ClientHello { nonce: [1; 32], client: ClientId([2; 16]), token, features: 0, resume: None };
-                let answer = Challenge::new(&settings, loopback, Preface::ours(ConnKind::Ctl), hello, [3; 32]);
+                let answer = Challenge::new(&settings, loopback, Preface::ours(ConnKind::Ctl), hello, [3; 32], None);
                 let answer = answer.map_or_else(|refusal| format!("{refusal:?}"), |_| "a challenge".to_owned());
                 let _ = writeln!(text, "{configured:19} | {has:22} | {from:17} | {answer}");
             }

@@ -4,11 +4,11 @@
 mod document;
 
 use hmac::{Hmac, Mac};
-use protocol_sm::auth::{Prover, Transcript};
+use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::ids::{ConnId, SessionId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
-    ClientHandshake, ConnHello, ConnKind, Framer, Greeting, Message, Preface, PrefaceReader, ProxyToClient,
+    CHANNEL, ClientHandshake, ConnHello, ConnKind, Framer, Greeting, Message, Preface, PrefaceReader, ProxyToClient,
     ProxyToServer, Reply, ReplyReader, ServerHandshake, ToClient, ToServer, VERSION, WireError,
 };
 use serde::de::DeserializeOwned;
@@ -294,7 +294,14 @@ fn handshakes_prove_what_the_formulas_say() {
     for row in &rows {
         let said = ["preface", "reply", "client_hello", "server_hello"];
         let said: Vec<u8> = said.iter().flat_map(|key| bytes(row, key)).collect();
-        let transcript: [u8; 32] = Sha256::digest(said).into();
+        let mut transcript: [u8; 32] = Sha256::digest(said).into();
+        let ToServer::Handshake(ClientHandshake::Hello(hello)) = message(row, "client_hello") else {
+            panic!("a hello")
+        };
+        assert_eq!(hello.features & CHANNEL != 0, channel_of(row).is_some(), "{row}");
+        if let Some(channel) = channel_of(row) {
+            transcript = Sha256::digest([transcript, channel.0].concat()).into();
+        }
         assert_eq!(transcript.as_slice(), bytes(row, "transcript"), "{row}");
         let secret = if row["token"].is_null() { Vec::new() } else { bytes(row, "token") };
         let session = bytes(row, "session");
@@ -327,6 +334,7 @@ fn handshakes_prove_what_the_formulas_say() {
         assert_eq!(key.as_slice(), bytes(row, "session_key"), "{row}");
         for conn in row["conns"].as_array().expect("a list") {
             let number = number(conn, "conn").to_le_bytes();
+            let key = channel_of(conn).map_or(key, |channel| hmac(&key, &[b"cproxy channel", &channel.0]));
             let ProxyToServer::Hello(hello) = message(conn, "hello") else { panic!("a hello") };
             assert_eq!(hello.proof, hmac(&key, &[b"cproxy conn", &session, &number]), "{conn}");
             let proof = hmac(&key, &[b"cproxy accept", &session, &number]);
@@ -342,6 +350,12 @@ fn transcript_of(row: &Value) -> Transcript {
         &message(row, "client_hello"),
         &message(row, "server_hello"),
     )
+    .over(channel_of(row).as_ref())
+}
+
+/// Of a connection: its TLS channel, where the proofs cover it.
+fn channel_of(row: &Value) -> Option<Channel> {
+    (!row["channel"].is_null()).then(|| Channel(bytes(row, "channel").try_into().expect("32 bytes")))
 }
 
 #[test]
@@ -373,6 +387,8 @@ fn handshakes_are_accepted_and_spoilt_ones_are_not() {
         let other = Prover::new(token.as_ref(), transcript).session_key(session);
         for conn in row["conns"].as_array().expect("a list") {
             let id = ConnId(number(conn, "conn"));
+            let channel = channel_of(conn);
+            let (key, other) = (key.over(channel.as_ref()), other.over(channel.as_ref()));
             let ProxyToServer::Hello(hello) = message(conn, "hello") else { panic!("a hello") };
             assert_eq!(key.hello(session, id), hello, "{conn}");
             assert!(key.hello_matches(&hello), "{conn}");

@@ -22,6 +22,7 @@ pub use socket::{Listener, Stream};
 use crate::notes::Notes;
 use crate::tls::TlsInUse;
 use nix::errno::Errno;
+use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
     Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
     Token, Unacked,
@@ -239,8 +240,11 @@ impl<O> Streams for Linux<O> {
         self.wrote(stream, from.len(), sent)
     }
 
-    fn is_encrypted(&self, stream: &Stream) -> bool {
-        stream.tls.as_ref().is_some_and(|session| session.borrow().is_encrypted())
+    fn channel(&mut self, stream: &Stream) -> Result<Option<Channel>, SysError> {
+        match &stream.tls {
+            Some(session) => self.secure.channel(stream, session),
+            None => Ok(None),
+        }
     }
 
     fn own_address(&self, stream: &Stream) -> SocketAddr {

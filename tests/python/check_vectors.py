@@ -102,6 +102,8 @@ def invalid_replies(row):
 def handshakes(row):
     said = [bytes.fromhex(row[key]) for key in ("preface", "reply", "client_hello", "server_hello")]
     transcript = cproxy.transcript_of(*said)
+    if row["channel"] is not None:
+        transcript = cproxy.transcript_of(transcript, bytes.fromhex(row["channel"]))
     same(transcript.hex(), row["transcript"], row)
     token = bytes.fromhex(row["token"] or "")
     hello, _ = split(cproxy.CTL_TO_SERVER, said[2])
@@ -118,6 +120,8 @@ def handshakes(row):
     key = cproxy.session_key_of(token, begun, welcome["session"])
     same(key.hex(), row["session_key"], row)
     for conn in row["conns"]:
+        if conn["channel"] is not None:
+            key = cproxy.mac(bytes.fromhex(row["session_key"]), b"cproxy channel", bytes.fromhex(conn["channel"]))
         proof = cproxy.conn_proof(key, b"cproxy conn", welcome["session"], conn["conn"])
         hello = {"Hello": {"session": welcome["session"], "conn": conn["conn"], "proof": proof}}
         same(cproxy.frame(cproxy.PROXY_TO_SERVER, hello).hex(), conn["hello"], row)

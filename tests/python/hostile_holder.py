@@ -192,6 +192,7 @@ async def main():
     options = arguments()
     did = dict(acts=0, sessions=0, turned_away=0, ready=0, refused=0, conns=0, visits=0, unacknowledged=0, wronged=0,
                last="")
+    print("Ready", flush=True)
     until = time.monotonic() + options.seconds
     holders = [Holder(options, random.Random(f"{options.seed}/{n}"), did) for n in range(options.holders)]
     await asyncio.gather(*(holder.live(until) for holder in holders))

@@ -40,6 +40,7 @@ pub mod gate;
 pub mod leaks;
 pub mod limit;
 pub mod link;
+pub mod papers;
 pub mod payload;
 pub mod process;
 pub mod programs;

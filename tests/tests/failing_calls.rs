@@ -39,6 +39,19 @@ const OF_THE_CLIENT: [(&str, &[&str]); 2] = [
     ("connect", &["EADDRNOTAVAIL", "ENETUNREACH", "ECONNREFUSED", "ETIMEDOUT", "EINTR"]),
 ];
 
+/// What the logs name of it: what is no single stream's affair.
+const SAID_BY_THE_SERVER: [&str; 2] = [
+    "no connection is accepted for a moment: out of descriptors or memory",
+    "no connection is accepted for a moment: permission denied",
+];
+const SAID_BY_THE_CLIENT: [&str; 5] = [
+    "visitor refused: the local service refuses connections",
+    "visitor refused: the local service cannot be reached",
+    "visitor refused: the local service did not answer in time",
+    "visitor refused: the client is out of descriptors or memory",
+    "\"event\":\"no_local_port\"",
+];
+
 /// Visits while calls fail.
 const VISITS: u32 = 6;
 
@@ -113,7 +126,7 @@ fn rounds() -> u32 {
     std::env::var("FAILING_CALLS").map_or(1, |text| text.parse().expect("FAILING_CALLS is a number"))
 }
 
-fn suffer(of_the_server: bool, calls: &[(&str, &[&str])]) {
+fn suffer(of_the_server: bool, calls: &[(&str, &[&str])], said: &[&str]) {
     if !strace_works() {
         return;
     }
@@ -142,16 +155,18 @@ fn suffer(of_the_server: bool, calls: &[(&str, &[&str])]) {
             }
         }
     }
+    let log = if of_the_server { server.log() } else { client.log() };
+    said.iter().for_each(|words| assert!(log.contains(words), "the log names `{words}`: {log}"));
     expect_calm([&server, &client]);
     baseline.expect_again();
 }
 
 #[test]
 fn a_server_survives_its_failing_calls() {
-    suffer(true, &[&OF_THE_SERVER[..], &BOTH].concat());
+    suffer(true, &[&OF_THE_SERVER[..], &BOTH].concat(), &SAID_BY_THE_SERVER);
 }
 
 #[test]
 fn a_client_survives_its_failing_calls() {
-    suffer(false, &[&OF_THE_CLIENT[..], &BOTH].concat());
+    suffer(false, &[&OF_THE_CLIENT[..], &BOTH].concat(), &SAID_BY_THE_CLIENT);
 }

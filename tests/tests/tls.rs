@@ -11,15 +11,14 @@ use rcgen::{
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use tempfile::TempDir;
 use tests::exchange::{Exchange, Exchanges, Order, send_part};
 use tests::gate::{Between, Gate};
 use tests::leaks::Baseline;
+use tests::papers::{NOW, Papers};
 use tests::payload::{Arrival, Flow};
 use tests::programs::{Client, Options, Server, expect_calm, options};
 use tests::services::Service;
@@ -220,58 +219,6 @@ fn a_changed_bit_ends_the_stream_and_is_never_delivered() {
         visitor.is_some_and(|mut visitor| visitor.read(&mut [0; 10]).is_ok_and(|n| n > 0))
     });
 }
-
-/// A directory with certificates and keys made for a test.
-struct Papers {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Papers {
-    fn new() -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let authority = params.self_signed(&key).expect("an authority");
-        std::fs::write(directory.path().join("ca.pem"), authority.pem()).expect("write");
-        Self { directory, issuer: Issuer::new(params, key) }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A key `<who>-key.pem` and its certificate `<who>.pem`, for these names and years.
-    fn issue(&self, who: &str, names: &[&str], years: (i32, i32)) {
-        self.issue_with(who, names, |params| {
-            params.not_before = date_time_ymd(years.0, 1, 1);
-            params.not_after = date_time_ymd(years.1, 1, 1);
-        });
-    }
-
-    /// The same, with what `shape` makes of the certificate.
-    fn issue_with(&self, who: &str, names: &[&str], shape: impl FnOnce(&mut CertificateParams)) {
-        let mut params =
-            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
-        shape(&mut params);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        std::fs::write(self.path(&format!("{who}.pem")), certificate.pem()).expect("write");
-        std::fs::write(self.path(&format!("{who}-key.pem")), key.serialize_pem()).expect("write");
-    }
-
-    /// Options that name the certificate and key of `who`.
-    fn identity(&self, options: Options, who: &str) -> Options {
-        self.file(&self.file(&options, "tls_cert", &format!("{who}.pem")), "tls_key", &format!("{who}-key.pem"))
-    }
-
-    fn file(&self, options: &Options, key: &str, name: &str) -> Options {
-        options.clone().key(key, format!("\"{}\"", self.path(name).display()))
-    }
-}
-
-const NOW: (i32, i32) = (2020, 2100);
 
 /// Starts a client that is refused for good, and expects each of `words` in what it says.
 #[track_caller]

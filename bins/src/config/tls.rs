@@ -9,7 +9,7 @@ pub(super) const KEYS: [&str; 3] = ["tls", "tls_cert", "tls_key"];
 /// Keys of the server.
 pub(super) const SERVER_KEYS: [&str; 2] = ["tls_client_ca", "tls_next_key"];
 /// Keys of the client.
-pub(super) const CLIENT_KEYS: [&str; 3] = ["tls_pin", "tls_ca", "tls_server_name"];
+pub(super) const CLIENT_KEYS: [&str; 4] = ["tls_pin", "tls_ca", "tls_server_name", "tls_relay"];
 
 /// A value, and which key or flag says it, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct TlsEntry {
     pub next_key: Option<Named<PathBuf>>,
     /// The name in the server's certificate, for a client.
     pub server_name: Option<Named<String>>,
+    /// Whether TLS ends at a relay in front of the server, for a client.
+    pub relay: bool,
 }
 
 impl TlsEntry {
@@ -67,7 +69,7 @@ pub(super) fn client(top: &Section<'_>) -> TlsEntry {
     }
     let name = top.text("tls_server_name").map(str::to_owned);
     let server_name = name.map(|value| Named { value, by: top.locate("tls_server_name") });
-    TlsEntry { authority, pins, server_name, ..both(top) }
+    TlsEntry { authority, pins, server_name, relay: top.boolean("tls_relay").unwrap_or(false), ..both(top) }
 }
 
 /// Reads `tls_pin`, one or a list.

@@ -1,16 +1,16 @@
 //! The test vectors as one JSON text: built by the codec, so that the file cannot say anything else.
 
 use hmac::{Hmac, Mac};
-use protocol_sm::auth::{Prover, Transcript};
+use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Ctl, Greeting, Message, Preface, PrefaceReader,
-    ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg, ToClient,
-    ToServer, Welcome, WireError,
+    CHANNEL, ClientHandshake, ClientHello, ClientMsg, ConnHello, ConnKind, Ctl, Greeting, Message, Preface,
+    PrefaceReader, ProxyToClient, ProxyToServer, Reply, ReplyReader, Resume, ServerHandshake, ServerHello, ServerMsg,
+    ToClient, ToServer, Welcome, WireError,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -555,6 +555,8 @@ struct Said {
     /// The first bytes of the nonces: no two connections draw the same.
     nonces: [u8; 2],
     conns: [u64; 2],
+    /// The first byte of the ctl_conn's TLS channel, where the proofs cover it; the conns' have the next ones.
+    channel: Option<u8>,
 }
 
 fn handshakes() -> Vec<String> {
@@ -568,6 +570,7 @@ fn handshakes() -> Vec<String> {
         resume: None,
         nonces: [0, 0x40],
         conns: [1, 300],
+        channel: None,
     };
     let resumed = Said {
         name: "the session of the first handshake, resumed",
@@ -583,6 +586,7 @@ fn handshakes() -> Vec<String> {
         (&resumed, Some(&first)),
         (&other("with a server that speaks later versions too", newer, Some("secret")), None),
         (&other("with a token that is not ASCII", ours, Some("\u{e9}t\u{e9}")), None),
+        (&Said { name: "through TLS, whose channel the proofs cover", channel: Some(0x60), ..first }, None),
     ];
     all.map(|(said, begun)| handshake(said, begun.unwrap_or(said))).into()
 }
@@ -592,15 +596,21 @@ impl Said {
         self.secret.map(|secret| Token::new(secret.into()))
     }
 
+    /// The channel of one of its connections.
+    fn channel(&self, number: u8) -> Option<Channel> {
+        self.channel.map(|first| Channel(counting(first + number)))
+    }
+
     fn hellos(&self) -> (ToServer, ToClient) {
+        let features = if self.channel.is_some() { CHANNEL } else { 0 };
         let hello = ClientHello {
             nonce: counting(self.nonces[0]),
             client: ClientId(counting(0x80)[..16].try_into().expect("16 bytes")),
             token: self.secret.is_some(),
-            features: 0,
+            features,
             resume: self.resume,
         };
-        let answer = ServerHello { nonce: counting(self.nonces[1]), features: 0 };
+        let answer = ServerHello { nonce: counting(self.nonces[1]), features };
         (ToServer::Handshake(ClientHandshake::Hello(hello)), ToClient::Handshake(ServerHandshake::Hello(answer)))
     }
 
@@ -609,7 +619,11 @@ impl Said {
         let (preface, (hello, answer)) = (Preface::ours(ConnKind::Ctl), self.hellos());
         let said = [&preface.encode()[..], &self.reply.encode(), &frame(&hello), &frame(&answer)].concat();
         let transcript = Transcript::new(preface.encode(), self.reply.encode(), &hello, &answer);
-        (Sha256::digest(said).into(), transcript)
+        let digest: [u8; 32] = Sha256::digest(said).into();
+        match self.channel(0) {
+            None => (digest, transcript),
+            Some(channel) => (Sha256::digest([digest, channel.0].concat()).into(), transcript.over(Some(&channel))),
+        }
     }
 }
 
@@ -637,12 +651,20 @@ fn handshake(said: &Said, begun: &Said) -> String {
     let key = mac(begun.secret.unwrap_or("").as_bytes(), &[b"cproxy session", &session_digest, &SESSION.0]);
     let token = begun.token();
     let session_key = Prover::new(token.as_ref(), session_transcript).session_key(SESSION);
+    let mut numbers = 1..;
     let conns = said.conns.map(|n| {
         let conn = ConnId(n);
+        let channel = numbers.next().and_then(|number| said.channel(number));
+        let session_key = session_key.over(channel.as_ref());
         let hello = ProxyToServer::Hello(session_key.hello(SESSION, conn));
         let accepted = ProxyToClient::Accepted { proof: session_key.accept(SESSION, conn) };
         let accepted = hex(&frame(&accepted));
-        object(&[("conn", n.to_string()), ("hello", hex(&frame(&hello))), ("accepted", accepted)])
+        object(&[
+            ("conn", n.to_string()),
+            ("channel", channel_of(channel)),
+            ("hello", hex(&frame(&hello))),
+            ("accepted", accepted),
+        ])
     });
     object(&[
         ("name", json(name)),
@@ -651,6 +673,7 @@ fn handshake(said: &Said, begun: &Said) -> String {
         ("reply", hex(&reply.encode())),
         ("client_hello", hex(&frame(&client_hello))),
         ("server_hello", hex(&frame(&server_hello))),
+        ("channel", channel_of(said.channel(0))),
         ("transcript", hex(&digest)),
         ("client_proof", hex(&frame(&proof))),
         ("welcome", hex(&frame(&welcome))),
@@ -659,4 +682,8 @@ fn handshake(said: &Said, begun: &Said) -> String {
         ("session_key", hex(&key)),
         ("conns", format!("[{}]", conns.join(", "))),
     ])
+}
+
+fn channel_of(channel: Option<Channel>) -> String {
+    channel.map_or("null".into(), |channel| hex(&channel.0))
 }

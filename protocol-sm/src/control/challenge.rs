@@ -6,14 +6,15 @@
 //!              └──── HandshakeRefusal ◀─┘
 //! ```
 
-use crate::auth::{Prover, SessionKey, Transcript};
+use crate::auth::{Channel, Prover, SessionKey, Transcript};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::HandshakeRefusal;
 use crate::ids::SessionId;
 use crate::ledger::Holder;
 use crate::settings::{Scope, ServerSettings, Token};
 use crate::wire::{
-    ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient, Welcome,
+    CHANNEL, ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient,
+    Welcome,
 };
 
 /// A hello that was answered, and waits for its proof.
@@ -35,17 +36,19 @@ pub struct Access {
 }
 
 impl Challenge {
-    /// Answers `hello` with `nonce`, which must be fresh and random. `loopback`: the client is on this machine.
+    /// Answers `hello`, which came through `channel`, with `nonce`, which must be fresh and random. `loopback`: the
+    /// client is on this machine.
     ///
     /// # Errors
     /// The client cannot be let in, whatever it would prove.
-    // PROTOCOL.md: P-AUTH-3, P-AUTH-4, P-EVO-2.
+    // PROTOCOL.md: P-AUTH-3, P-AUTH-4, P-AUTH-17, P-EVO-2.
     pub fn new(
         settings: &ServerSettings,
         loopback: bool,
         preface: Preface,
         hello: ClientHello,
         nonce: Nonce,
+        channel: Option<&Channel>,
     ) -> Result<(Self, ToClient), HandshakeRefusal> {
         match (settings.is_open(), hello.token) {
             (false, false) => return Err(HandshakeRefusal::TokenRequired),
@@ -53,10 +56,12 @@ impl Challenge {
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
             (false, true) | (true, false) => {}
         }
-        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: 0 }));
+        let channel = channel.filter(|_| hello.features & CHANNEL != 0);
+        let features = if channel.is_some() { CHANNEL } else { 0 };
+        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features }));
         let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
-        Ok((Self { hello, transcript }, answer))
+        Ok((Self { hello, transcript: transcript.over(channel) }, answer))
     }
 
     /// Checks the client's proof against every credential.
@@ -112,5 +117,78 @@ impl Access {
     #[must_use]
     pub fn welcome(&self, welcome: Welcome) -> ToClient {
         Ctl::Handshake(ServerHandshake::Welcome(self.prover().welcome(welcome)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ClientId;
+    use crate::settings::Credential;
+    use crate::wire::ConnKind;
+
+    /// P-AUTH-17, P-EVO-2: the channel is covered where the client offers it and there is one; nothing else is chosen.
+    #[test]
+    fn the_channel_is_chosen_if_it_is_offered_and_there() {
+        let settings = ServerSettings::default();
+        let channel = Channel([9; 32]);
+        for offered in [0, CHANNEL, 2, CHANNEL | 2, u64::MAX] {
+            for channel in [None, Some(&channel)] {
+                let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+                let hello = ClientHello { nonce: [1; 32], client, token: false, features: offered, resume: None };
+                let (challenge, answer) =
+                    Challenge::new(&settings, true, preface, hello.clone(), [3; 32], channel).expect("let in");
+                let chosen = if channel.is_some() { offered & CHANNEL } else { 0 };
+                let expected = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce: [3; 32], features: chosen }));
+                assert_eq!(answer, expected, "{offered}");
+                let said = Ctl::Handshake(ClientHandshake::Hello(hello));
+                let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
+                let proof = |channel| Prover::new(None, transcript.over(channel)).client();
+                assert!(challenge.check(&settings, &proof(channel.filter(|_| chosen != 0))).is_ok());
+                let other = Channel([8; 32]);
+                assert!(challenge.check(&settings, &proof(Some(&other))).is_err(), "{offered}");
+                assert_eq!(challenge.check(&settings, &proof(None)).is_ok(), chosen == 0, "{offered}");
+            }
+        }
+    }
+
+    /// P-AUTH-7: each token of each holder lets in, as its holder, and is the one that is remembered.
+    #[test]
+    fn every_token_of_every_holder_is_tried() {
+        let token = |text: &str| Token::new(text.as_bytes().to_vec());
+        let holder = |tokens: &[&str]| Credential {
+            name: alloc::string::String::new(),
+            tokens: tokens.iter().map(|text| token(text)).collect(),
+            scope: Scope::default(),
+        };
+        let settings = ServerSettings {
+            credentials: alloc::vec![holder(&["one", "two"]), holder(&["three", "four", "five"])],
+            ..ServerSettings::default()
+        };
+        let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+        let hello = ClientHello { nonce: [1; 32], client, token: true, features: 0, resume: None };
+        let (challenge, _) = Challenge::new(&settings, false, preface, hello, [3; 32], None).expect("let in");
+        for (whose, text) in [(0, "one"), (0, "two"), (1, "three"), (1, "four"), (1, "five")] {
+            let proof = Prover::new(Some(&token(text)), challenge.transcript).client();
+            let access = challenge.check(&settings, &proof).expect("a token of it");
+            assert_eq!((access.credential, access.token), (Some(whose), Some(token(text))), "{text}");
+        }
+        let proof = Prover::new(Some(&token("six")), challenge.transcript).client();
+        assert_eq!(challenge.check(&settings, &proof), Err(HandshakeRefusal::WrongToken));
+    }
+
+    /// P-AUTH-3: whatever it says of a token.
+    #[test]
+    fn without_a_token_who_is_elsewhere_is_refused_for_that() {
+        for (token, loopback, refusal) in [
+            (false, false, HandshakeRefusal::LoopbackOnly),
+            (true, false, HandshakeRefusal::LoopbackOnly),
+            (true, true, HandshakeRefusal::TokenUnexpected),
+        ] {
+            let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+            let hello = ClientHello { nonce: [1; 32], client, token, features: 0, resume: None };
+            let answer = Challenge::new(&ServerSettings::default(), loopback, preface, hello, [3; 32], None);
+            assert_eq!(answer.err(), Some(refusal));
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::codes::{TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
 use crate::transfer::Fin;
-use crate::wire::{ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
+use crate::wire::{ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 
@@ -117,14 +117,20 @@ impl Control {
         })
     }
 
-    /// Numbers a new conn: which event loop opens it, what it says, and what the server must answer.
+    /// The key of the session.
+    #[must_use]
+    pub fn secret(&self) -> &SessionKey {
+        &self.secret
+    }
+
+    /// Numbers a new conn, and says which event loop opens it.
     // PROTOCOL.md: P-ID-2.
-    pub fn open(&mut self) -> (usize, ConnHello, Proof) {
+    pub fn open(&mut self) -> (usize, ConnId) {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         let loop_index = loop_of(conn, self.loop_count);
         self.conns.insert(conn, narrow(loop_index));
-        (loop_index, self.secret.hello(self.id, conn), self.secret.accept(self.id, conn))
+        (loop_index, conn)
     }
 
     /// As many conns may be open at once from now on.

@@ -17,7 +17,7 @@
 //! - K5 all sessions of a holder leave no more unacknowledged than one may, and 128 for each.
 
 use super::{loop_of, narrow};
-use crate::auth::{ReplayWindow, SessionKey};
+use crate::auth::{Channel, ReplayWindow, SessionKey};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
 use crate::gate::Gate;
@@ -561,8 +561,14 @@ impl Control {
     /// # Errors
     /// Its proof is wrong, its number was used, or its holder has more conns than its visitors can need.
     // PROTOCOL.md: P-PROXY-1, P-LIM-2.
-    pub fn admit(&mut self, hello: &ConnHello, ledger: &Ledger) -> Result<Admission, HandshakeRefusal> {
-        let proved = self.secret.hello_matches(hello);
+    pub fn admit(
+        &mut self,
+        hello: &ConnHello,
+        channel: Option<&Channel>,
+        ledger: &Ledger,
+    ) -> Result<Admission, HandshakeRefusal> {
+        let secret = self.secret.over(channel);
+        let proved = secret.hello_matches(hello);
         let proved = proved || planted(PlantedBug::AnyConnProof);
         if !proved {
             return Err(HandshakeRefusal::WrongToken);
@@ -592,7 +598,7 @@ impl Control {
         }
         let (loop_index, asked) = (waits.unwrap_or(same_index), waits.is_some());
         self.conns.insert(hello.conn, narrow(loop_index));
-        Ok(Admission { proof: self.secret.accept(self.id, hello.conn), loop_index, asked })
+        Ok(Admission { proof: secret.accept(self.id, hello.conn), loop_index, asked })
     }
 
     /// A conn was admitted, and lost before its event loop had it. If a loop had asked for it, it counts as asked for
@@ -925,7 +931,9 @@ mod tests {
         let _ = control.on_ask(2, 2);
         let hellos: Vec<_> = (1..=7).map(|n| control.secret.hello(control.id, ConnId(n))).collect();
         let mut loop_of = |n: usize| {
-            control.admit(&hellos[n - 1], &Ledger::default()).map(|admission| (admission.loop_index, admission.asked))
+            control
+                .admit(&hellos[n - 1], None, &Ledger::default())
+                .map(|admission| (admission.loop_index, admission.asked))
         };
         assert_eq!(loop_of(2), Ok((1, true)), "its same_index waits");
         assert_eq!(loop_of(1), Ok((0, true)));
@@ -934,7 +942,7 @@ mod tests {
         assert_eq!(loop_of(6), Ok((2, false)), "nobody waits");
         assert_eq!(loop_of(2), Err(HandshakeRefusal::ReplayedConn));
         let forged = ConnHello { proof: hellos[1].proof, ..hellos[6] };
-        assert_eq!(control.admit(&forged, &Ledger::default()), Err(HandshakeRefusal::WrongToken));
+        assert_eq!(control.admit(&forged, None, &Ledger::default()), Err(HandshakeRefusal::WrongToken));
         let msg = ClientMsg::Done { conn: ConnId(1), epoch: crate::ids::Epoch(1) };
         let passed = TransferMsg { conn: ConnId(1), epoch: crate::ids::Epoch(1), body: ClientBody::Done };
         assert_eq!(control.on_msg(msg.clone(), 0, &Ledger::default()), Ok(Reaction::Pass(0, passed)));
@@ -947,7 +955,7 @@ mod tests {
         let mut control = control("6000", 2);
         let _ = control.on_ask(1, 1);
         let hello = control.secret.hello(control.id, ConnId(1));
-        let admission = control.admit(&hello, &Ledger::default()).unwrap();
+        let admission = control.admit(&hello, None, &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
         let failed = ClientMsg::ConnFailed { count: 1 };
         assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
@@ -959,7 +967,7 @@ mod tests {
         let _ = control.on_ask(1, 1);
         let failed = ClientMsg::ConnFailed { count: 1 };
         assert_eq!(control.on_msg(failed.clone(), 0, &Ledger::default()), Ok(Reaction::Failed(vec![(1, 1)])));
-        let admission = control.admit(&control.secret.hello(control.id, ConnId(1)), &Ledger::default()).unwrap();
+        let admission = control.admit(&control.secret.hello(control.id, ConnId(1)), None, &Ledger::default()).unwrap();
         control.on_conn_lost(ConnId(1), &admission);
         assert_eq!(control.on_msg(failed, 0, &Ledger::default()), Ok(Reaction::Nothing));
     }

@@ -123,6 +123,7 @@ impl Tunnels {
         tunnels
     }
 
+    // PROTOCOL.md: P-TUN-15.
     fn add(&mut self, spec: TunnelSpec) -> TunnelId {
         let id = TunnelId(self.next);
         self.next = self.next.checked_add(1).expect("fewer than 2^32 tunnels in one process");
@@ -543,6 +544,7 @@ mod tests {
         assert_eq!(port(tunnels.register(now)), None, "not before its pause is over");
     }
 
+    /// P-TUN-15.
     #[test]
     fn t1_an_id_is_never_used_again() {
         let mut tunnels = Tunnels::new(vec![spec(1), spec(2)], &Timings::default());

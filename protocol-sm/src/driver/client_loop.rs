@@ -16,18 +16,19 @@ use super::slab::{Slab, Token};
 use super::sys::{Log, Readiness, Splice};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
+use crate::auth::SessionKey;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::dead_path::Path;
-use crate::ids::{ConnId, TunnelId};
+use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
 use crate::report::{Counted, TunnelTally};
 use crate::settings::{Serving, Timings};
 use crate::time::Instant;
 use crate::visit::{Begun, Label, VisitEnd};
-use crate::wire::{ConnHello, Framer, Proof, ProxyToClient, ReplyReader};
+use crate::wire::{Framer, Proof, ProxyToClient, ReplyReader};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -83,8 +84,6 @@ enum State {
     /// `Accepted`, and a `Fin` on the ctl_conn may overtake both.
     Opening {
         conn: IdleConn,
-        hello: ConnHello,
-        accept: Proof,
         step: Step,
         /// The address that is dialled.
         to: SocketAddr,
@@ -97,9 +96,19 @@ enum State {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    Connecting,
-    Greeting(ReplyReader),
-    Accepting,
+    /// Connecting, and making the channel where it is to be encrypted.
+    Connecting {
+        session: SessionId,
+        secret: SessionKey,
+    },
+    /// The server's answer to the preface is due, then `Accepted` with this proof.
+    Greeting {
+        reader: ReplyReader,
+        accept: Proof,
+    },
+    Accepting {
+        accept: Proof,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -231,7 +240,9 @@ where
                 cx.sys.keep_to(&timings);
                 self.core.timings = *timings;
             }
-            ToClientLoop::Open { from, to, hello, accept } => self.open(cx, &from, to, hello, accept),
+            ToClientLoop::Open { from, to, conn, session, secret } => {
+                self.open(cx, &from, to, conn, Step::Connecting { session, secret })
+            }
             ToClientLoop::Line { conn, line } => self.on_line(cx, conn, line),
             ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
             ToClientLoop::Drain => {

@@ -1,12 +1,13 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::sys::Lookup;
+use crate::auth::SessionKey;
 use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::crowd::Guest;
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
-use crate::ids::{ConnId, Registration, TunnelId};
+use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
 use crate::reload::ClientReload;
@@ -15,7 +16,7 @@ use crate::settings::{Origin, ServerSettings, Serving, Timings};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
-use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerBody, ServerMsg, TransferMsg};
+use crate::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -281,10 +282,12 @@ pub enum ToClientLoop {
         from: Origin,
         /// The server's address.
         to: SocketAddr,
-        /// What to say.
-        hello: ConnHello,
-        /// What the server must answer.
-        accept: Proof,
+        /// Its number.
+        conn: ConnId,
+        /// The session that it belongs to.
+        session: SessionId,
+        /// The key of that session.
+        secret: SessionKey,
     },
     /// The server says something about a transfer.
     Transfer(TransferMsg<ServerBody>),

@@ -100,6 +100,10 @@ pub enum ClientHandshake {
     Proof(Proof),
 }
 
+/// The feature that the proofs cover the TLS channel.
+// PROTOCOL.md: P-EVO-2.
+pub const CHANNEL: u64 = 1;
+
 /// Who the client is and what it wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientHello {
@@ -109,7 +113,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each; none are defined in version 1.
+    /// Features offered, one bit each: [`CHANNEL`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,

@@ -5,6 +5,7 @@ use super::socket::Stream;
 use crate::notes::{Limiter, peer};
 use crate::tls::session::{Buffers, News, Session, Wire};
 use crate::tls::{Tls, TlsInUse};
+use protocol_sm::auth::Channel;
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{Readiness, Received, SysError, Token};
 use std::cell::RefCell;
@@ -107,6 +108,14 @@ impl Secure {
         let sent = session.send(&mut Socket { stream, urgent: true }, buffers, from);
         self.tell(stream, &mut session);
         sent
+    }
+
+    pub(super) fn channel(&mut self, stream: &Stream, session: &RefCell<Session>) -> Result<Option<Channel>, SysError> {
+        let mut session = session.borrow_mut();
+        let buffers = self.buffers.get_or_insert_default();
+        let channel = session.channel(&mut Socket { stream, urgent: true }, buffers);
+        self.tell(stream, &mut session);
+        channel
     }
 
     pub(super) fn close(&mut self, stream: &Stream) {

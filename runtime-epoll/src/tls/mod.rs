@@ -4,6 +4,7 @@
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
 mod authority;
+mod exporter;
 mod own;
 mod pin;
 mod self_made;
@@ -18,11 +19,11 @@ use authority::{ClientAuthority, ServerAuthority};
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::SysError;
 use protocol_sm::wire::ALPN;
-use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use session::Session;
@@ -244,7 +245,7 @@ impl Tls {
     /// the server refuses.
     pub(crate) fn accepted(&self) -> Option<Session> {
         match self {
-            Self::Server(tls) => UnbufferedServerConnection::new(Arc::clone(&tls.config)).ok().map(Session::server),
+            Self::Server(tls) => Session::server(&tls.config).ok(),
             Self::Off | Self::Client(_) => None,
         }
     }
@@ -255,13 +256,10 @@ impl Tls {
     /// It cannot be had: the connection must not be made, as it would be in the clear.
     pub(crate) fn connecting(&self) -> Result<Option<Session>, SysError> {
         match self {
-            Self::Client(tls) => {
-                let made = UnbufferedClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
-                made.map(|made| Some(Session::client(made))).map_err(|error| {
-                    tracing::warn!(event = "tls_unusable", "TLS: {error}");
-                    SysError::Tls(TlsFailure::Broken)
-                })
-            }
+            Self::Client(tls) => Session::client(&tls.config, tls.name.clone()).map(Some).map_err(|error| {
+                tracing::warn!(event = "tls_unusable", "TLS: {error}");
+                SysError::Tls(TlsFailure::Broken)
+            }),
             Self::Off | Self::Server(_) => Ok(None),
         }
     }

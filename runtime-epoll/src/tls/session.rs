@@ -15,16 +15,20 @@
 //! and never more than a few records.
 
 use super::authority::UnknownAndAlone;
+use super::exporter::Exporter;
 use super::pin::WrongPin;
 use super::words::said;
+use protocol_sm::auth::Channel;
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{SCRATCH, SysError};
 use protocol_sm::wire::{ALPN, Opening};
 use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{AlertDescription, CertificateError, CommonState, Error};
+use rustls::{AlertDescription, CertificateError, ClientConfig, CommonState, Error, KeyLog, ServerConfig};
 use std::fmt;
+use std::sync::Arc;
 
 /// Plain bytes encrypted at once: two records.
 const CHUNK: usize = SCRATCH;
@@ -84,6 +88,7 @@ pub(crate) struct News {
 /// See the module.
 pub(crate) struct Session {
     machine: Machine,
+    exporter: Arc<Exporter>,
     phase: Phase,
     /// Whether the first read has begun the handshake, which the client does by sending.
     begun: bool,
@@ -115,7 +120,7 @@ enum Phase {
     /// Nothing has come: it may turn out not to be TLS.
     Opening,
     Handshake,
-    Up,
+    Up(Channel),
     /// On a server: the client speaks in the clear, and is refused in the clear.
     Plain,
     Failed(TlsFailure),
@@ -143,17 +148,27 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) fn client(connection: UnbufferedClientConnection) -> Self {
-        Self::new(Machine::Client(connection))
+    /// A connection to the server called `name`.
+    pub(crate) fn client(config: &ClientConfig, name: ServerName<'static>) -> Result<Self, Error> {
+        let exporter = Arc::default();
+        let mut config = config.clone();
+        config.key_log = Arc::clone(&exporter) as Arc<dyn KeyLog>;
+        let connection = UnbufferedClientConnection::new(config.into(), name)?;
+        Ok(Self::new(Machine::Client(connection), exporter))
     }
 
-    pub(crate) fn server(connection: UnbufferedServerConnection) -> Self {
-        Self::new(Machine::Server(connection))
+    /// A connection from a client.
+    pub(crate) fn server(config: &ServerConfig) -> Result<Self, Error> {
+        let exporter = Arc::default();
+        let mut config = config.clone();
+        config.key_log = Arc::clone(&exporter) as Arc<dyn KeyLog>;
+        Ok(Self::new(Machine::Server(UnbufferedServerConnection::new(config.into())?), exporter))
     }
 
-    fn new(machine: Machine) -> Self {
+    fn new(machine: Machine, exporter: Arc<Exporter>) -> Self {
         Self {
             machine,
+            exporter,
             phase: Phase::Opening,
             begun: false,
             incoming: Vec::new(),
@@ -166,11 +181,6 @@ impl Session {
             ended: false,
             news: News::default(),
         }
-    }
-
-    /// Whether what is sent and received is encrypted.
-    pub(crate) fn is_encrypted(&self) -> bool {
-        self.phase == Phase::Up
     }
 
     /// Whether readiness of either sort must be reported as both.
@@ -208,8 +218,8 @@ impl Session {
         }
     }
 
-    /// Takes some of `from`, or would block, and must then be called with the same bytes again.
-    pub(crate) fn send(&mut self, wire: &mut impl Wire, buffers: &mut Buffers, from: &[u8]) -> Result<usize, SysError> {
+    /// What is known at both ends of what is encrypted, once the handshake is complete; `None` in the clear.
+    pub(crate) fn channel(&mut self, wire: &mut impl Wire, buffers: &mut Buffers) -> Result<Option<Channel>, SysError> {
         while self.is_handshaking() {
             // What comes behind the handshake is kept for a read.
             if self.read_some(wire, buffers, &mut [])?.is_none() {
@@ -217,9 +227,17 @@ impl Session {
             }
         }
         match self.phase {
-            Phase::Plain => return wire.send(from),
-            Phase::Failed(failure) => return Err(SysError::Tls(failure)),
-            Phase::Opening | Phase::Handshake | Phase::Up => {}
+            Phase::Plain => Ok(None),
+            Phase::Failed(failure) => Err(SysError::Tls(failure)),
+            Phase::Up(channel) => Ok(Some(channel)),
+            Phase::Opening | Phase::Handshake => unreachable!("the handshake is complete"),
+        }
+    }
+
+    /// Takes some of `from`, or would block, and must then be called with the same bytes again.
+    pub(crate) fn send(&mut self, wire: &mut impl Wire, buffers: &mut Buffers, from: &[u8]) -> Result<usize, SysError> {
+        if self.channel(wire, buffers)?.is_none() {
+            return wire.send(from);
         }
         self.flush(wire)?;
         if self.owed > 0 {
@@ -245,7 +263,7 @@ impl Session {
     /// Sends close_notify, as far as the socket takes it.
     pub(crate) fn close(&mut self, wire: &mut impl Wire) {
         let mut notice = [0; 512];
-        if self.phase == Phase::Up
+        if matches!(self.phase, Phase::Up(_))
             && let Ok(length) = self.encrypt(Encrypt::Close(&mut notice))
         {
             self.outgoing.extend_from_slice(&notice[..length]);
@@ -413,7 +431,11 @@ impl Session {
                 let text = said(&Error::AlertReceived(AlertDescription::NoApplicationProtocol));
                 return Err(self.fail(TlsFailure::Broken, text));
             }
-            self.phase = Phase::Up;
+            let suite = common.negotiated_cipher_suite();
+            let Some(channel) = suite.and_then(|suite| self.exporter.channel(suite)) else {
+                return Err(self.fail(TlsFailure::Broken, "it exports no keying material".into()));
+            };
+            self.phase = Phase::Up(channel);
             self.heard = 0;
             self.news.up = true;
         }

@@ -445,8 +445,8 @@ impl Loops {
             let conn = ConnId(state.next_conn);
             state.next_conn += 1;
             state.open += 1;
-            let (hello, accept) = (KEY.hello(SESSION, conn), KEY.accept(SESSION, conn));
-            let open = ToClientLoop::Open { from: Origin::default(), to: at(PROXY_PORT), hello, accept };
+            let (from, to) = (Origin::default(), at(PROXY_PORT));
+            let open = ToClientLoop::Open { from, to, conn, session: SESSION, secret: KEY.clone() };
             self.client(state, None, story, |client, cx| client.on_message(cx, open));
         }
     }

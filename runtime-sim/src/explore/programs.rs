@@ -197,6 +197,7 @@ impl Programs {
         ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            tls_relay: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

@@ -11,6 +11,7 @@ use super::watch::Watch;
 use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
+use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
@@ -344,8 +345,8 @@ impl Streams for Thread {
         process.socket(stream).send(&from[..most])
     }
 
-    fn is_encrypted(&self, _: &Stream) -> bool {
-        false
+    fn channel(&mut self, _: &Stream) -> Result<Option<Channel>, SysError> {
+        Ok(None)
     }
 
     fn own_address(&self, stream: &Stream) -> SocketAddr {

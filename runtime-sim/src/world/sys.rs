@@ -6,6 +6,7 @@ use crate::kernel::{Errno, Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
 use core::cell::RefCell;
 use core::net::SocketAddr;
+use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
@@ -24,6 +25,8 @@ pub struct Stream(pub(super) SockId, Role, RefCell<Owed>);
 /// counted before the socket has all of it.
 #[derive(Debug, Default)]
 struct Owed {
+    /// The handshake of a stream that was dialled is not through.
+    handshake_due: bool,
     chunk: Vec<u8>,
     sent: usize,
 }
@@ -154,7 +157,8 @@ impl Streams for ThreadSys<'_> {
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
         self.kernel.watch(sock, self.poll, token, true);
         self.effects.dialled.push((role, sock));
-        Ok(Stream(sock, role, RefCell::default()))
+        let owed = Owed { handshake_due: self.plan.encrypts(role), ..Owed::default() };
+        Ok(Stream(sock, role, RefCell::new(owed)))
     }
 
     fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
@@ -178,7 +182,7 @@ impl Streams for ThreadSys<'_> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
         self.find_memory(stream)?;
-        let sent = if self.is_encrypted(stream) {
+        let sent = if self.plan.encrypts(stream.1) {
             self.send_chunk(stream, from)?
         } else {
             let sent = self.kernel.send(stream.0, from);
@@ -192,8 +196,21 @@ impl Streams for ThreadSys<'_> {
         Ok(sent)
     }
 
-    fn is_encrypted(&self, stream: &Stream) -> bool {
-        self.plan.encrypts(stream.1)
+    fn channel(&mut self, stream: &Stream) -> Result<Option<Channel>, SysError> {
+        if !self.plan.encrypts(stream.1) {
+            return Ok(None);
+        }
+        if core::mem::take(&mut stream.2.borrow_mut().handshake_due) {
+            // Its end is an event of its own.
+            self.kernel.watch_room(stream.0);
+            return Err(SysError::WouldBlock);
+        }
+        let ends = [Some(stream.0), self.kernel.peer(stream.0)].map(|end| end.map_or(0, |end| end.0 as u64));
+        let ends = [ends[0].min(ends[1]), ends[0].max(ends[1])];
+        let mut channel = [0; 32];
+        channel[..8].copy_from_slice(&ends[0].to_le_bytes());
+        channel[8..16].copy_from_slice(&ends[1].to_le_bytes());
+        Ok(Some(Channel(channel)))
     }
 
     fn own_address(&self, stream: &Stream) -> SocketAddr {
@@ -252,7 +269,7 @@ impl Splice for ThreadSys<'_> {
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.took(stream, moved);
         self.moved(stream, moved, 0);
-        if self.is_encrypted(stream) {
+        if self.plan.encrypts(stream.1) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
         }
         self.effects.sometimes.push(Sometimes::Spliced);
@@ -267,7 +284,7 @@ impl Splice for ThreadSys<'_> {
             let held = self.kernel.pipe_bytes(pipe.0);
             self.breach(Property::PipesEmptyAtRest, format!("the pipe holds {held} bytes, the core counts {max}"));
         }
-        if self.is_encrypted(stream) {
+        if self.plan.encrypts(stream.1) {
             self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
         }
         self.check_shut(stream);
@@ -295,7 +312,7 @@ impl Splice for ThreadSys<'_> {
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
-        !self.is_encrypted(stream)
+        !self.plan.encrypts(stream.1)
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
@@ -340,7 +357,7 @@ impl ThreadSys<'_> {
     fn send_chunk(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         let mut owed = stream.2.borrow_mut();
         if owed.chunk.is_empty() {
-            *owed = Owed { chunk: from.to_vec(), sent: 0 };
+            *owed = Owed { chunk: from.to_vec(), ..Owed::default() };
         } else if !from.starts_with(&owed.chunk) {
             self.breach(Property::ChunksWhole, format!("{} other bytes", from.len()));
         }

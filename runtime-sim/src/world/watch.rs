@@ -242,9 +242,9 @@ impl World {
                 self.watch.visitors.insert((process, *from), control.0);
                 self.watch.arriving = true;
             }
-            Mail::ClientLoop(ToClientLoop::Open { hello, .. }) => {
+            Mail::ClientLoop(ToClientLoop::Open { conn, .. }) => {
                 let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
-                self.watch.opening = Some((process, serial, hello.conn));
+                self.watch.opening = Some((process, serial, *conn));
             }
             Mail::ClientLoop(ToClientLoop::Session { serial }) => {
                 self.watch.serials.insert(thread, *serial);

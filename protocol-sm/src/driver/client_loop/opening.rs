@@ -19,7 +19,7 @@ use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
 use crate::visit::{Begun, Label};
-use crate::wire::{ClientMsg, ConnHello, ConnKind, Framer, Preface, Proof, ProxyToClient, ProxyToServer, ReplyReader};
+use crate::wire::{ClientMsg, ConnKind, Framer, Preface, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -31,30 +31,23 @@ impl<T, P> ClientLoop<T, P> {
         cx: &mut Cx<'_, S>,
         from: &Origin,
         to: SocketAddr,
-        hello: ConnHello,
-        accept: Proof,
+        id: ConnId,
+        step: Step,
     ) {
         let made = self.slots.insert_with(|token| {
             let stream = cx.sys.connect(from, to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
-                id: hello.conn,
+                id,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
-                state: State::Opening {
-                    conn: IdleConn::default(),
-                    hello,
-                    accept,
-                    step: Step::Connecting,
-                    to,
-                    why: None,
-                },
+                state: State::Opening { conn: IdleConn::default(), step, to, why: None },
                 queued: false,
                 deadline: None,
             })))
         });
         match made {
             Ok(token) => {
-                self.conns.insert(hello.conn, token);
+                self.conns.insert(id, token);
                 if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
                     let at = cx.now + self.core.timings.handshake_timeout;
                     self.core.timers.set(token, &mut conn.deadline, Some(at));
@@ -62,7 +55,7 @@ impl<T, P> ClientLoop<T, P> {
                 // It may be through already.
                 self.drive(cx, token);
             }
-            Err(error) => self.open_failed(cx, hello.conn, to, ConnFailure::Unreachable(error)),
+            Err(error) => self.open_failed(cx, id, to, ConnFailure::Unreachable(error)),
         }
     }
 
@@ -82,7 +75,9 @@ impl<T, P> ClientLoop<T, P> {
 
     pub(super) fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
-        if let State::Opening { hello, step: step @ Step::Connecting, why, .. } = &mut conn.state {
+        if let State::Opening { step, why, .. } = &mut conn.state
+            && let Step::Connecting { session, secret } = step
+        {
             match cx.sys.take_error(&conn.link.port.stream) {
                 Ok(()) => {}
                 Err(SysError::WouldBlock) => return Ok(()),
@@ -91,10 +86,16 @@ impl<T, P> ClientLoop<T, P> {
                     return Err(AbortCode::ConnLost.into());
                 }
             }
+            let channel = match cx.sys.channel(&conn.link.port.stream) {
+                Ok(channel) => channel,
+                Err(SysError::WouldBlock) => return Ok(()),
+                Err(error) => return Err(lost(why, error)),
+            };
             conn.link.port.writable = true;
+            let secret = secret.over(channel.as_ref());
             conn.link.egress_flow.push_frame(&Preface::ours(ConnKind::Proxy).encode());
-            conn.link.egress_flow.push(&ProxyToServer::Hello(*hello));
-            *step = Step::Greeting(ReplyReader::default());
+            conn.link.egress_flow.push(&ProxyToServer::Hello(secret.hello(*session, conn.id)));
+            *step = Step::Greeting { reader: ReplyReader::default(), accept: secret.accept(*session, conn.id) };
         }
         self.drive_idle(cx, token)
     }
@@ -154,15 +155,15 @@ where
             Ok(n) => n,
             Err(SysError::WouldBlock) => return Ok(()),
             Err(error) => {
-                if let (State::Opening { why, .. }, SysError::Tls(_)) = (&mut conn.state, error) {
-                    *why = Some(ConnFailure::Unreachable(error));
-                }
-                return Err(AbortCode::ConnLost.into());
+                return Err(match &mut conn.state {
+                    State::Opening { why, .. } => lost(why, error),
+                    State::Idle(_) | State::Active(_) => AbortCode::ConnLost.into(),
+                });
             }
         };
         let mut rest = &cx.scratch[..length];
         while !rest.is_empty() && !matches!(conn.state, State::Active(_)) {
-            if let State::Opening { step: step @ Step::Greeting(_), why, .. } = &mut conn.state {
+            if let State::Opening { step: step @ Step::Greeting { .. }, why, .. } = &mut conn.state {
                 greet(step, why, &mut rest)?;
                 continue;
             }
@@ -189,14 +190,22 @@ where
     Ok(())
 }
 
+/// A conn that is being opened has failed after it was connected.
+fn lost(why: &mut Option<ConnFailure>, error: SysError) -> End {
+    if let SysError::Tls(_) = error {
+        *why = Some(ConnFailure::Unreachable(error));
+    }
+    AbortCode::ConnLost.into()
+}
+
 /// Reads the server's answer to the preface.
 // PROTOCOL.md: P-VIOL-3.
 fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Result<(), End> {
-    let Step::Greeting(reader) = step else { unreachable!("called while greeting") };
+    let Step::Greeting { reader, accept } = step else { unreachable!("called while greeting") };
     match reader.next(Preface::ours(ConnKind::Proxy), rest) {
         Ok(None) => Ok(()),
         Ok(Some(reply)) if reply.refusal().is_none() => {
-            *step = Step::Accepting;
+            *step = Step::Accepting { accept: *accept };
             Ok(())
         }
         // A server that changed its version, or something else on its port: the ctl_conn will tell.
@@ -216,7 +225,7 @@ fn on_frame<T, P>(
     servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End> {
     match (frame, &mut conn.state) {
-        (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, accept, .. }) => {
+        (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, step: Step::Accepting { accept }, .. }) => {
             // Whoever answers does not know the session's key.
             if proof != *accept {
                 return Err(Violation::BadProof.into());

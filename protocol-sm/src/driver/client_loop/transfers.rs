@@ -285,8 +285,8 @@ impl<T, P> ClientLoop<T, P> {
 /// Why a conn that was being opened ends with `code`, if nothing else is known.
 fn failure(code: AbortCode, step: &Step) -> ConnFailure {
     match (code, step) {
-        (AbortCode::Deadline, Step::Connecting) => ConnFailure::Unreachable(SysError::TimedOut),
-        (AbortCode::Deadline, Step::Greeting(_) | Step::Accepting) => ConnFailure::TooSlow,
+        (AbortCode::Deadline, Step::Connecting { .. }) => ConnFailure::Unreachable(SysError::TimedOut),
+        (AbortCode::Deadline, Step::Greeting { .. } | Step::Accepting { .. }) => ConnFailure::TooSlow,
         _ => ConnFailure::Lost,
     }
 }

@@ -13,7 +13,7 @@ use crate::ids::ClientId;
 use crate::notes::Disconnect;
 use crate::race::Race;
 use crate::sys_error::SysError;
-use crate::wire::{ClientHandshake, ClientHello, ConnKind, Preface, Reply, ReplyReader, Resume, ToServer};
+use crate::wire::{CHANNEL, ClientHandshake, ClientHello, ConnKind, Preface, Reply, ReplyReader, Resume, ToServer};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -42,7 +42,7 @@ impl<T> ClientMain<T> {
                 continue;
             }
             if race.is_lost(cx.now) {
-                let silent = match attempts.iter().find(|attempt| attempt.greeting.is_some()) {
+                let silent = match attempts.iter().find(|attempt| attempt.until.is_some()) {
                     Some(_) => Disconnect::Silent,
                     None => Disconnect::Unreachable(SysError::TimedOut),
                 };
@@ -62,7 +62,7 @@ impl<T> ClientMain<T> {
         match made {
             Ok(token) => {
                 if let Stage::Dialling { attempts, .. } = &mut self.stage {
-                    attempts.push(Attempt { token, to, greeting: None });
+                    attempts.push(Attempt { token, to, until: None, greeting: None });
                 }
                 // It may be through already.
                 self.on_attempt(cx, token);
@@ -102,36 +102,46 @@ impl<T> ClientMain<T> {
         }
     }
 
-    // PROTOCOL.md: P-PREF-6.
+    // PROTOCOL.md: P-PREF-6, P-AUTH-17.
     fn look_at<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> News {
         let Stage::Dialling { race, attempts, .. } = &mut self.stage else { return News::Nothing };
         let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.token == token) else { return News::Nothing };
         let Some(link) = self.slots.get_mut(token) else { return News::Nothing };
+        if attempt.until.is_none() {
+            match cx.sys.take_error(&link.port.stream) {
+                Ok(()) => {}
+                Err(SysError::WouldBlock) => return News::Nothing,
+                Err(error) => return News::Failed(Disconnect::Unreachable(error)),
+            }
+            let until = cx.now + self.settings.timings.handshake_timeout;
+            race.on_connected(cx.now, until);
+            attempt.until = Some(until);
+        }
         let greeting = match &mut attempt.greeting {
             Some(greeting) => greeting,
             none => {
-                match cx.sys.take_error(&link.port.stream) {
-                    Ok(()) => {}
+                let channel = match cx.sys.channel(&link.port.stream) {
+                    Ok(channel) => channel.filter(|_| !self.settings.tls_relay),
                     Err(SysError::WouldBlock) => return News::Nothing,
-                    Err(error) => return News::Failed(Disconnect::Unreachable(error)),
-                }
+                    Err(error) => return News::Failed(failed(error, Disconnect::NoAnswer)),
+                };
                 link.port.readable = true;
                 link.port.writable = true;
                 let mut nonce = [0; 32];
                 cx.sys.random(&mut nonce);
+                // A session stays bound to the channels of its connections, or not.
+                let control = self.control.as_ref().filter(|control| control.secret().is_bound() == channel.is_some());
                 let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
                 let hello = ClientHello {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: 0,
-                    resume: self.control.as_ref().map(resume),
+                    features: if channel.is_some() { CHANNEL } else { 0 },
+                    resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
                 link.push(&ToServer::Handshake(ClientHandshake::Hello(hello.clone())));
-                let until = cx.now + self.settings.timings.handshake_timeout;
-                race.on_connected(cx.now, until);
-                none.insert(Greeting { reader: ReplyReader::default(), hello, until })
+                none.insert(Greeting { reader: ReplyReader::default(), hello, channel })
             }
         };
         while link.port.readable {
@@ -158,15 +168,15 @@ impl<T> ClientMain<T> {
     fn on_reply<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token, reply: Reply, rest: &[u8]) {
         let Stage::Dialling { attempts, .. } = &mut self.stage else { return };
         let attempts = core::mem::take(attempts);
-        for Attempt { token: of, to, greeting } in attempts {
+        for Attempt { token: of, to, until, greeting } in attempts {
             if of != token {
                 if let Some(link) = self.slots.remove(of) {
                     cx.sys.close(link.port.stream);
                 }
-            } else if let Some(Greeting { hello, until, .. }) = greeting {
+            } else if let (Some(until), Some(Greeting { hello, channel, .. })) = (until, greeting) {
                 self.server_at = Some(to);
                 self.server_name.on_good(to);
-                self.stage = Stage::Challenged { token, hello, reply, until };
+                self.stage = Stage::Challenged { token, hello, channel, reply, until };
             }
         }
         if let Some(refusal) = reply.refusal() {

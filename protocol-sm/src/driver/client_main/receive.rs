@@ -7,7 +7,7 @@ use crate::codes::{CloseCode, MessageName, StateName, Violation};
 use crate::notes::{Disconnect, Note};
 use crate::session::Delivery;
 use crate::sys_error::SysError;
-use crate::wire::{ClientHandshake, ConnKind, Ctl, Preface, ServerHandshake, ToClient, ToServer};
+use crate::wire::{CHANNEL, ClientHandshake, ConnKind, Ctl, Preface, ServerHandshake, ToClient, ToServer};
 use alloc::vec::Vec;
 
 /// Reads from the ctl_conn before others get their turn.
@@ -65,6 +65,7 @@ impl<T> ClientMain<T> {
             | Disconnect::NotCproxy
             | Disconnect::Refused(_)
             | Disconnect::WrongServer
+            | Disconnect::Unbound
             | Disconnect::Tls(_)
             | Disconnect::NoAnswer
             | Disconnect::Lost
@@ -86,20 +87,28 @@ impl<T> ClientMain<T> {
         Ok(())
     }
 
+    // PROTOCOL.md: P-AUTH-17.
     fn on_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
         match (&mut self.stage, message) {
             (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
                 Err(Disconnect::Refused(refusal))
             }
-            (Stage::Challenged { token, hello, reply, until }, Ctl::Handshake(ServerHandshake::Hello(server))) => {
+            (
+                Stage::Challenged { token, hello, channel, reply, until },
+                Ctl::Handshake(ServerHandshake::Hello(server)),
+            ) => {
                 if server.features & !hello.features != 0 {
                     let (message, state) = (MessageName::Hello, StateName::FeatureNotOffered);
                     return Err(Disconnect::Violation(Violation::Unexpected { message, state }));
+                }
+                if channel.is_some() && server.features & CHANNEL == 0 {
+                    return Err(Disconnect::Unbound);
                 }
                 let preface = Preface::ours(ConnKind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
                 let answer = Ctl::Handshake(ServerHandshake::Hello(server));
                 let transcript = Transcript::new(preface.encode(), reply.encode(), &said, &answer);
+                let transcript = transcript.over(channel.as_ref());
                 let proof = Prover::new(self.settings.token.as_ref(), transcript).client();
                 let (token, until) = (*token, *until);
                 self.stage = Stage::Proved { token, transcript, until };

@@ -28,10 +28,9 @@ impl<T> ClientMain<T> {
         if moves {
             changes.settings.push("server");
         }
-        let anew = moves
-            || *reconnect
-            || self.settings.token != new.settings.token
-            || self.settings.uplink != new.settings.uplink;
+        let proves = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay);
+        let differs = proves(&self.settings) != proves(&new.settings) || self.settings.uplink != new.settings.uplink;
+        let anew = moves || *reconnect || differs;
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }

@@ -22,11 +22,11 @@ impl<T> ClientMain<T> {
                 let to = self.settings.proxy.address(server, self.proxy_port);
                 self.carriage.on_asked();
                 for _ in 0..count {
-                    let (loop_index, hello, accept) = control.open();
-                    cx.sys.tell(ToLoop {
-                        loop_index,
-                        message: ToClientLoop::Open { from: self.settings.uplink.clone(), to, hello, accept },
-                    });
+                    let (loop_index, conn) = control.open();
+                    let (session, secret) = (control.id, control.secret().clone());
+                    let from = self.settings.uplink.clone();
+                    let message = ToClientLoop::Open { from, to, conn, session, secret };
+                    cx.sys.tell(ToLoop { loop_index, message });
                 }
                 if failed > 0 {
                     self.send(cx, ClientMsg::ConnFailed { count: failed });

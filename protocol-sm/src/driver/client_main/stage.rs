@@ -1,7 +1,7 @@
 //! How far the ctl_conn is.
 
 use super::super::slab::Token;
-use crate::auth::Transcript;
+use crate::auth::{Channel, Transcript};
 use crate::codes::StateName;
 use crate::liveness::Liveness;
 use crate::notes::Disconnect;
@@ -49,6 +49,7 @@ pub(super) enum Stage {
     Challenged {
         token: Token,
         hello: ClientHello,
+        channel: Option<Channel>,
         reply: Reply,
         until: Instant,
     },
@@ -68,7 +69,9 @@ pub(super) enum Stage {
 pub(super) struct Attempt {
     pub(super) token: Token,
     pub(super) to: SocketAddr,
-    /// From when it is connected.
+    /// Until when the handshake must be through, from when it is connected.
+    pub(super) until: Option<Instant>,
+    /// From when it is encrypted, too, where it must be.
     pub(super) greeting: Option<Greeting>,
 }
 
@@ -77,7 +80,8 @@ pub(super) struct Attempt {
 pub(super) struct Greeting {
     pub(super) reader: ReplyReader,
     pub(super) hello: ClientHello,
-    pub(super) until: Instant,
+    /// The channel that its proofs are to cover.
+    pub(super) channel: Option<Channel>,
 }
 
 impl Stage {

@@ -9,6 +9,7 @@ use super::super::sys::{Listen, Log, Role, Streams};
 use super::super::thread::Cx;
 use super::handshake_limit::Crowded;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
+use crate::auth::Channel;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
 use crate::ids::ConnId;
@@ -163,16 +164,18 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
             HelloRead::Incomplete => return,
-            HelloRead::Hello(_) if self.settings.tls_required && !cx.sys.is_encrypted(&hand.port.stream) => {
-                Err(ProxyStop::Refused(HandshakeRefusal::TlsRequired))
-            }
-            HelloRead::Hello(hello) => Ok(hello),
+            HelloRead::Hello(hello) => match cx.sys.channel(&hand.port.stream) {
+                Ok(None) if self.settings.tls_required => Err(ProxyStop::Refused(HandshakeRefusal::TlsRequired)),
+                Ok(channel) => Ok((hello, channel)),
+                Err(_) => Err(ProxyStop::Lost),
+            },
             HelloRead::Stop(stop) => Err(stop),
         };
         let Some(Slot::Proxy(mut hand)) = self.slots.remove(token) else { return };
         self.timers.set(token, &mut hand.deadline, None);
         self.leave_handshake_limit(hand.from, token);
-        let admitted = hello.and_then(|hello| self.admit(&hello).map_err(ProxyStop::Refused));
+        let admitted =
+            hello.and_then(|(hello, channel)| self.admit(&hello, channel.as_ref()).map_err(ProxyStop::Refused));
         let mut answer = Vec::new();
         if let Some(preface) = hand.preface {
             match &admitted {
@@ -227,9 +230,9 @@ impl<T, L> ServerMain<T, L> {
     }
 
     // PROTOCOL.md: P-PROXY-6.
-    fn admit(&mut self, hello: &ConnHello) -> Result<Admitted, HandshakeRefusal> {
+    fn admit(&mut self, hello: &ConnHello, channel: Option<&Channel>) -> Result<Admitted, HandshakeRefusal> {
         let control = self.sessions.find_id(&hello.session).ok_or(HandshakeRefusal::UnknownSession)?;
-        let admission = self.sessions.act(control, |control, ledger| control.admit(hello, ledger));
+        let admission = self.sessions.act(control, |control, ledger| control.admit(hello, channel, ledger));
         Ok(Admitted { control, conn: hello.conn, admission: admission.ok_or(HandshakeRefusal::UnknownSession)?? })
     }
 }

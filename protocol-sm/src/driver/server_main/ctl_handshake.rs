@@ -122,14 +122,16 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         match (&mut conn.stage, message) {
             (Stage::Hello(preface), Ctl::Handshake(ClientHandshake::Hello(hello))) => {
-                if self.settings.tls_required && !cx.sys.is_encrypted(&conn.link.port.stream) {
+                let channel = cx.sys.channel(&conn.link.port.stream).map_err(|_| Stop::Lost)?;
+                if self.settings.tls_required && channel.is_none() {
                     return Err(HandshakeRefusal::TlsRequired.into());
                 }
                 let mut nonce = [0; 32];
                 cx.sys.random(&mut nonce);
                 let loopback = conn.from.ip().to_canonical().is_loopback();
                 let claim = Claim { ip: conn.from.ip(), client: hello.client, session: self.sessions.named_by(&hello) };
-                let (challenge, answer) = Challenge::new(&self.settings, loopback, *preface, hello, nonce)?;
+                let (challenge, answer) =
+                    Challenge::new(&self.settings, loopback, *preface, hello, nonce, channel.as_ref())?;
                 if !self.guesses.may(cx.now, claim) {
                     return Err(HandshakeRefusal::TooManyFailures.into());
                 }

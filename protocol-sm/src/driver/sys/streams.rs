@@ -1,6 +1,7 @@
 //! TCP connections: what every driver does with a socket.
 
 use super::super::slab::Token;
+use crate::auth::Channel;
 use crate::dead_path::Unacked;
 use crate::settings::{Origin, Timings};
 use crate::sys_error::SysError;
@@ -55,8 +56,13 @@ pub trait Streams {
     /// may be tried again, or how the connection failed.
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
-    /// Whether what `stream` carries is encrypted. This is known once something has been received.
-    fn is_encrypted(&self, stream: &Self::Stream) -> bool;
+    /// The channel by which what `stream` carries is encrypted; `None` in the clear. On an accepted stream this is known
+    /// once something has been received.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`] while the channel is being made: its end is reported as readiness. Or how the connection
+    /// failed.
+    fn channel(&mut self, stream: &Self::Stream) -> Result<Option<Channel>, SysError>;
 
     /// The address that `stream`'s peer is connected to (getsockname). 0.0.0.0:0 where the system does not say.
     fn own_address(&self, stream: &Self::Stream) -> SocketAddr;

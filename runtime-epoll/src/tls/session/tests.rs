@@ -1,3 +1,4 @@
+mod exporter;
 mod near_misses;
 
 use super::*;
@@ -69,6 +70,12 @@ struct Pair {
     down: Pipe,
     dice: Dice,
     room: usize,
+}
+
+impl Session {
+    fn is_encrypted(&self) -> bool {
+        matches!(self.phase, Phase::Up(_))
+    }
 }
 
 const CLIENT: usize = 0;

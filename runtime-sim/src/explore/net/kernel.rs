@@ -1,6 +1,7 @@
 //! The system calls.
 
 use super::{Door, End, Holder, Kernel, Listening, PUBLIC_PORT, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
+use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
@@ -121,8 +122,8 @@ impl Streams for Kernel<'_> {
         self.write(stream.0, from)
     }
 
-    fn is_encrypted(&self, _: &Stream) -> bool {
-        false
+    fn channel(&mut self, _: &Stream) -> Result<Option<Channel>, SysError> {
+        Ok(None)
     }
 
     fn own_address(&self, _: &Stream) -> SocketAddr {

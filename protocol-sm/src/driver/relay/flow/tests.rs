@@ -1,6 +1,7 @@
 //! One direction over two sockets that hold as much as a test says: how much a turn moves, and who has another.
 
 use super::*;
+use crate::auth::Channel;
 use crate::driver::TURN;
 use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
@@ -81,8 +82,8 @@ impl Streams for Sockets {
         assert_eq!(*stream, SINK);
         self.give(from.len())
     }
-    fn is_encrypted(&self, _: &u8) -> bool {
-        false
+    fn channel(&mut self, _: &u8) -> Result<Option<Channel>, SysError> {
+        Ok(None)
     }
     fn own_address(&self, _: &u8) -> SocketAddr {
         unreachable!("a flow does not ask")
