@@ -563,7 +563,8 @@ impl Ctl {
                     | ServerMsg::TunnelClosed { .. }
                     | ServerMsg::Abort { .. }
                     | ServerMsg::AskStart { .. }
-                    | ServerMsg::Drain => {}
+                    | ServerMsg::Drain
+                    | ServerMsg::Leave { .. } => {}
                 }
             }
             ToClient::Handshake(ServerHandshake::Refused(_))

@@ -1,7 +1,9 @@
 //! What a driver reports about its work, in values: a runtime logs, counts or draws them. Nothing here changes what a
 //! driver does.
 
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
+use crate::codes::{
+    AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
+};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
@@ -163,6 +165,11 @@ pub enum Note {
     SessionLost {
         /// The server could not be reached for this long. None: it was, and did not know the session any more.
         waited: Option<Duration>,
+    },
+    /// On the client: no new visitors come in its session, whose transfers go on; another session begins beside it.
+    Left {
+        /// The reason.
+        code: LeaveCode,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {

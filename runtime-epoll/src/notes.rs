@@ -363,6 +363,12 @@ impl Notes {
                     tracing::warn!(event = "server_lost", server, pause, "{sentence}; trying again after a pause");
                 }
             }
+            Note::Left { code } => {
+                tracing::info!(
+                    event = "session_left",
+                    "{code}: transfers end where they began, and another session begins beside them"
+                );
+            }
             Note::Reloaded { changes } => {
                 if let Some(to) = &self.reloads {
                     // Nobody waits for it any more: then nobody needs it.

@@ -13,7 +13,8 @@ use crate::ids::SessionId;
 use crate::ledger::Holder;
 use crate::settings::{Scope, ServerSettings, Token};
 use crate::wire::{
-    ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient, Welcome,
+    ClientHandshake, ClientHello, Ctl, LEAVE, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient,
+    Welcome,
 };
 
 /// A hello that was answered, and waits for its proof.
@@ -53,7 +54,7 @@ impl Challenge {
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
             (false, true) | (true, false) => {}
         }
-        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: 0 }));
+        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: hello.features & LEAVE }));
         let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
         Ok((Self { hello, transcript }, answer))

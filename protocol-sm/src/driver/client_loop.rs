@@ -39,7 +39,7 @@ use dialling::Dial;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientLoop<T, P> {
     core: LoopCore,
-    /// The session that all conns here belong to.
+    /// The session that conns are opened for. Those of earlier ones may be there still.
     serial: u64,
     locals: BTreeMap<TunnelId, Name>,
     /// What the access log calls the tunnels; empty where that is off.
@@ -50,7 +50,8 @@ pub struct ClientLoop<T, P> {
     allowances: Allowances<TunnelId>,
     /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
     await_names: Vec<(TunnelId, Token)>,
-    conns: BTreeMap<ConnId, Token>,
+    /// By the serial number of their session.
+    conns: BTreeMap<(u64, ConnId), Token>,
     slots: Slab<Slot<T, P>>,
     /// Conns that carry a transfer.
     active: u32,
@@ -68,6 +69,8 @@ enum Slot<T, P> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Conn<T, P> {
+    /// The session that it belongs to.
+    serial: u64,
     id: ConnId,
     link: Link<T, P>,
     framer: Framer<ProxyToClient>,
@@ -197,13 +200,12 @@ where
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToClientLoop) {
         match message {
             ToClientLoop::Session { serial } => {
-                self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
                 self.told_up = false;
                 // A visitor may still have been started for one that was closed.
                 self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
-            ToClientLoop::End { code } => self.end_session(cx, code),
+            ToClientLoop::End { serial, code } => self.end_session(cx, serial, code),
             ToClientLoop::Limit { tunnel, max_bandwidth } => self.limit(tunnel, max_bandwidth),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
             ToClientLoop::Tunnel { tunnel, locals, fixed, max_bandwidth, label } => {
@@ -228,7 +230,7 @@ where
                 self.core.timings = *timings;
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
-            ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
+            ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
             ToClientLoop::Drain => {
                 self.core.draining = true;
                 self.tell_if_drained(cx);
@@ -309,8 +311,9 @@ where
 }
 
 impl<T, P> ClientLoop<T, P> {
-    fn end_session<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, code: AbortCode) {
-        let tokens: Vec<_> = self.conns.values().copied().collect();
+    fn end_session<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, serial: u64, code: AbortCode) {
+        let of_session = self.conns.range((serial, ConnId(0))..=(serial, ConnId(u64::MAX)));
+        let tokens: Vec<_> = of_session.map(|(_, &token)| token).collect();
         for token in tokens {
             self.drop_conn(cx, token, code, false);
         }

@@ -222,7 +222,7 @@ pub enum FromServerLoop<T> {
 /// To an event loop of the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToClientLoop {
-    /// A new session began, under this serial number: what belongs to the last one is reset and closed.
+    /// A new session began, under this serial number: conns are opened for it from now on.
     Session {
         /// The session, by the client's serial number.
         serial: u64,
@@ -264,9 +264,16 @@ pub enum ToClientLoop {
         accept: Proof,
     },
     /// The server says something about a transfer.
-    Transfer(TransferMsg<ServerBody>),
-    /// The session is over and none follows yet.
+    Transfer {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The message.
+        msg: TransferMsg<ServerBody>,
+    },
+    /// A session is over: what belongs to it is reset and closed.
     End {
+        /// The session, by the client's serial number.
+        serial: u64,
         /// What to say of its transfers.
         code: AbortCode,
     },

@@ -2,7 +2,7 @@
 //! the wire's numbering: append, never reorder.
 
 use super::frame::Message;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, TunnelRefusal};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
@@ -83,6 +83,7 @@ impl Message for ToClient {
                 msg: ServerMsg::TunnelRefused { code, .. } | ServerMsg::TunnelClosed { code, .. },
                 ..
             } => Some(Code::Tunnel(*code)),
+            Self::Numbered { msg: ServerMsg::Leave { code }, .. } => Some(Code::Leave(*code)),
             Self::Handshake(_) | Self::Numbered { .. } | Self::Ping { .. } | Self::Pong { .. } | Self::Ack { .. } => {
                 None
             }
@@ -90,6 +91,10 @@ impl Message for ToClient {
         Label { channel: Channel::ToClient, name: self.name(), code }
     }
 }
+
+/// The feature of a client that understands [`ServerMsg::Leave`].
+// PROTOCOL.md: P-EVO-2.
+pub const LEAVE: u64 = 1;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,7 +114,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each; none are defined in version 1.
+    /// Features offered, one bit each.
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -295,6 +300,11 @@ pub enum ServerMsg {
         /// Why.
         code: TunnelRefusal,
     },
+    /// No new visitors come in this session, transfers may finish. Only to a client with the feature [`LEAVE`].
+    Leave {
+        /// Why, and what the client is to do.
+        code: LeaveCode,
+    },
 }
 
 impl ToServer {
@@ -337,6 +347,7 @@ impl ToClient {
             Self::Numbered { msg: ServerMsg::Drain, .. } => MessageName::Drain,
             Self::Numbered { msg: ServerMsg::AskStart { .. }, .. } => MessageName::AskStart,
             Self::Numbered { msg: ServerMsg::TunnelClosed { .. }, .. } => MessageName::TunnelClosed,
+            Self::Numbered { msg: ServerMsg::Leave { .. }, .. } => MessageName::Leave,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

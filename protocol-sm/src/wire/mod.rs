@@ -11,7 +11,7 @@ mod tls;
 mod transfer;
 
 pub use ctl::{
-    ClientHandshake, ClientHello, ClientMsg, Ctl, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
+    ClientHandshake, ClientHello, ClientMsg, Ctl, LEAVE, Nonce, Proof, Resume, ServerHandshake, ServerHello, ServerMsg,
     ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};

@@ -213,6 +213,7 @@ impl Oracle {
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }
+            | Note::Left { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

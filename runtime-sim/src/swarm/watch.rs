@@ -29,8 +29,6 @@ pub(super) struct Watch {
     visitors: RefCell<BTreeMap<SocketAddr, ControlKey>>,
     /// The last transfer that was started on a conn.
     started: RefCell<BTreeMap<Key, Epoch>>,
-    /// The client's session.
-    serial: RefCell<u64>,
     /// Visitors who are there, or on their way to a loop.
     guests: RefCell<Vec<Guest>>,
     /// Visits of which it was said that they are over.
@@ -55,7 +53,6 @@ impl Watch {
             dones: RefCell::default(),
             visitors: RefCell::default(),
             started: RefCell::default(),
-            serial: RefCell::default(),
             guests: RefCell::default(),
             visits: Cell::default(),
             books: RefCell::default(),
@@ -204,12 +201,12 @@ impl Watch {
 
     pub(super) fn told_client_loop(&self, message: &ToClientLoop) {
         match message {
-            ToClientLoop::Session { serial } => *self.serial.borrow_mut() = *serial,
-            ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin(fin) }) => {
+            ToClientLoop::Transfer { serial, msg: TransferMsg { conn, epoch, body: ServerBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ServerFinFirst, Sometimes::ResetUp];
-                self.fin_came(((*self.serial.borrow(), *conn), *epoch), fin.how, kinds);
+                self.fin_came(((*serial, *conn), *epoch), fin.how, kinds);
             }
-            ToClientLoop::Transfer(_)
+            ToClientLoop::Session { .. }
+            | ToClientLoop::Transfer { .. }
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Relocated { .. }

@@ -60,7 +60,7 @@ impl<T> ClientMain<T> {
                 Pulse::Ping => {
                     if let Some(control) = &mut self.control {
                         let received = control.session.mark_acked();
-                        self.push(&Ctl::Ping { received });
+                        self.push(self.serial, &Ctl::Ping { received });
                     }
                 }
             },
@@ -113,6 +113,7 @@ impl<T> ClientMain<T> {
         } else {
             if self.control.is_some() {
                 cx.sys.note(Note::SessionLost { waited: None });
+                self.end_session(cx);
             }
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
@@ -158,7 +159,7 @@ impl<T> ClientMain<T> {
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
             self.end_session(cx);
-            self.outcome = Some(Outcome::Stopped);
+            self.stop_if_alone();
             return;
         }
         if was_up && self.control.is_some() {
@@ -181,6 +182,7 @@ impl<T> ClientMain<T> {
 
     pub(super) fn refused_for_good<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, sentence: String) {
         self.leave(cx, CloseCode::Bye);
+        self.end_all_left(cx);
         self.outcome = Some(Outcome::Refused(sentence));
     }
 }

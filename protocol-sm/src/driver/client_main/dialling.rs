@@ -13,7 +13,7 @@ use crate::ids::ClientId;
 use crate::notes::Disconnect;
 use crate::race::Race;
 use crate::sys_error::SysError;
-use crate::wire::{ClientHandshake, ClientHello, ConnKind, Preface, Reply, ReplyReader, Resume, ToServer};
+use crate::wire::{ClientHandshake, ClientHello, ConnKind, LEAVE, Preface, Reply, ReplyReader, Resume, ToServer};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -124,7 +124,7 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: 0,
+                    features: LEAVE,
                     resume: self.control.as_ref().map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
@@ -172,9 +172,9 @@ impl<T> ClientMain<T> {
         if let Some(refusal) = reply.refusal() {
             return self.disconnect(cx, Disconnect::Refused(refusal));
         }
-        match self.on_bytes(cx, rest) {
-            Ok(()) => self.drive(cx),
-            Err(why) => self.on_broken(cx, why),
+        match self.on_bytes(cx, token, rest) {
+            Ok(()) => self.drive(cx, token),
+            Err(why) => self.on_broken(cx, token, why),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::codes::CloseCode;
 use crate::notes::Disconnect;
 use crate::wire::{ClientMsg, ToServer};
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 /// How long a client that leaves waits for the server to close the ctl_conn.
@@ -43,18 +44,31 @@ impl<T> ClientMain<T> {
     /// `Done` and `Close`. The proxy_conns must not end before that: their end might overtake the `Fin` of a
     /// transfer, and would cut it short.
     pub(super) fn finish_stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        if self.is_up()
-            && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.leaving)
-        {
+        let connected = self.is_up() || !self.left.is_empty();
+        if let Some(stopping) = self.stopping.as_mut().filter(|stopping| connected && !stopping.leaving) {
             stopping.until = cx.now + FAREWELL;
-            self.push(&ToServer::Close { code: CloseCode::Bye });
+            let current = self.stage.token().filter(|_| self.is_up());
+            for token in current.into_iter().chain(self.left.iter().map(|left| left.token)).collect::<Vec<_>>() {
+                self.push_on(token, &ToServer::Close { code: CloseCode::Bye });
+            }
             self.stopping.iter_mut().for_each(|stopping| stopping.leaving = true);
+            if !self.is_up() {
+                self.leave(cx, CloseCode::Bye);
+            }
             return;
         }
+        self.end_all_left(cx);
         if self.is_up() {
             return self.disconnect(cx, Disconnect::Silent);
         }
         self.leave(cx, CloseCode::Bye);
         self.outcome = Some(Outcome::Stopped);
+    }
+
+    /// The server has closed a ctl_conn of a client that leaves: was it the last?
+    pub(super) fn stop_if_alone(&mut self) {
+        if self.control.is_none() && self.left.is_empty() {
+            self.outcome = Some(Outcome::Stopped);
+        }
     }
 }

@@ -114,7 +114,8 @@ impl<T, L> ServerMain<T, L> {
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
             | ServerMsg::AskStart { .. }
-            | ServerMsg::Drain => return,
+            | ServerMsg::Drain
+            | ServerMsg::Leave { .. } => return,
         };
         if let Some(entry) = self.sessions.get_mut(key)
             && entry.is_news(tunnel, outcome)
