@@ -317,6 +317,7 @@ impl World {
                 None => ServerMsg::Fin { conn, epoch, total: tape.number(), how: How::Shut },
             },
             8 => ServerMsg::Abort { conn, epoch, code: abort_code(tape) },
+            _ if kind >= 200 => ServerMsg::Leave { code: LeaveCode::TakenOver },
             _ if kind >= 160 => ServerMsg::Leave { code: LeaveCode::Upgraded },
             _ => ServerMsg::Drain,
         };

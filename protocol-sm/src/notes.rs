@@ -171,6 +171,15 @@ pub enum Note {
         /// The reason.
         code: LeaveCode,
     },
+    /// On the client: another process of it has its tunnels now. It stops when its transfers have ended.
+    TakenOver,
+    /// On the server: another process of this client has its tunnels now. What is left of the session is its transfers.
+    SessionTakenOver {
+        /// The client.
+        client: ClientId,
+        /// The name of the credential, if it has one.
+        credential: Option<String>,
+    },
     /// A tunnel was opened at this address, or refused.
     Tunnel {
         /// The client.

@@ -253,7 +253,22 @@ impl Notes {
                     "session over: {why}"
                 );
             }),
+            Note::SessionTakenOver { client, credential } => self.sessions.line(|suppressed| {
+                tracing::info!(
+                    event = "session_taken_over",
+                    %client,
+                    credential,
+                    suppressed,
+                    "session taken over: another process of this client has its tunnels; its transfers go on until they end"
+                );
+            }),
             // On the client, and rare by itself.
+            Note::TakenOver => tracing::info!(
+                event = "taken_over",
+                "another process with this client's identity took over: no visitors come here any more, and this process \
+                 ends when its transfers have, or after drain_timeout; if both are to run, give each its own --client-id and \
+                 its own tunnels"
+            ),
             Note::SessionLost { waited: Some(waited) } => {
                 let waited = seconds(waited);
                 tracing::warn!(

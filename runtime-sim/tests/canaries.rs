@@ -94,8 +94,8 @@ const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
 /// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks
-/// for a report.
-const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
+/// for a report. There is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -112,6 +112,7 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
     PlantedBug::DroppedCounted,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
+    PlantedBug::TakenOverUntold,
 ];
 /// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
 /// certain moment shows: not looked for in rings 3 and 4.

@@ -231,7 +231,7 @@ HANDSHAKE = Choice(
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
     "Released", "Closed")
-LEAVE = Choice("Upgraded")
+LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 

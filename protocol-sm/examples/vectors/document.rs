@@ -373,7 +373,7 @@ const CLOSE: [CloseCode; 6] = [
     CloseCode::Revoked,
     CloseCode::Kicked,
 ];
-const LEAVE: [LeaveCode; 1] = [LeaveCode::Upgraded];
+const LEAVE: [LeaveCode; 2] = [LeaveCode::Upgraded, LeaveCode::TakenOver];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {

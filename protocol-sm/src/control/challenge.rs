@@ -13,7 +13,7 @@ use crate::ids::SessionId;
 use crate::ledger::Holder;
 use crate::settings::{Scope, ServerSettings, Token};
 use crate::wire::{
-    ClientHandshake, ClientHello, Ctl, LEAVE, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient,
+    ClientHandshake, ClientHello, Ctl, FEATURES, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient,
     Welcome,
 };
 
@@ -54,10 +54,16 @@ impl Challenge {
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
             (false, true) | (true, false) => {}
         }
-        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: hello.features & LEAVE }));
+        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: hello.features & FEATURES }));
         let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
         Ok((Self { hello, transcript }, answer))
+    }
+
+    /// The features that were chosen.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.hello.features & FEATURES
     }
 
     /// Checks the client's proof against every credential.

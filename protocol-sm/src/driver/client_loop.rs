@@ -55,6 +55,8 @@ pub struct ClientLoop<T, P> {
     slots: Slab<Slot<T, P>>,
     /// Conns that carry a transfer.
     active: u32,
+    /// It is not drained before the idle conns are gone, too.
+    drain_idle: bool,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
     /// What is counted of each tunnel.
@@ -173,6 +175,7 @@ impl<T, P> ClientLoop<T, P> {
             conns: BTreeMap::new(),
             slots: Slab::default(),
             active: 0,
+            drain_idle: false,
             told_up: false,
             tallies: Counted::default(),
         }
@@ -231,8 +234,9 @@ where
             }
             ToClientLoop::Open { to, hello, accept } => self.open(cx, to, hello, accept),
             ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
-            ToClientLoop::Drain => {
+            ToClientLoop::Drain { idle_too } => {
                 self.core.draining = true;
+                self.drain_idle = idle_too;
                 self.tell_if_drained(cx);
             }
             ToClientLoop::Report { asked } => {
@@ -334,7 +338,11 @@ impl<T, P> ClientLoop<T, P> {
 
     fn tell_if_drained<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
         let drained = |loop_index| FromClientLoop::Drained { loop_index };
-        self.core.tell_if_drained(cx.sys, || self.active == 0, drained);
+        let none_left = || {
+            let of_session = self.conns.range((self.serial, ConnId(0))..);
+            self.active == 0 && (!self.drain_idle || of_session.count() == 0)
+        };
+        self.core.tell_if_drained(cx.sys, none_left, drained);
     }
 }
 

@@ -53,8 +53,10 @@ pub enum Outcome {
     Stopped,
     /// The server refused for good before it ever worked. A whole sentence for the user.
     Refused(String),
-    /// Another client with the same identity took over.
+    /// Another client with the same identity took over, as this one did not answer.
     Replaced,
+    /// Another process of this client took over, and its own transfers have ended.
+    TakenOver,
 }
 
 /// See the module. `T` is a stream.
@@ -106,6 +108,8 @@ struct Stopping {
     drained: BTreeSet<usize>,
     /// `Close` was sent.
     leaving: bool,
+    /// How it ends then.
+    outcome: Outcome,
 }
 
 impl<T> ClientMain<T> {

@@ -10,7 +10,7 @@
 mod check;
 mod route;
 
-use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
+use super::messages::{Arrival, ControlKey, Former, FromListener, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
@@ -163,6 +163,47 @@ impl<L> Listener<L> {
         }
     }
 
+    /// Closes all public ports of a session. Whether there were any.
+    fn close_all<S>(&mut self, sys: &mut S, control: ControlKey) -> bool
+    where
+        S: Listen<Listener = L>,
+    {
+        self.binds.remove(|bind| bind.control == control);
+        let first = Registration { tunnel: TunnelId(0), serial: 0 };
+        let of_session = self.port_of.range((control, first)..);
+        let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
+        let open: Vec<_> = of_session.collect();
+        for &(_, registration) in &open {
+            self.close(sys, control, registration);
+        }
+        !open.is_empty()
+    }
+
+    /// Leads an open public port to another session's tunnel. The event loops are told by the way that visitors take, so
+    /// that whoever came before waits there already.
+    // PROTOCOL.md: P-TAKE-2.
+    fn hand_over<S>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        former: Former,
+        control: ControlKey,
+        registration: Registration,
+        gate: Gate,
+    ) where
+        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    {
+        let from = (former.control, former.registration);
+        let token = self.port_of.remove(&from).expect("an open tunnel has its public port");
+        self.port_of.insert((control, registration), token);
+        let port = self.ports.get_mut(token).expect("it is open");
+        port.route.pass_on(from, Member { control, registration, gate, turned_away: Counted::default() });
+        let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
+        for loop_index in 0..self.loads.len() {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
+        }
+        cx.sys.tell(FromListener::Bound { control, registration, bound: Ok(former.public) });
+    }
+
     /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
     fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
@@ -260,6 +301,9 @@ where
             ToListener::Bind { control, holder, registration, ip, ports, gate } => {
                 self.binds.push(holder, Bind { control, registration, ip, ports, gate });
             }
+            ToListener::HandOver { former, control, registration, gate } => {
+                self.hand_over(cx, former, control, registration, *gate);
+            }
             ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
@@ -283,16 +327,14 @@ where
                 self.tell_closed(cx.sys, control, Some(registration.tunnel));
             }
             ToListener::CloseAll { control } => {
-                self.binds.remove(|bind| bind.control == control);
-                let first = Registration { tunnel: TunnelId(0), serial: 0 };
-                let of_session = self.port_of.range((control, first)..);
-                let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
-                let open: Vec<_> = of_session.collect();
-                for &(_, registration) in &open {
-                    self.close(cx.sys, control, registration);
-                }
-                if !open.is_empty() {
+                if self.close_all(cx.sys, control) {
                     self.tell_closed(cx.sys, control, None);
+                }
+            }
+            ToListener::Retire { control } => {
+                self.close_all(cx.sys, control);
+                for loop_index in 0..self.loads.len() {
+                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Retire { control } });
                 }
             }
         }

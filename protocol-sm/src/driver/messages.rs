@@ -73,6 +73,18 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// The visitors of a tunnel that wait for a conn, and whoever still comes to it, are another session's from now on.
+    HandOver {
+        /// The session, by the server's key, and the tunnel.
+        from: (ControlKey, TunnelId),
+        /// Where they go.
+        to: (ControlKey, TunnelId),
+    },
+    /// The session gets no more visitors. Its transfers go on; a conn that is idle, or gets idle, is closed.
+    Retire {
+        /// The session, by the server's key.
+        control: ControlKey,
+    },
     /// What a tunnel may move now: the answer to [`FromServerLoop::WantBandwidth`].
     Bandwidth {
         /// The session, by the server's key.
@@ -294,7 +306,10 @@ pub enum ToClientLoop {
         bytes: u64,
     },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
-    Drain,
+    Drain {
+        /// Nor any conn: the server closes those that are idle.
+        idle_too: bool,
+    },
     /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
     Report {
         /// When it was asked for.
@@ -382,6 +397,17 @@ pub enum ToListener {
         /// Who may visit.
         gate: Box<Gate>,
     },
+    /// Lead an open public port to a tunnel of another session from now on. Answered as [`ToListener::Bind`] is.
+    HandOver {
+        /// What it leads to now.
+        former: Former,
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What is registered.
+        registration: Registration,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),
     /// Who may visit a tunnel is changed.
@@ -419,8 +445,24 @@ pub enum ToListener {
         /// The session, by the server's key.
         control: ControlKey,
     },
+    /// The same, and the session gets no more visitors: see [`ToServerLoop::Retire`].
+    Retire {
+        /// The session, by the server's key.
+        control: ControlKey,
+    },
     /// Somebody asks for a report: answered by [`FromListener::Report`].
     Report,
+}
+
+/// An open public port that is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Former {
+    /// The session that has it, by the server's key.
+    pub control: ControlKey,
+    /// What was registered there.
+    pub registration: Registration,
+    /// The public address.
+    pub public: SocketAddr,
 }
 
 /// From the server's listener to its main driver.

@@ -6,6 +6,7 @@
 mod check;
 mod report;
 mod stale;
+mod takeover;
 mod transfers;
 mod visitors;
 
@@ -76,6 +77,10 @@ struct Shard {
     loop_count: u32,
     /// The session is over: what is left is transfers that the client is through with.
     closing: bool,
+    /// No visitors come any more: what is left is transfers.
+    retired: bool,
+    /// Where the visitors of a tunnel belong that was handed over.
+    heirs: BTreeMap<TunnelId, (ControlKey, TunnelId)>,
     tally: Counted<ShardTally>,
 }
 
@@ -275,6 +280,8 @@ where
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
                 self.forget_tally(control, tunnel);
             }
+            ToServerLoop::HandOver { from, to } => self.hand_over(cx, from, to),
+            ToServerLoop::Retire { control } => self.retire(cx, control),
             ToServerLoop::Limits { control, limits } => self.limit(cx, control, limits),
             ToServerLoop::KeepTo(timings) => {
                 for shard in self.controls.values_mut() {
@@ -389,6 +396,8 @@ impl<T, P> ServerLoop<T, P> {
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,
             closing: false,
+            retired: false,
+            heirs: BTreeMap::new(),
             tally: Counted::default(),
         };
         let before = self.controls.insert(control, shard);
@@ -421,6 +430,10 @@ impl<T, P> ServerLoop<T, P> {
         };
         shard.closing = true;
         shard.pool.close();
+        for other in self.controls.values_mut() {
+            other.heirs.retain(|_, &mut (heir, _)| heir != control);
+        }
+        let Some(shard) = self.controls.get(&control) else { return };
         let tokens: Vec<_> = shard.conns.values().copied().collect();
         for token in tokens {
             // The last bytes of a transfer that the client is through with are in our own sockets by now.
@@ -448,6 +461,11 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.close(stream);
             return;
         };
+        if shard.retired {
+            cx.sys.close(stream);
+            cx.sys.tell(FromServerLoop::ConnGone { control, conn: id });
+            return;
+        }
         let state = State::Idle { conn: IdleConn::default(), since: cx.now };
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
             Ok(()) => Ok(Slot::Conn(Box::new(Conn {

@@ -20,7 +20,7 @@
 //! Invariants:
 //! - M1 each connection has a deadline, and is counted in the handshake limit until it has proved itself;
 //! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
-//!   client has one session;
+//!   client has one session, but for those that hand over to it, or leave;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
 //! - M4 exactly the sessions without a ctl_conn have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
@@ -28,6 +28,7 @@
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
 //! - M9 a session that sleeps has conns, and no tunnel;
+//! - M10 a session that takes over, or has, and the one before it know each other until one of them is over;
 //! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
@@ -39,6 +40,7 @@ mod reload;
 mod report;
 mod session_table;
 mod sessions;
+mod takeover;
 
 use super::ctl_link::CtlLink;
 use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
@@ -394,6 +396,11 @@ where
         {
             self.on_grace(cx, key);
         }
+        while let Some((at, key)) = self.sessions.next_handover()
+            && at <= cx.now
+        {
+            self.on_handover(cx, key);
+        }
         if let Some(stopping) = &self.stopping
             && stopping.until <= cx.now
             && !stopping.over
@@ -405,7 +412,8 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
         let grace = self.sessions.next_grace().map(|(at, _)| at);
-        let timers = [self.timers.next(), grace, self.paused_until, stop, self.buckets.next_deadline()];
+        let handover = self.sessions.next_handover().map(|(at, _)| at);
+        let timers = [self.timers.next(), grace, handover, self.paused_until, stop, self.buckets.next_deadline()];
         timers.into_iter().flatten().min()
     }
 

@@ -95,6 +95,11 @@ impl Message for ToClient {
 /// The feature of a client that understands [`ServerMsg::Leave`].
 // PROTOCOL.md: P-EVO-2.
 pub const LEAVE: u64 = 1;
+/// The feature of a client that is a new process, and takes over from one of the same identity that is there.
+// PROTOCOL.md: P-TAKE-1.
+pub const TAKEOVER: u64 = 2;
+/// All features of this version.
+pub const FEATURES: u64 = LEAVE | TAKEOVER;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -108,11 +108,13 @@ pub enum Sometimes {
     KickedWithTransfers,
     PortClosed,
     PortClosedWithTransfers,
+    TakenOver,
+    TakenOverWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 100] = [
+    pub const ALL: [Self; 102] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -213,6 +215,8 @@ impl Sometimes {
         Self::KickedWithTransfers,
         Self::PortClosed,
         Self::PortClosedWithTransfers,
+        Self::TakenOver,
+        Self::TakenOverWithTransfers,
     ];
 }
 

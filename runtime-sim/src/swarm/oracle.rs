@@ -190,6 +190,10 @@ impl Oracle {
                     self.saw(Sometimes::ReplacedWithTransfers);
                 }
             }
+            Note::SessionTakenOver { .. } => {
+                let live = self.live() > 0;
+                self.saw(if live { Sometimes::TakenOverWithTransfers } else { Sometimes::TakenOver });
+            }
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
@@ -214,6 +218,7 @@ impl Oracle {
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }
             | Note::Left { .. }
+            | Note::TakenOver
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

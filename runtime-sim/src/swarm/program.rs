@@ -393,7 +393,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         Some(Outcome::Refused(why)) => {
             stage.breach(Kind::Liveness, Property::ClientsReturn, format!("{who:?} was refused for good: {why}"));
         }
-        Some(Outcome::Stopped | Outcome::Replaced) | None => {}
+        Some(Outcome::Stopped | Outcome::Replaced | Outcome::TakenOver) | None => {}
     }
     order.unwrap_or(Order::Restart(RESTART))
 }

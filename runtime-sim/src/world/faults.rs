@@ -243,10 +243,10 @@ impl World {
         self.faults.iter().any(|struck| struck.fault == KernelFault::Sim(SimFault::Stranger) && struck.begun.is_some())
     }
 
-    /// Whether a program was told its settings anew.
-    pub(super) fn was_reloaded(&self) -> bool {
-        let reloads = [SimFault::ReloadClient, SimFault::ReloadServer].map(KernelFault::Sim);
-        self.faults.iter().any(|struck| reloads.contains(&struck.fault) && struck.begun.is_some())
+    /// Whether tunnels may have been moved to and fro: a program was told its settings anew, or a client taken over.
+    pub(super) fn may_have_moved(&self) -> bool {
+        let moves = [SimFault::ReloadClient, SimFault::ReloadServer, SimFault::Rival].map(KernelFault::Sim);
+        self.faults.iter().any(|struck| moves.contains(&struck.fault) && struck.begun.is_some())
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.

@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(500);
 impl World {
     pub(super) fn next_phase(&mut self) {
         self.reap();
-        if self.was_reloaded() {
+        if self.may_have_moved() {
             self.find_publics();
         }
         match self.phase {
@@ -144,6 +144,7 @@ impl World {
     fn has_converged(&self) -> bool {
         self.actors.all.iter().all(|actor| actor.outcome.is_some())
             && self.clients_up()
+            && self.rivals_forgotten()
             && (0..self.plan.scenario.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
     }
 
@@ -152,6 +153,13 @@ impl World {
             let Some(process) = self.processes.get(process).filter(|process| process.alive) else { return false };
             matches!(&self.threads[process.threads[0]].task, Task::ClientMain(task) if task.is_up())
         })
+    }
+
+    /// What a rival has taken over, and not kept, is the client's again.
+    fn rivals_forgotten(&self) -> bool {
+        let server = &self.processes[self.server];
+        let Task::ServerMain(main) = &self.threads[server.threads[0]].task else { return false };
+        !self.may_have_moved() || main.sessions() == self.plan.scenario.clients.len()
     }
 
     fn port_listens(&self, tunnel: usize) -> bool {

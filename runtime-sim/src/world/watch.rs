@@ -567,6 +567,9 @@ impl World {
                 }
                 CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
+            Note::SessionTakenOver { .. } => {
+                self.coverage.saw(if live(self) { Sometimes::TakenOverWithTransfers } else { Sometimes::TakenOver });
+            }
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
@@ -590,6 +593,7 @@ impl World {
             | Note::SessionDetached { .. }
             | Note::SessionLost { .. }
             | Note::Left { .. }
+            | Note::TakenOver
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

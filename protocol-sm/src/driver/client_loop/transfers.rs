@@ -245,9 +245,9 @@ impl<T, P> ClientLoop<T, P> {
                 self.active -= 1;
                 conn.link.reset(cx.sys);
                 cx.sys.tell(FromClientLoop::ConnGone { serial, conn: conn.id });
-                self.tell_if_drained(cx);
             }
         }
+        self.tell_if_drained(cx);
     }
 }
 

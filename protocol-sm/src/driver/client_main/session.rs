@@ -5,7 +5,7 @@ use super::super::slab::Token;
 use super::super::sys::Streams;
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, MainSys, Stage};
-use crate::codes::{AbortCode, CloseCode, Violation};
+use crate::codes::{AbortCode, CloseCode, LeaveCode, Violation};
 use crate::control::client::{Control, Reaction};
 use crate::notes::Disconnect;
 use crate::wire::{ClientMsg, Ctl, ServerMsg, ToServer};
@@ -48,7 +48,8 @@ impl<T> ClientMain<T> {
             Reaction::Ready(tunnel, public) => self.on_tunnel_ready(cx, tunnel, public)?,
             Reaction::Refused(tunnel, code) => self.on_tunnel_refused(cx, tunnel, code)?,
             Reaction::Closed(tunnel, code) => self.on_tunnel_closed(cx, tunnel, code)?,
-            Reaction::Leave(code) => self.come_anew(cx, code),
+            Reaction::Leave(LeaveCode::TakenOver) => self.give_way(cx),
+            Reaction::Leave(code @ LeaveCode::Upgraded) => self.come_anew(cx, code),
         }
         Ok(())
     }

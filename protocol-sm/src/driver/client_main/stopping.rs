@@ -5,7 +5,7 @@ use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stopping};
 use crate::codes::CloseCode;
-use crate::notes::Disconnect;
+use crate::notes::{Disconnect, Note};
 use crate::wire::{ClientMsg, ToServer};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -18,14 +18,29 @@ impl<T> ClientMain<T> {
     /// The user asks to stop: no new visitors, transfers may finish for `drain_timeout`.
     // PROTOCOL.md: P-STOP-1.
     pub(super) fn stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        self.begin_stop(cx, Outcome::Stopped);
+    }
+
+    /// Another process of this client has its tunnels: the same as a stop, but for who closes the idle conns. The server
+    /// does, as a `Start` may be on its way.
+    // PROTOCOL.md: P-TAKE-3.
+    pub(super) fn give_way<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        self.begin_stop(cx, Outcome::TakenOver);
+    }
+
+    fn begin_stop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, outcome: Outcome) {
         if self.stopping.is_some() {
             return;
         }
         let until = cx.now + self.settings.timings.drain_timeout;
-        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false });
+        let idle_too = outcome == Outcome::TakenOver;
+        if idle_too {
+            cx.sys.note(Note::TakenOver);
+        }
+        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false, outcome });
         self.send(cx, ClientMsg::Drain);
         for loop_index in 0..self.loop_count {
-            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Drain });
+            cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Drain { idle_too } });
         }
     }
 
@@ -62,13 +77,18 @@ impl<T> ClientMain<T> {
             return self.disconnect(cx, Disconnect::Silent);
         }
         self.leave(cx, CloseCode::Bye);
-        self.outcome = Some(Outcome::Stopped);
+        self.have_stopped();
+    }
+
+    /// It ends as it was asked to.
+    fn have_stopped(&mut self) {
+        self.outcome = self.stopping.as_ref().map(|stopping| stopping.outcome.clone());
     }
 
     /// The server has closed a ctl_conn of a client that leaves: was it the last?
     pub(super) fn stop_if_alone(&mut self) {
         if self.control.is_none() && self.left.is_empty() {
-            self.outcome = Some(Outcome::Stopped);
+            self.have_stopped();
         }
     }
 }

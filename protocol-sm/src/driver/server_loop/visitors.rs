@@ -21,10 +21,11 @@ use core::net::SocketAddr;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, arrival: Arrival<T>) {
-        let control = arrival.control;
+        let (control, tunnel) = self.heir(arrival.control, arrival.tunnel);
+        let arrival = Arrival { control, tunnel, ..arrival };
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(shard) if self.core.draining || shard.closing => Some(Dropped::Gone),
+            Some(shard) if self.core.draining || shard.closing || shard.retired => Some(Dropped::Gone),
             Some(shard) => {
                 let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
                 if shard.is_full(&self.ledger) {

@@ -15,7 +15,8 @@ impl<T, L> ServerMain<T, L> {
         let closes = |control, registration| {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
-                ToListener::CloseAll { control: of } => of == control,
+                ToListener::CloseAll { control: of } | ToListener::Retire { control: of } => of == control,
+                ToListener::HandOver { former, .. } => (former.control, former.registration) == (control, registration),
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(_)

@@ -133,6 +133,10 @@ impl<T, L> ServerMain<T, L> {
         let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
         let Bind { registration, ports, mut gate } = bind;
         gate.label = self.label(control, registration.tunnel);
+        if let Some(former) = self.take_tunnel(control, registration.tunnel) {
+            cx.sys.tell(ToListener::HandOver { former, control, registration, gate });
+            return self.end_handover_if_through(cx, former.control);
+        }
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
@@ -199,7 +203,8 @@ impl<T, L> ServerMain<T, L> {
                 self.deal_bandwidth(cx);
             }
             FromServerLoop::Ask { control, loop_index, count } => {
-                if let Some(entry) = self.sessions.get_mut(control) {
+                // Of one that leaves the loop wants nothing, and has not heard that yet.
+                if let Some(entry) = self.sessions.get_mut(control).filter(|entry| !entry.leaves) {
                     let msg = entry.control.on_ask(loop_index, count);
                     self.send(cx, control, msg);
                 }
@@ -239,7 +244,7 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-RES-8, P-REPL-6.
     fn release<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, close: CloseCode) {
         let Some(entry) = self.sessions.get(key) else { return };
-        if !entry.control.has_conns() {
+        if !entry.control.has_conns() || entry.handover.is_some() {
             return self.end_session(cx, key, close, AbortCode::SessionOver);
         }
         let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
@@ -261,12 +266,17 @@ impl<T, L> ServerMain<T, L> {
         (close == CloseCode::Bye).then_some(self.settings.timings.session_grace)
     }
 
-    /// Ends a session whose ports are released and that has no conn left: there is nothing to keep.
+    /// Ends a session that has no ctl_conn, no conn left, and no right to its ports: they are released, or it was still
+    /// taking them over. There is nothing to keep.
+    // PROTOCOL.md: P-TAKE-4.
     pub(super) fn end_if_deserted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        if let Some(entry) = self.sessions.get(key)
-            && let Attachment::Asleep { .. } = entry.attachment()
-            && !entry.control.has_conns()
-        {
+        let Some(entry) = self.sessions.get(key).filter(|entry| !entry.control.has_conns()) else { return };
+        let deserted = match entry.attachment() {
+            Attachment::Attached(_) => false,
+            Attachment::Detached { .. } => entry.handover.is_some(),
+            Attachment::Asleep { .. } => true,
+        };
+        if deserted {
             self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
         }
     }
@@ -330,12 +340,15 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
         }
+        if let (Some(handover), Some(former)) = (entry.handover, entry.former) {
+            self.give_back(cx, former, handover);
+        }
         if let Some(rival) = entry.rival
             && let Some(Slot::Ctl(conn)) = self.slots.get_mut(rival)
             && let Stage::Parked { challenge, access, .. } = &conn.stage
         {
             let (challenge, access) = (challenge.clone(), access.clone());
-            if let Err(stop) = self.begin(cx, rival, &challenge, &access) {
+            if let Err(stop) = self.on_proved(cx, rival, challenge, access) {
                 self.stop_ctl(cx, rival, stop);
             }
         }
