@@ -50,6 +50,8 @@ pub struct Control {
     pub credential: Holder,
     /// The token that its client has proved last; none where the server has none.
     pub token: Option<Token>,
+    /// The features chosen with its client.
+    pub features: u64,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
@@ -192,6 +194,7 @@ impl Control {
             client,
             credential,
             token: None,
+            features: 0,
             session: NumberedMessages::bounded(max_unacked(scope.max_connections, loop_count)),
             secret,
             scope,

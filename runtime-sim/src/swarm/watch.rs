@@ -194,6 +194,8 @@ impl Watch {
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Bandwidth { .. }
+            | ToServerLoop::Settle
+            | ToServerLoop::Leave
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }

@@ -187,6 +187,7 @@ impl World {
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
             | ToListener::Report
+            | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
             | ToListener::Left { .. } => {}
         }

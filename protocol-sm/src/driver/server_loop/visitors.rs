@@ -24,7 +24,7 @@ impl<T, P> ServerLoop<T, P> {
         let control = arrival.control;
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(shard) if self.core.draining || shard.closing => Some(Dropped::Gone),
+            Some(shard) if self.closed || shard.closing => Some(Dropped::Gone),
             Some(shard) => {
                 let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
                 if shard.is_full(&self.ledger) {
@@ -192,6 +192,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.core.tally.reused += 1;
             }
         }
+        self.tell_if_settled(cx);
         self.drive(cx, token);
     }
 
@@ -235,6 +236,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
             cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Dropped(why)));
         }
+        self.tell_if_settled(cx);
     }
 
     /// Resets a visitor. Returns who it was, if its visit is to leave a record.

@@ -1,7 +1,7 @@
 //! The main thread's tables agree with each other, after every event: for tests and simulations.
 
 use super::super::listener::Listener;
-use super::super::messages::ToListener;
+use super::super::messages::{Step, ToListener};
 use super::session_table::Attachment;
 use super::{ServerMain, Slot, Stage};
 
@@ -16,6 +16,7 @@ impl<T, L> ServerMain<T, L> {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
                 ToListener::CloseAll { control: of } => of == control,
+                ToListener::Upgrade(step) => step == Step::Leave,
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(_)

@@ -260,6 +260,7 @@ impl<T, L> ServerMain<T, L> {
         let client = challenge.hello.client;
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
+        control.features = access.features;
         self.sessions.insert(control, token, from, cx.now);
         for loop_index in 0..self.loop_count {
             let limits = self.limits(access.credential, &scope, loop_index);
@@ -293,6 +294,7 @@ impl<T, L> ServerMain<T, L> {
         }
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.control.token.clone_from(&access.token);
+            entry.control.features = access.features;
         }
         self.welcome(cx, token, key, access, true);
         self.refuse_rival(cx, key);
@@ -405,6 +407,9 @@ impl<T, L> ServerMain<T, L> {
         self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
+        } else if self.was_upgraded() {
+            // PROTOCOL.md: P-LEAVE-4.
+            self.end_session(cx, key, CloseCode::Stopping, AbortCode::SessionOver);
         }
     }
 }
