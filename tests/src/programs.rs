@@ -3,9 +3,11 @@
 mod build;
 mod lines;
 mod options;
+mod successors;
 
 pub use build::directory;
 pub use options::{Options, options};
+pub use successors::Successors;
 
 use crate::link::Namespace;
 use crate::process::Process;

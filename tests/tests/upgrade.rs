@@ -1,7 +1,6 @@
 //! `cproxy-server upgrade`: the program on disk takes over, and no visitor notices.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -10,35 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
-use tests::programs::{Client, Server, directory, options};
+use tests::programs::{Client, Server, Successors, directory, options};
 use tests::services::Service;
 use tests::sockets::{connect, finish, read_all};
 use tests::visits::{ping, short_visit};
 use tests::wait::until;
-
-/// A server's successors: they are killed with the test.
-#[derive(Default)]
-struct Successors(Vec<u32>);
-
-impl Successors {
-    /// Takes the process that serves now, by the line that says so.
-    #[track_caller]
-    fn take(&mut self, said: &str) -> u32 {
-        let pid = said.split_once("process ").and_then(|(_, rest)| rest.split_once(" serves now"));
-        let pid = pid.and_then(|(pid, _)| pid.parse().ok()).unwrap_or_else(|| panic!("no upgrade: {said}"));
-        self.0.push(pid);
-        pid
-    }
-}
-
-impl Drop for Successors {
-    fn drop(&mut self) {
-        for &pid in &self.0 {
-            // It may have ended.
-            let _gone = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        }
-    }
-}
 
 fn runs(pid: u32) -> bool {
     // One that has ended and was not waited for is a zombie.
