@@ -22,6 +22,7 @@ use crate::wire::{
 pub struct Challenge {
     /// What the client said.
     pub hello: ClientHello,
+    features: u64,
     transcript: Transcript,
 }
 
@@ -32,6 +33,8 @@ pub struct Access {
     pub credential: Holder,
     /// With which token; `None` without one.
     pub token: Option<Token>,
+    /// The features chosen with it.
+    pub features: u64,
     transcript: Transcript,
 }
 
@@ -54,16 +57,11 @@ impl Challenge {
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
             (false, true) | (true, false) => {}
         }
-        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features: hello.features & FEATURES }));
+        let features = hello.features & FEATURES;
+        let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features }));
         let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
-        Ok((Self { hello, transcript }, answer))
-    }
-
-    /// The features that were chosen.
-    #[must_use]
-    pub fn features(&self) -> u64 {
-        self.hello.features & FEATURES
+        Ok((Self { hello, features, transcript }, answer))
     }
 
     /// Checks the client's proof against every credential.
@@ -72,12 +70,12 @@ impl Challenge {
     /// [`HandshakeRefusal::WrongToken`].
     // PROTOCOL.md: P-AUTH-7.
     pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
-        let transcript = self.transcript;
+        let (features, transcript) = (self.features, self.transcript);
         let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);
         if settings.is_open() {
             // The key is empty: this proves only that the client speaks the protocol.
             return if proves(None) {
-                Ok(Access { credential: None, token: None, transcript })
+                Ok(Access { credential: None, token: None, features, transcript })
             } else {
                 Err(HandshakeRefusal::WrongToken)
             };
@@ -86,12 +84,13 @@ impl Challenge {
             return Ok(Access {
                 credential: Some(0),
                 token: settings.credentials[0].tokens.first().cloned(),
+                features,
                 transcript,
             });
         }
         for (index, credential) in settings.credentials.iter().enumerate() {
             if let Some(token) = credential.tokens.iter().find(|token| proves(Some(token))) {
-                return Ok(Access { credential: Some(index), token: Some(token.clone()), transcript });
+                return Ok(Access { credential: Some(index), token: Some(token.clone()), features, transcript });
             }
         }
         Err(HandshakeRefusal::WrongToken)

@@ -1,5 +1,6 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
+use super::inherit::Owner;
 use super::sys::Lookup;
 use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
@@ -107,6 +108,10 @@ pub enum ToServerLoop<T> {
     KeepTo(Box<Timings>),
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
+    /// Visitors come no more for a while: tell [`FromServerLoop::Settled`] when none waits for a conn.
+    Settle,
+    /// Another process takes the visitors: as [`ToServerLoop::Drain`], but those that wait may go on waiting.
+    Leave,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
     Trim,
     /// The time to drain is over: reset and close everything.
@@ -224,6 +229,11 @@ pub enum FromServerLoop<T> {
     },
     /// No transfer is left on this loop, after [`ToServerLoop::Drain`].
     Drained {
+        /// The loop's index.
+        loop_index: usize,
+    },
+    /// No visitor waits for a conn on this loop, after [`ToServerLoop::Settle`].
+    Settled {
         /// The loop's index.
         loop_index: usize,
     },
@@ -388,6 +398,8 @@ pub enum ToListener {
         control: ControlKey,
         /// Whose session it is: sessions of one holder share a turn.
         holder: Option<usize>,
+        /// Whose it is to another process.
+        owner: Owner,
         /// What is registered.
         registration: Registration,
         /// The address to listen on.
@@ -450,6 +462,8 @@ pub enum ToListener {
         /// The session, by the server's key.
         control: ControlKey,
     },
+    /// A step of an upgrade. [`Step::Lend`] is answered by [`FromListener::Lent`].
+    Upgrade(Step),
     /// Somebody asks for a report: answered by [`FromListener::Report`].
     Report,
 }
@@ -477,6 +491,11 @@ pub enum FromListener {
         /// The public address, or why there is none.
         bound: Result<SocketAddr, SysError>,
     },
+    /// So many public ports were lent.
+    Lent {
+        /// Their number.
+        count: usize,
+    },
     /// Its part of a report.
     Report(Box<ListenerPart>),
 }
@@ -491,11 +510,11 @@ pub enum ToOperator {
         /// What they asked for.
         report: Box<Report>,
     },
-    /// The answer to [`ToServerMain::Order`].
+    /// The answer to [`ToServerMain::Order`] or [`ToServerMain::Upgrade`].
     Done {
         /// Who gave the order.
         tag: u64,
-        /// How many sessions or tunnels it was about.
+        /// How many sessions, tunnels or listeners it was about.
         count: usize,
     },
 }
@@ -509,6 +528,23 @@ pub enum Order {
     /// Close this public port for as long as the session lasts.
     // PROTOCOL.md: P-TUN-14.
     Close(u16),
+}
+
+/// A step of an upgrade: another process of the server takes its listeners over. They come in this order, and the last
+/// one may come instead of any but the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Put copies of all listeners aside, and open and close none any more. Answered with their number; 0: the server
+    /// stops, or is being upgraded already.
+    Lend,
+    /// Accept no more visitors, and when none waits for a conn, no connections at all. Answered then; with 0 if the
+    /// server stops.
+    Settle,
+    /// The other process accepts now: tell the clients, and let transfers end. Answered with the number of sessions.
+    // PROTOCOL.md: P-LEAVE-1.
+    Leave,
+    /// It does not: go on as before. Answered at once.
+    GoOn,
 }
 
 /// To the server's main thread. `T` is a stream.
@@ -533,6 +569,13 @@ pub enum ToServerMain<T> {
         tag: u64,
         /// What is to be done.
         order: Order,
+    },
+    /// Another process is to take over: answered by [`ToOperator::Done`].
+    Upgrade {
+        /// Whoever sees to it, by this name.
+        tag: u64,
+        /// How far it is.
+        step: Step,
     },
     /// The user asks to stop.
     Stop,

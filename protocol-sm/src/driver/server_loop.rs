@@ -51,6 +51,10 @@ pub struct ServerLoop<T, P> {
     next_retry: Option<Instant>,
     /// What its tunnels may move now.
     allowances: Allowances<(ControlKey, TunnelId)>,
+    /// No visitor is taken any more.
+    closed: bool,
+    /// The main thread waits until no visitor waits for a conn.
+    settling: bool,
     /// An empty buffer for the next visitor's first bytes.
     spare: Vec<u8>,
 }
@@ -245,6 +249,8 @@ impl<T, P> ServerLoop<T, P> {
             slots: Slab::default(),
             next_retry: None,
             allowances: Allowances::default(),
+            closed: false,
+            settling: false,
             spare: Vec::new(),
         }
     }
@@ -279,6 +285,7 @@ where
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
                 self.forget_tally(control, tunnel);
+                self.tell_if_drained(cx);
             }
             ToServerLoop::HandOver { from, to } => self.hand_over(cx, from, to),
             ToServerLoop::Retire { control } => self.retire(cx, control),
@@ -289,8 +296,18 @@ where
                 }
                 self.core.timings = *timings;
             }
+            ToServerLoop::Settle => {
+                self.settling = true;
+                self.tell_if_settled(cx);
+            }
+            ToServerLoop::Leave => {
+                self.core.draining = true;
+                self.controls.values_mut().for_each(|shard| shard.pool.close());
+                self.tell_if_drained(cx);
+            }
             ToServerLoop::Drain => {
                 self.core.draining = true;
+                self.closed = true;
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -359,6 +376,7 @@ where
                 Some(Slot::Visitor(visitor)) => {
                     visitor.deadline = None;
                     self.drop_visitor(cx, token, Dropped::WaitedTooLong);
+                    self.tell_if_drained(cx);
                 }
             }
         }
@@ -430,10 +448,6 @@ impl<T, P> ServerLoop<T, P> {
         };
         shard.closing = true;
         shard.pool.close();
-        for other in self.controls.values_mut() {
-            other.heirs.retain(|_, &mut (heir, _)| heir != control);
-        }
-        let Some(shard) = self.controls.get(&control) else { return };
         let tokens: Vec<_> = shard.conns.values().copied().collect();
         for token in tokens {
             // The last bytes of a transfer that the client is through with are in our own sockets by now.
@@ -530,8 +544,16 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
+    /// Says so to the main thread if it waits until nobody waits for a conn.
+    fn tell_if_settled<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.settling && self.controls.values().all(|shard| shard.pool.waits() == 0) {
+            self.settling = false;
+            cx.sys.tell(FromServerLoop::Settled { loop_index: self.core.loop_index });
+        }
+    }
+
     fn tell_if_drained<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
-        let none_left = || self.controls.values().all(|shard| shard.active == 0);
+        let none_left = || self.controls.values().all(|shard| shard.active == 0 && shard.pool.waits() == 0);
         let drained = |loop_index| FromServerLoop::Drained { loop_index };
         self.core.tell_if_drained(cx.sys, none_left, drained);
     }

@@ -291,6 +291,7 @@ impl Loops {
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
+            | FromServerLoop::Settled { .. }
             | FromServerLoop::Left { .. }
             | FromServerLoop::PassOn { .. } => {}
         }

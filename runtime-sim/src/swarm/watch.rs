@@ -197,6 +197,8 @@ impl Watch {
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Bandwidth { .. }
+            | ToServerLoop::Settle
+            | ToServerLoop::Leave
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }

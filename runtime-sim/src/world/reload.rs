@@ -192,6 +192,7 @@ impl World {
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
             | ToListener::Report
+            | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
             | ToListener::Left { .. } => {}
         }

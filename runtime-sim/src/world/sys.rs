@@ -11,7 +11,7 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+    Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
 };
 use std::collections::BTreeMap;
 
@@ -377,6 +377,12 @@ impl Listen for ThreadSys<'_> {
         self.kernel.watch(sock, self.poll, token, false);
         Ok((Socket(sock), address))
     }
+
+    fn adopt(&mut self, _: &Socket, _: Token) -> Result<SocketAddr, SysError> {
+        unreachable!("no process of this ring leaves a listener to another")
+    }
+
+    fn lend(&mut self, _: &Socket, _: &Given) {}
 
     fn accept(&mut self, listener: &Socket, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let taken = self.kernel.accept(listener.0);

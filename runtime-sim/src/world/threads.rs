@@ -26,7 +26,7 @@ impl World {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         self.with(main, |task, cx| {
             if let Task::ServerMain(task) = task {
-                task.listen(cx, any(CTL), any(PROXY)).expect("the server's ports are free");
+                task.listen(cx, any(CTL), any(PROXY), [None, None]).expect("the server's ports are free");
             }
         });
     }

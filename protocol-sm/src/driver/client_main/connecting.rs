@@ -7,7 +7,7 @@ use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
 use crate::carriage::Carriage;
-use crate::codes::{CloseCode, MessageName, StateName, Violation};
+use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::ClientId;
 use crate::liveness::{Liveness, Pulse};
@@ -171,6 +171,10 @@ impl<T> ClientMain<T> {
             let graces = [session_grace, self.settings.timings.kept()].map(|grace| (at + grace).since(cx.now));
             graces.into_iter().find(|left| !left.is_zero()).unwrap_or_default()
         });
+        // The server was upgraded, and another process of this client came to the new one first.
+        if why == Disconnect::Refused(HandshakeRefusal::IdentityInUse) && !self.left.is_empty() {
+            self.give_way(cx);
+        }
         match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
             AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
             AfterFailure::Retry(pause) => {

@@ -33,10 +33,10 @@ impl<T> ClientMain<T> {
             return;
         }
         let until = cx.now + self.settings.timings.drain_timeout;
-        let idle_too = outcome == Outcome::TakenOver;
-        if idle_too {
+        if outcome == Outcome::TakenOver {
             cx.sys.note(Note::TakenOver);
         }
+        let idle_too = outcome == Outcome::TakenOver && self.control.is_some();
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), leaving: false, outcome });
         self.send(cx, ClientMsg::Drain);
         for loop_index in 0..self.loop_count {

@@ -174,9 +174,7 @@ impl<T, P> ServerLoop<T, P> {
         let Some(shard) = self.controls.get_mut(&control) else { return };
         match shard.pool.on_return(visitor, until) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
-            None if self.core.draining || shard.closing || shard.retired => {
-                self.drop_visitor(cx, visitor, Dropped::Gone)
-            }
+            None if self.closed || shard.closing || shard.retired => self.drop_visitor(cx, visitor, Dropped::Gone),
             None => self.begin_wait(visitor),
         }
         self.ask(cx, control);

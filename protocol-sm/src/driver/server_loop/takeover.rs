@@ -23,6 +23,10 @@ impl<T, P> ServerLoop<T, P> {
     ) {
         let Some(shard) = self.controls.get_mut(&from.0) else { return };
         shard.heirs.insert(from.1, to);
+        if self.heir(from.0, from.1) == from {
+            return;
+        }
+        let Some(shard) = self.controls.get(&from.0) else { return };
         let waiting: Vec<_> = shard.pool.waiting().collect();
         for token in waiting {
             if let Some(Slot::Visitor(visitor)) = self.slots.get(token)
@@ -33,10 +37,14 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    /// Where a visitor of this tunnel belongs by now.
+    /// Where a visitor of this tunnel belongs by now. A session that was over before it had taken everything over, of
+    /// which this loop may hear first, is nobody's heir.
     pub(super) fn heir(&self, control: ControlKey, tunnel: TunnelId) -> (ControlKey, TunnelId) {
         let mut at = (control, tunnel);
-        while let Some(&heir) = self.controls.get(&at.0).and_then(|shard| shard.heirs.get(&at.1)) {
+        let is_there = |heir: &(ControlKey, TunnelId)| self.controls.get(&heir.0).is_some_and(|shard| !shard.closing);
+        while let Some(shard) = self.controls.get(&at.0)
+            && let Some(&heir) = shard.heirs.get(&at.1).filter(|&heir| is_there(heir))
+        {
             at = heir;
         }
         at
@@ -44,9 +52,6 @@ impl<T, P> ServerLoop<T, P> {
 
     /// A visitor that has no conn goes to another session, and waits there as long as it may.
     pub(super) fn pass_on<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, to: (ControlKey, TunnelId)) {
-        if self.controls.get(&to.0).is_none_or(|shard| shard.closing) {
-            return self.drop_visitor(cx, token, Dropped::Gone);
-        }
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) else { return };
         let from = (visitor.control, visitor.tunnel);
         (visitor.control, visitor.tunnel) = to;

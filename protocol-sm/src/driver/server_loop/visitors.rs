@@ -25,7 +25,7 @@ impl<T, P> ServerLoop<T, P> {
         let arrival = Arrival { control, tunnel, ..arrival };
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(shard) if self.core.draining || shard.closing || shard.retired => Some(Dropped::Gone),
+            Some(shard) if self.closed || shard.closing || shard.retired => Some(Dropped::Gone),
             Some(shard) => {
                 let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
                 if shard.is_full(&self.ledger) {
@@ -193,6 +193,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.core.tally.reused += 1;
             }
         }
+        self.tell_if_settled(cx);
         self.drive(cx, token);
     }
 
@@ -236,6 +237,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
             cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Dropped(why)));
         }
+        self.tell_if_settled(cx);
     }
 
     /// Resets a visitor. Returns who it was, if its visit is to leave a record.

@@ -189,7 +189,7 @@ impl<T, L> ServerMain<T, L> {
             && (entry.control.client, entry.control.credential) == (hello.client, access.credential)
         {
             if self.sessions.on_ack(key, resume.received).is_ok() {
-                self.resume(cx, token, key, &challenge, &access);
+                self.resume(cx, token, key, &access);
                 return Ok(());
             }
             // It claims what was never sent, or takes back what it had: nothing of that session can be trusted.
@@ -275,7 +275,7 @@ impl<T, L> ServerMain<T, L> {
         let client = challenge.hello.client;
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
-        control.features = challenge.features();
+        control.features = access.features;
         match former {
             Some((former, until)) => self.sessions.take_over(former, control, token, from, cx.now, until),
             None => self.sessions.insert(control, token, from, cx.now),
@@ -294,7 +294,6 @@ impl<T, L> ServerMain<T, L> {
         cx: &mut Cx<'_, S>,
         token: Token,
         key: ControlKey,
-        challenge: &Challenge,
         access: &Access,
     ) {
         let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
@@ -312,7 +311,7 @@ impl<T, L> ServerMain<T, L> {
         }
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.control.token.clone_from(&access.token);
-            entry.control.features = challenge.features();
+            entry.control.features = access.features;
         }
         self.welcome(cx, token, key, access, true);
         self.answer_rival(cx, key);
@@ -417,6 +416,9 @@ impl<T, L> ServerMain<T, L> {
         self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
+        } else if self.was_upgraded() {
+            // PROTOCOL.md: P-LEAVE-4.
+            self.end_session(cx, key, CloseCode::Stopping, AbortCode::SessionOver);
         }
         self.end_if_deserted(cx, key);
     }

@@ -1,5 +1,6 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
+use super::super::inherit::Owner;
 use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
@@ -130,7 +131,9 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return;
         }
-        let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
+        let Some(entry) = self.sessions.get(control) else { return };
+        let holder = entry.control.credential;
+        let owner = Owner { client: entry.control.client, credential: self.settings.name_of(holder) };
         let Bind { registration, ports, mut gate } = bind;
         gate.label = self.label(control, registration.tunnel);
         if let Some(former) = self.take_tunnel(control, registration.tunnel) {
@@ -143,7 +146,7 @@ impl<T, L> ServerMain<T, L> {
         {
             self.release(cx, ghost, CloseCode::Replaced);
         }
-        cx.sys.tell(ToListener::Bind { control, holder, registration, ip: self.bind_ip, ports, gate });
+        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, ip: self.bind_ip, ports, gate });
     }
 
     /// Who may visit a tunnel is changed, or its name.
@@ -203,8 +206,9 @@ impl<T, L> ServerMain<T, L> {
                 self.deal_bandwidth(cx);
             }
             FromServerLoop::Ask { control, loop_index, count } => {
-                // Of one that leaves the loop wants nothing, and has not heard that yet.
-                if let Some(entry) = self.sessions.get_mut(control).filter(|entry| !entry.leaves) {
+                // Of one that leaves the loop wants nothing, and has not heard that yet. PROTOCOL.md: P-LEAVE-3.
+                let may = !self.was_upgraded();
+                if let Some(entry) = self.sessions.get_mut(control).filter(|entry| may && !entry.leaves) {
                     let msg = entry.control.on_ask(loop_index, count);
                     self.send(cx, control, msg);
                 }
@@ -216,6 +220,7 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
+            FromServerLoop::Settled { loop_index } => self.on_loop_settled(cx, loop_index),
             FromServerLoop::Report(part) => self.on_part(cx, Part::Loop(part)),
             FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {

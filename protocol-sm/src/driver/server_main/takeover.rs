@@ -30,7 +30,7 @@ impl<T, L> ServerMain<T, L> {
             unreachable!("M5: it waits for this session")
         };
         let (challenge, access) = (challenge.clone(), access.clone());
-        let taken_over = if self.may_take_over(cx, key, &challenge) {
+        let taken_over = if self.may_take_over(cx, key, access.features) {
             self.take_over(cx, rival, key, &challenge, &access)
         } else {
             Err(HandshakeRefusal::IdentityInUse.into())
@@ -41,11 +41,11 @@ impl<T, L> ServerMain<T, L> {
     }
 
     // PROTOCOL.md: P-TAKE-6.
-    fn may_take_over<S>(&mut self, cx: &Cx<'_, S>, key: ControlKey, challenge: &Challenge) -> bool {
+    fn may_take_over<S>(&mut self, cx: &Cx<'_, S>, key: ControlKey, offered: u64) -> bool {
         let idle = !self.sessions.takes_over(key);
         let Some(entry) = self.sessions.get_mut(key) else { return false };
         let understood = entry.control.features & LEAVE != 0;
-        challenge.features() & TAKEOVER != 0 && understood && entry.takeovers.ask(cx.now) && idle
+        offered & TAKEOVER != 0 && understood && entry.takeovers.ask(cx.now) && idle
     }
 
     /// A session begins that takes over from `former`.
@@ -105,7 +105,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// The session before this one leaves: it has no tunnels any more, and ends when its transfers have.
     // PROTOCOL.md: P-TAKE-3.
-    fn end_handover<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
+    pub(super) fn end_handover<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
         let Some(former) = self.sessions.end_handover(key) else { return };
         let _closed = self.sessions.act(former, |control, ledger| control.on_msg(ClientMsg::Drain, 0, ledger));
         cx.sys.tell(ToListener::Retire { control: former });
