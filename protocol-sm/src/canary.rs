@@ -99,11 +99,13 @@ pub enum PlantedBug {
     ReleaseUntold,
     /// Who asks for a report while one is gathered is told what was gathered before.
     OldReport,
+    /// A client that is told to leave ends its session, and does not serve it to its end.
+    LeftSessionCut,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -148,6 +150,7 @@ impl PlantedBug {
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
         Self::OldReport,
+        Self::LeftSessionCut,
     ];
 }
 

@@ -108,11 +108,14 @@ pub enum Sometimes {
     KickedWithTransfers,
     PortClosed,
     PortClosedWithTransfers,
+    Upgraded,
+    UpgradedWithTransfers,
+    UpgradeFailed,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 100] = [
+    pub const ALL: [Self; 103] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -213,6 +216,9 @@ impl Sometimes {
         Self::KickedWithTransfers,
         Self::PortClosed,
         Self::PortClosedWithTransfers,
+        Self::Upgraded,
+        Self::UpgradedWithTransfers,
+        Self::UpgradeFailed,
     ];
 }
 

@@ -15,8 +15,8 @@ use protocol_sm::settings::TunnelLimits;
 use protocol_sm::sources::SourceLists;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
-    ClientHandshake, ClientMsg, ConnHello, ConnKind, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer,
-    Reply, ServerMsg, ToClient, ToServer,
+    ClientHandshake, ClientMsg, ConnHello, ConnKind, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient,
+    ProxyToServer, Reply, ServerMsg, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -223,7 +223,8 @@ fn a_tunnel_registered_after_drain_is_refused() {
 #[test]
 fn a_server_is_upgraded_in_order() {
     let mut stage = Stage::set();
-    let mut knows = RawClient::with(stage.server.ctl(), &Identity { features: LEAVE, ..Identity::new() }).expect("let in");
+    let mut knows =
+        RawClient::with(stage.server.ctl(), &Identity { features: LEAVE, ..Identity::new() }).expect("let in");
     let mut served = stage.visitor(b"served");
     let mut lost = connect(knows.tunnel(1));
     let mut successors = Successors::default();

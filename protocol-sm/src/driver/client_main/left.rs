@@ -6,6 +6,7 @@ use super::super::slab::Token;
 use super::super::sys::Streams;
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, MainSys, Stage};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{CloseCode, LeaveCode};
 use crate::control::client::Control;
 use crate::liveness::{Liveness, Pulse};
@@ -36,7 +37,7 @@ impl<T> ClientMain<T> {
         let Some(control) = self.control.take() else { return };
         cx.sys.note(Note::Left { code });
         self.left.push(Left { control, token, liveness });
-        if self.left.len() > MAX {
+        if self.left.len() > MAX || planted(PlantedBug::LeftSessionCut) {
             self.end_left(cx, 0, Disconnect::Closed(CloseCode::Bye));
         }
         self.story.on_over(cx.now);
