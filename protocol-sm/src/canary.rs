@@ -99,13 +99,15 @@ pub enum PlantedBug {
     ReleaseUntold,
     /// Who asks for a report while one is gathered is told what was gathered before.
     OldReport,
+    /// A client that is told to leave ends its session, and does not serve it to its end.
+    LeftSessionCut,
     /// A client is not told that another process of it took over.
     TakenOverUntold,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -150,6 +152,7 @@ impl PlantedBug {
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
         Self::OldReport,
+        Self::LeftSessionCut,
         Self::TakenOverUntold,
     ];
 }

@@ -93,9 +93,9 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
-/// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, and nobody asks
-/// for a report. There is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
+/// passes there that would ask for a second heartbeat, there is no access log and no limit of bandwidth, nobody asks for
+/// a report, no server is upgraded, and there is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 18] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -112,6 +112,7 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
     PlantedBug::DroppedCounted,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
+    PlantedBug::LeftSessionCut,
     PlantedBug::TakenOverUntold,
 ];
 /// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
@@ -124,12 +125,13 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
+/// stay where they are, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
 /// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
 /// tunnel, or a turn, moves.
-const HIDDEN_FROM_SWARM: [PlantedBug; 13] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,
+    PlantedBug::LeftSessionCut,
     PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,

@@ -61,7 +61,7 @@ fn twenty_upgrades_lose_no_visit_and_no_transfer() {
     assert!(server.is_running(), "its transfer has not ended");
     for mut visitor in long {
         ping(&mut visitor, b"to its end");
-        finish(&mut visitor);
+        finish(&visitor);
         assert_eq!(read_all(&mut visitor), b"");
     }
     assert_eq!(server.exit_code(), 0);

@@ -134,6 +134,12 @@ impl<L> Listener<L> {
         self.ports.len()
     }
 
+    /// Public ports that another process has left, and that wait for their tunnels.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Opens what is to be opened, a bounded number of tries at a time.
     fn open_ports<S>(&mut self, cx: &mut Cx<'_, S>)
     where

@@ -108,13 +108,16 @@ pub enum Sometimes {
     KickedWithTransfers,
     PortClosed,
     PortClosedWithTransfers,
+    Upgraded,
+    UpgradedWithTransfers,
+    UpgradeFailed,
     TakenOver,
     TakenOverWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 102] = [
+    pub const ALL: [Self; 105] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -215,6 +218,9 @@ impl Sometimes {
         Self::KickedWithTransfers,
         Self::PortClosed,
         Self::PortClosedWithTransfers,
+        Self::Upgraded,
+        Self::UpgradedWithTransfers,
+        Self::UpgradeFailed,
         Self::TakenOver,
         Self::TakenOverWithTransfers,
     ];

@@ -50,6 +50,8 @@ pub enum KernelFault {
     CloseTunnel,
     Kick,
     ClosePort,
+    /// Another process of the server takes the listeners over, or fails to.
+    Upgrade,
 }
 
 /// A kind of fault on turmoil.

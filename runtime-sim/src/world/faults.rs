@@ -79,6 +79,7 @@ impl World {
             KernelFault::CloseTunnel => self.close_tunnel(index, tunnel),
             KernelFault::Kick => self.order(Order::Kick(client_name(client))),
             KernelFault::ClosePort => self.close_port(index, tunnel),
+            KernelFault::Upgrade => self.begin_upgrade(),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -171,7 +172,7 @@ impl World {
             KernelFault::ServiceBlackholed => {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
-            KernelFault::Nudge | KernelFault::Kick => {}
+            KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
             KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),

@@ -87,7 +87,8 @@ impl World {
                 if matches!(self.phase, Phase::Healing(_) | Phase::Resting(_)) {
                     // It ended because of a fault (replaced by a rival, or asked to stop): somebody starts it again.
                     match self.processes[process].role {
-                        Role::Server => self.start_server(),
+                        Role::Server if process == self.server => self.start_server(),
+                        Role::Server => {}
                         Role::Client { client, rival: false } => self.start_client(client),
                         Role::Client { rival: true, .. } => {}
                     }

@@ -6,10 +6,11 @@ use super::super::slab::Token;
 use super::super::sys::Streams;
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, MainSys, Stage};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{CloseCode, LeaveCode};
 use crate::control::client::Control;
 use crate::liveness::{Liveness, Pulse};
-use crate::notes::{Disconnect, Note};
+use crate::notes::Note;
 use crate::wire::{Ctl, ToServer};
 
 /// Sessions beside the current one. A server that is upgraded more often while old transfers last loses the oldest.
@@ -36,8 +37,8 @@ impl<T> ClientMain<T> {
         let Some(control) = self.control.take() else { return };
         cx.sys.note(Note::Left { code });
         self.left.push(Left { control, token, liveness });
-        if self.left.len() > MAX {
-            self.end_left(cx, 0, Disconnect::Closed(CloseCode::Bye));
+        if self.left.len() > MAX || planted(PlantedBug::LeftSessionCut) {
+            self.end_left(cx, 0, Some(CloseCode::Bye));
         }
         self.story.on_over(cx.now);
         self.begin(cx);
@@ -50,7 +51,7 @@ impl<T> ClientMain<T> {
             let left = &mut self.left[index];
             match left.liveness.on_deadline(now) {
                 Pulse::Fine => {}
-                Pulse::Dead => self.end_left(cx, index, Disconnect::Silent),
+                Pulse::Dead => self.end_left(cx, index, None),
                 Pulse::Ping => {
                     let (serial, received) = (left.control.serial, left.control.session.mark_acked());
                     self.push(serial, &Ctl::Ping { received });
@@ -59,18 +60,16 @@ impl<T> ClientMain<T> {
         }
     }
 
-    /// A session that was left is over: what belongs to it is reset.
+    /// A session that was left is over: what belongs to it is reset. The server is told so with `close`, if it can be.
     // PROTOCOL.md: P-LEAVE-4.
-    pub(super) fn end_left<S>(&mut self, cx: &mut Cx<'_, S>, index: usize, why: Disconnect)
+    pub(super) fn end_left<S>(&mut self, cx: &mut Cx<'_, S>, index: usize, close: Option<CloseCode>)
     where
         S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>>,
     {
         let Left { control, token, .. } = self.left.remove(index);
         if let Some(mut link) = self.slots.remove(token) {
-            match why {
-                Disconnect::Violation(_) => link.push(&ToServer::Close { code: CloseCode::Violation }),
-                Disconnect::Closed(code) => link.push(&ToServer::Close { code }),
-                _ => {}
+            if let Some(code) = close {
+                link.push(&ToServer::Close { code });
             }
             link.close(cx.sys);
         }
@@ -86,7 +85,7 @@ impl<T> ClientMain<T> {
         S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>>,
     {
         while !self.left.is_empty() {
-            self.end_left(cx, 0, Disconnect::Closed(CloseCode::Bye));
+            self.end_left(cx, 0, Some(CloseCode::Bye));
         }
     }
 }

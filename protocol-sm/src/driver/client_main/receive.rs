@@ -51,7 +51,20 @@ impl<T> ClientMain<T> {
     // PROTOCOL.md: P-REPL-3.
     pub(super) fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Disconnect) {
         if let Some(index) = self.left.iter().position(|left| left.token == token) {
-            return self.end_left(cx, index, why);
+            let close = match why {
+                Disconnect::Violation(_) => Some(CloseCode::Violation),
+                Disconnect::Closed(code) => Some(code),
+                Disconnect::Unresolved
+                | Disconnect::Unreachable(_)
+                | Disconnect::NotCproxy
+                | Disconnect::Refused(_)
+                | Disconnect::WrongServer
+                | Disconnect::Tls(_)
+                | Disconnect::NoAnswer
+                | Disconnect::Lost
+                | Disconnect::Silent => None,
+            };
+            return self.end_left(cx, index, close);
         }
         match why {
             Disconnect::Violation(violation) if self.is_up() => {

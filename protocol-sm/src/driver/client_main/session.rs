@@ -91,7 +91,7 @@ impl<T> ClientMain<T> {
     /// A server has broken the protocol in a session, or leaves too much of it unacknowledged.
     fn on_violation<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, serial: u64, violation: Violation) {
         if let Some(index) = self.left.iter().position(|left| left.control.serial == serial) {
-            self.end_left(cx, index, Disconnect::Violation(violation));
+            self.end_left(cx, index, Some(CloseCode::Violation));
         } else if self.session(serial).is_some() {
             self.leave(cx, CloseCode::Violation);
             self.disconnect(cx, Disconnect::Violation(violation));

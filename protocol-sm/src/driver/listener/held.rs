@@ -47,6 +47,10 @@ impl<L> Held<L> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.ports.len()
+    }
+
     /// Lends those that are held still to the next process. Returns their number.
     pub(super) fn lend<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
         for (at, (owner, listener)) in &self.ports {
