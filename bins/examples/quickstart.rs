@@ -12,6 +12,7 @@ use protocol_sm::settings::{
 };
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
+use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, Server};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -142,7 +143,7 @@ impl Demo {
         let threads = NonZeroUsize::MIN.saturating_add(1);
         let services = [("web", serve(answer_page)?), ("bulk", serve(answer_bulk)?), ("late", serve(answer_late)?)];
 
-        let server: Server = server::start(server::Config {
+        let config = server::Config {
             bind_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
             ctl_port: 0,
             proxy_port: 0,
@@ -151,7 +152,8 @@ impl Demo {
             tls: None,
             access_log: None,
             settings: ServerSettings::default(),
-        })?;
+        };
+        let server: Server = server::start(config, &mut Inherited::default())?;
         let (ctl, proxy, server_stopper) = (server.ctl_addr(), server.proxy_addr(), server.stopper());
         let server = thread::spawn(move || server.run().map_err(Failure::from));
 

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// The server's name.
@@ -64,6 +65,8 @@ pub enum Question {
         /// The name.
         client: String,
     },
+    /// Server: to let the program on disk take over: a sentence that says who serves now.
+    Upgrade,
     /// Server: close a public port for as long as its client's session lasts.
     Close {
         /// The port.
@@ -83,12 +86,25 @@ pub struct Doors {
 /// Reads a configuration again, and returns what that has changed or why it has changed nothing. It may take its time.
 pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
+/// Lets another process take over, and returns who serves now or why this one goes on. It may take its time.
+pub type Upgrade = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// Who does what is asked for.
+#[derive(Clone)]
+pub struct Served {
+    /// Reports and orders.
+    pub operator: Operator,
+    /// Reloads.
+    pub reload: Reload,
+    /// Upgrades; none of a client.
+    pub upgrade: Option<Upgrade>,
+}
+
 /// A program that can be asked.
 struct Program {
     name: &'static str,
     instance: String,
-    operator: Operator,
-    reload: Reload,
+    served: Served,
     host_name: String,
     /// The last answer. Whoever asks in quick succession gets the same.
     last: Mutex<Option<(Instant, Arc<Status>)>>,
@@ -97,16 +113,33 @@ struct Program {
 /// How old an answer may be: thousands who ask all the time take no time of the event loops.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// A running program's admin socket. Its file goes when this is dropped.
+/// A running program that can be asked. Nobody new is heard when this is dropped, and the admin socket's file goes;
+/// whoever has asked is answered.
 #[derive(Debug)]
 pub struct Admin {
-    _file: Option<socket::Open>,
+    file: Option<socket::Open>,
+    doors: Vec<JoinHandle<()>>,
+}
+
+/// How long a door may take to close: the thread behind it waits for nothing.
+const CLOSE: Duration = Duration::from_secs(1);
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.doors.iter().for_each(JoinHandle::abort);
+        let until = Instant::now() + CLOSE;
+        while Instant::now() < until && !self.doors.iter().all(JoinHandle::is_finished) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Nobody listens at it any more.
+        self.file = None;
+    }
 }
 
 /// Lets the program `name` ([`SERVER`] or [`CLIENT`]) be asked at `doors`, on a thread of its own. `instance` tells it from
 /// others of its name. Whatever goes wrong is logged, and the program runs without.
 #[must_use]
-pub fn start(name: &'static str, instance: String, operator: Operator, reload: Reload, doors: &Doors) -> Admin {
+pub fn start(name: &'static str, instance: String, served: Served, doors: &Doors) -> Admin {
     let socket = socket::open(&doors.socket, name, &instance).unwrap_or_else(|error| {
         tracing::error!(
             event = "no_admin_socket",
@@ -130,33 +163,35 @@ pub fn start(name: &'static str, instance: String, operator: Operator, reload: R
     }
     if socket.is_some() || web.is_some() {
         let host_name = uname().map(|system| system.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-        let program = Program { name, instance, operator, reload, host_name, last: Mutex::default() };
-        if let Err(error) = serve(socket, web, program) {
-            tracing::error!(event = "no_admin", "this program cannot be asked: {error}");
+        let program = Program { name, instance, served, host_name, last: Mutex::default() };
+        match serve(socket, web, program) {
+            Ok(doors) => return Admin { file, doors },
+            Err(error) => tracing::error!(event = "no_admin", "this program cannot be asked: {error}"),
         }
     }
-    Admin { _file: file }
+    Admin { file, doors: Vec::new() }
 }
 
 fn serve(
     socket: Option<std::os::unix::net::UnixListener>,
     web: Option<TcpListener>,
     program: Program,
-) -> io::Result<()> {
+) -> io::Result<Vec<JoinHandle<()>>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let program = Arc::new(program);
+    let mut doors = Vec::new();
     {
         let _inside = runtime.enter();
         if let Some(listener) = socket {
-            runtime.spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&program)));
+            doors.push(runtime.spawn(accept(UnixListener::from_std(listener)?, Arc::clone(&program))));
         }
         if let Some(listener) = web {
-            runtime.spawn(web::serve(tokio::net::TcpListener::from_std(listener)?, program));
+            doors.push(runtime.spawn(web::serve(tokio::net::TcpListener::from_std(listener)?, program)));
         }
     }
     // It lives as long as the process.
     thread::Builder::new().name("cproxy-admin".into()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
-    Ok(())
+    Ok(doors)
 }
 
 async fn accept(listener: UnixListener, program: Arc<Program>) {
@@ -255,16 +290,20 @@ async fn answer(question: Question, program: &Program) -> Vec<u8> {
             Ok(0) => Err(format!("no tunnel has the public port {port}; `status` names those that are open")),
             done => done.map(|count| line("done", &count)),
         },
-        Question::Reload => reload(program).await.map(|sentence| line("reloaded", &sentence)),
+        Question::Reload => wait_for(&program.served.reload).await.map(|sentence| line("reloaded", &sentence)),
+        Question::Upgrade => match &program.served.upgrade {
+            None => Err("a client takes no such order: ask the server".to_owned()),
+            Some(upgrade) => wait_for(upgrade).await.map(|sentence| line("upgraded", &sentence)),
+        },
     };
     answer.unwrap_or_else(|why| error(&why))
 }
 
-/// Has the program read its configuration again, on a thread that may wait for files.
-async fn reload(program: &Program) -> Result<String, String> {
-    let reload = Arc::clone(&program.reload);
-    let done = tokio::task::spawn_blocking(move || reload()).await;
-    done.unwrap_or_else(|_| Err("the reload has failed; its log says why".to_owned()))
+/// Has the program do what may take its time, on a thread that may wait.
+async fn wait_for(work: &Arc<dyn Fn() -> Result<String, String> + Send + Sync>) -> Result<String, String> {
+    let work = Arc::clone(work);
+    let done = tokio::task::spawn_blocking(move || work()).await;
+    done.unwrap_or_else(|_| Err("that has failed; the program's log says why".to_owned()))
 }
 
 const ENDING: &str = "the program is ending";
@@ -272,7 +311,7 @@ const ENDING: &str = "the program is ending";
 /// The server does what it is told; returns how many sessions or tunnels that was about.
 async fn order(program: &Program, order: Order) -> Result<usize, String> {
     let (to, done) = oneshot::channel();
-    let Some(asked) = program.operator.order(order, move |count| {
+    let Some(asked) = program.served.operator.order(order, move |count| {
         let _gone = to.send(count);
     }) else {
         return Err("a client takes no such order: ask the server".to_owned());
@@ -295,7 +334,7 @@ async fn fresh(program: &Program) -> Result<Arc<Status>, String> {
         return Ok(Arc::clone(status));
     }
     let (to, report) = oneshot::channel();
-    let asked = program.operator.ask(move |report| drop(to.send(report)));
+    let asked = program.served.operator.ask(move |report| drop(to.send(report)));
     let report = timeout(REPORT, report).await;
     drop(asked);
     let report = report.map_err(|_| OVERLOADED.to_owned())?.map_err(|_| ENDING.to_owned())?;

@@ -24,6 +24,7 @@ The token is taken from the first of these that is there:
 
 Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one that comes at
 least 1 s later ends the program at once with exit code 1. SIGHUP reads the configuration file again.
+SIGUSR2 upgrades a server (see its command `upgrade`).
 
 Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
 before it ever worked; 1 anything else.";
@@ -87,6 +88,9 @@ pub enum ServerCommand {
         #[command(flatten)]
         socket: SocketFlag,
     },
+    /// Start the program on disk, and let it take over: no visitor is refused, and transfers end where they began.
+    /// Exit code 1, and the running program goes on, if the new one does not get ready
+    Upgrade(SocketFlag),
     /// Close a public port until its client's next session
     Close {
         /// The port

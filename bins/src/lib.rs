@@ -31,3 +31,4 @@ pub mod reload;
 pub mod signals;
 pub mod tls;
 pub mod token;
+pub mod upgrade;

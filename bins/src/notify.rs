@@ -18,6 +18,12 @@ pub fn ready(status: Option<&str>) {
     tell("that the start is through", || Ok(format!("READY=1{status}")));
 }
 
+/// Tells systemd that process `pid` is the service from now on.
+// It comes after this process's other words, and before any of that one's: systemd hears the main process only.
+pub fn successor(pid: u32) {
+    tell("that another process serves", || Ok(format!("READY=1\nMAINPID={pid}\nSTATUS=upgraded")));
+}
+
 /// Tells systemd that a reload begins. It ends with [`ready`].
 pub fn reloading() {
     tell("that a reload begins", || {

@@ -57,6 +57,14 @@ pub fn order(question: &Question, socket: &SocketFlag) -> ExitCode {
     conclude(asked.map(drop))
 }
 
+/// `upgrade`: has the running server start the program on disk, and prints who serves now.
+#[must_use]
+pub fn upgrade(socket: &SocketFlag) -> ExitCode {
+    let asked = find(SERVER, socket.socket.as_deref());
+    let asked = asked.and_then(|mut target| ask(&mut target, &Question::Upgrade, "upgraded"));
+    conclude(asked.and_then(|answer| print(&format!("{}\n", answer.as_str().unwrap_or_default()))))
+}
+
 fn conclude(outcome: Asked<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -94,19 +94,13 @@ impl<C: Send + 'static> Reload<C> {
     /// # Errors
     /// The thread cannot be started.
     pub fn serve(self: &Arc<Self>) -> io::Result<Asker> {
-        let (asker, asked) = Asker::new();
         let reload = Arc::clone(self);
-        std::thread::Builder::new().name("reload".into()).spawn(move || {
-            for () in asked {
-                // It is in the log.
-                let _said = reload.reload();
-            }
-        })?;
-        Ok(asker)
+        // What has come of it is in the log.
+        Asker::serve("reload", move || drop(reload.reload()))
     }
 }
 
-/// Asks for a reload and does not wait for it.
+/// Asks for a reload or an upgrade and does not wait for it.
 #[derive(Clone, Debug)]
 pub struct Asker(SyncSender<()>);
 
@@ -114,6 +108,16 @@ impl Asker {
     fn new() -> (Self, Receiver<()>) {
         let (asker, asked) = sync_channel(1);
         (Self(asker), asked)
+    }
+
+    /// Does `work` whenever it is asked for, on a thread of that name, which lives as long as the process.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn serve(name: &str, work: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let (asker, asked) = Self::new();
+        std::thread::Builder::new().name(name.into()).spawn(move || asked.into_iter().for_each(|()| work()))?;
+        Ok(asker)
     }
 
     /// Asks. One that has not begun yet will see what is in the file now: another one would find nothing new.

@@ -1,5 +1,5 @@
 //! What signals do. SIGTERM and SIGINT: the first asks for a graceful stop, a later one ends the process at once. SIGHUP
-//! asks for a reload. SIGUSR1 and SIGUSR2 end nothing.
+//! asks for a reload, SIGUSR2 a server for an upgrade. SIGUSR1, and on a client SIGUSR2, end nothing.
 //! (SIGPIPE needs nothing here: Rust programs start with it ignored, and a write to a closed pipe fails.)
 
 use crate::reload::Asker;
@@ -30,6 +30,7 @@ pub fn catch() -> io::Result<Caught> {
 enum Order {
     Nothing,
     Reload,
+    Upgrade,
     Stop,
     EndAtOnce,
 }
@@ -50,6 +51,7 @@ impl Asked {
             }
             (SIGTERM | SIGINT, Some(first)) if now.saturating_duration_since(first) >= SAME_REQUEST => Order::EndAtOnce,
             (SIGHUP, _) => Order::Reload,
+            (SIGUSR2, _) => Order::Upgrade,
             _ => Order::Nothing,
         }
     }
@@ -70,17 +72,18 @@ impl Caught {
 
     /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
     /// what `stopper` stops; one that comes later than a second exits with code 1 wherever the first got stuck. `reload`
-    /// is asked for reloads.
+    /// is asked for reloads, and `upgrade`, where there is one, for upgrades.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn serve(mut self, stopper: Stopper, reload: Asker) -> io::Result<()> {
+    pub fn serve(mut self, stopper: Stopper, reload: Asker, upgrade: Option<Asker>) -> io::Result<()> {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let mut asked = Asked::default();
             for signal in self.0.forever() {
                 match asked.on_signal(signal, Instant::now()) {
                     Order::Nothing => {}
                     Order::Reload => reload.ask(),
+                    Order::Upgrade => upgrade.iter().for_each(Asker::ask),
                     Order::Stop => {
                         // First the deed: a log line may have to wait.
                         stopper.stop();
@@ -120,7 +123,7 @@ mod tests {
             (SIGHUP, Order::Reload),
             (SIGHUP, Order::Reload),
             (SIGUSR1, Order::Nothing),
-            (SIGUSR2, Order::Nothing),
+            (SIGUSR2, Order::Upgrade),
             (SIGTERM, Order::Stop),
             (SIGHUP, Order::Reload),
         ] {

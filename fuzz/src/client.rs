@@ -10,7 +10,7 @@ use crate::server::{abort_code, close_code};
 use crate::tape::Tape;
 use protocol_sm::auth::{Prover, SessionKey, Transcript};
 use protocol_sm::bandwidth::LEAST;
-use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
+use protocol_sm::codes::{HandshakeRefusal, LeaveCode, TunnelRefusal};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
@@ -322,6 +322,8 @@ impl World {
                 None => ServerMsg::Fin { conn, epoch, total: tape.number(), how: How::Shut },
             },
             8 => ServerMsg::Abort { conn, epoch, code: abort_code(tape) },
+            _ if kind >= 200 => ServerMsg::Leave { code: LeaveCode::TakenOver },
+            _ if kind >= 160 => ServerMsg::Leave { code: LeaveCode::Upgraded },
             _ => ServerMsg::Drain,
         };
         let ctl = &mut self.ctls[index];

@@ -12,8 +12,8 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Cx, Driver, Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Strategy,
-    Streams, SysError, TURN, Tell, Token,
+    Cx, Driver, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice,
+    Strategy, Streams, SysError, TURN, Tell, Token,
 };
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
@@ -453,6 +453,14 @@ impl Listen for View<'_> {
         self.net.ports.push(Port { at, backlog: VecDeque::new(), watch, open: true });
         Ok((Listening(self.net.ports.len() - 1), at))
     }
+
+    fn adopt(&mut self, listener: &Listening, token: Token) -> Result<SocketAddr, SysError> {
+        let port = &mut self.net.ports[listener.0];
+        port.watch = (self.thread, token);
+        Ok(port.at)
+    }
+
+    fn lend(&mut self, _: &Listening, _: &Given) {}
 
     fn accept(&mut self, listener: &Listening, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let (socket, from) = self.net.ports[listener.0].backlog.pop_front().ok_or(SysError::WouldBlock)?;

@@ -124,7 +124,8 @@ impl World {
         };
         let any = SocketAddr::new(LOCAL, 0);
         let main = &mut world.main;
-        let (ctl, proxy) = with(&mut world.net, MAIN, |cx| main.listen(cx, any, any)).expect("free ports");
+        let (ctl, proxy) =
+            with(&mut world.net, MAIN, |cx| main.listen(cx, any, any, [None, None])).expect("free ports");
         (world.ctl_port, world.proxy_port) = (ctl.port(), proxy.port());
         world
     }
@@ -563,7 +564,8 @@ impl Ctl {
                     | ServerMsg::TunnelClosed { .. }
                     | ServerMsg::Abort { .. }
                     | ServerMsg::AskStart { .. }
-                    | ServerMsg::Drain => {}
+                    | ServerMsg::Drain
+                    | ServerMsg::Leave { .. } => {}
                 }
             }
             ToClient::Handshake(ServerHandshake::Refused(_))

@@ -101,11 +101,15 @@ pub enum PlantedBug {
     OldReport,
     /// A LocalServer's stream is shut before it has been told who its visitor was.
     ShutBeforeHeader,
+    /// A client that is told to leave ends its session, and does not serve it to its end.
+    LeftSessionCut,
+    /// A client is not told that another process of it took over.
+    TakenOverUntold,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 47] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -151,6 +155,8 @@ impl PlantedBug {
         Self::ReleaseUntold,
         Self::OldReport,
         Self::ShutBeforeHeader,
+        Self::LeftSessionCut,
+        Self::TakenOverUntold,
     ];
 }
 

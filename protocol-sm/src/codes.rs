@@ -309,6 +309,24 @@ impl fmt::Display for CloseCode {
     }
 }
 
+/// Why a session takes no new visitors, and what its client is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LeaveCode {
+    /// Another process of the server listens now: the client opens a session there beside this one.
+    Upgraded,
+    /// Another process of the client has its tunnels now: the client stops when its transfers have ended.
+    TakenOver,
+}
+
+impl fmt::Display for LeaveCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Upgraded => "the server was upgraded",
+            Self::TakenOver => "another process of this client took over",
+        })
+    }
+}
+
 /// What a peer did that no honest peer does. Sticky: its session is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Violation {

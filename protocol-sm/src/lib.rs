@@ -146,6 +146,7 @@ pub mod session;
 pub mod settings;
 pub mod sources;
 pub mod sys_error;
+pub mod takeovers;
 pub mod time;
 pub mod transfer;
 pub mod turns;

@@ -1,7 +1,9 @@
 //! What a driver reports about its work, in values: a runtime logs, counts or draws them. Nothing here changes what a
 //! driver does.
 
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TlsFailure, TunnelRefusal, Violation};
+use crate::codes::{
+    AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
+};
 use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
@@ -175,6 +177,20 @@ pub enum Note {
     SessionLost {
         /// The server could not be reached for this long. None: it was, and did not know the session any more.
         waited: Option<Duration>,
+    },
+    /// On the client: no new visitors come in its session, whose transfers go on; another session begins beside it.
+    Left {
+        /// The reason.
+        code: LeaveCode,
+    },
+    /// On the client: another process of it has its tunnels now. It stops when its transfers have ended.
+    TakenOver,
+    /// On the server: another process of this client has its tunnels now. What is left of the session is its transfers.
+    SessionTakenOver {
+        /// The client.
+        client: ClientId,
+        /// The name of the credential, if it has one.
+        credential: Option<String>,
     },
     /// A tunnel was opened at this address, or refused.
     Tunnel {

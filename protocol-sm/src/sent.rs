@@ -3,7 +3,7 @@
 //! Without the feature `canary`, which only tests enable, nothing is noted and nothing can be asked; in a release build
 //! neither. The sums are those of the whole process.
 
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, RefuseCode, TunnelRefusal};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, RefuseCode, TunnelRefusal};
 use core::fmt;
 #[cfg(feature = "canary")]
 use core::sync::atomic::{AtomicU16, Ordering};
@@ -36,6 +36,7 @@ pub enum Code {
     Abort(AbortCode),
     Close(CloseCode),
     Handshake(HandshakeRefusal),
+    Leave(LeaveCode),
     Refuse(RefuseCode),
     Tunnel(TunnelRefusal),
 }
@@ -49,6 +50,7 @@ impl fmt::Display for Label {
             Some(Code::Abort(code)) => write!(f, ": {code:?}"),
             Some(Code::Close(code)) => write!(f, ": {code:?}"),
             Some(Code::Handshake(code)) => write!(f, ": {code:?}"),
+            Some(Code::Leave(code)) => write!(f, ": {code:?}"),
             Some(Code::Refuse(code)) => write!(f, ": {code:?}"),
             Some(Code::Tunnel(code)) => write!(f, ": {code:?}"),
         }
@@ -66,6 +68,7 @@ impl Label {
             Code::Abort(code) => 1 + code as u8,
             Code::Close(code) => 1 + code as u8,
             Code::Handshake(code) => 1 + code as u8,
+            Code::Leave(code) => 1 + code as u8,
             Code::Refuse(code) => 1 + code as u8,
             Code::Tunnel(code) => 1 + code as u8,
         });

@@ -1,7 +1,7 @@
 //! PROTOCOL.md's tables are those of the code: numbers of messages and codes, which refusals are final, timers and limits.
 //! Each of its rules says what it asks for, and its lines can be read in any editor.
 
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::settings::{Scope, ServerSettings, Timings};
 use protocol_sm::transfer::How;
 use serde::de::DeserializeOwned;
@@ -49,6 +49,7 @@ fn codes_have_the_numbers_that_are_written() {
     codes::<AbortCode>("AbortCode");
     codes::<RefuseCode>("RefuseCode");
     codes::<CloseCode>("CloseCode");
+    codes::<LeaveCode>("LeaveCode");
     for (code, row) in codes::<HandshakeRefusal>("HandshakeRefusal") {
         assert_eq!(row[2], if code.is_final() { "yes" } else { "no" }, "{code:?}");
     }

@@ -241,7 +241,7 @@ impl Client {
                                 own --client-id and its own tunnels";
                 return Err(io::Error::other(sentence).into());
             }
-            Some(Outcome::Stopped) | None => {}
+            Some(Outcome::Stopped | Outcome::TakenOver) | None => {}
         }
         Ok(totals.iter().fold(Summary::default(), |sum, totals| Summary {
             finished: sum.finished + totals.finished,

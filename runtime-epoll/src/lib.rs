@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod inherit;
 mod mail;
 #[cfg(test)]
 mod mail_tests;
@@ -46,7 +47,7 @@ pub use scoped::{NoInterface, ScopedIp, ScopedIpError};
 pub use sys::{Linux, Listener, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
 
 use mail::Address;
-pub use protocol_sm::driver::messages::Order;
+pub use protocol_sm::driver::messages::{Order, Step};
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 
 /// Asks a running [`server::Server`] or [`client::Client`] to stop: from any thread, any number of times.

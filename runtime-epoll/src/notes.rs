@@ -274,7 +274,22 @@ impl Notes {
                     "session over: {why}"
                 );
             }),
+            Note::SessionTakenOver { client, credential } => self.sessions.line(|suppressed| {
+                tracing::info!(
+                    event = "session_taken_over",
+                    %client,
+                    credential,
+                    suppressed,
+                    "session taken over: another process of this client has its tunnels; its transfers go on until they end"
+                );
+            }),
             // On the client, and rare by itself.
+            Note::TakenOver => tracing::info!(
+                event = "taken_over",
+                "another process with this client's identity took over: no visitors come here any more, and this process \
+                 ends when its transfers have, or after drain_timeout; if both are to run, give each its own --client-id and \
+                 its own tunnels"
+            ),
             Note::SessionLost { waited: Some(waited) } => {
                 let waited = seconds(waited);
                 tracing::warn!(
@@ -383,6 +398,12 @@ impl Notes {
                 } else {
                     tracing::warn!(event = "server_lost", server, pause, "{sentence}; trying again after a pause");
                 }
+            }
+            Note::Left { code } => {
+                tracing::info!(
+                    event = "session_left",
+                    "{code}: transfers end where they began, and another session begins beside them"
+                );
             }
             Note::Reloaded { changes } => {
                 if let Some(to) = &self.reloads {

@@ -4,7 +4,7 @@
 use crate::Program;
 use crate::parts::{Arc, Mutex, MutexGuard, PoisonError};
 use protocol_sm::driver::Tell;
-use protocol_sm::driver::messages::{Order, ToClientMain, ToOperator, ToServerMain};
+use protocol_sm::driver::messages::{Order, Step, ToClientMain, ToOperator, ToServerMain};
 use protocol_sm::report::Report;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +51,14 @@ impl Operator {
         let Program::Server(main) = &self.program else { return None };
         let question = self.question(Answer::Done(Box::new(answer)));
         main.post(ToServerMain::Order { tag: question.tag, order });
+        Some(question)
+    }
+
+    /// Takes a step of a server's upgrade. `answer` is called as that of [`Operator::ask`].
+    pub(crate) fn upgrade(&self, step: Step, answer: impl FnOnce(usize) + Send + 'static) -> Option<Question> {
+        let Program::Server(main) = &self.program else { return None };
+        let question = self.question(Answer::Done(Box::new(answer)));
+        main.post(ToServerMain::Upgrade { tag: question.tag, step });
         Some(question)
     }
 

@@ -1,5 +1,6 @@
 //! The server's threads.
 
+use crate::inherit::{Inherited, Lent};
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
 use crate::operator::Answers;
@@ -10,11 +11,11 @@ use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls, TlsInUse};
 use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
-    FromListener, FromServerLoop, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
+    FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
-use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
+use protocol_sm::driver::{Dropped, Owner, Strategy, SysError, Tell, listener};
 use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
@@ -22,6 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
@@ -59,6 +61,9 @@ pub struct Server {
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
+    /// Public ports that another process has left.
+    held: Vec<(SocketAddr, Owner, Listener)>,
+    lent: Lent,
     timings: Timings,
     relay: Strategy,
     access_log: Option<AccessLog>,
@@ -169,11 +174,11 @@ pub struct Summary {
     pub turned_away: TurnedAway,
 }
 
-/// Binds the ports.
+/// Binds the ports, or takes over those that another process has left; public ones wait there for their tunnels.
 ///
 /// # Errors
 /// A port is taken, may not be bound, or the machine is out of descriptors.
-pub fn start(mut config: Config) -> Result<Server, StartError> {
+pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, StartError> {
     config.settings.tls_required = config.tls.is_some();
     config.settings.access_log = config.access_log.is_some();
     let bind_at = match &config.bind_addr {
@@ -200,7 +205,10 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
     let (mut ctl, mut proxy) = (bind_at, bind_at);
     ctl.set_port(config.ctl_port);
     proxy.set_port(config.proxy_port);
-    let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy));
+    let lent = Lent::default();
+    main.sys.lend_to(lent.clone());
+    let left = inherited.doors(ctl, proxy);
+    let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy, left));
     match bound {
         Ok((ctl, proxy)) => Ok(Server {
             host,
@@ -212,6 +220,8 @@ pub fn start(mut config: Config) -> Result<Server, StartError> {
             visitors,
             loop_count,
             hosts,
+            held: std::mem::take(&mut inherited.public),
+            lent,
             timings,
             relay,
             access_log: config.access_log,
@@ -251,6 +261,12 @@ impl Server {
         Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
     }
 
+    /// A handle that lets another process take over.
+    #[must_use]
+    pub fn upgrader(&self) -> Upgrader {
+        Upgrader { operator: self.operator.clone(), lent: self.lent.clone() }
+    }
+
     /// A handle that asks the server what it does, and gives it orders.
     #[must_use]
     pub fn operator(&self) -> Operator {
@@ -270,6 +286,8 @@ impl Server {
             visitors,
             loop_count,
             hosts,
+            held,
+            lent,
             timings,
             relay,
             access_log,
@@ -281,6 +299,9 @@ impl Server {
             Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
         listener.sys.notes().record_visits(access_log.clone());
+        listener.sys.lend_to(lent);
+        let session_grace = timings.session_grace;
+        listener.call(|driver, cx| driver.hold(held, cx.now + session_grace));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ServerLoop::<Stream, Pipe>::new(loop_index, timings.clone());
             let out = LoopOut(Outgoing::new(main_address.clone()));
@@ -340,6 +361,34 @@ impl Reloader {
         }
         self.main.post(ToServerMain::Reload(Box::new(config.settings)));
         self.answers.recv().ok().flatten()
+    }
+}
+
+/// Lets another process take a running server's listeners over.
+#[derive(Clone, Debug)]
+pub struct Upgrader {
+    operator: Operator,
+    lent: Lent,
+}
+
+impl Upgrader {
+    /// Takes a step, and waits until it is done. Returns what [`Step`] says; 0 too if the server has ended.
+    #[must_use]
+    pub fn step(&self, step: Step) -> usize {
+        let (to, done) = channel();
+        let asked = self.operator.upgrade(step, move |count| {
+            // Nobody waits for it any more: then nobody needs it.
+            let _unheard = to.send(count);
+        });
+        let count = done.recv().unwrap_or(0);
+        drop(asked);
+        count
+    }
+
+    /// The listeners that were lent, with their names.
+    #[must_use]
+    pub fn take_lent(&self) -> Vec<(String, OwnedFd)> {
+        self.lent.take()
     }
 }
 

@@ -19,13 +19,14 @@ pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
+use crate::inherit::Lent;
 use crate::notes::Notes;
 use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError, Tell,
-    Token, Unacked,
+    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError,
+    Tell, Token, Unacked,
 };
 use protocol_sm::settings::{Origin, Timings};
 use std::collections::BTreeSet;
@@ -54,6 +55,8 @@ pub struct Linux<O = ()> {
     limits: Limits,
     random: random::Random,
     notes: Notes,
+    /// Listeners for another process.
+    lent: Lent,
     outbox: O,
 }
 
@@ -77,6 +80,7 @@ impl<O> Linux<O> {
             limits: Limits::new(&Timings::default()),
             random: random::Random::default(),
             notes: Notes::default(),
+            lent: Lent::default(),
             outbox,
         }
     }
@@ -102,6 +106,11 @@ impl<O> Linux<O> {
     /// Sets how long connections made from now on may be silent.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Puts listeners that are lent aside there.
+    pub(crate) fn lend_to(&mut self, lent: Lent) {
+        self.lent = lent;
     }
 
     /// Encrypts connections between client and server from now on.
@@ -340,6 +349,15 @@ impl<O> Listen for Linux<O> {
         Ok((listener, address))
     }
 
+    fn adopt(&mut self, listener: &Listener, token: Token) -> Result<SocketAddr, SysError> {
+        self.add(listener, token, false)?;
+        listener.address()
+    }
+
+    fn lend(&mut self, listener: &Listener, given: &Given) {
+        self.lent.add(listener, given);
+    }
+
     fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let (mut stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&mut stream);
@@ -347,7 +365,10 @@ impl<O> Listen for Linux<O> {
     }
 
     fn unlisten(&mut self, listener: Listener) {
-        drop(listener);
+        // Another process may have a copy, for which this epoll set would be woken otherwise.
+        if let Err(error) = self.registrar.remove(&listener) {
+            tracing::debug!(event = "call_failed", "a listener was not watched: {error}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{
     ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
+use runtime_epoll::inherit::Inherited;
 use runtime_epoll::{Stopper, client, server};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -62,7 +63,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
 }
 
 fn start_server() -> (SocketAddr, Stopper, JoinHandle<server::Summary>) {
-    let server = server::start(server_config(0)).unwrap();
+    let server = server::start(server_config(0), &mut Inherited::default()).unwrap();
     let (ctl, stopper) = (server.ctl_addr(), server.stopper());
     (ctl, stopper, std::thread::spawn(|| server.run().unwrap()))
 }
@@ -130,7 +131,7 @@ fn visitors_are_served_and_counted_and_both_programs_stop() {
 
 #[test]
 fn a_stop_before_the_run_is_not_lost() {
-    let server = server::start(server_config(0)).unwrap();
+    let server = server::start(server_config(0), &mut Inherited::default()).unwrap();
     server.stopper().stop();
     assert_eq!(server.run().unwrap(), server::Summary::default());
     let nobody = SocketAddr::new(loopback(), 1);
@@ -143,12 +144,12 @@ fn a_stop_before_the_run_is_not_lost() {
 fn a_taken_port_is_named_with_the_way_out() {
     let taken = TcpListener::bind((loopback(), 0)).unwrap();
     let at = taken.local_addr().unwrap();
-    let error = server::start(server_config(at.port())).unwrap_err().to_string();
+    let error = server::start(server_config(at.port()), &mut Inherited::default()).unwrap_err().to_string();
     let expected = format!(
         "cannot listen on {at} (ctl port): address in use; stop the other program or choose another --ctl-port"
     );
     assert_eq!(error, expected);
     let proxy = server::Config { ctl_port: 0, proxy_port: at.port(), ..server_config(0) };
-    let error = server::start(proxy).unwrap_err().to_string();
+    let error = server::start(proxy, &mut Inherited::default()).unwrap_err().to_string();
     assert!(error.contains("(proxy port)") && error.contains("--proxy-port"), "{error}");
 }

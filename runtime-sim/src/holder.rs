@@ -349,7 +349,8 @@ impl Holder {
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
             | ServerMsg::AskStart { .. }
-            | ServerMsg::Drain => Ok(None),
+            | ServerMsg::Drain
+            | ServerMsg::Leave { .. } => Ok(None),
         }
     }
 }

@@ -88,6 +88,7 @@
 //! | BandwidthNotCharged | - | - | 48, BandwidthKept | - | a tunnel moves no more than its bandwidth, and a quarter of a second's at once |
 //! | ShutBeforeHeader | - | - | 1710, NothingLost | - | no byte is lost within a stream |
 //! | OldReport | - | - | 27, BooksAgree | - | what a program tells of itself was true between the question and the answer |
+//! | TakenOverUntold | - | - | 4, PortsListen | 6, ProbesRoundTrip | every public port listens after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

@@ -94,8 +94,8 @@ const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth and no PROXY header,
-/// and nobody asks for a report.
-const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
+/// nobody asks for a report, no server is upgraded, and there is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 19] = [
     PlantedBug::ShutBeforeHeader,
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
@@ -113,6 +113,8 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
     PlantedBug::DroppedCounted,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
+    PlantedBug::LeftSessionCut,
+    PlantedBug::TakenOverUntold,
 ];
 /// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
 /// certain moment shows: not looked for in rings 3 and 4.
@@ -124,14 +126,15 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
+/// stay where they are, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
 /// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
 /// tunnel, or a turn, moves.
-const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 15] = [
     // A socket without room for a header is too rare.
     PlantedBug::ShutBeforeHeader,
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,
+    PlantedBug::LeftSessionCut,
     PlantedBug::ReleaseUntold,
     PlantedBug::MovedTunnelKept,
     PlantedBug::ShrunkScopeKept,

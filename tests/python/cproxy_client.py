@@ -231,6 +231,7 @@ HANDSHAKE = Choice(
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
     "Released", "Closed")
+LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied"}
 
@@ -279,7 +280,8 @@ CTL_TO_CLIENT = ctl(
         ABORTED,
         "Drain",
         ("AskStart", Struct(conn=U64, epoch=U32)),
-        ("TunnelClosed", Struct(tunnel=U32, code=TUNNEL))))
+        ("TunnelClosed", Struct(tunnel=U32, code=TUNNEL)),
+        ("Leave", Struct(code=LEAVE))))
 PROXY_TO_SERVER = Choice(
     ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
     "Pong",

@@ -3,9 +3,11 @@
 mod build;
 mod lines;
 mod options;
+mod successors;
 
 pub use build::directory;
 pub use options::{Options, options};
+pub use successors::Successors;
 
 use crate::link::Namespace;
 use crate::process::Process;
@@ -70,7 +72,8 @@ pub struct Stopped {
 impl Program {
     fn start(name: &'static str, words: &[String], options: &Options, brisk: &[(&str, &str)]) -> Self {
         let mut command: Vec<String> = options.wrappers.concat();
-        command.push(directory().join(name).to_str().expect("a path in UTF-8").to_owned());
+        let folder = options.programs.clone().unwrap_or_else(|| directory().to_owned());
+        command.push(folder.join(name).to_str().expect("a path in UTF-8").to_owned());
         let defaults = words.iter().cloned();
         let defaults = defaults.chain(["--log-format=json", "--log-level=info"].map(str::to_owned));
         // What a test asks for takes the default's place.
@@ -201,6 +204,28 @@ impl Program {
         self.signal(Signal::SIGHUP);
         self.stderr.find(self.name, "a line about the reload", before, |line| {
             (line.contains("reloaded ") || line.contains("not reloaded")).then(|| line.to_owned())
+        })
+    }
+
+    /// Tells it by SIGUSR2 to let the program on disk take over, and returns the line that says what came of it.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn upgrade(&self) -> String {
+        self.upgrade_of(self.pid)
+    }
+
+    /// The same for a successor of this program, process `pid`, which writes into the same log.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn upgrade_of(&self, pid: u32) -> String {
+        let before = self.stderr.count();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGUSR2).expect("it runs");
+        self.stderr.find(self.name, "a line about the upgrade", before, |line| {
+            (line.contains("serves now") || line.contains("not upgraded")).then(|| line.to_owned())
         })
     }
 

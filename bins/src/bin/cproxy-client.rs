@@ -74,9 +74,10 @@ fn run(
     let mut reloader = client.reloader();
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     notify::ready(Some("started"));
-    caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?).map_err(RunError::Io)?;
+    caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?, None).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
-    let _admin = admin::start(admin::CLIENT, instance, client.operator(), reload.asked(), doors);
+    let asked = admin::Served { operator: client.operator(), reload: reload.asked(), upgrade: None };
+    let _admin = admin::start(admin::CLIENT, instance, asked, doors);
     let total = client.run(|tunnel| announce(out, tunnel))?;
     tracing::info!(
         event = "stopped",

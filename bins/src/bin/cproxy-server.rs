@@ -2,14 +2,18 @@
 #![forbid(unsafe_code)]
 
 use bins::access_log::{self, Side};
+use bins::admin::Served;
 use bins::flags::{Command, ServerCommand, ServerFlags};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload};
 use bins::signals::Caught;
+use bins::upgrade::{self, Upgrade};
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
+use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, StartError};
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
@@ -24,11 +28,13 @@ fn main() -> ExitCode {
         Some(ServerCommand::Kick { client, socket }) => {
             return operate::order(&admin::Question::Kick { client: client.clone() }, socket);
         }
+        Some(ServerCommand::Upgrade(socket)) => return operate::upgrade(socket),
         Some(ServerCommand::Close { port, socket }) => {
             return operate::order(&admin::Question::Close { port: *port }, socket);
         }
         None => {}
     }
+    let inherited = Inherited::take();
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }
@@ -59,7 +65,7 @@ fn main() -> ExitCode {
     let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the server is there.
     let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
-    let code = match run(config, parts, &assembled.doors, &out) {
+    let code = match run(config, parts, inherited, assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error}");
@@ -75,10 +81,20 @@ fn main() -> ExitCode {
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the server, as soon as this machine has its address; `None`: it was asked to stop before.
-fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::Server>, StartError> {
+fn start(
+    config: server::Config,
+    inherited: &mut Inherited,
+    caught: &mut Caught,
+) -> Result<Option<server::Server>, StartError> {
+    let predecessor = inherited.talk();
     let mut waiting = false;
     loop {
-        match server::start(config.clone()) {
+        match server::start(config.clone(), inherited) {
+            Ok(server) if predecessor.is_some() => {
+                // That one tells systemd.
+                predecessor.iter().for_each(upgrade::await_turn);
+                return Ok(Some(server));
+            }
             Ok(server) => {
                 notify::ready(Some(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr())));
                 return Ok(Some(server));
@@ -102,23 +118,34 @@ fn start(config: server::Config, caught: &mut Caught) -> Result<Option<server::S
 fn run(
     config: server::Config,
     parts: Parts<server::Config>,
-    doors: &admin::Doors,
+    mut inherited: Inherited,
+    doors: admin::Doors,
     out: &Output,
 ) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
+    // By its name as it is now: another file may stand there later.
+    let program = std::env::current_exe()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
-    let Some(mut server) = start(config, &mut caught)? else { return Ok(()) };
+    let Some(mut server) = start(config, &mut inherited, &mut caught)? else { return Ok(()) };
     let mut reloader = server.reloader();
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
-    caught.serve(server.stopper(), reload.serve()?)?;
     let instance = server.ctl_addr().port().to_string();
-    let _admin = admin::start(admin::SERVER, instance, server.operator(), reload.asked(), doors);
+    let upgrader = server.upgrader();
+    let (operator, reloads) = (server.operator(), reload.asked());
+    let upgrade = Arc::new_cyclic(|upgrade: &Weak<Upgrade>| {
+        let served = Served { operator, reload: reloads, upgrade: Some(upgrade::asked(upgrade)) };
+        let open = move || admin::start(admin::SERVER, instance.clone(), served.clone(), &doors);
+        Upgrade::new(upgrader, program, Box::new(open))
+    });
+    caught.serve(server.stopper(), reload.serve()?, Some(upgrade.serve()?))?;
     out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.
         out.line(format!("tls_pin = \"{pin}\"\n"));
     }
-    let total = server.run()?;
+    let total = server.run();
+    upgrade.close();
+    let total = total?;
     tracing::info!(
         event = "stopped",
         visitors = total.visitors,

@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
@@ -306,6 +306,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.push(ServerMsg::AskStart { conn, epoch });
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelClosed { tunnel, code }));
+    numbered.extend(LEAVE.map(|code| ServerMsg::Leave { code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
 }
@@ -376,6 +377,7 @@ const CLOSE: [CloseCode; 6] = [
     CloseCode::Revoked,
     CloseCode::Kicked,
 ];
+const LEAVE: [LeaveCode; 2] = [LeaveCode::Upgraded, LeaveCode::TakenOver];
 
 fn messages() -> Vec<String> {
     fn rows<M: Message>(direction: &str, all: &[M]) -> Vec<String> {
@@ -420,7 +422,7 @@ fn invalid_frames() -> Vec<String> {
     }
     rows.extend([
         malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 9]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 8]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 9]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),
@@ -432,6 +434,7 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_server", "an end without its manner", &[1, 1, 3, 3, 2, 5]),
         malformed("ctl_to_client", "the first unknown refusal", &[0, 2, past(HANDSHAKE.len())]),
         malformed("ctl_to_client", "the first unknown tunnel refusal", &[1, 1, 1, 1, past(TUNNEL.len())]),
+        malformed("ctl_to_client", "the first unknown reason to leave", &[1, 1, 8, past(LEAVE.len())]),
         malformed("proxy_to_client", "the first unknown refusal", &[1, past(HANDSHAKE.len())]),
         malformed("proxy_to_server", "the first unknown refusal of a visitor", &[3, 2, past(REFUSE.len())]),
         malformed("ctl_to_server", "a byte is missing: Ping without its number", &[2]),

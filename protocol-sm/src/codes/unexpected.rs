@@ -18,6 +18,7 @@ pub enum MessageName {
     Drain,
     Fin,
     Hello,
+    Leave,
     NeedConn,
     Ping,
     Pong,

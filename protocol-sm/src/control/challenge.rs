@@ -13,8 +13,8 @@ use crate::ids::SessionId;
 use crate::ledger::Holder;
 use crate::settings::{Scope, ServerSettings, Token};
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, Ctl, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello, ToClient,
-    Welcome,
+    CHANNEL, ClientHandshake, ClientHello, Ctl, FEATURES, Nonce, Preface, Proof, Reply, ServerHandshake, ServerHello,
+    ToClient, Welcome,
 };
 
 /// A hello that was answered, and waits for its proof.
@@ -22,6 +22,7 @@ use crate::wire::{
 pub struct Challenge {
     /// What the client said.
     pub hello: ClientHello,
+    features: u64,
     transcript: Transcript,
 }
 
@@ -32,6 +33,8 @@ pub struct Access {
     pub credential: Holder,
     /// With which token; `None` without one.
     pub token: Option<Token>,
+    /// The features chosen with it.
+    pub features: u64,
     transcript: Transcript,
 }
 
@@ -57,11 +60,11 @@ impl Challenge {
             (false, true) | (true, false) => {}
         }
         let channel = channel.filter(|_| hello.features & CHANNEL != 0);
-        let features = if channel.is_some() { CHANNEL } else { 0 };
+        let features = hello.features & FEATURES | if channel.is_some() { CHANNEL } else { 0 };
         let answer = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce, features }));
         let said = Ctl::Handshake(ClientHandshake::Hello(hello.clone()));
         let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &said, &answer);
-        Ok((Self { hello, transcript: transcript.over(channel) }, answer))
+        Ok((Self { hello, features, transcript: transcript.over(channel) }, answer))
     }
 
     /// Checks the client's proof against every credential.
@@ -70,12 +73,12 @@ impl Challenge {
     /// [`HandshakeRefusal::WrongToken`].
     // PROTOCOL.md: P-AUTH-7.
     pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
-        let transcript = self.transcript;
+        let (features, transcript) = (self.features, self.transcript);
         let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);
         if settings.is_open() {
             // The key is empty: this proves only that the client speaks the protocol.
             return if proves(None) {
-                Ok(Access { credential: None, token: None, transcript })
+                Ok(Access { credential: None, token: None, features, transcript })
             } else {
                 Err(HandshakeRefusal::WrongToken)
             };
@@ -84,12 +87,13 @@ impl Challenge {
             return Ok(Access {
                 credential: Some(0),
                 token: settings.credentials[0].tokens.first().cloned(),
+                features,
                 transcript,
             });
         }
         for (index, credential) in settings.credentials.iter().enumerate() {
             if let Some(token) = credential.tokens.iter().find(|token| proves(Some(token))) {
-                return Ok(Access { credential: Some(index), token: Some(token.clone()), transcript });
+                return Ok(Access { credential: Some(index), token: Some(token.clone()), features, transcript });
             }
         }
         Err(HandshakeRefusal::WrongToken)
@@ -132,13 +136,13 @@ mod tests {
     fn the_channel_is_chosen_if_it_is_offered_and_there() {
         let settings = ServerSettings::default();
         let channel = Channel([9; 32]);
-        for offered in [0, CHANNEL, 2, CHANNEL | 2, u64::MAX] {
+        for offered in [0, CHANNEL, FEATURES, 8, CHANNEL | 8, u64::MAX] {
             for channel in [None, Some(&channel)] {
                 let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
                 let hello = ClientHello { nonce: [1; 32], client, token: false, features: offered, resume: None };
                 let (challenge, answer) =
                     Challenge::new(&settings, true, preface, hello.clone(), [3; 32], channel).expect("let in");
-                let chosen = if channel.is_some() { offered & CHANNEL } else { 0 };
+                let chosen = offered & (FEATURES | if channel.is_some() { CHANNEL } else { 0 });
                 let expected = Ctl::Handshake(ServerHandshake::Hello(ServerHello { nonce: [3; 32], features: chosen }));
                 assert_eq!(answer, expected, "{offered}");
                 let said = Ctl::Handshake(ClientHandshake::Hello(hello));

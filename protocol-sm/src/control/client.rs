@@ -8,7 +8,7 @@
 
 use super::{loop_of, narrow};
 use crate::auth::SessionKey;
-use crate::codes::{TunnelRefusal, Violation};
+use crate::codes::{LeaveCode, TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
 use crate::transfer::Fin;
@@ -58,6 +58,8 @@ pub enum Reaction {
     Closed(TunnelId, TunnelRefusal),
     /// The server stops: no new visitors will come.
     Drain,
+    /// No new visitors will come in this session.
+    Leave(LeaveCode),
 }
 
 impl Control {
@@ -100,6 +102,7 @@ impl Control {
             }
             ServerMsg::AskStart { conn, epoch } => self.pass(TransferMsg { conn, epoch, body: ServerBody::AskStart }),
             ServerMsg::Drain => Ok(Reaction::Drain),
+            ServerMsg::Leave { code } => Ok(Reaction::Leave(code)),
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Control {
     pub credential: Holder,
     /// The token that its client has proved last; none where the server has none.
     pub token: Option<Token>,
+    /// The features that were chosen on its last ctl_conn.
+    pub features: u64,
     /// Its numbered messages.
     pub session: NumberedMessages<ServerMsg>,
     secret: SessionKey,
@@ -62,8 +64,11 @@ pub struct Control {
     last_serial: u64,
     /// Tunnels that the server's operator has closed.
     closed: BTreeSet<TunnelId>,
-    /// The client has said `Drain`: it gets no more tunnels.
+    /// The client has said `Drain`, or another process of it took over: it gets no more tunnels.
     draining: bool,
+    /// The session of the process that takes over from its client, or has. Until that is over, this session takes no
+    /// place among those that its holder may have, and neither do its tunnels.
+    heir: Option<ControlKey>,
     /// Which event loop has a conn.
     conns: BTreeMap<ConnId, u16>,
     window: ReplayWindow,
@@ -192,6 +197,7 @@ impl Control {
             client,
             credential,
             token: None,
+            features: 0,
             session: NumberedMessages::bounded(max_unacked(scope.max_connections, loop_count)),
             secret,
             scope,
@@ -201,6 +207,7 @@ impl Control {
             last_serial: 0,
             closed: BTreeSet::new(),
             draining: false,
+            heir: None,
             conns: BTreeMap::new(),
             window: ReplayWindow::default(),
             asked: vec![0; loop_count],
@@ -275,13 +282,45 @@ impl Control {
         self.tunnels.get(&tunnel).map_or(0, |tunnel| tunnel.wanted)
     }
 
+    /// The session of the process that takes over from its client, or has.
+    #[must_use]
+    pub fn heir(&self) -> Option<ControlKey> {
+        self.heir
+    }
+
+    /// The session `heir` begins, or is over: see [`Control::heir`].
+    pub fn set_heir(&mut self, heir: Option<ControlKey>) {
+        self.heir = heir;
+    }
+
+    /// Whether it gets no more tunnels.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Gives an open tunnel to another session of the same client, which registers it: the one at this port, or, where
+    /// any will do, the one of this name. Returns its registration here, and its public address.
+    // PROTOCOL.md: P-TAKE-2.
+    pub fn hand_over(&mut self, name: &str, port: u16) -> Option<(Registration, SocketAddr)> {
+        let mut open = self.tunnels.iter().filter_map(|(&tunnel, state)| {
+            let TunnelStage::Open(public) = state.stage else { return None };
+            let is_it = if port == 0 { state.name == name } else { public.port() == port };
+            is_it.then_some((Registration { tunnel, serial: state.serial }, public))
+        });
+        let found = open.next()?;
+        self.tunnels.remove(&found.0.tunnel);
+        Some(found)
+    }
+
     /// How many it has of what the main driver counts.
     #[must_use]
     pub fn held(&self) -> [(Good, u32); 4] {
         let unacked = self.session.unacked().saturating_sub(Self::OWN_UNACKED);
+        let (sessions, tunnels) = if self.heir.is_some() { (0, 0) } else { (1, count(self.tunnels.len())) };
         [
-            (Good::Session, 1),
-            (Good::Tunnel, count(self.tunnels.len())),
+            (Good::Session, sessions),
+            (Good::Tunnel, tunnels),
             (Good::Conn, count(self.conns.len())),
             (Good::Unacked, count(unacked)),
         ]
@@ -368,8 +407,8 @@ impl Control {
             return Err(Violation::Repeated);
         }
         let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
-        // P-STOP-2: no more visitors come to a client that drains.
-        if self.draining || room == 0 {
+        // P-STOP-2: no more visitors come to a client that drains, and soon to one that is taken over from.
+        if self.draining || self.heir.is_some() || room == 0 {
             return refused(TunnelRefusal::TooManyTunnels);
         }
         // PROTOCOL.md: P-TUN-14.

@@ -154,6 +154,12 @@ impl Tunnels {
         self.entries.remove(&tunnel).is_some()
     }
 
+    /// Whether any has ever been open.
+    #[must_use]
+    pub fn have_served(&self) -> bool {
+        self.served
+    }
+
     /// The tunnels that there are, in the order in which they were added.
     pub fn ids(&self) -> impl Iterator<Item = TunnelId> {
         self.entries.keys().copied()

@@ -40,7 +40,7 @@ use dialling::{Dial, LocalServer};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientLoop<T, P> {
     core: LoopCore,
-    /// The session that all conns here belong to.
+    /// The session that conns are opened for. Those of earlier ones may be there still.
     serial: u64,
     locals: BTreeMap<TunnelId, LocalServer>,
     /// What the access log calls the tunnels; empty where that is off.
@@ -51,10 +51,13 @@ pub struct ClientLoop<T, P> {
     allowances: Allowances<TunnelId>,
     /// Conns whose visitors wait until their LocalServer's name is looked up; some may be gone.
     await_names: Vec<(TunnelId, Token)>,
-    conns: BTreeMap<ConnId, Token>,
+    /// By the serial number of their session.
+    conns: BTreeMap<(u64, ConnId), Token>,
     slots: Slab<Slot<T, P>>,
     /// Conns that carry a transfer.
     active: u32,
+    /// It is not drained before the idle conns are gone, too.
+    drain_idle: bool,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
     /// What is counted of each tunnel.
@@ -69,6 +72,8 @@ enum Slot<T, P> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Conn<T, P> {
+    /// The session that it belongs to.
+    serial: u64,
     id: ConnId,
     link: Link<T, P>,
     framer: Framer<ProxyToClient>,
@@ -180,6 +185,7 @@ impl<T, P> ClientLoop<T, P> {
             conns: BTreeMap::new(),
             slots: Slab::default(),
             active: 0,
+            drain_idle: false,
             told_up: false,
             tallies: Counted::default(),
         }
@@ -207,13 +213,12 @@ where
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToClientLoop) {
         match message {
             ToClientLoop::Session { serial } => {
-                self.end_session(cx, AbortCode::SessionOver);
                 self.serial = serial;
                 self.told_up = false;
                 // A visitor may still have been started for one that was closed.
                 self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
             }
-            ToClientLoop::End { code } => self.end_session(cx, code),
+            ToClientLoop::End { serial, code } => self.end_session(cx, serial, code),
             ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
             ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label } => {
@@ -243,10 +248,11 @@ where
             ToClientLoop::Open { from, to, conn, session, secret } => {
                 self.open(cx, &from, to, conn, Step::Connecting { session, secret })
             }
-            ToClientLoop::Line { conn, line } => self.on_line(cx, conn, line),
-            ToClientLoop::Transfer(msg) => self.on_transfer_msg(cx, msg),
-            ToClientLoop::Drain => {
+            ToClientLoop::Line { serial, conn, line } => self.on_line(cx, (serial, conn), line),
+            ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
+            ToClientLoop::Drain { idle_too } => {
                 self.core.draining = true;
+                self.drain_idle = idle_too;
                 self.tell_if_drained(cx);
             }
             ToClientLoop::Report { asked } => {
@@ -328,8 +334,9 @@ where
 }
 
 impl<T, P> ClientLoop<T, P> {
-    fn end_session<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, code: AbortCode) {
-        let tokens: Vec<_> = self.conns.values().copied().collect();
+    fn end_session<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, serial: u64, code: AbortCode) {
+        let of_session = self.conns.range((serial, ConnId(0))..=(serial, ConnId(u64::MAX)));
+        let tokens: Vec<_> = of_session.map(|(_, &token)| token).collect();
         for token in tokens {
             self.drop_conn(cx, token, code, false);
         }
@@ -350,7 +357,11 @@ impl<T, P> ClientLoop<T, P> {
 
     fn tell_if_drained<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
         let drained = |loop_index| FromClientLoop::Drained { loop_index };
-        self.core.tell_if_drained(cx.sys, || self.active == 0, drained);
+        let none_left = || {
+            let of_session = self.conns.range((self.serial, ConnId(0))..);
+            self.active == 0 && (!self.drain_idle || of_session.count() == 0)
+        };
+        self.core.tell_if_drained(cx.sys, none_left, drained);
     }
 }
 

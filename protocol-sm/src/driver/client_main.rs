@@ -5,11 +5,13 @@
 //!      ▲            │             │            │            │        │
 //!      └────────────┴─────────────┴────────────┴────────────┴────────┘
 //! ```
-//! The states and the invariants are in `client_main/stage.rs`, those of tunnels in [`crate::control::tunnels`].
+//! The states and the invariants are in `client_main/stage.rs`, those of tunnels in [`crate::control::tunnels`]. Sessions
+//! that the server has told to leave go on beside it, in `client_main/left.rs`.
 
 mod check;
 mod connecting;
 mod dialling;
+mod left;
 mod receive;
 mod reload;
 mod report;
@@ -38,7 +40,9 @@ use crate::time::Instant;
 use crate::wire::ToClient;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
+use left::Left;
 use report::Story;
 use stage::Stage;
 
@@ -49,8 +53,10 @@ pub enum Outcome {
     Stopped,
     /// The server refused for good before it ever worked. A whole sentence for the user.
     Refused(String),
-    /// Another client with the same identity took over.
+    /// Another client with the same identity took over, as this one did not answer.
     Replaced,
+    /// Another process of this client took over, and its own transfers have ended.
+    TakenOver,
 }
 
 /// See the module. `T` is a stream.
@@ -67,6 +73,8 @@ pub struct ClientMain<T> {
     reconnect: Reconnect,
     control: Option<Control>,
     serial: u64,
+    /// Sessions beside it, whose transfers go on.
+    left: Vec<Left>,
     /// When the session lost its ctl_conn, if it has none.
     lost: Option<Instant>,
     /// Where the server answered: proxy_conns go to the same host.
@@ -100,6 +108,8 @@ struct Stopping {
     drained: BTreeSet<usize>,
     /// `Close` was sent.
     leaving: bool,
+    /// How it ends then.
+    outcome: Outcome,
 }
 
 impl<T> ClientMain<T> {
@@ -123,6 +133,7 @@ impl<T> ClientMain<T> {
             stage: Stage::Pausing(None),
             control: None,
             serial: 0,
+            left: Vec::new(),
             lost: None,
             server_at: None,
             proxy_port: 0,
@@ -208,11 +219,11 @@ where
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
         let Some(link) = self.slots.get_mut(token) else { return };
         link.port.on_ready(ready);
-        if let Stage::Dialling { .. } = self.stage {
+        if self.stage.races(token) {
             self.on_attempt(cx, token);
         } else {
             // A failed socket too: what the server said before it failed (a refusal, a `Close`) is read first.
-            self.drive(cx);
+            self.drive(cx, token);
         }
     }
 
@@ -230,6 +241,7 @@ where
         if self.stage.deadline().is_some_and(|at| at <= cx.now) {
             self.on_stage_deadline(cx);
         }
+        self.on_left_deadlines(cx);
         self.deal_bandwidth(cx);
         self.look_up_again(cx);
         self.register(cx);
@@ -246,12 +258,16 @@ where
         let registration = self.tunnels.next_registration().filter(|_| registers);
         let slice = self.buckets.next_deadline();
         let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice];
-        [self.stage.deadline(), self.given_up()].into_iter().chain(others).flatten().min()
+        let left = self.left.iter().map(|left| Some(left.liveness.next_deadline()));
+        [self.stage.deadline(), self.given_up()].into_iter().chain(others).chain(left).flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
         if core::mem::take(&mut self.busy) {
-            self.drive(cx);
+            let ctl_conns = self.stage.token().into_iter().chain(self.left.iter().map(|left| left.token));
+            for token in ctl_conns.collect::<Vec<_>>() {
+                self.drive(cx, token);
+            }
         }
     }
 

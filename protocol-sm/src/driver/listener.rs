@@ -8,9 +8,11 @@
 //! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
 
 mod check;
+mod held;
 mod route;
 
-use super::messages::{Arrival, ControlKey, FromListener, ToListener, ToLoop, ToServerLoop};
+use super::inherit::{Given, Owner};
+use super::messages::{Arrival, ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
@@ -31,6 +33,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use held::Held;
 use route::{Member, Route};
 
 /// Connections accepted on one port before others get their turn.
@@ -51,6 +54,9 @@ pub struct Listener<L> {
     port_of: BTreeMap<(ControlKey, Registration), Token>,
     /// Public ports that are to be opened.
     binds: Binds<Bind>,
+    /// Those of another process, until their tunnels are registered anew.
+    held: Held<L>,
+    upgrade: Upgrade,
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -63,6 +69,7 @@ pub struct Listener<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PublicPort<L> {
     listener: L,
+    given: Given,
     route: Route,
     queued: bool,
 }
@@ -71,11 +78,22 @@ struct PublicPort<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Bind {
     control: ControlKey,
+    owner: Owner,
     registration: Registration,
     at: SocketAddr,
     /// Ports that were not tried yet.
     ports: VecDeque<u16>,
     gate: Box<Gate>,
+}
+
+/// Whether another process is about to take the ports over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Upgrade {
+    No,
+    /// It has copies of the ports: none is opened meanwhile.
+    Lent,
+    /// It is to accept next: nobody is accepted here.
+    Paused,
 }
 
 impl<L> Listener<L> {
@@ -88,6 +106,8 @@ impl<L> Listener<L> {
             ports: Slab::default(),
             port_of: BTreeMap::new(),
             binds: Binds::default(),
+            held: Held::default(),
+            upgrade: Upgrade::No,
             busy: VecDeque::new(),
             paused_until: None,
             totals: Totals::default(),
@@ -114,15 +134,24 @@ impl<L> Listener<L> {
         self.ports.len()
     }
 
+    /// Public ports that another process has left, and that wait for their tunnels.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Opens what is to be opened, a bounded number of tries at a time.
     fn open_ports<S>(&mut self, cx: &mut Cx<'_, S>)
     where
         S: Listen<Listener = L> + Tell<FromListener>,
     {
         for _ in 0..TRIES {
+            if self.upgrade != Upgrade::No {
+                return;
+            }
             let Some((holder, mut bind)) = self.binds.next(cx.now) else { return };
             let port = bind.ports.pop_front().expect("a port to try");
-            let bound = self.open(cx.sys, &bind, port);
+            let bound = self.open(cx, &bind, port);
             let Bind { control, registration, .. } = bind;
             match bound {
                 // Another one may be free.
@@ -132,19 +161,21 @@ impl<L> Listener<L> {
         }
     }
 
-    fn open<S>(&mut self, sys: &mut S, bind: &Bind, port: u16) -> Result<SocketAddr, SysError>
+    fn open<S>(&mut self, cx: &mut Cx<'_, S>, bind: &Bind, port: u16) -> Result<SocketAddr, SysError>
     where
         S: Listen<Listener = L>,
     {
-        let &Bind { control, registration, mut at, ref gate, .. } = bind;
+        let &Bind { control, registration, ref owner, mut at, ref gate, .. } = bind;
         at.set_port(port);
+        let Self { ports, held, .. } = self;
         let mut real = None;
-        let token = self.ports.insert_with(|token| {
-            let (listener, address) = sys.listen(at, token)?;
+        let token = ports.insert_with(|token| {
+            let (listener, address) = held.listen(cx.sys, at, owner, token)?;
             real = Some(address);
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
-            Ok(PublicPort { listener, route, queued: false })
+            let given = Given::Public { port: address.port(), owner: owner.clone() };
+            Ok(PublicPort { listener, given, route, queued: false })
         })?;
         self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
@@ -164,6 +195,47 @@ impl<L> Listener<L> {
         }
     }
 
+    /// Closes all public ports of a session. Whether there were any.
+    fn close_all<S>(&mut self, sys: &mut S, control: ControlKey) -> bool
+    where
+        S: Listen<Listener = L>,
+    {
+        self.binds.remove(|bind| bind.control == control);
+        let first = Registration { tunnel: TunnelId(0), serial: 0 };
+        let of_session = self.port_of.range((control, first)..);
+        let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
+        let open: Vec<_> = of_session.collect();
+        for &(_, registration) in &open {
+            self.close(sys, control, registration);
+        }
+        !open.is_empty()
+    }
+
+    /// Leads an open public port to another session's tunnel. The event loops are told by the way that visitors take, so
+    /// that whoever came before waits there already.
+    // PROTOCOL.md: P-TAKE-2.
+    fn hand_over<S>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        former: Former,
+        control: ControlKey,
+        registration: Registration,
+        gate: Gate,
+    ) where
+        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    {
+        let from = (former.control, former.registration);
+        let token = self.port_of.remove(&from).expect("an open tunnel has its public port");
+        self.port_of.insert((control, registration), token);
+        let port = self.ports.get_mut(token).expect("it is open");
+        port.route.pass_on(from, Member { control, registration, gate, turned_away: Counted::default() });
+        let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
+        for loop_index in 0..self.loads.len() {
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
+        }
+        cx.sys.tell(FromListener::Bound { control, registration, bound: Ok(former.public) });
+    }
+
     /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
     fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
@@ -174,6 +246,50 @@ impl<L> Listener<L> {
             }
         } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
             bind.gate = gate;
+        }
+    }
+
+    /// Nobody is accepted now.
+    fn rests(&self) -> bool {
+        self.paused_until.is_some() || self.upgrade == Upgrade::Paused
+    }
+
+    /// Public ports that another process has left, each under the address where it listens. `until`: so long they wait
+    /// for their tunnels.
+    // PROTOCOL.md: P-LEAVE-5.
+    pub fn hold(&mut self, held: Vec<(SocketAddr, Owner, L)>, until: Instant) {
+        self.held = Held::new(held, until);
+    }
+
+    fn on_upgrade<S>(&mut self, cx: &mut Cx<'_, S>, step: Step)
+    where
+        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    {
+        match step {
+            Step::Lend => {
+                self.upgrade = Upgrade::Lent;
+                self.ports.iter().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
+                let count = self.ports.len() + self.held.lend(cx.sys);
+                cx.sys.tell(FromListener::Lent { count });
+            }
+            Step::Settle => {
+                self.upgrade = Upgrade::Paused;
+                // By the way that visitors take: behind the last of them.
+                for loop_index in 0..self.loads.len() {
+                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
+                }
+            }
+            Step::Leave => {
+                self.binds.remove(|_| true);
+                self.port_of.clear();
+                for token in self.ports.keys().collect::<Vec<_>>() {
+                    if let Some(port) = self.ports.remove(token) {
+                        cx.sys.unlisten(port.listener);
+                    }
+                }
+                self.held.close(cx.sys);
+            }
+            Step::GoOn => self.upgrade = Upgrade::No,
         }
     }
 
@@ -258,9 +374,13 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, holder, registration, at, ports, gate } => {
-                self.binds.push(holder, Bind { control, registration, at, ports, gate });
+            ToListener::Bind { control, holder, owner, registration, at, ports, gate } => {
+                self.binds.push(holder, Bind { control, owner, registration, at, ports, gate });
             }
+            ToListener::HandOver { former, control, registration, gate } => {
+                self.hand_over(cx, former, control, registration, *gate);
+            }
+            ToListener::Upgrade(step) => self.on_upgrade(cx, step),
             ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
@@ -284,23 +404,21 @@ where
                 self.tell_closed(cx.sys, control, Some(registration.tunnel));
             }
             ToListener::CloseAll { control } => {
-                self.binds.remove(|bind| bind.control == control);
-                let first = Registration { tunnel: TunnelId(0), serial: 0 };
-                let of_session = self.port_of.range((control, first)..);
-                let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
-                let open: Vec<_> = of_session.collect();
-                for &(_, registration) in &open {
-                    self.close(cx.sys, control, registration);
-                }
-                if !open.is_empty() {
+                if self.close_all(cx.sys, control) {
                     self.tell_closed(cx.sys, control, None);
+                }
+            }
+            ToListener::Retire { control } => {
+                self.close_all(cx.sys, control);
+                for loop_index in 0..self.loads.len() {
+                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Retire { control } });
                 }
             }
         }
     }
 
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, _ready: Readiness) {
-        if self.paused_until.is_some() {
+        if self.rests() {
             self.enqueue(token);
         } else {
             self.accept(cx, token);
@@ -311,16 +429,18 @@ where
         if self.paused_until.is_some_and(|at| at <= cx.now) {
             self.paused_until = None;
         }
+        self.held.on_deadline(cx.now, cx.sys);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.paused_until.into_iter().chain(self.binds.next_deadline()).min()
+        let binds = self.binds.next_deadline().filter(|_| self.upgrade == Upgrade::No);
+        [self.paused_until, binds, self.held.next_deadline()].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
         self.open_ports(cx);
         for _ in 0..self.busy.len() {
-            if self.paused_until.is_some() {
+            if self.rests() {
                 return;
             }
             let Some(token) = self.busy.pop_front() else { return };
@@ -332,7 +452,7 @@ where
     }
 
     fn is_busy(&self) -> bool {
-        self.binds.is_due() || self.paused_until.is_none() && !self.busy.is_empty()
+        self.binds.is_due() && self.upgrade == Upgrade::No || !self.rests() && !self.busy.is_empty()
     }
 }
 

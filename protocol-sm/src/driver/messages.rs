@@ -1,5 +1,6 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
+use super::inherit::Owner;
 use super::sys::Lookup;
 use crate::auth::SessionKey;
 use crate::bandwidth::{Direction, Rate};
@@ -75,6 +76,18 @@ pub enum ToServerLoop<T> {
         /// The tunnel.
         tunnel: Option<TunnelId>,
     },
+    /// The visitors of a tunnel that wait for a conn, and whoever still comes to it, are another session's from now on.
+    HandOver {
+        /// The session, by the server's key, and the tunnel.
+        from: (ControlKey, TunnelId),
+        /// Where they go.
+        to: (ControlKey, TunnelId),
+    },
+    /// The session gets no more visitors. Its transfers go on; a conn that is idle, or gets idle, is closed.
+    Retire {
+        /// The session, by the server's key.
+        control: ControlKey,
+    },
     /// What a tunnel may move now: the answer to [`FromServerLoop::WantBandwidth`].
     Bandwidth {
         /// The session, by the server's key.
@@ -106,6 +119,10 @@ pub enum ToServerLoop<T> {
     },
     /// The server stops: no more visitors; tell [`FromServerLoop::Drained`] when no transfer is left.
     Drain,
+    /// Visitors come no more for a while: tell [`FromServerLoop::Settled`] when none waits for a conn.
+    Settle,
+    /// Another process takes the visitors: as [`ToServerLoop::Drain`], but those that wait may go on waiting.
+    Leave,
     /// Conns are scarce: close those idle ones at once that are not kept ready.
     Trim,
     /// The time to drain is over: reset and close everything.
@@ -235,6 +252,11 @@ pub enum FromServerLoop<T> {
         /// The loop's index.
         loop_index: usize,
     },
+    /// No visitor waits for a conn on this loop, after [`ToServerLoop::Settle`].
+    Settled {
+        /// The loop's index.
+        loop_index: usize,
+    },
     /// Its part of a report.
     Report(Box<LoopPart>),
 }
@@ -242,7 +264,7 @@ pub enum FromServerLoop<T> {
 /// To an event loop of the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToClientLoop {
-    /// A new session began, under this serial number: what belongs to the last one is reset and closed.
+    /// A new session began, under this serial number: conns are opened for it from now on.
     Session {
         /// The session, by the client's serial number.
         serial: u64,
@@ -290,9 +312,16 @@ pub enum ToClientLoop {
         secret: SessionKey,
     },
     /// The server says something about a transfer.
-    Transfer(TransferMsg<ServerBody>),
-    /// The session is over and none follows yet.
+    Transfer {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The message.
+        msg: TransferMsg<ServerBody>,
+    },
+    /// A session is over: what belongs to it is reset and closed.
     End {
+        /// The session, by the client's serial number.
+        serial: u64,
         /// What to say of its transfers.
         code: AbortCode,
     },
@@ -315,13 +344,18 @@ pub enum ToClientLoop {
     },
     /// How the ctl_conn is: the answer to [`FromClientLoop::AskLine`], if there is one.
     Line {
+        /// The session, by the client's serial number.
+        serial: u64,
         /// The conn that it was asked for.
         conn: ConnId,
         /// The line.
         line: Line,
     },
     /// The client stops: tell [`FromClientLoop::Drained`] when no transfer is left.
-    Drain,
+    Drain {
+        /// Nor any conn: the server closes those that are idle.
+        idle_too: bool,
+    },
     /// Somebody asks for a report: answered by [`FromClientLoop::Report`].
     Report {
         /// When it was asked for.
@@ -409,12 +443,25 @@ pub enum ToListener {
         control: ControlKey,
         /// Whose session it is: sessions of one holder share a turn.
         holder: Option<usize>,
+        /// Whose it is to another process.
+        owner: Owner,
         /// What is registered.
         registration: Registration,
         /// The address to listen on, with the port 0.
         at: SocketAddr,
         /// Ports to try in this order, at least one; 0 is any free one.
         ports: VecDeque<u16>,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
+    /// Lead an open public port to a tunnel of another session from now on. Answered as [`ToListener::Bind`] is.
+    HandOver {
+        /// What it leads to now.
+        former: Former,
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What is registered.
+        registration: Registration,
         /// Who may visit.
         gate: Box<Gate>,
     },
@@ -455,8 +502,26 @@ pub enum ToListener {
         /// The session, by the server's key.
         control: ControlKey,
     },
+    /// The same, and the session gets no more visitors: see [`ToServerLoop::Retire`].
+    Retire {
+        /// The session, by the server's key.
+        control: ControlKey,
+    },
+    /// A step of an upgrade. [`Step::Lend`] is answered by [`FromListener::Lent`].
+    Upgrade(Step),
     /// Somebody asks for a report: answered by [`FromListener::Report`].
     Report,
+}
+
+/// An open public port that is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Former {
+    /// The session that has it, by the server's key.
+    pub control: ControlKey,
+    /// What was registered there.
+    pub registration: Registration,
+    /// The public address.
+    pub public: SocketAddr,
 }
 
 /// From the server's listener to its main driver.
@@ -470,6 +535,11 @@ pub enum FromListener {
         registration: Registration,
         /// The public address, or why there is none.
         bound: Result<SocketAddr, SysError>,
+    },
+    /// So many public ports were lent.
+    Lent {
+        /// Their number.
+        count: usize,
     },
     /// Its part of a report.
     Report(Box<ListenerPart>),
@@ -485,11 +555,11 @@ pub enum ToOperator {
         /// What they asked for.
         report: Box<Report>,
     },
-    /// The answer to [`ToServerMain::Order`].
+    /// The answer to [`ToServerMain::Order`] or [`ToServerMain::Upgrade`].
     Done {
         /// Who gave the order.
         tag: u64,
-        /// How many sessions or tunnels it was about.
+        /// How many sessions, tunnels or listeners it was about.
         count: usize,
     },
 }
@@ -503,6 +573,23 @@ pub enum Order {
     /// Close this public port for as long as the session lasts.
     // PROTOCOL.md: P-TUN-14.
     Close(u16),
+}
+
+/// A step of an upgrade: another process of the server takes its listeners over. They come in this order, and the last
+/// one may come instead of any but the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Put copies of all listeners aside, and open and close none any more. Answered with their number; 0: the server
+    /// stops, or is being upgraded already.
+    Lend,
+    /// Accept no more visitors, and when none waits for a conn, no connections at all. Answered then; with 0 if the
+    /// server stops.
+    Settle,
+    /// The other process accepts now: tell the clients, and let transfers end. Answered with the number of sessions.
+    // PROTOCOL.md: P-LEAVE-1.
+    Leave,
+    /// It does not: go on as before. Answered at once.
+    GoOn,
 }
 
 /// To the server's main thread. `T` is a stream.
@@ -527,6 +614,13 @@ pub enum ToServerMain<T> {
         tag: u64,
         /// What is to be done.
         order: Order,
+    },
+    /// Another process is to take over: answered by [`ToOperator::Done`].
+    Upgrade {
+        /// Whoever sees to it, by this name.
+        tag: u64,
+        /// How far it is.
+        step: Step,
     },
     /// The user asks to stop.
     Stop,

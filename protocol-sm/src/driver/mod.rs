@@ -9,6 +9,7 @@
 pub mod client_loop;
 pub mod client_main;
 mod ctl_link;
+pub mod inherit;
 pub mod listener;
 mod loop_core;
 pub mod messages;
@@ -25,6 +26,7 @@ mod view;
 pub use crate::dead_path::Unacked;
 pub use crate::notes::{Disconnect, Dropped, Expiry, HandshakeEnd, Note};
 pub use crate::sys_error::SysError;
+pub use inherit::{Given, Owner};
 pub use slab::Token;
 pub use sys::{Entropy, Listen, Log, Lookup, Readiness, Received, Resolve, Role, Splice, Streams};
 pub use thread::{Cx, Driver, SCRATCH, Strategy, TURN, Tell};

@@ -6,6 +6,7 @@
 mod check;
 mod report;
 mod stale;
+mod takeover;
 mod transfers;
 mod visitors;
 
@@ -51,6 +52,10 @@ pub struct ServerLoop<T, P> {
     next_retry: Option<Instant>,
     /// What its tunnels may move now.
     allowances: Allowances<(ControlKey, TunnelId)>,
+    /// No visitor is taken any more.
+    closed: bool,
+    /// The main thread waits until no visitor waits for a conn.
+    settling: bool,
     /// An empty buffer for the next visitor's first bytes.
     spare: Vec<u8>,
 }
@@ -77,6 +82,10 @@ struct Shard {
     loop_count: u32,
     /// The session is over: what is left is transfers that the client is through with.
     closing: bool,
+    /// No visitors come any more: what is left is transfers.
+    retired: bool,
+    /// Where the visitors of a tunnel belong that was handed over.
+    heirs: BTreeMap<TunnelId, (ControlKey, TunnelId)>,
     tally: Counted<ShardTally>,
 }
 
@@ -242,6 +251,8 @@ impl<T, P> ServerLoop<T, P> {
             slots: Slab::default(),
             next_retry: None,
             allowances: Allowances::default(),
+            closed: false,
+            settling: false,
             spare: Vec::new(),
         }
     }
@@ -276,7 +287,10 @@ where
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
                 self.forget_tally(control, tunnel);
+                self.tell_if_drained(cx);
             }
+            ToServerLoop::HandOver { from, to } => self.hand_over(cx, from, to),
+            ToServerLoop::Retire { control } => self.retire(cx, control),
             ToServerLoop::Limits { control, limits } => self.limit(cx, control, limits),
             ToServerLoop::KeepTo(timings) => {
                 for shard in self.controls.values_mut() {
@@ -284,8 +298,18 @@ where
                 }
                 self.core.timings = *timings;
             }
+            ToServerLoop::Settle => {
+                self.settling = true;
+                self.tell_if_settled(cx);
+            }
+            ToServerLoop::Leave => {
+                self.core.draining = true;
+                self.controls.values_mut().for_each(|shard| shard.pool.close());
+                self.tell_if_drained(cx);
+            }
             ToServerLoop::Drain => {
                 self.core.draining = true;
+                self.closed = true;
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -355,6 +379,7 @@ where
                 Some(Slot::Visitor(visitor)) => {
                     visitor.deadline = None;
                     self.drop_visitor(cx, token, Dropped::WaitedTooLong);
+                    self.tell_if_drained(cx);
                 }
             }
         }
@@ -395,6 +420,8 @@ impl<T, P> ServerLoop<T, P> {
             visits: BTreeMap::new(),
             loop_count: limits.loop_count,
             closing: false,
+            retired: false,
+            heirs: BTreeMap::new(),
             tally: Counted::default(),
         };
         let before = self.controls.insert(control, shard);
@@ -454,6 +481,11 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.close(stream);
             return;
         };
+        if shard.retired {
+            cx.sys.close(stream);
+            cx.sys.tell(FromServerLoop::ConnGone { control, conn: id });
+            return;
+        }
         let state = State::Idle { conn: IdleConn::default(), since: cx.now };
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
             Ok(()) => Ok(Slot::Conn(Box::new(Conn {
@@ -518,8 +550,16 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
+    /// Says so to the main thread if it waits until nobody waits for a conn.
+    fn tell_if_settled<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.settling && self.controls.values().all(|shard| shard.pool.waits() == 0) {
+            self.settling = false;
+            cx.sys.tell(FromServerLoop::Settled { loop_index: self.core.loop_index });
+        }
+    }
+
     fn tell_if_drained<S: LoopSys<T, P>>(&self, cx: &mut Cx<'_, S>) {
-        let none_left = || self.controls.values().all(|shard| shard.active == 0);
+        let none_left = || self.controls.values().all(|shard| shard.active == 0 && shard.pool.waits() == 0);
         let drained = |loop_index| FromServerLoop::Drained { loop_index };
         self.core.tell_if_drained(cx.sys, none_left, drained);
     }

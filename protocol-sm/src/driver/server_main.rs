@@ -20,7 +20,7 @@
 //! Invariants:
 //! - M1 each connection has a deadline, and is counted in the handshake limit until it has proved itself;
 //! - M2 a session is found by its key, name, holder and client, and source, and each leads to sessions that are there; a holder's
-//!   client has one session;
+//!   client has one session, but for those that hand over to it, or leave;
 //! - M3 a session is attached to a ctl_conn that is up with it, and each ctl_conn that is up has such a session;
 //! - M4 exactly the sessions without a ctl_conn have an end of grace;
 //! - M5 a parked newcomer and the attached session that is probed name each other;
@@ -28,6 +28,7 @@
 //! - M7 who has work left is queued once;
 //! - M8 nothing is left of a server that is over;
 //! - M9 a session that sleeps has conns, and no tunnel;
+//! - M10 a session that takes over, or has, and the one before it know each other until one of them is over;
 //! - H1, H2 of the [`Ledger`] hold for its sessions, tunnels and conns.
 
 mod accept;
@@ -39,6 +40,8 @@ mod reload;
 mod report;
 mod session_table;
 mod sessions;
+mod takeover;
+mod upgrade;
 
 use super::ctl_link::CtlLink;
 use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
@@ -72,6 +75,7 @@ use core::time::Duration;
 use handshake_limit::HandshakeLimit;
 use report::Part;
 use session_table::SessionTable;
+use upgrade::Upgrade;
 
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -110,6 +114,8 @@ pub struct ServerMain<T, L> {
     /// their sessions.
     busy: Turns<Option<Holder>, Token>,
     paused_until: Option<Instant>,
+    /// Another process is about to take over.
+    upgrade: Option<Upgrade>,
     stopping: Option<Stopping>,
 }
 
@@ -258,11 +264,12 @@ impl<T, L> ServerMain<T, L> {
             reports: Gather::new(loop_count + 1),
             busy: Turns::default(),
             paused_until: None,
+            upgrade: None,
             stopping: None,
         }
     }
 
-    /// Opens the ctl and the proxy port and returns their real addresses.
+    /// Opens the ctl and the proxy port, or adopts those that another process has left, and returns their real addresses.
     ///
     /// # Errors
     /// The address that cannot be listened on, and why.
@@ -271,21 +278,26 @@ impl<T, L> ServerMain<T, L> {
         cx: &mut Cx<'_, S>,
         ctl: SocketAddr,
         proxy: SocketAddr,
+        left: [Option<L>; 2],
     ) -> Result<(SocketAddr, SocketAddr), (SocketAddr, SysError)>
     where
         S: Listen<Stream = T, Listener = L>,
     {
-        let mut open = |at: SocketAddr, kind| {
+        let mut open = |at: SocketAddr, kind, left: Option<L>| {
             let mut real = at;
             let made = self.slots.insert_with(|token| {
-                let (listener, address) = cx.sys.listen(at, token)?;
+                let (listener, address) = match left {
+                    Some(listener) => cx.sys.adopt(&listener, token).map(|address| (listener, address))?,
+                    None => cx.sys.listen(at, token)?,
+                };
                 real = address;
                 Ok(Slot::Door(Door { listener, kind, queued: false }))
             });
             made.map(|_| real).map_err(|error| (at, error))
         };
-        let ctl = open(ctl, ConnKind::Ctl)?;
-        let proxy = open(proxy, ConnKind::Proxy)?;
+        let [left_ctl, left_proxy] = left;
+        let ctl = open(ctl, ConnKind::Ctl, left_ctl)?;
+        let proxy = open(proxy, ConnKind::Proxy, left_proxy)?;
         self.proxy_port = proxy.port();
         Ok((ctl, proxy))
     }
@@ -319,6 +331,14 @@ impl<T, L> ServerMain<T, L> {
         self.handshake_limit.remove(Source::of(from.ip()), token);
     }
 
+    fn enqueue_doors(&mut self) {
+        let slots = self.slots.iter();
+        let doors: Vec<_> = slots.filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect();
+        for door in doors {
+            self.enqueue(door);
+        }
+    }
+
     fn enqueue(&mut self, token: Token) {
         let (queued, owner) = match self.slots.get_mut(token) {
             Some(Slot::Door(door)) => (&mut door.queued, None),
@@ -349,12 +369,14 @@ where
             ToServerMain::Listener(FromListener::Bound { control, registration, bound }) => {
                 self.on_bound(cx, control, registration, bound);
             }
+            ToServerMain::Listener(FromListener::Lent { count }) => self.on_lent(cx, count),
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
             ToServerMain::Order { tag, order } => {
                 let count = self.carry_out(cx, &order);
                 cx.sys.tell(ToOperator::Done { tag, count });
             }
+            ToServerMain::Upgrade { tag, step } => self.on_upgrade(cx, tag, step),
             ToServerMain::Reload(new) => self.reload(cx, *new),
             ToServerMain::Stop => self.stop(cx),
         }
@@ -378,12 +400,10 @@ where
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
         if self.paused_until.is_some_and(|at| at <= cx.now) {
             self.paused_until = None;
-            let slots = self.slots.iter();
-            let doors: Vec<_> =
-                slots.filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect();
-            for door in doors {
-                self.enqueue(door);
-            }
+            self.enqueue_doors();
+        }
+        if self.upgrade.as_ref().and_then(Upgrade::deadline).is_some_and(|at| at <= cx.now) {
+            self.on_settled(cx);
         }
         while let Some(token) = self.timers.pop_due(cx.now) {
             self.on_timer(cx, token);
@@ -393,6 +413,11 @@ where
             && at <= cx.now
         {
             self.on_grace(cx, key);
+        }
+        while let Some((at, key)) = self.sessions.next_handover()
+            && at <= cx.now
+        {
+            self.on_handover(cx, key);
         }
         if let Some(stopping) = &self.stopping
             && stopping.until <= cx.now
@@ -405,7 +430,10 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let stop = self.stopping.as_ref().filter(|stopping| !stopping.over).map(|stopping| stopping.until);
         let grace = self.sessions.next_grace().map(|(at, _)| at);
-        let timers = [self.timers.next(), grace, self.paused_until, stop, self.buckets.next_deadline()];
+        let settle = self.upgrade.as_ref().and_then(Upgrade::deadline);
+        let handover = self.sessions.next_handover().map(|(at, _)| at);
+        let timers =
+            [settle, self.timers.next(), grace, handover, self.paused_until, stop, self.buckets.next_deadline()];
         timers.into_iter().flatten().min()
     }
 
@@ -449,8 +477,7 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return;
         }
-        let until = cx.now + self.settings.timings.drain_timeout;
-        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
+        self.begin_drain(cx.now);
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
             cx.sys.tell(ToListener::CloseAll { control: key });
@@ -459,6 +486,11 @@ impl<T, L> ServerMain<T, L> {
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Drain });
         }
+    }
+
+    fn begin_drain(&mut self, now: Instant) {
+        let until = now + self.settings.timings.drain_timeout;
+        self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
     }
 
     fn finish_stop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {

@@ -2,7 +2,7 @@
 //! the wire's numbering: append, never reorder.
 
 use super::frame::Message;
-use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, MessageName, TunnelRefusal};
+use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
@@ -83,6 +83,7 @@ impl Message for ToClient {
                 msg: ServerMsg::TunnelRefused { code, .. } | ServerMsg::TunnelClosed { code, .. },
                 ..
             } => Some(Code::Tunnel(*code)),
+            Self::Numbered { msg: ServerMsg::Leave { code }, .. } => Some(Code::Leave(*code)),
             Self::Handshake(_) | Self::Numbered { .. } | Self::Ping { .. } | Self::Pong { .. } | Self::Ack { .. } => {
                 None
             }
@@ -90,6 +91,15 @@ impl Message for ToClient {
         Label { channel: Channel::ToClient, name: self.name(), code }
     }
 }
+
+/// The feature of a client that understands [`ServerMsg::Leave`].
+// PROTOCOL.md: P-EVO-2.
+pub const LEAVE: u64 = 1;
+/// The feature of a client that is a new process, and takes over from one of the same identity that is there.
+// PROTOCOL.md: P-TAKE-1.
+pub const TAKEOVER: u64 = 2;
+/// All features of this version.
+pub const FEATURES: u64 = LEAVE | TAKEOVER;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,7 +112,7 @@ pub enum ClientHandshake {
 
 /// The feature that the proofs cover the TLS channel.
 // PROTOCOL.md: P-EVO-2.
-pub const CHANNEL: u64 = 1;
+pub const CHANNEL: u64 = 4;
 
 /// Who the client is and what it wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,7 +123,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`CHANNEL`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -299,6 +309,11 @@ pub enum ServerMsg {
         /// Why.
         code: TunnelRefusal,
     },
+    /// No new visitors come in this session, transfers may finish. Only to a client with the feature [`LEAVE`].
+    Leave {
+        /// Why, and what the client is to do.
+        code: LeaveCode,
+    },
 }
 
 impl ToServer {
@@ -341,6 +356,7 @@ impl ToClient {
             Self::Numbered { msg: ServerMsg::Drain, .. } => MessageName::Drain,
             Self::Numbered { msg: ServerMsg::AskStart { .. }, .. } => MessageName::AskStart,
             Self::Numbered { msg: ServerMsg::TunnelClosed { .. }, .. } => MessageName::TunnelClosed,
+            Self::Numbered { msg: ServerMsg::Leave { .. }, .. } => MessageName::Leave,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

@@ -5,6 +5,7 @@ use super::errno::{accept_error, retried, sys_error};
 use super::options::{self, Limits};
 use crate::tls::session::Session;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
     getpeername, getsockname, getsockopt, listen, recv, send, setsockopt, shutdown, socket, sockopt,
@@ -250,6 +251,22 @@ impl Listener {
             Ok((Self(fd), socket_addr(&real).unwrap_or(at)))
         };
         open().map_err(sys_error)
+    }
+
+    /// A listener that another process has opened.
+    pub(crate) fn inherited(fd: OwnedFd) -> Result<Self, SysError> {
+        let listens = getsockopt(&fd, sockopt::AcceptConn).map_err(sys_error)?;
+        if !listens {
+            return Err(SysError::Unsupported);
+        }
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(sys_error)?;
+        Ok(Self(fd))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Result<SocketAddr, SysError> {
+        let real = getsockname::<SockaddrStorage>(self.0.as_raw_fd()).map_err(sys_error)?;
+        socket_addr(&real).ok_or(SysError::Unsupported)
     }
 
     pub(super) fn accept(&self, role: Role, limits: &Limits) -> Result<(Stream, SocketAddr), SysError> {

@@ -32,6 +32,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 const CONTROL: ControlKey = ControlKey(1);
+const SERIAL: u64 = 1;
 const SESSION: SessionId = SessionId([1; 16]);
 const TUNNEL: TunnelId = TunnelId(0);
 /// Deadlines from here on never come.
@@ -292,6 +293,7 @@ impl Loops {
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }
             | FromServerLoop::Drained { .. }
+            | FromServerLoop::Settled { .. }
             | FromServerLoop::Left { .. }
             | FromServerLoop::PassOn { .. } => {}
         }
@@ -306,7 +308,7 @@ impl Loops {
         self.server(state, None, story, |server, cx| {
             server.on_message(cx, ToServerLoop::Close { control: CONTROL, code });
         });
-        self.client(state, None, story, |client, cx| client.on_message(cx, ToClientLoop::End { code }));
+        self.client(state, None, story, |client, cx| client.on_message(cx, ToClientLoop::End { serial: SERIAL, code }));
         state.to_server.clear();
     }
 
@@ -429,11 +431,14 @@ impl Loops {
             ServerMsg::TunnelReady { .. }
             | ServerMsg::TunnelRefused { .. }
             | ServerMsg::TunnelClosed { .. }
-            | ServerMsg::Drain => {
+            | ServerMsg::Drain
+            | ServerMsg::Leave { .. } => {
                 unreachable!("no loop says it")
             }
         };
-        self.client(state, None, story, |client, cx| client.on_message(cx, ToClientLoop::Transfer(msg)));
+        self.client(state, None, story, |client, cx| {
+            client.on_message(cx, ToClientLoop::Transfer { serial: SERIAL, msg })
+        });
     }
 
     fn open_conns(&self, state: &mut State, count: u32, story: &mut Story) {
@@ -527,7 +532,7 @@ impl Model for Loops {
             over: false,
         };
         self.client(&mut state, None, story, |client, cx| {
-            client.on_message(cx, ToClientLoop::Session { serial: 1 });
+            client.on_message(cx, ToClientLoop::Session { serial: SERIAL });
             client.on_message(
                 cx,
                 ToClientLoop::Tunnel {

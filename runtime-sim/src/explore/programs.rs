@@ -543,7 +543,7 @@ impl Programs {
             ending: false,
         };
         Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
-            main.listen(cx, at(CTL_PORT), at(PROXY_PORT)).expect("the ports are free");
+            main.listen(cx, at(CTL_PORT), at(PROXY_PORT), [None, None]).expect("the ports are free");
         });
         Self::start(&mut state, 0, story);
         state

@@ -88,6 +88,14 @@ impl Kernel {
         Ok((id, local))
     }
 
+    /// A listener goes from its process to another, with all that waits there, and is watched by nobody.
+    pub fn give(&mut self, listener: SockId, to: ProcId) {
+        let from = std::mem::replace(&mut self.socks[listener.0].proc, to);
+        assert!(self.procs[from.0].socks.remove(&listener), "its process has it");
+        self.procs[to.0].socks.insert(listener);
+        self.unwatch(listener);
+    }
+
     /// listen(2) once more: so many may wait from now on, and one more.
     pub fn set_backlog(&mut self, listener: SockId, backlog: usize) {
         self.socks[listener.0].backlog = backlog;
@@ -106,6 +114,8 @@ impl Kernel {
         let child = self.socks[listener.0].children.pop_front().ok_or(Errno::EAGAIN)?;
         let sock = &mut self.socks[child.0];
         sock.parent = None;
+        // It may have come while another process had the listener.
+        sock.proc = proc;
         let remote = sock.remote;
         self.procs[proc.0].socks.insert(child);
         Ok((child, remote))

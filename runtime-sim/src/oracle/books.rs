@@ -36,7 +36,7 @@ impl Books {
             Note::SessionAsleep { .. } | Note::SessionLost { .. } | Note::Tunnel { .. } | Note::Forwarding { .. } => {}
             Note::NotForwarding { .. } | Note::HandshakeRefused { .. } | Note::HandshakeDropped { .. } => {}
             Note::Foreign { .. } | Note::CannotAccept { .. } | Note::Reconnecting { .. } | Note::Reloaded { .. } => {}
-            Note::Violation { .. } => {}
+            Note::Left { .. } | Note::Violation { .. } | Note::TakenOver | Note::SessionTakenOver { .. } => {}
         }
     }
 

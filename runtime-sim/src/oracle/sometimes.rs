@@ -110,11 +110,16 @@ pub enum Sometimes {
     PortClosedWithTransfers,
     HeaderSplit,
     NoLocalPort,
+    Upgraded,
+    UpgradedWithTransfers,
+    UpgradeFailed,
+    TakenOver,
+    TakenOverWithTransfers,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 102] = [
+    pub const ALL: [Self; 107] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -217,6 +222,11 @@ impl Sometimes {
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
         Self::NoLocalPort,
+        Self::Upgraded,
+        Self::UpgradedWithTransfers,
+        Self::UpgradeFailed,
+        Self::TakenOver,
+        Self::TakenOverWithTransfers,
     ];
 }
 

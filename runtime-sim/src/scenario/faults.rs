@@ -52,6 +52,8 @@ pub enum KernelFault {
     ClosePort,
     /// No local port is left for a client's dials to its LocalServers.
     NoLocalPort,
+    /// Another process of the server takes the listeners over, or fails to.
+    Upgrade,
 }
 
 /// A kind of fault on turmoil.

@@ -191,6 +191,10 @@ impl Oracle {
                     self.saw(Sometimes::ReplacedWithTransfers);
                 }
             }
+            Note::SessionTakenOver { .. } => {
+                let live = self.live() > 0;
+                self.saw(if live { Sometimes::TakenOverWithTransfers } else { Sometimes::TakenOver });
+            }
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.saw(Sometimes::RivalRefused);
             }
@@ -215,6 +219,8 @@ impl Oracle {
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }
+            | Note::Left { .. }
+            | Note::TakenOver
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -237,7 +237,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
     let ports = ((any, CTL).into(), (any, PROXY).into());
-    let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1));
+    let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1, [None, None]));
     assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
     program.threads = vec![main.clone(), listener.clone()];
     program.threads.extend(loops.iter().map(|seat| Rc::clone(seat) as Rc<RefCell<dyn Runs>>));
@@ -396,7 +396,7 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
         Some(Outcome::Refused(why)) => {
             stage.breach(Kind::Liveness, Property::ClientsReturn, format!("{who:?} was refused for good: {why}"));
         }
-        Some(Outcome::Stopped | Outcome::Replaced) | None => {}
+        Some(Outcome::Stopped | Outcome::Replaced | Outcome::TakenOver) | None => {}
     }
     order.unwrap_or(Order::Restart(RESTART))
 }

@@ -17,7 +17,8 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell,
+    Token,
 };
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
@@ -494,6 +495,12 @@ impl Listen for Thread {
         process.doors.insert(door.0, backlog);
         Ok((door, address))
     }
+
+    fn adopt(&mut self, _: &Door, _: Token) -> Result<SocketAddr, SysError> {
+        unreachable!("no process of this ring leaves a listener to another")
+    }
+
+    fn lend(&mut self, _: &Door, _: &Given) {}
 
     fn accept(&mut self, listener: &Door, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let mut process = self.process.borrow_mut();

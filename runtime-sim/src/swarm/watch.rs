@@ -7,7 +7,7 @@ use protocol_sm::driver::Note;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
 };
-use protocol_sm::ids::{ConnId, Epoch};
+use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::cell::{Cell, RefCell};
@@ -26,11 +26,9 @@ pub(super) struct Watch {
     fins: RefCell<Ends<(Key, Epoch)>>,
     dones: RefCell<BTreeSet<(Key, Epoch)>>,
     /// The session that a visitor came to.
-    visitors: RefCell<BTreeMap<SocketAddr, ControlKey>>,
+    visitors: RefCell<BTreeMap<SocketAddr, (ControlKey, TunnelId)>>,
     /// The last transfer that was started on a conn.
     started: RefCell<BTreeMap<Key, Epoch>>,
-    /// The client's session.
-    serial: RefCell<u64>,
     /// Visitors who are there, or on their way to a loop.
     guests: RefCell<Vec<Guest>>,
     /// Visits of which it was said that they are over.
@@ -55,7 +53,6 @@ impl Watch {
             dones: RefCell::default(),
             visitors: RefCell::default(),
             started: RefCell::default(),
-            serial: RefCell::default(),
             guests: RefCell::default(),
             visits: Cell::default(),
             books: RefCell::default(),
@@ -180,9 +177,11 @@ impl Watch {
     pub(super) fn told_server_loop<T>(&self, message: &ToServerLoop<T>) {
         match message {
             ToServerLoop::Visitor(arrival) => {
-                self.visitors.borrow_mut().insert(arrival.from, arrival.control);
+                self.visitors.borrow_mut().insert(arrival.from, (arrival.control, arrival.tunnel));
                 self.guest_came(arrival.guest);
             }
+            // Those who have a conn by then stay, and nobody else.
+            ToServerLoop::HandOver { from, .. } => self.visitors.borrow_mut().retain(|_, at| at != from),
             ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ClientFinFirst, Sometimes::ResetDown];
                 self.fin_came(((control.0, *conn), *epoch), fin.how, kinds);
@@ -193,12 +192,15 @@ impl Watch {
             | ToServerLoop::Close { .. }
             | ToServerLoop::Conn { .. }
             | ToServerLoop::CloseTunnel { .. }
+            | ToServerLoop::Retire { .. }
             | ToServerLoop::Limits { .. }
             | ToServerLoop::KeepTo(_)
             | ToServerLoop::Drain
             | ToServerLoop::Trim
             | ToServerLoop::Bandwidth { .. }
             | ToServerLoop::Line { .. }
+            | ToServerLoop::Settle
+            | ToServerLoop::Leave
             | ToServerLoop::Report { .. }
             | ToServerLoop::Stop => {}
         }
@@ -206,12 +208,12 @@ impl Watch {
 
     pub(super) fn told_client_loop(&self, message: &ToClientLoop) {
         match message {
-            ToClientLoop::Session { serial } => *self.serial.borrow_mut() = *serial,
-            ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin(fin) }) => {
+            ToClientLoop::Transfer { serial, msg: TransferMsg { conn, epoch, body: ServerBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ServerFinFirst, Sometimes::ResetUp];
-                self.fin_came(((*self.serial.borrow(), *conn), *epoch), fin.how, kinds);
+                self.fin_came(((*serial, *conn), *epoch), fin.how, kinds);
             }
-            ToClientLoop::Transfer(_)
+            ToClientLoop::Session { .. }
+            | ToClientLoop::Transfer { .. }
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Relocated { .. }
@@ -222,7 +224,7 @@ impl Watch {
             | ToClientLoop::Line { .. }
             | ToClientLoop::Serve { .. }
             | ToClientLoop::Report { .. }
-            | ToClientLoop::Drain => {}
+            | ToClientLoop::Drain { .. } => {}
         }
     }
 
@@ -241,7 +243,7 @@ impl Watch {
 
     /// The server started a transfer: the next on its conn.
     pub(super) fn started(&self, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
-        let Some(control) = self.visitors.borrow().get(&visitor).copied() else { return };
+        let Some((control, _)) = self.visitors.borrow().get(&visitor).copied() else { return };
         let before = self.started.borrow_mut().insert((control.0, conn), epoch).unwrap_or_default();
         if before.next() != Some(epoch) {
             self.stage.breach(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before:?} on {conn:?}"));

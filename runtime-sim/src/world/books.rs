@@ -81,7 +81,7 @@ impl World {
     pub(super) fn see_answer(&mut self, process: usize, answer: ToOperator) {
         let (tags, report) = match answer {
             ToOperator::Report { tags, report } => (tags, report),
-            ToOperator::Done { .. } => return,
+            ToOperator::Done { tag, count } => return self.go_on_upgrading(process, tag, count),
         };
         if tags.len() > 1 {
             self.coverage.saw(Sometimes::AskedAtOnce);

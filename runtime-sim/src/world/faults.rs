@@ -80,6 +80,7 @@ impl World {
             KernelFault::Kick => self.order(Order::Kick(client_name(client))),
             KernelFault::ClosePort => self.close_port(index, tunnel),
             KernelFault::NoLocalPort => self.use_up_ports(client),
+            KernelFault::Upgrade => self.begin_upgrade(),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -175,7 +176,7 @@ impl World {
             KernelFault::ServiceBlackholed => {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
-            KernelFault::Nudge | KernelFault::Kick => {}
+            KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
             KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),
@@ -250,10 +251,10 @@ impl World {
         self.faults.iter().any(|struck| struck.fault == KernelFault::Sim(SimFault::Stranger) && struck.begun.is_some())
     }
 
-    /// Whether a program was told its settings anew.
-    pub(super) fn was_reloaded(&self) -> bool {
-        let reloads = [SimFault::ReloadClient, SimFault::ReloadServer].map(KernelFault::Sim);
-        self.faults.iter().any(|struck| reloads.contains(&struck.fault) && struck.begun.is_some())
+    /// Whether tunnels may have been moved to and fro: a program was told its settings anew, or a client taken over.
+    pub(super) fn may_have_moved(&self) -> bool {
+        let moves = [SimFault::ReloadClient, SimFault::ReloadServer, SimFault::Rival].map(KernelFault::Sim);
+        self.faults.iter().any(|struck| moves.contains(&struck.fault) && struck.begun.is_some())
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.

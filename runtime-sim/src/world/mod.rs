@@ -20,6 +20,7 @@ mod sys;
 mod tasks;
 mod threads;
 mod throttles;
+mod upgrade;
 #[cfg(test)]
 mod violations;
 mod visits;
@@ -45,6 +46,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use tasks::{Task, Thread};
 use throttles::Throttles;
+use upgrade::Upgrade;
 use visits::Visits;
 use watch::Watch;
 
@@ -156,6 +158,7 @@ struct World {
     visits: Visits,
     throttles: Throttles,
     asked: Asked,
+    upgrade: Upgrade,
     silence: Silence,
     overheard: Overheard,
     coverage: Coverage,
@@ -235,6 +238,7 @@ impl World {
             visits: Visits::default(),
             throttles: Throttles::default(),
             asked: Asked::default(),
+            upgrade: Upgrade::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
             coverage: Coverage::default(),
@@ -389,13 +393,17 @@ impl World {
     }
 
     fn start_server(&mut self) {
+        self.spawn_server();
+        self.begin_server(self.server, Vec::new());
+    }
+
+    fn spawn_server(&mut self) {
         let proc = self.kernel.spawn(self.server_host, 10_000);
         self.kernel.trace.name(proc, "server".into());
         let settings = self.plan.scenario.server(self.plan.token);
         let timings = self.plan.scenario.timings.clone();
         let tasks = Task::server(settings, &timings, self.plan.scenario.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
-        self.begin_server(self.server);
     }
 
     fn start_client(&mut self, client: usize) {

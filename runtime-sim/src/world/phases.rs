@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(500);
 impl World {
     pub(super) fn next_phase(&mut self) {
         self.reap();
-        if self.was_reloaded() {
+        if self.may_have_moved() {
             self.find_publics();
         }
         match self.phase {
@@ -87,7 +87,8 @@ impl World {
                 if matches!(self.phase, Phase::Healing(_) | Phase::Resting(_)) {
                     // It ended because of a fault (replaced by a rival, or asked to stop): somebody starts it again.
                     match self.processes[process].role {
-                        Role::Server => self.start_server(),
+                        Role::Server if process == self.server => self.start_server(),
+                        Role::Server => {}
                         Role::Client { client, rival: false } => self.start_client(client),
                         Role::Client { rival: true, .. } => {}
                     }
@@ -144,6 +145,7 @@ impl World {
     fn has_converged(&self) -> bool {
         self.actors.all.iter().all(|actor| actor.outcome.is_some())
             && self.clients_up()
+            && self.rivals_forgotten()
             && (0..self.plan.scenario.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
     }
 
@@ -152,6 +154,13 @@ impl World {
             let Some(process) = self.processes.get(process).filter(|process| process.alive) else { return false };
             matches!(&self.threads[process.threads[0]].task, Task::ClientMain(task) if task.is_up())
         })
+    }
+
+    /// What a rival has taken over, and not kept, is the client's again.
+    fn rivals_forgotten(&self) -> bool {
+        let server = &self.processes[self.server];
+        let Task::ServerMain(main) = &self.threads[server.threads[0]].task else { return false };
+        !self.may_have_moved() || main.sessions() == self.plan.scenario.clients.len()
     }
 
     fn port_listens(&self, tunnel: usize) -> bool {

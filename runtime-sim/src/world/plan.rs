@@ -38,7 +38,7 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 9] = [
+const LATER: [(KernelFault, u64); 10] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
@@ -48,6 +48,7 @@ const LATER: [(KernelFault, u64); 9] = [
     (KernelFault::Kick, 0x61c4),
     (KernelFault::ClosePort, 0xc1052),
     (KernelFault::NoLocalPort, 0xadd9),
+    (KernelFault::Upgrade, 0x0b5e_55ed),
 ];
 
 /// All faults that a seed can have.
@@ -58,7 +59,7 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
     let harmless = [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer];
-    matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
+    fault == KernelFault::Upgrade || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
 }
 
 /// Where a client and its services run.
@@ -149,7 +150,11 @@ impl Plan {
         let visitors = rng.log_size(3, 40);
         let loop_count = rng.size(1, 3);
         let idle_conns = u32::try_from(rng.range(0, 4)).expect("small");
-        let timings = timings(rng, calm);
+        let mut timings = timings(rng, calm);
+        if calm && faults.contains(&KernelFault::Upgrade) {
+            // Then nobody's transfer is cut.
+            timings.drain_timeout = Duration::from_secs(600);
+        }
         let length = Duration::from_millis(rng.range(3_000, 40_000));
         let (public, lan) = (path(rng, Duration::from_millis(50)), path(rng, Duration::from_millis(5)));
         let mut scenario = Scenario {

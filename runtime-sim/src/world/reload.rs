@@ -186,10 +186,16 @@ impl World {
             ToListener::Bind { control, registration, .. } => {
                 self.watch.closed.remove(&(process, *control, registration.tunnel));
             }
+            ToListener::HandOver { former, control, registration, .. } => {
+                self.watch.closed.insert((process, former.control, former.registration.tunnel));
+                self.watch.closed.remove(&(process, *control, registration.tunnel));
+            }
             ToListener::CloseAll { .. }
+            | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
             | ToListener::Report
+            | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
             | ToListener::Left { .. } => {}
         }

@@ -12,7 +12,7 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
+    Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
 };
 use protocol_sm::settings::Origin;
 use std::collections::BTreeMap;
@@ -64,6 +64,8 @@ pub(super) struct Effects {
     pub(super) answers: Vec<ToOperator>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
+    /// Listeners put aside for another process.
+    pub(super) lent: Vec<(Given, SockId)>,
     /// Tries to open a port.
     pub(super) listens: usize,
     /// Bytes that were taken, by the connection that they came from.
@@ -409,6 +411,15 @@ impl Listen for ThreadSys<'_> {
         Ok((Socket(sock), address))
     }
 
+    fn adopt(&mut self, listener: &Socket, token: Token) -> Result<SocketAddr, SysError> {
+        self.kernel.watch(listener.0, self.poll, token, false);
+        Ok(self.kernel.local(listener.0))
+    }
+
+    fn lend(&mut self, listener: &Socket, given: &Given) {
+        self.effects.lent.push((given.clone(), listener.0));
+    }
+
     fn accept(&mut self, listener: &Socket, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let taken = self.kernel.accept(listener.0);
         if taken == Err(Errno::EMFILE) {
@@ -422,7 +433,10 @@ impl Listen for ThreadSys<'_> {
     }
 
     fn unlisten(&mut self, listener: Socket) {
-        self.kernel.close(listener.0, true);
+        // What another process has taken over is not closed with a copy.
+        if self.kernel.open_socks(self.proc).any(|sock| sock == listener.0) {
+            self.kernel.close(listener.0, true);
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! When the threads of servers and clients run, and what comes of it.
 
-use super::sys::{Effects, Mail, ThreadSys};
+use super::sys::{Effects, Mail, Socket, ThreadSys};
 use super::tasks::Task;
 use super::{Event, Role, World};
+use crate::kernel::SockId;
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
-use protocol_sm::driver::{Cx, Lookup, Role as Purpose};
+use protocol_sm::driver::{Cx, Given, Lookup, Role as Purpose};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::time::Instant;
 use std::time::Duration;
@@ -21,12 +22,28 @@ const CTL_TURNS: usize = 8;
 const SPINS: u32 = 10_000;
 
 impl World {
-    pub(super) fn begin_server(&mut self, process: usize) {
-        let main = self.processes[process].threads[0];
+    /// A server begins, with what another process has left to it.
+    pub(super) fn begin_server(&mut self, process: usize, left: Vec<(Given, SockId)>) {
+        let (main, listener) = (self.processes[process].threads[0], self.processes[process].threads[1]);
+        let (mut doors, mut held) = ([None, None], Vec::new());
+        for (given, sock) in left {
+            match given {
+                Given::Ctl => doors[0] = Some(Socket(sock)),
+                Given::Proxy => doors[1] = Some(Socket(sock)),
+                Given::Public { owner, .. } => held.push((self.kernel.local(sock), owner, Socket(sock))),
+            }
+        }
+        let until = self.now() + self.plan.scenario.timings.session_grace;
+        self.with(listener, |task, _| {
+            if let Task::Listener(task) = task {
+                task.hold(held, until);
+            }
+        });
+        self.sleep(listener);
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         self.with(main, |task, cx| {
             if let Task::ServerMain(task) = task {
-                task.listen(cx, any(CTL), any(PROXY)).expect("the server's ports are free");
+                task.listen(cx, any(CTL), any(PROXY), doors).expect("the server's ports are free");
             }
         });
     }
@@ -178,6 +195,7 @@ impl World {
             }
             self.post(to, mail);
         }
+        self.upgrade.lend(process, effects.lent);
         for answer in effects.answers {
             self.see_answer(process, answer);
         }
@@ -237,6 +255,9 @@ impl World {
 
     /// The public ports that a server has open are those of its clients' tunnels.
     fn check_ports(&mut self, process: usize) {
+        if self.upgrade.has_given(process) {
+            return;
+        }
         let process = &self.processes[process];
         let [main, listener] = [process.threads[0], process.threads[1]].map(|thread| &self.threads[thread]);
         let (Task::ServerMain(main), Task::Listener(listener), inbox) = (&main.task, &listener.task, &listener.mail)
@@ -250,7 +271,7 @@ impl World {
         main.assert_ports(listener, on_the_way);
         let socks = self.kernel.open_socks(process.proc).filter(|&sock| self.kernel.is_listening(sock)).count();
         let doors = if main.is_over() { 0 } else { 2 };
-        let known = doors + listener.ports();
+        let known = doors + listener.ports() + listener.held();
         if socks != known {
             let what = format!("{socks} sockets listen, and {known} should");
             self.fail(Kind::Safety, Property::PortsAccountedFor, what);

@@ -318,7 +318,7 @@ fn broken(property: Property) -> World {
         Property::ReloadsSpareOthers => {
             let mut world = fresh();
             world.watch.reloading = Some(Reloading::Client { stays: BTreeSet::new() });
-            world.see_said_at_reload(&Mail::ClientLoop(ToClientLoop::End { code: AbortCode::SessionOver }));
+            world.see_said_at_reload(&Mail::ClientLoop(ToClientLoop::End { serial: 1, code: AbortCode::SessionOver }));
             world
         }
         Property::ClosedTakesNobody => {

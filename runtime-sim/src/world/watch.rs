@@ -249,9 +249,11 @@ impl World {
             Mail::ClientLoop(ToClientLoop::Session { serial }) => {
                 self.watch.serials.insert(thread, *serial);
             }
-            Mail::ClientLoop(ToClientLoop::Transfer(TransferMsg { conn, epoch, body: ServerBody::Fin(fin) })) => {
-                let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
-                let key = (process, serial, *conn);
+            Mail::ClientLoop(ToClientLoop::Transfer {
+                serial,
+                msg: TransferMsg { conn, epoch, body: ServerBody::Fin(fin) },
+            }) => {
+                let key = (process, *serial, *conn);
                 let begun = self.watch.begun.get(&key).copied().unwrap_or(0);
                 if begun < epoch.0 {
                     self.coverage.saw(Sometimes::FinBeforeStart);
@@ -576,6 +578,9 @@ impl World {
                 }
                 CloseCode::Violation | CloseCode::Stopping | CloseCode::Revoked => {}
             },
+            Note::SessionTakenOver { .. } => {
+                self.coverage.saw(if live(self) { Sometimes::TakenOverWithTransfers } else { Sometimes::TakenOver });
+            }
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
@@ -599,6 +604,8 @@ impl World {
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::SessionLost { .. }
+            | Note::Left { .. }
+            | Note::TakenOver
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -2,7 +2,7 @@
 
 use crate::link::Namespace;
 use std::fmt::{Display, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -17,6 +17,8 @@ pub struct Options {
     brisk: bool,
     pub(super) server: Option<String>,
     pub(super) wrappers: Vec<Vec<String>>,
+    /// Where the programs are, if not where they were built.
+    pub(super) programs: Option<PathBuf>,
     /// Where the program keeps what outlives it.
     pub(super) state: Option<Arc<TempDir>>,
     pub(super) unread_stdout: bool,
@@ -65,6 +67,13 @@ impl Options {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs a program of this folder.
+    #[must_use]
+    pub fn programs_in(mut self, folder: &Path) -> Self {
+        self.programs = Some(folder.to_owned());
         self
     }
 

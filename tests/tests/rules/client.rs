@@ -4,12 +4,12 @@ mod ends;
 mod stale;
 
 use super::peer::{RawServer, ServerConn, ServerEnd, fresh_session};
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, ServerHandshake,
-    ServerHello, ServerMsg, ToClient, ToServer,
+    ClientMsg, ConnKind, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, ServerHandshake,
+    ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -115,7 +115,7 @@ fn a_client_introduces_itself() {
     let server = RawServer::start();
     let client = client(&server, service.addr());
     let first = server.greet();
-    assert!(!first.hello.token && first.hello.resume.is_none() && first.hello.features == 0);
+    assert!(!first.hello.token && first.hello.resume.is_none() && first.hello.features == (LEAVE | TAKEOVER));
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);
     let second = server.greet();
@@ -562,6 +562,40 @@ fn a_server_that_stops_is_waited_for() {
     assert_eq!(read_end(&mut local).1, End::Reset);
     let greeted = stage.server.greet();
     assert_eq!(greeted.hello.resume, None);
+}
+
+/// P-LEAVE-2, P-LEAVE-3, P-LEAVE-4: a client that is told to leave begins another session beside the one that it has, and
+/// serves that to its end.
+#[test]
+fn a_client_that_is_told_to_leave_begins_another_session_beside() {
+    let mut stage = Stage::set();
+    stage.start(E1, b"first");
+    let mut local = stage.local();
+    stage.end.send(ServerMsg::Leave { code: LeaveCode::Upgraded });
+    let mut beside = stage.server.serve();
+    let next = stage.server.accepted(&mut beside);
+    assert_eq!(next.id, ConnId(1), "it is another session");
+    stage.expect_started(E1);
+    stage.conn.wire.send_raw(b" and last");
+    let mut words = [0; 14];
+    local.read_exact(&mut words).expect("the transfer goes on");
+    assert_eq!(&words, b"first and last");
+    stage.end.send(ServerMsg::NeedConn { count: 2 });
+    stage.expect_msg(&ClientMsg::ConnFailed { count: 2 });
+    stage.end.send(ServerMsg::TunnelClosed { tunnel: TunnelId(0), code: TunnelRefusal::Closed });
+    stage.end.expect_alive();
+    stage.fin(E1, 14);
+    assert_eq!(read_end(&mut local).1, End::Clean);
+    drop(local);
+    stage.expect_msg(&ClientMsg::Fin { conn: stage.conn.id, epoch: E1, total: 0, how: How::Shut });
+    stage.expect_msg(&ClientMsg::Done { conn: stage.conn.id, epoch: E1 });
+    // It is used again, and lost with its ctl_conn.
+    stage.start(Epoch(2), b"");
+    let mut local = stage.local();
+    drop(stage.end);
+    assert_eq!(read_end(&mut local).1, End::Reset);
+    beside.expect_alive();
+    assert!(stage.client.is_running());
 }
 
 /// P-STOP-1: a client that stops drains, says goodbye, and leaves its conns open until the server has closed.

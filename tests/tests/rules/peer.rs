@@ -133,12 +133,13 @@ pub(crate) struct Identity {
     pub(crate) client: ClientId,
     pub(crate) token: Option<Token>,
     pub(crate) resume: Option<Resume>,
+    pub(crate) features: u64,
 }
 
 impl Identity {
     /// Another client than all others of this process, without a token.
     pub(crate) fn new() -> Self {
-        Self { client: ClientId(fresh()), token: None, resume: None }
+        Self { client: ClientId(fresh()), token: None, resume: None, features: 0 }
     }
 
     pub(crate) fn with_token(self, token: &str) -> Self {
@@ -154,7 +155,7 @@ impl Identity {
             nonce: [5; 32],
             client: self.client,
             token: self.token.is_some(),
-            features: 0,
+            features: self.features,
             resume: self.resume,
         }))
     }

@@ -9,19 +9,19 @@ mod transfers;
 mod tunnels;
 
 use super::peer::{Asked, Identity, RawClient, RawConn, Wire};
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::settings::TunnelLimits;
 use protocol_sm::sources::SourceLists;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
-    ClientHandshake, ClientMsg, ConnHello, ConnKind, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer,
-    Reply, ServerMsg, ToClient, ToServer,
+    ClientHandshake, ClientMsg, ConnHello, ConnKind, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient,
+    ProxyToServer, Reply, ServerMsg, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
-use tests::programs::{Client, Options, Server, options};
+use tests::programs::{Client, Options, Server, Successors, options};
 use tests::services::Service;
 use tests::sockets::{End, bounded, connect, finish, read_all, read_end};
 use tests::visits::ping;
@@ -216,6 +216,56 @@ fn a_tunnel_registered_after_drain_is_refused() {
     }
     stage.client.expect_alive();
     RawClient::start(stage.server.ctl()).tunnel(1);
+}
+
+/// P-LEAVE-1, P-LEAVE-3, P-LEAVE-4, P-LEAVE-5: a server that is upgraded tells its clients so, lets transfers end, and leaves
+/// a public port to the client that had it.
+#[test]
+fn a_server_is_upgraded_in_order() {
+    let mut stage = Stage::set();
+    let mut knows =
+        RawClient::with(stage.server.ctl(), &Identity { features: LEAVE, ..Identity::new() }).expect("let in");
+    let mut served = stage.visitor(b"served");
+    let mut lost = connect(knows.tunnel(1));
+    let mut successors = Successors::default();
+    successors.take(&stage.server.upgrade());
+    let upgraded = ServerMsg::Leave { code: LeaveCode::Upgraded };
+    knows.find("Leave", |msg| (*msg == upgraded).then_some(()));
+    stage.client.find("Drain", |msg| matches!(msg, ServerMsg::Drain).then_some(()));
+    drop(knows);
+    assert_eq!(read_end(&mut lost).1, End::Reset, "a session that was left ends with its ctl_conn");
+
+    let port = |public_port| ClientMsg::RegisterTunnel {
+        tunnel: TunnelId(1),
+        public_port,
+        name: "raw".into(),
+        limits: TunnelLimits::default(),
+    };
+    let mut waiting = connect(stage.public);
+    let mut other = RawClient::start(stage.server.ctl());
+    other.send(port(stage.public.port()));
+    let code = other.find("TunnelRefused", |msg| match msg {
+        ServerMsg::TunnelRefused { code, .. } => Some(*code),
+        _ => None,
+    });
+    assert_eq!(code, TunnelRefusal::PortInUse);
+    let mut anew = RawClient::with(stage.server.ctl(), &stage.client.identity).expect("let in beside");
+    anew.send(port(stage.public.port()));
+    anew.find("TunnelReady", |msg| matches!(msg, ServerMsg::TunnelReady { .. }).then_some(()));
+    waiting.write_all(b"waited").expect("send");
+    let mut conn = anew.conn(stage.server.proxy());
+    conn.start();
+    assert_eq!(conn.wire.bytes(6).expect("the visitor's words"), b"waited");
+
+    finish(&served);
+    stage.server_fin(E1);
+    stage.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
+    stage.fin(E1, 0);
+    stage.done(E1);
+    assert_eq!(read_all(&mut served), b"");
+    stage.client.expect_close(CloseCode::Stopping);
+    assert_eq!(stage.server.exit_code(), 0);
+    anew.expect_alive();
 }
 
 /// P-STOP-3: a server that stops says so, refuses newcomers, and closes when transfers are over.

@@ -50,7 +50,7 @@ impl<T, P> ClientLoop<T, P> {
                 }
                 Slot::Conn(conn) => {
                     conns += 1;
-                    assert_eq!(self.conns.get(&conn.id), Some(&token), "a conn's number names it");
+                    assert_eq!(self.conns.get(&(conn.serial, conn.id)), Some(&token), "a conn's number names it");
                     assert_eq!(self.core.places(token), usize::from(conn.queued), "whoever is queued is queued once");
                     if let Some(at) = conn.deadline {
                         assert!(self.core.timers.has(at, token), "a deadline is not among the timers");

@@ -37,6 +37,7 @@ impl<T, P> ClientLoop<T, P> {
         let made = self.slots.insert_with(|token| {
             let stream = cx.sys.connect(from, to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
+                serial: self.serial,
                 id,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
@@ -47,7 +48,7 @@ impl<T, P> ClientLoop<T, P> {
         });
         match made {
             Ok(token) => {
-                self.conns.insert(id, token);
+                self.conns.insert((self.serial, id), token);
                 if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
                     let at = cx.now + self.core.timings.handshake_timeout;
                     self.core.timers.set(token, &mut conn.deadline, Some(at));
@@ -55,7 +56,7 @@ impl<T, P> ClientLoop<T, P> {
                 // It may be through already.
                 self.drive(cx, token);
             }
-            Err(error) => self.open_failed(cx, id, to, ConnFailure::Unreachable(error)),
+            Err(error) => self.open_failed(cx, self.serial, id, to, ConnFailure::Unreachable(error)),
         }
     }
 
@@ -63,12 +64,15 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn open_failed<S: LoopSys<T, P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
+        serial: u64,
         conn: ConnId,
         to: SocketAddr,
         why: ConnFailure,
     ) {
-        cx.sys.note(Note::ConnFailed { conn, to, why });
-        let serial = self.serial;
+        // One of a session that was left comes too late: another process listens there by now.
+        if serial == self.serial {
+            cx.sys.note(Note::ConnFailed { conn, to, why });
+        }
         cx.sys.tell(FromClientLoop::Message { serial, msg: ClientMsg::ConnFailed { count: 1 } });
         cx.sys.tell(FromClientLoop::ConnGone { serial, conn });
     }
@@ -124,7 +128,7 @@ impl<T, P> ClientLoop<T, P> {
             self.core.timers.set(token, &mut conn.deadline, None);
             self.core.totals.proxy_conns += 1;
             cx.sys.note(Note::ConnUp { conn: conn.id });
-            if !core::mem::replace(&mut self.told_up, true) {
+            if conn.serial == self.serial && !core::mem::replace(&mut self.told_up, true) {
                 cx.sys.tell(FromClientLoop::ConnUp { serial: self.serial });
             }
         }

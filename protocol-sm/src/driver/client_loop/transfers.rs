@@ -4,7 +4,7 @@ use super::super::loop_core::{Ending, Phase};
 use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
-use super::super::thread::Cx;
+use super::super::thread::{Cx, Tell};
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
 use crate::bandwidth::{Direction, Meter, Rate};
@@ -23,11 +23,16 @@ use core::time::Duration;
 
 impl<T, P> ClientLoop<T, P> {
     // PROTOCOL.md: P-ABORT-2.
-    pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, msg: TransferMsg<ServerBody>) {
-        let known = self.conns.get(&msg.conn).copied();
+    pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        serial: u64,
+        msg: TransferMsg<ServerBody>,
+    ) {
+        let known = self.conns.get(&(serial, msg.conn)).copied();
         let Some((token, Some(Slot::Conn(conn)))) = known.map(|token| (token, self.slots.get_mut(token))) else {
             return match msg.body {
-                ServerBody::AskStart => self.answer_ask(cx, msg, false),
+                ServerBody::AskStart => answer_ask(cx, serial, msg, false),
                 ServerBody::Fin(_) | ServerBody::Abort { .. } => self.core.on_stale(cx.sys, msg.conn),
             };
         };
@@ -38,18 +43,12 @@ impl<T, P> ClientLoop<T, P> {
             (Ok(Heard::Current), ServerBody::Fin(_)) => self.drive(cx, token),
             (Ok(Heard::Current), ServerBody::AskStart) => {
                 let seen = matches!(conn.state, State::Active(_));
-                self.answer_ask(cx, msg, seen);
+                answer_ask(cx, serial, msg, seen);
                 if !seen {
                     self.drop_conn(cx, token, AbortCode::ConnLost, true);
                 }
             }
         }
-    }
-
-    // PROTOCOL.md: P-STALE-3.
-    fn answer_ask<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, ask: TransferMsg<ServerBody>, seen: bool) {
-        let msg = ClientMsg::StartSeen { conn: ask.conn, epoch: ask.epoch, seen };
-        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
     }
 
     // PROTOCOL.md: P-XFER-4, P-DONE-5.
@@ -83,7 +82,7 @@ impl<T, P> ClientLoop<T, P> {
         };
         for Fin { total, how } in result.fins() {
             let msg = ClientMsg::Fin { conn: conn.id, epoch: active.conn.transfer.epoch(), total, how };
-            cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+            cx.sys.tell(FromClientLoop::Message { serial: conn.serial, msg });
         }
         if result.again {
             self.core.queue_turn(token, &mut conn.queued);
@@ -170,7 +169,7 @@ impl<T, P> ClientLoop<T, P> {
             return;
         }
         let Ok(idle) = active.conn.clone().finish() else { return };
-        let (id, epoch) = (conn.id, active.conn.transfer.epoch());
+        let (serial, id, epoch) = (conn.serial, conn.id, active.conn.transfer.epoch());
         let (tunnel, over) = (active.tunnel, Over::of(active, cx.now));
         let finished = active.conn.stage() == Stage::Serving;
         if finished {
@@ -185,7 +184,7 @@ impl<T, P> ClientLoop<T, P> {
         self.active -= 1;
         self.count_over(tunnel, &over, finished);
         let msg = ClientMsg::Done { conn: id, epoch };
-        cx.sys.tell(FromClientLoop::Message { serial: self.serial, msg });
+        cx.sys.tell(FromClientLoop::Message { serial, msg });
         self.tell_if_drained(cx);
         self.drive(cx, token);
     }
@@ -197,18 +196,18 @@ impl<T, P> ClientLoop<T, P> {
             let Slot::Conn(conn) = slot else { continue };
             let State::Active(active) = &mut conn.state else { continue };
             if self.core.look(cx, &conn.link.port.stream, &mut active.path, &active.conn.transfer) {
-                let (serial, loop_index) = (self.serial, self.core.loop_index);
+                let (serial, loop_index) = (conn.serial, self.core.loop_index);
                 cx.sys.tell(FromClientLoop::AskLine { serial, loop_index, conn: conn.id });
             }
         }
     }
 
     /// How the ctl_conn is, beside a conn that is silent.
-    pub(super) fn on_line<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: ConnId, line: Line) {
+    pub(super) fn on_line<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: (u64, ConnId), line: Line) {
         let Some(&token) = self.conns.get(&conn) else { return };
         let Some(active) = active(&mut self.slots, token) else { return };
         if let Some(silence) = active.path.on_line(cx.now, line, self.core.timings.path_patience()) {
-            cx.sys.note(Note::PathDead { conn, silence });
+            cx.sys.note(Note::PathDead { conn: conn.1, silence });
             self.end(cx, token, End::Abort(AbortCode::ConnLost));
         }
     }
@@ -217,7 +216,7 @@ impl<T, P> ClientLoop<T, P> {
     // PROTOCOL.md: P-ABORT-1.
     pub(super) fn end<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: End) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
-        let (serial, id) = (self.serial, conn.id);
+        let (serial, id) = (conn.serial, conn.id);
         match end {
             End::Violation(violation) => {
                 cx.sys.note(Note::Violation { conn: Some(id), violation });
@@ -246,22 +245,23 @@ impl<T, P> ClientLoop<T, P> {
         self.drop_local(cx, token);
         let Some(Slot::Conn(mut conn)) = self.slots.remove(token) else { return };
         self.core.timers.set(token, &mut conn.deadline, None);
-        self.conns.remove(&conn.id);
+        let serial = conn.serial;
+        self.conns.remove(&(serial, conn.id));
         match &mut conn.state {
             State::Opening { step, to, why, .. } => {
                 let (to, why) = (*to, why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
                 if by_peer {
                     // The server has it already: for its count it came.
-                    cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                    cx.sys.tell(FromClientLoop::ConnGone { serial, conn: conn.id });
                 } else {
-                    self.open_failed(cx, conn.id, to, why);
+                    self.open_failed(cx, serial, conn.id, to, why);
                 }
             }
             State::Idle(_) => {
                 cx.sys.note(Note::ConnDown { conn: conn.id });
                 conn.link.close(cx.sys);
-                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
+                cx.sys.tell(FromClientLoop::ConnGone { serial, conn: conn.id });
             }
             State::Active(active) => {
                 let epoch = active.conn.transfer.epoch();
@@ -275,10 +275,10 @@ impl<T, P> ClientLoop<T, P> {
                 }
                 self.active -= 1;
                 conn.link.reset(cx.sys);
-                cx.sys.tell(FromClientLoop::ConnGone { serial: self.serial, conn: conn.id });
-                self.tell_if_drained(cx);
+                cx.sys.tell(FromClientLoop::ConnGone { serial, conn: conn.id });
             }
         }
+        self.tell_if_drained(cx);
     }
 }
 
@@ -289,6 +289,12 @@ fn failure(code: AbortCode, step: &Step) -> ConnFailure {
         (AbortCode::Deadline, Step::Greeting { .. } | Step::Accepting { .. }) => ConnFailure::TooSlow,
         _ => ConnFailure::Lost,
     }
+}
+
+// PROTOCOL.md: P-STALE-3.
+fn answer_ask<S: Tell<FromClientLoop>>(cx: &mut Cx<'_, S>, serial: u64, ask: TransferMsg<ServerBody>, seen: bool) {
+    let msg = ClientMsg::StartSeen { conn: ask.conn, epoch: ask.epoch, seen };
+    cx.sys.tell(FromClientLoop::Message { serial, msg });
 }
 
 type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Local<T>>);

@@ -7,7 +7,7 @@ use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
 use crate::carriage::Carriage;
-use crate::codes::{CloseCode, MessageName, StateName, Violation};
+use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
 use crate::control::client::Control;
 use crate::ids::ClientId;
 use crate::liveness::{Liveness, Pulse};
@@ -60,7 +60,7 @@ impl<T> ClientMain<T> {
                 Pulse::Ping => {
                     if let Some(control) = &mut self.control {
                         let received = control.session.mark_acked();
-                        self.push(&Ctl::Ping { received });
+                        self.push(self.serial, &Ctl::Ping { received });
                     }
                 }
             },
@@ -113,6 +113,7 @@ impl<T> ClientMain<T> {
         } else {
             if self.control.is_some() {
                 cx.sys.note(Note::SessionLost { waited: None });
+                self.end_session(cx);
             }
             self.serial += 1;
             let max = self.settings.max_proxy_conns;
@@ -158,7 +159,7 @@ impl<T> ClientMain<T> {
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.leaving) {
             self.end_session(cx);
-            self.outcome = Some(Outcome::Stopped);
+            self.stop_if_alone();
             return;
         }
         if was_up && self.control.is_some() {
@@ -170,6 +171,10 @@ impl<T> ClientMain<T> {
             let graces = [session_grace, self.settings.timings.kept()].map(|grace| (at + grace).since(cx.now));
             graces.into_iter().find(|left| !left.is_zero()).unwrap_or_default()
         });
+        // The server was upgraded, and another process of this client came to the new one first.
+        if why == Disconnect::Refused(HandshakeRefusal::IdentityInUse) && !self.left.is_empty() {
+            self.give_way(cx);
+        }
         match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
             AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
             AfterFailure::Retry(pause) => {
@@ -181,6 +186,7 @@ impl<T> ClientMain<T> {
 
     pub(super) fn refused_for_good<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, sentence: String) {
         self.leave(cx, CloseCode::Bye);
+        self.end_all_left(cx);
         self.outcome = Some(Outcome::Refused(sentence));
     }
 }

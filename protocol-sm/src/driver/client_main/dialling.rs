@@ -13,7 +13,9 @@ use crate::ids::ClientId;
 use crate::notes::Disconnect;
 use crate::race::Race;
 use crate::sys_error::SysError;
-use crate::wire::{CHANNEL, ClientHandshake, ClientHello, ConnKind, Preface, Reply, ReplyReader, Resume, ToServer};
+use crate::wire::{
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER, ToServer,
+};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -104,6 +106,8 @@ impl<T> ClientMain<T> {
 
     // PROTOCOL.md: P-PREF-6, P-AUTH-17.
     fn look_at<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> News {
+        // Whoever has served before does not take over from the one that came since.
+        let is_new = !self.tunnels.have_served() && self.stopping.is_none();
         let Stage::Dialling { race, attempts, .. } = &mut self.stage else { return News::Nothing };
         let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.token == token) else { return News::Nothing };
         let Some(link) = self.slots.get_mut(token) else { return News::Nothing };
@@ -136,7 +140,7 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: if channel.is_some() { CHANNEL } else { 0 },
+                    features: LEAVE | if is_new { TAKEOVER } else { 0 } | if channel.is_some() { CHANNEL } else { 0 },
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
@@ -182,9 +186,9 @@ impl<T> ClientMain<T> {
         if let Some(refusal) = reply.refusal() {
             return self.disconnect(cx, Disconnect::Refused(refusal));
         }
-        match self.on_bytes(cx, rest) {
-            Ok(()) => self.drive(cx),
-            Err(why) => self.on_broken(cx, why),
+        match self.on_bytes(cx, token, rest) {
+            Ok(()) => self.drive(cx, token),
+            Err(why) => self.on_broken(cx, token, why),
         }
     }
 }

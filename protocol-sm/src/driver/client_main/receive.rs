@@ -1,5 +1,6 @@
 //! What comes on the ctl_conn: it is read, acted on and answered.
 
+use super::super::slab::Token;
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys, Outcome, Stage};
 use crate::auth::{Prover, Transcript};
@@ -14,10 +15,9 @@ use alloc::vec::Vec;
 const READS: usize = 8;
 
 impl<T> ClientMain<T> {
-    /// Reads, acts on and answers what came.
+    /// Reads, acts on and answers what came on a ctl_conn.
     // PROTOCOL.md: P-CONN-4.
-    pub(super) fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        let Some(token) = self.stage.token() else { return };
+    pub(super) fn drive<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let mut bytes = Vec::new();
         for reads in 0.. {
             let Some(link) = self.slots.get_mut(token) else { return };
@@ -29,27 +29,44 @@ impl<T> ClientMain<T> {
                 break;
             }
             match link.port.recv(cx.sys, cx.scratch) {
-                Ok(0) => return self.disconnect(cx, Disconnect::Lost),
+                Ok(0) => return self.on_broken(cx, token, Disconnect::Lost),
                 Ok(n) => {
                     bytes.clear();
                     bytes.extend_from_slice(&cx.scratch[..n]);
                 }
                 Err(SysError::WouldBlock) => break,
-                Err(error) => return self.disconnect(cx, failed(error, Disconnect::Lost)),
+                Err(error) => return self.on_broken(cx, token, failed(error, Disconnect::Lost)),
             }
-            if let Err(why) = self.on_bytes(cx, &bytes) {
-                return self.on_broken(cx, why);
+            if let Err(why) = self.on_bytes(cx, token, &bytes) {
+                return self.on_broken(cx, token, why);
             }
         }
         if let Some(link) = self.slots.get_mut(token)
             && let Err(error) = link.flush(cx.sys)
         {
-            self.disconnect(cx, failed(error, Disconnect::Lost));
+            self.on_broken(cx, token, failed(error, Disconnect::Lost));
         }
     }
 
     // PROTOCOL.md: P-REPL-3.
-    pub(super) fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, why: Disconnect) {
+    pub(super) fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Disconnect) {
+        if let Some(index) = self.left.iter().position(|left| left.token == token) {
+            let close = match why {
+                Disconnect::Violation(_) => Some(CloseCode::Violation),
+                Disconnect::Closed(code) => Some(code),
+                Disconnect::Unresolved
+                | Disconnect::Unreachable(_)
+                | Disconnect::NotCproxy
+                | Disconnect::Refused(_)
+                | Disconnect::WrongServer
+                | Disconnect::Unbound
+                | Disconnect::Tls(_)
+                | Disconnect::NoAnswer
+                | Disconnect::Lost
+                | Disconnect::Silent => None,
+            };
+            return self.end_left(cx, index, close);
+        }
         match why {
             Disconnect::Violation(violation) if self.is_up() => {
                 cx.sys.note(Note::Violation { conn: None, violation });
@@ -57,6 +74,7 @@ impl<T> ClientMain<T> {
             }
             Disconnect::Closed(CloseCode::Replaced) => {
                 self.end_session(cx);
+                self.end_all_left(cx);
                 self.outcome = Some(Outcome::Replaced);
             }
             Disconnect::Closed(_) => self.end_session(cx),
@@ -75,11 +93,16 @@ impl<T> ClientMain<T> {
         self.disconnect(cx, why);
     }
 
-    pub(super) fn on_bytes<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, mut bytes: &[u8]) -> Result<(), Disconnect> {
+    pub(super) fn on_bytes<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        mut bytes: &[u8],
+    ) -> Result<(), Disconnect> {
         while !bytes.is_empty() {
-            let Some(link) = self.stage.token().and_then(|token| self.slots.get_mut(token)) else { return Ok(()) };
+            let Some(link) = self.slots.get_mut(token) else { return Ok(()) };
             match link.framer.next(&mut bytes) {
-                Ok(Some(message)) => self.on_frame(cx, message)?,
+                Ok(Some(message)) => self.on_frame(cx, token, message)?,
                 Ok(None) => {}
                 Err(_) => return Err(Disconnect::Violation(Violation::Malformed)),
             }
@@ -88,7 +111,17 @@ impl<T> ClientMain<T> {
     }
 
     // PROTOCOL.md: P-AUTH-17.
-    fn on_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
+    fn on_frame<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        message: ToClient,
+    ) -> Result<(), Disconnect> {
+        if let Some(left) = self.left.iter_mut().find(|left| left.token == token) {
+            left.liveness.on_heard(cx.now);
+            let serial = left.control.serial;
+            return self.on_session_frame(cx, serial, message);
+        }
         match (&mut self.stage, message) {
             (Stage::Challenged { .. } | Stage::Proved { .. }, Ctl::Handshake(ServerHandshake::Refused(refusal))) => {
                 Err(Disconnect::Refused(refusal))
@@ -112,7 +145,7 @@ impl<T> ClientMain<T> {
                 let proof = Prover::new(self.settings.token.as_ref(), transcript).client();
                 let (token, until) = (*token, *until);
                 self.stage = Stage::Proved { token, transcript, until };
-                self.push(&ToServer::Handshake(ClientHandshake::Proof(proof)));
+                self.push_on(token, &ToServer::Handshake(ClientHandshake::Proof(proof)));
                 Ok(())
             }
             (Stage::Proved { token, transcript, .. }, Ctl::Handshake(ServerHandshake::Welcome(welcome))) => {
@@ -121,7 +154,8 @@ impl<T> ClientMain<T> {
             }
             (Stage::Up { liveness, .. }, message) => {
                 liveness.on_heard(cx.now);
-                self.on_session_frame(cx, message)
+                let serial = self.serial;
+                self.on_session_frame(cx, serial, message)
             }
             (
                 stage @ (Stage::Pausing(_)
@@ -138,17 +172,22 @@ impl<T> ClientMain<T> {
     }
 
     // PROTOCOL.md: P-SESS-8.
-    fn on_session_frame<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: ToClient) -> Result<(), Disconnect> {
-        let Some(control) = &mut self.control else { return Ok(()) };
+    fn on_session_frame<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        serial: u64,
+        message: ToClient,
+    ) -> Result<(), Disconnect> {
+        let Some(control) = self.session(serial) else { return Ok(()) };
         let session = &mut control.session;
         let done = match message {
             Ctl::Numbered { seq, msg } => match session.on_numbered(seq) {
                 Ok(Delivery::Deliver { ack }) => {
                     if ack {
                         let received = session.mark_acked();
-                        self.push(&Ctl::Ack { received });
+                        self.push(serial, &Ctl::Ack { received });
                     }
-                    self.on_server_msg(cx, msg)
+                    self.on_server_msg(cx, serial, msg)
                 }
                 Ok(Delivery::Duplicate) => Ok(()),
                 Err(violation) => Err(violation),
@@ -156,7 +195,7 @@ impl<T> ClientMain<T> {
             Ctl::Ping { received } => {
                 let acked = session.on_ack(received);
                 let received = session.mark_acked();
-                self.push(&Ctl::Pong { received });
+                self.push(serial, &Ctl::Pong { received });
                 acked
             }
             Ctl::Pong { received } | Ctl::Ack { received } => session.on_ack(received),

@@ -28,7 +28,8 @@ use core::net::SocketAddr;
 /// ```
 ///
 /// Invariants, between two events:
-/// - M1 there is at most one ctl_conn, and it is the stage's, or there are those to addresses that race to be it;
+/// - M1 there is at most one ctl_conn, and it is the stage's, or there are those to addresses that race to be it; beside
+///   it there is one for each session that was left;
 /// - M2 a client that is up has a session;
 /// - M3 a session that has no ctl_conn is given up at the end of its grace;
 /// - M4 a client that has an outcome has neither ctl_conn nor session;
@@ -102,6 +103,11 @@ impl Stage {
             }
         };
         self.token().into_iter().chain(attempts.iter().map(|attempt| attempt.token))
+    }
+
+    /// Whether this is a connection that races to be the ctl_conn.
+    pub(super) fn races(&self, token: Token) -> bool {
+        matches!(self, Self::Dialling { attempts, .. } if attempts.iter().any(|attempt| attempt.token == token))
     }
 
     pub(super) fn name(&self) -> StateName {

@@ -39,6 +39,13 @@ impl Route {
         self.members.iter_mut().find(|member| (member.control, member.registration) == (control, registration))
     }
 
+    /// Another session's tunnel takes the place of one that is behind it, and judges visitors by what is known of them.
+    pub(super) fn pass_on(&mut self, from: (ControlKey, Registration), mut to: Member) {
+        let former = self.member(from.0, from.1).expect("it is behind this port");
+        to.gate.follow(&mut former.gate);
+        *former = to;
+    }
+
     /// A tunnel was closed. Whether none is left.
     #[must_use]
     pub(super) fn remove(&mut self, control: ControlKey, registration: Registration) -> bool {

@@ -133,7 +133,11 @@ impl<T, P> ServerLoop<T, P> {
             assert_eq!(visits as usize, active + shard.pool.waits(), "a tunnel's visitors are counted");
             assert!(shard.visits.values().all(|&visits| visits > 0), "no tunnel without visitors is remembered");
             assert_eq!(shard.pool.idle().count() + active, shard.conns.len(), "conns are counted");
-            shard.pool.assert_consistent(self.core.draining);
+            shard.pool.assert_consistent(self.core.draining || shard.retired);
+            assert!(
+                !shard.retired || shard.pool.idle().count() == 0,
+                "what is idle in a session that retires is closed"
+            );
             waiting += shard.pool.waits() as u64;
             let same = |other: &&Shard| other.holder == shard.holder;
             let returned: usize = self.controls.values().filter(same).map(|other| other.pool.returned()).sum();

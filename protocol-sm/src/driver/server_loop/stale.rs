@@ -197,11 +197,16 @@ impl<T, P> ServerLoop<T, P> {
 
     /// Gives a visitor whose conn was dead another one, or the first place in the queue.
     pub(super) fn place_again<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, visitor: Token) {
-        let until = self.may_wait_until(visitor).unwrap_or(cx.now);
+        let Some(Slot::Visitor(guest)) = self.slots.get(visitor) else { return };
+        let until = guest.until;
+        let heir = self.heir(control, guest.tunnel);
+        if heir.0 != control {
+            return self.pass_on(cx, visitor, heir);
+        }
         let Some(shard) = self.controls.get_mut(&control) else { return };
         match shard.pool.on_return(visitor, until) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
-            None if self.core.draining || shard.closing => self.drop_visitor(cx, visitor, Dropped::Gone),
+            None if self.closed || shard.closing || shard.retired => self.drop_visitor(cx, visitor, Dropped::Gone),
             None => self.begin_wait(visitor),
         }
         self.ask(cx, control);

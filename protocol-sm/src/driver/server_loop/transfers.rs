@@ -262,7 +262,7 @@ impl<T, P> ServerLoop<T, P> {
         // and must not be found by the next visitor.
         self.drive(cx, token);
         if let (Some(Slot::Conn(_)), Some(shard)) = (self.slots.get_mut(token), self.controls.get_mut(&control)) {
-            if shard.closing {
+            if shard.closing || shard.retired {
                 self.drop_conn(cx, token, AbortCode::SessionOver, false);
             } else {
                 let visitor = shard.pool.on_idle(token);

@@ -22,10 +22,11 @@ use core::net::SocketAddr;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, arrival: Arrival<T>) {
-        let control = arrival.control;
+        let (control, tunnel) = self.heir(arrival.control, arrival.tunnel);
+        let arrival = Arrival { control, tunnel, ..arrival };
         let refused = match self.controls.get(&control) {
             None => Some(Dropped::Gone),
-            Some(shard) if self.core.draining || shard.closing => Some(Dropped::Gone),
+            Some(shard) if self.closed || shard.closing || shard.retired => Some(Dropped::Gone),
             Some(shard) => {
                 let loop_index = u32::try_from(self.core.loop_index).unwrap_or(u32::MAX);
                 if shard.is_full(&self.ledger) {
@@ -199,6 +200,7 @@ impl<T, P> ServerLoop<T, P> {
                 self.core.tally.reused += 1;
             }
         }
+        self.tell_if_settled(cx);
         self.drive(cx, token);
     }
 
@@ -242,6 +244,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
             cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Dropped(why)));
         }
+        self.tell_if_settled(cx);
     }
 
     /// Resets a visitor. Returns who it was, if its visit is to leave a record.

@@ -8,6 +8,7 @@ use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Role, Streams};
 use super::super::thread::Cx;
 use super::handshake_limit::Crowded;
+use super::upgrade::Upgrade;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::auth::Channel;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
@@ -26,7 +27,7 @@ use core::net::SocketAddr;
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn accept<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        if self.paused_until.is_some() {
+        if self.paused_until.is_some() || self.upgrade.as_ref().is_some_and(Upgrade::is_settled) {
             // Both doors are tried when the pause is over.
             return;
         }

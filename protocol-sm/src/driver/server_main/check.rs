@@ -1,7 +1,7 @@
 //! The main thread's tables agree with each other, after every event: for tests and simulations.
 
 use super::super::listener::Listener;
-use super::super::messages::ToListener;
+use super::super::messages::{Step, ToListener};
 use super::session_table::Attachment;
 use super::{ServerMain, Slot, Stage};
 
@@ -15,7 +15,9 @@ impl<T, L> ServerMain<T, L> {
         let closes = |control, registration| {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
-                ToListener::CloseAll { control: of } => of == control,
+                ToListener::CloseAll { control: of } | ToListener::Retire { control: of } => of == control,
+                ToListener::HandOver { former, .. } => (former.control, former.registration) == (control, registration),
+                ToListener::Upgrade(step) => step == Step::Leave,
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(_)

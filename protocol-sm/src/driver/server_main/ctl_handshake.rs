@@ -17,6 +17,7 @@ use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
 use crate::report::time_since;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
 
 impl<T, L> ServerMain<T, L> {
@@ -165,7 +166,7 @@ impl<T, L> ServerMain<T, L> {
                 liveness.on_heard(cx.now);
                 let next = Some(liveness.next_deadline());
                 self.timers.set(token, &mut conn.deadline, next);
-                self.refuse_rival(cx, key);
+                self.answer_rival(cx, key);
                 self.on_session_frame(cx, key, message)
             }
             (stage @ (Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Parked { .. }), message) => {
@@ -199,7 +200,8 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return Err(HandshakeRefusal::Stopping.into());
         }
-        if let Some(rival) = self.sessions.find_client(access.credential, hello.client)
+        // When a session that was to take over goes, the one before it is the client's again.
+        while let Some(rival) = self.sessions.find_client(access.credential, hello.client)
             && let Some(entry) = self.sessions.get_mut(rival)
         {
             match entry.attachment() {
@@ -251,7 +253,20 @@ impl<T, L> ServerMain<T, L> {
         if is_full(&self.sessions) {
             return Err(HandshakeRefusal::Full.into());
         }
-        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return Ok(()) };
+        self.open_session(cx, token, challenge, access, None);
+        Ok(())
+    }
+
+    /// A session begins on this ctl_conn. `former`: the one that it takes over from, and until when.
+    pub(super) fn open_session<S: MainSys<T, L>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        challenge: &Challenge,
+        access: &Access,
+        former: Option<(ControlKey, Instant)>,
+    ) {
+        let Some(Slot::Ctl(conn)) = self.slots.get(token) else { return };
         let from = conn.from;
         let mut id = [0; 16];
         cx.sys.random(&mut id);
@@ -262,13 +277,16 @@ impl<T, L> ServerMain<T, L> {
         let client = challenge.hello.client;
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
-        self.sessions.insert(control, token, from, cx.now);
+        control.features = access.features;
+        match former {
+            Some((former, until)) => self.sessions.take_over(former, control, token, from, cx.now, until),
+            None => self.sessions.insert(control, token, from, cx.now),
+        }
         for loop_index in 0..self.loop_count {
             let limits = self.limits(access.credential, &scope, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
-        Ok(())
     }
 
     /// A session goes on over a new ctl_conn.
@@ -295,9 +313,10 @@ impl<T, L> ServerMain<T, L> {
         }
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.control.token.clone_from(&access.token);
+            entry.control.features = access.features;
         }
         self.welcome(cx, token, key, access, true);
-        self.refuse_rival(cx, key);
+        self.answer_rival(cx, key);
     }
 
     pub(super) fn welcome<S>(
@@ -328,14 +347,6 @@ impl<T, L> ServerMain<T, L> {
         let credential = self.settings.name_of(control.credential);
         cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, resumed });
         self.enqueue(token);
-    }
-
-    /// A session has shown that it lives: a newcomer with its identity is refused.
-    pub(super) fn refuse_rival<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        let rival = self.sessions.get_mut(key).and_then(|entry| entry.rival.take());
-        if let Some(rival) = rival {
-            self.stop_ctl(cx, rival, Stop::Refused(HandshakeRefusal::IdentityInUse));
-        }
     }
 
     pub(super) fn on_heartbeat<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
@@ -407,6 +418,10 @@ impl<T, L> ServerMain<T, L> {
         self.sessions.detach(key, cx.now + timings.session_grace, cx.now + timings.kept());
         if has_rival {
             self.end_session(cx, key, CloseCode::Replaced, AbortCode::SessionOver);
+        } else if self.was_upgraded() {
+            // PROTOCOL.md: P-LEAVE-4.
+            self.end_session(cx, key, CloseCode::Stopping, AbortCode::SessionOver);
         }
+        self.end_if_deserted(cx, key);
     }
 }

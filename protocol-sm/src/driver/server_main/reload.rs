@@ -140,7 +140,8 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-TUN-13.
     fn close_surplus<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) -> usize {
         let mut closed = 0;
-        let keys: Vec<_> = self.sessions.keys().collect();
+        let counted = self.sessions.iter().filter(|(_, entry)| entry.control.heir().is_none());
+        let keys: Vec<_> = counted.map(|(key, _)| key).collect();
         for &key in keys.iter().rev() {
             while let Some(control) = self.sessions.get(key).map(|entry| &entry.control)
                 && self.sessions.ledger().count(control.credential, Good::Tunnel) > control.scope().max_tunnels

@@ -1,8 +1,17 @@
 //! The sessions that there are, and every way to find one: by key, by its name on the wire, by its client, by the address
 //! that it comes from, by the end of its grace; and what the holder of each token has in them. One place changes them
 //! all.
+//!
+//! A client has one session, but for those that its former processes *leave*: another one has taken over from them, and
+//! they let their transfers finish. In between, the session that takes over and the one before it know each other:
+//!
+//! ```text
+//!   (the client's) ──take_over──▶ hands its tunnels over ──all of them, or HANDOVER──▶ leaves ──▶ over
+//!         ▲                            │
+//!         └──── the newcomer is over ──┘
+//! ```
 
-use super::super::messages::ControlKey;
+use super::super::messages::{ControlKey, Former};
 use super::super::slab::Token;
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::server::Control;
@@ -10,9 +19,11 @@ use crate::ids::{ClientId, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::report::Counted;
 use crate::sources::Source;
+use crate::takeovers::Takeovers;
 use crate::time::Instant;
 use crate::wire::ClientHello;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 /// See the module.
@@ -25,6 +36,8 @@ pub(super) struct SessionTable {
     by_source: BTreeMap<Source, BTreeSet<ControlKey>>,
     /// The sessions without a ctl_conn, by when they are released or over.
     graces: BTreeSet<(Instant, ControlKey)>,
+    /// The sessions that take over, by until when.
+    handovers: BTreeSet<(Instant, ControlKey)>,
     /// What each holder has: the sum over its sessions.
     ledger: Ledger,
     last_key: u64,
@@ -37,6 +50,13 @@ pub(super) struct SessionEntry {
     /// The connection of a newcomer with the same identity, which waits until this session's client answers or not.
     pub(super) rival: Option<Token>,
     attachment: Attachment,
+    /// The session that its client's last process had, if it took over from that, and that is not over.
+    pub(super) former: Option<ControlKey>,
+    /// It takes over.
+    pub(super) handover: Option<Handover>,
+    /// Another process has taken over from its client: no visitors come any more.
+    pub(super) leaves: bool,
+    pub(super) takeovers: Takeovers,
     /// Refusals of its tunnels that were reported, at most [`SessionEntry::REPORTED`]: each is reported once.
     refused: BTreeSet<(TunnelId, TunnelRefusal)>,
     /// The last session that had begun when something was heard on its ctl_conn.
@@ -57,6 +77,15 @@ pub(super) enum Attachment {
     Detached { released: Instant, over: Instant },
     /// Its ports are released. Unless it is resumed before that, it is over at `over`.
     Asleep { over: Instant },
+}
+
+/// A session that takes the tunnels of its [former](SessionEntry::former) one over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Handover {
+    /// What is not registered by then is closed.
+    until: Instant,
+    /// What it has taken over, by the numbers that its former session gave.
+    pub(super) taken: Vec<TunnelId>,
 }
 
 impl Attachment {
@@ -107,6 +136,7 @@ impl SessionTable {
             by_client: BTreeMap::new(),
             by_source: BTreeMap::new(),
             graces: BTreeSet::new(),
+            handovers: BTreeSet::new(),
             ledger,
             last_key: 0,
         }
@@ -133,6 +163,10 @@ impl SessionTable {
             control,
             rival: None,
             attachment,
+            former: None,
+            handover: None,
+            leaves: false,
+            takeovers: Takeovers::default(),
             refused: BTreeSet::new(),
             heard_beside: ControlKey(self.last_key),
             source,
@@ -146,13 +180,113 @@ impl SessionTable {
     pub(super) fn remove(&mut self, key: ControlKey) -> Option<SessionEntry> {
         let entry = self.entries.remove(&key)?;
         self.by_id.remove(&entry.control.id);
-        self.by_client.remove(&(entry.control.credential, entry.control.client));
+        let client = (entry.control.credential, entry.control.client);
+        if self.by_client.get(&client) == Some(&key) {
+            self.by_client.remove(&client);
+        }
         for (good, count) in entry.control.held() {
             self.ledger.remove(entry.control.credential, good, count);
         }
         self.leave_source(key, entry.source);
         self.leave_grace(key, entry.attachment);
+        self.leave_handover(key, entry.handover.as_ref());
+        if let Some(heir) = entry.control.heir() {
+            self.forget_former(heir);
+        }
+        if let Some(former) = entry.former {
+            self.act(former, |control, _| control.set_heir(None));
+            if entry.handover.is_some() {
+                self.by_client.insert(client, former);
+            }
+        }
         Some(entry)
+    }
+
+    /// The session of a client's new process begins on this ctl_conn. It takes over from `former`, which is the client's
+    /// until now and hands its tunnels over until `until`.
+    pub(super) fn take_over(
+        &mut self,
+        former: ControlKey,
+        control: Control,
+        ctl_conn: Token,
+        from: SocketAddr,
+        now: Instant,
+        until: Instant,
+    ) {
+        let (key, client) = (control.key, (control.credential, control.client));
+        let before = self.by_client.remove(&client);
+        assert_eq!(before, Some(former), "it is the client's");
+        self.act(former, |control, _| control.set_heir(Some(key)));
+        self.insert(control, ctl_conn, from, now);
+        if let Some(earlier) = self.former(former) {
+            self.forget_former(former);
+            self.act(earlier, |control, _| control.set_heir(None));
+        }
+        let takeovers = self.entries.get(&former).map(|entry| entry.takeovers.clone()).unwrap_or_default();
+        let entry = self.entries.get_mut(&key).expect("it was inserted");
+        (entry.former, entry.takeovers) = (Some(former), takeovers);
+        entry.handover = Some(Handover { until, taken: Vec::new() });
+        self.handovers.insert((until, key));
+    }
+
+    /// The session that this one's client had before it took over, if that is not over.
+    pub(super) fn former(&self, key: ControlKey) -> Option<ControlKey> {
+        self.entries.get(&key)?.former
+    }
+
+    /// A session registers a tunnel: if it takes over, and the one before it has that open, it gets it with its port.
+    pub(super) fn take_tunnel(&mut self, key: ControlKey, name: &str, port: u16) -> Option<Former> {
+        let entry = self.entries.get(&key)?;
+        let former = entry.former.filter(|_| entry.handover.is_some())?;
+        let (registration, public) = self.act(former, |control, _| control.hand_over(name, port))??;
+        if let Some(handover) = self.entries.get_mut(&key).and_then(|entry| entry.handover.as_mut()) {
+            handover.taken.push(registration.tunnel);
+        }
+        Some(Former { control: former, registration, public })
+    }
+
+    /// Whether a session has still to take tunnels over.
+    pub(super) fn takes_over(&self, key: ControlKey) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.handover.is_some())
+    }
+
+    /// The session that has to take its tunnels over first, and until when.
+    pub(super) fn next_handover(&self) -> Option<(Instant, ControlKey)> {
+        self.handovers.first().copied()
+    }
+
+    /// A session has until `until` to take its tunnels over.
+    pub(super) fn prolong_handover(&mut self, key: ControlKey, until: Instant) {
+        if let Some(handover) = self.entries.get_mut(&key).and_then(|entry| entry.handover.as_mut()) {
+            let before = core::mem::replace(&mut handover.until, until);
+            self.handovers.remove(&(before, key));
+            self.handovers.insert((until, key));
+        }
+    }
+
+    /// A session has taken over what it wants. Returns the one before it, which leaves from now on.
+    pub(super) fn end_handover(&mut self, key: ControlKey) -> Option<ControlKey> {
+        let entry = self.entries.get_mut(&key)?;
+        let handover = entry.handover.take()?;
+        let former = entry.former?;
+        self.leave_handover(key, Some(&handover));
+        self.entries.get_mut(&former)?.leaves = true;
+        Some(former)
+    }
+
+    fn leave_handover(&mut self, key: ControlKey, handover: Option<&Handover>) {
+        if let Some(handover) = handover {
+            self.handovers.remove(&(handover.until, key));
+        }
+    }
+
+    /// The session before `key` is over, or has nothing to do with it any more.
+    fn forget_former(&mut self, key: ControlKey) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.former = None;
+            let handover = entry.handover.take();
+            self.leave_handover(key, handover.as_ref());
+        }
     }
 
     /// A session has another ctl_conn now. Returns what it had before.
@@ -305,7 +439,7 @@ impl SessionTable {
     /// # Panics
     /// If one does not.
     pub(super) fn assert_consistent(&self) {
-        let mut detached = 0;
+        let (mut detached, mut current, mut handovers) = (0, 0, 0);
         self.ledger.assert_holds(
             self.entries
                 .values()
@@ -321,7 +455,24 @@ impl SessionTable {
             assert!(key.0 <= self.last_key, "M2: a key is used once");
             assert_eq!(self.by_id.get(&entry.control.id), Some(&key), "M2: its name finds it");
             let client = (entry.control.credential, entry.control.client);
-            assert_eq!(self.by_client.get(&client), Some(&key), "M2: its client finds it");
+            let heir = entry.control.heir();
+            if heir.is_none() && !entry.leaves {
+                assert_eq!(self.by_client.get(&client), Some(&key), "M2: its client finds it");
+                current += 1;
+            }
+            if let Some(heir) = heir {
+                assert_eq!(self.former(heir), Some(key), "M10: the session that takes over knows it");
+            }
+            if let Some(former) = entry.former {
+                let before = self.entries.get(&former).expect("M10: the session before it is there");
+                assert_eq!(before.control.heir(), Some(key), "M10: it knows its heir");
+                assert_eq!(before.leaves, entry.handover.is_none(), "M10: what has nothing to hand over leaves");
+            }
+            if let Some(handover) = &entry.handover {
+                assert!(entry.former.is_some(), "M10: it takes over from a session");
+                assert!(self.handovers.contains(&(handover.until, key)), "M10: that ends");
+                handovers += 1;
+            }
             assert!(
                 self.by_source.get(&entry.source).is_some_and(|keys| keys.contains(&key)),
                 "M2: its source finds it"
@@ -336,7 +487,8 @@ impl SessionTable {
             }
         }
         let count = self.entries.len();
-        assert_eq!((self.by_id.len(), self.by_client.len()), (count, count), "M2: no name without its session");
+        assert_eq!((self.by_id.len(), self.by_client.len()), (count, current), "M2: no name without its session");
+        assert_eq!(self.handovers.len(), handovers, "M10: no handover without its session");
         assert_eq!(
             self.by_source.values().map(BTreeSet::len).sum::<usize>(),
             count,

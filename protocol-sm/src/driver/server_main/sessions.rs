@@ -1,5 +1,6 @@
 //! Sessions: what clients and event loops say to each other through this thread, and how a session ends.
 
+use super::super::inherit::Owner;
 use super::super::messages::{ControlKey, FromServerLoop, ToListener, ToLoop, ToServerLoop};
 use super::super::sys::random_u32;
 use super::super::thread::Cx;
@@ -114,7 +115,8 @@ impl<T, L> ServerMain<T, L> {
             | ServerMsg::Fin { .. }
             | ServerMsg::Abort { .. }
             | ServerMsg::AskStart { .. }
-            | ServerMsg::Drain => return,
+            | ServerMsg::Drain
+            | ServerMsg::Leave { .. } => return,
         };
         if let Some(entry) = self.sessions.get_mut(key)
             && entry.is_news(tunnel, outcome)
@@ -129,16 +131,23 @@ impl<T, L> ServerMain<T, L> {
         if self.stopping.is_some() {
             return;
         }
-        let Some(holder) = self.sessions.get(control).map(|entry| entry.control.credential) else { return };
+        let Some(entry) = self.sessions.get(control) else { return };
+        let holder = entry.control.credential;
+        let owner = Owner { client: entry.control.client, credential: self.settings.name_of(holder) };
         let Bind { registration, ports, mut gate } = bind;
         gate.label = self.label(control, registration.tunnel);
+        if let Some(former) = self.take_tunnel(control, registration.tunnel) {
+            cx.sys.tell(ToListener::HandOver { former, control, registration, gate });
+            return self.end_handover_if_through(cx, former.control);
+        }
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
         if let (Some(&port), 1) = (ports.front(), ports.len())
             && let Some(ghost) = self.sessions.ghost(control, port)
         {
             self.release(cx, ghost, CloseCode::Replaced);
         }
-        cx.sys.tell(ToListener::Bind { control, holder, registration, at: self.bind_at, ports, gate });
+        let at = self.bind_at;
+        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, ports, gate });
     }
 
     /// Who may visit a tunnel is changed, or its name.
@@ -208,7 +217,9 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
             FromServerLoop::Ask { control, loop_index, count } => {
-                if let Some(entry) = self.sessions.get_mut(control) {
+                // Of one that leaves the loop wants nothing, and has not heard that yet. PROTOCOL.md: P-LEAVE-3.
+                let may = !self.was_upgraded();
+                if let Some(entry) = self.sessions.get_mut(control).filter(|entry| may && !entry.leaves) {
                     let msg = entry.control.on_ask(loop_index, count);
                     self.send(cx, control, msg);
                 }
@@ -220,6 +231,7 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::Violation { control, .. } => {
                 self.end_session(cx, control, CloseCode::Violation, AbortCode::SessionOver);
             }
+            FromServerLoop::Settled { loop_index } => self.on_loop_settled(cx, loop_index),
             FromServerLoop::Report(part) => self.on_part(cx, Part::Loop(part)),
             FromServerLoop::Drained { loop_index } => {
                 if let Some(stopping) = &mut self.stopping {
@@ -248,7 +260,7 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-RES-8, P-REPL-6.
     fn release<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, close: CloseCode) {
         let Some(entry) = self.sessions.get(key) else { return };
-        if !entry.control.has_conns() {
+        if !entry.control.has_conns() || entry.handover.is_some() {
             return self.end_session(cx, key, close, AbortCode::SessionOver);
         }
         let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
@@ -270,12 +282,17 @@ impl<T, L> ServerMain<T, L> {
         (close == CloseCode::Bye).then_some(self.settings.timings.session_grace)
     }
 
-    /// Ends a session whose ports are released and that has no conn left: there is nothing to keep.
+    /// Ends a session that has no ctl_conn, no conn left, and no right to its ports: they are released, or it was still
+    /// taking them over. There is nothing to keep.
+    // PROTOCOL.md: P-TAKE-4.
     pub(super) fn end_if_deserted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        if let Some(entry) = self.sessions.get(key)
-            && let Attachment::Asleep { .. } = entry.attachment()
-            && !entry.control.has_conns()
-        {
+        let Some(entry) = self.sessions.get(key).filter(|entry| !entry.control.has_conns()) else { return };
+        let deserted = match entry.attachment() {
+            Attachment::Attached(_) => false,
+            Attachment::Detached { .. } => entry.handover.is_some(),
+            Attachment::Asleep { .. } => true,
+        };
+        if deserted {
             self.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver);
         }
     }
@@ -339,12 +356,15 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
         }
+        if let (Some(handover), Some(former)) = (entry.handover, entry.former) {
+            self.give_back(cx, former, handover);
+        }
         if let Some(rival) = entry.rival
             && let Some(Slot::Ctl(conn)) = self.slots.get_mut(rival)
             && let Stage::Parked { challenge, access, .. } = &conn.stage
         {
             let (challenge, access) = (challenge.clone(), access.clone());
-            if let Err(stop) = self.begin(cx, rival, &challenge, &access) {
+            if let Err(stop) = self.on_proved(cx, rival, challenge, access) {
                 self.stop_ctl(cx, rival, stop);
             }
         }

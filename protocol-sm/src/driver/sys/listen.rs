@@ -1,5 +1,6 @@
 //! Listening sockets.
 
+use super::super::inherit::Given;
 use super::super::slab::Token;
 use super::streams::{Role, Streams};
 use crate::sys_error::SysError;
@@ -17,6 +18,16 @@ pub trait Listen: Streams {
     /// [`SysError::InUse`], [`SysError::Denied`], [`SysError::Exhausted`], or another.
     fn listen(&mut self, at: SocketAddr, token: Token) -> Result<(Self::Listener, SocketAddr), SysError>;
 
+    /// Reports the readiness of a listener of another process as `token`, as if it had been bound here; what waits there
+    /// is kept. Returns its address.
+    ///
+    /// # Errors
+    /// [`SysError::Exhausted`], or another.
+    fn adopt(&mut self, listener: &Self::Listener, token: Token) -> Result<SocketAddr, SysError>;
+
+    /// Puts a copy of a listener aside, for the process that is to take it over under this name. It goes on here.
+    fn lend(&mut self, listener: &Self::Listener, given: &Given);
+
     /// Takes one connection; not watched yet.
     ///
     /// # Errors
@@ -24,6 +35,6 @@ pub trait Listen: Streams {
     /// [`SysError::Exhausted`].
     fn accept(&mut self, listener: &Self::Listener, role: Role) -> Result<(Self::Stream, SocketAddr), SysError>;
 
-    /// Closes a listener; connections not yet accepted are reset.
+    /// Closes a listener; connections not yet accepted are reset, unless another process has a copy.
     fn unlisten(&mut self, listener: Self::Listener);
 }

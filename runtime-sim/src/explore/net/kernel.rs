@@ -6,7 +6,8 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::driver::{
-    Entropy, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token,
+    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell,
+    Token,
 };
 use protocol_sm::settings::Origin;
 use std::collections::VecDeque;
@@ -276,6 +277,12 @@ impl Listen for Kernel<'_> {
         doors[free] = Some(Listening { port: at.port(), who: self.who, token, backlog: VecDeque::new() });
         Ok((Door(u16::try_from(free).expect("few ports")), at))
     }
+
+    fn adopt(&mut self, _: &Door, _: Token) -> Result<SocketAddr, SysError> {
+        unreachable!("no process of this ring leaves a listener to another")
+    }
+
+    fn lend(&mut self, _: &Door, _: &Given) {}
 
     fn accept(&mut self, listener: &Door, _role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let door = self.net.doors[usize::from(listener.0)].as_mut().expect("every fd closed exactly once");

@@ -1,0 +1,203 @@
+//! `cproxy-server upgrade`: the program on disk is started with this one's listening sockets, and takes over once it can
+//! serve. Whatever goes wrong before that changes nothing: this process goes on.
+//!
+//! The two talk in lines. The new one says `ready`, with the version of the protocol that it speaks; this one stops
+//! accepting and says `go`; the new one accepts and says `serving`.
+
+use crate::admin::{self, Admin};
+use crate::notify;
+use crate::reload::Asker;
+use protocol_sm::wire::VERSION;
+use runtime_epoll::Step;
+use runtime_epoll::inherit;
+use runtime_epoll::server::Upgrader;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// How long the new process may take until it could serve.
+const READY: Duration = Duration::from_secs(10);
+/// How long it may take to begin, while nobody is accepted.
+const SERVING: Duration = Duration::from_secs(3);
+
+/// Lets a server be asked from outside.
+pub type Open = Box<dyn Fn() -> Admin + Send>;
+
+/// Starts the next process when it is asked to: one at a time.
+pub struct Upgrade {
+    upgrader: Upgrader,
+    program: PathBuf,
+    outside: Mutex<Outside>,
+}
+
+/// What can be asked of this process; it is closed before the next one opens its own in the same place.
+struct Outside {
+    open: Open,
+    admin: Option<Admin>,
+}
+
+impl fmt::Debug for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgrade").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+impl Upgrade {
+    /// `program` is what is started, with this process's arguments. `open` is called now, and again after an upgrade that
+    /// did not come about.
+    #[must_use]
+    pub fn new(upgrader: Upgrader, program: PathBuf, open: Open) -> Self {
+        let admin = Some(open());
+        Self { upgrader, program, outside: Mutex::new(Outside { open, admin }) }
+    }
+
+    /// Lets the program on disk take over. Returns what has happened, as a sentence, which is in the log then.
+    ///
+    /// # Errors
+    /// Why this process goes on, which is in the log then.
+    pub fn upgrade(&self) -> Result<String, String> {
+        let Ok(mut outside) = self.outside.try_lock() else {
+            return Err("an upgrade is under way".to_owned());
+        };
+        let done = self.take_steps(&mut outside);
+        match &done {
+            Ok(sentence) => tracing::info!(event = "upgraded", "{sentence}"),
+            Err(why) => tracing::error!(event = "not_upgraded", "not upgraded, and this process goes on: {why}"),
+        }
+        done
+    }
+
+    fn take_steps(&self, outside: &mut Outside) -> Result<String, String> {
+        if self.upgrader.step(Step::Lend) == 0 {
+            return Err("the server is stopping, or another process serves already".to_owned());
+        }
+        match self.begin(outside) {
+            Ok(child) => {
+                let sessions = self.upgrader.step(Step::Leave);
+                notify::successor(child.id());
+                let pid = child.id();
+                reap(child);
+                Ok(format!("process {pid} serves now; {sessions} sessions end here"))
+            }
+            Err(why) => {
+                let _nothing = self.upgrader.step(Step::GoOn);
+                Err(format!("{}: {why}", self.program.display()))
+            }
+        }
+    }
+
+    /// Brings the next process to where it serves.
+    fn begin(&self, outside: &mut Outside) -> Result<Child, String> {
+        let arguments = std::env::args_os().skip(1);
+        let started = inherit::start(&self.program, arguments, self.upgrader.take_lent());
+        let (mut child, talk) = started.map_err(|error| format!("it cannot be started: {error}"))?;
+        match self.talk(talk, outside) {
+            Ok(()) => Ok(child),
+            Err(why) => {
+                let ended = end(&mut child).map(|status| format!(" ({status})")).unwrap_or_default();
+                Err(why + &ended)
+            }
+        }
+    }
+
+    fn talk(&self, talk: UnixStream, outside: &mut Outside) -> Result<(), String> {
+        let mut talk = BufReader::new(talk);
+        let said = hear(&mut talk, READY).map_err(|why| format!("it does not get ready: {why}"))?;
+        match said.strip_prefix("ready ").and_then(|version| version.parse::<u8>().ok()) {
+            Some(VERSION) => {}
+            Some(other) => return Err(format!("it speaks version {other} of the protocol, and the clients {VERSION}")),
+            None => return Err(format!("it does not get ready: it says {said:?}")),
+        }
+        if self.upgrader.step(Step::Settle) == 0 {
+            return Err("this server is stopping".to_owned());
+        }
+        outside.admin = None;
+        let begun = talk.get_mut().write_all(b"go\n").map_err(|error| error.to_string());
+        let serves = begun.and_then(|()| hear(&mut talk, SERVING)).and_then(|said| match said.as_str() {
+            "serving" => Ok(()),
+            _ => Err(format!("it says {said:?}")),
+        });
+        serves.map_err(|why| {
+            outside.admin = Some((outside.open)());
+            format!("it does not begin to serve: {why}")
+        })
+    }
+
+    /// Nobody can ask this process from outside any more.
+    pub fn close(&self) {
+        // An upgrade that is under way has it, and closes it.
+        if let Ok(mut outside) = self.outside.try_lock() {
+            outside.admin = None;
+        }
+    }
+
+    /// Serves [`Asker::ask`] on a thread of its own, which lives as long as the process.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn serve(self: &Arc<Self>) -> io::Result<Asker> {
+        let upgrade = Arc::clone(self);
+        // What has come of it is in the log.
+        Asker::serve("upgrade", move || drop(upgrade.upgrade()))
+    }
+}
+
+/// The same for whoever asks from outside.
+#[must_use]
+pub fn asked(upgrade: &Weak<Upgrade>) -> admin::Upgrade {
+    let upgrade = Weak::clone(upgrade);
+    Arc::new(move || upgrade.upgrade().ok_or("the program is starting")?.upgrade())
+}
+
+/// The next line that the other process says.
+fn hear(talk: &mut BufReader<UnixStream>, within: Duration) -> Result<String, String> {
+    let mut line = String::new();
+    let read = talk.get_ref().set_read_timeout(Some(within)).and_then(|()| talk.read_line(&mut line));
+    match read {
+        Ok(0) => Err("it has ended".to_owned()),
+        Ok(_) => Ok(line.trim_end().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(format!("nothing came for {within:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Ends a process that cannot take over.
+fn end(child: &mut Child) -> Option<ExitStatus> {
+    // One that has ended already says itself how.
+    let ended = (0..20).find_map(|_| {
+        let ended = child.try_wait().ok().flatten();
+        if ended.is_none() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        ended
+    });
+    if ended.is_none() {
+        let _gone = child.kill();
+        let _status = child.wait();
+    }
+    ended
+}
+
+/// Waits for the process, should it end before this one, so that nothing of it is left.
+fn reap(mut child: Child) {
+    let _thread = thread::Builder::new().name("successor".into()).spawn(move || child.wait());
+}
+
+/// Tells the process that is being upgraded that this one is ready, and waits until it may serve. If that one ends
+/// meanwhile, this one serves.
+pub fn await_turn(talk: &UnixStream) {
+    let mut said = talk;
+    let ready = said.write_all(format!("ready {VERSION}\n").as_bytes());
+    let mut line = String::new();
+    // It may take as long as its visitors wait.
+    let heard = ready.and_then(|()| BufReader::new(talk).read_line(&mut line));
+    let told = heard.and_then(|_| said.write_all(b"serving\n"));
+    if let Err(error) = told {
+        tracing::warn!(event = "predecessor_lost", "the process before this one is gone: {error}");
+    }
+}

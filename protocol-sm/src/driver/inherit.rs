@@ -1,0 +1,104 @@
+//! What one process of a server gives to the next: its listening sockets, each under a name that says whose it is
+//! (PROTOCOL.md, "Leaving"). The names are those of `LISTEN_FDNAMES`, which colons separate: none is in them.
+
+use crate::ids::ClientId;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// Whose a public port is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The client.
+    pub client: ClientId,
+    /// The name of the credential that it proved; none where the server has no tokens.
+    pub credential: Option<String>,
+}
+
+/// A listening socket that is given on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Given {
+    /// The ctl port.
+    Ctl,
+    /// The proxy port.
+    Proxy,
+    /// A public port.
+    Public {
+        /// Its number.
+        port: u16,
+        /// Whose it is.
+        owner: Owner,
+    },
+}
+
+impl Given {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Ctl => "ctl".to_string(),
+            Self::Proxy => "proxy".to_string(),
+            Self::Public { port, owner } => {
+                let credential = owner.credential.as_ref().map(|name| format!("-{}", hex(name.as_bytes())));
+                format!("public-{port}-{}{}", hex(&owner.client.0), credential.unwrap_or_default())
+            }
+        }
+    }
+
+    /// What a name says; `None` if it is another's.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "ctl" => return Some(Self::Ctl),
+            "proxy" => return Some(Self::Proxy),
+            _ => {}
+        }
+        let mut parts = name.strip_prefix("public-")?.split('-');
+        let port = parts.next()?.parse().ok()?;
+        let client = ClientId(unhex(parts.next()?)?.try_into().ok()?);
+        let credential = match parts.next() {
+            Some(name) => Some(String::from_utf8(unhex(name)?).ok()?),
+            None => None,
+        };
+        parts.next().is_none().then_some(Self::Public { port, owner: Owner { client, credential } })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_whose_the_port_is_and_has_no_colon() {
+        let owner =
+            |credential: Option<&str>| Owner { client: ClientId([0xa7; 16]), credential: credential.map(Into::into) };
+        for given in [
+            Given::Ctl,
+            Given::Proxy,
+            Given::Public { port: 6000, owner: owner(None) },
+            Given::Public { port: 65_535, owner: owner(Some("")) },
+            Given::Public { port: 1, owner: owner(Some("office: 2nd-floor, Zürich")) },
+        ] {
+            let name = given.name();
+            assert!(name.len() < 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name}");
+            assert_eq!(Given::of(&name), Some(given));
+        }
+        for name in
+            ["", "http", "public", "public-", "public-6000", "public-70000-a7", "public-1-zz", "public-1-a", "ctl-1"]
+        {
+            assert_eq!(Given::of(name), None, "{name}");
+        }
+        let long = Given::Public { port: 6000, owner: owner(None) }.name() + "-61-62";
+        assert_eq!(Given::of(&long), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! Public ports that another process has left: they listen, nobody is accepted, and each waits for the client that had it.
+
+use super::super::inherit::{Given, Owner};
+use super::super::slab::Token;
+use super::super::sys::Listen;
+use crate::sys_error::SysError;
+use crate::time::Instant;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// See the module. `L` is a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Held<L> {
+    ports: BTreeMap<SocketAddr, (Owner, L)>,
+    until: Instant,
+}
+
+impl<L> Default for Held<L> {
+    fn default() -> Self {
+        Self { ports: BTreeMap::new(), until: Instant::ZERO }
+    }
+}
+
+impl<L> Held<L> {
+    pub(super) fn new(ports: Vec<(SocketAddr, Owner, L)>, until: Instant) -> Self {
+        Self { ports: ports.into_iter().map(|(at, owner, listener)| (at, (owner, listener))).collect(), until }
+    }
+
+    /// Listens at `at`, for `owner`: with what is held there, if that is its own.
+    // PROTOCOL.md: P-LEAVE-5.
+    pub(super) fn listen<S: Listen<Listener = L>>(
+        &mut self,
+        sys: &mut S,
+        at: SocketAddr,
+        owner: &Owner,
+        token: Token,
+    ) -> Result<(L, SocketAddr), SysError> {
+        match self.ports.get(&at) {
+            None => sys.listen(at, token),
+            Some((others, _)) if others != owner => Err(SysError::InUse),
+            Some((_, listener)) => {
+                let real = sys.adopt(listener, token)?;
+                let (_, listener) = self.ports.remove(&at).expect("it is held there");
+                Ok((listener, real))
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Lends those that are held still to the next process. Returns their number.
+    pub(super) fn lend<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
+        for (at, (owner, listener)) in &self.ports {
+            sys.lend(listener, &Given::Public { port: at.port(), owner: owner.clone() });
+        }
+        self.ports.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        (!self.ports.is_empty()).then_some(self.until)
+    }
+
+    pub(super) fn on_deadline<S: Listen<Listener = L>>(&mut self, now: Instant, sys: &mut S) {
+        if self.until <= now {
+            self.close(sys);
+        }
+    }
+
+    /// Closes all that are left.
+    pub(super) fn close<S: Listen<Listener = L>>(&mut self, sys: &mut S) {
+        while let Some((_, (_, listener))) = self.ports.pop_first() {
+            sys.unlisten(listener);
+        }
+    }
+}

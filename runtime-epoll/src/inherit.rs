@@ -1,0 +1,167 @@
+//! Listening sockets that go from one process to another: by the LISTEN_FDS protocol, which systemd speaks, too.
+#![expect(unsafe_code, reason = "descriptors that come by number, and calls between fork and exec")]
+
+use crate::parts::{Arc, Mutex, PoisonError};
+use crate::sys::Listener;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use protocol_sm::driver::{Given, Owner};
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+
+/// The first of the descriptors.
+const FIRST: RawFd = 3;
+/// The name under which a process that is being upgraded talks with the next one.
+const TALK: &str = "upgrade";
+
+/// Listeners that a running server has put aside for another process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lent(Arc<Mutex<Vec<(String, OwnedFd)>>>);
+
+impl Lent {
+    pub(crate) fn add(&self, listener: impl AsFd, given: &Given) {
+        // Out of descriptors, it is missing there: then the port is bound anew, once it is free here.
+        match listener.as_fd().try_clone_to_owned() {
+            Ok(copy) => self.0.lock().unwrap_or_else(PoisonError::into_inner).push((given.name(), copy)),
+            Err(error) => tracing::warn!(event = "listener_not_given", name = given.name(), "not given on: {error}"),
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<(String, OwnedFd)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What another process has left to this one.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub(crate) ctl: Option<Listener>,
+    pub(crate) proxy: Option<Listener>,
+    pub(crate) public: Vec<(SocketAddr, Owner, Listener)>,
+    talk: Option<UnixStream>,
+}
+
+impl Inherited {
+    /// Takes what this process was given, once; whoever asks again gets nothing.
+    #[must_use]
+    pub fn take() -> Self {
+        static TAKEN: Once = Once::new();
+        let mut inherited = Self::default();
+        TAKEN.call_once(|| {
+            for (name, fd) in given().unwrap_or_default() {
+                inherited.add(&name, fd);
+            }
+        });
+        inherited
+    }
+
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ctl.is_none() && self.proxy.is_none() && self.public.is_empty()
+    }
+
+    /// The way to talk with the process that is being upgraded, if there is one.
+    #[must_use]
+    pub fn talk(&mut self) -> Option<UnixStream> {
+        self.talk.take()
+    }
+
+    fn add(&mut self, name: &str, fd: OwnedFd) {
+        if name == TALK {
+            self.talk = Some(fd.into());
+            return;
+        }
+        let listener = Listener::inherited(fd).and_then(|listener| listener.address().map(|at| (at, listener)));
+        match (Given::of(name), listener) {
+            (Some(Given::Ctl), Ok((_, listener))) => self.ctl = Some(listener),
+            (Some(Given::Proxy), Ok((_, listener))) => self.proxy = Some(listener),
+            (Some(Given::Public { owner, .. }), Ok((at, listener))) => self.public.push((at, owner, listener)),
+            (None, _) => tracing::warn!(event = "listener_unknown", name, "a socket that nobody here knows is closed"),
+            (Some(_), Err(error)) => {
+                tracing::warn!(event = "listener_unknown", name, "a socket that does not listen is closed: {error}");
+            }
+        }
+    }
+
+    /// The ctl and the proxy port, where they are the ones that are wanted.
+    pub(crate) fn doors(&mut self, ctl: SocketAddr, proxy: SocketAddr) -> [Option<Listener>; 2] {
+        let fits = |listener: &Listener, wanted: SocketAddr| {
+            listener.address().is_ok_and(|at| wanted.port() == 0 || at.port() == wanted.port())
+        };
+        [(&mut self.ctl, ctl), (&mut self.proxy, proxy)].map(|(left, at)| left.take().filter(|left| fits(left, at)))
+    }
+}
+
+/// The descriptors that this process was given, with their names: by systemd, or by its parent.
+fn given() -> Option<Vec<(String, OwnedFd)>> {
+    let number = |name| env::var(name).ok()?.parse::<u32>().ok();
+    let pid = number("LISTEN_PID")?;
+    // A parent that is being upgraded cannot know our number before we are there.
+    if pid != std::process::id() && pid != parent_id() {
+        return None;
+    }
+    let count = RawFd::try_from(number("LISTEN_FDS")?).ok()?;
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').map(str::to_owned);
+    let take = |fd| {
+        // SAFETY: the protocol says that these are open and ours, and they are taken once.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // One that is not open is refused here.
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok().map(|_| fd)
+    };
+    Some((FIRST..FIRST + count).filter_map(|fd| Some((names.next().unwrap_or_default(), take(fd)?))).collect())
+}
+
+/// Starts `program` with `fds` under their names, and with a way to talk with it, the other end of which is returned.
+/// Standard output and standard error are this process's.
+///
+/// # Errors
+/// The program cannot be started, or this process is out of descriptors.
+pub fn start(
+    program: &Path,
+    arguments: impl IntoIterator<Item = OsString>,
+    mut fds: Vec<(String, OwnedFd)>,
+) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    fds.push((TALK.to_owned(), theirs.into()));
+    let count = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
+    let names: Vec<_> = fds.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join(":");
+    // Out of the way of where they are to be.
+    let copies = fds.iter().map(|(_, fd)| {
+        let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST + count))?;
+        // SAFETY: it was made just now, for nobody else.
+        Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    });
+    let copies = copies.collect::<io::Result<Vec<_>>>()?;
+    let numbers: Vec<_> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", count.to_string())
+        .env("LISTEN_FDNAMES", names)
+        .stdin(Stdio::null());
+    let place = move || {
+        for (fd, &copy) in (FIRST..).zip(&numbers) {
+            // SAFETY: dup2 is a plain system call, and nobody in this process needs what is at `fd` any more.
+            if unsafe { libc::dup2(copy, fd) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec nothing is allocated or locked, only system calls are made.
+    unsafe { command.pre_exec(place) };
+    let child = command.spawn()?;
+    drop(copies);
+    Ok((child, ours))
+}

@@ -1,0 +1,174 @@
+//! `cproxy-server upgrade`: the program on disk takes over, and no visitor notices.
+
+use nix::sys::signal::Signal;
+use std::fs::{self, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+use tests::programs::{Client, Server, Successors, directory, options};
+use tests::services::Service;
+use tests::sockets::{connect, finish, read_all};
+use tests::visits::{ping, short_visit};
+use tests::wait::until;
+
+fn runs(pid: u32) -> bool {
+    // One that has ended and was not waited for is a zombie.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Visits, one after the other, until told to stop; counts them.
+fn visit(public: SocketAddr, stop: &AtomicBool, count: &AtomicU32) {
+    while !stop.load(Ordering::Relaxed) {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        short_visit(public, number);
+        // About 200 a second from all together, and no more than a test needs.
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// P-LEAVE-1, P-LEAVE-2, P-LEAVE-5: twenty upgrades, one after the other, among visits, and one long transfer more for
+/// each: all of them end where they began, each in another process.
+#[test]
+fn twenty_upgrades_lose_no_visit_and_no_transfer() {
+    const UPGRADES: usize = 20;
+    let echo = Service::echo();
+    let server = Server::start(options().brisk().flag("drain-timeout", 60).threads(2));
+    let client = Client::start(&server, options().brisk().tunnel(echo.addr()).threads(2));
+    let public = client.public();
+    let (stop, count) = (AtomicBool::new(false), AtomicU32::new(0));
+    let mut successors = Successors::default();
+    let mut long = Vec::new();
+    let mut serving = server.pid();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| visit(public, &stop, &count));
+        }
+        let _end = StopAtEnd(&stop);
+        for _ in 0..UPGRADES {
+            let mut visitor = connect(public);
+            ping(&mut visitor, b"one that stays");
+            long.push(visitor);
+            let begun = count.load(Ordering::Relaxed);
+            serving = successors.take(&server.upgrade_of(serving));
+            until("visitors come to the next process", || count.load(Ordering::Relaxed) > begun + 4);
+            long.iter_mut().for_each(|visitor| ping(visitor, b"is still served"));
+        }
+    });
+    assert!(server.is_running(), "its transfer has not ended");
+    for mut visitor in long {
+        ping(&mut visitor, b"to its end");
+        finish(&visitor);
+        assert_eq!(read_all(&mut visitor), b"");
+    }
+    assert_eq!(server.exit_code(), 0);
+    let (last, ended) = successors.0.split_last().expect("there are some");
+    until("the processes that have been upgraded end", || !ended.iter().any(|&pid| runs(pid)));
+    assert!(runs(*last));
+    let visits = u64::from(count.load(Ordering::Relaxed));
+    short_visit(public, 0);
+    let stopped = client.stop();
+    assert_eq!((stopped.aborted, stopped.finished), (0, visits + 1 + UPGRADES as u64));
+}
+
+/// Ends the visits whatever happens.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A folder with the server in it, which a test can replace.
+fn folder() -> TempDir {
+    let folder = TempDir::new().expect("a temporary directory");
+    fs::copy(directory().join("cproxy-server"), folder.path().join("cproxy-server")).expect("copy the program");
+    folder
+}
+
+fn replace(folder: &Path, script: &str) {
+    let new = folder.join("new");
+    fs::write(&new, script).expect("write the program");
+    fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("it may be run");
+    fs::rename(&new, folder.join("cproxy-server")).expect("in its place");
+}
+
+/// Each new program that cannot take over leaves the running one as it is, and is named.
+#[test]
+fn a_program_that_does_not_get_ready_changes_nothing() {
+    let echo = Service::echo();
+    let folder = folder();
+    let server = Server::start(options().brisk().programs_in(folder.path()));
+    let client = Client::start(&server, options().brisk().tunnel(echo.addr()));
+    let mut visitor = connect(client.public());
+    let mut expect = |what: &str, why: &str| {
+        let said = server.upgrade();
+        assert!(said.contains("not upgraded, and this process goes on") && said.contains(why), "{what}: {said}");
+        ping(&mut visitor, b"still here");
+        short_visit(client.public(), 1);
+    };
+    let talk = "fd=$((2 + LISTEN_FDS))\n";
+    for (what, script, why) in [
+        ("it crashes at once", "exit 3", "it has ended (exit status: 3)"),
+        ("it is no program", "\0", "it has ended"),
+        ("it is older than upgrades", "exec true", "it has ended (exit status: 0)"),
+        ("it is another program", "echo hello >&$fd; exec sleep 60", "it says \\\"hello\\\""),
+        ("it is of another version", "echo ready 9 >&$fd; exec sleep 60", "speaks version 9 of the protocol"),
+        ("it dies when it is to serve", "echo ready 1 >&$fd; read go <&$fd; exit 4", "it does not begin to serve"),
+        ("it hangs when it is to serve", "echo ready 1 >&$fd; exec sleep 60", "nothing came for 3s"),
+    ] {
+        replace(folder.path(), &format!("#!/bin/sh\n{talk}{script}\n"));
+        expect(what, why);
+    }
+    fs::remove_file(folder.path().join("cproxy-server")).expect("it was there");
+    expect("it is gone", "it cannot be started: No such file");
+    let config = server.config_file();
+    let good = fs::read_to_string(&config).expect("its file");
+    fs::copy(directory().join("cproxy-server"), folder.path().join("cproxy-server")).expect("copy the program");
+    fs::write(&config, "ctl_prt = 1\n").expect("write the configuration");
+    expect("its configuration is bad", "it has ended (exit status: 2)");
+
+    fs::write(&config, good).expect("write the configuration");
+    let mut successors = Successors::default();
+    successors.take(&server.upgrade());
+    ping(&mut visitor, b"and to the end");
+    short_visit(client.public(), 2);
+    let said = server.upgrade();
+    assert!(said.contains("another process serves already"), "{said}");
+    drop(visitor);
+    assert_eq!(server.exit_code(), 0);
+    short_visit(client.public(), 3);
+}
+
+/// Nothing but what is named goes to the next process, and a client that is away comes back to its port there.
+#[test]
+fn the_next_process_has_the_listeners_and_nothing_else() {
+    let echo = Service::echo();
+    let server = Server::start(options().brisk().key("admin_socket", "\"off\""));
+    let client = Client::start(&server, options().brisk().tunnel(echo.addr()));
+    let public = client.public();
+    let visitors: Vec<_> = (0..8).map(|_| connect(public)).collect();
+    client.signal(Signal::SIGSTOP);
+    let mut successors = Successors::default();
+    let pid = successors.take(&server.upgrade());
+    // Who comes now waits in the system's queue.
+    let mut waiting = connect(public);
+    drop(visitors);
+    let listens = |pid: u32| {
+        let own = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let own: Vec<_> = own.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+        let inode = |line: &str| line.split_whitespace().nth(9).map(|inode| format!("socket:[{inode}]"));
+        let tcp = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("its sockets");
+        let of_it = |line: &&str| inode(line).is_some_and(|inode| own.iter().any(|link| link.to_str() == Some(&inode)));
+        let states: Vec<_> =
+            tcp.lines().skip(1).filter(of_it).map(|line| line.split_whitespace().nth(3) == Some("0A")).collect();
+        states
+    };
+    assert_eq!(listens(pid), [true; 3], "ctl, proxy, the public port, and no connection");
+    client.signal(Signal::SIGCONT);
+    ping(&mut waiting, b"it is served");
+}
