@@ -30,7 +30,9 @@ impl Lent {
         // Out of descriptors, it is missing there: then the port is bound anew, once it is free here.
         match listener.as_fd().try_clone_to_owned() {
             Ok(copy) => self.0.lock().unwrap_or_else(PoisonError::into_inner).push((given.name(), copy)),
-            Err(error) => tracing::warn!(event = "listener_not_given", name = given.name(), "not given on: {error}"),
+            Err(error) => {
+                tracing::warn!(event = "listener_not_given", listener = given.name(), "not given on: {error}")
+            }
         }
     }
 
@@ -84,9 +86,15 @@ impl Inherited {
             (Some(Given::Ctl), Ok((_, listener))) => self.ctl = Some(listener),
             (Some(Given::Proxy), Ok((_, listener))) => self.proxy = Some(listener),
             (Some(Given::Public { owner, .. }), Ok((at, listener))) => self.public.push((at, owner, listener)),
-            (None, _) => tracing::warn!(event = "listener_unknown", name, "a socket that nobody here knows is closed"),
+            (None, _) => {
+                tracing::warn!(event = "listener_unknown", listener = name, "a socket that nobody here knows is closed")
+            }
             (Some(_), Err(error)) => {
-                tracing::warn!(event = "listener_unknown", name, "a socket that does not listen is closed: {error}");
+                tracing::warn!(
+                    event = "listener_unknown",
+                    listener = name,
+                    "a socket that does not listen is closed: {error}"
+                );
             }
         }
     }
