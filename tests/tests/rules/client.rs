@@ -598,6 +598,28 @@ fn a_client_that_is_told_to_leave_begins_another_session_beside() {
     assert!(stage.client.is_running());
 }
 
+/// P-LEAVE-2: a client that stops anyway does not come to the next process for that.
+#[test]
+fn a_client_that_stops_begins_no_other_session() {
+    let mut stage = Stage::set();
+    stage.start(E1, b"last");
+    let mut local = stage.local();
+    stage.expect_started(E1);
+    stage.client.signal(nix::sys::signal::Signal::SIGTERM);
+    stage.expect_msg(&ClientMsg::Drain);
+    stage.end.send(ServerMsg::Leave { code: LeaveCode::Upgraded });
+    stage.end.expect_alive();
+    stage.fin(E1, 4);
+    local.read_exact(&mut [0; 4]).expect("the transfer goes on");
+    tests::sockets::finish(&local);
+    let conn = stage.conn.id;
+    stage.expect_msg(&ClientMsg::Fin { conn, epoch: E1, total: 0, how: How::Shut });
+    stage.expect_msg(&ClientMsg::Done { conn, epoch: E1 });
+    let bye = |_, message| matches!(message, ToServer::Close { code: CloseCode::Bye }).then_some(());
+    stage.end.wire.find("Close(Bye)", bye);
+    assert!(stage.server.nobody_waits(), "it has come anew");
+}
+
 /// P-STOP-1: a client that stops drains, says goodbye, and leaves its conns open until the server has closed.
 #[test]
 fn a_client_stops_in_order() {

@@ -410,6 +410,11 @@ impl RawServer {
         Wire(stream)
     }
 
+    /// Whether no ctl_conn waits to be taken.
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.ctl.accept().is_err()
+    }
+
     /// Takes a ctl_conn and reads the preface and the hello.
     #[track_caller]
     pub(crate) fn greet(&self) -> Greeted {

@@ -29,9 +29,12 @@ impl<T> ClientMain<T> {
         self.left.iter().any(|left| left.control.serial == serial)
     }
 
-    /// The current session is left: another one begins.
+    /// The current session is left: another one begins. A client that stops wants no other.
     // PROTOCOL.md: P-LEAVE-2.
     pub(super) fn come_anew<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, code: LeaveCode) {
+        if self.stopping.is_some() {
+            return;
+        }
         let &Stage::Up { token, ref liveness } = &self.stage else { return };
         let liveness = liveness.clone();
         let Some(control) = self.control.take() else { return };
