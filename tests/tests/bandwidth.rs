@@ -2,11 +2,15 @@
 //! arrives, and nobody spins meanwhile. That it moves as much as it may is measured in the simulation, where no machine
 //! is busy.
 
+use protocol_sm::bandwidth::LEAST;
+use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::exchange::{Exchange, Exchanges};
 use tests::limit::arm;
 use tests::programs::{Client, Options, Server, options};
+use tests::services::Service;
+use tests::visits::ping;
 
 /// Bytes per second.
 const RATE: u64 = 400_000;
@@ -54,4 +58,26 @@ fn a_client_limits_its_own_tunnel() {
 #[test]
 fn an_encrypted_tunnel_is_limited_too() {
     expect_limited(options().tls().key("max_bandwidth", RATE), |client| client, 2);
+}
+
+/// What a visitor who is there already may move follows a reload: slowed to `LEAST`, a mebibyte would take four minutes.
+#[test]
+fn a_reload_counts_for_who_is_there() {
+    let echo = Service::echo();
+    let tunnel = |keys: &str| format!("[[tunnels]]\nname = \"a\"\nlocal = \"{}\"\n{keys}", echo.addr());
+    let slow = format!("max_bandwidth = {LEAST}\n");
+    let server = Server::start(options().tables(&slow));
+    let client = Client::start(&server, options().tables(&tunnel(&slow)));
+    let mut visitor = client.visit();
+    ping(&mut visitor, b"served");
+    server.reload("");
+    client.reload(&tunnel(""));
+    let mut writer = visitor.try_clone().expect("a second handle");
+    let bytes = vec![7; 1 << 20];
+    thread::scope(|scope| {
+        scope.spawn(|| writer.write_all(&bytes).expect("sent"));
+        let mut back = vec![0; bytes.len()];
+        visitor.read_exact(&mut back).expect("it comes back in time");
+        assert!(back == bytes);
+    });
 }

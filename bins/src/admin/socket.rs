@@ -1,11 +1,14 @@
 //! Where the admin socket is, and how it is opened: never in place of anything but a dead program's socket.
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Where the admin socket is to be.
@@ -141,18 +144,46 @@ fn remove_dead(path: &Path) -> io::Result<()> {
         let kind = if file.is_dir() { "a folder" } else { "a file that is no socket" };
         return Err(io::Error::other(format!("{shown} is {kind}; name another path (`admin_socket`)")));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Err(io::Error::other(format!("another program answers at {shown}; name another path (`admin_socket`)"))),
+    if is_dead(path)? {
+        return fs::remove_file(path);
     }
+    Err(io::Error::other(format!("another program answers at {shown}; name another path (`admin_socket`)")))
+}
+
+/// Whether nobody listens at a socket. Who lets others wait, as a program that was stopped, does.
+fn is_dead(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let asks = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    Ok(connect(asks.as_raw_fd(), &UnixAddr::new(path)?) == Err(Errno::ECONNREFUSED))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{Backlog, bind, listen};
+    use std::os::unix::net::UnixStream;
 
     fn at(path: &Path) -> io::Result<Option<(Open, UnixListener)>> {
         open(&Place::At(path.to_owned()), "cproxy-server", "1")
+    }
+
+    /// A connect would wait for room.
+    #[test]
+    fn a_program_that_answers_nobody_is_not_dead() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin");
+        let at = UnixAddr::new(&path).unwrap();
+        let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        let listener = new();
+        bind(listener.as_raw_fd(), &at).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let ask = || {
+            let asks = new();
+            (connect(asks.as_raw_fd(), &at).is_ok()).then_some(asks)
+        };
+        let waiting: Vec<_> = std::iter::from_fn(ask).collect();
+        assert_eq!(waiting.len(), 2, "one is let in beyond those that may wait");
+        assert!(!is_dead(&path).unwrap());
     }
 
     #[test]
