@@ -188,16 +188,20 @@ fn reap(mut child: Child) {
     let _thread = thread::Builder::new().name("successor".into()).spawn(move || child.wait());
 }
 
-/// Tells the process that is being upgraded that this one is ready, and waits until it may serve. If that one ends
-/// meanwhile, this one serves.
-pub fn await_turn(talk: &UnixStream) {
+/// Tells the process that is being upgraded that this one is ready, and waits until it is to serve. `false`: that one has
+/// ended before, perhaps because it was asked to, and so must this one.
+pub fn await_turn(talk: &UnixStream) -> bool {
     let mut said = talk;
     let ready = said.write_all(format!("ready {VERSION}\n").as_bytes());
     let mut line = String::new();
     // It may take as long as its visitors wait.
     let heard = ready.and_then(|()| BufReader::new(talk).read_line(&mut line));
-    let told = heard.and_then(|_| said.write_all(b"serving\n"));
-    if let Err(error) = told {
-        tracing::warn!(event = "predecessor_lost", "the process before this one is gone: {error}");
+    if heard.is_err() || line != "go\n" {
+        tracing::warn!(event = "predecessor_lost", "the process before this one has ended, and so does this one");
+        return false;
     }
+    if let Err(error) = said.write_all(b"serving\n") {
+        tracing::warn!(event = "predecessor_lost", "the process before this one is gone, and this one serves: {error}");
+    }
+    true
 }

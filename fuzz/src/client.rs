@@ -43,7 +43,7 @@ pub fn client(data: &[u8]) {
         world.step(choice, &mut tape);
         world.settle();
     }
-    if world.main.outcome().is_none() && !world.stopping {
+    if world.main.outcome().is_none() && !world.stopping && !world.net.taken_over {
         world.serve_a_visitor();
     }
     world.stop();

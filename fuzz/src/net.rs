@@ -105,6 +105,8 @@ pub(crate) struct Net {
     pub(crate) dialled: VecDeque<Peer>,
     /// Whether the process said that its peer broke the protocol.
     pub(crate) violations: u64,
+    /// A client was told that another process of it has its tunnels: it stops.
+    pub(crate) taken_over: bool,
     random: u64,
 }
 
@@ -435,6 +437,7 @@ impl Entropy for View<'_> {
 impl Log for View<'_> {
     fn note(&mut self, note: Note) {
         self.net.violations += u64::from(matches!(note, Note::Violation { .. }));
+        self.net.taken_over |= note == Note::TakenOver;
     }
 }
 

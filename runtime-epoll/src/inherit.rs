@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, parent_id};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
@@ -20,6 +20,9 @@ use std::sync::Once;
 const FIRST: RawFd = 3;
 /// The name under which a process that is being upgraded talks with the next one.
 const TALK: &str = "upgrade";
+/// Says which process has set the variables of the protocol, if one that is being upgraded has: it cannot know the number
+/// that the next one will have.
+const BY: &str = "CPROXY_UPGRADED_BY";
 
 /// Listeners that a running server has put aside for another process.
 #[derive(Clone, Debug, Default)]
@@ -112,8 +115,7 @@ impl Inherited {
 fn given() -> Option<Vec<(String, OwnedFd)>> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let pid = number("LISTEN_PID")?;
-    // A parent that is being upgraded cannot know our number before we are there.
-    if pid != std::process::id() && pid != parent_id() {
+    if pid != std::process::id() && Some(pid) != number(BY) {
         return None;
     }
     let count = RawFd::try_from(number("LISTEN_FDS")?).ok()?;
@@ -155,6 +157,7 @@ pub fn start(
     command
         .args(arguments)
         .env("LISTEN_PID", std::process::id().to_string())
+        .env(BY, std::process::id().to_string())
         .env("LISTEN_FDS", count.to_string())
         .env("LISTEN_FDNAMES", names)
         .stdin(Stdio::null());

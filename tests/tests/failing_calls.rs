@@ -48,7 +48,7 @@ const SAID_BY_THE_CLIENT: [&str; 5] = [
     "visitor refused: the local service refuses connections",
     "visitor refused: the local service cannot be reached",
     "visitor refused: the local service did not answer in time",
-    "visitor refused: the client is out of descriptors or memory",
+    "visitor refused: the client is out of descriptors, memory or local ports",
     "\"event\":\"no_local_port\"",
 ];
 

@@ -8,7 +8,7 @@ use tests::limit::arm;
 /// What tracing's JSON writes by itself: a field of that name would stand there twice, and readers keep one.
 const RESERVED: [&str; 5] = ["name", "level", "target", "message", "timestamp"];
 /// Fields that are written as they are: nothing that came from outside can hold a newline there.
-const PLAIN: [&str; 4] = ["peer_ip", "client", "public", "to"];
+const PLAIN: [&str; 5] = ["peer_ip", "client", "public", "source", "to"];
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// The text between the parenthesis with which `text` begins and its counterpart.

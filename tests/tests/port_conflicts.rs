@@ -65,23 +65,3 @@ fn both_programs_say_when_browsers_refuse_a_port() {
         program.log_line("browsers refuse to open a web page on this port");
     }
 }
-
-#[test]
-fn the_same_client_twice_does_not_push_itself_out() {
-    let (first_says, second_says) = (Service::greeter("first"), Service::greeter("second"));
-    let server = Server::start(options().brisk());
-    let port = free_port();
-    let client =
-        |service: &Service| options().brisk().flag("client-id", "one and the same").tunnel_at(service.addr(), port);
-    let first = Client::start(&server, client(&first_says));
-    let second = Client::spawn(&server, client(&second_says));
-    // Refused while the first one answers for itself: it says why, and keeps trying.
-    second.log_line("another");
-    for _ in 0..20 {
-        assert_eq!(greeting(first.public()), "first");
-    }
-    assert_eq!(first.forwardings().len(), 1, "the first one's session was never in doubt");
-    assert!(second.is_running());
-    first.kill();
-    until_greeted((server.ctl().ip(), port).into(), |text| text == "second");
-}

@@ -191,7 +191,8 @@ fn tls_through(ends: bool, start: impl FnOnce([u16; 2]) -> Option<(Foreign, Opti
     await_ports(ports);
     let pin = pin.unwrap_or_else(|| server.pin().to_owned());
     let through = options().tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
-    let client = Client::start(&server, through.flag("tls-pin", pin).key("tls_server_name", format!("\"{NAME}\"")));
+    let through = through.flag("tls-pin", pin).key("tls_server_name", format!("\"{NAME}\""));
+    let client = Client::start(&server, if ends { through.key("tls_relay", true) } else { through });
     ping(&mut client.visit(), b"through the relay's TLS, or past it");
 }
 

@@ -13,7 +13,7 @@ use tests::programs::{Client, Server, Successors, directory, options};
 use tests::services::Service;
 use tests::sockets::{connect, finish, read_all};
 use tests::visits::{ping, short_visit};
-use tests::wait::until;
+use tests::wait::{eventually, until};
 
 fn runs(pid: u32) -> bool {
     // One that has ended and was not waited for is a zombie.
@@ -142,6 +142,26 @@ fn a_program_that_does_not_get_ready_changes_nothing() {
     drop(visitor);
     assert_eq!(server.exit_code(), 0);
     short_visit(client.public(), 3);
+}
+
+/// Whoever stops the server stops the one that is to take over, too.
+#[test]
+fn a_server_that_is_stopped_in_the_middle_leaves_nobody_behind() {
+    let folder = folder();
+    let server = Server::start(options().brisk().programs_in(folder.path()));
+    let (real, number) = (directory().join("cproxy-server"), folder.path().join("number"));
+    let script = format!("#!/bin/sh\necho $$ >{}\nsleep 1\nexec {} \"$@\"\n", number.display(), real.display());
+    replace(folder.path(), &script);
+    server.signal(Signal::SIGUSR2);
+    let pid = eventually("the next process has begun", || {
+        let number = fs::read_to_string(&number).map_err(|error| error.to_string())?;
+        number.trim().parse().map_err(|_| "not written yet".to_owned())
+    });
+    let _killed_whatever_happens = Successors(vec![pid]);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.exit_code(), 0);
+    until("it has ended, too", || !runs(pid));
+    assert!(server.log().contains("the process before this one has ended, and so does this one"));
 }
 
 /// Nothing but what is named goes to the next process, and a client that is away comes back to its port there.

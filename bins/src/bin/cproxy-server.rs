@@ -90,12 +90,11 @@ fn start(
     let mut waiting = false;
     loop {
         match server::start(config.clone(), inherited) {
-            Ok(server) if predecessor.is_some() => {
-                // That one tells systemd.
-                predecessor.iter().for_each(upgrade::await_turn);
-                return Ok(Some(server));
-            }
             Ok(server) => {
+                if let Some(predecessor) = predecessor {
+                    // That one tells systemd.
+                    return Ok(upgrade::await_turn(&predecessor).then_some(server));
+                }
                 notify::ready(Some(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr())));
                 return Ok(Some(server));
             }

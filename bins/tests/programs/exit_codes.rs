@@ -153,10 +153,9 @@ fn signals_that_ask_for_something_else_end_no_program() {
     let ctl = address(&server.says("Listening ctl "), "ctl");
     let mut client = Program::start(client(&format!("--cproxy-server {ctl} --local-server 127.0.0.1:1")));
     client.says("Forwarding tcp://");
-    for mut program in [client, server] {
-        for signal in [SIGUSR1, SIGUSR2, SIGHUP, SIGHUP] {
-            program.signal(signal);
-        }
+    // SIGUSR2 asks a server for an upgrade.
+    for (mut program, signals) in [(client, [SIGUSR1, SIGUSR2, SIGHUP]), (server, [SIGUSR1, SIGHUP, SIGHUP])] {
+        signals.into_iter().for_each(|signal| program.signal(signal));
         program.logs("not reloaded, and nothing is changed: there is no configuration file");
         program.signal(SIGTERM);
         let ended = program.end();

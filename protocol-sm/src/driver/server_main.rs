@@ -44,7 +44,7 @@ mod takeover;
 mod upgrade;
 
 use super::ctl_link::CtlLink;
-use super::messages::{ControlKey, FromListener, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
+use super::messages::{ControlKey, FromListener, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -486,6 +486,8 @@ impl<T, L> ServerMain<T, L> {
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Drain });
         }
+        // What another process has left for clients that did not come is let go.
+        cx.sys.tell(ToListener::Upgrade(Step::Leave));
     }
 
     fn begin_drain(&mut self, now: Instant) {

@@ -32,6 +32,8 @@ use std::time::Duration;
 /// Deadlines from here on never come.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
 const SCRATCH: usize = 512;
+/// How long a server lets a newcomer register what it takes over.
+const HANDOVER: Duration = Duration::from_secs(10);
 /// A client's only tunnel.
 const TUNNEL: TunnelId = TunnelId(0);
 
@@ -505,6 +507,8 @@ impl Programs {
             state.ending = true;
             doom(state, |_| true);
         }
+        // A newcomer that takes its time to register loses whoever waits until then (P-TAKE-3).
+        state.ending |= self.newcomer && of == Who::ServerMain && now == Instant::ZERO + HANDOVER;
         match of {
             Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_deadline(cx)),
             Who::ServerLoop => self.server_loop(state, now, story, |loop_index, cx| loop_index.on_deadline(cx)),

@@ -51,7 +51,10 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 40] = [
+pub const UNSEEN: [Sometimes; 43] = [
+    Sometimes::Upgraded,
+    Sometimes::UpgradedWithTransfers,
+    Sometimes::UpgradeFailed,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
     Sometimes::ReleasedWithTransfers,

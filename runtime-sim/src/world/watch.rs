@@ -41,8 +41,8 @@ pub(super) struct Watch {
     pub(super) ambush: bool,
     /// Visitors who were dropped because no conn came in time.
     pub(super) waited_too_long: BTreeSet<SocketAddr>,
-    /// The session whose tunnel a visitor came to.
-    visitors: BTreeMap<(usize, SocketAddr), u64>,
+    /// The session and the tunnel whose visitor somebody is.
+    visitors: BTreeMap<(usize, SocketAddr), (u64, TunnelId)>,
     /// The last transfer that a server has started on a conn.
     started: BTreeMap<Key, u32>,
     /// The last transfer that a client has begun on a conn.
@@ -116,7 +116,7 @@ impl Watch {
 
     /// Whether who waits may be told that his tunnel is gone.
     fn is_closing(&self, process: usize, visitor: SocketAddr) -> bool {
-        let session = self.visitors.get(&(process, visitor)).copied();
+        let session = self.visitors.get(&(process, visitor)).map(|at| at.0);
         [None, session].into_iter().any(|session| self.closing.contains(&(process, session)))
     }
 
@@ -239,8 +239,17 @@ impl World {
             Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, from, stream, .. })) => {
                 self.limit_public(stream.0, (process, Some(control.0), tunnel.0));
                 self.watch.taken.insert(stream.0, (process, control.0, *from));
-                self.watch.visitors.insert((process, *from), control.0);
+                self.watch.visitors.insert((process, *from), (control.0, *tunnel));
                 self.watch.arriving = true;
+            }
+            Mail::ServerLoop(ToServerLoop::HandOver { from, to }) => {
+                let served: BTreeSet<_> = self.watch.transfers.iter().map(|transfer| transfer.public).collect();
+                for (&public, &(of, _, visitor)) in &self.watch.taken {
+                    let at = self.watch.visitors.get_mut(&(process, visitor)).filter(|_| of == process);
+                    if let Some(at) = at.filter(|at| **at == (from.0.0, from.1) && !served.contains(&public)) {
+                        *at = (to.0.0, to.1);
+                    }
+                }
             }
             Mail::ClientLoop(ToClientLoop::Open { conn, .. }) => {
                 let serial = self.watch.serials.get(&thread).copied().unwrap_or(0);
@@ -459,7 +468,7 @@ impl World {
         if epoch.0 >= 4 {
             self.coverage.saw(Sometimes::ConnReusedThrice);
         }
-        let Some(&control) = self.watch.visitors.get(&(process, visitor)) else { return };
+        let Some(&(control, _)) = self.watch.visitors.get(&(process, visitor)) else { return };
         let key = (process, control, conn);
         let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == visitor);
         if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {

@@ -615,8 +615,10 @@ fn a_client_that_stops_begins_no_other_session() {
     let conn = stage.conn.id;
     stage.expect_msg(&ClientMsg::Fin { conn, epoch: E1, total: 0, how: How::Shut });
     stage.expect_msg(&ClientMsg::Done { conn, epoch: E1 });
-    let bye = |_, message| matches!(message, ToServer::Close { code: CloseCode::Bye }).then_some(());
-    stage.end.wire.find("Close(Bye)", bye);
+    stage
+        .end
+        .wire
+        .find("Close(Bye)", |_, message| matches!(message, ToServer::Close { code: CloseCode::Bye }).then_some(()));
     assert!(stage.server.nobody_waits(), "it has come anew");
 }
 
