@@ -99,8 +99,6 @@ pub enum PlantedBug {
     ReleaseUntold,
     /// Who asks for a report while one is gathered is told what was gathered before.
     OldReport,
-    /// A LocalServer's stream is shut before it has been told who its visitor was.
-    ShutBeforeHeader,
     /// A client that is told to leave ends its session, and does not serve it to its end.
     LeftSessionCut,
     /// A client is not told that another process of it took over.
@@ -109,7 +107,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 46] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -154,7 +152,6 @@ impl PlantedBug {
         Self::MovedTunnelKept,
         Self::ReleaseUntold,
         Self::OldReport,
-        Self::ShutBeforeHeader,
         Self::LeftSessionCut,
         Self::TakenOverUntold,
     ];

@@ -86,7 +86,6 @@
 //! | ShrunkScopeKept | shrunk scope: 253698 states, 1 steps | - | 1, NoPanic | - | a public port is open for a tunnel that is registered |
 //! | MovedTunnelKept | - | - | 49, DescriptorsAtBaseline | - | descriptors are back at their baseline |
 //! | BandwidthNotCharged | - | - | 48, BandwidthKept | - | a tunnel moves no more than its bandwidth, and a quarter of a second's at once |
-//! | ShutBeforeHeader | - | - | 1710, NothingLost | - | no byte is lost within a stream |
 //! | OldReport | - | - | 27, BooksAgree | - | what a program tells of itself was true between the question and the answer |
 //! | TakenOverUntold | - | - | 4, PortsListen | 6, ProbesRoundTrip | every public port listens after the faults have stopped |
 #![forbid(unsafe_code)]

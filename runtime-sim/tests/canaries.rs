@@ -93,10 +93,9 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
-/// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth and no PROXY header,
+/// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth,
 /// nobody asks for a report, no server is upgraded, and there is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 19] = [
-    PlantedBug::ShutBeforeHeader,
+const HIDDEN_FROM_SMALL: [PlantedBug; 18] = [
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
@@ -129,9 +128,7 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// stay where they are, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
 /// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
 /// tunnel, or a turn, moves.
-const HIDDEN_FROM_SWARM: [PlantedBug; 15] = [
-    // A socket without room for a header is too rare.
-    PlantedBug::ShutBeforeHeader,
+const HIDDEN_FROM_SWARM: [PlantedBug; 14] = [
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,
     PlantedBug::LeftSessionCut,

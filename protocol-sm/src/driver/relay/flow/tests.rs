@@ -1,7 +1,9 @@
 //! One direction over two sockets that hold as much as a test says: how much a turn moves, and who has another.
 
+use super::super::{Link, Mode};
 use super::*;
 use crate::auth::Channel;
+use crate::bandwidth::Meter;
 use crate::driver::TURN;
 use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
@@ -9,7 +11,7 @@ use crate::driver::thread::SCRATCH;
 use crate::ids::Epoch;
 use crate::settings::Origin;
 use crate::time::Instant;
-use crate::transfer::Transfer;
+use crate::transfer::{Fin, How, Transfer};
 use alloc::collections::BTreeMap;
 use core::cell::RefCell;
 use core::net::SocketAddr;
@@ -31,6 +33,8 @@ struct Sockets {
     starved: usize,
     /// How many have found none since.
     starving: usize,
+    /// Sinks that were shut.
+    shut: usize,
 }
 
 const SOURCE: u8 = 0;
@@ -91,7 +95,9 @@ impl Streams for Sockets {
     fn unsent(&self, _: &u8) -> usize {
         0
     }
-    fn shut_write(&mut self, _: &u8) {}
+    fn shut_write(&mut self, _: &u8) {
+        self.shut += 1;
+    }
     fn close(&mut self, _: u8) {}
     fn reset(&mut self, _: u8) {}
 }
@@ -165,6 +171,29 @@ impl Direction {
     fn could_move(&self) -> bool {
         self.flow.could_move(&self.transfer.egress, Some(&self.from), &self.to, false)
     }
+}
+
+/// A stream without bytes is shut behind what is told of it, however little room there is for that.
+#[test]
+fn the_header_of_a_stream_comes_before_its_end() {
+    let mut sockets = Sockets { largest: usize::MAX, ..Sockets::default() };
+    let mut link = Link::new(Endpoint::connecting(SOURCE));
+    let mut transfer = Transfer::new(Epoch(1));
+    let heard = transfer.on_fin(Epoch(1), Fin { total: 0, how: How::Shut });
+    assert!(heard.is_ok());
+    link.ingress_flow.push_frame(&[7; 25]);
+    for (room, shut) in [(10, 0), (10, 0), (0, 0), (10, 1), (10, 1)] {
+        sockets.room = room;
+        let mut cx =
+            Cx { sys: &mut sockets, now: Instant::ZERO, scratch: &mut [0; 64], strategy: Strategy::Hybrid, turn: TURN };
+        let mut sink = Endpoint::connecting(SINK);
+        sink.writable = true;
+        let mode = Mode { incoming_is_payload: true, hold_frames: false };
+        let result = link.exchange(&mut cx, &mut transfer, Some(&mut sink), mode, None, &mut Meter::default());
+        assert!(result.is_ok());
+        assert_eq!(sockets.shut, shut);
+    }
+    assert_eq!(sockets.delivered, 25);
 }
 
 const STRATEGIES: [Strategy; 3] = [Strategy::Hybrid, Strategy::Copy, Strategy::Splice];
