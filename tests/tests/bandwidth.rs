@@ -10,7 +10,9 @@ use tests::exchange::{Exchange, Exchanges};
 use tests::limit::arm;
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
+use tests::sockets::connect;
 use tests::visits::ping;
+use tests::wait::PATIENCE;
 
 /// Bytes per second.
 const RATE: u64 = 400_000;
@@ -68,16 +70,18 @@ fn a_reload_counts_for_who_is_there() {
     let slow = format!("max_bandwidth = {LEAST}\n");
     let server = Server::start(options().tables(&slow));
     let client = Client::start(&server, options().tables(&tunnel(&slow)));
-    let mut visitor = client.visit();
+    let mut visitor = connect(client.public_of(echo.addr()));
     ping(&mut visitor, b"served");
-    server.reload("");
-    client.reload(&tunnel(""));
+    for said in [server.reload("max_bandwidth = 0\n"), client.reload(&tunnel(""))] {
+        assert!(!said.contains("not reloaded"), "{said}");
+    }
     let mut writer = visitor.try_clone().expect("a second handle");
-    let bytes = vec![7; 1 << 20];
+    let (bytes, began) = (vec![7; 1 << 20], Instant::now());
     thread::scope(|scope| {
         scope.spawn(|| writer.write_all(&bytes).expect("sent"));
         let mut back = vec![0; bytes.len()];
         visitor.read_exact(&mut back).expect("it comes back in time");
         assert!(back == bytes);
     });
+    assert!(began.elapsed() < PATIENCE, "it is still slowed");
 }

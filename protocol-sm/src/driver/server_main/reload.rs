@@ -87,7 +87,7 @@ impl<T, L> ServerMain<T, L> {
         let holder = entry.control.credential;
         let scope = self.settings.scope_of(holder).clone();
         let before = entry.control.scope();
-        let counts = |scope: &Scope| (scope.max_waiting, scope.max_connections);
+        let counts = |scope: &Scope| (scope.max_waiting, scope.max_connections, scope.max_bandwidth);
         let limited = counts(before) != counts(&scope) || idle_conns != self.settings.idle_conns;
         if *before == scope && !limited {
             return;
