@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -83,16 +84,23 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
+/// Copies a program by another process: what this one has open for writing any child of its may have for a moment, and
+/// nobody can run that.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().expect("cp runs").success());
+}
+
 /// A folder with the server in it, which a test can replace.
 fn folder() -> TempDir {
     let folder = TempDir::new().expect("a temporary directory");
-    fs::copy(directory().join("cproxy-server"), folder.path().join("cproxy-server")).expect("copy the program");
+    copy(&directory().join("cproxy-server"), &folder.path().join("cproxy-server"));
     folder
 }
 
 fn replace(folder: &Path, script: &str) {
-    let new = folder.join("new");
-    fs::write(&new, script).expect("write the program");
+    let (draft, new) = (folder.join("draft"), folder.join("new"));
+    fs::write(&draft, script).expect("write the program");
+    copy(&draft, &new);
     fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("it may be run");
     fs::rename(&new, folder.join("cproxy-server")).expect("in its place");
 }
@@ -128,7 +136,7 @@ fn a_program_that_does_not_get_ready_changes_nothing() {
     expect("it is gone", "it cannot be started: No such file");
     let config = server.config_file();
     let good = fs::read_to_string(&config).expect("its file");
-    fs::copy(directory().join("cproxy-server"), folder.path().join("cproxy-server")).expect("copy the program");
+    copy(&directory().join("cproxy-server"), &folder.path().join("cproxy-server"));
     fs::write(&config, "ctl_prt = 1\n").expect("write the configuration");
     expect("its configuration is bad", "it has ended (exit status: 2)");
 
