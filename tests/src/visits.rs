@@ -3,10 +3,13 @@
 use crate::payload::{Arrival, Flow};
 use crate::programs::Client;
 use crate::sockets::{End, bounded, connect, connect_from, finish, read_all, read_each};
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{PATIENCE, eventually, until};
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A request of 64 bytes to an echo service, with both ends closed after it.
@@ -108,4 +111,58 @@ pub fn ip(last: u8) -> Ipv4Addr {
 pub fn expect_greeted(from: Ipv4Addr, client: &Client, local: impl fmt::Display) {
     let mut visitor = connect_from(from, client.public_of(local)).expect("not reset");
     assert_eq!(read_all(&mut visitor), b"hi", "a visitor from {from}");
+}
+
+/// Some 200 short visits a second, each of which must be served, until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Visits {
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicU32>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Visits {
+    /// Visits `to` from now on.
+    #[must_use]
+    pub fn begin(to: SocketAddr) -> Self {
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let threads = (0..4).map(|_| {
+            let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
+            thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    short_visit(to, made.fetch_add(1, Ordering::SeqCst));
+                    thread::sleep(Duration::from_millis(20));
+                }
+            })
+        });
+        Self { threads: threads.collect(), stop, made }
+    }
+
+    /// Waits until there were `more` of them.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn more(&self, more: u32) {
+        let before = self.made.load(Ordering::SeqCst);
+        let failed = || self.threads.iter().any(JoinHandle::is_finished);
+        until("visits are served", || failed() || self.made.load(Ordering::SeqCst) >= before + more);
+    }
+
+    /// Stops them, and returns how many there were.
+    ///
+    /// # Panics
+    /// If one has failed.
+    pub fn expect_none_failed(mut self) -> u32 {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("each visit is served whole");
+        }
+        self.made.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Visits {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
 }

@@ -3,14 +3,11 @@
 
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tests::programs::{Client, Options, Program, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, LOOPBACK, connect, finish, free_port, read_end};
-use tests::visits::{ping, short_visit, until_greeted, until_served};
+use tests::visits::{Visits, ping, until_greeted, until_served};
 use tests::wait::{eventually, until};
 
 /// A client of which each process has the same identity, and waits long for its transfers.
@@ -29,41 +26,12 @@ fn expect_gone(old: &Program) {
     assert_eq!(old.stopped().aborted, 0);
 }
 
-/// Some 200 short visits a second, each of which must be served, until it is stopped.
-struct Visits {
-    stop: Arc<AtomicBool>,
-    made: Arc<AtomicU32>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Visits {
-    fn begin(to: SocketAddr) -> Self {
-        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let threads = (0..4).map(|_| {
-            let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::SeqCst) {
-                    short_visit(to, made.fetch_add(1, Ordering::SeqCst));
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            })
-        });
-        Self { threads: threads.collect(), stop, made }
-    }
-
-    /// Waits until there were `more` of them.
-    fn more(&self, more: u32) {
-        let before = self.made.load(Ordering::SeqCst);
-        let failed = || self.threads.iter().any(JoinHandle::is_finished);
-        until("visits are served", || failed() || self.made.load(Ordering::SeqCst) >= before + more);
-    }
-
-    fn expect_none_failed(self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads {
-            thread.join().expect("each visit is served whole");
-        }
-    }
+/// A transfer of a process that was taken over from goes on, to its end.
+#[track_caller]
+fn expect_served_to_its_end(mut long: TcpStream) {
+    ping(&mut long, b"it goes on where it began");
+    finish(&long);
+    assert_eq!(read_end(&mut long), (0, End::Clean));
 }
 
 /// P-TAKE-1, P-TAKE-2, P-TAKE-3, with short visits all the time and a transfer for each process.
@@ -85,11 +53,9 @@ fn twenty_take_over_one_after_the_other_and_nobody_notices() {
             client.log_line("took over");
             old.push((std::mem::replace(&mut client, next), long));
         }
-        for (process, mut long) in old {
+        for (process, long) in old {
             assert!(process.is_running(), "it waits for its transfer");
-            ping(&mut long, b"it goes on where it began");
-            finish(&long);
-            assert_eq!(read_end(&mut long), (0, End::Clean));
+            expect_served_to_its_end(long);
             expect_gone(&process);
         }
         visits.more(20);
@@ -250,9 +216,7 @@ fn one_that_was_asked_to_stop_is_taken_over_from_at_once() {
     until("it takes no visitors", || TcpStream::connect(at(port)).is_err());
     let new = Client::start(&server, process(&service, port));
     ping(&mut new.visit(), b"served by the new one");
-    ping(&mut long, b"served by the old one");
-    finish(&long);
-    assert_eq!(read_end(&mut long), (0, End::Clean));
+    expect_served_to_its_end(long);
     assert_eq!(old.stopped().aborted, 0);
 }
 

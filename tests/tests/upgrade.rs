@@ -2,33 +2,19 @@
 
 use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
-use std::time::Duration;
 use tempfile::TempDir;
 use tests::programs::{Client, Server, Successors, directory, options};
 use tests::services::Service;
 use tests::sockets::{connect, finish, read_all};
-use tests::visits::{ping, short_visit};
+use tests::visits::{Visits, ping, short_visit};
 use tests::wait::{eventually, until};
 
 fn runs(pid: u32) -> bool {
     // One that has ended and was not waited for is a zombie.
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// Visits, one after the other, until told to stop; counts them.
-fn visit(public: SocketAddr, stop: &AtomicBool, count: &AtomicU32) {
-    while !stop.load(Ordering::Relaxed) {
-        let number = count.fetch_add(1, Ordering::Relaxed);
-        short_visit(public, number);
-        // About 200 a second from all together, and no more than a test needs.
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// P-LEAVE-1, P-LEAVE-2, P-LEAVE-5: twenty upgrades, one after the other, among visits, and one long transfer more for
@@ -40,25 +26,19 @@ fn twenty_upgrades_lose_no_visit_and_no_transfer() {
     let server = Server::start(options().brisk().flag("drain-timeout", 60).threads(2));
     let client = Client::start(&server, options().brisk().tunnel(echo.addr()).threads(2));
     let public = client.public();
-    let (stop, count) = (AtomicBool::new(false), AtomicU32::new(0));
+    let visits = Visits::begin(public);
     let mut successors = Successors::default();
     let mut long = Vec::new();
     let mut serving = server.pid();
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| visit(public, &stop, &count));
-        }
-        let _end = StopAtEnd(&stop);
-        for _ in 0..UPGRADES {
-            let mut visitor = connect(public);
-            ping(&mut visitor, b"one that stays");
-            long.push(visitor);
-            let begun = count.load(Ordering::Relaxed);
-            serving = successors.take(&server.upgrade_of(serving));
-            until("visitors come to the next process", || count.load(Ordering::Relaxed) > begun + 4);
-            long.iter_mut().for_each(|visitor| ping(visitor, b"is still served"));
-        }
-    });
+    for _ in 0..UPGRADES {
+        let mut visitor = connect(public);
+        ping(&mut visitor, b"one that stays");
+        long.push(visitor);
+        serving = successors.take(&server.upgrade_of(serving));
+        visits.more(5);
+        long.iter_mut().for_each(|visitor| ping(visitor, b"is still served"));
+    }
+    let visits = u64::from(visits.expect_none_failed());
     assert!(server.is_running(), "its transfer has not ended");
     for mut visitor in long {
         ping(&mut visitor, b"to its end");
@@ -69,19 +49,9 @@ fn twenty_upgrades_lose_no_visit_and_no_transfer() {
     let (last, ended) = successors.0.split_last().expect("there are some");
     until("the processes that have been upgraded end", || !ended.iter().any(|&pid| runs(pid)));
     assert!(runs(*last));
-    let visits = u64::from(count.load(Ordering::Relaxed));
     short_visit(public, 0);
     let stopped = client.stop();
     assert_eq!((stopped.aborted, stopped.finished), (0, visits + 1 + UPGRADES as u64));
-}
-
-/// Ends the visits whatever happens.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Copies a program by another process: what this one has open for writing any child of its may have for a moment, and

@@ -58,6 +58,18 @@ impl Stage {
         Self { server, client, public, conn }
     }
 
+    /// The last visitor leaves, and the server closes the session.
+    #[track_caller]
+    fn expect_last(&mut self, mut served: TcpStream) {
+        finish(&served);
+        self.server_fin(E1);
+        self.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
+        self.fin(E1, 0);
+        self.done(E1);
+        assert_eq!(read_all(&mut served), b"");
+        self.client.expect_close(CloseCode::Stopping);
+    }
+
     /// A visitor who has come, said `words`, and been handed to the conn.
     #[track_caller]
     fn visitor(&mut self, words: &[u8]) -> TcpStream {
@@ -225,7 +237,7 @@ fn a_server_is_upgraded_in_order() {
     let mut stage = Stage::set();
     let mut knows =
         RawClient::with(stage.server.ctl(), &Identity { features: LEAVE, ..Identity::new() }).expect("let in");
-    let mut served = stage.visitor(b"served");
+    let served = stage.visitor(b"served");
     let mut lost = connect(knows.tunnel(1));
     let mut successors = Successors::default();
     successors.take(&stage.server.upgrade());
@@ -257,13 +269,7 @@ fn a_server_is_upgraded_in_order() {
     conn.start();
     assert_eq!(conn.wire.bytes(6).expect("the visitor's words"), b"waited");
 
-    finish(&served);
-    stage.server_fin(E1);
-    stage.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
-    stage.fin(E1, 0);
-    stage.done(E1);
-    assert_eq!(read_all(&mut served), b"");
-    stage.client.expect_close(CloseCode::Stopping);
+    stage.expect_last(served);
     assert_eq!(stage.server.exit_code(), 0);
     anew.expect_alive();
 }
@@ -272,18 +278,12 @@ fn a_server_is_upgraded_in_order() {
 #[test]
 fn a_server_stops_in_order() {
     let mut stage = Stage::set();
-    let mut served = stage.visitor(b"served");
+    let served = stage.visitor(b"served");
     stage.server.signal(nix::sys::signal::Signal::SIGTERM);
     stage.client.find("Drain", |msg| matches!(msg, ServerMsg::Drain).then_some(()));
     let newcomer = RawClient::with(stage.server.ctl(), &Identity::new());
     assert_eq!(newcomer.err(), Some(HandshakeRefusal::Stopping));
-    finish(&served);
-    stage.server_fin(E1);
-    stage.conn.wire.send(&ProxyToServer::Started { epoch: E1 });
-    stage.fin(E1, 0);
-    stage.done(E1);
-    assert_eq!(read_all(&mut served), b"");
-    stage.client.expect_close(CloseCode::Stopping);
+    stage.expect_last(served);
     assert_eq!(stage.server.stopped().finished, 1);
 }
 
