@@ -67,12 +67,6 @@ impl Inherited {
         inherited
     }
 
-    /// Whether it is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ctl.is_none() && self.proxy.is_none() && self.public.is_empty()
-    }
-
     /// The way to talk with the process that is being upgraded, if there is one.
     #[must_use]
     pub fn talk(&mut self) -> Option<UnixStream> {

@@ -331,10 +331,13 @@ impl<T, L> ServerMain<T, L> {
         self.handshake_limit.remove(Source::of(from.ip()), token);
     }
 
+    /// The ctl and the proxy port, where they are open.
+    fn doors(&self) -> Vec<Token> {
+        self.slots.iter().filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect()
+    }
+
     fn enqueue_doors(&mut self) {
-        let slots = self.slots.iter();
-        let doors: Vec<_> = slots.filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect();
-        for door in doors {
+        for door in self.doors() {
             self.enqueue(door);
         }
     }

@@ -98,7 +98,10 @@ pub const LEAVE: u64 = 1;
 /// The feature of a client that is a new process, and takes over from one of the same identity that is there.
 // PROTOCOL.md: P-TAKE-1.
 pub const TAKEOVER: u64 = 2;
-/// All features of this version.
+/// The feature that the proofs cover the TLS channel: chosen where there is one.
+// PROTOCOL.md: P-EVO-2.
+pub const CHANNEL: u64 = 4;
+/// The features of this version that are chosen on every connection.
 pub const FEATURES: u64 = LEAVE | TAKEOVER;
 
 /// A client's half of the handshake.
@@ -109,10 +112,6 @@ pub enum ClientHandshake {
     /// Second: proves the token over both hellos.
     Proof(Proof),
 }
-
-/// The feature that the proofs cover the TLS channel.
-// PROTOCOL.md: P-EVO-2.
-pub const CHANNEL: u64 = 4;
 
 /// Who the client is and what it wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -150,10 +150,10 @@ fn read_frames<T, P, S>(
 where
     S: Splice<Stream = T, Pipe = P>,
 {
+    // Where bandwidth is limited, what comes behind the frame waits in the socket for it.
+    let limited = servings.values().any(|serving| serving.max_bandwidth.is_some());
+    let room = if limited { LONGEST_FRAME.min(cx.scratch.len()) } else { cx.scratch.len() };
     while conn.link.port.readable && !matches!(conn.state, State::Active(_)) {
-        // Where bandwidth is limited, what comes behind the frame waits in the socket for it.
-        let limited = servings.values().any(|serving| serving.max_bandwidth.is_some());
-        let room = if !limited { cx.scratch.len() } else { LONGEST_FRAME.min(cx.scratch.len()) };
         let length = match conn.link.port.recv(cx.sys, &mut cx.scratch[..room]) {
             Ok(0) => return Err(AbortCode::ConnLost.into()),
             Ok(n) => n,

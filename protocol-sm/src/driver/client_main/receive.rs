@@ -51,19 +51,10 @@ impl<T> ClientMain<T> {
     // PROTOCOL.md: P-REPL-3.
     pub(super) fn on_broken<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Disconnect) {
         if let Some(index) = self.left.iter().position(|left| left.token == token) {
-            let close = match why {
-                Disconnect::Violation(_) => Some(CloseCode::Violation),
-                Disconnect::Closed(code) => Some(code),
-                Disconnect::Unresolved
-                | Disconnect::Unreachable(_)
-                | Disconnect::NotCproxy
-                | Disconnect::Refused(_)
-                | Disconnect::WrongServer
-                | Disconnect::Unbound
-                | Disconnect::Tls(_)
-                | Disconnect::NoAnswer
-                | Disconnect::Lost
-                | Disconnect::Silent => None,
+            let close = if let Disconnect::Closed(code) = why {
+                Some(code)
+            } else {
+                matches!(why, Disconnect::Violation(_)).then_some(CloseCode::Violation)
             };
             return self.end_left(cx, index, close);
         }

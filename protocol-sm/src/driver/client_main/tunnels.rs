@@ -46,12 +46,13 @@ impl<T> ClientMain<T> {
         which: u32,
         addresses: Vec<SocketAddr>,
     ) {
-        let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
-        let name = self.tunnels.spec(tunnel).filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
-        let serving = self.tunnels.spec(tunnel).map(|spec| spec.serving).unwrap_or_default();
+        let spec = self.tunnels.spec(tunnel);
+        let fixed = spec.is_some_and(|spec| is_address(&spec.local));
+        let name = spec.filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
+        let serving = spec.map(|spec| spec.serving).unwrap_or_default();
+        let sources = spec.map(|spec| spec.local_sources.clone()).unwrap_or_default();
         let client = ClientId(self.settings.client_id);
         let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
-        let sources = self.tunnels.spec(tunnel).map(|spec| spec.local_sources.clone()).unwrap_or_default();
         let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
             let (locals, sources, label) = (locals.to_vec(), sources.clone(), label.clone());

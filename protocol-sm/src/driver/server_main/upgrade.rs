@@ -98,8 +98,7 @@ impl<T, L> ServerMain<T, L> {
         if let Some(Upgrade::Lent { tag: tag @ Some(_) }) = &mut self.upgrade
             && let Some(tag) = tag.take()
         {
-            let doors = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Door(_))).count();
-            cx.sys.tell(ToOperator::Done { tag, count: count + doors });
+            cx.sys.tell(ToOperator::Done { tag, count: count + self.doors().len() });
         }
     }
 
@@ -123,8 +122,7 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-LEAVE-1.
     fn leave<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) -> usize {
         self.begin_drain(cx.now);
-        let doors = self.slots.iter().filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token));
-        for token in doors.collect::<Vec<_>>() {
+        for token in self.doors() {
             if let Some(Slot::Door(door)) = self.slots.remove(token) {
                 cx.sys.unlisten(door.listener);
             }

@@ -27,9 +27,9 @@ pub trait Streams {
     /// Stops reporting, so that another thread can watch the stream.
     fn unwatch(&mut self, stream: &Self::Stream);
 
-    /// Begins to connect, from `from` to `to`, and watches the new stream as `token`. The caller calls [`Streams::take_error`] at once to
-    /// learn whether the connect has ended already: then nothing is reported. Otherwise its end is reported as room to
-    /// write or as an error.
+    /// Begins to connect, from `from` to `to`, and watches the new stream as `token`. The caller calls
+    /// [`Streams::take_error`] at once to learn whether the connect has ended already: then nothing is reported.
+    /// Otherwise its end is reported as room to write or as an error.
     ///
     /// # Errors
     /// The connect failed at once: [`SysError::NoPort`], [`SysError::NoAddress`] of what `from` says, or another.
