@@ -24,7 +24,7 @@ mod watch;
 
 pub use options::{Lie, Options};
 pub use oracle::Races;
-pub use plan::faults;
+pub use plan::{faults, faults_of};
 
 use crate::kernel::Rng;
 use crate::oracle::{Kind, Property, Sometimes};
