@@ -71,6 +71,10 @@ fn seeds_that_failed_once() {
     one(5_464_881);
     // An outer socket that failed while it was to be reset: it was looked at again and again, at one instant.
     one(2_191);
+    // A tunnel that had moved was registered again when it was released.
+    one(40_011_099);
+    // A visitor who was taken back, and then handed over, was looked for in the session before.
+    one(40_005_909);
 }
 
 #[test]

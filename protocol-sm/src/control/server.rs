@@ -260,14 +260,12 @@ impl Control {
         !self.conns.is_empty()
     }
 
-    /// It is to have no tunnel any more, as it has had no ctl_conn for long. Returns the public ports to close, and what
-    /// the client is to be told when it comes back. A port that is being opened is closed by its answer.
+    /// It is to have no tunnel any more, as it has had no ctl_conn for long. A port that is being opened is closed by its
+    /// answer.
     // PROTOCOL.md: P-RES-8.
-    pub fn release(&mut self) -> (Vec<Registration>, Vec<ServerMsg>) {
-        let open = self.open_tunnels().collect();
-        self.waiting.clear();
-        let refused = |tunnel| ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::Released };
-        (open, core::mem::take(&mut self.tunnels).into_keys().map(refused).collect())
+    pub fn release(&mut self) -> Vec<Withdrawn> {
+        let all: Vec<_> = self.tunnels.keys().copied().collect();
+        all.into_iter().filter_map(|tunnel| self.withdraw(tunnel)).collect()
     }
 
     /// A tunnel's name, for logs.
@@ -771,14 +769,15 @@ mod tests {
     }
 
     #[test]
-    fn p_res_8_a_session_that_is_released_has_no_tunnel_left_and_says_so_of_each() {
+    fn p_res_8_a_session_that_is_released_has_no_tunnel_left() {
         let mut control = control("6001-6004", 1);
         let _ = register(&mut control, 1, 6001);
         let _ = control.on_bound(registration(1, 1), opened(6001));
         let _ = register(&mut control, 2, 6002);
-        let told = [1, 2].map(|tunnel| refused(tunnel, TunnelRefusal::Released));
-        assert_eq!(control.release(), (vec![registration(1, 1)], told.into()));
-        assert_eq!(control.release(), (vec![], vec![]));
+        let withdrawn = control.release();
+        let each: Vec<_> = withdrawn.iter().map(|tunnel| (tunnel.tunnel, tunnel.open)).collect();
+        assert_eq!(each, [(TunnelId(1), Some(registration(1, 1))), (TunnelId(2), None)]);
+        assert_eq!(control.release(), []);
         assert_eq!(control.held()[1], (Good::Tunnel, 0));
         let late = Bound { reply: None, close: true, next: None };
         assert_eq!(control.on_bound(registration(2, 2), opened(6002)), late, "what was being opened is closed");

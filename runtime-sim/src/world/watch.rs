@@ -243,7 +243,9 @@ impl World {
                 self.watch.arriving = true;
             }
             Mail::ServerLoop(ToServerLoop::HandOver { from, to }) => {
-                let served: BTreeSet<_> = self.watch.transfers.iter().map(|transfer| transfer.public).collect();
+                // Who was taken back waits again.
+                let served = self.watch.transfers.iter().filter(|transfer| !transfer.struck);
+                let served: BTreeSet<_> = served.map(|transfer| transfer.public).collect();
                 for (&public, &(of, _, visitor)) in &self.watch.taken {
                     let at = self.watch.visitors.get_mut(&(process, visitor)).filter(|_| of == process);
                     if let Some(at) = at.filter(|at| **at == (from.0.0, from.1) && !served.contains(&public)) {

@@ -174,7 +174,9 @@ impl<T, L> ServerMain<T, L> {
             None => ServerMsg::TunnelRefused { tunnel, code },
         };
         self.note_tunnel(cx, key, (name, wanted), &told);
-        self.send(cx, key, told);
+        if code != TunnelRefusal::Released || !planted(PlantedBug::ReleaseUntold) {
+            self.send(cx, key, told);
+        }
     }
 }
 
