@@ -663,3 +663,17 @@ pub struct ToLoop<M> {
     /// The message.
     pub message: M,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_the_first_loops_have_what_is_left_over() {
+        for (total, shares) in [(0, [0, 0, 0]), (1, [1, 0, 0]), (5, [2, 2, 1]), (6, [2, 2, 2])] {
+            assert_eq!([0, 1, 2].map(|loop_index| share(total, loop_index, 3)), shares);
+        }
+        let all: u64 = (0..64).map(|loop_index| u64::from(share(u32::MAX, loop_index, 64))).sum();
+        assert_eq!(all, u64::from(u32::MAX));
+    }
+}
