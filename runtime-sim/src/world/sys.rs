@@ -133,7 +133,10 @@ impl ThreadSys<'_> {
         }
     }
 
+    #[cfg_attr(test, track_caller)]
     fn breach(&mut self, property: Property, what: String) {
+        #[cfg(test)]
+        super::violations::saw(std::panic::Location::caller());
         self.effects.breaches.push((property, what));
     }
 }
@@ -266,14 +269,14 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
+        if self.plan.encrypts(stream.1) {
+            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
+        }
         self.may_splice()?;
         self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.took(stream, moved);
         self.moved(stream, moved, 0);
-        if self.plan.encrypts(stream.1) {
-            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
-        }
         self.effects.sometimes.push(Sometimes::Spliced);
         if self.kernel.is_full(pipe.0) {
             self.effects.sometimes.push(Sometimes::PipeFull);

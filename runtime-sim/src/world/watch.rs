@@ -639,15 +639,24 @@ pub(super) struct Dialled {
     pub(super) epoch: Epoch,
     pub(super) public: SockId,
     pub(super) local: SockId,
+    pub(super) client: usize,
+    /// The conn's socket at the server.
+    pub(super) sock: SockId,
 }
 
 #[cfg(test)]
 impl Watch {
+    /// The conn with this socket at the server is another one.
+    pub(super) fn rename(&mut self, sock: SockId, key: Key) {
+        self.conns.insert(sock, key);
+    }
+
     /// The last one.
     pub(super) fn last_dialled(&self) -> Option<Dialled> {
         let transfer = self.transfers.last()?;
         let (server, session, conn) = transfer.conn;
         let (epoch, public) = (transfer.epoch, transfer.public);
-        transfer.local.map(|local| Dialled { server, session, conn, epoch, public, local })
+        let (local, client, sock) = (transfer.local?, transfer.client?, *self.socks.get(&transfer.conn)?);
+        Some(Dialled { server, session, conn, epoch, public, local, client, sock })
     }
 }
