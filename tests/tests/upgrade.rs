@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 use tempfile::TempDir;
 use tests::programs::{Client, Server, Successors, directory, options};
 use tests::services::Service;
@@ -30,15 +31,24 @@ fn twenty_upgrades_lose_no_visit_and_no_transfer() {
     let mut successors = Successors::default();
     let mut long = Vec::new();
     let mut serving = server.pid();
+    let mut took = Vec::new();
     for _ in 0..UPGRADES {
         let mut visitor = connect(public);
         ping(&mut visitor, b"one that stays");
         long.push(visitor);
+        let asked = Instant::now();
         serving = successors.take(&server.upgrade_of(serving));
+        took.push(asked.elapsed());
         visits.more(5);
         long.iter_mut().for_each(|visitor| ping(visitor, b"is still served"));
     }
     let visits = u64::from(visits.expect_none_failed());
+    took.sort_unstable();
+    println!(
+        "from the question until the next process serves: {:?} (median), {:?} (most)",
+        took[UPGRADES / 2],
+        took[UPGRADES - 1]
+    );
     assert!(server.is_running(), "its transfer has not ended");
     for mut visitor in long {
         ping(&mut visitor, b"to its end");
