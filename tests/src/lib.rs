@@ -44,6 +44,7 @@ pub mod papers;
 pub mod payload;
 pub mod process;
 pub mod programs;
+pub mod scrape;
 pub mod services;
 pub mod soak;
 pub mod sockets;

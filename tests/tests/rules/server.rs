@@ -1,5 +1,6 @@
 //! What the real server does with clients made by hand.
 
+mod crowd;
 mod ends;
 mod guesses;
 mod handshakes;
