@@ -81,12 +81,11 @@ struct Keepalive {
 impl Limits {
     /// Those of the connections between client and server.
     pub(crate) fn new(timings: &Timings) -> Self {
-        let silence = timings.conn_silence();
-        let conn = Keepalive::over(silence);
+        let conn = Keepalive::of_ours(timings);
         Self {
             ctl: timings.heartbeat_timeout.max(CTL_USER_TIMEOUT),
             conn,
-            retry_max: retry_max(silence),
+            retry_max: retry_max(timings.conn_silence()),
             accepted: Some(conn),
             of_visitors: false,
         }
@@ -110,12 +109,14 @@ impl Keepalive {
         Self { idle, interval: KEEPALIVE_INTERVAL, probes: KEEPALIVE_PROBES }
     }
 
-    /// Gives up after `silence`, or a little later.
-    fn over(silence: Duration) -> Self {
-        let left = silence.saturating_sub(CONN_IDLE).as_secs() as u32;
+    /// Of a connection between client and server. It is asked about when the programs themselves should have spoken, and
+    /// given up when its session would be, or a little later.
+    fn of_ours(timings: &Timings) -> Self {
+        let idle = CONN_IDLE.max(timings.probe_after());
+        let left = timings.conn_silence().saturating_sub(idle).as_secs() as u32;
         let interval = KEEPALIVE_INTERVAL.max(Duration::from_secs(left.div_ceil(MOST_PROBES).into()));
         let probes = left.div_ceil(interval.as_secs() as u32).clamp(KEEPALIVE_PROBES, MOST_PROBES);
-        Self { idle: CONN_IDLE, interval, probes }
+        Self { idle, interval, probes }
     }
 }
 
@@ -152,6 +153,11 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &L
         Role::Ctl | Role::Proxy | Role::Public => {}
     }
     dead_path(fd, role, limits);
+}
+
+/// Another pace of keepalive for a connection between client and server, which has been accepted with its listener's.
+pub(super) fn probe(fd: &impl AsFd, timings: &Timings) {
+    keepalive(fd, Keepalive::of_ours(timings));
 }
 
 /// Makes all local ports equal. By itself, connect(2) tries every second port first, all of them: once those are in use
