@@ -37,6 +37,7 @@ pub mod conversation;
 pub mod exchange;
 pub mod foreign;
 pub mod gate;
+pub mod group;
 pub mod leaks;
 pub mod limit;
 pub mod link;

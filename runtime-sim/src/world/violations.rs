@@ -59,7 +59,7 @@ fn in_phase(phase: impl Fn(Phase) -> bool) -> World {
 /// Ten seconds before it is looked whether everything is back at its baseline.
 fn settled() -> World {
     let mut world = in_phase(|phase| phase == Phase::Settling);
-    let timings = &world.plan.scenario.timings;
+    let timings = world.plan.scenario.longest_timings();
     let pause = timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE - Duration::from_secs(10);
     let end = world.now() + pause;
     while world.now() < end {
