@@ -175,6 +175,7 @@ impl Demo {
                 proxy: ProxyAt::AsTold,
                 uplink: Origin::default(),
                 tls_relay: false,
+                frugal: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -95,6 +95,7 @@ impl World {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
             tls_relay: false,
+            frugal: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

@@ -4,7 +4,7 @@
 use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
-use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
+use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
 use crate::visit::Visit;
@@ -21,6 +21,8 @@ use core::time::Duration;
 pub enum Note {
     /// A transfer began.
     Started {
+        /// The session.
+        control: ControlKey,
         /// The conn.
         conn: ConnId,
         /// The number of the transfer on its conn.

@@ -89,6 +89,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         proxy,
         uplink,
         tls_relay,
+        frugal,
         access_log: _,
         timings,
     } = after;
@@ -99,6 +100,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         ("source_addr", before.uplink.address != uplink.address),
         ("bind_interface", before.uplink.interface != uplink.interface),
         ("tls_relay", before.tls_relay != *tls_relay),
+        ("frugal", before.frugal != *frugal),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

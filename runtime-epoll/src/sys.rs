@@ -205,6 +205,10 @@ impl<O> Streams for Linux<O> {
         self.limits = self.limits.with(timings);
     }
 
+    fn probe(&mut self, stream: &Stream, timings: &Timings) {
+        options::probe(stream, timings);
+    }
+
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));

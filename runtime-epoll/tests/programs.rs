@@ -45,6 +45,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

@@ -23,13 +23,14 @@ pub(super) const COMMON: [&str; 17] = [
 ];
 
 /// Keys of `cproxy-client`'s file.
-pub(super) const CLIENT: [&str; 10] = [
+pub(super) const CLIENT: [&str; 11] = [
     "server",
     "proxy_port",
     "proxy_addr",
     "source_addr",
     "bind_interface",
     "client_id",
+    FRUGAL,
     "reconnect_min",
     "reconnect_max",
     "max_proxy_conns",
@@ -81,6 +82,8 @@ pub(crate) const SERVER_AT_START: [&str; 9] = [
 pub(crate) const CLIENT_AT_START: [&str; 6] =
     ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket", "metrics_addr"];
 
+/// Little is sent while nobody visits.
+pub(super) const FRUGAL: &str = "frugal";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
 /// Who may visit.

@@ -155,11 +155,13 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what a session may use. All but `keep` is what its holder may have over all its sessions.
+/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Whose token the client proved to know.
     pub holder: Holder,
+    /// Little is to be sent while nobody visits.
+    pub frugal: bool,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
     /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.

@@ -141,7 +141,6 @@ impl Stream {
         getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
 
-    /// 0 is the end of the stream.
     /// The address that the peer is connected to.
     pub(super) fn own_address(&self) -> SocketAddr {
         let own = getsockname::<SockaddrStorage>(self.fd.as_raw_fd());
@@ -149,6 +148,7 @@ impl Stream {
         SocketAddr::new(own.ip().to_canonical(), own.port())
     }
 
+    /// 0 is the end of the stream.
     pub(super) fn recv(&self, into: &mut [u8]) -> Result<usize, SysError> {
         retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::empty())).map_err(sys_error)
     }

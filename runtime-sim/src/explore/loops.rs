@@ -546,6 +546,7 @@ impl Model for Loops {
             );
         });
         let limits = Limits {
+            frugal: false,
             holder: None,
             keep: config.keep,
             max_waiting: config.max_waiting,

@@ -200,6 +200,7 @@ impl Programs {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

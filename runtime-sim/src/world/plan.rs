@@ -179,6 +179,7 @@ impl Plan {
             no_splice: draw_no_splice(seed),
         };
         scenario.draw_serving(seed);
+        scenario.draw_frugal(seed);
         Self {
             seed,
             scenario,
@@ -230,7 +231,7 @@ impl Plan {
     pub fn options(&self, role: Role) -> Options {
         let (user_timeout, dead_path) = match role {
             Role::Ctl => (Some(Duration::from_secs(30)), RETRIES),
-            Role::Proxy => (None, self.scenario.timings.conn_silence().max(Duration::from_secs(30))),
+            Role::Proxy => (None, self.scenario.longest_timings().conn_silence().max(Duration::from_secs(30))),
             Role::Public | Role::Local => (None, RETRIES),
         };
         Options { user_timeout, dead_path, linger0: true, ..self.foreign() }

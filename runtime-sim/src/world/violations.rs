@@ -75,7 +75,7 @@ fn in_phase(phase: impl Fn(Phase) -> bool) -> World {
 /// Ten seconds before it is looked whether everything is back at its baseline.
 fn settled() -> World {
     let mut world = in_phase(|phase| phase == Phase::Settling);
-    let timings = &world.plan.scenario.timings;
+    let timings = world.plan.scenario.longest_timings();
     let pause = timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE - Duration::from_secs(10);
     let end = world.now() + pause;
     while world.now() < end {
@@ -172,13 +172,13 @@ fn done_twice() -> World {
 /// A visitor who is served is given to a second conn, and dialled for once more.
 fn dialled_twice() -> World {
     let (mut world, it) = carried();
-    let visitor = world.kernel.remote(it.public);
-    world.see_note(it.server, &Note::Started { conn: ConnId(99), epoch: Epoch(1), tunnel: TunnelId(0), visitor });
-    world.watch.rename(it.sock, (it.server, it.session, ConnId(99)));
+    let (control, conn, visitor) = (ControlKey(it.session), ConnId(99), world.kernel.remote(it.public));
+    world.see_note(it.server, &Note::Started { control, conn, epoch: Epoch(1), tunnel: TunnelId(0), visitor });
+    world.watch.rename(it.sock, (it.server, it.session, conn));
     let is_loop = |thread: &&usize| matches!(world.threads[**thread].task, Task::ClientLoop(_));
     let thread = *world.processes[it.client].threads.iter().find(is_loop).expect("a client has a loop");
-    let conn = world.kernel.peer(it.sock);
-    world.see_dials(thread, conn, &[(Role::Local, it.local)]);
+    let last_read = world.kernel.peer(it.sock);
+    world.see_dials(thread, last_read, &[(Role::Local, it.local)]);
     world
 }
 
@@ -192,8 +192,9 @@ fn note(note: &Note) -> World {
 /// A transfer is said to follow the last one on its conn, which goes on.
 fn start(ahead: u32) -> World {
     let (mut world, it) = carried();
-    let (conn, epoch, visitor) = (it.conn, Epoch(it.epoch.0 + ahead), world.kernel.remote(it.public));
-    world.see_note(it.server, &Note::Started { conn, epoch, tunnel: TunnelId(0), visitor });
+    let (epoch, visitor) = (Epoch(it.epoch.0 + ahead), world.kernel.remote(it.public));
+    let (control, tunnel) = (ControlKey(it.session), TunnelId(0));
+    world.see_note(it.server, &Note::Started { control, conn: it.conn, epoch, tunnel, visitor });
     world
 }
 

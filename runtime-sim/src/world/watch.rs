@@ -466,19 +466,17 @@ impl World {
     }
 
     /// A server starts a transfer: its number is the next, and the client is done with the one before.
-    fn see_started(&mut self, process: usize, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
+    fn see_started(&mut self, key: Key, epoch: Epoch, visitor: SocketAddr) {
         if epoch.0 >= 4 {
             self.coverage.saw(Sometimes::ConnReusedThrice);
         }
-        let Some(&(control, _)) = self.watch.visitors.get(&(process, visitor)) else { return };
-        let key = (process, control, conn);
         let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == visitor);
         if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {
             self.watch.transfers.push(Transfer { conn: key, client: None, epoch, public, local: None, struck: false });
         }
         let before = self.watch.started.insert(key, epoch.0).unwrap_or(0);
         if epoch.0 != before + 1 {
-            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {conn:?}"));
+            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {:?}", key.2));
         }
         let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
         let client = peer.and_then(|peer| self.watch.conns.get(&peer)).copied();
@@ -490,7 +488,7 @@ impl World {
             && before > 0
             && !self.watch.dones.contains(&(client, Epoch(before)))
         {
-            let what = format!("{conn:?} {epoch:?}: the client is not done with {before}");
+            let what = format!("{:?} {epoch:?}: the client is not done with {before}", key.2);
             self.fail(Kind::Safety, Property::StartOnlyToIdle, what);
         }
     }
@@ -531,7 +529,10 @@ impl World {
         }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
-            Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),
+            Note::Started { control, conn, epoch, tunnel, visitor } => {
+                self.watch.visitors.insert((process, *visitor), (control.0, *tunnel));
+                self.see_started((process, control.0, *conn), *epoch, *visitor);
+            }
             Note::Finished { egress, ingress, .. } => {
                 if *egress == 0 || *ingress == 0 {
                     self.coverage.saw(Sometimes::ZeroByteHalf);

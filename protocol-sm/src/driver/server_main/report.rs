@@ -106,6 +106,7 @@ impl<T, L> ServerMain<T, L> {
             credential: self.settings.name_of(control.credential),
             peer: *entry.peer,
             state: match entry.attachment() {
+                _ if entry.leaves => SessionState::Leaving,
                 Attachment::Attached(_) => SessionState::Up,
                 Attachment::Detached { .. } | Attachment::Asleep { .. } => SessionState::Detached,
             },

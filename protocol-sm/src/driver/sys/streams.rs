@@ -16,6 +16,9 @@ pub trait Streams {
     /// Connections that are made or accepted from now on may be silent as long as `timings` allow.
     fn keep_to(&mut self, _timings: &Timings) {}
 
+    /// The system asks `stream`'s silent peer for a sign of life as `timings` say, not as those of [`Streams::keep_to`].
+    fn probe(&mut self, _stream: &Self::Stream, _timings: &Timings) {}
+
     /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
     /// is something to read already, that is reported once. Room to write need not be reported until a write has
     /// found none (`WouldBlock`).
