@@ -775,6 +775,24 @@ mod tests {
     }
 
     #[test]
+    fn p_take_2_a_tunnel_is_handed_over_by_its_port_and_where_any_will_do_by_its_name() {
+        let mut control = control("6001-6004", 1);
+        for (tunnel, port, name) in [(1, 6001, "a"), (2, 6002, "b")] {
+            let (limits, ledger) = (TunnelLimits::default(), ledger(&control));
+            let (tunnel, name) = (TunnelId(tunnel), name.into());
+            let msg = ClientMsg::RegisterTunnel { tunnel, public_port: port, name, limits };
+            let _ = control.on_msg(msg, 5, &ledger);
+            let _ = control.on_bound(registration(tunnel.0, u64::from(tunnel.0)), opened(port));
+        }
+        let port = |found: Option<(Registration, SocketAddr)>| found.map(|(_, public)| public.port());
+        assert_eq!(port(control.hand_over("c", 0)), None);
+        assert_eq!(port(control.hand_over("a", 6003)), None);
+        assert_eq!(port(control.hand_over("b", 0)), Some(6002));
+        assert_eq!(port(control.hand_over("b", 6001)), Some(6001));
+        assert_eq!(port(control.hand_over("a", 0)), None, "it is handed over once");
+    }
+
+    #[test]
     fn p_res_8_a_session_that_is_released_has_no_tunnel_left() {
         let mut control = control("6001-6004", 1);
         let _ = register(&mut control, 1, 6001);
