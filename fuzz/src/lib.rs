@@ -17,6 +17,7 @@ mod codec;
 mod config;
 mod model;
 mod net;
+mod passage;
 mod preface;
 mod server;
 mod tape;
@@ -25,6 +26,7 @@ pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
 pub use model::tape;
+pub use passage::passage;
 pub use preface::preface;
 pub use server::server;
 
@@ -32,10 +34,11 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
+    ("passage", passage),
     ("server", server),
     ("client", client),
     ("config", config),

@@ -4,6 +4,7 @@
 use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
+use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::sources::SourceLists;
@@ -384,6 +385,16 @@ impl ProxyAt {
         }
         server
     }
+
+    /// The same for a proxy that is asked for it, where the server's ctl port is at `server`.
+    #[must_use]
+    pub fn target(self, server: &Target, told: u16) -> Target {
+        match self {
+            Self::AsTold => server.at_port(told),
+            Self::Port(port) => server.at_port(port),
+            Self::Address(address) => address.into(),
+        }
+    }
 }
 
 /// The client's settings.
@@ -402,6 +413,8 @@ pub struct ClientSettings {
     pub proxy: ProxyAt,
     /// Where connections to the server begin.
     pub uplink: Origin,
+    /// The proxy that they go through, if one is in between.
+    pub outbound: Option<OutboundProxy>,
     /// TLS ends at a relay in front of the server: the proofs do not cover its channel.
     pub tls_relay: bool,
     /// Little is to be sent while nobody visits; `timings` are [`Timings::frugal`] then.

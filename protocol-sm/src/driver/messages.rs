@@ -11,6 +11,7 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, ServerSettings, Serving, Timings};
@@ -304,8 +305,8 @@ pub enum ToClientLoop {
     Open {
         /// Where the connection begins.
         from: Origin,
-        /// The server's address.
-        to: SocketAddr,
+        /// Where it goes.
+        to: Destination,
         /// Its number.
         conn: ConnId,
         /// The session that it belongs to.

@@ -199,6 +199,7 @@ impl Programs {
         ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
             frugal: false,
             client_id: [7; 16],

@@ -316,6 +316,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
         uplink: Origin::default(),
+        outbound: None,
         tls_relay: false,
         frugal: spec.frugal,
         client_id: [u8::try_from(identity).expect("few clients"); 16],

@@ -60,7 +60,8 @@ pub trait Streams {
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
     /// The channel by which what `stream` carries is encrypted; `None` in the clear. On an accepted stream this is known
-    /// once something has been received.
+    /// once something has been received. On one that was made here the first call begins it: what was sent and received
+    /// before is in the clear.
     ///
     /// # Errors
     /// [`SysError::WouldBlock`] while the channel is being made: its end is reported as readiness. Or how the connection
