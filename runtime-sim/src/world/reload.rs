@@ -194,6 +194,7 @@ impl World {
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
+            | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }

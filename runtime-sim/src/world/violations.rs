@@ -250,6 +250,13 @@ fn broken(property: Property) -> World {
             let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
             note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
         }
+        Property::VisitorsAreNamed => {
+            let (mut world, it) = carried();
+            world.plan.fronted = true;
+            let visitor = world.kernel.remote(it.public);
+            world.see_note(it.server, &Note::Started { conn: it.conn, epoch: Epoch(1), tunnel: TunnelId(0), visitor });
+            world
+        }
         Property::BandwidthKept => {
             let (mut world, it) = carried();
             world.throttles.limit(it.public, (it.server, Some(it.session), 0), NonZeroU64::new(4096));
