@@ -463,6 +463,8 @@ pub enum Dropped {
     TooOften,
     /// As many visitors of its source address are there already as are allowed to be.
     SourceFull,
+    /// It came from a trusted proxy, and no valid PROXY header in time.
+    NoHeader,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -479,6 +481,10 @@ impl fmt::Display for Dropped {
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::SourceFull => "max_connections_per_source visitors from its address are there already",
+            Self::NoHeader => {
+                "it is one of `trusted_proxies`, and sent no valid PROXY header; switch that on there (haproxy: send-proxy, \
+                 nginx: proxy_protocol on), or take it off the list"
+            }
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

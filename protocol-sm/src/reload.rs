@@ -119,6 +119,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         max_sessions,
         budget: _,
         advertise_proxy_port,
+        trusted_proxies,
         tls_required: _,
         access_log: _,
         timings,
@@ -131,6 +132,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         ("max_handshakes_per_source", before.max_handshakes_per_source != *max_handshakes_per_source),
         ("max_sessions", before.max_sessions != *max_sessions),
         ("advertise_proxy_port", before.advertise_proxy_port != *advertise_proxy_port),
+        ("trusted_proxies", before.trusted_proxies != *trusted_proxies),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

@@ -7,7 +7,7 @@ use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::sources::SourceLists;
+use crate::sources::{Network, SourceLists};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -268,6 +268,9 @@ pub struct ServerSettings {
     pub budget: Budget,
     /// The proxy port that clients are told, where it is mapped to another number on the way (default: the real one).
     pub advertise_proxy_port: Option<u16>,
+    /// Relays in front of the server: connections from there begin with a PROXY header that says who is behind them
+    /// (default: none).
+    pub trusted_proxies: Vec<Network>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Each visit leaves a record at its end (default: none does).
@@ -318,6 +321,7 @@ impl Default for ServerSettings {
             max_sessions: 4096,
             budget: Budget::default(),
             advertise_proxy_port: None,
+            trusted_proxies: Vec::new(),
             tls_required: false,
             access_log: false,
             timings: Timings::default(),

@@ -251,6 +251,14 @@ impl<O> Streams for Linux<O> {
         Ok(Received { bytes, drained: bytes < into.len() && !urgent })
     }
 
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        stream.peek(into)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        stream.skip(bytes);
+    }
+
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         let sent = match stream.tls.get() {
             Some(session) => self.secure.send(stream, session, from),

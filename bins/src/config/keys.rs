@@ -40,11 +40,12 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 24] = [
+pub(super) const SERVER: [&str; 25] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
+    TRUSTED_PROXIES,
     "allow_ports",
     "max_tunnels",
     "max_connections",
@@ -92,6 +93,8 @@ pub(super) const OUTBOUND_PROXY: &str = "outbound_proxy";
 pub(super) const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
+/// Relays in front of the server.
+pub(super) const TRUSTED_PROXIES: &str = "trusted_proxies";
 /// Who may visit.
 pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 /// Who may not.

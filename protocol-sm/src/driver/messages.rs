@@ -15,6 +15,7 @@ use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, ServerSettings, Serving, Timings};
+use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -470,6 +471,8 @@ pub enum ToListener {
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),
+    /// Visitors that come from these networks from now on say who they are.
+    Trust(Vec<Network>),
     /// Who may visit a tunnel is changed.
     Admit {
         /// The session, by the server's key.

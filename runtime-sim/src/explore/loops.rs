@@ -360,6 +360,7 @@ impl Loops {
                     | Dropped::SourceDenied
                     | Dropped::TooOften
                     | Dropped::SourceFull
+                    | Dropped::NoHeader
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");

@@ -226,7 +226,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<Door>::new(plan.scenario.loop_count, visitors),
+        Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
         Listener::assert_consistent,
         inbox,
     );

@@ -196,6 +196,7 @@ impl World {
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
+            | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
