@@ -85,7 +85,7 @@ proptest! {
             prop_assert_eq!(egress.budget(room).take, room);
             prop_assert_eq!([budget.forward, egress.budget(room).forward].map(|held| held as u128), [taken - forwarded; 2]);
             let n = budget.take.min(part);
-            let held = usize::try_from(taken - forwarded).unwrap();
+            let held = usize::try_from(taken - forwarded).expect("it was held");
             let Some(held) = held.checked_add(n) else { continue };
             ingress.on_taken(n);
             egress.on_taken(n);
@@ -103,7 +103,7 @@ proptest! {
         rate in prop_oneof![Just(LEAST), Just(MOST), LEAST..1 << 34],
         steps in vec((later(), 0..3_usize), 1..60),
     ) {
-        let rate = NonZeroU64::new(rate).unwrap();
+        let rate = NonZeroU64::new(rate).expect("not 0");
         let (mut buckets, mut now, mut given) = (Buckets::default(), Instant::ZERO + Duration::from_secs(1), Vec::new());
         let mut waiting = BTreeSet::new();
         for (pause, loop_index) in steps {

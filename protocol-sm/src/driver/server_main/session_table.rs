@@ -504,3 +504,6 @@ impl SessionTable {
         assert_eq!(self.graces.len(), detached, "M4: no grace without its session");
     }
 }
+
+#[cfg(test)]
+mod tests;
