@@ -11,9 +11,11 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, ServerSettings, Serving, Timings};
+use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -305,8 +307,8 @@ pub enum ToClientLoop {
     Open {
         /// Where the connection begins.
         from: Origin,
-        /// The server's address.
-        to: SocketAddr,
+        /// Where it goes.
+        to: Destination,
         /// Its number.
         conn: ConnId,
         /// The session that it belongs to.
@@ -470,6 +472,8 @@ pub enum ToListener {
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),
+    /// Visitors that come from these networks from now on say who they are.
+    Trust(Vec<Network>),
     /// Who may visit a tunnel is changed.
     Admit {
         /// The session, by the server's key.

@@ -22,6 +22,7 @@ use protocol_sm::budget::Budget;
 use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
+use protocol_sm::sources::Network;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Scenario {
     pub no_pipe: u64,
     /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
     pub no_splice: u64,
+    /// Who speaks for visitors, in front of the server.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Limits that are far above what a simulation loads, made small enough to be met.
@@ -185,6 +188,7 @@ impl Scenario {
             budget: self.budget(),
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
+            trusted_proxies: self.trusted_proxies.clone(),
             access_log: true,
             timings: self.timings.clone(),
             ..ServerSettings::default()

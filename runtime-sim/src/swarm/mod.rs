@@ -51,12 +51,13 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 43] = [
+pub const UNSEEN: [Sometimes; 44] = [
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
+    Sometimes::HeaderRefused,
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,

@@ -150,6 +150,7 @@ impl Plan {
             short_calls: if rng.chance(60) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);

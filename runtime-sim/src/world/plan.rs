@@ -83,6 +83,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// Whether a token is configured.
     pub token: bool,
+    /// Visitors come through a relay, which says who they are.
+    pub fronted: bool,
     /// Where each client runs.
     pub places: Vec<Place>,
     /// Accept queue of each tunnel's service.
@@ -177,6 +179,7 @@ impl Plan {
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);
@@ -184,6 +187,7 @@ impl Plan {
             seed,
             scenario,
             token,
+            fronted: Rng::new(seed ^ 0xf207_7ed0).chance(15),
             places,
             backlogs,
             faults,
@@ -223,7 +227,7 @@ impl Plan {
             timings: unhurried(),
             ..plan.scenario
         };
-        Self { scenario, faults: Vec::new(), fault_count: 0, ..plan }
+        Self { scenario, fronted: false, faults: Vec::new(), fault_count: 0, ..plan }
     }
 
     /// How production sets up a socket of this role.

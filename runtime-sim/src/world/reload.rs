@@ -43,6 +43,7 @@ impl World {
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
@@ -195,6 +196,7 @@ impl World {
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
+            | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }

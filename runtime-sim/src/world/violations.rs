@@ -251,6 +251,13 @@ fn broken(property: Property) -> World {
             let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
             note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
         }
+        Property::VisitorsAreNamed => {
+            let (mut world, it) = carried();
+            world.plan.fronted = true;
+            let (visitor, control, tunnel) = (world.kernel.remote(it.public), ControlKey(it.session), TunnelId(0));
+            world.see_note(it.server, &Note::Started { control, conn: it.conn, epoch: Epoch(1), tunnel, visitor });
+            world
+        }
         Property::BandwidthKept => {
             let (mut world, it) = carried();
             world.throttles.limit(it.public, (it.server, Some(it.session), 0), NonZeroU64::new(4096));

@@ -1,5 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
+use super::actors::Actor;
 use super::reload::Reloading;
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
@@ -394,7 +395,7 @@ impl World {
         }
         let patience = self.plan.scenario.timings.reset_linger;
         let impatient = lingering.is_none_or(|since| self.now().since(since) < patience);
-        let came = self.kernel.received(other);
+        let came = self.kernel.received(other) - self.visits.skipped(other);
         if written < came && impatient {
             let what = format!("{which}: {written} of {came} bytes");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
@@ -427,6 +428,9 @@ impl World {
             self.see_moved(sock, read, written);
         }
         self.visits.on_shut(&effects.shut);
+        for &(sock, bytes) in &effects.skipped {
+            self.visits.on_skipped(sock, bytes);
+        }
         for &(sock, visitor) in &effects.accepted {
             self.visits.on_accepted(process, visitor, sock);
         }
@@ -468,9 +472,15 @@ impl World {
         if epoch.0 >= 4 {
             self.coverage.saw(Sometimes::ConnReusedThrice);
         }
-        let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == visitor);
+        let at = self.in_truth(visitor);
+        let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == at);
+        let is_named = |actor: &Actor| actor.front.as_ref().is_some_and(|it| it.introduces() && it.name == visitor);
+        let unnamed = self.plan.fronted && !came.is_some_and(is_named);
         if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {
             self.watch.transfers.push(Transfer { conn: key, client: None, epoch, public, local: None, struck: false });
+        }
+        if unnamed {
+            self.fail(Kind::Safety, Property::VisitorsAreNamed, format!("{visitor} is served"));
         }
         let before = self.watch.started.insert(key, epoch.0).unwrap_or(0);
         if epoch.0 != before + 1 {
@@ -495,12 +505,13 @@ impl World {
         match why {
             Dropped::WaitedTooLong => {
                 self.coverage.saw(Sometimes::WaiterTimedOut);
-                self.watch.waited_too_long.insert(visitor);
+                self.watch.waited_too_long.insert(self.in_truth(visitor));
             }
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
             Dropped::SourceFull => self.coverage.saw(Sometimes::SourceFull),
+            Dropped::NoHeader => self.coverage.saw(Sometimes::HeaderRefused),
             Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
         }
     }

@@ -38,6 +38,9 @@ impl<T, L> ServerMain<T, L> {
             let timings = self.settings.timings.clone();
             self.keep_to(cx, &timings);
         }
+        if before.trusted_proxies != self.settings.trusted_proxies {
+            cx.sys.tell(ToListener::Trust(self.settings.trusted_proxies.clone()));
+        }
         changes.sessions_ended = self.end_revoked(cx);
         let keys: Vec<_> = self.sessions.keys().collect();
         for &key in &keys {
