@@ -326,5 +326,5 @@ fn pools_agree(stage: &Stage) -> bool {
     let sockets = |who| stage.orders.with_status(who, |status| status.loop_sockets);
     let clients = stage.plan.scenario.clients.len();
     let theirs: usize = (0..clients).map(|client| sockets(Cast::client(client))).sum();
-    theirs == sockets(SERVER) && theirs >= clients * stage.plan.scenario.idle_conns as usize
+    theirs == sockets(SERVER) && theirs >= stage.plan.scenario.pools().sum()
 }
