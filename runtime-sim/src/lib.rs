@@ -89,6 +89,7 @@
 //! | OldReport | - | - | 27, BooksAgree | - | what a program tells of itself was true between the question and the answer |
 //! | TakenOverUntold | - | - | 4, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 389, NoUnprovokedReset | - | without a fault nothing is reset or refused |
+//! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

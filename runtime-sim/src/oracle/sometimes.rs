@@ -115,11 +115,13 @@ pub enum Sometimes {
     UpgradeFailed,
     TakenOver,
     TakenOverWithTransfers,
+    ProxyPassed,
+    ProxyRefused,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 107] = [
+    pub const ALL: [Self; 109] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -227,6 +229,8 @@ impl Sometimes {
         Self::UpgradeFailed,
         Self::TakenOver,
         Self::TakenOverWithTransfers,
+        Self::ProxyPassed,
+        Self::ProxyRefused,
     ];
 }
 

@@ -14,6 +14,7 @@ mod faults;
 mod forgotten;
 mod phases;
 mod plan;
+mod proxy;
 mod reload;
 mod silence;
 mod sys;
