@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 44] = [
+pub const UNSEEN: [Sometimes; 46] = [
+    Sometimes::ProxyPassed,
+    Sometimes::ProxyRefused,
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
