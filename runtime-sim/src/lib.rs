@@ -90,6 +90,7 @@
 //! | TakenOverUntold | - | - | 4, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 389, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
+//! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

@@ -157,7 +157,8 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its sessions.
+/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
+/// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Whose token the client proved to know.

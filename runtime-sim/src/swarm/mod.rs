@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 44] = [
+pub const UNSEEN: [Sometimes; 46] = [
+    Sometimes::ProxyPassed,
+    Sometimes::ProxyRefused,
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
@@ -326,5 +328,5 @@ fn pools_agree(stage: &Stage) -> bool {
     let sockets = |who| stage.orders.with_status(who, |status| status.loop_sockets);
     let clients = stage.plan.scenario.clients.len();
     let theirs: usize = (0..clients).map(|client| sockets(Cast::client(client))).sum();
-    theirs == sockets(SERVER) && theirs >= clients * stage.plan.scenario.idle_conns as usize
+    theirs == sockets(SERVER) && theirs >= stage.plan.scenario.pools().sum()
 }

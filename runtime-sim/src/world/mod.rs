@@ -15,6 +15,7 @@ mod forgotten;
 mod fronts;
 mod phases;
 mod plan;
+mod proxy;
 mod reload;
 mod silence;
 mod sys;
