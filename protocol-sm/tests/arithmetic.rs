@@ -1,5 +1,5 @@
-//! The arithmetic below the machines, at its edges: windows, rates, budgets and bandwidth against what they are to be, in
-//! wider numbers.
+//! The arithmetic below the machines, at its edges: windows, rates, budgets and bandwidth against what they are to be,
+//! in wider numbers.
 
 use core::num::NonZeroU64;
 use core::time::Duration;
@@ -32,7 +32,9 @@ fn size() -> impl Strategy<Value = usize> {
 proptest! {
     /// Each number is taken once, unless it is too old or leaps too far.
     #[test]
-    fn a_window_takes_what_it_should(steps in vec((any::<bool>(), near(&[0, 1, ReplayWindow::SPAN, ReplayWindow::LEAP])), 1..80)) {
+    fn a_window_takes_what_it_should(
+        steps in vec((any::<bool>(), near(&[0, 1, ReplayWindow::SPAN, ReplayWindow::LEAP])), 1..80),
+    ) {
         let (mut window, mut taken, mut highest) = (ReplayWindow::default(), BTreeSet::new(), 0_u64);
         for (ahead, by) in steps {
             let n = if ahead { highest.saturating_add(by) } else { highest.saturating_sub(by) };
@@ -83,7 +85,8 @@ proptest! {
             let budget = ingress.budget(room);
             prop_assert_eq!(budget.take as u128, (room as u128).min(u128::from(total) - taken));
             prop_assert_eq!(egress.budget(room).take, room);
-            prop_assert_eq!([budget.forward, egress.budget(room).forward].map(|held| held as u128), [taken - forwarded; 2]);
+            let held = [budget.forward, egress.budget(room).forward].map(|held| held as u128);
+            prop_assert_eq!(held, [taken - forwarded; 2]);
             let n = budget.take.min(part);
             let held = usize::try_from(taken - forwarded).expect("it was held");
             let Some(held) = held.checked_add(n) else { continue };
@@ -104,8 +107,8 @@ proptest! {
         steps in vec((later(), 0..3_usize), 1..60),
     ) {
         let rate = NonZeroU64::new(rate).expect("not 0");
-        let (mut buckets, mut now, mut given) = (Buckets::default(), Instant::ZERO + Duration::from_secs(1), Vec::new());
-        let mut waiting = BTreeSet::new();
+        let (mut buckets, mut waiting, mut given) = (Buckets::default(), BTreeSet::new(), Vec::new());
+        let mut now = Instant::ZERO + Duration::from_secs(1);
         for (pause, loop_index) in steps {
             now = now + pause;
             if waiting.insert(loop_index) {
