@@ -48,10 +48,6 @@ const NEVER: &[(&str, &[&str])] = &[
         "nobody in a ring guesses so often from one address; tests/tests/rules/server/guesses.rs has somebody who does",
         &["ToClient Refused: TooManyFailures"],
     ),
-    (
-        "few sessions sleep until their ports are another's; ring 1 walks through it, and tests/tests/frozen_peer.rs",
-        &["ToClient TunnelRefused: Released"],
-    ),
     ("the server of a ring has room for all of its clients", &["ToClient Refused: Full"]),
     (
         "the clients of a ring ask for few ports, which are allowed and free; protocol_sm::control::server has a test",
