@@ -174,6 +174,7 @@ impl Demo {
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
                 uplink: Origin::default(),
+                outbound: None,
                 tls_relay: false,
                 frugal: false,
                 client_id: *b"quickstart------",

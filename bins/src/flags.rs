@@ -4,6 +4,7 @@ use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
+use crate::outbound::Given;
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use runtime_epoll::ScopedIp;
@@ -156,6 +157,10 @@ pub struct ClientFlags {
     /// commas in between, while its key is changed
     #[arg(long, value_name = "sha256:…", value_delimiter = ',')]
     pub tls_pin: Vec<Pin>,
+    /// Go through this proxy to the server: http://HOST:PORT, socks5://HOST:PORT, or `environment` for the one in
+    /// HTTPS_PROXY or ALL_PROXY. One that wants a password belongs into CPROXY_OUTBOUND_PROXY or a file
+    #[arg(long, value_name = "URL|environment")]
+    pub outbound_proxy: Option<Given>,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,

@@ -94,6 +94,7 @@ impl World {
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
             frugal: false,
             client_id: [1; 16],

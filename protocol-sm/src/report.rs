@@ -124,6 +124,8 @@ pub struct SessionReport {
     pub credential: Option<String>,
     /// The other side's address: the last one where there is no connection now.
     pub peer: Option<SocketAddr>,
+    /// On a client: the proxy that has this address, if one is in between.
+    pub through: Option<String>,
     /// Whether there is a ctl_conn.
     pub state: SessionState,
     /// On a client without a ctl_conn: why, as a sentence.

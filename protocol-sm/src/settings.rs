@@ -4,9 +4,10 @@
 use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
+use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::sources::SourceLists;
+use crate::sources::{Network, SourceLists};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -267,6 +268,9 @@ pub struct ServerSettings {
     pub budget: Budget,
     /// The proxy port that clients are told, where it is mapped to another number on the way (default: the real one).
     pub advertise_proxy_port: Option<u16>,
+    /// Relays in front of the server: connections from there begin with a PROXY header that says who is behind them
+    /// (default: none).
+    pub trusted_proxies: Vec<Network>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Each visit leaves a record at its end (default: none does).
@@ -317,6 +321,7 @@ impl Default for ServerSettings {
             max_sessions: 4096,
             budget: Budget::default(),
             advertise_proxy_port: None,
+            trusted_proxies: Vec::new(),
             tls_required: false,
             access_log: false,
             timings: Timings::default(),
@@ -384,6 +389,16 @@ impl ProxyAt {
         }
         server
     }
+
+    /// The same for a proxy that is asked for it, where the server's ctl port is at `server`.
+    #[must_use]
+    pub fn target(self, server: &Target, told: u16) -> Target {
+        match self {
+            Self::AsTold => server.at_port(told),
+            Self::Port(port) => server.at_port(port),
+            Self::Address(address) => address.into(),
+        }
+    }
 }
 
 /// The client's settings.
@@ -402,6 +417,8 @@ pub struct ClientSettings {
     pub proxy: ProxyAt,
     /// Where connections to the server begin.
     pub uplink: Origin,
+    /// The proxy that they go through, if one is in between.
+    pub outbound: Option<OutboundProxy>,
     /// TLS ends at a relay in front of the server: the proofs do not cover its channel.
     pub tls_relay: bool,
     /// Little is to be sent while nobody visits; `timings` are [`Timings::frugal`] then.

@@ -206,16 +206,32 @@ impl Notes {
             Note::Stale { conn } => {
                 tracing::debug!(event = "stale_message", conn = conn.0, "message about something gone, ignored");
             }
-            Note::SessionUp { client, credential, from, resumed } => {
+            Note::SessionUp { client, credential, from, through, resumed } => {
+                let way = through.as_ref().map_or(String::new(), |proxy| format!(" through {proxy}"));
+                let outbound_proxy = through;
                 let (peer_ip, peer_port) = peer(from);
                 self.sessions.line(|suppressed| {
                     if resumed {
                         tracing::info!(
-                            event = "session_resumed", %peer_ip, peer_port, %client, credential, suppressed, "session resumed"
+                            event = "session_resumed",
+                            %peer_ip,
+                            peer_port,
+                            %client,
+                            credential,
+                            outbound_proxy,
+                            suppressed,
+                            "session resumed{way}"
                         );
                     } else {
                         tracing::info!(
-                            event = "session_began", %peer_ip, peer_port, %client, credential, suppressed, "session began"
+                            event = "session_began",
+                            %peer_ip,
+                            peer_port,
+                            %client,
+                            credential,
+                            outbound_proxy,
+                            suppressed,
+                            "session began{way}"
                         );
                     }
                 });
@@ -391,8 +407,8 @@ impl Notes {
                 );
             }),
             // The pause keeps this one rare by itself.
-            Note::Reconnecting { server, why, pause } => {
-                let (sentence, pause) = (why.sentence(&server), seconds(pause));
+            Note::Reconnecting { server, through, why, pause } => {
+                let (sentence, pause) = (why.sentence(&server, through.as_deref()), seconds(pause));
                 if why.is_lasting() {
                     tracing::error!(event = "server_refuses", server, pause, "{sentence}; trying again after a pause");
                 } else {

@@ -32,6 +32,7 @@
 //! | hitting the descriptor limit left both spinning | all of `fd_limit` |
 //! | 32-bit byte counts wrapped | `beyond_4_gib::counts_do_not_wrap_at_32_bits` |
 pub mod bench;
+pub mod between;
 pub mod cable;
 pub mod conversation;
 pub mod exchange;

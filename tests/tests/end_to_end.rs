@@ -68,6 +68,7 @@ mod time_limits;
 mod tls;
 mod tls_relay;
 mod tokens;
+mod trusted_proxies;
 mod unread_output;
 mod upgrade;
 mod uplinks;

@@ -109,17 +109,20 @@ pub enum Sometimes {
     PortClosed,
     PortClosedWithTransfers,
     HeaderSplit,
+    HeaderRefused,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
     UpgradeFailed,
     TakenOver,
     TakenOverWithTransfers,
+    ProxyPassed,
+    ProxyRefused,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 107] = [
+    pub const ALL: [Self; 110] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -221,12 +224,15 @@ impl Sometimes {
         Self::PortClosed,
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
+        Self::HeaderRefused,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,
         Self::UpgradeFailed,
         Self::TakenOver,
         Self::TakenOverWithTransfers,
+        Self::ProxyPassed,
+        Self::ProxyRefused,
     ];
 }
 

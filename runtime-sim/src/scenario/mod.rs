@@ -22,6 +22,7 @@ use protocol_sm::budget::Budget;
 use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
+use protocol_sm::sources::Network;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Scenario {
     pub no_pipe: u64,
     /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
     pub no_splice: u64,
+    /// Who speaks for visitors, in front of the server.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Limits that are far above what a simulation loads, made small enough to be met.
@@ -134,6 +137,12 @@ impl Scenario {
         self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
     }
 
+    /// Idle conns that the server keeps of each client.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = usize> {
+        let idle_conns = self.idle_conns as usize;
+        self.clients.iter().map(move |client| if client.frugal { idle_conns.min(1) } else { idle_conns })
+    }
+
     /// Deadlines of a client.
     pub(crate) fn timings_of(&self, client: usize) -> Timings {
         self.timings.of(self.clients[client].frugal)
@@ -179,6 +188,7 @@ impl Scenario {
             budget: self.budget(),
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
+            trusted_proxies: self.trusted_proxies.clone(),
             access_log: true,
             timings: self.timings.clone(),
             ..ServerSettings::default()

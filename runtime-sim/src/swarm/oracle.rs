@@ -150,7 +150,7 @@ impl Oracle {
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
                 Dropped::SourceFull => self.saw(Sometimes::SourceFull),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::NoHeader => {}
             },
             Note::TakenBack { conn, epoch, lost, .. } => {
                 self.ended((*conn, *epoch));

@@ -226,7 +226,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<Door>::new(plan.scenario.loop_count, visitors),
+        Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
         Listener::assert_consistent,
         inbox,
     );
@@ -316,6 +316,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
         uplink: Origin::default(),
+        outbound: None,
         tls_relay: false,
         frugal: spec.frugal,
         client_id: [u8::try_from(identity).expect("few clients"); 16],

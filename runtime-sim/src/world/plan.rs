@@ -6,6 +6,7 @@ use crate::scenario::{
     draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
+use protocol_sm::outbound::Scheme;
 use protocol_sm::settings::Timings;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// Whether a token is configured.
     pub token: bool,
+    /// Visitors come through a relay, which says who they are.
+    pub fronted: bool,
     /// Where each client runs.
     pub places: Vec<Place>,
     /// Accept queue of each tunnel's service.
@@ -177,6 +180,7 @@ impl Plan {
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);
@@ -184,6 +188,7 @@ impl Plan {
             seed,
             scenario,
             token,
+            fronted: Rng::new(seed ^ 0xf207_7ed0).chance(15),
             places,
             backlogs,
             faults,
@@ -202,6 +207,13 @@ impl Plan {
     #[must_use]
     pub fn encrypts(&self, role: Role) -> bool {
         self.seed % 4 == 1 && matches!(role, Role::Ctl | Role::Proxy)
+    }
+
+    /// How the clients ask the proxy that is between them and the server, if one is.
+    #[must_use]
+    pub fn outbound(&self) -> Option<Scheme> {
+        let mut rng = Rng::new(self.seed ^ 0x0b0d_4e55);
+        rng.chance(15).then(|| if rng.chance(50) { Scheme::Http } else { Scheme::Socks5 })
     }
 
     /// Visitors of [`Plan::bench`].
@@ -223,7 +235,7 @@ impl Plan {
             timings: unhurried(),
             ..plan.scenario
         };
-        Self { scenario, faults: Vec::new(), fault_count: 0, ..plan }
+        Self { scenario, fronted: false, faults: Vec::new(), fault_count: 0, ..plan }
     }
 
     /// How production sets up a socket of this role.

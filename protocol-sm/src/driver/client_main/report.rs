@@ -88,6 +88,7 @@ impl<T> ClientMain<T> {
             credential: None,
             peer: self.server_at,
             state,
+            through: self.through(),
             error: None,
             age_ms: millis(now.since(since)),
             conns,
@@ -102,7 +103,7 @@ impl<T> ClientMain<T> {
             (false, None) => SessionState::Connecting,
         };
         let mut own = session(state, self.story.since, conns_of(&|serial| !self.is_left(serial)));
-        own.error = self.story.why.map(|why| why.sentence(&self.server));
+        own.error = self.story.why.map(|why| why.sentence(&self.server, self.through().as_deref()));
         let left = self
             .left
             .iter()

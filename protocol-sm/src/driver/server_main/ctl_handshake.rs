@@ -357,7 +357,7 @@ impl<T, L> ServerMain<T, L> {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
         }
         let credential = self.settings.name_of(control.credential);
-        cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, resumed });
+        cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, through: None, resumed });
         self.enqueue(token);
     }
 

@@ -38,6 +38,9 @@ impl<T, L> ServerMain<T, L> {
             let timings = self.settings.timings.clone();
             self.keep_to(cx, &timings);
         }
+        if before.trusted_proxies != self.settings.trusted_proxies {
+            cx.sys.tell(ToListener::Trust(self.settings.trusted_proxies.clone()));
+        }
         changes.sessions_ended = self.end_revoked(cx);
         let keys: Vec<_> = self.sessions.keys().collect();
         for &key in &keys {
@@ -184,7 +187,9 @@ impl<T, L> ServerMain<T, L> {
             None => ServerMsg::TunnelRefused { tunnel, code },
         };
         self.note_tunnel(cx, key, (name, wanted), &told);
-        self.send(cx, key, told);
+        if code != TunnelRefusal::Released || !planted(PlantedBug::ReleaseUntold) {
+            self.send(cx, key, told);
+        }
     }
 }
 
