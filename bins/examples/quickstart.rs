@@ -176,6 +176,7 @@ impl Demo {
                 uplink: Origin::default(),
                 outbound: None,
                 tls_relay: false,
+                frugal: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -162,6 +162,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         None => ClientFile::default(),
     };
     put_over(&flags.common, &mut file.common, &mut file.timings);
+    let frugal = flags.frugal.unwrap_or(file.frugal);
     if let Some(local) = &flags.local_server {
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
@@ -238,8 +239,9 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             uplink: file.uplink,
             outbound,
             tls_relay: file.tls.relay,
+            frugal,
             access_log: false,
-            timings: file.timings,
+            timings: file.timings.of(frugal),
         },
         tls: encryption.flatten(),
     };

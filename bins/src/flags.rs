@@ -150,6 +150,9 @@ pub struct ClientFlags {
     /// machine and the tunnels]
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
+    /// Send little while nobody visits, where each byte is paid for: below 1 MB a day
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub frugal: Option<bool>,
     /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts; several with
     /// commas in between, while its key is changed
     #[arg(long, value_name = "sha256:…", value_delimiter = ',')]

@@ -96,6 +96,7 @@ impl World {
             uplink: Origin::default(),
             outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

@@ -46,7 +46,7 @@ pub fn server(data: &[u8]) {
 struct World {
     net: Net,
     main: ServerMain<Stream, Listening>,
-    listener: Listener<Listening>,
+    listener: Listener<Stream, Listening>,
     event_loop: ServerLoop<Stream, Pipe>,
     secret: Secret,
     timings: Timings,
@@ -111,7 +111,7 @@ impl World {
         let mut world = Self {
             net: Net::default(),
             main: ServerMain::new(settings, 1, SocketAddr::new(LOCAL, 0)),
-            listener: Listener::new(1, u32::MAX),
+            listener: Listener::new(1, u32::MAX, Vec::new()),
             event_loop: ServerLoop::new(0, timings.clone()),
             secret,
             timings,

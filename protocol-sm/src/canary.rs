@@ -103,13 +103,15 @@ pub enum PlantedBug {
     LeftSessionCut,
     /// A client is not told that another process of it took over.
     TakenOverUntold,
+    /// A visitor from a trusted proxy goes on under the proxy's address.
+    NameForgotten,
     /// A client goes on as if a proxy had let it through, and has not read its answer.
     ProxyNotAwaited,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -156,6 +158,7 @@ impl PlantedBug {
         Self::OldReport,
         Self::LeftSessionCut,
         Self::TakenOverUntold,
+        Self::NameForgotten,
         Self::ProxyNotAwaited,
     ];
 }

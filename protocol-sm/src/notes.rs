@@ -4,7 +4,7 @@
 use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
-use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
+use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
 use crate::outbound::{Destination, PassageFailure};
 use crate::reload::Changes;
 use crate::sys_error::SysError;
@@ -22,6 +22,8 @@ use core::time::Duration;
 pub enum Note {
     /// A transfer began.
     Started {
+        /// The session.
+        control: ControlKey,
         /// The conn.
         conn: ConnId,
         /// The number of the transfer on its conn.
@@ -461,6 +463,8 @@ pub enum Dropped {
     TooOften,
     /// As many visitors of its source address are there already as are allowed to be.
     SourceFull,
+    /// It came from a trusted proxy, and no valid PROXY header in time.
+    NoHeader,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -477,6 +481,10 @@ impl fmt::Display for Dropped {
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::SourceFull => "max_connections_per_source visitors from its address are there already",
+            Self::NoHeader => {
+                "it is one of `trusted_proxies`, and sent no valid PROXY header; switch that on there (haproxy: send-proxy, \
+                 nginx: proxy_protocol on), or take it off the list"
+            }
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

@@ -90,6 +90,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         uplink,
         outbound,
         tls_relay,
+        frugal,
         access_log: _,
         timings,
     } = after;
@@ -101,6 +102,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         ("bind_interface", before.uplink.interface != uplink.interface),
         ("outbound_proxy", before.outbound != *outbound),
         ("tls_relay", before.tls_relay != *tls_relay),
+        ("frugal", before.frugal != *frugal),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }
@@ -117,6 +119,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         max_sessions,
         budget: _,
         advertise_proxy_port,
+        trusted_proxies,
         tls_required: _,
         access_log: _,
         timings,
@@ -129,6 +132,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         ("max_handshakes_per_source", before.max_handshakes_per_source != *max_handshakes_per_source),
         ("max_sessions", before.max_sessions != *max_sessions),
         ("advertise_proxy_port", before.advertise_proxy_port != *advertise_proxy_port),
+        ("trusted_proxies", before.trusted_proxies != *trusted_proxies),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

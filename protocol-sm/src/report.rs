@@ -32,7 +32,8 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// It was asked to stop, and lets transfers finish.
     pub stopping: bool,
-    /// The server's sessions, the oldest first; on a client its own, which is there even while it has no connection.
+    /// The server's sessions, the oldest first; on a client its own, which is there even while it has no connection, and
+    /// then those that it has left.
     pub sessions: Vec<SessionReport>,
     /// What became of visitors.
     pub visitors: VisitorReport,
@@ -147,6 +148,8 @@ pub enum SessionState {
     Detached,
     /// A client that has no session.
     Connecting,
+    /// It lets its transfers finish: another process of the client, or of the server, has the tunnels.
+    Leaving,
 }
 
 impl SessionState {
@@ -157,6 +160,7 @@ impl SessionState {
             Self::Up => "up",
             Self::Detached => "detached",
             Self::Connecting => "connecting",
+            Self::Leaving => "leaving",
         }
     }
 }

@@ -86,7 +86,7 @@ impl Notes {
     /// forge a line. `peer_ip` is the first field behind the event's name, where a fail2ban filter finds it.
     pub(crate) fn take(&mut self, note: Note) {
         match note {
-            Note::Started { conn, epoch, tunnel, visitor } => {
+            Note::Started { conn, epoch, tunnel, visitor, .. } => {
                 let (peer_ip, peer_port) = peer(visitor);
                 let (conn, epoch, tunnel_id) = (conn.0, epoch.0, tunnel.0);
                 tracing::debug!(event = "transfer_started", %peer_ip, peer_port, conn, epoch, tunnel_id, "transfer started");

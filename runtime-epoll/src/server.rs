@@ -18,6 +18,7 @@ use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Dropped, Owner, Strategy, SysError, Tell, listener};
 use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
+use protocol_sm::sources::Network;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -58,6 +59,8 @@ pub struct Server {
     listen: DriverSlot<ToListener>,
     /// Visitors that it may have at once.
     visitors: u32,
+    /// Whose visitors say who they are.
+    trusted: Vec<Network>,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -197,6 +200,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), answers };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let visitors = config.settings.budget.visitors;
+    let trusted = config.settings.trusted_proxies.clone();
     let driver = ServerMain::new(config.settings, lane_count, bind_at);
     let mut main = Worker::new(main, out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
@@ -218,6 +222,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
             operator,
             listen,
             visitors,
+            trusted,
             loop_count,
             hosts,
             held: std::mem::take(&mut inherited.public),
@@ -284,6 +289,7 @@ impl Server {
             main_address,
             listen,
             visitors,
+            trusted,
             loop_count,
             hosts,
             held,
@@ -295,8 +301,8 @@ impl Server {
             ..
         } = self;
         let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
-        let mut listener =
-            Worker::new(listen, out, listener::Listener::<Listener>::new(loop_count.len(), visitors), clock);
+        let driver = listener::Listener::<Stream, Listener>::new(loop_count.len(), visitors, trusted);
+        let mut listener = Worker::new(listen, out, driver, clock);
         listener.sys.set_limits(Limits::for_visitors(&timings));
         listener.sys.notes().record_visits(access_log.clone());
         listener.sys.lend_to(lent);

@@ -212,6 +212,10 @@ impl<O> Streams for Linux<O> {
         self.limits = self.limits.with(timings);
     }
 
+    fn probe(&mut self, stream: &Stream, timings: &Timings) {
+        options::probe(stream, timings);
+    }
+
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));
@@ -245,6 +249,14 @@ impl<O> Streams for Linux<O> {
         }
         let bytes = stream.recv(into)?;
         Ok(Received { bytes, drained: bytes < into.len() && !urgent })
+    }
+
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        stream.peek(into)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        stream.skip(bytes);
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {

@@ -46,6 +46,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             uplink: Origin::default(),
             outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

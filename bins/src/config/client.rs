@@ -28,6 +28,8 @@ pub struct ClientFile {
     pub outbound: Option<OutboundSource>,
     /// Who this client is, in the user's words.
     pub client_id: Option<String>,
+    /// Little is to be sent while nobody visits.
+    pub frugal: bool,
     /// proxy_conns open at once.
     pub max_proxy_conns: u32,
     /// Deadlines and intervals.
@@ -64,6 +66,7 @@ impl Default for ClientFile {
             uplink: Origin::default(),
             outbound: None,
             client_id: None,
+            frugal: false,
             max_proxy_conns: 16_384,
             timings: Timings::default(),
             tunnels: Vec::new(),
@@ -113,6 +116,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
+    file.frugal = top.boolean(keys::FRUGAL).unwrap_or(false);
     file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);
@@ -299,6 +303,7 @@ mod tests {
             work_thread_nums = 2
             # Instead of proxy_port:
             proxy_addr = "192.0.2.1:18090"
+            frugal = true
             max_proxy_conns = 7
             source_addr = "192.0.2.9"
             bind_interface = "wg0"
@@ -332,7 +337,7 @@ mod tests {
         let token = TokenSource::File { path: "/etc/token".into(), named_by: "client.toml:4: `token_file`".into() };
         assert_eq!(file.common.tokens, [token]);
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
-        assert_eq!(file.max_proxy_conns, 7);
+        assert_eq!((file.frugal, file.max_proxy_conns), (true, 7));
         assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
         let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
         assert_eq!(file.uplink, uplink);

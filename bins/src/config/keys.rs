@@ -23,7 +23,7 @@ pub(super) const COMMON: [&str; 17] = [
 ];
 
 /// Keys of `cproxy-client`'s file.
-pub(super) const CLIENT: [&str; 12] = [
+pub(super) const CLIENT: [&str; 13] = [
     "server",
     "proxy_port",
     "proxy_addr",
@@ -32,6 +32,7 @@ pub(super) const CLIENT: [&str; 12] = [
     OUTBOUND_PROXY,
     OUTBOUND_PROXY_FILE,
     "client_id",
+    FRUGAL,
     "reconnect_min",
     "reconnect_max",
     "max_proxy_conns",
@@ -39,11 +40,12 @@ pub(super) const CLIENT: [&str; 12] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 24] = [
+pub(super) const SERVER: [&str; 25] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
+    TRUSTED_PROXIES,
     "allow_ports",
     "max_tunnels",
     "max_connections",
@@ -83,12 +85,16 @@ pub(crate) const SERVER_AT_START: [&str; 9] = [
 pub(crate) const CLIENT_AT_START: [&str; 6] =
     ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket", "metrics_addr"];
 
+/// Little is sent while nobody visits.
+pub(super) const FRUGAL: &str = "frugal";
 /// The proxy on the way to the server.
 pub(super) const OUTBOUND_PROXY: &str = "outbound_proxy";
 /// The file that names it.
 pub(super) const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
+/// Relays in front of the server.
+pub(super) const TRUSTED_PROXIES: &str = "trusted_proxies";
 /// Who may visit.
 pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 /// Who may not.

@@ -6,35 +6,40 @@
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 //!
 //! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
+//!
+//! A visitor that comes from a trusted proxy waits here until its header has said who it is ([`Unnamed`]).
 
 mod check;
+mod deal;
 mod held;
 mod route;
+mod unnamed;
 
 use super::inherit::{Given, Owner};
-use super::messages::{Arrival, ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
+use super::messages::{ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
+use super::timers::Timers;
 use super::totals::Totals;
+use super::unnamed::Unnamed;
 use crate::binds::Binds;
-use crate::crowd::{Crowd, Guest};
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
 use crate::report::{Counted, Counts, ListenerPart};
-use crate::sources::Source;
+use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
-use crate::visit::Begun;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use deal::Deal;
 use held::Held;
 use route::{Member, Route};
+use unnamed::Waiting;
 
 /// Connections accepted on one port before others get their turn.
 const BATCH: usize = 64;
@@ -43,13 +48,15 @@ const TRIES: usize = 4;
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// See the module. `L` is a listener.
+/// See the module. `T` is a stream, `L` a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Listener<L> {
-    /// Visitors that each event loop has.
-    loads: Vec<u32>,
-    crowd: Crowd,
-    ports: Slab<PublicPort<L>>,
+pub struct Listener<T, L> {
+    deal: Deal,
+    slots: Slab<Slot<T, L>>,
+    /// Who may say for whom it speaks.
+    trusted: Vec<Network>,
+    /// By when those that wait must have said who they are.
+    timers: Timers,
     /// Behind which public port a tunnel stands.
     port_of: BTreeMap<(ControlKey, Registration), Token>,
     /// Public ports that are to be opened.
@@ -60,10 +67,12 @@ pub struct Listener<L> {
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
-    totals: Totals,
-    /// What became of those among `totals`.
-    dropped: Counted<Counts<Dropped>>,
-    turned_away: Counts<Dropped>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Slot<T, L> {
+    Port(Box<PublicPort<L>>),
+    Waiting(Box<Waiting<T>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,46 +101,67 @@ enum Upgrade {
     No,
     /// It has copies of the ports: none is opened meanwhile.
     Lent,
+    /// The same, but somebody was accepted of whom it is not known yet who it is.
+    Pausing,
     /// It is to accept next: nobody is accepted here.
     Paused,
 }
 
-impl<L> Listener<L> {
-    /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most.
+impl<T, L> Listener<T, L> {
+    /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most. Those that come from
+    /// `trusted` say who they are.
     #[must_use]
-    pub fn new(loop_count: usize, visitors: u32) -> Self {
+    pub fn new(loop_count: usize, visitors: u32, trusted: Vec<Network>) -> Self {
         Self {
-            loads: vec![0; loop_count],
-            crowd: Crowd::new(visitors),
-            ports: Slab::default(),
+            deal: Deal::new(loop_count, visitors),
+            slots: Slab::default(),
+            trusted,
+            timers: Timers::default(),
             port_of: BTreeMap::new(),
             binds: Binds::default(),
             held: Held::default(),
             upgrade: Upgrade::No,
             busy: VecDeque::new(),
             paused_until: None,
-            totals: Totals::default(),
-            dropped: Counted::default(),
-            turned_away: Counts::default(),
         }
     }
 
     /// Visitors that came and were dropped at once.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.deal.totals
     }
 
     /// Visitors that it turned away because of their source address or their rate: they are not among the totals.
     #[must_use]
     pub fn turned_away(&self) -> Counts<Dropped> {
-        self.turned_away
+        self.deal.turned_away
     }
 
     /// Public ports that are open.
     #[must_use]
     pub fn ports(&self) -> usize {
-        self.ports.len()
+        self.public_ports().count()
+    }
+
+    /// Sockets of visitors that it owns.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.timers.len()
+    }
+
+    fn public_ports(&self) -> impl Iterator<Item = (Token, &PublicPort<L>)> {
+        self.slots.iter().filter_map(|(token, slot)| match slot {
+            Slot::Port(port) => Some((token, &**port)),
+            Slot::Waiting(_) => None,
+        })
+    }
+
+    fn public_port(&mut self, token: Token) -> Option<&mut PublicPort<L>> {
+        match self.slots.get_mut(token)? {
+            Slot::Port(port) => Some(port),
+            Slot::Waiting(_) => None,
+        }
     }
 
     /// Public ports that another process has left, and that wait for their tunnels.
@@ -167,15 +197,15 @@ impl<L> Listener<L> {
     {
         let &Bind { control, registration, ref owner, mut at, ref gate, .. } = bind;
         at.set_port(port);
-        let Self { ports, held, .. } = self;
+        let Self { slots, held, .. } = self;
         let mut real = None;
-        let token = ports.insert_with(|token| {
+        let token = slots.insert_with(|token| {
             let (listener, address) = held.listen(cx.sys, at, owner, token)?;
             real = Some(address);
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
             let given = Given::Public { port: address.port(), owner: owner.clone() };
-            Ok(PublicPort { listener, given, route, queued: false })
+            Ok(Slot::Port(Box::new(PublicPort { listener, given, route, queued: false })))
         })?;
         self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
@@ -184,21 +214,31 @@ impl<L> Listener<L> {
     /// Closes a tunnel's public port, unless another tunnel stands behind it, too.
     fn close<S>(&mut self, sys: &mut S, control: ControlKey, registration: Registration)
     where
-        S: Listen<Listener = L>,
+        S: Listen<Stream = T, Listener = L>,
     {
         if let Some(token) = self.port_of.remove(&(control, registration))
-            && let Some(port) = self.ports.get_mut(token)
+            && let Some(port) = self.public_port(token)
             && port.route.remove(control, registration)
-            && let Some(port) = self.ports.remove(token)
         {
+            self.close_port(sys, token);
+        }
+    }
+
+    /// Closes a public port. Whoever has not said yet who it is goes with it.
+    fn close_port<S>(&mut self, sys: &mut S, token: Token)
+    where
+        S: Listen<Stream = T, Listener = L>,
+    {
+        if let Some(Slot::Port(port)) = self.slots.remove(token) {
             sys.unlisten(port.listener);
         }
+        self.forget_waiting(sys, token);
     }
 
     /// Closes all public ports of a session. Whether there were any.
     fn close_all<S>(&mut self, sys: &mut S, control: ControlKey) -> bool
     where
-        S: Listen<Listener = L>,
+        S: Listen<Stream = T, Listener = L>,
     {
         self.binds.remove(|bind| bind.control == control);
         let first = Registration { tunnel: TunnelId(0), serial: 0 };
@@ -222,15 +262,15 @@ impl<L> Listener<L> {
         registration: Registration,
         gate: Gate,
     ) where
-        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         let from = (former.control, former.registration);
         let token = self.port_of.remove(&from).expect("an open tunnel has its public port");
         self.port_of.insert((control, registration), token);
-        let port = self.ports.get_mut(token).expect("it is open");
+        let port = self.public_port(token).expect("it is open");
         port.route.pass_on(from, Member { control, registration, gate, turned_away: Counted::default() });
         let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
-        for loop_index in 0..self.loads.len() {
+        for loop_index in 0..self.deal.loop_count() {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
         }
         cx.sys.tell(FromListener::Bound { control, registration, bound: Ok(former.public) });
@@ -240,7 +280,7 @@ impl<L> Listener<L> {
     fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
         if let Some(&token) = self.port_of.get(&(control, registration)) {
-            if let Some(member) = self.ports.get_mut(token).and_then(|port| port.route.member(control, registration)) {
+            if let Some(member) = self.public_port(token).and_then(|port| port.route.member(control, registration)) {
                 gate.follow(&mut member.gate);
                 member.gate = *gate;
             }
@@ -251,7 +291,7 @@ impl<L> Listener<L> {
 
     /// Nobody is accepted now.
     fn rests(&self) -> bool {
-        self.paused_until.is_some() || self.upgrade == Upgrade::Paused
+        self.paused_until.is_some() || matches!(self.upgrade, Upgrade::Pausing | Upgrade::Paused)
     }
 
     /// Public ports that another process has left, each under the address where it listens. `until`: so long they wait
@@ -263,33 +303,41 @@ impl<L> Listener<L> {
 
     fn on_upgrade<S>(&mut self, cx: &mut Cx<'_, S>, step: Step)
     where
-        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         match step {
             Step::Lend => {
                 self.upgrade = Upgrade::Lent;
-                self.ports.iter().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
-                let count = self.ports.len() + self.held.lend(cx.sys);
+                self.public_ports().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
+                let count = self.ports() + self.held.lend(cx.sys);
                 cx.sys.tell(FromListener::Lent { count });
             }
             Step::Settle => {
-                self.upgrade = Upgrade::Paused;
-                // By the way that visitors take: behind the last of them.
-                for loop_index in 0..self.loads.len() {
-                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
-                }
+                self.upgrade = Upgrade::Pausing;
+                self.settle(cx.sys);
             }
             Step::Leave => {
                 self.binds.remove(|_| true);
                 self.port_of.clear();
-                for token in self.ports.keys().collect::<Vec<_>>() {
-                    if let Some(port) = self.ports.remove(token) {
-                        cx.sys.unlisten(port.listener);
-                    }
+                for token in self.public_ports().map(|(token, _)| token).collect::<Vec<_>>() {
+                    self.close_port(cx.sys, token);
                 }
                 self.held.close(cx.sys);
             }
             Step::GoOn => self.upgrade = Upgrade::No,
+        }
+    }
+
+    /// Tells the loops that nobody comes any more, by the way that visitors take: behind the last of them.
+    fn settle<S>(&mut self, sys: &mut S)
+    where
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        if self.upgrade == Upgrade::Pausing && self.waiting() == 0 {
+            self.upgrade = Upgrade::Paused;
+            for loop_index in 0..self.deal.loop_count() {
+                sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
+            }
         }
     }
 
@@ -299,13 +347,13 @@ impl<L> Listener<L> {
     where
         S: Listen + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
-        for loop_index in 0..self.loads.len() {
+        for loop_index in 0..self.deal.loop_count() {
             sys.tell(ToLoop { loop_index, message: ToServerLoop::CloseTunnel { control, tunnel } });
         }
     }
 
     fn enqueue(&mut self, token: Token) {
-        if let Some(port) = self.ports.get_mut(token)
+        if let Some(port) = self.public_port(token)
             && !port.queued
         {
             port.queued = true;
@@ -315,45 +363,24 @@ impl<L> Listener<L> {
 
     fn accept<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
-        S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Self { ports, loads, crowd, totals, dropped, turned_away: all_turned_away, .. } = self;
-        let Some(PublicPort { listener, route, .. }) = ports.get_mut(token) else { return };
+        let Self { slots, deal, trusted, .. } = self;
+        let Some(Slot::Port(port)) = slots.get_mut(token) else { return };
+        let PublicPort { listener, route, .. } = &mut **port;
         let now = cx.now;
+        let mut unnamed = Vec::new();
         let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
-            let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate, ref mut turned_away } =
-                route.resolve();
-            if let Err(why) = gate.admit(now, from.ip()) {
-                all_turned_away.add(why);
-                **turned_away += 1;
-                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
-                return sys.reset(stream);
+            // PROTOCOL.md: P-FRONT-1.
+            if trusted.iter().any(|network| network.contains(from.ip())) {
+                unnamed.push(Unnamed::new(stream, from, now));
+            } else {
+                deal.visitor(sys, now, route.resolve(), stream, from);
             }
-            let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
-            if let Err(why) = crowd.enter(guest, gate.per_source) {
-                totals.visitors += 1;
-                totals.aborted += 1;
-                dropped.add(why);
-                **turned_away += 1;
-                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
-                return sys.reset(stream);
-            }
-            let loop_index = least_loaded(loads);
-            loads[loop_index] += 1;
-            let message = ToServerLoop::Visitor(Arrival {
-                control,
-                tunnel,
-                stream,
-                from,
-                guest,
-                tunnel_max: gate.max_connections,
-                label: gate.label.clone(),
-                left: loads.len() - 1,
-            });
-            sys.tell(ToLoop { loop_index, message });
         });
+        for unnamed in unnamed {
+            self.wait_for_name(cx, token, unnamed);
+        }
         match end {
             Ok(false) => return,
             Ok(true) => {}
@@ -366,9 +393,9 @@ impl<L> Listener<L> {
     }
 }
 
-impl<L, S> Driver<S> for Listener<L>
+impl<T, L, S> Driver<S> for Listener<T, L>
 where
-    S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
 {
     type Message = ToListener;
 
@@ -382,23 +409,18 @@ where
             }
             ToListener::Upgrade(step) => self.on_upgrade(cx, step),
             ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::Trust(trusted) => self.trusted = trusted,
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
-                let members = self.ports.iter().flat_map(|(_, port)| port.route.members());
+                let members = self.public_ports().flat_map(|(_, port)| port.route.members());
                 let tunnels =
                     members.map(|member| (member.control, member.registration.tunnel, *member.turned_away)).collect();
-                let (dropped, turned_away) = (*self.dropped, self.turned_away);
+                let (dropped, turned_away) = (*self.deal.dropped, self.deal.turned_away);
                 let part = ListenerPart { dropped, turned_away, tunnels };
                 cx.sys.tell(FromListener::Report(Box::new(part)));
             }
-            ToListener::Moved { from, to } => {
-                self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
-                self.loads[to] += 1;
-            }
-            ToListener::Left { loop_index, guest } => {
-                self.loads[loop_index] = self.loads[loop_index].checked_sub(1).expect("who left had come");
-                self.crowd.leave(guest);
-            }
+            ToListener::Moved { from, to } => self.deal.moved(from, to),
+            ToListener::Left { loop_index, guest } => self.deal.left(loop_index, guest),
             ToListener::Close { control, registration } => {
                 self.close(cx.sys, control, registration);
                 self.tell_closed(cx.sys, control, Some(registration.tunnel));
@@ -410,7 +432,7 @@ where
             }
             ToListener::Retire { control } => {
                 self.close_all(cx.sys, control);
-                for loop_index in 0..self.loads.len() {
+                for loop_index in 0..self.deal.loop_count() {
                     cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Retire { control } });
                 }
             }
@@ -418,7 +440,9 @@ where
     }
 
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, _ready: Readiness) {
-        if self.rests() {
+        if matches!(self.slots.get(token), Some(Slot::Waiting(_))) {
+            self.hear(cx, token);
+        } else if self.rests() {
             self.enqueue(token);
         } else {
             self.accept(cx, token);
@@ -430,11 +454,14 @@ where
             self.paused_until = None;
         }
         self.held.on_deadline(cx.now, cx.sys);
+        while let Some(token) = self.timers.pop_due(cx.now) {
+            self.on_waited(cx, token, Dropped::NoHeader);
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let binds = self.binds.next_deadline().filter(|_| self.upgrade == Upgrade::No);
-        [self.paused_until, binds, self.held.next_deadline()].into_iter().flatten().min()
+        [self.paused_until, binds, self.held.next_deadline(), self.timers.next()].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -444,7 +471,7 @@ where
                 return;
             }
             let Some(token) = self.busy.pop_front() else { return };
-            if let Some(port) = self.ports.get_mut(token) {
+            if let Some(port) = self.public_port(token) {
                 port.queued = false;
                 self.accept(cx, token);
             }
@@ -454,15 +481,6 @@ where
     fn is_busy(&self) -> bool {
         self.binds.is_due() && self.upgrade == Upgrade::No || !self.rests() && !self.busy.is_empty()
     }
-}
-
-/// The event loop that gets the next visitor.
-fn least_loaded(loads: &[u32]) -> usize {
-    // The last of a row of visitors, one after the other, may not be quite gone when the next one comes.
-    if loads.iter().sum::<u32>() <= 1 {
-        return 0;
-    }
-    (0..loads.len()).min_by_key(|&loop_index| loads[loop_index]).unwrap_or(0)
 }
 
 /// Accepts up to [`BATCH`] connections. `Ok(true)`: more may wait. `Err`: the system has no room for more now.
@@ -482,22 +500,4 @@ pub(crate) fn accept_batch<S: Listen>(
         }
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_visitor_stays_with_the_first_loop_and_others_go_where_the_fewest_are() {
-        let mut loads = [0; 3];
-        let dealt: Vec<_> = (0..6)
-            .map(|_| {
-                let loop_index = least_loaded(&loads);
-                loads[loop_index] += 1;
-                loop_index
-            })
-            .collect();
-        assert_eq!(dealt, [0, 0, 1, 2, 1, 2]);
-    }
 }

@@ -22,6 +22,7 @@ pub mod sys;
 pub mod thread;
 mod timers;
 mod totals;
+mod unnamed;
 mod view;
 
 pub use crate::dead_path::Unacked;

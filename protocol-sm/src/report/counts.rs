@@ -60,6 +60,7 @@ reasons!(Dropped {
     SourceDenied => "source_denied",
     TooOften => "too_often",
     SourceFull => "source_full",
+    NoHeader => "no_header",
     Gone => "gone",
     Resources => "resources",
 });

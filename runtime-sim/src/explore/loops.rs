@@ -360,6 +360,7 @@ impl Loops {
                     | Dropped::SourceDenied
                     | Dropped::TooOften
                     | Dropped::SourceFull
+                    | Dropped::NoHeader
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -547,6 +548,7 @@ impl Model for Loops {
             );
         });
         let limits = Limits {
+            frugal: false,
             holder: None,
             keep: config.keep,
             max_waiting: config.max_waiting,

@@ -150,7 +150,7 @@ pub(super) struct State {
     net: Net,
     main: Part<ServerMain<Stream, Door>>,
     loop_index: Part<ServerLoop<Stream, Pipe>>,
-    listener: Part<Listener<Door>>,
+    listener: Part<Listener<Stream, Door>>,
     to_main: VecDeque<ToServerMain<Stream>>,
     to_loop: VecDeque<ToServerLoop<Stream>>,
     to_listener: VecDeque<ToListener>,
@@ -201,6 +201,7 @@ impl Programs {
             uplink: Origin::default(),
             outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
@@ -273,7 +274,11 @@ impl Programs {
         }
     }
 
-    fn listener(state: &mut State, story: &mut Story, call: impl FnOnce(&mut Listener<Door>, &mut Cx<'_, Kernel<'_>>)) {
+    fn listener(
+        state: &mut State,
+        story: &mut Story,
+        call: impl FnOnce(&mut Listener<Stream, Door>, &mut Cx<'_, Kernel<'_>>),
+    ) {
         let told = drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call);
         state.listener.assert_consistent();
         for told in told {
@@ -373,6 +378,7 @@ impl Programs {
                     | Dropped::SourceDenied
                     | Dropped::TooOften
                     | Dropped::SourceFull
+                    | Dropped::NoHeader
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -533,7 +539,7 @@ impl Programs {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0))),
             loop_index: Part::new(ServerLoop::new(0, timings)),
-            listener: Part::new(Listener::new(1, u32::MAX)),
+            listener: Part::new(Listener::new(1, u32::MAX, Vec::new())),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),

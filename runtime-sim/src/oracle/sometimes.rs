@@ -109,6 +109,7 @@ pub enum Sometimes {
     PortClosed,
     PortClosedWithTransfers,
     HeaderSplit,
+    HeaderRefused,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -121,7 +122,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 109] = [
+    pub const ALL: [Self; 110] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -223,6 +224,7 @@ impl Sometimes {
         Self::PortClosed,
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
+        Self::HeaderRefused,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

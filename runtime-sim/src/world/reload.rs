@@ -48,12 +48,13 @@ impl World {
             uplink: Origin::default(),
             outbound: self.plan.outbound().map(outbound),
             tls_relay: false,
+            frugal: self.plan.scenario.clients[client].frugal,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
             access_log: true,
-            timings: self.plan.scenario.timings.clone(),
+            timings: self.plan.scenario.timings_of(client),
         };
         ClientReload { server, settings, reconnect: false }
     }
@@ -197,6 +198,7 @@ impl World {
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(_)
+            | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }

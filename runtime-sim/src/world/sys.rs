@@ -91,6 +91,8 @@ pub(super) struct Effects {
     pub(super) accepted: Vec<(SockId, SocketAddr)>,
     /// Bytes read from outer sockets, and written to them.
     pub(super) moved: Vec<(SockId, usize, usize)>,
+    /// Bytes of headers that were taken off public sockets.
+    pub(super) skipped: Vec<(SockId, usize)>,
     /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
     pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
@@ -138,7 +140,10 @@ impl ThreadSys<'_> {
         }
     }
 
+    #[cfg_attr(test, track_caller)]
     fn breach(&mut self, property: Property, what: String) {
+        #[cfg(test)]
+        super::violations::saw(std::panic::Location::caller());
         self.effects.breaches.push((property, what));
     }
 }
@@ -187,6 +192,16 @@ impl Streams for ThreadSys<'_> {
         }
         self.took(stream, bytes);
         Ok(Received { bytes, drained: bytes < into.len() })
+    }
+
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        Ok(self.kernel.peek(stream.0, into)?)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        // A reset has taken them: the next call tells.
+        let _ = self.kernel.recv(stream.0, &mut vec![0; bytes]);
+        self.effects.skipped.push((stream.0, bytes));
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
@@ -278,14 +293,14 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
+        if self.plan.encrypts(stream.1) {
+            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
+        }
         self.may_splice()?;
         self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.took(stream, moved);
         self.moved(stream, moved, 0);
-        if self.plan.encrypts(stream.1) {
-            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
-        }
         self.effects.sometimes.push(Sometimes::Spliced);
         if self.kernel.is_full(pipe.0) {
             self.effects.sometimes.push(Sometimes::PipeFull);

@@ -16,7 +16,8 @@ use crate::outbound::{Passage, PassageFailure};
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER, ToServer,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER,
+    ToServer,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -153,11 +154,13 @@ impl<T> ClientMain<T> {
                 // A session stays bound to the channels of its connections, or not.
                 let control = self.control.as_ref().filter(|control| control.secret().is_bound() == channel.is_some());
                 let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
+                let of = |feature, is: bool| if is { feature } else { 0 };
+                let frugal = of(FRUGAL, self.settings.frugal);
                 let hello = ClientHello {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE | if is_new { TAKEOVER } else { 0 } | if channel.is_some() { CHANNEL } else { 0 },
+                    features: LEAVE | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());

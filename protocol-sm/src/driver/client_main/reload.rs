@@ -30,8 +30,8 @@ impl<T> ClientMain<T> {
             changes.settings.push("server");
         }
         let detours = self.settings.outbound != new.settings.outbound;
-        let proves = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay);
-        let differs = proves(&self.settings) != proves(&new.settings) || self.settings.uplink != new.settings.uplink;
+        let says = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay, settings.frugal);
+        let differs = says(&self.settings) != says(&new.settings) || self.settings.uplink != new.settings.uplink;
         let anew = moves || detours || *reconnect || differs;
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);

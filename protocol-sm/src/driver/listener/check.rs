@@ -1,10 +1,10 @@
 //! The listening thread's tables agree with each other, after every event: for tests and simulations.
 
 use super::super::messages::ControlKey;
-use super::Listener;
+use super::{Listener, Slot};
 use crate::ids::Registration;
 
-impl<L> Listener<L> {
+impl<T, L> Listener<T, L> {
     /// The registrations whose public ports are open.
     pub fn registrations(&self) -> impl Iterator<Item = (ControlKey, Registration)> {
         self.port_of.keys().copied()
@@ -21,10 +21,10 @@ impl<L> Listener<L> {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
-        self.crowd.assert_consistent();
-        assert_eq!(self.crowd.total(), self.loads.iter().sum::<u32>(), "each visitor is with an event loop");
+        self.deal.crowd.assert_consistent();
+        assert_eq!(self.deal.crowd.total(), self.deal.load(), "each visitor is with an event loop");
         let (mut members, mut queued) = (0, 0);
-        for (token, port) in self.ports.iter() {
+        for (token, port) in self.public_ports() {
             assert!(!port.route.members().is_empty(), "a public port leads to a tunnel");
             for member in port.route.members() {
                 let found = self.port_of.get(&(member.control, member.registration));
@@ -43,7 +43,7 @@ impl<L> Listener<L> {
             let of_session = self.binds.iter().filter(|other| other.control == bind.control).count();
             assert_eq!(of_session, 1, "a session opens one port at a time");
         }
-        let live = self.busy.iter().filter(|&&token| self.ports.get(token).is_some()).count();
+        let live = self.busy.iter().filter(|&&token| matches!(self.slots.get(token), Some(Slot::Port(_)))).count();
         assert_eq!(live, queued, "whoever is queued knows it");
     }
 }

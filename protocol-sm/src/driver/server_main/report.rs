@@ -107,6 +107,7 @@ impl<T, L> ServerMain<T, L> {
             peer: *entry.peer,
             through: None,
             state: match entry.attachment() {
+                _ if entry.leaves => SessionState::Leaving,
                 Attachment::Attached(_) => SessionState::Up,
                 Attachment::Detached { .. } | Attachment::Asleep { .. } => SessionState::Detached,
             },
