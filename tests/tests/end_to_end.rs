@@ -46,6 +46,7 @@ mod proxy_protocol;
 mod python_client;
 mod rates;
 mod real_services;
+mod recipes;
 mod refusal;
 mod refused_calls;
 mod relays;
