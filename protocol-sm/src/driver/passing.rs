@@ -32,6 +32,8 @@ pub(crate) fn pass<S: Streams>(
             Ok(0) => return Err(PassageFailure::Closed),
             Ok(read) => {
                 if passage.on_bytes(&bytes[..read])? {
+                    // What stands behind the answer may be there already, and no event will tell of it.
+                    port.readable = true;
                     return Ok(true);
                 }
             }

@@ -111,7 +111,6 @@ impl<T, P> ClientLoop<T, P> {
                 Err(SysError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(lost(why, error)),
             };
-            conn.link.port.readable = true;
             conn.link.port.writable = true;
             let secret = secret.over(channel.as_ref());
             conn.link.egress_flow.push_frame(&Preface::ours(ConnKind::Proxy).encode());

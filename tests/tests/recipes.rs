@@ -1,0 +1,156 @@
+//! The recipes of docs/recipes.md, as they stand there but for ports and paths: web servers on the public machine, with a
+//! site and WebSockets behind them.
+
+use std::io::{BufRead, BufReader, Write, copy};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use tests::foreign::{Foreign, find};
+use tests::programs::{Client, Server, options};
+use tests::services::Service;
+use tests::sockets::{free_port, visit_end_from};
+use tests::visits::ip;
+use tests::wait::{eventually, until};
+
+const DOCUMENT: &str = include_str!("../../docs/recipes.md");
+
+/// The block of this language, with the ports and the path of this test.
+fn recipe(language: &str, port: u16, tunnel: u16, pem: &str) -> String {
+    let begin = format!("```{language}\n");
+    let (_, rest) = DOCUMENT.split_once(&begin).expect("the block is there");
+    let (block, _) = rest.split_once("```").expect("it ends");
+    let places = [("443", port.to_string()), ("7000", tunnel.to_string()), ("/etc/ssl/app.pem", pem.to_owned())];
+    places.into_iter().fold(block.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{language}: {from}");
+        text.replace(from, &to)
+    })
+}
+
+/// Answers a request with its path and where it comes from; one that wants another protocol hears its own bytes.
+fn site() -> Service {
+    Service::start(|mut stream| {
+        let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if lines.read_line(&mut head).expect("a head") == 0 {
+                return;
+            }
+        }
+        let header = |name: &str| {
+            let mut found = head.lines().filter_map(|line| line.split_once(": "));
+            found.find(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        };
+        if header("upgrade").is_some() {
+            // To the one key that is asked with; haproxy checks it.
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+            stream.write_all(answer.as_bytes()).expect("sent");
+            let _ = copy(&mut lines, &mut stream);
+            return;
+        }
+        let path = head.split(' ').nth(1).expect("a path");
+        let body = format!("{path} for {} from {:?}", header("host").unwrap_or_default(), header("x-forwarded-for"));
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).expect("sent");
+    })
+}
+
+/// A browser: asks over TLS for a page, and then for a WebSocket whose bytes come back.
+const BROWSER: &str = r#"
+import socket, ssl, sys
+port = int(sys.argv[1])
+context = ssl._create_unverified_context()
+def connect():
+    plain = socket.create_connection(("127.0.0.1", port), 30)
+    return context.wrap_socket(plain, server_hostname="app.example.com")
+def head(stream):
+    read = b""
+    while not read.endswith(b"\r\n\r\n"):
+        byte = stream.recv(1)
+        assert byte, read
+        read += byte
+    return read
+page = connect()
+page.sendall(b"GET /page HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n")
+assert b" 200 " in head(page)
+body = b""
+while (more := page.recv(1000)):
+    body += more
+socket = connect()
+socket.sendall(b"GET /chat HTTP/1.1\r\nHost: app.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+               b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+assert b" 101 " in head(socket)
+for message in [b"hello", b"x" * 5000]:
+    socket.sendall(message)
+    back = b""
+    while len(back) < len(message):
+        back += socket.recv(10000)
+    assert back == message
+print(body.decode())
+"#;
+
+/// Has `start` start the recipe's web server, and visits the site through it.
+fn is_served(language: &str, program: &str, start: impl FnOnce(&mut Foreign, &str, String)) {
+    let (Some(program), Some(openssl), Some(python)) = (find(program), find("openssl"), find("python3")) else {
+        return;
+    };
+    let service = site();
+    let server = Server::start(options().threads(1));
+    let private = options().threads(1).tunnel(service.addr()).tunnel_key("allow_sources", r#"["127.0.0.1/32"]"#);
+    let client = Client::start(&server, private);
+    let mut front = Foreign::new();
+    let pem = front.dir().join("app.pem").display().to_string();
+    let key = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let files = ["-keyout", &pem, "-out", &format!("{pem}.crt"), "-subj", "/CN=app.example.com"];
+    assert!(Command::new(openssl).args(key).args(files).output().expect("openssl").status.success());
+    let both = std::fs::read(format!("{pem}.crt")).expect("read");
+    std::fs::OpenOptions::new().append(true).open(&pem).and_then(|mut pem| pem.write_all(&both)).expect("append");
+    let port = free_port();
+    start(&mut front, &program, recipe(language, port, client.public().port(), &pem));
+    until("the web server listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+    eventually("the site is there", || {
+        let run = Command::new(&python).args(["-c", BROWSER, &port.to_string()]).output().expect("python");
+        let said = String::from_utf8_lossy(&run.stdout).into_owned();
+        if said == "/page for app.example.com from Some(\"127.0.0.1\")\n" {
+            return Ok(());
+        }
+        Err(format!("{said}{}", String::from_utf8_lossy(&run.stderr)))
+    });
+    assert_eq!(visit_end_from(ip(2), client.public()).0, 0, "nobody goes around it");
+}
+
+#[test]
+fn nginx_in_front() {
+    is_served("nginx", "nginx", |front, program, recipe| {
+        let dir = front.dir().display().to_string();
+        let paths =
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|of| format!("{of}_temp_path {dir}/{of};"));
+        let config = front.file(
+            "conf",
+            format!(
+                "daemon off;\nmaster_process off;\npid {dir}/pid;\nerror_log {dir}/log;\nevents {{}}\nhttp {{\n\
+                 access_log off;\n{}\n{recipe}}}\n",
+                paths.concat()
+            ),
+        );
+        front.start(program, &["-p", &dir, "-e", &format!("{dir}/log"), "-c", &config]);
+    });
+}
+
+#[test]
+fn haproxy_in_front() {
+    is_served("haproxy", "haproxy", |front, program, recipe| {
+        let config = front.file("conf", recipe);
+        front.start(program, &["-db", "-f", &config]);
+    });
+}
+
+#[test]
+fn caddy_in_front() {
+    is_served("caddy", "caddy", |front, program, recipe| {
+        // No other port is taken, and nothing is kept elsewhere.
+        let config = front.file("Caddyfile", format!("{{\n admin off\n auto_https off\n}}\n{recipe}"));
+        let dir = front.dir().display().to_string();
+        let (kept, data) = (format!("XDG_CONFIG_HOME={dir}"), format!("XDG_DATA_HOME={dir}"));
+        front.start("env", &[&kept, &data, program, "run", "--adapter", "caddyfile", "--config", &config]);
+    });
+}
