@@ -17,6 +17,7 @@ mod codec;
 mod config;
 mod model;
 mod net;
+mod passage;
 mod preface;
 mod proxy_header;
 mod server;
@@ -26,6 +27,7 @@ pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
 pub use model::tape;
+pub use passage::passage;
 pub use preface::preface;
 pub use proxy_header::proxy_header;
 pub use server::server;
@@ -34,10 +36,11 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
+    ("passage", passage),
     ("proxy_header", proxy_header),
     ("server", server),
     ("client", client),

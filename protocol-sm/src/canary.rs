@@ -105,11 +105,13 @@ pub enum PlantedBug {
     TakenOverUntold,
     /// A visitor from a trusted proxy goes on under the proxy's address.
     NameForgotten,
+    /// A client goes on as if a proxy had let it through, and has not read its answer.
+    ProxyNotAwaited,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -157,6 +159,7 @@ impl PlantedBug {
         Self::LeftSessionCut,
         Self::TakenOverUntold,
         Self::NameForgotten,
+        Self::ProxyNotAwaited,
     ];
 }
 

@@ -88,7 +88,9 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         max_proxy_conns,
         proxy,
         uplink,
+        outbound,
         tls_relay,
+        frugal,
         access_log: _,
         timings,
     } = after;
@@ -98,7 +100,9 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         ("proxy_addr", before.proxy != *proxy),
         ("source_addr", before.uplink.address != uplink.address),
         ("bind_interface", before.uplink.interface != uplink.interface),
+        ("outbound_proxy", before.outbound != *outbound),
         ("tls_relay", before.tls_relay != *tls_relay),
+        ("frugal", before.frugal != *frugal),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

@@ -78,7 +78,9 @@ fn own_directory() -> Option<(PathBuf, bool)> {
 /// it.
 pub(super) fn directories(program: &str) -> Vec<PathBuf> {
     let unit = Path::new("/run").join(program);
-    own_directory().map(|(own, _)| own).into_iter().chain([unit]).collect()
+    // A command of the unit itself, such as its reload, has that as its own.
+    let own = own_directory().map(|(own, _)| own).filter(|own| *own != unit);
+    own.into_iter().chain([unit]).collect()
 }
 
 /// The sockets of `program` in `directory`, whoever answers there.
@@ -224,7 +226,8 @@ mod tests {
     #[test]
     fn sockets_are_found_by_the_programs_name() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["cproxy-server-8080.sock", "cproxy-client-7.sock", "cproxy-server", "cproxy-server-9"] {
+        let others = ["cproxy-client-7.sock", "cproxy-server", "cproxy-server-9", "cproxy-servers-1.sock"];
+        for name in ["cproxy-server-8080.sock"].into_iter().chain(others) {
             fs::write(directory.path().join(name), "").unwrap();
         }
         let found = sockets_in(directory.path(), "cproxy-server");

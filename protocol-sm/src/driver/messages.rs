@@ -11,6 +11,7 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, ServerSettings, Serving, Timings};
@@ -156,11 +157,14 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what a session may use. All but `keep` is what its holder may have over all its sessions.
+/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
+/// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Whose token the client proved to know.
     pub holder: Holder,
+    /// Little is to be sent while nobody visits.
+    pub frugal: bool,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
     /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.
@@ -303,8 +307,8 @@ pub enum ToClientLoop {
     Open {
         /// Where the connection begins.
         from: Origin,
-        /// The server's address.
-        to: SocketAddr,
+        /// Where it goes.
+        to: Destination,
         /// Its number.
         conn: ConnId,
         /// The session that it belongs to.
@@ -665,4 +669,18 @@ pub struct ToLoop<M> {
     pub loop_index: usize,
     /// The message.
     pub message: M,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_the_first_loops_have_what_is_left_over() {
+        for (total, shares) in [(0, [0, 0, 0]), (1, [1, 0, 0]), (5, [2, 2, 1]), (6, [2, 2, 2])] {
+            assert_eq!([0, 1, 2].map(|loop_index| share(total, loop_index, 3)), shares);
+        }
+        let all: u64 = (0..64).map(|loop_index| u64::from(share(u32::MAX, loop_index, 64))).sum();
+        assert_eq!(all, u64::from(u32::MAX));
+    }
 }

@@ -13,6 +13,7 @@ pub mod inherit;
 pub mod listener;
 mod loop_core;
 pub mod messages;
+mod passing;
 mod relay;
 pub mod server_loop;
 pub mod server_main;

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 use protocol_sm::driver::{Role, SysError, Token, Unacked};
 use protocol_sm::settings::Origin;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -36,7 +36,7 @@ pub struct Stream {
     /// Whether [`Stream::on_bulk`] has been called.
     bulk: Cell<bool>,
     /// How its bytes are encrypted, if they are.
-    pub(super) tls: Option<Box<RefCell<Session>>>,
+    pub(super) tls: OnceCell<Box<RefCell<Session>>>,
 }
 
 /// What is known of a connect.
@@ -70,8 +70,8 @@ impl AsFd for Listener {
 
 impl Stream {
     fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
-        let for_room = Cell::new(false);
-        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls: None }
+        let (for_room, tls) = (Cell::new(false), OnceCell::new());
+        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls }
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
@@ -141,7 +141,6 @@ impl Stream {
         getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
 
-    /// 0 is the end of the stream.
     /// The address that the peer is connected to.
     pub(super) fn own_address(&self) -> SocketAddr {
         let own = getsockname::<SockaddrStorage>(self.fd.as_raw_fd());
@@ -149,6 +148,7 @@ impl Stream {
         SocketAddr::new(own.ip().to_canonical(), own.port())
     }
 
+    /// 0 is the end of the stream.
     pub(super) fn recv(&self, into: &mut [u8]) -> Result<usize, SysError> {
         retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::empty())).map_err(sys_error)
     }

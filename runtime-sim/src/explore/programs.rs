@@ -199,7 +199,9 @@ impl Programs {
         ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

@@ -116,11 +116,13 @@ pub enum Sometimes {
     UpgradeFailed,
     TakenOver,
     TakenOverWithTransfers,
+    ProxyPassed,
+    ProxyRefused,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 108] = [
+    pub const ALL: [Self; 110] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -229,6 +231,8 @@ impl Sometimes {
         Self::UpgradeFailed,
         Self::TakenOver,
         Self::TakenOverWithTransfers,
+        Self::ProxyPassed,
+        Self::ProxyRefused,
     ];
 }
 

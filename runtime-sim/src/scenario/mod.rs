@@ -94,6 +94,8 @@ pub struct ClientPlan {
     pub loop_count: usize,
     /// Its tunnels: indices into [`Scenario::tunnels`].
     pub tunnels: Vec<usize>,
+    /// Little is sent in its sessions while nobody visits.
+    pub frugal: bool,
 }
 
 /// A tunnel's part of the scenario.
@@ -126,6 +128,29 @@ impl Scenario {
             let version = rng.pick(&[ProxyProtocol::V1, ProxyProtocol::V2]);
             tunnel.serving.proxy_protocol = Some(version).filter(|_| rng.chance(15));
         }
+    }
+
+    /// Draws which clients are frugal. Its dice are its own, as those of [`draw_no_splice`].
+    pub(crate) fn draw_frugal(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0xf209_a150);
+        let one_is = !self.calm && rng.chance(20);
+        self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
+    }
+
+    /// Idle conns that the server keeps of each client.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = usize> {
+        let idle_conns = self.idle_conns as usize;
+        self.clients.iter().map(move |client| if client.frugal { idle_conns.min(1) } else { idle_conns })
+    }
+
+    /// Deadlines of a client.
+    pub(crate) fn timings_of(&self, client: usize) -> Timings {
+        self.timings.of(self.clients[client].frugal)
+    }
+
+    /// Those of the client that takes its time.
+    pub(crate) fn longest_timings(&self) -> Timings {
+        self.timings.of(self.clients.iter().any(|client| client.frugal))
     }
 
     /// What `clients` who are one holder may use together: what each of them needs.
@@ -209,7 +234,8 @@ pub(crate) fn draw_clients(
                 });
                 on_tunnel(rng);
             }
-            let client = ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect() };
+            let client =
+                ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect(), frugal: false };
             on_client(rng);
             client
         })

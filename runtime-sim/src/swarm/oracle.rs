@@ -238,7 +238,7 @@ impl Oracle {
             let whose = if *by_peer { "peer" } else { "own" };
             return format!("c{} e{} aborted ({whose}): {code}", conn.0, epoch.0);
         }
-        if let Note::Started { conn, epoch, tunnel, visitor } = note {
+        if let Note::Started { conn, epoch, tunnel, visitor, .. } = note {
             return format!("c{} e{} started, tunnel {}, {visitor}", conn.0, epoch.0, tunnel.0);
         }
         if let Note::Finished { conn, epoch, egress, ingress } = note {

@@ -50,6 +50,11 @@ pub fn faults() -> impl Iterator<Item = TurmoilFault> {
     FAULTS.into_iter().chain(LATER.map(|(fault, _)| fault))
 }
 
+/// Those that `seed` has.
+pub fn faults_of(seed: u64) -> impl Iterator<Item = TurmoilFault> {
+    Plan::new(seed, &mut Rng::new(seed)).blows.into_iter().map(|blow| blow.fault)
+}
+
 /// Whether transfers must survive it. A hostile holder's own need not.
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
@@ -153,19 +158,20 @@ impl Plan {
             trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
+        scenario.draw_frugal(seed);
         Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.
     pub(super) fn patience(&self) -> Duration {
-        let t = &self.scenario.timings;
+        let t = self.scenario.longest_timings();
         let waits = t.heartbeat_timeout + t.handshake_timeout + t.kept() + t.wait_timeout + t.dial_timeout * 3;
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 
     /// How long idle conns that died unseen may stay in a pool, and names unknown.
     pub(super) fn settling(&self) -> Duration {
-        let t = &self.scenario.timings;
+        let t = self.scenario.longest_timings();
         t.idle_ping_interval + t.idle_ping_timeout + t.reconnect_max + self.keepalive + Duration::from_secs(6)
     }
 }

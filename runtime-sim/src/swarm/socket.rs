@@ -235,7 +235,7 @@ impl Socket {
 
     /// None of our programs keeps a ctl_conn on which nothing comes.
     fn check_silence(&self, role: Option<Role>) {
-        let timings = &self.stage.plan.scenario.timings;
+        let timings = self.stage.plan.scenario.longest_timings();
         // Who is in its handshake has another time.
         let patience = timings.heartbeat_timeout.max(timings.handshake_timeout) + SLACK;
         let ctl = self.dies_by_reset && role == Some(Role::Ctl) && matches!(self.state, State::Up(_)) && !self.eof;

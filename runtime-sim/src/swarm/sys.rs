@@ -477,8 +477,8 @@ impl Log for Thread {
         let process = self.process.borrow();
         process.watch.noted(&note);
         process.stage.note(process.who, &note);
-        if let Note::Started { conn, epoch, visitor, .. } = note {
-            process.watch.started(conn, epoch, visitor);
+        if let Note::Started { control, conn, epoch, .. } = note {
+            process.watch.started(control, conn, epoch);
         } else if let Note::Visit(_) = note {
             process.watch.visit_over();
         }

@@ -58,7 +58,7 @@ impl World {
         }
         let pause = match self.phase {
             Phase::Resting(_) => {
-                let timings = &self.plan.scenario.timings;
+                let timings = self.plan.scenario.longest_timings();
                 timings.heartbeat_timeout * 2 + timings.idle_ping_interval + timings.idle_ping_timeout
             }
             Phase::Settling => self.rest(),
@@ -69,7 +69,7 @@ impl World {
 
     /// By then every pool has shrunk.
     fn rest(&self) -> Duration {
-        let timings = &self.plan.scenario.timings;
+        let timings = self.plan.scenario.longest_timings();
         timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
     }
 
@@ -249,13 +249,9 @@ impl World {
         }
     }
 
-    /// Idle conns per client that the server keeps.
-    fn target(&self) -> usize {
-        self.plan.scenario.idle_conns as usize
-    }
-
     fn check_baseline(&mut self) {
-        let target = self.target();
+        let targets: Vec<_> = self.plan.scenario.pools().collect();
+        let target: usize = targets.iter().sum();
         let server = self.processes[self.server].proc;
         let count = |world: &Self, proc, port| {
             let socks = world.kernel.open_socks(proc).filter(|&sock| !world.kernel.is_listening(sock));
@@ -264,9 +260,8 @@ impl World {
             };
             socks.filter(|sock| end(sock) == port).count()
         };
-        let clients = self.plan.scenario.clients.len();
-        let mut expected = vec![(server, count(self, server, PROXY), target * clients, "server")];
-        for &process in &self.clients {
+        let mut expected = vec![(server, count(self, server, PROXY), target, "server")];
+        for (&process, &target) in self.clients.iter().zip(&targets) {
             let proc = self.processes[process].proc;
             expected.push((proc, count(self, proc, PROXY), target, "client"));
         }
@@ -277,12 +272,12 @@ impl World {
             }
         }
         let open = |proc| self.kernel.open_socks(proc).count();
-        let servers = 2 + self.plan.scenario.tunnels.len() + clients + target * clients;
+        let servers = 2 + self.plan.scenario.tunnels.len() + targets.len() + target;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
         }
-        for &process in &self.clients {
+        for (&process, target) in self.clients.iter().zip(targets) {
             let proc = self.processes[process].proc;
             if open(proc) != 1 + target {
                 let what = format!("a client has {} sockets, not {}", open(proc), 1 + target);

@@ -244,7 +244,9 @@ impl World {
                 self.watch.arriving = true;
             }
             Mail::ServerLoop(ToServerLoop::HandOver { from, to }) => {
-                let served: BTreeSet<_> = self.watch.transfers.iter().map(|transfer| transfer.public).collect();
+                // Who was taken back waits again.
+                let served = self.watch.transfers.iter().filter(|transfer| !transfer.struck);
+                let served: BTreeSet<_> = served.map(|transfer| transfer.public).collect();
                 for (&public, &(of, _, visitor)) in &self.watch.taken {
                     let at = self.watch.visitors.get_mut(&(process, visitor)).filter(|_| of == process);
                     if let Some(at) = at.filter(|at| **at == (from.0.0, from.1) && !served.contains(&public)) {
@@ -468,12 +470,10 @@ impl World {
     }
 
     /// A server starts a transfer: its number is the next, and the client is done with the one before.
-    fn see_started(&mut self, process: usize, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
+    fn see_started(&mut self, key: Key, epoch: Epoch, visitor: SocketAddr) {
         if epoch.0 >= 4 {
             self.coverage.saw(Sometimes::ConnReusedThrice);
         }
-        let Some(&(control, _)) = self.watch.visitors.get(&(process, visitor)) else { return };
-        let key = (process, control, conn);
         let at = self.in_truth(visitor);
         let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == at);
         let is_named = |actor: &Actor| actor.front.as_ref().is_some_and(|it| it.introduces() && it.name == visitor);
@@ -486,7 +486,7 @@ impl World {
         }
         let before = self.watch.started.insert(key, epoch.0).unwrap_or(0);
         if epoch.0 != before + 1 {
-            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {conn:?}"));
+            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {:?}", key.2));
         }
         let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
         let client = peer.and_then(|peer| self.watch.conns.get(&peer)).copied();
@@ -498,7 +498,7 @@ impl World {
             && before > 0
             && !self.watch.dones.contains(&(client, Epoch(before)))
         {
-            let what = format!("{conn:?} {epoch:?}: the client is not done with {before}");
+            let what = format!("{:?} {epoch:?}: the client is not done with {before}", key.2);
             self.fail(Kind::Safety, Property::StartOnlyToIdle, what);
         }
     }
@@ -540,7 +540,10 @@ impl World {
         }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
-            Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),
+            Note::Started { control, conn, epoch, tunnel, visitor } => {
+                self.watch.visitors.insert((process, *visitor), (control.0, *tunnel));
+                self.see_started((process, control.0, *conn), *epoch, *visitor);
+            }
             Note::Finished { egress, ingress, .. } => {
                 if *egress == 0 || *ingress == 0 {
                     self.coverage.saw(Sometimes::ZeroByteHalf);
@@ -648,15 +651,24 @@ pub(super) struct Dialled {
     pub(super) epoch: Epoch,
     pub(super) public: SockId,
     pub(super) local: SockId,
+    pub(super) client: usize,
+    /// The conn's socket at the server.
+    pub(super) sock: SockId,
 }
 
 #[cfg(test)]
 impl Watch {
+    /// The conn with this socket at the server is another one.
+    pub(super) fn rename(&mut self, sock: SockId, key: Key) {
+        self.conns.insert(sock, key);
+    }
+
     /// The last one.
     pub(super) fn last_dialled(&self) -> Option<Dialled> {
         let transfer = self.transfers.last()?;
         let (server, session, conn) = transfer.conn;
         let (epoch, public) = (transfer.epoch, transfer.public);
-        transfer.local.map(|local| Dialled { server, session, conn, epoch, public, local })
+        let (local, client, sock) = (transfer.local?, transfer.client?, *self.socks.get(&transfer.conn)?);
+        Some(Dialled { server, session, conn, epoch, public, local, client, sock })
     }
 }

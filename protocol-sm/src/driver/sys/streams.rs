@@ -16,6 +16,9 @@ pub trait Streams {
     /// Connections that are made or accepted from now on may be silent as long as `timings` allow.
     fn keep_to(&mut self, _timings: &Timings) {}
 
+    /// The system asks `stream`'s silent peer for a sign of life as `timings` say, not as those of [`Streams::keep_to`].
+    fn probe(&mut self, _stream: &Self::Stream, _timings: &Timings) {}
+
     /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
     /// is something to read already, that is reported once. Room to write need not be reported until a write has
     /// found none (`WouldBlock`).
@@ -67,7 +70,8 @@ pub trait Streams {
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
     /// The channel by which what `stream` carries is encrypted; `None` in the clear. On an accepted stream this is known
-    /// once something has been received.
+    /// once something has been received. On one that was made here the first call begins it: what was sent and received
+    /// before is in the clear.
     ///
     /// # Errors
     /// [`SysError::WouldBlock`] while the channel is being made: its end is reported as readiness. Or how the connection
