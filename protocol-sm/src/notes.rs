@@ -429,6 +429,8 @@ pub enum Expiry {
 pub enum HandshakeEnd {
     /// It took too long.
     TooSlow,
+    /// It came from a trusted proxy, and no valid PROXY header that names a client in time.
+    NoHeader,
     /// More handshakes from its source address were under way than allowed, and it was the oldest of them.
     SourceCrowded,
     /// More handshakes were under way than allowed, most of them from its source address, and it was the oldest of
@@ -440,11 +442,16 @@ impl fmt::Display for HandshakeEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooSlow => "it took longer than handshake_timeout",
+            Self::NoHeader => NO_HEADER,
             Self::SourceCrowded => "more than max_handshakes_per_source from its address",
             Self::Crowded => "more than max_handshakes in all, and most of them from its address",
         })
     }
 }
+
+/// What whoever sees [`Dropped::NoHeader`] or [`HandshakeEnd::NoHeader`] is to do.
+const NO_HEADER: &str = "its address is in `trusted_proxies`, and it sent no valid PROXY header; switch that on there \
+                         (haproxy: send-proxy, nginx: proxy_protocol on), or take it off the list";
 
 /// Why a visitor was reset without a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -481,10 +488,7 @@ impl fmt::Display for Dropped {
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::SourceFull => "max_connections_per_source visitors from its address are there already",
-            Self::NoHeader => {
-                "it is one of `trusted_proxies`, and sent no valid PROXY header; switch that on there (haproxy: send-proxy, \
-                 nginx: proxy_protocol on), or take it off the list"
-            }
+            Self::NoHeader => NO_HEADER,
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

@@ -379,6 +379,14 @@ impl Notes {
                 let (peer_ip, peer_port) = peer(from);
                 tracing::debug!(event = "handshake_too_slow", %peer_ip, peer_port, "connection dropped: {why}");
             }
+            Note::HandshakeDropped { from, why: why @ HandshakeEnd::NoHeader } => {
+                let (peer_ip, peer_port) = peer(from);
+                self.foreign.line(|suppressed| {
+                    tracing::warn!(
+                        event = "no_proxy_header", %peer_ip, peer_port, suppressed, "connection dropped: {why}"
+                    );
+                });
+            }
             Note::HandshakeDropped { from, why } => {
                 let (peer_ip, peer_port) = peer(from);
                 self.crowds.line(|suppressed| {

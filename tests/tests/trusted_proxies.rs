@@ -1,18 +1,20 @@
-//! `trusted_proxies`: a relay in front of the public ports says by a PROXY header who its visitors are.
+//! `trusted_proxies`: a relay in front of the server says by a PROXY header who its visitors are, and its clients.
 
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use tests::foreign::{Foreign, find};
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, LOOPBACK, connect, connect_from, free_port, read_all, read_end, visit_end_from};
-use tests::visits::{expect_greeted, ip};
+use tests::sockets::{End, LOOPBACK, connect_from, free_port, read_all, read_end, visit_end_from};
+use tests::visits::{expect_greeted, ip, short_visit};
 use tests::wait::{eventually, until};
 
-/// Whose word is taken: visitors from 127.0.0.1 come through it.
+/// The address of the relay, whose word is taken.
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
+
 fn trusting() -> Options {
-    options().key("trusted_proxies", r#"["127.0.0.1"]"#).key("access_log", true)
+    options().key("trusted_proxies", format!("[\"{PROXY}\"]")).key("access_log", true)
 }
 
 /// The records of visits so far.
@@ -23,7 +25,7 @@ fn records(server: &Server) -> Vec<Value> {
 
 /// Comes from the proxy with these first bytes.
 fn via(client: &Client, first: &[u8]) -> TcpStream {
-    let mut visitor = connect(client.public());
+    let mut visitor = connect_from(PROXY, client.public()).expect("not reset");
     visitor.write_all(first).expect("sent");
     visitor
 }
@@ -34,7 +36,7 @@ const NAMED: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n";
 #[test]
 fn a_visitor_is_whom_the_header_names() {
     let service = Service::echo();
-    let server = Server::start(trusting().key("deny_sources", r#"["203.0.113.9", "127.0.0.1"]"#));
+    let server = Server::start(trusting().key("deny_sources", r#"["203.0.113.9", "127.0.0.8"]"#));
     let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("proxy_protocol", "\"v1\""));
     let mut visitor = via(&client, &[NAMED, b"hello"].concat());
     visitor.shutdown(Shutdown::Write).expect("shut");
@@ -56,7 +58,7 @@ fn a_header_in_pieces_is_read_and_what_names_nobody_is_the_proxy() {
     let client = Client::start(&server, options().tunnel(service.addr()));
     let local: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
     for header in [NAMED, b"PROXY UNKNOWN\r\n", local] {
-        let mut visitor = connect(client.public());
+        let mut visitor = via(&client, b"");
         for piece in header.chunks(header.len() / 3) {
             visitor.write_all(piece).expect("sent");
         }
@@ -66,7 +68,7 @@ fn a_header_in_pieces_is_read_and_what_names_nobody_is_the_proxy() {
         eventually("all are logged", || Some(records(&server)).filter(|all| all.len() == 3).ok_or("not yet".into()));
     let mut from: Vec<_> = seen.iter().map(|record| record["peer_ip"].as_str().expect("an address")).collect();
     from.sort_unstable();
-    assert_eq!(from, ["127.0.0.1", "127.0.0.1", "203.0.113.7"]);
+    assert_eq!(from, ["127.0.0.8", "127.0.0.8", "203.0.113.7"]);
 }
 
 /// P-FRONT-1.
@@ -122,7 +124,7 @@ fn rates_and_a_reload_count_for_whom_it_names() {
     let service = Service::greeter("hi");
     let server = Server::start(options().key("idle_conns", 4));
     let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("max_connection_rate", 1));
-    let said = server.reload("trusted_proxies = [\"127.0.0.1\"]\n");
+    let said = server.reload(&format!("trusted_proxies = [\"{PROXY}\"]\n"));
     assert!(said.contains("trusted_proxies"), "{said}");
     for last in 1..4 {
         let header = format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 50000 443\r\n");
@@ -160,7 +162,7 @@ fn is_passed_on(server: &Server, client: &Client, port: u16) {
     until("all are logged", || records(server).iter().filter(|record| from_here(record)).count() >= 20);
 }
 
-/// A server that trusts 127.0.0.1, and an echo behind it that is told its visitors.
+/// A server that trusts the relay, and an echo behind it that is told its visitors.
 fn behind_a_relay() -> (Service, Server, Client) {
     let service = Service::echo();
     let server = Server::start(trusting());
@@ -178,14 +180,14 @@ fn haproxy_says_who_visits_and_its_checks_are_no_visits() {
             "haproxy.cfg",
             format!(
                 "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
-                 listen l\n bind {LOOPBACK}:{port}\n server s {} {word} check check-send-proxy inter 20ms\n",
+                 listen l\n bind {LOOPBACK}:{port}\n server s {} source {PROXY} {word} check check-send-proxy inter 20ms\n",
                 client.public()
             ),
         );
         haproxy.start(&program, &["-db", "-f", &config]);
         is_passed_on(&server, &client, port);
         // A busy machine may take a check for a visitor when its end is late; but not many.
-        let strange = records(&server).iter().filter(|record| record["peer_ip"] == "127.0.0.1").count();
+        let strange = records(&server).iter().filter(|record| record["peer_ip"] == "127.0.0.8").count();
         assert!(strange < 20, "{word}: {strange} checks were passed on");
         assert!(service.accepted() >= 20);
     }
@@ -199,8 +201,10 @@ fn nginx_says_who_visits() {
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let load = if std::path::Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
     let dir = nginx.dir().display().to_string();
-    let server_block =
-        format!("server {{ listen {LOOPBACK}:{port}; proxy_pass {}; proxy_protocol on; }}", client.public());
+    let server_block = format!(
+        "server {{ listen {LOOPBACK}:{port}; proxy_pass {}; proxy_bind {PROXY}; proxy_protocol on; }}",
+        client.public()
+    );
     let config = nginx.file(
         "nginx.conf",
         format!(
@@ -210,4 +214,86 @@ fn nginx_says_who_visits() {
     );
     nginx.start(&program, &["-p", &dir, "-e", &format!("{dir}/log"), "-c", &config]);
     is_passed_on(&server, &client, port);
+}
+
+/// Where a relay is that passes a server's own ports on, under their numbers.
+const RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// A relay that puts `header` in front of each connection.
+fn relay(server: &Server, header: &'static [u8]) {
+    for to in [server.ctl(), server.proxy()] {
+        let listener = TcpListener::bind((RELAY, to.port())).expect("the port is free there");
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let (mut near, mut far) = (near.expect("accepted"), connect_from(PROXY, to).expect("not reset"));
+                far.write_all(header).expect("sent");
+                let (mut near_too, mut far_too) =
+                    (near.try_clone().expect("a descriptor"), far.try_clone().expect("a descriptor"));
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut near, &mut far);
+                    let _ = far.shutdown(Shutdown::Write);
+                });
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut far_too, &mut near_too);
+                    let _ = near_too.shutdown(Shutdown::Write);
+                });
+            }
+        });
+    }
+}
+
+/// P-FRONT-5.
+#[test]
+fn behind_a_relay_on_its_own_machine_a_server_without_a_token_knows_strangers() {
+    let cases: [(&[u8], &str); 3] =
+        [(NAMED, "stranger_refused"), (b"PROXY UNKNOWN\r\n", "send-proxy"), (b"", "send-proxy")];
+    for (header, said) in cases {
+        let server = Server::start(trusting());
+        relay(&server, header);
+        let service = Service::echo();
+        let via = format!("{RELAY}:{}", server.ctl().port());
+        let client = Client::spawn(&server, options().tunnel(service.addr()).via(via));
+        server.log_line(said);
+        assert!(!server.log().contains("session_began"), "{header:?}");
+        if header == NAMED {
+            assert_eq!(client.exit_code(), 2);
+            assert!(server.log_line("203.0.113.7").contains("stranger_refused"));
+        }
+    }
+}
+
+/// P-FRONT-5.
+#[test]
+fn haproxy_says_who_a_client_is_with_and_without_tls() {
+    let Some(program) = find("haproxy") else { return };
+    for (word, tls) in [("send-proxy", false), ("send-proxy-v2", true)] {
+        let trusting = trusting();
+        let server = Server::start(if tls { trusting.tls() } else { trusting });
+        let mut haproxy = Foreign::new();
+        let listens = [server.ctl(), server.proxy()].map(|at| {
+            format!(
+                "listen p{0}\n bind {RELAY}:{0}\n server s {at} source {PROXY} {word} check check-send-proxy inter 20ms\n",
+                at.port()
+            )
+        });
+        let config = haproxy.file(
+            "haproxy.cfg",
+            format!(
+                "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n{}",
+                listens.concat()
+            ),
+        );
+        haproxy.start(&program, &["-db", "-f", &config]);
+        for at in [server.ctl(), server.proxy()] {
+            until("the relay listens", || TcpStream::connect((RELAY, at.port())).is_ok());
+        }
+        let service = Service::echo();
+        let via = format!("{RELAY}:{}", server.ctl().port());
+        let client = options().tunnel(service.addr()).via(via).key("source_addr", "\"127.0.0.9\"");
+        let client = Client::start(&server, client);
+        assert!(server.log_line("session_began").contains("\"127.0.0.9\""), "{word}");
+        for number in 0..20 {
+            short_visit(SocketAddr::new(LOOPBACK, client.public().port()), number);
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! ctl port    Preface ──▶ Hello ──▶ Proof ──┬─────────────────────────────────────▶ Up
 //!                                           └──▶ Parked ──its rival is silent──────▶ Up
 //! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
+//! from a trusted proxy: Fronted (PROXY header) ──▶ one of the two above
 //!             Refused, lost or too late: closed.
 //!
 //! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──session_grace──▶ Asleep ──transfer_grace──▶ over
@@ -34,6 +35,7 @@
 mod accept;
 mod check;
 mod ctl_handshake;
+mod fronted;
 mod handshake_limit;
 mod orders;
 mod reload;
@@ -72,6 +74,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use fronted::Fronted;
 use handshake_limit::HandshakeLimit;
 use report::Part;
 use session_table::SessionTable;
@@ -140,6 +143,7 @@ enum Slot<T, L> {
     Door(Door<L>),
     Ctl(Box<CtlConn<T>>),
     Proxy(ProxyHand<T>),
+    Fronted(Box<Fronted<T>>),
 }
 
 /// The ctl port or the proxy port.
@@ -346,7 +350,7 @@ impl<T, L> ServerMain<T, L> {
         let (queued, owner) = match self.slots.get_mut(token) {
             Some(Slot::Door(door)) => (&mut door.queued, None),
             Some(Slot::Ctl(conn)) => (&mut conn.queued, conn.proved),
-            Some(Slot::Proxy(_)) | None => return,
+            Some(Slot::Proxy(_) | Slot::Fronted(_)) | None => return,
         };
         if !*queued {
             *queued = true;
@@ -397,6 +401,7 @@ where
                 hand.port.on_ready(ready);
                 self.drive_proxy(cx, token);
             }
+            Some(Slot::Fronted(_)) => self.hear_front(cx, token),
         }
     }
 
@@ -452,7 +457,7 @@ where
                     conn.queued = false;
                     self.drive_ctl(cx, token);
                 }
-                Some(Slot::Proxy(_)) | None => {}
+                Some(Slot::Proxy(_) | Slot::Fronted(_)) | None => {}
             }
         }
     }
@@ -512,6 +517,7 @@ impl<T, L> ServerMain<T, L> {
                 Some(Slot::Door(door)) => cx.sys.unlisten(door.listener),
                 Some(Slot::Ctl(conn)) => conn.link.close(cx.sys),
                 Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.stream),
+                Some(Slot::Fronted(fronted)) => cx.sys.close(fronted.unnamed.stream),
                 None => {}
             }
         }

@@ -36,7 +36,7 @@ pub(super) struct Unnamed<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Due { reader: HeaderReader, until: Instant },
-    Quiet { name: SocketAddr, until: Instant },
+    Quiet { name: Option<SocketAddr>, until: Instant },
 }
 
 /// What came of looking at one.
@@ -71,10 +71,10 @@ impl<T> Unnamed<T> {
         matches!(self.stage, Stage::Quiet { .. })
     }
 
-    /// Who is behind it: the proxy itself where the header names nobody.
-    pub(super) fn name(&self) -> SocketAddr {
+    /// Who is behind it, if its header has come and says so.
+    pub(super) fn name(&self) -> Option<SocketAddr> {
         match self.stage {
-            Stage::Due { .. } => self.from,
+            Stage::Due { .. } => None,
             Stage::Quiet { name, .. } => name,
         }
     }
@@ -97,7 +97,7 @@ impl<T> Unnamed<T> {
             match read {
                 Ok(None) => {}
                 Ok(Some(Header { visitor })) => {
-                    self.stage = Stage::Quiet { name: visitor.unwrap_or(self.from), until: cx.now + QUIET };
+                    self.stage = Stage::Quiet { name: visitor, until: cx.now + QUIET };
                 }
                 Err(_) => return Heard::Malformed,
             }

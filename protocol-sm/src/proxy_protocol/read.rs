@@ -143,7 +143,7 @@ fn check_fields(whole: &[u8], mut fields: &[u8]) -> Result<(), Malformed> {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, behind) = rest.split_at_checked(length).ok_or(Malformed)?;
         if *kind == CRC32C {
-            let said = u32::from_be_bytes(*value.as_array().ok_or(Malformed)?);
+            let said = u32::from_be_bytes(value.try_into().map_err(|_| Malformed)?);
             let at = whole.len() - behind.len() - value.len();
             let bytes = whole.iter().enumerate().map(|(n, &byte)| if (at..at + 4).contains(&n) { 0 } else { byte });
             if crc32c(bytes) != said {

@@ -80,6 +80,7 @@ reasons!(HandshakeRefusal {
 });
 reasons!(HandshakeEnd {
     TooSlow => "too_slow",
+    NoHeader => "no_header",
     SourceCrowded => "source_crowded",
     Crowded => "crowded",
 });

@@ -60,8 +60,8 @@ impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ProxyHeader => {
-                "a PROXY header came, which is not understood here; switch it off in the relay in front of this port \
-                 (haproxy: send-proxy, nginx: proxy_protocol)"
+                "a PROXY header came, from a relay that `trusted_proxies` does not name; name it there, or switch the header \
+                 off in the relay (haproxy: send-proxy, nginx: proxy_protocol)"
             }
             Self::Http => {
                 "an HTTP request came; this port is for cproxy-client, and web pages are reached at a tunnel's public port"

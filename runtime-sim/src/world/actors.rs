@@ -232,9 +232,9 @@ impl Actors {
             script.total = script.total.max(8);
         }
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
+        let front = self.front(kernel, plan, sock, to, probe || plan.scenario.calm);
         let mut name = kernel.local(sock);
-        let front = plan.fronted.then(|| {
-            let front = Front::draw(plan, self.all.len(), name, to, probe || plan.scenario.calm);
+        if let Some(front) = &front {
             name = front.name;
             if front.check {
                 (script.total, script.fate) = (0, Fate::CloseEarly);
@@ -242,11 +242,15 @@ impl Actors {
                 // Without a byte it would be a check.
                 script.total = script.total.max(1);
             }
-            front
-        });
+        }
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.all[index].front = front;
         self.streams.on_connected(self.all[index].stream, name, to);
+    }
+
+    /// What the next one's connection begins with, if a relay is between.
+    fn front(&self, kernel: &Kernel, plan: &Plan, sock: SockId, to: SocketAddr, honest: bool) -> Option<Front> {
+        plan.fronted.then(|| Front::draw(plan, self.all.len(), kernel.local(sock), to, honest))
     }
 
     /// Somebody who is no client connects to one of the server's own ports.
@@ -256,7 +260,9 @@ impl Actors {
         script.fate = Fate::Normal;
         script.shut = if self.rng.chance(50) { Shut::AfterPeer } else { Shut::AfterSending };
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
-        self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+        let front = self.front(kernel, plan, sock, to, plan.scenario.calm);
+        let index = self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+        self.all[index].front = front;
     }
 
     /// Somebody who is no client speaks like one.
@@ -274,7 +280,9 @@ impl Actors {
         kernel.trace.remark(now, Some(from.0), || format!("{impostor:.40?}"));
         let script = script(&mut self.rng, plan, Side::Visitor, false);
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("strangers have descriptors");
+        let front = self.front(kernel, plan, sock, to, plan.scenario.calm);
         let index = self.add(kernel, Who::Stranger, sock, usize::MAX, script, from.1);
+        self.all[index].front = front;
         self.all[index].impostor = Some(impostor);
     }
 

@@ -1,4 +1,5 @@
-//! A relay in front of the server: every visitor comes from the relay's address, and says by a PROXY header who it is.
+//! A relay in front of the server: visitors and strangers come from the relay's address, and say by a PROXY header who
+//! they are.
 
 use super::World;
 use super::plan::Plan;

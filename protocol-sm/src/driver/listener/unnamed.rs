@@ -106,7 +106,9 @@ impl<T, L> Listener<T, L> {
         let Some(Waiting { unnamed, port, .. }) = self.take_waiting(token) else { return };
         cx.sys.unwatch(&unnamed.stream);
         let Some(Slot::Port(port)) = self.slots.get_mut(port) else { unreachable!("it goes with its port") };
-        let from = if planted(PlantedBug::NameForgotten) { unnamed.from } else { unnamed.name() };
+        // Where nobody is named, it is the proxy itself.
+        let name = unnamed.name().filter(|_| !planted(PlantedBug::NameForgotten));
+        let from = name.unwrap_or(unnamed.from);
         self.deal.visitor(cx.sys, cx.now, port.route.resolve(), unnamed.stream, from);
     }
 

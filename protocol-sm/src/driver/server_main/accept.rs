@@ -18,6 +18,7 @@ use crate::ledger::Good;
 use crate::notes::{HandshakeEnd, Note};
 use crate::sources::Source;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use crate::wire::{
     ConnHello, ConnKind, Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, WireError,
 };
@@ -39,8 +40,13 @@ impl<T, L> ServerMain<T, L> {
         };
         let mut came = Vec::new();
         let end = accept_batch(cx.sys, &door.listener, role, |_, stream, from| came.push((stream, from)));
+        let until = cx.now + self.settings.timings.handshake_timeout;
         for (stream, from) in came {
-            self.on_connection(cx, kind, stream, from);
+            if self.settings.trusted_proxies.iter().any(|network| network.contains(from.ip())) {
+                self.on_fronted(cx, kind, stream, from, until);
+            } else {
+                self.on_connection(cx, kind, stream, from, until);
+            }
         }
         match end {
             Ok(true) => self.enqueue(token),
@@ -58,17 +64,9 @@ impl<T, L> ServerMain<T, L> {
         kind: ConnKind,
         stream: T,
         from: SocketAddr,
+        until: Instant,
     ) {
-        let source = Source::of(from.ip());
-        while let Some((oldest, crowded)) =
-            self.handshake_limit.must_leave(&self.settings, source, |source| self.sessions.expected(source))
-        {
-            let why = match crowded {
-                Crowded::Source => HandshakeEnd::SourceCrowded,
-                Crowded::All => HandshakeEnd::Crowded,
-            };
-            self.drop_handshake(cx, oldest, why);
-        }
+        self.make_room(cx, Source::of(from.ip()));
         let made = self.slots.insert_with(|token| {
             if cx.sys.watch(&stream, token).is_err() {
                 return Err(stream);
@@ -94,22 +92,38 @@ impl<T, L> ServerMain<T, L> {
             })
         });
         match made {
-            Ok(token) => {
-                let deadline = cx.now + self.settings.timings.handshake_timeout;
-                self.handshake_limit.add(source, deadline, token);
-                let at = Some(deadline);
-                match self.slots.get_mut(token) {
-                    Some(Slot::Ctl(conn)) => self.timers.set(token, &mut conn.deadline, at),
-                    Some(Slot::Proxy(hand)) => self.timers.set(token, &mut hand.deadline, at),
-                    Some(Slot::Door(_)) | None => {}
-                }
-            }
+            Ok(token) => self.begin_handshake(from, token, until),
             Err(stream) => cx.sys.close(stream),
         }
     }
 
+    /// A connection counts as one whose handshake is not through, and has so long for what comes next.
+    pub(super) fn begin_handshake(&mut self, from: SocketAddr, token: Token, deadline: Instant) {
+        self.handshake_limit.add(Source::of(from.ip()), deadline, token);
+        let kept = match self.slots.get_mut(token) {
+            Some(Slot::Ctl(conn)) => &mut conn.deadline,
+            Some(Slot::Proxy(hand)) => &mut hand.deadline,
+            Some(Slot::Fronted(fronted)) => &mut fronted.deadline,
+            Some(Slot::Door(_)) | None => unreachable!("it was put in just now"),
+        };
+        self.timers.set(token, kept, Some(deadline));
+    }
+
+    /// Closes whoever must go before a connection from `source` may come.
+    pub(super) fn make_room<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, source: Source) {
+        while let Some((oldest, crowded)) =
+            self.handshake_limit.must_leave(&self.settings, source, |source| self.sessions.expected(source))
+        {
+            let why = match crowded {
+                Crowded::Source => HandshakeEnd::SourceCrowded,
+                Crowded::All => HandshakeEnd::Crowded,
+            };
+            self.drop_handshake(cx, oldest, why);
+        }
+    }
+
     /// Closes a connection whose handshake is not finished. Nothing is sent.
-    fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: HandshakeEnd)
+    pub(super) fn drop_handshake<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: HandshakeEnd)
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
@@ -128,6 +142,11 @@ impl<T, L> ServerMain<T, L> {
                 self.timers.set(token, &mut hand.deadline, None);
                 cx.sys.close(hand.port.stream);
                 hand.from
+            }
+            Some(Slot::Fronted(mut fronted)) => {
+                self.timers.set(token, &mut fronted.deadline, None);
+                cx.sys.close(fronted.unnamed.stream);
+                fronted.unnamed.from
             }
             Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
         };
@@ -156,6 +175,7 @@ impl<T, L> ServerMain<T, L> {
                 hand.deadline = None;
                 self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
             }
+            Some(Slot::Fronted(_)) => self.on_front_waited(cx, token),
             Some(Slot::Door(_)) | None => {}
         }
     }

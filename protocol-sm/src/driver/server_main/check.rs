@@ -80,6 +80,11 @@ impl<T, L> ServerMain<T, L> {
                     handshakes += 1;
                     (hand.deadline, false)
                 }
+                Slot::Fronted(fronted) => {
+                    assert!(fronted.deadline.is_some(), "M1: it has a deadline");
+                    handshakes += 1;
+                    (fronted.deadline, false)
+                }
             };
             if let Some(at) = deadline {
                 assert!(self.timers.has(at, token), "M6: a deadline is among the timers");

@@ -112,10 +112,10 @@ impl Log for Net {
 
 impl Tell<ToLoop<ToServerLoop<u32>>> for Net {
     fn tell(&mut self, told: ToLoop<ToServerLoop<u32>>) {
-        match told.message {
-            ToServerLoop::Visitor(Arrival { stream, from, .. }) => self.visitors.push((stream, from)),
-            ToServerLoop::Settle => self.settled = true,
-            _ => {}
+        if let ToServerLoop::Visitor(Arrival { stream, from, .. }) = told.message {
+            self.visitors.push((stream, from));
+        } else {
+            self.settled |= matches!(told.message, ToServerLoop::Settle);
         }
     }
 }
