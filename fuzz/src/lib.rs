@@ -15,6 +15,7 @@
 mod client;
 mod codec;
 mod config;
+mod head;
 mod model;
 mod net;
 mod preface;
@@ -24,6 +25,7 @@ mod tape;
 pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
+pub use head::head;
 pub use model::tape;
 pub use preface::preface;
 pub use server::server;
@@ -32,10 +34,11 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
+    ("head", head),
     ("server", server),
     ("client", client),
     ("config", config),

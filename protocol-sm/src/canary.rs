@@ -103,11 +103,15 @@ pub enum PlantedBug {
     LeftSessionCut,
     /// A client is not told that another process of it took over.
     TakenOverUntold,
+    /// A visitor who has named a host is given to any tunnel that has one.
+    AnyHost,
+    /// What was read of a visitor to find its host is not given to the service.
+    HeadLost,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 48] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -154,6 +158,8 @@ impl PlantedBug {
         Self::OldReport,
         Self::LeftSessionCut,
         Self::TakenOverUntold,
+        Self::AnyHost,
+        Self::HeadLost,
     ];
 }
 

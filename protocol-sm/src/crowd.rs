@@ -44,6 +44,12 @@ impl Crowd {
         self.total
     }
 
+    /// How many there may still be, besides.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.limit - self.total
+    }
+
     /// A visitor has come. `per_source`: as many may be there of one source.
     ///
     /// # Errors

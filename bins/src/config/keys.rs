@@ -37,12 +37,15 @@ pub(super) const CLIENT: [&str; 10] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 24] = [
+pub(super) const SERVER: [&str; 28] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
+    "http_port",
+    "https_port",
     "allow_ports",
+    ALLOW_HOSTS,
     "max_tunnels",
     "max_connections",
     "max_waiting",
@@ -56,6 +59,7 @@ pub(super) const SERVER: [&str; 24] = [
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
+    "route_timeout",
     "wait_timeout",
     "idle_ping_interval",
     "idle_ping_timeout",
@@ -65,10 +69,12 @@ pub(super) const SERVER: [&str; 24] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 9] = [
+pub(crate) const SERVER_AT_START: [&str; 11] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
+    "http_port",
+    "https_port",
     "work_thread_nums",
     "log_format",
     "access_log",
@@ -83,6 +89,8 @@ pub(crate) const CLIENT_AT_START: [&str; 6] =
 
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
+/// Which hosts a client may have.
+pub(super) const ALLOW_HOSTS: &str = "allow_hosts";
 /// Who may visit.
 pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 /// Who may not.

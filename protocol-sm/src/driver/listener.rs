@@ -5,36 +5,41 @@
 //! the same thread, so that no thread must be woken for it; others to the loop that has the fewest. When the process is
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 //!
+//! Hosts share two ports: a visitor there is a *newcomer* until its first bytes have named one (`newcomers.rs`).
+//!
 //! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
 
 mod check;
+mod deal;
 mod held;
+mod newcomers;
 mod route;
+mod sites;
 
 use super::inherit::{Given, Owner};
-use super::messages::{Arrival, ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
+use super::messages::{ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
 use crate::binds::Binds;
-use crate::crowd::{Crowd, Guest};
+use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
 use crate::report::{Counted, Counts, ListenerPart};
-use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
-use crate::visit::Begun;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use deal::Deal;
 use held::Held;
+use newcomers::{Door, Newcomer, Newcomers};
 use route::{Member, Route};
+use sites::Sites;
 
 /// Connections accepted on one port before others get their turn.
 const BATCH: usize = 64;
@@ -43,15 +48,16 @@ const TRIES: usize = 4;
 /// How long accepting rests when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// See the module. `L` is a listener.
+/// See the module. `T` is a stream, `L` a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Listener<L> {
-    /// Visitors that each event loop has.
-    loads: Vec<u32>,
-    crowd: Crowd,
-    ports: Slab<PublicPort<L>>,
+pub struct Listener<T, L> {
+    deal: Deal,
+    slots: Slab<Slot<T, L>>,
     /// Behind which public port a tunnel stands.
     port_of: BTreeMap<(ControlKey, Registration), Token>,
+    /// Which tunnel a host leads to.
+    sites: Sites,
+    newcomers: Newcomers,
     /// Public ports that are to be opened.
     binds: Binds<Bind>,
     /// Those of another process, until their tunnels are registered anew.
@@ -60,10 +66,13 @@ pub struct Listener<L> {
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
-    totals: Totals,
-    /// What became of those among `totals`.
-    dropped: Counted<Counts<Dropped>>,
-    turned_away: Counts<Dropped>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Slot<T, L> {
+    Port(PublicPort<L>),
+    Door(Door<L>),
+    Newcomer(Box<Newcomer<T>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -81,8 +90,8 @@ struct Bind {
     owner: Owner,
     registration: Registration,
     at: SocketAddr,
-    /// Ports that were not tried yet.
-    ports: VecDeque<u16>,
+    /// Of its ports those that were not tried yet.
+    place: Place,
     gate: Box<Gate>,
 }
 
@@ -96,42 +105,40 @@ enum Upgrade {
     Paused,
 }
 
-impl<L> Listener<L> {
+impl<T, L> Listener<T, L> {
     /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most.
     #[must_use]
     pub fn new(loop_count: usize, visitors: u32) -> Self {
         Self {
-            loads: vec![0; loop_count],
-            crowd: Crowd::new(visitors),
-            ports: Slab::default(),
+            deal: Deal::new(loop_count, visitors),
+            slots: Slab::default(),
             port_of: BTreeMap::new(),
+            sites: Sites::default(),
+            newcomers: Newcomers::default(),
             binds: Binds::default(),
             held: Held::default(),
             upgrade: Upgrade::No,
             busy: VecDeque::new(),
             paused_until: None,
-            totals: Totals::default(),
-            dropped: Counted::default(),
-            turned_away: Counts::default(),
         }
     }
 
     /// Visitors that came and were dropped at once.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.totals
+        self.deal.totals()
     }
 
     /// Visitors that it turned away because of their source address or their rate: they are not among the totals.
     #[must_use]
     pub fn turned_away(&self) -> Counts<Dropped> {
-        self.turned_away
+        self.deal.turned_away()
     }
 
     /// Public ports that are open.
     #[must_use]
     pub fn ports(&self) -> usize {
-        self.ports.len()
+        self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Port(_))).count()
     }
 
     /// Public ports that another process has left, and that wait for their tunnels.
@@ -143,19 +150,28 @@ impl<L> Listener<L> {
     /// Opens what is to be opened, a bounded number of tries at a time.
     fn open_ports<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Listen<Listener = L> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         for _ in 0..TRIES {
             if self.upgrade != Upgrade::No {
                 return;
             }
             let Some((holder, mut bind)) = self.binds.next(cx.now) else { return };
-            let port = bind.ports.pop_front().expect("a port to try");
-            let bound = self.open(cx, &bind, port);
+            let (bound, more) = match &mut bind.place {
+                Place::Ports(ports) => {
+                    let port = ports.pop_front().expect("a port to try");
+                    let more = !ports.is_empty();
+                    (self.open(cx, &bind, port), more)
+                }
+                Place::Site(site) => {
+                    let site = site.clone();
+                    (self.lead(cx, &bind, site), false)
+                }
+            };
             let Bind { control, registration, .. } = bind;
             match bound {
                 // Another one may be free.
-                Err(SysError::InUse | SysError::Denied) if !bind.ports.is_empty() => self.binds.push(holder, bind),
+                Err(SysError::InUse | SysError::Denied) if more => self.binds.push(holder, bind),
                 bound => cx.sys.tell(FromListener::Bound { control, registration, bound }),
             }
         }
@@ -167,15 +183,15 @@ impl<L> Listener<L> {
     {
         let &Bind { control, registration, ref owner, mut at, ref gate, .. } = bind;
         at.set_port(port);
-        let Self { ports, held, .. } = self;
+        let Self { slots, held, .. } = self;
         let mut real = None;
-        let token = ports.insert_with(|token| {
+        let token = slots.insert_with(|token| {
             let (listener, address) = held.listen(cx.sys, at, owner, token)?;
             real = Some(address);
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
             let given = Given::Public { port: address.port(), owner: owner.clone() };
-            Ok(PublicPort { listener, given, route, queued: false })
+            Ok(Slot::Port(PublicPort { listener, given, route, queued: false }))
         })?;
         self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
@@ -186,10 +202,11 @@ impl<L> Listener<L> {
     where
         S: Listen<Listener = L>,
     {
+        self.sites.remove(control, registration);
         if let Some(token) = self.port_of.remove(&(control, registration))
-            && let Some(port) = self.ports.get_mut(token)
+            && let Some(port) = self.port(token)
             && port.route.remove(control, registration)
-            && let Some(port) = self.ports.remove(token)
+            && let Some(Slot::Port(port)) = self.slots.remove(token)
         {
             sys.unlisten(port.listener);
         }
@@ -204,8 +221,8 @@ impl<L> Listener<L> {
         let first = Registration { tunnel: TunnelId(0), serial: 0 };
         let of_session = self.port_of.range((control, first)..);
         let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
-        let open: Vec<_> = of_session.collect();
-        for &(_, registration) in &open {
+        let open: Vec<_> = of_session.map(|(_, registration)| registration).chain(self.sites.of(control)).collect();
+        for &registration in &open {
             self.close(sys, control, registration);
         }
         !open.is_empty()
@@ -222,15 +239,18 @@ impl<L> Listener<L> {
         registration: Registration,
         gate: Gate,
     ) where
-        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+        S: Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         let from = (former.control, former.registration);
-        let token = self.port_of.remove(&from).expect("an open tunnel has its public port");
-        self.port_of.insert((control, registration), token);
-        let port = self.ports.get_mut(token).expect("it is open");
-        port.route.pass_on(from, Member { control, registration, gate, turned_away: Counted::default() });
+        let member = Member { control, registration, gate, turned_away: Counted::default() };
+        if let Some(token) = self.port_of.remove(&from) {
+            self.port_of.insert((control, registration), token);
+            self.port(token).expect("it is open").route.pass_on(from, member);
+        } else {
+            self.sites.pass_on(from, member);
+        }
         let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
-        for loop_index in 0..self.loads.len() {
+        for loop_index in 0..self.deal.loop_count() {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
         }
         cx.sys.tell(FromListener::Bound { control, registration, bound: Ok(former.public) });
@@ -239,11 +259,14 @@ impl<L> Listener<L> {
     /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
     fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
-        if let Some(&token) = self.port_of.get(&(control, registration)) {
-            if let Some(member) = self.ports.get_mut(token).and_then(|port| port.route.member(control, registration)) {
-                gate.follow(&mut member.gate);
-                member.gate = *gate;
-            }
+        let at = self.port_of.get(&(control, registration)).copied();
+        let member = match at.and_then(|token| self.slots.get_mut(token)) {
+            Some(Slot::Port(port)) => port.route.member(control, registration),
+            _ => self.sites.member(control, registration),
+        };
+        if let Some(member) = member {
+            gate.follow(&mut member.gate);
+            member.gate = *gate;
         } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
             bind.gate = gate;
         }
@@ -259,37 +282,50 @@ impl<L> Listener<L> {
     // PROTOCOL.md: P-LEAVE-5.
     pub fn hold(&mut self, held: Vec<(SocketAddr, Owner, L)>, until: Instant) {
         self.held = Held::new(held, until);
+        self.await_hosts(until);
     }
 
     fn on_upgrade<S>(&mut self, cx: &mut Cx<'_, S>, step: Step)
     where
-        S: Listen<Listener = L> + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         match step {
             Step::Lend => {
                 self.upgrade = Upgrade::Lent;
-                self.ports.iter().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
-                let count = self.ports.len() + self.held.lend(cx.sys);
+                let mut count = self.held.lend(cx.sys);
+                for (_, slot) in self.slots.iter() {
+                    let (listener, given) = match slot {
+                        Slot::Port(port) => (&port.listener, &port.given),
+                        Slot::Door(door) => (&door.listener, door.given()),
+                        Slot::Newcomer(_) => continue,
+                    };
+                    cx.sys.lend(listener, given);
+                    count += 1;
+                }
                 cx.sys.tell(FromListener::Lent { count });
             }
             Step::Settle => {
                 self.upgrade = Upgrade::Paused;
-                // By the way that visitors take: behind the last of them.
-                for loop_index in 0..self.loads.len() {
-                    cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
-                }
+                self.newcomers.settling = true;
+                self.settle_if_routed(cx);
             }
             Step::Leave => {
                 self.binds.remove(|_| true);
                 self.port_of.clear();
-                for token in self.ports.keys().collect::<Vec<_>>() {
-                    if let Some(port) = self.ports.remove(token) {
+                for token in self.slots.keys().collect::<Vec<_>>() {
+                    if self.port(token).is_some()
+                        && let Some(Slot::Port(port)) = self.slots.remove(token)
+                    {
                         cx.sys.unlisten(port.listener);
                     }
                 }
+                self.close_doors(cx);
                 self.held.close(cx.sys);
             }
-            Step::GoOn => self.upgrade = Upgrade::No,
+            Step::GoOn => {
+                self.upgrade = Upgrade::No;
+                self.newcomers.settling = false;
+            }
         }
     }
 
@@ -297,63 +333,55 @@ impl<L> Listener<L> {
     /// otherwise.
     fn tell_closed<S>(&self, sys: &mut S, control: ControlKey, tunnel: Option<TunnelId>)
     where
-        S: Listen + Tell<ToLoop<ToServerLoop<S::Stream>>>,
+        S: Tell<ToLoop<ToServerLoop<T>>>,
     {
-        for loop_index in 0..self.loads.len() {
+        for loop_index in 0..self.deal.loop_count() {
             sys.tell(ToLoop { loop_index, message: ToServerLoop::CloseTunnel { control, tunnel } });
         }
     }
 
+    /// A public port of one tunnel.
+    fn port(&mut self, token: Token) -> Option<&mut PublicPort<L>> {
+        match self.slots.get_mut(token) {
+            Some(Slot::Port(port)) => Some(port),
+            Some(Slot::Door(_) | Slot::Newcomer(_)) | None => None,
+        }
+    }
+
+    /// Whether what listens there waits for its turn.
+    fn queued(&mut self, token: Token) -> Option<&mut bool> {
+        match self.slots.get_mut(token)? {
+            Slot::Port(port) => Some(&mut port.queued),
+            Slot::Door(door) => Some(&mut door.queued),
+            Slot::Newcomer(_) => None,
+        }
+    }
+
     fn enqueue(&mut self, token: Token) {
-        if let Some(port) = self.ports.get_mut(token)
-            && !port.queued
+        if let Some(queued) = self.queued(token)
+            && !*queued
         {
-            port.queued = true;
+            *queued = true;
             self.busy.push_back(token);
         }
     }
 
     fn accept<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
-        S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Self { ports, loads, crowd, totals, dropped, turned_away: all_turned_away, .. } = self;
-        let Some(PublicPort { listener, route, .. }) = ports.get_mut(token) else { return };
+        let Self { slots, deal, .. } = self;
         let now = cx.now;
-        let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
-            let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate, ref mut turned_away } =
-                route.resolve();
-            if let Err(why) = gate.admit(now, from.ip()) {
-                all_turned_away.add(why);
-                **turned_away += 1;
-                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
-                return sys.reset(stream);
+        let end = match slots.get_mut(token) {
+            Some(Slot::Port(PublicPort { listener, route, .. })) => {
+                accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
+                    deal.visitor(sys, now, route.resolve(), stream, from, Vec::new());
+                })
             }
-            let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
-            if let Err(why) = crowd.enter(guest, gate.per_source) {
-                totals.visitors += 1;
-                totals.aborted += 1;
-                dropped.add(why);
-                **turned_away += 1;
-                sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-                Begun::turned_away(gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
-                return sys.reset(stream);
-            }
-            let loop_index = least_loaded(loads);
-            loads[loop_index] += 1;
-            let message = ToServerLoop::Visitor(Arrival {
-                control,
-                tunnel,
-                stream,
-                from,
-                guest,
-                tunnel_max: gate.max_connections,
-                label: gate.label.clone(),
-                left: loads.len() - 1,
-            });
-            sys.tell(ToLoop { loop_index, message });
-        });
+            Some(Slot::Door(_)) => self.accept_newcomers(cx, token),
+            Some(Slot::Newcomer(_)) | None => return,
+        };
+        self.keep_within(cx);
         match end {
             Ok(false) => return,
             Ok(true) => {}
@@ -366,38 +394,48 @@ impl<L> Listener<L> {
     }
 }
 
-impl<L, S> Driver<S> for Listener<L>
+impl<T, L, S> Driver<S> for Listener<T, L>
 where
-    S: Listen<Listener = L> + Log + Tell<ToLoop<ToServerLoop<S::Stream>>> + Tell<FromListener>,
+    S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
 {
     type Message = ToListener;
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, holder, owner, registration, at, ports, gate } => {
-                self.binds.push(holder, Bind { control, owner, registration, at, ports, gate });
+            ToListener::Bind { control, holder, owner, registration, at, place, gate } => {
+                self.binds.push(holder, Bind { control, owner, registration, at, place, gate });
             }
             ToListener::HandOver { former, control, registration, gate } => {
                 self.hand_over(cx, former, control, registration, *gate);
             }
             ToListener::Upgrade(step) => self.on_upgrade(cx, step),
-            ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::KeepTo(timings, routing) => {
+                cx.sys.keep_to(&timings);
+                self.change_routing(cx, *routing);
+            }
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
-                let members = self.ports.iter().flat_map(|(_, port)| port.route.members());
+                let of_ports = self.slots.iter().filter_map(|(_, slot)| match slot {
+                    Slot::Port(port) => Some(port.route.members()),
+                    Slot::Door(_) | Slot::Newcomer(_) => None,
+                });
+                let members = of_ports.flatten().chain(self.sites.members());
                 let tunnels =
                     members.map(|member| (member.control, member.registration.tunnel, *member.turned_away)).collect();
-                let (dropped, turned_away) = (*self.dropped, self.turned_away);
-                let part = ListenerPart { dropped, turned_away, tunnels };
+                let part = ListenerPart {
+                    dropped: self.deal.dropped(),
+                    turned_away: self.deal.turned_away(),
+                    unrouted: self.newcomers.len() as u64,
+                    not_routed: self.newcomers.refused(),
+                    tunnels,
+                };
                 cx.sys.tell(FromListener::Report(Box::new(part)));
             }
             ToListener::Moved { from, to } => {
-                self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
-                self.loads[to] += 1;
+                self.deal.on_moved(from, to);
             }
             ToListener::Left { loop_index, guest } => {
-                self.loads[loop_index] = self.loads[loop_index].checked_sub(1).expect("who left had come");
-                self.crowd.leave(guest);
+                self.deal.on_left(loop_index, guest);
             }
             ToListener::Close { control, registration } => {
                 self.close(cx.sys, control, registration);
@@ -410,15 +448,18 @@ where
             }
             ToListener::Retire { control } => {
                 self.close_all(cx.sys, control);
-                for loop_index in 0..self.loads.len() {
+                for loop_index in 0..self.deal.loop_count() {
                     cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Retire { control } });
                 }
             }
         }
     }
 
-    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, _ready: Readiness) {
-        if self.rests() {
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
+        if let Some(Slot::Newcomer(newcomer)) = self.slots.get_mut(token) {
+            newcomer.on_ready(ready);
+            self.hear(cx, token);
+        } else if self.rests() {
             self.enqueue(token);
         } else {
             self.accept(cx, token);
@@ -430,11 +471,15 @@ where
             self.paused_until = None;
         }
         self.held.on_deadline(cx.now, cx.sys);
+        while let Some(token) = self.newcomers.timers.pop_due(cx.now) {
+            self.on_timeout(cx, token);
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let binds = self.binds.next_deadline().filter(|_| self.upgrade == Upgrade::No);
-        [self.paused_until, binds, self.held.next_deadline()].into_iter().flatten().min()
+        let newcomers = self.newcomers.timers.next();
+        [self.paused_until, binds, self.held.next_deadline(), newcomers].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -444,8 +489,8 @@ where
                 return;
             }
             let Some(token) = self.busy.pop_front() else { return };
-            if let Some(port) = self.ports.get_mut(token) {
-                port.queued = false;
+            if let Some(queued) = self.queued(token) {
+                *queued = false;
                 self.accept(cx, token);
             }
         }
@@ -454,15 +499,6 @@ where
     fn is_busy(&self) -> bool {
         self.binds.is_due() && self.upgrade == Upgrade::No || !self.rests() && !self.busy.is_empty()
     }
-}
-
-/// The event loop that gets the next visitor.
-fn least_loaded(loads: &[u32]) -> usize {
-    // The last of a row of visitors, one after the other, may not be quite gone when the next one comes.
-    if loads.iter().sum::<u32>() <= 1 {
-        return 0;
-    }
-    (0..loads.len()).min_by_key(|&loop_index| loads[loop_index]).unwrap_or(0)
 }
 
 /// Accepts up to [`BATCH`] connections. `Ok(true)`: more may wait. `Err`: the system has no room for more now.
@@ -482,22 +518,4 @@ pub(crate) fn accept_batch<S: Listen>(
         }
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_visitor_stays_with_the_first_loop_and_others_go_where_the_fewest_are() {
-        let mut loads = [0; 3];
-        let dealt: Vec<_> = (0..6)
-            .map(|_| {
-                let loop_index = least_loaded(&loads);
-                loads[loop_index] += 1;
-                loop_index
-            })
-            .collect();
-        assert_eq!(dealt, [0, 0, 1, 2, 1, 2]);
-    }
 }

@@ -34,7 +34,6 @@
 mod accept;
 mod check;
 mod ctl_handshake;
-mod handshake_limit;
 mod orders;
 mod reload;
 mod report;
@@ -44,6 +43,7 @@ mod takeover;
 mod upgrade;
 
 use super::ctl_link::CtlLink;
+use super::handshake_limit::HandshakeLimit;
 use super::messages::{ControlKey, FromListener, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
@@ -72,7 +72,6 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
-use handshake_limit::HandshakeLimit;
 use report::Part;
 use session_table::SessionTable;
 use upgrade::Upgrade;

@@ -11,8 +11,8 @@ mod tls;
 mod transfer;
 
 pub use ctl::{
-    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, FEATURES, LEAVE, Nonce, Proof, Resume, ServerHandshake,
-    ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, Welcome,
+    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, FEATURES, HOSTS, LEAVE, Nonce, Proof, Resume,
+    ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 #[cfg(feature = "canary")]

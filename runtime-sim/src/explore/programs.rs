@@ -150,7 +150,7 @@ pub(super) struct State {
     net: Net,
     main: Part<ServerMain<Stream, Door>>,
     loop_index: Part<ServerLoop<Stream, Pipe>>,
-    listener: Part<Listener<Door>>,
+    listener: Part<Listener<Stream, Door>>,
     to_main: VecDeque<ToServerMain<Stream>>,
     to_loop: VecDeque<ToServerLoop<Stream>>,
     to_listener: VecDeque<ToListener>,
@@ -177,6 +177,7 @@ impl Programs {
             // So that looks at what is acknowledged come no sooner.
             heartbeat_timeout: 2 * NEVER,
             handshake_timeout: NEVER,
+            route_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
             wait_timeout: NEVER,
@@ -205,6 +206,7 @@ impl Programs {
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
+                site: None,
                 local: at(LOCAL_PORT).to_string(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
@@ -272,7 +274,11 @@ impl Programs {
         }
     }
 
-    fn listener(state: &mut State, story: &mut Story, call: impl FnOnce(&mut Listener<Door>, &mut Cx<'_, Kernel<'_>>)) {
+    fn listener(
+        state: &mut State,
+        story: &mut Story,
+        call: impl FnOnce(&mut Listener<Stream, Door>, &mut Cx<'_, Kernel<'_>>),
+    ) {
         let told = drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call);
         state.listener.assert_consistent();
         for told in told {

@@ -109,6 +109,7 @@ pub enum Sometimes {
     PortClosed,
     PortClosedWithTransfers,
     HeaderSplit,
+    HostRefused,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -119,7 +120,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 107] = [
+    pub const ALL: [Self; 108] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -221,6 +222,7 @@ impl Sometimes {
         Self::PortClosed,
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
+        Self::HostRefused,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

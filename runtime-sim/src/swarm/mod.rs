@@ -51,7 +51,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 43] = [
+pub const UNSEEN: [Sometimes; 44] = [
+    Sometimes::HostRefused,
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,

@@ -226,7 +226,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<Door>::new(plan.scenario.loop_count, visitors),
+        Listener::<_, Door>::new(plan.scenario.loop_count, visitors),
         Listener::assert_consistent,
         inbox,
     );
@@ -325,6 +325,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
+                site: None,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),

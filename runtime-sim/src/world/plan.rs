@@ -179,6 +179,7 @@ impl Plan {
             no_splice: draw_no_splice(seed),
         };
         scenario.draw_serving(seed);
+        scenario.draw_sites(seed);
         Self {
             seed,
             scenario,

@@ -35,6 +35,7 @@ impl World {
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
+            site: self.plan.scenario.tunnels[tunnel].site.clone(),
             local: local(tunnel),
             local_sources: Vec::new(),
             limits: self.plan.scenario.limits(tunnel),
@@ -193,7 +194,7 @@ impl World {
             ToListener::CloseAll { .. }
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
-            | ToListener::KeepTo(_)
+            | ToListener::KeepTo(..)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }

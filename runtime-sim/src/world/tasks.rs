@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 #[allow(clippy::large_enum_variant)] // there are a dozen of them
 pub(super) enum Task {
     ServerMain(ServerMain<Stream, Socket>),
-    Listener(Listener<Socket>),
+    Listener(Listener<Stream, Socket>),
     ServerLoop(ServerLoop<Stream, Pipe>),
     ClientMain(ClientMain<Stream>),
     ClientLoop(ClientLoop<Stream, Pipe>),

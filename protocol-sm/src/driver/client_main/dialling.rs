@@ -14,7 +14,8 @@ use crate::notes::Disconnect;
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER, ToServer,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER,
+    ToServer,
 };
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -140,7 +141,10 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE | if is_new { TAKEOVER } else { 0 } | if channel.is_some() { CHANNEL } else { 0 },
+                    features: LEAVE
+                        | HOSTS
+                        | if is_new { TAKEOVER } else { 0 }
+                        | if channel.is_some() { CHANNEL } else { 0 },
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());

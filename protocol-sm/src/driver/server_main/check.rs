@@ -11,7 +11,11 @@ impl<T, L> ServerMain<T, L> {
     ///
     /// # Panics
     /// If they are not.
-    pub fn assert_ports<'a>(&self, listener: &Listener<L>, on_the_way: impl Iterator<Item = &'a ToListener> + Clone) {
+    pub fn assert_ports<'a>(
+        &self,
+        listener: &Listener<T, L>,
+        on_the_way: impl Iterator<Item = &'a ToListener> + Clone,
+    ) {
         let closes = |control, registration| {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
@@ -20,7 +24,7 @@ impl<T, L> ServerMain<T, L> {
                 ToListener::Upgrade(step) => step == Step::Leave,
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
-                | ToListener::KeepTo(_)
+                | ToListener::KeepTo(..)
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
                 | ToListener::Report => false,
