@@ -176,7 +176,9 @@ impl Demo {
             settings: ClientSettings {
                 proxy: ProxyAt::AsTold,
                 uplink: Origin::default(),
+                outbound: None,
                 tls_relay: false,
+                frugal: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

@@ -288,6 +288,7 @@ mod tests {
             Dropped::SourceDenied,
             Dropped::TooOften,
             Dropped::SourceFull,
+            Dropped::NoHeader,
             Dropped::Gone,
             Dropped::Resources,
         ];
@@ -301,6 +302,7 @@ mod tests {
                 "source_denied",
                 "too_often",
                 "source_full",
+                "no_header",
                 "gone",
                 "resources"
             ]

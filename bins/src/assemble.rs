@@ -9,6 +9,7 @@ use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntr
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
+use crate::outbound::{self, OutboundSource};
 use crate::problem::Problem;
 use crate::reload::Fixed;
 use crate::tls::{self, Besides};
@@ -81,7 +82,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         }
     }
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
-    found.secrets_in_the_open(sources);
+    found.secrets_in_the_open(sources, false);
     let own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
     file.settings.credentials = credentials(own, &file, &mut found);
     if file.settings.credentials.is_empty() {
@@ -172,6 +173,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         None => ClientFile::default(),
     };
     put_over(&flags.common, &mut file.common, &mut file.timings);
+    let frugal = flags.frugal.unwrap_or(file.frugal);
     if let Some(local) = &flags.local_server {
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
@@ -198,7 +200,15 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
              `local` in a configuration file",
         );
     }
-    found.secrets_in_the_open(&file.common.tokens);
+    let inline = file.outbound.as_ref().is_some_and(OutboundSource::holds_secret);
+    found.secrets_in_the_open(&file.common.tokens, inline);
+    let get = |name: &str| std::env::var_os(name);
+    let variable_for_proxy = flags.command.is_none().then(|| get(outbound::VARIABLE)).flatten();
+    let said =
+        found.keep(|warnings| outbound::over_the_file(flags.outbound_proxy.as_ref(), variable_for_proxy, warnings));
+    let host = server.map(HostPort::host).unwrap_or_default();
+    let outbound = said.flatten().or(file.outbound);
+    let outbound = outbound.and_then(|source| found.keep(|warnings| source.proxy(host, &get, warnings))).flatten();
     let token = own_tokens(&flags.common, variable, &file.common.tokens, &mut found).pop();
     let chosen = flags.client_id.clone().or(file.client_id);
     let client_id = found.keep(|_| {
@@ -213,7 +223,6 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         file.tls.authority = None;
         file.tls.pins = Some(Named { value: flags.tls_pin.clone(), by: "--tls-pin".to_owned() });
     }
-    let host = server.map(HostPort::host).unwrap_or_default();
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::client(&file.tls, host, warnings, &mut besides));
     found.besides = besides;
@@ -243,9 +252,11 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
             uplink: file.uplink,
+            outbound,
             tls_relay: file.tls.relay,
+            frugal,
             access_log: false,
-            timings: file.timings,
+            timings: file.timings.of(frugal),
         },
         tls: encryption.flatten(),
     };
@@ -300,8 +311,8 @@ impl<'p> Findings<'p> {
     }
 
     /// Warns if the configuration file holds a secret and others may read it.
-    fn secrets_in_the_open<'s>(&mut self, sources: impl IntoIterator<Item = &'s TokenSource>) {
-        if sources.into_iter().any(|source| matches!(source, TokenSource::Inline(_))) {
+    fn secrets_in_the_open<'s>(&mut self, tokens: impl IntoIterator<Item = &'s TokenSource>, others: bool) {
+        if others || tokens.into_iter().any(|source| matches!(source, TokenSource::Inline(_))) {
             self.warnings.extend(self.path.and_then(token::open_to_others));
         }
     }

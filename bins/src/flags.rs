@@ -4,6 +4,7 @@ use crate::address::{HostPort, bind_addr, local_address};
 use crate::config::{MAX_THREADS, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
+use crate::outbound::Given;
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use protocol_sm::routes::{Host, Site, Web};
@@ -158,10 +159,17 @@ pub struct ClientFlags {
     /// machine and the tunnels]
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
+    /// Send little while nobody visits, where each byte is paid for: below 1 MB a day
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub frugal: Option<bool>,
     /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts; several with
     /// commas in between, while its key is changed
     #[arg(long, value_name = "sha256:…", value_delimiter = ',')]
     pub tls_pin: Vec<Pin>,
+    /// Go through this proxy to the server: http://HOST:PORT, socks5://HOST:PORT, or `environment` for the one in
+    /// HTTPS_PROXY or ALL_PROXY. One that wants a password belongs into CPROXY_OUTBOUND_PROXY or a file
+    #[arg(long, value_name = "URL|environment")]
+    pub outbound_proxy: Option<Given>,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod logging;
 pub mod notify;
 pub mod operate;
+pub mod outbound;
 pub mod output;
 pub mod problem;
 pub mod reload;

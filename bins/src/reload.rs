@@ -9,13 +9,15 @@ use crate::certificates::{self, Attended};
 use crate::config::ConfigError;
 use crate::logging::Level;
 use crate::notify;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol_sm::reload::Changes;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is fixed at the start: each key that only a restart changes, and what it said.
 pub type Fixed = Vec<(&'static str, String)>;
@@ -34,6 +36,21 @@ pub struct Parts<C> {
     pub level: Level,
     /// What goes on beside the program since the start.
     pub attended: Attended,
+    /// Who may read it now.
+    pub turn: Turn,
+}
+
+/// Reloads and upgrades come one after the other: whoever waits for an upgrade to be through knows which process serves
+/// since then, if that is another one.
+#[derive(Clone, Debug, Default)]
+pub struct Turn(Arc<Mutex<Option<u32>>>);
+
+impl Turn {
+    /// Waits until it is the caller's turn, for as long as it holds what is returned.
+    #[must_use]
+    pub fn take(&self) -> MutexGuard<'_, Option<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why nothing was changed: each is a sentence.
@@ -68,6 +85,11 @@ impl<C: Send + 'static> Reload<C> {
     /// Why nothing was changed, which is in the log then.
     pub fn reload(&self) -> Result<String, NotReloaded> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = parts.turn.clone();
+        let serves = turn.take();
+        if let Some(pid) = *serves {
+            return pass_on(pid);
+        }
         notify::reloading();
         let done = parts.reload();
         match &done {
@@ -100,7 +122,17 @@ impl<C: Send + 'static> Reload<C> {
     }
 }
 
-/// Asks for a reload or an upgrade and does not wait for it.
+/// Tells the process that serves since an upgrade. What it read when it began may have changed since.
+fn pass_on(pid: u32) -> Result<String, NotReloaded> {
+    let sentence = format!("process {pid} serves now, and was told to reload: its log says what that has changed");
+    match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGHUP) {
+        Ok(()) => tracing::info!(event = "reload_passed_on", process = pid, "{sentence}"),
+        Err(error) => return Err(NotReloaded(vec![format!("process {pid} should serve now: {error}")])),
+    }
+    Ok(sentence)
+}
+
+/// Asks for a reload, an upgrade or a stop and does not wait for it.
 #[derive(Clone, Debug)]
 pub struct Asker(SyncSender<()>);
 

@@ -3,7 +3,6 @@
 //! (SIGPIPE needs nothing here: Rust programs start with it ignored, and a write to a closed pipe fails.)
 
 use crate::reload::Asker;
-use runtime_epoll::Stopper;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -70,13 +69,13 @@ impl Caught {
         }
     }
 
-    /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop stops
-    /// what `stopper` stops; one that comes later than a second exits with code 1 wherever the first got stuck. `reload`
-    /// is asked for reloads, and `upgrade`, where there is one, for upgrades.
+    /// Serves the signals on a thread of their own, which lives as long as the process. The first request to stop calls
+    /// `stop`, which waits for nothing; one that comes later than a second exits with code 1 wherever the first got
+    /// stuck. `reload` is asked for reloads, and `upgrade`, where there is one, for upgrades.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn serve(mut self, stopper: Stopper, reload: Asker, upgrade: Option<Asker>) -> io::Result<()> {
+    pub fn serve(mut self, stop: impl Fn() + Send + 'static, reload: Asker, upgrade: Option<Asker>) -> io::Result<()> {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             let mut asked = Asked::default();
             for signal in self.0.forever() {
@@ -86,7 +85,7 @@ impl Caught {
                     Order::Upgrade => upgrade.iter().for_each(Asker::ask),
                     Order::Stop => {
                         // First the deed: a log line may have to wait.
-                        stopper.stop();
+                        stop();
                         tracing::info!(
                             event = "stopping",
                             "stopping; a second signal exits at once, if it comes 1 s later or more"

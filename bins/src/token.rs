@@ -116,7 +116,7 @@ pub fn open_to_others(path: &Path) -> Option<String> {
 }
 
 /// Reads a small file, whatever it is (a pipe will do), but no more of it than a token can be.
-fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // As large as it may become: one that grows leaves copies behind.
     let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
     let mut file = File::open(path)?;
@@ -130,7 +130,7 @@ fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         }
     }
     if length > MAX_FILE {
-        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is no token file")));
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes, so it is something else")));
     }
     bytes.truncate(length);
     Ok(bytes)

@@ -6,11 +6,11 @@
 
 use crate::admin::{self, Admin};
 use crate::notify;
-use crate::reload::Asker;
+use crate::reload::{Asker, Turn};
 use protocol_sm::wire::VERSION;
-use runtime_epoll::Step;
 use runtime_epoll::inherit;
 use runtime_epoll::server::Upgrader;
+use runtime_epoll::{Step, Stopper};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -32,6 +32,7 @@ pub type Open = Box<dyn Fn() -> Admin + Send>;
 pub struct Upgrade {
     upgrader: Upgrader,
     program: PathBuf,
+    turn: Turn,
     outside: Mutex<Outside>,
 }
 
@@ -48,12 +49,12 @@ impl fmt::Debug for Upgrade {
 }
 
 impl Upgrade {
-    /// `program` is what is started, with this process's arguments. `open` is called now, and again after an upgrade that
-    /// did not come about.
+    /// `program` is what is started, with this process's arguments. `turn` is that of reloads. `open` is called now, and
+    /// again after an upgrade that did not come about.
     #[must_use]
-    pub fn new(upgrader: Upgrader, program: PathBuf, open: Open) -> Self {
+    pub fn new(upgrader: Upgrader, program: PathBuf, turn: Turn, open: Open) -> Self {
         let admin = Some(open());
-        Self { upgrader, program, outside: Mutex::new(Outside { open, admin }) }
+        Self { upgrader, program, turn, outside: Mutex::new(Outside { open, admin }) }
     }
 
     /// Lets the program on disk take over. Returns what has happened, as a sentence, which is in the log then.
@@ -64,7 +65,8 @@ impl Upgrade {
         let Ok(mut outside) = self.outside.try_lock() else {
             return Err("an upgrade is under way".to_owned());
         };
-        let done = self.take_steps(&mut outside);
+        let mut serves = self.turn.take();
+        let done = self.take_steps(&mut outside, &mut serves);
         match &done {
             Ok(sentence) => tracing::info!(event = "upgraded", "{sentence}"),
             Err(why) => tracing::error!(event = "not_upgraded", "not upgraded, and this process goes on: {why}"),
@@ -72,15 +74,16 @@ impl Upgrade {
         done
     }
 
-    fn take_steps(&self, outside: &mut Outside) -> Result<String, String> {
+    fn take_steps(&self, outside: &mut Outside, serves: &mut Option<u32>) -> Result<String, String> {
         if self.upgrader.step(Step::Lend) == 0 {
             return Err("the server is stopping, or another process serves already".to_owned());
         }
         match self.begin(outside) {
             Ok(child) => {
                 let sessions = self.upgrader.step(Step::Leave);
-                notify::successor(child.id());
                 let pid = child.id();
+                notify::successor(pid);
+                *serves = Some(pid);
                 reap(child);
                 Ok(format!("process {pid} serves now; {sessions} sessions end here"))
             }
@@ -134,6 +137,24 @@ impl Upgrade {
         if let Ok(mut outside) = self.outside.try_lock() {
             outside.admin = None;
         }
+    }
+
+    /// Leaves the listeners to the next process that systemd starts, where it wants that, and stops this one.
+    fn stop(&self, stopper: &Stopper) {
+        // An upgrade that is under way has lent them already, and this process may be the one that was upgraded.
+        if notify::is_awaited() && self.upgrader.step(Step::Lend) > 0 {
+            self.upgrader.take_lent().iter().for_each(|(name, listener)| notify::keep(name, listener));
+        }
+        stopper.stop();
+    }
+
+    /// Serves requests to stop on a thread of its own: whoever asks waits for nothing.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn serve_stop(self: &Arc<Self>, stopper: Stopper) -> io::Result<Asker> {
+        let upgrade = Arc::clone(self);
+        Asker::serve("stop", move || upgrade.stop(&stopper))
     }
 
     /// Serves [`Asker::ask`] on a thread of its own, which lives as long as the process.

@@ -94,7 +94,9 @@ impl World {
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

@@ -18,7 +18,9 @@ mod config;
 mod head;
 mod model;
 mod net;
+mod passage;
 mod preface;
+mod proxy_header;
 mod server;
 mod tape;
 
@@ -27,17 +29,21 @@ pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
 pub use head::head;
 pub use model::tape;
+pub use passage::passage;
 pub use preface::preface;
+pub use proxy_header::proxy_header;
 pub use server::server;
 
 /// A fuzz target: panics if the code under test does anything wrong with `data`.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
+    ("passage", passage),
+    ("proxy_header", proxy_header),
     ("head", head),
     ("server", server),
     ("client", client),

@@ -112,7 +112,7 @@ impl World {
         let mut world = Self {
             net: Net::default(),
             main: ServerMain::new(settings, 1, SocketAddr::new(LOCAL, 0)),
-            listener: Listener::new(1, u32::MAX),
+            listener: Listener::new(1, u32::MAX, Vec::new()),
             event_loop: ServerLoop::new(0, timings.clone()),
             secret,
             timings,

@@ -103,6 +103,8 @@ pub enum PlantedBug {
     LeftSessionCut,
     /// A client is not told that another process of it took over.
     TakenOverUntold,
+    /// A visitor from a trusted proxy goes on under the proxy's address.
+    NameForgotten,
     /// A visitor who has named a host is given to any tunnel that has one.
     AnyHost,
     /// What was read of a visitor to find its host is not given to the service.
@@ -111,7 +113,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -158,6 +160,7 @@ impl PlantedBug {
         Self::OldReport,
         Self::LeftSessionCut,
         Self::TakenOverUntold,
+        Self::NameForgotten,
         Self::AnyHost,
         Self::HeadLost,
     ];

@@ -50,6 +50,12 @@ impl Crowd {
         self.limit - self.total
     }
 
+    /// Whether one more may come while so many are on their way in.
+    #[must_use]
+    pub fn has_room_beside(&self, coming: usize) -> bool {
+        u64::from(self.total) + (coming as u64) < u64::from(self.limit)
+    }
+
     /// A visitor has come. `per_source`: as many may be there of one source.
     ///
     /// # Errors

@@ -133,6 +133,7 @@ pub mod liveness;
 pub mod local_ports;
 pub mod names;
 pub mod notes;
+pub mod outbound;
 pub mod ping_pace;
 pub mod pool;
 pub mod ports;

@@ -5,7 +5,8 @@ use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
 use crate::control::server::Asked;
-use crate::ids::{ClientId, ConnId, Epoch, TunnelId};
+use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
+use crate::outbound::{Destination, PassageFailure};
 use crate::reload::Changes;
 use crate::routes::{Refusal, Web};
 use crate::sys_error::SysError;
@@ -23,6 +24,8 @@ use core::time::Duration;
 pub enum Note {
     /// A transfer began.
     Started {
+        /// The session.
+        control: ControlKey,
         /// The conn.
         conn: ConnId,
         /// The number of the transfer on its conn.
@@ -138,8 +141,8 @@ pub enum Note {
     ConnFailed {
         /// The conn.
         conn: ConnId,
-        /// The address that was dialled.
-        to: SocketAddr,
+        /// Where it was to go.
+        to: Destination,
         /// The reason.
         why: ConnFailure,
     },
@@ -154,8 +157,10 @@ pub enum Note {
         client: ClientId,
         /// The name of the credential that the client proved; none where the server has no tokens, or on a client.
         credential: Option<String>,
-        /// The address that the connection comes from.
+        /// The address that the connection comes from; on a client, the one that it goes to.
         from: SocketAddr,
+        /// On a client: the proxy that has that address, if it is not the server's.
+        through: Option<String>,
         /// Whether it goes on.
         resumed: bool,
     },
@@ -268,6 +273,8 @@ pub enum Note {
     Reconnecting {
         /// The server, as configured.
         server: String,
+        /// The proxy in between, if there is one.
+        through: Option<String>,
         /// What happened.
         why: Disconnect,
         /// The pause.
@@ -292,6 +299,8 @@ pub enum Note {
 pub enum ConnFailure {
     /// No connection.
     Unreachable(SysError),
+    /// The proxy in between lets nothing through.
+    Proxy(PassageFailure),
     /// It was lost before the server had accepted it.
     Lost,
     /// The server refused it.
@@ -306,6 +315,7 @@ impl fmt::Display for ConnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable(error) => error.fmt(f),
+            Self::Proxy(failure) => write!(f, "the proxy {failure}"),
             Self::Lost => f.write_str("the connection was closed before the server had accepted it"),
             Self::Refused(refusal) => write!(f, "the server refused: {refusal}"),
             Self::NotCproxy => f.write_str("what answers there is no cproxy-server's proxy port"),
@@ -321,6 +331,8 @@ pub enum Disconnect {
     Unresolved,
     /// No connection to the server.
     Unreachable(SysError),
+    /// The proxy in between lets nothing through.
+    Proxy(PassageFailure),
     /// What answers there does not speak our protocol.
     NotCproxy,
     /// The server refused, for now.
@@ -350,6 +362,7 @@ impl Disconnect {
         match self {
             Self::Refused(refusal) => refusal.is_final(),
             Self::WrongServer | Self::Unbound => true,
+            Self::Proxy(failure) => failure.is_lasting(),
             Self::Tls(failure) => failure.is_final(),
             // PROTOCOL.md: P-END-4.
             Self::Closed(code) => code == CloseCode::Kicked,
@@ -363,10 +376,13 @@ impl Disconnect {
         }
     }
 
-    /// A sentence about this `server`: what happened, and what to do.
+    /// A sentence about this `server`, and the proxy that it is reached `through`: what happened, and what to do.
     #[must_use]
-    pub fn sentence(self, server: &str) -> String {
+    pub fn sentence(self, server: &str, through: Option<&str>) -> String {
+        let behind = through.map(|proxy| format!("{server} (through the outbound proxy {proxy})"));
+        let (place, server) = (server, behind.as_deref().unwrap_or(server));
         match self {
+            Self::Proxy(failure) => failure.sentence(through.unwrap_or_default(), place),
             Self::Unresolved if server.contains('%') => format!(
                 "this machine does not have the network interface in {server}, behind the %; check `server` \
                  (--cproxy-server)"
@@ -458,6 +474,8 @@ pub enum Dropped {
     TooOften,
     /// As many visitors of its source address are there already as are allowed to be.
     SourceFull,
+    /// It came from a trusted proxy, and no valid PROXY header in time.
+    NoHeader,
     /// Its tunnel or client is gone.
     Gone,
     /// The server is out of descriptors or memory.
@@ -474,6 +492,10 @@ impl fmt::Display for Dropped {
             Self::SourceDenied => "its address is not one that may visit the tunnel (allow_sources, deny_sources)",
             Self::TooOften => "more came from its address than max_connection_rate a minute",
             Self::SourceFull => "max_connections_per_source visitors from its address are there already",
+            Self::NoHeader => {
+                "it is one of `trusted_proxies`, and sent no valid PROXY header; switch that on there (haproxy: send-proxy, \
+                 nginx: proxy_protocol on), or take it off the list"
+            }
             Self::Gone => "the tunnel is gone",
             Self::Resources => "out of descriptors or memory",
         })

@@ -1,6 +1,11 @@
 //! The PROXY protocol's header, by which a LocalServer learns who its visitor is: it stands in front of the visitor's
 //! first byte. Versions 1 and 2 of the specification at haproxy.org, as every server that knows it takes them: without
-//! optional fields, so that nobody's limit on its length is met.
+//! optional fields, so that nobody's limit on its length is met. What relays in front of the server write is read by
+//! [`HeaderReader`].
+
+mod read;
+
+pub use read::{Header, HeaderReader, LONGEST_HEADER, Malformed};
 
 use alloc::format;
 use alloc::vec::Vec;

@@ -6,13 +6,16 @@
 //!
 //! Invariants:
 //! - B1 a client whose session has once been up never gives up;
-//! - B2 while a session waits to be resumed, no pause is longer than a fifth of what is left of its grace, or than
-//!   `reconnect_min` if that is more;
+//! - B2 while a session waits to be resumed, no pause is longer than a fifth of what is left of its grace, nor, after a
+//!   failure that may pass, than [`HURRIED`], or than `reconnect_min` if that is more;
 //! - B3 otherwise the pauses after lasting failures are those of the slow back-off, and after all others those of
 //!   `reconnect_min` and `reconnect_max`.
 
 use crate::backoff::Backoff;
 use core::time::Duration;
+
+/// The longest pause while a session waits to be resumed: how long after a cut of the line its visitors may wait.
+const HURRIED: Duration = Duration::from_secs(2);
 
 /// The pauses of what can only succeed once somebody has changed something.
 #[must_use]
@@ -81,7 +84,7 @@ impl Reconnect {
         AfterFailure::Retry(match fifth {
             // The long pauses begin when there is no session any more.
             Some(fifth) if lasting => Backoff::new(fifth, fifth).next(random),
-            Some(fifth) => self.quick.next(random).min(fifth),
+            Some(fifth) => self.quick.next(random).min(fifth).min(HURRIED.max(self.reconnect_min)),
             None if lasting => self.slow.next(random),
             None => self.quick.next(random),
         })
@@ -143,6 +146,20 @@ mod tests {
                 tries += 1;
             }
             assert!((10..40).contains(&tries), "{tries}");
+        }
+    }
+
+    /// A line that was cut for minutes may be back at any moment.
+    #[test]
+    fn b2_a_session_with_a_long_grace_is_tried_for_as_often() {
+        for (reconnect_min, longest) in [(250, 2.0), (5_000, 5.0)] {
+            let mut reconnect = Reconnect::new(Duration::from_millis(reconnect_min), Duration::from_secs(15));
+            assert!(!reconnect.on_up());
+            let left = Some(Duration::from_secs(300));
+            let pauses: Vec<_> = (0..8).map(|_| pause(reconnect.on_failed(false, left, u32::MAX))).collect();
+            assert_eq!(pauses.iter().copied().fold(0.0, f32::max), longest);
+            // Without a session, the pauses go on where they would have been.
+            assert_eq!(pause(reconnect.on_failed(false, None, u32::MAX)), 15.0);
         }
     }
 

@@ -88,7 +88,9 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         max_proxy_conns,
         proxy,
         uplink,
+        outbound,
         tls_relay,
+        frugal,
         access_log: _,
         timings,
     } = after;
@@ -98,7 +100,9 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         ("proxy_addr", before.proxy != *proxy),
         ("source_addr", before.uplink.address != uplink.address),
         ("bind_interface", before.uplink.interface != uplink.interface),
+        ("outbound_proxy", before.outbound != *outbound),
         ("tls_relay", before.tls_relay != *tls_relay),
+        ("frugal", before.frugal != *frugal),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }
@@ -115,6 +119,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         max_sessions,
         budget: _,
         advertise_proxy_port,
+        trusted_proxies,
         tls_required: _,
         access_log: _,
         timings,
@@ -127,6 +132,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         ("max_handshakes_per_source", before.max_handshakes_per_source != *max_handshakes_per_source),
         ("max_sessions", before.max_sessions != *max_sessions),
         ("advertise_proxy_port", before.advertise_proxy_port != *advertise_proxy_port),
+        ("trusted_proxies", before.trusted_proxies != *trusted_proxies),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }

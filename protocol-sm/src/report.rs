@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// It was asked to stop, and lets transfers finish.
     pub stopping: bool,
-    /// The server's sessions, the oldest first; on a client its own, which is there even while it has no connection.
+    /// The server's sessions, the oldest first; on a client its own, which is there even while it has no connection, and
+    /// then those that it has left.
     pub sessions: Vec<SessionReport>,
     /// What became of visitors.
     pub visitors: VisitorReport,
@@ -128,6 +129,8 @@ pub struct SessionReport {
     pub credential: Option<String>,
     /// The other side's address: the last one where there is no connection now.
     pub peer: Option<SocketAddr>,
+    /// On a client: the proxy that has this address, if one is in between.
+    pub through: Option<String>,
     /// Whether there is a ctl_conn.
     pub state: SessionState,
     /// On a client without a ctl_conn: why, as a sentence.
@@ -150,6 +153,8 @@ pub enum SessionState {
     Detached,
     /// A client that has no session.
     Connecting,
+    /// It lets its transfers finish: another process of the client, or of the server, has the tunnels.
+    Leaving,
 }
 
 impl SessionState {
@@ -160,6 +165,7 @@ impl SessionState {
             Self::Up => "up",
             Self::Detached => "detached",
             Self::Connecting => "connecting",
+            Self::Leaving => "leaving",
         }
     }
 }

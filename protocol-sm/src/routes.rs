@@ -146,6 +146,8 @@ pub enum Refusal {
     Crowded,
     /// The server stops, or another process of it has taken over.
     Stopping,
+    /// It comes from a trusted proxy, without the PROXY header that says for whom.
+    NoHeader,
 }
 
 impl fmt::Display for Refusal {
@@ -162,6 +164,7 @@ impl fmt::Display for Refusal {
             Self::NobodysHost => "no tunnel has this host",
             Self::Away => "the client that has this host is not connected",
             Self::Stopping => "the server stops",
+            Self::NoHeader => "a trusted proxy has sent no PROXY header, or a malformed one",
             Self::Crowded => "too many visitors at once have not said which host they are for",
         })
     }

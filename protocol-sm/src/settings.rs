@@ -4,10 +4,11 @@
 use crate::bandwidth::Rate;
 use crate::budget::Budget;
 use crate::ledger::Holder;
+use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::routes::{HostSet, Site};
-use crate::sources::SourceLists;
+use crate::sources::{Network, SourceLists};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -100,6 +101,34 @@ pub struct Timings {
 const SLACK: Duration = Duration::from_secs(10);
 
 impl Timings {
+    /// The same where little is to be sent while nothing happens, because somebody pays for each byte: with the
+    /// defaults, each side asks for a sign of life after 50 s, and gives up after 110 s without one.
+    // PROTOCOL.md: P-LIVE-3.
+    #[must_use]
+    pub fn frugal(&self) -> Self {
+        let heartbeat_interval = self.heartbeat_interval.saturating_mul(10);
+        Self {
+            heartbeat_interval,
+            // Time for a second ping, if the first one is lost.
+            heartbeat_timeout: self.heartbeat_timeout.max(heartbeat_interval.saturating_mul(11) / 5),
+            idle_ping_interval: self.idle_ping_interval.saturating_mul(5) / 2,
+            ..self.clone()
+        }
+    }
+
+    /// Those of a session, which is frugal or not.
+    #[must_use]
+    pub fn of(&self, frugal: bool) -> Self {
+        if frugal { self.frugal() } else { self.clone() }
+    }
+
+    /// How long nothing may be heard on a connection between client and server before its system asks: a little longer
+    /// than until the programs do.
+    #[must_use]
+    pub fn probe_after(&self) -> Duration {
+        self.heartbeat_interval.max(self.idle_ping_interval).saturating_add(SLACK)
+    }
+
     /// How long a session without a ctl_conn is kept for a resume.
     // PROTOCOL.md: P-RES-6.
     #[must_use]
@@ -258,6 +287,9 @@ pub struct ServerSettings {
     pub budget: Budget,
     /// The proxy port that clients are told, where it is mapped to another number on the way (default: the real one).
     pub advertise_proxy_port: Option<u16>,
+    /// Relays in front of the server: connections from there begin with a PROXY header that says who is behind them
+    /// (default: none).
+    pub trusted_proxies: Vec<Network>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
     /// Each visit leaves a record at its end (default: none does).
@@ -320,6 +352,7 @@ impl Default for ServerSettings {
             max_sessions: 4096,
             budget: Budget::default(),
             advertise_proxy_port: None,
+            trusted_proxies: Vec::new(),
             tls_required: false,
             access_log: false,
             timings: Timings::default(),
@@ -389,6 +422,16 @@ impl ProxyAt {
         }
         server
     }
+
+    /// The same for a proxy that is asked for it, where the server's ctl port is at `server`.
+    #[must_use]
+    pub fn target(self, server: &Target, told: u16) -> Target {
+        match self {
+            Self::AsTold => server.at_port(told),
+            Self::Port(port) => server.at_port(port),
+            Self::Address(address) => address.into(),
+        }
+    }
 }
 
 /// The client's settings.
@@ -407,10 +450,35 @@ pub struct ClientSettings {
     pub proxy: ProxyAt,
     /// Where connections to the server begin.
     pub uplink: Origin,
+    /// The proxy that they go through, if one is in between.
+    pub outbound: Option<OutboundProxy>,
     /// TLS ends at a relay in front of the server: the proofs do not cover its channel.
     pub tls_relay: bool,
+    /// Little is to be sent while nobody visits; `timings` are [`Timings::frugal`] then.
+    pub frugal: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P-LIVE-3: with the defaults, a peer that is gone is found within two minutes, after a second ping.
+    #[test]
+    fn a_frugal_session_is_silent_for_longer_and_otherwise_as_any() {
+        let usual = Timings::default();
+        let frugal = usual.of(true);
+        let secs =
+            [frugal.heartbeat_interval, frugal.heartbeat_timeout, frugal.idle_ping_interval].map(|t| t.as_secs());
+        assert_eq!(secs, [50, 110, 50]);
+        assert!(frugal.probe_after() > frugal.heartbeat_interval.max(frugal.idle_ping_interval));
+        let Timings { heartbeat_interval, heartbeat_timeout, idle_ping_interval, .. } = usual.of(false);
+        assert_eq!(Timings { heartbeat_interval, heartbeat_timeout, idle_ping_interval, ..frugal.clone() }, usual);
+        // Who waits longer by himself does.
+        let patient = Timings { heartbeat_timeout: Duration::from_secs(600), ..usual };
+        assert_eq!(patient.frugal().heartbeat_timeout.as_secs(), 600);
+    }
 }

@@ -53,6 +53,7 @@ pub struct Inherited {
     hosts: [Option<Listener>; 2],
     pub(crate) public: Vec<(SocketAddr, Owner, Listener)>,
     talk: Option<UnixStream>,
+    names: Vec<String>,
 }
 
 impl Inherited {
@@ -64,6 +65,7 @@ impl Inherited {
         TAKEN.call_once(|| {
             for (name, fd) in given().unwrap_or_default() {
                 inherited.add(&name, fd);
+                inherited.names.push(name);
             }
         });
         inherited
@@ -73,6 +75,12 @@ impl Inherited {
     #[must_use]
     pub fn talk(&mut self) -> Option<UnixStream> {
         self.talk.take()
+    }
+
+    /// The names of all that this process was given.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     fn add(&mut self, name: &str, fd: OwnedFd) {

@@ -88,7 +88,7 @@ impl Notes {
     /// forge a line. `peer_ip` is the first field behind the event's name, where a fail2ban filter finds it.
     pub(crate) fn take(&mut self, note: Note) {
         match note {
-            Note::Started { conn, epoch, tunnel, visitor } => {
+            Note::Started { conn, epoch, tunnel, visitor, .. } => {
                 let (peer_ip, peer_port) = peer(visitor);
                 let (conn, epoch, tunnel_id) = (conn.0, epoch.0, tunnel.0);
                 tracing::debug!(event = "transfer_started", %peer_ip, peer_port, conn, epoch, tunnel_id, "transfer started");
@@ -227,16 +227,32 @@ impl Notes {
             Note::Stale { conn } => {
                 tracing::debug!(event = "stale_message", conn = conn.0, "message about something gone, ignored");
             }
-            Note::SessionUp { client, credential, from, resumed } => {
+            Note::SessionUp { client, credential, from, through, resumed } => {
+                let way = through.as_ref().map_or(String::new(), |proxy| format!(" through {proxy}"));
+                let outbound_proxy = through;
                 let (peer_ip, peer_port) = peer(from);
                 self.sessions.line(|suppressed| {
                     if resumed {
                         tracing::info!(
-                            event = "session_resumed", %peer_ip, peer_port, %client, credential, suppressed, "session resumed"
+                            event = "session_resumed",
+                            %peer_ip,
+                            peer_port,
+                            %client,
+                            credential,
+                            outbound_proxy,
+                            suppressed,
+                            "session resumed{way}"
                         );
                     } else {
                         tracing::info!(
-                            event = "session_began", %peer_ip, peer_port, %client, credential, suppressed, "session began"
+                            event = "session_began",
+                            %peer_ip,
+                            peer_port,
+                            %client,
+                            credential,
+                            outbound_proxy,
+                            suppressed,
+                            "session began{way}"
                         );
                     }
                 });
@@ -416,8 +432,8 @@ impl Notes {
                 );
             }),
             // The pause keeps this one rare by itself.
-            Note::Reconnecting { server, why, pause } => {
-                let (sentence, pause) = (why.sentence(&server), seconds(pause));
+            Note::Reconnecting { server, through, why, pause } => {
+                let (sentence, pause) = (why.sentence(&server, through.as_deref()), seconds(pause));
                 if why.is_lasting() {
                     tracing::error!(event = "server_refuses", server, pause, "{sentence}; trying again after a pause");
                 } else {

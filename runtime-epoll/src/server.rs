@@ -205,8 +205,8 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let routing = config.settings.routing();
     let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
-    let driver = listener::Listener::new(lane_count, config.settings.budget.visitors);
-    let mut listener = Worker::new(listener, out, driver, clock);
+    let (visitors, trusted) = (config.settings.budget.visitors, config.settings.trusted_proxies.clone());
+    let mut listener = Worker::new(listener, out, listener::Listener::new(lane_count, visitors, trusted), clock);
     listener.sys.set_limits(Limits::for_visitors(&timings));
     listener.sys.notes().record_visits(config.access_log.clone());
     let driver = ServerMain::new(config.settings, lane_count, bind_at);

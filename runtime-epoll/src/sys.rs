@@ -153,18 +153,25 @@ impl<O> Linux<O> {
     fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
         let full = result == Err(SysError::WouldBlock);
         // With TLS, a write also finds no room while the handshake is under way.
-        if wanted >= BULK || full && stream.tls.is_none() {
+        if wanted >= BULK || full && stream.tls.get().is_none() {
             stream.on_bulk();
         }
-        if full
-            && !stream.for_room.replace(true)
+        if full {
+            self.want_room(stream)?;
+        }
+        result
+    }
+
+    /// The socket is also registered for EPOLLOUT from now on.
+    fn want_room(&self, stream: &Stream) -> Result<(), SysError> {
+        if !stream.for_room.replace(true)
             && let Some(token) = stream.token.get()
         {
             // Where that fails for want of memory, the next write tries again.
             let added = self.registrar.add_room(stream, token);
             added.inspect_err(|_| stream.for_room.set(false)).map_err(errno::io_error)?;
         }
-        result
+        Ok(())
     }
 
     /// Once splice(2) was found not to work, this thread copies.
@@ -205,6 +212,10 @@ impl<O> Streams for Linux<O> {
         self.limits = self.limits.with(timings);
     }
 
+    fn probe(&mut self, stream: &Stream, timings: &Timings) {
+        options::probe(stream, timings);
+    }
+
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));
@@ -221,8 +232,7 @@ impl<O> Streams for Linux<O> {
 
     fn connect(&mut self, from: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
-        let mut stream = Stream::connect(from, to, role, &self.limits)?;
-        self.secure.connecting(&mut stream)?;
+        let stream = Stream::connect(from, to, role, &self.limits)?;
         self.watch(&stream, token)?;
         Ok(stream)
     }
@@ -234,15 +244,23 @@ impl<O> Streams for Linux<O> {
     fn recv(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
         assert!(!into.is_empty(), "a read of nothing would look like the end of the stream");
         let urgent = self.is_urgent(stream);
-        if let Some(session) = &stream.tls {
+        if let Some(session) = stream.tls.get() {
             return self.secure.recv(stream, session, urgent, into);
         }
         let bytes = stream.recv(into)?;
         Ok(Received { bytes, drained: bytes < into.len() && !urgent })
     }
 
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        stream.peek(into)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        stream.skip(bytes);
+    }
+
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
-        let sent = match &stream.tls {
+        let sent = match stream.tls.get() {
             Some(session) => self.secure.send(stream, session, from),
             None => stream.send(from),
         };
@@ -250,7 +268,14 @@ impl<O> Streams for Linux<O> {
     }
 
     fn channel(&mut self, stream: &Stream) -> Result<Option<Channel>, SysError> {
-        match &stream.tls {
+        if stream.tls.get().is_none() {
+            self.secure.begin(stream)?;
+            if stream.tls.get().is_some() {
+                // A session may have to write while its driver only reads.
+                self.want_room(stream)?;
+            }
+        }
+        match stream.tls.get() {
             Some(session) => self.secure.channel(stream, session),
             None => Ok(None),
         }
@@ -316,7 +341,7 @@ impl<O> Splice for Linux<O> {
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
-        stream.tls.is_none()
+        stream.tls.get().is_none()
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
@@ -359,8 +384,8 @@ impl<O> Listen for Linux<O> {
     }
 
     fn accept(&mut self, listener: &Listener, role: Role) -> Result<(Stream, SocketAddr), SysError> {
-        let (mut stream, from) = listener.accept(role, &self.limits)?;
-        self.secure.accepted(&mut stream);
+        let (stream, from) = listener.accept(role, &self.limits)?;
+        self.secure.accepted(&stream);
         Ok((stream, from))
     }
 

@@ -45,7 +45,9 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         settings: ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

@@ -89,6 +89,7 @@
 //! | OldReport | - | - | 27, BooksAgree | - | what a program tells of itself was true between the question and the answer |
 //! | TakenOverUntold | - | - | 4, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 389, NoUnprovokedReset | - | without a fault nothing is reset or refused |
+//! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

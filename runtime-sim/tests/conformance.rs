@@ -130,6 +130,21 @@ rules! {
         }
     }
 
+    fn what_is_peeked_stays_and_its_end_is_seen_once_it_is_read<N: Net>() {
+        let mut pair = Pair::<N>::new();
+        let mut buffer = [0; 1000];
+        assert_eq!(pair.net.peek(&pair.far, &mut buffer), Err(SysError::WouldBlock));
+        pair.write(100);
+        pair.net.until(FAR, |ready| ready.readable);
+        assert_eq!(pair.net.peek(&pair.far, &mut buffer[..40]), Ok(40));
+        assert_eq!(pair.net.recv(&pair.far, &mut buffer[..40]), Ok(40));
+        pair.net.shut_write(&pair.near);
+        pair.net.until(FAR, |ready| ready.hup);
+        assert_eq!(pair.net.peek(&pair.far, &mut buffer), Ok(60), "in front of the end");
+        assert_eq!(pair.net.recv(&pair.far, &mut buffer), Ok(60));
+        assert_eq!(pair.net.peek(&pair.far, &mut buffer), Ok(0));
+    }
+
     fn a_read_finds_what_is_there_and_new_bytes_are_a_new_edge<N: Net>() {
         let mut pair = Pair::<N>::new();
         for round in 1..4 {

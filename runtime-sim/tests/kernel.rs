@@ -71,6 +71,10 @@ fn seeds_that_failed_once() {
     one(5_464_881);
     // An outer socket that failed while it was to be reset: it was looked at again and again, at one instant.
     one(2_191);
+    // A visitor was taken back from a session that had been taken over, and began anew in its heir's: the epochs of a
+    // conn of the one were compared with those of the other's.
+    one(1_270_014_371);
+    one(1_270_028_426);
 }
 
 #[test]

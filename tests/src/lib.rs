@@ -7,8 +7,8 @@
 //! its place ([`payload`]); every wait is for a condition and ends with a message ([`wait`]), and every test
 //! ends in time ([`limit`]).
 //!
-//! `cargo test -p tests --test killed` runs one file. The programs are built if they are out of date
-//! or another work tree's; `CPROXY_BIN_DIR=target/release` takes others as they are.
+//! `cargo test -p tests --test end_to_end killed::` runs one file. The programs are built if they are out of date or
+//! another work tree's; `CPROXY_BIN_DIR=target/release` takes others as they are.
 //!
 //! What went wrong in the original program, and the test that would show it again:
 //!
@@ -32,11 +32,13 @@
 //! | hitting the descriptor limit left both spinning | all of `fd_limit` |
 //! | 32-bit byte counts wrapped | `beyond_4_gib::counts_do_not_wrap_at_32_bits` |
 pub mod bench;
+pub mod between;
 pub mod cable;
 pub mod conversation;
 pub mod exchange;
 pub mod foreign;
 pub mod gate;
+pub mod group;
 pub mod leaks;
 pub mod limit;
 pub mod link;
@@ -44,6 +46,7 @@ pub mod papers;
 pub mod payload;
 pub mod process;
 pub mod programs;
+pub mod scrape;
 pub mod services;
 pub mod soak;
 pub mod sockets;

@@ -1,7 +1,7 @@
 //! The direct connection is the oracle: seeded conversations are held directly and through the tunnel, and both ends
 //! must see through the tunnel what they could have seen without it.
 //!
-//! `CONVERSATIONS=5000 cargo test -p tests --test conversations` holds more; `FIRST_SEED` says where to begin.
+//! `CONVERSATIONS=5000 cargo test -p tests --test end_to_end conversations::` holds more; `FIRST_SEED` says where to begin.
 
 use tests::conversation::{Conversation, Held, Outcome, Player, Seen, Step, compare};
 use tests::limit::arm;

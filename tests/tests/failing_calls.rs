@@ -2,8 +2,8 @@
 //! and again, in programs that run. Whatever stream meets it may be cut short; none is shorter than it looks, and
 //! afterwards everybody is served.
 //!
-//! `FAILING_CALLS=20 cargo test -p tests --test failing_calls` takes each call and error 20 times, with other counts
-//! between two failures, instead of once.
+//! `FAILING_CALLS=20 cargo test -p tests --test end_to_end failing_calls::` takes each call and error 20 times, with
+//! other counts between two failures, instead of once.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

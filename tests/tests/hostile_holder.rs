@@ -1,8 +1,9 @@
 //! Holders of a token who keep to the protocol and mean harm, in Python, beside honest clients: every honest visit is
 //! served over the first session, and when the others are gone, so is all that they cost.
 //!
-//! For longer: `CPROXY_ABUSE_SECONDS=60 CPROXY_ABUSE_SEED=7 cargo test -p tests --test hostile_holder -- --nocapture`. It
-//! prints how long honest visits take undisturbed, while the hostile ones are at another server of the same machine
+//! For longer:
+//! `CPROXY_ABUSE_SECONDS=60 CPROXY_ABUSE_SEED=7 cargo test -p tests --test end_to_end hostile_holder:: -- --nocapture`.
+//! It prints how long honest visits take undisturbed, while the hostile ones are at another server of the same machine
 //! (which takes its processors, and nothing else), and while they are at this one.
 
 use serde::Deserialize;

@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tests::limit::arm;
 use tests::programs::{Client, Options, Program, Server, options};
+use tests::scrape::{ask, code, get};
 use tests::services::Service;
 use tests::sockets::connect;
 use tests::visits::{ping, short_visit};
@@ -24,26 +25,6 @@ fn address(program: &Program) -> SocketAddr {
     let line = program.log_line("metrics and a page at http://");
     let rest = line.split("http://").nth(1).expect("an address");
     rest.split('/').next().expect("before the path").parse().expect("an address")
-}
-
-/// The whole answer to a request head, as it came.
-fn ask(at: SocketAddr, head: &str) -> String {
-    let mut stream = connect(at);
-    stream.write_all(head.as_bytes()).expect("send");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-}
-
-/// Code and body.
-fn get(at: SocketAddr, path: &str) -> (u16, String) {
-    let answer = ask(at, &format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"));
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    (code(head), body.to_owned())
-}
-
-fn code(answer: &str) -> u16 {
-    answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no HTTP: {answer}"))
 }
 
 /// The value of a series.

@@ -3,20 +3,17 @@
 //! visitor or a service arrives all the same, and the reset behind it. And those that end TLS, or look into it: as
 //! docs/operating.md tells their users to.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::channel;
+use tests::between::Between;
 use tests::foreign::{Foreign, find};
-use tests::programs::{Client, Server, options};
+use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, free_port, read_end, reset, unacknowledged};
+use tests::sockets::free_port;
 use tests::visits::ping;
-use tests::wait::{PATIENCE, until};
+use tests::wait::until;
 
-/// Visits in each direction.
-const VISITS: usize = 20;
 /// Where the server is, and where the client believes it to be, with the same ports.
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -30,8 +27,10 @@ fn await_ports(ports: [u16; 2]) {
     }
 }
 
-fn nginx(program: &str, ports: [u16; 2]) -> Foreign {
-    let servers = ports.map(|port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; }}")).concat();
+fn nginx(program: &str, ports: [u16; 2], idle: &str) -> Foreign {
+    let server =
+        |port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; proxy_timeout {idle}; }}");
+    let servers = ports.map(server).concat();
     serve_nginx(Foreign::new(), program, &servers)
 }
 
@@ -50,21 +49,23 @@ fn serve_nginx(mut relay: Foreign, program: &str, servers: &str) -> Foreign {
     relay
 }
 
-fn haproxy(program: &str, ports: [u16; 2]) -> Foreign {
+fn haproxy(program: &str, ports: [u16; 2], idle: &str) -> Foreign {
     let mut relay = Foreign::new();
     let listens =
         ports.map(|port| format!("listen p{port}\n bind {RELAY}:{port}\n server s {SERVER}:{port}\n")).concat();
-    let times = "timeout connect 5s\n timeout client 1h\n timeout server 1h\n";
+    let times = format!("timeout connect 5s\n timeout client {idle}\n timeout server {idle}\n");
     let config = relay.file("haproxy.cfg", format!("defaults\n mode tcp\n {times}{listens}"));
     relay.start(program, &["-db", "-f", &config]);
     relay
 }
 
-fn stunnel(program: &str, ports: [u16; 2]) -> Foreign {
+/// `idle` in seconds.
+fn stunnel(program: &str, ports: [u16; 2], idle: u32) -> Foreign {
     let mut relay = Foreign::new();
     let secrets = relay.file("psk", "relay:0123456789abcdef0123456789abcdef\n");
     for (name, client, [from, to]) in [("far", "no", [MIDDLE, SERVER]), ("near", "yes", [RELAY, MIDDLE])] {
-        let service = |port| format!("[p{port}]\naccept = {from}:{port}\nconnect = {to}:{port}\n");
+        let service =
+            |port| format!("[p{port}]\naccept = {from}:{port}\nconnect = {to}:{port}\nTIMEOUTidle = {idle}\n");
         let services =
             ports.map(|port| service(port) + &format!("client = {client}\nPSKsecrets = {secrets}\n")).concat();
         let config = relay.file(
@@ -76,11 +77,12 @@ fn stunnel(program: &str, ports: [u16; 2]) -> Foreign {
     relay
 }
 
-fn socat(program: &str, ports: [u16; 2]) -> Foreign {
+/// `idle` in seconds; 0: for ever.
+fn socat(program: &str, ports: [u16; 2], idle: u32) -> Foreign {
     let mut relay = Foreign::new();
     for port in ports {
         let listen = format!("TCP-LISTEN:{port},bind={RELAY},fork,reuseaddr,nodelay");
-        relay.start(program, &[&listen, &format!("TCP:{SERVER}:{port},nodelay")]);
+        relay.start(program, &[&format!("-T{idle}"), &listen, &format!("TCP:{SERVER}:{port},nodelay")]);
     }
     relay
 }
@@ -216,62 +218,54 @@ fn nginx_passes_tls_on_by_its_name() {
     tls_through(false, |ports| Some((nginx_by_name(&find("nginx")?, ports), None)));
 }
 
-/// The programs with a relay between them. Resets go up and down, each right behind what was sent.
-fn resets_keep_their_place(start: impl FnOnce([u16; 2]) -> Option<Foreign>) {
-    const UP: usize = 100;
-    const DOWN: usize = 64 << 10;
-    let (ends, seen) = channel();
-    // Who says nothing wants to be sent something.
-    let service = Service::start(move |mut stream| {
-        let mut first = [0];
-        stream.read_exact(&mut first).expect("a visitor says what it wants");
-        if first[0] == b'u' {
-            let (more, end) = read_end(&mut stream);
-            let _ = ends.send((1 + more, end));
-        } else {
-            stream.write_all(&[7; DOWN]).expect("sent");
-            until("all is acknowledged", || unacknowledged(&stream) == 0);
-            reset(stream);
-        }
-    });
-    let server = Server::start(options().threads(1));
-    let ports = [server.ctl(), server.proxy()].map(|at| at.port());
-    let Some(_relay) = start(ports) else { return };
-    await_ports(ports);
-    let through = options().threads(1).tunnel(service.addr()).via(format!("{}:{}", IpAddr::V4(RELAY), ports[0]));
-    let client = Client::start(&server, through);
-    for visit in 0..VISITS {
-        let mut visitor = client.visit();
-        visitor.write_all(&[b'u'; UP]).expect("sent");
-        reset(visitor);
-        assert_eq!(seen.recv_timeout(PATIENCE), Ok((UP as u64, End::Reset)), "up, visit {visit}");
-        let mut visitor = client.visit();
-        visitor.write_all(b"d").expect("sent");
-        assert_eq!(read_end(&mut visitor), (DOWN as u64, End::Reset), "down, visit {visit}");
-    }
+/// The programs with a relay between them.
+fn behind(start: impl Fn([u16; 2]) -> Option<Foreign>) -> Between<impl Fn([u16; 2]) -> Option<Foreign>, Tell> {
+    let start = move |ports| {
+        let relay = start(ports)?;
+        await_ports(ports);
+        Some(relay)
+    };
+    Between { start, tell: |client, [ctl, _]| client.via(format!("{RELAY}:{ctl}")) }
+}
+
+type Tell = fn(Options, [u16; 2]) -> Options;
+
+fn is_passed_by(start: impl Fn([u16; 2]) -> Option<Foreign>) {
+    let between = behind(start);
+    between.changes_nothing();
+    between.resets_keep_their_place();
 }
 
 #[test]
 fn behind_nginx() {
-    resets_keep_their_place(|ports| Some(nginx(&find("nginx")?, ports)));
+    is_passed_by(|ports| Some(nginx(&find("nginx")?, ports, "1h")));
 }
 
 #[test]
 fn behind_haproxy() {
-    resets_keep_their_place(|ports| Some(haproxy(&find("haproxy")?, ports)));
+    is_passed_by(|ports| Some(haproxy(&find("haproxy")?, ports, "1h")));
 }
 
 #[test]
 fn behind_stunnel() {
-    resets_keep_their_place(|ports| Some(stunnel(&find("stunnel")?, ports)));
+    is_passed_by(|ports| Some(stunnel(&find("stunnel")?, ports, 3600)));
 }
 
 #[test]
 fn behind_socat() {
-    resets_keep_their_place(|ports| Some(socat(&find("socat")?, ports)));
+    is_passed_by(|ports| Some(socat(&find("socat")?, ports, 0)));
 }
 
 #[test]
 fn behind_ssh() {
-    resets_keep_their_place(|ports| ssh(&find("ssh")?, ports));
+    is_passed_by(|ports| ssh(&find("ssh")?, ports));
+}
+
+/// Relays that cut what is silent for two seconds: 30 s and `idle_ping_interval` as shipped, made small.
+#[test]
+fn relays_that_cut_what_is_silent() {
+    behind(|ports| Some(nginx(&find("nginx")?, ports, "2s"))).what_it_cuts_is_reset();
+    behind(|ports| Some(haproxy(&find("haproxy")?, ports, "2s"))).what_it_cuts_is_reset();
+    behind(|ports| Some(stunnel(&find("stunnel")?, ports, 2))).what_it_cuts_is_reset();
+    behind(|ports| Some(socat(&find("socat")?, ports, 2))).what_it_cuts_is_reset();
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 use tests::limit::arm;
-use tests::programs::{Client, Options, Server, directory, options};
+use tests::programs::{Client, Options, Server, Successors, directory, options};
 use tests::services::Service;
 use tests::sockets::{connect, free_port};
 use tests::visits::{ping, short_visit};
@@ -188,6 +188,44 @@ fn a_client_that_reaches_nobody_says_why() {
     let table = text(&folder.run("cproxy-client", &["status"]).stdout);
     assert!(table.contains("\nnot connected: "), "{table}");
     client.kill();
+}
+
+#[test]
+fn a_session_that_only_finishes_its_transfers_is_said_to_be_leaving() {
+    arm();
+    let (folder, service) = (Folder::new(), Service::echo());
+    let server = Server::start(folder.of(options().flag("drain-timeout", 60)));
+    let process = |folder: &Folder| {
+        let options = options().flag("client-id", "me").flag("drain-timeout", 60);
+        Client::start(&server, folder.of(options.tunnel(service.addr())))
+    };
+    let [of_old, of_new] = [Folder::new(), Folder::new()];
+    let old = process(&of_old);
+    let mut long = old.visit();
+    ping(&mut long, b"it stays");
+    let new = process(&of_new);
+    old.log_line("took over");
+    let states = |folder: &Folder, program| {
+        let status = folder.status(program);
+        let of = |session: &Value| (session["state"].clone(), session["conns"]["active"].clone());
+        status["sessions"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let [leaving, up] = [("leaving", 1), ("up", 0)].map(|(state, active)| (Value::from(state), Value::from(active)));
+    until("the old session leaves", || states(&folder, "cproxy-server") == [leaving.clone(), up.clone()]);
+    assert_eq!(states(&of_old, "cproxy-client"), [leaving.clone()].as_slice());
+    assert_eq!(states(&of_new, "cproxy-client"), [up.clone()].as_slice());
+    let mut other = new.visit();
+    ping(&mut other, b"it stays, too");
+    // The server's next process has the session of the new client alone; that has left one.
+    let mut successors = Successors::default();
+    successors.take(&server.upgrade());
+    new.log_line("the server was upgraded");
+    until("the session is left", || states(&of_new, "cproxy-client") == [up.clone(), leaving.clone()]);
+    until("the next process says so", || states(&folder, "cproxy-server") == [up.clone()]);
+    assert!(of_new.run("cproxy-client", &["health"]).status.success(), "it is as reachable as before");
+    for visitor in [&mut long, &mut other] {
+        ping(visitor, b"to its end");
+    }
 }
 
 #[test]

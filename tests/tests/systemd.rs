@@ -3,6 +3,7 @@
 
 use tests::limit::arm;
 use tests::systemd::Machine;
+use tests::wait::until;
 
 const TOKEN: &str = "a token for one machine\n";
 const CLIENT: &str = "server = \"127.0.0.1:8080\"\n[[tunnels]]\nname = \"web\"\nlocal = \"127.0.0.1:7777\"\n";
@@ -15,6 +16,55 @@ fn visit(address: &str, port: u16) -> String {
 fn serve(machine: &Machine) {
     machine.must("mkdir /srv/web && echo through a real systemd > /srv/web/who");
     machine.must("systemd-run -q python3 -m http.server 7777 --bind 127.0.0.1 --directory /srv/web");
+}
+
+/// Visits public port 6000 one after the other, until /run/enough is there, and says how many were served; or why one was not.
+const VISITS: &str = r#"
+import os, socket
+served = 0
+while not os.path.exists("/run/enough"):
+    visitor = socket.create_connection(("127.0.0.1", 6000), 60)
+    visitor.sendall(b"GET /who HTTP/1.0\r\n\r\n")
+    answer = b"".join(iter(lambda: visitor.recv(4096), b""))
+    assert b"through a real systemd" in answer, answer
+    served += 1
+    open("/run/served", "w").write(str(served))
+"#;
+
+/// Visitors that come one after the other while something else happens.
+struct Visits<'a>(&'a Machine);
+
+impl<'a> Visits<'a> {
+    fn begin(machine: &'a Machine) -> Self {
+        machine.must(&format!("cat > /run/visits.py << 'END'{VISITS}END"));
+        machine.must("rm -f /run/enough /run/served && systemd-run -q --unit=visits python3 /run/visits.py");
+        let visits = Self(machine);
+        visits.more();
+        visits
+    }
+
+    fn served(&self) -> u32 {
+        self.0.run("cat /run/served").said.trim().parse().unwrap_or(0)
+    }
+
+    /// Waits until there were some more.
+    fn more(&self) {
+        let before = self.served();
+        until("visits are served", || self.served() >= before + 20 || self.state() == "failed");
+    }
+
+    fn state(&self) -> String {
+        property(self.0, "visits", "ActiveState")
+    }
+
+    #[track_caller]
+    fn expect_none_failed(self) {
+        self.more();
+        self.0.must("touch /run/enough");
+        until("the last one is through", || self.state() != "active");
+        let said = self.0.must("journalctl -o cat --no-pager -u visits");
+        assert_eq!(self.state(), "inactive", "after {}: {said}\n{}", self.served(), self.0.journal());
+    }
 }
 
 /// A property of a unit.
@@ -50,6 +100,89 @@ fn a_server_waits_for_its_address_and_comes_back_whatever_ends_it() {
     machine.must("ip address del 10.99.0.1/32 dev lo && systemctl restart cproxy-server");
     machine.must("systemctl stop cproxy-server");
     assert_eq!(property(&machine, "cproxy-server", "Result"), "success", "{}", machine.journal());
+}
+
+const LOCAL_SERVER: &str = "bind_addr = \"127.0.0.1\"\n";
+
+/// A machine with a server and a client whose tunnel is at port 6000, both running.
+fn with_a_tunnel() -> Option<Machine> {
+    let client = CLIENT.to_owned() + "public_port = 6000\n";
+    let machine = Machine::boot(&[("token", TOKEN), ("server.toml", LOCAL_SERVER), ("client.toml", &client)])?;
+    serve(&machine);
+    machine.must("systemctl start cproxy-server cproxy-client");
+    machine.until_says("journalctl -o cat -u cproxy-client", "Forwarding tcp://127.0.0.1:6000");
+    Some(machine)
+}
+
+/// P-LEAVE-5: systemd keeps the listening sockets from one process to the next, whatever ended the first.
+#[test]
+fn a_plain_restart_refuses_no_visitor() {
+    arm();
+    let Some(machine) = with_a_tunnel() else { return };
+    let visits = Visits::begin(&machine);
+    for _ in 0..3 {
+        let before = property(&machine, "cproxy-server", "MainPID");
+        machine.must("systemctl restart cproxy-server");
+        assert_ne!(property(&machine, "cproxy-server", "MainPID"), before);
+        visits.more();
+    }
+    visits.expect_none_failed();
+    assert_eq!(property(&machine, "cproxy-server", "NFileDescriptorStore"), "0", "whoever serves has them alone");
+    // What was kept is nobody's once the service is stopped for good.
+    machine.must("systemctl stop cproxy-server");
+    assert!(!machine.run(&visit("127.0.0.1", 6000)).succeeded);
+    assert!(!machine.journal().contains("cannot tell systemd"), "{}", machine.journal());
+}
+
+#[test]
+fn an_upgrade_makes_the_new_process_the_main_one() {
+    arm();
+    let Some(machine) = with_a_tunnel() else { return };
+    machine.must("systemctl reload cproxy-server cproxy-client");
+    let visits = Visits::begin(&machine);
+    let mut before = property(&machine, "cproxy-server", "MainPID");
+    for _ in 0..3 {
+        machine.must("cd /usr/local/bin && cp cproxy-server new && mv new cproxy-server");
+        let said = machine.must("cproxy-server upgrade");
+        let pid = property(&machine, "cproxy-server", "MainPID");
+        assert!(pid != before && said.contains(&format!("process {pid} serves now")), "{pid} after {before}: {said}");
+        visits.more();
+        machine.must("systemctl reload cproxy-server");
+        before = pid;
+    }
+    assert_eq!(property(&machine, "cproxy-server", "NRestarts"), "0", "{}", machine.journal());
+    visits.expect_none_failed();
+    assert_eq!(property(&machine, "cproxy-server", "ActiveState"), "active", "{}", machine.journal());
+    machine.must("systemctl stop cproxy-server");
+    assert!(!machine.run("pgrep -x cproxy-server").succeeded, "nobody is left behind");
+}
+
+/// The two units of docs/operating.md.
+#[test]
+fn the_first_client_starts_a_server_whose_sockets_systemd_opens() {
+    arm();
+    let client = CLIENT.to_owned() + "public_port = 6000\n";
+    let files = [("token", TOKEN), ("server.toml", LOCAL_SERVER), ("client.toml", &client)];
+    let Some(machine) = Machine::boot(&files) else { return };
+    serve(&machine);
+    for (name, port) in [("ctl", 8080), ("proxy", 8090)] {
+        let unit = format!(
+            "[Socket]\nListenStream=127.0.0.1:{port}\nFileDescriptorName={name}\nService=cproxy-server.service\n"
+        );
+        machine.must(&format!("printf '{unit}' > /etc/systemd/system/cproxy-{name}.socket"));
+    }
+    machine.must("systemctl daemon-reload && systemctl start cproxy-ctl.socket cproxy-proxy.socket");
+    assert_eq!(property(&machine, "cproxy-server", "ActiveState"), "inactive");
+    machine.must("systemctl start cproxy-client");
+    machine.until_says(&visit("127.0.0.1", 6000), "through a real systemd");
+    assert_eq!(property(&machine, "cproxy-server", "ActiveState"), "active");
+    // They are systemd's, and outlast the server; the next connection starts it again.
+    let visits = Visits::begin(&machine);
+    machine.must("systemctl restart cproxy-server");
+    visits.expect_none_failed();
+    machine.must("systemctl stop cproxy-server");
+    machine.until_says("systemctl show -P ActiveState cproxy-server", "active");
+    machine.until_says(&visit("127.0.0.1", 6000), "through a real systemd");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+use tests::gate::Between;
 use tests::programs::{Client, Options, Program, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, LOOPBACK, connect, finish, free_port, read_end};
@@ -164,6 +165,24 @@ fn what_a_newcomer_has_taken_over_is_given_back_when_it_is_killed_before_it_has_
     // Then somebody has both.
     let _new = Client::start(&server, first().tunnel_at(two.addr(), ports[1]));
     expect_gone(&old);
+}
+
+/// P-TAKE-4. It has no data connection, and loses its ctl_conn before it has taken everything over: its port goes back, and it
+/// gets it again when it is there again.
+#[test]
+fn a_newcomer_that_loses_its_connection_in_between_takes_over_again() {
+    let [one, two] = [Service::greeter("one"), Service::greeter("two")];
+    let server = Server::start(options().brisk().key("idle_conns", 0));
+    let ports = [free_port(), free_port()];
+    let first = || options().brisk().flag("client-id", "me").tunnel_at(one.addr(), ports[0]);
+    let old = Client::start(&server, first().tunnel_at(two.addr(), ports[1]));
+    let between = Between::new(server.ctl(), server.proxy());
+    let new = Client::start(&server, first().via(between.ctl.addr()));
+    between.ctl.cut();
+    old.log_line("not reachable");
+    expect_gone(&old);
+    assert!(new.is_running() && !new.log().contains("the same identity"), "it was refused");
+    until_greeted(at(ports[0]), |text| text == "one");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Encrypted connections: the same bytes, ends and resets as in the clear; who is trusted, who is not, and what either
 //! side says about it; what somebody on the way can see and change.
 //!
-//! `CPROXY_TEST_TLS=1 cargo test -p tests --test half_close --test resets …` runs other tests of the programs over TLS; not those
-//! that start a server again (its key would be another) or speak the protocol by hand.
+//! `CPROXY_TEST_TLS=1 cargo test -p tests --test end_to_end -- half_close:: resets:: …` runs other tests of the programs
+//! over TLS; not those that start a server again (its key would be another) or speak the protocol by hand.
 
 use protocol_sm::ids::ClientId;
 use protocol_sm::wire::{ClientHandshake, ClientHello, ConnKind, Message, Preface, ToServer};

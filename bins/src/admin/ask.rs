@@ -47,8 +47,8 @@ pub fn find(program: &str, socket: Option<&Path>) -> Asked<Target> {
         (0, None) => {
             let looked: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
             Err(format!(
-                "no running {program} is found in {}; name its socket with --socket (its log says `admin socket`, its file \
-                 `admin_socket`)",
+                "no running {program} is found in {}; name its socket with --socket (its log says `admin socket`; started \
+                 outside systemd and a login session it has none, unless its file names an `admin_socket`)",
                 looked.join(", ")
             ))
         }

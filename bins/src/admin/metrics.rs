@@ -109,7 +109,7 @@ impl Collector for Scrape {
             let count = report.sessions.iter().filter(|session| session.state == state).count();
             (vec![("state", state.label())], count as u64)
         };
-        let states = [SessionState::Up, SessionState::Detached, SessionState::Connecting];
+        let states = [SessionState::Up, SessionState::Detached, SessionState::Connecting, SessionState::Leaving];
         out.gauges("cproxy_sessions", "Sessions of clients; on a client its own", states.map(sessions))?;
         let all = || report.sessions.iter().flat_map(|session| &session.tunnels);
         let of_state = |state: TunnelState| {

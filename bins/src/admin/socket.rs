@@ -78,7 +78,9 @@ fn own_directory() -> Option<(PathBuf, bool)> {
 /// it.
 pub(super) fn directories(program: &str) -> Vec<PathBuf> {
     let unit = Path::new("/run").join(program);
-    own_directory().map(|(own, _)| own).into_iter().chain([unit]).collect()
+    // A command of the unit itself, such as its reload, has that as its own.
+    let own = own_directory().map(|(own, _)| own).filter(|own| *own != unit);
+    own.into_iter().chain([unit]).collect()
 }
 
 /// The sockets of `program` in `directory`, whoever answers there.

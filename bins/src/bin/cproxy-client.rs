@@ -4,7 +4,7 @@
 use bins::access_log::{self, Side};
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
-use bins::reload::{Parts, Reload};
+use bins::reload::{Parts, Reload, Turn};
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
@@ -46,7 +46,8 @@ fn main() -> ExitCode {
     let path = flags.common.config.clone();
     let assemble = Box::new(move || assemble::client(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the client is there.
-    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
+    let (fixed, turn) = (assembled.fixed, Turn::default());
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, level, attended, turn };
     let code = match run(config, parts, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {
@@ -74,7 +75,8 @@ fn run(
     let mut reloader = client.reloader();
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     notify::ready(Some("started"));
-    caught.serve(client.stopper(), reload.serve().map_err(RunError::Io)?, None).map_err(RunError::Io)?;
+    let stopper = client.stopper();
+    caught.serve(move || stopper.stop(), reload.serve().map_err(RunError::Io)?, None).map_err(RunError::Io)?;
     let instance = std::process::id().to_string();
     let asked = admin::Served { operator: client.operator(), reload: reload.asked(), upgrade: None };
     let _admin = admin::start(admin::CLIENT, instance, asked, doors);

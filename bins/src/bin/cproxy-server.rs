@@ -5,7 +5,7 @@ use bins::access_log::{self, Side};
 use bins::admin::Served;
 use bins::flags::{Command, ServerCommand, ServerFlags};
 use bins::output::{self, Output};
-use bins::reload::{Parts, Reload};
+use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
@@ -65,7 +65,8 @@ fn main() -> ExitCode {
     let path = flags.common.config.clone();
     let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the server is there.
-    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed: assembled.fixed, level, attended };
+    let (fixed, turn) = (assembled.fixed, Turn::default());
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, level, attended, turn };
     let code = match run(config, parts, inherited, assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,6 +97,8 @@ fn start(
                     // That one tells systemd.
                     return Ok(upgrade::await_turn(&predecessor).then_some(server));
                 }
+                // Who serves has them alone: nobody waits where nobody accepts.
+                inherited.names().iter().for_each(|name| notify::forget(name));
                 notify::ready(Some(&format!("ctl {}, proxy {}", server.ctl_addr(), server.proxy_addr())));
                 return Ok(Some(server));
             }
@@ -127,7 +130,7 @@ fn run(
     let program = std::env::current_exe()?;
     let pin = config.tls.as_ref().map(|tls| tls.own().pin());
     let Some(mut server) = start(config, &mut inherited, &mut caught)? else { return Ok(()) };
-    let mut reloader = server.reloader();
+    let (mut reloader, turn) = (server.reloader(), parts.turn.clone());
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
     let instance = server.ctl_addr().port().to_string();
     let upgrader = server.upgrader();
@@ -135,9 +138,10 @@ fn run(
     let upgrade = Arc::new_cyclic(|upgrade: &Weak<Upgrade>| {
         let served = Served { operator, reload: reloads, upgrade: Some(upgrade::asked(upgrade)) };
         let open = move || admin::start(admin::SERVER, instance.clone(), served.clone(), &doors);
-        Upgrade::new(upgrader, program, Box::new(open))
+        Upgrade::new(upgrader, program, turn, Box::new(open))
     });
-    caught.serve(server.stopper(), reload.serve()?, Some(upgrade.serve()?))?;
+    let stop = upgrade.serve_stop(server.stopper())?;
+    caught.serve(move || stop.ask(), reload.serve()?, Some(upgrade.serve()?))?;
     let hosts = Web::ALL.into_iter().zip(server.host_addrs());
     let hosts: String = hosts.filter_map(|(web, at)| Some(format!(" {} {}", web.scheme(), at?))).collect();
     out.line(format!("Listening ctl {} proxy {}{hosts}\n", server.ctl_addr(), server.proxy_addr()));

@@ -1,9 +1,12 @@
 //! The file of `cproxy-client`.
 
-use super::keys::{ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE};
+use super::keys::{
+    ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, OUTBOUND_PROXY, OUTBOUND_PROXY_FILE,
+};
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
 use crate::address::{AddressError, HostPort, local_address, socket_addr};
+use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits};
@@ -22,8 +25,12 @@ pub struct ClientFile {
     pub proxy: ProxyAt,
     /// Where connections to the server begin.
     pub uplink: Origin,
+    /// The proxy that they go through, if there is one.
+    pub outbound: Option<OutboundSource>,
     /// Who this client is, in the user's words.
     pub client_id: Option<String>,
+    /// Little is to be sent while nobody visits.
+    pub frugal: bool,
     /// proxy_conns open at once.
     pub max_proxy_conns: u32,
     /// Deadlines and intervals.
@@ -75,7 +82,9 @@ impl Default for ClientFile {
             server: None,
             proxy: ProxyAt::default(),
             uplink: Origin::default(),
+            outbound: None,
             client_id: None,
+            frugal: false,
             max_proxy_conns: 16_384,
             timings: Timings::default(),
             tunnels: Vec::new(),
@@ -124,10 +133,12 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     file.server = top.parsed("server");
     file.proxy = proxy(&top);
     file.uplink = uplink(&top);
+    file.outbound = outbound(&top);
     file.client_id = top.text("client_id").map(str::to_owned);
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
+    file.frugal = top.boolean(keys::FRUGAL).unwrap_or(false);
     file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);
@@ -181,6 +192,22 @@ fn uplink(top: &Section<'_>) -> Origin {
         own_address(text).map_err(|()| "is not one IP address of this machine; write it like \"192.0.2.7\"")
     });
     Origin { address, interface }
+}
+
+/// What stands there may hold a password: it is not shown. A relative path starts at the configuration file's directory.
+fn outbound(top: &Section<'_>) -> Option<OutboundSource> {
+    if top.has(OUTBOUND_PROXY) && top.has(OUTBOUND_PROXY_FILE) {
+        top.problem(OUTBOUND_PROXY_FILE, format!("stands beside `{OUTBOUND_PROXY}`; keep one of the two"));
+    }
+    if let Some(text) = top.text(OUTBOUND_PROXY) {
+        return OutboundSource::parse(text).map_err(|what| top.problem(OUTBOUND_PROXY, what)).ok();
+    }
+    let file = top.text(OUTBOUND_PROXY_FILE)?;
+    if file.is_empty() {
+        top.problem(OUTBOUND_PROXY_FILE, "is empty; write the path of the file that holds the proxy's URL".into());
+    }
+    let path = top.origin().parent().unwrap_or(Path::new("")).join(file);
+    Some(OutboundSource::File { path, named_by: top.locate(OUTBOUND_PROXY_FILE) })
 }
 
 /// An address that a connection can begin at.
@@ -341,9 +368,12 @@ mod tests {
             work_thread_nums = 2
             # Instead of proxy_port:
             proxy_addr = "192.0.2.1:18090"
+            frugal = true
             max_proxy_conns = 7
             source_addr = "192.0.2.9"
             bind_interface = "wg0"
+            outbound_proxy = "socks5://proxy.example"
+            # Instead of outbound_proxy_file.
             reconnect_min = 0.5
             reconnect_max = 0.5
 
@@ -378,10 +408,11 @@ mod tests {
         let token = TokenSource::File { path: "/etc/token".into(), named_by: "client.toml:4: `token_file`".into() };
         assert_eq!(file.common.tokens, [token]);
         assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
-        assert_eq!(file.max_proxy_conns, 7);
+        assert_eq!((file.frugal, file.max_proxy_conns), (true, 7));
         assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
         let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
         assert_eq!(file.uplink, uplink);
+        assert_eq!(file.outbound, OutboundSource::parse("socks5://proxy.example:1080").ok());
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
             file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
@@ -444,6 +475,20 @@ mod tests {
             let said = problem(&format!("bind_interface = '{bad}'"));
             assert!(said.contains("is not the name of a network interface"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_proxy_is_named_once_and_what_is_wrong_with_it_shows_no_password() {
+        assert_eq!(parse("outbound_proxy = 'environment'").unwrap().outbound, Some(OutboundSource::Environment));
+        let named_by = "client.toml:1: `outbound_proxy_file`".to_owned();
+        let file = Some(OutboundSource::File { path: "proxy".into(), named_by });
+        assert_eq!(parse("outbound_proxy_file = 'proxy'").unwrap().outbound, file);
+        let both = "outbound_proxy = 'environment'\noutbound_proxy_file = 'proxy'";
+        assert_eq!(problem(both), "2: `outbound_proxy_file` stands beside `outbound_proxy`; keep one of the two");
+        let wrong = problem("outbound_proxy = 'ftp://me:s3cret@host'");
+        assert!(wrong.starts_with("1: `outbound_proxy` has a scheme that is neither") && !wrong.contains("s3cret"));
+        assert!(problem("outbound_proxy = 3128").contains("a text in quotes"));
+        assert!(problem("outbound_proxy_file = ''").contains("is empty; write the path"));
     }
 
     #[test]

@@ -23,13 +23,16 @@ pub(super) const COMMON: [&str; 17] = [
 ];
 
 /// Keys of `cproxy-client`'s file.
-pub(super) const CLIENT: [&str; 10] = [
+pub(super) const CLIENT: [&str; 13] = [
     "server",
     "proxy_port",
     "proxy_addr",
     "source_addr",
     "bind_interface",
+    OUTBOUND_PROXY,
+    OUTBOUND_PROXY_FILE,
     "client_id",
+    FRUGAL,
     "reconnect_min",
     "reconnect_max",
     "max_proxy_conns",
@@ -37,13 +40,14 @@ pub(super) const CLIENT: [&str; 10] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 28] = [
+pub(super) const SERVER: [&str; 29] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
     "http_port",
     "https_port",
+    TRUSTED_PROXIES,
     "allow_ports",
     ALLOW_HOSTS,
     "max_tunnels",
@@ -87,10 +91,18 @@ pub(crate) const SERVER_AT_START: [&str; 11] = [
 pub(crate) const CLIENT_AT_START: [&str; 6] =
     ["client_id", "work_thread_nums", "log_format", "access_log", "admin_socket", "metrics_addr"];
 
+/// Little is sent while nobody visits.
+pub(super) const FRUGAL: &str = "frugal";
+/// The proxy on the way to the server.
+pub(super) const OUTBOUND_PROXY: &str = "outbound_proxy";
+/// The file that names it.
+pub(super) const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
 /// Which hosts a client may have.
 pub(super) const ALLOW_HOSTS: &str = "allow_hosts";
+/// Relays in front of the server.
+pub(super) const TRUSTED_PROXIES: &str = "trusted_proxies";
 /// Who may visit.
 pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 /// Who may not.

@@ -2,6 +2,7 @@
 
 use super::keys::{
     ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES,
+    TRUSTED_PROXIES,
 };
 use super::section::Section;
 use super::{
@@ -157,6 +158,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         top.problem("advertise_proxy_port", what.into());
     }
     let settings = &mut file.settings;
+    settings.trusted_proxies = networks(&top, TRUSTED_PROXIES).unwrap_or_default();
     settings.open_scope = scope(&top).within(&settings.open_scope);
     settings.idle_conns = top.count("idle_conns", 0).unwrap_or(settings.idle_conns);
     settings.max_handshakes = top.count("max_handshakes", 1).unwrap_or(settings.max_handshakes);
@@ -302,6 +304,7 @@ mod tests {
             ctl_port = 18080
             proxy_port = 0
             advertise_proxy_port = 18090
+            trusted_proxies = ["127.0.0.1", "10.1.0.0/16"]
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
@@ -369,11 +372,13 @@ mod tests {
         assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:7: `token_files`".to_owned(),
+            named_by: "etc/server.toml:8: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
         assert_eq!(settings.advertise_proxy_port, Some(18090));
+        let trusted: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(trusted, ["127.0.0.1/32", "10.1.0.0/16"]);
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;

@@ -56,6 +56,8 @@ pub(super) fn table(status: &Status, rates: Option<&Rates>, width: Option<usize>
     tunnels.head("LAST ERROR");
     for session in &report.sessions {
         let peer = session.peer.map_or("-".to_owned(), |peer| peer.to_string());
+        // That address is the proxy's.
+        let peer = session.through.as_ref().map_or(peer, |proxy| format!("through {proxy}"));
         let (state, age) = (session.state.label().to_owned(), age(session.age_ms));
         let (idle, active) = (session.conns.idle.to_string(), session.conns.active.to_string());
         sessions.row(if is_server {
@@ -216,6 +218,7 @@ pub(crate) mod tests {
             client: "0a1b2c3d".to_owned(),
             credential: Some("office".to_owned()),
             peer: Some(([192, 0, 2, 9], 5000).into()),
+            through: None,
             state: SessionState::Up,
             error: None,
             age_ms: 3_725_000,

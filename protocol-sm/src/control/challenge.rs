@@ -136,7 +136,7 @@ mod tests {
     fn the_channel_is_chosen_if_it_is_offered_and_there() {
         let settings = ServerSettings::default();
         let channel = Channel([9; 32]);
-        for offered in [0, CHANNEL, FEATURES, 8, CHANNEL | 8, u64::MAX] {
+        for offered in [0, CHANNEL, FEATURES, 16, CHANNEL | 16, u64::MAX] {
             for channel in [None, Some(&channel)] {
                 let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
                 let hello = ClientHello { nonce: [1; 32], client, token: false, features: offered, resume: None };

@@ -30,7 +30,7 @@ use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
 use crate::transfer::Fin;
-use crate::wire::{ClientBody, ClientMsg, ConnHello, Proof, ServerMsg, TransferMsg};
+use crate::wire::{ClientBody, ClientMsg, ConnHello, FRUGAL, Proof, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -234,6 +234,12 @@ impl Control {
             window: ReplayWindow::default(),
             asked: vec![0; loop_count],
         }
+    }
+
+    /// Whether little is to be sent in it while nobody visits.
+    #[must_use]
+    pub fn is_frugal(&self) -> bool {
+        self.features & FRUGAL != 0
     }
 
     /// What it may use.

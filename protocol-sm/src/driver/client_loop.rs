@@ -24,6 +24,7 @@ use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
+use crate::outbound::{Destination, Passage};
 use crate::report::{Counted, TunnelTally};
 use crate::settings::{Serving, Timings};
 use crate::time::Instant;
@@ -90,8 +91,8 @@ enum State {
     Opening {
         conn: IdleConn,
         step: Step,
-        /// The address that is dialled.
-        to: SocketAddr,
+        /// Where it goes.
+        to: Destination,
         /// Why it fails, once that is known.
         why: Option<ConnFailure>,
     },
@@ -101,10 +102,14 @@ enum State {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    /// Connecting, and making the channel where it is to be encrypted.
+    /// Connecting to the server, and making the channel where it is to be encrypted; or connecting to a proxy, and going
+    /// through it before that.
     Connecting {
         session: SessionId,
         secret: SessionKey,
+        passage: Option<Box<Passage>>,
+        /// The passage has begun.
+        passing: bool,
     },
     /// The server's answer to the preface is due, then `Accepted` with this proof.
     Greeting {
@@ -246,7 +251,8 @@ where
                 self.core.timings = *timings;
             }
             ToClientLoop::Open { from, to, conn, session, secret } => {
-                self.open(cx, &from, to, conn, Step::Connecting { session, secret })
+                let passage = to.passage();
+                self.open(cx, &from, to, conn, Step::Connecting { session, secret, passage, passing: false })
             }
             ToClientLoop::Line { serial, conn, line } => self.on_line(cx, (serial, conn), line),
             ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
@@ -267,7 +273,8 @@ where
             None => {}
             Some(Slot::Conn(conn)) => {
                 conn.link.port.on_ready(ready);
-                if ready.error && failed(cx, &conn.link.port) {
+                // What a proxy said before it closed is read first.
+                if ready.error && !is_passing(&conn.state) && failed(cx, &conn.link.port) {
                     self.end(cx, token, End::Abort(AbortCode::ConnLost));
                 } else {
                     self.drive(cx, token);
@@ -363,6 +370,11 @@ impl<T, P> ClientLoop<T, P> {
         };
         self.core.tell_if_drained(cx.sys, none_left, drained);
     }
+}
+
+/// Whether a conn's way through a proxy has begun.
+fn is_passing(state: &State) -> bool {
+    matches!(state, State::Opening { step: Step::Connecting { passing: true, .. }, .. })
 }
 
 /// A conn's transfer, if it carries one.

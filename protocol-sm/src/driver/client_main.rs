@@ -33,13 +33,14 @@ use crate::gather::Gather;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
 use crate::notes::Note;
+use crate::outbound::Target;
 use crate::reconnect::Reconnect;
 use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
 use alloc::collections::BTreeSet;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use left::Left;
@@ -64,6 +65,9 @@ pub enum Outcome {
 pub struct ClientMain<T> {
     settings: ClientSettings,
     server: String,
+    /// The same for a proxy.
+    target: Target,
+    /// The name that is dialled: the server's, or that of the proxy in between.
     server_name: Name,
     /// How many servers there were before: answers about their names count no more.
     servers: u32,
@@ -77,7 +81,7 @@ pub struct ClientMain<T> {
     left: Vec<Left>,
     /// When the session lost its ctl_conn, if it has none.
     lost: Option<Instant>,
-    /// Where the server answered: proxy_conns go to the same host.
+    /// Where the server answered: proxy_conns go to the same host, or to the same proxy.
     server_at: Option<SocketAddr>,
     proxy_port: u16,
     /// What the server has chosen on this ctl_conn.
@@ -126,8 +130,9 @@ impl<T> ClientMain<T> {
             tunnels: Tunnels::new(tunnels, timings),
             buckets: Buckets::default(),
             carriage: Carriage::default(),
+            server_name: Name::new(is_address(dialled(&settings, &server))),
+            target: Target::new(&server),
             settings,
-            server_name: Name::new(is_address(&server)),
             servers: 0,
             server,
             loop_count,
@@ -166,6 +171,11 @@ impl<T> ClientMain<T> {
         &self.server
     }
 
+    /// The proxy in between, if there is one, for people.
+    fn through(&self) -> Option<String> {
+        self.settings.outbound.as_ref().map(ToString::to_string)
+    }
+
     /// When a session that has lost its ctl_conn is given up.
     // PROTOCOL.md: P-RES-6.
     fn given_up(&self) -> Option<Instant> {
@@ -197,6 +207,11 @@ impl<T> ClientMain<T> {
             self.forget_tunnel(cx, tunnel);
         }
     }
+}
+
+/// The `HOST:PORT` that connections to `server` are made to.
+fn dialled<'a>(settings: &'a ClientSettings, server: &'a str) -> &'a str {
+    settings.outbound.as_ref().map_or(server, |proxy| &proxy.at)
 }
 
 impl<T, S> Driver<S> for ClientMain<T>

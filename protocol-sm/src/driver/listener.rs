@@ -5,9 +5,11 @@
 //! the same thread, so that no thread must be woken for it; others to the loop that has the fewest. When the process is
 //! out of descriptors, the listener pauses: visitors wait in the kernel's backlog, and nothing spins.
 //!
+//! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
+//!
 //! Hosts share two ports: a visitor there is a *newcomer* until its first bytes have named one (`newcomers.rs`).
 //!
-//! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
+//! A visitor that comes from a trusted proxy waits here until its header has said who it is ([`Unnamed`]).
 
 mod check;
 mod deal;
@@ -15,19 +17,23 @@ mod held;
 mod newcomers;
 mod route;
 mod sites;
+mod unnamed;
 
 use super::inherit::{Given, Owner};
 use super::messages::{ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
+use super::timers::Timers;
 use super::totals::Totals;
+use super::unnamed::Unnamed;
 use crate::binds::Binds;
 use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
 use crate::report::{Counted, Counts, ListenerPart};
+use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use alloc::boxed::Box;
@@ -40,6 +46,7 @@ use held::Held;
 use newcomers::{Door, Newcomer, Newcomers};
 use route::{Member, Route};
 use sites::Sites;
+use unnamed::Waiting;
 
 /// Connections accepted on one port before others get their turn.
 const BATCH: usize = 64;
@@ -53,6 +60,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener<T, L> {
     deal: Deal,
     slots: Slab<Slot<T, L>>,
+    /// Who may say for whom it speaks.
+    trusted: Vec<Network>,
+    /// By when those that wait must have said who they are.
+    timers: Timers,
     /// Behind which public port a tunnel stands.
     port_of: BTreeMap<(ControlKey, Registration), Token>,
     /// Which tunnel a host leads to.
@@ -70,7 +81,8 @@ pub struct Listener<T, L> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Slot<T, L> {
-    Port(PublicPort<L>),
+    Port(Box<PublicPort<L>>),
+    Waiting(Box<Waiting<T>>),
     Door(Door<L>),
     Newcomer(Box<Newcomer<T>>),
 }
@@ -101,17 +113,22 @@ enum Upgrade {
     No,
     /// It has copies of the ports: none is opened meanwhile.
     Lent,
+    /// The same, but somebody was accepted of whom it is not known yet who it is.
+    Pausing,
     /// It is to accept next: nobody is accepted here.
     Paused,
 }
 
 impl<T, L> Listener<T, L> {
-    /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most.
+    /// A listener that deals visitors to `loop_count` event loops, `visitors` at once at most. Those that come from
+    /// `trusted` say who they are.
     #[must_use]
-    pub fn new(loop_count: usize, visitors: u32) -> Self {
+    pub fn new(loop_count: usize, visitors: u32, trusted: Vec<Network>) -> Self {
         Self {
             deal: Deal::new(loop_count, visitors),
             slots: Slab::default(),
+            trusted,
+            timers: Timers::default(),
             port_of: BTreeMap::new(),
             sites: Sites::default(),
             newcomers: Newcomers::default(),
@@ -126,19 +143,39 @@ impl<T, L> Listener<T, L> {
     /// Visitors that came and were dropped at once.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.deal.totals()
+        self.deal.totals
     }
 
     /// Visitors that it turned away because of their source address or their rate: they are not among the totals.
     #[must_use]
     pub fn turned_away(&self) -> Counts<Dropped> {
-        self.deal.turned_away()
+        self.deal.turned_away
     }
 
     /// Public ports that are open.
     #[must_use]
     pub fn ports(&self) -> usize {
-        self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Port(_))).count()
+        self.public_ports().count()
+    }
+
+    /// Sockets of visitors that it owns.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.timers.len()
+    }
+
+    fn public_ports(&self) -> impl Iterator<Item = (Token, &PublicPort<L>)> {
+        self.slots.iter().filter_map(|(token, slot)| match slot {
+            Slot::Port(port) => Some((token, &**port)),
+            Slot::Waiting(_) | Slot::Door(_) | Slot::Newcomer(_) => None,
+        })
+    }
+
+    fn public_port(&mut self, token: Token) -> Option<&mut PublicPort<L>> {
+        match self.slots.get_mut(token)? {
+            Slot::Port(port) => Some(port),
+            Slot::Waiting(_) | Slot::Door(_) | Slot::Newcomer(_) => None,
+        }
     }
 
     /// Public ports that another process has left, and that wait for their tunnels.
@@ -191,7 +228,7 @@ impl<T, L> Listener<T, L> {
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
             let given = Given::Public { port: address.port(), owner: owner.clone() };
-            Ok(Slot::Port(PublicPort { listener, given, route, queued: false }))
+            Ok(Slot::Port(Box::new(PublicPort { listener, given, route, queued: false })))
         })?;
         self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
@@ -200,22 +237,32 @@ impl<T, L> Listener<T, L> {
     /// Closes a tunnel's public port, unless another tunnel stands behind it, too.
     fn close<S>(&mut self, sys: &mut S, control: ControlKey, registration: Registration)
     where
-        S: Listen<Listener = L>,
+        S: Listen<Stream = T, Listener = L>,
     {
         self.sites.remove(control, registration);
         if let Some(token) = self.port_of.remove(&(control, registration))
-            && let Some(port) = self.port(token)
+            && let Some(port) = self.public_port(token)
             && port.route.remove(control, registration)
-            && let Some(Slot::Port(port)) = self.slots.remove(token)
         {
+            self.close_port(sys, token);
+        }
+    }
+
+    /// Closes a public port. Whoever has not said yet who it is goes with it.
+    fn close_port<S>(&mut self, sys: &mut S, token: Token)
+    where
+        S: Listen<Stream = T, Listener = L>,
+    {
+        if let Some(Slot::Port(port)) = self.slots.remove(token) {
             sys.unlisten(port.listener);
         }
+        self.forget_waiting(sys, token);
     }
 
     /// Closes all public ports of a session. Whether there were any.
     fn close_all<S>(&mut self, sys: &mut S, control: ControlKey) -> bool
     where
-        S: Listen<Listener = L>,
+        S: Listen<Stream = T, Listener = L>,
     {
         self.binds.remove(|bind| bind.control == control);
         let first = Registration { tunnel: TunnelId(0), serial: 0 };
@@ -239,13 +286,13 @@ impl<T, L> Listener<T, L> {
         registration: Registration,
         gate: Gate,
     ) where
-        S: Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         let from = (former.control, former.registration);
         let member = Member { control, registration, gate, turned_away: Counted::default() };
         if let Some(token) = self.port_of.remove(&from) {
             self.port_of.insert((control, registration), token);
-            self.port(token).expect("it is open").route.pass_on(from, member);
+            self.public_port(token).expect("it is open").route.pass_on(from, member);
         } else {
             self.sites.pass_on(from, member);
         }
@@ -274,7 +321,7 @@ impl<T, L> Listener<T, L> {
 
     /// Nobody is accepted now.
     fn rests(&self) -> bool {
-        self.paused_until.is_some() || self.upgrade == Upgrade::Paused
+        self.paused_until.is_some() || matches!(self.upgrade, Upgrade::Pausing | Upgrade::Paused)
     }
 
     /// Public ports that another process has left, each under the address where it listens. `until`: so long they wait
@@ -292,39 +339,36 @@ impl<T, L> Listener<T, L> {
         match step {
             Step::Lend => {
                 self.upgrade = Upgrade::Lent;
-                let mut count = self.held.lend(cx.sys);
-                for (_, slot) in self.slots.iter() {
-                    let (listener, given) = match slot {
-                        Slot::Port(port) => (&port.listener, &port.given),
-                        Slot::Door(door) => (&door.listener, door.given()),
-                        Slot::Newcomer(_) => continue,
-                    };
-                    cx.sys.lend(listener, given);
-                    count += 1;
-                }
+                self.public_ports().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
+                let count = self.ports() + self.lend_doors(cx.sys) + self.held.lend(cx.sys);
                 cx.sys.tell(FromListener::Lent { count });
             }
             Step::Settle => {
-                self.upgrade = Upgrade::Paused;
-                self.newcomers.settling = true;
-                self.settle_if_routed(cx);
+                self.upgrade = Upgrade::Pausing;
+                self.settle(cx);
             }
             Step::Leave => {
                 self.binds.remove(|_| true);
                 self.port_of.clear();
-                for token in self.slots.keys().collect::<Vec<_>>() {
-                    if self.port(token).is_some()
-                        && let Some(Slot::Port(port)) = self.slots.remove(token)
-                    {
-                        cx.sys.unlisten(port.listener);
-                    }
+                for token in self.public_ports().map(|(token, _)| token).collect::<Vec<_>>() {
+                    self.close_port(cx.sys, token);
                 }
                 self.close_doors(cx);
                 self.held.close(cx.sys);
             }
-            Step::GoOn => {
-                self.upgrade = Upgrade::No;
-                self.newcomers.settling = false;
+            Step::GoOn => self.upgrade = Upgrade::No,
+        }
+    }
+
+    /// Tells the loops that nobody comes any more, by the way that visitors take: behind the last of them.
+    fn settle<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        if self.upgrade == Upgrade::Pausing && self.waiting() == 0 && !self.has_come_just_now(cx.now) {
+            self.upgrade = Upgrade::Paused;
+            for loop_index in 0..self.deal.loop_count() {
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
             }
         }
     }
@@ -333,18 +377,10 @@ impl<T, L> Listener<T, L> {
     /// otherwise.
     fn tell_closed<S>(&self, sys: &mut S, control: ControlKey, tunnel: Option<TunnelId>)
     where
-        S: Tell<ToLoop<ToServerLoop<T>>>,
+        S: Listen + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         for loop_index in 0..self.deal.loop_count() {
             sys.tell(ToLoop { loop_index, message: ToServerLoop::CloseTunnel { control, tunnel } });
-        }
-    }
-
-    /// A public port of one tunnel.
-    fn port(&mut self, token: Token) -> Option<&mut PublicPort<L>> {
-        match self.slots.get_mut(token) {
-            Some(Slot::Port(port)) => Some(port),
-            Some(Slot::Door(_) | Slot::Newcomer(_)) | None => None,
         }
     }
 
@@ -353,7 +389,7 @@ impl<T, L> Listener<T, L> {
         match self.slots.get_mut(token)? {
             Slot::Port(port) => Some(&mut port.queued),
             Slot::Door(door) => Some(&mut door.queued),
-            Slot::Newcomer(_) => None,
+            Slot::Waiting(_) | Slot::Newcomer(_) => None,
         }
     }
 
@@ -370,18 +406,32 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Self { slots, deal, .. } = self;
+        if let Some(Slot::Door(_)) = self.slots.get(token) {
+            let end = self.accept_newcomers(cx, token);
+            return self.on_batch(cx, token, end);
+        }
+        let Self { slots, deal, trusted, .. } = self;
+        let Some(Slot::Port(port)) = slots.get_mut(token) else { return };
+        let PublicPort { listener, route, .. } = &mut **port;
         let now = cx.now;
-        let end = match slots.get_mut(token) {
-            Some(Slot::Port(PublicPort { listener, route, .. })) => {
-                accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
-                    deal.visitor(sys, now, route.resolve(), stream, from, Vec::new());
-                })
+        let mut unnamed = Vec::new();
+        let end = accept_batch(cx.sys, listener, Role::Public, |sys, stream, from| {
+            // PROTOCOL.md: P-FRONT-1.
+            if trusted.iter().any(|network| network.contains(from.ip())) {
+                unnamed.push(Unnamed::new(stream, from, now));
+            } else {
+                deal.visitor(sys, now, route.resolve(), stream, from, Vec::new());
             }
-            Some(Slot::Door(_)) => self.accept_newcomers(cx, token),
-            Some(Slot::Newcomer(_)) | None => return,
-        };
+        });
+        for unnamed in unnamed {
+            self.wait_for_name(cx, token, unnamed);
+        }
         self.keep_within(cx);
+        self.on_batch(cx, token, end);
+    }
+
+    /// Some have been accepted. `Ok(true)`: more may wait.
+    fn on_batch<S: Log>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: Result<bool, SysError>) {
         match end {
             Ok(false) => return,
             Ok(true) => {}
@@ -413,30 +463,20 @@ where
                 cx.sys.keep_to(&timings);
                 self.change_routing(cx, *routing);
             }
+            ToListener::Trust(trusted) => self.trusted = trusted,
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
-                let of_ports = self.slots.iter().filter_map(|(_, slot)| match slot {
-                    Slot::Port(port) => Some(port.route.members()),
-                    Slot::Door(_) | Slot::Newcomer(_) => None,
-                });
-                let members = of_ports.flatten().chain(self.sites.members());
+                let members = self.public_ports().flat_map(|(_, port)| port.route.members());
+                let members = members.chain(self.sites.members());
                 let tunnels =
                     members.map(|member| (member.control, member.registration.tunnel, *member.turned_away)).collect();
-                let part = ListenerPart {
-                    dropped: self.deal.dropped(),
-                    turned_away: self.deal.turned_away(),
-                    unrouted: self.newcomers.len() as u64,
-                    not_routed: self.newcomers.refused(),
-                    tunnels,
-                };
+                let (dropped, turned_away) = (*self.deal.dropped, self.deal.turned_away);
+                let (unrouted, not_routed) = (self.newcomers.len() as u64, self.newcomers.refused());
+                let part = ListenerPart { dropped, turned_away, unrouted, not_routed, tunnels };
                 cx.sys.tell(FromListener::Report(Box::new(part)));
             }
-            ToListener::Moved { from, to } => {
-                self.deal.on_moved(from, to);
-            }
-            ToListener::Left { loop_index, guest } => {
-                self.deal.on_left(loop_index, guest);
-            }
+            ToListener::Moved { from, to } => self.deal.moved(from, to),
+            ToListener::Left { loop_index, guest } => self.deal.left(loop_index, guest),
             ToListener::Close { control, registration } => {
                 self.close(cx.sys, control, registration);
                 self.tell_closed(cx.sys, control, Some(registration.tunnel));
@@ -458,6 +498,8 @@ where
     fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
         if let Some(Slot::Newcomer(newcomer)) = self.slots.get_mut(token) {
             newcomer.on_ready(ready);
+            self.hear_newcomer(cx, token);
+        } else if matches!(self.slots.get(token), Some(Slot::Waiting(_))) {
             self.hear(cx, token);
         } else if self.rests() {
             self.enqueue(token);
@@ -471,6 +513,9 @@ where
             self.paused_until = None;
         }
         self.held.on_deadline(cx.now, cx.sys);
+        while let Some(token) = self.timers.pop_due(cx.now) {
+            self.on_waited(cx, token, Dropped::NoHeader);
+        }
         while let Some(token) = self.newcomers.timers.pop_due(cx.now) {
             self.on_timeout(cx, token);
         }
@@ -479,7 +524,8 @@ where
     fn next_deadline(&self) -> Option<Instant> {
         let binds = self.binds.next_deadline().filter(|_| self.upgrade == Upgrade::No);
         let newcomers = self.newcomers.timers.next();
-        [self.paused_until, binds, self.held.next_deadline(), newcomers].into_iter().flatten().min()
+        let waiting = self.timers.next();
+        [self.paused_until, binds, self.held.next_deadline(), waiting, newcomers].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

@@ -12,9 +12,11 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::settings::{Origin, Routing, ServerSettings, Serving, Timings};
+use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
@@ -157,11 +159,13 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what a session may use. All but `keep` is what its holder may have over all its sessions.
+/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Whose token the client proved to know.
     pub holder: Holder,
+    /// Little is to be sent while nobody visits.
+    pub frugal: bool,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
     /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.
@@ -304,8 +308,8 @@ pub enum ToClientLoop {
     Open {
         /// Where the connection begins.
         from: Origin,
-        /// The server's address.
-        to: SocketAddr,
+        /// Where it goes.
+        to: Destination,
         /// Its number.
         conn: ConnId,
         /// The session that it belongs to.
@@ -469,6 +473,8 @@ pub enum ToListener {
     },
     /// These deadlines and intervals count from now on, and this for visitors who have named no host.
     KeepTo(Box<Timings>, Box<Routing>),
+    /// Visitors that come from these networks from now on say who they are.
+    Trust(Vec<Network>),
     /// Who may visit a tunnel is changed.
     Admit {
         /// The session, by the server's key.

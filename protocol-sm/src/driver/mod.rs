@@ -14,6 +14,7 @@ pub mod inherit;
 pub mod listener;
 mod loop_core;
 pub mod messages;
+mod passing;
 mod relay;
 pub mod server_loop;
 pub mod server_main;
@@ -22,6 +23,7 @@ pub mod sys;
 pub mod thread;
 mod timers;
 mod totals;
+mod unnamed;
 mod view;
 
 pub use crate::dead_path::Unacked;

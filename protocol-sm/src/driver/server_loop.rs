@@ -64,6 +64,8 @@ pub struct ServerLoop<T, P> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Shard {
     holder: Holder,
+    /// Little is sent while nobody visits.
+    frugal: bool,
     pool: Pool<Token, Token>,
     ping_pace: PingPace,
     conns: BTreeMap<ConnId, Token>,
@@ -309,7 +311,7 @@ where
             ToServerLoop::Limits { control, limits } => self.limit(cx, control, limits),
             ToServerLoop::KeepTo(timings) => {
                 for shard in self.controls.values_mut() {
-                    shard.ping_pace.begin_at(timings.idle_ping_interval);
+                    shard.ping_pace.begin_at(timings.of(shard.frugal).idle_ping_interval);
                 }
                 self.core.timings = *timings;
             }
@@ -424,8 +426,9 @@ impl<T, P> ServerLoop<T, P> {
     fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
         let shard = Shard {
             holder: limits.holder,
+            frugal: limits.frugal,
             pool: Pool::new(limits.keep),
-            ping_pace: PingPace::new(self.core.timings.idle_ping_interval),
+            ping_pace: PingPace::new(self.core.timings.of(limits.frugal).idle_ping_interval),
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,
             max_waiting: limits.max_waiting,
@@ -450,6 +453,8 @@ impl<T, P> ServerLoop<T, P> {
         shard.waited = u32::try_from(shard.pool.waits()).unwrap_or(u32::MAX);
         (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
         shard.pool.keep(limits.keep);
+        shard.frugal = limits.frugal;
+        shard.ping_pace.begin_at(self.core.timings.of(limits.frugal).idle_ping_interval);
         shard.max_bandwidth = limits.max_bandwidth;
         for &token in shard.conns.values() {
             if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
@@ -500,6 +505,9 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.close(stream);
             cx.sys.tell(FromServerLoop::ConnGone { control, conn: id });
             return;
+        }
+        if shard.frugal {
+            cx.sys.probe(&stream, &self.core.timings.frugal());
         }
         let state = State::Idle { conn: IdleConn::default(), since: cx.now };
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {

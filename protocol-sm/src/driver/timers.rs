@@ -31,12 +31,12 @@ impl Timers {
 
     /// Takes one deadline that has passed. The owner's copy must be cleared by the caller.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Token> {
-        let &(at, token) = self.0.first()?;
-        if at > now {
-            return None;
-        }
-        self.0.remove(&(at, token));
-        Some(token)
+        self.next().filter(|&at| at <= now).and_then(|_| self.pop_first())
+    }
+
+    /// Takes the earliest deadline, whether it has passed or not. The owner's copy must be cleared by the caller.
+    pub(crate) fn pop_first(&mut self) -> Option<Token> {
+        self.0.pop_first().map(|(_, token)| token)
     }
 
     /// Whether this deadline is set.

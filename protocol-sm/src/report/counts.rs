@@ -61,6 +61,7 @@ reasons!(Dropped {
     SourceDenied => "source_denied",
     TooOften => "too_often",
     SourceFull => "source_full",
+    NoHeader => "no_header",
     Gone => "gone",
     Resources => "resources",
 });
@@ -97,6 +98,7 @@ reasons!(Refusal {
     Away => "away",
     Crowded => "crowded",
     Stopping => "stopping",
+    NoHeader => "no_header",
 });
 
 /// More than there are reasons of any kind.

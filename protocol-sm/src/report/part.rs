@@ -146,7 +146,7 @@ pub struct LoopPart {
     pub tally: LoopTally,
     /// All proxy_conns that it ever had.
     pub opened: u64,
-    /// Each session; on a client its own, under its serial number.
+    /// Each session; on a client under its serial number, with all tunnels in the current one.
     pub shards: Vec<(ControlKey, ShardPart)>,
     /// Itself.
     pub own: LoopReport,

@@ -18,7 +18,7 @@ impl Refusal {
     pub fn answer(self, web: Web, plain: bool) -> Vec<u8> {
         let tls = web == Web::Https && !plain;
         match self {
-            Self::Silent | Self::Crowded | Self::Stopping => Vec::new(),
+            Self::Silent | Self::Crowded | Self::Stopping | Self::NoHeader => Vec::new(),
             Self::TooSlow if tls => Vec::new(),
             Self::TooLarge if tls => alert(DECODE_ERROR),
             Self::NobodysHost if tls => alert(UNRECOGNIZED_NAME),

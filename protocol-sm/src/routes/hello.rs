@@ -157,7 +157,7 @@ impl Handshake<'_> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use alloc::vec;
+
     use alloc::vec::Vec;
 
     fn sized(size: usize, body: &[u8]) -> Vec<u8> {
@@ -246,7 +246,7 @@ pub(super) mod tests {
             &[HANDSHAKE, 3, 1, 0, 0],
             &[HANDSHAKE, 3, 1, 0x40, 1],
             &[HANDSHAKE, 3, 1, 0, 9, 2],
-            &vec![0x80, 0x2e, 1, 3, 1],
+            &[0x80, 0x2e, 1, 3, 1],
         ] {
             assert_eq!(name(bytes), Err(Refusal::NotTls), "{bytes:?}");
         }

@@ -102,11 +102,14 @@ pub const TAKEOVER: u64 = 2;
 /// The feature that the proofs cover the TLS channel: chosen where there is one.
 // PROTOCOL.md: P-EVO-2.
 pub const CHANNEL: u64 = 4;
+/// The feature of a client that pays for each byte: little is sent while nobody visits.
+// PROTOCOL.md: P-LIVE-3.
+pub const FRUGAL: u64 = 8;
 /// The feature of a server that knows [`ClientMsg::RegisterHost`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
-pub const HOSTS: u64 = 8;
+pub const HOSTS: u64 = 16;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | HOSTS;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,7 +129,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`HOSTS`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,

@@ -39,6 +39,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 const MOST_PROBES: u32 = 127;
 /// What is sent on a ctl_conn must be acknowledged within this, or within `heartbeat_timeout` if that is longer.
 const CTL_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest pause between two retransmissions on a ctl_conn. By itself the kernel doubles it each time, and goes on
+/// waiting for as long again as the line was cut.
+const CTL_RETRY_MAX: Duration = Duration::from_secs(3);
 /// Before its first retransmission the kernel waits this long at least.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 /// The longest pause between two retransmissions that the kernel knows, and takes by itself.
@@ -78,12 +81,11 @@ struct Keepalive {
 impl Limits {
     /// Those of the connections between client and server.
     pub(crate) fn new(timings: &Timings) -> Self {
-        let silence = timings.conn_silence();
-        let conn = Keepalive::over(silence);
+        let conn = Keepalive::of_ours(timings);
         Self {
             ctl: timings.heartbeat_timeout.max(CTL_USER_TIMEOUT),
             conn,
-            retry_max: retry_max(silence),
+            retry_max: retry_max(timings.conn_silence()),
             accepted: Some(conn),
             of_visitors: false,
         }
@@ -107,12 +109,14 @@ impl Keepalive {
         Self { idle, interval: KEEPALIVE_INTERVAL, probes: KEEPALIVE_PROBES }
     }
 
-    /// Gives up after `silence`, or a little later.
-    fn over(silence: Duration) -> Self {
-        let left = silence.saturating_sub(CONN_IDLE).as_secs() as u32;
+    /// Of a connection between client and server. It is asked about when the programs themselves should have spoken, and
+    /// given up when its session would be, or a little later.
+    fn of_ours(timings: &Timings) -> Self {
+        let idle = CONN_IDLE.max(timings.probe_after());
+        let left = timings.conn_silence().saturating_sub(idle).as_secs() as u32;
         let interval = KEEPALIVE_INTERVAL.max(Duration::from_secs(left.div_ceil(MOST_PROBES).into()));
         let probes = left.div_ceil(interval.as_secs() as u32).clamp(KEEPALIVE_PROBES, MOST_PROBES);
-        Self { idle: CONN_IDLE, interval, probes }
+        Self { idle, interval, probes }
     }
 }
 
@@ -151,6 +155,11 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &L
     dead_path(fd, role, limits);
 }
 
+/// Another pace of keepalive for a connection between client and server, which has been accepted with its listener's.
+pub(super) fn probe(fd: &impl AsFd, timings: &Timings) {
+    keepalive(fd, Keepalive::of_ours(timings));
+}
+
 /// Makes all local ports equal. By itself, connect(2) tries every second port first, all of them: once those are in use
 /// (or in TIME_WAIT) with one address, each connect to it took 6.5 ms of processor time instead of 30 µs.
 fn any_port(fd: &impl AsFd) {
@@ -168,10 +177,17 @@ pub(super) fn port_at_connect(fd: &impl AsFd) {
 /// not read.
 pub(super) fn let_linger(fd: &impl AsFd, role: Role) {
     set(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-    if role == Role::Proxy {
-        // With a shorter pause the kernel gives a closed connection up after a few seconds of a closed window.
-        set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, RETRY_MAX.as_millis() as libc::c_int);
+    match role {
+        // With a shorter pause the kernel gives a closed connection up after a few seconds of a closed window or of
+        // silence.
+        Role::Ctl | Role::Proxy => retry_within(fd, RETRY_MAX),
+        Role::Local | Role::Public => {}
     }
+}
+
+/// The longest pause between two retransmissions.
+fn retry_within(fd: &impl AsFd, pause: Duration) {
+    set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, pause.as_millis() as libc::c_int);
 }
 
 // PROTOCOL.md: P-CONN-3, P-ABORT-5.
@@ -201,10 +217,11 @@ fn keepalive(fd: &impl AsFd, Keepalive { idle, interval, probes }: Keepalive) {
 /// ([`protocol_sm::dead_path`]).
 pub(super) fn dead_path(fd: &impl AsFd, role: Role, limits: &Limits) {
     match role {
-        Role::Ctl => set(fd, sockopt::TcpUserTimeout, &(limits.ctl.as_millis().min(i32::MAX as u128) as u32)),
-        Role::Proxy => {
-            set_int(fd, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, limits.retry_max.as_millis() as libc::c_int);
+        Role::Ctl => {
+            set(fd, sockopt::TcpUserTimeout, &(limits.ctl.as_millis().min(i32::MAX as u128) as u32));
+            retry_within(fd, CTL_RETRY_MAX);
         }
+        Role::Proxy => retry_within(fd, limits.retry_max),
         Role::Local | Role::Public => {}
     }
 }
@@ -243,6 +260,7 @@ fn set<O: SetSockOpt>(fd: &impl AsFd, option: O, value: &O::Val) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
     fn timings(heartbeat_timeout: u64, transfer_grace: u64) -> Timings {
         Timings {
@@ -266,6 +284,40 @@ mod tests {
             );
             assert!(conn.probes <= MOST_PROBES && ctl >= timings.heartbeat_timeout);
         }
+    }
+
+    /// How long a cut of the line lasts beyond its end.
+    #[test]
+    fn a_ctl_conn_is_tried_every_few_seconds_until_it_is_closed() {
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+        let limits = Limits::new(&Timings::default());
+        for (role, pause) in [(Role::Ctl, CTL_RETRY_MAX), (Role::Proxy, limits.retry_max)] {
+            dead_path(&fd, role, &limits);
+            let Some(set) = retries_within(&fd) else { return };
+            assert_eq!(set, pause);
+            let_linger(&fd, role);
+            assert_eq!(retries_within(&fd), Some(RETRY_MAX));
+        }
+    }
+
+    /// `None`, said loudly, on a kernel that does not know the option.
+    fn retries_within(fd: &impl AsFd) -> Option<Duration> {
+        let (mut value, mut length) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the descriptor is open while it is borrowed, and `value` has room for `length` bytes; both outlive the call.
+        let asked = unsafe {
+            libc::getsockopt(
+                fd.as_fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                TCP_RTO_MAX_MS,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        if asked < 0 {
+            eprintln!("SKIPPED: this kernel has no TCP_RTO_MAX_MS");
+            return None;
+        }
+        Some(Duration::from_millis(u64::try_from(value).expect("a pause")))
     }
 
     #[test]

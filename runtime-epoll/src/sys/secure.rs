@@ -64,21 +64,25 @@ impl Secure {
         ready.extend(self.woken.drain(..).map(|token| (token, both)));
     }
 
-    pub(super) fn connecting(&self, stream: &mut Stream) -> Result<(), SysError> {
+    /// A connection that was made here begins to be encrypted, if it is to be.
+    pub(super) fn begin(&mut self, stream: &Stream) -> Result<(), SysError> {
         if stream.is_ours() {
             encrypt(stream, self.tls.get().connecting()?);
+            stream.token.get().into_iter().for_each(|token| self.watch(stream, token));
         }
         Ok(())
     }
 
-    pub(super) fn accepted(&self, stream: &mut Stream) {
+    pub(super) fn accepted(&self, stream: &Stream) {
         if stream.is_ours() {
             encrypt(stream, self.tls.get().accepted());
+            // A session may have to write while its driver only reads.
+            stream.for_room.set(stream.tls.get().is_some());
         }
     }
 
     pub(super) fn watch(&mut self, stream: &Stream, token: Token) {
-        if stream.tls.as_ref().is_some_and(|session| session.borrow().is_handshaking()) {
+        if stream.tls.get().is_some_and(|session| session.borrow().is_handshaking()) {
             self.handshaking.insert(token);
         }
     }
@@ -119,7 +123,7 @@ impl Secure {
     }
 
     pub(super) fn close(&mut self, stream: &Stream) {
-        if let Some(session) = &stream.tls {
+        if let Some(session) = stream.tls.get() {
             session.borrow_mut().close(&mut Socket { stream, urgent: true });
         }
     }
@@ -158,11 +162,9 @@ impl Secure {
     }
 }
 
-fn encrypt(stream: &mut Stream, session: Option<Session>) {
+fn encrypt(stream: &Stream, session: Option<Session>) {
     if let Some(session) = session {
-        stream.tls = Some(Box::new(RefCell::new(session)));
-        // A session may have to write while its driver only reads.
-        stream.for_room.set(true);
+        stream.tls.get_or_init(|| Box::new(RefCell::new(session)));
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 use protocol_sm::driver::{Role, SysError, Token, Unacked};
 use protocol_sm::settings::Origin;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -36,7 +36,7 @@ pub struct Stream {
     /// Whether [`Stream::on_bulk`] has been called.
     bulk: Cell<bool>,
     /// How its bytes are encrypted, if they are.
-    pub(super) tls: Option<Box<RefCell<Session>>>,
+    pub(super) tls: OnceCell<Box<RefCell<Session>>>,
 }
 
 /// What is known of a connect.
@@ -70,8 +70,8 @@ impl AsFd for Listener {
 
 impl Stream {
     fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
-        let for_room = Cell::new(false);
-        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls: None }
+        let (for_room, tls) = (Cell::new(false), OnceCell::new());
+        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls }
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
@@ -141,7 +141,6 @@ impl Stream {
         getpeername::<SockaddrStorage>(self.fd.as_raw_fd()).ok().as_ref().and_then(socket_addr)
     }
 
-    /// 0 is the end of the stream.
     /// The address that the peer is connected to.
     pub(super) fn own_address(&self) -> SocketAddr {
         let own = getsockname::<SockaddrStorage>(self.fd.as_raw_fd());
@@ -149,13 +148,32 @@ impl Stream {
         SocketAddr::new(own.ip().to_canonical(), own.port())
     }
 
+    /// 0 is the end of the stream.
     pub(super) fn recv(&self, into: &mut [u8]) -> Result<usize, SysError> {
         retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::empty())).map_err(sys_error)
     }
 
+    /// Reads, and leaves it there. 0 is the end of the stream.
+    pub(super) fn peek(&self, into: &mut [u8]) -> Result<usize, SysError> {
+        retried(|| recv(self.fd.as_raw_fd(), into, MsgFlags::MSG_PEEK)).map_err(sys_error)
+    }
+
+    /// Takes away what was peeked.
+    pub(super) fn skip(&self, mut bytes: usize) {
+        let mut taken = [0; 512];
+        while bytes > 0 {
+            let most = bytes.min(taken.len());
+            match self.recv(&mut taken[..most]) {
+                Ok(n @ 1..) => bytes -= n,
+                // A reset has taken them: the next call tells.
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
     /// Whether there is something to read, which stays unread.
     pub(super) fn has_more(&self) -> bool {
-        retried(|| recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)).is_ok_and(|n| n > 0)
+        self.peek(&mut [0]).is_ok_and(|n| n > 0)
     }
 
     pub(super) fn send(&self, from: &[u8]) -> Result<usize, SysError> {

@@ -19,6 +19,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Cx, Driver, Dropped, Note, Strategy, TURN, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
+use protocol_sm::outbound::Destination;
 use protocol_sm::settings::{Origin, Serving, Timings};
 use protocol_sm::sources::Source;
 use protocol_sm::time::Instant;
@@ -360,6 +361,7 @@ impl Loops {
                     | Dropped::SourceDenied
                     | Dropped::TooOften
                     | Dropped::SourceFull
+                    | Dropped::NoHeader
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -451,7 +453,7 @@ impl Loops {
             let conn = ConnId(state.next_conn);
             state.next_conn += 1;
             state.open += 1;
-            let (from, to) = (Origin::default(), at(PROXY_PORT));
+            let (from, to) = (Origin::default(), Destination { to: at(PROXY_PORT), through: None });
             let open = ToClientLoop::Open { from, to, conn, session: SESSION, secret: KEY.clone() };
             self.client(state, None, story, |client, cx| client.on_message(cx, open));
         }
@@ -548,6 +550,7 @@ impl Model for Loops {
             );
         });
         let limits = Limits {
+            frugal: false,
             holder: None,
             keep: config.keep,
             max_waiting: config.max_waiting,

@@ -200,7 +200,9 @@ impl Programs {
         ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
+            frugal: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {
@@ -378,6 +380,7 @@ impl Programs {
                     | Dropped::SourceDenied
                     | Dropped::TooOften
                     | Dropped::SourceFull
+                    | Dropped::NoHeader
                     | Dropped::Resources => false,
                 };
                 assert!(may, "a visitor was dropped without a cause: {why}");
@@ -538,7 +541,7 @@ impl Programs {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0))),
             loop_index: Part::new(ServerLoop::new(0, timings)),
-            listener: Part::new(Listener::new(1, u32::MAX)),
+            listener: Part::new(Listener::new(1, u32::MAX, Vec::new())),
             to_main: VecDeque::new(),
             to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),

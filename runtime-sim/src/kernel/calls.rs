@@ -178,6 +178,20 @@ impl Kernel {
         Ok(filled)
     }
 
+    /// recv(2) with MSG_PEEK: reads what is there, and leaves it there; 0 is the end.
+    ///
+    /// # Errors
+    /// As for [`Kernel::recv`].
+    pub fn peek(&mut self, id: SockId, into: &mut [u8]) -> Result<usize, Errno> {
+        let sock = &self.socks[id.0];
+        if sock.unread == 0 {
+            return self.nothing_to_read(id);
+        }
+        let mut unread = sock.front_read;
+        let bytes = sock.recvq.iter().flat_map(|segment| segment[std::mem::take(&mut unread)..].iter());
+        Ok(into.iter_mut().zip(bytes).map(|(to, &byte)| *to = byte).count())
+    }
+
     /// After a read: tells the sender, once the window has grown by enough to be worth it.
     fn open_window(&mut self, id: SockId) {
         let sock = &self.socks[id.0];

@@ -52,6 +52,7 @@ pub enum Property {
     ClosedOnce,
     VisitorsAccountedFor,
     VisitsRecorded,
+    VisitorsAreNamed,
     BandwidthKept,
     PortsAccountedFor,
     BooksAgree,
@@ -77,7 +78,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -101,6 +102,7 @@ impl Property {
         Self::ClosedOnce,
         Self::VisitorsAccountedFor,
         Self::VisitsRecorded,
+        Self::VisitorsAreNamed,
         Self::BandwidthKept,
         Self::PortsAccountedFor,
         Self::BooksAgree,
@@ -155,6 +157,7 @@ impl Property {
             Self::VisitsRecorded => {
                 "each visit leaves one record, with the bytes that were moved and the ends that there were"
             }
+            Self::VisitorsAreNamed => "who comes through a relay is served under the name that its header gives",
             Self::BandwidthKept => "a tunnel moves no more than its bandwidth, and a quarter of a second's at once",
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"

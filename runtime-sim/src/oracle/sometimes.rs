@@ -109,6 +109,7 @@ pub enum Sometimes {
     PortClosed,
     PortClosedWithTransfers,
     HeaderSplit,
+    HeaderRefused,
     HostRefused,
     NoLocalPort,
     Upgraded,
@@ -120,7 +121,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 108] = [
+    pub const ALL: [Self; 109] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -222,6 +223,7 @@ impl Sometimes {
         Self::PortClosed,
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
+        Self::HeaderRefused,
         Self::HostRefused,
         Self::NoLocalPort,
         Self::Upgraded,

@@ -25,6 +25,7 @@ use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
+use protocol_sm::sources::Network;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct Scenario {
     pub no_pipe: u64,
     /// Chance in a hundred that a splice(2) is refused as a system refuses it that lacks the call.
     pub no_splice: u64,
+    /// Who speaks for visitors, in front of the server.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Limits that are far above what a simulation loads, made small enough to be met.
@@ -96,6 +99,8 @@ pub struct ClientPlan {
     pub loop_count: usize,
     /// Its tunnels: indices into [`Scenario::tunnels`].
     pub tunnels: Vec<usize>,
+    /// Little is sent in its sessions while nobody visits.
+    pub frugal: bool,
 }
 
 /// A tunnel's part of the scenario.
@@ -153,6 +158,23 @@ impl Scenario {
         }
     }
 
+    /// Draws which clients are frugal. Its dice are its own, as those of [`draw_no_splice`].
+    pub(crate) fn draw_frugal(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0xf209_a150);
+        let one_is = !self.calm && rng.chance(20);
+        self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
+    }
+
+    /// Deadlines of a client.
+    pub(crate) fn timings_of(&self, client: usize) -> Timings {
+        self.timings.of(self.clients[client].frugal)
+    }
+
+    /// Those of the client that takes its time.
+    pub(crate) fn longest_timings(&self) -> Timings {
+        self.timings.of(self.clients.iter().any(|client| client.frugal))
+    }
+
     /// What `clients` who are one holder may use together: what each of them needs.
     fn scope(&self, clients: usize) -> Scope {
         let clients = u32::try_from(clients).expect("few clients");
@@ -188,6 +210,7 @@ impl Scenario {
             budget: self.budget(),
             open_scope: self.scope(self.clients.len()),
             idle_conns: self.idle_conns,
+            trusted_proxies: self.trusted_proxies.clone(),
             access_log: true,
             timings: self.timings.clone(),
             ..ServerSettings::default()
@@ -234,7 +257,8 @@ pub(crate) fn draw_clients(
                 });
                 on_tunnel(rng);
             }
-            let client = ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect() };
+            let client =
+                ClientPlan { loop_count: rng.size(1, 3), tunnels: (first..tunnels.len()).collect(), frugal: false };
             on_client(rng);
             client
         })

@@ -40,7 +40,7 @@ pub(crate) fn draw_client(
         0 => {}
         1 => tunnels[which].limits.max_connections = 5_000,
         2 => tunnels[which].local = elsewhere(&tunnels[which]),
-        3 => new.reconnect = true,
+        3 => (new.reconnect, new.settings.frugal) = (true, false),
         4 => {
             new.settings.max_proxy_conns += 1;
             new.settings.timings.reconnect_max *= 2;

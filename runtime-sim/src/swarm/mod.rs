@@ -51,13 +51,14 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 44] = [
+pub const UNSEEN: [Sometimes; 45] = [
     Sometimes::HostRefused,
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
+    Sometimes::HeaderRefused,
     Sometimes::ReleasedWithTransfers,
     Sometimes::ResumedAsleep,
     Sometimes::ReloadedDetached,

@@ -150,7 +150,7 @@ impl Oracle {
                 Dropped::TooMany | Dropped::TunnelFull => self.saw(Sometimes::TooManyConnections),
                 Dropped::Resources => self.saw(Sometimes::OutOfDescriptors),
                 Dropped::SourceFull => self.saw(Sometimes::SourceFull),
-                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
+                Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften | Dropped::NoHeader => {}
             },
             Note::TakenBack { conn, epoch, lost, .. } => {
                 self.ended((*conn, *epoch));
@@ -239,7 +239,7 @@ impl Oracle {
             let whose = if *by_peer { "peer" } else { "own" };
             return format!("c{} e{} aborted ({whose}): {code}", conn.0, epoch.0);
         }
-        if let Note::Started { conn, epoch, tunnel, visitor } = note {
+        if let Note::Started { conn, epoch, tunnel, visitor, .. } = note {
             return format!("c{} e{} started, tunnel {}, {visitor}", conn.0, epoch.0, tunnel.0);
         }
         if let Note::Finished { conn, epoch, egress, ingress } = note {

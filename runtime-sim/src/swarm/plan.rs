@@ -150,21 +150,23 @@ impl Plan {
             short_calls: if rng.chance(60) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
+        scenario.draw_frugal(seed);
         Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.
     pub(super) fn patience(&self) -> Duration {
-        let t = &self.scenario.timings;
+        let t = self.scenario.longest_timings();
         let waits = t.heartbeat_timeout + t.handshake_timeout + t.kept() + t.wait_timeout + t.dial_timeout * 3;
         waits + t.reconnect_max * 3 + t.idle_ping_timeout + self.keepalive * 2 + Duration::from_secs(30)
     }
 
     /// How long idle conns that died unseen may stay in a pool, and names unknown.
     pub(super) fn settling(&self) -> Duration {
-        let t = &self.scenario.timings;
+        let t = self.scenario.longest_timings();
         t.idle_ping_interval + t.idle_ping_timeout + t.reconnect_max + self.keepalive + Duration::from_secs(6)
     }
 }

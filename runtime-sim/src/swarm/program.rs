@@ -226,7 +226,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let listener = SimThread::new(
         &process,
         1,
-        Listener::<_, Door>::new(plan.scenario.loop_count, visitors),
+        Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
         Listener::assert_consistent,
         inbox,
     );
@@ -316,7 +316,9 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let settings = ClientSettings {
         proxy: ProxyAt::AsTold,
         uplink: Origin::default(),
+        outbound: None,
         tls_relay: false,
+        frugal: spec.frugal,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec
@@ -334,7 +336,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
             .collect(),
         max_proxy_conns: 16_384,
         access_log: true,
-        timings: plan.scenario.timings.clone(),
+        timings: plan.scenario.timings_of(identity),
     };
     ClientReload { server: format!("server:{CTL}"), settings, reconnect: false }
 }
@@ -346,12 +348,13 @@ async fn connect(stage: &Rc<Stage>, who: ProcId, identity: usize) -> Order {
     let process = Process::new(stage, who, spec.loop_count);
     let mut program = Program::new(Rc::clone(&process));
     let mailbox = Rc::clone(&process.borrow().mail.client_main);
+    let timings = settings.timings.clone();
     let driver = ClientMain::<Stream>::new(settings, server, spec.loop_count);
     let main = SimThread::new(&process, 0, driver, ClientMain::assert_consistent, Rc::clone(&mailbox));
     let mut loops = Vec::new();
     for loop_index in 0..spec.loop_count {
         let inbox = Rc::clone(&process.borrow().mail.client_loops[loop_index]);
-        let driver = ClientLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
+        let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
         loops.push(SimThread::new(&process, 1 + loop_index, driver, ClientLoop::assert_consistent, inbox));
     }
     main.borrow_mut().call(stage.now(), |main, cx| main.start(cx));

@@ -235,7 +235,7 @@ impl Socket {
 
     /// None of our programs keeps a ctl_conn on which nothing comes.
     fn check_silence(&self, role: Option<Role>) {
-        let timings = &self.stage.plan.scenario.timings;
+        let timings = self.stage.plan.scenario.longest_timings();
         // Who is in its handshake has another time.
         let patience = timings.heartbeat_timeout.max(timings.handshake_timeout) + SLACK;
         let ctl = self.dies_by_reset && role == Some(Role::Ctl) && matches!(self.state, State::Up(_)) && !self.eof;
@@ -302,6 +302,18 @@ impl Socket {
 
     /// Reads; 0 is the end.
     pub(super) fn recv(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
+        let n = self.peek(into)?;
+        self.inbox.drain(..n);
+        if let Some(line) = &self.line {
+            let line = &mut *line.borrow_mut();
+            line.ends[self.end].read += n as u64;
+            line.ends[1 - self.end].wake();
+        }
+        Ok(n)
+    }
+
+    /// Reads, and leaves it there.
+    pub(super) fn peek(&mut self, into: &mut [u8]) -> Result<usize, SysError> {
         if self.inbox.is_empty() {
             return match self.error.take_if(|_| !self.eof) {
                 Some(error) => Err(error),
@@ -309,16 +321,7 @@ impl Socket {
                 None => Err(SysError::WouldBlock),
             };
         }
-        let n = into.len().min(self.inbox.len());
-        for (to, byte) in into.iter_mut().zip(self.inbox.drain(..n)) {
-            *to = byte;
-        }
-        if let Some(line) = &self.line {
-            let line = &mut *line.borrow_mut();
-            line.ends[self.end].read += n as u64;
-            line.ends[1 - self.end].wake();
-        }
-        Ok(n)
+        Ok(into.iter_mut().zip(&self.inbox).map(|(to, &byte)| *to = byte).count())
     }
 
     /// Writes some.

@@ -338,6 +338,15 @@ impl Streams for Thread {
         Ok(Received { bytes, drained: bytes < most })
     }
 
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        self.process.borrow_mut().socket(stream).peek(into)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        // A reset has taken them: the next call tells.
+        let _ = self.process.borrow_mut().socket(stream).recv(&mut vec![0; bytes]);
+    }
+
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         assert!(!from.is_empty(), "nothing to send");
         let mut process = self.process.borrow_mut();
@@ -468,8 +477,8 @@ impl Log for Thread {
         let process = self.process.borrow();
         process.watch.noted(&note);
         process.stage.note(process.who, &note);
-        if let Note::Started { conn, epoch, visitor, .. } = note {
-            process.watch.started(conn, epoch, visitor);
+        if let Note::Started { control, conn, epoch, .. } = note {
+            process.watch.started(control, conn, epoch);
         } else if let Note::Visit(_) = note {
             process.watch.visit_over();
         }

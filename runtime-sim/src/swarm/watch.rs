@@ -7,12 +7,11 @@ use protocol_sm::driver::Note;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
 };
-use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// A conn as one process knows it: its session there, and its number.
@@ -25,8 +24,6 @@ pub(super) struct Watch {
     /// Halves whose end was announced.
     fins: RefCell<Ends<(Key, Epoch)>>,
     dones: RefCell<BTreeSet<(Key, Epoch)>>,
-    /// The session that a visitor came to.
-    visitors: RefCell<BTreeMap<SocketAddr, (ControlKey, TunnelId)>>,
     /// The last transfer that was started on a conn.
     started: RefCell<BTreeMap<Key, Epoch>>,
     /// Visitors who are there, or on their way to a loop.
@@ -51,7 +48,6 @@ impl Watch {
             stage: Rc::clone(stage),
             fins: RefCell::default(),
             dones: RefCell::default(),
-            visitors: RefCell::default(),
             started: RefCell::default(),
             guests: RefCell::default(),
             visits: Cell::default(),
@@ -176,17 +172,13 @@ impl Watch {
 
     pub(super) fn told_server_loop<T>(&self, message: &ToServerLoop<T>) {
         match message {
-            ToServerLoop::Visitor(arrival) => {
-                self.visitors.borrow_mut().insert(arrival.from, (arrival.control, arrival.tunnel));
-                self.guest_came(arrival.guest);
-            }
-            // Those who have a conn by then stay, and nobody else.
-            ToServerLoop::HandOver { from, .. } => self.visitors.borrow_mut().retain(|_, at| at != from),
+            ToServerLoop::Visitor(arrival) => self.guest_came(arrival.guest),
             ToServerLoop::Transfer { control, msg: TransferMsg { conn, epoch, body: ClientBody::Fin(fin) } } => {
                 let kinds = [Sometimes::ClientFinFirst, Sometimes::ResetDown];
                 self.fin_came(((control.0, *conn), *epoch), fin.how, kinds);
             }
-            ToServerLoop::Transfer { .. }
+            ToServerLoop::HandOver { .. }
+            | ToServerLoop::Transfer { .. }
             | ToServerLoop::ConnFailed { .. }
             | ToServerLoop::Open { .. }
             | ToServerLoop::Close { .. }
@@ -242,8 +234,7 @@ impl Watch {
     }
 
     /// The server started a transfer: the next on its conn.
-    pub(super) fn started(&self, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
-        let Some((control, _)) = self.visitors.borrow().get(&visitor).copied() else { return };
+    pub(super) fn started(&self, control: ControlKey, conn: ConnId, epoch: Epoch) {
         let before = self.started.borrow_mut().insert((control.0, conn), epoch).unwrap_or_default();
         if before.next() != Some(epoch) {
             self.stage.breach(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before:?} on {conn:?}"));

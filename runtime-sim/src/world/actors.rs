@@ -1,6 +1,7 @@
 //! Visitors, local services and strangers: scripted ends of connections, with seeded lengths, chunks, pauses and
 //! ways to end.
 
+use super::fronts::Front;
 use super::plan::Plan;
 use crate::holder::{Act, Holder, Past};
 use crate::impostor::{Impostor, Overheard};
@@ -87,6 +88,8 @@ pub(super) struct Actor {
     impostor: Option<Impostor>,
     /// A hostile holder's ctl_conn.
     abuse: Option<Box<Abuse>>,
+    /// What its connection begins with, if it comes through a relay.
+    pub(super) front: Option<Front>,
     /// It says this and waits, until its time is over.
     mute: Option<(Vec<u8>, Instant)>,
 }
@@ -207,6 +210,7 @@ impl Actors {
             ended: now,
             impostor: None,
             abuse: None,
+            front: None,
             mute: None,
         });
         self.all.len() - 1
@@ -230,9 +234,22 @@ impl Actors {
         let head = plan.scenario.tunnels[tunnel].head();
         script.total += head.len();
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
+        let mut name = kernel.local(sock);
+        let front = plan.fronted.then(|| {
+            let front = Front::draw(plan, self.all.len(), name, to, probe || plan.scenario.calm);
+            name = front.name;
+            if front.check {
+                (script.total, script.fate) = (0, Fate::CloseEarly);
+            } else if script.shut == Shut::AfterSending {
+                // Without a byte it would be a check.
+                script.total = script.total.max(1);
+            }
+            front
+        });
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.streams.begin_with(self.all[index].stream, head);
-        self.streams.on_connected(self.all[index].stream, kernel.local(sock), to);
+        self.all[index].front = front;
+        self.streams.on_connected(self.all[index].stream, name, to);
     }
 
     /// Somebody who is no client connects to one of the server's own ports.
@@ -476,6 +493,13 @@ impl Actors {
                 }
             }
         }
+        if let Err(errno) = self.introduce(kernel, index) {
+            self.end(kernel, index, Outcome::Reset(errno), false);
+            return Ok(());
+        }
+        if self.all[index].front.as_ref().is_some_and(|front| !front.pieces.is_empty()) {
+            return Ok(());
+        }
         if self.all[index].impostor.is_some() {
             return self.deceive(kernel, index, seen);
         }
@@ -504,6 +528,31 @@ impl Actors {
             Err(Stop::Finding(finding)) => return Err(finding),
         }
         self.conclude(kernel, index, seen);
+        Ok(())
+    }
+
+    /// Sends what its connection begins with.
+    fn introduce(&mut self, kernel: &mut Kernel, index: usize) -> Result<(), Errno> {
+        let now = kernel.now();
+        while let Actor { sock, front: Some(front), next_write, .. } = &mut self.all[index]
+            && *next_write <= now
+            && let Some(piece) = front.pieces.front_mut()
+        {
+            match kernel.send(*sock, piece) {
+                Ok(sent) => {
+                    piece.drain(..sent);
+                    let pause = front.pause;
+                    if piece.is_empty() {
+                        front.pieces.pop_front();
+                        if !front.pieces.is_empty() {
+                            self.all[index].next_write = self.pause(index, now, pause);
+                        }
+                    }
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod direct;
 mod faults;
 #[cfg(test)]
 mod forgotten;
+mod fronts;
 mod phases;
 mod plan;
 mod reload;
@@ -39,6 +40,7 @@ use books::Asked;
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::reload::ClientReload;
+use protocol_sm::sources::Network;
 use protocol_sm::time::Instant;
 use silence::Silence;
 use std::cmp::Reverse;
@@ -144,6 +146,7 @@ struct World {
     server_host: HostId,
     client_hosts: Vec<HostId>,
     service_hosts: Vec<HostId>,
+    visitor_host: HostId,
     visitors: (ProcId, PollId),
     server: usize,
     clients: Vec<usize>,
@@ -186,12 +189,16 @@ pub fn run_plan(plan: Plan, keep_trace: bool) -> Report {
 }
 
 impl World {
-    fn new(plan: Plan, keep_trace: bool) -> Self {
+    fn new(mut plan: Plan, keep_trace: bool) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5157_0000);
         let mut kernel = Kernel::new(rng.next(), Trace::new(keep_trace));
         kernel.short_writes = plan.scenario.short_calls;
         let server_host = kernel.host();
         let visitor_host = kernel.host();
+        if plan.fronted {
+            let relay = Network::new(kernel.ip(visitor_host), 32).expect("one address");
+            plan.scenario.trusted_proxies = vec![relay];
+        }
         let client_hosts: Vec<_> =
             plan.places.iter().map(|place| if place.on_server { server_host } else { kernel.host() }).collect();
         let service_hosts: Vec<_> = plan
@@ -226,6 +233,7 @@ impl World {
             server_host,
             client_hosts,
             service_hosts,
+            visitor_host,
             visitors,
             server: 0,
             clients: vec![usize::MAX; plan.scenario.clients.len()],

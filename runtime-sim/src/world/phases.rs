@@ -58,7 +58,7 @@ impl World {
         }
         let pause = match self.phase {
             Phase::Resting(_) => {
-                let timings = &self.plan.scenario.timings;
+                let timings = self.plan.scenario.longest_timings();
                 timings.heartbeat_timeout * 2 + timings.idle_ping_interval + timings.idle_ping_timeout
             }
             Phase::Settling => self.rest(),
@@ -69,7 +69,7 @@ impl World {
 
     /// By then every pool has shrunk.
     fn rest(&self) -> Duration {
-        let timings = &self.plan.scenario.timings;
+        let timings = self.plan.scenario.longest_timings();
         timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE
     }
 

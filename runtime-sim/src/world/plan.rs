@@ -83,6 +83,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// Whether a token is configured.
     pub token: bool,
+    /// Visitors come through a relay, which says who they are.
+    pub fronted: bool,
     /// Where each client runs.
     pub places: Vec<Place>,
     /// Accept queue of each tunnel's service.
@@ -177,13 +179,16 @@ impl Plan {
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
+        scenario.draw_frugal(seed);
         scenario.draw_sites(seed);
         Self {
             seed,
             scenario,
             token,
+            fronted: Rng::new(seed ^ 0xf207_7ed0).chance(15),
             places,
             backlogs,
             faults,
@@ -223,7 +228,7 @@ impl Plan {
             timings: unhurried(),
             ..plan.scenario
         };
-        Self { scenario, faults: Vec::new(), fault_count: 0, ..plan }
+        Self { scenario, fronted: false, faults: Vec::new(), fault_count: 0, ..plan }
     }
 
     /// How production sets up a socket of this role.
@@ -231,7 +236,7 @@ impl Plan {
     pub fn options(&self, role: Role) -> Options {
         let (user_timeout, dead_path) = match role {
             Role::Ctl => (Some(Duration::from_secs(30)), RETRIES),
-            Role::Proxy => (None, self.scenario.timings.conn_silence().max(Duration::from_secs(30))),
+            Role::Proxy => (None, self.scenario.longest_timings().conn_silence().max(Duration::from_secs(30))),
             Role::Public | Role::Local => (None, RETRIES),
         };
         Options { user_timeout, dead_path, linger0: true, ..self.foreign() }

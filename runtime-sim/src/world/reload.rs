@@ -44,13 +44,15 @@ impl World {
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
+            outbound: None,
             tls_relay: false,
+            frugal: self.plan.scenario.clients[client].frugal,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),
             max_proxy_conns: 16_384,
             access_log: true,
-            timings: self.plan.scenario.timings.clone(),
+            timings: self.plan.scenario.timings_of(client),
         };
         let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
         ClientReload { server, settings, reconnect: false }
@@ -195,6 +197,7 @@ impl World {
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(..)
+            | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }

@@ -19,7 +19,7 @@ pub(super) type Silence = BTreeMap<SockId, (u64, Instant)>;
 impl World {
     /// Looks at every ctl_conn, and looks again soon.
     pub(super) fn look_for_silence(&mut self) {
-        let timings = &self.plan.scenario.timings;
+        let timings = self.plan.scenario.longest_timings();
         // Who is in its handshake has another time.
         let patience = timings.heartbeat_timeout.max(timings.handshake_timeout) + SLACK;
         let now = self.now();

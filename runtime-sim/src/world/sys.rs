@@ -86,6 +86,8 @@ pub(super) struct Effects {
     pub(super) accepted: Vec<(SockId, SocketAddr)>,
     /// Bytes read from outer sockets, and written to them.
     pub(super) moved: Vec<(SockId, usize, usize)>,
+    /// Bytes of headers that were taken off public sockets.
+    pub(super) skipped: Vec<(SockId, usize)>,
     /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
     pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
@@ -178,6 +180,16 @@ impl Streams for ThreadSys<'_> {
         }
         self.took(stream, bytes);
         Ok(Received { bytes, drained: bytes < into.len() })
+    }
+
+    fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        Ok(self.kernel.peek(stream.0, into)?)
+    }
+
+    fn skip(&mut self, stream: &Stream, bytes: usize) {
+        // A reset has taken them: the next call tells.
+        let _ = self.kernel.recv(stream.0, &mut vec![0; bytes]);
+        self.effects.skipped.push((stream.0, bytes));
     }
 
     fn send(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {

@@ -26,10 +26,10 @@ pub(super) enum Task {
 impl Task {
     pub(super) fn server(settings: ServerSettings, timings: &Timings, loop_count: usize) -> Vec<Self> {
         let any = (Ipv4Addr::UNSPECIFIED, 0).into();
-        let visitors = settings.budget.visitors;
+        let (visitors, trusted) = (settings.budget.visitors, settings.trusted_proxies.clone());
         let mut tasks = vec![
             Self::ServerMain(ServerMain::new(settings, loop_count, any)),
-            Self::Listener(Listener::new(loop_count, visitors)),
+            Self::Listener(Listener::new(loop_count, visitors, trusted)),
         ];
         tasks.extend((0..loop_count).map(|loop_index| Self::ServerLoop(ServerLoop::new(loop_index, timings.clone()))));
         tasks

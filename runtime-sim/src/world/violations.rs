@@ -59,7 +59,7 @@ fn in_phase(phase: impl Fn(Phase) -> bool) -> World {
 /// Ten seconds before it is looked whether everything is back at its baseline.
 fn settled() -> World {
     let mut world = in_phase(|phase| phase == Phase::Settling);
-    let timings = &world.plan.scenario.timings;
+    let timings = world.plan.scenario.longest_timings();
     let pause = timings.idle_conn_lifetime + timings.idle_ping_interval * 2 + KEEPALIVE - Duration::from_secs(10);
     let end = world.now() + pause;
     while world.now() < end {
@@ -138,8 +138,9 @@ fn note(note: &Note) -> World {
 /// A transfer is said to follow the last one on its conn, which goes on.
 fn start(ahead: u32) -> World {
     let (mut world, it) = carried();
-    let (conn, epoch, visitor) = (it.conn, Epoch(it.epoch.0 + ahead), world.kernel.remote(it.public));
-    world.see_note(it.server, &Note::Started { conn, epoch, tunnel: TunnelId(0), visitor });
+    let (epoch, visitor) = (Epoch(it.epoch.0 + ahead), world.kernel.remote(it.public));
+    let (control, tunnel) = (ControlKey(it.session), TunnelId(0));
+    world.see_note(it.server, &Note::Started { control, conn: it.conn, epoch, tunnel, visitor });
     world
 }
 
@@ -249,6 +250,13 @@ fn broken(property: Property) -> World {
             let visitor = SocketAddr::from(([192, 0, 2, 1], 1));
             let visit = Begun::new(Some(Arc::new(label)), Instant::ZERO).expect("it has a label");
             note(&visit.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Served))
+        }
+        Property::VisitorsAreNamed => {
+            let (mut world, it) = carried();
+            world.plan.fronted = true;
+            let (visitor, control, tunnel) = (world.kernel.remote(it.public), ControlKey(it.session), TunnelId(0));
+            world.see_note(it.server, &Note::Started { control, conn: it.conn, epoch: Epoch(1), tunnel, visitor });
+            world
         }
         Property::BandwidthKept => {
             let (mut world, it) = carried();

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(super) struct Visits {
     /// Bytes that the programs have read from their outer sockets, and written to them.
     moved: BTreeMap<SockId, [u64; 2]>,
+    /// Bytes of headers in front of visitors.
+    skipped: BTreeMap<SockId, u64>,
     /// Outer sockets whose write half a program has shut.
     shut: BTreeSet<SockId>,
     /// Public sockets that a server has accepted, and of which it has said nothing yet, by visitor.
@@ -41,6 +43,16 @@ impl Visits {
         self.shut.extend(socks);
     }
 
+    /// A program has taken what its connection began with off a public socket.
+    pub(super) fn on_skipped(&mut self, sock: SockId, bytes: usize) {
+        *self.skipped.entry(sock).or_default() += bytes as u64;
+    }
+
+    /// So many bytes.
+    pub(super) fn skipped(&self, sock: SockId) -> u64 {
+        self.skipped.get(&sock).copied().unwrap_or(0)
+    }
+
     fn moved(&self, sock: SockId) -> [u64; 2] {
         self.moved.get(&sock).copied().unwrap_or_default()
     }
@@ -60,7 +72,8 @@ impl World {
     }
 
     fn check_public(&mut self, server: usize, visit: &Visit) -> Result<(), String> {
-        let unsaid = self.visits.unsaid.get_mut(&(server, visit.visitor));
+        let visitor = self.in_truth(visit.visitor);
+        let unsaid = self.visits.unsaid.get_mut(&(server, visitor));
         let Some(public) = unsaid.and_then(VecDeque::pop_front) else {
             return Err("nobody came from there, or it was said before".into());
         };
@@ -68,7 +81,7 @@ impl World {
     }
 
     fn check_local(&self, client: usize, visit: &Visit) -> Result<(), String> {
-        let Some(local) = self.watch.local_of(&self.kernel, client, visit.visitor) else {
+        let Some(local) = self.watch.local_of(&self.kernel, client, self.in_truth(visit.visitor)) else {
             let may = visit.up.bytes + visit.down.bytes == 0 || self.watch.has_awaited(client);
             return if may { Ok(()) } else { Err("bytes without a local_conn".into()) };
         };

@@ -1,5 +1,6 @@
 //! What the world sees of the machines from outside: the order of messages, epochs, and who was idle when.
 
+use super::actors::Actor;
 use super::reload::Reloading;
 use super::sys::{Effects, Mail, OuterReset};
 use super::tasks::Task;
@@ -394,7 +395,7 @@ impl World {
         }
         let patience = self.plan.scenario.timings.reset_linger;
         let impatient = lingering.is_none_or(|since| self.now().since(since) < patience);
-        let came = self.kernel.received(other);
+        let came = self.kernel.received(other) - self.visits.skipped(other);
         if written < came && impatient {
             let what = format!("{which}: {written} of {came} bytes");
             return self.fail(Kind::Safety, Property::BeforeResetDelivered, what);
@@ -427,6 +428,9 @@ impl World {
             self.see_moved(sock, read, written);
         }
         self.visits.on_shut(&effects.shut);
+        for &(sock, bytes) in &effects.skipped {
+            self.visits.on_skipped(sock, bytes);
+        }
         for &(sock, visitor) in &effects.accepted {
             self.visits.on_accepted(process, visitor, sock);
         }
@@ -464,19 +468,23 @@ impl World {
     }
 
     /// A server starts a transfer: its number is the next, and the client is done with the one before.
-    fn see_started(&mut self, process: usize, conn: ConnId, epoch: Epoch, visitor: SocketAddr) {
+    fn see_started(&mut self, key: Key, epoch: Epoch, visitor: SocketAddr) {
         if epoch.0 >= 4 {
             self.coverage.saw(Sometimes::ConnReusedThrice);
         }
-        let Some(&(control, _)) = self.watch.visitors.get(&(process, visitor)) else { return };
-        let key = (process, control, conn);
-        let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == visitor);
+        let at = self.in_truth(visitor);
+        let came = self.actors.all.iter().rev().find(|actor| self.kernel.local(actor.sock) == at);
+        let is_named = |actor: &Actor| actor.front.as_ref().is_some_and(|it| it.introduces() && it.name == visitor);
+        let unnamed = self.plan.fronted && !came.is_some_and(is_named);
         if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {
             self.watch.transfers.push(Transfer { conn: key, client: None, epoch, public, local: None, struck: false });
         }
+        if unnamed {
+            self.fail(Kind::Safety, Property::VisitorsAreNamed, format!("{visitor} is served"));
+        }
         let before = self.watch.started.insert(key, epoch.0).unwrap_or(0);
         if epoch.0 != before + 1 {
-            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {conn:?}"));
+            self.fail(Kind::Safety, Property::EpochsGrow, format!("{epoch:?} after {before} on {:?}", key.2));
         }
         let peer = self.watch.socks.get(&key).and_then(|&sock| self.kernel.peer(sock));
         let client = peer.and_then(|peer| self.watch.conns.get(&peer)).copied();
@@ -488,7 +496,7 @@ impl World {
             && before > 0
             && !self.watch.dones.contains(&(client, Epoch(before)))
         {
-            let what = format!("{conn:?} {epoch:?}: the client is not done with {before}");
+            let what = format!("{:?} {epoch:?}: the client is not done with {before}", key.2);
             self.fail(Kind::Safety, Property::StartOnlyToIdle, what);
         }
     }
@@ -497,12 +505,13 @@ impl World {
         match why {
             Dropped::WaitedTooLong => {
                 self.coverage.saw(Sometimes::WaiterTimedOut);
-                self.watch.waited_too_long.insert(visitor);
+                self.watch.waited_too_long.insert(self.in_truth(visitor));
             }
             Dropped::QueueFull => self.coverage.saw(Sometimes::QueueFull),
             Dropped::TooMany | Dropped::TunnelFull => self.coverage.saw(Sometimes::TooManyConnections),
             Dropped::Resources => self.coverage.saw(Sometimes::OutOfDescriptors),
             Dropped::SourceFull => self.coverage.saw(Sometimes::SourceFull),
+            Dropped::NoHeader => self.coverage.saw(Sometimes::HeaderRefused),
             Dropped::Gone | Dropped::SourceDenied | Dropped::TooOften => {}
         }
     }
@@ -529,7 +538,10 @@ impl World {
         }
         let live = |world: &Self| world.transfers_in_flight() > 0;
         match note {
-            Note::Started { conn, epoch, visitor, .. } => self.see_started(process, *conn, *epoch, *visitor),
+            Note::Started { control, conn, epoch, tunnel, visitor } => {
+                self.watch.visitors.insert((process, *visitor), (control.0, *tunnel));
+                self.see_started((process, control.0, *conn), *epoch, *visitor);
+            }
             Note::Finished { egress, ingress, .. } => {
                 if *egress == 0 || *ingress == 0 {
                     self.coverage.saw(Sometimes::ZeroByteHalf);

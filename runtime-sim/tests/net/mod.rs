@@ -36,6 +36,7 @@ pub(super) trait Net {
     fn unwatch(&mut self, stream: &Self::Stream);
     fn take_error(&mut self, stream: &Self::Stream) -> Result<(), SysError>;
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError>;
+    fn peek(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError>;
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
     fn pipe(&mut self) -> Self::Pipe;
     fn splice_in(&mut self, stream: &Self::Stream, pipe: &Self::Pipe, max: usize) -> Result<usize, SysError>;
@@ -188,6 +189,10 @@ impl Net for Simulated {
         Ok(self.kernel.recv(*stream, into)?)
     }
 
+    fn peek(&mut self, stream: &SockId, into: &mut [u8]) -> Result<usize, SysError> {
+        Ok(self.kernel.peek(*stream, into)?)
+    }
+
     fn send(&mut self, stream: &SockId, from: &[u8]) -> Result<usize, SysError> {
         let sent = self.kernel.send(*stream, from);
         self.wrote(*stream, sent)
@@ -311,6 +316,10 @@ impl Net for Linux {
 
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError> {
         Ok(self.sys.recv(stream, into)?.bytes)
+    }
+
+    fn peek(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError> {
+        self.sys.peek(stream, into)
     }
 
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::cases::{Case, FULL, QUICK, Scale};
-use super::peers::{Extra, Kind, on_path};
+use super::peers::{Extra, How, Kind, on_path};
 use super::relay::Trigger;
 
 /// Measures cproxy side by side with other ways through: no proxy at all (direct), a minimal two-hop splice relay (relay,
@@ -25,8 +25,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "CASE,…", value_delimiter = ',')]
     only: Vec<String>,
     /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, rathole, haproxy (two of
-    /// them), bore; cproxy-tls and rathole-tls, only if named, encrypt between their two programs. `cproxy=DIR` adds the
-    /// programs in DIR, to compare two builds. The default is all, in quick mode without relay-level and bore.
+    /// them), bore; cproxy-tls and rathole-tls, only if named, encrypt between their two programs; cproxy-watched, only if
+    /// named, has an access log, and metrics that are fetched every second. `cproxy=DIR` adds the programs in DIR, to
+    /// compare two builds. The default is all, in quick mode without relay-level and bore.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<String>,
     /// Rounds; the default is 3, in full mode 5.
@@ -123,14 +124,15 @@ impl Args {
         let chosen: Vec<&str> = self.peers.iter().map(String::as_str).collect();
         for peer in if chosen.is_empty() { default } else { &chosen } {
             let found = match peer.split_once('=') {
-                Some(("cproxy", dir)) => cproxy(peer, PathBuf::from(dir), false),
+                Some(("cproxy", dir)) => cproxy(peer, PathBuf::from(dir), How::Plain),
                 Some(_) => return Err(format!("unknown peer {peer}: only cproxy takes a directory")),
                 None => match *peer {
                     "direct" => Ok(Kind::Direct),
                     "relay" => Ok(Kind::Relay(Trigger::Edge)),
                     "relay-level" => Ok(Kind::Relay(Trigger::Level)),
-                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, false)),
-                    "cproxy-tls" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, true)),
+                    "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Plain)),
+                    "cproxy-tls" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Tls)),
+                    "cproxy-watched" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Watched)),
                     "rathole" => binary(peer, self.rathole.as_ref()).map(|binary| Kind::Rathole { binary, tls: None }),
                     // rathole wants its certificate made for it.
                     "rathole-tls" => binary("rathole", self.rathole.as_ref()).and_then(|binary| {
@@ -159,13 +161,13 @@ impl Args {
     }
 }
 
-fn cproxy(name: &str, dir: PathBuf, tls: bool) -> Result<Kind, String> {
+fn cproxy(name: &str, dir: PathBuf, how: How) -> Result<Kind, String> {
     for program in ["cproxy-server", "cproxy-client"] {
         if !dir.join(program).is_file() {
             return Err(format!("no {program} in {}: build it with `cargo build --release`", dir.display()));
         }
     }
-    Ok(Kind::Cproxy { name: name.to_owned(), dir, tls })
+    Ok(Kind::Cproxy { name: name.to_owned(), dir, how })
 }
 
 fn binary(name: &str, given: Option<&PathBuf>) -> Result<PathBuf, String> {

@@ -43,7 +43,7 @@ use serde_json::json;
 use args::{Args, Role};
 use cases::{Case, Load, Scale};
 use outcome::Run;
-use peers::Kind;
+use peers::{How, Kind};
 use report::Lines;
 use runs::Contestant;
 use summary::{CaseSummary, PeerSummary};
@@ -87,8 +87,11 @@ fn compare(args: &Args) -> Result<bool, String> {
     let scale = args.scale();
     raise_fd_limit(&scale)?;
     let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
-    let ours: Vec<String> =
-        kinds.iter().filter(|kind| matches!(kind, Kind::Cproxy { tls: false, .. })).map(Kind::to_string).collect();
+    let ours: Vec<String> = kinds
+        .iter()
+        .filter(|kind| matches!(kind, Kind::Cproxy { how: How::Plain | How::Watched, .. }))
+        .map(Kind::to_string)
+        .collect();
     let mut lines = Lines::create(args.json.as_deref())?;
     let machine = machine();
     println!("{machine}; {} mode, {} rounds; median (min–max) ratio to relay\n", args.mode(), scale.rounds);

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,14 +22,23 @@ pub(super) enum Kind {
     Direct,
     /// S: two chained [`super::relay`] processes.
     Relay(Trigger),
-    /// Our programs, from this directory; the name they go by in the tables; whether they encrypt.
-    Cproxy { name: String, dir: PathBuf, tls: bool },
+    /// Our programs, from this directory; the name they go by in the tables.
+    Cproxy { name: String, dir: PathBuf, how: How },
     /// rathole, server and client, from this binary; where openssl is, if they encrypt.
     Rathole { binary: PathBuf, tls: Option<PathBuf> },
     /// Two chained haproxy processes in TCP mode, with `option splice-auto`.
     Haproxy(PathBuf),
     /// bore, server and client.
     Bore(PathBuf),
+}
+
+/// How our programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    Plain,
+    Tls,
+    /// With an access log, and metrics and the page's figures, which are fetched every second.
+    Watched,
 }
 
 impl fmt::Display for Kind {
@@ -76,6 +88,7 @@ pub(super) struct Running {
     /// The peer's processes, near one first. Empty for [`Kind::Direct`].
     pub(super) procs: Vec<Proc>,
     pub(super) service_proc: Proc,
+    _scraper: Option<Scraper>,
     _dir: TempDir,
 }
 
@@ -91,15 +104,21 @@ impl Running {
         )?;
         let service = address(&service_proc.line("Listening ")?)?;
         let starter = Starter { site, dir: dir.path(), service };
+        let mut scraper = None;
         let (target, procs) = match kind {
             Kind::Direct => (service, Vec::new()),
             Kind::Relay(trigger) => starter.relay(*trigger)?,
-            Kind::Cproxy { dir, tls, .. } => starter.cproxy(dir, *tls, extra)?,
+            Kind::Cproxy { dir, how: How::Watched, .. } => {
+                let (started, watched) = starter.watched(dir, extra)?;
+                scraper = Some(watched);
+                started
+            }
+            Kind::Cproxy { dir, how, .. } => starter.cproxy(dir, *how == How::Tls, extra)?,
             Kind::Rathole { binary, tls } => starter.rathole(binary, tls.as_deref())?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
             Kind::Bore(binary) => starter.bore(binary)?,
         };
-        Ok(Self { target, service, procs, service_proc, _dir: dir })
+        Ok(Self { target, service, procs, service_proc, _scraper: scraper, _dir: dir })
     }
 
     /// CPU time of the peer's processes so far.
@@ -172,6 +191,17 @@ impl Starter<'_> {
         let line = client.line("Forwarding tcp://")?;
         let target = address(line.split_whitespace().next().unwrap_or_default())?;
         Ok((target, vec![server, client]))
+    }
+
+    /// Our programs with all that can be watched, and somebody who does.
+    fn watched(&self, dir: &Path, extra: &Extra) -> Result<((SocketAddr, Vec<Proc>), Scraper), String> {
+        let mut extra = extra.clone();
+        let at = [free_address(self.site.near)?, free_address(self.site.far)?];
+        for (arguments, name, at) in [(&mut extra.server, "server", at[0]), (&mut extra.client, "client", at[1])] {
+            let text = format!("metrics_addr = \"{at}\"\naccess_log = \"{name}.visits\"\n");
+            arguments.push(format!("--config={}", self.file(&format!("{name}.toml"), &text)?.display()));
+        }
+        Ok((self.cproxy(dir, false, &extra)?, Scraper::of(at)?))
     }
 
     fn rathole(&self, binary: &Path, openssl: Option<&Path>) -> Started {
@@ -263,6 +293,35 @@ impl Starter<'_> {
         let client = self.far("bore-client", command)?;
         server.wait_for_port(public.port())?;
         Ok((public, vec![server, client]))
+    }
+}
+
+/// Fetches metrics and status every second, until it is dropped.
+struct Scraper(#[expect(dead_code, reason = "the thread looks whether it is there")] Arc<()>);
+
+impl Scraper {
+    fn of(at: [SocketAddr; 2]) -> Result<Self, String> {
+        let scrape = move || -> std::io::Result<()> {
+            for (at, path) in at.into_iter().flat_map(|at| [(at, "metrics"), (at, "status.json")]) {
+                let mut stream = TcpStream::connect(at)?;
+                write!(stream, "GET /{path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                if !answer.starts_with("HTTP/1.1 200") {
+                    return Err(std::io::Error::other(answer));
+                }
+            }
+            Ok(())
+        };
+        scrape().map_err(|error| format!("no metrics: {error}"))?;
+        let there = Arc::new(());
+        let watched = Arc::downgrade(&there);
+        thread::spawn(move || {
+            while watched.strong_count() > 0 && scrape().is_ok() {
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        Ok(Self(there))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a program is started with: flags, keys of its configuration file, its environment, what wraps it.
 
+use crate::group::Group;
 use crate::link::Namespace;
 use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
@@ -172,6 +173,14 @@ impl Options {
     #[must_use]
     pub fn network(self, namespace: &Namespace) -> Self {
         self.wrapped(&["nsenter", &format!("--net={}", namespace.path()), "--"])
+    }
+
+    /// Runs it in a control group of processes. Needs root.
+    #[must_use]
+    pub fn group(self, group: &Group) -> Self {
+        let procs = group.path().join("cgroup.procs");
+        let procs = procs.to_str().expect("a path in UTF-8");
+        self.wrapped(&["sh", "-c", r#"echo $$ > "$0" && exec "$@""#, procs])
     }
 
     /// The system refuses some calls of it, as strace(1) is told by `inject`: `splice:error=EPERM`. For root, or where

@@ -1,5 +1,5 @@
 //! The soak: both programs, far from each other in namespaces, are killed, frozen, cut off and starved of descriptors at
-//! random, and their LocalServer's name moves, while visitors check every byte. At the end it says what was lost, how
+//! random, and their LocalServer's name moves, while visitors check every byte and there is little memory for sockets. At the end it says what was lost, how
 //! long each healing took, and what the programs hold. Needs root.
 //!
 //! `cargo run --release -p tests --bin soak -- --minutes 10 --seed 7`; what happens when follows from the seed. Exit
@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use system::{Side, System};
 use traffic::{Services, Visitors};
+
+/// How long the server is frozen at first.
+const LONG_FREEZE: Duration = Duration::from_secs(60);
 
 /// Disturbs both programs at random under traffic that is checked byte by byte.
 #[derive(Parser)]
@@ -52,6 +55,15 @@ impl Disturbance {
         Self::Cut,
         Self::NameMoves,
     ];
+
+    /// One of them, and how long it lasts: not beyond `until`.
+    fn draw(draw: &mut Draw, until: Instant) -> (Self, Duration) {
+        let what = Self::ALL[draw.next(Self::ALL.len() as u64) as usize];
+        // Short ones are as likely as long ones.
+        let power = draw.next(1_000) as f64 / 1_000.0;
+        let lasts = Duration::from_millis(((what.longest() as f64 / 1_000.0).powf(power) * 1_000.0) as u64);
+        (what, lasts.min(until.saturating_duration_since(Instant::now())))
+    }
 
     /// The longest time that it lasts, in milliseconds.
     fn longest(self) -> u64 {
@@ -98,9 +110,12 @@ fn soak(args: &Args) -> bool {
             let (near, seed) = (&link.near, draw.next(u64::MAX));
             scope.spawn(move || near.run(|| visitors.come_and_go(seed)));
         }
+        // The longest one first, which few seeds would draw.
+        disturb(&link, &mut system, &mut draw, &visitors, (Disturbance::Freeze(Side::Server), LONG_FREEZE));
         while Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1_000 + draw.next(5_000)));
-            disturb(&link, &mut system, &mut draw, &visitors, until);
+            let drawn = Disturbance::draw(&mut draw, until);
+            disturb(&link, &mut system, &mut draw, &visitors, drawn);
         }
         stop.store(true, Ordering::SeqCst);
     });
@@ -108,13 +123,14 @@ fn soak(args: &Args) -> bool {
     ledger.report(&services) & system::report(&before, &after)
 }
 
-/// Disturbs the system once, and waits until visitors are served again.
-fn disturb(link: &Link, system: &mut System<'_>, draw: &mut Draw, visitors: &Visitors<'_>, until: Instant) {
-    let what = Disturbance::ALL[draw.next(Disturbance::ALL.len() as u64) as usize];
-    // Short ones are as likely as long ones.
-    let power = draw.next(1_000) as f64 / 1_000.0;
-    let lasts = Duration::from_millis(((what.longest() as f64 / 1_000.0).powf(power) * 1_000.0) as u64);
-    let lasts = lasts.min(until.saturating_duration_since(Instant::now()));
+/// Disturbs the system for so long, and waits until visitors are served again.
+fn disturb(
+    link: &Link,
+    system: &mut System<'_>,
+    draw: &mut Draw,
+    visitors: &Visitors<'_>,
+    (what, lasts): (Disturbance, Duration),
+) {
     let began = Instant::now();
     let number = visitors.ledger.begin(what, began);
     system.begin(what);

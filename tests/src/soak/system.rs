@@ -3,6 +3,7 @@
 use super::Disturbance;
 use super::traffic::Services;
 use crate::conversation::Draw;
+use crate::group::Group;
 use crate::link::Link;
 use crate::process::Descriptors;
 use crate::programs::{Client, Options, Program, Server, options};
@@ -27,6 +28,8 @@ const ADDRESSES: [&str; 2] = ["127.0.0.2", "127.0.0.3"];
 const SOCKETS: usize = 4;
 const PIPES: usize = 64;
 const MEMORY: u64 = 32 << 20;
+/// What the sockets of both programs may have.
+const SOCKET_MEMORY: u64 = 64 << 20;
 /// Surplus conns are closed after 60 s.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 
@@ -49,6 +52,8 @@ pub(super) struct System<'a> {
     link: &'a Link,
     server: Server,
     client: Client,
+    /// Of both programs.
+    group: Option<Group>,
     services: Services,
     _serving: Vec<Service>,
     hosts: PathBuf,
@@ -65,10 +70,11 @@ impl<'a> System<'a> {
         let hosts = directory.path().join("hosts");
         let serving = link.far.run(|| (0..ADDRESSES.len()).map(|index| services.serve_at(local(index))).collect());
         name(&hosts, services, 0);
-        let server = start_server(link, draw);
-        let client = start_client(link, &server, &hosts, draw);
+        let group = Group::with_socket_memory(SOCKET_MEMORY);
+        let server = start_server(link, group.as_ref(), draw);
+        let client = start_client(link, group.as_ref(), &server, &hosts, draw);
         let (services, address, limit) = (services.clone(), 0, 0);
-        Self { link, server, client, services, _serving: serving, hosts, _directory: directory, address, limit }
+        Self { link, server, client, group, services, _serving: serving, hosts, _directory: directory, address, limit }
     }
 
     /// Where visitors come in.
@@ -102,9 +108,9 @@ impl<'a> System<'a> {
 
     pub(super) fn end(&mut self, what: Disturbance, draw: &mut Draw) {
         match what {
-            Disturbance::Kill(Side::Server) => self.server = start_server(self.link, draw),
+            Disturbance::Kill(Side::Server) => self.server = start_server(self.link, self.group.as_ref(), draw),
             Disturbance::Kill(Side::Client) => {
-                self.client = start_client(self.link, &self.server, &self.hosts, draw);
+                self.client = start_client(self.link, self.group.as_ref(), &self.server, &self.hosts, draw);
             }
             Disturbance::Freeze(side) => self.program(side).signal(Signal::SIGCONT),
             Disturbance::FewDescriptors(side) => {
@@ -168,18 +174,19 @@ fn name(hosts: &Path, services: &Services, index: usize) {
 }
 
 /// Nobody reads the log of every second one.
-fn program(draw: &mut Draw) -> Options {
+fn program(group: Option<&Group>, draw: &mut Draw) -> Options {
     let options = options().env("CPROXY_TOKEN", "far from each other");
+    let options = group.into_iter().fold(options, Options::group);
     if draw.next(2) == 0 { options.unread_stderr() } else { options }
 }
 
-fn start_server(link: &Link, draw: &mut Draw) -> Server {
-    let options = program(draw).network(&link.near).flag("bind-addr", link.near.ip());
+fn start_server(link: &Link, group: Option<&Group>, draw: &mut Draw) -> Server {
+    let options = program(group, draw).network(&link.near).flag("bind-addr", link.near.ip());
     Server::start(options.flag("ctl-port", CTL).flag("proxy-port", PROXY))
 }
 
-fn start_client(link: &Link, server: &Server, hosts: &Path, draw: &mut Draw) -> Client {
-    let options = program(draw).network(&link.far).hosts(hosts);
+fn start_client(link: &Link, group: Option<&Group>, server: &Server, hosts: &Path, draw: &mut Draw) -> Client {
+    let options = program(group, draw).network(&link.far).hosts(hosts);
     Client::spawn(server, options.tunnel_at(format!("service.test:{LOCAL}"), PUBLIC))
 }
 

@@ -1,10 +1,10 @@
 //! Deadlines beyond their first period: whoever answers, or makes progress, is waited for again and again; whoever
 //! stops is found out in whichever period that is; and what was lost once and came back starts from the beginning.
 
-use super::peer::{RawClient, RawServer};
+use super::peer::{Identity, RawClient, RawServer};
 use protocol_sm::codes::AbortCode;
 use protocol_sm::ids::{Epoch, TunnelId};
-use protocol_sm::wire::{ClientMsg, ProxyToClient, ProxyToServer, ServerMsg, ToClient, ToServer};
+use protocol_sm::wire::{ClientMsg, FRUGAL, ProxyToClient, ProxyToServer, ServerMsg, ToClient, ToServer};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc::channel;
@@ -43,6 +43,32 @@ fn a_client_pings_again_and_again_and_gives_up_whoever_falls_silent_later() {
     }
     while end.wire.next::<ToServer>().is_some() {}
     assert!(server.greet().hello.resume.is_some(), "the session goes on over another ctl_conn");
+}
+
+/// P-LIVE-3: ten times as rarely as others, and a resume decides anew.
+#[test]
+fn a_frugal_client_is_pinged_rarely_has_one_idle_conn_and_is_given_up_all_the_same() {
+    const INTERVAL: Duration = Duration::from_millis(200);
+    let brisk = options().threads(1).key("heartbeat_interval", INTERVAL.as_secs_f64()).key("heartbeat_timeout", 0.6);
+    let server = Server::start(brisk.key("idle_conns", 4));
+    let frugal = Identity { features: FRUGAL, ..Identity::new() };
+    let mut client = RawClient::with(server.ctl(), &frugal).expect("let in");
+    let asked = |msg: &ServerMsg| match msg {
+        ServerMsg::NeedConn { count } => Some(*count),
+        _ => None,
+    };
+    assert_eq!(client.find("a request for conns", asked), 1);
+    for _ in 0..2 {
+        let heard = Instant::now();
+        client.wire.find("a ping", |_, message| matches!(message, ToClient::Ping { .. }).then_some(()));
+        assert!(heard.elapsed() > 10 * INTERVAL, "after {:?}", heard.elapsed());
+        client.wire.send(&ToServer::Pong { received: client.heard });
+    }
+    client.expect_lost();
+    let usual = Identity { features: 0, ..frugal.resuming(client.welcome.session, client.heard) };
+    let mut resumed = RawClient::with(server.ctl(), &usual).expect("let in");
+    assert!(resumed.welcome.resumed);
+    assert_eq!(resumed.find("a request for the others", asked), 3);
 }
 
 /// P-POOL-6: an idle conn is pinged in each period, and dropped in the first without an answer.

@@ -1,5 +1,6 @@
 //! What the real server does with clients made by hand.
 
+mod crowd;
 mod ends;
 mod guesses;
 mod handshakes;
@@ -16,7 +17,7 @@ use protocol_sm::sources::SourceLists;
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnHello, ConnKind, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient,
-    ProxyToServer, Reply, ServerMsg, ToClient, ToServer,
+    ProxyToServer, Reply, ServerMsg, TAKEOVER, ToClient, ToServer,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

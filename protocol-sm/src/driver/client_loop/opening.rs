@@ -1,6 +1,7 @@
 //! A new proxy_conn: connecting, the handshake, and the frames of an idle conn.
 
 use super::super::messages::FromClientLoop;
+use super::super::passing::pass;
 use super::super::relay::{End, Endpoint, LONGEST_FRAME, Link};
 use super::super::slab::Token;
 use super::super::sys::{Role, Splice};
@@ -13,6 +14,7 @@ use crate::conn::client::IdleConn;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
+use crate::outbound::{Destination, PassageFailure};
 use crate::report::Counted;
 use crate::settings::{Origin, Serving};
 use crate::sys_error::SysError;
@@ -23,25 +25,24 @@ use crate::wire::{ClientMsg, ConnKind, Framer, Preface, ProxyToClient, ProxyToSe
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::net::SocketAddr;
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn open<S: LoopSys<T, P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         from: &Origin,
-        to: SocketAddr,
+        to: Destination,
         id: ConnId,
         step: Step,
     ) {
         let made = self.slots.insert_with(|token| {
-            let stream = cx.sys.connect(from, to, Role::Proxy, token)?;
+            let stream = cx.sys.connect(from, to.to, Role::Proxy, token)?;
             Ok(Slot::Conn(Box::new(Conn {
                 serial: self.serial,
                 id,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
-                state: State::Opening { conn: IdleConn::default(), step, to, why: None },
+                state: State::Opening { conn: IdleConn::default(), step, to: to.clone(), why: None },
                 queued: false,
                 deadline: None,
             })))
@@ -56,7 +57,10 @@ impl<T, P> ClientLoop<T, P> {
                 // It may be through already.
                 self.drive(cx, token);
             }
-            Err(error) => self.open_failed(cx, self.serial, id, to, ConnFailure::Unreachable(error)),
+            Err(error) => {
+                let why = unreachable(to.through.is_some(), error);
+                self.open_failed(cx, self.serial, id, to, why);
+            }
         }
     }
 
@@ -66,7 +70,7 @@ impl<T, P> ClientLoop<T, P> {
         cx: &mut Cx<'_, S>,
         serial: u64,
         conn: ConnId,
-        to: SocketAddr,
+        to: Destination,
         why: ConnFailure,
     ) {
         // One of a session that was left comes too late: another process listens there by now.
@@ -80,14 +84,26 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn drive_opening<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         if let State::Opening { step, why, .. } = &mut conn.state
-            && let Step::Connecting { session, secret } = step
+            && let Step::Connecting { session, secret, passage, passing } = step
         {
-            match cx.sys.take_error(&conn.link.port.stream) {
-                Ok(()) => {}
-                Err(SysError::WouldBlock) => return Ok(()),
-                Err(error) => {
-                    *why = Some(ConnFailure::Unreachable(error));
-                    return Err(AbortCode::ConnLost.into());
+            if !*passing {
+                match cx.sys.take_error(&conn.link.port.stream) {
+                    Ok(()) => *passing = passage.is_some(),
+                    Err(SysError::WouldBlock) => return Ok(()),
+                    Err(error) => {
+                        *why = Some(unreachable(passage.is_some(), error));
+                        return Err(AbortCode::ConnLost.into());
+                    }
+                }
+            }
+            if let Some(way) = passage {
+                match pass(way, cx.sys, &mut conn.link.port) {
+                    Ok(true) => (*passage, *passing) = (None, false),
+                    Ok(false) => return Ok(()),
+                    Err(failure) => {
+                        *why = Some(ConnFailure::Proxy(failure));
+                        return Err(AbortCode::ConnLost.into());
+                    }
                 }
             }
             let channel = match cx.sys.channel(&conn.link.port.stream) {
@@ -95,6 +111,7 @@ impl<T, P> ClientLoop<T, P> {
                 Err(SysError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(lost(why, error)),
             };
+            conn.link.port.readable = true;
             conn.link.port.writable = true;
             let secret = secret.over(channel.as_ref());
             conn.link.egress_flow.push_frame(&Preface::ours(ConnKind::Proxy).encode());
@@ -192,6 +209,11 @@ where
         }
     }
     Ok(())
+}
+
+/// There is no connection to the server, or to the proxy in between.
+pub(super) fn unreachable(proxy: bool, error: SysError) -> ConnFailure {
+    if proxy { ConnFailure::Proxy(PassageFailure::Unreachable(error)) } else { ConnFailure::Unreachable(error) }
 }
 
 /// A conn that is being opened has failed after it was connected.

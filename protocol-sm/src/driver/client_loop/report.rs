@@ -5,6 +5,7 @@ use crate::driver::slab::Token;
 use crate::ids::{ControlKey, Epoch, TunnelId};
 use crate::report::{LoopPart, ShardPart, Trouble};
 use crate::time::Instant;
+use alloc::collections::BTreeMap;
 use core::time::Duration;
 
 /// A transfer that is over.
@@ -53,16 +54,17 @@ impl<T, P> ClientLoop<T, P> {
     /// Its part of a report that was asked for at `asked`.
     pub(super) fn report(&self, now: Instant, asked: Instant) -> LoopPart {
         let mut tunnels = self.tallies.clone();
-        let mut shard = ShardPart::default();
+        let mut shards = BTreeMap::from([(self.serial, ShardPart::default())]);
         let mut part = self.core.part(now, asked);
         part.own.sockets = self.slots.len() as u64;
-        for &token in self.conns.values() {
+        for (&(serial, _), &token) in &self.conns {
             let Some(Slot::Conn(conn)) = self.slots.get(token) else { continue };
+            let conns = &mut shards.entry(serial).or_default().conns;
             match &conn.state {
-                State::Opening { .. } => shard.conns.coming += 1,
-                State::Idle(_) => shard.conns.idle += 1,
+                State::Opening { .. } => conns.coming += 1,
+                State::Idle(_) => conns.idle += 1,
                 State::Active(active) => {
-                    shard.conns.active += 1;
+                    conns.active += 1;
                     let over = Over::of(active, now);
                     part.tally.bytes_in += over.bytes_in;
                     part.tally.bytes_out += over.bytes_out;
@@ -77,10 +79,11 @@ impl<T, P> ClientLoop<T, P> {
                 }
             }
         }
-        shard.conns.opened = part.opened;
-        shard.conns.reused = part.tally.reused;
-        shard.tunnels = tunnels.0.into_iter().collect();
-        part.shards.push((ControlKey(self.serial), shard));
+        let own = shards.entry(self.serial).or_default();
+        own.conns.opened = part.opened;
+        own.conns.reused = part.tally.reused;
+        own.tunnels = tunnels.0.into_iter().collect();
+        part.shards.extend(shards.into_iter().map(|(serial, shard)| (ControlKey(serial), shard)));
         part
     }
 }

@@ -5,6 +5,7 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::{Cx, Tell};
+use super::opening::unreachable;
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
 use crate::bandwidth::{Direction, Meter, Rate};
@@ -13,6 +14,7 @@ use crate::conn::client::{ActiveConn, Stage};
 use crate::ids::{ConnId, TunnelId};
 use crate::liveness::Line;
 use crate::notes::{ConnFailure, Note};
+use crate::outbound::PassageFailure;
 use crate::report::Trouble;
 use crate::settings::{Serving, Timings};
 use crate::sys_error::SysError;
@@ -249,7 +251,7 @@ impl<T, P> ClientLoop<T, P> {
         self.conns.remove(&(serial, conn.id));
         match &mut conn.state {
             State::Opening { step, to, why, .. } => {
-                let (to, why) = (*to, why.unwrap_or(failure(code, step)));
+                let (to, why) = (to.clone(), why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
                 if by_peer {
                     // The server has it already: for its count it came.
@@ -285,7 +287,8 @@ impl<T, P> ClientLoop<T, P> {
 /// Why a conn that was being opened ends with `code`, if nothing else is known.
 fn failure(code: AbortCode, step: &Step) -> ConnFailure {
     match (code, step) {
-        (AbortCode::Deadline, Step::Connecting { .. }) => ConnFailure::Unreachable(SysError::TimedOut),
+        (AbortCode::Deadline, Step::Connecting { passing: true, .. }) => ConnFailure::Proxy(PassageFailure::Silent),
+        (AbortCode::Deadline, Step::Connecting { passage, .. }) => unreachable(passage.is_some(), SysError::TimedOut),
         (AbortCode::Deadline, Step::Greeting { .. } | Step::Accepting { .. }) => ConnFailure::TooSlow,
         _ => ConnFailure::Lost,
     }

@@ -4,7 +4,7 @@ use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::slab::Token;
 use super::super::sys::{Lookup, random_u32};
 use super::super::thread::Cx;
-use super::{ClientMain, MainSys, Outcome, Stage};
+use super::{ClientMain, MainSys, Outcome, Stage, dialled};
 use crate::auth::{Prover, Transcript};
 use crate::carriage::Carriage;
 use crate::codes::{CloseCode, HandshakeRefusal, MessageName, StateName, Violation};
@@ -24,7 +24,7 @@ impl<T> ClientMain<T> {
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let wanted = self.server_name.want(cx.now);
         if wanted.look_up {
-            cx.sys.resolve(Lookup::Server(self.servers), &self.server);
+            cx.sys.resolve(Lookup::Server(self.servers), dialled(&self.settings, &self.server));
         }
         match wanted.wait {
             Wait::Not => self.dial(cx),
@@ -140,6 +140,7 @@ impl<T> ClientMain<T> {
             client: ClientId(self.settings.client_id),
             credential: None,
             from: self.server_at.expect("connected to it"),
+            through: self.through(),
             resumed,
         });
         self.announce(cx);
@@ -176,10 +177,13 @@ impl<T> ClientMain<T> {
             self.give_way(cx);
         }
         match self.reconnect.on_failed(why.is_lasting(), grace_left, random_u32(cx.sys)) {
-            AfterFailure::GiveUp => self.refused_for_good(cx, why.sentence(&self.server)),
+            AfterFailure::GiveUp => {
+                self.refused_for_good(cx, why.sentence(&self.server, self.through().as_deref()));
+            }
             AfterFailure::Retry(pause) => {
                 self.stage = Stage::Pausing(Some(cx.now + pause));
-                cx.sys.note(Note::Reconnecting { server: self.server.clone(), why, pause });
+                let (server, through) = (self.server.clone(), self.through());
+                cx.sys.note(Note::Reconnecting { server, through, why, pause });
             }
         }
     }

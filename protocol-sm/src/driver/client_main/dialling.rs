@@ -1,6 +1,7 @@
 //! The race of the server's addresses: the first from which a reply comes has the ctl_conn.
 
 use super::super::ctl_link::CtlLink;
+use super::super::passing::pass;
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::Role;
@@ -11,12 +12,14 @@ use super::{ClientMain, MainSys, Stage};
 use crate::control::client::Control;
 use crate::ids::ClientId;
 use crate::notes::Disconnect;
+use crate::outbound::{Passage, PassageFailure};
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume, TAKEOVER,
-    ToServer,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume,
+    TAKEOVER, ToServer,
 };
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -33,7 +36,11 @@ impl<T> ClientMain<T> {
     pub(super) fn dial<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let until = cx.now + self.settings.timings.dial_timeout;
         let race = Race::new(self.server_name.in_order(), cx.now, until);
-        self.stage = Stage::Dialling { race, attempts: Vec::new(), why: Disconnect::Unresolved };
+        let why = match self.settings.outbound {
+            Some(_) => Disconnect::Proxy(PassageFailure::Unresolved),
+            None => Disconnect::Unresolved,
+        };
+        self.stage = Stage::Dialling { race, attempts: Vec::new(), why };
         self.run_race(cx);
     }
 
@@ -46,8 +53,9 @@ impl<T> ClientMain<T> {
             }
             if race.is_lost(cx.now) {
                 let silent = match attempts.iter().find(|attempt| attempt.until.is_some()) {
+                    Some(Attempt { passage: Some(_), .. }) => Disconnect::Proxy(PassageFailure::Silent),
                     Some(_) => Disconnect::Silent,
-                    None => Disconnect::Unreachable(SysError::TimedOut),
+                    None => unreachable(self.settings.outbound.is_some(), SysError::TimedOut),
                 };
                 let why = if attempts.is_empty() || why.is_lasting() { *why } else { silent };
                 attempts.iter().for_each(|attempt| self.server_name.on_failed(attempt.to));
@@ -64,13 +72,15 @@ impl<T> ClientMain<T> {
         });
         match made {
             Ok(token) => {
+                let proxy = self.settings.outbound.as_ref();
+                let passage = proxy.map(|proxy| Box::new(Passage::new(proxy, &self.target)));
                 if let Stage::Dialling { attempts, .. } = &mut self.stage {
-                    attempts.push(Attempt { token, to, until: None, greeting: None });
+                    attempts.push(Attempt { token, to, until: None, passage, greeting: None });
                 }
                 // It may be through already.
                 self.on_attempt(cx, token);
             }
-            Err(error) => self.on_attempt_failed(to, Disconnect::Unreachable(error)),
+            Err(error) => self.on_attempt_failed(to, unreachable(self.settings.outbound.is_some(), error)),
         }
     }
 
@@ -100,7 +110,7 @@ impl<T> ClientMain<T> {
             *why = failure;
         }
         // Of want on this side the address is not guilty.
-        if failure != Disconnect::Unreachable(SysError::Exhausted) {
+        if failure != unreachable(self.settings.outbound.is_some(), SysError::Exhausted) {
             self.server_name.on_failed(to);
         }
     }
@@ -116,11 +126,18 @@ impl<T> ClientMain<T> {
             match cx.sys.take_error(&link.port.stream) {
                 Ok(()) => {}
                 Err(SysError::WouldBlock) => return News::Nothing,
-                Err(error) => return News::Failed(Disconnect::Unreachable(error)),
+                Err(error) => return News::Failed(unreachable(attempt.passage.is_some(), error)),
             }
             let until = cx.now + self.settings.timings.handshake_timeout;
             race.on_connected(cx.now, until);
             attempt.until = Some(until);
+        }
+        if let Some(passage) = &mut attempt.passage {
+            match pass(passage, cx.sys, &mut link.port) {
+                Ok(true) => attempt.passage = None,
+                Ok(false) => return News::Nothing,
+                Err(failure) => return News::Failed(Disconnect::Proxy(failure)),
+            }
         }
         let greeting = match &mut attempt.greeting {
             Some(greeting) => greeting,
@@ -137,14 +154,13 @@ impl<T> ClientMain<T> {
                 // A session stays bound to the channels of its connections, or not.
                 let control = self.control.as_ref().filter(|control| control.secret().is_bound() == channel.is_some());
                 let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
+                let of = |feature, is: bool| if is { feature } else { 0 };
+                let frugal = of(FRUGAL, self.settings.frugal);
                 let hello = ClientHello {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE
-                        | HOSTS
-                        | if is_new { TAKEOVER } else { 0 }
-                        | if channel.is_some() { CHANNEL } else { 0 },
+                    features: LEAVE | HOSTS | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
@@ -176,7 +192,7 @@ impl<T> ClientMain<T> {
     fn on_reply<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token, reply: Reply, rest: &[u8]) {
         let Stage::Dialling { attempts, .. } = &mut self.stage else { return };
         let attempts = core::mem::take(attempts);
-        for Attempt { token: of, to, until, greeting } in attempts {
+        for Attempt { token: of, to, until, greeting, .. } in attempts {
             if of != token {
                 if let Some(link) = self.slots.remove(of) {
                     cx.sys.close(link.port.stream);
@@ -195,4 +211,9 @@ impl<T> ClientMain<T> {
             Err(why) => self.on_broken(cx, token, why),
         }
     }
+}
+
+/// There is no connection to the server, or to the proxy in between.
+fn unreachable(proxy: bool, error: SysError) -> Disconnect {
+    if proxy { Disconnect::Proxy(PassageFailure::Unreachable(error)) } else { Disconnect::Unreachable(error) }
 }

@@ -11,6 +11,8 @@ use crate::codes::{CloseCode, LeaveCode};
 use crate::control::client::Control;
 use crate::liveness::{Liveness, Pulse};
 use crate::notes::Note;
+use crate::report::Counted;
+use crate::time::Instant;
 use crate::wire::{Ctl, ToServer};
 
 /// Sessions beside the current one. A server that is upgraded more often while old transfers last loses the oldest.
@@ -22,6 +24,7 @@ pub(super) struct Left {
     pub(super) control: Control,
     pub(super) token: Token,
     pub(super) liveness: Liveness,
+    pub(super) began: Counted<Instant>,
 }
 
 impl<T> ClientMain<T> {
@@ -39,11 +42,11 @@ impl<T> ClientMain<T> {
         let liveness = liveness.clone();
         let Some(control) = self.control.take() else { return };
         cx.sys.note(Note::Left { code });
-        self.left.push(Left { control, token, liveness });
+        let began = Counted(self.story.on_over(cx.now));
+        self.left.push(Left { control, token, liveness, began });
         if self.left.len() > MAX || planted(PlantedBug::LeftSessionCut) {
             self.end_left(cx, 0, Some(CloseCode::Bye));
         }
-        self.story.on_over(cx.now);
         self.begin(cx);
     }
 

@@ -71,6 +71,7 @@ impl<T> ClientMain<T> {
             Disconnect::Closed(_) => self.end_session(cx),
             Disconnect::Unresolved
             | Disconnect::Unreachable(_)
+            | Disconnect::Proxy(_)
             | Disconnect::NotCproxy
             | Disconnect::Refused(_)
             | Disconnect::WrongServer

@@ -2,12 +2,13 @@
 
 use super::super::messages::{ToClientLoop, ToLoop};
 use super::super::thread::Cx;
-use super::{ClientMain, MainSys, Stage};
+use super::{ClientMain, MainSys, Stage, dialled};
 use crate::canary::{PlantedBug, planted};
 use crate::control::tunnels::Orders;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
 use crate::notes::Note;
+use crate::outbound::Target;
 use crate::reload::{ClientReload, client_settings};
 use crate::settings::{ClientSettings, Timings};
 use crate::wire::ClientMsg;
@@ -28,9 +29,10 @@ impl<T> ClientMain<T> {
         if moves {
             changes.settings.push("server");
         }
-        let proves = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay);
-        let differs = proves(&self.settings) != proves(&new.settings) || self.settings.uplink != new.settings.uplink;
-        let anew = moves || *reconnect || differs;
+        let detours = self.settings.outbound != new.settings.outbound;
+        let says = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay, settings.frugal);
+        let differs = says(&self.settings) != says(&new.settings) || self.settings.uplink != new.settings.uplink;
+        let anew = moves || detours || *reconnect || differs;
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }
@@ -45,7 +47,7 @@ impl<T> ClientMain<T> {
         self.reconnect.on_changed(reconnect_min, reconnect_max);
         self.tunnels.hurry(cx.now);
         self.look_up_locals_anew(cx);
-        if moves {
+        if moves || detours {
             self.move_to(new.server);
         }
         if anew {
@@ -108,9 +110,10 @@ impl<T> ClientMain<T> {
         }
     }
 
-    /// The server is another one, or has another name.
+    /// The server is another one, has another name, or is reached through another proxy.
     fn move_to(&mut self, server: String) {
-        self.server_name = Name::new(is_address(&server));
+        self.server_name = Name::new(is_address(dialled(&self.settings, &server)));
+        self.target = Target::new(&server);
         self.server = server;
         self.servers += 1;
     }

@@ -2,9 +2,9 @@
 
 use super::super::messages::{ToClientLoop, ToLoop, ToOperator};
 use super::super::thread::{Cx, Tell};
-use super::ClientMain;
+use super::{ClientMain, Outcome};
 use crate::notes::Disconnect;
-use crate::report::{Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
+use crate::report::{ConnReport, Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
 use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -41,9 +41,9 @@ impl Story {
         self.why = Some(why);
     }
 
-    /// The session is over.
-    pub(super) fn on_over(&mut self, now: Instant) {
-        self.since = now;
+    /// The session is over, or goes on beside the next one. Returns when it began.
+    pub(super) fn on_over(&mut self, now: Instant) -> Instant {
+        core::mem::replace(&mut self.since, now)
     }
 }
 
@@ -75,23 +75,42 @@ impl<T> ClientMain<T> {
     fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
         parts.sort_by_key(|part| part.loop_index);
-        let shards = parts.into_iter().flat_map(|part| report.add(part)).map(|(_, shard)| shard).collect();
-        let (conns, tallies) = ShardPart::sum(shards);
-        let state = match (self.is_up(), &self.control) {
-            (true, _) => SessionState::Up,
-            (false, Some(_)) => SessionState::Detached,
-            (false, None) => SessionState::Connecting,
+        let shards: Vec<_> = parts.into_iter().flat_map(|part| report.add(part)).collect();
+        let conns_of = |of: &dyn Fn(u64) -> bool| {
+            let of_them = shards.iter().filter(|(key, _)| of(key.0));
+            of_them.fold(ConnReport::default(), |mut sum, (_, shard)| {
+                sum.add(shard.conns);
+                sum
+            })
         };
-        report.sessions.push(SessionReport {
+        let session = |state, since, conns| SessionReport {
             client: short(self.settings.client_id),
             credential: None,
             peer: self.server_at,
             state,
-            error: self.story.why.map(|why| why.sentence(&self.server)),
-            age_ms: millis(now.since(self.story.since)),
+            through: self.through(),
+            error: None,
+            age_ms: millis(now.since(since)),
             conns,
-            tunnels: self.tunnels.report(self.control.is_some(), &tallies, now),
-        });
+            tunnels: Vec::new(),
+        };
+        let state = match (self.is_up(), &self.control) {
+            _ if self.stopping.as_ref().is_some_and(|stopping| stopping.outcome == Outcome::TakenOver) => {
+                SessionState::Leaving
+            }
+            (true, _) => SessionState::Up,
+            (false, Some(_)) => SessionState::Detached,
+            (false, None) => SessionState::Connecting,
+        };
+        let mut own = session(state, self.story.since, conns_of(&|serial| !self.is_left(serial)));
+        own.error = self.story.why.map(|why| why.sentence(&self.server, self.through().as_deref()));
+        let left = self
+            .left
+            .iter()
+            .map(|left| session(SessionState::Leaving, *left.began, conns_of(&|serial| serial == left.control.serial)));
+        report.sessions = [own].into_iter().chain(left).collect();
+        let tallies = ShardPart::sum(shards.into_iter().map(|(_, shard)| shard).collect()).1;
+        report.sessions[0].tunnels = self.tunnels.report(self.control.is_some(), &tallies, now);
         report
     }
 }

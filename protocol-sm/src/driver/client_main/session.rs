@@ -9,7 +9,10 @@ use crate::codes::{AbortCode, CloseCode, LeaveCode, Violation};
 use crate::control::client::{Control, Reaction};
 use crate::liveness::Liveness;
 use crate::notes::Disconnect;
+use crate::outbound::Destination;
+use crate::settings::ClientSettings;
 use crate::wire::{ClientMsg, Ctl, ServerMsg, ToServer};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 impl<T> ClientMain<T> {
@@ -38,10 +41,17 @@ impl<T> ClientMain<T> {
                 let opened: Vec<_> = (0..count).map(|_| control.open()).collect();
                 let (session, secret) = (control.id, control.secret().clone());
                 let server = self.server_at.expect("connected to it");
-                let to = self.settings.proxy.address(server, self.proxy_port);
+                let ClientSettings { proxy, outbound, .. } = &self.settings;
+                let to = match outbound {
+                    None => Destination { to: proxy.address(server, self.proxy_port), through: None },
+                    Some(outbound) => {
+                        let target = proxy.target(&self.target, self.proxy_port);
+                        Destination { to: server, through: Some(Arc::new((outbound.clone(), target))) }
+                    }
+                };
                 self.carriage.on_asked();
                 for (loop_index, conn) in opened {
-                    let (from, secret) = (self.settings.uplink.clone(), secret.clone());
+                    let (from, to, secret) = (self.settings.uplink.clone(), to.clone(), secret.clone());
                     let message = ToClientLoop::Open { from, to, conn, session, secret };
                     cx.sys.tell(ToLoop { loop_index, message });
                 }

@@ -5,9 +5,11 @@ use crate::auth::{Channel, Transcript};
 use crate::codes::StateName;
 use crate::liveness::Liveness;
 use crate::notes::Disconnect;
+use crate::outbound::Passage;
 use crate::race::Race;
 use crate::time::Instant;
 use crate::wire::{ClientHello, Reply, ReplyReader};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -72,6 +74,8 @@ pub(super) struct Attempt {
     pub(super) to: SocketAddr,
     /// Until when the handshake must be through, from when it is connected.
     pub(super) until: Option<Instant>,
+    /// The way through the proxy that it is connected to, until that is behind it.
+    pub(super) passage: Option<Box<Passage>>,
     /// From when it is encrypted, too, where it must be.
     pub(super) greeting: Option<Greeting>,
 }

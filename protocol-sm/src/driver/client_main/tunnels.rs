@@ -68,12 +68,13 @@ impl<T> ClientMain<T> {
             && self.stopping.is_none()
             && let Some(msg) = self.tunnels.register(cx.now)
         {
-            match msg {
-                // PROTOCOL.md: P-EVO-1.
-                ClientMsg::RegisterHost { tunnel, .. } if self.features & HOSTS == 0 => {
-                    self.refuse(cx, tunnel, TunnelRefusal::NoHosts).expect("it was asked for");
-                }
-                msg => self.send(cx, msg),
+            // PROTOCOL.md: P-EVO-1.
+            if let ClientMsg::RegisterHost { tunnel, .. } = msg
+                && self.features & HOSTS == 0
+            {
+                self.refuse(cx, tunnel, TunnelRefusal::NoHosts).expect("it was asked for");
+            } else {
+                self.send(cx, msg);
             }
         }
     }

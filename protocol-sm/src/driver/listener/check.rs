@@ -29,7 +29,8 @@ impl<T, L> Listener<T, L> {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
-        self.deal.assert_consistent();
+        self.deal.crowd.assert_consistent();
+        assert_eq!(self.deal.crowd.total(), self.deal.load(), "each visitor is with an event loop");
         self.sites.assert_consistent();
         self.assert_newcomers();
         let (mut members, mut queued) = (0, 0);
@@ -37,7 +38,7 @@ impl<T, L> Listener<T, L> {
             let is_queued = match slot {
                 Slot::Port(port) => port.queued,
                 Slot::Door(door) => door.queued,
-                Slot::Newcomer(_) => false,
+                Slot::Newcomer(_) | Slot::Waiting(_) => false,
             };
             if is_queued {
                 assert_eq!(self.busy.iter().filter(|&&busy| busy == token).count(), 1, "a port is queued once");

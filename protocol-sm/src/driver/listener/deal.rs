@@ -1,4 +1,4 @@
-//! Deals visitors out to the event loops: who may come in, and which loop gets it.
+//! Who comes is let in or turned away, and dealt to an event loop.
 
 use super::super::messages::{Arrival, ToLoop, ToServerLoop};
 use super::super::sys::{Log, Streams};
@@ -6,7 +6,6 @@ use super::super::thread::Tell;
 use super::super::totals::Totals;
 use super::route::Member;
 use crate::crowd::{Crowd, Guest};
-use crate::ids::Registration;
 use crate::notes::{Dropped, Note};
 use crate::report::{Counted, Counts};
 use crate::sources::Source;
@@ -21,15 +20,14 @@ use core::net::SocketAddr;
 pub(super) struct Deal {
     /// Visitors that each event loop has.
     loads: Vec<u32>,
-    crowd: Crowd,
-    totals: Totals,
+    pub(super) crowd: Crowd,
+    pub(super) totals: Totals,
     /// What became of those among `totals`.
-    dropped: Counted<Counts<Dropped>>,
-    turned_away: Counts<Dropped>,
+    pub(super) dropped: Counted<Counts<Dropped>>,
+    pub(super) turned_away: Counts<Dropped>,
 }
 
 impl Deal {
-    /// Nobody yet, and never more than `visitors`.
     pub(super) fn new(loop_count: usize, visitors: u32) -> Self {
         Self {
             loads: vec![0; loop_count],
@@ -44,24 +42,12 @@ impl Deal {
         self.loads.len()
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        self.totals
+    /// Visitors that all event loops have.
+    pub(super) fn load(&self) -> u32 {
+        self.loads.iter().sum()
     }
 
-    pub(super) fn dropped(&self) -> Counts<Dropped> {
-        *self.dropped
-    }
-
-    pub(super) fn turned_away(&self) -> Counts<Dropped> {
-        self.turned_away
-    }
-
-    /// Visitors that may still come, besides those that have.
-    pub(super) fn room(&self) -> u32 {
-        self.crowd.room()
-    }
-
-    /// A visitor of `member` has come; `head` was read of it. It goes to an event loop, or is reset.
+    /// A visitor of a tunnel has come, from this address; `head` was read of it.
     pub(super) fn visitor<S>(
         &mut self,
         sys: &mut S,
@@ -73,32 +59,23 @@ impl Deal {
     ) where
         S: Streams + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
-        let &mut Member { control, registration: Registration { tunnel, .. }, ref mut gate, ref mut turned_away } =
-            member;
+        let Member { control, registration, gate, turned_away } = member;
+        if let Err(why) = gate.admit(now, from.ip()) {
+            return self.turn_away(sys, member, stream, from, head.len(), why);
+        }
         let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
-        let admitted = match gate.admit(now, from.ip()) {
-            Ok(()) => self.crowd.enter(guest, gate.per_source).inspect_err(|&why| {
-                self.totals.visitors += 1;
-                self.totals.aborted += 1;
-                self.dropped.add(why);
-            }),
-            Err(why) => {
-                self.turned_away.add(why);
-                Err(why)
-            }
-        };
-        if let Err(why) = admitted {
+        if let Err(why) = self.crowd.enter(guest, gate.per_source) {
+            self.totals.visitors += 1;
+            self.totals.aborted += 1;
+            self.dropped.add(why);
             **turned_away += 1;
-            sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-            let visit = Begun::turned_away(gate.label.as_ref(), from, head.len(), why);
-            visit.into_iter().for_each(|visit| sys.note(visit));
-            return sys.reset(stream);
+            return reset(sys, member, stream, from, head.len(), why);
         }
         let loop_index = least_loaded(&self.loads);
         self.loads[loop_index] += 1;
         let message = ToServerLoop::Visitor(Arrival {
-            control,
-            tunnel,
+            control: *control,
+            tunnel: registration.tunnel,
             stream,
             from,
             guest,
@@ -110,22 +87,47 @@ impl Deal {
         sys.tell(ToLoop { loop_index, message });
     }
 
-    /// A visitor that was given to a loop was passed on to another one.
-    pub(super) fn on_moved(&mut self, from: usize, to: usize) {
+    /// Somebody came to a tunnel who may not visit it, after `read` bytes were read.
+    pub(super) fn turn_away<S>(
+        &mut self,
+        sys: &mut S,
+        member: &mut Member,
+        stream: S::Stream,
+        from: SocketAddr,
+        read: usize,
+        why: Dropped,
+    ) where
+        S: Streams + Log,
+    {
+        self.turned_away.add(why);
+        *member.turned_away += 1;
+        reset(sys, member, stream, from, read, why);
+    }
+
+    /// A visitor was passed on from one event loop to another.
+    pub(super) fn moved(&mut self, from: usize, to: usize) {
         self.loads[from] = self.loads[from].checked_sub(1).expect("who left had come");
         self.loads[to] += 1;
     }
 
     /// A visitor is gone.
-    pub(super) fn on_left(&mut self, loop_index: usize, guest: Guest) {
+    pub(super) fn left(&mut self, loop_index: usize, guest: Guest) {
         self.loads[loop_index] = self.loads[loop_index].checked_sub(1).expect("who left had come");
         self.crowd.leave(guest);
     }
+}
 
-    pub(super) fn assert_consistent(&self) {
-        self.crowd.assert_consistent();
-        assert_eq!(self.crowd.total(), self.loads.iter().sum::<u32>(), "each visitor is with an event loop");
-    }
+fn reset<S: Streams + Log>(
+    sys: &mut S,
+    member: &Member,
+    stream: S::Stream,
+    from: SocketAddr,
+    read: usize,
+    why: Dropped,
+) {
+    sys.note(Note::VisitorDropped { visitor: from, tunnel: member.registration.tunnel, why });
+    Begun::turned_away(member.gate.label.as_ref(), from, read, why).into_iter().for_each(|visit| sys.note(visit));
+    sys.reset(stream);
 }
 
 /// The event loop that gets the next visitor.

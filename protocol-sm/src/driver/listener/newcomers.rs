@@ -23,6 +23,7 @@ use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Readiness, Role, Streams};
 use super::super::thread::{Cx, Tell};
 use super::super::timers::Timers;
+use super::super::unnamed::Unnamed;
 use super::route::Member;
 use super::sites::Sites;
 use super::{Bind, Listener, Slot, accept_batch};
@@ -55,9 +56,7 @@ pub(super) struct Newcomers {
     at: [Option<SocketAddr>; 2],
     limit: HandshakeLimit,
     pub(super) timers: Timers,
-    refused: Counted<Counts<Refusal>>,
-    /// Another process is to take over as soon as nobody is here who came just now.
-    pub(super) settling: bool,
+    pub(super) refused: Counted<Counts<Refusal>>,
     /// A port of them was left by another process.
     adopted: bool,
     /// Until then clients are awaited that had their hosts there.
@@ -79,19 +78,9 @@ impl Newcomers {
 /// One of the two ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Door<L> {
-    pub(super) listener: L,
-    web: Web,
+    listener: L,
+    pub(super) web: Web,
     pub(super) queued: bool,
-}
-
-impl<L> Door<L> {
-    /// What it is to another process.
-    pub(super) fn given(&self) -> &'static Given {
-        match self.web {
-            Web::Http => &Given::Http,
-            Web::Https => &Given::Https,
-        }
-    }
 }
 
 /// A visitor who is nobody's yet.
@@ -210,7 +199,7 @@ impl<T, L> Listener<T, L> {
         self.sites.insert(site, member)?;
         let waits = |(token, slot): (Token, &Slot<T, L>)| match slot {
             Slot::Newcomer(newcomer) => matches!(newcomer.stage, Stage::Waiting(..)).then_some(token),
-            Slot::Port(_) | Slot::Door(_) => None,
+            Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_) => None,
         };
         let waiting: Vec<_> = self.slots.iter().filter_map(waits).collect();
         for token in waiting {
@@ -234,20 +223,33 @@ impl<T, L> Listener<T, L> {
         let (web, mut came) = (*web, Vec::new());
         let end = accept_batch(cx.sys, listener, Role::Public, |_, stream, from| came.push((stream, from)));
         for (stream, from) in came {
-            let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-            let mut newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None };
-            match newcomer.hear(cx) {
-                Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
-                Heard::Named(named) => self.route(cx, newcomer, named),
-                Heard::Refused(why) => self.refuse(cx, newcomer, None, why),
-                Heard::Lost => cx.sys.reset(newcomer.port.stream),
+            // PROTOCOL.md: P-FRONT-1.
+            if self.trusted.iter().any(|network| network.contains(from.ip())) {
+                self.wait_for_name(cx, token, Unnamed::new(stream, from, cx.now));
+            } else {
+                self.welcome(cx, web, stream, from);
             }
         }
         end
     }
 
+    /// A visitor has come to one of the two ports, from this address.
+    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
+        let mut newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None };
+        match newcomer.hear(cx) {
+            Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
+            Heard::Named(named) => self.route(cx, newcomer, named),
+            Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
+            Heard::Lost => cx.sys.reset(newcomer.port.stream),
+        }
+    }
+
     /// Something came of a newcomer that was kept.
-    pub(super) fn hear<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
+    pub(super) fn hear_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, token: Token)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
@@ -260,11 +262,11 @@ impl<T, L> Listener<T, L> {
             }
             Heard::Refused(why) => {
                 let newcomer = self.take(cx, token);
-                self.refuse(cx, newcomer, None, why);
+                self.refuse_newcomer(cx, newcomer, None, why);
             }
             Heard::Lost => self.dismiss(cx, token),
         }
-        self.settle_if_routed(cx);
+        self.settle(cx);
     }
 
     /// The time of a newcomer is up. Its timer has been removed.
@@ -284,26 +286,30 @@ impl<T, L> Listener<T, L> {
             }
         };
         let newcomer = self.take(cx, token);
-        self.refuse(cx, newcomer, host, why);
-        self.settle_if_routed(cx);
+        self.refuse_newcomer(cx, newcomer, host, why);
+        self.settle(cx);
     }
 
-    /// Tells the event loops that an upgrade waits for them, once nobody is here who came just now: by the way that
-    /// visitors take, behind the last of them.
-    pub(super) fn settle_if_routed<S>(&mut self, cx: &mut Cx<'_, S>)
-    where
-        S: Tell<ToLoop<ToServerLoop<T>>>,
-    {
-        let is_new = |slot: &Slot<T, L>| match slot {
-            Slot::Newcomer(newcomer) => newcomer.came + SETTLE > cx.now && !matches!(newcomer.stage, Stage::Told),
-            Slot::Port(_) | Slot::Door(_) => false,
-        };
-        if self.newcomers.settling && !self.slots.iter().any(|(_, slot)| is_new(slot)) {
-            self.newcomers.settling = false;
-            for loop_index in 0..self.deal.loop_count() {
-                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
+    /// Whether somebody came just now who has named no host yet.
+    pub(super) fn has_come_just_now(&self, now: Instant) -> bool {
+        self.slots.iter().any(|(_, slot)| match slot {
+            Slot::Newcomer(newcomer) => newcomer.came + SETTLE > now && !matches!(newcomer.stage, Stage::Told),
+            Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_) => false,
+        })
+    }
+
+    /// Lends the ports of hosts to the next process. Returns their number.
+    pub(super) fn lend_doors<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
+        for (_, slot) in self.slots.iter() {
+            if let Slot::Door(door) = slot {
+                let given = match door.web {
+                    Web::Http => Given::Http,
+                    Web::Https => Given::Https,
+                };
+                sys.lend(&door.listener, &given);
             }
         }
+        self.doors()
     }
 
     /// A newcomer that was kept is gone, or was told all that it is told. One who was told nothing is reset: to an end that
@@ -336,8 +342,9 @@ impl<T, L> Listener<T, L> {
                     if let Some(Slot::Door(door)) = self.slots.remove(token) {
                         cx.sys.unlisten(door.listener);
                     }
+                    self.forget_waiting(cx.sys, token);
                 }
-                Some(Slot::Port(_)) | None => {}
+                Some(Slot::Port(_) | Slot::Waiting(_)) | None => {}
             }
         }
     }
@@ -371,12 +378,12 @@ impl<T, L> Listener<T, L> {
         }
         let (known, host) = (&self.newcomers.routing.known, named.name().map(String::from));
         let why = named.refusal(|name| known.contains(name));
-        self.refuse(cx, newcomer, host, why);
+        self.refuse_newcomer(cx, newcomer, host, why);
     }
 
     /// Tells a visitor why it is refused. What it still says is read and dropped, so that it can read the answer.
     // PROTOCOL.md: P-HOST-7.
-    fn refuse<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, host: Option<String>, why: Refusal)
+    fn refuse_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, host: Option<String>, why: Refusal)
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
@@ -404,7 +411,7 @@ impl<T, L> Listener<T, L> {
     {
         let source = Source::of(newcomer.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
-        self.make_room(cx, source, [most.min(self.deal.room()), per_source]);
+        self.make_room(cx, source, [most.min(self.room()), per_source]);
         let at = cx.now + patience;
         let made = self.slots.insert_with(|token| match cx.sys.watch(&newcomer.port.stream, token) {
             Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
@@ -419,6 +426,11 @@ impl<T, L> Listener<T, L> {
             }
             Err(newcomer) => cx.sys.reset(newcomer.port.stream),
         }
+    }
+
+    /// How many visitors may still come, besides those who have, and those who have not said who they are.
+    fn room(&self) -> u32 {
+        self.deal.crowd.room().saturating_sub(u32::try_from(self.waiting()).unwrap_or(u32::MAX))
     }
 
     /// There are other bounds from now on.
@@ -436,7 +448,7 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log,
     {
         let [most, _] = self.newcomers.routing.most;
-        let most = most.min(self.deal.room()).saturating_add(1);
+        let most = most.min(self.room()).saturating_add(1);
         self.make_room(cx, Source::of(Ipv4Addr::UNSPECIFIED.into()), [most, u32::MAX]);
     }
 
@@ -484,6 +496,6 @@ impl<T, L> Listener<T, L> {
         }
         assert_eq!((count, count), (self.newcomers.timers.len(), self.newcomers.len()), "N1: each is counted");
         let [most, _] = self.newcomers.routing.most;
-        assert!(count <= most.min(self.deal.room()).max(1) as usize, "N2: no more than may be, or fit");
+        assert!(count <= most.min(self.room()).max(1) as usize, "N2: no more than may be, or fit");
     }
 }

@@ -68,7 +68,7 @@ impl<T> Endpoint<T> {
         }
     }
 
-    pub(super) fn send<S: Streams<Stream = T>>(&mut self, sys: &mut S, from: &[u8]) -> Result<usize, SysError> {
+    pub(crate) fn send<S: Streams<Stream = T>>(&mut self, sys: &mut S, from: &[u8]) -> Result<usize, SysError> {
         let sent = sys.send(&self.stream, from);
         self.writable &= sent != Err(SysError::WouldBlock);
         sent

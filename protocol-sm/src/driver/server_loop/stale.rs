@@ -104,10 +104,12 @@ impl<T, P> ServerLoop<T, P> {
         conn: ConnId,
         line: Line,
     ) {
-        let Some(&token) = self.controls.get(&control).and_then(|shard| shard.conns.get(&conn)) else { return };
+        let Some(shard) = self.controls.get(&control) else { return };
+        let Some(&token) = shard.conns.get(&conn) else { return };
+        let patience = self.core.timings.of(shard.frugal).path_patience();
         let Some(Slot::Conn(slot)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &mut slot.state else { return };
-        if let Some(silence) = active.path.on_line(cx.now, line, self.core.timings.path_patience()) {
+        if let Some(silence) = active.path.on_line(cx.now, line, patience) {
             cx.sys.note(Note::PathDead { conn, silence });
             self.end(cx, token, End::Abort(AbortCode::ConnLost));
         }

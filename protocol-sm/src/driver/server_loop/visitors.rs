@@ -178,6 +178,7 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::Message { control: conn.control, msg });
         }
         cx.sys.note(Note::Started {
+            control: conn.control,
             conn: conn.id,
             epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,

@@ -25,6 +25,7 @@ impl<T, L> ServerMain<T, L> {
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(..)
+                | ToListener::Trust(_)
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
                 | ToListener::Report => false,

@@ -19,6 +19,7 @@ use crate::report::time_since;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
+use core::time::Duration;
 
 impl<T, L> ServerMain<T, L> {
     /// Reads, acts on and answers what came on a ctl_conn: one turn.
@@ -278,12 +279,13 @@ impl<T, L> ServerMain<T, L> {
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
         control.features = access.features;
+        let frugal = control.is_frugal();
         match former {
             Some((former, until)) => self.sessions.take_over(former, control, token, from, cx.now, until),
             None => self.sessions.insert(control, token, from, cx.now),
         }
         for loop_index in 0..self.loop_count {
-            let limits = self.limits(access.credential, &scope, loop_index);
+            let limits = self.limits(access.credential, &scope, frugal, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
@@ -313,7 +315,11 @@ impl<T, L> ServerMain<T, L> {
         }
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.control.token.clone_from(&access.token);
+            let was_frugal = entry.control.is_frugal();
             entry.control.features = access.features;
+            if was_frugal != entry.control.is_frugal() {
+                self.tell_limits(cx, key);
+            }
         }
         self.welcome(cx, token, key, access, true);
         self.answer_rival(cx, key);
@@ -331,8 +337,14 @@ impl<T, L> ServerMain<T, L> {
     {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return };
-        let timings = &self.settings.timings;
-        let liveness = Liveness::new(cx.now, timings.heartbeat_interval, timings.heartbeat_timeout);
+        let frugal = entry.control.is_frugal();
+        let timings = self.settings.timings.of(frugal);
+        // Each of the two would ask just when the other does: a frugal client is left the first word.
+        let lead = if frugal { timings.heartbeat_interval / 10 } else { Duration::ZERO };
+        let liveness = Liveness::new(cx.now, timings.heartbeat_interval + lead, timings.heartbeat_timeout);
+        if frugal {
+            cx.sys.probe(&conn.link.port.stream, &timings);
+        }
         let next = Some(liveness.next_deadline());
         self.timers.set(token, &mut conn.deadline, next);
         conn.stage = Stage::Up(key, liveness);
@@ -345,7 +357,7 @@ impl<T, L> ServerMain<T, L> {
             conn.link.push(&Ctl::<ServerHandshake, _>::Numbered { seq, msg: msg.clone() });
         }
         let credential = self.settings.name_of(control.credential);
-        cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, resumed });
+        cx.sys.note(Note::SessionUp { client: control.client, credential, from: conn.from, through: None, resumed });
         self.enqueue(token);
     }
 

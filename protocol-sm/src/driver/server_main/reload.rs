@@ -38,6 +38,9 @@ impl<T, L> ServerMain<T, L> {
             let timings = self.settings.timings.clone();
             self.keep_to(cx, &timings);
         }
+        if before.trusted_proxies != self.settings.trusted_proxies {
+            cx.sys.tell(ToListener::Trust(self.settings.trusted_proxies.clone()));
+        }
         changes.sessions_ended = self.end_revoked(cx);
         let keys: Vec<_> = self.sessions.keys().collect();
         for &key in &keys {
@@ -104,10 +107,17 @@ impl<T, L> ServerMain<T, L> {
         }
         if limited {
             self.bear(key);
-            for loop_index in 0..self.loop_count {
-                let limits = self.limits(holder, &scope, loop_index);
-                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Limits { control: key, limits } });
-            }
+            self.tell_limits(cx, key);
+        }
+    }
+
+    /// Tells the event loops what a session may use now.
+    pub(super) fn tell_limits<S: MainSys<T, L>>(&self, cx: &mut Cx<'_, S>, key: ControlKey) {
+        let Some(entry) = self.sessions.get(key) else { return };
+        let control = &entry.control;
+        for loop_index in 0..self.loop_count {
+            let limits = self.limits(control.credential, control.scope(), control.is_frugal(), loop_index);
+            cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Limits { control: key, limits } });
         }
     }
 
@@ -122,13 +132,16 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    /// The share of `loop_index` in what the sessions of `holder` may use.
-    pub(super) fn limits(&self, holder: Holder, scope: &Scope, loop_index: usize) -> Limits {
+    /// The share of `loop_index` in what a session of `holder` may use.
+    // PROTOCOL.md: P-LIVE-3.
+    pub(super) fn limits(&self, holder: Holder, scope: &Scope, frugal: bool, loop_index: usize) -> Limits {
+        let idle_conns = if frugal { self.settings.idle_conns.min(1) } else { self.settings.idle_conns };
         let narrow = |count| u32::try_from(count).unwrap_or(u32::MAX);
         let (loop_index, loop_count) = (narrow(loop_index), narrow(self.loop_count));
         Limits {
             holder,
-            keep: share(self.settings.idle_conns, loop_index, loop_count),
+            frugal,
+            keep: share(idle_conns, loop_index, loop_count),
             max_waiting: share(scope.max_waiting, loop_index, loop_count),
             max_connections: share(scope.max_connections, loop_index, loop_count),
             max_bandwidth: scope.max_bandwidth,

@@ -106,7 +106,9 @@ impl<T, L> ServerMain<T, L> {
             client: short(control.client.0),
             credential: self.settings.name_of(control.credential),
             peer: *entry.peer,
+            through: None,
             state: match entry.attachment() {
+                _ if entry.leaves => SessionState::Leaving,
                 Attachment::Attached(_) => SessionState::Up,
                 Attachment::Detached { .. } | Attachment::Asleep { .. } => SessionState::Detached,
             },

@@ -54,6 +54,8 @@ pub(super) struct SessionEntry {
     pub(super) former: Option<ControlKey>,
     /// It takes over.
     pub(super) handover: Option<Handover>,
+    /// The last session that was over before it had taken everything over from this one.
+    pub(super) lost_heir: Option<SessionId>,
     /// Another process has taken over from its client: no visitors come any more.
     pub(super) leaves: bool,
     pub(super) takeovers: Takeovers,
@@ -165,6 +167,7 @@ impl SessionTable {
             attachment,
             former: None,
             handover: None,
+            lost_heir: None,
             leaves: false,
             takeovers: Takeovers::default(),
             refused: BTreeSet::new(),
@@ -197,6 +200,9 @@ impl SessionTable {
             self.act(former, |control, _| control.set_heir(None));
             if entry.handover.is_some() {
                 self.by_client.insert(client, former);
+                if let Some(former) = self.entries.get_mut(&former) {
+                    former.lost_heir = Some(entry.control.id);
+                }
             }
         }
         Some(entry)

@@ -13,7 +13,7 @@ use crate::control::challenge::{Access, Challenge};
 use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::Note;
-use crate::wire::{ClientMsg, LEAVE, ServerMsg, TAKEOVER};
+use crate::wire::{ClientHello, ClientMsg, LEAVE, ServerMsg, TAKEOVER};
 use core::time::Duration;
 
 /// How long a session may take to register the tunnels of the one that it takes over from. Until then that goes on.
@@ -29,7 +29,7 @@ impl<T, L> ServerMain<T, L> {
             unreachable!("M5: it waits for this session")
         };
         let (challenge, access) = (challenge.clone(), access.clone());
-        let taken_over = if self.may_take_over(cx, key, access.features) {
+        let taken_over = if self.may_take_over(cx, key, &challenge.hello, access.features) {
             self.take_over(cx, rival, key, &challenge, &access)
         } else {
             Err(HandshakeRefusal::IdentityInUse.into())
@@ -39,12 +39,14 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    // PROTOCOL.md: P-TAKE-6.
-    fn may_take_over<S>(&mut self, cx: &Cx<'_, S>, key: ControlKey, offered: u64) -> bool {
+    // PROTOCOL.md: P-TAKE-4, P-TAKE-6.
+    fn may_take_over<S>(&mut self, cx: &Cx<'_, S>, key: ControlKey, hello: &ClientHello, offered: u64) -> bool {
         let idle = !self.sessions.takes_over(key);
         let Some(entry) = self.sessions.get_mut(key) else { return false };
         let understood = entry.control.features & LEAVE != 0;
-        offered & TAKEOVER != 0 && understood && entry.takeovers.ask(cx.now) && idle
+        // It was taking over already: with a tunnel that was open it offers that no more.
+        let comes_back = hello.resume.is_some_and(|resume| entry.lost_heir == Some(resume.session));
+        (offered & TAKEOVER != 0 || comes_back) && understood && entry.takeovers.ask(cx.now) && idle
     }
 
     /// A session begins that takes over from `former`.

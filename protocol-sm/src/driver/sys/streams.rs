@@ -16,6 +16,9 @@ pub trait Streams {
     /// Connections that are made or accepted from now on may be silent as long as `timings` allow.
     fn keep_to(&mut self, _timings: &Timings) {}
 
+    /// The system asks `stream`'s silent peer for a sign of life as `timings` say, not as those of [`Streams::keep_to`].
+    fn probe(&mut self, _stream: &Self::Stream, _timings: &Timings) {}
+
     /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
     /// is something to read already, that is reported once. Room to write need not be reported until a write has
     /// found none (`WouldBlock`).
@@ -48,6 +51,16 @@ pub trait Streams {
     /// may be tried again, or how the connection failed.
     fn recv(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<Received, SysError>;
 
+    /// Reads as [`Streams::recv`] does what has come by the wire, encrypted or not, and leaves it there: a header in front
+    /// of the connection. Returns the number of bytes; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// As for [`Streams::recv`].
+    fn peek(&mut self, stream: &Self::Stream, into: &mut [u8]) -> Result<usize, SysError>;
+
+    /// Takes so many bytes away that [`Streams::peek`] has shown.
+    fn skip(&mut self, stream: &Self::Stream, bytes: usize);
+
     /// Writes some of `from`, which is not empty. After `WouldBlock` or `Exhausted`, the next call on this stream must
     /// begin with the same bytes: some of them may have been encrypted already.
     ///
@@ -57,7 +70,8 @@ pub trait Streams {
     fn send(&mut self, stream: &Self::Stream, from: &[u8]) -> Result<usize, SysError>;
 
     /// The channel by which what `stream` carries is encrypted; `None` in the clear. On an accepted stream this is known
-    /// once something has been received.
+    /// once something has been received. On one that was made here the first call begins it: what was sent and received
+    /// before is in the clear.
     ///
     /// # Errors
     /// [`SysError::WouldBlock`] while the channel is being made: its end is reported as readiness. Or how the connection

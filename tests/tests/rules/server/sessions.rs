@@ -157,3 +157,38 @@ fn another_tokens_holder_replaces_nobody() {
     owner.expect_alive();
     beside.expect_alive();
 }
+
+/// P-TAKE-4, P-TAKE-6: a newcomer that is over before it has taken everything over takes over again, whatever it offers by
+/// then; another one is refused.
+#[test]
+fn a_newcomer_that_comes_back_takes_over_again() {
+    let server = Server::start(options().threads(1).key("idle_conns", 0));
+    let newcomer = Identity { features: LEAVE | TAKEOVER, ..Identity::new() };
+    let has_served = Identity { features: LEAVE, ..newcomer.clone() };
+    let mut old = RawClient::with(server.ctl(), &has_served).expect("let in");
+    let ports = [1, 2].map(|tunnel| old.tunnel(tunnel).port());
+    let beside = |old: &mut RawClient, identity: &Identity| {
+        std::thread::scope(|scope| {
+            let comes = scope.spawn(|| RawClient::with(server.ctl(), identity));
+            while !comes.is_finished() {
+                old.expect_alive();
+            }
+            comes.join().expect("it is answered")
+        })
+    };
+    let mut first = beside(&mut old, &newcomer).expect("it takes over");
+    first.send(ClientMsg::RegisterTunnel {
+        tunnel: TunnelId(7),
+        public_port: ports[0],
+        name: "raw".into(),
+        limits: TunnelLimits::default(),
+    });
+    first.find("TunnelReady", |msg| matches!(msg, ServerMsg::TunnelReady { .. }).then_some(()));
+    let session = first.welcome.session;
+    first.wire.reset();
+    let back = ServerMsg::TunnelClosed { tunnel: TunnelId(1), code: TunnelRefusal::PortInUse };
+    old.find("its port", |msg| (*msg == back).then_some(()));
+    assert_eq!(beside(&mut old, &has_served).err(), Some(HandshakeRefusal::IdentityInUse));
+    let again = beside(&mut old, &has_served.resuming(session, 1)).expect("it takes over again");
+    assert!(!again.welcome.resumed && again.welcome.session != session);
+}

@@ -82,6 +82,10 @@ impl Streams for Sockets {
         let bytes = self.take(into.len())?;
         Ok(Received { bytes, drained: self.there == 0 })
     }
+    fn peek(&mut self, _: &u8, _: &mut [u8]) -> Result<usize, SysError> {
+        unreachable!("a flow does not look ahead")
+    }
+    fn skip(&mut self, _: &u8, _: usize) {}
     fn send(&mut self, stream: &u8, from: &[u8]) -> Result<usize, SysError> {
         assert_eq!(*stream, SINK);
         self.give(from.len())

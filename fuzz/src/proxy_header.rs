@@ -1,0 +1,44 @@
+//! A PROXY header from a stranger, read by us and by the crate `proxy-header`.
+
+use protocol_sm::proxy_protocol::{Header, HeaderReader, LONGEST_HEADER, Malformed};
+use proxy_header::{ParseConfig, Protocol, ProxyHeader, Tlv};
+use std::net::SocketAddr;
+
+/// Any bytes as the beginning of a connection from a trusted proxy.
+pub fn proxy_header(data: &[u8]) {
+    let mut rest = data;
+    let whole = HeaderReader::default().next(&mut rest);
+    let taken = data.len() - rest.len();
+    assert!(taken <= LONGEST_HEADER, "what is kept is bounded");
+    let mut reader = HeaderReader::default();
+    let slowly = data.iter().find_map(|byte| reader.next(&mut [*byte].as_slice()).transpose()).transpose();
+    assert_eq!(slowly, whole, "byte by byte");
+    let theirs = ProxyHeader::parse(data, ParseConfig::default());
+    match (whole, theirs) {
+        (Ok(Some(Header { visitor })), Ok((header, length))) => {
+            assert_eq!(length, taken, "the payload begins behind it");
+            assert_eq!(visitor, source(&header), "who it is");
+        }
+        (Ok(Some(Header { visitor })), Err(_)) => {
+            assert!(is_local(data) && visitor.is_none(), "of LOCAL they read the addresses, which do not count");
+        }
+        (Ok(None), theirs) => assert!(theirs.is_err(), "we wait for what is not needed"),
+        (Err(Malformed), Ok((header, length))) => {
+            let fields_lie = header.tlvs().any(|tlv| matches!(tlv, Err(_) | Ok(Tlv::Crc32c(_))));
+            let too_long = length > if data[0] == b'P' { 107 } else { LONGEST_HEADER };
+            // `PROXY?TCP4`, `UNKNOWNS`, `+80`.
+            let loose = data[0] == b'P';
+            assert!(fields_lie || too_long || loose, "they read {header:?}");
+        }
+        (Err(Malformed), Err(_)) => {}
+    }
+}
+
+fn is_local(data: &[u8]) -> bool {
+    data.get(12) == Some(&0x20)
+}
+
+fn source(header: &ProxyHeader<'_>) -> Option<SocketAddr> {
+    let address = header.proxied_address().filter(|address| address.protocol == Protocol::Stream)?;
+    Some(SocketAddr::new(address.source.ip().to_canonical(), address.source.port()))
+}

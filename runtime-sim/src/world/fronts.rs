@@ -1,0 +1,81 @@
+//! A relay in front of the server: every visitor comes from the relay's address, and says by a PROXY header who it is.
+
+use super::World;
+use super::plan::Plan;
+use crate::kernel::{Rng, mix};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use protocol_sm::proxy_protocol::ProxyProtocol;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A quarter of it is longer than the server waits for a header: so long is the shortest pause.
+const TOO_LATE: Duration = Duration::from_secs(24);
+/// The first bytes of the network that visitors say they come from.
+const NAMED: [u8; 3] = [203, 0, 113];
+
+/// What one visitor's connection begins with.
+#[derive(Debug)]
+pub(super) struct Front {
+    /// Who it says it is.
+    pub(super) name: SocketAddr,
+    /// What is to be sent still, and how long to wait in front of the second piece and the next.
+    pub(super) pieces: VecDeque<Vec<u8>>,
+    pub(super) pause: Duration,
+    /// It has, or will have, a header that counts.
+    pub(super) valid: bool,
+    /// It ends behind the header: the relay's check.
+    pub(super) check: bool,
+}
+
+impl Front {
+    /// Draws it for the visitor number `index`, at `from`, to `public`. Some who need not be served do not send what they
+    /// should. Its dice are its own.
+    pub(super) fn draw(plan: &Plan, index: usize, from: SocketAddr, public: SocketAddr, honest: bool) -> Self {
+        let mut rng = Rng::new(plan.seed ^ mix(0xf207 + index as u64));
+        let version = rng.pick(&[ProxyProtocol::V1, ProxyProtocol::V2]);
+        let [a, b, c] = NAMED;
+        let last = u8::try_from(1 + from.port() % 3).expect("small");
+        let mut name = SocketAddr::new(Ipv4Addr::new(a, b, c, last).into(), from.port());
+        let mut header = version.header(name, public);
+        if rng.chance(10) {
+            name = from;
+            header = match version {
+                ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+                ProxyProtocol::V2 => [&header[..12], &[0x20, 0, 0, 0]].concat(),
+            };
+        }
+        let (mut late, mut malformed, mut check) = (false, false, false);
+        match rng.below(10) {
+            0 => late = !honest,
+            1 => malformed = !honest,
+            2 => check = !honest,
+            _ => {}
+        }
+        if malformed {
+            header[rng.size(0, 5)] ^= 0x20;
+        }
+        let size = if late { header.len() / 2 } else { rng.size(1, header.len()).max(header.len() / 4) };
+        let pause = Duration::from_millis(rng.range(0, 300));
+        Self {
+            name,
+            pieces: header.chunks(size).map(<[u8]>::to_vec).collect(),
+            pause: if late { TOO_LATE } else { pause },
+            valid: !malformed,
+            check,
+        }
+    }
+
+    /// Whether its header has been sent, and counts.
+    pub(super) fn introduces(&self) -> bool {
+        self.valid && self.pieces.is_empty()
+    }
+}
+
+impl World {
+    /// The address that whoever says that he is `name` has in truth.
+    pub(super) fn in_truth(&self, name: SocketAddr) -> SocketAddr {
+        let named = matches!(name.ip(), IpAddr::V4(ip) if ip.octets()[..3] == NAMED);
+        let relay = self.kernel.ip(self.visitor_host);
+        if named { SocketAddr::new(relay, name.port()) } else { name }
+    }
+}

@@ -1,0 +1,213 @@
+//! `trusted_proxies`: a relay in front of the public ports says by a PROXY header who its visitors are.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use tests::foreign::{Foreign, find};
+use tests::programs::{Client, Options, Server, options};
+use tests::services::Service;
+use tests::sockets::{End, LOOPBACK, connect, connect_from, free_port, read_all, read_end, visit_end_from};
+use tests::visits::{expect_greeted, ip};
+use tests::wait::{eventually, until};
+
+/// Whose word is taken: visitors from 127.0.0.1 come through it.
+fn trusting() -> Options {
+    options().key("trusted_proxies", r#"["127.0.0.1"]"#).key("access_log", true)
+}
+
+/// The records of visits so far.
+fn records(server: &Server) -> Vec<Value> {
+    let lines = server.log().lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>();
+    lines.into_iter().filter(|line| line["event"] == "visit").collect()
+}
+
+/// Comes from the proxy with these first bytes.
+fn via(client: &Client, first: &[u8]) -> TcpStream {
+    let mut visitor = connect(client.public());
+    visitor.write_all(first).expect("sent");
+    visitor
+}
+
+const NAMED: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n";
+
+/// P-FRONT-1, P-FRONT-3.
+#[test]
+fn a_visitor_is_whom_the_header_names() {
+    let service = Service::echo();
+    let server = Server::start(trusting().key("deny_sources", r#"["203.0.113.9", "127.0.0.1"]"#));
+    let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("proxy_protocol", "\"v1\""));
+    let mut visitor = via(&client, &[NAMED, b"hello"].concat());
+    visitor.shutdown(Shutdown::Write).expect("shut");
+    let port = client.public().port();
+    let told = format!("PROXY TCP4 203.0.113.7 127.0.0.1 50000 {port}\r\nhello");
+    assert_eq!(String::from_utf8(read_all(&mut visitor)).unwrap(), told, "the service is told, and gets the payload");
+    let record = eventually("it is logged", || records(&server).pop().ok_or("not yet".into()));
+    assert_eq!((&record["peer_ip"], &record["peer_port"]), (&"203.0.113.7".into(), &50000.into()), "{record}");
+    assert_eq!(record["bytes_up"], 5, "the header is no byte of the visitor's");
+    let mut denied = via(&client, b"PROXY TCP6 ::ffff:203.0.113.9 ::1 50001 443\r\nhello");
+    assert_eq!(read_end(&mut denied), (0, End::Reset), "lists count for whom it names, folded");
+    assert!(server.log_line("allow_sources").contains("203.0.113.9"));
+}
+
+#[test]
+fn a_header_in_pieces_is_read_and_what_names_nobody_is_the_proxy() {
+    let service = Service::greeter("hi");
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(service.addr()));
+    let local: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    for header in [NAMED, b"PROXY UNKNOWN\r\n", local] {
+        let mut visitor = connect(client.public());
+        for piece in header.chunks(header.len() / 3) {
+            visitor.write_all(piece).expect("sent");
+        }
+        assert_eq!(read_all(&mut visitor), b"hi", "{header:?}: who waits to be greeted is served");
+    }
+    let seen =
+        eventually("all are logged", || Some(records(&server)).filter(|all| all.len() == 3).ok_or("not yet".into()));
+    let mut from: Vec<_> = seen.iter().map(|record| record["peer_ip"].as_str().expect("an address")).collect();
+    from.sort_unstable();
+    assert_eq!(from, ["127.0.0.1", "127.0.0.1", "203.0.113.7"]);
+}
+
+/// P-FRONT-1.
+#[test]
+fn from_others_a_header_is_payload() {
+    let service = Service::echo();
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(service.addr()));
+    let mut visitor = connect_from(ip(2), client.public()).expect("not reset");
+    visitor.write_all(NAMED).expect("sent");
+    visitor.shutdown(Shutdown::Write).expect("shut");
+    assert_eq!(read_all(&mut visitor), NAMED);
+}
+
+/// P-FRONT-2.
+#[test]
+fn who_has_no_header_is_reset() {
+    let service = Service::greeter("hi");
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(service.addr()));
+    let long = [&b"PROXY UNKNOWN "[..], &[b'x'; 200]].concat();
+    let lying: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x02ab";
+    let cases: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", &long, lying, b"PROXY TCP4 1.2.3.4 x 1 1\r\n", &NAMED[..20]];
+    for first in cases {
+        assert_eq!(read_end(&mut via(&client, first)), (0, End::Reset), "{first:?}");
+    }
+    assert_eq!(service.accepted(), 0);
+    assert!(server.log_line("visitor_dropped").contains("send-proxy"), "the log says what to do");
+    assert_eq!(server.stop().visitors, 0, "they are no visitors");
+}
+
+/// P-FRONT-3.
+#[test]
+fn a_check_is_no_visit() {
+    let service = Service::greeter("hi");
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(service.addr()));
+    for first in [&b""[..], &NAMED[..9], NAMED] {
+        // All of it is there before the server looks.
+        server.signal(nix::sys::signal::Signal::SIGSTOP);
+        let mut check = via(&client, first);
+        check.shutdown(Shutdown::Write).expect("shut");
+        server.signal(nix::sys::signal::Signal::SIGCONT);
+        assert_eq!(read_end(&mut check).0, 0, "{first:?}");
+    }
+    expect_greeted(ip(2), &client, service.addr());
+    until("the visit is logged", || !records(&server).is_empty());
+    assert_eq!((records(&server).len(), service.accepted()), (1, 1), "the visit alone");
+}
+
+#[test]
+fn rates_and_a_reload_count_for_whom_it_names() {
+    let service = Service::greeter("hi");
+    let server = Server::start(options().key("idle_conns", 4));
+    let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("max_connection_rate", 1));
+    let said = server.reload("trusted_proxies = [\"127.0.0.1\"]\n");
+    assert!(said.contains("trusted_proxies"), "{said}");
+    for last in 1..4 {
+        let header = format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 50000 443\r\n");
+        // The listener hears of the reload a moment later.
+        until("each name has its own allowance", || read_end(&mut via(&client, header.as_bytes())) == (2, End::Clean));
+    }
+    let again = b"PROXY TCP4 203.0.113.3 192.0.2.1 50000 443\r\n";
+    assert_eq!(read_end(&mut via(&client, again)), (0, End::Reset));
+    assert_eq!(visit_end_from(ip(2), client.public()).1, End::Clean, "who comes by himself");
+}
+
+/// Visits through a relay at `port`; the service must be told where they come from, and the log, too.
+fn is_passed_on(server: &Server, client: &Client, port: u16) {
+    let relay = SocketAddr::new(LOOPBACK, port);
+    until("the relay listens", || TcpStream::connect(relay).is_ok());
+    for n in 0..20u32 {
+        let from = ip(u8::try_from(100 + n).expect("small"));
+        let mut visitor = connect_from(from, relay).expect("not reset");
+        let words = vec![7; (n as usize % 5) * 50_000];
+        let told =
+            format!("PROXY TCP4 {from} {} {} ", Ipv4Addr::LOCALHOST, visitor.local_addr().expect("bound").port());
+        let mut writer = visitor.try_clone().expect("a descriptor");
+        let sent = words.clone();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&sent).expect("sent");
+            writer.write_all(b"end").expect("sent");
+        });
+        let mut answer = vec![0; told.len() + format!("{}\r\n", client.public().port()).len() + words.len() + 3];
+        visitor.read_exact(&mut answer).expect("an answer");
+        writing.join().expect("sent");
+        assert!(answer.starts_with(told.as_bytes()), "{told}: {}", String::from_utf8_lossy(&answer[..60]));
+        assert!(answer.ends_with(b"end"));
+    }
+    let from_here = |record: &Value| record["peer_ip"].as_str().is_some_and(|ip| ip.starts_with("127.0.0.1"));
+    until("all are logged", || records(server).iter().filter(|record| from_here(record)).count() >= 20);
+}
+
+/// A server that trusts 127.0.0.1, and an echo behind it that is told its visitors.
+fn behind_a_relay() -> (Service, Server, Client) {
+    let service = Service::echo();
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("proxy_protocol", "\"v1\""));
+    (service, server, client)
+}
+
+#[test]
+fn haproxy_says_who_visits_and_its_checks_are_no_visits() {
+    let Some(program) = find("haproxy") else { return };
+    for word in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
+        let (service, server, client) = behind_a_relay();
+        let (port, mut haproxy) = (free_port(), Foreign::new());
+        let config = haproxy.file(
+            "haproxy.cfg",
+            format!(
+                "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+                 listen l\n bind {LOOPBACK}:{port}\n server s {} {word} check check-send-proxy inter 20ms\n",
+                client.public()
+            ),
+        );
+        haproxy.start(&program, &["-db", "-f", &config]);
+        is_passed_on(&server, &client, port);
+        // A busy machine may take a check for a visitor when its end is late; but not many.
+        let strange = records(&server).iter().filter(|record| record["peer_ip"] == "127.0.0.1").count();
+        assert!(strange < 20, "{word}: {strange} checks were passed on");
+        assert!(service.accepted() >= 20);
+    }
+}
+
+#[test]
+fn nginx_says_who_visits() {
+    let Some(program) = find("nginx") else { return };
+    let (_service, server, client) = behind_a_relay();
+    let (port, mut nginx) = (free_port(), Foreign::new());
+    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let load = if std::path::Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
+    let dir = nginx.dir().display().to_string();
+    let server_block =
+        format!("server {{ listen {LOOPBACK}:{port}; proxy_pass {}; proxy_protocol on; }}", client.public());
+    let config = nginx.file(
+        "nginx.conf",
+        format!(
+            "{load}\ndaemon off;\nmaster_process off;\npid {dir}/pid;\nerror_log {dir}/log;\nevents {{}}\n\
+             stream {{ {server_block} }}\n"
+        ),
+    );
+    nginx.start(&program, &["-p", &dir, "-e", &format!("{dir}/log"), "-c", &config]);
+    is_passed_on(&server, &client, port);
+}
