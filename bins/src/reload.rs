@@ -47,7 +47,6 @@ pub struct Turn(Arc<Mutex<Option<u32>>>);
 
 impl Turn {
     /// Waits until it is the caller's turn, for as long as it holds what is returned.
-    #[must_use]
     pub fn take(&self) -> MutexGuard<'_, Option<u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

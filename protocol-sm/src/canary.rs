@@ -105,6 +105,8 @@ pub enum PlantedBug {
     TakenOverUntold,
     /// A visitor from a trusted proxy goes on under the proxy's address.
     NameForgotten,
+    /// A client goes on as if a proxy had let it through, and has not read its answer.
+    ProxyNotAwaited,
     /// A visitor who has named a host is given to any tunnel that has one.
     AnyHost,
     /// What was read of a visitor to find its host is not given to the service.
@@ -113,7 +115,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -161,6 +163,7 @@ impl PlantedBug {
         Self::LeftSessionCut,
         Self::TakenOverUntold,
         Self::NameForgotten,
+        Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,
     ];

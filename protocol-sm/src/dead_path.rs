@@ -129,6 +129,8 @@ mod tests {
         let mut path = silent();
         assert!(!path.look(at(151), 9, unacked(1, 0), PATIENCE), "a window that stays closed, and is probed");
         assert_eq!(path.on_line(at(152), line(0, 152), PATIENCE), None);
+        assert!(!path.look(at(153), 9, unacked(8, 1), PATIENCE), "and goes on being probed, and answered");
+        assert_eq!(path.on_line(at(154), line(0, 154), PATIENCE), None);
         let mut path = silent();
         assert!(!path.look(at(151), 9, unacked(0, 51), PATIENCE), "something new was sent, and not yet again");
         assert_eq!(path.on_line(at(152), line(0, 152), PATIENCE), None);

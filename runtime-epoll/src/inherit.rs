@@ -193,3 +193,29 @@ pub fn start(
     drop(copies);
     Ok((child, ours))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_door_is_taken_where_its_port_is_the_one_that_is_wanted() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let taken = |wanted: fn(u16, u16) -> [u16; 2]| {
+            let mut inherited = Inherited::default();
+            let [ctl, proxy] = ["ctl", "proxy"].map(|name| {
+                let listener = TcpListener::bind(at(0)).unwrap();
+                let port = listener.local_addr().unwrap().port();
+                inherited.add(name, listener.into());
+                port
+            });
+            let [ctl, proxy] = wanted(ctl, proxy).map(at);
+            inherited.doors(ctl, proxy).map(|door| door.is_some())
+        };
+        assert_eq!(taken(|ctl, proxy| [ctl, proxy]), [true, true]);
+        assert_eq!(taken(|_, _| [0, 0]), [true, true], "any port will do");
+        assert_eq!(taken(|ctl, proxy| [ctl ^ 1, proxy]), [false, true]);
+        assert_eq!(taken(|ctl, proxy| [proxy, ctl]), [false, false]);
+    }
+}

@@ -31,10 +31,19 @@ impl Ring {
     }
 
     /// The faults that it knows, by name.
-    fn faults(self) -> Vec<String> {
+    #[must_use]
+    pub fn faults(self) -> Vec<String> {
         match self {
             Self::Kernel => world::faults().map(|fault| fault.to_string()).collect(),
             Self::Turmoil => swarm::faults().map(|fault| fault.to_string()).collect(),
+        }
+    }
+
+    /// Whether a seed can have this fault.
+    fn has(self, seed: u64, fault: &str) -> bool {
+        match self {
+            Self::Kernel => world::Plan::new(seed).faults.iter().any(|on| on.to_string() == fault),
+            Self::Turmoil => swarm::faults_of(seed).any(|on| on.to_string() == fault),
         }
     }
 
@@ -60,6 +69,8 @@ pub struct Settings {
     pub first: u64,
     /// The number of seeds.
     pub count: u64,
+    /// Pass over those that cannot have this fault.
+    pub fault: Option<String>,
     /// Seeds that run at once, each in a thread.
     pub jobs: usize,
     /// Stop after this long.
@@ -220,8 +231,14 @@ pub fn run(settings: &Settings, mut tell: impl FnMut(Told<'_>)) -> Total {
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= settings.count || sender.send(settings.ring.run(settings.first + index, false)).is_err()
-                    {
+                    if index >= settings.count {
+                        return;
+                    }
+                    let seed = settings.first + index;
+                    if settings.fault.as_ref().is_some_and(|fault| !settings.ring.has(seed, fault)) {
+                        continue;
+                    }
+                    if sender.send(settings.ring.run(seed, false)).is_err() {
                         return;
                     }
                 }

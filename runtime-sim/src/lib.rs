@@ -38,8 +38,8 @@
 //! A checker that cannot fail checks nothing. `cargo test -p runtime-sim --test canaries -- --nocapture` plants each of
 //! these in the core, looks for it in all rings, and prints this table: the states that were searched and the length of
 //! the shortest path in ring 1, the first tape in ring 2, and the first seed in rings 3 and 4 that shows it, with the
-//! property that was broken there. Most are caught by several checks, so each property also has a world of its own that
-//! breaks it (`world/violations.rs`): none can be switched off unnoticed.
+//! property that was broken there. Most are caught by several checks, so each property, and each check of ring 3, also
+//! has a world of its own that it fails (`world/violations.rs`): none can be switched off unnoticed.
 //!
 //! | bug | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |
 //! |---|---|---|---|---|---|
@@ -90,6 +90,7 @@
 //! | TakenOverUntold | - | - | 4, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 389, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
+//! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

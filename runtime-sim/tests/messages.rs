@@ -93,7 +93,7 @@ const NEVER: &[(&str, &[&str])] = &[
 ];
 
 fn simulate(ring: Ring, count: u64) {
-    let settings = Settings { ring, first: 0, count, jobs: 2, limit: None, keep_going: false };
+    let settings = Settings { ring, first: 0, count, jobs: 2, limit: None, keep_going: false, fault: None };
     let total = campaign::run(&settings, |_| {});
     assert!(total.failures.is_empty(), "{ring:?}: {:?}", total.failures);
 }

@@ -73,7 +73,7 @@ fn seeds_that_failed_once() {
 }
 
 fn seeds(first: u64, count: u64) -> Total {
-    let settings = Settings { ring: Ring::Turmoil, first, count, jobs: 1, limit: None, keep_going: true };
+    let settings = Settings { ring: Ring::Turmoil, first, count, fault: None, jobs: 1, limit: None, keep_going: true };
     campaign::run(&settings, |_| {})
 }
 

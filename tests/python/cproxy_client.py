@@ -893,15 +893,14 @@ class Session:
             print(f"Forwarding tcp://{host}:{port} -> {local}", flush=True)
         elif name == "TunnelRefused":
             log(f"the tunnel is refused: {inner['code']}")
-            if inner["code"] == "Released":  # P-RES-8
-                self.send(self.registration())
-                return
             if inner["code"] in FINAL:
                 raise SystemExit(2)
-            asyncio.get_running_loop().call_later(1, self.send, self.registration())  # P-TUN-4
+            pause = 0 if inner["code"] == "Released" else 1  # P-RES-8, P-TUN-4
+            asyncio.get_running_loop().call_later(pause, self.send, self.registration())
         elif name == "TunnelClosed":
             log(f"the tunnel is closed: {inner['code']}")
-            asyncio.get_running_loop().call_later(30, self.send, self.registration())  # P-TUN-13
+            pause = 0 if inner["code"] == "Released" else 30  # P-RES-8, P-TUN-13
+            asyncio.get_running_loop().call_later(pause, self.send, self.registration())
         elif name == "Drain":
             log("the server is stopping")
 

@@ -376,6 +376,23 @@ fn a_server_under_another_name_resumes_the_session() {
     ping(&mut connect(addr(port)), b"after");
 }
 
+/// P-LIVE-3: the server is told with a resume, and nobody is cut off.
+#[test]
+fn a_client_becomes_frugal_and_its_session_goes_on() {
+    let echo = Service::echo();
+    let port = free_port();
+    let server = Server::start(options());
+    let client = client(&server, options(), &tunnel("t", &echo, port));
+    client.forwarding_after(0, &echo.addr().to_string());
+    let mut visitor = connect(addr(port));
+    ping(&mut visitor, b"before");
+    let said = client.reload(&format!("frugal = true\n{}", tunnel("t", &echo, port)));
+    assert!(said.contains("settings changed: frugal"), "{said}");
+    server.log_line("session resumed");
+    ping(&mut visitor, b"after");
+    ping(&mut connect(addr(port)), b"after");
+}
+
 /// Short visits all the time, and long transfers, while both sides are reloaded again and again: nobody notices.
 #[test]
 fn nobody_notices_a_reload_under_load() {

@@ -293,14 +293,12 @@ impl Control {
         !self.conns.is_empty()
     }
 
-    /// It is to have no tunnel any more, as it has had no ctl_conn for long. Returns the public ports to close, and what
-    /// the client is to be told when it comes back. A port that is being opened is closed by its answer.
+    /// It is to have no tunnel any more, as it has had no ctl_conn for long. A port that is being opened is closed by its
+    /// answer.
     // PROTOCOL.md: P-RES-8.
-    pub fn release(&mut self) -> (Vec<Registration>, Vec<ServerMsg>) {
-        let open = self.open_tunnels().collect();
-        self.waiting.clear();
-        let refused = |tunnel| ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::Released };
-        (open, core::mem::take(&mut self.tunnels).into_keys().map(refused).collect())
+    pub fn release(&mut self) -> Vec<Withdrawn> {
+        let all: Vec<_> = self.tunnels.keys().copied().collect();
+        all.into_iter().filter_map(|tunnel| self.withdraw(tunnel)).collect()
     }
 
     /// A tunnel's name, for logs.
@@ -835,14 +833,34 @@ mod tests {
     }
 
     #[test]
-    fn p_res_8_a_session_that_is_released_has_no_tunnel_left_and_says_so_of_each() {
+    fn p_take_2_a_tunnel_is_handed_over_by_its_port_and_where_any_will_do_by_its_name() {
+        let mut control = control("6001-6004", 1);
+        for (tunnel, port, name) in [(1, 6001, "a"), (2, 6002, "b")] {
+            let (limits, ledger) = (TunnelLimits::default(), ledger(&control));
+            let (tunnel, name) = (TunnelId(tunnel), name.into());
+            let msg = ClientMsg::RegisterTunnel { tunnel, public_port: port, name, limits };
+            let _ = control.on_msg(msg, 5, &ledger);
+            let _ = control.on_bound(registration(tunnel.0, u64::from(tunnel.0)), opened(port));
+        }
+        let port = |found: Option<(Registration, SocketAddr)>| found.map(|(_, public)| public.port());
+        let asked = |name: &str, wanted| Asked { name: name.into(), wanted, site: None };
+        assert_eq!(port(control.hand_over(&asked("c", 0))), None);
+        assert_eq!(port(control.hand_over(&asked("a", 6003))), None);
+        assert_eq!(port(control.hand_over(&asked("b", 0))), Some(6002));
+        assert_eq!(port(control.hand_over(&asked("b", 6001))), Some(6001));
+        assert_eq!(port(control.hand_over(&asked("a", 0))), None, "it is handed over once");
+    }
+
+    #[test]
+    fn p_res_8_a_session_that_is_released_has_no_tunnel_left() {
         let mut control = control("6001-6004", 1);
         let _ = register(&mut control, 1, 6001);
         let _ = control.on_bound(registration(1, 1), opened(6001));
         let _ = register(&mut control, 2, 6002);
-        let told = [1, 2].map(|tunnel| refused(tunnel, TunnelRefusal::Released));
-        assert_eq!(control.release(), (vec![registration(1, 1)], told.into()));
-        assert_eq!(control.release(), (vec![], vec![]));
+        let withdrawn = control.release();
+        let each: Vec<_> = withdrawn.iter().map(|tunnel| (tunnel.tunnel, tunnel.open)).collect();
+        assert_eq!(each, [(TunnelId(1), Some(registration(1, 1))), (TunnelId(2), None)]);
+        assert_eq!(control.release(), []);
         assert_eq!(control.held()[1], (Good::Tunnel, 0));
         let late = Bound { reply: None, close: true, next: None };
         assert_eq!(control.on_bound(registration(2, 2), opened(6002)), late, "what was being opened is closed");

@@ -7,8 +7,8 @@
 //!                   │  └─ at once ────────┘  ▼
 //!                   └─── new session ──── RetryAt ──▶ Asked, after the pause
 //! ```
-//! A new session leads from every state to Idle, and so does `Released` from Asked and Open. Closing a tunnel leads from
-//! every state to where nothing is left of it.
+//! A new session leads from every state to Idle, and so does `Released` from Asked and Open; the server closes an Open one
+//! for another reason as it refuses an Asked one. Closing a tunnel leads from every state to where nothing is left of it.
 //!
 //! Invariants:
 //! - T1 a tunnel's id is never given to another one (P-ID-1);
@@ -89,12 +89,12 @@ enum State {
     RetryAt(Instant),
 }
 
-/// What follows when the server refuses a tunnel.
+/// What follows when the server refuses a tunnel, or closes it.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AfterRefusal {
-    /// The tunnel was closed meanwhile: nothing follows.
-    Stale,
+    /// The tunnel was closed meanwhile, or has moved: nothing follows.
+    Gone,
     /// It is registered again at once.
     RetryAtOnce,
     /// It is registered again after a pause.
@@ -343,15 +343,10 @@ impl Tunnels {
         now: Instant,
         random: u32,
     ) -> Result<AfterRefusal, Violation> {
-        if code == TunnelRefusal::Released
-            && let Some(entry) = self.entries.get_mut(&tunnel)
-            && matches!(entry.state, State::Asked | State::Open)
-        {
-            entry.state = State::Idle;
-            return Ok(AfterRefusal::RetryAtOnce);
-        }
-        let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Stale) };
-        if entry.spec.public_port == 0 && entry.spec.site.is_none() && entry.last.take().is_some() {
+        let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Gone) };
+        let released = code == TunnelRefusal::Released;
+        let picked = entry.spec.public_port == 0 && entry.spec.site.is_none();
+        if released || picked && entry.last.take().is_some() {
             entry.state = State::Idle;
             return Ok(AfterRefusal::RetryAtOnce);
         }
@@ -361,33 +356,36 @@ impl Tunnels {
         Ok(AfterRefusal::RetryLater { pause, is_news })
     }
 
-    /// The server has closed an open tunnel, which is registered again as one that was refused. Returns the pause before
-    /// that, or `None` if there is nothing to register: the tunnel was closed meanwhile, or has moved.
+    /// The server has closed an open tunnel, which is registered again as one that was refused.
     ///
     /// # Errors
     /// It was not open.
-    // PROTOCOL.md: P-TUN-13.
+    // PROTOCOL.md: P-TUN-13, P-RES-8.
     pub fn on_closed(
         &mut self,
         tunnel: TunnelId,
         code: TunnelRefusal,
         now: Instant,
         random: u32,
-    ) -> Result<Option<Duration>, Violation> {
+    ) -> Result<AfterRefusal, Violation> {
         let (message, state) = (MessageName::TunnelClosed, StateName::TunnelNotOpen);
         let entry = match self.entries.get_mut(&tunnel) {
             Some(entry) if entry.state == State::Open => entry,
-            None if tunnel.0 < self.next => return Ok(None),
+            None if tunnel.0 < self.next => return Ok(AfterRefusal::Gone),
             Some(_) | None => return Err(Violation::Unexpected { message, state }),
         };
         if entry.successor.is_some() {
             self.entries.remove(&tunnel);
-            return Ok(None);
+            return Ok(AfterRefusal::Gone);
+        }
+        if code == TunnelRefusal::Released {
+            entry.state = State::Idle;
+            return Ok(AfterRefusal::RetryAtOnce);
         }
         let pause = if code.is_final() { entry.slow_retry.next(random) } else { entry.retry.next(random) };
         entry.state = State::RetryAt(now + pause);
         entry.refused = Some(code);
-        Ok(Some(pause))
+        Ok(AfterRefusal::RetryLater { pause, is_news: true })
     }
 
     /// The tunnel that the server answers about; `None` if it was closed meanwhile (P-TUN-6).
@@ -470,20 +468,24 @@ mod tests {
         let (id, now, released) = (TunnelId(0), Instant::ZERO, TunnelRefusal::Released);
         assert!(tunnels.on_located(id, 0, vec![address(80)], now).is_some());
         let refused = |tunnels: &mut Tunnels, code| tunnels.on_refused(id, code, now, 0);
+        let closed = |tunnels: &mut Tunnels| tunnels.on_closed(id, released, now, 0);
         assert_eq!(port(tunnels.register(now)), Some(0));
         assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
         assert_eq!(tunnels.announce(), Some((id, address(7000))));
         let unasked = Violation::Unexpected { message: MessageName::TunnelRefused, state: StateName::TunnelNotAsked };
-        assert_eq!(refused(&mut tunnels, IN_USE), Err(unasked), "no other reason takes an open tunnel away");
-        for told_ready in [true, false] {
-            assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::RetryAtOnce), "{told_ready}");
-            assert_eq!(refused(&mut tunnels, released), Err(unasked), "once");
-            assert_eq!(port(tunnels.register(now)), Some(7000));
-        }
+        assert_eq!(refused(&mut tunnels, released), Err(unasked), "an open one is closed");
+        assert_eq!(closed(&mut tunnels), Ok(AfterRefusal::RetryAtOnce));
+        let shut = Violation::Unexpected { message: MessageName::TunnelClosed, state: StateName::TunnelNotOpen };
+        assert_eq!(closed(&mut tunnels), Err(shut), "once");
+        assert_eq!(port(tunnels.register(now)), Some(7000));
+        assert_eq!(closed(&mut tunnels), Err(shut), "one that was asked for is refused");
+        assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::RetryAtOnce));
+        assert_eq!(refused(&mut tunnels, released), Err(unasked), "once");
+        assert_eq!(port(tunnels.register(now)), Some(7000));
         assert_eq!(tunnels.on_ready(id, address(7000)), Ok(()));
         assert_eq!(tunnels.announce(), None, "people know that address");
         assert!(tunnels.close(id));
-        assert_eq!(refused(&mut tunnels, released), Ok(AfterRefusal::Stale));
+        assert_eq!([refused(&mut tunnels, released), closed(&mut tunnels)], [Ok(AfterRefusal::Gone); 2]);
     }
 
     #[test]
@@ -580,7 +582,7 @@ mod tests {
         assert!(tunnels.close(id));
         assert_eq!(tunnels.on_ready(id, address(1)), Ok(()));
         assert_eq!(tunnels.announce(), None, "it is gone");
-        assert_eq!(tunnels.on_refused(id, IN_USE, now, 0), Ok(AfterRefusal::Stale));
+        assert_eq!(tunnels.on_refused(id, IN_USE, now, 0), Ok(AfterRefusal::Gone));
         assert_eq!(tunnels.on_ready(TunnelId(1), address(1)), Err(ready), "never a tunnel");
         assert_eq!(tunnels.on_refused(TunnelId(1), IN_USE, now, 0), Err(refused), "never a tunnel");
     }

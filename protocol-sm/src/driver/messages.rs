@@ -159,7 +159,8 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
-/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its sessions.
+/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
+/// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Whose token the client proved to know.
@@ -670,4 +671,18 @@ pub struct ToLoop<M> {
     pub loop_index: usize,
     /// The message.
     pub message: M,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_the_first_loops_have_what_is_left_over() {
+        for (total, shares) in [(0, [0, 0, 0]), (1, [1, 0, 0]), (5, [2, 2, 1]), (6, [2, 2, 2])] {
+            assert_eq!([0, 1, 2].map(|loop_index| share(total, loop_index, 3)), shares);
+        }
+        let all: u64 = (0..64).map(|loop_index| u64::from(share(u32::MAX, loop_index, 64))).sum();
+        assert_eq!(all, u64::from(u32::MAX));
+    }
 }

@@ -28,6 +28,9 @@ struct Flags {
     /// Which simulation.
     #[arg(long, value_enum, default_value_t = Ring::Kernel)]
     ring: Ring,
+    /// Of these seeds, only those that can have this fault.
+    #[arg(long, value_name = "FAULT")]
+    fault: Option<String>,
     /// Seeds at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -78,10 +81,15 @@ fn main() -> ExitCode {
     if flags.trace || flags.trace_svg.is_some() {
         return one(&flags, ring);
     }
+    if let Some(fault) = flags.fault.as_ref().filter(|fault| !ring.faults().contains(fault)) {
+        eprintln!("there is no fault {fault}; there are {}", ring.faults().join(", "));
+        return ExitCode::from(2);
+    }
     let settings = Settings {
         ring,
         first: flags.first_seed,
         count: flags.seeds,
+        fault: flags.fault,
         jobs: flags.jobs.max(1),
         limit: flags.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
         keep_going: flags.keep_going,

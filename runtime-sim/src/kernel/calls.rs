@@ -384,6 +384,12 @@ impl Kernel {
         self.pipes[pipe.0] = Pipe::default();
     }
 
+    /// A pipe that holds so many bytes.
+    #[cfg(test)]
+    pub(crate) fn fill_pipe(&mut self, pipe: PipeId, bytes: usize) {
+        self.pipes[pipe.0] = Pipe { bytes, front_read: 0, chunks: VecDeque::from_iter([vec![0; bytes]]) };
+    }
+
     /// splice(2) from a socket: each segment takes a slot of the pipe, however small.
     ///
     /// # Errors

@@ -117,11 +117,13 @@ pub enum Sometimes {
     UpgradeFailed,
     TakenOver,
     TakenOverWithTransfers,
+    ProxyPassed,
+    ProxyRefused,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 109] = [
+    pub const ALL: [Self; 111] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -231,6 +233,8 @@ impl Sometimes {
         Self::UpgradeFailed,
         Self::TakenOver,
         Self::TakenOverWithTransfers,
+        Self::ProxyPassed,
+        Self::ProxyRefused,
     ];
 }
 

@@ -165,6 +165,12 @@ impl Scenario {
         self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
     }
 
+    /// Idle conns that the server keeps of each client.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = usize> {
+        let idle_conns = self.idle_conns as usize;
+        self.clients.iter().map(move |client| if client.frugal { idle_conns.min(1) } else { idle_conns })
+    }
+
     /// Deadlines of a client.
     pub(crate) fn timings_of(&self, client: usize) -> Timings {
         self.timings.of(self.clients[client].frugal)

@@ -24,7 +24,7 @@ mod watch;
 
 pub use options::{Lie, Options};
 pub use oracle::Races;
-pub use plan::faults;
+pub use plan::{faults, faults_of};
 
 use crate::kernel::Rng;
 use crate::oracle::{Kind, Property, Sometimes};
@@ -51,8 +51,10 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 45] = [
+pub const UNSEEN: [Sometimes; 47] = [
     Sometimes::HostRefused,
+    Sometimes::ProxyPassed,
+    Sometimes::ProxyRefused,
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
@@ -327,5 +329,5 @@ fn pools_agree(stage: &Stage) -> bool {
     let sockets = |who| stage.orders.with_status(who, |status| status.loop_sockets);
     let clients = stage.plan.scenario.clients.len();
     let theirs: usize = (0..clients).map(|client| sockets(Cast::client(client))).sum();
-    theirs == sockets(SERVER) && theirs >= clients * stage.plan.scenario.idle_conns as usize
+    theirs == sockets(SERVER) && theirs >= stage.plan.scenario.pools().sum()
 }

@@ -50,6 +50,11 @@ pub fn faults() -> impl Iterator<Item = TurmoilFault> {
     FAULTS.into_iter().chain(LATER.map(|(fault, _)| fault))
 }
 
+/// Those that `seed` has.
+pub fn faults_of(seed: u64) -> impl Iterator<Item = TurmoilFault> {
+    Plan::new(seed, &mut Rng::new(seed)).blows.into_iter().map(|blow| blow.fault)
+}
+
 /// Whether transfers must survive it. A hostile holder's own need not.
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {

@@ -102,14 +102,13 @@ impl World {
 
     /// At rest: what was told last is what there is.
     pub(super) fn check_books(&mut self) {
-        let idle = u64::from(self.plan.scenario.idle_conns);
         let found = std::iter::once(self.server).chain(self.clients.clone()).find_map(|process| {
             let seen = self.asked.books.get(&process).cloned().unwrap_or_default();
             let role = self.processes[process].role;
             let told = self.asked.last.get(&process).ok_or_else(|| "nothing is told".to_owned());
             let checked = told.and_then(|report| {
                 seen.up_to(&seen, report)?;
-                self.check_rest(process, idle, report)
+                self.check_rest(process, report)
             });
             checked.err().map(|what| format!("{role:?}: {what}"))
         });
@@ -122,18 +121,24 @@ impl World {
         }
     }
 
-    fn check_rest(&self, process: usize, idle: u64, report: &Report) -> Result<(), String> {
+    fn check_rest(&self, process: usize, report: &Report) -> Result<(), String> {
         let role = self.processes[process].role;
-        let sessions = if role == Role::Server { self.plan.scenario.clients.len() } else { 1 };
+        let mut pools: Vec<_> = self.plan.scenario.pools().map(|idle| idle as u64).collect();
+        if let Role::Client { client, .. } = role {
+            pools = vec![pools[client]];
+        }
+        let idle: u64 = pools.iter().sum();
         let expect = |right: bool, what: &str| if right { Ok(()) } else { Err(format!("{what}: {report:?}")) };
         let (visitors, conns) = (&report.visitors, &report.conns);
         expect((visitors.waiting, visitors.active) == (0, 0), "nobody is there")?;
-        expect((conns.idle, conns.active) == (idle * sessions as u64, 0), "idle conns are those of the pools")?;
-        expect(report.sessions.len() == sessions, "each client has a session")?;
-        for session in &report.sessions {
-            expect(session.state == SessionState::Up, "each session is up")?;
-            expect((session.conns.idle, session.conns.active) == (idle, 0), "each has its pool")?;
-        }
+        expect((conns.idle, conns.active) == (idle, 0), "idle conns are those of the pools")?;
+        expect(report.sessions.len() == pools.len(), "each client has a session")?;
+        expect(report.sessions.iter().all(|session| session.state == SessionState::Up), "each session is up")?;
+        let mut told: Vec<_> = report.sessions.iter().map(|session| session.conns.idle).collect();
+        told.sort_unstable();
+        pools.sort_unstable();
+        expect(told == pools, "each has its pool")?;
+        expect(report.sessions.iter().all(|session| session.conns.active == 0), "no conn is in use")?;
         let told = report.sessions.iter().flat_map(|session| &session.tunnels);
         let open = told.filter(|tunnel| tunnel.state == TunnelState::Open).filter_map(|tunnel| tunnel.public);
         let mut open: Vec<_> = open.map(|public| public.port()).collect();
@@ -147,6 +152,6 @@ impl World {
         expected.sort_unstable();
         expect(open == expected, "the public ports are those of the tunnels")?;
         let sockets: u64 = report.loops.iter().map(|event_loop| event_loop.sockets).sum();
-        expect(sockets == idle * sessions as u64, "the loops' sockets are the idle conns")
+        expect(sockets == idle, "the loops' sockets are the idle conns")
     }
 }

@@ -15,6 +15,7 @@ mod forgotten;
 mod fronts;
 mod phases;
 mod plan;
+mod proxy;
 mod reload;
 mod silence;
 mod sys;
@@ -302,7 +303,10 @@ impl World {
         self.kernel.now()
     }
 
+    #[cfg_attr(test, track_caller)]
     fn fail(&mut self, kind: Kind, property: Property, what: String) {
+        #[cfg(test)]
+        violations::saw(std::panic::Location::caller());
         if self.breach.is_none() {
             let at = self.now();
             self.kernel.trace.remark(at, None, || format!("{property}: {what}"));

@@ -252,13 +252,9 @@ impl World {
         }
     }
 
-    /// Idle conns per client that the server keeps.
-    fn target(&self) -> usize {
-        self.plan.scenario.idle_conns as usize
-    }
-
     fn check_baseline(&mut self) {
-        let target = self.target();
+        let targets: Vec<_> = self.plan.scenario.pools().collect();
+        let target: usize = targets.iter().sum();
         let server = self.processes[self.server].proc;
         let count = |world: &Self, proc, port| {
             let socks = world.kernel.open_socks(proc).filter(|&sock| !world.kernel.is_listening(sock));
@@ -267,9 +263,8 @@ impl World {
             };
             socks.filter(|sock| end(sock) == port).count()
         };
-        let clients = self.plan.scenario.clients.len();
-        let mut expected = vec![(server, count(self, server, PROXY), target * clients, "server")];
-        for &process in &self.clients {
+        let mut expected = vec![(server, count(self, server, PROXY), target, "server")];
+        for (&process, &target) in self.clients.iter().zip(&targets) {
             let proc = self.processes[process].proc;
             expected.push((proc, count(self, proc, PROXY), target, "client"));
         }
@@ -281,12 +276,12 @@ impl World {
         }
         let open = |proc| self.kernel.open_socks(proc).count();
         let ports = self.plan.scenario.tunnels.iter().filter(|tunnel| tunnel.site.is_none()).count();
-        let servers = 2 + HOSTS.len() + ports + clients + target * clients;
+        let servers = 2 + HOSTS.len() + ports + targets.len() + target;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
         }
-        for &process in &self.clients {
+        for (&process, target) in self.clients.iter().zip(targets) {
             let proc = self.processes[process].proc;
             if open(proc) != 1 + target {
                 let what = format!("a client has {} sockets, not {}", open(proc), 1 + target);

@@ -6,6 +6,7 @@ use crate::scenario::{
     draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
+use protocol_sm::outbound::Scheme;
 use protocol_sm::settings::Timings;
 use std::time::Duration;
 
@@ -207,6 +208,13 @@ impl Plan {
     #[must_use]
     pub fn encrypts(&self, role: Role) -> bool {
         self.seed % 4 == 1 && matches!(role, Role::Ctl | Role::Proxy)
+    }
+
+    /// How the clients ask the proxy that is between them and the server, if one is.
+    #[must_use]
+    pub fn outbound(&self) -> Option<Scheme> {
+        let mut rng = Rng::new(self.seed ^ 0x0b0d_4e55);
+        rng.chance(15).then(|| if rng.chance(50) { Scheme::Http } else { Scheme::Socks5 })
     }
 
     /// Visitors of [`Plan::bench`].

@@ -7,6 +7,7 @@ use crate::oracle::{Kind, Property, Sometimes};
 use crate::scenario::{CTL, Reach, client_token, draw_client, draw_server};
 use protocol_sm::driver::messages::{ControlKey, ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::outbound::OutboundProxy;
 use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, Credential, Origin, ProxyAt, TunnelSpec};
 use std::collections::BTreeSet;
@@ -41,10 +42,12 @@ impl World {
             limits: self.plan.scenario.limits(tunnel),
             serving: self.plan.scenario.tunnels[tunnel].serving,
         };
+        let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
+        let outbound = |scheme| OutboundProxy { scheme, at: server.clone(), credentials: None };
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
-            outbound: None,
+            outbound: self.plan.outbound().map(outbound),
             tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
@@ -54,7 +57,6 @@ impl World {
             access_log: true,
             timings: self.plan.scenario.timings_of(client),
         };
-        let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
         ClientReload { server, settings, reconnect: false }
     }
 

@@ -1,9 +1,11 @@
 //! The system as production's drivers see it, answered by the simulated kernel.
 
 use super::plan::Plan;
+use super::proxy::{Proxy, Said};
 use crate::impostor::Overheard;
 use crate::kernel::{Errno, Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
+use crate::scenario::PROXY;
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::auth::Channel;
@@ -15,6 +17,7 @@ use protocol_sm::driver::{
     Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
 };
 use protocol_sm::settings::Origin;
+use protocol_sm::time::Instant;
 use std::collections::BTreeMap;
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
@@ -27,6 +30,8 @@ pub struct Stream(pub(super) SockId, Role, RefCell<Owed>);
 struct Owed {
     /// The handshake of a stream that was dialled is not through.
     handshake_due: bool,
+    /// The way through an outbound proxy is not behind it.
+    proxy: Option<Box<Proxy>>,
     chunk: Vec<u8>,
     sent: usize,
 }
@@ -135,7 +140,10 @@ impl ThreadSys<'_> {
         }
     }
 
+    #[cfg_attr(test, track_caller)]
     fn breach(&mut self, property: Property, what: String) {
+        #[cfg(test)]
+        super::violations::saw(std::panic::Location::caller());
         self.effects.breaches.push((property, what));
     }
 }
@@ -158,10 +166,11 @@ impl Streams for ThreadSys<'_> {
             self.effects.sometimes.push(Sometimes::NoLocalPort);
             return Err(SysError::NoPort);
         }
+        let (proxy, to) = self.through_proxy(role, to);
         let sock = self.kernel.connect(self.proc, to, self.plan.options(role))?;
         self.kernel.watch(sock, self.poll, token, true);
         self.effects.dialled.push((role, sock));
-        let owed = Owed { handshake_due: self.plan.encrypts(role), ..Owed::default() };
+        let owed = Owed { handshake_due: self.plan.encrypts(role), proxy, ..Owed::default() };
         Ok(Stream(sock, role, RefCell::new(owed)))
     }
 
@@ -173,6 +182,9 @@ impl Streams for ThreadSys<'_> {
         assert!(!into.is_empty(), "the contract: never an empty buffer");
         self.effects.last_read = Some(stream.0);
         self.find_memory(stream)?;
+        if stream.2.borrow().proxy.is_some() {
+            return self.hear_proxy(stream, into);
+        }
         let bytes = self.kernel.recv(stream.0, into)?;
         self.moved(stream, bytes, 0);
         if matches!(stream.1, Role::Ctl | Role::Proxy) && Overheard::is_of_use(&into[..bytes]) {
@@ -196,6 +208,9 @@ impl Streams for ThreadSys<'_> {
         assert!(!from.is_empty(), "the contract: never nothing");
         self.check_shut(stream);
         self.find_memory(stream)?;
+        if stream.2.borrow().proxy.is_some() {
+            return Ok(self.tell_proxy(stream, from));
+        }
         let sent = if self.plan.encrypts(stream.1) {
             self.send_chunk(stream, from)?
         } else {
@@ -278,14 +293,14 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
+        if self.plan.encrypts(stream.1) {
+            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
+        }
         self.may_splice()?;
         self.find_memory(stream)?;
         let moved = self.kernel.splice_in(stream.0, pipe.0, max)?;
         self.took(stream, moved);
         self.moved(stream, moved, 0);
-        if self.plan.encrypts(stream.1) {
-            self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
-        }
         self.effects.sometimes.push(Sometimes::Spliced);
         if self.kernel.is_full(pipe.0) {
             self.effects.sometimes.push(Sometimes::PipeFull);
@@ -367,6 +382,52 @@ impl Log for ThreadSys<'_> {
 }
 
 impl ThreadSys<'_> {
+    /// The proxy in between, if there is one, and where the connection beneath goes: the server is where the proxy is.
+    fn through_proxy(&mut self, role: Role, mut to: SocketAddr) -> (Option<Box<Proxy>>, SocketAddr) {
+        let ours = matches!(role, Role::Ctl | Role::Proxy);
+        let Some(scheme) = self.plan.outbound().filter(|_| ours) else { return (None, to) };
+        if role == Role::Proxy {
+            to.set_port(PROXY);
+        }
+        let faulty = !self.plan.scenario.calm && self.kernel.now() < Instant::ZERO + self.plan.scenario.length;
+        (Some(Box::new(Proxy::new(scheme, self.rng, faulty))), to)
+    }
+
+    /// Any part of it may be taken at once.
+    fn tell_proxy(&mut self, stream: &Stream, from: &[u8]) -> usize {
+        let mut owed = stream.2.borrow_mut();
+        let Some(proxy) = &mut owed.proxy else { return 0 };
+        let sent = if self.rng.chance(30) { self.rng.size(1, from.len()) } else { from.len() };
+        if proxy.hear(&from[..sent]) {
+            self.kernel.watch_room(stream.0);
+        }
+        sent
+    }
+
+    fn hear_proxy(&mut self, stream: &Stream, into: &mut [u8]) -> Result<Received, SysError> {
+        let mut owed = stream.2.borrow_mut();
+        let Some(proxy) = &mut owed.proxy else { return Err(SysError::WouldBlock) };
+        match proxy.say(self.rng, into) {
+            Said::Bytes(bytes) => {
+                if proxy.is_passed() {
+                    owed.proxy = None;
+                    self.effects.sometimes.push(Sometimes::ProxyPassed);
+                }
+                Ok(Received { bytes, drained: true })
+            }
+            Said::End => {
+                self.effects.sometimes.push(Sometimes::ProxyRefused);
+                Ok(Received { bytes: 0, drained: true })
+            }
+            Said::Later => {
+                self.kernel.watch_room(stream.0);
+                Err(SysError::WouldBlock)
+            }
+            // Whether the connection beneath lives.
+            Said::Nothing => Ok(Received { bytes: self.kernel.recv(stream.0, into)?, drained: true }),
+        }
+    }
+
     /// Sends as an encrypted connection does: all of a chunk or, as far as the driver knows, nothing.
     fn send_chunk(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         let mut owed = stream.2.borrow_mut();

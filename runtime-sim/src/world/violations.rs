@@ -5,6 +5,7 @@ use super::actors::Who;
 use super::phases::KEEPALIVE;
 use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
+use super::tasks::Task;
 use super::watch::Dialled;
 use super::{Phase, Plan, World, run_plan};
 use crate::holder::Holder;
@@ -14,7 +15,9 @@ use crate::oracle::{Property, Side, Streams};
 use crate::scenario::{Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
-use protocol_sm::driver::messages::{ControlKey, FromServerLoop, ToClientLoop, ToListener, ToServerMain};
+use protocol_sm::driver::messages::{
+    ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToOperator, ToServerMain,
+};
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, Registration, SessionId, TunnelId};
 use protocol_sm::settings::Origin;
@@ -23,12 +26,25 @@ use protocol_sm::transfer::How;
 use protocol_sm::visit::Label;
 use protocol_sm::visit::{Begun, VisitEnd, Way};
 use protocol_sm::wire::{
-    ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
+    ClientMsg, ConnKind, Ctl, Message, Preface, Reply, ServerHandshake, ServerHello, ServerMsg, ToClient, Welcome,
 };
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::panic::Location;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+thread_local! {
+    /// The lines of the checks that have failed in this thread.
+    static FAILED: RefCell<BTreeSet<(String, u32)>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+pub(super) fn saw(check: &Location<'_>) {
+    let file = Path::new(check.file()).file_name().expect("it has a name").to_string_lossy().into_owned();
+    FAILED.with_borrow_mut(|failed| failed.insert((file, check.line())));
+}
 
 /// Nothing goes wrong by itself.
 fn plan() -> Plan {
@@ -111,7 +127,7 @@ fn read_end(ended: bool) -> World {
 }
 
 /// A loop of the server's calls its system wrongly, on a connection to a service and with an empty pipe.
-fn call(role: Role, wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, &Pipe)) -> World {
+fn call(role: Role, wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, Pipe)) -> World {
     let mut world = fresh();
     let thread = world.processes[world.server].threads[2];
     let to = SocketAddr::new(world.kernel.ip(world.service_hosts[0]), world.plan.scenario.tunnels[0].service_port);
@@ -123,8 +139,46 @@ fn call(role: Role, wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, &P
     }
     world.with(thread, |_, cx| {
         let (pipe, _) = cx.sys.pipe().expect("there are descriptors");
-        wrongly(cx, &stream, &pipe);
+        wrongly(cx, &stream, pipe);
     });
+    world
+}
+
+/// The same, with a pipe that holds five bytes.
+fn call_with_bytes(wrongly: impl FnOnce(&mut Cx<'_, ThreadSys<'_>>, &Stream, Pipe)) -> World {
+    call(Role::Local, |cx, stream, pipe| {
+        cx.sys.kernel.fill_pipe(pipe.0, 5);
+        wrongly(cx, stream, pipe);
+    })
+}
+
+/// The server is dead, and is looked at as one that has ended by itself.
+fn ended(mut world: World) -> World {
+    world.kernel.kill(world.processes[world.server].proc);
+    world.check_end(world.server);
+    world
+}
+
+/// A client says twice that it is done with the last transfer.
+fn done_twice() -> World {
+    let (mut world, it) = carried();
+    let (serial, msg) = (it.session, ClientMsg::Done { conn: it.conn, epoch: it.epoch });
+    let mail = Mail::ClientMain(ToClientMain::Loop(FromClientLoop::Message { serial, msg }));
+    world.see_sent(it.client, &mail);
+    world.see_sent(it.client, &mail);
+    world
+}
+
+/// A visitor who is served is given to a second conn, and dialled for once more.
+fn dialled_twice() -> World {
+    let (mut world, it) = carried();
+    let (control, conn, visitor) = (ControlKey(it.session), ConnId(99), world.kernel.remote(it.public));
+    world.see_note(it.server, &Note::Started { control, conn, epoch: Epoch(1), tunnel: TunnelId(0), visitor });
+    world.watch.rename(it.sock, (it.server, it.session, conn));
+    let is_loop = |thread: &&usize| matches!(world.threads[**thread].task, Task::ClientLoop(_));
+    let thread = *world.processes[it.client].threads.iter().find(is_loop).expect("a client has a loop");
+    let last_read = world.kernel.peer(it.sock);
+    world.see_dials(thread, last_read, &[(Role::Local, it.local)]);
     world
 }
 
@@ -145,12 +199,12 @@ fn start(ahead: u32) -> World {
 }
 
 /// A program resets the service's connection, and has written so much into it.
-fn reset(visitor_left: bool, written: u64) -> World {
+fn reset(visitor_left: bool, written: u64, unsent: usize) -> World {
     let (mut world, it) = carried();
     if visitor_left {
         assert!(world.kernel.reset_one_end(it.public));
     }
-    world.see_reset(OuterReset { sock: it.local, written, unsent: 0 });
+    world.see_reset(OuterReset { sock: it.local, written, unsent });
     world
 }
 
@@ -197,8 +251,8 @@ fn broken(property: Property) -> World {
         }),
         Property::CleanEndIsWhole => read_end(true),
         Property::CleanEndWasSent => read_end(false),
-        Property::BeforeResetDelivered => reset(true, 0),
-        Property::NoUnprovokedReset => reset(false, u64::MAX),
+        Property::BeforeResetDelivered => reset(true, 0, 0),
+        Property::NoUnprovokedReset => reset(false, u64::MAX, 0),
         Property::AsDirect => {
             checked(settled(), |world| reset_first(world, |who| who == Who::Visitor { probe: false }))
         }
@@ -227,10 +281,10 @@ fn broken(property: Property) -> World {
             let _ = cx.sys.send(stream, b"too late");
         }),
         Property::PipesEmptyAtRest => call(Role::Local, |cx, stream, pipe| {
-            let _ = cx.sys.splice_out(pipe, stream, 5);
+            let _ = cx.sys.splice_out(&pipe, stream, 5);
         }),
         Property::ChunksWhole => call(Role::Proxy, |cx, stream, pipe| {
-            let _ = cx.sys.splice_out(pipe, stream, 0);
+            let _ = cx.sys.splice_out(&pipe, stream, 0);
         }),
         Property::ClosedOnce => {
             let (mut world, it) = carried();
@@ -238,12 +292,9 @@ fn broken(property: Property) -> World {
             world
         }
         Property::VisitorsAccountedFor => {
-            let (mut world, it) = carried();
-            let proc = world.processes[it.server].proc;
-            world.kernel.kill(proc);
+            let (mut world, _) = carried();
             world.threads.iter_mut().for_each(|thread| thread.pool.clear());
-            world.check_end(it.server);
-            world
+            ended(world)
         }
         Property::VisitsRecorded => {
             let label = Label { tunnel: "tunnel0".into(), client: ClientId([1; 16]), credential: None };
@@ -388,6 +439,122 @@ fn broken(property: Property) -> World {
             world
         }
     }
+}
+
+/// Properties with more than one check, and a world that only one of the others sees.
+fn broken_elsewhere() -> Vec<(Property, World)> {
+    let starved = Note::Aborted { conn: ConnId(1), epoch: Epoch(1), code: AbortCode::Resources, by_peer: false };
+    vec![
+        (Property::VisitsRecorded, {
+            let mut world = broken(Property::VisitsRecorded);
+            world.breach = None;
+            world.check_visits(world.server);
+            world
+        }),
+        (Property::BooksAgree, {
+            let mut world = fresh();
+            let report = Box::default();
+            world.see_answer(world.server, ToOperator::Report { tags: vec![7], report });
+            world
+        }),
+        (Property::ClosedOnce, {
+            let mut world = fresh();
+            let thread = world.processes[world.server].threads[2];
+            world.with(thread, |_, cx| {
+                let (pipe, _) = cx.sys.pipe().expect("there are descriptors");
+                cx.sys.recycle(pipe, true);
+            });
+            ended(world)
+        }),
+        (Property::ProbesRoundTrip, {
+            let underway = |world: &World| {
+                world
+                    .actors
+                    .all
+                    .iter()
+                    .any(|actor| actor.who == Who::Visitor { probe: true } && actor.outcome.is_none())
+            };
+            checked(until(underway), |world| world.phase = Phase::Probing(world.now()))
+        }),
+        (Property::NoUnprovokedReset, {
+            let world = in_phase(|phase| matches!(phase, Phase::Probing(_)));
+            checked(world, |world| reset_first(world, |who| who == Who::Visitor { probe: false }))
+        }),
+        (Property::DescriptorsAtBaseline, {
+            checked(settled(), |world| {
+                let to = SocketAddr::new(world.kernel.ip(world.service_hosts[0]), 7000);
+                let (client, options) = (world.processes[world.clients[0]].proc, world.plan.foreign());
+                world.kernel.connect(client, to, options).expect("there are descriptors");
+            })
+        }),
+        (
+            Property::PipesEmptyAtRest,
+            call_with_bytes(|cx, stream, pipe| {
+                let _ = cx.sys.splice_in(stream, &pipe, 9);
+            }),
+        ),
+        (
+            Property::PipesEmptyAtRest,
+            call_with_bytes(|cx, _, pipe| {
+                let _ = cx.sys.read_pipe(&pipe, &mut [0; 3]);
+            }),
+        ),
+        (Property::PipesEmptyAtRest, call_with_bytes(|cx, _, pipe| cx.sys.recycle(pipe, true))),
+        (
+            Property::ChunksWhole,
+            call(Role::Proxy, |cx, stream, pipe| {
+                let _ = cx.sys.splice_in(stream, &pipe, 9);
+            }),
+        ),
+        (Property::ChunksWhole, {
+            call(Role::Proxy, |cx, stream, _| {
+                // More than fits, so that some of it is owed.
+                assert!(cx.sys.send(stream, &[1; 1 << 20]).is_err());
+                let _ = cx.sys.send(stream, b"something else");
+            })
+        }),
+        (Property::FinOnce, done_twice()),
+        (Property::OneServicePerVisitor, dialled_twice()),
+        (Property::NoUnprovokedReset, {
+            let (mut world, it) = carried();
+            world.see_note(it.server, &Note::PathDead { conn: it.conn, silence: Duration::from_secs(60) });
+            world
+        }),
+        (Property::BeforeResetDelivered, reset(true, u64::MAX, 1)),
+        (Property::NoUnprovokedReset, note(&starved)),
+    ]
+}
+
+/// Every check is there because of a world that fails it: one that sleeps is noticed.
+#[test]
+fn every_check_can_fail() {
+    FAILED.take();
+    for property in Property::ALL.into_iter().filter(|&property| property != Property::NoPanic) {
+        let _world = broken(property);
+    }
+    for (property, world) in broken_elsewhere() {
+        assert_eq!(world.breach.map(|breach| breach.property), Some(property));
+    }
+    let failed = FAILED.take();
+    let (mut checks, mut asleep) = (0, Vec::new());
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/world")).expect("the sources are there") {
+        let path = file.expect("it can be read").path();
+        let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
+        if name == "violations.rs" {
+            continue;
+        }
+        for (line, number) in std::fs::read_to_string(&path).expect("it is text").lines().zip(1..) {
+            if !(line.contains("self.fail(") || line.contains("self.breach(")) {
+                continue;
+            }
+            checks += 1;
+            if !failed.contains(&(name.clone(), number)) {
+                asleep.push(format!("{name}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(asleep.is_empty(), "no world fails these checks: {asleep:#?}");
+    assert!(checks > 40, "{checks} were found");
 }
 
 /// No property is without: the compiler asks for each.

@@ -244,7 +244,9 @@ impl World {
                 self.watch.arriving = true;
             }
             Mail::ServerLoop(ToServerLoop::HandOver { from, to }) => {
-                let served: BTreeSet<_> = self.watch.transfers.iter().map(|transfer| transfer.public).collect();
+                // Who was taken back waits again.
+                let served = self.watch.transfers.iter().filter(|transfer| !transfer.struck);
+                let served: BTreeSet<_> = served.map(|transfer| transfer.public).collect();
                 for (&public, &(of, _, visitor)) in &self.watch.taken {
                     let at = self.watch.visitors.get_mut(&(process, visitor)).filter(|_| of == process);
                     if let Some(at) = at.filter(|at| **at == (from.0.0, from.1) && !served.contains(&public)) {
@@ -652,15 +654,24 @@ pub(super) struct Dialled {
     pub(super) epoch: Epoch,
     pub(super) public: SockId,
     pub(super) local: SockId,
+    pub(super) client: usize,
+    /// The conn's socket at the server.
+    pub(super) sock: SockId,
 }
 
 #[cfg(test)]
 impl Watch {
+    /// The conn with this socket at the server is another one.
+    pub(super) fn rename(&mut self, sock: SockId, key: Key) {
+        self.conns.insert(sock, key);
+    }
+
     /// The last one.
     pub(super) fn last_dialled(&self) -> Option<Dialled> {
         let transfer = self.transfers.last()?;
         let (server, session, conn) = transfer.conn;
         let (epoch, public) = (transfer.epoch, transfer.public);
-        transfer.local.map(|local| Dialled { server, session, conn, epoch, public, local })
+        let (local, client, sock) = (transfer.local?, transfer.client?, *self.socks.get(&transfer.conn)?);
+        Some(Dialled { server, session, conn, epoch, public, local, client, sock })
     }
 }

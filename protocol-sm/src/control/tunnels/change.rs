@@ -185,6 +185,7 @@ impl TunnelEntry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::AfterRefusal;
     use super::*;
     use crate::codes::{StateName, TunnelRefusal, Violation};
     use crate::settings::{Serving, TunnelLimits};
@@ -315,12 +316,20 @@ mod tests {
     fn t4_what_waits_is_tried_at_once_and_is_news_again() {
         let mut tunnels = open(vec![spec("a", 1)]);
         let refused = TunnelRefusal::PortNotAllowed;
-        assert!(tunnels.on_closed(TunnelId(0), refused, NOW, 0).unwrap().is_some());
+        assert!(matches!(tunnels.on_closed(TunnelId(0), refused, NOW, 0), Ok(AfterRefusal::RetryLater { .. })));
         assert_eq!(tunnels.register(NOW), None);
         tunnels.hurry(NOW);
         assert!(tunnels.register(NOW).is_some());
         assert_eq!(tunnels.on_ready(TunnelId(0), (Ipv4Addr::LOCALHOST, 1).into()), Ok(()));
         assert!(tunnels.announce().is_some());
+    }
+
+    #[test]
+    fn t5_a_tunnel_that_has_moved_and_is_released_is_gone() {
+        let mut tunnels = open(vec![spec("a", 1)]);
+        let _moved = change(&mut tunnels, vec![spec("a", 2)]);
+        assert_eq!(tunnels.on_closed(TunnelId(0), TunnelRefusal::Released, NOW, 0), Ok(AfterRefusal::Gone));
+        tunnels.assert_consistent();
     }
 
     #[test]
@@ -332,8 +341,8 @@ mod tests {
         assert!(not_open(tunnels.on_closed(TunnelId(0), code, NOW, 0).unwrap_err()), "twice");
         assert!(not_open(tunnels.on_closed(TunnelId(7), code, NOW, 0).unwrap_err()), "never a tunnel");
         let _moved = change(&mut tunnels, vec![spec("b", 3)]);
-        assert_eq!(tunnels.on_closed(TunnelId(1), code, NOW, 0), Ok(None), "it was to be closed anyway");
-        assert_eq!(tunnels.on_closed(TunnelId(1), code, NOW, 0), Ok(None), "it is gone");
+        assert_eq!(tunnels.on_closed(TunnelId(1), code, NOW, 0), Ok(AfterRefusal::Gone), "it was to be closed anyway");
+        assert_eq!(tunnels.on_closed(TunnelId(1), code, NOW, 0), Ok(AfterRefusal::Gone), "it is gone");
         tunnels.assert_consistent();
     }
 }

@@ -114,10 +114,10 @@ impl<T> ClientMain<T> {
         code: TunnelRefusal,
     ) -> Result<(), Violation> {
         let random = random_u32(cx.sys);
-        let pause = self.tunnels.on_closed(tunnel, code, cx.now, random)?;
-        match pause {
-            Some(pause) => cx.sys.note(Note::NotForwarding { tunnel, code, pause }),
-            None => self.tell_loops_closed(cx, tunnel),
+        match self.tunnels.on_closed(tunnel, code, cx.now, random)? {
+            AfterRefusal::Gone => self.tell_loops_closed(cx, tunnel),
+            AfterRefusal::RetryAtOnce => self.register(cx),
+            AfterRefusal::RetryLater { pause, .. } => cx.sys.note(Note::NotForwarding { tunnel, code, pause }),
         }
         Ok(())
     }

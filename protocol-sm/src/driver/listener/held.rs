@@ -36,15 +36,18 @@ impl<L> Held<L> {
         owner: &Owner,
         token: Token,
     ) -> Result<(L, SocketAddr), SysError> {
-        match self.ports.get(&at) {
-            None => sys.listen(at, token),
-            Some((others, _)) if others != owner => Err(SysError::InUse),
-            Some((_, listener)) => {
-                let real = sys.adopt(listener, token)?;
-                let (_, listener) = self.ports.remove(&at).expect("it is held there");
-                Ok((listener, real))
-            }
+        if !self.admits(at, owner) {
+            return Err(SysError::InUse);
         }
+        let Some((_, listener)) = self.ports.get(&at) else { return sys.listen(at, token) };
+        let real = sys.adopt(listener, token)?;
+        let (_, listener) = self.ports.remove(&at).expect("it is held there");
+        Ok((listener, real))
+    }
+
+    /// Whether nothing is held at `at` for anybody but `owner`.
+    fn admits(&self, at: SocketAddr, owner: &Owner) -> bool {
+        self.ports.get(&at).is_none_or(|(of, _)| of == owner)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -74,5 +77,33 @@ impl<L> Held<L> {
         while let Some((_, (_, listener))) = self.ports.pop_first() {
             sys.unlisten(listener);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ClientId;
+    use alloc::vec;
+    use core::time::Duration;
+
+    /// P-LEAVE-5: the client's id alone anybody can say.
+    #[test]
+    fn a_held_port_is_for_its_client_of_its_holder_alone_and_for_so_long() {
+        let at = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let owner = |client, credential: Option<&str>| Owner {
+            client: ClientId([client; 16]),
+            credential: credential.map(Into::into),
+        };
+        let until = Instant::ZERO + Duration::from_secs(60);
+        let held = Held::new(vec![(at(6000), owner(1, Some("a")), ()), (at(6001), owner(1, None), ())], until);
+        assert!(held.admits(at(6000), &owner(1, Some("a"))));
+        for other in [owner(1, Some("b")), owner(2, Some("a")), owner(1, None), owner(1, Some(""))] {
+            assert!(!held.admits(at(6000), &other), "{other:?}");
+        }
+        assert!(held.admits(at(6001), &owner(1, None)) && !held.admits(at(6001), &owner(1, Some("a"))));
+        assert!(held.admits(at(6002), &owner(2, None)), "nothing is held there");
+        assert_eq!(held.next_deadline(), Some(until));
+        assert_eq!(Held::<()>::default().next_deadline(), None);
     }
 }

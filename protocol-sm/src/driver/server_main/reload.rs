@@ -188,7 +188,9 @@ impl<T, L> ServerMain<T, L> {
             None => ServerMsg::TunnelRefused { tunnel, code },
         };
         self.note_tunnel(cx, key, asked, &told);
-        self.send(cx, key, told);
+        if code != TunnelRefusal::Released || !planted(PlantedBug::ReleaseUntold) {
+            self.send(cx, key, told);
+        }
     }
 }
 

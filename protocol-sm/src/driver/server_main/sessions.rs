@@ -7,8 +7,7 @@ use super::super::thread::Cx;
 use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
-use crate::canary::{PlantedBug, planted};
-use crate::codes::{AbortCode, CloseCode, StateName, Violation};
+use crate::codes::{AbortCode, CloseCode, StateName, TunnelRefusal, Violation};
 use crate::control::server::{Admitted, Asked, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Expiry, Note};
@@ -266,14 +265,8 @@ impl<T, L> ServerMain<T, L> {
         let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
         cx.sys.note(Note::SessionAsleep { client, credential, waited: self.waited(close) });
         self.sessions.sleep(key);
-        let (open, refused) = self.sessions.act(key, |control, _| control.release()).unwrap_or_default();
-        for registration in open {
-            cx.sys.tell(ToListener::Close { control: key, registration });
-        }
-        for msg in refused {
-            if !planted(PlantedBug::ReleaseUntold) {
-                self.send(cx, key, msg);
-            }
+        for withdrawn in self.sessions.act(key, |control, _| control.release()).unwrap_or_default() {
+            self.withdraw(cx, key, withdrawn, TunnelRefusal::Released);
         }
     }
 
