@@ -147,6 +147,7 @@ impl Demo {
             bind_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
             ctl_port: 0,
             proxy_port: 0,
+            host_ports: [None; 2],
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
@@ -160,6 +161,7 @@ impl Demo {
         let tunnel = |(name, local): &(&str, SocketAddr)| TunnelSpec {
             name: (*name).to_owned(),
             public_port: 0,
+            site: None,
             local: local.to_string(),
             local_sources: Vec::new(),
             limits: TunnelLimits::default(),

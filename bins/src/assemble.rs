@@ -73,6 +73,14 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
             file.ctl_port
         ));
     }
+    let ports = [("the http port", file.host_ports[0]), ("the https port", file.host_ports[1])];
+    let others = [("the ctl port", Some(file.ctl_port)), ("the proxy port", Some(file.proxy_port))];
+    let all: Vec<_> = ports.into_iter().chain(others).filter_map(|(what, port)| Some((what, port?))).collect();
+    for (nth, &(what, port)) in all.iter().enumerate().filter(|&(nth, &(_, port))| nth < 2 && port != 0) {
+        if let Some((other, _)) = all[nth + 1..].iter().find(|&&(_, other)| other == port) {
+            found.problem(format!("{what} and {other} are both {port}; give them different ports"));
+        }
+    }
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources, false);
     let own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
@@ -94,6 +102,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         bind_addr: file.bind_addr,
         ctl_port: file.ctl_port,
         proxy_port: file.proxy_port,
+        host_ports: file.host_ports,
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
@@ -104,6 +113,8 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         "bind_addr" => (key, format!("{:?}", config.bind_addr)),
         "ctl_port" => (key, config.ctl_port.to_string()),
         "proxy_port" => (key, config.proxy_port.to_string()),
+        "http_port" => (key, format!("{:?}", config.host_ports[0])),
+        "https_port" => (key, format!("{:?}", config.host_ports[1])),
         "tls" => (key, config.tls.is_some().to_string()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
@@ -169,6 +180,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             local: local.clone(),
             local_sources: Vec::new(),
             public_port: flags.public_port.unwrap_or(0),
+            sites: flags.sites(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
         }];
@@ -225,13 +237,16 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             tunnels: file
                 .tunnels
                 .into_iter()
-                .map(|tunnel| TunnelSpec {
-                    name: tunnel.name,
-                    public_port: tunnel.public_port,
-                    local: tunnel.local.to_string(),
-                    local_sources: tunnel.local_sources,
-                    limits: tunnel.limits,
-                    serving: tunnel.serving,
+                .flat_map(|tunnel| {
+                    tunnel.parts().into_iter().map(move |(name, site)| TunnelSpec {
+                        name,
+                        public_port: tunnel.public_port,
+                        site,
+                        local: tunnel.local.to_string(),
+                        local_sources: tunnel.local_sources.clone(),
+                        limits: tunnel.limits.clone(),
+                        serving: tunnel.serving,
+                    })
                 })
                 .collect(),
             max_proxy_conns: file.max_proxy_conns,

@@ -21,6 +21,7 @@ use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
 use keys::{ALLOW_SOURCES, MAX_BANDWIDTH, TOKEN_FILES};
 use protocol_sm::bandwidth::{self, Rate};
+use protocol_sm::routes::Host;
 use protocol_sm::settings::Timings;
 use protocol_sm::sources::Network;
 use section::{Section, SwitchOrText};
@@ -247,6 +248,19 @@ fn networks(section: &Section<'_>, key: &str) -> Option<Vec<Network>> {
         }
     }
     Some(networks)
+}
+
+/// Reads a list of hosts.
+fn hosts(section: &Section<'_>, key: &str) -> Option<Vec<Host>> {
+    let expected = "a list of hosts in quotes, such as [\"app.example.com\", \"*.example.com\"]";
+    let mut hosts = Vec::new();
+    for (line, text) in section.texts(key, expected)? {
+        match text.parse() {
+            Ok(host) => hosts.push(host),
+            Err(error) => section.item_problem(key, line, &format!("\"{}\" {error}", text.escape_debug())),
+        }
+    }
+    Some(hosts)
 }
 
 /// Whether `name` can stand in a log line: 1 to 64 bytes, no control characters. If not, the sentence's

@@ -7,6 +7,7 @@ use crate::operate::{SocketFlag, StatusFlags};
 use crate::outbound::Given;
 use clap::{Args, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
+use protocol_sm::routes::{Host, Site, Web};
 use runtime_epoll::ScopedIp;
 use runtime_epoll::tls::Pin;
 use std::ffi::{OsStr, OsString};
@@ -143,6 +144,14 @@ pub struct ClientFlags {
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "local_server")]
     pub public_port: Option<u16>,
+    /// Instead of a port of its own, have the visitors of this host, which lead to the server: "app.example.com",
+    /// "*.example.com"
+    #[arg(long, value_name = "NAME", requires = "local_server", conflicts_with = "public_port")]
+    pub host: Option<Host>,
+    /// What the visitors of --host speak: http in the clear, or https, for which the service has the certificate
+    /// [default: http]
+    #[arg(long, value_name = "http|https", requires = "host", value_parser = web)]
+    pub protocol: Option<Web>,
     /// The service's name, for logs [default: default]
     #[arg(long, value_name = "NAME", requires = "local_server", value_parser = tunnel_name)]
     pub tunnel_name: Option<String>,
@@ -164,6 +173,15 @@ pub struct ClientFlags {
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
+}
+
+impl ClientFlags {
+    /// The hosts that the flags name.
+    #[must_use]
+    pub fn sites(&self) -> Vec<Site> {
+        let web = self.protocol.unwrap_or(Web::Http);
+        self.host.iter().map(|host| Site { web, host: host.clone() }).collect()
+    }
 }
 
 /// Reads the process's command line. Bad flags end the process with code 2, `--help` and `--version`
@@ -204,6 +222,10 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
     const MAX: f64 = 31_536_000.0;
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=MAX).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or("write seconds from 0 to 31536000, such as 2.5")
+}
+
+fn web(text: &str) -> Result<Web, &'static str> {
+    Web::ALL.into_iter().find(|web| web.scheme() == text).ok_or("write http or https")
 }
 
 fn tunnel_name(text: &str) -> Result<String, String> {

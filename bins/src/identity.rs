@@ -26,7 +26,7 @@ impl Machine {
 }
 
 /// The identity to show to the server: made of `chosen` if the user chose a text; else, if a tunnel asks
-/// for a port of its own, of the machine and the tunnels, so that a restarted client gets its ports back
+/// for a port or a host of its own, of the machine and the tunnels, so that a restarted client gets its ports back
 /// at once; else random.
 ///
 /// # Errors
@@ -36,13 +36,16 @@ pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry
     if let Some(text) = chosen {
         return Ok(hash(&[b"chosen", text.as_bytes()]));
     }
-    if tunnels.iter().all(|tunnel| tunnel.public_port == 0) {
+    if tunnels.iter().all(|tunnel| tunnel.public_port == 0 && tunnel.sites.is_empty()) {
         let mut id = [0; 16];
         runtime_epoll::random_bytes(&mut id)?;
         return Ok(id);
     }
-    let mut lines: Vec<String> =
-        tunnels.iter().map(|t| format!("{}\n{}\n{}", t.name, t.public_port, t.local)).collect();
+    let line = |t: &TunnelEntry| {
+        let sites: String = t.sites.iter().map(|site| format!("\n{site}")).collect();
+        format!("{}\n{}\n{}{sites}", t.name, t.public_port, t.local)
+    };
+    let mut lines: Vec<String> = tunnels.iter().map(line).collect();
     // The order in the file means nothing.
     lines.sort_unstable();
     let mut parts = vec![&b"machine"[..], &machine.machine_id, &machine.hostname];
@@ -72,6 +75,7 @@ mod tests {
             local: "127.0.0.1:22".parse().unwrap(),
             local_sources: Vec::new(),
             public_port,
+            sites: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
         }

@@ -102,6 +102,7 @@ impl World {
             tunnels: vec![TunnelSpec {
                 name: "web".into(),
                 public_port: 0,
+                site: None,
                 local: SERVICE.into(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
@@ -284,7 +285,9 @@ impl World {
                 ToServer::Numbered { seq, msg } => {
                     ctl.heard = ctl.heard.max(seq);
                     match msg {
-                        ClientMsg::RegisterTunnel { tunnel, .. } => ctl.registered.push(tunnel),
+                        ClientMsg::RegisterTunnel { tunnel, .. } | ClientMsg::RegisterHost { tunnel, .. } => {
+                            ctl.registered.push(tunnel);
+                        }
                         ClientMsg::Done { conn, epoch } => ctl.done.push((conn, epoch)),
                         ClientMsg::Fin { total, how, .. } => ctl.fins.push(Fin { total, how }),
                         ClientMsg::CloseTunnel { .. }

@@ -15,6 +15,7 @@
 mod client;
 mod codec;
 mod config;
+mod head;
 mod model;
 mod net;
 mod passage;
@@ -26,6 +27,7 @@ mod tape;
 pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
+pub use head::head;
 pub use model::tape;
 pub use passage::passage;
 pub use preface::preface;
@@ -36,12 +38,13 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
     ("passage", passage),
     ("proxy_header", proxy_header),
+    ("head", head),
     ("server", server),
     ("client", client),
     ("config", config),

@@ -14,6 +14,7 @@ use protocol_sm::driver::messages::ToServerMain;
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::{Fin, How};
@@ -286,6 +287,12 @@ impl World {
             _ if kind >= 250 => ClientMsg::StartSeen { conn, epoch, seen: kind >= 253 },
             _ if kind >= 247 => {
                 ClientMsg::ChangeTunnel { tunnel: TunnelId(epoch.0), name: "new".into(), limits: limits(tape) }
+            }
+            _ if kind >= 244 => {
+                let (web, host) = (Web::ALL[usize::from(kind % 2)], ["a.example", "*.example", "*"]);
+                let host = host[usize::from(tape.byte()) % 3].parse().expect("a host");
+                let (tunnel, site, name) = (TunnelId(epoch.0), Site { web, host }, String::new());
+                ClientMsg::RegisterHost { tunnel, site, name, limits: limits(tape) }
             }
             0 | 1 => {
                 let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];

@@ -107,11 +107,15 @@ pub enum PlantedBug {
     NameForgotten,
     /// A client goes on as if a proxy had let it through, and has not read its answer.
     ProxyNotAwaited,
+    /// A visitor who has named a host is given to any tunnel that has one.
+    AnyHost,
+    /// What was read of a visitor to find its host is not given to the service.
+    HeadLost,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -160,6 +164,8 @@ impl PlantedBug {
         Self::TakenOverUntold,
         Self::NameForgotten,
         Self::ProxyNotAwaited,
+        Self::AnyHost,
+        Self::HeadLost,
     ];
 }
 

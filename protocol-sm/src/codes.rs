@@ -243,6 +243,12 @@ pub enum TunnelRefusal {
     Released,
     /// The server's operator has closed it, until this session is over.
     Closed,
+    /// Another tunnel has the host.
+    HostInUse,
+    /// The host is outside `allow_hosts`.
+    HostNotAllowed,
+    /// The server has no port for hosts of this kind.
+    NoHosts,
 }
 
 impl TunnelRefusal {
@@ -250,8 +256,13 @@ impl TunnelRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::PortNotAllowed | Self::PortDenied | Self::Closed => true,
-            Self::PortInUse | Self::NoFreePort | Self::TooManyTunnels | Self::Resources | Self::Released => false,
+            Self::PortNotAllowed | Self::PortDenied | Self::Closed | Self::HostNotAllowed | Self::NoHosts => true,
+            Self::PortInUse
+            | Self::NoFreePort
+            | Self::TooManyTunnels
+            | Self::Resources
+            | Self::Released
+            | Self::HostInUse => false,
         }
     }
 }
@@ -275,6 +286,11 @@ impl fmt::Display for TunnelRefusal {
             Self::Resources => "the server is out of descriptors or memory",
             Self::Released => "the connection was lost for longer than the server's session_grace",
             Self::Closed => "the server's operator has closed it; it comes back with this client's next session",
+            Self::HostInUse => "another tunnel has this host on the server",
+            Self::HostNotAllowed => {
+                "the server does not allow this host to this client; choose one that its allow_hosts covers"
+            }
+            Self::NoHosts => "the server has no port for hosts of this protocol (its http_port, https_port)",
         })
     }
 }

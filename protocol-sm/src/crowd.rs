@@ -44,6 +44,12 @@ impl Crowd {
         self.total
     }
 
+    /// How many there may still be, besides.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.limit - self.total
+    }
+
     /// Whether one more may come while so many are on their way in.
     #[must_use]
     pub fn has_room_beside(&self, coming: usize) -> bool {

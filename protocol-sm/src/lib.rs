@@ -23,6 +23,7 @@
 //! | [`guesses`] | wrong proofs: how many are checked, and whom they hold back |
 //! | [`ledger`], [`crowd`] | what the holder of each token has, over all its sessions; visitors of each source address |
 //! | [`budget`] | how descriptors are shared out |
+//! | [`routes`] | which host the first bytes of a visitor name, where many tunnels share a port |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
@@ -142,6 +143,8 @@ pub mod rate;
 pub mod reconnect;
 pub mod reload;
 pub mod report;
+pub mod routes;
+
 pub mod sent;
 pub mod session;
 pub mod settings;

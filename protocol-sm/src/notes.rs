@@ -4,9 +4,11 @@
 use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
+use crate::control::server::Asked;
 use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
 use crate::outbound::{Destination, PassageFailure};
 use crate::reload::Changes;
+use crate::routes::{Refusal, Web};
 use crate::sys_error::SysError;
 use crate::visit::Visit;
 use crate::wire::{ConnKind, Foreign};
@@ -112,6 +114,17 @@ pub enum Note {
         /// The reason.
         why: Dropped,
     },
+    /// A visitor at a port of hosts was refused before it was anybody's.
+    NotRouted {
+        /// The visitor's address.
+        visitor: SocketAddr,
+        /// The port.
+        web: Web,
+        /// The host that it has named, if it has.
+        host: Option<String>,
+        /// The reason.
+        why: Refusal,
+    },
     /// A visit is over: for the access log, where it is on.
     Visit(Visit),
     /// A proxy_conn became idle for the first time.
@@ -205,10 +218,8 @@ pub enum Note {
         credential: Option<String>,
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its name.
-        name: String,
-        /// The public port that its client wants; 0: any.
-        wanted: u16,
+        /// What its client has asked for.
+        asked: Asked,
         /// The public address, or why there is none.
         outcome: Result<SocketAddr, TunnelRefusal>,
     },

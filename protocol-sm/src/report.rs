@@ -20,6 +20,7 @@ pub use part::{ListenerPart, LoopPart, LoopTally, ShardPart, Trouble, TunnelTall
 
 use crate::codes::{AbortCode, HandshakeRefusal, RefuseCode};
 use crate::notes::{Dropped, HandshakeEnd};
+use crate::routes::Refusal;
 use crate::time::Instant;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -39,6 +40,10 @@ pub struct Report {
     pub visitors: VisitorReport,
     /// proxy_conns.
     pub conns: ConnReport,
+    /// Server: visitors at the ports of hosts that have named none yet. They are not among the others.
+    pub unrouted: u64,
+    /// Server: those that were refused before they were anybody's.
+    pub not_routed: Counts<Refusal>,
     /// Bytes from visitors to LocalServers, of all transfers so far.
     pub bytes_in: u64,
     /// Bytes from LocalServers to visitors.
@@ -174,6 +179,8 @@ pub struct TunnelReport {
     pub state: TunnelState,
     /// The public port that was asked for; 0: any.
     pub wanted: u16,
+    /// The host that was asked for instead: as a URL, with its port once that is known.
+    pub url: Option<String>,
     /// The public address, while it is open.
     pub public: Option<SocketAddr>,
     /// On the client: where its LocalServer is, as configured.

@@ -7,7 +7,9 @@ use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
+use crate::routes::{HostSet, Site};
 use crate::sources::{Network, SourceLists};
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -58,6 +60,8 @@ pub struct Timings {
     /// Server: a session without a ctl_conn keeps its public ports this long (default 30 s).
     /// Client: it hurries to be back within this.
     pub session_grace: Duration,
+    /// Server: a visitor at a port of hosts must have named one within this (default 10 s).
+    pub route_timeout: Duration,
     /// Both: a session without a ctl_conn may be resumed, and its transfers go on, for this long (default 5 min), but
     /// never shorter than `session_grace`.
     pub transfer_grace: Duration,
@@ -156,6 +160,7 @@ impl Default for Timings {
             heartbeat_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(10),
             session_grace: Duration::from_secs(30),
+            route_timeout: Duration::from_secs(10),
             transfer_grace: Duration::from_secs(300),
             wait_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(5),
@@ -179,6 +184,8 @@ impl Default for Timings {
 pub struct Scope {
     /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
+    /// Hosts it may ask for (default: all).
+    pub allow_hosts: HostSet,
     /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
     pub max_sessions: u32,
     /// Tunnels at once (default 1024).
@@ -202,6 +209,7 @@ impl Default for Scope {
     fn default() -> Self {
         Self {
             allow_ports: PortSet::unprivileged(),
+            allow_hosts: HostSet::all(),
             max_sessions: 4096,
             max_tunnels: 1024,
             max_connections: 10_000,
@@ -243,6 +251,17 @@ pub struct Credential {
     pub tokens: Vec<Token>,
     /// What they may do.
     pub scope: Scope,
+}
+
+/// What the ports of hosts must know of a server's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Routing {
+    /// How long a visitor may take to name a host.
+    pub timeout: Duration,
+    /// How many visitors there may be who have named none, and how many of one source address.
+    pub most: [u32; 2],
+    /// The hosts that are somebody's by name, whether he is there or not.
+    pub known: BTreeSet<String>,
 }
 
 /// The server's settings.
@@ -292,6 +311,18 @@ impl ServerSettings {
         holder.map_or(&self.open_scope, |index| &self.credentials[index].scope)
     }
 
+    /// What the ports of hosts must know.
+    #[must_use]
+    pub fn routing(&self) -> Routing {
+        let share = self.budget.handshakes;
+        let scopes = self.credentials.iter().map(|credential| &credential.scope).chain([&self.open_scope]);
+        Routing {
+            timeout: self.timings.route_timeout,
+            most: [self.max_handshakes.min(share), self.max_handshakes_per_source.min((share / 2).max(1))],
+            known: scopes.flat_map(|scope| scope.allow_hosts.exact()).map(|host| String::from(host.key())).collect(),
+        }
+    }
+
     /// Whether whoever has proved `token` as `holder` is still taken.
     // PROTOCOL.md: P-AUTH-16.
     #[must_use]
@@ -334,8 +365,10 @@ impl Default for ServerSettings {
 pub struct TunnelSpec {
     /// Name for logs, at most 64 bytes.
     pub name: String,
-    /// Public port wanted; 0 lets the server pick.
+    /// Public port wanted; 0 lets the server pick, and where there is a `site`.
     pub public_port: u16,
+    /// The host whose visitors it wants, instead of those of a port of its own.
+    pub site: Option<Site>,
     /// `HOST:PORT` of its LocalServer.
     pub local: String,
     /// The client's own addresses from which it is dialled, one after the other as their ports are used up; none: the

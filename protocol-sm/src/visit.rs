@@ -110,11 +110,12 @@ impl Begun {
         Note::Visit(Visit { label, visitor, lasted: now.since(at), served_after, up, down, outcome })
     }
 
-    /// The record of a visitor that is turned away at once; none where the log is off.
+    /// The record of a visitor that is turned away at once, after `read` bytes were read of it; none where the log is off.
     #[must_use]
-    pub fn turned_away(label: Option<&Arc<Label>>, visitor: SocketAddr, why: Dropped) -> Option<Note> {
+    pub fn turned_away(label: Option<&Arc<Label>>, visitor: SocketAddr, read: usize, why: Dropped) -> Option<Note> {
         let begun = Self::new(label.cloned(), Instant::ZERO)?;
-        Some(begun.over(Instant::ZERO, visitor, [Way::default(); 2], VisitEnd::Dropped(why)))
+        let up = Way { bytes: read as u64, ..Way::default() };
+        Some(begun.over(Instant::ZERO, visitor, [up, Way::default()], VisitEnd::Dropped(why)))
     }
 }
 
@@ -150,10 +151,10 @@ mod tests {
     fn without_a_label_there_is_no_record() {
         assert_eq!(Begun::new(None, at(1)), None);
         let visitor = SocketAddr::from(([192, 0, 2, 7], 5));
-        assert_eq!(Begun::turned_away(None, visitor, Dropped::TooOften), None);
-        let turned_away = Begun::turned_away(label().as_ref(), visitor, Dropped::TooOften);
+        assert_eq!(Begun::turned_away(None, visitor, 0, Dropped::TooOften), None);
+        let turned_away = Begun::turned_away(label().as_ref(), visitor, 81, Dropped::TooOften);
         let Some(Note::Visit(visit)) = turned_away else { panic!("{turned_away:?}") };
         assert_eq!((visit.visitor, visit.outcome), (visitor, VisitEnd::Dropped(Dropped::TooOften)));
-        assert_eq!((visit.lasted, visit.up.bytes, visit.down.end), (Duration::ZERO, 0, WayEnd::Cut));
+        assert_eq!((visit.lasted, visit.up.bytes, visit.down.end), (Duration::ZERO, 81, WayEnd::Cut));
     }
 }

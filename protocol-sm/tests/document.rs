@@ -125,6 +125,7 @@ fn defaults_are_those_that_are_written() {
         ("heartbeat_interval", timings.heartbeat_interval),
         ("heartbeat_timeout", timings.heartbeat_timeout),
         ("handshake_timeout", timings.handshake_timeout),
+        ("route_timeout", timings.route_timeout),
         ("session_grace", timings.session_grace),
         ("wait_timeout", timings.wait_timeout),
         ("dial_timeout", timings.dial_timeout),

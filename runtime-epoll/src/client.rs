@@ -47,8 +47,8 @@ pub struct Forwarding {
     pub tunnel: String,
     /// The public port.
     pub public: SocketAddr,
-    /// The host under which this client reaches the server.
-    pub host: String,
+    /// Where visitors reach it: at its host, or at the name under which this client reaches the server.
+    pub url: String,
     /// The LocalServer, as configured.
     pub local: String,
 }
@@ -279,19 +279,23 @@ fn announce(
                 event = "tunnel_reachable",
                 tunnel,
                 public_port = public.port(),
+                host = spec.site.as_ref().map(ToString::to_string),
                 local,
                 "the tunnel is reachable{remark}"
             );
-            let host = server_host.to_owned();
-            Some(Forwarding { tunnel: spec.name.clone(), public, host, local: spec.local.clone() })
+            let url = spec.site.as_ref().map(|site| site.url(public.port()));
+            let url = url.unwrap_or_else(|| format!("tcp://{server_host}:{}", public.port()));
+            Some(Forwarding { tunnel: spec.name.clone(), public, url, local: spec.local.clone() })
         }
         Err((code, pause)) => {
             let (tunnel, public_port, pause) = (&spec.name, spec.public_port, seconds(pause));
+            let host = spec.site.as_ref().map(ToString::to_string);
             if code.is_final() {
                 tracing::error!(
                     event = "tunnel_unreachable",
                     tunnel,
                     public_port,
+                    host,
                     pause,
                     "not reachable: {code}; asked for again after a pause, and then more rarely"
                 );
@@ -300,6 +304,7 @@ fn announce(
                     event = "tunnel_not_reachable_yet",
                     tunnel,
                     public_port,
+                    host,
                     pause,
                     "not reachable: {code}; asked for again after a pause"
                 );

@@ -49,6 +49,8 @@ impl Lent {
 pub struct Inherited {
     pub(crate) ctl: Option<Listener>,
     pub(crate) proxy: Option<Listener>,
+    /// The ports of hosts, for plain HTTP and for TLS.
+    hosts: [Option<Listener>; 2],
     pub(crate) public: Vec<(SocketAddr, Owner, Listener)>,
     talk: Option<UnixStream>,
     names: Vec<String>,
@@ -90,6 +92,8 @@ impl Inherited {
         match (Given::of(name), listener) {
             (Some(Given::Ctl), Ok((_, listener))) => self.ctl = Some(listener),
             (Some(Given::Proxy), Ok((_, listener))) => self.proxy = Some(listener),
+            (Some(Given::Http), Ok((_, listener))) => self.hosts[0] = Some(listener),
+            (Some(Given::Https), Ok((_, listener))) => self.hosts[1] = Some(listener),
             (Some(Given::Public { owner, .. }), Ok((at, listener))) => self.public.push((at, owner, listener)),
             (None, _) => {
                 tracing::warn!(event = "listener_unknown", listener = name, "a socket that nobody here knows is closed")
@@ -106,11 +110,22 @@ impl Inherited {
 
     /// The ctl and the proxy port, where they are the ones that are wanted.
     pub(crate) fn doors(&mut self, ctl: SocketAddr, proxy: SocketAddr) -> [Option<Listener>; 2] {
-        let fits = |listener: &Listener, wanted: SocketAddr| {
-            listener.address().is_ok_and(|at| wanted.port() == 0 || at.port() == wanted.port())
-        };
         [(&mut self.ctl, ctl), (&mut self.proxy, proxy)].map(|(left, at)| left.take().filter(|left| fits(left, at)))
     }
+
+    /// The ports of hosts, where they are the ones that are wanted.
+    pub(crate) fn hosts(&mut self, wanted: [Option<SocketAddr>; 2]) -> [Option<Listener>; 2] {
+        let [http, https] = &mut self.hosts;
+        let fit = |left: &mut Option<Listener>, at: Option<SocketAddr>| {
+            left.take().filter(|left| at.is_some_and(|at| fits(left, at)))
+        };
+        [fit(http, wanted[0]), fit(https, wanted[1])]
+    }
+}
+
+/// Whether a listener is the one that is wanted there.
+fn fits(listener: &Listener, wanted: SocketAddr) -> bool {
+    listener.address().is_ok_and(|at| wanted.port() == 0 || at.port() == wanted.port())
 }
 
 /// The descriptors that this process was given, with their names: by systemd, or by its parent.

@@ -3,10 +3,12 @@
 
 use crate::sys::ports::is_listened_on;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
+use protocol_sm::control::server::Asked;
 use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
 use protocol_sm::ids::{ClientId, TunnelId};
 use protocol_sm::ports::is_refused_by_browsers;
 use protocol_sm::reload::Changes;
+use protocol_sm::routes::Refusal;
 use protocol_sm::visit::Visit;
 use protocol_sm::wire::ConnKind;
 use std::collections::BTreeMap;
@@ -184,6 +186,25 @@ impl Notes {
                     );
                 });
             }
+            // Scanners come all the time, and browsers connect before they know what for.
+            Note::NotRouted { visitor, web, host: _, why: why @ (Refusal::Silent | Refusal::TooSlow) } => {
+                let ((peer_ip, peer_port), port) = (peer(visitor), web.scheme());
+                tracing::debug!(event = "visitor_too_slow", %peer_ip, peer_port, port, "visitor refused: {why}");
+            }
+            Note::NotRouted { visitor, web, host, why } => {
+                let ((peer_ip, peer_port), port) = (peer(visitor), web.scheme());
+                self.kept_out.line(|suppressed| {
+                    tracing::warn!(
+                        event = "visitor_not_routed",
+                        %peer_ip,
+                        peer_port,
+                        port,
+                        host,
+                        suppressed,
+                        "visitor refused: {why}"
+                    );
+                });
+            }
             Note::Visit(visit) => {
                 if let Some(log) = &self.access_log {
                     (log.0)(visit);
@@ -320,11 +341,13 @@ impl Notes {
                 "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
                  than its transfer_grace); transfers are reset, and a new session begins"
             ),
-            Note::Tunnel { client, credential, tunnel, name, wanted, outcome } => {
+            Note::Tunnel { client, credential, tunnel, asked: Asked { name, wanted, site }, outcome } => {
                 let tunnel_id = tunnel.0;
+                let host = site.as_ref().map(ToString::to_string);
                 self.tunnels.of(client).line(|suppressed| match outcome {
                     Ok(public) => {
                         let remark = browsers_refuse(public.port());
+                        let host = site.map(|site| site.url(public.port()));
                         tracing::info!(
                             event = "tunnel_open",
                             %client,
@@ -333,6 +356,7 @@ impl Notes {
                             tunnel = name,
                             %public,
                             public_port = public.port(),
+                            host,
                             suppressed,
                             "tunnel open{remark}"
                         );
@@ -347,6 +371,7 @@ impl Notes {
                             tunnel_id,
                             tunnel = name,
                             public_port = wanted,
+                            host,
                             suppressed,
                             "tunnel refused: {code}{holder}"
                         );

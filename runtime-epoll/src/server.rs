@@ -18,7 +18,6 @@ use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
 use protocol_sm::driver::{Dropped, Owner, Strategy, SysError, Tell, listener};
 use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
-use protocol_sm::sources::Network;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +35,8 @@ pub struct Config {
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
     pub proxy_port: u16,
+    /// The ports of hosts, for plain HTTP and for TLS, where they are wanted; 0 lets the kernel pick.
+    pub host_ports: [Option<u16>; 2],
     /// Event loops. Each has a thread of its own, but the first, which shares the main thread.
     pub work_threads: NonZeroUsize,
     /// How payload is moved.
@@ -56,11 +57,7 @@ pub struct Server {
     main_address: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
     operator: Operator,
-    listen: DriverSlot<ToListener>,
-    /// Visitors that it may have at once.
-    visitors: u32,
-    /// Whose visitors say who they are.
-    trusted: Vec<Network>,
+    listener: Worker<listener::Listener<Stream, Listener>, ListenOut, ToListener>,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -73,6 +70,7 @@ pub struct Server {
     clock: Clock,
     ctl: SocketAddr,
     proxy: SocketAddr,
+    hosts_at: [Option<SocketAddr>; 2],
 }
 
 /// Why the server could not start: says what, where, and what to do.
@@ -84,6 +82,8 @@ pub enum StartError {
     CtlPort(SocketAddr, SysError),
     /// It cannot listen on the proxy port.
     ProxyPort(SocketAddr, SysError),
+    /// It cannot listen on a port of hosts.
+    HostPort(SocketAddr, SysError),
     /// The machine is out of descriptors.
     Io(io::Error),
 }
@@ -94,7 +94,10 @@ impl StartError {
     pub fn lacks_the_address(&self) -> bool {
         matches!(
             self,
-            Self::Interface(_) | Self::CtlPort(_, SysError::NoAddress) | Self::ProxyPort(_, SysError::NoAddress)
+            Self::Interface(_)
+                | Self::CtlPort(_, SysError::NoAddress)
+                | Self::ProxyPort(_, SysError::NoAddress)
+                | Self::HostPort(_, SysError::NoAddress)
         )
     }
 }
@@ -104,6 +107,7 @@ impl fmt::Display for StartError {
         let (at, port, flag, error) = match self {
             Self::CtlPort(at, error) => (at, "ctl port", "--ctl-port", error),
             Self::ProxyPort(at, error) => (at, "proxy port", "--proxy-port", error),
+            Self::HostPort(at, error) => (at, "port of hosts", "`http_port` or `https_port`", error),
             Self::Interface(missing) => {
                 return write!(
                     f,
@@ -147,7 +151,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Io(error) => Some(error),
             Self::Interface(missing) => Some(missing),
-            Self::CtlPort(..) | Self::ProxyPort(..) => None,
+            Self::CtlPort(..) | Self::ProxyPort(..) | Self::HostPort(..) => None,
         }
     }
 }
@@ -193,16 +197,20 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let main_address = main.address();
-    let listen = host.seat()?;
+    let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
-    let out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listen.address()), answers };
+    let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
-    let visitors = config.settings.budget.visitors;
-    let trusted = config.settings.trusted_proxies.clone();
+    let routing = config.settings.routing();
+    let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
+    let (visitors, trusted) = (config.settings.budget.visitors, config.settings.trusted_proxies.clone());
+    let mut listener = Worker::new(listener, out, listener::Listener::new(lane_count, visitors, trusted), clock);
+    listener.sys.set_limits(Limits::for_visitors(&timings));
+    listener.sys.notes().record_visits(config.access_log.clone());
     let driver = ServerMain::new(config.settings, lane_count, bind_at);
-    let mut main = Worker::new(main, out, driver, clock);
+    let mut main = Worker::new(main, main_out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
     main.sys.use_tls(tls.clone());
@@ -211,6 +219,11 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     proxy.set_port(config.proxy_port);
     let lent = Lent::default();
     main.sys.lend_to(lent.clone());
+    listener.sys.lend_to(lent.clone());
+    let at = config.host_ports.map(|port| port.map(|port| SocketAddr::new(bind_at.ip(), port)));
+    let left = inherited.hosts(at);
+    let opened = listener.call(|driver, cx| driver.open_doors(cx, at, left, routing));
+    let hosts_at = opened.map_err(|(at, error)| StartError::HostPort(at, error))?;
     let left = inherited.doors(ctl, proxy);
     let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy, left));
     match bound {
@@ -220,9 +233,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
             main_address,
             tls,
             operator,
-            listen,
-            visitors,
-            trusted,
+            listener,
             loop_count,
             hosts,
             held: std::mem::take(&mut inherited.public),
@@ -233,6 +244,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
             clock,
             ctl,
             proxy,
+            hosts_at,
         }),
         Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
         Err((at, error)) => Err(StartError::ProxyPort(at, error)),
@@ -250,6 +262,12 @@ impl Server {
     #[must_use]
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The real addresses of the ports of hosts, for plain HTTP and for TLS, where there are some.
+    #[must_use]
+    pub fn host_addrs(&self) -> [Option<SocketAddr>; 2] {
+        self.hosts_at
     }
 
     /// A handle that stops the server.
@@ -287,25 +305,16 @@ impl Server {
             mut host,
             mut main,
             main_address,
-            listen,
-            visitors,
-            trusted,
+            mut listener,
             loop_count,
             hosts,
             held,
-            lent,
             timings,
             relay,
             access_log,
             clock,
             ..
         } = self;
-        let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
-        let driver = listener::Listener::<Stream, Listener>::new(loop_count.len(), visitors, trusted);
-        let mut listener = Worker::new(listen, out, driver, clock);
-        listener.sys.set_limits(Limits::for_visitors(&timings));
-        listener.sys.notes().record_visits(access_log.clone());
-        listener.sys.lend_to(lent);
         let session_grace = timings.session_grace;
         listener.call(|driver, cx| driver.hold(held, cx.now + session_grace));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {

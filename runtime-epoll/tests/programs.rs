@@ -26,6 +26,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         bind_addr: Some(loopback().into()),
         ctl_port,
         proxy_port: 0,
+        host_ports: [None; 2],
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
@@ -52,6 +53,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             tunnels: vec![TunnelSpec {
                 name: "echo".into(),
                 public_port: 0,
+                site: None,
                 local,
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),

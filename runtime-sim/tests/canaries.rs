@@ -94,9 +94,11 @@ const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth,
-/// nobody asks for a report, no server is upgraded, no relay and no proxy is in between, and there is one process of the
-/// client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 20] = [
+/// nobody asks for a report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host, and there
+/// is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 22] = [
+    PlantedBug::AnyHost,
+    PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
     PlantedBug::ProxyNotAwaited,
     PlantedBug::MovedTunnelKept,
@@ -128,10 +130,12 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
+/// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
 /// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
 /// tunnel, or a turn, moves. No relay and no proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 16] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 18] = [
+    PlantedBug::AnyHost,
+    PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
     PlantedBug::ProxyNotAwaited,
     // Its threads have their turns together: an answer is gathered within one.

@@ -19,6 +19,7 @@ import hmac
 import ipaddress
 import json
 import random
+import re
 import secrets
 import signal
 import socket
@@ -197,6 +198,17 @@ class Struct:
         return {name: kind.decode(cursor) for name, kind in self.fields.items()}
 
 
+class Host(Text):
+    """A name in lower case, a dot and a name, or nothing."""
+
+    def decode(self, cursor):
+        host = super().decode(cursor)
+        name = host[1:] if host.startswith(".") else host
+        if host and (len(host) > 120 or not re.fullmatch(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", name)):
+            raise Malformed("not a host")
+        return host
+
+
 class Choice:
     """Alternatives in the order of their numbers: a name, or a pair of a name and what is in it."""
 
@@ -230,14 +242,16 @@ HANDSHAKE = Choice(
     "TlsRequired")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
-    "Released", "Closed")
+    "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts")
 LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
-         "PortNotAllowed", "PortDenied"}
+         "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts"}
 
 NETWORKS = List(Network(), 16)
 LIMITS = Struct(
     sources=Struct(allow=NETWORKS, deny=NETWORKS), max_connections=U32, max_connection_rate=U32)
+
+SITE = Struct(web=Choice("Http", "Https"), host=Host())
 
 FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64, how=HOW))
 ABORTED = ("Abort", Struct(conn=U64, epoch=U32, code=ABORT))
@@ -265,7 +279,8 @@ CTL_TO_SERVER = ctl(
         ABORTED,
         "Drain",
         ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
-        ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS))))
+        ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS)),
+        ("RegisterHost", Struct(tunnel=U32, site=SITE, name=Text(), limits=LIMITS))))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),

@@ -377,6 +377,8 @@ pub struct Server {
     program: Program,
     ctl: SocketAddr,
     proxy: SocketAddr,
+    /// The ports of hosts that it has, by their schemes.
+    hosts: Vec<(String, SocketAddr)>,
     pin: Option<String>,
 }
 
@@ -408,11 +410,12 @@ impl Server {
     pub fn listening(program: Program) -> Self {
         let line = program.output_line("");
         let words: Vec<&str> = line.split(' ').collect();
-        let ["Listening", "ctl", ctl, "proxy", proxy] = words[..] else {
+        let ["Listening", "ctl", ctl, "proxy", proxy, ref hosts @ ..] = words[..] else {
             panic!("expected `Listening ctl ADDRESS proxy ADDRESS`, found `{line}`");
         };
-        let [ctl, proxy] = [ctl, proxy].map(|addr| addr.parse().expect("an address and a port"));
-        Self { program, ctl, proxy, pin: None }
+        let address = |addr: &str| addr.parse().expect("an address and a port");
+        let hosts = hosts.chunks(2).map(|pair| (pair[0].to_owned(), address(pair[1]))).collect();
+        Self { program, ctl: address(ctl), proxy: address(proxy), hosts, pin: None }
     }
 
     /// Starts it and does not wait for anything.
@@ -435,6 +438,15 @@ impl Server {
     #[must_use]
     pub fn pin(&self) -> &str {
         self.pin.as_ref().expect("it encrypts")
+    }
+
+    /// Its port of hosts for `scheme`.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn hosts(&self, scheme: &str) -> SocketAddr {
+        self.hosts.iter().find(|(of, _)| of == scheme).expect("it has this port").1
     }
 
     /// Its proxy port.

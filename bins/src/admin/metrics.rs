@@ -129,6 +129,11 @@ impl Collector for Scrape {
         ended.extend(by_reason("dropped", &visitors.dropped));
         ended.extend(by_reason("turned_away", &visitors.turned_away));
         out.counters("cproxy_visitors_ended", "What became of visitors, and why", ended)?;
+        let help = "Visitors at the ports of hosts that have named none yet";
+        out.gauges("cproxy_visitors_unrouted", help, [(vec![], report.unrouted)])?;
+        let not_routed = report.not_routed.iter().map(|(reason, count)| (vec![("reason", reason.label())], count));
+        let help = "Visitors at the ports of hosts that were refused before they were any tunnel's";
+        out.counters("cproxy_visitors_not_routed", help, not_routed)?;
         let bytes = [("in", report.bytes_in), ("out", report.bytes_out)];
         let bytes = bytes.map(|(direction, count)| (vec![("direction", direction)], count));
         out.counters("cproxy_payload_bytes", "Payload from visitors (in) and to them (out)", bytes)?;
@@ -169,7 +174,11 @@ impl Collector for Scrape {
             tunnels.iter().map(|(key, tunnel)| (labels(key), value(tunnel))).collect::<Vec<_>>()
         };
         let up = of_tunnels(|tunnel| u64::from(tunnel.state == TunnelState::Open));
-        out.gauges("cproxy_tunnel_up", "Whether a tunnel's public port is open", labelled(&up))?;
+        out.gauges(
+            "cproxy_tunnel_up",
+            "Whether a tunnel's public port is open, or its host leads to it",
+            labelled(&up),
+        )?;
         let now = of_tunnels(|tunnel| tunnel.visitors);
         out.gauges("cproxy_tunnel_visitors", "Visitors of a tunnel now", labelled(&now))?;
         let total = of_tunnels(|tunnel| tunnel.total);

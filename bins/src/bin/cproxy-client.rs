@@ -91,7 +91,6 @@ fn run(
     Ok(())
 }
 
-/// Visitors reach the tunnels at the name under which this client reaches the server.
-fn announce(out: &Output, Forwarding { host, public, local, .. }: &Forwarding) {
-    out.line(format!("Forwarding tcp://{host}:{} -> {local}\n", public.port()));
+fn announce(out: &Output, Forwarding { url, local, .. }: &Forwarding) {
+    out.line(format!("Forwarding {url} -> {local}\n"));
 }

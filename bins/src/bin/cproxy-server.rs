@@ -9,6 +9,7 @@ use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
 use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
+use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, StartError};
 use std::error::Error;
@@ -141,7 +142,9 @@ fn run(
     });
     let stop = upgrade.serve_stop(server.stopper())?;
     caught.serve(move || stop.ask(), reload.serve()?, Some(upgrade.serve()?))?;
-    out.line(format!("Listening ctl {} proxy {}\n", server.ctl_addr(), server.proxy_addr()));
+    let hosts = Web::ALL.into_iter().zip(server.host_addrs());
+    let hosts: String = hosts.filter_map(|(web, at)| Some(format!(" {} {}", web.scheme(), at?))).collect();
+    out.line(format!("Listening ctl {} proxy {}{hosts}\n", server.ctl_addr(), server.proxy_addr()));
     if let Some(pin) = pin {
         // As it stands in a client's file.
         out.line(format!("tls_pin = \"{pin}\"\n"));

@@ -4,10 +4,11 @@ use super::keys::{
     ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, OUTBOUND_PROXY, OUTBOUND_PROXY_FILE,
 };
 use super::section::{Order, Section};
-use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls};
+use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
 use crate::address::{AddressError, HostPort, local_address, socket_addr};
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
+use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits};
 use protocol_sm::sources::SourceLists;
 use std::net::IpAddr;
@@ -51,10 +52,27 @@ pub struct TunnelEntry {
     pub local_sources: Vec<IpAddr>,
     /// The public port wanted; 0 lets the server pick.
     pub public_port: u16,
+    /// The hosts whose visitors it has instead: each is a tunnel.
+    pub sites: Vec<Site>,
     /// What the server is to enforce for it.
     pub limits: TunnelLimits,
     /// How its visitors are served.
     pub serving: Serving,
+}
+
+impl TunnelEntry {
+    /// Its tunnels, by their names: of several hosts each has a number.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(String, Option<Site>)> {
+        match &self.sites[..] {
+            [] => vec![(self.name.clone(), None)],
+            [site] => vec![(self.name.clone(), Some(site.clone()))],
+            sites => {
+                let numbered = |(nth, site): (usize, &Site)| (format!("{}-{nth}", self.name), Some(site.clone()));
+                sites.iter().enumerate().map(numbered).collect()
+            }
+        }
+    }
 }
 
 impl Default for ClientFile {
@@ -76,11 +94,15 @@ impl Default for ClientFile {
 }
 
 const LOCAL_SOURCES: &str = "local_sources";
-const TUNNEL_KEYS: [&str; 10] = [
+/// The hosts whose visitors a tunnel has.
+const HOSTS: &str = "hosts";
+const TUNNEL_KEYS: [&str; 12] = [
     "name",
     "local",
     LOCAL_SOURCES,
     "public_port",
+    "protocol",
+    HOSTS,
     ALLOW_SOURCES,
     DENY_SOURCES,
     "max_connections",
@@ -239,20 +261,63 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section
             .problem("public_port", format!("is {public_port}, which tunnel \"{name}\" has; give each tunnel its own"));
     }
+    let sites = sites(section, tunnels);
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
         }
         return;
     };
-    if let Err(what) = check_name(name) {
+    let Some(local) = local else { return };
+    let name = name.to_owned();
+    let tunnel = TunnelEntry { name, local, local_sources, public_port, sites, limits, serving };
+    let parts = tunnel.parts();
+    let twice =
+        |(name, _): &(String, _)| tunnels.iter().any(|other| other.parts().iter().any(|(other, _)| other == name));
+    if let Err(what) = parts.iter().try_for_each(|(name, _)| check_name(name)) {
         section.problem("name", what.into());
-    } else if tunnels.iter().any(|other| other.name == name) {
+    } else if let Some((name, _)) = parts.iter().find(|part| twice(part)) {
         let shown = name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
-    } else if let Some(local) = local {
-        tunnels.push(TunnelEntry { name: name.to_owned(), local, local_sources, public_port, limits, serving });
+    } else {
+        tunnels.push(tunnel);
     }
+}
+
+/// The hosts of a tunnel. Without `protocol` they speak plain HTTP.
+fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
+    let protocol = section.parsed_by("protocol", |protocol| match protocol {
+        "tcp" => Ok(None),
+        "http" => Ok(Some(Web::Http)),
+        "https" => Ok(Some(Web::Https)),
+        _ => Err("is no protocol of a tunnel; write \"tcp\", \"http\" or \"https\""),
+    });
+    let Some(hosts) = hosts(section, HOSTS) else {
+        if let Some(Some(web)) = protocol {
+            let what =
+                format!("is \"{}\", which needs `hosts = [\"…\"]`: the names that lead to the service", web.scheme());
+            section.problem("protocol", what);
+        }
+        return Vec::new();
+    };
+    if hosts.is_empty() {
+        section.problem(HOSTS, "is an empty list; name a host, or leave the key out".into());
+    }
+    if section.has("public_port") {
+        section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
+    }
+    if protocol == Some(None) {
+        section.problem(HOSTS, "stands beside `protocol = \"tcp\"`; write \"http\" or \"https\"".into());
+    }
+    let web = protocol.flatten().unwrap_or(Web::Http);
+    let sites: Vec<_> = hosts.into_iter().map(|host| Site { web, host }).collect();
+    for (nth, site) in sites.iter().enumerate() {
+        let before = tunnels.iter().flat_map(|other| &other.sites).chain(&sites[..nth]);
+        if before.into_iter().any(|other| other == site) {
+            section.problem(HOSTS, format!("has {site} twice; give each host to one tunnel"));
+        }
+    }
+    sites
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {
@@ -325,6 +390,12 @@ mod tests {
             proxy_protocol = "v2"
 
             [[tunnels]]
+            name = "site"
+            local = "127.0.0.1:8443"
+            protocol = "https"
+            hosts = ["App.Example.com.", "*.dev.example.com"]
+
+            [[tunnels]]
             name = "web"
             local = "[::1]:8000"
         "#;
@@ -349,11 +420,41 @@ mod tests {
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
         let serving = Serving { max_bandwidth: NonZeroU64::new(1_000_000), proxy_protocol: Some(ProxyProtocol::V2) };
-        assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), [serving, Serving::default()]);
+        let all = [serving, Serving::default(), Serving::default()];
+        assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
+        let parts = file.tunnels[1].parts();
+        let parts: Vec<_> = parts.iter().map(|(name, site)| format!("{name} {}", site.as_ref().unwrap())).collect();
+        assert_eq!(parts, ["site-0 https://app.example.com", "site-1 https://*.dev.example.com"]);
         let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
-        assert_eq!(file.tunnels[1].limits, TunnelLimits::default());
-        assert_eq!(tunnels, [("ssh", "127.0.0.1:22".into(), 6022), ("web", "[::1]:8000".into(), 0)]);
+        assert_eq!(file.tunnels[2].limits, TunnelLimits::default());
+        let [ssh, site] = [("ssh", "127.0.0.1:22".into(), 6022), ("site", "127.0.0.1:8443".into(), 0)];
+        assert_eq!(tunnels, [ssh, site, ("web", "[::1]:8000".into(), 0)]);
+    }
+
+    #[test]
+    fn hosts_are_each_one_tunnels() {
+        let tunnel = |name: &str, more: &str| format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\n{more}\n");
+        let both =
+            tunnel("a", "hosts = ['a.b']\nprotocol = 'http'") + &tunnel("b", "hosts = ['a.b']\nprotocol = 'https'");
+        assert_eq!(parse(&both).unwrap().tunnels.len(), 2, "they have a port each");
+        let twice = tunnel("a", "hosts = ['A.b.']") + &tunnel("b", "hosts = ['c', 'a.b']");
+        assert!(problem(&twice).contains("has http://a.b twice"), "{}", problem(&twice));
+        assert!(problem(&tunnel("a", "hosts = ['c', 'c']")).contains("has http://c twice"));
+        for (more, said) in [
+            ("hosts = []", "is an empty list"),
+            ("hosts = ['a b']", "\"a b\" is not a host of at most 120 bytes; write it like"),
+            ("hosts = ['a:80']", "without a port"),
+            ("hosts = [1]", "expected a list of hosts in quotes"),
+            ("protocol = 'http'", "needs `hosts"),
+            ("protocol = 'ftp'", "is no protocol of a tunnel"),
+            ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
+            ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
+        ] {
+            assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
+        }
+        let numbered = tunnel("a", "hosts = ['c', 'd']") + &tunnel("a-1", "");
+        assert!(problem(&numbered).contains("\"a-1\" is there twice"));
     }
 
     #[test]

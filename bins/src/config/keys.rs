@@ -40,13 +40,16 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 25] = [
+pub(super) const SERVER: [&str; 29] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
+    "http_port",
+    "https_port",
     TRUSTED_PROXIES,
     "allow_ports",
+    ALLOW_HOSTS,
     "max_tunnels",
     "max_connections",
     "max_waiting",
@@ -60,6 +63,7 @@ pub(super) const SERVER: [&str; 25] = [
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
+    "route_timeout",
     "wait_timeout",
     "idle_ping_interval",
     "idle_ping_timeout",
@@ -69,10 +73,12 @@ pub(super) const SERVER: [&str; 25] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 9] = [
+pub(crate) const SERVER_AT_START: [&str; 11] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
+    "http_port",
+    "https_port",
     "work_thread_nums",
     "log_format",
     "access_log",
@@ -93,6 +99,8 @@ pub(super) const OUTBOUND_PROXY: &str = "outbound_proxy";
 pub(super) const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
+/// Which hosts a client may have.
+pub(super) const ALLOW_HOSTS: &str = "allow_hosts";
 /// Relays in front of the server.
 pub(super) const TRUSTED_PROXIES: &str = "trusted_proxies";
 /// Who may visit.

@@ -1,14 +1,18 @@
 //! The file of `cproxy-server`.
 
 use super::keys::{
-    ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES, TRUSTED_PROXIES,
+    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES,
+    TRUSTED_PROXIES,
 };
 use super::section::Section;
-use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, keys, networks, tls, tokens};
+use super::{
+    Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls, tokens,
+};
 use crate::address::bind_addr;
 use crate::token::TokenSource;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::ports::PortSet;
+use protocol_sm::routes::HostSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
 use runtime_epoll::ScopedIp;
@@ -26,6 +30,8 @@ pub struct ServerFile {
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
     pub proxy_port: u16,
+    /// The ports of hosts, for plain HTTP and for TLS, where they are wanted; 0 lets the kernel pick.
+    pub host_ports: [Option<u16>; 2],
     /// Counts, deadlines, and as `open_scope` what the top level allows. `credentials` is empty until
     /// the tokens are read.
     pub settings: ServerSettings,
@@ -51,6 +57,8 @@ pub struct ClientEntry {
 pub struct ScopeEntry {
     /// Public ports that may be asked for.
     pub allow_ports: Option<PortSet>,
+    /// Hosts that may be asked for.
+    pub allow_hosts: Option<HostSet>,
     /// Sessions at once: at the top level those of all clients, which are no part of a scope.
     pub max_sessions: Option<u32>,
     /// Tunnels at once.
@@ -77,6 +85,7 @@ impl ScopeEntry {
     pub fn within(&self, outer: &Scope) -> Scope {
         Scope {
             allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
+            allow_hosts: self.allow_hosts.clone().unwrap_or_else(|| outer.allow_hosts.clone()),
             max_sessions: self.max_sessions.unwrap_or(outer.max_sessions),
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
@@ -99,6 +108,7 @@ impl Default for ServerFile {
             bind_addr: None,
             ctl_port: 8080,
             proxy_port: 8090,
+            host_ports: [None; 2],
             settings: ServerSettings::default(),
             clients: Vec::new(),
             tls: TlsEntry::default(),
@@ -106,12 +116,13 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 14] = [
+const CLIENT_KEYS: [&str; 15] = [
     "name",
     "token",
     "token_file",
     TOKEN_FILES,
     "allow_ports",
+    ALLOW_HOSTS,
     "max_sessions",
     "max_tunnels",
     "max_connections",
@@ -140,6 +151,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     file.bind_addr = top.parsed_by("bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
+    file.host_ports = ["http_port", "https_port"].map(|key| top.port(key));
     file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
     if file.settings.advertise_proxy_port == Some(0) {
         let what = "is 0; write the port at which clients reach the proxy port";
@@ -157,6 +169,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let holders = if top.has("clients") { 4 } else { 1 };
     settings.open_scope.max_sessions = (settings.max_sessions / holders).max(1);
     let timings = &mut settings.timings;
+    top.seconds("route_timeout", &mut timings.route_timeout);
     top.seconds("wait_timeout", &mut timings.wait_timeout);
     top.seconds("idle_ping_interval", &mut timings.idle_ping_interval);
     top.seconds("idle_ping_timeout", &mut timings.idle_ping_timeout);
@@ -209,6 +222,7 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
 fn scope(section: &Section<'_>) -> ScopeEntry {
     ScopeEntry {
         allow_ports: allow_ports(section),
+        allow_hosts: allow_hosts(section),
         max_sessions: None,
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
@@ -249,6 +263,15 @@ fn allow_ports(section: &Section<'_>) -> Option<PortSet> {
     Some(ports)
 }
 
+fn allow_hosts(section: &Section<'_>) -> Option<HostSet> {
+    let list = hosts(section, ALLOW_HOSTS)?;
+    if list.is_empty() {
+        section
+            .problem(ALLOW_HOSTS, "is an empty list, so no host could be had; list hosts, or leave the key out".into());
+    }
+    Some(HostSet::new(list))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +308,10 @@ mod tests {
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
+            allow_hosts = ["*.example.com", "example.com"]
+            http_port = 80
+            https_port = 0
+            route_timeout = 4.25
             max_tunnels = 1
             max_connections = 2
             max_waiting = 3
@@ -321,6 +348,7 @@ mod tests {
             name = "office"
             token_file = "office.token"
             allow_ports = [6001]
+            allow_hosts = ["office.example.com"]
             max_sessions = 10
             max_tunnels = 11
             max_connections = 12
@@ -355,6 +383,11 @@ mod tests {
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;
         assert_eq!(top.allow_ports.to_string(), "6000-7000,9000");
+        assert_eq!(file.host_ports, [Some(80), Some(0)]);
+        let may = |scope: &Scope, host: &str| scope.allow_hosts.covers(&host.parse().unwrap());
+        assert_eq!(["a.example.com", "example.com", "example.org"].map(|host| may(top, host)), [true, true, false]);
+        let office = file.clients[0].scope.within(top);
+        assert_eq!(["office.example.com", "example.com"].map(|host| may(&office, host)), [true, false]);
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");

@@ -85,10 +85,11 @@ pub(super) fn table(status: &Status, rates: Option<&Rates>, width: Option<usize>
 }
 
 fn tunnel_row(session: &SessionReport, tunnel: &TunnelReport, is_server: bool, rates: Option<&Rates>) -> Vec<String> {
-    let port = match tunnel.public {
-        Some(public) => public.port().to_string(),
-        None if tunnel.wanted == 0 => "any".to_owned(),
-        None => tunnel.wanted.to_string(),
+    let port = match (&tunnel.url, tunnel.public) {
+        (Some(url), _) => plain(url),
+        (None, Some(public)) => public.port().to_string(),
+        (None, None) if tunnel.wanted == 0 => "any".to_owned(),
+        (None, None) => tunnel.wanted.to_string(),
     };
     let second = if is_server { session.client.clone() } else { tunnel.local.as_deref().map_or("-".to_owned(), plain) };
     let mut row = vec![
@@ -200,6 +201,7 @@ pub(crate) mod tests {
             name: name.to_owned(),
             state: TunnelState::Open,
             wanted: 0,
+            url: None,
             public: Some(([192, 0, 2, 1], 7000).into()),
             local: None,
             refused: None,

@@ -4,6 +4,7 @@ use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::How;
@@ -232,6 +233,11 @@ fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> 
     ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
 }
 
+fn host(tunnel: u32, web: Web, host: &str, limits: TunnelLimits) -> ClientMsg {
+    let site = Site { web, host: host.parse().expect("a host") };
+    ClientMsg::RegisterHost { tunnel: TunnelId(tunnel), site, name: "web".into(), limits }
+}
+
 fn office_limits() -> TunnelLimits {
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
     let allow = networks(&["192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0", "::/0"]);
@@ -277,6 +283,9 @@ fn from_clients() -> Vec<ToServer> {
         ClientMsg::StartSeen { conn, epoch, seen: false },
         ClientMsg::StartSeen { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), seen: true },
         ClientMsg::ChangeTunnel { tunnel: TunnelId(1), name: "web".into(), limits: office_limits() },
+        host(1, Web::Http, "app.example.com", TunnelLimits::default()),
+        host(2, Web::Https, "*.dev.example.com", office_limits()),
+        host(3, Web::Https, "*", TunnelLimits::default()),
     ];
     numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
@@ -359,7 +368,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 8] = [
+const TUNNEL: [TunnelRefusal; 11] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -368,6 +377,9 @@ const TUNNEL: [TunnelRefusal; 8] = [
     TunnelRefusal::Resources,
     TunnelRefusal::Released,
     TunnelRefusal::Closed,
+    TunnelRefusal::HostInUse,
+    TunnelRefusal::HostNotAllowed,
+    TunnelRefusal::NoHosts,
 ];
 const CLOSE: [CloseCode; 6] = [
     CloseCode::Bye,
@@ -443,6 +455,13 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_server", "a tag that is not the shortest: Ping", &[0x82, 0x00, 0x05]),
         malformed("ctl_to_server", "a number above 2^32-1: ConnFailed", &[1, 1, 2, 255, 255, 255, 255, 16]),
         malformed("ctl_to_server", "a port above 65535: RegisterTunnel", &[1, 1, 0, 1, 128, 128, 4, 0]),
+        malformed("ctl_to_server", "a host in capitals: RegisterHost", &[1, 1, 9, 1, 0, 1, b'A', 0, 0, 0, 0, 0]),
+        malformed(
+            "ctl_to_server",
+            "a host with a port: RegisterHost",
+            &[1, 1, 9, 1, 0, 3, b'a', b':', b'1', 0, 0, 0, 0, 0],
+        ),
+        malformed("ctl_to_server", "a dot and no host: RegisterHost", &[1, 1, 9, 1, 0, 1, b'.', 0, 0, 0, 0, 0]),
         malformed("ctl_to_server", "a name longer than the frame", &[1, 1, 0, 1, 0, 4, b's', b's', b'h']),
         malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 2, 0xc3, 0x28]),
         malformed("ctl_to_server", "a network of more bits than an IPv4 address has", &{

@@ -24,6 +24,7 @@ pub enum MessageName {
     Pong,
     Proof,
     Refused,
+    RegisterHost,
     RegisterTunnel,
     Start,
     StartSeen,

@@ -24,6 +24,7 @@ use crate::gate::Gate;
 use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
+use crate::routes::Site;
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
@@ -80,6 +81,7 @@ pub struct Control {
 struct Tunnel {
     name: String,
     wanted: u16,
+    site: Option<Site>,
     limits: TunnelLimits,
     serial: u64,
     stage: TunnelStage,
@@ -99,19 +101,30 @@ pub struct TunnelView<'a> {
     pub tunnel: TunnelId,
     /// Its name.
     pub name: &'a str,
-    /// The public port that its client wants; 0: any.
+    /// The public port that its client wants; 0: any, or it has a host.
     pub wanted: u16,
+    /// Its host, if it has one instead of a port.
+    pub site: Option<&'a Site>,
     /// Its public address, if it is open.
     pub public: Option<SocketAddr>,
 }
 
-/// A public port that is to be opened.
+/// Where a tunnel's visitors are to come in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// At a public port of its own: ports to try in this order, at least one.
+    Ports(VecDeque<u16>),
+    /// At the port of hosts, those of this one.
+    Site(Site),
+}
+
+/// A public port that is to be opened, or a host that is to be led to its tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bind {
     /// What was registered.
     pub registration: Registration,
-    /// Ports to try in this order, at least one.
-    pub ports: VecDeque<u16>,
+    /// Where.
+    pub place: Place,
     /// Who may visit.
     pub gate: Box<Gate>,
 }
@@ -130,13 +143,22 @@ pub struct Admitted {
 pub struct Withdrawn {
     /// Which.
     pub tunnel: TunnelId,
-    /// Its name.
-    pub name: String,
-    /// The public port that its client wants; 0: any.
-    pub wanted: u16,
+    /// What its client has asked for.
+    pub asked: Asked,
     /// Its registration, if its public port is open: that is to be closed. If not, its registration is still to be
     /// answered.
     pub open: Option<Registration>,
+}
+
+/// What a client has asked for with a tunnel: for logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// Its name.
+    pub name: String,
+    /// The public port; 0: any, or it has a host.
+    pub wanted: u16,
+    /// The host, if it has one instead of a port.
+    pub site: Option<Site>,
 }
 
 /// What follows from the listener's answer to a [`Bind`].
@@ -237,6 +259,7 @@ impl Control {
             tunnel,
             name: &state.name,
             wanted: state.wanted,
+            site: state.site.as_ref(),
             public: match state.stage {
                 TunnelStage::Open(public) => Some(public),
                 TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
@@ -250,14 +273,18 @@ impl Control {
         self.binding
     }
 
-    /// Whether it has this public port, or is opening it.
+    /// Whether it has the port or the host at this place, or is opening it. Where there are several ports, none is meant.
     #[must_use]
-    pub fn has_port(&self, port: u16) -> bool {
+    pub fn has(&self, place: &Place) -> bool {
         let has = |stage: &TunnelStage| match stage {
             TunnelStage::Binding | TunnelStage::Open(_) => true,
             TunnelStage::Waiting { .. } => false,
         };
-        self.tunnels.values().any(|tunnel| tunnel.wanted == port && has(&tunnel.stage))
+        let is_there = |tunnel: &Tunnel| match place {
+            Place::Ports(ports) => tunnel.site.is_none() && ports.len() == 1 && ports.front() == Some(&tunnel.wanted),
+            Place::Site(site) => tunnel.site.as_ref() == Some(site),
+        };
+        self.tunnels.values().any(|tunnel| is_there(tunnel) && has(&tunnel.stage))
     }
 
     /// Whether any of its conns is left.
@@ -280,10 +307,10 @@ impl Control {
         self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
     }
 
-    /// The public port that a tunnel's client wants; 0: any.
+    /// What a tunnel's client has asked for.
     #[must_use]
-    pub fn wanted_port(&self, tunnel: TunnelId) -> u16 {
-        self.tunnels.get(&tunnel).map_or(0, |tunnel| tunnel.wanted)
+    pub fn asked_for(&self, tunnel: TunnelId) -> Asked {
+        self.tunnels.get(&tunnel).map(Tunnel::asked).unwrap_or_default()
     }
 
     /// The session of the process that takes over from its client, or has.
@@ -303,13 +330,18 @@ impl Control {
         self.draining
     }
 
-    /// Gives an open tunnel to another session of the same client, which registers it: the one at this port, or, where
-    /// any will do, the one of this name. Returns its registration here, and its public address.
+    /// Gives an open tunnel to another session of the same client, which registers it: the one at this host or port, or,
+    /// where any port will do, the one of this name. Returns its registration here, and its public address.
     // PROTOCOL.md: P-TAKE-2.
-    pub fn hand_over(&mut self, name: &str, port: u16) -> Option<(Registration, SocketAddr)> {
+    pub fn hand_over(&mut self, asked: &Asked) -> Option<(Registration, SocketAddr)> {
         let mut open = self.tunnels.iter().filter_map(|(&tunnel, state)| {
             let TunnelStage::Open(public) = state.stage else { return None };
-            let is_it = if port == 0 { state.name == name } else { public.port() == port };
+            let is_it = state.site == asked.site
+                && match (&asked.site, asked.wanted) {
+                    (Some(_), _) => true,
+                    (None, 0) => state.name == asked.name,
+                    (None, port) => public.port() == port,
+                };
             is_it.then_some((Registration { tunnel, serial: state.serial }, public))
         });
         let found = open.next()?;
@@ -361,7 +393,11 @@ impl Control {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, public_port, name, limits, random, room)
+                self.register(tunnel, Asked { name, wanted: public_port, site: None }, limits, random, room)
+            }
+            ClientMsg::RegisterHost { tunnel, site, name, limits } => {
+                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
+                self.register(tunnel, Asked { name, wanted: 0, site: Some(site) }, limits, random, room)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
@@ -400,13 +436,12 @@ impl Control {
     fn register(
         &mut self,
         tunnel: TunnelId,
-        port: u16,
-        name: String,
+        asked: Asked,
         limits: TunnelLimits,
         random: u32,
         room: u32,
     ) -> Result<Reaction, Violation> {
-        check_limits(&name, &limits)?;
+        check_limits(&asked.name, &limits)?;
         if self.tunnels.contains_key(&tunnel) {
             return Err(Violation::Repeated);
         }
@@ -419,22 +454,30 @@ impl Control {
         if self.closed.contains(&tunnel) {
             return refused(TunnelRefusal::Closed);
         }
+        let Asked { name, wanted, site } = asked;
         let allowed = &self.scope.allow_ports;
-        let may = if port == 0 { !allowed.is_empty() } else { allowed.contains(port) };
+        // PROTOCOL.md: P-HOST-3.
+        let may = match (&site, wanted) {
+            (Some(site), _) => self.scope.allow_hosts.covers(&site.host),
+            (None, 0) => !allowed.is_empty(),
+            (None, port) => allowed.contains(port),
+        };
         if !may {
-            return refused(TunnelRefusal::PortNotAllowed);
+            return refused(not_allowed(site.as_ref()));
         }
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted: port, limits, serial, stage });
+        self.tunnels.insert(tunnel, Tunnel { name, wanted, site, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
 
     /// The server's operator closes a public port, if it is open for this session. Its client has it again in its next one.
     pub fn close_port(&mut self, port: u16) -> Option<Withdrawn> {
-        let is_it = |state: &Tunnel| matches!(state.stage, TunnelStage::Open(public) if public.port() == port);
+        let is_it = |state: &Tunnel| {
+            state.site.is_none() && matches!(state.stage, TunnelStage::Open(public) if public.port() == port)
+        };
         let tunnel = self.tunnels.iter().find(|(_, state)| is_it(state)).map(|(&tunnel, _)| tunnel)?;
         self.closed.insert(tunnel);
         self.withdraw(tunnel)
@@ -451,14 +494,15 @@ impl Control {
         let TunnelStage::Waiting { random } = core::mem::replace(&mut state.stage, TunnelStage::Binding) else {
             unreachable!("it waits")
         };
-        let ports = match state.wanted {
-            0 => self.scope.allow_ports.pick(random, Self::CANDIDATES),
-            port => [port].into(),
+        let place = match (&state.site, state.wanted) {
+            (Some(site), _) => Place::Site(site.clone()),
+            (None, 0) => Place::Ports(self.scope.allow_ports.pick(random, Self::CANDIDATES)),
+            (None, port) => Place::Ports([port].into()),
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
         let gate = Box::new(Gate::new(self.credential, &self.scope, state.limits.clone()));
-        Some(Bind { registration, ports, gate })
+        Some(Bind { registration, place, gate })
     }
 
     /// A registered tunnel has another name or other limits. One that is not registered (any more) has none.
@@ -489,7 +533,9 @@ impl Control {
         self.session.bear(max_unacked(scope.max_connections, self.asked.len()));
         self.scope = scope;
         let allowed = &self.scope.allow_ports;
+        let hosts = &self.scope.allow_hosts;
         let outside = |state: &Tunnel| match (&state.stage, state.wanted) {
+            _ if state.site.is_some() => state.site.as_ref().is_some_and(|site| !hosts.covers(&site.host)),
             (TunnelStage::Open(public), _) => !allowed.contains(public.port()),
             // What is picked for it is looked at when it is bound.
             (TunnelStage::Waiting { .. } | TunnelStage::Binding, 0) => allowed.is_empty(),
@@ -512,7 +558,7 @@ impl Control {
         let state = self.tunnels.remove(&tunnel)?;
         self.waiting.remove(&state.serial);
         let open = state.open(tunnel);
-        Some(Withdrawn { tunnel, name: state.name, wanted: state.wanted, open })
+        Some(Withdrawn { tunnel, asked: state.asked(), open })
     }
 
     /// The listener answered a [`Bind`].
@@ -532,7 +578,7 @@ impl Control {
         let state = self.tunnels.get_mut(&tunnel).filter(|state| state.serial == registration.serial)?;
         match bound {
             // What it may use has changed while the port was being opened.
-            Ok(public) if !self.scope.allow_ports.contains(public.port()) => {
+            Ok(public) if state.site.is_none() && !self.scope.allow_ports.contains(public.port()) => {
                 self.tunnels.remove(&tunnel);
                 Some(ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortNotAllowed })
             }
@@ -542,6 +588,8 @@ impl Control {
             }
             Err(error) => {
                 let code = match error {
+                    SysError::InUse if state.site.is_some() => TunnelRefusal::HostInUse,
+                    SysError::NoAddress if state.site.is_some() => TunnelRefusal::NoHosts,
                     SysError::InUse if state.wanted == 0 => TunnelRefusal::NoFreePort,
                     SysError::InUse => TunnelRefusal::PortInUse,
                     SysError::Denied => TunnelRefusal::PortDenied,
@@ -658,6 +706,10 @@ impl Control {
 }
 
 impl Tunnel {
+    fn asked(&self) -> Asked {
+        Asked { name: self.name.clone(), wanted: self.wanted, site: self.site.clone() }
+    }
+
     /// Its registration, if its public port is open.
     fn open(&self, tunnel: TunnelId) -> Option<Registration> {
         let open = matches!(self.stage, TunnelStage::Open(_));
@@ -674,6 +726,11 @@ pub struct Admission {
     pub loop_index: usize,
     /// Whether that loop had asked for it.
     asked: bool,
+}
+
+/// Why a tunnel is refused whose place is not its client's.
+pub(crate) fn not_allowed(site: Option<&Site>) -> TunnelRefusal {
+    site.map_or(TunnelRefusal::PortNotAllowed, |_| TunnelRefusal::HostNotAllowed)
 }
 
 fn count(len: usize) -> u32 {
@@ -738,7 +795,8 @@ mod tests {
 
     fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
         let gate = Box::new(Gate::new(None, &control.scope, TunnelLimits::default()));
-        Bind { registration: registration(tunnel, serial), ports: ports.iter().copied().collect(), gate }
+        let place = Place::Ports(ports.iter().copied().collect());
+        Bind { registration: registration(tunnel, serial), place, gate }
     }
 
     fn close(control: &mut Control, tunnel: u32) -> Reaction {
@@ -785,11 +843,12 @@ mod tests {
             let _ = control.on_bound(registration(tunnel.0, u64::from(tunnel.0)), opened(port));
         }
         let port = |found: Option<(Registration, SocketAddr)>| found.map(|(_, public)| public.port());
-        assert_eq!(port(control.hand_over("c", 0)), None);
-        assert_eq!(port(control.hand_over("a", 6003)), None);
-        assert_eq!(port(control.hand_over("b", 0)), Some(6002));
-        assert_eq!(port(control.hand_over("b", 6001)), Some(6001));
-        assert_eq!(port(control.hand_over("a", 0)), None, "it is handed over once");
+        let asked = |name: &str, wanted| Asked { name: name.into(), wanted, site: None };
+        assert_eq!(port(control.hand_over(&asked("c", 0))), None);
+        assert_eq!(port(control.hand_over(&asked("a", 6003))), None);
+        assert_eq!(port(control.hand_over(&asked("b", 0))), Some(6002));
+        assert_eq!(port(control.hand_over(&asked("b", 6001))), Some(6001));
+        assert_eq!(port(control.hand_over(&asked("a", 0))), None, "it is handed over once");
     }
 
     #[test]

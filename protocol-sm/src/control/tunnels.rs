@@ -236,12 +236,16 @@ impl Tunnels {
         let (&tunnel, entry) = self.entries.iter_mut().find(|(_, entry)| due(entry))?;
         entry.state = State::Asked;
         let spec = &entry.spec;
+        let (name, limits) = (spec.name.clone(), spec.limits.clone());
+        if let Some(site) = spec.site.clone() {
+            return Some(ClientMsg::RegisterHost { tunnel, site, name, limits });
+        }
         let picked = entry.last.filter(|_| spec.public_port == 0);
         Some(ClientMsg::RegisterTunnel {
             tunnel,
             public_port: picked.map_or(spec.public_port, |last| last.port()),
-            name: spec.name.clone(),
-            limits: spec.limits.clone(),
+            name,
+            limits,
         })
     }
 
@@ -313,7 +317,7 @@ impl Tunnels {
                 State::Open | State::Idle | State::Asked | State::RetryAt(_) => TunnelState::Opening,
             };
             let mut tunnel = TunnelReport::new(entry.spec.name.clone(), state, entry.spec.public_port);
-            tunnel.public = entry.last.filter(|_| state == TunnelState::Open);
+            tunnel.locate(entry.spec.site.as_ref(), entry.last.filter(|_| state == TunnelState::Open));
             tunnel.local = Some(entry.spec.local.clone());
             tunnel.refused = entry.refused.map(|code| code.to_string());
             if let Some(tally) = tallies.get(id) {
@@ -341,7 +345,8 @@ impl Tunnels {
     ) -> Result<AfterRefusal, Violation> {
         let Some(entry) = self.asked(tunnel, MessageName::TunnelRefused)? else { return Ok(AfterRefusal::Gone) };
         let released = code == TunnelRefusal::Released;
-        if released || entry.spec.public_port == 0 && entry.last.take().is_some() {
+        let picked = entry.spec.public_port == 0 && entry.spec.site.is_none();
+        if released || picked && entry.last.take().is_some() {
             entry.state = State::Idle;
             return Ok(AfterRefusal::RetryAtOnce);
         }
@@ -428,6 +433,7 @@ mod tests {
         TunnelSpec {
             name: "web".into(),
             public_port,
+            site: None,
             local: "localhost:80".into(),
             local_sources: Vec::new(),
             limits: TunnelLimits::default(),

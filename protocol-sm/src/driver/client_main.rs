@@ -84,6 +84,8 @@ pub struct ClientMain<T> {
     /// Where the server answered: proxy_conns go to the same host, or to the same proxy.
     server_at: Option<SocketAddr>,
     proxy_port: u16,
+    /// What the server has chosen on this ctl_conn.
+    features: u64,
     tunnels: Tunnels,
     /// What they may move.
     buckets: Buckets<TunnelId>,
@@ -142,6 +144,7 @@ impl<T> ClientMain<T> {
             lost: None,
             server_at: None,
             proxy_port: 0,
+            features: 0,
             busy: false,
             stopping: None,
             outcome: None,

@@ -22,6 +22,10 @@ pub enum Given {
     Ctl,
     /// The proxy port.
     Proxy,
+    /// The port of hosts that speak plain HTTP.
+    Http,
+    /// The port of hosts that speak TLS.
+    Https,
     /// A public port.
     Public {
         /// Its number.
@@ -38,6 +42,8 @@ impl Given {
         match self {
             Self::Ctl => "ctl".to_string(),
             Self::Proxy => "proxy".to_string(),
+            Self::Http => "http".to_string(),
+            Self::Https => "https".to_string(),
             Self::Public { port, owner } => {
                 let credential = owner.credential.as_ref().map(|name| format!("-{}", hex(name.as_bytes())));
                 format!("public-{port}-{}{}", hex(&owner.client.0), credential.unwrap_or_default())
@@ -51,6 +57,8 @@ impl Given {
         match name {
             "ctl" => return Some(Self::Ctl),
             "proxy" => return Some(Self::Proxy),
+            "http" => return Some(Self::Http),
+            "https" => return Some(Self::Https),
             _ => {}
         }
         let mut parts = name.strip_prefix("public-")?.split('-');
@@ -85,6 +93,8 @@ mod tests {
         for given in [
             Given::Ctl,
             Given::Proxy,
+            Given::Http,
+            Given::Https,
             Given::Public { port: 6000, owner: owner(None) },
             Given::Public { port: 65_535, owner: owner(Some("")) },
             Given::Public { port: 1, owner: owner(Some("office: 2nd-floor, Zürich")) },
@@ -94,7 +104,7 @@ mod tests {
             assert_eq!(Given::of(&name), Some(given));
         }
         for name in
-            ["", "http", "public", "public-", "public-6000", "public-70000-a7", "public-1-zz", "public-1-a", "ctl-1"]
+            ["", "httpd", "public", "public-", "public-6000", "public-70000-a7", "public-1-zz", "public-1-a", "ctl-1"]
         {
             assert_eq!(Given::of(name), None, "{name}");
         }

@@ -7,12 +7,16 @@
 //!
 //! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
 //!
+//! Hosts share two ports: a visitor there is a *newcomer* until its first bytes have named one (`newcomers.rs`).
+//!
 //! A visitor that comes from a trusted proxy waits here until its header has said who it is ([`Unnamed`]).
 
 mod check;
 mod deal;
 mod held;
+mod newcomers;
 mod route;
+mod sites;
 mod unnamed;
 
 use super::inherit::{Given, Owner};
@@ -24,6 +28,7 @@ use super::timers::Timers;
 use super::totals::Totals;
 use super::unnamed::Unnamed;
 use crate::binds::Binds;
+use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Dropped, Note};
@@ -38,7 +43,9 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use deal::Deal;
 use held::Held;
+use newcomers::{Door, Newcomer, Newcomers};
 use route::{Member, Route};
+use sites::Sites;
 use unnamed::Waiting;
 
 /// Connections accepted on one port before others get their turn.
@@ -59,6 +66,9 @@ pub struct Listener<T, L> {
     timers: Timers,
     /// Behind which public port a tunnel stands.
     port_of: BTreeMap<(ControlKey, Registration), Token>,
+    /// Which tunnel a host leads to.
+    sites: Sites,
+    newcomers: Newcomers,
     /// Public ports that are to be opened.
     binds: Binds<Bind>,
     /// Those of another process, until their tunnels are registered anew.
@@ -73,6 +83,8 @@ pub struct Listener<T, L> {
 enum Slot<T, L> {
     Port(Box<PublicPort<L>>),
     Waiting(Box<Waiting<T>>),
+    Door(Door<L>),
+    Newcomer(Box<Newcomer<T>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,8 +102,8 @@ struct Bind {
     owner: Owner,
     registration: Registration,
     at: SocketAddr,
-    /// Ports that were not tried yet.
-    ports: VecDeque<u16>,
+    /// Of its ports those that were not tried yet.
+    place: Place,
     gate: Box<Gate>,
 }
 
@@ -118,6 +130,8 @@ impl<T, L> Listener<T, L> {
             trusted,
             timers: Timers::default(),
             port_of: BTreeMap::new(),
+            sites: Sites::default(),
+            newcomers: Newcomers::default(),
             binds: Binds::default(),
             held: Held::default(),
             upgrade: Upgrade::No,
@@ -153,14 +167,14 @@ impl<T, L> Listener<T, L> {
     fn public_ports(&self) -> impl Iterator<Item = (Token, &PublicPort<L>)> {
         self.slots.iter().filter_map(|(token, slot)| match slot {
             Slot::Port(port) => Some((token, &**port)),
-            Slot::Waiting(_) => None,
+            Slot::Waiting(_) | Slot::Door(_) | Slot::Newcomer(_) => None,
         })
     }
 
     fn public_port(&mut self, token: Token) -> Option<&mut PublicPort<L>> {
         match self.slots.get_mut(token)? {
             Slot::Port(port) => Some(port),
-            Slot::Waiting(_) => None,
+            Slot::Waiting(_) | Slot::Door(_) | Slot::Newcomer(_) => None,
         }
     }
 
@@ -173,19 +187,28 @@ impl<T, L> Listener<T, L> {
     /// Opens what is to be opened, a bounded number of tries at a time.
     fn open_ports<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Listen<Listener = L> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         for _ in 0..TRIES {
             if self.upgrade != Upgrade::No {
                 return;
             }
             let Some((holder, mut bind)) = self.binds.next(cx.now) else { return };
-            let port = bind.ports.pop_front().expect("a port to try");
-            let bound = self.open(cx, &bind, port);
+            let (bound, more) = match &mut bind.place {
+                Place::Ports(ports) => {
+                    let port = ports.pop_front().expect("a port to try");
+                    let more = !ports.is_empty();
+                    (self.open(cx, &bind, port), more)
+                }
+                Place::Site(site) => {
+                    let site = site.clone();
+                    (self.lead(cx, &bind, site), false)
+                }
+            };
             let Bind { control, registration, .. } = bind;
             match bound {
                 // Another one may be free.
-                Err(SysError::InUse | SysError::Denied) if !bind.ports.is_empty() => self.binds.push(holder, bind),
+                Err(SysError::InUse | SysError::Denied) if more => self.binds.push(holder, bind),
                 bound => cx.sys.tell(FromListener::Bound { control, registration, bound }),
             }
         }
@@ -216,6 +239,7 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L>,
     {
+        self.sites.remove(control, registration);
         if let Some(token) = self.port_of.remove(&(control, registration))
             && let Some(port) = self.public_port(token)
             && port.route.remove(control, registration)
@@ -244,8 +268,8 @@ impl<T, L> Listener<T, L> {
         let first = Registration { tunnel: TunnelId(0), serial: 0 };
         let of_session = self.port_of.range((control, first)..);
         let of_session = of_session.map(|(&key, _)| key).take_while(|&(of, _)| of == control);
-        let open: Vec<_> = of_session.collect();
-        for &(_, registration) in &open {
+        let open: Vec<_> = of_session.map(|(_, registration)| registration).chain(self.sites.of(control)).collect();
+        for &registration in &open {
             self.close(sys, control, registration);
         }
         !open.is_empty()
@@ -265,10 +289,13 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         let from = (former.control, former.registration);
-        let token = self.port_of.remove(&from).expect("an open tunnel has its public port");
-        self.port_of.insert((control, registration), token);
-        let port = self.public_port(token).expect("it is open");
-        port.route.pass_on(from, Member { control, registration, gate, turned_away: Counted::default() });
+        let member = Member { control, registration, gate, turned_away: Counted::default() };
+        if let Some(token) = self.port_of.remove(&from) {
+            self.port_of.insert((control, registration), token);
+            self.public_port(token).expect("it is open").route.pass_on(from, member);
+        } else {
+            self.sites.pass_on(from, member);
+        }
         let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
         for loop_index in 0..self.deal.loop_count() {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
@@ -279,11 +306,14 @@ impl<T, L> Listener<T, L> {
     /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
     fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
-        if let Some(&token) = self.port_of.get(&(control, registration)) {
-            if let Some(member) = self.public_port(token).and_then(|port| port.route.member(control, registration)) {
-                gate.follow(&mut member.gate);
-                member.gate = *gate;
-            }
+        let at = self.port_of.get(&(control, registration)).copied();
+        let member = match at.and_then(|token| self.slots.get_mut(token)) {
+            Some(Slot::Port(port)) => port.route.member(control, registration),
+            _ => self.sites.member(control, registration),
+        };
+        if let Some(member) = member {
+            gate.follow(&mut member.gate);
+            member.gate = *gate;
         } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
             bind.gate = gate;
         }
@@ -299,22 +329,23 @@ impl<T, L> Listener<T, L> {
     // PROTOCOL.md: P-LEAVE-5.
     pub fn hold(&mut self, held: Vec<(SocketAddr, Owner, L)>, until: Instant) {
         self.held = Held::new(held, until);
+        self.await_hosts(until);
     }
 
     fn on_upgrade<S>(&mut self, cx: &mut Cx<'_, S>, step: Step)
     where
-        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
     {
         match step {
             Step::Lend => {
                 self.upgrade = Upgrade::Lent;
                 self.public_ports().for_each(|(_, port)| cx.sys.lend(&port.listener, &port.given));
-                let count = self.ports() + self.held.lend(cx.sys);
+                let count = self.ports() + self.lend_doors(cx.sys) + self.held.lend(cx.sys);
                 cx.sys.tell(FromListener::Lent { count });
             }
             Step::Settle => {
                 self.upgrade = Upgrade::Pausing;
-                self.settle(cx.sys);
+                self.settle(cx);
             }
             Step::Leave => {
                 self.binds.remove(|_| true);
@@ -322,6 +353,7 @@ impl<T, L> Listener<T, L> {
                 for token in self.public_ports().map(|(token, _)| token).collect::<Vec<_>>() {
                     self.close_port(cx.sys, token);
                 }
+                self.close_doors(cx);
                 self.held.close(cx.sys);
             }
             Step::GoOn => self.upgrade = Upgrade::No,
@@ -329,14 +361,14 @@ impl<T, L> Listener<T, L> {
     }
 
     /// Tells the loops that nobody comes any more, by the way that visitors take: behind the last of them.
-    fn settle<S>(&mut self, sys: &mut S)
+    fn settle<S>(&mut self, cx: &mut Cx<'_, S>)
     where
         S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        if self.upgrade == Upgrade::Pausing && self.waiting() == 0 {
+        if self.upgrade == Upgrade::Pausing && self.waiting() == 0 && !self.has_come_just_now(cx.now) {
             self.upgrade = Upgrade::Paused;
             for loop_index in 0..self.deal.loop_count() {
-                sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Settle });
             }
         }
     }
@@ -352,11 +384,20 @@ impl<T, L> Listener<T, L> {
         }
     }
 
+    /// Whether what listens there waits for its turn.
+    fn queued(&mut self, token: Token) -> Option<&mut bool> {
+        match self.slots.get_mut(token)? {
+            Slot::Port(port) => Some(&mut port.queued),
+            Slot::Door(door) => Some(&mut door.queued),
+            Slot::Waiting(_) | Slot::Newcomer(_) => None,
+        }
+    }
+
     fn enqueue(&mut self, token: Token) {
-        if let Some(port) = self.public_port(token)
-            && !port.queued
+        if let Some(queued) = self.queued(token)
+            && !*queued
         {
-            port.queued = true;
+            *queued = true;
             self.busy.push_back(token);
         }
     }
@@ -365,6 +406,10 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
+        if let Some(Slot::Door(_)) = self.slots.get(token) {
+            let end = self.accept_newcomers(cx, token);
+            return self.on_batch(cx, token, end);
+        }
         let Self { slots, deal, trusted, .. } = self;
         let Some(Slot::Port(port)) = slots.get_mut(token) else { return };
         let PublicPort { listener, route, .. } = &mut **port;
@@ -375,12 +420,18 @@ impl<T, L> Listener<T, L> {
             if trusted.iter().any(|network| network.contains(from.ip())) {
                 unnamed.push(Unnamed::new(stream, from, now));
             } else {
-                deal.visitor(sys, now, route.resolve(), stream, from);
+                deal.visitor(sys, now, route.resolve(), stream, from, Vec::new());
             }
         });
         for unnamed in unnamed {
             self.wait_for_name(cx, token, unnamed);
         }
+        self.keep_within(cx);
+        self.on_batch(cx, token, end);
+    }
+
+    /// Some have been accepted. `Ok(true)`: more may wait.
+    fn on_batch<S: Log>(&mut self, cx: &mut Cx<'_, S>, token: Token, end: Result<bool, SysError>) {
         match end {
             Ok(false) => return,
             Ok(true) => {}
@@ -401,22 +452,27 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
         match message {
-            ToListener::Bind { control, holder, owner, registration, at, ports, gate } => {
-                self.binds.push(holder, Bind { control, owner, registration, at, ports, gate });
+            ToListener::Bind { control, holder, owner, registration, at, place, gate } => {
+                self.binds.push(holder, Bind { control, owner, registration, at, place, gate });
             }
             ToListener::HandOver { former, control, registration, gate } => {
                 self.hand_over(cx, former, control, registration, *gate);
             }
             ToListener::Upgrade(step) => self.on_upgrade(cx, step),
-            ToListener::KeepTo(timings) => cx.sys.keep_to(&timings),
+            ToListener::KeepTo(timings, routing) => {
+                cx.sys.keep_to(&timings);
+                self.change_routing(cx, *routing);
+            }
             ToListener::Trust(trusted) => self.trusted = trusted,
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
                 let members = self.public_ports().flat_map(|(_, port)| port.route.members());
+                let members = members.chain(self.sites.members());
                 let tunnels =
                     members.map(|member| (member.control, member.registration.tunnel, *member.turned_away)).collect();
                 let (dropped, turned_away) = (*self.deal.dropped, self.deal.turned_away);
-                let part = ListenerPart { dropped, turned_away, tunnels };
+                let (unrouted, not_routed) = (self.newcomers.len() as u64, self.newcomers.refused());
+                let part = ListenerPart { dropped, turned_away, unrouted, not_routed, tunnels };
                 cx.sys.tell(FromListener::Report(Box::new(part)));
             }
             ToListener::Moved { from, to } => self.deal.moved(from, to),
@@ -439,8 +495,11 @@ where
         }
     }
 
-    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, _ready: Readiness) {
-        if matches!(self.slots.get(token), Some(Slot::Waiting(_))) {
+    fn on_ready(&mut self, cx: &mut Cx<'_, S>, token: Token, ready: Readiness) {
+        if let Some(Slot::Newcomer(newcomer)) = self.slots.get_mut(token) {
+            newcomer.on_ready(ready);
+            self.hear_newcomer(cx, token);
+        } else if matches!(self.slots.get(token), Some(Slot::Waiting(_))) {
             self.hear(cx, token);
         } else if self.rests() {
             self.enqueue(token);
@@ -457,11 +516,16 @@ where
         while let Some(token) = self.timers.pop_due(cx.now) {
             self.on_waited(cx, token, Dropped::NoHeader);
         }
+        while let Some(token) = self.newcomers.timers.pop_due(cx.now) {
+            self.on_timeout(cx, token);
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let binds = self.binds.next_deadline().filter(|_| self.upgrade == Upgrade::No);
-        [self.paused_until, binds, self.held.next_deadline(), self.timers.next()].into_iter().flatten().min()
+        let newcomers = self.newcomers.timers.next();
+        let waiting = self.timers.next();
+        [self.paused_until, binds, self.held.next_deadline(), waiting, newcomers].into_iter().flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -471,8 +535,8 @@ where
                 return;
             }
             let Some(token) = self.busy.pop_front() else { return };
-            if let Some(port) = self.public_port(token) {
-                port.queued = false;
+            if let Some(queued) = self.queued(token) {
+                *queued = false;
                 self.accept(cx, token);
             }
         }

@@ -5,6 +5,7 @@ use super::sys::Lookup;
 use crate::auth::SessionKey;
 use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
+use crate::control::server::Place;
 use crate::crowd::Guest;
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
@@ -14,14 +15,13 @@ use crate::liveness::Line;
 use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::settings::{Origin, ServerSettings, Serving, Timings};
+use crate::settings::{Origin, Routing, ServerSettings, Serving, Timings};
 use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::Label;
 use crate::wire::{ClientBody, ClientMsg, ServerBody, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -149,6 +149,8 @@ pub struct Arrival<T> {
     pub from: SocketAddr,
     /// What it is counted as.
     pub guest: Guest,
+    /// What was read of it to find out whose visitor it is.
+    pub head: Vec<u8>,
     /// Visitors that its tunnel may serve at once, over all event loops.
     pub tunnel_max: u32,
     /// What the access log calls its tunnel; none where that is off.
@@ -441,8 +443,8 @@ pub enum FromClientLoop {
 /// To the server's listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToListener {
-    /// Open a public port: the first of `ports` that can be bound. Answered by [`FromListener`], once, unless all ports
-    /// of the session are closed before. A session asks for the next one after that.
+    /// Open a public port: the first of several that can be bound; or lead a host to its tunnel. Answered by
+    /// [`FromListener`], once, unless all ports of the session are closed before. A session asks for the next one after that.
     Bind {
         /// The session, by the server's key.
         control: ControlKey,
@@ -454,8 +456,8 @@ pub enum ToListener {
         registration: Registration,
         /// The address to listen on, with the port 0.
         at: SocketAddr,
-        /// Ports to try in this order, at least one; 0 is any free one.
-        ports: VecDeque<u16>,
+        /// Its ports, of which 0 is any free one, or its host.
+        place: Place,
         /// Who may visit.
         gate: Box<Gate>,
     },
@@ -470,8 +472,8 @@ pub enum ToListener {
         /// Who may visit.
         gate: Box<Gate>,
     },
-    /// These deadlines and intervals count from now on.
-    KeepTo(Box<Timings>),
+    /// These deadlines and intervals count from now on, and this for visitors who have named no host.
+    KeepTo(Box<Timings>, Box<Routing>),
     /// Visitors that come from these networks from now on say who they are.
     Trust(Vec<Network>),
     /// Who may visit a tunnel is changed.

@@ -9,6 +9,7 @@
 pub mod client_loop;
 pub mod client_main;
 mod ctl_link;
+mod handshake_limit;
 pub mod inherit;
 pub mod listener;
 mod loop_core;

@@ -32,7 +32,7 @@ use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
 use crate::time::Instant;
 use crate::transfer::Transfer;
-use crate::visit::Begun;
+use crate::visit::{Begun, Way};
 use crate::wire::{Framer, ProxyToServer};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -224,17 +224,32 @@ struct Visitor<T> {
     conn: Option<Token>,
     /// How long it may wait.
     until: Instant,
-    /// It comes back from a conn that was dead.
-    again: Option<Box<Again>>,
+    /// What was taken of it already.
+    taken: Option<Box<Taken>>,
     deadline: Option<Instant>,
 }
 
-/// What another conn must be given of a visitor whose `Start` was never seen.
+/// What a conn must be given of a visitor from which something was taken before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Again {
-    transfer: Transfer,
+struct Taken {
+    /// It comes back from a conn where its `Start` was never seen. Otherwise its first bytes have named its host.
+    transfer: Option<Transfer>,
     /// All that was taken.
     first: Vec<u8>,
+}
+
+impl Taken {
+    fn ways(&self) -> [Way; 2] {
+        let head = Way { bytes: self.first.len() as u64, ..Way::default() };
+        self.transfer.as_ref().map_or([head, Way::default()], Transfer::ways)
+    }
+}
+
+impl<T> Visitor<T> {
+    /// Whether it comes back from a conn where its `Start` was never seen.
+    fn returns(&self) -> bool {
+        self.taken.as_ref().is_some_and(|taken| taken.transfer.is_some())
+    }
 }
 
 /// What this thread needs of its system.

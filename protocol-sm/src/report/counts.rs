@@ -2,6 +2,7 @@
 
 use crate::codes::{AbortCode, HandshakeRefusal, RefuseCode};
 use crate::notes::{Dropped, HandshakeEnd};
+use crate::routes::Refusal;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use core::marker::PhantomData;
@@ -83,6 +84,22 @@ reasons!(HandshakeEnd {
     NoHeader => "no_header",
     SourceCrowded => "source_crowded",
     Crowded => "crowded",
+});
+
+reasons!(Refusal {
+    Silent => "silent",
+    TooSlow => "too_slow",
+    TooLarge => "too_large",
+    BadRequest => "bad_request",
+    TlsOnHttp => "tls_on_http",
+    Http2 => "http2",
+    NotTls => "not_tls",
+    NoName => "no_name",
+    NobodysHost => "nobodys_host",
+    Away => "away",
+    Crowded => "crowded",
+    Stopping => "stopping",
+    NoHeader => "no_header",
 });
 
 /// More than there are reasons of any kind.

@@ -4,11 +4,13 @@ use super::{ConnReport, Counts, Histogram, LastError, LoopReport, Reason, Report
 use crate::codes::{AbortCode, RefuseCode};
 use crate::ids::{ControlKey, TunnelId};
 use crate::notes::Dropped;
+use crate::routes::{Refusal, Site};
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 /// What an event loop counts of visitors. The sum of what it counts by reason, and those that have finished, is that of
@@ -181,6 +183,7 @@ impl TunnelReport {
             name,
             state,
             wanted,
+            url: None,
             public: None,
             local: None,
             refused: None,
@@ -193,6 +196,12 @@ impl TunnelReport {
             bytes_out: 0,
             last_error: None,
         }
+    }
+
+    /// Where it is reached: at `public`, or at its host there.
+    pub(crate) fn locate(&mut self, site: Option<&Site>, public: Option<SocketAddr>) {
+        self.public = public;
+        self.url = site.map(|site| public.map_or_else(|| site.to_string(), |public| site.url(public.port())));
     }
 
     /// What was counted of it.
@@ -242,6 +251,10 @@ pub struct ListenerPart {
     pub dropped: Counts<Dropped>,
     /// Visitors that were turned away by address or rate.
     pub turned_away: Counts<Dropped>,
+    /// See [`super::Report::unrouted`].
+    pub unrouted: u64,
+    /// See [`super::Report::not_routed`].
+    pub not_routed: Counts<Refusal>,
     /// Visitors that were dropped or turned away, by tunnel, since it was opened.
     pub tunnels: Vec<(ControlKey, TunnelId, u64)>,
 }

@@ -4,6 +4,7 @@
 use super::frame::Message;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use crate::routes::Site;
 use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
 use crate::transfer::How;
@@ -104,8 +105,11 @@ pub const CHANNEL: u64 = 4;
 /// The feature of a client that pays for each byte: little is sent while nobody visits.
 // PROTOCOL.md: P-LIVE-3.
 pub const FRUGAL: u64 = 8;
+/// The feature of a server that knows [`ClientMsg::RegisterHost`], and of a client that may send it.
+// PROTOCOL.md: P-EVO-2.
+pub const HOSTS: u64 = 16;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -125,7 +129,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -246,6 +250,17 @@ pub enum ClientMsg {
         /// As in [`ClientMsg::RegisterTunnel`].
         limits: TunnelLimits,
     },
+    /// Expose a service to the visitors of a host. Only to a server with the feature [`HOSTS`].
+    RegisterHost {
+        /// As in [`ClientMsg::RegisterTunnel`].
+        tunnel: TunnelId,
+        /// The host.
+        site: Site,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        name: String,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        limits: TunnelLimits,
+    },
 }
 
 impl ClientMsg {
@@ -334,6 +349,7 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::Drain, .. } => MessageName::Drain,
             Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
             Self::Numbered { msg: ClientMsg::ChangeTunnel { .. }, .. } => MessageName::ChangeTunnel,
+            Self::Numbered { msg: ClientMsg::RegisterHost { .. }, .. } => MessageName::RegisterHost,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

@@ -193,6 +193,7 @@ impl Loops {
             heartbeat_timeout: 2 * NEVER,
             handshake_timeout: NEVER,
             session_grace: NEVER,
+            route_timeout: NEVER,
             transfer_grace: NEVER,
             wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
             dial_timeout: NEVER,
@@ -498,6 +499,7 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
         ClientMsg::RegisterTunnel { .. }
+        | ClientMsg::RegisterHost { .. }
         | ClientMsg::ChangeTunnel { .. }
         | ClientMsg::CloseTunnel { .. }
         | ClientMsg::Drain => {
@@ -663,6 +665,7 @@ impl Model for Loops {
                     stream: Stream(end),
                     from,
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
+                    head: Vec::new(),
                     tunnel_max: u32::MAX,
                     label: None,
                     left: 0,

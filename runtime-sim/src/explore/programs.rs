@@ -177,6 +177,7 @@ impl Programs {
             // So that looks at what is acknowledged come no sooner.
             heartbeat_timeout: 2 * NEVER,
             handshake_timeout: NEVER,
+            route_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
             wait_timeout: NEVER,
@@ -207,6 +208,7 @@ impl Programs {
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
+                site: None,
                 local: at(LOCAL_PORT).to_string(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),

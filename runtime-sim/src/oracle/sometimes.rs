@@ -110,6 +110,7 @@ pub enum Sometimes {
     PortClosedWithTransfers,
     HeaderSplit,
     HeaderRefused,
+    HostRefused,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -122,7 +123,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 110] = [
+    pub const ALL: [Self; 111] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -225,6 +226,7 @@ impl Sometimes {
         Self::PortClosedWithTransfers,
         Self::HeaderSplit,
         Self::HeaderRefused,
+        Self::HostRefused,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

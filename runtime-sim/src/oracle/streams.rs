@@ -37,6 +37,12 @@ struct Stream {
     head: Vec<u8>,
     /// What a service is told of its visitor before them, if it expects to be.
     header: Option<Header>,
+    /// What a visitor says before bytes of its own.
+    prefix: Vec<u8>,
+    /// The same of the visitors that a service gets.
+    expected: Vec<u8>,
+    /// The server has told the visitor why it is nobody's.
+    refused: bool,
     /// A visitor's own address, and the one that it connected to.
     line: Option<(SocketAddr, SocketAddr)>,
 }
@@ -49,13 +55,16 @@ pub struct Streams(Vec<Stream>);
 pub type Finding = (Property, String);
 
 const HEAD: usize = 8;
+/// How the server's own answers begin: in HTTP, and in TLS.
+const ANSWER: &[u8] = b"HTTP/1.1";
+const ALERT: &[u8] = &[0x15, 3, 3, 0, 2, 2];
 
 fn word(id: StreamId, index: u64) -> u64 {
     let name = u64::from(id.0);
     if index == 0 { name | mix(name) << 32 } else { mix(name << 40 ^ index) }
 }
 
-/// Writes what the stream has at `offset` into `into`.
+/// Writes what the stream has at `offset`, behind its prefix, into `into`.
 fn fill(id: StreamId, offset: u64, into: &mut [u8]) {
     let mut at = 0;
     let mut offset = offset;
@@ -76,16 +85,57 @@ fn named(head: &[u8]) -> Option<StreamId> {
     (word == name | mix(name) << 32).then(|| StreamId(u32::try_from(name).expect("32 bits")))
 }
 
+impl Stream {
+    /// Writes what it has at `offset`, its prefix included, into `into`.
+    fn fill(&self, id: StreamId, offset: u64, into: &mut [u8]) {
+        let begin = usize::try_from(offset).map_or(self.prefix.len(), |begin| begin.min(self.prefix.len()));
+        let head = &self.prefix[begin..];
+        let n = head.len().min(into.len());
+        into[..n].copy_from_slice(&head[..n]);
+        fill(id, offset + n as u64 - self.prefix.len().min(begin + n) as u64, &mut into[n..]);
+    }
+}
+
 impl Streams {
     /// A new stream.
     pub fn open(&mut self, side: Side, tunnel: usize) -> StreamId {
         let (peer, header, line) = (None, None, None);
-        self.0.push(Stream { side, tunnel, sent: 0, ended: false, peer, received: 0, head: Vec::new(), header, line });
+        let (head, prefix, refused) = (Vec::new(), Vec::new(), false);
+        self.0.push(Stream {
+            side,
+            tunnel,
+            sent: 0,
+            ended: false,
+            peer,
+            received: 0,
+            head,
+            header,
+            prefix,
+            expected: Vec::new(),
+            refused,
+            line,
+        });
         StreamId(u32::try_from(self.0.len() - 1).expect("fewer than 2^32 streams"))
     }
 
     fn get(&mut self, id: StreamId) -> &mut Stream {
         &mut self.0[id.0 as usize]
+    }
+
+    /// The visitor that sends `id` says this before bytes of its own.
+    pub fn begin_with(&mut self, id: StreamId, prefix: Vec<u8>) {
+        self.get(id).prefix = prefix;
+    }
+
+    /// The service that sends `id` gets visitors that say this first.
+    pub fn expect_prefix(&mut self, id: StreamId, prefix: Vec<u8>) {
+        self.get(id).expected = prefix;
+    }
+
+    /// Whether the server has told the visitor that sends `id` why it is nobody's.
+    #[must_use]
+    pub fn was_refused(&self, id: StreamId) -> bool {
+        self.0[id.0 as usize].refused
     }
 
     /// The visitor that sends `id` is connected: its own address, and that of the public port.
@@ -113,7 +163,8 @@ impl Streams {
 
     /// The next bytes to send.
     pub fn next_bytes(&self, id: StreamId, into: &mut [u8]) {
-        fill(id, self.0[id.0 as usize].sent, into);
+        let stream = &self.0[id.0 as usize];
+        stream.fill(id, stream.sent, into);
     }
 
     /// `n` of them were accepted by the socket.
@@ -160,9 +211,20 @@ impl Streams {
         let (stream, bytes) = (self.get(id), payload);
         let at = stream.received;
         stream.received += bytes.len() as u64;
+        // The peer is known by the bytes of its own.
+        let skip = stream.expected.len().saturating_sub(usize::try_from(at).unwrap_or(usize::MAX)).min(bytes.len());
         if stream.head.len() < HEAD {
-            let more = bytes.len().min(HEAD - stream.head.len());
-            stream.head.extend_from_slice(&bytes[..more]);
+            let more = (bytes.len() - skip).min(HEAD - stream.head.len());
+            stream.head.extend_from_slice(&bytes[skip..skip + more]);
+        }
+        let expected = &stream.expected[stream.expected.len().min(usize::try_from(at).unwrap_or(usize::MAX))..];
+        if !expected.starts_with(&bytes[..skip]) {
+            let what = format!("{} is not told its host: {}", self.show(id), self.describe(bytes));
+            return Err((Property::NothingInvented, what));
+        }
+        stream.refused |= !stream.prefix.is_empty() && stream.peer.is_none() && stream.head == ANSWER;
+        if stream.refused {
+            return Ok(());
         }
         if stream.peer.is_none() {
             if stream.head.len() < HEAD {
@@ -196,7 +258,8 @@ impl Streams {
         self.check_header(if side == Side::Service { id } else { peer })?;
         // The peer may have received a few bytes before it could know.
         let early = self.get(peer).head.clone();
-        if self.get(peer).received < HEAD as u64 { self.compare(id, 0, &early) } else { Ok(()) }
+        let behind = self.get(peer).expected.len() as u64;
+        if self.get(peer).received < behind + HEAD as u64 { self.compare(id, behind, &early) } else { Ok(()) }
     }
 
     /// A service is told the visitor whose bytes it gets.
@@ -215,7 +278,7 @@ impl Streams {
     fn compare(&self, from: StreamId, offset: u64, bytes: &[u8]) -> Result<(), Finding> {
         let stream = &self.0[from.0 as usize];
         let mut expected = vec![0; bytes.len()];
-        fill(from, offset, &mut expected);
+        stream.fill(from, offset, &mut expected);
         let wrong = bytes.iter().zip(&expected).position(|(a, b)| a != b);
         let Some(wrong) = wrong else {
             if offset + bytes.len() as u64 > stream.sent {
@@ -253,7 +316,7 @@ impl Streams {
         std::iter::once(likely).chain(others).find_map(|id| {
             let sent = usize::try_from(self.0[id.0 as usize].sent).expect("fits memory");
             let mut whole = vec![0; sent];
-            fill(id, 0, &mut whole);
+            self.0[id.0 as usize].fill(id, 0, &mut whole);
             let at = whole.windows(sample.len()).position(|window| window == sample)?;
             Some((id, at as u64))
         })
@@ -267,6 +330,10 @@ impl Streams {
         let stream = self.get(id);
         if stream.header.as_ref().is_some_and(|header| !header.is_whole()) {
             return Err((Property::NothingLost, format!("{} read an end before the whole header", self.show(id))));
+        }
+        stream.refused |= !stream.prefix.is_empty() && stream.received == 7 && stream.head.starts_with(ALERT);
+        if stream.refused {
+            return Ok(());
         }
         let (received, side, tunnel) = (stream.received, stream.side, stream.tunnel);
         if let Some(peer) = stream.peer {

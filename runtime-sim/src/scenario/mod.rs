@@ -6,6 +6,7 @@
 //! a seed goes on meaning what it meant.
 
 mod faults;
+mod greeting;
 mod reload;
 mod script;
 mod timings;
@@ -17,10 +18,12 @@ pub(crate) use timings::TimingRanges;
 
 use crate::holder;
 use crate::kernel::Rng;
+use greeting::greeting;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{SCRATCH, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
+use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
 use protocol_sm::sources::Network;
 use std::num::NonZeroU64;
@@ -30,6 +33,8 @@ use std::time::Duration;
 pub(crate) const CTL: u16 = 8080;
 /// The server's port for proxy_conns.
 pub(crate) const PROXY: u16 = 8090;
+/// The ports of hosts, for plain HTTP and for TLS.
+pub(crate) const HOSTS: [u16; 2] = [80, 443];
 
 /// The system that a seed describes, on whatever network it runs.
 #[derive(Clone, Debug)]
@@ -111,9 +116,32 @@ pub struct TunnelPlan {
     pub service_first: bool,
     /// How its client serves visitors.
     pub serving: Serving,
+    /// The host whose visitors it has, instead of a public port.
+    pub site: Option<Site>,
+}
+
+impl TunnelPlan {
+    /// What a visitor who comes to it says before anything else: what leads to its host.
+    #[must_use]
+    pub fn head(&self) -> Vec<u8> {
+        self.site.as_ref().map_or_else(Vec::new, greeting)
+    }
 }
 
 impl Scenario {
+    /// Draws which tunnels have hosts instead of public ports. Its dice are its own, too.
+    pub(crate) fn draw_sites(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0x5173_0000);
+        for (index, tunnel) in self.tunnels.iter_mut().enumerate() {
+            let (web, all_below) = (rng.pick(&Web::ALL), rng.chance(30));
+            let host = format!("{}tunnel{index}.example", if all_below { "*." } else { "" });
+            if rng.chance(20) {
+                tunnel.public_port = 0;
+                tunnel.site = Some(Site { web, host: host.parse().expect("a host") });
+            }
+        }
+    }
+
     /// Draws how tunnels are served. Its dice are its own, as those of [`draw_no_splice`].
     pub(crate) fn draw_serving(&mut self, seed: u64) {
         let mut rng = Rng::new(seed ^ 0xba4d_51d7);
@@ -231,6 +259,7 @@ pub(crate) fn draw_clients(
                     service_port: 7000 + index,
                     service_first: rng.chance(50),
                     serving: Serving::default(),
+                    site: None,
                 });
                 on_tunnel(rng);
             }

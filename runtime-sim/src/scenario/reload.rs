@@ -50,10 +50,11 @@ pub(crate) fn draw_client(
         }
         6 => tunnels[which].name.push_str(" as it is called now"),
         // A port that no other tunnel ever has: visitors are known by where they went.
-        _ => {
+        _ if tunnels[which].site.is_none() => {
             let index = tunnel_called(&tunnels[which].name).expect("a tunnel of the scenario");
             tunnels[which].public_port = 6500 + u16::try_from(index).expect("few tunnels");
         }
+        _ => {}
     }
     new
 }

@@ -36,6 +36,8 @@ impl TimingRanges {
             handshake_timeout,
             session_grace,
             // No draw of its own, so that old seeds keep their meaning.
+            route_timeout: handshake_timeout,
+            // No draw of its own, so that old seeds keep their meaning.
             transfer_grace: session_grace * (session_grace.subsec_millis() % 3),
             wait_timeout: ms(self.wait_timeout),
             dial_timeout: ms(self.dial_timeout),

@@ -51,7 +51,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 46] = [
+pub const UNSEEN: [Sometimes; 47] = [
+    Sometimes::HostRefused,
     Sometimes::ProxyPassed,
     Sometimes::ProxyRefused,
     Sometimes::Upgraded,

@@ -214,6 +214,7 @@ impl Oracle {
             | Note::ConnUp { .. }
             | Note::ConnDown { .. }
             | Note::ConnFailed { .. }
+            | Note::NotRouted { .. }
             | Note::NoLocalPort { .. }
             | Note::NoLocalSource { .. }
             | Note::SessionUp { .. }

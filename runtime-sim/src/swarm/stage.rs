@@ -100,9 +100,9 @@ impl Stage {
         {
             self.breach(Kind::Safety, Property::NoUnprovokedReset, Oracle::show(note));
         }
-        if let Note::Tunnel { client, name, outcome: Ok(public), .. } = note
+        if let Note::Tunnel { client, asked, outcome: Ok(public), .. } = note
             && self.plan.scenario.clients.get(usize::from(client.0[0])).is_some()
-            && let Some(tunnel) = tunnel_called(name)
+            && let Some(tunnel) = tunnel_called(&asked.name)
         {
             self.orders.public.borrow_mut()[tunnel] = Some(public.port());
         }

@@ -231,6 +231,8 @@ impl Actors {
             script.fate = Fate::Normal;
             script.total = script.total.max(8);
         }
+        let head = plan.scenario.tunnels[tunnel].head();
+        script.total += head.len();
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
         let front = self.front(kernel, plan, sock, to, probe || plan.scenario.calm);
         let mut name = kernel.local(sock);
@@ -244,6 +246,7 @@ impl Actors {
             }
         }
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
+        self.streams.begin_with(self.all[index].stream, head);
         self.all[index].front = front;
         self.streams.on_connected(self.all[index].stream, name, to);
     }
@@ -456,6 +459,7 @@ impl Actors {
                 script.fate = Fate::Normal;
             }
             let index = self.add(kernel, Who::Service, sock, tunnel, script, poll);
+            self.streams.expect_prefix(self.all[index].stream, plan.scenario.tunnels[tunnel].head());
             if let Some(version) = plan.scenario.tunnels[tunnel].serving.proxy_protocol {
                 self.streams.expect_header(self.all[index].stream, version);
             }
@@ -606,6 +610,10 @@ impl Actors {
                     (actor.eof, actor.heard_out) = (true, true);
                     if !stranger {
                         self.streams.on_eof(stream).map_err(Stop::Finding)?;
+                        if self.streams.was_refused(stream) {
+                            seen.saw(Sometimes::HostRefused);
+                            return Err(Stop::Errno(Errno::ECONNRESET));
+                        }
                     }
                 }
                 Ok(n) => {

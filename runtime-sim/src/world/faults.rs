@@ -3,7 +3,7 @@
 use super::{Event, Phase, Role, World};
 use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
-use crate::scenario::{CTL, KernelFault, PROXY, SimFault};
+use crate::scenario::{CTL, HOSTS, KernelFault, PROXY, SimFault};
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::Order;
 use protocol_sm::ids::TunnelId;
@@ -142,6 +142,8 @@ impl World {
             }
             SimFault::Stranger => {
                 let port = if self.rng.chance(50) { CTL } else { PROXY };
+                // From no generator, so that what a seed draws stays the same.
+                let port = if index % 3 == 2 { HOSTS[index % 2] } else { port };
                 let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
                 self.actors.intrude(&mut self.kernel, &self.plan, self.visitors, to);
                 self.coverage.saw(Sometimes::Stranger);
@@ -472,7 +474,9 @@ impl World {
     /// The server's operator closes a public port.
     fn close_port(&mut self, index: usize, tunnel: usize) {
         self.faults[index].target = self.plan.scenario.tunnels[tunnel].client;
-        if let Some(public) = self.publics[tunnel] {
+        // Hosts share a port, which is nobody's to close.
+        let public = self.publics[tunnel].filter(|_| self.plan.scenario.tunnels[tunnel].site.is_none());
+        if let Some(public) = public {
             let live = self.transfers_of(tunnel) > 0;
             self.coverage.saw(if live { Sometimes::PortClosedWithTransfers } else { Sometimes::PortClosed });
             self.order(Order::Close(public.port()));

@@ -485,9 +485,9 @@ impl World {
             {
                 self.forwarding.insert((process, tunnel), *public);
             }
-            if let Note::Tunnel { client, name, outcome: Ok(public), .. } = &note
+            if let Note::Tunnel { client, asked, outcome: Ok(public), .. } = &note
                 && self.plan.scenario.clients.get(usize::from(client.0[0] - 1)).is_some()
-                && let Some(tunnel) = tunnel_called(name)
+                && let Some(tunnel) = tunnel_called(&asked.name)
             {
                 self.publics[tunnel] = Some(*public);
             }

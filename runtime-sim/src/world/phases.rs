@@ -5,7 +5,7 @@ use super::actors::{Actor, Who};
 use super::tasks::Task;
 use super::{Event, Phase, Role, World};
 use crate::oracle::{Kind, Property};
-use crate::scenario::{Outcome, PROXY};
+use crate::scenario::{HOSTS, Outcome, PROXY};
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -168,10 +168,13 @@ impl World {
         let client = self.clients[self.plan.scenario.tunnels[tunnel].client];
         // Where no conns are kept ready, a client whose first one failed knows nothing until a visitor comes.
         let may_not_know = self.plan.scenario.idle_conns == 0;
-        self.publics[tunnel].is_some_and(|at| {
-            self.kernel.listener_at(self.server_host, at.port()) == Some(server)
-                && (may_not_know || self.forwarding.get(&(client, tunnel)) == Some(&at))
-        })
+        let Task::Listener(listener) = &self.threads[self.processes[self.server].threads[1]].task else { return false };
+        let site = self.plan.scenario.tunnels[tunnel].site.as_ref();
+        site.is_none_or(|site| listener.leads(site))
+            && self.publics[tunnel].is_some_and(|at| {
+                self.kernel.listener_at(self.server_host, at.port()) == Some(server)
+                    && (may_not_know || self.forwarding.get(&(client, tunnel)) == Some(&at))
+            })
     }
 
     fn explain_divergence(&mut self) {
@@ -272,7 +275,8 @@ impl World {
             }
         }
         let open = |proc| self.kernel.open_socks(proc).count();
-        let servers = 2 + self.plan.scenario.tunnels.len() + targets.len() + target;
+        let ports = self.plan.scenario.tunnels.iter().filter(|tunnel| tunnel.site.is_none()).count();
+        let servers = 2 + HOSTS.len() + ports + targets.len() + target;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);

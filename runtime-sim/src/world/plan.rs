@@ -184,6 +184,7 @@ impl Plan {
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);
+        scenario.draw_sites(seed);
         Self {
             seed,
             scenario,

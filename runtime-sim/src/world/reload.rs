@@ -36,6 +36,7 @@ impl World {
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
+            site: self.plan.scenario.tunnels[tunnel].site.clone(),
             local: local(tunnel),
             local_sources: Vec::new(),
             limits: self.plan.scenario.limits(tunnel),
@@ -197,7 +198,7 @@ impl World {
             ToListener::CloseAll { .. }
             | ToListener::Retire { .. }
             | ToListener::Admit { .. }
-            | ToListener::KeepTo(_)
+            | ToListener::KeepTo(..)
             | ToListener::Trust(_)
             | ToListener::Report
             | ToListener::Upgrade(_)

@@ -5,7 +5,7 @@ use super::tasks::Task;
 use super::{Event, Role, World};
 use crate::kernel::SockId;
 use crate::oracle::{Kind, Property};
-use crate::scenario::{CTL, PROXY};
+use crate::scenario::{CTL, HOSTS, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Given, Lookup, Role as Purpose};
@@ -25,22 +25,27 @@ impl World {
     /// A server begins, with what another process has left to it.
     pub(super) fn begin_server(&mut self, process: usize, left: Vec<(Given, SockId)>) {
         let (main, listener) = (self.processes[process].threads[0], self.processes[process].threads[1]);
-        let (mut doors, mut held) = ([None, None], Vec::new());
+        let (mut doors, mut hosts, mut held) = ([None, None], [None, None], Vec::new());
         for (given, sock) in left {
             match given {
                 Given::Ctl => doors[0] = Some(Socket(sock)),
                 Given::Proxy => doors[1] = Some(Socket(sock)),
+                Given::Http => hosts[0] = Some(Socket(sock)),
+                Given::Https => hosts[1] = Some(Socket(sock)),
                 Given::Public { owner, .. } => held.push((self.kernel.local(sock), owner, Socket(sock))),
             }
         }
         let until = self.now() + self.plan.scenario.timings.session_grace;
-        self.with(listener, |task, _| {
+        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let routing = self.plan.scenario.server(self.plan.token).routing();
+        self.with(listener, |task, cx| {
             if let Task::Listener(task) = task {
+                let at = HOSTS.map(any).map(Some);
+                task.open_doors(cx, at, hosts, routing).expect("the ports of hosts are free");
                 task.hold(held, until);
             }
         });
         self.sleep(listener);
-        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         self.with(main, |task, cx| {
             if let Task::ServerMain(task) = task {
                 task.listen(cx, any(CTL), any(PROXY), doors).expect("the server's ports are free");
@@ -271,7 +276,7 @@ impl World {
         main.assert_ports(listener, on_the_way);
         let socks = self.kernel.open_socks(process.proc).filter(|&sock| self.kernel.is_listening(sock)).count();
         let doors = if main.is_over() { 0 } else { 2 };
-        let known = doors + listener.ports() + listener.held();
+        let known = doors + listener.doors() + listener.ports() + listener.held();
         if socks != known {
             let what = format!("{socks} sockets listen, and {known} should");
             self.fail(Kind::Safety, Property::PortsAccountedFor, what);

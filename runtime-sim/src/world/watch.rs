@@ -566,6 +566,9 @@ impl World {
                 }
                 self.see_dropped(*why, *visitor);
             }
+            Note::NotRouted { visitor, .. } => {
+                self.watch.dropped.insert((process, *visitor));
+            }
             Note::TakenBack { lost, .. } => {
                 self.coverage.saw(if *lost { Sometimes::StartLost } else { Sometimes::StartUnheard });
             }

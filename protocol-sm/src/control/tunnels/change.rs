@@ -1,14 +1,15 @@
 //! The user says anew which tunnels there are: which of them stay, and how those that do not are replaced without a
 //! visitor losing more than it must.
 //!
-//! A tunnel is the same if its name and its public port are. With another port it moves: the tunnel on the new port is
-//! another one, and the old one stays open until that is ready, unless its port is now another tunnel's. With another
-//! name and the same port it is renamed where it is. Everything else about it (its LocalServer, its limits) changes in
+//! A tunnel is the same if its name and its public port, or its host, are. With another port or host it moves: the tunnel
+//! there is another one, and the old one stays open until that is ready, unless its port or host is now another tunnel's.
+//! With another name and the same port or host it is renamed where it is. Everything else about it (its LocalServer, its limits) changes in
 //! place.
 
 use super::{LookupState, State, TunnelEntry, Tunnels};
 use crate::ids::TunnelId;
 use crate::reload::Changes;
+use crate::routes::Site;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ impl Tunnels {
         let mut orders = Orders::default();
         let names: BTreeSet<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         let ports: BTreeSet<u16> = specs.iter().map(|spec| spec.public_port).filter(|&port| port != 0).collect();
+        let sites: BTreeSet<Site> = specs.iter().filter_map(|spec| spec.site.clone()).collect();
         let mut kept = BTreeSet::new();
         let mut moved = BTreeMap::new();
         let mut new = Vec::new();
@@ -69,7 +71,10 @@ impl Tunnels {
             }
             let successor = moved.get(&entry.successor.unwrap_or(tunnel)).copied().or(entry.successor);
             let successor = successor.filter(|successor| kept.contains(successor));
-            let is_free = entry.port().is_none_or(|port| !ports.contains(&port));
+            let is_free = match &entry.spec.site {
+                Some(site) => !sites.contains(site),
+                None => entry.port().is_none_or(|port| !ports.contains(&port)),
+            };
             if successor.is_some() && entry.state == State::Open && is_free {
                 entry.successor = successor;
                 continue;
@@ -82,24 +87,24 @@ impl Tunnels {
         (orders, changes)
     }
 
-    /// The tunnel that `spec` is about, if that has its port.
+    /// The tunnel that `spec` is about, if that has its port, or its host.
     fn same(&self, spec: &TunnelSpec, names: &BTreeSet<String>, kept: &BTreeSet<TunnelId>) -> Option<TunnelId> {
         let free = || self.entries.iter().filter(|(tunnel, _)| !kept.contains(tunnel));
         let has_port = |entry: &TunnelEntry| {
-            spec.public_port == entry.spec.public_port
-                || spec.public_port == 0
-                || Some(spec.public_port) == entry.port()
+            spec.site == entry.spec.site
+                && (spec.public_port == entry.spec.public_port
+                    || spec.public_port == 0
+                    || Some(spec.public_port) == entry.port())
+        };
+        let has_this = |entry: &TunnelEntry| match &spec.site {
+            Some(site) => entry.spec.site.as_ref() == Some(site),
+            None => spec.public_port != 0 && entry.port() == Some(spec.public_port),
         };
         let named = free().filter(|(_, entry)| entry.spec.name == spec.name && has_port(entry));
         // Where any port will do, that of the tunnel which has moved already.
         let found = named.min_by_key(|(_, entry)| entry.successor.is_some());
         let renamed = || {
-            free().find(|(_, entry)| {
-                entry.successor.is_none()
-                    && !names.contains(&entry.spec.name)
-                    && spec.public_port != 0
-                    && entry.port() == Some(spec.public_port)
-            })
+            free().find(|(_, entry)| entry.successor.is_none() && !names.contains(&entry.spec.name) && has_this(entry))
         };
         found.or_else(renamed).map(|(&tunnel, _)| tunnel)
     }
@@ -162,6 +167,7 @@ impl TunnelEntry {
     /// The public port that it has, or wants.
     fn port(&self) -> Option<u16> {
         match self.spec.public_port {
+            0 if self.spec.site.is_some() => None,
             0 => self.last.map(|last| last.port()),
             port => Some(port),
         }
@@ -192,7 +198,7 @@ mod tests {
     fn spec(name: &str, public_port: u16) -> TunnelSpec {
         let local = format!("{name}.local:80");
         let (limits, serving) = (TunnelLimits::default(), Serving::default());
-        TunnelSpec { name: name.into(), public_port, local, local_sources: vec![], limits, serving }
+        TunnelSpec { name: name.into(), public_port, site: None, local, local_sources: vec![], limits, serving }
     }
 
     /// A client with these tunnels, of which each is open where it wants to be, or at port 9.

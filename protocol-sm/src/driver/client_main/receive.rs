@@ -129,6 +129,7 @@ impl<T> ClientMain<T> {
                 if channel.is_some() && server.features & CHANNEL == 0 {
                     return Err(Disconnect::Unbound);
                 }
+                self.features = server.features;
                 let preface = Preface::ours(ConnKind::Ctl);
                 let said = ToServer::Handshake(ClientHandshake::Hello(hello.clone()));
                 let answer = Ctl::Handshake(ServerHandshake::Hello(server));

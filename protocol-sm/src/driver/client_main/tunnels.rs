@@ -12,7 +12,7 @@ use crate::ids::{ClientId, TunnelId};
 use crate::names::is_address;
 use crate::notes::Note;
 use crate::visit::Label;
-use crate::wire::ClientMsg;
+use crate::wire::{ClientMsg, HOSTS};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -68,7 +68,14 @@ impl<T> ClientMain<T> {
             && self.stopping.is_none()
             && let Some(msg) = self.tunnels.register(cx.now)
         {
-            self.send(cx, msg);
+            // PROTOCOL.md: P-EVO-1.
+            if let ClientMsg::RegisterHost { tunnel, .. } = msg
+                && self.features & HOSTS == 0
+            {
+                self.refuse(cx, tunnel, TunnelRefusal::NoHosts).expect("it was asked for");
+            } else {
+                self.send(cx, msg);
+            }
         }
     }
 
@@ -131,12 +138,24 @@ impl<T> ClientMain<T> {
         tunnel: TunnelId,
         code: TunnelRefusal,
     ) -> Result<(), Violation> {
+        self.refuse(cx, tunnel, code)?;
+        self.register(cx);
+        Ok(())
+    }
+
+    fn refuse<S: MainSys<T>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        tunnel: TunnelId,
+        code: TunnelRefusal,
+    ) -> Result<(), Violation> {
         let random = random_u32(cx.sys);
         let after = self.tunnels.on_refused(tunnel, code, cx.now, random)?;
         if let Some(refused) = self.tunnels.hopeless() {
-            let each = refused
-                .iter()
-                .map(|(spec, code)| format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port));
+            let each = refused.iter().map(|(spec, code)| match &spec.site {
+                Some(site) => format!("tunnel {:?}, {site}: {code}", spec.name),
+                None => format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port),
+            });
             let sentence = each.collect::<Vec<_>>().join("; ");
             self.refused_for_good(cx, sentence);
             return Ok(());
@@ -144,7 +163,6 @@ impl<T> ClientMain<T> {
         if let AfterRefusal::RetryLater { pause, is_news: true } = after {
             cx.sys.note(Note::NotForwarding { tunnel, code, pause });
         }
-        self.register(cx);
         Ok(())
     }
 

@@ -47,7 +47,7 @@ impl Deal {
         self.loads.iter().sum()
     }
 
-    /// A visitor of a tunnel has come, from this address.
+    /// A visitor of a tunnel has come, from this address; `head` was read of it.
     pub(super) fn visitor<S>(
         &mut self,
         sys: &mut S,
@@ -55,12 +55,13 @@ impl Deal {
         member: &mut Member,
         stream: S::Stream,
         from: SocketAddr,
+        head: Vec<u8>,
     ) where
         S: Streams + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         let Member { control, registration, gate, turned_away } = member;
         if let Err(why) = gate.admit(now, from.ip()) {
-            return self.turn_away(sys, member, stream, from, why);
+            return self.turn_away(sys, member, stream, from, head.len(), why);
         }
         let guest = Guest { holder: gate.holder, source: Source::of(from.ip()) };
         if let Err(why) = self.crowd.enter(guest, gate.per_source) {
@@ -68,7 +69,7 @@ impl Deal {
             self.totals.aborted += 1;
             self.dropped.add(why);
             **turned_away += 1;
-            return reset(sys, member, stream, from, why);
+            return reset(sys, member, stream, from, head.len(), why);
         }
         let loop_index = least_loaded(&self.loads);
         self.loads[loop_index] += 1;
@@ -78,6 +79,7 @@ impl Deal {
             stream,
             from,
             guest,
+            head,
             tunnel_max: gate.max_connections,
             label: gate.label.clone(),
             left: self.loads.len() - 1,
@@ -85,20 +87,21 @@ impl Deal {
         sys.tell(ToLoop { loop_index, message });
     }
 
-    /// Somebody came to a tunnel who may not visit it.
+    /// Somebody came to a tunnel who may not visit it, after `read` bytes were read.
     pub(super) fn turn_away<S>(
         &mut self,
         sys: &mut S,
         member: &mut Member,
         stream: S::Stream,
         from: SocketAddr,
+        read: usize,
         why: Dropped,
     ) where
         S: Streams + Log,
     {
         self.turned_away.add(why);
         *member.turned_away += 1;
-        reset(sys, member, stream, from, why);
+        reset(sys, member, stream, from, read, why);
     }
 
     /// A visitor was passed on from one event loop to another.
@@ -114,9 +117,16 @@ impl Deal {
     }
 }
 
-fn reset<S: Streams + Log>(sys: &mut S, member: &Member, stream: S::Stream, from: SocketAddr, why: Dropped) {
+fn reset<S: Streams + Log>(
+    sys: &mut S,
+    member: &Member,
+    stream: S::Stream,
+    from: SocketAddr,
+    read: usize,
+    why: Dropped,
+) {
     sys.note(Note::VisitorDropped { visitor: from, tunnel: member.registration.tunnel, why });
-    Begun::turned_away(member.gate.label.as_ref(), from, why).into_iter().for_each(|visit| sys.note(visit));
+    Begun::turned_away(member.gate.label.as_ref(), from, read, why).into_iter().for_each(|visit| sys.note(visit));
     sys.reset(stream);
 }
 

@@ -10,7 +10,8 @@ use super::super::thread::{Cx, Tell};
 use super::super::unnamed::{Heard, Unnamed};
 use super::{Listener, Slot};
 use crate::canary::{PlantedBug, planted};
-use crate::notes::Dropped;
+use crate::notes::{Dropped, Note};
+use crate::routes::Refusal;
 use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -79,7 +80,7 @@ impl<T, L> Listener<T, L> {
             }
             Heard::Malformed => self.refuse(cx, token, Dropped::NoHeader),
         }
-        self.settle(cx.sys);
+        self.settle(cx);
     }
 
     /// The time of one that waits is over, because its header is late or for another reason. Its timer has been removed.
@@ -94,7 +95,7 @@ impl<T, L> Listener<T, L> {
         } else {
             self.refuse(cx, token, why);
         }
-        self.settle(cx.sys);
+        self.settle(cx);
     }
 
     /// It is known who it is: from here on it is a visitor as any other.
@@ -105,11 +106,19 @@ impl<T, L> Listener<T, L> {
     {
         let Some(Waiting { unnamed, port, .. }) = self.take_waiting(token) else { return };
         cx.sys.unwatch(&unnamed.stream);
-        let Some(Slot::Port(port)) = self.slots.get_mut(port) else { unreachable!("it goes with its port") };
         // Where nobody is named, it is the proxy itself.
         let name = unnamed.name().filter(|_| !planted(PlantedBug::NameForgotten));
         let from = name.unwrap_or(unnamed.from);
-        self.deal.visitor(cx.sys, cx.now, port.route.resolve(), unnamed.stream, from);
+        match self.slots.get_mut(port) {
+            Some(Slot::Port(port)) => {
+                self.deal.visitor(cx.sys, cx.now, port.route.resolve(), unnamed.stream, from, Vec::new());
+            }
+            Some(Slot::Door(door)) => {
+                let web = door.web;
+                self.welcome(cx, web, unnamed.stream, from);
+            }
+            Some(Slot::Newcomer(_) | Slot::Waiting(_)) | None => unreachable!("it goes with its port"),
+        }
     }
 
     /// It has not said who it is.
@@ -126,15 +135,25 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Some(Slot::Port(port)) = self.slots.get_mut(port) else { unreachable!("it goes with its port") };
-        self.deal.turn_away(cx.sys, port.route.resolve(), unnamed.stream, unnamed.from, why);
+        match self.slots.get_mut(port) {
+            Some(Slot::Port(port)) => {
+                self.deal.turn_away(cx.sys, port.route.resolve(), unnamed.stream, unnamed.from, 0, why);
+            }
+            Some(Slot::Door(door)) => {
+                let why = if why == Dropped::NoHeader { Refusal::NoHeader } else { Refusal::Crowded };
+                self.newcomers.refused.add(why);
+                cx.sys.note(Note::NotRouted { visitor: unnamed.from, web: door.web, host: None, why });
+                cx.sys.reset(unnamed.stream);
+            }
+            Some(Slot::Newcomer(_) | Slot::Waiting(_)) | None => unreachable!("it goes with its port"),
+        }
     }
 
     fn take_waiting(&mut self, token: Token) -> Option<Waiting<T>> {
         self.wait_until(token, None);
         match self.slots.remove(token)? {
             Slot::Waiting(waiting) => Some(*waiting),
-            Slot::Port(_) => unreachable!("a visitor's token"),
+            Slot::Port(_) | Slot::Door(_) | Slot::Newcomer(_) => unreachable!("a visitor's token"),
         }
     }
 
@@ -145,7 +164,7 @@ impl<T, L> Listener<T, L> {
     {
         let of_port = self.slots.iter().filter_map(|(token, slot)| match slot {
             Slot::Waiting(waiting) => (waiting.port == port).then_some(token),
-            Slot::Port(_) => None,
+            Slot::Port(_) | Slot::Door(_) | Slot::Newcomer(_) => None,
         });
         for token in of_port.collect::<Vec<_>>() {
             if let Some(Waiting { unnamed, .. }) = self.take_waiting(token) {

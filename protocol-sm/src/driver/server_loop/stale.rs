@@ -8,7 +8,7 @@ use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::relay::End;
 use super::super::slab::Token;
 use super::super::thread::Cx;
-use super::{Again, Conn, LoopSys, ServerLoop, Slot, State};
+use super::{Conn, LoopSys, ServerLoop, Slot, State, Taken};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{Answer, Doubt};
@@ -188,7 +188,8 @@ impl<T, P> ServerLoop<T, P> {
             let epoch = active.conn.transfer.epoch();
             cx.sys.note(Note::TakenBack { conn: conn.id, epoch, visitor: guest.from, lost: active.lost });
             guest.conn = None;
-            guest.again = Some(Box::new(Again { transfer: active.conn.transfer, first: active.first }));
+            let (transfer, first) = (Some(active.conn.transfer), active.first);
+            guest.taken = Some(Box::new(Taken { transfer, first }));
         }
         if !active.lost {
             self.on_dead(cx, control, conn.id, conn.silence);

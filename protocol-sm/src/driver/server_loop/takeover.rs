@@ -55,7 +55,7 @@ impl<T, P> ServerLoop<T, P> {
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) else { return };
         let from = (visitor.control, visitor.tunnel);
         (visitor.control, visitor.tunnel) = to;
-        let returns = visitor.again.is_some();
+        let returns = visitor.returns();
         if let Some(shard) = self.controls.get_mut(&from.0) {
             shard.pool.remove_waiting(token);
             shard.on_left(&mut self.ledger, from.1);

@@ -4,7 +4,8 @@ use super::super::messages::{Arrival, ControlKey, FromServerLoop, share};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::thread::Cx;
-use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Visitor};
+use super::{Active, LoopSys, Pace, ServerLoop, Slot, State, Taken, Visitor};
+use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::crowd::Guest;
@@ -13,7 +14,7 @@ use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
 use crate::report::{Trouble, time_since};
-use crate::transfer::{Fin, Untold};
+use crate::transfer::{Fin, Half, Untold};
 use crate::visit::{Begun, VisitEnd};
 use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
@@ -45,17 +46,19 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, guest, label, .. } = arrival;
+        let Arrival { tunnel, stream, from, guest, head, label, .. } = arrival;
+        let read = head.len();
         self.core.totals.visitors += 1;
         self.count(control, tunnel);
         if let Some(why) = refused {
             self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
             cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-            Begun::turned_away(label.as_ref(), from, why).into_iter().for_each(|visit| cx.sys.note(visit));
+            Begun::turned_away(label.as_ref(), from, read, why).into_iter().for_each(|visit| cx.sys.note(visit));
             cx.sys.reset(stream);
             self.tell_left(cx, guest);
             return;
         }
+        let taken = (!head.is_empty()).then(|| Box::new(Taken { transfer: None, first: head }));
         let made = self.slots.insert_with(|token| match cx.sys.watch(&stream, token) {
             Ok(()) => Ok(Slot::Visitor(Box::new(Visitor {
                 control,
@@ -66,7 +69,7 @@ impl<T, P> ServerLoop<T, P> {
                 port: Endpoint::new(stream),
                 conn: None,
                 until: cx.now + self.core.timings.wait_timeout,
-                again: None,
+                taken,
                 deadline: None,
             }))),
             Err(_) => Err(stream),
@@ -83,7 +86,7 @@ impl<T, P> ServerLoop<T, P> {
                 let why = Dropped::Resources;
                 self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
                 cx.sys.note(Note::VisitorDropped { visitor: from, tunnel, why });
-                Begun::turned_away(label.as_ref(), from, why).into_iter().for_each(|visit| cx.sys.note(visit));
+                Begun::turned_away(label.as_ref(), from, read, why).into_iter().for_each(|visit| cx.sys.note(visit));
                 cx.sys.reset(stream);
                 self.tell_left(cx, guest);
             }
@@ -130,13 +133,13 @@ impl<T, P> ServerLoop<T, P> {
             unreachable!("the pool knows only conns and visitors that are there");
         };
         let State::Idle { conn: idle, .. } = &conn.state else { unreachable!("P2: only an idle conn is given") };
-        let begun = match &guest.again {
+        let begun = match guest.taken.as_ref().and_then(|taken| taken.transfer.as_ref()) {
             None => idle.clone().start().map(|active| (active, Untold::default())),
-            Some(again) => idle.clone().start_again(&again.transfer),
+            Some(transfer) => idle.clone().start_again(transfer),
         };
-        let Some((active, untold)) = begun else {
+        let Some((mut active, untold)) = begun else {
             // Its epochs are used up: another conn must do it.
-            let (control, returns) = (conn.control, guest.again.is_some());
+            let (control, returns) = (conn.control, guest.returns());
             self.drop_conn(cx, token, AbortCode::ConnLost, false);
             if returns {
                 self.place_again(cx, control, visitor);
@@ -152,13 +155,23 @@ impl<T, P> ServerLoop<T, P> {
             public: cx.sys.own_address(&guest.port.stream),
         };
         conn.link.egress_flow.push(&start);
-        let first = match guest.again.take() {
-            None => {
-                self.core.tally.waits.add(time_since(cx.now, guest.until, self.core.timings.wait_timeout));
-                core::mem::take(&mut self.spare)
-            }
-            Some(again) => again.first,
+        let returns = guest.returns();
+        if !returns {
+            self.core.tally.waits.add(time_since(cx.now, guest.until, self.core.timings.wait_timeout));
+        }
+        let first = match guest.taken.take() {
+            None => core::mem::take(&mut self.spare),
+            Some(taken) => taken.first,
         };
+        let max_bandwidth = self.controls.get(&conn.control).and_then(|shard| shard.max_bandwidth);
+        if !returns && !first.is_empty() {
+            // PROTOCOL.md: P-HOST-6.
+            active.transfer.egress.on_taken(first.len());
+            if max_bandwidth.is_some() {
+                let tunnel = (conn.control, guest.tunnel);
+                self.allowances.charge(cx.now, tunnel, Direction::Egress, first.len() as u64, None);
+            }
+        }
         conn.link.egress_flow.push_payload(&first);
         for Fin { total, how } in untold.fins() {
             let msg = ServerMsg::Fin { conn: conn.id, epoch: active.transfer.epoch(), total, how };
@@ -175,7 +188,6 @@ impl<T, P> ServerLoop<T, P> {
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
         let doubt_at = cx.now + self.core.timings.start_patience;
         conn.silence = cx.now.since(conn.heard);
-        let max_bandwidth = self.controls.get(&conn.control).and_then(|shard| shard.max_bandwidth);
         conn.state = State::Active(Active {
             conn: active,
             tunnel: guest.tunnel,
@@ -237,11 +249,11 @@ impl<T, P> ServerLoop<T, P> {
             }
             self.count_trouble(cx.now, control, tunnel, Trouble::Dropped(why));
         }
-        let again = self.slots.get_mut(token).and_then(|slot| match slot {
-            Slot::Visitor(visitor) => visitor.again.take(),
+        let taken = self.slots.get_mut(token).and_then(|slot| match slot {
+            Slot::Visitor(visitor) => visitor.taken.take(),
             Slot::Conn(_) => None,
         });
-        let ways = again.map(|again| again.transfer.ways()).unwrap_or_default();
+        let ways = taken.map(|taken| taken.ways()).unwrap_or_default();
         if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
             cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Dropped(why)));
         }

@@ -1,13 +1,13 @@
 //! The ctl and the proxy port: connections come in, and those on the proxy port show whose they are.
 
 use super::super::ctl_link::CtlLink;
+use super::super::handshake_limit::Crowded;
 use super::super::listener::accept_batch;
 use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Role, Streams};
 use super::super::thread::Cx;
-use super::handshake_limit::Crowded;
 use super::upgrade::Upgrade;
 use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::auth::Channel;
@@ -111,8 +111,9 @@ impl<T, L> ServerMain<T, L> {
 
     /// Closes whoever must go before a connection from `source` may come.
     pub(super) fn make_room<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, source: Source) {
+        let most = [self.settings.max_handshakes, self.settings.max_handshakes_per_source];
         while let Some((oldest, crowded)) =
-            self.handshake_limit.must_leave(&self.settings, source, |source| self.sessions.expected(source))
+            self.handshake_limit.must_leave(most, source, |source| self.sessions.expected(source))
         {
             let why = match crowded {
                 Crowded::Source => HandshakeEnd::SourceCrowded,

@@ -24,7 +24,7 @@ impl<T, L> ServerMain<T, L> {
                 ToListener::Upgrade(step) => step == Step::Leave,
                 ToListener::Bind { .. }
                 | ToListener::Admit { .. }
-                | ToListener::KeepTo(_)
+                | ToListener::KeepTo(..)
                 | ToListener::Trust(_)
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }

@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
 use crate::control::credentials::follow;
-use crate::control::server::{Control, Withdrawn};
+use crate::control::server::{Control, Withdrawn, not_allowed};
 use crate::ledger::{Good, Holder};
 use crate::notes::Note;
 use crate::reload::server_settings;
@@ -34,7 +34,7 @@ impl<T, L> ServerMain<T, L> {
         );
         let max_sessions = fit(&mut self.settings);
         self.sessions.set_cap(Good::Session, max_sessions);
-        if before.timings != self.settings.timings {
+        if before.timings != self.settings.timings || before.routing() != self.settings.routing() {
             let timings = self.settings.timings.clone();
             self.keep_to(cx, &timings);
         }
@@ -52,7 +52,7 @@ impl<T, L> ServerMain<T, L> {
 
     fn keep_to<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, timings: &Timings) {
         cx.sys.keep_to(timings);
-        cx.sys.tell(ToListener::KeepTo(Box::new(timings.clone())));
+        cx.sys.tell(ToListener::KeepTo(Box::new(timings.clone()), Box::new(self.settings.routing())));
         for loop_index in 0..self.loop_count {
             let message = ToServerLoop::KeepTo(Box::new(timings.clone()));
             cx.sys.tell(ToLoop { loop_index, message });
@@ -99,7 +99,8 @@ impl<T, L> ServerMain<T, L> {
         let Some((withdrawn, admitted)) = rescoped else { return };
         for withdrawn in withdrawn {
             *closed += usize::from(withdrawn.open.is_some());
-            self.withdraw(cx, key, withdrawn, TunnelRefusal::PortNotAllowed);
+            let code = not_allowed(withdrawn.asked.site.as_ref());
+            self.withdraw(cx, key, withdrawn, code);
         }
         for admitted in admitted {
             self.admit_anew(cx, key, admitted);
@@ -175,7 +176,7 @@ impl<T, L> ServerMain<T, L> {
         withdrawn: Withdrawn,
         code: TunnelRefusal,
     ) {
-        let Withdrawn { tunnel, name, wanted, open } = withdrawn;
+        let Withdrawn { tunnel, asked, open } = withdrawn;
         if let Some(registration) = open
             && !planted(PlantedBug::ShrunkScopeKept)
         {
@@ -186,7 +187,7 @@ impl<T, L> ServerMain<T, L> {
             // It is the answer to its registration.
             None => ServerMsg::TunnelRefused { tunnel, code },
         };
-        self.note_tunnel(cx, key, (name, wanted), &told);
+        self.note_tunnel(cx, key, asked, &told);
         if code != TunnelRefusal::Released || !planted(PlantedBug::ReleaseUntold) {
             self.send(cx, key, told);
         }

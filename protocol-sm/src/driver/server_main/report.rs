@@ -63,6 +63,7 @@ impl<T, L> ServerMain<T, L> {
                     report.visitors.total += part.dropped.sum();
                     report.visitors.dropped.add_all(&part.dropped);
                     report.visitors.turned_away = part.turned_away;
+                    (report.unrouted, report.not_routed) = (part.unrouted, part.not_routed);
                     turned_away.extend(part.tunnels.into_iter().map(|(key, tunnel, count)| ((key, tunnel), count)));
                 }
             }
@@ -94,7 +95,7 @@ impl<T, L> ServerMain<T, L> {
         let tunnels = control.tunnels().map(|view| {
             let state = if view.public.is_some() { TunnelState::Open } else { TunnelState::Opening };
             let mut tunnel = TunnelReport::new(String::from(view.name), state, view.wanted);
-            tunnel.public = view.public;
+            tunnel.locate(view.site, view.public);
             tunnel.turned_away = turned_away(view.tunnel);
             if let Some(tally) = tallies.get(&view.tunnel) {
                 tunnel.fill(tally, now);

@@ -14,7 +14,7 @@
 use super::super::messages::{ControlKey, Former};
 use super::super::slab::Token;
 use crate::codes::{TunnelRefusal, Violation};
-use crate::control::server::Control;
+use crate::control::server::{Asked, Control, Place};
 use crate::ids::{ClientId, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::report::Counted;
@@ -241,10 +241,10 @@ impl SessionTable {
     }
 
     /// A session registers a tunnel: if it takes over, and the one before it has that open, it gets it with its port.
-    pub(super) fn take_tunnel(&mut self, key: ControlKey, name: &str, port: u16) -> Option<Former> {
+    pub(super) fn take_tunnel(&mut self, key: ControlKey, asked: &Asked) -> Option<Former> {
         let entry = self.entries.get(&key)?;
         let former = entry.former.filter(|_| entry.handover.is_some())?;
-        let (registration, public) = self.act(former, |control, _| control.hand_over(name, port))??;
+        let (registration, public) = self.act(former, |control, _| control.hand_over(asked))??;
         if let Some(handover) = self.entries.get_mut(&key).and_then(|entry| entry.handover.as_mut()) {
             handover.taken.push(registration.tunnel);
         }
@@ -316,13 +316,13 @@ impl SessionTable {
         }
     }
 
-    /// The session that has `port` and makes room for a newcomer of the same holder: it has no ctl_conn, and nothing was
+    /// The session that has what is at `place` and makes room for a newcomer of the same holder: it has no ctl_conn, and nothing was
     /// heard of it since the newcomer's session began.
-    pub(super) fn ghost(&self, newcomer: ControlKey, port: u16) -> Option<ControlKey> {
+    pub(super) fn ghost(&self, newcomer: ControlKey, place: &Place) -> Option<ControlKey> {
         let holder = self.entries.get(&newcomer)?.control.credential;
         let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
         let ghost = gone.filter(|entry| entry.control.credential == holder && entry.heard_beside < newcomer);
-        ghost.map(|entry| &entry.control).find(|control| control.has_port(port)).map(|control| control.key)
+        ghost.map(|entry| &entry.control).find(|control| control.has(place)).map(|control| control.key)
     }
 
     /// A session of `holder` whose ports are released.

@@ -8,14 +8,13 @@ use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
 use crate::codes::{AbortCode, CloseCode, StateName, TunnelRefusal, Violation};
-use crate::control::server::{Admitted, Bind, Bound, Reaction};
+use crate::control::server::{Admitted, Asked, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
 use crate::notes::{Expiry, Note};
 use crate::session::Delivery;
 use crate::sys_error::SysError;
 use crate::visit::Label;
 use crate::wire::{ClientMsg, Ctl, ServerHandshake, ServerMsg, ToClient, ToServer};
-use alloc::string::String;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -61,7 +60,12 @@ impl<T, L> ServerMain<T, L> {
     ) -> Result<(), Stop> {
         let random = random_u32(cx.sys);
         let asked = match &msg {
-            ClientMsg::RegisterTunnel { name, public_port, .. } => (name.clone(), *public_port),
+            ClientMsg::RegisterTunnel { name, public_port, .. } => {
+                Asked { name: name.clone(), wanted: *public_port, site: None }
+            }
+            ClientMsg::RegisterHost { name, site, .. } => {
+                Asked { name: name.clone(), wanted: 0, site: Some(site.clone()) }
+            }
             ClientMsg::CloseTunnel { .. }
             | ClientMsg::ConnFailed { .. }
             | ClientMsg::Fin { .. }
@@ -69,7 +73,7 @@ impl<T, L> ServerMain<T, L> {
             | ClientMsg::Abort { .. }
             | ClientMsg::StartSeen { .. }
             | ClientMsg::ChangeTunnel { .. }
-            | ClientMsg::Drain => (String::new(), 0),
+            | ClientMsg::Drain => Asked::default(),
         };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
@@ -98,15 +102,14 @@ impl<T, L> ServerMain<T, L> {
         Ok(())
     }
 
-    /// Reports what a client is told of one of its tunnels; `asked` is its name, and the port that was wanted.
+    /// Reports what a client is told of one of its tunnels, for which it has `asked`.
     pub(super) fn note_tunnel<S: MainSys<T, L>>(
         &mut self,
         cx: &mut Cx<'_, S>,
         key: ControlKey,
-        asked: (String, u16),
+        asked: Asked,
         told: &ServerMsg,
     ) {
-        let (name, wanted) = asked;
         let (tunnel, outcome) = match *told {
             ServerMsg::TunnelReady { tunnel, public } => (tunnel, Ok(public)),
             ServerMsg::TunnelRefused { tunnel, code } | ServerMsg::TunnelClosed { tunnel, code } => (tunnel, Err(code)),
@@ -121,7 +124,7 @@ impl<T, L> ServerMain<T, L> {
             && entry.is_news(tunnel, outcome)
         {
             let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
-            cx.sys.note(Note::Tunnel { client, credential, tunnel, name, wanted, outcome });
+            cx.sys.note(Note::Tunnel { client, credential, tunnel, asked, outcome });
         }
     }
 
@@ -133,20 +136,18 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.get(control) else { return };
         let holder = entry.control.credential;
         let owner = Owner { client: entry.control.client, credential: self.settings.name_of(holder) };
-        let Bind { registration, ports, mut gate } = bind;
+        let Bind { registration, place, mut gate } = bind;
         gate.label = self.label(control, registration.tunnel);
         if let Some(former) = self.take_tunnel(control, registration.tunnel) {
             cx.sys.tell(ToListener::HandOver { former, control, registration, gate });
             return self.end_handover_if_through(cx, former.control);
         }
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
-        if let (Some(&port), 1) = (ports.front(), ports.len())
-            && let Some(ghost) = self.sessions.ghost(control, port)
-        {
+        if let Some(ghost) = self.sessions.ghost(control, &place) {
             self.release(cx, ghost, CloseCode::Replaced);
         }
         let at = self.bind_at;
-        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, ports, gate });
+        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate });
     }
 
     /// Who may visit a tunnel is changed, or its name.
@@ -173,8 +174,7 @@ impl<T, L> ServerMain<T, L> {
         bound: Result<SocketAddr, SysError>,
     ) {
         let answer = self.sessions.act(key, |control, _| {
-            let asked =
-                (String::from(control.tunnel_name(registration.tunnel)), control.wanted_port(registration.tunnel));
+            let asked = control.asked_for(registration.tunnel);
             (asked, control.on_bound(registration, bound))
         });
         // A session that is over has had all its ports closed.

@@ -14,7 +14,6 @@ use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::Note;
 use crate::wire::{ClientHello, ClientMsg, LEAVE, ServerMsg, TAKEOVER};
-use alloc::string::String;
 use core::time::Duration;
 
 /// How long a session may take to register the tunnels of the one that it takes over from. Until then that goes on.
@@ -92,8 +91,8 @@ impl<T, L> ServerMain<T, L> {
             return None;
         }
         let control = &self.sessions.get(key)?.control;
-        let (name, port) = (String::from(control.tunnel_name(tunnel)), control.wanted_port(tunnel));
-        self.sessions.take_tunnel(key, &name, port)
+        let asked = control.asked_for(tunnel);
+        self.sessions.take_tunnel(key, &asked)
     }
 
     /// The time to take over is up. A newcomer that has no ctl_conn just then may be gone, and gets more of it.

@@ -4,6 +4,7 @@ use super::super::super::sys::{Readiness, Received, Role, Streams};
 use super::super::super::thread::{Driver, SCRATCH, Strategy};
 use super::*;
 use crate::auth::Channel;
+use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{ClientId, Registration, TunnelId};
 use crate::notes::Note;
@@ -144,9 +145,9 @@ impl Setup {
         );
         let owner = Owner { client: ClientId([1; 16]), credential: None };
         let (control, at) = (ControlKey(1), ([0, 0, 0, 0], 0).into());
-        let ports = [443].into();
+        let place = Place::Ports([443].into());
         let bind =
-            ToListener::Bind { control, holder: None, owner, registration: Self::TUNNEL, at, ports, gate: gate.into() };
+            ToListener::Bind { control, holder: None, owner, registration: Self::TUNNEL, at, place, gate: gate.into() };
         setup.with(|listener, cx| {
             listener.on_message(cx, bind);
             listener.run_busy(cx);

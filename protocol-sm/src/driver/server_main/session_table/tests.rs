@@ -28,6 +28,10 @@ fn begin(table: &mut SessionTable, holder: usize, client: u8, has_port: bool) ->
     key
 }
 
+fn at_port(port: u16) -> Place {
+    Place::Ports([port].into())
+}
+
 /// P-REPL-6.
 #[test]
 fn only_the_own_holders_ghost_makes_room_for_a_newcomer() {
@@ -35,14 +39,14 @@ fn only_the_own_holders_ghost_makes_room_for_a_newcomer() {
     let table = &mut SessionTable::new(Ledger::default());
     let ghost = begin(table, 0, 1, true);
     let (newcomer, stranger) = (begin(table, 0, 2, false), begin(table, 1, 1, false));
-    assert_eq!(table.ghost(newcomer, PORT), None, "it has a ctl_conn");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT)), None, "it has a ctl_conn");
     table.detach(ghost, at(30), at(300));
-    assert_eq!(table.ghost(newcomer, PORT), Some(ghost));
-    assert_eq!(table.ghost(newcomer, PORT + 1), None);
-    assert_eq!(table.ghost(stranger, PORT), None, "another holder's");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT)), Some(ghost));
+    assert_eq!(table.ghost(newcomer, &at_port(PORT + 1)), None);
+    assert_eq!(table.ghost(stranger, &at_port(PORT)), None, "another holder's");
     assert_eq!(table.asleep(Some(0)), None, "it has its ports");
     table.sleep(ghost);
     assert_eq!([0, 1].map(|holder| table.asleep(Some(holder))), [Some(ghost), None]);
     table.on_heard(ghost);
-    assert_eq!(table.ghost(newcomer, PORT), None, "it was heard since");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT)), None, "it was heard since");
 }

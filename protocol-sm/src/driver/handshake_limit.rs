@@ -1,10 +1,11 @@
-//! Connections whose handshake is not through, by source address: none takes the room of all others.
+//! Connections that have not said yet whose they are, by source address: none takes the room of all others. On the ctl
+//! and the proxy port these are the handshakes that are not through, on the ports of hosts the visitors who have named
+//! none.
 //!
 //! What a client was asked for does not count: its conns come all at once, and each says its hello only when the client's
 //! loop comes to it.
 
-use super::super::slab::Token;
-use crate::settings::ServerSettings;
+use super::slab::Token;
 use crate::sources::Source;
 use crate::time::Instant;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -50,16 +51,16 @@ impl HandshakeLimit {
         self.len
     }
 
-    /// Which connection must go before one from `source` may come, if any. `expected` tells how many the clients at a
-    /// source were asked for.
+    /// Which connection must go before one from `source` may come, if any: there are `most` at once, and so many of one
+    /// source. `expected` tells how many the clients at a source were asked for.
     // PROTOCOL.md: P-AUTH-12.
     pub(super) fn must_leave(
         &self,
-        settings: &ServerSettings,
+        most: [u32; 2],
         source: Source,
         expected: impl Fn(Source) -> usize,
     ) -> Option<(Token, Crowded)> {
-        let [most, most_of_source] = [settings.max_handshakes, settings.max_handshakes_per_source].map(|n| n as usize);
+        let [most, most_of_source] = most.map(|n| n as usize);
         let surplus = |source, of_source: &VecDeque<_>| of_source.len().saturating_sub(expected(source));
         if let Some(own) = self.by_source.get(&source).filter(|own| own.len() >= most_of_source)
             && surplus(source, own) >= most_of_source
@@ -106,57 +107,57 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_does_not_count() {
-        let settings = ServerSettings { max_handshakes: 3, max_handshakes_per_source: 2, ..ServerSettings::default() };
+        let most = [3, 2];
         let mut limit = HandshakeLimit::default();
         for n in 0..6 {
             limit.add(source(1), at(n), token(n));
         }
         let asked = |count| move |at: Source| if at == source(1) { count } else { 0 };
-        assert_eq!(limit.must_leave(&settings, source(1), asked(5)), None);
-        assert_eq!(limit.must_leave(&settings, source(1), asked(4)), Some((token(0), Crowded::Source)));
-        assert_eq!(limit.must_leave(&settings, source(2), asked(4)), None);
-        assert_eq!(limit.must_leave(&settings, source(2), asked(3)), Some((token(0), Crowded::All)));
+        assert_eq!(limit.must_leave(most, source(1), asked(5)), None);
+        assert_eq!(limit.must_leave(most, source(1), asked(4)), Some((token(0), Crowded::Source)));
+        assert_eq!(limit.must_leave(most, source(2), asked(4)), None);
+        assert_eq!(limit.must_leave(most, source(2), asked(3)), Some((token(0), Crowded::All)));
         limit.add(source(2), at(6), token(6));
         limit.add(source(3), at(7), token(7));
         limit.add(source(4), at(8), token(8));
-        assert_eq!(limit.must_leave(&settings, source(5), asked(6)), Some((token(6), Crowded::All)), "a stranger's");
+        assert_eq!(limit.must_leave(most, source(5), asked(6)), Some((token(6), Crowded::All)), "a stranger's");
     }
 
     #[test]
     fn a_source_with_too_many_loses_its_own_oldest() {
-        let settings = ServerSettings { max_handshakes_per_source: 2, ..ServerSettings::default() };
+        let most = [1024, 2];
         let tokens = [0, 1, 2, 3].map(token);
         let mut limit = HandshakeLimit::default();
         limit.add(source(1), at(0), tokens[0]);
         limit.add(source(2), at(1), tokens[1]);
         limit.add(source(2), at(2), tokens[2]);
-        assert_eq!(limit.must_leave(&settings, source(1), nothing), None);
-        assert_eq!(limit.must_leave(&settings, source(3), nothing), None);
-        assert_eq!(limit.must_leave(&settings, source(2), nothing), Some((tokens[1], Crowded::Source)));
+        assert_eq!(limit.must_leave(most, source(1), nothing), None);
+        assert_eq!(limit.must_leave(most, source(3), nothing), None);
+        assert_eq!(limit.must_leave(most, source(2), nothing), Some((tokens[1], Crowded::Source)));
         limit.remove(source(2), tokens[1]);
         limit.remove(source(2), tokens[1]);
-        assert_eq!(limit.must_leave(&settings, source(2), nothing), None);
+        assert_eq!(limit.must_leave(most, source(2), nothing), None);
     }
 
     #[test]
     fn where_there_are_too_many_the_source_with_most_makes_room() {
-        let settings = ServerSettings { max_handshakes: 4, ..ServerSettings::default() };
+        let most = [4, 512];
         let tokens = [0, 1, 2, 3, 4].map(token);
         let mut limit = HandshakeLimit::default();
         limit.add(source(1), at(0), tokens[0]);
         limit.add(source(2), at(1), tokens[1]);
         limit.add(source(2), at(2), tokens[2]);
-        assert_eq!(limit.must_leave(&settings, source(3), nothing), None);
+        assert_eq!(limit.must_leave(most, source(3), nothing), None);
         limit.add(source(3), at(3), tokens[3]);
         assert_eq!(
-            limit.must_leave(&settings, source(4), nothing),
+            limit.must_leave(most, source(4), nothing),
             Some((tokens[1], Crowded::All)),
             "not the oldest of all"
         );
         limit.remove(source(2), tokens[1]);
         limit.add(source(4), at(4), tokens[4]);
         assert_eq!(
-            limit.must_leave(&settings, source(4), nothing),
+            limit.must_leave(most, source(4), nothing),
             Some((tokens[0], Crowded::All)),
             "among equals the oldest"
         );
