@@ -274,9 +274,9 @@ mod tests {
         let flag = Given::from("http://u:s3cret@flag:1".to_owned());
         let mut source = |flag, variable: &str| {
             let said = over_the_file(flag, Some(variable.into()), &mut warnings).unwrap();
-            said.map(|source| match source {
+            said.map(|source| match &source {
                 OutboundSource::Proxy(proxy) => proxy.to_string(),
-                other => format!("{other:?}"),
+                OutboundSource::Environment | OutboundSource::File { .. } => format!("{source:?}"),
             })
         };
         assert_eq!(source(None, ""), None);
