@@ -250,8 +250,9 @@ fn networks(section: &Section<'_>, key: &str) -> Option<Vec<Network>> {
     Some(networks)
 }
 
-/// Reads a list of hosts.
-fn hosts(section: &Section<'_>, key: &str) -> Option<Vec<Host>> {
+/// Reads a list of hosts. `so` ends the sentence that says that it is empty.
+fn hosts(section: &Section<'_>, key: &str, so: &str) -> Option<Vec<Host>> {
+    let problems = section.problems();
     let expected = "a list of hosts in quotes, such as [\"app.example.com\", \"*.example.com\"]";
     let mut hosts = Vec::new();
     for (line, text) in section.texts(key, expected)? {
@@ -259,6 +260,9 @@ fn hosts(section: &Section<'_>, key: &str) -> Option<Vec<Host>> {
             Ok(host) => hosts.push(host),
             Err(error) => section.item_problem(key, line, &format!("\"{}\" {error}", text.escape_debug())),
         }
+    }
+    if hosts.is_empty() && section.problems() == problems {
+        section.problem(key, format!("is an empty list{so}"));
     }
     Some(hosts)
 }

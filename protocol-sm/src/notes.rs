@@ -196,6 +196,11 @@ pub enum Note {
         /// The server could not be reached for this long. None: it was, and did not know the session any more.
         waited: Option<Duration>,
     },
+    /// On the client: the server takes data connections at a port that was not expected.
+    ProxyPort {
+        /// The port.
+        port: u16,
+    },
     /// On the client: no new visitors come in its session, whose transfers go on; another session begins beside it.
     Left {
         /// The reason.
@@ -341,6 +346,8 @@ pub enum Disconnect {
     WrongServer,
     /// The server's proofs do not cover the TLS channel: TLS ends in front of it.
     Unbound,
+    /// The server names a port for data connections that no client dials unless it expects it.
+    ProxyPort(u16),
     /// The connection could not be encrypted as it must be.
     Tls(TlsFailure),
     /// The connection was lost before a server had answered.
@@ -361,7 +368,7 @@ impl Disconnect {
     pub fn is_lasting(self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_final(),
-            Self::WrongServer | Self::Unbound => true,
+            Self::WrongServer | Self::Unbound | Self::ProxyPort(_) => true,
             Self::Proxy(failure) => failure.is_lasting(),
             Self::Tls(failure) => failure.is_final(),
             // PROTOCOL.md: P-END-4.
@@ -412,6 +419,10 @@ impl Disconnect {
             Self::Unbound => format!(
                 "TLS ends in front of the server {server}, and whoever ends it could read and change everything; if that is \
                  a relay of yours, set `tls_relay = true`"
+            ),
+            Self::ProxyPort(port) => format!(
+                "the server {server} wants data connections at its port {port}, where another service may be: below 1024 \
+                 only its ctl port is dialled unasked; if it is meant, set `proxy_port = {port}`"
             ),
             Self::Tls(failure) => format!("the server {server}: {failure}"),
             Self::Lost => format!("the connection to the server {server} was lost"),

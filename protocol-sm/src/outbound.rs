@@ -100,6 +100,12 @@ impl Target {
         Self { host: self.host.clone(), port }
     }
 
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }

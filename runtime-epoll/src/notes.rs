@@ -336,6 +336,9 @@ impl Notes {
                      a new session begins when it can be reached"
                 );
             }
+            Note::ProxyPort { port } => {
+                tracing::info!(event = "proxy_port", port, "the server takes data connections at port {port}");
+            }
             Note::SessionLost { waited: None } => tracing::warn!(
                 event = "session_lost",
                 "session over: the server does not have it any more (it was started again, or has waited in vain for longer \

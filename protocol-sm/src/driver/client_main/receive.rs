@@ -76,6 +76,7 @@ impl<T> ClientMain<T> {
             | Disconnect::Refused(_)
             | Disconnect::WrongServer
             | Disconnect::Unbound
+            | Disconnect::ProxyPort(_)
             | Disconnect::Tls(_)
             | Disconnect::NoAnswer
             | Disconnect::Lost
