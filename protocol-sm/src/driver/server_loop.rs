@@ -73,7 +73,7 @@ struct Shard {
     max_connections: u32,
     /// This loop's share of what the holder may have waiting.
     max_waiting: u32,
-    /// Those that waited when that was set.
+    /// The holder's that waited when that was set.
     waited: u32,
     active: u32,
     /// What each tunnel may move in each direction.
@@ -424,7 +424,7 @@ where
 
 impl<T, P> ServerLoop<T, P> {
     fn open<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
-        let shard = Shard {
+        let mut shard = Shard {
             holder: limits.holder,
             frugal: limits.frugal,
             pool: Pool::new(limits.keep),
@@ -442,6 +442,7 @@ impl<T, P> ServerLoop<T, P> {
             heirs: BTreeMap::new(),
             tally: Counted::default(),
         };
+        shard.waited = shard.waiting(&self.ledger);
         let before = self.controls.insert(control, shard);
         assert!(before.is_none(), "a control's key is used once");
         self.ask(cx, control);
@@ -450,7 +451,7 @@ impl<T, P> ServerLoop<T, P> {
     /// A session may use more or less from now on.
     fn limit<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey, limits: Limits) {
         let Some(shard) = self.controls.get_mut(&control) else { return };
-        shard.waited = u32::try_from(shard.pool.waits()).unwrap_or(u32::MAX);
+        shard.waited = shard.waiting(&self.ledger);
         (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
         shard.pool.keep(limits.keep);
         shard.frugal = limits.frugal;
