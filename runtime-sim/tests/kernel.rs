@@ -79,6 +79,9 @@ fn seeds_that_failed_once() {
     one(1_270_028_426);
     // A limit was lowered below what waited in several sessions of a holder, each of which counted its own alone.
     one(1_300_022_064);
+    // Whoever asks for nobody's host is told so, and read from for a while: the oracle knew of no such turn.
+    one(1_300_058_229);
+    one(1_300_080_715);
 }
 
 #[test]

@@ -18,6 +18,9 @@ const MOST_LISTENS: usize = 4;
 /// Bytes that a server takes from one ctl_conn in one go, and from how many of them.
 const CTL_TURN: usize = 4 << 10;
 const CTL_TURNS: usize = 8;
+/// Bytes in which a visitor has named its host, and reads in one go from one that was refused and goes on.
+const NAMED_IN: usize = 16 << 10;
+const FAREWELL_READS: usize = 16;
 /// A thread that has run so often in a row with neither mail nor events spins.
 const SPINS: u32 = 10_000;
 
@@ -154,6 +157,9 @@ impl World {
             Purpose::Ctl if is_server => CTL_TURN,
             // Its server is the only one that a client's main driver reads from.
             Purpose::Ctl => 8 * scenario.scratch,
+            Purpose::Public if matches!(self.threads[index].task, Task::Listener(_)) => {
+                NAMED_IN + FAREWELL_READS * scenario.scratch
+            }
             // What is taken last may be more than is left of the turn; and a transfer that begins has its first turn at
             // once, behind what was read before.
             Purpose::Proxy | Purpose::Public | Purpose::Local => {
