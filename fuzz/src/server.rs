@@ -291,7 +291,7 @@ impl World {
             _ if kind >= 244 => {
                 let (web, host) = (Web::ALL[usize::from(kind % 2)], ["a.example", "*.example", "*"]);
                 let host = host[usize::from(tape.byte()) % 3].parse().expect("a host");
-                let (tunnel, site, name) = (TunnelId(epoch.0), Site { web, host }, String::new());
+                let (tunnel, site, name) = (TunnelId(epoch.0), Box::new(Site { web, host }), String::new());
                 ClientMsg::RegisterHost { tunnel, site, name, limits: limits(tape) }
             }
             0 | 1 => {

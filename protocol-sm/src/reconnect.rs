@@ -7,7 +7,7 @@
 //! Invariants:
 //! - B1 a client whose session has once been up never gives up;
 //! - B2 while a session waits to be resumed, no pause is longer than a fifth of what is left of its grace, nor, after a
-//!   failure that may pass, than [`HURRIED`], or than `reconnect_min` if that is more;
+//!   failure that may pass, than 2 s, or than `reconnect_min` if that is more;
 //! - B3 otherwise the pauses after lasting failures are those of the slow back-off, and after all others those of
 //!   `reconnect_min` and `reconnect_max`.
 

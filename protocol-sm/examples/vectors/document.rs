@@ -234,7 +234,7 @@ fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> 
 }
 
 fn host(tunnel: u32, web: Web, host: &str, limits: TunnelLimits) -> ClientMsg {
-    let site = Site { web, host: host.parse().expect("a host") };
+    let site = Box::new(Site { web, host: host.parse().expect("a host") });
     ClientMsg::RegisterHost { tunnel: TunnelId(tunnel), site, name: "web".into(), limits }
 }
 

@@ -397,7 +397,7 @@ impl Control {
             }
             ClientMsg::RegisterHost { tunnel, site, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: 0, site: Some(site) }, limits, random, room)
+                self.register(tunnel, Asked { name, wanted: 0, site: Some(*site) }, limits, random, room)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {

@@ -31,6 +31,7 @@ use crate::report::{TunnelReport, TunnelState, TunnelTally};
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -237,7 +238,7 @@ impl Tunnels {
         entry.state = State::Asked;
         let spec = &entry.spec;
         let (name, limits) = (spec.name.clone(), spec.limits.clone());
-        if let Some(site) = spec.site.clone() {
+        if let Some(site) = spec.site.clone().map(Box::new) {
             return Some(ClientMsg::RegisterHost { tunnel, site, name, limits });
         }
         let picked = entry.last.filter(|_| spec.public_port == 0);

@@ -9,7 +9,7 @@
 //!
 //! Hosts share two ports: a visitor there is a *newcomer* until its first bytes have named one (`newcomers.rs`).
 //!
-//! A visitor that comes from a trusted proxy waits here until its header has said who it is ([`Unnamed`]).
+//! A visitor that comes from a trusted proxy waits here until its header has said who it is (`unnamed.rs`).
 
 mod check;
 mod deal;

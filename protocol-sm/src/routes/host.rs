@@ -244,6 +244,7 @@ mod tests {
     use crate::settings::TunnelLimits;
     use crate::sources::SourceLists;
     use crate::wire::{ClientMsg, Framer, Message, ToServer};
+    use alloc::boxed::Box;
     use alloc::string::ToString;
 
     fn host(text: &str) -> Host {
@@ -350,7 +351,7 @@ mod tests {
         let networks = (0..SourceLists::MAX_SENT).map(|n| format!("2001:db8::{n}/128").parse().unwrap()).collect();
         let sources = SourceLists { allow: networks, ..SourceLists::default() };
         let limits = TunnelLimits { sources, max_connections: u32::MAX, max_connection_rate: u32::MAX };
-        let (site, name) = (Site { web: Web::Https, host }, "n".repeat(ClientMsg::MAX_NAME));
+        let (site, name) = (Box::new(Site { web: Web::Https, host }), "n".repeat(ClientMsg::MAX_NAME));
         let msg = ClientMsg::RegisterHost { tunnel: TunnelId(u32::MAX), site, name, limits };
         let message = ToServer::Numbered { seq: u64::MAX, msg };
         let mut frame = Vec::new();

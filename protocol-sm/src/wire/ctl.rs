@@ -8,6 +8,7 @@ use crate::routes::Site;
 use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
 use crate::transfer::How;
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -254,8 +255,8 @@ pub enum ClientMsg {
     RegisterHost {
         /// As in [`ClientMsg::RegisterTunnel`].
         tunnel: TunnelId,
-        /// The host.
-        site: Site,
+        /// The host. Boxed: the messages of each visit are no larger for it.
+        site: Box<Site>,
         /// As in [`ClientMsg::RegisterTunnel`].
         name: String,
         /// As in [`ClientMsg::RegisterTunnel`].

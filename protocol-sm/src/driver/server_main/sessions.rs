@@ -64,7 +64,7 @@ impl<T, L> ServerMain<T, L> {
                 Asked { name: name.clone(), wanted: *public_port, site: None }
             }
             ClientMsg::RegisterHost { name, site, .. } => {
-                Asked { name: name.clone(), wanted: 0, site: Some(site.clone()) }
+                Asked { name: name.clone(), wanted: 0, site: Some((**site).clone()) }
             }
             ClientMsg::CloseTunnel { .. }
             | ClientMsg::ConnFailed { .. }
