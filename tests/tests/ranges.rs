@@ -93,7 +93,7 @@ fn a_range_grows_and_shrinks_at_both_ends_and_the_ports_that_stay_are_not_touche
     let steps = [
         (text(1, 4), "1 tunnel added (\\\"ftp-3\\\"); unchanged: 3"),
         (text(0, 4), "1 tunnel added (\\\"ftp-0\\\"), 4 changed (\\\"ftp-1\\\""),
-        (text(2, 4), "2 tunnels removed (\\\"ftp-0\\\", \\\"ftp-1\\\"), 3 changed (\\\"ftp-0\\\","),
+        (text(2, 4), "2 tunnels removed (\\\"ftp-1\\\", \\\"ftp-0\\\"), 3 changed (\\\"ftp-0\\\","),
         (text(2, 2), "2 tunnels removed (\\\"ftp-1\\\", \\\"ftp-2\\\"), 1 changed (\\\"ftp\\\")"),
         (text(2, 5), "3 tunnels added (\\\"ftp-1\\\", \\\"ftp-2\\\", \\\"ftp-3\\\"), 1 changed (\\\"ftp-0\\\")"),
     ];
