@@ -15,6 +15,18 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same host, this many ports later. There must be such a port.
+    #[must_use]
+    pub fn later(&self, ports: u16) -> Self {
+        Self { host: self.host.clone(), port: self.port + ports }
+    }
+
     /// The host as it stands in a certificate: an IPv6 address without brackets and without its zone.
     #[must_use]
     pub fn host(&self) -> &str {

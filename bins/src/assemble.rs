@@ -5,7 +5,7 @@ use crate::access_log::Destination;
 use crate::address::HostPort;
 use crate::admin;
 use crate::config::keys;
-use crate::config::{self, ClientFile, ConfigError, Named, ServerFile, TunnelEntry};
+use crate::config::{self, ClientFile, ConfigError, Named, Ports, ServerFile, TunnelEntry};
 use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
@@ -15,7 +15,7 @@ use crate::reload::Fixed;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Credential, Serving, Timings, Token, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, Serving, Timings, Token, TunnelLimits};
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -179,7 +179,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
             local_sources: Vec::new(),
-            public_port: flags.public_port.unwrap_or(0),
+            public_ports: Ports::one(flags.public_port.unwrap_or(0)),
             sites: flags.sites(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),
@@ -234,21 +234,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         settings: ClientSettings {
             client_id: client_id.unwrap_or_default(),
             token,
-            tunnels: file
-                .tunnels
-                .into_iter()
-                .flat_map(|tunnel| {
-                    tunnel.parts().into_iter().map(move |(name, site)| TunnelSpec {
-                        name,
-                        public_port: tunnel.public_port,
-                        site,
-                        local: tunnel.local.to_string(),
-                        local_sources: tunnel.local_sources.clone(),
-                        limits: tunnel.limits.clone(),
-                        serving: tunnel.serving,
-                    })
-                })
-                .collect(),
+            tunnels: file.tunnels.iter().flat_map(TunnelEntry::parts).collect(),
             max_proxy_conns: file.max_proxy_conns,
             proxy: file.proxy,
             uplink: file.uplink,

@@ -6,11 +6,13 @@
 
 mod client;
 pub(crate) mod keys;
+mod ranges;
 mod section;
 mod server;
 mod tls;
 
 pub use client::{ClientFile, TunnelEntry, parse_client};
+pub use ranges::Ports;
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};
 

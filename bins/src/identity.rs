@@ -1,7 +1,7 @@
 //! Who a client is. Across a restart the same identity takes over the ports that the dead session still
 //! holds; two clients that run side by side must not share one.
 
-use crate::config::TunnelEntry;
+use crate::config::{Ports, TunnelEntry};
 use nix::sys::utsname::uname;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -36,14 +36,14 @@ pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry
     if let Some(text) = chosen {
         return Ok(hash(&[b"chosen", text.as_bytes()]));
     }
-    if tunnels.iter().all(|tunnel| tunnel.public_port == 0 && tunnel.sites.is_empty()) {
+    if tunnels.iter().all(|tunnel| tunnel.public_ports == Ports::one(0) && tunnel.sites.is_empty()) {
         let mut id = [0; 16];
         runtime_epoll::random_bytes(&mut id)?;
         return Ok(id);
     }
     let line = |t: &TunnelEntry| {
         let sites: String = t.sites.iter().map(|site| format!("\n{site}")).collect();
-        format!("{}\n{}\n{}{sites}", t.name, t.public_port, t.local)
+        format!("{}\n{}\n{}{sites}", t.name, t.public_ports, t.local)
     };
     let mut lines: Vec<String> = tunnels.iter().map(line).collect();
     // The order in the file means nothing.
@@ -74,7 +74,7 @@ mod tests {
             name: name.into(),
             local: "127.0.0.1:22".parse().unwrap(),
             local_sources: Vec::new(),
-            public_port,
+            public_ports: Ports::one(public_port),
             sites: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),

@@ -44,6 +44,7 @@ mod port_conflicts;
 mod proxy_port;
 mod proxy_protocol;
 mod python_client;
+mod ranges;
 mod rates;
 mod real_services;
 mod recipes;

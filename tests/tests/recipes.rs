@@ -1,5 +1,5 @@
 //! The recipes of docs/recipes.md, as they stand there but for ports and paths: web servers on the public machine, with a
-//! site and WebSockets behind them.
+//! site and WebSockets behind them, and an FTP server in passive mode.
 
 use std::io::{BufRead, BufReader, Write, copy};
 use std::net::{Ipv4Addr, TcpStream};
@@ -13,15 +13,14 @@ use tests::wait::{eventually, until};
 
 const DOCUMENT: &str = include_str!("../../docs/recipes.md");
 
-/// The block of this language, with the ports and the path of this test.
-fn recipe(language: &str, port: u16, tunnel: u16, pem: &str) -> String {
+/// The block of this language, with what stands in its place in this test.
+fn recipe(language: &str, places: &[(&str, String)]) -> String {
     let begin = format!("```{language}\n");
     let (_, rest) = DOCUMENT.split_once(&begin).expect("the block is there");
     let (block, _) = rest.split_once("```").expect("it ends");
-    let places = [("443", port.to_string()), ("7000", tunnel.to_string()), ("/etc/ssl/app.pem", pem.to_owned())];
-    places.into_iter().fold(block.to_owned(), |text, (from, to)| {
+    places.iter().fold(block.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "{language}: {from}");
-        text.replace(from, &to)
+        text.replace(from, to)
     })
 }
 
@@ -105,7 +104,9 @@ fn is_served(language: &str, program: &str, start: impl FnOnce(&mut Foreign, &st
     let both = std::fs::read(format!("{pem}.crt")).expect("read");
     std::fs::OpenOptions::new().append(true).open(&pem).and_then(|mut pem| pem.write_all(&both)).expect("append");
     let port = free_port();
-    start(&mut front, &program, recipe(language, port, client.public().port(), &pem));
+    let tunnel = client.public().port().to_string();
+    let places = [("443", port.to_string()), ("7000", tunnel), ("/etc/ssl/app.pem", pem)];
+    start(&mut front, &program, recipe(language, &places));
     until("the web server listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
     eventually("the site is there", || {
         let run = Command::new(&python).args(["-c", BROWSER, &port.to_string()]).output().expect("python");
@@ -153,4 +154,54 @@ fn caddy_in_front() {
         let (kept, data) = (format!("XDG_CONFIG_HOME={dir}"), format!("XDG_DATA_HOME={dir}"));
         front.start("env", &[&kept, &data, program, "run", "--adapter", "caddyfile", "--config", &config]);
     });
+}
+
+/// A visitor of an FTP server: more transfers, one after the other, than there are ports, and two at once.
+const FTP_VISITOR: &str = r#"
+import ftplib, io, sys
+def visit():
+    ftp = ftplib.FTP()
+    ftp.trust_server_pasv_ipv4_address = True
+    ftp.connect(sys.argv[1], 2121, 30)
+    ftp.login()
+    return ftp
+one, other = visit(), visit()
+expected = b"what is in it\n" * 100000
+for ftp in [one, other] * 8:
+    read = io.BytesIO()
+    ftp.retrbinary("RETR file", read.write)
+    assert read.getvalue() == expected
+first, second = one.transfercmd("RETR file"), other.transfercmd("RETR file")
+for ftp, data in [(other, second), (one, first)]:
+    read = b""
+    while (more := data.recv(65536)):
+        read += more
+    assert read == expected
+    data.close()
+    assert ftp.voidresp().startswith("226")
+print("served")
+"#;
+
+#[test]
+fn passive_ftp() {
+    let Some(python) = find("python3") else { return };
+    if !Command::new(&python).args(["-c", "import pyftpdlib"]).output().expect("python").status.success() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs pyftpdlib for {python}");
+        return;
+    }
+    // Addresses of this machine that no other test uses: all their ports are free.
+    let (public, private) = ("127.66.4.1", "127.66.4.2");
+    let mut ftp = Foreign::new();
+    let _file = ftp.file("file", "what is in it\n".repeat(100_000));
+    let words = recipe("pyftpdlib", &[("127.0.0.1", private.into()), ("203.0.113.7", public.into())]);
+    let words: Vec<_> = words.split_whitespace().skip(1).collect();
+    let dir = ftp.dir().display().to_string();
+    ftp.start(&python, &[&words[..], &["-d", &dir]].concat());
+    until("the FTP server listens", || TcpStream::connect((private, 2121)).is_ok());
+    let server = Server::start(options().flag("bind-addr", public));
+    let tunnels = recipe("ftp", &[("127.0.0.1", private.into())]);
+    let client = Client::spawn(&server, options().tables(&tunnels));
+    until("each tunnel is there", || client.forwardings().len() == 11);
+    let run = Command::new(&python).args(["-c", FTP_VISITOR, public]).output().expect("python");
+    assert!(run.stdout == b"served\n", "{}", String::from_utf8_lossy(&run.stderr));
 }

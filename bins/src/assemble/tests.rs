@@ -5,6 +5,7 @@ mod precedence;
 use super::*;
 use clap::Parser;
 use protocol_sm::ports::PortSet;
+use protocol_sm::settings::TunnelSpec;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

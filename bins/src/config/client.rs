@@ -3,14 +3,16 @@
 use super::keys::{
     ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, OUTBOUND_PROXY, OUTBOUND_PROXY_FILE,
 };
+use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
-use crate::address::{AddressError, HostPort, local_address, socket_addr};
+use crate::address::{AddressError, HostPort, socket_addr};
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
-use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits};
+use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::sources::SourceLists;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -41,17 +43,17 @@ pub struct ClientFile {
     pub tls: TlsEntry,
 }
 
-/// One of the `[[tunnels]]`: a service to expose.
+/// One of the `[[tunnels]]`: a service to expose, or several whose ports follow each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelEntry {
     /// Its name, for logs.
     pub name: String,
-    /// Where the LocalServer is.
+    /// Where the LocalServer is; of several, the first.
     pub local: HostPort,
     /// The client's own addresses from which it is dialled; none: the system chooses.
     pub local_sources: Vec<IpAddr>,
-    /// The public port wanted; 0 lets the server pick.
-    pub public_port: u16,
+    /// The public ports wanted, each a tunnel; 0 lets the server pick.
+    pub public_ports: Ports,
     /// The hosts whose visitors it has instead: each is a tunnel.
     pub sites: Vec<Site>,
     /// What the server is to enforce for it.
@@ -61,17 +63,26 @@ pub struct TunnelEntry {
 }
 
 impl TunnelEntry {
-    /// Its tunnels, by their names: of several hosts each has a number.
+    /// Its tunnels: of several ports or hosts each has a number.
     #[must_use]
-    pub fn parts(&self) -> Vec<(String, Option<Site>)> {
-        match &self.sites[..] {
-            [] => vec![(self.name.clone(), None)],
-            [site] => vec![(self.name.clone(), Some(site.clone()))],
-            sites => {
-                let numbered = |(nth, site): (usize, &Site)| (format!("{}-{nth}", self.name), Some(site.clone()));
-                sites.iter().enumerate().map(numbered).collect()
-            }
+    pub fn parts(&self) -> Vec<TunnelSpec> {
+        let part = |nth: u16, site: Option<&Site>| TunnelSpec {
+            name: self.name.clone(),
+            public_port: self.public_ports.first + nth,
+            site: site.cloned(),
+            local: self.local.later(nth).to_string(),
+            local_sources: self.local_sources.clone(),
+            limits: self.limits.clone(),
+            serving: self.serving,
+        };
+        let mut parts: Vec<_> = match &self.sites[..] {
+            [] => (0..self.public_ports.count.get()).map(|nth| part(nth, None)).collect(),
+            sites => sites.iter().map(|site| part(0, Some(site))).collect(),
+        };
+        if parts.len() > 1 {
+            parts.iter_mut().enumerate().for_each(|(nth, part)| part.name = format!("{}-{nth}", self.name));
         }
+        parts
     }
 }
 
@@ -95,7 +106,7 @@ impl Default for ClientFile {
 
 const LOCAL_SOURCES: &str = "local_sources";
 /// The hosts whose visitors a tunnel has.
-const HOSTS: &str = "hosts";
+pub(super) const HOSTS: &str = "hosts";
 const TUNNEL_KEYS: [&str; 12] = [
     "name",
     "local",
@@ -115,6 +126,9 @@ const PROXY_PROTOCOL: &str = "proxy_protocol";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
+
+/// More are a mistake, and a client goes through all of them for each of them.
+const MOST_TUNNELS: usize = 10_000;
 
 /// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
 /// paths in the file start at its directory.
@@ -242,11 +256,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
             || tls::CLIENT_KEYS.contains(&key)
     };
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
-    let local = section.parsed_by("local", local_address);
-    if !section.has("local") {
-        section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
-    }
-    let public_port = section.port("public_port").unwrap_or(0);
+    let ports = ranges::ports(section);
     let local_sources = local_sources(section);
     let limits = limits(section);
     let proxy_protocol = section.parsed_by(PROXY_PROTOCOL, |version| match version {
@@ -255,12 +265,6 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         _ => Err("is no version of the PROXY protocol; write \"v1\" or \"v2\", or leave the key out"),
     });
     let serving = Serving { max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
-    let port_taken = |other: &TunnelEntry| public_port != 0 && other.public_port == public_port;
-    if let Some(other) = tunnels.iter().find(|other| port_taken(other)) {
-        let name = other.name.escape_debug();
-        section
-            .problem("public_port", format!("is {public_port}, which tunnel \"{name}\" has; give each tunnel its own"));
-    }
     let sites = sites(section, tunnels);
     let Some(name) = section.text("name") else {
         if !section.has("name") {
@@ -268,16 +272,29 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         }
         return;
     };
-    let Some(local) = local else { return };
+    let Some((local, public_ports)) = ports else { return };
     let name = name.to_owned();
-    let tunnel = TunnelEntry { name, local, local_sources, public_port, sites, limits, serving };
+    let tunnel = TunnelEntry { name, local, local_sources, public_ports, sites, limits, serving };
+    let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();
     let parts = tunnel.parts();
-    let twice =
-        |(name, _): &(String, _)| tunnels.iter().any(|other| other.parts().iter().any(|(other, _)| other == name));
-    if let Err(what) = parts.iter().try_for_each(|(name, _)| check_name(name)) {
+    if before.len() + parts.len() > MOST_TUNNELS {
+        let what = format!("makes {} tunnels of one client; it has {MOST_TUNNELS} at most", before.len() + parts.len());
+        section.problem("public_port", what);
+        return;
+    }
+    if let Some(other) = before.iter().find(|other| public_ports.contains(other.public_port)) {
+        let (port, name) = (other.public_port, other.name.escape_debug());
+        let has = if parts.len() == 1 { "which".to_owned() } else { format!("and {port} of them is what") };
+        section.problem(
+            "public_port",
+            format!("is {public_ports}, {has} tunnel \"{name}\" has; give each tunnel its own"),
+        );
+    }
+    let names: BTreeSet<_> = before.iter().map(|other| &other.name).collect();
+    if let Err(what) = parts.iter().try_for_each(|part| check_name(&part.name)) {
         section.problem("name", what.into());
-    } else if let Some((name, _)) = parts.iter().find(|part| twice(part)) {
-        let shown = name.escape_debug();
+    } else if let Some(part) = parts.iter().find(|part| names.contains(&part.name)) {
+        let shown = part.name.escape_debug();
         section.problem("name", format!("= \"{shown}\" is there twice; give each of the [[tunnels]] its own name"));
     } else {
         tunnels.push(tunnel);
@@ -412,7 +429,7 @@ mod tests {
         assert_eq!(file.outbound, OutboundSource::parse("socks5://proxy.example:1080").ok());
         assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
         let tunnels: Vec<_> =
-            file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_port)).collect();
+            file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_ports.first)).collect();
         assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
@@ -420,7 +437,7 @@ mod tests {
         let all = [serving, Serving::default(), Serving::default()];
         assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
         let parts = file.tunnels[1].parts();
-        let parts: Vec<_> = parts.iter().map(|(name, site)| format!("{name} {}", site.as_ref().unwrap())).collect();
+        let parts: Vec<_> = parts.iter().map(|part| format!("{} {}", part.name, part.site.as_ref().unwrap())).collect();
         assert_eq!(parts, ["site-0 https://app.example.com", "site-1 https://*.dev.example.com"]);
         let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
         assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
@@ -518,6 +535,63 @@ mod tests {
         );
         assert!(parse(&(tunnel("a", 0) + &tunnel("b", 0))).is_ok());
         assert!(problem(&tunnel(&"x".repeat(65), 1)).contains("longer than 64 bytes"));
+    }
+
+    #[test]
+    fn ranges_of_ports_are_a_tunnel_for_each() {
+        let tunnel = |name: &str, local: &str, public: &str| {
+            format!("[[tunnels]]\nname = '{name}'\nlocal = '{local}'\npublic_port = {public}\n")
+        };
+        let parts = |local: &str, public: &str| {
+            let file = parse(&tunnel("ftp", local, public)).unwrap();
+            let parts = file.tunnels[0].parts().into_iter();
+            parts.map(|part| format!("{} {} {}", part.name, part.public_port, part.local)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts("[::1]:8-9", "'18-19'"), ["ftp-0 18 [::1]:8", "ftp-1 19 [::1]:9"]);
+        assert_eq!(parts("65534-65535", "'1-2'"), ["ftp-0 1 127.0.0.1:65534", "ftp-1 2 127.0.0.1:65535"]);
+        assert_eq!(parts("a-b.c:8-8", "'18-18'"), ["ftp 18 a-b.c:8"], "one is as without a range");
+        assert_eq!(parts("a:8-8", "0"), ["ftp 0 a:8"]);
+        let wrong = "a range of ports is two numbers from 1 to 65535";
+        let backwards = "the range's first port is larger than its last";
+        for (local, public, said) in [
+            ("a:1-3", "'11-12'", "4: `public_port` in [[tunnels]] has 2 ports, and `local` 3; each leads to the one"),
+            ("a:1", "'11-12'", "4: `public_port` in [[tunnels]] has 2 ports, and `local` 1; each leads to the one"),
+            ("a:1-3", "11", "3: `local` in [[tunnels]] has 3 ports, and `public_port` none for each; write a range"),
+            ("a:1-3", "0", "and `public_port` none for each; write a range"),
+            ("a:1-2", "'12-11'", backwards),
+            ("a:2-1", "'11-12'", backwards),
+            ("a:0-1", "'11-12'", wrong),
+            ("a:1-2", "'0-1'", wrong),
+            ("a:1-2", "'65535-65536'", wrong),
+            ("a:1-2", "'+1-2'", wrong),
+            ("a:1-2", "'1-2-3'", wrong),
+            ("a:1-2", "'1-2,5'", wrong),
+            ("a:1-", "'11-12'", wrong),
+            ("a:1", "'11'", "one port has no quotes"),
+            ("1-host", "11", "it has no port; write `1-host:8080`"),
+            ("::1:1-2", "'11-12'", "without brackets"),
+            ("a:1-65535", "'1-65535'", "makes 65535 tunnels of one client; it has 10000 at most"),
+        ] {
+            let text = tunnel("ftp", local, public);
+            assert!(problem(&text).contains(said), "{local} {public}: {}", problem(&text));
+        }
+        let hosts = "[[tunnels]]\nname = 'a'\nlocal = 'a:1-2'\nhosts = ['a']";
+        assert!(problem(hosts).contains("`local` in [[tunnels]] has 2 ports beside `hosts`"), "{}", problem(hosts));
+        let hosts = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\npublic_port = '1-2'\nhosts = ['a']";
+        assert!(problem(hosts).contains("`public_port` in [[tunnels]] stands beside `hosts`"), "{}", problem(hosts));
+        let missing = "[[tunnels]]\nname = 'a'\nlocal = 'a:1-2'";
+        assert!(problem(missing).contains("and `public_port` none for each"));
+        let ftp = tunnel("ftp", "a:1-9", "'11-19'");
+        assert!(problem(&(ftp.clone() + &tunnel("ftp-1", "a:1", "0"))).contains("\"ftp-1\" is there twice"));
+        let said = problem(&(tunnel("b", "a:1", "15") + &ftp));
+        assert!(said.contains("is 11-19, and 15 of them is what tunnel \"b\" has; give each"), "{said}");
+        let said = problem(&(ftp.clone() + &tunnel("b", "a:1", "15")));
+        assert!(said.contains("is 15, which tunnel \"ftp-4\" has; give each"), "{said}");
+        assert!(problem(&tunnel(&"x".repeat(63), "a:1-2", "'11-12'")).contains("longer than 64 bytes"));
+        let half = tunnel("a", "a:1-5000", "'1-5000'") + &tunnel("b", "a:1-5000", "'5001-10000'");
+        assert!(parse(&half).is_ok());
+        let more = problem(&(half + &tunnel("c", "a:1", "0")));
+        assert!(more.contains("makes 10001 tunnels of one client"), "{more}");
     }
 
     #[test]

@@ -130,6 +130,11 @@ impl<'t> Section<'t> {
         self.keys.contains(&key) && self.value(key).is_some()
     }
 
+    /// Whether `key` is a string.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        matches!(self.value(key), Some(DeValue::String(_)))
+    }
+
     /// A string.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         let value = self.value(key)?;

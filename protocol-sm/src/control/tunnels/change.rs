@@ -3,8 +3,8 @@
 //!
 //! A tunnel is the same if its name and its public port, or its host, are. With another port or host it moves: the tunnel
 //! there is another one, and the old one stays open until that is ready, unless its port or host is now another tunnel's.
-//! With another name and the same port or host it is renamed where it is. Everything else about it (its LocalServer, its limits) changes in
-//! place.
+//! With another name and the same port or host it is renamed where it is, if its old name is nobody's, or it has the same
+//! LocalServer. Everything else about it (its LocalServer, its limits) changes in place.
 
 use super::{LookupState, State, TunnelEntry, Tunnels};
 use crate::ids::TunnelId;
@@ -39,11 +39,15 @@ impl Tunnels {
         let ports: BTreeSet<u16> = specs.iter().map(|spec| spec.public_port).filter(|&port| port != 0).collect();
         let sites: BTreeSet<Site> = specs.iter().filter_map(|spec| spec.site.clone()).collect();
         let mut kept = BTreeSet::new();
+        let mut passed_on = BTreeSet::new();
         let mut moved = BTreeMap::new();
         let mut new = Vec::new();
         for spec in specs {
             if let Some(tunnel) = self.same(&spec, &names, &kept) {
                 kept.insert(tunnel);
+                if self.entries[&tunnel].spec.name != spec.name {
+                    passed_on.insert(spec.name.clone());
+                }
                 self.update(tunnel, spec, &mut orders, &mut changes);
             } else {
                 new.push(spec);
@@ -80,7 +84,8 @@ impl Tunnels {
                 continue;
             }
             orders.close.push(tunnel);
-            if entry.successor.is_none() && !names.contains(&entry.spec.name) {
+            let is_let_go = !names.contains(&entry.spec.name) || passed_on.contains(&entry.spec.name);
+            if entry.successor.is_none() && is_let_go {
                 changes.removed.push(entry.spec.name.clone());
             }
         }
@@ -103,9 +108,12 @@ impl Tunnels {
         let named = free().filter(|(_, entry)| entry.spec.name == spec.name && has_port(entry));
         // Where any port will do, that of the tunnel which has moved already.
         let found = named.min_by_key(|(_, entry)| entry.successor.is_some());
-        let renamed = || {
-            free().find(|(_, entry)| entry.successor.is_none() && !names.contains(&entry.spec.name) && has_this(entry))
+        // Its name may pass to another tunnel, as in a range that begins earlier: it is the same if its service is.
+        let is_let_go = |entry: &TunnelEntry| {
+            !names.contains(&entry.spec.name)
+                || (entry.spec.public_port, &entry.spec.local) == (spec.public_port, &spec.local)
         };
+        let renamed = || free().find(|(_, entry)| entry.successor.is_none() && is_let_go(entry) && has_this(entry));
         found.or_else(renamed).map(|(&tunnel, _)| tunnel)
     }
 
@@ -287,6 +295,20 @@ mod tests {
         let mut tunnels = open(vec![spec("a", 1), spec("b", 2)]);
         let (orders, changes) = change(&mut tunnels, vec![spec("a", 2), spec("b", 1)]);
         assert_eq!((orders.close, said(&changes)), (vec![TunnelId(0), TunnelId(1)], [0, 0, 2, 0, 0]));
+    }
+
+    /// As those of a range that begins one port earlier, or of hosts in another order.
+    #[test]
+    fn names_that_pass_from_port_to_port_move_nothing() {
+        let numbered = |name: &str, port: u16| TunnelSpec { local: format!("host:{port}"), ..spec(name, port) };
+        let mut tunnels = open(vec![numbered("a-0", 7), numbered("a-1", 8)]);
+        let all = vec![numbered("a-0", 6), numbered("a-1", 7), numbered("a-2", 8)];
+        let (orders, changes) = change(&mut tunnels, all);
+        let expected = Orders { tell: vec![TunnelId(0), TunnelId(1)], ..Orders::default() };
+        assert_eq!((orders, said(&changes)), (expected, [1, 0, 0, 2, 0]));
+        be_open(&mut tunnels, TunnelId(2));
+        let (orders, changes) = change(&mut tunnels, vec![numbered("a-0", 7), numbered("a-1", 8)]);
+        assert_eq!((orders.close, said(&changes)), (vec![TunnelId(2)], [0, 1, 0, 2, 0]));
     }
 
     #[test]
