@@ -24,6 +24,7 @@ use serde_json::Value;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +124,33 @@ pub struct Admin {
 
 /// How long a door may take to close: the thread behind it waits for nothing.
 const CLOSE: Duration = Duration::from_secs(1);
+
+/// Answers that somebody waits for.
+static ANSWERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until whoever has asked has his answer, a second at most.
+pub(crate) fn await_answers() {
+    let until = Instant::now() + CLOSE;
+    while Instant::now() < until && ANSWERS.load(Ordering::SeqCst) > 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Counts one of them as long as it lives.
+struct Answer;
+
+impl Answer {
+    fn begin() -> Self {
+        ANSWERS.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        ANSWERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl Drop for Admin {
     fn drop(&mut self) {
@@ -232,6 +260,7 @@ async fn attend(mut stream: UnixStream, program: &Program) {
             Ok(Err(Refused::TooLong)) => return refuse(&mut stream, "the question is too long").await,
             Ok(Ok(None) | Err(Refused::Lost)) | Err(_) => return,
         };
+        let _awaited = Answer::begin();
         let answer = match read(&line) {
             Ok(question) => answer(question, program).await,
             Err(why) => error(&why),

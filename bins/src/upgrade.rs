@@ -16,7 +16,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Upgrade {
     program: PathBuf,
     turn: Turn,
     outside: Mutex<Outside>,
+    /// The next process serves: this one may end at any moment.
+    left: AtomicBool,
 }
 
 /// What can be asked of this process; it is closed before the next one opens its own in the same place.
@@ -54,7 +57,8 @@ impl Upgrade {
     #[must_use]
     pub fn new(upgrader: Upgrader, program: PathBuf, turn: Turn, open: Open) -> Self {
         let admin = Some(open());
-        Self { upgrader, program, turn, outside: Mutex::new(Outside { open, admin }) }
+        let outside = Mutex::new(Outside { open, admin });
+        Self { upgrader, program, turn, outside, left: AtomicBool::new(false) }
     }
 
     /// Lets the program on disk take over. Returns what has happened, as a sentence, which is in the log then.
@@ -80,6 +84,7 @@ impl Upgrade {
         }
         match self.begin(outside) {
             Ok(child) => {
+                self.left.store(true, Ordering::SeqCst);
                 let sessions = self.upgrader.step(Step::Leave);
                 let pid = child.id();
                 notify::successor(pid);
@@ -131,12 +136,19 @@ impl Upgrade {
         })
     }
 
-    /// Nobody can ask this process from outside any more.
+    /// Nobody can ask this process from outside any more, and who has asked is answered. An upgrade that is through has
+    /// said so by then.
     pub fn close(&self) {
-        // An upgrade that is under way has it, and closes it.
-        if let Ok(mut outside) = self.outside.try_lock() {
+        let outside = if self.left.load(Ordering::SeqCst) {
+            Some(self.outside.lock().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            // An upgrade that is under way has it, and closes it.
+            self.outside.try_lock().ok()
+        };
+        if let Some(mut outside) = outside {
             outside.admin = None;
         }
+        admin::await_answers();
     }
 
     /// Leaves the listeners to the next process that systemd starts, where it wants that, and stops this one.

@@ -169,7 +169,7 @@ fn out_of_a_network_that_only_a_proxy_leaves() {
     let config = proxy.file("conf", "Port 3128\nListen 10.8.0.1\nConnectPort 443\nConnectPort 563\n");
     near.run(|| proxy.start(&program, &["-d", "-c", &config]));
     // Until it listens the client tries again.
-    let through = client().brisk().key("outbound_proxy", "\"http://10.8.0.1:3128\"");
+    let through = client().brisk().key("outbound_proxy", "\"http://10.8.0.1:3128\"").key("proxy_port", 563);
     let through = Client::start(&server, through);
     near.run(|| (0..20).for_each(|number| short_visit(through.public(), number)));
     through.stop();
