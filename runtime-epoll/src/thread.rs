@@ -210,6 +210,8 @@ where
         if driver.next_deadline().is_some_and(|at| at <= cx.now) {
             driver.on_deadline(&mut cx);
         }
+        // What is said to the peer from here on may come back at once: the other threads know by then what follows from it.
+        cx.sys.outbox().flush();
         driver.run_busy(&mut cx);
         sys.outbox().flush();
         if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -459,6 +461,43 @@ mod tests {
         };
         let reports = crew.serve(|| main_host.run(&mut [&mut super::Main { worker: &mut main, after }]));
         (reports, main.driver.heard)
+    }
+
+    /// Tells another thread what it is told; whether that one has it by the time sockets get their turn.
+    struct Announcer {
+        other: DriverSlot<u32>,
+        is_known: Option<bool>,
+    }
+
+    impl Driver<Linux<ToMain>> for Announcer {
+        type Message = u32;
+        fn on_message(&mut self, cx: &mut Cx<'_, Linux<ToMain>>, message: u32) {
+            cx.sys.tell(message);
+        }
+        fn on_ready(&mut self, _: &mut Cx<'_, Linux<ToMain>>, _: Token, _: Readiness) {}
+        fn on_deadline(&mut self, _: &mut Cx<'_, Linux<ToMain>>) {}
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn run_busy(&mut self, _: &mut Cx<'_, Linux<ToMain>>) {
+            self.is_known = Some(self.other.mailbox.has_mail());
+        }
+        fn is_busy(&self) -> bool {
+            false
+        }
+    }
+
+    /// A visitor may come by a tunnel's registration before the thread that wrote it goes on.
+    #[test]
+    fn other_threads_know_before_the_peer_does() {
+        let clock = Clock::start();
+        let (mut host, mut elsewhere) = (Host::new(clock).unwrap(), Host::new(clock).unwrap());
+        let (seat, other) = (host.seat().unwrap(), elsewhere.seat().unwrap());
+        seat.address().post(7);
+        let out = ToMain(Outgoing::new(other.address()));
+        let mut worker = Worker::new(seat, out, Announcer { other, is_known: None }, clock);
+        assert!(worker.turn(clock.now()).is_continue());
+        assert_eq!(worker.driver.is_known, Some(true));
     }
 
     #[test]
