@@ -130,8 +130,13 @@ static ANSWERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Waits until whoever has asked has his answer, a second at most.
 pub(crate) fn await_answers() {
+    wait_until(|| ANSWERS.load(Ordering::SeqCst) == 0);
+}
+
+/// Waits for what waits for nothing itself, for [`CLOSE`] at most.
+fn wait_until(done: impl Fn() -> bool) {
     let until = Instant::now() + CLOSE;
-    while Instant::now() < until && ANSWERS.load(Ordering::SeqCst) > 0 {
+    while Instant::now() < until && !done() {
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -155,10 +160,7 @@ impl Drop for Answer {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.doors.iter().for_each(JoinHandle::abort);
-        let until = Instant::now() + CLOSE;
-        while Instant::now() < until && !self.doors.iter().all(JoinHandle::is_finished) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until(|| self.doors.iter().all(JoinHandle::is_finished));
         // Nobody listens at it any more.
         self.file = None;
     }

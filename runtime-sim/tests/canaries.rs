@@ -130,9 +130,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces is too rare, and so are two sessions of a holder
-/// that both acknowledge nothing. Of the access log only the records are counted there, and it is not measured what a
-/// tunnel, or a turn, moves. No relay and no proxy is in between.
+/// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces
+/// is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the access log only the records are
+/// counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no proxy is in between.
 const HIDDEN_FROM_SWARM: [PlantedBug; 18] = [
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,

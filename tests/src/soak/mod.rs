@@ -1,6 +1,6 @@
 //! The soak: both programs, far from each other in namespaces, are killed, frozen, cut off and starved of descriptors at
-//! random, and their LocalServer's name moves, while visitors check every byte and there is little memory for sockets. At the end it says what was lost, how
-//! long each healing took, and what the programs hold. Needs root.
+//! random, and their LocalServer's name moves, while visitors check every byte and there is little memory for sockets. At
+//! the end it says what was lost, how long each healing took, and what the programs hold. Needs root.
 //!
 //! `cargo run --release -p tests --bin soak -- --minutes 10 --seed 7`; what happens when follows from the seed. Exit
 //! code 0: nothing was lost but by kills, and the programs hold what they held at first.

@@ -316,8 +316,8 @@ impl SessionTable {
         }
     }
 
-    /// The session that has what is at `place` and makes room for a newcomer of the same holder: it has no ctl_conn, and nothing was
-    /// heard of it since the newcomer's session began.
+    /// The session that has what is at `place` and makes room for a newcomer of the same holder: it has no ctl_conn, and
+    /// nothing was heard of it since the newcomer's session began.
     pub(super) fn ghost(&self, newcomer: ControlKey, place: &Place) -> Option<ControlKey> {
         let holder = self.entries.get(&newcomer)?.control.credential;
         let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
