@@ -41,7 +41,7 @@ const ELSEWHERE: &[(&str, &str, &[&str])] = &[
     ),
     ("protocol-sm/src/transfer/egress.rs", "e4_no_more_is_taken_than_is_kept_until_it_is_released", &["P-STALE-4"]),
     ("protocol-sm/src/control/server/tests.rs", "k1_each_registration_is_answered_once", &["P-TUN-1", "P-TUN-4"]),
-    ("protocol-sm/src/control/server.rs", "k3_failures_are_shared_among_those_that_asked", &["P-POOL-3"]),
+    ("protocol-sm/src/control/server/tests.rs", "k3_failures_are_shared_among_those_that_asked", &["P-POOL-3"]),
     ("protocol-sm/src/driver/listener/unnamed/tests.rs", "where_too_many_wait_the_first_makes_room", &["P-FRONT-4"]),
     ("protocol-sm/src/pool.rs", "p1_visitors_wait_in_order", &["P-POOL-5"]),
     ("protocol-sm/src/pool.rs", "p3_a_client_that_cannot_is_asked_again_later", &["P-POOL-4"]),
