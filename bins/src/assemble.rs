@@ -15,7 +15,7 @@ use crate::reload::Fixed;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, Credential, Serving, Timings, Token, TunnelLimits};
+use protocol_sm::settings::{ClientSettings, Credential, Datagrams, Serving, Timings, Token, TunnelLimits};
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -182,11 +182,14 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             public_ports: Ports::one(flags.public_port.unwrap_or(0)),
             sites: flags.sites(),
             limits: TunnelLimits::default(),
-            serving: Serving::default(),
+            serving: Serving { datagrams: flags.is_udp().then(Datagrams::default), ..Serving::default() },
         }];
     }
 
     let mut found = Findings::of(path, &mut file.common);
+    if let Some(what) = flags.protocol_problem() {
+        found.problem(what);
+    }
     let server = flags.cproxy_server.as_ref().or(file.server.as_ref());
     if server.is_none() {
         found.problem(

@@ -11,7 +11,7 @@ mod section;
 mod server;
 mod tls;
 
-pub use client::{ClientFile, TunnelEntry, parse_client};
+pub use client::{ClientFile, Protocol, TunnelEntry, parse_client};
 pub use ranges::Ports;
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{Named, TlsEntry};

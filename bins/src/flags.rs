@@ -1,7 +1,7 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
 use crate::address::{HostPort, bind_addr, local_address};
-use crate::config::{MAX_THREADS, check_name};
+use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
 use crate::outbound::Given;
@@ -148,10 +148,10 @@ pub struct ClientFlags {
     /// "*.example.com"
     #[arg(long, value_name = "NAME", requires = "local_server", conflicts_with = "public_port")]
     pub host: Option<Host>,
-    /// What the visitors of --host speak: http in the clear, or https, for which the service has the certificate
-    /// [default: http]
-    #[arg(long, value_name = "http|https", requires = "host", value_parser = web)]
-    pub protocol: Option<Web>,
+    /// What the visitors speak: tcp or udp; of --host http in the clear, or https, for which the service has the
+    /// certificate [default: tcp, with --host http]
+    #[arg(long, value_name = "tcp|udp|http|https", requires = "local_server", value_parser = protocol)]
+    pub protocol: Option<Protocol>,
     /// The service's name, for logs [default: default]
     #[arg(long, value_name = "NAME", requires = "local_server", value_parser = tunnel_name)]
     pub tunnel_name: Option<String>,
@@ -179,8 +179,33 @@ impl ClientFlags {
     /// The hosts that the flags name.
     #[must_use]
     pub fn sites(&self) -> Vec<Site> {
-        let web = self.protocol.unwrap_or(Web::Http);
+        let web = match self.protocol {
+            Some(Protocol::Web(web)) => web,
+            Some(Protocol::Tcp | Protocol::Udp) | None => Web::Http,
+        };
         self.host.iter().map(|host| Site { web, host: host.clone() }).collect()
+    }
+}
+
+impl ClientFlags {
+    /// Whether the tunnel that the flags describe is one of UDP.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        self.protocol == Some(Protocol::Udp)
+    }
+
+    /// What is wrong with `--protocol` beside `--host`.
+    #[must_use]
+    pub fn protocol_problem(&self) -> Option<&'static str> {
+        match (self.protocol?, &self.host) {
+            (Protocol::Web(_), None) => {
+                Some("--protocol http and https need --host NAME: the name that leads to the service")
+            }
+            (Protocol::Tcp | Protocol::Udp, Some(_)) => {
+                Some("--host is for --protocol http and https; drop one of the two")
+            }
+            (Protocol::Web(_), Some(_)) | (Protocol::Tcp | Protocol::Udp, None) => None,
+        }
     }
 }
 
@@ -224,8 +249,8 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
     seconds.map(Duration::from_secs_f64).ok_or("write seconds from 0 to 31536000, such as 2.5")
 }
 
-fn web(text: &str) -> Result<Web, &'static str> {
-    Web::ALL.into_iter().find(|web| web.scheme() == text).ok_or("write http or https")
+fn protocol(text: &str) -> Result<Protocol, &'static str> {
+    Protocol::of(text).ok_or("write tcp, udp, http or https")
 }
 
 fn tunnel_name(text: &str) -> Result<String, String> {

@@ -15,6 +15,7 @@
 mod client;
 mod codec;
 mod config;
+mod datagrams;
 mod head;
 mod model;
 mod net;
@@ -27,6 +28,7 @@ mod tape;
 pub use client::client;
 pub use codec::{ctl_codec, every_split, proxy_codec};
 pub use config::config;
+pub use datagrams::datagrams;
 pub use head::head;
 pub use model::tape;
 pub use passage::passage;
@@ -38,11 +40,12 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
     ("passage", passage),
+    ("datagrams", datagrams),
     ("proxy_header", proxy_header),
     ("head", head),
     ("server", server),

@@ -12,8 +12,8 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Cx, Driver, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice,
-    Strategy, Streams, SysError, TURN, Tell, Token,
+    Cx, Datagrams, Driver, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH,
+    Splice, Strategy, Streams, SysError, TURN, Tell, Token,
 };
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
@@ -391,6 +391,9 @@ impl Streams for View<'_> {
         self.net.sockets[stream.0].ended = Some(Ended::Reset);
     }
 }
+
+/// No UDP here: such tunnels are refused.
+impl Datagrams for View<'_> {}
 
 impl Splice for View<'_> {
     type Pipe = Pipe;

@@ -111,11 +111,19 @@ pub enum PlantedBug {
     AnyHost,
     /// What was read of a visitor to find its host is not given to the service.
     HeadLost,
+    /// Of a datagram that has come in part that part is delivered.
+    StumpDelivered,
+    /// A datagram is given to any flow of its port.
+    FlowsMixedUp,
+    /// A flow that is silent does not end.
+    FlowForever,
+    /// A datagram that made room for another is not counted.
+    DroppedUncounted,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 54] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -166,6 +174,10 @@ impl PlantedBug {
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,
+        Self::StumpDelivered,
+        Self::FlowsMixedUp,
+        Self::FlowForever,
+        Self::DroppedUncounted,
     ];
 }
 

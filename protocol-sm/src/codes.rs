@@ -249,6 +249,8 @@ pub enum TunnelRefusal {
     HostNotAllowed,
     /// The server has no port for hosts of this kind.
     NoHosts,
+    /// The server knows no UDP tunnels.
+    NoUdp,
 }
 
 impl TunnelRefusal {
@@ -256,7 +258,12 @@ impl TunnelRefusal {
     #[must_use]
     pub fn is_final(self) -> bool {
         match self {
-            Self::PortNotAllowed | Self::PortDenied | Self::Closed | Self::HostNotAllowed | Self::NoHosts => true,
+            Self::PortNotAllowed
+            | Self::PortDenied
+            | Self::Closed
+            | Self::HostNotAllowed
+            | Self::NoHosts
+            | Self::NoUdp => true,
             Self::PortInUse
             | Self::NoFreePort
             | Self::TooManyTunnels
@@ -290,6 +297,7 @@ impl fmt::Display for TunnelRefusal {
             Self::HostNotAllowed => {
                 "the server does not allow this host to this client; choose one that its allow_hosts covers"
             }
+            Self::NoUdp => "the server is too old for tunnels of UDP",
             Self::NoHosts => "the server has no port for hosts of this protocol (its http_port, https_port)",
         })
     }

@@ -122,6 +122,7 @@ pub mod codes;
 pub mod conn;
 pub mod control;
 pub mod crowd;
+pub mod datagrams;
 pub mod dead_path;
 pub mod driver;
 pub mod gate;

@@ -161,6 +161,7 @@ fn times(before: &Timings, after: &Timings) -> impl Iterator<Item = &'static str
             reset_linger,
             visitor_keepalive,
             drain_timeout,
+            udp_idle_timeout,
             reconnect_min,
             reconnect_max,
         } = *timings;
@@ -182,6 +183,7 @@ fn times(before: &Timings, after: &Timings) -> impl Iterator<Item = &'static str
             ("reset_linger", reset_linger),
             ("visitor_keepalive", visitor_keepalive),
             ("drain_timeout", drain_timeout),
+            ("udp_idle_timeout", udp_idle_timeout),
             ("reconnect_min", reconnect_min),
             ("reconnect_max", reconnect_max),
         ]

@@ -19,6 +19,7 @@ pub(crate) use part::short;
 pub use part::{ListenerPart, LoopPart, LoopTally, ShardPart, Trouble, TunnelTally};
 
 use crate::codes::{AbortCode, HandshakeRefusal, RefuseCode};
+use crate::datagrams::Lost;
 use crate::notes::{Dropped, HandshakeEnd};
 use crate::routes::Refusal;
 use crate::time::Instant;
@@ -44,6 +45,9 @@ pub struct Report {
     pub unrouted: u64,
     /// Server: those that were refused before they were anybody's.
     pub not_routed: Counts<Refusal>,
+    /// Datagrams of UDP tunnels that went no further.
+    #[serde(default)]
+    pub datagrams_lost: Counts<Lost>,
     /// Bytes from visitors to LocalServers, of all transfers so far.
     pub bytes_in: u64,
     /// Bytes from LocalServers to visitors.
@@ -179,7 +183,7 @@ pub struct TunnelReport {
     pub state: TunnelState,
     /// The public port that was asked for; 0: any.
     pub wanted: u16,
-    /// The host that was asked for instead: as a URL, with its port once that is known.
+    /// The host that was asked for instead, or an open UDP port: as a URL, with its port once that is known.
     pub url: Option<String>,
     /// The public address, while it is open.
     pub public: Option<SocketAddr>,

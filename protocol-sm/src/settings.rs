@@ -90,6 +90,9 @@ pub struct Timings {
     pub visitor_keepalive: Duration,
     /// Both: how long transfers may go on after a request to stop (default 8 s: container runtimes kill after 10 s).
     pub drain_timeout: Duration,
+    /// Server: a flow of a UDP tunnel in which both sides have spoken twice may be silent for this long (default 180 s);
+    /// others for 30 s, if that is less.
+    pub udp_idle_timeout: Duration,
     /// Client: first pause before a reconnect; doubles up to `reconnect_max`, with jitter (default 250 ms).
     pub reconnect_min: Duration,
     /// Client: longest pause before a reconnect, and the pause before a LocalServer's name that did not resolve
@@ -173,6 +176,7 @@ impl Default for Timings {
             reset_linger: Duration::from_secs(5),
             visitor_keepalive: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(8),
+            udp_idle_timeout: Duration::from_secs(180),
             reconnect_min: Duration::from_millis(250),
             reconnect_max: Duration::from_secs(15),
         }
@@ -380,13 +384,33 @@ pub struct TunnelSpec {
     pub serving: Serving,
 }
 
+impl TunnelSpec {
+    /// Whether its visitors come over UDP.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        self.serving.datagrams.is_some()
+    }
+}
+
 /// How a client serves the visitors of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Serving {
+    /// It is a UDP tunnel (default: a TCP one).
+    pub datagrams: Option<Datagrams>,
     /// What it lets the tunnel move in each direction (default: no limit).
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// How a client speaks to a LocalServer over UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Datagrams {
+    /// Each flow's socket is connected to it: only what comes from that address and port is heard.
+    #[default]
+    Connected,
+    /// It may answer from any port of its address, and is spoken to where it was heard last.
+    Follow,
 }
 
 /// Where a connection begins; by itself the system chooses.

@@ -274,7 +274,8 @@ fn announce(
                      max_connections are there; give the address of the service"
                 );
             }
-            let (tunnel, local, remark) = (&spec.name, &spec.local, browsers_refuse(public.port()));
+            let (tunnel, local) = (&spec.name, &spec.local);
+            let remark = if spec.is_udp() { "" } else { browsers_refuse(public.port()) };
             tracing::info!(
                 event = "tunnel_reachable",
                 tunnel,
@@ -284,7 +285,9 @@ fn announce(
                 "the tunnel is reachable{remark}"
             );
             let url = spec.site.as_ref().map(|site| site.url(public.port()));
-            let url = url.unwrap_or_else(|| format!("tcp://{server_host}:{}", public.port()));
+            let url = url.unwrap_or_else(|| {
+                format!("{}://{server_host}:{}", if spec.is_udp() { "udp" } else { "tcp" }, public.port())
+            });
             Some(Forwarding { tunnel: spec.name.clone(), public, url, local: spec.local.clone() })
         }
         Err((code, pause)) => {

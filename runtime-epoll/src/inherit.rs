@@ -4,7 +4,8 @@
 use crate::parts::{Arc, Mutex, PoisonError};
 use crate::sys::Listener;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use protocol_sm::driver::{Given, Owner};
+use protocol_sm::driver::Given;
+use protocol_sm::driver::listener::HeldPort;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -51,7 +52,7 @@ pub struct Inherited {
     pub(crate) proxy: Option<Listener>,
     /// The ports of hosts, for plain HTTP and for TLS.
     hosts: [Option<Listener>; 2],
-    pub(crate) public: Vec<(SocketAddr, Owner, Listener)>,
+    pub(crate) public: Vec<HeldPort<Listener>>,
     talk: Option<UnixStream>,
     names: Vec<String>,
 }
@@ -88,13 +89,17 @@ impl Inherited {
             self.talk = Some(fd.into());
             return;
         }
-        let listener = Listener::inherited(fd).and_then(|listener| listener.address().map(|at| (at, listener)));
-        match (Given::of(name), listener) {
+        let given = Given::of(name);
+        let udp = matches!(given, Some(Given::Public { udp: true, .. }));
+        let listener = Listener::inherited(fd, udp).and_then(|listener| listener.address().map(|at| (at, listener)));
+        match (given, listener) {
             (Some(Given::Ctl), Ok((_, listener))) => self.ctl = Some(listener),
             (Some(Given::Proxy), Ok((_, listener))) => self.proxy = Some(listener),
             (Some(Given::Http), Ok((_, listener))) => self.hosts[0] = Some(listener),
             (Some(Given::Https), Ok((_, listener))) => self.hosts[1] = Some(listener),
-            (Some(Given::Public { owner, .. }), Ok((at, listener))) => self.public.push((at, owner, listener)),
+            (Some(Given::Public { udp, owner, .. }), Ok((at, listener))) => {
+                self.public.push(HeldPort { udp, at, owner, listener });
+            }
             (None, _) => {
                 tracing::warn!(event = "listener_unknown", listener = name, "a socket that nobody here knows is closed")
             }

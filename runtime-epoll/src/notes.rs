@@ -344,12 +344,13 @@ impl Notes {
                 "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
                  than its transfer_grace); transfers are reset, and a new session begins"
             ),
-            Note::Tunnel { client, credential, tunnel, asked: Asked { name, wanted, site }, outcome } => {
+            Note::Tunnel { client, credential, tunnel, asked: Asked { name, wanted, udp, site }, outcome } => {
                 let tunnel_id = tunnel.0;
                 let host = site.as_ref().map(ToString::to_string);
                 self.tunnels.of(client).line(|suppressed| match outcome {
                     Ok(public) => {
-                        let remark = browsers_refuse(public.port());
+                        let remark = if udp { "" } else { browsers_refuse(public.port()) };
+                        let udp = udp.then_some(true);
                         let host = site.map(|site| site.url(public.port()));
                         tracing::info!(
                             event = "tunnel_open",
@@ -359,6 +360,7 @@ impl Notes {
                             tunnel = name,
                             %public,
                             public_port = public.port(),
+                            udp,
                             host,
                             suppressed,
                             "tunnel open{remark}"
@@ -366,7 +368,7 @@ impl Notes {
                     }
                     Err(code) => {
                         let in_use = code == TunnelRefusal::PortInUse;
-                        let holder = if in_use { port_holder(wanted) } else { String::new() };
+                        let holder = if in_use && !udp { port_holder(wanted) } else { String::new() };
                         tracing::warn!(
                             event = "tunnel_refused",
                             %client,
@@ -374,6 +376,7 @@ impl Notes {
                             tunnel_id,
                             tunnel = name,
                             public_port = wanted,
+                            udp = udp.then_some(true),
                             host,
                             suppressed,
                             "tunnel refused: {code}{holder}"

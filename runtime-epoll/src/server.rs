@@ -10,12 +10,13 @@ use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
 use crate::tls::{ServerTls, Tls, TlsInUse};
 use crate::{Operator, Program, Stopper};
+use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
-use protocol_sm::driver::{Dropped, Owner, Strategy, SysError, Tell, listener};
+use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
 use protocol_sm::reload::Changes;
 use protocol_sm::settings::{ServerSettings, Timings};
 use std::fmt;
@@ -62,7 +63,7 @@ pub struct Server {
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
     /// Public ports that another process has left.
-    held: Vec<(SocketAddr, Owner, Listener)>,
+    held: Vec<HeldPort<Listener>>,
     lent: Lent,
     timings: Timings,
     relay: Strategy,

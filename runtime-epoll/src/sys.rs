@@ -1,5 +1,6 @@
 //! [`Linux`]: the drivers' system calls, answered by the kernel.
 
+mod datagram;
 mod errno;
 mod needed;
 mod options;
@@ -25,10 +26,10 @@ use crate::tls::TlsInUse;
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
-    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError,
-    Tell, Token, Unacked,
+    Address, Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice,
+    Streams, SysError, Tell, Token, Unacked,
 };
-use protocol_sm::settings::{Origin, Timings};
+use protocol_sm::settings::{Datagrams as Kind, Origin, Timings};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -55,6 +56,8 @@ pub struct Linux<O = ()> {
     limits: Limits,
     random: random::Random,
     notes: Notes,
+    /// For one datagram; empty until there is one.
+    datagram: Vec<u8>,
     /// Listeners for another process.
     lent: Lent,
     outbox: O,
@@ -80,6 +83,7 @@ impl<O> Linux<O> {
             limits: Limits::new(&Timings::default()),
             random: random::Random::default(),
             notes: Notes::default(),
+            datagram: Vec::new(),
             lent: Lent::default(),
             outbox,
         }
@@ -353,6 +357,26 @@ impl<O> Splice for Linux<O> {
     }
 }
 
+impl<O> Datagrams for Linux<O> {
+    fn associate(&mut self, from: &Origin, to: SocketAddr, kind: Kind, token: Token) -> Result<Stream, SysError> {
+        let socket = datagram::associate(from, to, kind)?;
+        self.watch(&socket, token)?;
+        Ok(socket)
+    }
+
+    fn hear(&mut self, socket: &Stream, into: &mut Vec<u8>) -> Result<Address, SysError> {
+        self.datagram.resize(datagram::BUFFER, 0);
+        let kind = socket.udp.expect("a UDP socket");
+        let (bytes, address) = datagram::hear(socket, kind, &mut self.datagram)?;
+        into.extend_from_slice(&self.datagram[..bytes]);
+        Ok(address)
+    }
+
+    fn say(&mut self, socket: &Stream, to: Option<Address>, datagram: &[u8]) -> Result<(), SysError> {
+        datagram::say(socket, socket.udp.expect("a UDP socket"), to, datagram)
+    }
+}
+
 impl<O> Entropy for Linux<O> {
     fn random(&mut self, into: &mut [u8]) {
         self.random.fill(into);
@@ -379,6 +403,14 @@ impl<O> Listen for Linux<O> {
         listener.address()
     }
 
+    fn bind_udp(&mut self, at: SocketAddr) -> Result<(Listener, SocketAddr), SysError> {
+        datagram::open(at)
+    }
+
+    fn share(&mut self, listener: &Listener) -> Result<Stream, SysError> {
+        datagram::share(listener)
+    }
+
     fn lend(&mut self, listener: &Listener, given: &Given) {
         self.lent.add(listener, given);
     }
@@ -390,6 +422,9 @@ impl<O> Listen for Linux<O> {
     }
 
     fn unlisten(&mut self, listener: Listener) {
+        if listener.udp {
+            return;
+        }
         // Another process may have a copy, for which this epoll set would be woken otherwise.
         if let Err(error) = self.registrar.remove(&listener) {
             tracing::debug!(event = "call_failed", "a listener was not watched: {error}");

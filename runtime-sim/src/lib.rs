@@ -15,7 +15,7 @@
 //!
 //! # Which system calls to edit
 //!
-//! The drivers see the system through `protocol_sm::driver::Sys` and its companions. They are answered five times:
+//! The drivers see the system through `protocol_sm::driver::Sys` and its companions. They are answered six times:
 //!
 //! | file | for | edit it when |
 //! |---|---|---|
@@ -24,8 +24,9 @@
 //! | `runtime-sim/src/world/sys.rs` | ring 3 | production asks Linux otherwise; Linux's own manners are in `kernel/` |
 //! | `runtime-sim/src/swarm/sys.rs` | ring 4 | the same, on turmoil; how its sockets end is in `swarm/socket.rs` |
 //! | `fuzz/src/net.rs` | fuzz targets | a fuzz input is to do something else to one process |
+//! | `runtime-sim/src/flows/sys.rs` | flows of UDP | datagram sockets do something else |
 //!
-//! A new call goes into all of them; a new behaviour of the kernel into ring 3, and into the others if they can see it.
+//! UDP sockets are there in production and in [`flows`] only. Any other new call goes into all of them; a new behaviour of the kernel into ring 3, and into the others if they can see it.
 //!
 //! # What is checked
 //!
@@ -97,6 +98,7 @@
 
 pub mod campaign;
 pub mod explore;
+pub mod flows;
 mod holder;
 mod impostor;
 pub mod kernel;

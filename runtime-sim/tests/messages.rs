@@ -59,14 +59,20 @@ const NEVER: &[(&str, &[&str])] = &[
             "ToClient TunnelRefused: HostInUse",
             "ToClient TunnelRefused: HostNotAllowed",
             "ToClient TunnelRefused: NoHosts",
+            "ToClient TunnelRefused: NoUdp",
             "ToClient TunnelClosed: HostInUse",
             "ToClient TunnelClosed: HostNotAllowed",
             "ToClient TunnelClosed: NoHosts",
+            "ToClient TunnelClosed: NoUdp",
         ],
     ),
     (
         "a tunnel that is open is closed by the operator, or because its client may not have it any more",
         &["ToClient TunnelClosed: PortDenied", "ToClient TunnelClosed: NoFreePort", "ToClient TunnelClosed: Resources"],
+    ),
+    (
+        "tunnels of UDP are simulated by their event loops alone; tests/tests/udp.rs has whole programs",
+        &["ToServer RegisterUdp"],
     ),
     ("only a server ends a session so", &["ToServer Close: Kicked", "ToServer Close: Revoked"]),
     (

@@ -242,10 +242,12 @@ HANDSHAKE = Choice(
     "TlsRequired")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
-    "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts")
+    "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts", "NoUdp")
 LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
-         "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts"}
+         "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts", "NoUdp"}
+
+UDP = 32  # the feature: the server knows RegisterUdp (P-EVO-2)
 
 NETWORKS = List(Network(), 16)
 LIMITS = Struct(
@@ -280,7 +282,8 @@ CTL_TO_SERVER = ctl(
         "Drain",
         ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
         ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS)),
-        ("RegisterHost", Struct(tunnel=U32, site=SITE, name=Text(), limits=LIMITS))))
+        ("RegisterHost", Struct(tunnel=U32, site=SITE, name=Text(), limits=LIMITS)),
+        ("RegisterUdp", Struct(tunnel=U32, public_port=U16, name=Text(), limits=LIMITS))))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),
@@ -492,6 +495,62 @@ class Local:
 TCP_CLOSE = 7
 
 
+class Flow(Local):
+    """A flow's own socket: to the conn it is a stream in which each datagram has its length in front (P-UDP-2)."""
+
+    LONGEST = 65507
+
+    def __init__(self, sock):
+        super().__init__(sock)
+        self.parts, self.over = b"", asyncio.Event()
+
+    @classmethod
+    async def open(cls, host, port):
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        self = cls(socket.socket(family, kind, protocol))
+        self.sock.setblocking(False)
+        self.sock.connect(address)
+        return self
+
+    async def receive(self, stop):
+        """The next datagram; the peer's end is this one's, too (P-UDP-4)."""
+        reading = asyncio.ensure_future(self.loop.sock_recv(self.sock, 65536))
+        stopping = [asyncio.ensure_future(event.wait()) for event in (stop, self.over)]
+        try:
+            await asyncio.wait([reading, *stopping], return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set() or self.over.is_set() or not reading.done():
+                return "Reset" if stop.is_set() else "Shut"
+            data = reading.result()
+            return struct.pack("<H", len(data)) + data
+        except OSError:  # nobody is there (ECONNREFUSED)
+            self.failed = True
+            return "Reset"
+        finally:
+            await cancelled(reading, *stopping)
+
+    async def send(self, data):
+        self.parts += data
+        while len(self.parts) >= 2:
+            length = struct.unpack("<H", self.parts[:2])[0]
+            if length > self.LONGEST:
+                raise Violation("longer than any datagram")
+            if len(self.parts) < 2 + length:
+                return
+            datagram, self.parts = self.parts[2:2 + length], self.parts[2 + length:]
+            with contextlib.suppress(OSError):  # lost, as any may be
+                self.sock.send(datagram)
+
+    def shut_write(self):
+        self.over.set()
+
+    async def settle(self):
+        pass
+
+    def reset(self):
+        self.sock.close()
+
+
 async def cancelled(*tasks):
     """Cancels and waits: whoever uses their sockets next must find them free."""
     for task in tasks:
@@ -664,7 +723,8 @@ class Conn:
         if tunnel != self.session.TUNNEL:
             return "UnknownTunnel"
         try:
-            self.local = await asyncio.wait_for(Local.open(*options.local), options.dial_timeout)
+            self.local = await asyncio.wait_for(
+                (Flow if options.udp else Local).open(*options.local), options.dial_timeout)
         except ConnectionRefusedError:
             return "ConnectionRefused"
         except asyncio.TimeoutError:
@@ -781,7 +841,7 @@ class Session:
         self.send(self.registration())
 
     def registration(self):
-        return {"RegisterTunnel": {
+        return {"RegisterUdp" if self.options.udp else "RegisterTunnel": {
             "tunnel": self.TUNNEL, "public_port": self.options.public_port, "name": self.options.name,
             "limits": {
                 "sources": {"allow": [], "deny": []}, "max_connections": 0, "max_connection_rate": 0}}}
@@ -890,7 +950,8 @@ class Session:
         elif name == "TunnelReady":
             port = inner["public"].rsplit(":", 1)[1]
             host, local = (self.options.shown[key] for key in ("server", "local"))
-            print(f"Forwarding tcp://{host}:{port} -> {local}", flush=True)
+            scheme = "udp" if self.options.udp else "tcp"
+            print(f"Forwarding {scheme}://{host}:{port} -> {local}", flush=True)
         elif name == "TunnelRefused":
             log(f"the tunnel is refused: {inner['code']}")
             if inner["code"] in FINAL:
@@ -991,12 +1052,14 @@ class Client:
             resume = old and {"session": old.id, "received": old.received}
             hello = frame(CTL_TO_SERVER, {"Handshake": {"Hello": {
                 "nonce": secrets.token_bytes(32), "client": options.client_id,
-                "token": bool(options.token), "features": 0, "resume": resume}}})
+                "token": bool(options.token), "features": UDP if options.udp else 0, "resume": resume}}})
             stream.writer.write(preface(b"C") + hello)
             reply = await stream.exactly(8)
             check_reply(b"C", reply)
             answer = await self.handshake(stream, "Hello")
-            if answer["features"]:
+            if options.udp and not answer["features"]:
+                raise Refused("NoUdp")
+            if answer["features"] & ~(UDP if options.udp else 0):
                 raise Violation("a feature that was not offered")  # P-AUTH-8
             said = frame(CTL_TO_CLIENT, {"Handshake": {"Hello": answer}})
             transcript = transcript_of(preface(b"C"), reply, hello, said)
@@ -1052,6 +1115,7 @@ def arguments():
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
     parser.add_argument("--local", required=True, metavar="HOST:PORT")
     parser.add_argument("--public-port", type=int, default=0)
+    parser.add_argument("--udp", action="store_true")
     parser.add_argument("--name", default="python")
     parser.add_argument("--token-file", type=argparse.FileType("rb"))
     parser.add_argument("--client-id", type=bytes.fromhex, default=secrets.token_bytes(16))

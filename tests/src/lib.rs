@@ -35,6 +35,7 @@ pub mod bench;
 pub mod between;
 pub mod cable;
 pub mod conversation;
+pub mod datagrams;
 pub mod exchange;
 pub mod foreign;
 pub mod gate;

@@ -464,7 +464,7 @@ impl Deref for Server {
     }
 }
 
-/// One line `Forwarding tcp://HOST:PORT -> LOCAL`.
+/// One line `Forwarding tcp://HOST:PORT -> LOCAL`, or of UDP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     /// The host part, as printed.
@@ -477,7 +477,8 @@ pub struct Forwarding {
 
 impl Forwarding {
     fn parse(line: &str) -> Option<Self> {
-        let (public, local) = line.strip_prefix("Forwarding tcp://")?.split_once(" -> ")?;
+        let line = line.strip_prefix("Forwarding tcp://").or(line.strip_prefix("Forwarding udp://"))?;
+        let (public, local) = line.split_once(" -> ")?;
         let (host, port) = public.rsplit_once(':')?;
         Some(Self { host: host.to_owned(), port: port.parse().ok()?, local: local.to_owned() })
     }

@@ -72,6 +72,7 @@ mod tls;
 mod tls_relay;
 mod tokens;
 mod trusted_proxies;
+mod udp;
 mod unread_output;
 mod upgrade;
 mod uplinks;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
+use tests::datagrams::{DatagramService, echoed, pattern, visitor};
 use tests::exchange::{Exchange, Exchanges, Order};
 use tests::gate::Gate;
 use tests::link::{Forgotten, Link, Namespace};
@@ -16,7 +17,7 @@ use tests::root_only;
 use tests::services::{Refusing, Service};
 use tests::sockets::{End, bounded, connect, read_end, reset, unacknowledged, visit_end};
 use tests::visits::ping;
-use tests::wait::{PATIENCE, eventually, until};
+use tests::wait::{PATIENCE, eventually, until, until_still};
 
 /// Ends the test early, loudly, where there is no Python that can run the client.
 macro_rules! python_only {
@@ -79,7 +80,7 @@ impl Python {
 
     /// The public address, once it says that it is reachable.
     fn public(&self) -> SocketAddr {
-        let line = self.0.output_line("Forwarding tcp://");
+        let line = self.0.output_line("Forwarding ");
         let address = line.split(['/', ' ']).nth(3).and_then(|address| address.parse().ok());
         address.unwrap_or_else(|| panic!("no address in `{line}`"))
     }
@@ -93,6 +94,27 @@ impl Python {
         let line = self.0.output_line("Stopped ");
         serde_json::from_str(line.trim_start_matches("Stopped ")).expect("its figures")
     }
+}
+
+/// P-UDP-2, P-UDP-3, P-UDP-4: datagrams in both directions, whole, by two programs that share no code.
+#[test]
+fn datagrams_travel_through_another_client() {
+    python_only!();
+    let echo = DatagramService::echo();
+    let server = Server::start(options().brisk().key("udp_idle_timeout", 1));
+    let client = Python::spawn(server.ctl(), echo.addr(), &["--udp"]);
+    client.public();
+    let sockets = || client.0.process().descriptors().sockets;
+    let at_rest = usize::try_from(until_still("its conns", || sockets() as u64)).expect("few");
+    for round in 0..2 {
+        let visitor = visitor(client.public());
+        for (number, size) in (1..).zip([0, 1, 300, 1_452, 9_000, 65_507]) {
+            echoed(&visitor, &pattern(round * 10 + number, size));
+        }
+    }
+    until("its flows are over", || sockets() <= at_rest);
+    let did = client.stop();
+    assert!(did.transfers >= 2 && did.sessions == 1, "{did:?}");
 }
 
 #[test]

@@ -131,6 +131,9 @@ impl Collector for Scrape {
         out.counters("cproxy_visitors_ended", "What became of visitors, and why", ended)?;
         let help = "Visitors at the ports of hosts that have named none yet";
         out.gauges("cproxy_visitors_unrouted", help, [(vec![], report.unrouted)])?;
+        let lost = report.datagrams_lost.iter().map(|(reason, count)| (vec![("reason", reason.label())], count));
+        let help = "Datagrams of UDP tunnels that went no further";
+        out.counters("cproxy_datagrams_lost", help, lost)?;
         let not_routed = report.not_routed.iter().map(|(reason, count)| (vec![("reason", reason.label())], count));
         let help = "Visitors at the ports of hosts that were refused before they were any tunnel's";
         out.counters("cproxy_visitors_not_routed", help, not_routed)?;

@@ -10,7 +10,7 @@ use crate::address::{AddressError, HostPort, socket_addr};
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
-use protocol_sm::settings::{Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::sources::SourceLists;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -107,7 +107,7 @@ impl Default for ClientFile {
 const LOCAL_SOURCES: &str = "local_sources";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 12] = [
+const TUNNEL_KEYS: [&str; 13] = [
     "name",
     "local",
     LOCAL_SOURCES,
@@ -120,7 +120,10 @@ const TUNNEL_KEYS: [&str; 12] = [
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
     PROXY_PROTOCOL,
+    UDP_FOLLOW,
 ];
+/// A LocalServer of UDP may answer from any of its ports.
+const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
 
@@ -264,8 +267,12 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         "v2" => Ok(ProxyProtocol::V2),
         _ => Err("is no version of the PROXY protocol; write \"v1\" or \"v2\", or leave the key out"),
     });
-    let serving = Serving { max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
-    let sites = sites(section, tunnels);
+    let protocol = section.parsed_by("protocol", |text| {
+        Protocol::of(text).ok_or("is no protocol of a tunnel; write \"tcp\", \"udp\", \"http\" or \"https\"")
+    });
+    let datagrams = datagrams(section, protocol);
+    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
+    let sites = sites(section, protocol, tunnels);
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -282,7 +289,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem("public_port", what);
         return;
     }
-    if let Some(other) = before.iter().find(|other| public_ports.contains(other.public_port)) {
+    let is_udp = datagrams.is_some();
+    let has_it = |other: &&TunnelSpec| other.is_udp() == is_udp && public_ports.contains(other.public_port);
+    if let Some(other) = before.iter().find(has_it) {
         let (port, name) = (other.public_port, other.name.escape_debug());
         let has = if parts.len() == 1 { "which".to_owned() } else { format!("and {port} of them is what") };
         section.problem(
@@ -301,16 +310,33 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     }
 }
 
+/// What the visitors of a tunnel speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Anything over TCP.
+    Tcp,
+    /// Anything over UDP.
+    Udp,
+    /// What names a host.
+    Web(Web),
+}
+
+impl Protocol {
+    /// The one that is called so.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        match text {
+            "tcp" => Some(Self::Tcp),
+            "udp" => Some(Self::Udp),
+            _ => Web::ALL.into_iter().find(|web| web.scheme() == text).map(Self::Web),
+        }
+    }
+}
+
 /// The hosts of a tunnel. Without `protocol` they speak plain HTTP.
-fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
-    let protocol = section.parsed_by("protocol", |protocol| match protocol {
-        "tcp" => Ok(None),
-        "http" => Ok(Some(Web::Http)),
-        "https" => Ok(Some(Web::Https)),
-        _ => Err("is no protocol of a tunnel; write \"tcp\", \"http\" or \"https\""),
-    });
+fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEntry]) -> Vec<Site> {
     let Some(hosts) = hosts(section, HOSTS, "; name a host, or leave the key out") else {
-        if let Some(Some(web)) = protocol {
+        if let Some(Protocol::Web(web)) = protocol {
             let what =
                 format!("is \"{}\", which needs `hosts = [\"…\"]`: the names that lead to the service", web.scheme());
             section.problem("protocol", what);
@@ -320,10 +346,15 @@ fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
     if section.has("public_port") {
         section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
     }
-    if protocol == Some(None) {
-        section.problem(HOSTS, "stands beside `protocol = \"tcp\"`; write \"http\" or \"https\"".into());
-    }
-    let web = protocol.flatten().unwrap_or(Web::Http);
+    let web = match protocol {
+        Some(Protocol::Web(web)) => web,
+        None => Web::Http,
+        Some(Protocol::Tcp | Protocol::Udp) => {
+            let named = if protocol == Some(Protocol::Udp) { "udp" } else { "tcp" };
+            section.problem(HOSTS, format!("stands beside `protocol = \"{named}\"`; write \"http\" or \"https\""));
+            Web::Http
+        }
+    };
     let sites: Vec<_> = hosts.into_iter().map(|host| Site { web, host }).collect();
     for (nth, site) in sites.iter().enumerate() {
         let before = tunnels.iter().flat_map(|other| &other.sites).chain(&sites[..nth]);
@@ -332,6 +363,21 @@ fn sites(section: &Section<'_>, tunnels: &[TunnelEntry]) -> Vec<Site> {
         }
     }
     sites
+}
+
+/// How a tunnel of UDP is served; none for another one.
+fn datagrams(section: &Section<'_>, protocol: Option<Protocol>) -> Option<Datagrams> {
+    let follows = section.boolean(UDP_FOLLOW);
+    if protocol == Some(Protocol::Udp) {
+        if section.has(PROXY_PROTOCOL) {
+            section.problem(PROXY_PROTOCOL, "is for tunnels of TCP; leave it out beside `protocol = \"udp\"`".into());
+        }
+        return Some(if follows == Some(true) { Datagrams::Follow } else { Datagrams::Connected });
+    }
+    if follows.is_some() {
+        section.problem(UDP_FOLLOW, "is for tunnels with `protocol = \"udp\"`".into());
+    }
+    None
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {
@@ -371,6 +417,20 @@ mod tests {
         let error = parse(text).unwrap_err();
         let [problem] = error.problems() else { panic!("expected one problem: {error}") };
         problem.to_string().strip_prefix("client.toml:").unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_udp_port_and_its_twin_of_tcp_are_two() {
+        let tunnel = |name: &str, more: &str| {
+            format!("[[tunnels]]\nname = \"{name}\"\nlocal = \"a:1\"\npublic_port = 53\n{more}\n")
+        };
+        let file = parse(&(tunnel("a", "protocol = 'udp'") + &tunnel("b", ""))).unwrap();
+        let kinds: Vec<_> = file.tunnels.iter().map(|tunnel| tunnel.serving.datagrams).collect();
+        assert_eq!(kinds, [Some(Datagrams::Connected), None]);
+        let follows = parse(&tunnel("a", "protocol = 'udp'\nudp_follow = true")).unwrap();
+        assert_eq!(follows.tunnels[0].serving.datagrams, Some(Datagrams::Follow));
+        let twice = tunnel("a", "protocol = 'udp'") + &tunnel("b", "protocol = 'udp'");
+        assert!(problem(&twice).contains("which tunnel \"a\" has"), "{}", problem(&twice));
     }
 
     #[test]
@@ -433,7 +493,8 @@ mod tests {
         assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let limits = &file.tunnels[0].limits;
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
-        let serving = Serving { max_bandwidth: NonZeroU64::new(1_000_000), proxy_protocol: Some(ProxyProtocol::V2) };
+        let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
+        let serving = Serving { datagrams: None, max_bandwidth, proxy_protocol };
         let all = [serving, Serving::default(), Serving::default()];
         assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
         let parts = file.tunnels[1].parts();
@@ -464,6 +525,13 @@ mod tests {
             ("protocol = 'ftp'", "is no protocol of a tunnel"),
             ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
             ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
+        ] {
+            assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
+        }
+        for (more, said) in [
+            ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
+            ("protocol = 'udp'\nproxy_protocol = 'v2'", "is for tunnels of TCP"),
+            ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
         ] {
             assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
         }

@@ -40,7 +40,7 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 29] = [
+pub(super) const SERVER: [&str; 30] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
@@ -69,6 +69,7 @@ pub(super) const SERVER: [&str; 29] = [
     "idle_ping_timeout",
     "idle_conn_lifetime",
     "visitor_keepalive",
+    "udp_idle_timeout",
     "clients",
 ];
 

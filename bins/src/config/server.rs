@@ -175,6 +175,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     top.seconds("idle_ping_timeout", &mut timings.idle_ping_timeout);
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
     top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
+    top.seconds("udp_idle_timeout", &mut timings.udp_idle_timeout);
     for section in top.tables("clients", &CLIENT_KEYS) {
         client_entry(&section, &mut file);
     }

@@ -233,6 +233,10 @@ fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> 
     ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
 }
 
+fn udp(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> ClientMsg {
+    ClientMsg::RegisterUdp { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
+}
+
 fn host(tunnel: u32, web: Web, host: &str, limits: TunnelLimits) -> ClientMsg {
     let site = Box::new(Site { web, host: host.parse().expect("a host") });
     ClientMsg::RegisterHost { tunnel: TunnelId(tunnel), site, name: "web".into(), limits }
@@ -283,6 +287,8 @@ fn from_clients() -> Vec<ToServer> {
         ClientMsg::StartSeen { conn, epoch, seen: false },
         ClientMsg::StartSeen { conn: ConnId(HIGH), epoch: Epoch(u32::MAX), seen: true },
         ClientMsg::ChangeTunnel { tunnel: TunnelId(1), name: "web".into(), limits: office_limits() },
+        udp(1, 0, "game", TunnelLimits::default()),
+        udp(2, 53, "dns", office_limits()),
         host(1, Web::Http, "app.example.com", TunnelLimits::default()),
         host(2, Web::Https, "*.dev.example.com", office_limits()),
         host(3, Web::Https, "*", TunnelLimits::default()),
@@ -368,7 +374,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 11] = [
+const TUNNEL: [TunnelRefusal; 12] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -380,6 +386,7 @@ const TUNNEL: [TunnelRefusal; 11] = [
     TunnelRefusal::HostInUse,
     TunnelRefusal::HostNotAllowed,
     TunnelRefusal::NoHosts,
+    TunnelRefusal::NoUdp,
 ];
 const CLOSE: [CloseCode; 6] = [
     CloseCode::Bye,

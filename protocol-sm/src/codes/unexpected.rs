@@ -26,6 +26,7 @@ pub enum MessageName {
     Refused,
     RegisterHost,
     RegisterTunnel,
+    RegisterUdp,
     Start,
     StartSeen,
     Started,

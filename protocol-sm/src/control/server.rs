@@ -81,6 +81,7 @@ pub struct Control {
 struct Tunnel {
     name: String,
     wanted: u16,
+    udp: bool,
     site: Option<Site>,
     limits: TunnelLimits,
     serial: u64,
@@ -103,6 +104,8 @@ pub struct TunnelView<'a> {
     pub name: &'a str,
     /// The public port that its client wants; 0: any, or it has a host.
     pub wanted: u16,
+    /// Whether that is one of UDP.
+    pub udp: bool,
     /// Its host, if it has one instead of a port.
     pub site: Option<&'a Site>,
     /// Its public address, if it is open.
@@ -114,6 +117,8 @@ pub struct TunnelView<'a> {
 pub enum Place {
     /// At a public port of its own: ports to try in this order, at least one.
     Ports(VecDeque<u16>),
+    /// The same, of UDP.
+    Udp(VecDeque<u16>),
     /// At the port of hosts, those of this one.
     Site(Site),
 }
@@ -157,6 +162,8 @@ pub struct Asked {
     pub name: String,
     /// The public port; 0: any, or it has a host.
     pub wanted: u16,
+    /// Whether that is one of UDP.
+    pub udp: bool,
     /// The host, if it has one instead of a port.
     pub site: Option<Site>,
 }
@@ -259,6 +266,7 @@ impl Control {
             tunnel,
             name: &state.name,
             wanted: state.wanted,
+            udp: state.udp,
             site: state.site.as_ref(),
             public: match state.stage {
                 TunnelStage::Open(public) => Some(public),
@@ -281,7 +289,12 @@ impl Control {
             TunnelStage::Waiting { .. } => false,
         };
         let is_there = |tunnel: &Tunnel| match place {
-            Place::Ports(ports) => tunnel.site.is_none() && ports.len() == 1 && ports.front() == Some(&tunnel.wanted),
+            Place::Ports(ports) | Place::Udp(ports) => {
+                tunnel.site.is_none()
+                    && tunnel.udp == matches!(place, Place::Udp(_))
+                    && ports.len() == 1
+                    && ports.front() == Some(&tunnel.wanted)
+            }
             Place::Site(site) => tunnel.site.as_ref() == Some(site),
         };
         self.tunnels.values().any(|tunnel| is_there(tunnel) && has(&tunnel.stage))
@@ -336,7 +349,7 @@ impl Control {
     pub fn hand_over(&mut self, asked: &Asked) -> Option<(Registration, SocketAddr)> {
         let mut open = self.tunnels.iter().filter_map(|(&tunnel, state)| {
             let TunnelStage::Open(public) = state.stage else { return None };
-            let is_it = state.site == asked.site
+            let is_it = (&state.site, state.udp) == (&asked.site, asked.udp)
                 && match (&asked.site, asked.wanted) {
                     (Some(_), _) => true,
                     (None, 0) => state.name == asked.name,
@@ -393,11 +406,15 @@ impl Control {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: public_port, site: None }, limits, random, room)
+                self.register(tunnel, Asked { name, wanted: public_port, udp: false, site: None }, limits, random, room)
+            }
+            ClientMsg::RegisterUdp { tunnel, public_port, name, limits } => {
+                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
+                self.register(tunnel, Asked { name, wanted: public_port, udp: true, site: None }, limits, random, room)
             }
             ClientMsg::RegisterHost { tunnel, site, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: 0, site: Some(*site) }, limits, random, room)
+                self.register(tunnel, Asked { name, wanted: 0, udp: false, site: Some(*site) }, limits, random, room)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
@@ -454,7 +471,7 @@ impl Control {
         if self.closed.contains(&tunnel) {
             return refused(TunnelRefusal::Closed);
         }
-        let Asked { name, wanted, site } = asked;
+        let Asked { name, wanted, udp, site } = asked;
         let allowed = &self.scope.allow_ports;
         // PROTOCOL.md: P-HOST-3.
         let may = match (&site, wanted) {
@@ -468,7 +485,7 @@ impl Control {
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted, site, limits, serial, stage });
+        self.tunnels.insert(tunnel, Tunnel { name, wanted, udp, site, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -496,8 +513,13 @@ impl Control {
         };
         let place = match (&state.site, state.wanted) {
             (Some(site), _) => Place::Site(site.clone()),
-            (None, 0) => Place::Ports(self.scope.allow_ports.pick(random, Self::CANDIDATES)),
-            (None, port) => Place::Ports([port].into()),
+            (None, wanted) => {
+                let ports = match wanted {
+                    0 => self.scope.allow_ports.pick(random, Self::CANDIDATES),
+                    port => [port].into(),
+                };
+                if state.udp { Place::Udp(ports) } else { Place::Ports(ports) }
+            }
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
@@ -707,7 +729,7 @@ impl Control {
 
 impl Tunnel {
     fn asked(&self) -> Asked {
-        Asked { name: self.name.clone(), wanted: self.wanted, site: self.site.clone() }
+        Asked { name: self.name.clone(), wanted: self.wanted, udp: self.udp, site: self.site.clone() }
     }
 
     /// Its registration, if its public port is open.

@@ -242,11 +242,10 @@ impl Tunnels {
             return Some(ClientMsg::RegisterHost { tunnel, site, name, limits });
         }
         let picked = entry.last.filter(|_| spec.public_port == 0);
-        Some(ClientMsg::RegisterTunnel {
-            tunnel,
-            public_port: picked.map_or(spec.public_port, |last| last.port()),
-            name,
-            limits,
+        let public_port = picked.map_or(spec.public_port, |last| last.port());
+        Some(match spec.serving.datagrams {
+            None => ClientMsg::RegisterTunnel { tunnel, public_port, name, limits },
+            Some(_) => ClientMsg::RegisterUdp { tunnel, public_port, name, limits },
         })
     }
 
@@ -318,7 +317,8 @@ impl Tunnels {
                 State::Open | State::Idle | State::Asked | State::RetryAt(_) => TunnelState::Opening,
             };
             let mut tunnel = TunnelReport::new(entry.spec.name.clone(), state, entry.spec.public_port);
-            tunnel.locate(entry.spec.site.as_ref(), entry.last.filter(|_| state == TunnelState::Open));
+            let public = entry.last.filter(|_| state == TunnelState::Open);
+            tunnel.locate(entry.spec.site.as_ref(), entry.spec.is_udp(), public);
             tunnel.local = Some(entry.spec.local.clone());
             tunnel.refused = entry.refused.map(|code| code.to_string());
             if let Some(tally) = tallies.get(id) {

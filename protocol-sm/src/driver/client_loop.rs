@@ -4,6 +4,7 @@
 //! the conn's which local_conn it has. Readiness of either drives both.
 
 mod check;
+mod datagrams;
 mod dialling;
 mod opening;
 mod report;
@@ -13,7 +14,7 @@ use super::loop_core::{LoopCore, Pace, Phase};
 use super::messages::{FromClientLoop, ToClientLoop};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
-use super::sys::{Log, Readiness, Splice};
+use super::sys::{Datagrams, Log, Readiness, Splice};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
 use crate::auth::SessionKey;
@@ -171,9 +172,9 @@ struct Local<T> {
 }
 
 /// What this thread needs of its system.
-trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop> {}
+trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Datagrams + Log + Tell<FromClientLoop> {}
 
-impl<T, P, S: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop>> LoopSys<T, P> for S {}
+impl<T, P, S: Splice<Stream = T, Pipe = P> + Datagrams + Log + Tell<FromClientLoop>> LoopSys<T, P> for S {}
 
 impl<T, P> ClientLoop<T, P> {
     /// An empty event loop, the thread pool's number `loop_index`.
@@ -211,7 +212,7 @@ impl<T, P> ClientLoop<T, P> {
 
 impl<T, P, S> Driver<S> for ClientLoop<T, P>
 where
-    S: Splice<Stream = T, Pipe = P> + Log + Tell<FromClientLoop>,
+    S: Splice<Stream = T, Pipe = P> + Datagrams + Log + Tell<FromClientLoop>,
 {
     type Message = ToClientLoop;
 

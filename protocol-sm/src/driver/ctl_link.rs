@@ -47,7 +47,7 @@ impl<T, In> CtlLink<T, In> {
     /// Sends what is queued as far as the socket takes it.
     pub(crate) fn flush<S: Streams<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
         while self.sent < self.out.len() && self.port.writable {
-            match sys.send(&self.port.stream, &self.out[self.sent..]) {
+            match sys.send(self.port.stream(), &self.out[self.sent..]) {
                 Ok(n) => self.sent += n,
                 Err(SysError::WouldBlock) => self.port.writable = false,
                 Err(error) => return Err(error),
@@ -70,6 +70,6 @@ impl<T, In> CtlLink<T, In> {
     pub(crate) fn close<S: Streams<Stream = T>>(mut self, sys: &mut S) {
         // The peer may be gone already: then there is nobody to tell.
         let _ = self.flush(sys);
-        sys.close(self.port.stream);
+        sys.close(self.port.into_stream());
     }
 }

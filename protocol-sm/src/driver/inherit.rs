@@ -28,6 +28,8 @@ pub enum Given {
     Https,
     /// A public port.
     Public {
+        /// Of UDP, and not of TCP.
+        udp: bool,
         /// Its number.
         port: u16,
         /// Whose it is.
@@ -44,9 +46,10 @@ impl Given {
             Self::Proxy => "proxy".to_string(),
             Self::Http => "http".to_string(),
             Self::Https => "https".to_string(),
-            Self::Public { port, owner } => {
+            Self::Public { udp, port, owner } => {
+                let kind = if *udp { "udp" } else { "public" };
                 let credential = owner.credential.as_ref().map(|name| format!("-{}", hex(name.as_bytes())));
-                format!("public-{port}-{}{}", hex(&owner.client.0), credential.unwrap_or_default())
+                format!("{kind}-{port}-{}{}", hex(&owner.client.0), credential.unwrap_or_default())
             }
         }
     }
@@ -61,14 +64,19 @@ impl Given {
             "https" => return Some(Self::Https),
             _ => {}
         }
-        let mut parts = name.strip_prefix("public-")?.split('-');
+        let mut parts = name.split('-');
+        let udp = match parts.next()? {
+            "public" => false,
+            "udp" => true,
+            _ => return None,
+        };
         let port = parts.next()?.parse().ok()?;
         let client = ClientId(unhex(parts.next()?)?.try_into().ok()?);
         let credential = match parts.next() {
             Some(name) => Some(String::from_utf8(unhex(name)?).ok()?),
             None => None,
         };
-        parts.next().is_none().then_some(Self::Public { port, owner: Owner { client, credential } })
+        parts.next().is_none().then_some(Self::Public { udp, port, owner: Owner { client, credential } })
     }
 }
 
@@ -95,9 +103,10 @@ mod tests {
             Given::Proxy,
             Given::Http,
             Given::Https,
-            Given::Public { port: 6000, owner: owner(None) },
-            Given::Public { port: 65_535, owner: owner(Some("")) },
-            Given::Public { port: 1, owner: owner(Some("office: 2nd-floor, Zürich")) },
+            Given::Public { udp: false, port: 6000, owner: owner(None) },
+            Given::Public { udp: true, port: 6000, owner: owner(None) },
+            Given::Public { udp: true, port: 65_535, owner: owner(Some("")) },
+            Given::Public { udp: false, port: 1, owner: owner(Some("office: 2nd-floor, Zürich")) },
         ] {
             let name = given.name();
             assert!(name.len() < 255 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name}");
@@ -108,7 +117,7 @@ mod tests {
         {
             assert_eq!(Given::of(name), None, "{name}");
         }
-        let long = Given::Public { port: 6000, owner: owner(None) }.name() + "-61-62";
+        let long = Given::Public { udp: false, port: 6000, owner: owner(None) }.name() + "-61-62";
         assert_eq!(Given::of(&long), None);
     }
 }

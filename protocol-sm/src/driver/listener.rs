@@ -7,6 +7,8 @@
 //!
 //! Public ports are opened a few tries at a time, so that visitors wait for nobody who wants many ([`Binds`]).
 //!
+//! A public UDP port is bound here, and read by one of the event loops: whoever speaks there is that loop's.
+//!
 //! Hosts share two ports: a visitor there is a *newcomer* until its first bytes have named one (`newcomers.rs`).
 //!
 //! A visitor that comes from a trusted proxy waits here until its header has said who it is (`unnamed.rs`).
@@ -20,7 +22,7 @@ mod sites;
 mod unnamed;
 
 use super::inherit::{Given, Owner};
-use super::messages::{ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop};
+use super::messages::{ControlKey, Former, FromListener, Step, ToListener, ToLoop, ToServerLoop, UdpPort};
 use super::slab::{Slab, Token};
 use super::sys::{Listen, Log, Readiness, Role};
 use super::thread::{Cx, Driver, Tell};
@@ -39,10 +41,12 @@ use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use core::net::SocketAddr;
 use core::time::Duration;
 use deal::Deal;
 use held::Held;
+pub use held::HeldPort;
 use newcomers::{Door, Newcomer, Newcomers};
 use route::{Member, Route};
 use sites::Sites;
@@ -74,6 +78,8 @@ pub struct Listener<T, L> {
     /// Those of another process, until their tunnels are registered anew.
     held: Held<L>,
     upgrade: Upgrade,
+    /// UDP sockets that event loops have: those of ports that are open, and of some that are being closed.
+    shared: usize,
     /// Ports with connections left to accept.
     busy: VecDeque<Token>,
     paused_until: Option<Instant>,
@@ -92,6 +98,8 @@ struct PublicPort<L> {
     listener: L,
     given: Given,
     route: Route,
+    /// Of UDP: the event loop that reads there.
+    reader: Option<usize>,
     queued: bool,
 }
 
@@ -135,6 +143,7 @@ impl<T, L> Listener<T, L> {
             binds: Binds::default(),
             held: Held::default(),
             upgrade: Upgrade::No,
+            shared: 0,
             busy: VecDeque::new(),
             paused_until: None,
         }
@@ -200,6 +209,19 @@ impl<T, L> Listener<T, L> {
                     let more = !ports.is_empty();
                     (self.open(cx, &bind, port), more)
                 }
+                Place::Udp(ports) => {
+                    let port = ports.pop_front().expect("a port to try");
+                    let bound = self.open_udp(cx, &bind, port);
+                    // Perhaps a loop is about to close it.
+                    if bound == Err(SysError::InUse)
+                        && self.shared > self.readers().count()
+                        && let Place::Udp(ports) = &mut bind.place
+                    {
+                        ports.push_back(port);
+                    }
+                    let more = matches!(&bind.place, Place::Udp(ports) if !ports.is_empty());
+                    (bound, more)
+                }
                 Place::Site(site) => {
                     let site = site.clone();
                     (self.lead(cx, &bind, site), false)
@@ -227,11 +249,47 @@ impl<T, L> Listener<T, L> {
             real = Some(address);
             let route =
                 Route::to(Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() });
-            let given = Given::Public { port: address.port(), owner: owner.clone() };
-            Ok(Slot::Port(Box::new(PublicPort { listener, given, route, queued: false })))
+            let given = Given::Public { udp: false, port: address.port(), owner: owner.clone() };
+            Ok(Slot::Port(Box::new(PublicPort { listener, given, route, reader: None, queued: false })))
         })?;
         self.port_of.insert((control, registration), token);
         Ok(real.expect("listen returned an address"))
+    }
+
+    /// Opens a UDP port, and gives it to the event loop that has the fewest.
+    fn open_udp<S>(&mut self, cx: &mut Cx<'_, S>, bind: &Bind, port: u16) -> Result<SocketAddr, SysError>
+    where
+        S: Listen<Stream = T, Listener = L> + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        let &Bind { control, registration, ref owner, mut at, ref gate, .. } = bind;
+        at.set_port(port);
+        let (listener, public) = self.held.bind_udp(cx.sys, at, owner)?;
+        let socket = match cx.sys.share(&listener) {
+            Ok(socket) => socket,
+            Err(error) => {
+                cx.sys.unlisten(listener);
+                return Err(error);
+            }
+        };
+        let reads = |loop_index: &usize| self.readers().filter(|reader| reader == loop_index).count();
+        let loop_index = (0..self.deal.loop_count()).min_by_key(reads).expect("there are event loops");
+        let tunnel = registration.tunnel;
+        let member = Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() };
+        let given = Given::Public { udp: true, port: public.port(), owner: owner.clone() };
+        let (route, reader) = (Route::to(member), Some(loop_index));
+        let Ok::<_, Infallible>(token) = self
+            .slots
+            .insert_with(|_| Ok(Slot::Port(Box::new(PublicPort { listener, given, route, reader, queued: false }))));
+        self.port_of.insert((control, registration), token);
+        self.shared += 1;
+        let port = UdpPort { control, tunnel, socket, public, gate: gate.clone() };
+        cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Port(port) });
+        Ok(public)
+    }
+
+    /// The event loop of each UDP port that is open.
+    fn readers(&self) -> impl Iterator<Item = usize> {
+        self.public_ports().filter_map(|(_, port)| port.reader)
     }
 
     /// Closes a tunnel's public port, unless another tunnel stands behind it, too.
@@ -297,14 +355,19 @@ impl<T, L> Listener<T, L> {
             self.sites.pass_on(from, member);
         }
         let (from, to) = ((from.0, from.1.tunnel), (control, registration.tunnel));
+        let admit = self.gate_of_reader(control, registration);
         for loop_index in 0..self.deal.loop_count() {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::HandOver { from, to } });
         }
+        admit.into_iter().for_each(|admit| cx.sys.tell(admit));
         cx.sys.tell(FromListener::Bound { control, registration, bound: Ok(former.public) });
     }
 
     /// Who may visit a tunnel is changed. One whose port could not be opened is gone.
-    fn admit(&mut self, control: ControlKey, registration: Registration, mut gate: Box<Gate>) {
+    fn admit<S>(&mut self, sys: &mut S, control: ControlKey, registration: Registration, mut gate: Box<Gate>)
+    where
+        S: Tell<ToLoop<ToServerLoop<T>>>,
+    {
         let is_it = |bind: &Bind| (bind.control, bind.registration) == (control, registration);
         let at = self.port_of.get(&(control, registration)).copied();
         let member = match at.and_then(|token| self.slots.get_mut(token)) {
@@ -317,6 +380,16 @@ impl<T, L> Listener<T, L> {
         } else if let Some(bind) = self.binds.iter_mut().find(|bind| is_it(bind)) {
             bind.gate = gate;
         }
+        self.gate_of_reader(control, registration).into_iter().for_each(|admit| sys.tell(admit));
+    }
+
+    /// What to tell the event loop of a UDP tunnel: who may visit it.
+    fn gate_of_reader(&mut self, control: ControlKey, registration: Registration) -> Option<ToLoop<ToServerLoop<T>>> {
+        let token = *self.port_of.get(&(control, registration))?;
+        let port = self.public_port(token)?;
+        let loop_index = port.reader?;
+        let gate = Box::new(port.route.member(control, registration)?.gate.clone());
+        Some(ToLoop { loop_index, message: ToServerLoop::Admit { control, tunnel: registration.tunnel, gate } })
     }
 
     /// Nobody is accepted now.
@@ -327,7 +400,7 @@ impl<T, L> Listener<T, L> {
     /// Public ports that another process has left, each under the address where it listens. `until`: so long they wait
     /// for their tunnels.
     // PROTOCOL.md: P-LEAVE-5.
-    pub fn hold(&mut self, held: Vec<(SocketAddr, Owner, L)>, until: Instant) {
+    pub fn hold(&mut self, held: Vec<HeldPort<L>>, until: Instant) {
         self.held = Held::new(held, until);
         self.await_hosts(until);
     }
@@ -464,7 +537,8 @@ where
                 self.change_routing(cx, *routing);
             }
             ToListener::Trust(trusted) => self.trusted = trusted,
-            ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
+            ToListener::Admit { control, registration, gate } => self.admit(cx.sys, control, registration, gate),
+            ToListener::PortClosed => self.shared -= 1,
             ToListener::Report => {
                 let members = self.public_ports().flat_map(|(_, port)| port.route.members());
                 let members = members.chain(self.sites.members());

@@ -17,6 +17,7 @@ use crate::time::Instant;
 use crate::transfer::{Linger, OuterDuty, Transfer};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 /// So long a transfer for which there is no memory may move nothing.
@@ -38,6 +39,8 @@ pub(crate) struct LoopCore {
     pub(crate) draining: bool,
     /// When it is looked at whether what was given to conns is acknowledged; `None` while all of it is known to be.
     next_look: Option<Instant>,
+    /// A buffer for one datagram.
+    pub(crate) datagram: Vec<u8>,
     /// Conns whose turn was cut short, for others.
     busy: VecDeque<Token>,
 }
@@ -52,6 +55,7 @@ impl LoopCore {
             tally: Counted::default(),
             draining: false,
             next_look: None,
+            datagram: Vec::new(),
             busy: VecDeque::new(),
         }
     }

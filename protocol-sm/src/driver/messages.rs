@@ -57,6 +57,17 @@ pub enum ToServerLoop<T> {
     },
     /// A visitor was accepted.
     Visitor(Arrival<T>),
+    /// A public UDP port is open: read there, and serve whoever speaks.
+    Port(UdpPort<T>),
+    /// Who may visit a UDP tunnel is changed.
+    Admit {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Who may visit.
+        gate: Box<Gate>,
+    },
     /// The client says something about a transfer.
     Transfer {
         /// The session, by the server's key.
@@ -71,7 +82,8 @@ pub enum ToServerLoop<T> {
         /// The number of conns.
         count: u32,
     },
-    /// A tunnel was closed: its waiting visitors are reset, its transfers go on. `None`: all of them.
+    /// A tunnel was closed: its waiting visitors are reset, its transfers go on, but for those of a UDP port, which is
+    /// closed. `None`: all of them.
     CloseTunnel {
         /// The session, by the server's key.
         control: ControlKey,
@@ -159,6 +171,21 @@ pub struct Arrival<T> {
     pub left: usize,
 }
 
+/// A public UDP socket on its way to an event loop. `T` is a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UdpPort<T> {
+    /// The session, by the server's key.
+    pub control: ControlKey,
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// The socket; not watched yet.
+    pub socket: T,
+    /// Where it is bound.
+    pub public: SocketAddr,
+    /// Who may visit.
+    pub gate: Box<Gate>,
+}
+
 /// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
 /// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,6 +229,8 @@ pub enum FromServerLoop<T> {
         /// What it was counted as.
         guest: Guest,
     },
+    /// A UDP port that this loop had is closed here.
+    PortClosed,
     /// This loop serves as many of the client's visitors as it may: another may have room.
     PassOn {
         /// The loop's index.
@@ -499,6 +528,8 @@ pub enum ToListener {
         /// What it was counted as.
         guest: Guest,
     },
+    /// An event loop has closed a UDP port: its address may be free now.
+    PortClosed,
     /// Close the public port that this registration has opened.
     Close {
         /// The session, by the server's key.

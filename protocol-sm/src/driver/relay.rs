@@ -5,10 +5,12 @@
 //! Before anything is read, what is held is sent: so the pipe is empty at every read, and "would block"
 //! is never ambiguous. A pipe is held only while bytes are in it.
 
+mod datagrams;
 mod endpoint;
 mod flow;
 mod link;
 
+pub(crate) use datagrams::Datagrams;
 pub(crate) use endpoint::{Endpoint, failed};
 pub(crate) use flow::LONGEST_FRAME;
 pub(crate) use link::{Exchanged, Link, Mode};

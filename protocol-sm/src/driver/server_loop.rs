@@ -4,6 +4,7 @@
 //! conn's which visitor it serves. Readiness of either drives both.
 
 mod check;
+mod flows;
 mod report;
 mod stale;
 mod takeover;
@@ -14,7 +15,7 @@ use super::loop_core::{LoopCore, Pace, Phase};
 use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
-use super::sys::{Entropy, Log, Readiness, Splice, random_u32};
+use super::sys::{Datagrams, Entropy, Log, Readiness, Splice, random_u32};
 use super::thread::{Cx, Driver, Tell};
 use super::totals::Totals;
 use crate::bandwidth::{Allowances, Rate};
@@ -39,6 +40,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use flows::{Flow, Port};
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +50,8 @@ pub struct ServerLoop<T, P> {
     /// What each holder has here: visitors, and transfers.
     ledger: Ledger,
     slots: Slab<Slot<T, P>>,
+    /// Public UDP sockets, by their tunnels.
+    ports: BTreeMap<(ControlKey, TunnelId), Token>,
     /// The earliest time at which a pool asks again.
     next_retry: Option<Instant>,
     /// What its tunnels may move now.
@@ -141,6 +145,7 @@ impl Shard {
 enum Slot<T, P> {
     Conn(Box<Conn<T, P>>),
     Visitor(Box<Visitor<T>>),
+    Port(Box<Port<T>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -216,7 +221,10 @@ struct Visitor<T> {
     control: ControlKey,
     tunnel: TunnelId,
     from: SocketAddr,
-    guest: Guest,
+    /// What it is counted as by the listener, if it came from there.
+    guest: Option<Guest>,
+    /// Which flow it is, if it came to a UDP port.
+    flow: Option<Flow>,
     /// Its visit, if that is to leave a record.
     visit: Option<Begun>,
     port: Endpoint<T>,
@@ -253,9 +261,9 @@ impl<T> Visitor<T> {
 }
 
 /// What this thread needs of its system.
-trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>> {}
+trait LoopSys<T, P>: Splice<Stream = T, Pipe = P> + Datagrams + Entropy + Log + Tell<FromServerLoop<T>> {}
 
-impl<T, P, S: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
+impl<T, P, S: Splice<Stream = T, Pipe = P> + Datagrams + Entropy + Log + Tell<FromServerLoop<T>>> LoopSys<T, P> for S {}
 
 impl<T, P> ServerLoop<T, P> {
     /// An empty event loop, the thread pool's number `loop_index`.
@@ -266,6 +274,7 @@ impl<T, P> ServerLoop<T, P> {
             controls: BTreeMap::new(),
             ledger: Ledger::default(),
             slots: Slab::default(),
+            ports: BTreeMap::new(),
             next_retry: None,
             allowances: Allowances::default(),
             closed: false,
@@ -289,7 +298,7 @@ impl<T, P> ServerLoop<T, P> {
 
 impl<T, P, S> Driver<S> for ServerLoop<T, P>
 where
-    S: Splice<Stream = T, Pipe = P> + Entropy + Log + Tell<FromServerLoop<T>>,
+    S: Splice<Stream = T, Pipe = P> + Datagrams + Entropy + Log + Tell<FromServerLoop<T>>,
 {
     type Message = ToServerLoop<T>;
 
@@ -299,10 +308,13 @@ where
             ToServerLoop::Close { control, code } => self.close(cx, control, code),
             ToServerLoop::Conn { control, conn, stream } => self.on_conn(cx, control, conn, stream),
             ToServerLoop::Visitor(arrival) => self.on_visitor(cx, arrival),
+            ToServerLoop::Port(port) => self.on_port(cx, port),
+            ToServerLoop::Admit { control, tunnel, gate } => self.admit(control, tunnel, gate),
             ToServerLoop::Transfer { control, msg } => self.on_transfer_msg(cx, control, msg),
             ToServerLoop::ConnFailed { control, count } => self.on_failed(cx, control, count),
             ToServerLoop::CloseTunnel { control, tunnel } => {
                 self.drop_waiting(cx, control, tunnel, Dropped::Gone);
+                self.close_ports(cx, |of, at| of == control && tunnel.is_none_or(|tunnel| tunnel == at));
                 self.forget_tally(control, tunnel);
                 self.tell_if_drained(cx);
             }
@@ -321,12 +333,14 @@ where
             }
             ToServerLoop::Leave => {
                 self.core.draining = true;
+                self.close_ports(cx, |_, _| true);
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
                 self.tell_if_drained(cx);
             }
             ToServerLoop::Drain => {
                 self.core.draining = true;
                 self.closed = true;
+                self.close_ports(cx, |_, _| true);
                 self.controls.values_mut().for_each(|shard| shard.pool.close());
                 let controls: Vec<_> = self.controls.keys().copied().collect();
                 for control in controls {
@@ -363,6 +377,7 @@ where
                     self.drive(cx, token);
                 }
             }
+            Some(Slot::Port(_)) => self.hear_port(cx, token),
             Some(Slot::Visitor(visitor)) => {
                 visitor.port.on_ready(ready);
                 // One that waits is not looked at: whatever it said before it left is the LocalServer's to hear.
@@ -378,9 +393,16 @@ where
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
         for _ in 0..self.core.turns() {
             let Some(token) = self.core.next_turn() else { return };
-            if let Some(Slot::Conn(conn)) = self.slots.get_mut(token) {
-                conn.queued = false;
-                self.drive(cx, token);
+            match self.slots.get_mut(token) {
+                Some(Slot::Conn(conn)) => {
+                    conn.queued = false;
+                    self.drive(cx, token);
+                }
+                Some(Slot::Port(port)) => {
+                    port.queued = false;
+                    self.hear_port(cx, token);
+                }
+                Some(Slot::Visitor(_)) | None => {}
             }
         }
     }
@@ -388,13 +410,17 @@ where
     fn on_deadline(&mut self, cx: &mut Cx<'_, S>) {
         while let Some(token) = self.core.timers.pop_due(cx.now) {
             match self.slots.get_mut(token) {
-                None => {}
+                None | Some(Slot::Port(_)) => {}
                 Some(Slot::Conn(conn)) => {
                     conn.deadline = None;
                     self.on_conn_deadline(cx, token);
                 }
                 Some(Slot::Visitor(visitor)) => {
                     visitor.deadline = None;
+                    if visitor.flow.is_some() {
+                        self.on_flow_deadline(cx, token);
+                        continue;
+                    }
                     self.drop_visitor(cx, token, Dropped::WaitedTooLong);
                     self.tell_if_drained(cx);
                 }

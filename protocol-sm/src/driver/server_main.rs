@@ -515,7 +515,7 @@ impl<T, L> ServerMain<T, L> {
             match self.slots.remove(token) {
                 Some(Slot::Door(door)) => cx.sys.unlisten(door.listener),
                 Some(Slot::Ctl(conn)) => conn.link.close(cx.sys),
-                Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.stream),
+                Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.into_stream()),
                 Some(Slot::Fronted(fronted)) => cx.sys.close(fronted.unnamed.stream),
                 None => {}
             }

@@ -1,6 +1,7 @@
 //! Counts by reason.
 
 use crate::codes::{AbortCode, HandshakeRefusal, RefuseCode};
+use crate::datagrams::Lost;
 use crate::notes::{Dropped, HandshakeEnd};
 use crate::routes::Refusal;
 use alloc::collections::BTreeMap;
@@ -64,6 +65,15 @@ reasons!(Dropped {
     NoHeader => "no_header",
     Gone => "gone",
     Resources => "resources",
+});
+reasons!(Lost {
+    Late => "late",
+    NoRoom => "no_room",
+    TooLong => "too_long",
+    Ended => "ended",
+    NotSent => "not_sent",
+    Foreign => "foreign",
+    NoFlow => "no_flow",
 });
 reasons!(HandshakeRefusal {
     Version => "version",
@@ -186,6 +196,7 @@ mod tests {
             labels::<Dropped>(),
             labels::<HandshakeRefusal>(),
             labels::<HandshakeEnd>(),
+            labels::<Lost>(),
         ];
         for mut of_kind in each {
             let count = of_kind.len();

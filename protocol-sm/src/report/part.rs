@@ -2,6 +2,7 @@
 
 use super::{ConnReport, Counts, Histogram, LastError, LoopReport, Reason, Report, TunnelReport, TunnelState, millis};
 use crate::codes::{AbortCode, RefuseCode};
+use crate::datagrams::Lost;
 use crate::ids::{ControlKey, TunnelId};
 use crate::notes::Dropped;
 use crate::routes::{Refusal, Site};
@@ -23,6 +24,8 @@ pub struct LoopTally {
     pub refused: Counts<RefuseCode>,
     /// Visitors never served.
     pub dropped: Counts<Dropped>,
+    /// Datagrams of flows that went no further.
+    pub lost: Counts<Lost>,
     /// Transfers that were given a conn that had carried one before.
     pub reused: u64,
     /// Bytes of transfers that are over, from visitors.
@@ -198,10 +201,11 @@ impl TunnelReport {
         }
     }
 
-    /// Where it is reached: at `public`, or at its host there.
-    pub(crate) fn locate(&mut self, site: Option<&Site>, public: Option<SocketAddr>) {
+    /// Where it is reached: at `public`, over UDP or not, or at its host there.
+    pub(crate) fn locate(&mut self, site: Option<&Site>, udp: bool, public: Option<SocketAddr>) {
         self.public = public;
-        self.url = site.map(|site| public.map_or_else(|| site.to_string(), |public| site.url(public.port())));
+        let host = site.map(|site| public.map_or_else(|| site.to_string(), |public| site.url(public.port())));
+        self.url = host.or(public.filter(|_| udp).map(|public| format!("udp://{public}")));
     }
 
     /// What was counted of it.
@@ -228,6 +232,7 @@ impl Report {
         visitors.aborted.add_all(&tally.aborted);
         visitors.refused.add_all(&tally.refused);
         visitors.dropped.add_all(&tally.dropped);
+        self.datagrams_lost.add_all(&tally.lost);
         for (_, shard) in &shards {
             // What was opened in sessions that are over counts as well.
             self.conns.add(ConnReport { opened: 0, reused: 0, ..shard.conns });

@@ -109,8 +109,11 @@ pub const FRUGAL: u64 = 8;
 /// The feature of a server that knows [`ClientMsg::RegisterHost`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
 pub const HOSTS: u64 = 16;
+/// The feature of a server that knows [`ClientMsg::RegisterUdp`], and of a client that may send it.
+// PROTOCOL.md: P-EVO-2.
+pub const UDP: u64 = 32;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,7 +133,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -262,6 +265,17 @@ pub enum ClientMsg {
         /// As in [`ClientMsg::RegisterTunnel`].
         limits: TunnelLimits,
     },
+    /// Expose a service that speaks UDP. Only to a server with the feature [`UDP`].
+    RegisterUdp {
+        /// As in [`ClientMsg::RegisterTunnel`].
+        tunnel: TunnelId,
+        /// The public UDP port wanted; 0 lets the server pick.
+        public_port: u16,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        name: String,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        limits: TunnelLimits,
+    },
 }
 
 impl ClientMsg {
@@ -351,6 +365,7 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
             Self::Numbered { msg: ClientMsg::ChangeTunnel { .. }, .. } => MessageName::ChangeTunnel,
             Self::Numbered { msg: ClientMsg::RegisterHost { .. }, .. } => MessageName::RegisterHost,
+            Self::Numbered { msg: ClientMsg::RegisterUdp { .. }, .. } => MessageName::RegisterUdp,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

@@ -19,11 +19,12 @@
 //! [`Streams::reset`]: protocol_sm::driver::Streams::reset
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
-use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+use nix::sys::socket::{SetSockOpt, getsockopt, setsockopt, sockopt};
 use protocol_sm::driver::Role;
 use protocol_sm::settings::Timings;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Once;
 use std::time::Duration;
 
 /// A proxy_conn with nothing under way is probed after this long.
@@ -136,6 +137,42 @@ pub(super) fn on_listener(fd: &impl AsFd, any_v6: bool, limits: &Limits) {
     on_every_connection(fd);
     if let Some(accepted) = limits.accepted {
         keepalive(fd, accepted);
+    }
+}
+
+/// The receive buffer of a UDP socket, in bytes. By itself it holds 92 datagrams of 1,200 bytes.
+const DATAGRAMS: usize = 4 << 20;
+
+/// Options of a public UDP socket at `at`.
+pub(super) fn on_public_udp(fd: &impl AsFd, at: SocketAddr) {
+    if at.is_ipv6() {
+        set(fd, sockopt::Ipv6RecvPacketInfo, &true);
+        if at.ip().is_unspecified() {
+            set(fd, sockopt::Ipv6V6Only, &false);
+        }
+    } else {
+        set(fd, sockopt::Ipv4PacketInfo, &true);
+    }
+    on_udp(fd);
+    let room = getsockopt(fd, sockopt::RcvBuf).unwrap_or(0);
+    static SAID: Once = Once::new();
+    if room < 2 * DATAGRAMS {
+        SAID.call_once(|| {
+            tracing::warn!(
+                event = "udp_buffer_small",
+                "the kernel gives UDP sockets {room} bytes to receive into, of {}: bursts are lost; raise it with \
+                 sysctl net.core.rmem_max={DATAGRAMS}",
+                2 * DATAGRAMS
+            );
+        });
+    }
+}
+
+/// Options of every UDP socket.
+pub(super) fn on_udp(fd: &impl AsFd) {
+    // Whoever has the privilege goes beyond net.core.rmem_max.
+    if setsockopt(fd, sockopt::RcvBufForce, &DATAGRAMS).is_err() {
+        set(fd, sockopt::RcvBuf, &DATAGRAMS);
     }
 }
 

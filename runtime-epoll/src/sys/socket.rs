@@ -1,6 +1,7 @@
 //! TCP sockets: connections and listeners, and the calls on them.
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
+use super::datagram;
 use super::errno::{accept_error, retried, sys_error};
 use super::options::{self, Limits};
 use crate::tls::session::Session;
@@ -35,6 +36,8 @@ pub struct Stream {
     pub(super) for_room: Cell<bool>,
     /// Whether [`Stream::on_bulk`] has been called.
     bulk: Cell<bool>,
+    /// It is no connection, but a UDP socket.
+    pub(super) udp: Option<datagram::Kind>,
     /// How its bytes are encrypted, if they are.
     pub(super) tls: OnceCell<Box<RefCell<Session>>>,
 }
@@ -52,9 +55,13 @@ enum Dial {
     Over,
 }
 
-/// A listening TCP socket.
+/// A listening TCP socket, or a public UDP socket.
 #[derive(Debug)]
-pub struct Listener(OwnedFd);
+pub struct Listener {
+    fd: OwnedFd,
+    /// It is one of UDP, which nobody watches.
+    pub(super) udp: bool,
+}
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -64,14 +71,19 @@ impl AsFd for Stream {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl Stream {
     fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
         let (for_room, tls) = (Cell::new(false), OnceCell::new());
-        Self { fd, role, token: Cell::new(None), dial: Cell::new(dial), for_room, bulk: Cell::new(false), tls }
+        let (dial, bulk) = (Cell::new(dial), Cell::new(false));
+        Self { fd, role, token: Cell::new(None), dial, for_room, bulk, udp: None, tls }
+    }
+
+    pub(super) fn of_udp(fd: OwnedFd, kind: datagram::Kind) -> Self {
+        Self { udp: Some(kind), ..Self::new(fd, Role::Local, Dial::Over) }
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
@@ -266,29 +278,37 @@ impl Listener {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
             listen(&fd, Backlog::new(BACKLOG)?)?;
             let real = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
-            Ok((Self(fd), socket_addr(&real).unwrap_or(at)))
+            Ok((Self { fd, udp: false }, socket_addr(&real).unwrap_or(at)))
         };
         open().map_err(sys_error)
     }
 
-    /// A listener that another process has opened.
-    pub(crate) fn inherited(fd: OwnedFd) -> Result<Self, SysError> {
-        let listens = getsockopt(&fd, sockopt::AcceptConn).map_err(sys_error)?;
-        if !listens {
+    pub(super) fn of_udp(fd: OwnedFd) -> Self {
+        Self { fd, udp: true }
+    }
+
+    /// A listener that another process has opened, of UDP or of TCP.
+    pub(crate) fn inherited(fd: OwnedFd, udp: bool) -> Result<Self, SysError> {
+        let fits = if getsockopt(&fd, sockopt::SockType).map_err(sys_error)? == SockType::Datagram {
+            udp
+        } else {
+            !udp && getsockopt(&fd, sockopt::AcceptConn).map_err(sys_error)?
+        };
+        if !fits {
             return Err(SysError::Unsupported);
         }
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(sys_error)?;
-        Ok(Self(fd))
+        Ok(Self { fd, udp })
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> Result<SocketAddr, SysError> {
-        let real = getsockname::<SockaddrStorage>(self.0.as_raw_fd()).map_err(sys_error)?;
+        let real = getsockname::<SockaddrStorage>(self.fd.as_raw_fd()).map_err(sys_error)?;
         socket_addr(&real).ok_or(SysError::Unsupported)
     }
 
     pub(super) fn accept(&self, role: Role, limits: &Limits) -> Result<(Stream, SocketAddr), SysError> {
-        let (fd, from) = retried(|| accept4(self.0.as_fd())).map_err(accept_error)?;
+        let (fd, from) = retried(|| accept4(self.fd.as_fd())).map_err(accept_error)?;
         // An IPv4 peer of an IPv6 socket has an address ::ffff:a.b.c.d; it is reported as a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         options::dead_path(&fd, role, limits);
@@ -314,7 +334,7 @@ fn has_way(from: &Origin, to: SocketAddr) -> bool {
 }
 
 /// The connection to `to` will begin at `from`.
-fn begin_at(fd: &OwnedFd, from: &Origin, to: SocketAddr) -> Result<(), SysError> {
+pub(super) fn begin_at(fd: &OwnedFd, from: &Origin, to: SocketAddr) -> Result<(), SysError> {
     if let Some(interface) = &from.interface {
         setsockopt(fd, sockopt::BindToDevice, &interface.into()).map_err(sys_error)?;
     }
@@ -333,7 +353,7 @@ fn tcp_socket(peer: SocketAddr) -> nix::Result<OwnedFd> {
     socket(family(peer), SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn family(peer: SocketAddr) -> AddressFamily {
+pub(super) fn family(peer: SocketAddr) -> AddressFamily {
     if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
@@ -363,7 +383,7 @@ fn accept4(listener: BorrowedFd<'_>) -> nix::Result<(OwnedFd, SocketAddr)> {
 }
 
 // PROTOCOL.md: P-ENC-4.
-fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(super) fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 const CONTROL: ControlKey = ControlKey(1);
 const SERIAL: u64 = 1;
-const SESSION: SessionId = SessionId([1; 16]);
+pub(crate) const SESSION: SessionId = SessionId([1; 16]);
 const TUNNEL: TunnelId = TunnelId(0);
 /// Deadlines from here on never come.
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
@@ -161,7 +161,7 @@ pub(super) struct State {
 }
 
 /// What the session's main threads agreed on.
-static KEY: LazyLock<SessionKey> = LazyLock::new(|| {
+pub(crate) static KEY: LazyLock<SessionKey> = LazyLock::new(|| {
     let preface = Preface::ours(ConnKind::Ctl);
     let said = Ctl::Ping { received: 0 };
     let answer = Ctl::Ping { received: 0 };
@@ -206,6 +206,7 @@ impl Loops {
             reset_linger: NEVER,
             visitor_keepalive: NEVER,
             drain_timeout: NEVER,
+            udp_idle_timeout: NEVER,
             reconnect_min: NEVER,
             reconnect_max: NEVER,
         }
@@ -297,6 +298,7 @@ impl Loops {
             | FromServerLoop::Drained { .. }
             | FromServerLoop::Settled { .. }
             | FromServerLoop::Left { .. }
+            | FromServerLoop::PortClosed
             | FromServerLoop::PassOn { .. } => {}
         }
     }
@@ -500,6 +502,7 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
         ClientMsg::RegisterTunnel { .. }
         | ClientMsg::RegisterHost { .. }
+        | ClientMsg::RegisterUdp { .. }
         | ClientMsg::ChangeTunnel { .. }
         | ClientMsg::CloseTunnel { .. }
         | ClientMsg::Drain => {

@@ -16,6 +16,7 @@ mod tape;
 
 pub use catalog::{CATALOG, Entry, Search, Topic};
 pub use loops::Config;
+pub(crate) use loops::{KEY, SESSION};
 pub use net::{Side, Window};
 pub use peers::Grain;
 pub use programs::Programs;

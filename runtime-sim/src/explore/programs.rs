@@ -190,6 +190,7 @@ impl Programs {
             half_open_timeout: NEVER,
             reset_linger: NEVER,
             visitor_keepalive: NEVER,
+            udp_idle_timeout: NEVER,
             drain_timeout: if impatient { Duration::from_secs(1) } else { NEVER },
             reconnect_min: Duration::from_secs(2),
             reconnect_max: Duration::from_secs(2),

@@ -52,6 +52,7 @@ impl TimingRanges {
             // No draw of its own, so that old seeds keep their meaning.
             reset_linger: heartbeat_interval,
             visitor_keepalive: Duration::from_secs(30),
+            udp_idle_timeout: Timings::default().udp_idle_timeout,
             drain_timeout: ms(self.drain_timeout),
             reconnect_min,
             reconnect_max: reconnect_min * self.reconnect_factor,

@@ -17,8 +17,8 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell,
-    Token,
+    Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams,
+    SysError, Tell, Token,
 };
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
@@ -383,6 +383,9 @@ impl Streams for Thread {
         self.close_as(stream, true);
     }
 }
+
+/// No UDP here: such tunnels are refused.
+impl Datagrams for Thread {}
 
 impl Splice for Thread {
     type Pipe = Pipe;

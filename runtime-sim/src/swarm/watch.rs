@@ -178,6 +178,8 @@ impl Watch {
                 self.fin_came(((control.0, *conn), *epoch), fin.how, kinds);
             }
             ToServerLoop::HandOver { .. }
+            | ToServerLoop::Port(_)
+            | ToServerLoop::Admit { .. }
             | ToServerLoop::Transfer { .. }
             | ToServerLoop::ConnFailed { .. }
             | ToServerLoop::Open { .. }

@@ -203,7 +203,8 @@ impl World {
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
-            | ToListener::Left { .. } => {}
+            | ToListener::Left { .. }
+            | ToListener::PortClosed => {}
         }
     }
 

@@ -14,7 +14,8 @@ use protocol_sm::driver::messages::{
     ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::{
-    Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
+    Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell,
+    Token, Unacked,
 };
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
@@ -285,6 +286,9 @@ impl Streams for ThreadSys<'_> {
         self.kernel.close(sock, true);
     }
 }
+
+/// No UDP here: such tunnels are refused.
+impl Datagrams for ThreadSys<'_> {}
 
 impl Splice for ThreadSys<'_> {
     type Pipe = Pipe;

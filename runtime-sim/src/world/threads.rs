@@ -7,6 +7,7 @@ use crate::kernel::SockId;
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, HOSTS, PROXY};
 use core::net::SocketAddr;
+use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::{Cx, Given, Lookup, Role as Purpose};
 use protocol_sm::ids::TunnelId;
@@ -35,7 +36,9 @@ impl World {
                 Given::Proxy => doors[1] = Some(Socket(sock)),
                 Given::Http => hosts[0] = Some(Socket(sock)),
                 Given::Https => hosts[1] = Some(Socket(sock)),
-                Given::Public { owner, .. } => held.push((self.kernel.local(sock), owner, Socket(sock))),
+                Given::Public { udp, owner, .. } => {
+                    held.push(HeldPort { udp, at: self.kernel.local(sock), owner, listener: Socket(sock) });
+                }
             }
         }
         let until = self.now() + self.plan.scenario.timings.session_grace;

@@ -85,7 +85,7 @@ fn p_take_2_a_tunnel_is_handed_over_by_its_port_and_where_any_will_do_by_its_nam
         let _ = control.on_bound(registration(tunnel.0, u64::from(tunnel.0)), opened(port));
     }
     let port = |found: Option<(Registration, SocketAddr)>| found.map(|(_, public)| public.port());
-    let asked = |name: &str, wanted| Asked { name: name.into(), wanted, site: None };
+    let asked = |name: &str, wanted| Asked { name: name.into(), wanted, udp: false, site: None };
     assert_eq!(port(control.hand_over(&asked("c", 0))), None);
     assert_eq!(port(control.hand_over(&asked("a", 6003))), None);
     assert_eq!(port(control.hand_over(&asked("b", 0))), Some(6002));

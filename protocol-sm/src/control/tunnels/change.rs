@@ -36,7 +36,8 @@ impl Tunnels {
         let mut changes = Changes { things: "tunnel", ..Changes::default() };
         let mut orders = Orders::default();
         let names: BTreeSet<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-        let ports: BTreeSet<u16> = specs.iter().map(|spec| spec.public_port).filter(|&port| port != 0).collect();
+        let ports: BTreeSet<_> =
+            specs.iter().map(|spec| (spec.is_udp(), spec.public_port)).filter(|&(_, port)| port != 0).collect();
         let sites: BTreeSet<Site> = specs.iter().filter_map(|spec| spec.site.clone()).collect();
         let mut kept = BTreeSet::new();
         let mut passed_on = BTreeSet::new();
@@ -77,7 +78,7 @@ impl Tunnels {
             let successor = successor.filter(|successor| kept.contains(successor));
             let is_free = match &entry.spec.site {
                 Some(site) => !sites.contains(site),
-                None => entry.port().is_none_or(|port| !ports.contains(&port)),
+                None => entry.port().is_none_or(|port| !ports.contains(&(entry.spec.is_udp(), port))),
             };
             if successor.is_some() && entry.state == State::Open && is_free {
                 entry.successor = successor;
@@ -97,13 +98,16 @@ impl Tunnels {
         let free = || self.entries.iter().filter(|(tunnel, _)| !kept.contains(tunnel));
         let has_port = |entry: &TunnelEntry| {
             spec.site == entry.spec.site
+                && spec.is_udp() == entry.spec.is_udp()
                 && (spec.public_port == entry.spec.public_port
                     || spec.public_port == 0
                     || Some(spec.public_port) == entry.port())
         };
         let has_this = |entry: &TunnelEntry| match &spec.site {
             Some(site) => entry.spec.site.as_ref() == Some(site),
-            None => spec.public_port != 0 && entry.port() == Some(spec.public_port),
+            None => {
+                spec.public_port != 0 && spec.is_udp() == entry.spec.is_udp() && entry.port() == Some(spec.public_port)
+            }
         };
         let named = free().filter(|(_, entry)| entry.spec.name == spec.name && has_port(entry));
         // Where any port will do, that of the tunnel which has moved already.

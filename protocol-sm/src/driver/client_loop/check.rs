@@ -23,13 +23,13 @@ impl<T, P> ClientLoop<T, P> {
             State::Active(active) => {
                 let dialled = active.dial.as_ref().and_then(|dial| dial.attempts().next());
                 let outer = active.local.or(dialled).and_then(|local| match self.slots.get(local)? {
-                    Slot::Local(local) => Some(&local.port.stream),
+                    Slot::Local(local) => local.port.socket(),
                     Slot::Conn(_) => None,
                 });
                 (active.conn.transfer.epoch(), Use::Active { outer })
             }
         };
-        ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
+        ConnView { id: conn.id, stream: conn.link.port.stream(), epoch, used }
     }
 
     /// Checks that the loop's tables agree with each other.

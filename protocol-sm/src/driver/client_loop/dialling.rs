@@ -14,7 +14,7 @@ use crate::names::{Name, Wait};
 use crate::notes::Note;
 use crate::race::Race;
 use crate::report::Trouble;
-use crate::settings::Origin;
+use crate::settings::{Datagrams, Origin};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::visit::VisitEnd;
@@ -262,13 +262,21 @@ impl<T, P> ClientLoop<T, P> {
         let Some(ports) = self.locals.get_mut(&tunnel).map(|local| &mut local.ports) else {
             return Attempt::Failed(SysError::Reset);
         };
+        let datagrams = self.servings.get(&tunnel).and_then(|serving| serving.datagrams);
         let mut failed = SysError::NoAddress;
         for nth in 0..ports.tries() {
             let Some(address) = ports.source(nth, to) else { continue };
             let from = Origin { address, interface: None };
             let made = self.slots.insert_with(|local| {
-                let stream = cx.sys.connect(&from, to, Role::Local, local)?;
-                Ok(Slot::Local(Local { conn: token, port: Endpoint::connecting(stream) }))
+                let port = match datagrams {
+                    None => Endpoint::connecting(cx.sys.connect(&from, to, Role::Local, local)?),
+                    Some(kind) => {
+                        let mut port = Endpoint::datagrams(Some(cx.sys.associate(&from, to, kind, local)?));
+                        port.change(|stream| stream.to = (kind == Datagrams::Follow).then_some(to));
+                        port
+                    }
+                };
+                Ok(Slot::Local(Local { conn: token, port }))
             });
             match (made, address) {
                 (Ok(local), _) => {
@@ -289,7 +297,7 @@ impl<T, P> ClientLoop<T, P> {
 
     fn outcome<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, local: Token) -> Attempt {
         let Some(Slot::Local(dialled)) = self.slots.get_mut(local) else { return Attempt::Failed(SysError::Reset) };
-        match cx.sys.take_error(&dialled.port.stream) {
+        match cx.sys.take_error(dialled.port.stream()) {
             Ok(()) => {}
             Err(SysError::WouldBlock) => return Attempt::UnderWay(local),
             // It was connected, and was reset since: what it said before can still be read.
@@ -403,7 +411,7 @@ impl<T, P> ClientLoop<T, P> {
         S: Streams<Stream = T>,
     {
         if let Some(Slot::Local(local)) = self.slots.remove(local) {
-            cx.sys.reset(local.port.stream);
+            local.port.into_socket().into_iter().for_each(|stream| cx.sys.reset(stream));
         }
     }
 }

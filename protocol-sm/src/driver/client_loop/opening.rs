@@ -87,7 +87,7 @@ impl<T, P> ClientLoop<T, P> {
             && let Step::Connecting { session, secret, passage, passing } = step
         {
             if !*passing {
-                match cx.sys.take_error(&conn.link.port.stream) {
+                match cx.sys.take_error(conn.link.port.stream()) {
                     Ok(()) => *passing = passage.is_some(),
                     Err(SysError::WouldBlock) => return Ok(()),
                     Err(error) => {
@@ -106,7 +106,7 @@ impl<T, P> ClientLoop<T, P> {
                     }
                 }
             }
-            let channel = match cx.sys.channel(&conn.link.port.stream) {
+            let channel = match cx.sys.channel(conn.link.port.stream()) {
                 Ok(channel) => channel,
                 Err(SysError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(lost(why, error)),
@@ -271,7 +271,7 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let Serving { max_bandwidth, proxy_protocol } = servings.get(&tunnel).copied().unwrap_or_default();
+            let Serving { max_bandwidth, proxy_protocol, .. } = servings.get(&tunnel).copied().unwrap_or_default();
             if let Some(proxy_protocol) = proxy_protocol {
                 conn.link.ingress_flow.push_frame(&proxy_protocol.header(visitor, public));
             }

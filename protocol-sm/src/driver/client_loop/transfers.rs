@@ -5,9 +5,10 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::{Cx, Tell};
+use super::datagrams::hear_local;
 use super::opening::unreachable;
 use super::report::Over;
-use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active};
+use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active as carried};
 use crate::bandwidth::{Direction, Meter, Rate};
 use crate::codes::{AbortCode, Violation};
 use crate::conn::client::{ActiveConn, Stage};
@@ -55,7 +56,11 @@ impl<T, P> ClientLoop<T, P> {
 
     // PROTOCOL.md: P-XFER-4, P-DONE-5.
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
-        let Some((conn, local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
+        let Some((conn, mut local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
+        let more = local.as_mut().and_then(|local| hear_local(cx, &mut local.port, &mut self.core));
+        if more == Some(true) {
+            self.core.queue_turn(token, &mut conn.queued);
+        }
         let State::Active(active) = &mut conn.state else { return Ok(()) };
         let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
@@ -96,23 +101,25 @@ impl<T, P> ClientLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let phase = active.phase(conn.link.egress_flow.only_frames());
-        let Active { conn: ActiveConn { transfer, .. }, pace, path, local, .. } = active;
+        let Active { conn: ActiveConn { transfer, .. }, pace, path, .. } = active;
         self.core.watch(cx.now, path, transfer);
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
+        let delivered = if more.is_some() { self.deliver(cx, token) } else { Ok(()) };
         if let Some(ending) = ending
-            && let Some(local) = local.take()
+            && let Some(local) = carried(&mut self.slots, token).and_then(|active| active.local.take())
             && let Some(Slot::Local(local)) = self.slots.remove(local)
+            && let Some(stream) = local.port.into_socket()
         {
             match ending {
-                Ending::Close => cx.sys.close(local.port.stream),
-                Ending::Reset => cx.sys.reset(local.port.stream),
+                Ending::Close => cx.sys.close(stream),
+                Ending::Reset => cx.sys.reset(stream),
             }
         }
         if rate.is_some() {
             self.want_bandwidth(cx, tunnel, rate);
         }
         self.finish(cx, token);
-        Ok(())
+        delivered.map_err(End::from)
     }
 
     /// Asks for what somebody starves for.
@@ -136,7 +143,7 @@ impl<T, P> ClientLoop<T, P> {
     pub(super) fn serve(&mut self, tunnel: TunnelId, serving: Serving) {
         self.set_serving(tunnel, serving);
         for &token in self.conns.values() {
-            if let Some(active) = active(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
+            if let Some(active) = carried(&mut self.slots, token).filter(|active| active.tunnel == tunnel) {
                 active.max_bandwidth = serving.max_bandwidth;
             }
         }
@@ -153,7 +160,7 @@ impl<T, P> ClientLoop<T, P> {
         self.allowances.on_slice(cx.now, tunnel, direction, bytes);
         while let Some(token) = self.allowances.next_starving(cx.now, tunnel, direction) {
             // One that is gone needs nothing; its place may be another's by now.
-            if let Some(active) = active(&mut self.slots, token) {
+            if let Some(active) = carried(&mut self.slots, token) {
                 active.throttled[direction as usize] = false;
                 self.drive(cx, token);
             }
@@ -197,7 +204,7 @@ impl<T, P> ClientLoop<T, P> {
         for slot in self.slots.iter_mut() {
             let Slot::Conn(conn) = slot else { continue };
             let State::Active(active) = &mut conn.state else { continue };
-            if self.core.look(cx, &conn.link.port.stream, &mut active.path, &active.conn.transfer) {
+            if self.core.look(cx, conn.link.port.stream(), &mut active.path, &active.conn.transfer) {
                 let (serial, loop_index) = (conn.serial, self.core.loop_index);
                 cx.sys.tell(FromClientLoop::AskLine { serial, loop_index, conn: conn.id });
             }
@@ -207,7 +214,7 @@ impl<T, P> ClientLoop<T, P> {
     /// How the ctl_conn is, beside a conn that is silent.
     pub(super) fn on_line<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, conn: (u64, ConnId), line: Line) {
         let Some(&token) = self.conns.get(&conn) else { return };
-        let Some(active) = active(&mut self.slots, token) else { return };
+        let Some(active) = carried(&mut self.slots, token) else { return };
         if let Some(silence) = active.path.on_line(cx.now, line, self.core.timings.path_patience()) {
             cx.sys.note(Note::PathDead { conn: conn.1, silence });
             self.end(cx, token, End::Abort(AbortCode::ConnLost));
@@ -303,8 +310,8 @@ fn answer_ask<S: Tell<FromClientLoop>>(cx: &mut Cx<'_, S>, serial: u64, ask: Tra
 type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Local<T>>);
 
 /// An active conn's slot, and its local_conn's while it has one.
-fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pair<'_, T, P>> {
-    let Some(local) = active(slots, token)?.local else {
+pub(super) fn conn_and_local<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<Pair<'_, T, P>> {
+    let Some(local) = carried(slots, token)?.local else {
         return match slots.get_mut(token) {
             Some(Slot::Conn(conn)) => Some((conn, None)),
             Some(Slot::Local(_)) | None => None,

@@ -17,7 +17,7 @@ use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
     CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume,
-    TAKEOVER, ToServer,
+    TAKEOVER, ToServer, UDP,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -94,7 +94,7 @@ impl<T> ClientMain<T> {
                 let Some(index) = attempts.iter().position(|attempt| attempt.token == token) else { return };
                 let to = attempts.remove(index).to;
                 if let Some(link) = self.slots.remove(token) {
-                    cx.sys.close(link.port.stream);
+                    cx.sys.close(link.port.into_stream());
                 }
                 self.on_attempt_failed(to, why);
                 self.run_race(cx);
@@ -123,7 +123,7 @@ impl<T> ClientMain<T> {
         let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.token == token) else { return News::Nothing };
         let Some(link) = self.slots.get_mut(token) else { return News::Nothing };
         if attempt.until.is_none() {
-            match cx.sys.take_error(&link.port.stream) {
+            match cx.sys.take_error(link.port.stream()) {
                 Ok(()) => {}
                 Err(SysError::WouldBlock) => return News::Nothing,
                 Err(error) => return News::Failed(unreachable(attempt.passage.is_some(), error)),
@@ -142,7 +142,7 @@ impl<T> ClientMain<T> {
         let greeting = match &mut attempt.greeting {
             Some(greeting) => greeting,
             none => {
-                let channel = match cx.sys.channel(&link.port.stream) {
+                let channel = match cx.sys.channel(link.port.stream()) {
                     Ok(channel) => channel.filter(|_| !self.settings.tls_relay),
                     Err(SysError::WouldBlock) => return News::Nothing,
                     Err(error) => return News::Failed(failed(error, Disconnect::NoAnswer)),
@@ -160,7 +160,7 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE | HOSTS | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
+                    features: LEAVE | HOSTS | UDP | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());
@@ -195,7 +195,7 @@ impl<T> ClientMain<T> {
         for Attempt { token: of, to, until, greeting, .. } in attempts {
             if of != token {
                 if let Some(link) = self.slots.remove(of) {
-                    cx.sys.close(link.port.stream);
+                    cx.sys.close(link.port.into_stream());
                 }
             } else if let (Some(until), Some(Greeting { hello, channel, .. })) = (until, greeting) {
                 self.server_at = Some(to);

@@ -185,7 +185,7 @@ impl<T> ClientMain<T> {
     pub(super) fn hang_up<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) {
         for token in core::mem::replace(&mut self.stage, Stage::Pausing(None)).tokens() {
             if let Some(link) = self.slots.remove(token) {
-                cx.sys.close(link.port.stream);
+                cx.sys.close(link.port.into_stream());
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::ids::{ClientId, TunnelId};
 use crate::names::is_address;
 use crate::notes::Note;
 use crate::visit::Label;
-use crate::wire::{ClientMsg, HOSTS};
+use crate::wire::{ClientMsg, HOSTS, UDP};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -73,6 +73,10 @@ impl<T> ClientMain<T> {
                 && self.features & HOSTS == 0
             {
                 self.refuse(cx, tunnel, TunnelRefusal::NoHosts).expect("it was asked for");
+            } else if let ClientMsg::RegisterUdp { tunnel, .. } = msg
+                && self.features & UDP == 0
+            {
+                self.refuse(cx, tunnel, TunnelRefusal::NoUdp).expect("it was asked for");
             } else {
                 self.send(cx, msg);
             }

@@ -55,7 +55,10 @@ impl<T, L> Listener<T, L> {
         assert_eq!(members, self.port_of.len(), "no tunnel without its public port");
         self.binds.assert_consistent();
         for bind in self.binds.iter() {
-            assert!(!matches!(&bind.place, Place::Ports(ports) if ports.is_empty()), "there is a port to try");
+            assert!(
+                !matches!(&bind.place, Place::Ports(ports) | Place::Udp(ports) if ports.is_empty()),
+                "there is a port to try"
+            );
             let of_session = self.binds.iter().filter(|other| other.control == bind.control).count();
             assert_eq!(of_session, 1, "a session opens one port at a time");
         }

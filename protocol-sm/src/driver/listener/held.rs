@@ -9,10 +9,23 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
+/// A public port that another process has left. `L` is a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeldPort<L> {
+    /// Of UDP, and not of TCP.
+    pub udp: bool,
+    /// Where it listens.
+    pub at: SocketAddr,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its socket.
+    pub listener: L,
+}
+
 /// See the module. `L` is a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Held<L> {
-    ports: BTreeMap<SocketAddr, (Owner, L)>,
+    ports: BTreeMap<(bool, SocketAddr), (Owner, L)>,
     until: Instant,
 }
 
@@ -23,8 +36,11 @@ impl<L> Default for Held<L> {
 }
 
 impl<L> Held<L> {
-    pub(super) fn new(ports: Vec<(SocketAddr, Owner, L)>, until: Instant) -> Self {
-        Self { ports: ports.into_iter().map(|(at, owner, listener)| (at, (owner, listener))).collect(), until }
+    pub(super) fn new(ports: Vec<HeldPort<L>>, until: Instant) -> Self {
+        Self {
+            ports: ports.into_iter().map(|port| ((port.udp, port.at), (port.owner, port.listener))).collect(),
+            until,
+        }
     }
 
     /// Listens at `at`, for `owner`: with what is held there, if that is its own.
@@ -36,18 +52,35 @@ impl<L> Held<L> {
         owner: &Owner,
         token: Token,
     ) -> Result<(L, SocketAddr), SysError> {
-        if !self.admits(at, owner) {
+        if !self.admits(false, at, owner) {
             return Err(SysError::InUse);
         }
-        let Some((_, listener)) = self.ports.get(&at) else { return sys.listen(at, token) };
+        let Some((_, listener)) = self.ports.get(&(false, at)) else { return sys.listen(at, token) };
         let real = sys.adopt(listener, token)?;
-        let (_, listener) = self.ports.remove(&at).expect("it is held there");
+        let (_, listener) = self.ports.remove(&(false, at)).expect("it is held there");
         Ok((listener, real))
     }
 
+    /// The same for a UDP port, which nobody watches here.
+    // PROTOCOL.md: P-LEAVE-5.
+    pub(super) fn bind_udp<S: Listen<Listener = L>>(
+        &mut self,
+        sys: &mut S,
+        at: SocketAddr,
+        owner: &Owner,
+    ) -> Result<(L, SocketAddr), SysError> {
+        if !self.admits(true, at, owner) {
+            return Err(SysError::InUse);
+        }
+        match self.ports.remove(&(true, at)) {
+            Some((_, listener)) => Ok((listener, at)),
+            None => sys.bind_udp(at),
+        }
+    }
+
     /// Whether nothing is held at `at` for anybody but `owner`.
-    fn admits(&self, at: SocketAddr, owner: &Owner) -> bool {
-        self.ports.get(&at).is_none_or(|(of, _)| of == owner)
+    fn admits(&self, udp: bool, at: SocketAddr, owner: &Owner) -> bool {
+        self.ports.get(&(udp, at)).is_none_or(|(of, _)| of == owner)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -56,8 +89,8 @@ impl<L> Held<L> {
 
     /// Lends those that are held still to the next process. Returns their number.
     pub(super) fn lend<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
-        for (at, (owner, listener)) in &self.ports {
-            sys.lend(listener, &Given::Public { port: at.port(), owner: owner.clone() });
+        for (&(udp, at), (owner, listener)) in &self.ports {
+            sys.lend(listener, &Given::Public { udp, port: at.port(), owner: owner.clone() });
         }
         self.ports.len()
     }
@@ -96,13 +129,20 @@ mod tests {
             credential: credential.map(Into::into),
         };
         let until = Instant::ZERO + Duration::from_secs(60);
-        let held = Held::new(vec![(at(6000), owner(1, Some("a")), ()), (at(6001), owner(1, None), ())], until);
-        assert!(held.admits(at(6000), &owner(1, Some("a"))));
+        let held = Held::new(
+            vec![
+                HeldPort { udp: false, at: at(6000), owner: owner(1, Some("a")), listener: () },
+                HeldPort { udp: false, at: at(6001), owner: owner(1, None), listener: () },
+            ],
+            until,
+        );
+        assert!(held.admits(false, at(6000), &owner(1, Some("a"))));
         for other in [owner(1, Some("b")), owner(2, Some("a")), owner(1, None), owner(1, Some(""))] {
-            assert!(!held.admits(at(6000), &other), "{other:?}");
+            assert!(!held.admits(false, at(6000), &other), "{other:?}");
         }
-        assert!(held.admits(at(6001), &owner(1, None)) && !held.admits(at(6001), &owner(1, Some("a"))));
-        assert!(held.admits(at(6002), &owner(2, None)), "nothing is held there");
+        assert!(held.admits(false, at(6001), &owner(1, None)) && !held.admits(false, at(6001), &owner(1, Some("a"))));
+        assert!(held.admits(true, at(6000), &owner(2, None)), "its twin of UDP is another port");
+        assert!(held.admits(false, at(6002), &owner(2, None)), "nothing is held there");
         assert_eq!(held.next_deadline(), Some(until));
         assert_eq!(Held::<()>::default().next_deadline(), None);
     }

@@ -244,7 +244,7 @@ impl<T, L> Listener<T, L> {
             Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
             Heard::Named(named) => self.route(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
-            Heard::Lost => cx.sys.reset(newcomer.port.stream),
+            Heard::Lost => cx.sys.reset(newcomer.port.into_stream()),
         }
     }
 
@@ -317,8 +317,8 @@ impl<T, L> Listener<T, L> {
     fn dismiss<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Newcomer { port, stage, .. } = self.take(cx, token);
         match stage {
-            Stage::Told => cx.sys.close(port.stream),
-            Stage::Reading(_) | Stage::Waiting(..) => cx.sys.reset(port.stream),
+            Stage::Told => cx.sys.close(port.into_stream()),
+            Stage::Reading(_) | Stage::Waiting(..) => cx.sys.reset(port.into_stream()),
         }
     }
 
@@ -367,7 +367,7 @@ impl<T, L> Listener<T, L> {
         };
         if let Some(member) = found {
             let head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
-            return self.deal.visitor(cx.sys, cx.now, member, port.stream, from, head);
+            return self.deal.visitor(cx.sys, cx.now, member, port.into_stream(), from, head);
         }
         let stage = Stage::Waiting(unrouted, named);
         let newcomer = Newcomer { port, from, web, came, stage, deadline };
@@ -396,10 +396,10 @@ impl<T, L> Listener<T, L> {
         };
         let answer = why.answer(web, plain);
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
-        if answer.is_empty() || cx.sys.send(&newcomer.port.stream, &answer) != Ok(answer.len()) {
-            return cx.sys.reset(newcomer.port.stream);
+        if answer.is_empty() || cx.sys.send(newcomer.port.stream(), &answer) != Ok(answer.len()) {
+            return cx.sys.reset(newcomer.port.into_stream());
         }
-        cx.sys.shut_write(&newcomer.port.stream);
+        cx.sys.shut_write(newcomer.port.stream());
         newcomer.stage = Stage::Told;
         self.keep(cx, newcomer, FAREWELL);
     }
@@ -413,7 +413,7 @@ impl<T, L> Listener<T, L> {
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
         let at = cx.now + patience;
-        let made = self.slots.insert_with(|token| match cx.sys.watch(&newcomer.port.stream, token) {
+        let made = self.slots.insert_with(|token| match cx.sys.watch(newcomer.port.stream(), token) {
             Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
             Err(_) => Err(newcomer),
         });
@@ -424,7 +424,7 @@ impl<T, L> Listener<T, L> {
                     self.newcomers.timers.set(token, &mut newcomer.deadline, Some(at));
                 }
             }
-            Err(newcomer) => cx.sys.reset(newcomer.port.stream),
+            Err(newcomer) => cx.sys.reset(newcomer.port.into_stream()),
         }
     }
 
@@ -462,7 +462,7 @@ impl<T, L> Listener<T, L> {
             let Newcomer { port, from: visitor, web, .. } = self.take(cx, oldest);
             self.newcomers.refused.add(Refusal::Crowded);
             cx.sys.note(Note::NotRouted { visitor, web, host: None, why: Refusal::Crowded });
-            cx.sys.reset(port.stream);
+            cx.sys.reset(port.into_stream());
         }
     }
 
@@ -473,7 +473,7 @@ impl<T, L> Listener<T, L> {
         };
         self.newcomers.timers.set(token, &mut newcomer.deadline, None);
         self.newcomers.limit.remove(Source::of(newcomer.from.ip()), token);
-        cx.sys.unwatch(&newcomer.port.stream);
+        cx.sys.unwatch(newcomer.port.stream());
         *newcomer
     }
 

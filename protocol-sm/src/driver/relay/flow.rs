@@ -150,7 +150,7 @@ impl<P> Flow<P> {
                 Held::Nothing => return Ok(true),
                 Held::Bytes(bytes) => to.send(sys, bytes),
                 Held::Pipe { pipe, .. } => {
-                    let moved = sys.splice_out(pipe, &to.stream, half.budget(0).forward);
+                    let moved = sys.splice_out(pipe, to.stream(), half.budget(0).forward);
                     to.writable &= moved != Err(SysError::WouldBlock);
                     moved
                 }
@@ -191,7 +191,7 @@ impl<P> Flow<P> {
             if moved >= if planted(PlantedBug::LongTurn) { cx.turn * 64 } else { cx.turn } {
                 return Turn::Again;
             }
-            let spliceable = cx.sys.can_splice(&from.stream) && cx.sys.can_splice(&to.stream);
+            let spliceable = from.can_splice(cx.sys) && to.can_splice(cx.sys);
             let mut taken = Err(Stop::Source(SysError::Unsupported));
             if spliceable && keep.is_none() && self.wants_splice(cx.strategy) && self.have_pipe(cx.sys) {
                 taken = self.take_by_splice(cx, half, from);
@@ -248,7 +248,7 @@ impl<P> Flow<P> {
     ) -> Result<usize, Stop> {
         let Held::Pipe { pipe, capacity } = &self.held else { unreachable!("have_pipe made sure") };
         let max = half.budget((*capacity as usize).min(cx.turn)).take;
-        let n = cx.sys.splice_in(&from.stream, pipe, max).map_err(|error| {
+        let n = cx.sys.splice_in(from.stream(), pipe, max).map_err(|error| {
             from.readable &= error != SysError::WouldBlock;
             Stop::Source(error)
         })?;

@@ -106,7 +106,7 @@ impl<T, P> Link<T, P> {
             }
             // Where there were no bytes, a header may still be on its way.
             if duty == Some(OuterDuty::ShutWrite) && self.ingress_flow.is_empty() {
-                cx.sys.shut_write(&outer.stream);
+                result.again |= outer.shut_write(cx.sys);
                 transfer.ingress.on_shut();
                 duty = transfer.outer_duty();
             }
@@ -116,11 +116,10 @@ impl<T, P> Link<T, P> {
                 |duty: &OuterDuty| matches!(duty, OuterDuty::Reset | OuterDuty::Drop) && !mode.incoming_is_payload;
             result.duty = duty.filter(|duty| !early(duty));
             if result.duty == Some(OuterDuty::Reset) {
-                result.unsent = cx.sys.unsent(&outer.stream);
+                result.unsent = outer.unsent(cx.sys);
             } else if let Some(owed) = transfer.ingress.waits_for_reset() {
                 result.stuck = true;
-                result.unsent =
-                    usize::try_from(owed).unwrap_or(usize::MAX).saturating_add(cx.sys.unsent(&outer.stream));
+                result.unsent = usize::try_from(owed).unwrap_or(usize::MAX).saturating_add(outer.unsent(cx.sys));
             }
         }
         Ok(result)
@@ -215,17 +214,17 @@ impl<T, P> Link<T, P> {
 
     /// Closes an idle conn in good order.
     pub(crate) fn close<S: Splice<Stream = T, Pipe = P>>(self, sys: &mut S) {
-        sys.close(self.port.stream);
+        sys.close(self.port.into_stream());
     }
 
     /// Closes the conn with a reset and drops what is on its way.
     pub(crate) fn reset<S: Splice<Stream = T, Pipe = P>>(mut self, sys: &mut S) {
         if planted(PlantedBug::PipeLeaked) {
-            return sys.reset(self.port.stream);
+            return sys.reset(self.port.into_stream());
         }
         self.egress_flow.discard(sys);
         self.ingress_flow.discard(sys);
-        sys.reset(self.port.stream);
+        sys.reset(self.port.into_stream());
     }
 }
 

@@ -13,7 +13,7 @@ impl<T, P> ServerLoop<T, P> {
     pub fn conns(&self) -> impl Iterator<Item = ConnView<'_, T>> {
         self.slots.iter().filter_map(|(_, slot)| match slot {
             Slot::Conn(conn) => Some(self.view(conn)),
-            Slot::Visitor(_) => None,
+            Slot::Visitor(_) | Slot::Port(_) => None,
         })
     }
 
@@ -22,21 +22,21 @@ impl<T, P> ServerLoop<T, P> {
             State::Idle { conn, .. } => (conn.last(), Use::Idle),
             State::Active(active) => {
                 let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
-                    Slot::Visitor(visitor) => Some(&visitor.port.stream),
-                    Slot::Conn(_) => None,
+                    Slot::Visitor(visitor) => visitor.port.socket(),
+                    Slot::Conn(_) | Slot::Port(_) => None,
                 });
                 (active.conn.transfer.epoch(), Use::Active { outer })
             }
         };
-        ConnView { id: conn.id, stream: &conn.link.port.stream, epoch, used }
+        ConnView { id: conn.id, stream: conn.link.port.stream(), epoch, used }
     }
 
     /// Visitors that wait for a conn: those of one session in the order in which they will be served.
     pub fn waiting(&self) -> impl Iterator<Item = &T> {
         let tokens = self.controls.values().flat_map(|shard| shard.pool.waiting());
         tokens.filter_map(|token| match self.slots.get(token)? {
-            Slot::Visitor(visitor) => Some(&visitor.port.stream),
-            Slot::Conn(_) => None,
+            Slot::Visitor(visitor) => visitor.port.socket(),
+            Slot::Conn(_) | Slot::Port(_) => None,
         })
     }
 
@@ -61,6 +61,16 @@ impl<T, P> ServerLoop<T, P> {
         let mut served = 0;
         for (token, slot) in self.slots.iter() {
             match slot {
+                Slot::Port(port) => {
+                    assert_eq!(self.core.places(token), usize::from(port.queued), "whoever is queued is queued once");
+                    port.flows.assert_consistent();
+                    assert_eq!(self.ports.get(&port.owner()), Some(&token), "a tunnel finds its port");
+                    for (from, flow) in port.flows.iter() {
+                        let Some(Slot::Visitor(flow)) = self.slots.get(flow) else { panic!("a flow is there") };
+                        assert_eq!(flow.from, from, "F1: a flow is its visitor's");
+                        assert!(flow.deadline.is_some(), "every flow ends");
+                    }
+                }
                 Slot::Visitor(visitor) => {
                     timed(visitor.deadline, token);
                     let Some(conn) = visitor.conn else {
@@ -69,7 +79,10 @@ impl<T, P> ServerLoop<T, P> {
                         assert!(visitor.deadline.is_some(), "every wait ends");
                         continue;
                     };
-                    assert!(visitor.deadline.is_none(), "a served visitor has no deadline of its own");
+                    assert!(
+                        visitor.deadline.is_none() || visitor.flow.is_some(),
+                        "who is served has no deadline, but a flow"
+                    );
                     let Some(Slot::Conn(conn)) = self.slots.get(conn) else { panic!("its conn is gone") };
                     let State::Active(active) = &conn.state else { panic!("its conn is idle") };
                     assert_eq!(active.visitor, Some(token), "one transfer per conn");
@@ -97,7 +110,7 @@ impl<T, P> ServerLoop<T, P> {
                             served += u64::from(active.visitor.is_some() || active.conn.answer() != Answer::Refused);
                             let outer = active.visitor.and_then(|visitor| match self.slots.get(visitor)? {
                                 Slot::Visitor(visitor) => Some(&visitor.port),
-                                Slot::Conn(_) => None,
+                                Slot::Conn(_) | Slot::Port(_) => None,
                             });
                             let incoming_is_payload = active.conn.answer() == Answer::Started;
                             let mode = Mode { incoming_is_payload, hold_frames: false };
@@ -153,7 +166,7 @@ impl<T, P> ServerLoop<T, P> {
     fn is_active(&self, token: Token) -> bool {
         match self.slots.get(token) {
             Some(Slot::Conn(conn)) => matches!(conn.state, State::Active(_)),
-            Some(Slot::Visitor(_)) | None => false,
+            Some(Slot::Visitor(_) | Slot::Port(_)) | None => false,
         }
     }
 }

@@ -89,7 +89,7 @@ impl<T, P> ServerLoop<T, P> {
         for slot in self.slots.iter_mut() {
             let Slot::Conn(conn) = slot else { continue };
             let State::Active(active) = &mut conn.state else { continue };
-            if self.core.look(cx, &conn.link.port.stream, &mut active.path, &active.conn.transfer) {
+            if self.core.look(cx, conn.link.port.stream(), &mut active.path, &active.conn.transfer) {
                 let (control, loop_index) = (conn.control, self.core.loop_index);
                 cx.sys.tell(FromServerLoop::AskLine { control, loop_index, conn: conn.id });
             }
@@ -122,7 +122,7 @@ impl<T, P> ServerLoop<T, P> {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &mut conn.state else { return };
         // `Start` is in front of the payload.
-        let unsent = cx.sys.unsent(&conn.link.port.stream) as u64;
+        let unsent = cx.sys.unsent(conn.link.port.stream()) as u64;
         let arrived = conn.link.egress_flow.is_empty() && unsent <= active.conn.transfer.egress.forwarded();
         if !arrived && active.conn.on_doubt() == Doubt::Ask {
             let msg = ServerMsg::AskStart { conn: conn.id, epoch: active.conn.transfer.epoch() };
@@ -164,7 +164,7 @@ impl<T, P> ServerLoop<T, P> {
     fn may_wait_until(&self, visitor: Token) -> Option<Instant> {
         match self.slots.get(visitor)? {
             Slot::Visitor(visitor) => Some(visitor.until),
-            Slot::Conn(_) => None,
+            Slot::Conn(_) | Slot::Port(_) => None,
         }
     }
 

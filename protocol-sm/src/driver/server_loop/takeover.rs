@@ -21,6 +21,7 @@ impl<T, P> ServerLoop<T, P> {
         from: (ControlKey, TunnelId),
         to: (ControlKey, TunnelId),
     ) {
+        self.hand_port_over(from, to);
         let Some(shard) = self.controls.get_mut(&from.0) else { return };
         shard.heirs.insert(from.1, to);
         if self.heir(from.0, from.1) == from {
@@ -75,6 +76,7 @@ impl<T, P> ServerLoop<T, P> {
     // PROTOCOL.md: P-TAKE-3.
     pub(super) fn retire<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, control: ControlKey) {
         self.drop_waiting(cx, control, None, Dropped::Gone);
+        self.close_ports(cx, |of, _| of == control);
         let Some(shard) = self.controls.get_mut(&control) else { return };
         shard.retired = true;
         shard.pool.close();

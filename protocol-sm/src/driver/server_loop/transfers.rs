@@ -51,7 +51,7 @@ impl<T, P> ServerLoop<T, P> {
     /// Does everything that can be done on a conn now.
     pub(super) fn drive<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let driven = match self.slots.get_mut(token) {
-            None | Some(Slot::Visitor(_)) => return,
+            None | Some(Slot::Visitor(_) | Slot::Port(_)) => return,
             Some(Slot::Conn(conn)) => match &conn.state {
                 State::Idle { .. } => self.drive_idle(cx, token),
                 State::Active(active) if active.lost => Ok(()),
@@ -127,9 +127,14 @@ impl<T, P> ServerLoop<T, P> {
                 cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
             }
         }
-        let Some((conn, guest)) = conn_and_visitor(&mut self.slots, token) else {
+        let Some((conn, mut guest)) = conn_and_visitor(&mut self.slots, token) else {
             return Ok(());
         };
+        let is_flow = guest.as_ref().is_some_and(|guest| guest.flow.is_some());
+        if let Some(guest) = guest.as_mut().filter(|_| is_flow) {
+            let lost = &mut self.core.tally.lost;
+            guest.port.change(|stream| stream.waiting.expire(cx.now, lost));
+        }
         let State::Active(active) = &mut conn.state else {
             return Ok(());
         };
@@ -148,7 +153,7 @@ impl<T, P> ServerLoop<T, P> {
         if rate.is_some() {
             active.throttled = self.allowances.settle(cx.now, tunnel, token, active.throttled, before, meter);
         }
-        let throttled = active.throttled;
+        let (throttled, flow) = (active.throttled, active.visitor.filter(|_| is_flow));
         let result = exchanged?;
         for end in result.fins() {
             cx.sys.tell(fin(end));
@@ -165,9 +170,9 @@ impl<T, P> ServerLoop<T, P> {
         let Active { conn: ActiveConn { transfer, .. }, pace, path, visitor, .. } = active;
         self.core.watch(cx.now, path, transfer);
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
-        if let Some(ending) = ending
-            && let Some(visitor) = visitor.take()
-        {
+        let ended = ending.and_then(|ending| Some((ending, visitor.take()?)));
+        let delivered = flow.map_or(Ok(()), |flow| self.deliver(cx, flow));
+        if let Some((ending, visitor)) = ended {
             let gone = match ending {
                 Ending::Close => self.close_visitor(cx, visitor),
                 Ending::Reset => self.reset_visitor(cx, visitor),
@@ -183,7 +188,7 @@ impl<T, P> ServerLoop<T, P> {
             self.want_bandwidth(cx, tunnel, rate);
         }
         self.finish(cx, token);
-        Ok(())
+        delivered.map_err(End::from)
     }
 
     /// Asks for what somebody starves for.
@@ -493,7 +498,7 @@ fn conn_and_visitor<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<
     let Some(visitor) = active.visitor else {
         return match slots.get_mut(token) {
             Some(Slot::Conn(conn)) => Some((conn, None)),
-            Some(Slot::Visitor(_)) | None => None,
+            Some(Slot::Visitor(_) | Slot::Port(_)) | None => None,
         };
     };
     match slots.get_two(token, visitor) {

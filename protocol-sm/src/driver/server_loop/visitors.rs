@@ -9,6 +9,7 @@ use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::crowd::Guest;
+use crate::datagrams::FRESH;
 use crate::dead_path::Path;
 use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
@@ -64,7 +65,8 @@ impl<T, P> ServerLoop<T, P> {
                 control,
                 tunnel,
                 from,
-                guest,
+                guest: Some(guest),
+                flow: None,
                 visit: Begun::new(label.clone(), cx.now),
                 port: Endpoint::new(stream),
                 conn: None,
@@ -112,7 +114,7 @@ impl<T, P> ServerLoop<T, P> {
 
     pub(super) fn begin_wait(&mut self, visitor: Token) {
         if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
-            let until = waiting.until;
+            let until = waiting.waits_until().unwrap_or(waiting.until);
             self.core.timers.set(visitor, &mut waiting.deadline, Some(until));
         }
     }
@@ -152,7 +154,10 @@ impl<T, P> ServerLoop<T, P> {
             epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,
             visitor: guest.from,
-            public: cx.sys.own_address(&guest.port.stream),
+            public: match &guest.flow {
+                Some(flow) => flow.public(),
+                None => cx.sys.own_address(guest.port.stream()),
+            },
         };
         conn.link.egress_flow.push(&start);
         let returns = guest.returns();
@@ -203,7 +208,8 @@ impl<T, P> ServerLoop<T, P> {
         });
         guest.conn = Some(token);
         guest.visit.iter_mut().for_each(|visit| visit.on_served(cx.now));
-        self.core.timers.set(visitor, &mut guest.deadline, None);
+        let silent_at = guest.flow.is_some().then(|| cx.now + FRESH.min(self.core.timings.udp_idle_timeout));
+        self.core.timers.set(visitor, &mut guest.deadline, silent_at);
         self.core.timers.set(token, &mut conn.deadline, Some(answer_by.min(doubt_at)));
         if let Some(shard) = self.controls.get_mut(&conn.control) {
             shard.active += 1;
@@ -251,7 +257,7 @@ impl<T, P> ServerLoop<T, P> {
         }
         let taken = self.slots.get_mut(token).and_then(|slot| match slot {
             Slot::Visitor(visitor) => visitor.taken.take(),
-            Slot::Conn(_) => None,
+            Slot::Conn(_) | Slot::Port(_) => None,
         });
         let ways = taken.map(|taken| taken.ways()).unwrap_or_default();
         if let Some((visitor, visit)) = self.reset_visitor(cx, token) {
@@ -266,13 +272,13 @@ impl<T, P> ServerLoop<T, P> {
         cx: &mut Cx<'_, S>,
         token: Token,
     ) -> Option<(SocketAddr, Begun)> {
-        let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) else { return None };
-        self.tell_left(cx, visitor.guest);
-        self.core.timers.set(token, &mut visitor.deadline, None);
-        if planted(PlantedBug::AbortClosesCleanly) {
-            cx.sys.close(visitor.port.stream);
-        } else {
-            cx.sys.reset(visitor.port.stream);
+        let visitor = self.take_visitor(cx, token)?;
+        if let Some(stream) = visitor.port.into_socket() {
+            if planted(PlantedBug::AbortClosesCleanly) {
+                cx.sys.close(stream);
+            } else {
+                cx.sys.reset(stream);
+            }
         }
         visitor.visit.map(|visit| (visitor.from, visit))
     }
@@ -283,10 +289,27 @@ impl<T, P> ServerLoop<T, P> {
         cx: &mut Cx<'_, S>,
         token: Token,
     ) -> Option<(SocketAddr, Begun)> {
-        let Some(Slot::Visitor(visitor)) = self.slots.remove(token) else { return None };
-        self.tell_left(cx, visitor.guest);
-        cx.sys.close(visitor.port.stream);
+        let visitor = self.take_visitor(cx, token)?;
+        if let Some(stream) = visitor.port.into_socket() {
+            cx.sys.close(stream);
+        }
         visitor.visit.map(|visit| (visitor.from, visit))
+    }
+
+    /// Forgets a visitor: what else is to be done is to end its socket, if it has one.
+    fn take_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Option<Visitor<T>> {
+        let Some(Slot::Visitor(_)) = self.slots.get(token) else { return None };
+        self.leave_port(token);
+        let Some(Slot::Visitor(mut visitor)) = self.slots.remove(token) else { return None };
+        if let Some(guest) = visitor.guest {
+            self.tell_left(cx, guest);
+        }
+        self.core.timers.set(token, &mut visitor.deadline, None);
+        let lost = &mut self.core.tally.lost;
+        visitor.port.change(|stream| {
+            stream.waiting.close(lost);
+        });
+        Some(*visitor)
     }
 
     /// A visitor is gone, which the listener wants to know: it deals by load.

@@ -136,12 +136,12 @@ impl<T, L> ServerMain<T, L> {
                 {
                     entry.rival = None;
                 }
-                cx.sys.close(conn.link.port.stream);
+                cx.sys.close(conn.link.port.into_stream());
                 conn.from
             }
             Some(Slot::Proxy(mut hand)) => {
                 self.timers.set(token, &mut hand.deadline, None);
-                cx.sys.close(hand.port.stream);
+                cx.sys.close(hand.port.into_stream());
                 hand.from
             }
             Some(Slot::Fronted(mut fronted)) => {
@@ -186,7 +186,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
             HelloRead::Incomplete => return,
-            HelloRead::Hello(hello) => match cx.sys.channel(&hand.port.stream) {
+            HelloRead::Hello(hello) => match cx.sys.channel(hand.port.stream()) {
                 Ok(None) if self.settings.tls_required => Err(ProxyStop::Refused(HandshakeRefusal::TlsRequired)),
                 Ok(channel) => Ok((hello, channel)),
                 Err(_) => Err(ProxyStop::Lost),
@@ -214,12 +214,12 @@ impl<T, L> ServerMain<T, L> {
             }
         }
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
-        let sent = answer.is_empty() || cx.sys.send(&hand.port.stream, &answer) == Ok(answer.len());
+        let sent = answer.is_empty() || cx.sys.send(hand.port.stream(), &answer) == Ok(answer.len());
         let refusal = match admitted {
             Ok(Admitted { control, conn, admission }) if sent => {
-                cx.sys.unwatch(&hand.port.stream);
+                cx.sys.unwatch(hand.port.stream());
                 self.trim_if_scarce(cx);
-                let message = ToServerLoop::Conn { control, conn, stream: hand.port.stream };
+                let message = ToServerLoop::Conn { control, conn, stream: hand.port.into_stream() };
                 return cx.sys.tell(ToLoop { loop_index: admission.loop_index, message });
             }
             Ok(Admitted { control, conn, admission }) => {
@@ -234,7 +234,7 @@ impl<T, L> ServerMain<T, L> {
         if refusal == Some(HandshakeRefusal::Full) {
             self.trim_if_scarce(cx);
         }
-        cx.sys.close(hand.port.stream);
+        cx.sys.close(hand.port.into_stream());
         if let Some(refusal) = refusal {
             self.turned_away.refused.add(refusal);
             cx.sys.note(Note::HandshakeRefused { from: hand.from, credential: None, refusal });
@@ -314,7 +314,7 @@ where
                 Ok(None) => continue,
                 Err(WireError::Tls) => {
                     // Whoever does not take these few bytes is not told.
-                    let _ = cx.sys.send(&hand.port.stream, &Reply::to_tls(ConnKind::Proxy).encode());
+                    let _ = cx.sys.send(hand.port.stream(), &Reply::to_tls(ConnKind::Proxy).encode());
                     return HelloRead::Stop(ProxyStop::NotOurs);
                 }
                 Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => {

@@ -28,6 +28,7 @@ impl<T, L> ServerMain<T, L> {
                 | ToListener::Trust(_)
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
+                | ToListener::PortClosed
                 | ToListener::Report => false,
             })
         };

@@ -124,7 +124,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Ctl(conn)) = self.slots.get_mut(token) else { return Ok(()) };
         match (&mut conn.stage, message) {
             (Stage::Hello(preface), Ctl::Handshake(ClientHandshake::Hello(hello))) => {
-                let channel = cx.sys.channel(&conn.link.port.stream).map_err(|_| Stop::Lost)?;
+                let channel = cx.sys.channel(conn.link.port.stream()).map_err(|_| Stop::Lost)?;
                 if self.settings.tls_required && channel.is_none() {
                     return Err(HandshakeRefusal::TlsRequired.into());
                 }
@@ -305,7 +305,7 @@ impl<T, L> ServerMain<T, L> {
             Some(Attachment::Attached(old)) => {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(old) {
                     self.timers.set(old, &mut conn.deadline, None);
-                    cx.sys.close(conn.link.port.stream);
+                    cx.sys.close(conn.link.port.into_stream());
                 }
             }
             Some(Attachment::Detached { over, .. } | Attachment::Asleep { over }) => {
@@ -343,7 +343,7 @@ impl<T, L> ServerMain<T, L> {
         let lead = if frugal { timings.heartbeat_interval / 10 } else { Duration::ZERO };
         let liveness = Liveness::new(cx.now, timings.heartbeat_interval + lead, timings.heartbeat_timeout);
         if frugal {
-            cx.sys.probe(&conn.link.port.stream, &timings);
+            cx.sys.probe(conn.link.port.stream(), &timings);
         }
         let next = Some(liveness.next_deadline());
         self.timers.set(token, &mut conn.deadline, next);
@@ -420,7 +420,7 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn detach<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, key: ControlKey) {
         if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
             self.timers.set(token, &mut conn.deadline, None);
-            cx.sys.close(conn.link.port.stream);
+            cx.sys.close(conn.link.port.into_stream());
         }
         let Some(entry) = self.sessions.get(key) else { return };
         let credential = self.settings.name_of(entry.control.credential);

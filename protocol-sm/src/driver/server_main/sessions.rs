@@ -61,10 +61,13 @@ impl<T, L> ServerMain<T, L> {
         let random = random_u32(cx.sys);
         let asked = match &msg {
             ClientMsg::RegisterTunnel { name, public_port, .. } => {
-                Asked { name: name.clone(), wanted: *public_port, site: None }
+                Asked { name: name.clone(), wanted: *public_port, udp: false, site: None }
+            }
+            ClientMsg::RegisterUdp { name, public_port, .. } => {
+                Asked { name: name.clone(), wanted: *public_port, udp: true, site: None }
             }
             ClientMsg::RegisterHost { name, site, .. } => {
-                Asked { name: name.clone(), wanted: 0, site: Some((**site).clone()) }
+                Asked { name: name.clone(), wanted: 0, udp: false, site: Some((**site).clone()) }
             }
             ClientMsg::CloseTunnel { .. }
             | ClientMsg::ConnFailed { .. }
@@ -196,6 +199,7 @@ impl<T, L> ServerMain<T, L> {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
             FromServerLoop::Left { loop_index, guest } => cx.sys.tell(ToListener::Left { loop_index, guest }),
+            FromServerLoop::PortClosed => cx.sys.tell(ToListener::PortClosed),
             FromServerLoop::PassOn { loop_index: from, arrival } => {
                 let loop_index = (from + 1) % self.loop_count;
                 cx.sys.tell(ToListener::Moved { from, to: loop_index });

@@ -25,6 +25,23 @@ pub trait Listen: Streams {
     /// [`SysError::Exhausted`], or another.
     fn adopt(&mut self, listener: &Self::Listener, token: Token) -> Result<SocketAddr, SysError>;
 
+    /// Binds a UDP socket for visitors at `at` (port 0: any free one). Nothing is read here: see [`Listen::share`].
+    ///
+    /// # Errors
+    /// As for [`Listen::listen`]; [`SysError::Unsupported`] by a system without UDP.
+    fn bind_udp(&mut self, _at: SocketAddr) -> Result<(Self::Listener, SocketAddr), SysError> {
+        Err(SysError::Unsupported)
+    }
+
+    /// A copy of a public UDP socket for the event loop that is to read it; not watched yet. Its port is free when both are
+    /// closed.
+    ///
+    /// # Errors
+    /// [`SysError::Exhausted`].
+    fn share(&mut self, _listener: &Self::Listener) -> Result<Self::Stream, SysError> {
+        Err(SysError::Unsupported)
+    }
+
     /// Puts a copy of a listener aside, for the process that is to take it over under this name. It goes on here.
     fn lend(&mut self, listener: &Self::Listener, given: &Given);
 

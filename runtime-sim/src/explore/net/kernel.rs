@@ -6,8 +6,8 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::driver::{
-    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError, Tell,
-    Token,
+    Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams,
+    SysError, Tell, Token,
 };
 use protocol_sm::settings::Origin;
 use std::collections::VecDeque;
@@ -191,6 +191,9 @@ impl Streams for Kernel<'_> {
         self.put_away(end);
     }
 }
+
+/// No UDP here: such tunnels are refused.
+impl Datagrams for Kernel<'_> {}
 
 impl Splice for Kernel<'_> {
     type Pipe = Pipe;

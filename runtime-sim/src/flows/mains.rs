@@ -1,0 +1,121 @@
+//! What the main threads do between the loops: conns are opened and admitted, messages carried over.
+
+use super::sys::Stream;
+use super::{CONTROL, SERIAL, World, ip};
+use crate::explore::{KEY, SESSION};
+use protocol_sm::driver::messages::{FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
+use protocol_sm::ids::ConnId;
+use protocol_sm::outbound::Destination;
+use protocol_sm::settings::Origin;
+use protocol_sm::transfer::Fin;
+use protocol_sm::wire::{
+    ClientBody, ClientMsg, Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerBody, ServerMsg,
+    TransferMsg,
+};
+use std::net::SocketAddr;
+
+impl World {
+    /// Reads a new conn's hello and answers it, as the server's main thread does.
+    pub(super) fn admit(&mut self, sock: usize) {
+        if !self.net.newcomers.contains(&sock) {
+            return;
+        }
+        let Some(conn) = self.net.conn(sock).filter(|conn| !conn.stuck && !conn.reset) else { return };
+        let bytes: Vec<_> = conn.inbox.iter().copied().collect();
+        let mut rest = &bytes[..];
+        let Some(preface) = PrefaceReader::default().next(&mut rest).expect("a preface") else { return };
+        let Some(ProxyToServer::Hello(hello)) = Framer::default().next(&mut rest).expect("a hello") else { return };
+        conn.inbox.clear();
+        let peer = conn.peer;
+        let mut answer = Reply::to(preface).encode().to_vec();
+        ProxyToClient::Accepted { proof: KEY.accept(SESSION, hello.conn) }.encode_to(&mut answer);
+        self.net.push(peer, &answer);
+        self.net.newcomers.retain(|&newcomer| newcomer != sock);
+        self.to_server.push_back(ToServerLoop::Conn { control: CONTROL, conn: hello.conn, stream: Stream(sock) });
+    }
+
+    /// What the main threads do.
+    pub(super) fn carry_over(&mut self) {
+        while let Some(message) = self.net.from_server.pop_front() {
+            match message {
+                FromServerLoop::Message { msg, .. } => self.tell_client(msg),
+                FromServerLoop::Ask { count, .. } => self.open_conns(count),
+                FromServerLoop::Violation { violation, .. } => self.fail(format!("an honest client: {violation}")),
+                FromServerLoop::Report(part) => self.lost += part.tally.lost.sum(),
+                FromServerLoop::AskLine { .. }
+                | FromServerLoop::ConnGone { .. }
+                | FromServerLoop::Drained { .. }
+                | FromServerLoop::Settled { .. }
+                | FromServerLoop::Left { .. }
+                | FromServerLoop::PortClosed
+                | FromServerLoop::WantBandwidth { .. }
+                | FromServerLoop::PassOn { .. } => {}
+            }
+        }
+        while let Some(message) = self.net.from_client.pop_front() {
+            match message {
+                FromClientLoop::Message { msg, .. } => self.tell_server(msg),
+                FromClientLoop::Violation { violation, .. } => self.fail(format!("an honest server: {violation}")),
+                FromClientLoop::Report(part) => self.lost += part.tally.lost.sum(),
+                FromClientLoop::LocalFailed { .. }
+                | FromClientLoop::LookUp { .. }
+                | FromClientLoop::ConnUp { .. }
+                | FromClientLoop::ConnGone { .. }
+                | FromClientLoop::AskLine { .. }
+                | FromClientLoop::Drained { .. }
+                | FromClientLoop::WantBandwidth { .. } => {}
+            }
+        }
+    }
+
+    fn tell_client(&mut self, msg: ServerMsg) {
+        let msg = match msg {
+            ServerMsg::Fin { conn, epoch, total, how } => {
+                TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) }
+            }
+            ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
+            ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
+            ServerMsg::TunnelReady { .. }
+            | ServerMsg::TunnelRefused { .. }
+            | ServerMsg::TunnelClosed { .. }
+            | ServerMsg::NeedConn { .. }
+            | ServerMsg::Drain
+            | ServerMsg::Leave { .. } => unreachable!("no loop says it"),
+        };
+        self.to_client.push_back(ToClientLoop::Transfer { serial: SERIAL, msg });
+    }
+
+    fn tell_server(&mut self, msg: ClientMsg) {
+        let control = CONTROL;
+        let msg = match msg {
+            ClientMsg::ConnFailed { count } => {
+                return self.to_server.push_back(ToServerLoop::ConnFailed { control, count });
+            }
+            ClientMsg::Fin { conn, epoch, total, how } => {
+                TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) }
+            }
+            ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
+            ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
+            ClientMsg::StartSeen { conn, epoch, seen } => {
+                TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } }
+            }
+            ClientMsg::RegisterTunnel { .. }
+            | ClientMsg::RegisterHost { .. }
+            | ClientMsg::RegisterUdp { .. }
+            | ClientMsg::ChangeTunnel { .. }
+            | ClientMsg::CloseTunnel { .. }
+            | ClientMsg::Drain => unreachable!("no loop says it"),
+        };
+        self.to_server.push_back(ToServerLoop::Transfer { control, msg });
+    }
+
+    fn open_conns(&mut self, count: u32) {
+        for _ in 0..count {
+            let conn = ConnId(self.next_conn);
+            self.next_conn += 1;
+            let (from, to) = (Origin::default(), Destination { to: SocketAddr::new(ip(1), 8090), through: None });
+            let open = ToClientLoop::Open { from, to, conn, session: SESSION, secret: KEY.clone() };
+            self.to_client.push_back(open);
+        }
+    }
+}

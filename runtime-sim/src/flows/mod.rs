@@ -1,0 +1,520 @@
+//! Flows of a UDP tunnel: production's two event loops over conns and datagram sockets in memory, one seed for everything.
+//! Neither main thread and no listener is there: their messages are carried over.
+//!
+//! What a seed decides: who speaks when and how much, what visitors' networks do to it (some come twice, some late), how
+//! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away.
+//!
+//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order, and not
+//! more often than it came; where no conn is lost and the service is there, each that is not delivered was counted; a
+//! flow that is silent ends, and leaves nothing behind.
+
+mod mains;
+mod sys;
+
+use crate::kernel::Rng;
+use protocol_sm::driver::client_loop::ClientLoop;
+use protocol_sm::driver::messages::{ControlKey, Limits, ToClientLoop, ToServerLoop, UdpPort};
+use protocol_sm::driver::server_loop::ServerLoop;
+use protocol_sm::driver::{Address, Cx, Driver, Readiness, Strategy};
+use protocol_sm::gate::Gate;
+use protocol_sm::ids::TunnelId;
+use protocol_sm::settings::{Datagrams, Scope, Serving, Timings, TunnelLimits};
+use protocol_sm::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use sys::{Net, Pipe, Said, Side, Stream, Sys, ip};
+
+const CONTROL: ControlKey = ControlKey(1);
+const TUNNEL: TunnelId = TunnelId(1);
+const SERIAL: u64 = 1;
+const PORT: u16 = 6000;
+/// Bytes in front of each datagram: whose it is, which way it goes, its number.
+const HEAD: usize = 9;
+/// By then all that was said is through.
+const CALM: Instant = Instant::from_nanos(310_000_000_000);
+/// By then every flow is over.
+const REST: Instant = Instant::from_nanos(900_000_000_000);
+/// More steps mean that something spins.
+const STEPS: usize = 400_000;
+
+/// What must happen sometimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sometimes {
+    /// A datagram came twice.
+    CameTwice,
+    /// A datagram of the longest length arrived.
+    Longest,
+    /// An empty one did.
+    Empty,
+    /// A visitor's second flow, after its first one had ended.
+    SecondFlow,
+    /// A conn was lost under a flow.
+    ConnLost,
+    /// A flow met a service that is away.
+    Refused,
+    /// Something was counted as lost.
+    Counted,
+    /// A visitor was answered from two addresses of the server, one after the other.
+    OtherAddress,
+}
+
+impl Sometimes {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::CameTwice,
+        Self::Longest,
+        Self::Empty,
+        Self::SecondFlow,
+        Self::ConnLost,
+        Self::Refused,
+        Self::Counted,
+        Self::OtherAddress,
+    ];
+}
+
+/// What happens at a time.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A visitor sends.
+    Speak(usize),
+    /// A datagram of a visitor's arrives.
+    Arrive(usize),
+    /// A conn stands still, or goes on.
+    Stick,
+    Unstick(usize),
+    /// A conn is lost.
+    Lose,
+    /// The service goes, or comes back.
+    Away(bool),
+}
+
+/// One direction of what a visitor and the service say to each other.
+#[derive(Debug, Default)]
+struct Way {
+    sent: u32,
+    /// The numbers that arrived and may be delivered, in their order.
+    arrived: VecDeque<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Visitor {
+    up: Way,
+    down: Way,
+    /// The address of the server that it spoke to last, as far as the server knows.
+    own: u8,
+}
+
+struct World {
+    rng: Rng,
+    now: Instant,
+    net: Net,
+    server: ServerLoop<Stream, Pipe>,
+    client: ClientLoop<Stream, Pipe>,
+    to_server: VecDeque<ToServerLoop<Stream>>,
+    to_client: VecDeque<ToClientLoop>,
+    events: BTreeMap<(Instant, u64), Event>,
+    last_event: u64,
+    visitors: Vec<Visitor>,
+    /// Datagrams on their way to the public port.
+    coming: BTreeMap<usize, (usize, u32, u8)>,
+    public: usize,
+    /// Whose each of the client's sockets is.
+    owners: BTreeMap<usize, usize>,
+    lost: u64,
+    /// Datagrams that the loops have sent.
+    said: u64,
+    /// Nothing has happened that may cost a datagram without a count.
+    calm: bool,
+    longest: usize,
+    chatty: u64,
+    scratch: usize,
+    turn: usize,
+    next_conn: u64,
+    seen: BTreeSet<Sometimes>,
+    found: Option<String>,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What was broken.
+pub fn run(seed: u64) -> Result<BTreeSet<Sometimes>, String> {
+    let mut world = World::new(seed);
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    let Err(panic) = ran else { return world.found.map_or(Ok(world.seen), Err) };
+    let what = panic.downcast_ref::<String>().cloned();
+    let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    Err(what.unwrap_or_else(|| "a panic".into()))
+}
+
+fn visitor_at(number: usize) -> SocketAddr {
+    SocketAddr::new(ip(7), 40_000 + u16::try_from(number).expect("few"))
+}
+
+/// What the number says, and nothing else would say.
+fn datagram(visitor: usize, down: bool, number: u32, longest: usize) -> Vec<u8> {
+    let mut rng = Rng::new((visitor as u64) << 40 | u64::from(down) << 39 | u64::from(number));
+    let length = match rng.below(20) {
+        0 => 0,
+        1 => longest,
+        _ => HEAD + rng.log_size(1, longest - HEAD),
+    };
+    if length == 0 {
+        return Vec::new();
+    }
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend(u32::try_from(visitor).expect("few").to_be_bytes());
+    bytes.push(u8::from(down));
+    bytes.extend(number.to_be_bytes());
+    bytes.resize_with(length, || rng.next() as u8);
+    bytes
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x0f10_3500);
+        let calm = rng.chance(50);
+        let timings = Timings { udp_idle_timeout: Duration::from_secs(rng.range(1, 200)), ..Timings::default() };
+        let visitors = rng.log_size(1, 12);
+        let mut net = Net { window: rng.log_size(64, 128 * 1024), ..Net::default() };
+        let public = net.public();
+        let mut world = Self {
+            now: Instant::ZERO,
+            server: ServerLoop::new(0, timings.clone()),
+            client: ClientLoop::new(0, timings),
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            events: BTreeMap::new(),
+            last_event: 0,
+            visitors: (0..visitors).map(|_| Visitor::default()).collect(),
+            coming: BTreeMap::new(),
+            public,
+            owners: BTreeMap::new(),
+            lost: 0,
+            said: 0,
+            calm,
+            longest: if rng.chance(20) { 65_507 } else { rng.log_size(HEAD + 2, 4_000) },
+            chatty: rng.range(0, 100),
+            scratch: rng.log_size(256, 32 * 1024),
+            turn: rng.log_size(1024, 256 * 1024),
+            next_conn: 1,
+            seen: BTreeSet::new(),
+            found: None,
+            net,
+            rng,
+        };
+        world.set_out();
+        world
+    }
+
+    fn set_out(&mut self) {
+        let rng = &mut self.rng;
+        let speeches = rng.log_size(5, 300);
+        let most = if rng.chance(30) { u32::try_from(rng.range(1, 4)).expect("few") } else { 0 };
+        let limits = TunnelLimits { max_connections: most, ..TunnelLimits::default() };
+        let limits_of_loop = Limits {
+            holder: None,
+            frugal: false,
+            keep: u32::try_from(rng.range(0, 4)).expect("few"),
+            max_waiting: 100,
+            max_connections: 100,
+            max_bandwidth: None,
+            loop_count: 1,
+        };
+        self.to_server.push_back(ToServerLoop::Open { control: CONTROL, limits: limits_of_loop });
+        let gate = Box::new(Gate::new(None, &Scope::default(), limits));
+        let (socket, public) = (Stream(self.public), (Ipv4Addr::UNSPECIFIED, PORT).into());
+        let port = UdpPort { control: CONTROL, tunnel: TUNNEL, socket, public, gate };
+        self.to_server.push_back(ToServerLoop::Port(port));
+        self.to_client.push_back(ToClientLoop::Session { serial: SERIAL });
+        let serving = Serving { datagrams: Some(Datagrams::Connected), ..Serving::default() };
+        let locals = vec![(Ipv4Addr::LOCALHOST, 53).into()];
+        let (fixed, sources, label) = (true, Vec::new(), None);
+        let tunnel = ToClientLoop::Tunnel { tunnel: TUNNEL, locals, fixed, sources, serving, label };
+        self.to_client.push_back(tunnel);
+        for _ in 0..speeches {
+            let visitor = self.rng.size(0, self.visitors.len() - 1);
+            let span = if self.rng.chance(80) { 2_000_000 } else { 300_000_000 };
+            let at = Duration::from_micros(500_000 + self.rng.below(span));
+            self.after(at, Event::Speak(visitor));
+        }
+        for _ in 0..self.rng.size(0, 20) {
+            let at = Duration::from_micros(self.rng.range(0, 3_000_000));
+            self.after(at, Event::Stick);
+        }
+        if !self.calm {
+            for _ in 0..self.rng.size(0, 4) {
+                let at = Duration::from_micros(self.rng.range(500_000, 3_000_000));
+                self.after(at, Event::Lose);
+            }
+            if self.rng.chance(50) {
+                let at = Duration::from_micros(self.rng.range(500_000, 3_000_000));
+                self.after(at, Event::Away(true));
+                let back = at + Duration::from_micros(self.rng.range(1, 1_000_000));
+                self.after(back, Event::Away(false));
+            }
+        }
+    }
+
+    fn after(&mut self, time: Duration, event: Event) {
+        self.last_event += 1;
+        self.events.insert((self.now + time, self.last_event), event);
+    }
+
+    fn fail(&mut self, what: String) {
+        let now = self.now;
+        self.found.get_or_insert_with(|| format!("at {now:?}: {what}"));
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            if self.found.is_some() {
+                return;
+            }
+            if !self.step() && !self.advance() {
+                return self.conclude();
+            }
+            self.server.assert_consistent();
+            self.client.assert_consistent();
+            self.look_at_said();
+        }
+        self.fail("it goes on for ever".into());
+    }
+
+    /// Does one of the things that can be done now.
+    fn step(&mut self) -> bool {
+        self.carry_over();
+        let mut choices = Vec::new();
+        let offers = [
+            !self.to_server.is_empty(),
+            !self.to_client.is_empty(),
+            !self.net.ready.is_empty(),
+            Driver::<Sys<'_>>::is_busy(&self.server),
+            Driver::<Sys<'_>>::is_busy(&self.client),
+        ];
+        choices.extend((0..offers.len()).filter(|&choice| offers[choice]));
+        if choices.is_empty() {
+            return false;
+        }
+        match self.rng.pick(&choices) {
+            0 => {
+                let message = self.to_server.pop_front().expect("offered");
+                self.with_server(|server, cx| server.on_message(cx, message));
+            }
+            1 => {
+                let message = self.to_client.pop_front().expect("offered");
+                self.with_client(|client, cx| client.on_message(cx, message));
+            }
+            2 => {
+                let nth = self.rng.size(0, self.net.ready.len() - 1);
+                let (sock, ready) = self.net.ready.remove(nth);
+                self.on_ready(sock, ready);
+            }
+            3 => self.with_server(|server, cx| server.run_busy(cx)),
+            _ => self.with_client(|client, cx| client.run_busy(cx)),
+        }
+        true
+    }
+
+    fn on_ready(&mut self, sock: usize, ready: Readiness) {
+        match self.net.watched(sock) {
+            Some((Side::Server, token)) => self.with_server(|server, cx| server.on_ready(cx, token, ready)),
+            Some((Side::Client, token)) => self.with_client(|client, cx| client.on_ready(cx, token, ready)),
+            None => self.admit(sock),
+        }
+    }
+
+    /// Nothing can be done now: to what comes next. `false`: nothing does.
+    fn advance(&mut self) -> bool {
+        let script = self.events.first_key_value().map(|(&(at, _), _)| at);
+        let server = Driver::<Sys<'_>>::next_deadline(&self.server);
+        let client = Driver::<Sys<'_>>::next_deadline(&self.client);
+        let over = script.is_none() && (self.now > REST || self.is_quiet() && self.now > CALM);
+        let Some(next) = [script, server, client].into_iter().flatten().min().filter(|_| !over) else { return false };
+        self.now = self.now.max(next);
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= next);
+        if due(server) {
+            self.with_server(|server, cx| server.on_deadline(cx));
+        }
+        if due(client) {
+            self.with_client(|client, cx| client.on_deadline(cx));
+        }
+        if due(script) {
+            let (_, event) = self.events.pop_first().expect("it is due");
+            self.happen(event);
+        }
+        true
+    }
+
+    /// Whether no flow is left, or should be.
+    fn is_quiet(&self) -> bool {
+        let flows = self.net.socks.iter().filter(|sock| matches!(sock, sys::Sock::Datagrams(socket) if !socket.public));
+        flows.count() == 0 && self.server.waiting().count() == 0
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Speak(visitor) => {
+                let number = self.visitors[visitor].up.sent;
+                self.visitors[visitor].up.sent += 1;
+                let own = if self.rng.chance(10) { 2 } else { 1 };
+                for _ in 0..if self.rng.chance(10) { 2 } else { 1 } {
+                    let late = if self.rng.chance(10) { self.rng.range(1, 50_000) } else { 0 };
+                    let place = usize::try_from(self.last_event).expect("few");
+                    self.coming.insert(place, (visitor, number, own));
+                    self.after(Duration::from_micros(late), Event::Arrive(place));
+                }
+            }
+            Event::Arrive(place) => {
+                let (visitor, number, own) = self.coming.remove(&place).expect("it is coming");
+                let address = Address { peer: visitor_at(visitor), own: ip(own) };
+                let bytes = datagram(visitor, false, number, self.longest);
+                if bytes.len() >= HEAD {
+                    self.visitors[visitor].up.arrived.push_back(number);
+                }
+                if self.visitors[visitor].up.arrived.iter().filter(|&&other| other == number).count() > 1 {
+                    self.seen.insert(Sometimes::CameTwice);
+                }
+                if self.visitors[visitor].own != own && self.visitors[visitor].own != 0 {
+                    self.seen.insert(Sometimes::OtherAddress);
+                }
+                self.visitors[visitor].own = own;
+                self.net.arrive(self.public, address, bytes);
+            }
+            Event::Stick => {
+                if let Some(sock) = self.any_conn()
+                    && let Some(conn) = self.net.conn(sock)
+                {
+                    conn.stuck = true;
+                    let time = Duration::from_micros(self.rng.range(10, 400_000));
+                    self.after(time, Event::Unstick(sock));
+                }
+            }
+            Event::Unstick(sock) => self.net.unstick(sock),
+            Event::Lose => {
+                if let Some(sock) = self.any_conn() {
+                    self.seen.insert(Sometimes::ConnLost);
+                    self.net.lose(sock);
+                }
+            }
+            Event::Away(away) => self.net.service_away = away,
+        }
+    }
+
+    fn any_conn(&mut self) -> Option<usize> {
+        let conns = (0..self.net.socks.len()).filter(|&sock| matches!(self.net.socks[sock], sys::Sock::Conn(_)));
+        let conns: Vec<_> = conns.collect();
+        (!conns.is_empty()).then(|| self.rng.pick(&conns))
+    }
+
+    /// Holds what the loops have sent against what they were given.
+    fn look_at_said(&mut self) {
+        for said in std::mem::take(&mut self.net.said) {
+            self.said += 1;
+            let looked = if said.socket == self.public { self.on_answer(&said) } else { self.on_question(&said) };
+            if let Err(what) = looked {
+                self.fail(what);
+            }
+        }
+    }
+
+    /// A datagram reaches the service, or finds nobody.
+    fn on_question(&mut self, said: &Said) -> Result<(), String> {
+        let Said { socket, bytes, .. } = said;
+        let visitor = self.check(bytes, false)?;
+        if let Some(visitor) = visitor {
+            let owner = *self.owners.entry(*socket).or_insert(visitor);
+            if owner != visitor {
+                return Err(format!("the socket of visitor {owner} carries a datagram of visitor {visitor}"));
+            }
+            if self.owners.values().filter(|&&owner| owner == visitor).count() > 1 {
+                self.seen.insert(Sometimes::SecondFlow);
+            }
+        }
+        if self.net.service_away {
+            self.seen.insert(Sometimes::Refused);
+            return Ok(());
+        }
+        let Some(&visitor) = self.owners.get(socket) else { return Ok(()) };
+        while self.rng.chance(self.chatty / 2) {
+            let number = self.visitors[visitor].down.sent;
+            self.visitors[visitor].down.sent += 1;
+            let answer = datagram(visitor, true, number, self.longest);
+            let whole = answer.len() >= HEAD;
+            let from = Address { peer: (Ipv4Addr::LOCALHOST, 53).into(), own: Ipv4Addr::LOCALHOST.into() };
+            if self.net.arrive(*socket, from, answer) && whole {
+                self.visitors[visitor].down.arrived.push_back(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// A datagram reaches a visitor.
+    fn on_answer(&mut self, said: &Said) -> Result<(), String> {
+        let to = said.to.expect("a public socket is told where to");
+        let Some(visitor) = self.check(&said.bytes, true)? else { return Ok(()) };
+        if to.peer != visitor_at(visitor) {
+            return Err(format!("{} hears what is for visitor {visitor}", to.peer));
+        }
+        Ok(())
+    }
+
+    /// Whether these bytes are one datagram that was sent this way and may be delivered now. Whose it is.
+    fn check(&mut self, bytes: &[u8], down: bool) -> Result<Option<usize>, String> {
+        if bytes.is_empty() {
+            self.seen.insert(Sometimes::Empty);
+            return Ok(None);
+        }
+        let stump = || format!("{} bytes that nobody sent", bytes.len());
+        let (head, _) = bytes.split_at_checked(HEAD).ok_or_else(stump)?;
+        let visitor = u32::from_be_bytes(head[..4].try_into().expect("four")) as usize;
+        let number = u32::from_be_bytes(head[5..].try_into().expect("four"));
+        if visitor >= self.visitors.len() || bytes != datagram(visitor, down, number, self.longest) {
+            return Err(stump());
+        }
+        if bytes.len() == 65_507 {
+            self.seen.insert(Sometimes::Longest);
+        }
+        let of = &mut self.visitors[visitor];
+        let way = if down { &mut of.down } else { &mut of.up };
+        while let Some(next) = way.arrived.pop_front() {
+            if next == number {
+                return Ok(Some(visitor));
+            }
+        }
+        Err(format!("datagram {number} of visitor {visitor} is delivered once more, or out of order"))
+    }
+
+    /// Nothing is to come: everything must be over and accounted for.
+    fn conclude(&mut self) {
+        if !self.is_quiet() {
+            return self.fail("a silent flow has not ended".into());
+        }
+        let asked = self.now;
+        self.with_server(|server, cx| server.on_message(cx, ToServerLoop::Report { asked }));
+        self.with_client(|client, cx| client.on_message(cx, ToClientLoop::Report { asked }));
+        self.carry_over();
+        if self.lost > 0 {
+            self.seen.insert(Sometimes::Counted);
+        }
+        let (heard, said) = (self.net.heard, self.said);
+        if self.calm && heard != said + self.lost {
+            self.fail(format!("{heard} datagrams were read, {said} sent, and {} counted as lost", self.lost));
+        }
+    }
+
+    fn with_server(&mut self, call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Sys<'_>>)) {
+        let mut sys = Sys { net: &mut self.net, side: Side::Server };
+        let mut scratch = vec![0; self.scratch];
+        let (now, strategy, turn) = (self.now, Strategy::Hybrid, self.turn);
+        call(&mut self.server, &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
+    }
+
+    fn with_client(&mut self, call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Sys<'_>>)) {
+        let mut sys = Sys { net: &mut self.net, side: Side::Client };
+        let mut scratch = vec![0; self.scratch];
+        let (now, strategy, turn) = (self.now, Strategy::Hybrid, self.turn);
+        call(&mut self.client, &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
+    }
+}
