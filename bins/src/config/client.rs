@@ -472,6 +472,8 @@ mod tests {
             [[tunnels]]
             name = "web"
             local = "[::1]:8000"
+            protocol = "udp"
+            udp_follow = true
         "#;
         for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
             assert!(text.contains(key), "`{key}` is not in this test's file");
@@ -495,7 +497,8 @@ mod tests {
         assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
         let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
         let serving = Serving { datagrams: None, max_bandwidth, proxy_protocol };
-        let all = [serving, Serving::default(), Serving::default()];
+        let follows = Serving { datagrams: Some(Datagrams::Follow), ..Serving::default() };
+        let all = [serving, Serving::default(), follows];
         assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
         let parts = file.tunnels[1].parts();
         let parts: Vec<_> = parts.iter().map(|part| format!("{} {}", part.name, part.site.as_ref().unwrap())).collect();

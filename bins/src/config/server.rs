@@ -334,6 +334,7 @@ mod tests {
             reset_linger = 0.5
             drain_timeout = 0
             visitor_keepalive = 0.25
+            udp_idle_timeout = 11
             log_format = "json"
             log_level = "trace"
             access_log = "visits.log"
@@ -406,10 +407,11 @@ mod tests {
             t.reset_linger,
             t.drain_timeout,
             t.visitor_keepalive,
+            t.udp_idle_timeout,
         ];
         assert_eq!(
             read,
-            [1.0, 2.5, 3.0, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25].map(Duration::from_secs_f64)
+            [1.0, 2.5, 3.0, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 0.5, 0.0, 0.25, 11.0].map(Duration::from_secs_f64)
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
         assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
@@ -418,7 +420,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:48: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:49: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
