@@ -32,6 +32,6 @@ pub use crate::sys_error::SysError;
 pub use inherit::{Given, Owner};
 pub use slab::Token;
 pub use sys::{Entropy, Listen, Log, Lookup, Readiness, Received, Resolve, Role, Splice, Streams};
-pub use thread::{Cx, Driver, SCRATCH, Strategy, TURN, Tell};
+pub use thread::{BULK, Cx, Driver, SCRATCH, Strategy, TURN, Tell};
 pub use totals::Totals;
 pub use view::{ConnView, Use};

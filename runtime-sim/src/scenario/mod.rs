@@ -21,7 +21,7 @@ use crate::kernel::Rng;
 use greeting::greeting;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
-use protocol_sm::driver::{SCRATCH, Strategy, TURN};
+use protocol_sm::driver::{BULK, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
@@ -274,7 +274,7 @@ pub(crate) fn draw_clients(
 
 /// Draws the size of a thread's read buffer.
 pub(crate) fn draw_scratch(rng: &mut Rng) -> usize {
-    if rng.chance(30) { SCRATCH } else { rng.log_size(1024, SCRATCH) }
+    4 * if rng.chance(30) { BULK } else { rng.log_size(1024, BULK) }
 }
 
 /// Draws how much one direction of a transfer moves in a turn: production's, or less, so that streams of a simulation

@@ -20,7 +20,7 @@ use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-const SCRATCH: usize = 512;
+const SCRATCH: usize = 4 * 512;
 
 impl Programs {
     fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
