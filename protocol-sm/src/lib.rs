@@ -149,6 +149,7 @@ pub mod sent;
 pub mod session;
 pub mod settings;
 pub mod sources;
+mod stir;
 pub mod sys_error;
 pub mod takeovers;
 pub mod time;
