@@ -3,17 +3,22 @@
 
 use crate::parts::{Arc, Mutex, PoisonError};
 use crate::sys::Listener;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use protocol_sm::driver::{Given, Owner};
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 
 /// The first of the descriptors.
@@ -147,6 +152,43 @@ fn given() -> Option<Vec<(String, OwnedFd)>> {
     Some((FIRST..FIRST + count).filter_map(|fd| Some((names.next().unwrap_or_default(), take(fd)?))).collect())
 }
 
+/// A process that was started as the child of a go-between: a fork of this process that does nothing but wait for it, and
+/// ends as it does. With the go-between gone it is a child of the system's first process. That matters where this is
+/// systemd: a main process that is not its own child it kills at a stop at once, and does not notice when it ends.
+#[derive(Debug)]
+pub struct Successor {
+    between: Child,
+    pid: u32,
+}
+
+impl Successor {
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.between.try_wait().ok().flatten()
+    }
+
+    /// Ends it.
+    pub fn kill(mut self) {
+        // As long as the go-between waits, the number is nobody else's.
+        if self.ended().is_none() {
+            let _gone = i32::try_from(self.pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+            let _status = self.between.wait();
+        }
+    }
+
+    /// From now on it is the child of the system's first process.
+    pub fn let_go(mut self) {
+        let _gone = self.between.kill();
+        let _status = self.between.wait();
+    }
+}
+
 /// Starts `program` with `fds` under their names, and with a way to talk with it, the other end of which is returned.
 /// Standard output and standard error are this process's.
 ///
@@ -156,7 +198,7 @@ pub fn start(
     program: &Path,
     arguments: impl IntoIterator<Item = OsString>,
     mut fds: Vec<(String, OwnedFd)>,
-) -> io::Result<(Child, UnixStream)> {
+) -> io::Result<(Successor, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     fds.push((TALK.to_owned(), theirs.into()));
     let count = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
@@ -178,7 +220,14 @@ pub fn start(
         .env("LISTEN_FDS", count.to_string())
         .env("LISTEN_FDNAMES", names)
         .stdin(Stdio::null());
+    let (told, tells) = pipe2(OFlag::O_CLOEXEC)?;
+    let tell = tells.as_raw_fd();
+    let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let place = move || {
+        // SAFETY: this is a fork already, with a single thread.
+        if let ForkResult::Parent { child } = unsafe { fork() }? {
+            go_between(child, tell, descriptors);
+        }
         for (fd, &copy) in (FIRST..).zip(&numbers) {
             // SAFETY: dup2 is a plain system call, and nobody in this process needs what is at `fd` any more.
             if unsafe { libc::dup2(copy, fd) } < 0 {
@@ -189,9 +238,28 @@ pub fn start(
     };
     // SAFETY: between fork and exec nothing is allocated or locked, only system calls are made.
     unsafe { command.pre_exec(place) };
-    let child = command.spawn()?;
-    drop(copies);
-    Ok((child, ours))
+    let between = command.spawn()?;
+    drop((copies, tells));
+    let mut pid = [0; size_of::<u32>()];
+    File::from(told).read_exact(&mut pid)?;
+    Ok((Successor { between, pid: u32::from_ne_bytes(pid) }, ours))
+}
+
+/// Tells the number of `child`, waits until it has ended, and ends in the same way. Between fork and exec: nothing is
+/// allocated or locked.
+fn go_between(child: Pid, tell: RawFd, descriptors: u64) -> ! {
+    let pid = child.as_raw().to_ne_bytes();
+    // SAFETY: plain system calls. Nobody in this process needs its descriptors, and others wait until their last copy is
+    // closed.
+    unsafe {
+        libc::write(tell, pid.as_ptr().cast(), pid.len());
+        if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) < 0 {
+            (0..RawFd::try_from(descriptors).unwrap_or(RawFd::MAX)).for_each(|fd| _ = libc::close(fd));
+        }
+        let mut status = 0;
+        while libc::waitpid(child.as_raw(), &raw mut status, 0) < 0 && Errno::last() == Errno::EINTR {}
+        libc::_exit(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+    }
 }
 
 #[cfg(test)]
