@@ -137,7 +137,7 @@ fn fits(listener: &Listener, wanted: SocketAddr) -> bool {
 fn given() -> Option<Vec<(String, OwnedFd)>> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let pid = number("LISTEN_PID")?;
-    if pid != std::process::id() && Some(pid) != number(BY) {
+    if !is_for_us(pid, number(BY)) {
         return None;
     }
     let count = RawFd::try_from(number("LISTEN_FDS")?).ok()?;
@@ -150,6 +150,12 @@ fn given() -> Option<Vec<(String, OwnedFd)>> {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok().map(|_| fd)
     };
     Some((FIRST..FIRST + count).filter_map(|fd| Some((names.next().unwrap_or_default(), take(fd)?))).collect())
+}
+
+/// Whether descriptors for the process `pid` are this one's: that number is its own, or of the process that has upgraded
+/// itself to this one. What a parent has left in the environment of all its children is not.
+fn is_for_us(pid: u32, upgraded_by: Option<u32>) -> bool {
+    pid == std::process::id() || Some(pid) == upgraded_by
 }
 
 /// A process that was started as the child of a go-between: a fork of this process that does nothing but wait for it, and
@@ -266,6 +272,13 @@ fn go_between(child: Pid, tell: RawFd, descriptors: u64) -> ! {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    #[test]
+    fn descriptors_for_another_process_are_left_alone() {
+        let (own, other) = (std::process::id(), std::process::id() ^ 1);
+        assert!(is_for_us(own, None) && is_for_us(own, Some(other)) && is_for_us(other, Some(other)));
+        assert!(!is_for_us(other, None) && !is_for_us(other, Some(own)) && !is_for_us(0, None));
+    }
 
     #[test]
     fn a_door_is_taken_where_its_port_is_the_one_that_is_wanted() {

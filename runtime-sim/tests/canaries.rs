@@ -204,12 +204,14 @@ fn every_planted_bug_is_found() {
         let (in_small, in_large) = (!HIDDEN_FROM_SMALL.contains(&bug), !HIDDEN_FROM_LARGE.contains(&bug));
         let in_swarm = in_large && !HIDDEN_FROM_SWARM.contains(&bug);
         let found = std::thread::scope(|scope| {
-            let small = scope.spawn(|| if in_small { (explore(), play()) } else { (None, None) });
-            let seek =
-                |there: bool, run: fn(u64) -> Option<Breach>, seeds| there.then(|| simulate(run, seeds)).flatten();
-            let large = (seek(in_large, kernel, KERNEL_SEEDS), seek(in_swarm, swarm, SWARM_SEEDS));
-            let small = small.join().expect("a search ends");
-            [small.0, small.1, large.0, large.1]
+            let seek = |there: bool, search: fn() -> Found| scope.spawn(move || there.then(search).flatten());
+            let rings = [
+                seek(in_small, explore),
+                seek(in_small, play),
+                seek(in_large, || simulate(kernel, KERNEL_SEEDS)),
+                seek(in_swarm, || simulate(swarm, SWARM_SEEDS)),
+            ];
+            rings.map(|ring| ring.join().expect("a search ends"))
         });
         let place = |found: &Found| found.as_ref().map_or("-".to_owned(), |(place, _)| place.clone());
         let what = found.iter().flatten().next().map_or("-", |(_, what)| what.as_str());

@@ -125,6 +125,18 @@ impl Access {
 }
 
 #[cfg(test)]
+impl Challenge {
+    /// One that a client without a token has passed, at a server without tokens.
+    pub(crate) fn passed(hello: ClientHello) -> (Self, Access) {
+        let preface = Preface::ours(crate::wire::ConnKind::Ctl);
+        let settings = ServerSettings::default();
+        let (challenge, _) = Self::new(&settings, true, preface, hello, [0; 32], None).expect("it is open");
+        let (features, transcript) = (challenge.features, challenge.transcript);
+        (challenge, Access { credential: None, token: None, features, transcript })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::ClientId;

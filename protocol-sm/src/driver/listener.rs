@@ -565,3 +565,6 @@ pub(crate) fn accept_batch<S: Listen>(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -527,3 +527,6 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

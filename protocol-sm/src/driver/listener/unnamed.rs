@@ -175,4 +175,4 @@ impl<T, L> Listener<T, L> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
