@@ -38,6 +38,7 @@ mod many_visits;
 mod metrics;
 mod netns;
 mod never_gives_up;
+mod one_port;
 mod operate;
 mod outbound;
 mod port_conflicts;
