@@ -65,6 +65,7 @@ mod source_lists;
 mod stale_conns;
 mod status;
 mod strangers;
+mod strict_network;
 mod systemd;
 mod takeover;
 mod threats;
