@@ -19,6 +19,8 @@ mod relay;
 pub mod server_loop;
 pub mod server_main;
 mod slab;
+#[cfg(test)]
+mod stub;
 pub mod sys;
 pub mod thread;
 mod timers;

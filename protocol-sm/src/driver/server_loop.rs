@@ -594,3 +594,6 @@ impl<T, P> ServerLoop<T, P> {
 }
 
 type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Visitor<T>>);
+
+#[cfg(test)]
+mod tests;
