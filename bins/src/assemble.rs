@@ -83,7 +83,13 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     }
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources, false);
-    let own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
+    let mut own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
+    if let Some(file) = &flags.own_token {
+        let source = TokenSource::File { path: file.clone(), named_by: "the token that this server made".to_owned() };
+        own.extend(found.keep(|warnings| source.read(warnings)));
+    }
+    // It is for others: who is on this machine needs none, as before there was one.
+    file.settings.open_to_loopback = flags.own_token.is_some();
     file.settings.credentials = credentials(own, &file, &mut found);
     if file.settings.credentials.is_empty() {
         found.warnings.push(format!(
@@ -174,7 +180,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     };
     put_over(&flags.common, &mut file.common, &mut file.timings);
     let frugal = flags.frugal.unwrap_or(file.frugal);
-    if let Some(local) = &flags.local_server {
+    if let Some(local) = flags.local() {
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),
