@@ -66,21 +66,6 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     }
 
     let mut found = Findings::of(path, &mut file.common);
-    if file.ctl_port == file.proxy_port && file.ctl_port != 0 {
-        found.problem(format!(
-            "the ctl port and the proxy port are both {}; give them different ports (`ctl_port`, --ctl-port; \
-             `proxy_port`, --proxy-port)",
-            file.ctl_port
-        ));
-    }
-    let ports = [("the http port", file.host_ports[0]), ("the https port", file.host_ports[1])];
-    let others = [("the ctl port", Some(file.ctl_port)), ("the proxy port", Some(file.proxy_port))];
-    let all: Vec<_> = ports.into_iter().chain(others).filter_map(|(what, port)| Some((what, port?))).collect();
-    for (nth, &(what, port)) in all.iter().enumerate().filter(|&(nth, &(_, port))| nth < 2 && port != 0) {
-        if let Some((other, _)) = all[nth + 1..].iter().find(|&&(_, other)| other == port) {
-            found.problem(format!("{what} and {other} are both {port}; give them different ports"));
-        }
-    }
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources, false);
     let mut own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);

@@ -15,7 +15,7 @@
 
 mod answers;
 mod head;
-mod hello;
+pub(crate) mod hello;
 mod host;
 
 pub use host::{Host, HostSet, NoHost, Site, Web};

@@ -216,6 +216,11 @@ impl<O> Streams for Linux<O> {
         options::probe(stream, timings);
     }
 
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        stream.assign(role, &self.limits);
+        self.secure.accepted(stream);
+    }
+
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.add(stream, token, stream.for_room.get())?;
         stream.token.set(Some(token));

@@ -93,6 +93,7 @@
 //! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 //! | AnyHost | - | - | 6, NothingInvented | - | every delivered byte was sent by somebody |
 //! | HeadLost | - | - | 1, CleanEndWasSent | - | a clean end is shown only if the other side ended its stream cleanly |
+//! | LookTakes | - | - | 6, ClientsReturn | - | every client is back after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

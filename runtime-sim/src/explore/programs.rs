@@ -16,9 +16,10 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::{Order, ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Driver, Role, Use};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -176,7 +177,7 @@ pub(super) struct State {
     listener: Part<Listener<Stream, Door>>,
     to_main: VecDeque<ToServerMain<Stream>>,
     to_loop: VecDeque<ToServerLoop<Stream>>,
-    to_listener: VecDeque<ToListener>,
+    to_listener: VecDeque<ToListener<Stream>>,
     clients: Vec<Client>,
     whims: Whims,
     proxy_losses: usize,
@@ -360,7 +361,10 @@ impl Programs {
             ending: false,
         };
         Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
-            main.listen(cx, at(CTL_PORT), at(PROXY_PORT), [None, None]).expect("the ports are free");
+            for (port, purpose) in [(CTL_PORT, Purpose::Ctl), (PROXY_PORT, Purpose::Proxy)] {
+                let wanted = Wanted { at: at(port), purposes: Purposes::default().with(purpose), left: None };
+                main.listen(cx, wanted).expect("the ports are free");
+            }
         });
         Self::start(&mut state, 0, story);
         state

@@ -96,6 +96,11 @@ impl Kernel {
         self.unwatch(listener);
     }
 
+    /// Whoever comes to one of these ports of `host` is given to the listener at `to`, as by a router on the machine.
+    pub fn redirect(&mut self, host: HostId, ports: impl IntoIterator<Item = u16>, to: u16) {
+        self.hosts[host.0].redirects.extend(ports.into_iter().map(|port| (port, to)));
+    }
+
     /// listen(2) once more: so many may wait from now on, and one more.
     pub fn set_backlog(&mut self, listener: SockId, backlog: usize) {
         self.socks[listener.0].backlog = backlog;

@@ -222,7 +222,9 @@ impl Kernel {
         }
         let (remote, local, host) = (client.remote, client.local, client.remote_host);
         let client_host = client.host;
-        let listener = self.hosts[host.0].ports.get(&remote.port()).copied();
+        let target = &self.hosts[host.0];
+        let port = target.redirects.get(&remote.port()).copied().unwrap_or(remote.port());
+        let listener = target.ports.get(&port).copied();
         let Some(listener) = listener else {
             // The RST takes its way back.
             let ghost = self.ghost(host, client_host, from);

@@ -119,11 +119,13 @@ pub enum Sometimes {
     TakenOverWithTransfers,
     ProxyPassed,
     ProxyRefused,
+    ClientAtOnePort,
+    VisitorAtOnePort,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 111] = [
+    pub const ALL: [Self; 113] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -235,6 +237,8 @@ impl Sometimes {
         Self::TakenOverWithTransfers,
         Self::ProxyPassed,
         Self::ProxyRefused,
+        Self::ClientAtOnePort,
+        Self::VisitorAtOnePort,
     ];
 }
 

@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 47] = [
+pub const UNSEEN: [Sometimes; 49] = [
+    Sometimes::ClientAtOnePort,
+    Sometimes::VisitorAtOnePort,
     Sometimes::HostRefused,
     Sometimes::ProxyPassed,
     Sometimes::ProxyRefused,

@@ -7,6 +7,8 @@
 //!                 ▼                                             ▼
 //!               Told: the answer is out, what still comes is read and dropped ──its end, or 2 s──▶ closed
 //! ```
+//! Visitors of a port that is there for clients, too, are brought by the main driver.
+//!
 //! One who says all at once is never seen here: nothing is kept of it. Where there are too many, the oldest one of the
 //! source address that has most is closed.
 //!
@@ -179,6 +181,13 @@ impl<T, L> Listener<T, L> {
         Ok(self.newcomers.at)
     }
 
+    /// Visitors of this kind come to `at`, which is there for clients, too: the main driver brings them. `adopted`: another
+    /// process has left the port.
+    pub fn expect(&mut self, web: Web, at: SocketAddr, adopted: bool) {
+        self.newcomers.at[web as usize] = Some(at);
+        self.newcomers.adopted |= adopted;
+    }
+
     /// If a port of hosts was left by another process, clients are awaited until then that have had their hosts there.
     // PROTOCOL.md: P-LEAVE-5.
     pub(super) fn await_hosts(&mut self, until: Instant) {
@@ -227,21 +236,36 @@ impl<T, L> Listener<T, L> {
             if self.trusted.iter().any(|network| network.contains(from.ip())) {
                 self.wait_for_name(cx, token, Unnamed::new(stream, from, cx.now));
             } else {
-                self.welcome(cx, web, stream, from);
+                self.welcome(cx, web, stream, from, cx.now);
             }
         }
         end
     }
 
+    /// A visitor has come to a port that is there for clients, too.
+    pub(super) fn on_passed<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, mut stream: T, from: SocketAddr, came: Instant)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        cx.sys.assign(&mut stream, Role::Public);
+        if self.newcomers.at[web as usize].is_none() {
+            let why = Refusal::Stopping;
+            self.newcomers.refused.add(why);
+            cx.sys.note(Note::NotRouted { visitor: from, web, host: None, why });
+            return cx.sys.reset(stream);
+        }
+        self.welcome(cx, web, stream, from, came);
+    }
+
     /// A visitor has come to one of the two ports, from this address.
-    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr)
+    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr, came: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
         let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-        let mut newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None };
+        let mut newcomer = Newcomer { port, from, web, came, stage, deadline: None };
         match newcomer.hear(cx) {
-            Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
+            Heard::More => self.keep(cx, newcomer, came + self.newcomers.routing.timeout),
             Heard::Named(named) => self.route(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
             Heard::Lost => cx.sys.reset(newcomer.port.stream),
@@ -302,11 +326,7 @@ impl<T, L> Listener<T, L> {
     pub(super) fn lend_doors<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
         for (_, slot) in self.slots.iter() {
             if let Slot::Door(door) = slot {
-                let given = match door.web {
-                    Web::Http => Given::Http,
-                    Web::Https => Given::Https,
-                };
-                sys.lend(&door.listener, &given);
+                sys.lend(&door.listener, &Given::Door(door.web.into()));
             }
         }
         self.doors()
@@ -328,6 +348,7 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log,
     {
         self.sites = Sites::default();
+        self.newcomers.at = [None; 2];
         for token in self.slots.keys().collect::<Vec<_>>() {
             match self.slots.get(token) {
                 Some(Slot::Newcomer(newcomer)) => {
@@ -374,7 +395,7 @@ impl<T, L> Listener<T, L> {
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
-            return self.keep(cx, newcomer, due.since(cx.now));
+            return self.keep(cx, newcomer, due);
         }
         let (known, host) = (&self.newcomers.routing.known, named.name().map(String::from));
         let why = named.refusal(|name| known.contains(name));
@@ -401,18 +422,17 @@ impl<T, L> Listener<T, L> {
         }
         cx.sys.shut_write(&newcomer.port.stream);
         newcomer.stage = Stage::Told;
-        self.keep(cx, newcomer, FAREWELL);
+        self.keep(cx, newcomer, cx.now + FAREWELL);
     }
 
-    /// Keeps a newcomer until more comes of it, for so long.
-    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, patience: Duration)
+    /// Keeps a newcomer until more comes of it, until then at most.
+    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, at: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
         let source = Source::of(newcomer.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
-        let at = cx.now + patience;
         let made = self.slots.insert_with(|token| match cx.sys.watch(&newcomer.port.stream, token) {
             Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
             Err(_) => Err(newcomer),

@@ -346,8 +346,8 @@ impl Tell<ToOperator> for Kernel<'_> {
     }
 }
 
-impl Tell<ToListener> for Kernel<'_> {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for Kernel<'_> {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         self.told.push(Told::ToListener(msg));
     }
 }
