@@ -49,7 +49,7 @@ pub(super) struct Net {
     pub(super) closed: Vec<SocketAddr>,
     /// All but visitors.
     pub(super) to_loops: Vec<(usize, ToServerLoop<u32>)>,
-    pub(super) to_listener: Vec<ToListener>,
+    pub(super) to_listener: Vec<ToListener<u32>>,
     pub(super) to_operator: Vec<ToOperator>,
     pub(super) from_server_loop: Vec<FromServerLoop<u32>>,
     pub(super) from_client_loop: Vec<FromClientLoop>,
@@ -205,8 +205,8 @@ impl Tell<FromListener> for Net {
     fn tell(&mut self, _: FromListener) {}
 }
 
-impl Tell<ToListener> for Net {
-    fn tell(&mut self, told: ToListener) {
+impl Tell<ToListener<u32>> for Net {
+    fn tell(&mut self, told: ToListener<u32>) {
         self.to_listener.push(told);
     }
 }

@@ -55,7 +55,10 @@ impl Desk {
     fn new(settings: ServerSettings) -> Self {
         let main = Main::new(settings, LOOPS, address(0));
         let mut desk = Self { main, net: Net::default(), now: at(1000) };
-        desk.with(|main, cx| main.listen(cx, address(8080), address(8090), [None, None]).expect("the ports are free"));
+        for (port, purpose) in [(8080, Purpose::Ctl), (8090, Purpose::Proxy)] {
+            let wanted = Wanted { at: address(port), purposes: Purposes::default().with(purpose), left: None };
+            desk.with(|main, cx| main.listen(cx, wanted).expect("the ports are free"));
+        }
         desk
     }
 

@@ -66,7 +66,7 @@ fn each_step_is_taken_in_its_place_and_by_a_server_that_goes_on() {
 fn everything_is_lent_and_whoever_asked_is_told_when_the_listener_has_lent_too() {
     let mut desk = upgraded(Far::Lending);
     assert_eq!(desk.done(), [0; 0]);
-    assert_eq!(desk.net.lent, [Given::Ctl, Given::Proxy]);
+    assert_eq!(desk.net.lent, [Purpose::Ctl, Purpose::Proxy].map(Given::Door));
     desk.tell(ToServerMain::Listener(FromListener::Lent { count: 3 }));
     assert_eq!(desk.done(), [5]);
 }
