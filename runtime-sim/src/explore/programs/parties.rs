@@ -87,7 +87,8 @@ impl Programs {
             to_loop: VecDeque::new(),
             started: false,
             frozen: false,
-            deadlines: self.ctl_losses + usize::from(self.kicks) + 1,
+            // After a kick the pause, and the wait for the first conn of the next session.
+            deadlines: self.ctl_losses + 2 * usize::from(self.kicks) + 1,
             retries: self.closes_port.then_some(1),
         }
     }
