@@ -80,9 +80,8 @@ impl<T, L> ServerMain<T, L> {
                 return Err(stream);
             }
             let port = Endpoint::new(stream);
-            Ok(match role_of(purposes) {
-                Role::Ctl => Slot::Ctl(Box::new(CtlConn::new(port, from, None))),
-                _ => Slot::Proxy(ProxyHand {
+            Ok(if purposes.has(Purpose::Proxy) {
+                Slot::Proxy(ProxyHand {
                     port,
                     from,
                     purposes,
@@ -90,7 +89,9 @@ impl<T, L> ServerMain<T, L> {
                     reader: PrefaceReader::default(),
                     preface: None,
                     deadline: None,
-                }),
+                })
+            } else {
+                Slot::Ctl(Box::new(CtlConn::new(port, from, None)))
             })
         });
         match made {
@@ -273,7 +274,7 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.assign(&mut hand.port.stream, Role::Ctl);
                 Slot::Ctl(Box::new(CtlConn::new(hand.port, hand.from, hand.deadline)))
             }
-            other => other,
+            other @ (Slot::Door(_) | Slot::Ctl(_) | Slot::Fronted(_) | Slot::Untold(_)) => other,
         });
         match self.on_bytes(cx, token, said) {
             Ok(()) => self.enqueue(token),
