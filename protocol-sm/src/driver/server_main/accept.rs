@@ -155,8 +155,9 @@ impl<T, L> ServerMain<T, L> {
             }
             Some(Slot::Fronted(mut fronted)) => {
                 self.timers.set(token, &mut fronted.deadline, None);
-                cx.sys.close(fronted.unnamed.stream);
-                fronted.unnamed.from
+                let from = fronted.unnamed.from;
+                fronted.let_go(cx.sys);
+                from
             }
             Some(Slot::Untold(mut untold)) => {
                 self.timers.set(token, &mut untold.deadline, None);
