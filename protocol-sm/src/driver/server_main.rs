@@ -557,7 +557,7 @@ impl<T, L> ServerMain<T, L> {
                 Some(Slot::Door(door)) => cx.sys.unlisten(door.listener),
                 Some(Slot::Ctl(conn)) => conn.link.close(cx.sys),
                 Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.stream),
-                Some(Slot::Fronted(fronted)) => cx.sys.close(fronted.unnamed.stream),
+                Some(Slot::Fronted(fronted)) => fronted.let_go(cx.sys),
                 Some(Slot::Untold(untold)) => cx.sys.reset(untold.caller.stream),
                 None => {}
             }

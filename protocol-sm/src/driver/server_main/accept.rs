@@ -80,9 +80,8 @@ impl<T, L> ServerMain<T, L> {
                 return Err(stream);
             }
             let port = Endpoint::new(stream);
-            Ok(match role_of(purposes) {
-                Role::Ctl => Slot::Ctl(Box::new(CtlConn::new(port, from, None))),
-                _ => Slot::Proxy(ProxyHand {
+            Ok(if purposes.has(Purpose::Proxy) {
+                Slot::Proxy(ProxyHand {
                     port,
                     from,
                     purposes,
@@ -90,7 +89,9 @@ impl<T, L> ServerMain<T, L> {
                     reader: PrefaceReader::default(),
                     preface: None,
                     deadline: None,
-                }),
+                })
+            } else {
+                Slot::Ctl(Box::new(CtlConn::new(port, from, None)))
             })
         });
         match made {
@@ -154,8 +155,9 @@ impl<T, L> ServerMain<T, L> {
             }
             Some(Slot::Fronted(mut fronted)) => {
                 self.timers.set(token, &mut fronted.deadline, None);
-                cx.sys.close(fronted.unnamed.stream);
-                fronted.unnamed.from
+                let from = fronted.unnamed.from;
+                fronted.let_go(cx.sys);
+                from
             }
             Some(Slot::Untold(mut untold)) => {
                 self.timers.set(token, &mut untold.deadline, None);
@@ -273,7 +275,7 @@ impl<T, L> ServerMain<T, L> {
                 cx.sys.assign(&mut hand.port.stream, Role::Ctl);
                 Slot::Ctl(Box::new(CtlConn::new(hand.port, hand.from, hand.deadline)))
             }
-            other => other,
+            other @ (Slot::Door(_) | Slot::Ctl(_) | Slot::Fronted(_) | Slot::Untold(_)) => other,
         });
         match self.on_bytes(cx, token, said) {
             Ok(()) => self.enqueue(token),

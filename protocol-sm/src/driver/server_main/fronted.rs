@@ -2,6 +2,7 @@
 //! and the rule that a server without a token takes clients from its own machine only count for whom they name.
 
 use super::super::slab::Token;
+use super::super::sys::Streams;
 use super::super::thread::Cx;
 use super::super::unnamed::{Heard, Unnamed};
 use super::{Caller, MainSys, ServerMain, Slot};
@@ -21,6 +22,17 @@ pub(super) struct Fronted<T> {
     /// When its handshake must be through.
     until: Instant,
     pub(super) deadline: Option<Instant>,
+}
+
+impl<T> Fronted<T> {
+    /// It goes no further. If it can have been a visitor, it is reset: to an end that is clean belongs an answer.
+    pub(super) fn let_go<S: Streams<Stream = T>>(self, sys: &mut S) {
+        if self.purposes.have_hosts() {
+            sys.reset(self.unnamed.stream);
+        } else {
+            sys.close(self.unnamed.stream);
+        }
+    }
 }
 
 impl<T, L> ServerMain<T, L> {
@@ -53,8 +65,8 @@ impl<T, L> ServerMain<T, L> {
             }
             Heard::Visitor => self.on_front_named(cx, token),
             Heard::Gone => {
-                if let Some(Fronted { unnamed, .. }) = self.take_fronted(token) {
-                    cx.sys.close(unnamed.stream);
+                if let Some(fronted) = self.take_fronted(token) {
+                    fronted.let_go(cx.sys);
                 }
             }
             Heard::Malformed => self.drop_handshake(cx, token, HandshakeEnd::NoHeader),
