@@ -151,6 +151,7 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            visitor_tls: None,
             access_log: None,
             settings: ServerSettings::default(),
         };

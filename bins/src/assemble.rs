@@ -97,6 +97,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     let make = flags.command.is_none();
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut besides));
+    let visitor_tls = found.keep(|warnings| tls::visitors(&file.certificates, warnings, &mut besides));
     found.besides = besides;
     let config = server::Config {
         bind_addr: file.bind_addr,
@@ -106,6 +107,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
+        visitor_tls: visitor_tls.flatten(),
         access_log: None,
         settings: file.settings,
     };

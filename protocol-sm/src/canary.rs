@@ -111,11 +111,13 @@ pub enum PlantedBug {
     AnyHost,
     /// What was read of a visitor to find its host is not given to the service.
     HeadLost,
+    /// The end of a stream is not said inside of what encrypts it.
+    EndUnsaid,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -166,6 +168,7 @@ impl PlantedBug {
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,
+        Self::EndUnsaid,
     ];
 }
 

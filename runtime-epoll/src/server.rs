@@ -8,7 +8,7 @@ use crate::scoped::{NoInterface, ScopedIp};
 use crate::sys::every_address;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls, TlsInUse};
+use crate::tls::{ServerTls, Tls, TlsInUse, VisitorTls, VisitorTlsInUse};
 use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
@@ -43,6 +43,8 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Ends the TLS of visitors of the https port, where it has a certificate for their host.
+    pub visitor_tls: Option<VisitorTls>,
     /// Where visits are recorded, if they are.
     pub access_log: Option<AccessLog>,
     /// Everything else.
@@ -56,6 +58,7 @@ pub struct Server {
     main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
     main_address: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     operator: Operator,
     listener: Worker<listener::Listener<Stream, Listener>, ListenOut, ToListener>,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
@@ -214,6 +217,9 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
     main.sys.use_tls(tls.clone());
+    let visitor_tls = VisitorTlsInUse::default();
+    visitor_tls.set(config.visitor_tls);
+    listener.sys.end_visitors_tls(visitor_tls.clone());
     let (mut ctl, mut proxy) = (bind_at, bind_at);
     ctl.set_port(config.ctl_port);
     proxy.set_port(config.proxy_port);
@@ -232,6 +238,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
             main,
             main_address,
             tls,
+            visitor_tls,
             operator,
             listener,
             loop_count,
@@ -281,7 +288,8 @@ impl Server {
     pub fn reloader(&mut self) -> Reloader {
         let (sender, answers) = channel();
         self.main.sys.notes().answer_reloads(sender);
-        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
+        let (tls, visitor_tls) = (self.tls.clone(), self.visitor_tls.clone());
+        Reloader { main: self.main_address.clone(), tls, visitor_tls, answers }
     }
 
     /// A handle that lets another process take over.
@@ -361,6 +369,7 @@ impl Server {
 pub struct Reloader {
     main: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     answers: Receiver<Option<Changes>>,
 }
 
@@ -374,6 +383,7 @@ impl Reloader {
         if let Some(tls) = config.tls.filter(|_| encrypts) {
             self.tls.set(Tls::Server(tls));
         }
+        self.visitor_tls.set(config.visitor_tls);
         self.main.post(ToServerMain::Reload(Box::new(config.settings)));
         self.answers.recv().ok().flatten()
     }

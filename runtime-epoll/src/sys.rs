@@ -21,13 +21,14 @@ pub use socket::{Listener, Stream};
 
 use crate::inherit::Lent;
 use crate::notes::Notes;
-use crate::tls::TlsInUse;
+use crate::tls::{TlsInUse, VisitorTlsInUse};
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
     Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError,
     Tell, Token, Unacked,
 };
+use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::{Origin, Timings};
 use std::collections::BTreeSet;
 use std::io;
@@ -116,6 +117,11 @@ impl<O> Linux<O> {
     /// Encrypts connections between client and server from now on.
     pub(crate) fn use_tls(&mut self, tls: TlsInUse) {
         self.secure.tls = tls;
+    }
+
+    /// Ends the TLS of visitors from now on, where these have certificates for them.
+    pub(crate) fn end_visitors_tls(&mut self, tls: VisitorTlsInUse) {
+        self.secure.visitors = tls;
     }
 
     /// The socket that an event is about, and what it means for the driver.
@@ -281,6 +287,12 @@ impl<O> Streams for Linux<O> {
         }
     }
 
+    fn finish(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let Some(session) = stream.tls.get() else { return Ok(()) };
+        let said = self.secure.finish(stream, session);
+        self.wrote(stream, 0, said.map(|()| 0)).map(drop)
+    }
+
     fn own_address(&self, stream: &Stream) -> SocketAddr {
         stream.own_address()
     }
@@ -387,6 +399,21 @@ impl<O> Listen for Linux<O> {
         let (stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&stream);
         Ok((stream, from))
+    }
+
+    fn certified(&self, name: Option<&str>) -> bool {
+        self.secure.visitors.certified(name)
+    }
+
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], speaks: Speaks) -> Result<(), SysError> {
+        // A session may have to write while its driver only reads.
+        self.want_room(stream)?;
+        self.secure.end(stream, hello, speaks)
+    }
+
+    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+        let session = stream.tls.get().ok_or(SysError::Unsupported)?;
+        self.secure.agreed(stream, session)
     }
 
     fn unlisten(&mut self, listener: Listener) {

@@ -30,6 +30,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
+        visitor_tls: None,
         access_log: None,
         settings: ServerSettings::default(),
     }

@@ -40,13 +40,14 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 29] = [
+pub(super) const SERVER: [&str; 30] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
     "http_port",
     "https_port",
+    "certificates",
     TRUSTED_PROXIES,
     "allow_ports",
     ALLOW_HOSTS,

@@ -6,7 +6,8 @@ use super::keys::{
 };
 use super::section::Section;
 use super::{
-    Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls, tokens,
+    CertificateEntry, Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys,
+    networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -39,6 +40,8 @@ pub struct ServerFile {
     pub clients: Vec<ClientEntry>,
     /// How connections to clients are encrypted, if they are.
     pub tls: TlsEntry,
+    /// The `[[certificates]]`.
+    pub certificates: Vec<CertificateEntry>,
 }
 
 /// One of the `[[clients]]`: a token of its own and what its holder may do.
@@ -112,6 +115,7 @@ impl Default for ServerFile {
             settings: ServerSettings::default(),
             clients: Vec::new(),
             tls: TlsEntry::default(),
+            certificates: Vec::new(),
         }
     }
 }
@@ -148,6 +152,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
+    file.certificates = tls::certificates(&top);
     file.bind_addr = top.parsed_by("bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
@@ -182,7 +187,8 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
             Some("in a file for cproxy-client")
         } else {
-            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section")
+            let certificates = tls::CERTIFICATE_KEYS.contains(&key).then_some("in a [[certificates]] section");
+            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section").or(certificates)
         }
     });
     top.finish(file)

@@ -111,6 +111,7 @@ pub enum Sometimes {
     HeaderSplit,
     HeaderRefused,
     HostRefused,
+    TlsEnded,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -123,7 +124,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 111] = [
+    pub const ALL: [Self; 112] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -227,6 +228,7 @@ impl Sometimes {
         Self::HeaderSplit,
         Self::HeaderRefused,
         Self::HostRefused,
+        Self::TlsEnded,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

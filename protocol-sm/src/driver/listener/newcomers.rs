@@ -7,6 +7,9 @@
 //!                 ▼                                             ▼
 //!               Told: the answer is out, what still comes is read and dropped ──its end, or 2 s──▶ closed
 //! ```
+//! Where its TLS ends here, a newcomer reads twice: the name in its ClientHello leads back to Reading, and what is inside
+//! names the host.
+//!
 //! One who says all at once is never seen here: nothing is kept of it. Where there are too many, the oldest one of the
 //! source address that has most is closed.
 //!
@@ -30,7 +33,7 @@ use super::{Bind, Listener, Slot, accept_batch};
 use crate::canary::{PlantedBug, planted};
 use crate::notes::Note;
 use crate::report::{Counted, Counts};
-use crate::routes::{Named, Refusal, Site, Unrouted, Web};
+use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, forwarded};
 use crate::settings::Routing;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -92,6 +95,8 @@ pub(super) struct Newcomer<T> {
     came: Instant,
     stage: Stage,
     deadline: Option<Instant>,
+    /// Its TLS ends here: whom it has named there.
+    sealed: Option<Named>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,7 +119,28 @@ impl<T> Newcomer<T> {
         self.port.on_ready(ready);
     }
 
-    fn hear<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) -> Heard {
+    /// What it speaks that is read here.
+    fn spoken(&self) -> Web {
+        if self.sealed.is_some() { Web::Http } else { self.web }
+    }
+
+    /// Reads what has come: first what ends the handshake, where its TLS ends here.
+    fn hear<S: Listen<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) -> Heard {
+        if let (Stage::Reading(_), Some(outside)) = (&self.stage, &self.sealed)
+            && self.port.readable
+        {
+            match cx.sys.agreed(&self.port.stream) {
+                Ok(Agreed::Http1) => {}
+                // Its heads are not read: it gets whom it has named outside.
+                Ok(Agreed::Http2) => return Heard::Named(outside.clone()),
+                Err(SysError::WouldBlock) => {
+                    self.port.readable = false;
+                    return Heard::More;
+                }
+                Err(SysError::Tls(_)) => return Heard::Refused(Refusal::TlsFailed),
+                Err(_) => return Heard::Lost,
+            }
+        }
         let mut reads = 0;
         while self.port.readable {
             reads += 1;
@@ -195,6 +221,9 @@ impl<T, L> Listener<T, L> {
     {
         let at = self.newcomers.at[site.web as usize].ok_or(SysError::NoAddress)?;
         let &Bind { control, registration, ref gate, .. } = bind;
+        if gate.service.redirect && self.newcomers.at[Web::Https as usize].is_none() {
+            return Err(SysError::NoAddress);
+        }
         let member = Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() };
         self.sites.insert(site, member)?;
         let waits = |(token, slot): (Token, &Slot<T, L>)| match slot {
@@ -205,7 +234,7 @@ impl<T, L> Listener<T, L> {
         for token in waiting {
             if let Some(Slot::Newcomer(newcomer)) = self.slots.get(token)
                 && let Stage::Waiting(_, named) = &newcomer.stage
-                && self.sites.find(newcomer.web, named).is_some()
+                && self.has_way(cx.sys, newcomer, named)
             {
                 let named = named.clone();
                 let newcomer = self.take(cx, token);
@@ -239,9 +268,20 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
         let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-        let mut newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None };
+        let newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None, sealed: None };
+        self.meet(cx, newcomer);
+    }
+
+    /// A newcomer may have said something already. It is not kept yet.
+    fn meet<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
         match newcomer.hear(cx) {
-            Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
+            Heard::More => {
+                let due = newcomer.came + self.newcomers.routing.timeout;
+                self.keep(cx, newcomer, due.since(cx.now));
+            }
             Heard::Named(named) => self.route(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
             Heard::Lost => cx.sys.reset(newcomer.port.stream),
@@ -355,7 +395,24 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Newcomer { port, from, web, came, stage, deadline } = newcomer;
+        if newcomer.web == Web::Https
+            && newcomer.sealed.is_none()
+            && let Some(speaks) = self.ends_tls(cx.sys, &named)
+        {
+            return self.end_tls(cx, newcomer, named, speaks);
+        }
+        if let (Web::Http, Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = (newcomer.web, &newcomer.stage)
+            && let Some(port) = self.redirects(&named)
+        {
+            let answer = unrouted.redirect(&named, port);
+            return self.tell_newcomer(cx, newcomer, &answer);
+        }
+        if newcomer.sealed.as_ref().is_some_and(|outside| !self.sites.are_of_one_holder(outside, &named)) {
+            let host = named.name().map(String::from);
+            return self.refuse_newcomer(cx, newcomer, host, Refusal::Misdirected);
+        }
+        let spoken = newcomer.spoken();
+        let Newcomer { port, from, web, came, stage, deadline, sealed } = newcomer;
         let (Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = stage else {
             unreachable!("who was told something says nothing more")
         };
@@ -363,14 +420,17 @@ impl<T, L> Listener<T, L> {
             let first = self.sites.registrations().next();
             first.and_then(|(control, registration)| self.sites.member(control, registration))
         } else {
-            self.sites.find(web, &named)
+            self.sites.find(spoken, &named)
         };
         if let Some(member) = found {
-            let head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
+            let mut head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
+            if member.gate.service.forwarded && spoken == Web::Http {
+                head = forwarded(&head, from.ip(), web.scheme());
+            }
             return self.deal.visitor(cx.sys, cx.now, member, port.stream, from, head);
         }
         let stage = Stage::Waiting(unrouted, named);
-        let newcomer = Newcomer { port, from, web, came, stage, deadline };
+        let newcomer = Newcomer { port, from, web, came, stage, deadline, sealed };
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
@@ -381,24 +441,85 @@ impl<T, L> Listener<T, L> {
         self.refuse_newcomer(cx, newcomer, host, why);
     }
 
-    /// Tells a visitor why it is refused. What it still says is read and dropped, so that it can read the answer.
+    /// Whether whoever has named a host has somewhere to go.
+    fn has_way<S: Listen>(&self, sys: &S, newcomer: &Newcomer<T>, named: &Named) -> bool {
+        let ends_here =
+            || newcomer.web == Web::Https && newcomer.sealed.is_none() && self.ends_tls(sys, named).is_some();
+        self.sites.takes(newcomer.spoken(), named) || ends_here()
+    }
+
+    /// What the service of a visitor speaks who has named a host over TLS, if that ends here.
+    // PROTOCOL.md: P-HOST-8.
+    fn ends_tls<S: Listen>(&self, sys: &S, named: &Named) -> Option<Speaks> {
+        self.sites.behind_tls(named).filter(|_| sys.certified(named.name()))
+    }
+
+    /// The port to which visitors of this host in the clear are sent instead.
+    fn redirects(&mut self, named: &Named) -> Option<u16> {
+        let at = self.newcomers.at[Web::Https as usize]?;
+        let service = self.sites.find(Web::Http, named)?.gate.service;
+        service.redirect.then_some(at.port())
+    }
+
+    /// From here on a visitor's bytes are what is inside of its TLS, and name a host once more.
+    fn end_tls<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, named: Named, speaks: Speaks)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        let inside = Stage::Reading(Unrouted::new(Web::Http));
+        let (Stage::Reading(hello) | Stage::Waiting(hello, _)) = core::mem::replace(&mut newcomer.stage, inside) else {
+            unreachable!("who was told something says nothing more")
+        };
+        let host = named.name().map(String::from);
+        newcomer.sealed = Some(named);
+        match cx.sys.end_tls(&newcomer.port.stream, &hello.into_bytes(), speaks) {
+            Ok(()) => {
+                newcomer.port.readable = true;
+                self.meet(cx, newcomer);
+            }
+            Err(_) => self.refuse_newcomer(cx, newcomer, host, Refusal::TlsFailed),
+        }
+    }
+
+    /// Tells a visitor why it is refused.
     // PROTOCOL.md: P-HOST-7.
-    fn refuse_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, host: Option<String>, why: Refusal)
+    fn refuse_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, host: Option<String>, why: Refusal)
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
         let (visitor, web) = (newcomer.from, newcomer.web);
         self.newcomers.refused.add(why);
         cx.sys.note(Note::NotRouted { visitor, web, host, why });
+        if why == Refusal::TlsFailed {
+            // TLS itself has told it why.
+            return self.bid_farewell(cx, newcomer);
+        }
         let plain = match &newcomer.stage {
             Stage::Reading(unrouted) | Stage::Waiting(unrouted, _) => unrouted.is_plain(),
             Stage::Told => false,
         };
-        let answer = why.answer(web, plain);
+        let answer = why.answer(newcomer.spoken(), plain);
+        self.tell_newcomer(cx, newcomer, &answer);
+    }
+
+    /// Gives a visitor this answer, and no other.
+    fn tell_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, answer: &[u8])
+    where
+        S: Listen<Stream = T, Listener = L> + Log,
+    {
         // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
-        if answer.is_empty() || cx.sys.send(&newcomer.port.stream, &answer) != Ok(answer.len()) {
+        if answer.is_empty() || cx.sys.send(&newcomer.port.stream, answer) != Ok(answer.len()) {
             return cx.sys.reset(newcomer.port.stream);
         }
+        self.bid_farewell(cx, newcomer);
+    }
+
+    /// A visitor has its answer. What it still says is read and dropped, so that it can read that.
+    fn bid_farewell<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>)
+    where
+        S: Listen<Stream = T, Listener = L> + Log,
+    {
+        let _no_room = cx.sys.finish(&newcomer.port.stream);
         cx.sys.shut_write(&newcomer.port.stream);
         newcomer.stage = Stage::Told;
         self.keep(cx, newcomer, FAREWELL);

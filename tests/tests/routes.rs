@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod real_clients;
+mod tls_ends;
 mod tunnels;
 
 use std::io::Write;
