@@ -362,6 +362,11 @@ mod tests {
             [[clients]]
             name = "home"
             token = "another secret"
+
+            [[certificates]]
+            cert = "site.pem"
+            key = "/etc/site-key.pem"
+            default = true
         "#;
         for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
             assert!(text.contains(key), "`{key}` is not in this test's file");
@@ -418,6 +423,11 @@ mod tests {
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
         assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
+
+        let [certificate] = &file.certificates[..] else { panic!("{:?}", file.certificates) };
+        let files = [&certificate.certificate.value, &certificate.key.value];
+        assert_eq!(files, [Path::new("etc/site.pem"), Path::new("/etc/site-key.pem")]);
+        assert!(certificate.default);
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
@@ -554,6 +564,19 @@ mod tests {
              lower the other"
         );
         assert!(problem("heartbeat_interval = 2\nheartbeat_timeout = 2").starts_with("2: `heartbeat_timeout` (2 s)"));
+    }
+
+    #[test]
+    fn certificates_need_both_files_and_a_port() {
+        let port = "https_port = 443\n";
+        let both = "[[certificates]]\ncert = 'a'\nkey = 'b'\n";
+        assert!(problem(both).starts_with("1: `certificates` stands without `https_port`"));
+        assert!(
+            problem(&format!("{port}[[certificates]]\ncert = 'a'"))
+                .starts_with("2: `key` in [[certificates]] is missing")
+        );
+        let default = format!("{port}{both}default = true\n{both}default = true");
+        assert!(problem(&default).starts_with("8: `default` in [[certificates]] is there twice"));
     }
 
     #[test]

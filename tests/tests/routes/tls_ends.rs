@@ -143,7 +143,7 @@ fn streams_end_inside_of_tls_as_they_do_outside() {
         let _client = client(&server, options(), &tables);
         for _ in 0..3 {
             let mut visitor = visit(&papers, &server, "app.example");
-            visitor.write_all(words[..100].as_bytes()).expect("said");
+            visitor.write_all(&words.as_bytes()[..100]).expect("said");
             let mut back = Vec::new();
             let mut at = 100;
             while at < length {

@@ -96,7 +96,7 @@ pub(super) struct Newcomer<T> {
     stage: Stage,
     deadline: Option<Instant>,
     /// Its TLS ends here: whom it has named there.
-    sealed: Option<Named>,
+    sealed: Option<Box<Named>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +132,7 @@ impl<T> Newcomer<T> {
             match cx.sys.agreed(&self.port.stream) {
                 Ok(Agreed::Http1) => {}
                 // Its heads are not read: it gets whom it has named outside.
-                Ok(Agreed::Http2) => return Heard::Named(outside.clone()),
+                Ok(Agreed::Http2) => return Heard::Named((**outside).clone()),
                 Err(SysError::WouldBlock) => {
                     self.port.readable = false;
                     return Heard::More;
@@ -471,7 +471,7 @@ impl<T, L> Listener<T, L> {
             unreachable!("who was told something says nothing more")
         };
         let host = named.name().map(String::from);
-        newcomer.sealed = Some(named);
+        newcomer.sealed = Some(Box::new(named));
         match cx.sys.end_tls(&newcomer.port.stream, &hello.into_bytes(), speaks) {
             Ok(()) => {
                 newcomer.port.readable = true;
