@@ -152,6 +152,7 @@ impl Demo {
             relay: Strategy::default(),
             tls: None,
             visitor_tls: None,
+            acme_webroot: None,
             access_log: None,
             settings: ServerSettings::default(),
         };

@@ -108,6 +108,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         relay: relay(),
         tls: encryption.flatten(),
         visitor_tls: visitor_tls.flatten(),
+        acme_webroot: file.acme_webroot,
         access_log: None,
         settings: file.settings,
     };
@@ -117,6 +118,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         "proxy_port" => (key, config.proxy_port.to_string()),
         "http_port" => (key, format!("{:?}", config.host_ports[0])),
         "https_port" => (key, format!("{:?}", config.host_ports[1])),
+        "acme_webroot" => (key, format!("{:?}", config.acme_webroot)),
         "tls" => (key, config.tls.is_some().to_string()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });

@@ -14,12 +14,15 @@
 // PROTOCOL.md: P-HOST-1, P-HOST-2.
 
 mod answers;
+mod challenge;
 mod forwarded;
 mod head;
 mod hello;
 mod host;
 mod service;
 
+pub(crate) use answers::challenge_met;
+pub use challenge::{CHALLENGES, is_challenge};
 pub(crate) use forwarded::forwarded;
 pub use host::{Host, HostSet, NoHost, Site, Web};
 pub use service::{Agreed, Service, Speaks};
@@ -84,6 +87,13 @@ impl Unrouted {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.bytes.first().is_some_and(u8::is_ascii_alphabetic)
+    }
+
+    /// What an authority asks for in the clear, if it is one.
+    // PROTOCOL.md: P-HOST-12.
+    #[must_use]
+    pub fn challenge(&self) -> Option<&str> {
+        challenge::asked(&self.bytes).filter(|_| self.web == Web::Http)
     }
 
     /// Sends it to the same place over TLS, at this port of the host that it has named.

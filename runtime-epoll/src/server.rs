@@ -1,5 +1,6 @@
 //! The server's threads.
 
+use crate::challenges::Challenges;
 use crate::inherit::{Inherited, Lent};
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
@@ -45,6 +47,8 @@ pub struct Config {
     pub tls: Option<ServerTls>,
     /// Ends the TLS of visitors of the https port, where it has a certificate for their host.
     pub visitor_tls: Option<VisitorTls>,
+    /// Where an authority's challenges are answered from, if they are.
+    pub acme_webroot: Option<PathBuf>,
     /// Where visits are recorded, if they are.
     pub access_log: Option<AccessLog>,
     /// Everything else.
@@ -202,6 +206,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let main_address = main.address();
     let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
+    let challenges = config.acme_webroot.map(|webroot| Challenges::serve(&webroot, listener.address())).transpose()?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
     let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
@@ -219,6 +224,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     main.sys.use_tls(tls.clone());
     let visitor_tls = VisitorTlsInUse::default();
     visitor_tls.set(config.visitor_tls);
+    listener.sys.meet_challenges(challenges);
     listener.sys.end_visitors_tls(visitor_tls.clone());
     let (mut ctl, mut proxy) = (bind_at, bind_at);
     ctl.set_port(config.ctl_port);

@@ -19,6 +19,7 @@ pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
+use crate::challenges::Challenges;
 use crate::inherit::Lent;
 use crate::notes::Notes;
 use crate::tls::{TlsInUse, VisitorTlsInUse};
@@ -58,6 +59,8 @@ pub struct Linux<O = ()> {
     notes: Notes,
     /// Listeners for another process.
     lent: Lent,
+    /// Who answers an authority's challenges, if anybody.
+    challenges: Option<Challenges>,
     outbox: O,
 }
 
@@ -82,6 +85,7 @@ impl<O> Linux<O> {
             random: random::Random::default(),
             notes: Notes::default(),
             lent: Lent::default(),
+            challenges: None,
             outbox,
         }
     }
@@ -117,6 +121,11 @@ impl<O> Linux<O> {
     /// Encrypts connections between client and server from now on.
     pub(crate) fn use_tls(&mut self, tls: TlsInUse) {
         self.secure.tls = tls;
+    }
+
+    /// Answers an authority's challenges from now on.
+    pub(crate) fn meet_challenges(&mut self, challenges: Option<Challenges>) {
+        self.challenges = challenges;
     }
 
     /// Ends the TLS of visitors from now on, where these have certificates for them.
@@ -414,6 +423,10 @@ impl<O> Listen for Linux<O> {
     fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
         let session = stream.tls.get().ok_or(SysError::Unsupported)?;
         self.secure.agreed(stream, session)
+    }
+
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        self.challenges.as_ref().is_some_and(|challenges| challenges.ask(newcomer, name))
     }
 
     fn unlisten(&mut self, listener: Listener) {

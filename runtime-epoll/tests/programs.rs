@@ -31,6 +31,7 @@ fn server_config(ctl_port: u16) -> server::Config {
         relay: Strategy::default(),
         tls: None,
         visitor_tls: None,
+        acme_webroot: None,
         access_log: None,
         settings: ServerSettings::default(),
     }

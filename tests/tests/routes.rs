@@ -1,5 +1,6 @@
 //! Routes by name: many tunnels behind one port, told apart by the host that a visitor names.
 
+mod acme;
 mod bad_input;
 mod real_clients;
 mod tls_ends;

@@ -17,7 +17,7 @@ use protocol_sm::routes::HostSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
 use runtime_epoll::ScopedIp;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 /// What a server's file says; where it says nothing, the default.
@@ -42,6 +42,8 @@ pub struct ServerFile {
     pub tls: TlsEntry,
     /// The `[[certificates]]`.
     pub certificates: Vec<CertificateEntry>,
+    /// Where an authority's challenges are answered from.
+    pub acme_webroot: Option<PathBuf>,
 }
 
 /// One of the `[[clients]]`: a token of its own and what its holder may do.
@@ -116,6 +118,7 @@ impl Default for ServerFile {
             clients: Vec::new(),
             tls: TlsEntry::default(),
             certificates: Vec::new(),
+            acme_webroot: None,
         }
     }
 }
@@ -153,6 +156,7 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
     file.certificates = tls::certificates(&top);
+    file.acme_webroot = acme_webroot(&top);
     file.bind_addr = top.parsed_by("bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
@@ -192,6 +196,19 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         }
     });
     top.finish(file)
+}
+
+/// A relative path starts at the configuration file's directory.
+fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
+    const KEY: &str = "acme_webroot";
+    let webroot = top.text(KEY)?;
+    if webroot.is_empty() {
+        top.problem(KEY, "is empty; write the path of the directory that certbot calls --webroot-path".into());
+    }
+    if !top.has("http_port") {
+        top.problem(KEY, "stands without `http_port`: authorities ask at port 80".into());
+    }
+    Some(top.origin().parent().unwrap_or(Path::new("")).join(webroot))
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
@@ -312,6 +329,7 @@ mod tests {
             allow_hosts = ["*.example.com", "example.com"]
             http_port = 80
             https_port = 0
+            acme_webroot = "webroot"
             route_timeout = 4.25
             max_tunnels = 1
             max_connections = 2

@@ -73,6 +73,16 @@ pub(super) fn redirect(head: &[u8], host: &str, port: u16) -> Vec<u8> {
     )
 }
 
+/// The answer to a challenge of an authority.
+pub(crate) fn challenge_met(answer: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+         Connection: close\r\n\r\n",
+        answer.len()
+    );
+    [head.as_bytes(), answer].concat()
+}
+
 /// A whole response, behind which the connection ends.
 fn page(status: &str, sentence: &str) -> Vec<u8> {
     response(status, "", sentence)

@@ -456,17 +456,15 @@ impl Session {
                 Next::Ended => self.ended = true,
                 Next::Wait => break,
                 Next::Failed(error) => {
-                    // Further steps make what was still to be said, and last the alert that tells the peer.
-                    loop {
+                    // What is still to be said, and last the alert that tells the peer. A step beyond would look at the same
+                    // bytes once more.
+                    while self.machine.common().wants_write() {
                         let rest = &mut bytes[ran.used..];
                         let mut out = Out { into, ran: &mut ran, plain: &mut self.plain, outgoing: &mut self.outgoing };
-                        let (_, next) = match &mut self.machine {
+                        let _ = match &mut self.machine {
                             Machine::Client(machine) => out.step(machine.process_tls_records(rest), &mut None),
                             Machine::Server(machine) => out.step(machine.process_tls_records(rest), &mut None),
                         };
-                        if !matches!(next, Next::Again) {
-                            break;
-                        }
                     }
                     return Err(self.fail(failure(&error), said(&error)));
                 }

@@ -33,7 +33,7 @@ use super::{Bind, Listener, Slot, accept_batch};
 use crate::canary::{PlantedBug, planted};
 use crate::notes::Note;
 use crate::report::{Counted, Counts};
-use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, forwarded};
+use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, challenge_met, forwarded};
 use crate::settings::Routing;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -280,9 +280,9 @@ impl<T, L> Listener<T, L> {
         match newcomer.hear(cx) {
             Heard::More => {
                 let due = newcomer.came + self.newcomers.routing.timeout;
-                self.keep(cx, newcomer, due.since(cx.now));
+                let _kept = self.keep(cx, newcomer, due.since(cx.now));
             }
-            Heard::Named(named) => self.route(cx, newcomer, named),
+            Heard::Named(named) => self.on_named(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
             Heard::Lost => cx.sys.reset(newcomer.port.stream),
         }
@@ -298,7 +298,7 @@ impl<T, L> Listener<T, L> {
             Heard::More => {}
             Heard::Named(named) => {
                 let newcomer = self.take(cx, token);
-                self.route(cx, newcomer, named);
+                self.on_named(cx, newcomer, named);
             }
             Heard::Refused(why) => {
                 let newcomer = self.take(cx, token);
@@ -389,6 +389,48 @@ impl<T, L> Listener<T, L> {
         }
     }
 
+    /// A newcomer has named a host. Who asks for the answer to a challenge waits for what is found of it.
+    // PROTOCOL.md: P-HOST-12.
+    fn on_named<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, named: Named)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        let challenge = match (newcomer.web, &newcomer.stage) {
+            (Web::Http, Stage::Reading(unrouted)) => unrouted.challenge().map(String::from),
+            (Web::Http, Stage::Waiting(..) | Stage::Told) | (Web::Https, _) => None,
+        };
+        let Some(name) = challenge else { return self.route(cx, newcomer, named) };
+        if let Stage::Reading(unrouted) = newcomer.stage {
+            newcomer.stage = Stage::Waiting(unrouted, named);
+        }
+        let due = newcomer.came + self.newcomers.routing.timeout;
+        if let Some(token) = self.keep(cx, newcomer, due.since(cx.now))
+            && !cx.sys.find_challenge(token, &name)
+        {
+            self.on_challenge(cx, token, None);
+        }
+    }
+
+    /// What was found for somebody who asks. Who has gone meanwhile, or was served, needs it no more.
+    pub(super) fn on_challenge<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, answer: Option<Vec<u8>>)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        let named = match self.slots.get(token) {
+            Some(Slot::Newcomer(newcomer)) => match &newcomer.stage {
+                Stage::Waiting(_, named) => named.clone(),
+                Stage::Reading(_) | Stage::Told => return,
+            },
+            Some(Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_)) | None => return,
+        };
+        let newcomer = self.take(cx, token);
+        match answer {
+            Some(answer) => self.tell_newcomer(cx, newcomer, &challenge_met(&answer)),
+            None => self.route(cx, newcomer, named),
+        }
+        self.settle(cx);
+    }
+
     /// Gives a visitor who has named a host to the tunnel that has it.
     // PROTOCOL.md: P-HOST-5, P-HOST-6.
     fn route<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, named: Named)
@@ -434,7 +476,8 @@ impl<T, L> Listener<T, L> {
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
-            return self.keep(cx, newcomer, due.since(cx.now));
+            let _kept = self.keep(cx, newcomer, due.since(cx.now));
+            return;
         }
         let (known, host) = (&self.newcomers.routing.known, named.name().map(String::from));
         let why = named.refusal(|name| known.contains(name));
@@ -522,11 +565,11 @@ impl<T, L> Listener<T, L> {
         let _no_room = cx.sys.finish(&newcomer.port.stream);
         cx.sys.shut_write(&newcomer.port.stream);
         newcomer.stage = Stage::Told;
-        self.keep(cx, newcomer, FAREWELL);
+        let _kept = self.keep(cx, newcomer, FAREWELL);
     }
 
-    /// Keeps a newcomer until more comes of it, for so long.
-    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, patience: Duration)
+    /// Keeps a newcomer until more comes of it, for so long. Returns what it is called, if there is room for it.
+    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, patience: Duration) -> Option<Token>
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
@@ -544,8 +587,12 @@ impl<T, L> Listener<T, L> {
                 if let Some(Slot::Newcomer(newcomer)) = self.slots.get_mut(token) {
                     self.newcomers.timers.set(token, &mut newcomer.deadline, Some(at));
                 }
+                Some(token)
             }
-            Err(newcomer) => cx.sys.reset(newcomer.port.stream),
+            Err(newcomer) => {
+                cx.sys.reset(newcomer.port.stream);
+                None
+            }
         }
     }
 

@@ -26,6 +26,7 @@ impl<T, L> ServerMain<T, L> {
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(..)
                 | ToListener::Trust(_)
+                | ToListener::Challenge { .. }
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
                 | ToListener::Report => false,

@@ -59,6 +59,12 @@ pub trait Listen: Streams {
         Err(SysError::Unsupported)
     }
 
+    /// Looks for the answer to an authority's challenge of this name (ACME). Whether it is looked for: then what is found is a
+    /// message, [`ToListener::Challenge`](super::super::messages::ToListener::Challenge).
+    fn find_challenge(&mut self, _newcomer: Token, _name: &str) -> bool {
+        false
+    }
+
     /// Closes a listener; connections not yet accepted are reset, unless another process has a copy.
     fn unlisten(&mut self, listener: Self::Listener);
 }
