@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:48: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:49: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
@@ -594,7 +594,7 @@ mod tests {
                 .starts_with("2: `key` in [[certificates]] is missing")
         );
         let default = format!("{port}{both}default = true\n{both}default = true");
-        assert!(problem(&default).starts_with("8: `default` in [[certificates]] is there twice"));
+        assert!(problem(&default).starts_with("9: `default` in [[certificates]] is there twice"));
     }
 
     #[test]
