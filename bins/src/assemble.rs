@@ -88,6 +88,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     let make = flags.command.is_none();
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut besides));
+    let visitor_tls = found.keep(|warnings| tls::visitors(&file.certificates, warnings, &mut besides));
     found.besides = besides;
     let config = server::Config {
         bind_addr: file.bind_addr,
@@ -97,6 +98,8 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
+        visitor_tls: visitor_tls.flatten(),
+        acme_webroot: file.acme_webroot,
         access_log: None,
         settings: file.settings,
     };
@@ -106,6 +109,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         "proxy_port" => (key, config.proxy_port.to_string()),
         "http_port" => (key, format!("{:?}", config.host_ports[0])),
         "https_port" => (key, format!("{:?}", config.host_ports[1])),
+        "acme_webroot" => (key, format!("{:?}", config.acme_webroot)),
         "tls" => (key, config.tls.is_some().to_string()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });

@@ -106,7 +106,7 @@ impl World {
                 local: SERVICE.into(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
-                serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), proxy_protocol: None },
+                serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), ..Serving::default() },
             }],
             max_proxy_conns: 16,
             access_log: true,
@@ -285,7 +285,9 @@ impl World {
                 ToServer::Numbered { seq, msg } => {
                     ctl.heard = ctl.heard.max(seq);
                     match msg {
-                        ClientMsg::RegisterTunnel { tunnel, .. } | ClientMsg::RegisterHost { tunnel, .. } => {
+                        ClientMsg::RegisterTunnel { tunnel, .. }
+                        | ClientMsg::RegisterHost { tunnel, .. }
+                        | ClientMsg::RegisterSite { tunnel, .. } => {
                             ctl.registered.push(tunnel);
                         }
                         ClientMsg::Done { conn, epoch } => ctl.done.push((conn, epoch)),

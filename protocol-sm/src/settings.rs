@@ -7,7 +7,7 @@ use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::routes::{HostSet, Site};
+use crate::routes::{HostSet, Service, Site};
 use crate::sources::{Network, SourceLists};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -396,6 +396,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// What the server is told of the service of a host.
+    pub service: Service,
 }
 
 /// Where a connection begins; by itself the system chooses.

@@ -1,5 +1,6 @@
 //! The server's threads.
 
+use crate::challenges::Challenges;
 use crate::inherit::{Inherited, Lent};
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
@@ -8,7 +9,7 @@ use crate::scoped::{NoInterface, ScopedIp};
 use crate::sys::every_address;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls, TlsInUse};
+use crate::tls::{ServerTls, Tls, TlsInUse, VisitorTls, VisitorTlsInUse};
 use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
@@ -45,6 +47,10 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Ends the TLS of visitors of the https port, where it has a certificate for their host.
+    pub visitor_tls: Option<VisitorTls>,
+    /// Where an authority's challenges are answered from, if they are.
+    pub acme_webroot: Option<PathBuf>,
     /// Where visits are recorded, if they are.
     pub access_log: Option<AccessLog>,
     /// Everything else.
@@ -61,6 +67,7 @@ pub struct Server {
     main: MainWorker,
     main_address: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     operator: Operator,
     listener: ListenWorker,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
@@ -204,6 +211,8 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let main_address = main.address();
     let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
+    let challenges =
+        config.acme_webroot.as_ref().map(|webroot| Challenges::serve(webroot, listener.address())).transpose()?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
     let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
@@ -220,6 +229,10 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
     main.sys.use_tls(tls.clone());
+    let visitor_tls = VisitorTlsInUse::default();
+    visitor_tls.set(config.visitor_tls);
+    listener.sys.meet_challenges(challenges);
+    listener.sys.end_visitors_tls(visitor_tls.clone());
     let lent = Lent::default();
     main.sys.lend_to(lent.clone());
     listener.sys.lend_to(lent.clone());
@@ -229,6 +242,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
         main,
         main_address,
         tls,
+        visitor_tls,
         operator,
         listener,
         loop_count,
@@ -330,7 +344,8 @@ impl Server {
     pub fn reloader(&mut self) -> Reloader {
         let (sender, answers) = channel();
         self.main.sys.notes().answer_reloads(sender);
-        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
+        let (tls, visitor_tls) = (self.tls.clone(), self.visitor_tls.clone());
+        Reloader { main: self.main_address.clone(), tls, visitor_tls, answers }
     }
 
     /// A handle that lets another process take over.
@@ -410,6 +425,7 @@ impl Server {
 pub struct Reloader {
     main: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     answers: Receiver<Option<Changes>>,
 }
 
@@ -423,6 +439,7 @@ impl Reloader {
         if let Some(tls) = config.tls.filter(|_| encrypts) {
             self.tls.set(Tls::Server(tls));
         }
+        self.visitor_tls.set(config.visitor_tls);
         self.main.post(ToServerMain::Reload(Box::new(config.settings)));
         self.answers.recv().ok().flatten()
     }

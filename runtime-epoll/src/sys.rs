@@ -19,15 +19,17 @@ pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
+use crate::challenges::Challenges;
 use crate::inherit::Lent;
 use crate::notes::Notes;
-use crate::tls::TlsInUse;
+use crate::tls::{TlsInUse, VisitorTlsInUse};
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
     BULK, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError,
     Tell, Token, Unacked,
 };
+use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::{Origin, Timings};
 use std::collections::BTreeSet;
 use std::io;
@@ -54,6 +56,8 @@ pub struct Linux<O = ()> {
     notes: Notes,
     /// Listeners for another process.
     lent: Lent,
+    /// Who answers an authority's challenges, if anybody.
+    challenges: Option<Challenges>,
     outbox: O,
 }
 
@@ -78,6 +82,7 @@ impl<O> Linux<O> {
             random: random::Random::default(),
             notes: Notes::default(),
             lent: Lent::default(),
+            challenges: None,
             outbox,
         }
     }
@@ -113,6 +118,16 @@ impl<O> Linux<O> {
     /// Encrypts connections between client and server from now on.
     pub(crate) fn use_tls(&mut self, tls: TlsInUse) {
         self.secure.tls = tls;
+    }
+
+    /// Answers an authority's challenges from now on.
+    pub(crate) fn meet_challenges(&mut self, challenges: Option<Challenges>) {
+        self.challenges = challenges;
+    }
+
+    /// Ends the TLS of visitors from now on, where these have certificates for them.
+    pub(crate) fn end_visitors_tls(&mut self, tls: VisitorTlsInUse) {
+        self.secure.visitors = tls;
     }
 
     /// The socket that an event is about, and what it means for the driver.
@@ -284,6 +299,12 @@ impl<O> Streams for Linux<O> {
         }
     }
 
+    fn finish(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let Some(session) = stream.tls.get() else { return Ok(()) };
+        let said = self.secure.finish(stream, session);
+        self.wrote(stream, 0, said.map(|()| 0)).map(drop)
+    }
+
     fn own_address(&self, stream: &Stream) -> SocketAddr {
         stream.own_address()
     }
@@ -390,6 +411,25 @@ impl<O> Listen for Linux<O> {
         let (stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&stream);
         Ok((stream, from))
+    }
+
+    fn certified(&self, name: Option<&str>) -> bool {
+        self.secure.visitors.certified(name)
+    }
+
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], speaks: Speaks) -> Result<(), SysError> {
+        // A session may have to write while its driver only reads.
+        self.want_room(stream)?;
+        self.secure.end(stream, hello, speaks)
+    }
+
+    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+        let session = stream.tls.get().ok_or(SysError::Unsupported)?;
+        self.secure.agreed(stream, session)
+    }
+
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        self.challenges.as_ref().is_some_and(|challenges| challenges.ask(newcomer, name))
     }
 
     fn unlisten(&mut self, listener: Listener) {

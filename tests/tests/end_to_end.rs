@@ -60,6 +60,7 @@ mod reload;
 mod resets;
 mod resets_in_order;
 mod reuse;
+mod routes;
 mod server_restart;
 mod several_clients;
 mod slow_reader;

@@ -5,6 +5,7 @@ use super::keys::{
 };
 use super::ranges::{self, Ports};
 use super::section::{Order, Section};
+use super::service;
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
 use crate::address::{AddressError, HostPort, server_address, socket_addr};
 use crate::outbound::OutboundSource;
@@ -158,11 +159,12 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     top.seconds("reconnect_min", &mut timings.reconnect_min);
     top.seconds("reconnect_max", &mut timings.reconnect_max);
     top.ordered("reconnect_min", timings.reconnect_min, "reconnect_max", timings.reconnect_max, Order::AtMost);
-    for section in top.tables("tunnels", &TUNNEL_KEYS) {
+    let keys = [&TUNNEL_KEYS[..], &service::KEYS].concat();
+    for section in top.tables("tunnels", &keys) {
         tunnel(&section, &mut file.tunnels);
     }
     top.reject_unknown(|key| {
-        if TUNNEL_KEYS.contains(&key) {
+        if keys.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
             let there = keys::SERVER.contains(&key) || tls::SERVER_KEYS.contains(&key);
@@ -264,8 +266,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         "v2" => Ok(ProxyProtocol::V2),
         _ => Err("is no version of the PROXY protocol; write \"v1\" or \"v2\", or leave the key out"),
     });
-    let serving = Serving { max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
     let sites = sites(section, tunnels);
+    let service = service::service(section, sites.first().map(|site| site.web));
+    let serving = Serving { max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());

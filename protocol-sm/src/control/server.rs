@@ -29,7 +29,7 @@ use crate::gate::Gate;
 use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
-use crate::routes::Site;
+use crate::routes::{Service, Site};
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
@@ -87,6 +87,7 @@ struct Tunnel {
     name: String,
     wanted: u16,
     site: Option<Site>,
+    service: Service,
     limits: TunnelLimits,
     serial: u64,
     stage: TunnelStage,
@@ -297,11 +298,17 @@ impl Control {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: public_port, site: None }, limits, random, room)
+                let asked = Asked { name, wanted: public_port, site: None };
+                self.register(tunnel, asked, Service::default(), limits, random, room)
             }
             ClientMsg::RegisterHost { tunnel, site, name, limits } => {
+                let msg = ClientMsg::RegisterSite { tunnel, site, service: Service::default(), name, limits };
+                self.on_msg(msg, random, ledger)
+            }
+            ClientMsg::RegisterSite { tunnel, site, service, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: 0, site: Some(*site) }, limits, random, room)
+                let asked = Asked { name, wanted: 0, site: Some(*site) };
+                self.register(tunnel, asked, service, limits, random, room)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
@@ -341,6 +348,7 @@ impl Control {
         &mut self,
         tunnel: TunnelId,
         asked: Asked,
+        service: Service,
         limits: TunnelLimits,
         random: u32,
         room: u32,
@@ -372,7 +380,7 @@ impl Control {
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted, site, limits, serial, stage });
+        self.tunnels.insert(tunnel, Tunnel { name, wanted, site, service, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -405,7 +413,7 @@ impl Control {
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
-        let gate = Box::new(Gate::new(self.credential, &self.scope, state.limits.clone()));
+        let gate = state.gate(self.credential, &self.scope);
         Some(Bind { registration, place, gate })
     }
 
@@ -425,7 +433,7 @@ impl Control {
             TunnelStage::Waiting { .. } => None,
             TunnelStage::Binding | TunnelStage::Open(_) => Some(Admitted {
                 registration: Registration { tunnel, serial: state.serial },
-                gate: Box::new(Gate::new(self.credential, &self.scope, state.limits.clone())),
+                gate: state.gate(self.credential, &self.scope),
             }),
         }
     }
@@ -520,6 +528,12 @@ impl Control {
 impl Tunnel {
     fn asked(&self) -> Asked {
         Asked { name: self.name.clone(), wanted: self.wanted, site: self.site.clone() }
+    }
+
+    fn gate(&self, holder: Holder, scope: &Scope) -> Box<Gate> {
+        let mut gate = Box::new(Gate::new(holder, scope, self.limits.clone()));
+        gate.service = self.service;
+        gate
     }
 
     /// Its registration, if its public port is open.

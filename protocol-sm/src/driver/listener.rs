@@ -465,6 +465,7 @@ where
                 self.change_routing(cx, *routing);
             }
             ToListener::Trust(trusted) => self.trusted = trusted,
+            ToListener::Challenge { newcomer, answer } => self.on_challenge(cx, newcomer, answer),
             ToListener::Admit { control, registration, gate } => self.admit(control, registration, gate),
             ToListener::Report => {
                 let members = self.public_ports().flat_map(|(_, port)| port.route.members());

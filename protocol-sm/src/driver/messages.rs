@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::inherit::Owner;
+use super::slab::Token;
 use super::sys::Lookup;
 use crate::auth::SessionKey;
 use crate::bandwidth::{Direction, Rate};
@@ -527,6 +528,13 @@ pub enum ToListener<T> {
     Retire {
         /// The session, by the server's key.
         control: ControlKey,
+    },
+    /// What was found for an authority that asks: see [`Listen::find_challenge`](super::Listen::find_challenge).
+    Challenge {
+        /// Who asks, if it is still there.
+        newcomer: Token,
+        /// The answer; none: it is a visitor as any other.
+        answer: Option<Vec<u8>>,
     },
     /// A step of an upgrade. [`Step::Lend`] is answered by [`FromListener::Lent`].
     Upgrade(Step),

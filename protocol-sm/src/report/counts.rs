@@ -100,6 +100,8 @@ reasons!(Refusal {
     Crowded => "crowded",
     Stopping => "stopping",
     NoHeader => "no_header",
+    TlsFailed => "tls_failed",
+    Misdirected => "misdirected",
 });
 
 /// More than there are reasons of any kind.

@@ -268,6 +268,7 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
         ClientMsg::RegisterTunnel { .. }
         | ClientMsg::RegisterHost { .. }
+        | ClientMsg::RegisterSite { .. }
         | ClientMsg::ChangeTunnel { .. }
         | ClientMsg::CloseTunnel { .. }
         | ClientMsg::Drain => {

@@ -111,6 +111,7 @@ pub enum Sometimes {
     HeaderSplit,
     HeaderRefused,
     HostRefused,
+    TlsEnded,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -125,7 +126,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 113] = [
+    pub const ALL: [Self; 114] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -229,6 +230,7 @@ impl Sometimes {
         Self::HeaderSplit,
         Self::HeaderRefused,
         Self::HostRefused,
+        Self::TlsEnded,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

@@ -121,13 +121,21 @@ pub struct TunnelPlan {
     pub serving: Serving,
     /// The host whose visitors it has, instead of a public port.
     pub site: Option<Site>,
+    /// They come over TLS, which ends at the server.
+    pub sealed: bool,
 }
 
 impl TunnelPlan {
     /// What a visitor who comes to it says before anything else: what leads to its host.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
-        self.site.as_ref().map_or_else(Vec::new, greeting)
+        self.site.as_ref().map_or_else(Vec::new, |site| greeting(site, site.web))
+    }
+
+    /// What begins a visitor's TLS, if that ends at the server.
+    #[must_use]
+    pub fn hello(&self) -> Option<Vec<u8>> {
+        self.site.as_ref().filter(|_| self.sealed).map(|site| greeting(site, Web::Https))
     }
 }
 
@@ -142,6 +150,15 @@ impl Scenario {
                 tunnel.public_port = 0;
                 tunnel.site = Some(Site { web, host: host.parse().expect("a host") });
             }
+        }
+    }
+
+    /// Draws of which hosts visitors come over TLS that ends at the server. Its dice are its own, too.
+    pub(crate) fn draw_sealed(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0x7153_0000);
+        for tunnel in &mut self.tunnels {
+            let plain = tunnel.site.as_ref().is_some_and(|site| site.web == Web::Http);
+            tunnel.sealed = rng.chance(50) && plain;
         }
     }
 
@@ -269,6 +286,7 @@ pub(crate) fn draw_clients(
                     service_first: rng.chance(50),
                     serving: Serving::default(),
                     site: None,
+                    sealed: false,
                 });
                 on_tunnel(rng);
             }

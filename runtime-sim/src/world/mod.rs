@@ -41,6 +41,7 @@ use books::Asked;
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::reload::ClientReload;
+use protocol_sm::routes::Web;
 use protocol_sm::sources::Network;
 use protocol_sm::time::Instant;
 use silence::Silence;
@@ -403,7 +404,9 @@ impl World {
             }
             return;
         };
-        let to = SocketAddr::new(self.kernel.ip(self.server_host), public.port());
+        let sealed = self.plan.scenario.tunnels[tunnel].sealed;
+        let port = if sealed { HOSTS[Web::Https as usize] } else { public.port() };
+        let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
         self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
     }
 

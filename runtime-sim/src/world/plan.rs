@@ -187,6 +187,7 @@ impl Plan {
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);
         scenario.draw_sites(seed);
+        scenario.draw_sealed(seed);
         Self {
             seed,
             scenario,

@@ -198,6 +198,7 @@ impl World {
             ToListener::CloseAll { .. }
             | ToListener::Retire { .. }
             | ToListener::Visitor { .. }
+            | ToListener::Challenge { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(..)
             | ToListener::Trust(_)

@@ -16,6 +16,7 @@ use protocol_sm::driver::messages::{
 use protocol_sm::driver::{
     Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell, Token, Unacked,
 };
+use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use std::collections::BTreeMap;
@@ -32,8 +33,19 @@ struct Owed {
     handshake_due: bool,
     /// The way through an outbound proxy is not behind it.
     proxy: Option<Box<Proxy>>,
+    /// A visitor's TLS ends here.
+    sealed: Option<Sealed>,
     chunk: Vec<u8>,
     sent: usize,
+}
+
+/// TLS that ends here. What it makes of bytes is nothing: only when they come and go is like it.
+#[derive(Debug)]
+struct Sealed {
+    /// The handshake is not through.
+    handshake_due: bool,
+    /// Its end was said inside.
+    said: bool,
 }
 
 /// A listening socket.
@@ -93,6 +105,8 @@ pub(super) struct Effects {
     pub(super) moved: Vec<(SockId, usize, usize)>,
     /// Bytes of headers that were taken off public sockets.
     pub(super) skipped: Vec<(SockId, usize)>,
+    /// Bytes that began TLS, and were read as if they were a visitor's own.
+    pub(super) unread: Vec<(SockId, usize)>,
     /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
     pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
@@ -128,6 +142,10 @@ impl ThreadSys<'_> {
             self.kernel.watch_room(stream.0);
         }
         result
+    }
+
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        self.plan.encrypts(stream.1) || stream.2.borrow().sealed.is_some()
     }
 
     fn took(&mut self, stream: &Stream, bytes: usize) {
@@ -221,7 +239,7 @@ impl Streams for ThreadSys<'_> {
         if stream.2.borrow().proxy.is_some() {
             return Ok(self.tell_proxy(stream, from));
         }
-        let sent = if self.plan.encrypts(stream.1) {
+        let sent = if self.is_encrypted(stream) {
             self.send_chunk(stream, from)?
         } else {
             let sent = self.kernel.send(stream.0, from);
@@ -268,7 +286,22 @@ impl Streams for ThreadSys<'_> {
         self.kernel.unacked(stream.0)
     }
 
+    fn finish(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let full = self.rng.chance(30);
+        let mut owed = stream.2.borrow_mut();
+        let Some(sealed) = owed.sealed.as_mut().filter(|sealed| !sealed.said) else { return Ok(()) };
+        if full {
+            self.kernel.watch_room(stream.0);
+            return Err(SysError::WouldBlock);
+        }
+        sealed.said = true;
+        Ok(())
+    }
+
     fn shut_write(&mut self, stream: &Stream) {
+        if stream.2.borrow().sealed.as_ref().is_some_and(|sealed| !sealed.said) {
+            self.breach(Property::ChunksWhole, "an end that was not said inside of TLS".into());
+        }
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
         }
@@ -303,7 +336,7 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
-        if self.plan.encrypts(stream.1) {
+        if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
         }
         self.may_splice()?;
@@ -323,7 +356,7 @@ impl Splice for ThreadSys<'_> {
             let held = self.kernel.pipe_bytes(pipe.0);
             self.breach(Property::PipesEmptyAtRest, format!("the pipe holds {held} bytes, the core counts {max}"));
         }
-        if self.plan.encrypts(stream.1) {
+        if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
         }
         self.check_shut(stream);
@@ -351,7 +384,7 @@ impl Splice for ThreadSys<'_> {
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
-        !self.plan.encrypts(stream.1)
+        !self.is_encrypted(stream)
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
@@ -442,7 +475,7 @@ impl ThreadSys<'_> {
     fn send_chunk(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         let mut owed = stream.2.borrow_mut();
         if owed.chunk.is_empty() {
-            *owed = Owed { chunk: from.to_vec(), ..Owed::default() };
+            (owed.chunk, owed.sent) = (from.to_vec(), 0);
         } else if !from.starts_with(&owed.chunk) {
             self.breach(Property::ChunksWhole, format!("{} other bytes", from.len()));
         }
@@ -513,6 +546,23 @@ impl Listen for ThreadSys<'_> {
             self.effects.accepted.push((sock, from));
         }
         Ok((Stream(sock, role, RefCell::default()), from))
+    }
+
+    fn certified(&self, name: Option<&str>) -> bool {
+        name.is_some()
+    }
+
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], _: Speaks) -> Result<(), SysError> {
+        self.effects.unread.push((stream.0, hello.len()));
+        self.effects.sometimes.push(Sometimes::TlsEnded);
+        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due: self.rng.chance(50), said: false });
+        Ok(())
+    }
+
+    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+        let mut owed = stream.2.borrow_mut();
+        let sealed = owed.sealed.as_mut().expect("its TLS ends here");
+        if core::mem::take(&mut sealed.handshake_due) { Err(SysError::WouldBlock) } else { Ok(Agreed::Http1) }
     }
 
     fn unlisten(&mut self, listener: Socket) {

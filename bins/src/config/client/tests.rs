@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::token::TokenSource;
+use protocol_sm::routes::{Service, Speaks};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
@@ -76,7 +77,8 @@ fn every_key_is_read() {
     assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
     let limits = &file.tunnels[0].limits;
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
-    let serving = Serving { max_bandwidth: NonZeroU64::new(1_000_000), proxy_protocol: Some(ProxyProtocol::V2) };
+    let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
+    let serving = Serving { max_bandwidth, proxy_protocol, ..Serving::default() };
     let all = [serving, Serving::default(), Serving::default()];
     assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
     let parts = file.tunnels[1].parts();
@@ -282,4 +284,34 @@ fn wrong_values_say_what_to_write() {
         "1: `reconnect_max` (15 s, the default) must not be shorter than `reconnect_min` (16 s); raise the one or lower \
          the other"
     );
+}
+
+#[test]
+fn what_a_service_is_like_is_said_of_hosts_in_the_clear() {
+    let tunnel = |more: &str| {
+        format!("[[tunnels]]\nname = 'a'\nlocal = '127.0.0.1:1'\nhosts = ['a.example']\nprotocol = 'http'\n{more}")
+    };
+    let read = |more: &str| parse(&tunnel(more)).unwrap().tunnels[0].serving.service;
+    assert_eq!(read(""), Service::default());
+    let all = "redirect_to_https = true\nforwarded_headers = true\none_request_per_connection = true";
+    assert_eq!(read(all), Service { speaks: Speaks::Http1, redirect: true, forwarded: true });
+    for (alpn, speaks) in
+        [("['http/1.1']", Speaks::Http1), ("['h2']", Speaks::Http2), ("['http/1.1', 'h2']", Speaks::Both)]
+    {
+        assert_eq!(read(&format!("alpn = {alpn}")), Service { speaks, ..Service::default() });
+    }
+    for (more, what) in [
+        ("forwarded_headers = true", "6: `forwarded_headers` in [[tunnels]] needs `one_request_per_connection = true`"),
+        ("one_request_per_connection = true", "6: `one_request_per_connection` in [[tunnels]] stands without"),
+        (
+            "alpn = ['h2']\nforwarded_headers = true\none_request_per_connection = true",
+            "7: `forwarded_headers` in [[tunnels]] cannot be had with HTTP/2",
+        ),
+        ("alpn = ['h3']", "6: `alpn` in [[tunnels]]: \"h3\" is not known here"),
+        ("alpn = []", "6: `alpn` in [[tunnels]] is an empty list"),
+    ] {
+        assert!(problem(&tunnel(more)).starts_with(what), "{}", problem(&tunnel(more)));
+    }
+    let port = "[[tunnels]]\nname = 'a'\nlocal = '127.0.0.1:1'\nredirect_to_https = true";
+    assert!(problem(port).starts_with("4: `redirect_to_https` in [[tunnels]] is for tunnels with `hosts`"));
 }

@@ -271,7 +271,7 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let Serving { max_bandwidth, proxy_protocol } = servings.get(&tunnel).copied().unwrap_or_default();
+            let Serving { max_bandwidth, proxy_protocol, .. } = servings.get(&tunnel).copied().unwrap_or_default();
             if let Some(proxy_protocol) = proxy_protocol {
                 conn.link.ingress_flow.push_frame(&proxy_protocol.header(visitor, public));
             }

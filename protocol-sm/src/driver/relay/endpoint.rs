@@ -73,6 +73,16 @@ impl<T> Endpoint<T> {
         self.writable &= sent != Err(SysError::WouldBlock);
         sent
     }
+
+    /// Says inside of what encrypts it that no more comes.
+    pub(super) fn finish<S: Streams<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
+        if !self.writable {
+            return Err(SysError::WouldBlock);
+        }
+        let finished = if planted(PlantedBug::EndUnsaid) { Ok(()) } else { sys.finish(&self.stream) };
+        self.writable &= finished != Err(SysError::WouldBlock);
+        finished
+    }
 }
 
 /// Whether the socket's pending error says that it is lost.

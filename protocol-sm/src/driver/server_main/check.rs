@@ -28,6 +28,7 @@ impl<T, L> ServerMain<T, L> {
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(..)
                 | ToListener::Trust(_)
+                | ToListener::Challenge { .. }
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
                 | ToListener::Visitor { .. }

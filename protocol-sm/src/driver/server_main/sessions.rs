@@ -63,7 +63,7 @@ impl<T, L> ServerMain<T, L> {
             ClientMsg::RegisterTunnel { name, public_port, .. } => {
                 Asked { name: name.clone(), wanted: *public_port, site: None }
             }
-            ClientMsg::RegisterHost { name, site, .. } => {
+            ClientMsg::RegisterHost { name, site, .. } | ClientMsg::RegisterSite { name, site, .. } => {
                 Asked { name: name.clone(), wanted: 0, site: Some((**site).clone()) }
             }
             ClientMsg::CloseTunnel { .. }

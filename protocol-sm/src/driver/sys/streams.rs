@@ -82,6 +82,15 @@ pub trait Streams {
     /// failed.
     fn channel(&mut self, stream: &Self::Stream) -> Result<Option<Channel>, SysError>;
 
+    /// Says inside of what encrypts `stream` that no more comes (close_notify), which goes before [`Streams::shut_write`].
+    /// Nothing where nothing encrypts it.
+    ///
+    /// # Errors
+    /// As for [`Streams::send`].
+    fn finish(&mut self, _stream: &Self::Stream) -> Result<(), SysError> {
+        Ok(())
+    }
+
     /// The address that `stream`'s peer is connected to (getsockname). 0.0.0.0:0 where the system does not say.
     fn own_address(&self, stream: &Self::Stream) -> SocketAddr;
 

@@ -228,7 +228,7 @@ fn an_end_without_a_goodbye_is_a_reset() {
         pair.settle();
         assert_eq!(pair.send(SERVER, b"last words"), Ok(10));
         if goodbye {
-            pair.with(SERVER, |session, wire, _| session.close(wire));
+            pair.with(SERVER, |session, wire, _| session.finish(wire).expect("there is room"));
         }
         pair.down.ended = true;
         let mut into = [0; 100];
@@ -407,7 +407,7 @@ fn the_end_behind_the_last_bytes_is_not_waited_for() {
         pair.settle();
         assert_eq!(pair.send(CLIENT, b"last words"), Ok(10));
         if goodbye {
-            pair.with(CLIENT, |session, wire, _| session.close(wire));
+            pair.with(CLIENT, |session, wire, _| session.finish(wire).expect("there is room"));
         }
         let Pair { sessions: [_, server], buffers, up, .. } = &mut pair;
         assert_eq!(server.recv(&mut Whole(up), buffers, &mut [0; 100]), Ok((10, !goodbye)));
