@@ -193,20 +193,9 @@ pub const CATALOG: &[Entry] = &{
         small(Reloading, "a scope shrinks, a tunnel is closed", programs(Programs { client_closes: true, ..SHRINKS })),
         small(Orders, "the operator ends the session", programs(KICK)),
         small(Orders, "the same, slow mail, nobody visits", programs(Programs { lazy: true, visits: 0, ..KICK })),
-        large(Orders, "the same, slow mail", programs(Programs { lazy: true, ..KICK })),
         small(Orders, "the operator closes the port", programs(CLOSE)),
         small(Orders, "the same, slow mail", programs(Programs { lazy: true, ..CLOSE })),
         small(Orders, "both", programs(Programs { kicks: true, visits: 0, ..CLOSE })),
         large(Orders, "both, a visitor", programs(Programs { kicks: true, ..CLOSE })),
-        large(
-            Orders,
-            "the operator ends the session, a ctl_conn is lost",
-            programs(Programs { ctl_losses: 1, ..KICK }),
-        ),
-        large(
-            Orders,
-            "the operator closes the port, a ctl_conn is lost",
-            programs(Programs { ctl_losses: 1, ..CLOSE }),
-        ),
     ]
 };
