@@ -12,8 +12,9 @@ use protocol_sm::driver::Driver;
 use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::ToServerMain;
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::routes::{Service, Site, Speaks, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
@@ -125,9 +126,11 @@ impl World {
         };
         let any = SocketAddr::new(LOCAL, 0);
         let main = &mut world.main;
-        let (ctl, proxy) =
-            with(&mut world.net, MAIN, |cx| main.listen(cx, any, any, [None, None])).expect("free ports");
-        (world.ctl_port, world.proxy_port) = (ctl.port(), proxy.port());
+        let mut listen = |purpose| {
+            let wanted = Wanted { at: any, purposes: Purposes::default().with(purpose), left: None };
+            with(&mut world.net, MAIN, |cx| main.listen(cx, wanted)).expect("free ports").port()
+        };
+        (world.ctl_port, world.proxy_port) = (listen(Purpose::Ctl), listen(Purpose::Proxy));
         world
     }
 

@@ -113,11 +113,13 @@ pub enum PlantedBug {
     HeadLost,
     /// The end of a stream is not said inside of what encrypts it.
     EndUnsaid,
+    /// The bytes that tell a client from a visitor are taken off the connection.
+    LookTakes,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -169,6 +171,7 @@ impl PlantedBug {
         Self::AnyHost,
         Self::HeadLost,
         Self::EndUnsaid,
+        Self::LookTakes,
     ];
 }
 

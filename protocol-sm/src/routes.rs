@@ -17,7 +17,7 @@ mod answers;
 mod challenge;
 mod forwarded;
 mod head;
-mod hello;
+pub(crate) mod hello;
 mod host;
 mod service;
 

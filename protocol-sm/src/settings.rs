@@ -271,7 +271,9 @@ pub struct ServerSettings {
     /// Accepted credentials. Without any token clients are taken from loopback addresses only. In a running server a
     /// credential keeps its place, and one that was taken away stays there without tokens.
     pub credentials: Vec<Credential>,
-    /// What clients may do where `credentials` is empty.
+    /// Clients of this machine are taken without a token although there are some (default: they are not).
+    pub open_to_loopback: bool,
+    /// What clients may do that have proved no token.
     pub open_scope: Scope,
     /// Idle proxy_conns kept ready per client (default 4; spread over the event loops).
     pub idle_conns: u32,
@@ -305,6 +307,12 @@ impl ServerSettings {
         self.credentials.iter().all(|credential| credential.tokens.is_empty())
     }
 
+    /// Whether clients of this machine are taken without a token.
+    #[must_use]
+    pub fn takes_without_token(&self) -> bool {
+        self.open_to_loopback || self.is_open()
+    }
+
     /// What a holder may do.
     #[must_use]
     pub fn scope_of(&self, holder: Holder) -> &Scope {
@@ -329,7 +337,7 @@ impl ServerSettings {
     pub fn takes(&self, holder: Holder, token: Option<&Token>) -> bool {
         match (holder, token) {
             (Some(index), Some(token)) => self.credentials[index].tokens.contains(token),
-            (None, None) => self.is_open(),
+            (None, None) => self.takes_without_token(),
             (Some(_), None) | (None, Some(_)) => false,
         }
     }
@@ -345,6 +353,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             credentials: Vec::new(),
+            open_to_loopback: false,
             open_scope: Scope::default(),
             idle_conns: 4,
             max_handshakes: 1024,

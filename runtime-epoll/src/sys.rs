@@ -26,7 +26,7 @@ use crate::tls::{TlsInUse, VisitorTlsInUse};
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
-    Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice, Streams, SysError,
+    BULK, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams, SysError,
     Tell, Token, Unacked,
 };
 use protocol_sm::routes::{Agreed, Speaks};
@@ -40,9 +40,6 @@ use std::time::Duration;
 
 /// Bytes copied at once into the pipe of a stream with urgent bytes: they fit into any pipe that is used.
 const BOUNCE: usize = 16 * 1024;
-
-/// A write of this many bytes moves bulk data: a read has filled a driver's buffer.
-const BULK: usize = SCRATCH;
 
 /// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. A socket
 /// belongs to the holder of its [`Stream`]. `O` takes the messages for other drivers; `()` does where there are none.
@@ -167,7 +164,8 @@ impl<O> Linux<O> {
     /// registered for EPOLLOUT.
     fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
         let full = result == Err(SysError::WouldBlock);
-        // With TLS, a write also finds no room while the handshake is under way.
+        // A write of so many bytes comes of a read that has shown a bulk stream. With TLS, a write also finds no room
+        // while the handshake is under way.
         if wanted >= BULK || full && stream.tls.get().is_none() {
             stream.on_bulk();
         }
@@ -229,6 +227,11 @@ impl<O> Streams for Linux<O> {
 
     fn probe(&mut self, stream: &Stream, timings: &Timings) {
         options::probe(stream, timings);
+    }
+
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        stream.assign(role, &self.limits);
+        self.secure.accepted(stream);
     }
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {

@@ -7,7 +7,7 @@ use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::service;
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
-use crate::address::{AddressError, HostPort, socket_addr};
+use crate::address::{AddressError, HostPort, server_address, socket_addr};
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
@@ -145,7 +145,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
     file.tls = tls::client(&top);
-    file.server = top.parsed("server");
+    file.server = top.parsed_by("server", server_address);
     file.proxy = proxy(&top);
     file.uplink = uplink(&top);
     file.outbound = outbound(&top);

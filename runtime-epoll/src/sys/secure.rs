@@ -77,7 +77,7 @@ impl Secure {
     }
 
     pub(super) fn accepted(&self, stream: &Stream) {
-        if stream.is_ours() {
+        if stream.is_ours() && stream.tls.get().is_none() {
             encrypt(stream, self.tls.get().accepted());
             // A session may have to write while its driver only reads.
             stream.for_room.set(stream.tls.get().is_some());

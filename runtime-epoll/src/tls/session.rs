@@ -20,7 +20,7 @@ use super::pin::WrongPin;
 use super::words::said;
 use protocol_sm::auth::Channel;
 use protocol_sm::codes::TlsFailure;
-use protocol_sm::driver::{SCRATCH, SysError};
+use protocol_sm::driver::SysError;
 use protocol_sm::wire::{ALPN, Opening};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
@@ -31,7 +31,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Plain bytes encrypted at once: two records.
-const CHUNK: usize = SCRATCH;
+const CHUNK: usize = 2 * RECORD;
 /// The most that a TLS 1.3 record adds to its plain bytes: header, content type, tag.
 const RECORD_EXTRA: usize = 5 + 1 + 16;
 /// Plain bytes of a full record.

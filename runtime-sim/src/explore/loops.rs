@@ -278,8 +278,8 @@ fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
     ToServerLoop::Transfer { control, msg }
 }
 
-/// Enough for any handshake and frames; a read that fills it makes a stream bulk.
-const SCRATCH: usize = 512;
+/// Enough for any handshake and frames; a read of a quarter makes a stream bulk.
+const SCRATCH: usize = 4 * 512;
 
 impl Model for Loops {
     type State = State;

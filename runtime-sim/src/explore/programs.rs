@@ -14,11 +14,12 @@ use super::story::Story;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
-use protocol_sm::driver::messages::{ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{Order, ToClientLoop, ToClientMain, ToListener, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Driver, Role, Use};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -29,6 +30,9 @@ use std::time::Duration;
 const NEVER: Duration = Duration::from_secs(1_000_000_000);
 /// How long a server lets a newcomer register what it takes over.
 const HANDOVER: Duration = Duration::from_secs(10);
+/// Every client's, and how the operator calls it.
+const IDENTITY: [u8; 16] = [7; 16];
+const NAME: &str = "07070707";
 /// A client's only tunnel.
 const TUNNEL: TunnelId = TunnelId(0);
 
@@ -65,6 +69,10 @@ pub struct Programs {
     pub client_reloads: bool,
     /// Whether the server may be told that the client may not have its port any more.
     pub server_shrinks: bool,
+    /// Whether the operator may end the client's session.
+    pub kicks: bool,
+    /// Whether the operator may close the public port.
+    pub closes_port: bool,
     /// Whether the time to drain may pass.
     pub impatient: bool,
     /// Whether mail may wait.
@@ -91,6 +99,8 @@ impl Programs {
             client_closes: false,
             client_reloads: false,
             server_shrinks: false,
+            kicks: false,
+            closes_port: false,
             impatient: false,
             lazy: false,
         }
@@ -124,6 +134,10 @@ pub(super) enum Action {
     ReloadClient,
     /// The server is told that the client may not have its port any more.
     ReloadServer,
+    /// The operator ends the client's session.
+    Kick,
+    /// The operator closes the public port.
+    ClosePort,
 }
 
 /// A client's process.
@@ -137,6 +151,21 @@ struct Client {
     frozen: bool,
     /// Deadlines that may still pass: pauses before a reconnect would come for ever.
     deadlines: usize,
+    /// How often it may ask again, while it is up, for a port that was closed: that would come for ever, too.
+    retries: Option<usize>,
+}
+
+impl Client {
+    /// Of the deadlines that come next, how many may still pass.
+    fn left(&self) -> usize {
+        self.retries.filter(|_| self.main.is_up()).unwrap_or(self.deadlines)
+    }
+
+    fn on_deadline(&mut self) {
+        let up = self.main.is_up();
+        let left = self.retries.as_mut().filter(|_| up).unwrap_or(&mut self.deadlines);
+        *left = left.saturating_sub(1);
+    }
 }
 
 /// All of it at one moment.
@@ -148,7 +177,7 @@ pub(super) struct State {
     listener: Part<Listener<Stream, Door>>,
     to_main: VecDeque<ToServerMain<Stream>>,
     to_loop: VecDeque<ToServerLoop<Stream>>,
-    to_listener: VecDeque<ToListener>,
+    to_listener: VecDeque<ToListener<Stream>>,
     clients: Vec<Client>,
     whims: Whims,
     proxy_losses: usize,
@@ -157,6 +186,11 @@ pub(super) struct State {
     client_stopping: bool,
     tunnel_closed: bool,
     client_reloaded: bool,
+    /// Orders of the operator that were given.
+    kicked: bool,
+    port_ordered_closed: bool,
+    /// The operator has closed the port of the session that is there.
+    port_closed: bool,
     /// A session or a tunnel ended, or is to end: visitors may be turned away.
     ending: bool,
 }
@@ -262,7 +296,7 @@ impl Programs {
         ];
         let listens = state.net.listens(CTL_PORT);
         let clients = (0_u8..).zip(&state.clients).filter(move |&(which, client)| {
-            let tries = client.deadlines > 0 || state.clients[0].frozen;
+            let tries = client.left() > 0 || state.clients[0].frozen;
             let stops = which == 0 && state.client_stopping;
             client.started && !client.frozen && tries && (listens || stops)
         });
@@ -292,8 +326,7 @@ impl Programs {
             Who::ServerLoop => self.server_loop(state, now, story, |loop_index, cx| loop_index.on_deadline(cx)),
             Who::Listener => unreachable!("it has no deadline"),
             Who::ClientMain(which) => {
-                let left = &mut state.clients[usize::from(which)].deadlines;
-                *left = left.saturating_sub(1);
+                state.clients[usize::from(which)].on_deadline();
                 Self::client_main(state, which, now, story, |main, cx| main.on_deadline(cx));
             }
             Who::ClientLoop(which) => {
@@ -322,10 +355,16 @@ impl Programs {
             client_stopping: false,
             tunnel_closed: false,
             client_reloaded: false,
+            kicked: false,
+            port_ordered_closed: false,
+            port_closed: false,
             ending: false,
         };
         Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
-            main.listen(cx, at(CTL_PORT), at(PROXY_PORT), [None, None]).expect("the ports are free");
+            for (port, purpose) in [(CTL_PORT, Purpose::Ctl), (PROXY_PORT, Purpose::Proxy)] {
+                let wanted = Wanted { at: at(port), purposes: Purposes::default().with(purpose), left: None };
+                main.listen(cx, wanted).expect("the ports are free");
+            }
         });
         Self::start(&mut state, 0, story);
         state
@@ -417,6 +456,12 @@ impl Model for Programs {
         if self.server_shrinks && !state.tunnel_closed {
             into.push(Action::ReloadServer);
         }
+        if self.kicks && !state.kicked {
+            into.push(Action::Kick);
+        }
+        if self.closes_port && !state.port_ordered_closed {
+            into.push(Action::ClosePort);
+        }
         let last = !into.iter().any(|&action| self.is_due(action));
         into.extend(Self::deadlines(state).map(|(of, _)| Action::Deadline { of, last }));
     }
@@ -433,7 +478,9 @@ impl Model for Programs {
             | Action::StopClient
             | Action::CloseTunnel
             | Action::ReloadClient
-            | Action::ReloadServer => false,
+            | Action::ReloadServer
+            | Action::Kick
+            | Action::ClosePort => false,
         }
     }
 
@@ -444,8 +491,11 @@ impl Model for Programs {
                 if let Move::Come { .. } = made {
                     state.net.knock(end);
                     let stopping = state.server_stopping || state.client_stopping || state.tunnel_closed;
+                    // The port may be about to close.
+                    let ordered = state.kicked || state.port_ordered_closed;
+                    let closing = state.port_closed || ordered && !state.to_listener.is_empty();
                     let visit = state.whims.came - 1;
-                    state.net.visits[visit].doomed |= stopping;
+                    state.net.visits[visit].doomed |= stopping || closing;
                 } else {
                     self.wake(state, end, story);
                 }
@@ -503,6 +553,15 @@ impl Model for Programs {
                 settings.open_scope.allow_ports = "1".parse().expect("a port");
                 state.to_main.push_back(ToServerMain::Reload(Box::new(settings)));
             }
+            // What an order has done is told when it is carried out.
+            Action::Kick => {
+                state.kicked = true;
+                state.to_main.push_back(ToServerMain::Order { tag: 0, order: Order::Kick(NAME.into()) });
+            }
+            Action::ClosePort => {
+                state.port_ordered_closed = true;
+                state.to_main.push_back(ToServerMain::Order { tag: 0, order: Order::Close(PUBLIC_PORT) });
+            }
         }
         self.settle(state, story);
     }
@@ -533,6 +592,7 @@ impl Model for Programs {
             }
             let over = client.main.outcome().is_some();
             assert!(over || !state.client_stopping || which != 0, "drain terminates");
+            assert!(!over || state.client_stopping || self.newcomer, "a client goes on unless it is told to end");
             if over {
                 assert_eq!(client.loop_index.sockets(), 0, "a client that is over holds nothing");
             }
@@ -548,8 +608,9 @@ impl Model for Programs {
             return;
         };
         assert_eq!(state.main.sessions(), 1, "one session per client that is up");
-        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping || state.tunnel_closed, "ports listen");
-        assert!(!state.net.listens(PUBLIC_PORT) || !state.tunnel_closed, "a closed tunnel's port is closed");
+        let closed = state.tunnel_closed || state.port_closed;
+        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping || closed, "ports listen");
+        assert!(!state.net.listens(PUBLIC_PORT) || !closed, "a closed tunnel's port is closed");
         let mut client: Vec<_> = client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
         let mut server = server;
         client.sort_unstable();

@@ -120,11 +120,13 @@ pub enum Sometimes {
     TakenOverWithTransfers,
     ProxyPassed,
     ProxyRefused,
+    ClientAtOnePort,
+    VisitorAtOnePort,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 112] = [
+    pub const ALL: [Self; 114] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -237,6 +239,8 @@ impl Sometimes {
         Self::TakenOverWithTransfers,
         Self::ProxyPassed,
         Self::ProxyRefused,
+        Self::ClientAtOnePort,
+        Self::VisitorAtOnePort,
     ];
 }
 

@@ -21,7 +21,7 @@ use crate::kernel::Rng;
 use greeting::greeting;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
-use protocol_sm::driver::{SCRATCH, Strategy, TURN};
+use protocol_sm::driver::{BULK, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
@@ -79,6 +79,9 @@ pub struct Scenario {
     pub no_splice: u64,
     /// Who speaks for visitors, in front of the server.
     pub trusted_proxies: Vec<Network>,
+    /// The server has one port, [`CTL`], for clients, and for visitors of hosts where the ring has some. At this one, it says,
+    /// is its proxy port.
+    pub one_port: Option<u16>,
 }
 
 /// Limits that are far above what a simulation loads, made small enough to be met.
@@ -182,6 +185,11 @@ impl Scenario {
         self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
     }
 
+    /// Where conns go to.
+    pub(crate) fn proxy_port(&self) -> u16 {
+        self.one_port.unwrap_or(PROXY)
+    }
+
     /// Idle conns that the server keeps of each client.
     pub(crate) fn pools(&self) -> impl Iterator<Item = usize> {
         let idle_conns = self.idle_conns as usize;
@@ -235,6 +243,7 @@ impl Scenario {
             idle_conns: self.idle_conns,
             trusted_proxies: self.trusted_proxies.clone(),
             access_log: true,
+            advertise_proxy_port: self.one_port,
             timings: self.timings.clone(),
             ..ServerSettings::default()
         }
@@ -292,7 +301,7 @@ pub(crate) fn draw_clients(
 
 /// Draws the size of a thread's read buffer.
 pub(crate) fn draw_scratch(rng: &mut Rng) -> usize {
-    if rng.chance(30) { SCRATCH } else { rng.log_size(1024, SCRATCH) }
+    4 * if rng.chance(30) { BULK } else { rng.log_size(1024, BULK) }
 }
 
 /// Draws how much one direction of a transfer moves in a turn: production's, or less, so that streams of a simulation
@@ -318,6 +327,11 @@ pub(crate) fn draw_tight(seed: u64, calm: bool) -> Option<Tight> {
     let mut draw = |low, high| u32::try_from(rng.range(low, high)).expect("small");
     let (dice, visitors, per_source, conns) = (draw(0, 99), draw(3, 9), draw(2, 6), draw(1, 6));
     (!calm && dice < 15).then_some(Tight { visitors, per_source, conns })
+}
+
+/// Draws whether the server has one port. Its dice are its own.
+pub(crate) fn draw_one_port(seed: u64) -> bool {
+    Rng::new(seed ^ 0x0e09_0127).chance(15)
 }
 
 /// Draws the chance in a hundred that a splice(2) is refused. Its dice are its own, so that a seed's other choices are

@@ -51,7 +51,9 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 48] = [
+pub const UNSEEN: [Sometimes; 50] = [
+    Sometimes::ClientAtOnePort,
+    Sometimes::VisitorAtOnePort,
     Sometimes::HostRefused,
     Sometimes::TlsEnded,
     Sometimes::ProxyPassed,

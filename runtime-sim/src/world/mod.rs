@@ -34,7 +34,7 @@ pub use sys::{Pipe, Socket, Stream};
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
-use crate::scenario::{HOSTS, Outcome, tunnel_called};
+use crate::scenario::{CTL, HOSTS, Outcome, PROXY, tunnel_called};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use books::Asked;
@@ -196,6 +196,9 @@ impl World {
         let mut kernel = Kernel::new(rng.next(), Trace::new(keep_trace));
         kernel.short_writes = plan.scenario.short_calls;
         let server_host = kernel.host();
+        if plan.scenario.one_port.is_some() {
+            kernel.redirect(server_host, HOSTS.into_iter().chain([PROXY]), CTL);
+        }
         let visitor_host = kernel.host();
         if plan.fronted {
             let relay = Network::new(kernel.ip(visitor_host), 32).expect("one address");

@@ -60,7 +60,7 @@ pub struct Pipe(pub(super) PipeId);
 #[derive(Debug)]
 pub(super) enum Mail {
     ServerMain(ToServerMain<Stream>),
-    Listener(ToListener),
+    Listener(ToListener<Stream>),
     ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
     ClientLoop(ToClientLoop),
@@ -168,6 +168,16 @@ impl ThreadSys<'_> {
 
 impl Streams for ThreadSys<'_> {
     type Stream = Stream;
+
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        stream.1 = role;
+        if role == Role::Public {
+            self.effects.accepted.push((stream.0, self.kernel.remote(stream.0)));
+            self.effects.sometimes.push(Sometimes::VisitorAtOnePort);
+        } else {
+            self.effects.sometimes.push(Sometimes::ClientAtOnePort);
+        }
+    }
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.kernel.watch(stream.0, self.poll, token, false);
@@ -575,8 +585,8 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for ThreadSys<'_> {
     }
 }
 
-impl Tell<ToListener> for ThreadSys<'_> {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         self.effects.mail.push((1, Mail::Listener(msg)));
     }
 }

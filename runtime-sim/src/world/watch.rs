@@ -338,7 +338,7 @@ impl World {
                 (Purpose::Local, None) => {
                     self.watch.awaited.insert(self.threads[thread].process);
                 }
-                (Purpose::Ctl | Purpose::Proxy | Purpose::Public, _) => {}
+                (Purpose::Ctl | Purpose::Proxy | Purpose::Public | Purpose::Untold, _) => {}
             }
         }
     }

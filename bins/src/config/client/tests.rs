@@ -273,8 +273,8 @@ fn a_tunnel_asks_for_no_more_networks_than_one_message_holds() {
 #[test]
 fn wrong_values_say_what_to_write() {
     assert_eq!(
-        problem("server = 'localhost'"),
-        "1: `server` = \"localhost\": it has no port; write `localhost:8080`, with your port"
+        problem("server = 'localhost:'"),
+        "1: `server` = \"localhost:\": its port `` is not a number from 1 to 65535"
     );
     assert_eq!(problem("ctl_port = 1"), "1: unknown key `ctl_port`: it belongs in a file for cproxy-server");
     assert_eq!(problem("local = 'a:1'"), "1: unknown key `local`: it belongs in a [[tunnels]] section");

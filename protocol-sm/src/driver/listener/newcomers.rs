@@ -10,6 +10,8 @@
 //! Where its TLS ends here, a newcomer reads twice: the name in its ClientHello leads back to Reading, and what is inside
 //! names the host.
 //!
+//! Visitors of a port that is there for clients, too, are brought by the main driver.
+//!
 //! One who says all at once is never seen here: nothing is kept of it. Where there are too many, the oldest one of the
 //! source address that has most is closed.
 //!
@@ -207,6 +209,13 @@ impl<T, L> Listener<T, L> {
         Ok(self.newcomers.at)
     }
 
+    /// Visitors of this kind come to `at`, which is there for clients, too: the main driver brings them. `adopted`: another
+    /// process has left the port.
+    pub fn expect(&mut self, web: Web, at: SocketAddr, adopted: bool) {
+        self.newcomers.at[web as usize] = Some(at);
+        self.newcomers.adopted |= adopted;
+    }
+
     /// If a port of hosts was left by another process, clients are awaited until then that have had their hosts there.
     // PROTOCOL.md: P-LEAVE-5.
     pub(super) fn await_hosts(&mut self, until: Instant) {
@@ -258,19 +267,34 @@ impl<T, L> Listener<T, L> {
             if self.trusted.iter().any(|network| network.contains(from.ip())) {
                 self.wait_for_name(cx, token, Unnamed::new(stream, from, cx.now));
             } else {
-                self.welcome(cx, web, stream, from);
+                self.welcome(cx, web, stream, from, cx.now);
             }
         }
         end
     }
 
+    /// A visitor has come to a port that is there for clients, too.
+    pub(super) fn on_passed<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, mut stream: T, from: SocketAddr, came: Instant)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        cx.sys.assign(&mut stream, Role::Public);
+        if self.newcomers.at[web as usize].is_none() {
+            let why = Refusal::Stopping;
+            self.newcomers.refused.add(why);
+            cx.sys.note(Note::NotRouted { visitor: from, web, host: None, why });
+            return cx.sys.reset(stream);
+        }
+        self.welcome(cx, web, stream, from, came);
+    }
+
     /// A visitor has come to one of the two ports, from this address.
-    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr)
+    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr, came: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
         let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-        let newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None, sealed: None };
+        let newcomer = Newcomer { port, from, web, came, stage, deadline: None, sealed: None };
         self.meet(cx, newcomer);
     }
 
@@ -282,7 +306,7 @@ impl<T, L> Listener<T, L> {
         match newcomer.hear(cx) {
             Heard::More => {
                 let due = newcomer.came + self.newcomers.routing.timeout;
-                let _kept = self.keep(cx, newcomer, due.since(cx.now));
+                let _kept = self.keep(cx, newcomer, due);
             }
             Heard::Named(named) => self.on_named(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
@@ -344,11 +368,7 @@ impl<T, L> Listener<T, L> {
     pub(super) fn lend_doors<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
         for (_, slot) in self.slots.iter() {
             if let Slot::Door(door) = slot {
-                let given = match door.web {
-                    Web::Http => Given::Http,
-                    Web::Https => Given::Https,
-                };
-                sys.lend(&door.listener, &given);
+                sys.lend(&door.listener, &Given::Door(door.web.into()));
             }
         }
         self.doors()
@@ -370,6 +390,7 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log,
     {
         self.sites = Sites::default();
+        self.newcomers.at = [None; 2];
         for token in self.slots.keys().collect::<Vec<_>>() {
             match self.slots.get(token) {
                 Some(Slot::Newcomer(newcomer)) => {
@@ -437,7 +458,7 @@ impl<T, L> Listener<T, L> {
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
-            let _kept = self.keep(cx, newcomer, due.since(cx.now));
+            let _kept = self.keep(cx, newcomer, due);
             return;
         }
         let (known, host) = (&self.newcomers.routing.known, named.name().map(String::from));
@@ -452,15 +473,14 @@ impl<T, L> Listener<T, L> {
         self.sites.takes(newcomer.spoken(), named) || ends_here()
     }
 
-    /// Keeps a newcomer until more comes of it, for so long. Returns what it is called, if there is room for it.
-    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, patience: Duration) -> Option<Token>
+    /// Keeps a newcomer until more comes of it, until then at most. Returns what it is called, if there is room for it.
+    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, at: Instant) -> Option<Token>
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
         let source = Source::of(newcomer.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
-        let at = cx.now + patience;
         let made = self.slots.insert_with(|token| match cx.sys.watch(&newcomer.port.stream, token) {
             Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
             Err(_) => Err(newcomer),

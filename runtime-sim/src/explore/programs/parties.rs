@@ -1,11 +1,11 @@
 //! The programs' threads: how they are set up and called, and what becomes of what they tell.
 
-use super::{Client, NEVER, Programs, State, doom};
+use super::{Client, IDENTITY, NEVER, Programs, State, doom};
 use crate::explore::fingerprint::Part;
 use crate::explore::net::{CTL_PORT, Door, Kernel, LOCAL_PORT, Net, PUBLIC_PORT, Pipe, Stream, Told, Who, at};
 use crate::explore::peers::{assign_dials, visit_at};
 use crate::explore::story::Story;
-use protocol_sm::codes::CloseCode;
+use protocol_sm::codes::{CloseCode, TunnelRefusal};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
@@ -20,7 +20,7 @@ use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-const SCRATCH: usize = 512;
+const SCRATCH: usize = 4 * 512;
 
 impl Programs {
     fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
@@ -55,7 +55,7 @@ impl Programs {
             outbound: None,
             tls_relay: false,
             frugal: false,
-            client_id: [7; 16],
+            client_id: IDENTITY,
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
@@ -87,7 +87,9 @@ impl Programs {
             to_loop: VecDeque::new(),
             started: false,
             frozen: false,
-            deadlines: self.ctl_losses + 1,
+            // After a kick the pause, and the wait for the first conn of the next session.
+            deadlines: self.ctl_losses + 2 * usize::from(self.kicks) + 1,
+            retries: self.closes_port.then_some(1),
         }
     }
 
@@ -239,8 +241,15 @@ impl Programs {
                 state.net.visits[visit_at(visitor)].doomed = true;
             }
             Note::SessionAsleep { .. } => state.ending = true,
+            Note::Tunnel { outcome: Err(TunnelRefusal::Closed), .. } => {
+                state.port_closed = true;
+                state.ending = true;
+                doom(state, |visit| visit.local.end.is_none());
+            }
             Note::SessionOver { code, .. } => {
                 state.ending = true;
+                // The next one may have the tunnel again.
+                state.port_closed = false;
                 let graceful = matches!(code, CloseCode::Bye | CloseCode::Stopping)
                     && (state.server_stopping || state.client_stopping);
                 doom(state, |visit| !graceful || visit.local.end.is_none());

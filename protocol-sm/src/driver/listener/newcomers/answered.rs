@@ -20,7 +20,7 @@ impl<T, L> Listener<T, L> {
             newcomer.stage = Stage::Waiting(unrouted, named);
         }
         let due = newcomer.came + self.newcomers.routing.timeout;
-        if let Some(token) = self.keep(cx, newcomer, due.since(cx.now))
+        if let Some(token) = self.keep(cx, newcomer, due)
             && !cx.sys.find_challenge(token, &name)
         {
             self.on_challenge(cx, token, None);
@@ -126,6 +126,6 @@ impl<T, L> Listener<T, L> {
         let _no_room = cx.sys.finish(&newcomer.port.stream);
         cx.sys.shut_write(&newcomer.port.stream);
         newcomer.stage = Stage::Told;
-        let _kept = self.keep(cx, newcomer, FAREWELL);
+        let _kept = self.keep(cx, newcomer, cx.now + FAREWELL);
     }
 }
