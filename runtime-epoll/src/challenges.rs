@@ -2,6 +2,7 @@
 //! certbot writes. They are read on a thread of their own, which no visitor waits for but the one who asks.
 
 use crate::mail::Address;
+use crate::sys::Stream;
 use protocol_sm::driver::Token;
 use protocol_sm::driver::messages::ToListener;
 use protocol_sm::routes::{CHALLENGES, is_challenge};
@@ -23,7 +24,7 @@ pub(crate) struct Challenges(SyncSender<(Token, String)>);
 
 impl Challenges {
     /// Answers from the folder that webroots have for them, for as long as the listener asks.
-    pub(crate) fn serve(webroot: &Path, listener: Address<ToListener>) -> io::Result<Self> {
+    pub(crate) fn serve(webroot: &Path, listener: Address<ToListener<Stream>>) -> io::Result<Self> {
         let folder = webroot.join(CHALLENGES.trim_start_matches('/'));
         let (asks, asked) = sync_channel::<(Token, String)>(MOST);
         thread::Builder::new().name("challenges".into()).spawn(move || {
