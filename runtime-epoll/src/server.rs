@@ -211,7 +211,8 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let main_address = main.address();
     let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
-    let challenges = config.acme_webroot.map(|webroot| Challenges::serve(&webroot, listener.address())).transpose()?;
+    let challenges =
+        config.acme_webroot.as_ref().map(|webroot| Challenges::serve(webroot, listener.address())).transpose()?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
     let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
