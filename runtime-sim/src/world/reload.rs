@@ -200,6 +200,7 @@ impl World {
             | ToListener::Admit { .. }
             | ToListener::KeepTo(..)
             | ToListener::Trust(_)
+            | ToListener::Challenge { .. }
             | ToListener::Report
             | ToListener::Upgrade(_)
             | ToListener::Moved { .. }
