@@ -186,7 +186,7 @@ fn is_upgraded(server: Server) {
             thread::spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     let words = request("a.example");
-                    assert_eq!(String::from_utf8(ask(at, &words)).unwrap(), words);
+                    assert_eq!(String::from_utf8(ask(at, &words)).expect("text"), words);
                     made.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(10));
                 }

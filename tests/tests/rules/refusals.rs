@@ -89,6 +89,11 @@ fn impatient() -> Options {
     in_the_clear().key("handshake_timeout", 0.3)
 }
 
+/// One that makes none for itself either, because it has a file.
+fn without_token() -> Options {
+    in_the_clear().key("drain_timeout", 1)
+}
+
 fn with_token() -> Options {
     in_the_clear().env("CPROXY_TOKEN", "a token")
 }
@@ -146,7 +151,7 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "a proof that is not wanted, or for a session that is not there",
-            in_the_clear,
+            without_token,
             (ctl_hello(true), refused(ConnKind::Ctl, HandshakeRefusal::TokenUnexpected)),
             (proxy_hello(), refused(ConnKind::Proxy, HandshakeRefusal::UnknownSession)),
         ),
