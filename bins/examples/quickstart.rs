@@ -151,6 +151,8 @@ impl Demo {
             work_threads: threads,
             relay: Strategy::default(),
             tls: None,
+            visitor_tls: None,
+            acme_webroot: None,
             access_log: None,
             settings: ServerSettings::default(),
         };

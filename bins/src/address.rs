@@ -134,6 +134,30 @@ fn check_host(host: &str, port: u16) -> Result<(), AddressError> {
     Ok(())
 }
 
+/// The ctl port of a server that nobody told another.
+pub const CTL_PORT: u16 = 8080;
+
+/// Reads a server's address. Without a port it is [`CTL_PORT`].
+///
+/// # Errors
+/// What is no address.
+pub fn server_address(text: &str) -> Result<HostPort, AddressError> {
+    let is_host = text.parse::<u16>().is_err() && check_host(text, CTL_PORT).is_ok();
+    if is_host { Ok(HostPort { host: text.to_owned(), port: CTL_PORT }) } else { text.parse() }
+}
+
+/// Reads the address of a service, where the name of a command may stand as well.
+///
+/// # Errors
+/// What is neither.
+pub fn service(text: &str) -> Result<HostPort, AddressError> {
+    local_address(text).map_err(|error| {
+        let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && !text.contains(':');
+        let what = "it is neither a service, such as 8000 or 127.0.0.1:8000, nor a command; see --help";
+        if word { AddressError::new(what) } else { error }
+    })
+}
+
 /// Reads a LocalServer's address. A port alone is one of this machine.
 ///
 /// # Errors
@@ -203,6 +227,30 @@ mod tests {
             assert!(local_address(bad).is_err(), "{bad}");
         }
         assert_eq!(error("7777"), "it is a port without a host; write HOST:7777, such as 127.0.0.1:7777");
+    }
+
+    #[test]
+    fn a_server_without_a_port_has_the_usual_one() {
+        for (text, whole) in [
+            ("tunnel.example.com", "tunnel.example.com:8080"),
+            ("192.0.2.7", "192.0.2.7:8080"),
+            ("[::1]", "[::1]:8080"),
+            ("[fe80::1%eth0]", "[fe80::1%eth0]:8080"),
+            ("localhost:1", "localhost:1"),
+        ] {
+            assert_eq!(server_address(text).unwrap().to_string(), whole);
+        }
+        for bad in ["", "8080", "::1", "a:", ":80", "https://a.example", "a b", "256.1.1.1", "[::1]:"] {
+            assert_eq!(server_address(bad), bad.parse::<HostPort>(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_misspelled_command_is_not_called_an_address_without_a_port() {
+        assert_eq!(service("8000").unwrap().to_string(), "127.0.0.1:8000");
+        assert!(service("statsu").unwrap_err().to_string().contains("nor a command"));
+        assert!(service("a:x").unwrap_err().to_string().contains("is not a number"));
+        assert!(service("70000").unwrap_err().to_string().contains("no port"));
     }
 
     #[test]

@@ -66,24 +66,15 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     }
 
     let mut found = Findings::of(path, &mut file.common);
-    if file.ctl_port == file.proxy_port && file.ctl_port != 0 {
-        found.problem(format!(
-            "the ctl port and the proxy port are both {}; give them different ports (`ctl_port`, --ctl-port; \
-             `proxy_port`, --proxy-port)",
-            file.ctl_port
-        ));
-    }
-    let ports = [("the http port", file.host_ports[0]), ("the https port", file.host_ports[1])];
-    let others = [("the ctl port", Some(file.ctl_port)), ("the proxy port", Some(file.proxy_port))];
-    let all: Vec<_> = ports.into_iter().chain(others).filter_map(|(what, port)| Some((what, port?))).collect();
-    for (nth, &(what, port)) in all.iter().enumerate().filter(|&(nth, &(_, port))| nth < 2 && port != 0) {
-        if let Some((other, _)) = all[nth + 1..].iter().find(|&&(_, other)| other == port) {
-            found.problem(format!("{what} and {other} are both {port}; give them different ports"));
-        }
-    }
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources, false);
-    let own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
+    let mut own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
+    if let Some(file) = &flags.own_token {
+        let source = TokenSource::File { path: file.clone(), named_by: "the token that this server made".to_owned() };
+        own.extend(found.keep(|warnings| source.read(warnings)));
+    }
+    // It is for others: who is on this machine needs none, as before there was one.
+    file.settings.open_to_loopback = flags.own_token.is_some();
     file.settings.credentials = credentials(own, &file, &mut found);
     if file.settings.credentials.is_empty() {
         found.warnings.push(format!(
@@ -97,6 +88,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     let make = flags.command.is_none();
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut besides));
+    let visitor_tls = found.keep(|warnings| tls::visitors(&file.certificates, warnings, &mut besides));
     found.besides = besides;
     let config = server::Config {
         bind_addr: file.bind_addr,
@@ -106,6 +98,8 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         work_threads: file.common.work_threads.unwrap_or_else(default_threads),
         relay: relay(),
         tls: encryption.flatten(),
+        visitor_tls: visitor_tls.flatten(),
+        acme_webroot: file.acme_webroot,
         access_log: None,
         settings: file.settings,
     };
@@ -115,6 +109,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         "proxy_port" => (key, config.proxy_port.to_string()),
         "http_port" => (key, format!("{:?}", config.host_ports[0])),
         "https_port" => (key, format!("{:?}", config.host_ports[1])),
+        "acme_webroot" => (key, format!("{:?}", config.acme_webroot)),
         "tls" => (key, config.tls.is_some().to_string()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
@@ -174,7 +169,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     };
     put_over(&flags.common, &mut file.common, &mut file.timings);
     let frugal = flags.frugal.unwrap_or(file.frugal);
-    if let Some(local) = &flags.local_server {
+    if let Some(local) = flags.local() {
         file.tunnels = vec![TunnelEntry {
             name: flags.tunnel_name.clone().unwrap_or_else(|| DEFAULT_TUNNEL.to_owned()),
             local: local.clone(),

@@ -28,6 +28,8 @@ pub struct Watch {
     known: Option<Stamp>,
     /// What the last look saw: while it changes, somebody is writing.
     last: Option<Stamp>,
+    /// Whether others may know its key.
+    pinned: bool,
     /// The last of the announcements that was made: the number of days.
     announced: Option<u32>,
 }
@@ -43,7 +45,7 @@ pub fn attend(besides: Besides) -> Attended {
         tracing::info!(event = "tls_notice", "{notice}");
     }
     let attended = Attended::default();
-    if let Some(Err(error)) = besides.watch.map(|watch| watch.start(Arc::downgrade(&attended.0))) {
+    if let Err(error) = start(besides.watches, Arc::downgrade(&attended.0)) {
         tracing::warn!(
             event = "certificates_unwatched",
             "a renewed certificate will be read at the next start only: {error}"
@@ -56,10 +58,10 @@ pub fn attend(besides: Besides) -> Attended {
 type Stamp = [(u64, u64, u64, i64, i64); 2];
 
 impl Watch {
-    /// Watches the files that `own` was read from just now.
+    /// Watches the files that `own` was read from just now. `pinned`: others may know its key.
     #[must_use]
-    pub fn new(own: OwnCertificate, certificate: PathBuf, key: PathBuf) -> Self {
-        let mut watch = Self { own, certificate, key, known: None, last: None, announced: None };
+    pub fn new(own: OwnCertificate, certificate: PathBuf, key: PathBuf, pinned: bool) -> Self {
+        let mut watch = Self { own, certificate, key, known: None, last: None, pinned, announced: None };
         watch.known = watch.stamp().ok();
         watch.last = watch.known;
         watch
@@ -77,31 +79,14 @@ impl Watch {
         let file = self.certificate.display();
         stage.map(|days| match days {
             0 => format!(
-                "the certificate `{file}` has expired: whoever does not pin its key refuses it; renew it (a renewed file is \
-                 read by itself)"
+                "the certificate `{file}` has expired: {}; renew it (a renewed file is read by itself)",
+                if self.pinned { "whoever does not pin its key refuses it" } else { "visitors' programs refuse it" }
             ),
             days => {
                 let s = if days == 1 { "" } else { "s" };
                 format!("the certificate `{file}` expires in less than {days} day{s}; renew it (a renewed file is read by itself)")
             }
         })
-    }
-
-    /// Goes on watching for as long as `wanted` is there.
-    fn start(mut self, wanted: Weak<()>) -> io::Result<()> {
-        thread::Builder::new().name("certificates".into()).spawn(move || {
-            loop {
-                thread::sleep(LOOK);
-                if wanted.strong_count() == 0 {
-                    return;
-                }
-                self.look();
-                if let Some(sentence) = self.announcement(SystemTime::now()) {
-                    tracing::warn!(event = "certificate_expires", "{sentence}");
-                }
-            }
-        })?;
-        Ok(())
     }
 
     fn look(&mut self) {
@@ -114,7 +99,7 @@ impl Watch {
         self.known = Some(stamp);
         let (file, before) = (self.certificate.display(), self.own.pin());
         match self.read_again() {
-            Ok(()) if self.own.pin() == before => {
+            Ok(()) if self.own.pin() == before || !self.pinned => {
                 tracing::info!(
                     event = "certificate_renewed",
                     "the certificate `{file}` was renewed; new connections use it"
@@ -146,6 +131,28 @@ impl Watch {
             |file: &PathBuf| fs::metadata(file).map(|is| (is.dev(), is.ino(), is.len(), is.mtime(), is.mtime_nsec()));
         Ok([of(&self.certificate)?, of(&self.key)?])
     }
+}
+
+/// Goes on watching for as long as `wanted` is there.
+fn start(mut watches: Vec<Watch>, wanted: Weak<()>) -> io::Result<()> {
+    if watches.is_empty() {
+        return Ok(());
+    }
+    thread::Builder::new().name("certificates".into()).spawn(move || {
+        loop {
+            thread::sleep(LOOK);
+            if wanted.strong_count() == 0 {
+                return;
+            }
+            for watch in &mut watches {
+                watch.look();
+                if let Some(sentence) = watch.announcement(SystemTime::now()) {
+                    tracing::warn!(event = "certificate_expires", "{sentence}");
+                }
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// Which announcement is due for a certificate that ends at `end`: the number of days; 0, it has ended.

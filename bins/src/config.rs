@@ -9,12 +9,13 @@ pub(crate) mod keys;
 mod ranges;
 mod section;
 mod server;
+mod service;
 mod tls;
 
 pub use client::{ClientFile, Protocol, TunnelEntry, parse_client};
 pub use ranges::Ports;
 pub use server::{ClientEntry, ServerFile, parse_server};
-pub use tls::{Named, TlsEntry};
+pub use tls::{CertificateEntry, Named, TlsEntry};
 
 use crate::access_log::Destination;
 use crate::admin::{self, Doors, Place};

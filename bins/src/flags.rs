@@ -1,6 +1,6 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
-use crate::address::{HostPort, bind_addr, local_address};
+use crate::address::{HostPort, bind_addr, local_address, server_address, service};
 use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
@@ -123,6 +123,9 @@ pub struct ServerFlags {
     /// kept [default: every port]
     #[arg(long, value_name = "PORTS")]
     pub allow_ports: Option<PortSet>,
+    /// No flag: the file of the token that this server made, because nobody gave it one.
+    #[arg(skip)]
+    pub own_token: Option<PathBuf>,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -135,25 +138,28 @@ pub struct ClientFlags {
     /// What to do instead of running.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The server's address and ctl port
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The service to expose: short for --local-server
+    #[arg(value_name = "SERVICE", value_parser = service, group = "exposed")]
+    pub service: Option<HostPort>,
+    /// The server's address and ctl port [default port: 8080]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = server_address)]
     pub cproxy_server: Option<HostPort>,
-    /// The service to expose; replaces the tunnels of the configuration file
-    #[arg(long, value_name = "HOST:PORT", value_parser = local_address)]
+    /// The service to expose; a port alone is one of this machine; replaces the tunnels of the configuration file
+    #[arg(long, value_name = "HOST:PORT", value_parser = local_address, group = "exposed")]
     pub local_server: Option<HostPort>,
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "local_server")]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "exposed")]
     pub public_port: Option<u16>,
     /// Instead of a port of its own, have the visitors of this host, which lead to the server: "app.example.com",
     /// "*.example.com"
-    #[arg(long, value_name = "NAME", requires = "local_server", conflicts_with = "public_port")]
+    #[arg(long, value_name = "NAME", requires = "exposed", conflicts_with = "public_port")]
     pub host: Option<Host>,
     /// What the visitors speak: tcp or udp; of --host http in the clear, or https, for which the service has the
     /// certificate [default: tcp, with --host http]
-    #[arg(long, value_name = "tcp|udp|http|https", requires = "local_server", value_parser = protocol)]
+    #[arg(long, value_name = "tcp|udp|http|https", requires = "exposed", value_parser = protocol)]
     pub protocol: Option<Protocol>,
     /// The service's name, for logs [default: default]
-    #[arg(long, value_name = "NAME", requires = "local_server", value_parser = tunnel_name)]
+    #[arg(long, value_name = "NAME", requires = "exposed", value_parser = tunnel_name)]
     pub tunnel_name: Option<String>,
     /// Who this client is, so that it gets its ports back after a crash [default: made from this
     /// machine and the tunnels]
@@ -176,6 +182,12 @@ pub struct ClientFlags {
 }
 
 impl ClientFlags {
+    /// The service that the flags name.
+    #[must_use]
+    pub fn local(&self) -> Option<&HostPort> {
+        self.service.as_ref().or(self.local_server.as_ref())
+    }
+
     /// The hosts that the flags name.
     #[must_use]
     pub fn sites(&self) -> Vec<Site> {
@@ -302,17 +314,23 @@ mod tests {
     #[test]
     fn bad_values_name_the_flag_and_the_way_out() {
         let error = |args: &[&str]| ClientFlags::try_parse_from(args).unwrap_err().to_string();
-        let no_port = error(&["c", "--cproxy-server", "localhost"]);
+        let no_port = error(&["c", "--local-server", "localhost"]);
         assert!(
             no_port.contains(
-                "invalid value 'localhost' for '--cproxy-server <HOST:PORT>': it has no port; write `localhost:8080`"
+                "invalid value 'localhost' for '--local-server <HOST:PORT>': it has no port; write `localhost:8080`"
             ),
             "{no_port}"
         );
+        assert!(error(&["c", "statsu"]).contains("nor a command"), "{}", error(&["c", "statsu"]));
+        assert!(error(&["c", "8000", "--local-server", "8001"]).contains("cannot be used with"));
         assert!(error(&["c", "--work-thread-nums", "0"]).contains("write a whole number from 1 to 1024"));
         assert!(error(&["c", "--drain-timeout", "-1"]).contains("write seconds from 0"));
         assert!(error(&["c", "--drain-timeout", "nan"]).contains("write seconds from 0"));
         assert!(error(&["c", "--public-port", "80"]).contains("--local-server <HOST:PORT>"));
+        let short =
+            ClientFlags::try_parse_from(["c", "8000", "--public-port", "80", "--cproxy-server", "a.b"]).unwrap();
+        assert_eq!(short.local().unwrap().to_string(), "127.0.0.1:8000");
+        assert_eq!(short.cproxy_server.unwrap().to_string(), "a.b:8080");
         assert!(error(&["c", "--tunnel-name", "", "--local-server", "a:1"]).contains("it is empty; write a name"));
         assert!(error(&["c", "--locl-server", "a:1"]).contains("'--local-server'"));
     }

@@ -20,6 +20,7 @@ pub mod config;
 pub mod exit;
 pub mod flags;
 pub mod identity;
+pub mod invitation;
 pub mod journal;
 pub mod limits;
 pub mod logging;

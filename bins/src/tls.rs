@@ -2,11 +2,11 @@
 //! the file.
 
 use crate::certificates::Watch;
-use crate::config::{Named, TlsEntry};
+use crate::config::{CertificateEntry, Named, TlsEntry};
 use crate::problem::{Problem, way_to_read};
 use crate::token;
 use runtime_epoll::tls::{
-    ClientTls, Identity, OwnCertificate, Piece, Pin, SelfMade, ServerTls, TlsError, Trust, self_made,
+    ClientTls, Identity, OwnCertificate, Piece, Pin, SelfMade, ServerTls, TlsError, Trust, VisitorTls, self_made,
 };
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -80,7 +80,38 @@ pub fn server(
             tls.own().pin()
         ));
     }
-    besides.watch(tls.own().clone(), files, warnings);
+    besides.watch(tls.own().clone(), files, true, warnings);
+    Ok(Some(tls))
+}
+
+/// TLS of visitors that ends at the server, if there are certificates for it.
+///
+/// # Errors
+/// A file cannot be read, or is not what it should be.
+pub fn visitors(
+    entries: &[CertificateEntry],
+    warnings: &mut Vec<String>,
+    besides: &mut Besides,
+) -> Result<Option<VisitorTls>, Problem> {
+    let (mut named, mut default) = (Vec::new(), None);
+    for CertificateEntry { certificate, key, default: is_default } in entries {
+        let files = (shown(certificate), shown(key));
+        let (pem, key_pem) = (read(certificate, warnings, false)?, read(key, warnings, true)?);
+        let identity = Identity { certificate: &pem, key: &key_pem };
+        let own = OwnCertificate::new(identity).map_err(|error| wrong(&error, Some(&files), None, None))?;
+        if own.names().is_empty() && !is_default {
+            let what = "it is for no host (it has no subjectAltName), so nobody would be shown it; get one for the names of \
+                        your hosts, or write `default = true`";
+            return Err(Problem::new(format!("{}: {what}", files.0)));
+        }
+        besides.watch(own.clone(), (certificate.value.clone(), key.value.clone()), false, warnings);
+        default = default.or(is_default.then(|| own.clone()));
+        named.push(own);
+    }
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let tls = VisitorTls::new(named, default).map_err(|error| Problem::new(format!("[[certificates]]: {error}")))?;
     Ok(Some(tls))
 }
 
@@ -90,14 +121,20 @@ pub struct Besides {
     /// Sentences for the log.
     pub notices: Vec<String>,
     /// To be started.
-    pub watch: Option<Watch>,
+    pub watches: Vec<Watch>,
 }
 
 impl Besides {
-    fn watch(&mut self, own: OwnCertificate, (certificate, key): (PathBuf, PathBuf), warnings: &mut Vec<String>) {
-        let mut watch = Watch::new(own, certificate, key);
+    fn watch(
+        &mut self,
+        own: OwnCertificate,
+        (certificate, key): (PathBuf, PathBuf),
+        pinned: bool,
+        warnings: &mut Vec<String>,
+    ) {
+        let mut watch = Watch::new(own, certificate, key, pinned);
         warnings.extend(watch.announcement(SystemTime::now()));
-        self.watch = Some(watch);
+        self.watches.push(watch);
     }
 }
 
@@ -141,7 +178,7 @@ pub fn client(
     let tls = ClientTls::new(trust, &by, name.map_or(host, |name| &name.value), identity)
         .map_err(|error| wrong(&error, files.as_ref(), entry.authority.as_ref(), name))?;
     if let (Some(own), Some((certificate, key))) = (tls.own(), &entry.identity) {
-        besides.watch(own.clone(), (certificate.value.clone(), key.value.clone()), warnings);
+        besides.watch(own.clone(), (certificate.value.clone(), key.value.clone()), true, warnings);
     }
     Ok(Some(tls))
 }

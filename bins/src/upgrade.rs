@@ -8,14 +8,14 @@ use crate::admin::{self, Admin};
 use crate::notify;
 use crate::reload::{Asker, Turn};
 use protocol_sm::wire::VERSION;
-use runtime_epoll::inherit;
+use runtime_epoll::inherit::{self, Successor};
 use runtime_epoll::server::Upgrader;
 use runtime_epoll::{Step, Stopper};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -83,13 +83,13 @@ impl Upgrade {
             return Err("the server is stopping, or another process serves already".to_owned());
         }
         match self.begin(outside) {
-            Ok(child) => {
+            Ok(next) => {
                 self.left.store(true, Ordering::SeqCst);
                 let sessions = self.upgrader.step(Step::Leave);
-                let pid = child.id();
+                let pid = next.id();
+                next.let_go();
                 notify::successor(pid);
                 *serves = Some(pid);
-                reap(child);
                 Ok(format!("process {pid} serves now; {sessions} sessions end here"))
             }
             Err(why) => {
@@ -100,14 +100,14 @@ impl Upgrade {
     }
 
     /// Brings the next process to where it serves.
-    fn begin(&self, outside: &mut Outside) -> Result<Child, String> {
+    fn begin(&self, outside: &mut Outside) -> Result<Successor, String> {
         let arguments = std::env::args_os().skip(1);
         let started = inherit::start(&self.program, arguments, self.upgrader.take_lent());
-        let (mut child, talk) = started.map_err(|error| format!("it cannot be started: {error}"))?;
+        let (next, talk) = started.map_err(|error| format!("it cannot be started: {error}"))?;
         match self.talk(talk, outside) {
-            Ok(()) => Ok(child),
+            Ok(()) => Ok(next),
             Err(why) => {
-                let ended = end(&mut child).map(|status| format!(" ({status})")).unwrap_or_default();
+                let ended = end(next).map(|status| format!(" ({status})")).unwrap_or_default();
                 Err(why + &ended)
             }
         }
@@ -200,25 +200,19 @@ fn hear(talk: &mut BufReader<UnixStream>, within: Duration) -> Result<String, St
 }
 
 /// Ends a process that cannot take over.
-fn end(child: &mut Child) -> Option<ExitStatus> {
+fn end(mut next: Successor) -> Option<ExitStatus> {
     // One that has ended already says itself how.
     let ended = (0..20).find_map(|_| {
-        let ended = child.try_wait().ok().flatten();
+        let ended = next.ended();
         if ended.is_none() {
             thread::sleep(Duration::from_millis(10));
         }
         ended
     });
     if ended.is_none() {
-        let _gone = child.kill();
-        let _status = child.wait();
+        next.kill();
     }
     ended
-}
-
-/// Waits for the process, should it end before this one, so that nothing of it is left.
-fn reap(mut child: Child) {
-    let _thread = thread::Builder::new().name("successor".into()).spawn(move || child.wait());
 }
 
 /// Tells the process that is being upgraded that this one is ready, and waits until it is to serve. `false`: that one has

@@ -212,7 +212,7 @@ impl World {
                 let preface = Vec::new();
                 self.conns.push(Conn { peer, preface, framer: Framer::default(), id: None, epoch: 0 });
             }
-            Role::Local | Role::Public => self.locals.push(peer),
+            Role::Local | Role::Public | Role::Untold => self.locals.push(peer),
         }
     }
 
@@ -287,6 +287,7 @@ impl World {
                     match msg {
                         ClientMsg::RegisterTunnel { tunnel, .. }
                         | ClientMsg::RegisterHost { tunnel, .. }
+                        | ClientMsg::RegisterSite { tunnel, .. }
                         | ClientMsg::RegisterUdp { tunnel, .. } => {
                             ctl.registered.push(tunnel);
                         }

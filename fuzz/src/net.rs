@@ -86,7 +86,7 @@ struct Port {
 #[derive(Debug)]
 pub(crate) enum Mail {
     ServerMain(ToServerMain<Stream>),
-    Listener(ToListener),
+    Listener(ToListener<Stream>),
     ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
     ClientLoop(ToClientLoop),
@@ -514,8 +514,8 @@ impl Tell<ToOperator> for View<'_> {
     }
 }
 
-impl Tell<ToListener> for View<'_> {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for View<'_> {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         self.net.post(Mail::Listener(msg));
     }
 }

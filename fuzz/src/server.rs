@@ -12,9 +12,10 @@ use protocol_sm::driver::Driver;
 use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::ToServerMain;
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::routes::{Site, Web};
+use protocol_sm::purposes::{Purpose, Purposes};
+use protocol_sm::routes::{Service, Site, Speaks, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Timings, Token as Secret, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::{Fin, How};
@@ -125,9 +126,11 @@ impl World {
         };
         let any = SocketAddr::new(LOCAL, 0);
         let main = &mut world.main;
-        let (ctl, proxy) =
-            with(&mut world.net, MAIN, |cx| main.listen(cx, any, any, [None, None])).expect("free ports");
-        (world.ctl_port, world.proxy_port) = (ctl.port(), proxy.port());
+        let mut listen = |purpose| {
+            let wanted = Wanted { at: any, purposes: Purposes::default().with(purpose), left: None };
+            with(&mut world.net, MAIN, |cx| main.listen(cx, wanted)).expect("free ports").port()
+        };
+        (world.ctl_port, world.proxy_port) = (listen(Purpose::Ctl), listen(Purpose::Proxy));
         world
     }
 
@@ -292,7 +295,14 @@ impl World {
                 let (web, host) = (Web::ALL[usize::from(kind % 2)], ["a.example", "*.example", "*"]);
                 let host = host[usize::from(tape.byte()) % 3].parse().expect("a host");
                 let (tunnel, site, name) = (TunnelId(epoch.0), Box::new(Site { web, host }), String::new());
-                ClientMsg::RegisterHost { tunnel, site, name, limits: limits(tape) }
+                if kind % 4 < 2 {
+                    ClientMsg::RegisterHost { tunnel, site, name, limits: limits(tape) }
+                } else {
+                    let bits = tape.byte();
+                    let speaks = Speaks::ALL[usize::from(bits) % 3];
+                    let service = Service { speaks, redirect: bits & 8 != 0, forwarded: bits & 16 != 0 };
+                    ClientMsg::RegisterSite { tunnel, site, service, name, limits: limits(tape) }
+                }
             }
             0 | 1 => {
                 let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];

@@ -407,6 +407,33 @@ mod tests {
         assert_eq!(buckets.buckets.len(), 2, "the first is full");
     }
 
+    /// On both sides of the messages.
+    #[test]
+    fn another_rate_counts_from_the_next_slice_on() {
+        let mut buckets = Buckets::default();
+        let mut slice = |bytes| {
+            buckets.ask(at(1000), 7, Direction::Egress, rate(bytes), 0);
+            let due = buckets.next_deadline().unwrap().max(at(1000));
+            buckets.next(due).unwrap().bytes
+        };
+        slice(RATE);
+        assert_eq!([slice(LEAST), slice(RATE)], [LEAST / SLICES, RATE / SLICES]);
+        let mut allowances = Allowances::default();
+        for (told, asked) in [(Some(RATE), RATE), (Some(LEAST), LEAST), (None, LEAST)] {
+            allowances.charge(at(0), 1, Direction::Egress, 0, Some(token(1)));
+            assert_eq!(allowances.ask(at(0), 1, Direction::Egress, told.map(rate)), Some(rate(asked)));
+            allowances.on_slice(at(0), 1, Direction::Egress, 0);
+        }
+    }
+
+    #[test]
+    fn b4_a_debt_outlives_the_slice_and_is_not_forgotten_for_other_tunnels() {
+        let mut allowances = Allowances::default();
+        allowances.charge(at(0), 1, Direction::Ingress, 30, None);
+        allowances.charge(at(60_000), 2, Direction::Ingress, 1, None);
+        assert!([1, 2].into_iter().all(|tunnel| allowances.meter(at(60_000), tunnel).ingress.in_debt));
+    }
+
     fn token(number: u64) -> Token {
         Token::from_number(number).unwrap()
     }

@@ -111,6 +111,10 @@ pub enum PlantedBug {
     AnyHost,
     /// What was read of a visitor to find its host is not given to the service.
     HeadLost,
+    /// The bytes that tell a client from a visitor are taken off the connection.
+    LookTakes,
+    /// The end of a stream is not said inside of what encrypts it.
+    EndUnsaid,
     /// Of a datagram that has come in part that part is delivered.
     StumpDelivered,
     /// A datagram is given to any flow of its port.
@@ -123,7 +127,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 56] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -174,6 +178,8 @@ impl PlantedBug {
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,
+        Self::LookTakes,
+        Self::EndUnsaid,
         Self::StumpDelivered,
         Self::FlowsMixedUp,
         Self::FlowForever,

@@ -4,6 +4,7 @@
 use crate::ledger::Holder;
 use crate::notes::Dropped;
 use crate::rate::Rates;
+use crate::routes::Service;
 use crate::settings::{Scope, TunnelLimits};
 use crate::sources::{Source, SourceLists};
 use crate::time::Instant;
@@ -25,6 +26,8 @@ pub struct Gate {
     pub holder: Holder,
     /// What the access log calls it; none where that is off.
     pub label: Option<Arc<Label>>,
+    /// What its client says of the service, where it has a host.
+    pub service: Service,
 }
 
 impl Gate {
@@ -41,6 +44,7 @@ impl Gate {
             per_source: scope.per_source(),
             holder,
             label: None,
+            service: Service::default(),
         }
     }
 

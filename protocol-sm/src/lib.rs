@@ -24,6 +24,7 @@
 //! | [`ledger`], [`crowd`] | what the holder of each token has, over all its sessions; visitors of each source address |
 //! | [`budget`] | how descriptors are shared out |
 //! | [`routes`] | which host the first bytes of a visitor name, where many tunnels share a port |
+//! | [`purposes`] | who has come, where one port of the server is there for several things |
 //! | [`settings`], [`ports`], [`sources`], [`gate`] | what a user can say: defaults, ports, networks, and who may visit |
 //! | [`driver`] | the event loops around all of these, generic over the system calls |
 //! | [`notes`], [`sys_error`] | what a driver reports, and why a system call did not do it |
@@ -139,6 +140,7 @@ pub mod ping_pace;
 pub mod pool;
 pub mod ports;
 pub mod proxy_protocol;
+pub mod purposes;
 pub mod race;
 pub mod rate;
 pub mod reconnect;
@@ -150,6 +152,7 @@ pub mod sent;
 pub mod session;
 pub mod settings;
 pub mod sources;
+mod stir;
 pub mod sys_error;
 pub mod takeovers;
 pub mod time;

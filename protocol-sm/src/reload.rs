@@ -112,6 +112,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
 pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&'static str> {
     let ServerSettings {
         credentials: _,
+        open_to_loopback: _,
         open_scope,
         idle_conns,
         max_handshakes,
@@ -124,7 +125,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         access_log: _,
         timings,
     } = after;
-    let open = before.is_open() && after.is_open() && before.open_scope != *open_scope;
+    let open = before.takes_without_token() && after.takes_without_token() && before.open_scope != *open_scope;
     let differ = [
         ("limits", open),
         ("idle_conns", before.idle_conns != *idle_conns),

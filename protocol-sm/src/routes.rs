@@ -14,11 +14,18 @@
 // PROTOCOL.md: P-HOST-1, P-HOST-2.
 
 mod answers;
+mod challenge;
+mod forwarded;
 mod head;
-mod hello;
+pub(crate) mod hello;
 mod host;
+mod service;
 
+pub(crate) use answers::challenge_met;
+pub use challenge::{CHALLENGES, is_challenge};
+pub(crate) use forwarded::forwarded;
 pub use host::{Host, HostSet, NoHost, Site, Web};
+pub use service::{Agreed, Service, Speaks};
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -80,6 +87,20 @@ impl Unrouted {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.bytes.first().is_some_and(u8::is_ascii_alphabetic)
+    }
+
+    /// What an authority asks for in the clear, if it is one.
+    // PROTOCOL.md: P-HOST-12.
+    #[must_use]
+    pub fn challenge(&self) -> Option<&str> {
+        challenge::asked(&self.bytes).filter(|_| self.web == Web::Http)
+    }
+
+    /// Sends it to the same place over TLS, at this port of the host that it has named.
+    // PROTOCOL.md: P-HOST-10.
+    #[must_use]
+    pub fn redirect(&self, named: &Named, port: u16) -> Vec<u8> {
+        answers::redirect(&self.bytes, named.name().unwrap_or_default(), port)
     }
 
     /// All that was read of it.
@@ -148,6 +169,10 @@ pub enum Refusal {
     Stopping,
     /// It comes from a trusted proxy, without the PROXY header that says for whom.
     NoHeader,
+    /// TLS that ends at the server: no handshake came about.
+    TlsFailed,
+    /// TLS that ends at the server: the host inside of it is another holder's than the one that TLS has named.
+    Misdirected,
 }
 
 impl fmt::Display for Refusal {
@@ -165,6 +190,8 @@ impl fmt::Display for Refusal {
             Self::Away => "the client that has this host is not connected",
             Self::Stopping => "the server stops",
             Self::NoHeader => "a trusted proxy has sent no PROXY header, or a malformed one",
+            Self::TlsFailed => "its TLS handshake with this server failed",
+            Self::Misdirected => "the host that it asks for is not the one that its TLS has named",
             Self::Crowded => "too many visitors at once have not said which host they are for",
         })
     }

@@ -7,7 +7,7 @@ use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::routes::{HostSet, Site};
+use crate::routes::{HostSet, Service, Site};
 use crate::sources::{Network, SourceLists};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -275,7 +275,9 @@ pub struct ServerSettings {
     /// Accepted credentials. Without any token clients are taken from loopback addresses only. In a running server a
     /// credential keeps its place, and one that was taken away stays there without tokens.
     pub credentials: Vec<Credential>,
-    /// What clients may do where `credentials` is empty.
+    /// Clients of this machine are taken without a token although there are some (default: they are not).
+    pub open_to_loopback: bool,
+    /// What clients may do that have proved no token.
     pub open_scope: Scope,
     /// Idle proxy_conns kept ready per client (default 4; spread over the event loops).
     pub idle_conns: u32,
@@ -309,6 +311,12 @@ impl ServerSettings {
         self.credentials.iter().all(|credential| credential.tokens.is_empty())
     }
 
+    /// Whether clients of this machine are taken without a token.
+    #[must_use]
+    pub fn takes_without_token(&self) -> bool {
+        self.open_to_loopback || self.is_open()
+    }
+
     /// What a holder may do.
     #[must_use]
     pub fn scope_of(&self, holder: Holder) -> &Scope {
@@ -333,7 +341,7 @@ impl ServerSettings {
     pub fn takes(&self, holder: Holder, token: Option<&Token>) -> bool {
         match (holder, token) {
             (Some(index), Some(token)) => self.credentials[index].tokens.contains(token),
-            (None, None) => self.is_open(),
+            (None, None) => self.takes_without_token(),
             (Some(_), None) | (None, Some(_)) => false,
         }
     }
@@ -349,6 +357,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             credentials: Vec::new(),
+            open_to_loopback: false,
             open_scope: Scope::default(),
             idle_conns: 4,
             max_handshakes: 1024,
@@ -401,6 +410,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// What the server is told of the service of a host.
+    pub service: Service,
 }
 
 /// How a client speaks to a LocalServer over UDP.

@@ -3,18 +3,24 @@
 
 use crate::parts::{Arc, Mutex, PoisonError};
 use crate::sys::Listener;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use protocol_sm::driver::Given;
 use protocol_sm::driver::listener::HeldPort;
+use protocol_sm::purposes::{Purpose, Purposes};
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 
 /// The first of the descriptors.
@@ -48,10 +54,8 @@ impl Lent {
 /// What another process has left to this one.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    pub(crate) ctl: Option<Listener>,
-    pub(crate) proxy: Option<Listener>,
-    /// The ports of hosts, for plain HTTP and for TLS.
-    hosts: [Option<Listener>; 2],
+    /// The server's own ports, under the names that they came with.
+    doors: Vec<(Purpose, SocketAddr, Listener)>,
     pub(crate) public: Vec<HeldPort<Listener>>,
     talk: Option<UnixStream>,
     names: Vec<String>,
@@ -93,10 +97,7 @@ impl Inherited {
         let udp = matches!(given, Some(Given::Public { udp: true, .. }));
         let listener = Listener::inherited(fd, udp).and_then(|listener| listener.address().map(|at| (at, listener)));
         match (given, listener) {
-            (Some(Given::Ctl), Ok((_, listener))) => self.ctl = Some(listener),
-            (Some(Given::Proxy), Ok((_, listener))) => self.proxy = Some(listener),
-            (Some(Given::Http), Ok((_, listener))) => self.hosts[0] = Some(listener),
-            (Some(Given::Https), Ok((_, listener))) => self.hosts[1] = Some(listener),
+            (Some(Given::Door(purpose)), Ok((at, listener))) => self.doors.push((purpose, at, listener)),
             (Some(Given::Public { udp, owner, .. }), Ok((at, listener))) => {
                 self.public.push(HeldPort { udp, at, owner, listener });
             }
@@ -113,31 +114,28 @@ impl Inherited {
         }
     }
 
-    /// The ctl and the proxy port, where they are the ones that are wanted.
-    pub(crate) fn doors(&mut self, ctl: SocketAddr, proxy: SocketAddr) -> [Option<Listener>; 2] {
-        [(&mut self.ctl, ctl), (&mut self.proxy, proxy)].map(|(left, at)| left.take().filter(|left| fits(left, at)))
-    }
-
-    /// The ports of hosts, where they are the ones that are wanted.
-    pub(crate) fn hosts(&mut self, wanted: [Option<SocketAddr>; 2]) -> [Option<Listener>; 2] {
-        let [http, https] = &mut self.hosts;
-        let fit = |left: &mut Option<Listener>, at: Option<SocketAddr>| {
-            left.take().filter(|left| at.is_some_and(|at| fits(left, at)))
+    /// The port that is wanted at `at` for `purposes`: by its number, whatever it was there for before; where any will do, by
+    /// its name.
+    pub(crate) fn door(&mut self, purposes: Purposes, at: SocketAddr) -> Option<Listener> {
+        let is_it = |&(purpose, left, _): &(Purpose, SocketAddr, _)| match at.port() {
+            0 => purposes.has(purpose),
+            port => left.port() == port,
         };
-        [fit(http, wanted[0]), fit(https, wanted[1])]
+        let found = self.doors.iter().rposition(is_it)?;
+        Some(self.doors.remove(found).2)
     }
-}
 
-/// Whether a listener is the one that is wanted there.
-fn fits(listener: &Listener, wanted: SocketAddr) -> bool {
-    listener.address().is_ok_and(|at| wanted.port() == 0 || at.port() == wanted.port())
+    /// Closes the ports that are not wanted.
+    pub(crate) fn close_doors(&mut self) {
+        self.doors.clear();
+    }
 }
 
 /// The descriptors that this process was given, with their names: by systemd, or by its parent.
 fn given() -> Option<Vec<(String, OwnedFd)>> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let pid = number("LISTEN_PID")?;
-    if pid != std::process::id() && Some(pid) != number(BY) {
+    if !is_for_us(pid, number(BY)) {
         return None;
     }
     let count = RawFd::try_from(number("LISTEN_FDS")?).ok()?;
@@ -152,6 +150,49 @@ fn given() -> Option<Vec<(String, OwnedFd)>> {
     Some((FIRST..FIRST + count).filter_map(|fd| Some((names.next().unwrap_or_default(), take(fd)?))).collect())
 }
 
+/// Whether descriptors for the process `pid` are this one's: that number is its own, or of the process that has upgraded
+/// itself to this one. What a parent has left in the environment of all its children is not.
+fn is_for_us(pid: u32, upgraded_by: Option<u32>) -> bool {
+    pid == std::process::id() || Some(pid) == upgraded_by
+}
+
+/// A process that was started as the child of a go-between: a fork of this process that does nothing but wait for it, and
+/// ends as it does. With the go-between gone it is a child of the system's first process. That matters where this is
+/// systemd: a main process that is not its own child it kills at a stop at once, and does not notice when it ends.
+#[derive(Debug)]
+pub struct Successor {
+    between: Child,
+    pid: u32,
+}
+
+impl Successor {
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.pid
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.between.try_wait().ok().flatten()
+    }
+
+    /// Ends it.
+    pub fn kill(mut self) {
+        // As long as the go-between waits, the number is nobody else's.
+        if self.ended().is_none() {
+            let _gone = i32::try_from(self.pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+            let _status = self.between.wait();
+        }
+    }
+
+    /// From now on it is the child of the system's first process.
+    pub fn let_go(mut self) {
+        let _gone = self.between.kill();
+        let _status = self.between.wait();
+    }
+}
+
 /// Starts `program` with `fds` under their names, and with a way to talk with it, the other end of which is returned.
 /// Standard output and standard error are this process's.
 ///
@@ -161,7 +202,7 @@ pub fn start(
     program: &Path,
     arguments: impl IntoIterator<Item = OsString>,
     mut fds: Vec<(String, OwnedFd)>,
-) -> io::Result<(Child, UnixStream)> {
+) -> io::Result<(Successor, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     fds.push((TALK.to_owned(), theirs.into()));
     let count = RawFd::try_from(fds.len()).map_err(io::Error::other)?;
@@ -183,7 +224,14 @@ pub fn start(
         .env("LISTEN_FDS", count.to_string())
         .env("LISTEN_FDNAMES", names)
         .stdin(Stdio::null());
+    let (told, tells) = pipe2(OFlag::O_CLOEXEC)?;
+    let tell = tells.as_raw_fd();
+    let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let place = move || {
+        // SAFETY: this is a fork already, with a single thread.
+        if let ForkResult::Parent { child } = unsafe { fork() }? {
+            go_between(child, tell, descriptors);
+        }
         for (fd, &copy) in (FIRST..).zip(&numbers) {
             // SAFETY: dup2 is a plain system call, and nobody in this process needs what is at `fd` any more.
             if unsafe { libc::dup2(copy, fd) } < 0 {
@@ -194,9 +242,28 @@ pub fn start(
     };
     // SAFETY: between fork and exec nothing is allocated or locked, only system calls are made.
     unsafe { command.pre_exec(place) };
-    let child = command.spawn()?;
-    drop(copies);
-    Ok((child, ours))
+    let between = command.spawn()?;
+    drop((copies, tells));
+    let mut pid = [0; size_of::<u32>()];
+    File::from(told).read_exact(&mut pid)?;
+    Ok((Successor { between, pid: u32::from_ne_bytes(pid) }, ours))
+}
+
+/// Tells the number of `child`, waits until it has ended, and ends in the same way. Between fork and exec: nothing is
+/// allocated or locked.
+fn go_between(child: Pid, tell: RawFd, descriptors: u64) -> ! {
+    let pid = child.as_raw().to_ne_bytes();
+    // SAFETY: plain system calls. Nobody in this process needs its descriptors, and others wait until their last copy is
+    // closed.
+    unsafe {
+        libc::write(tell, pid.as_ptr().cast(), pid.len());
+        if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) < 0 {
+            (0..RawFd::try_from(descriptors).unwrap_or(RawFd::MAX)).for_each(|fd| _ = libc::close(fd));
+        }
+        let mut status = 0;
+        while libc::waitpid(child.as_raw(), &raw mut status, 0) < 0 && Errno::last() == Errno::EINTR {}
+        libc::_exit(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+    }
 }
 
 #[cfg(test)]
@@ -204,23 +271,39 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    /// Who is given the ports "ctl" and "proxy", and wants these: which of them are found.
+    fn taken(wanted: impl Fn(u16, u16) -> Vec<(Vec<Purpose>, u16)>) -> Vec<Option<&'static str>> {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut inherited = Inherited::default();
+        let ports = ["ctl", "proxy"].map(|name| {
+            let listener = TcpListener::bind(at(0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            inherited.add(name, listener.into());
+            port
+        });
+        let name = |door: Listener| if door.address().unwrap().port() == ports[0] { "ctl" } else { "proxy" };
+        let wanted = wanted(ports[0], ports[1]).into_iter();
+        let doors = wanted.map(|(purposes, port)| inherited.door(purposes.into_iter().collect(), at(port)));
+        doors.map(|door| door.map(name)).collect()
+    }
+
+    #[test]
+    fn descriptors_for_another_process_are_left_alone() {
+        let (own, other) = (std::process::id(), std::process::id() ^ 1);
+        assert!(is_for_us(own, None) && is_for_us(own, Some(other)) && is_for_us(other, Some(other)));
+        assert!(!is_for_us(other, None) && !is_for_us(other, Some(own)) && !is_for_us(0, None));
+    }
+
     #[test]
     fn a_door_is_taken_where_its_port_is_the_one_that_is_wanted() {
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let taken = |wanted: fn(u16, u16) -> [u16; 2]| {
-            let mut inherited = Inherited::default();
-            let [ctl, proxy] = ["ctl", "proxy"].map(|name| {
-                let listener = TcpListener::bind(at(0)).unwrap();
-                let port = listener.local_addr().unwrap().port();
-                inherited.add(name, listener.into());
-                port
-            });
-            let [ctl, proxy] = wanted(ctl, proxy).map(at);
-            inherited.doors(ctl, proxy).map(|door| door.is_some())
-        };
-        assert_eq!(taken(|ctl, proxy| [ctl, proxy]), [true, true]);
-        assert_eq!(taken(|_, _| [0, 0]), [true, true], "any port will do");
-        assert_eq!(taken(|ctl, proxy| [ctl ^ 1, proxy]), [false, true]);
-        assert_eq!(taken(|ctl, proxy| [proxy, ctl]), [false, false]);
+        let [ctl, proxy, http] = [Purpose::Ctl, Purpose::Proxy, Purpose::Http].map(|purpose| vec![purpose]);
+        let both = vec![Purpose::Ctl, Purpose::Proxy];
+        let two = |a: u16, b: u16| vec![(ctl.clone(), a), (proxy.clone(), b)];
+        assert_eq!(taken(two), [Some("ctl"), Some("proxy")]);
+        assert_eq!(taken(|_, _| two(0, 0)), [Some("ctl"), Some("proxy")], "any port will do");
+        assert_eq!(taken(|ctl, proxy| two(ctl ^ 1, proxy)), [None, Some("proxy")]);
+        assert_eq!(taken(|ctl, proxy| two(proxy, ctl)), [Some("proxy"), Some("ctl")], "the address is there already");
+        assert_eq!(taken(|_, proxy| vec![(both.clone(), proxy)]), [Some("proxy")], "one port from now on");
+        assert_eq!(taken(|ctl, _| vec![(http.clone(), 0), (http.clone(), ctl)]), [None, Some("ctl")]);
     }
 }

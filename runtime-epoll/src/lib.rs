@@ -26,6 +26,7 @@
 // All but a few modules of system calls, which say so.
 #![deny(unsafe_code)]
 
+mod challenges;
 pub mod client;
 pub mod inherit;
 mod mail;

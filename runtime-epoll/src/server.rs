@@ -1,5 +1,6 @@
 //! The server's threads.
 
+use crate::challenges::Challenges;
 use crate::inherit::{Inherited, Lent};
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
@@ -8,23 +9,26 @@ use crate::scoped::{NoInterface, ScopedIp};
 use crate::sys::every_address;
 use crate::sys::{Limits, Listener, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
-use crate::tls::{ServerTls, Tls, TlsInUse};
+use crate::tls::{ServerTls, Tls, TlsInUse, VisitorTls, VisitorTlsInUse};
 use crate::{Operator, Program, Stopper};
 use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::{ServerMain, TurnedAway};
+use protocol_sm::driver::server_main::{ServerMain, TurnedAway, Wanted};
 use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
+use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::Changes;
-use protocol_sm::settings::{ServerSettings, Timings};
+use protocol_sm::routes::Web;
+use protocol_sm::settings::{Routing, ServerSettings, Timings};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 /// Where to listen, and how.
@@ -34,7 +38,7 @@ pub struct Config {
     pub bind_addr: Option<ScopedIp>,
     /// ctl port; 0 lets the kernel pick.
     pub ctl_port: u16,
-    /// proxy port; 0 lets the kernel pick.
+    /// proxy port; 0 lets the kernel pick. A number that is there twice, here or in the next field, is one port.
     pub proxy_port: u16,
     /// The ports of hosts, for plain HTTP and for TLS, where they are wanted; 0 lets the kernel pick.
     pub host_ports: [Option<u16>; 2],
@@ -44,21 +48,29 @@ pub struct Config {
     pub relay: Strategy,
     /// Encrypts the ctl and the proxy port; clients that speak in the clear are refused.
     pub tls: Option<ServerTls>,
+    /// Ends the TLS of visitors of the https port, where it has a certificate for their host.
+    pub visitor_tls: Option<VisitorTls>,
+    /// Where an authority's challenges are answered from, if they are.
+    pub acme_webroot: Option<PathBuf>,
     /// Where visits are recorded, if they are.
     pub access_log: Option<AccessLog>,
     /// Everything else.
     pub settings: ServerSettings,
 }
 
+type MainWorker = Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>;
+type ListenWorker = Worker<listener::Listener<Stream, Listener>, ListenOut, ToListener<Stream>>;
+
 /// A server whose ports are bound and which is not running yet.
 #[derive(Debug)]
 pub struct Server {
     host: Host,
-    main: Worker<ServerMain<Stream, Listener>, MainOut, ToServerMain<Stream>>,
+    main: MainWorker,
     main_address: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     operator: Operator,
-    listener: Worker<listener::Listener<Stream, Listener>, ListenOut, ToListener>,
+    listener: ListenWorker,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -200,6 +212,8 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let main_address = main.address();
     let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
+    let challenges =
+        config.acme_webroot.as_ref().map(|webroot| Challenges::serve(webroot, listener.address())).transpose()?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
     let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
@@ -210,46 +224,95 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let mut listener = Worker::new(listener, out, listener::Listener::new(lane_count, visitors, trusted), clock);
     listener.sys.set_limits(Limits::for_visitors(&timings));
     listener.sys.notes().record_visits(config.access_log.clone());
+    let own = own_ports(&config, bind_at);
     let driver = ServerMain::new(config.settings, lane_count, bind_at);
     let mut main = Worker::new(main, main_out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
     main.sys.use_tls(tls.clone());
-    let (mut ctl, mut proxy) = (bind_at, bind_at);
-    ctl.set_port(config.ctl_port);
-    proxy.set_port(config.proxy_port);
+    let visitor_tls = VisitorTlsInUse::default();
+    visitor_tls.set(config.visitor_tls);
+    listener.sys.meet_challenges(challenges);
+    listener.sys.end_visitors_tls(visitor_tls.clone());
     let lent = Lent::default();
     main.sys.lend_to(lent.clone());
     listener.sys.lend_to(lent.clone());
-    let at = config.host_ports.map(|port| port.map(|port| SocketAddr::new(bind_at.ip(), port)));
-    let left = inherited.hosts(at);
-    let opened = listener.call(|driver, cx| driver.open_doors(cx, at, left, routing));
-    let hosts_at = opened.map_err(|(at, error)| StartError::HostPort(at, error))?;
-    let left = inherited.doors(ctl, proxy);
-    let bound = main.call(|driver, cx| driver.listen(cx, ctl, proxy, left));
-    match bound {
-        Ok((ctl, proxy)) => Ok(Server {
-            host,
-            main,
-            main_address,
-            tls,
-            operator,
-            listener,
-            loop_count,
-            hosts,
-            held: std::mem::take(&mut inherited.public),
-            lent,
-            timings,
-            relay,
-            access_log: config.access_log,
-            clock,
-            ctl,
-            proxy,
-            hosts_at,
-        }),
-        Err((at, error)) if at == ctl => Err(StartError::CtlPort(at, error)),
-        Err((at, error)) => Err(StartError::ProxyPort(at, error)),
+    let ([ctl, proxy], hosts_at) = open(own, &mut main, &mut listener, inherited, routing)?;
+    Ok(Server {
+        host,
+        main,
+        main_address,
+        tls,
+        visitor_tls,
+        operator,
+        listener,
+        loop_count,
+        hosts,
+        held: std::mem::take(&mut inherited.public),
+        lent,
+        timings,
+        relay,
+        access_log: config.access_log,
+        clock,
+        ctl,
+        proxy,
+        hosts_at,
+    })
+}
+
+/// The server's own ports, and what each of them is there for. Any port is one of its own each time.
+fn own_ports(config: &Config, bind_at: SocketAddr) -> Vec<(SocketAddr, Purposes)> {
+    let numbers = [Some(config.ctl_port), Some(config.proxy_port), config.host_ports[0], config.host_ports[1]];
+    let mut ports: Vec<(SocketAddr, Purposes)> = Vec::new();
+    for (purpose, number) in Purpose::ALL.into_iter().zip(numbers) {
+        let Some(number) = number else { continue };
+        match ports.iter_mut().find(|(at, _)| number != 0 && at.port() == number) {
+            Some((_, purposes)) => *purposes = purposes.with(purpose),
+            None => {
+                let mut at = bind_at;
+                at.set_port(number);
+                ports.push((at, Purposes::default().with(purpose)));
+            }
+        }
     }
+    ports
+}
+
+/// Opens the server's own ports, or takes over those that another process has left. A port for one kind of visitors alone is
+/// the listener's. Returns where the ctl and the proxy port are, and those of hosts.
+fn open(
+    ports: Vec<(SocketAddr, Purposes)>,
+    main: &mut MainWorker,
+    listener: &mut ListenWorker,
+    inherited: &mut Inherited,
+    routing: Routing,
+) -> Result<([SocketAddr; 2], [Option<SocketAddr>; 2]), StartError> {
+    let (mut wanted, mut hosts, mut left_hosts) = (Vec::new(), [None; 2], [None, None]);
+    for (at, purposes) in ports {
+        let left = inherited.door(purposes, at);
+        match purposes.only_host() {
+            Some(web) => (hosts[web as usize], left_hosts[web as usize]) = (Some(at), left),
+            None => wanted.push(Wanted { at, purposes, left }),
+        }
+    }
+    inherited.close_doors();
+    let mut own = [None; 2];
+    for wanted in wanted {
+        let (at, purposes, adopted) = (wanted.at, wanted.purposes, wanted.left.is_some());
+        let real = main.call(|driver, cx| driver.listen(cx, wanted)).map_err(|error| match purposes.iter().next() {
+            Some(Purpose::Proxy) => StartError::ProxyPort(at, error),
+            Some(Purpose::Http | Purpose::Https) => StartError::HostPort(at, error),
+            Some(Purpose::Ctl) | None => StartError::CtlPort(at, error),
+        })?;
+        let webs = Web::ALL.into_iter().filter(|&web| purposes.has(web.into()));
+        webs.for_each(|web| listener.driver.expect(web, real, adopted));
+        for (own, purpose) in own.iter_mut().zip([Purpose::Ctl, Purpose::Proxy]) {
+            *own = own.or_else(|| purposes.has(purpose).then_some(real));
+        }
+    }
+    let hosts = listener.call(|driver, cx| driver.open_doors(cx, hosts, left_hosts, routing));
+    let hosts = hosts.map_err(|(at, error)| StartError::HostPort(at, error))?;
+    Ok((own.map(|at| at.expect("a server has both")), hosts))
 }
 
 impl Server {
@@ -282,7 +345,8 @@ impl Server {
     pub fn reloader(&mut self) -> Reloader {
         let (sender, answers) = channel();
         self.main.sys.notes().answer_reloads(sender);
-        Reloader { main: self.main_address.clone(), tls: self.tls.clone(), answers }
+        let (tls, visitor_tls) = (self.tls.clone(), self.visitor_tls.clone());
+        Reloader { main: self.main_address.clone(), tls, visitor_tls, answers }
     }
 
     /// A handle that lets another process take over.
@@ -362,6 +426,7 @@ impl Server {
 pub struct Reloader {
     main: Address<ToServerMain<Stream>>,
     tls: TlsInUse,
+    visitor_tls: VisitorTlsInUse,
     answers: Receiver<Option<Changes>>,
 }
 
@@ -375,6 +440,7 @@ impl Reloader {
         if let Some(tls) = config.tls.filter(|_| encrypts) {
             self.tls.set(Tls::Server(tls));
         }
+        self.visitor_tls.set(config.visitor_tls);
         self.main.post(ToServerMain::Reload(Box::new(config.settings)));
         self.answers.recv().ok().flatten()
     }
@@ -418,7 +484,7 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 #[derive(Debug)]
 struct MainOut {
     loop_count: LanesOut,
-    listener: Outgoing<ToListener>,
+    listener: Outgoing<ToListener<Stream>>,
     answers: Answers,
 }
 
@@ -434,8 +500,8 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {
     }
 }
 
-impl Tell<ToListener> for MainOut {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for MainOut {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         self.listener.tell(msg);
     }
 }

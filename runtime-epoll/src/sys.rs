@@ -20,15 +20,17 @@ pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
 
+use crate::challenges::Challenges;
 use crate::inherit::Lent;
 use crate::notes::Notes;
-use crate::tls::TlsInUse;
+use crate::tls::{TlsInUse, VisitorTlsInUse};
 use nix::errno::Errno;
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::{
-    Address, Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH, Splice,
+    Address, BULK, Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice,
     Streams, SysError, Tell, Token, Unacked,
 };
+use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::{Datagrams as Kind, Origin, Timings};
 use std::collections::BTreeSet;
 use std::io;
@@ -39,9 +41,6 @@ use std::time::Duration;
 
 /// Bytes copied at once into the pipe of a stream with urgent bytes: they fit into any pipe that is used.
 const BOUNCE: usize = 16 * 1024;
-
-/// A write of this many bytes moves bulk data: a read has filled a driver's buffer.
-const BULK: usize = SCRATCH;
 
 /// The kernel, as one driver sees it: a way into its thread's epoll set, and pipes to splice through. A socket
 /// belongs to the holder of its [`Stream`]. `O` takes the messages for other drivers; `()` does where there are none.
@@ -60,6 +59,8 @@ pub struct Linux<O = ()> {
     datagram: Vec<u8>,
     /// Listeners for another process.
     lent: Lent,
+    /// Who answers an authority's challenges, if anybody.
+    challenges: Option<Challenges>,
     outbox: O,
 }
 
@@ -85,6 +86,7 @@ impl<O> Linux<O> {
             notes: Notes::default(),
             datagram: Vec::new(),
             lent: Lent::default(),
+            challenges: None,
             outbox,
         }
     }
@@ -122,6 +124,16 @@ impl<O> Linux<O> {
         self.secure.tls = tls;
     }
 
+    /// Answers an authority's challenges from now on.
+    pub(crate) fn meet_challenges(&mut self, challenges: Option<Challenges>) {
+        self.challenges = challenges;
+    }
+
+    /// Ends the TLS of visitors from now on, where these have certificates for them.
+    pub(crate) fn end_visitors_tls(&mut self, tls: VisitorTlsInUse) {
+        self.secure.visitors = tls;
+    }
+
     /// The socket that an event is about, and what it means for the driver.
     pub(crate) fn on_event(&mut self, event: Event) -> (Token, Readiness) {
         if event.urgent {
@@ -156,7 +168,8 @@ impl<O> Linux<O> {
     /// registered for EPOLLOUT.
     fn wrote(&self, stream: &Stream, wanted: usize, result: Result<usize, SysError>) -> Result<usize, SysError> {
         let full = result == Err(SysError::WouldBlock);
-        // With TLS, a write also finds no room while the handshake is under way.
+        // A write of so many bytes comes of a read that has shown a bulk stream. With TLS, a write also finds no room
+        // while the handshake is under way.
         if wanted >= BULK || full && stream.tls.get().is_none() {
             stream.on_bulk();
         }
@@ -218,6 +231,11 @@ impl<O> Streams for Linux<O> {
 
     fn probe(&mut self, stream: &Stream, timings: &Timings) {
         options::probe(stream, timings);
+    }
+
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        stream.assign(role, &self.limits);
+        self.secure.accepted(stream);
     }
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
@@ -283,6 +301,12 @@ impl<O> Streams for Linux<O> {
             Some(session) => self.secure.channel(stream, session),
             None => Ok(None),
         }
+    }
+
+    fn finish(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let Some(session) = stream.tls.get() else { return Ok(()) };
+        let said = self.secure.finish(stream, session);
+        self.wrote(stream, 0, said.map(|()| 0)).map(drop)
     }
 
     fn own_address(&self, stream: &Stream) -> SocketAddr {
@@ -419,6 +443,25 @@ impl<O> Listen for Linux<O> {
         let (stream, from) = listener.accept(role, &self.limits)?;
         self.secure.accepted(&stream);
         Ok((stream, from))
+    }
+
+    fn certified(&self, name: Option<&str>) -> bool {
+        self.secure.visitors.certified(name)
+    }
+
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], speaks: Speaks) -> Result<(), SysError> {
+        // A session may have to write while its driver only reads.
+        self.want_room(stream)?;
+        self.secure.end(stream, hello, speaks)
+    }
+
+    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+        let session = stream.tls.get().ok_or(SysError::Unsupported)?;
+        self.secure.agreed(stream, session)
+    }
+
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        self.challenges.as_ref().is_some_and(|challenges| challenges.ask(newcomer, name))
     }
 
     fn unlisten(&mut self, listener: Listener) {

@@ -30,6 +30,8 @@ fn server_config(ctl_port: u16) -> server::Config {
         work_threads: THREADS,
         relay: Strategy::default(),
         tls: None,
+        visitor_tls: None,
+        acme_webroot: None,
         access_log: None,
         settings: ServerSettings::default(),
     }

@@ -97,7 +97,9 @@ const SWARM_SEEDS: u64 = 150;
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth,
 /// nobody asks for a report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host, and there
 /// is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 22] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 24] = [
+    PlantedBug::LookTakes,
+    PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
@@ -134,7 +136,9 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces
 /// is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the access log only the records are
 /// counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 18] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 20] = [
+    PlantedBug::LookTakes,
+    PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
@@ -215,13 +219,14 @@ fn every_planted_bug_is_found() {
         let in_large = !of_flows && !HIDDEN_FROM_LARGE.contains(&bug);
         let in_swarm = in_large && !HIDDEN_FROM_SWARM.contains(&bug);
         let found = std::thread::scope(|scope| {
-            let small = scope.spawn(|| if in_small { (explore(), play()) } else { (None, None) });
-            let seek =
-                |there: bool, run: fn(u64) -> Option<Breach>, seeds| there.then(|| simulate(run, seeds)).flatten();
-            let whole = if of_flows { flow() } else { seek(in_large, kernel, KERNEL_SEEDS) };
-            let large = (whole, seek(in_swarm, swarm, SWARM_SEEDS));
-            let small = small.join().expect("a search ends");
-            [small.0, small.1, large.0, large.1]
+            let seek = |there: bool, search: fn() -> Found| scope.spawn(move || there.then(search).flatten());
+            let rings = [
+                seek(in_small, explore),
+                seek(in_small, play),
+                if of_flows { seek(true, flow) } else { seek(in_large, || simulate(kernel, KERNEL_SEEDS)) },
+                seek(in_swarm, || simulate(swarm, SWARM_SEEDS)),
+            ];
+            rings.map(|ring| ring.join().expect("a search ends"))
         });
         let place = |found: &Found| found.as_ref().map_or("-".to_owned(), |(place, _)| place.clone());
         let what = found.iter().flatten().next().map_or("-", |(_, what)| what.as_str());

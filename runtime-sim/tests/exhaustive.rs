@@ -80,3 +80,8 @@ fn a_tunnel_is_closed_while_visitors_are_there() {
 fn a_reload_costs_nobody_anything_that_may_stay() {
     explore(Topic::Reloading);
 }
+
+#[test]
+fn an_operator_ends_a_session_or_closes_a_port() {
+    explore(Topic::Orders);
+}

@@ -1,6 +1,7 @@
 //! Ring 3 in every `cargo test`: production's event loops over the simulated kernel.
 //!
-//! `SIM_SEED=N cargo test -p runtime-sim --test kernel` runs one seed, and tells its story if it fails.
+//! `SIM_SEED=N cargo test -p runtime-sim --test kernel` runs one seed, and tells its story if it fails. `SIM_SEEDS=400`
+//! runs so many: fewer than usual are not asked for everything that happens sometimes.
 
 #[cfg(debug_assertions)]
 mod cells;
@@ -42,16 +43,20 @@ fn every_promise_is_kept_and_everything_happens_sometimes() {
     if let Ok(seed) = std::env::var("SIM_SEED") {
         return one(seed.parse().expect("SIM_SEED is a number"));
     }
-    let total = seeds(0, SEEDS);
+    let count = std::env::var("SIM_SEEDS").map_or(SEEDS, |text| text.parse().expect("SIM_SEEDS is a number"));
+    let total = seeds(0, count);
     if let Some((seed, _)) = total.failures.first() {
         one(*seed);
         panic!("seed {seed} broke a promise, and then kept it: {:?}", total.failures);
     }
+    println!("{total}");
+    if count < SEEDS {
+        return;
+    }
     let missing: Vec<_> = total.missing().into_iter().filter(|what| !RARE.contains(&what.as_str())).collect();
-    assert_eq!(missing, [""; 0], "{SEEDS} seeds never saw these");
+    assert_eq!(missing, [""; 0], "{count} seeds never saw these");
     #[cfg(debug_assertions)]
     cells::check(false);
-    println!("{total}");
 }
 
 /// Seeds that failed once, and why. A change of what a seed means takes their meaning, not their place.

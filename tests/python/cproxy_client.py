@@ -254,6 +254,7 @@ LIMITS = Struct(
     sources=Struct(allow=NETWORKS, deny=NETWORKS), max_connections=U32, max_connection_rate=U32)
 
 SITE = Struct(web=Choice("Http", "Https"), host=Host())
+SERVICE = Struct(speaks=Choice("Http1", "Http2", "Both"), redirect=Bool(), forwarded=Bool())
 
 FIN = ("Fin", Struct(conn=U64, epoch=U32, total=U64, how=HOW))
 ABORTED = ("Abort", Struct(conn=U64, epoch=U32, code=ABORT))
@@ -283,6 +284,7 @@ CTL_TO_SERVER = ctl(
         ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
         ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS)),
         ("RegisterHost", Struct(tunnel=U32, site=SITE, name=Text(), limits=LIMITS)),
+        ("RegisterSite", Struct(tunnel=U32, site=SITE, service=SERVICE, name=Text(), limits=LIMITS)),
         ("RegisterUdp", Struct(tunnel=U32, public_port=U16, name=Text(), limits=LIMITS))))
 CTL_TO_CLIENT = ctl(
     Choice(

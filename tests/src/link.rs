@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 /// Packets on the road in one direction; more are dropped, as a router would.
 const ROAD: usize = 4096;
+/// How long a packet may stand in line before a thin line; who comes later is dropped.
+const QUEUE: Duration = Duration::from_secs(20);
 
 /// A network namespace with a loopback device, and one end of the road if it belongs to a [`Link`].
 #[derive(Debug)]
@@ -95,6 +97,10 @@ struct Orders {
     cut: AtomicBool,
     /// How many packets of a thousand are lost.
     loss: AtomicU32,
+    /// Bytes that pass in a second, in each direction; 0: as many as come.
+    rate: AtomicU32,
+    /// For how many milliseconds of that packets stand in line, towards the far and towards the near end.
+    late: [AtomicU32; 2],
     router: Mutex<Router>,
 }
 
@@ -226,6 +232,17 @@ impl Link {
     pub fn lose(&self, per_mille: u32) {
         self.orders.loss.store(per_mille, Ordering::SeqCst);
     }
+
+    /// From now on so many bytes pass in a second, in each direction; others stand in line, for 20 s at most.
+    pub fn narrow(&self, rate: u32) {
+        self.orders.rate.store(rate, Ordering::SeqCst);
+    }
+
+    /// How long a packet towards the near end stands in line.
+    #[must_use]
+    pub fn late(&self) -> Duration {
+        Duration::from_millis(self.orders.late[1].load(Ordering::SeqCst).into())
+    }
 }
 
 impl Drop for Link {
@@ -311,6 +328,8 @@ fn carry(mut ends: [File; 2], one_way: Duration, orders: &Orders) {
     let mut roads: [VecDeque<(Instant, Vec<u8>)>; 2] = [VecDeque::new(), VecDeque::new()];
     let mut packet = vec![0; 65_536];
     let mut dice = 0x2545_f491_u32;
+    // When what was sent last is out.
+    let mut free = [Instant::now(); 2];
     while !orders.stop.load(Ordering::SeqCst) {
         let due = roads.iter().filter_map(|road| road.front()).map(|(due, _)| *due).min();
         let wait = due.map_or(NOTICE, |due| due.saturating_duration_since(Instant::now())).min(NOTICE);
@@ -339,11 +358,18 @@ fn carry(mut ends: [File; 2], one_way: Duration, orders: &Orders) {
                         dice ^= dice << 13;
                         dice ^= dice >> 17;
                         dice ^= dice << 5;
+                        let now = Instant::now();
+                        let late = free[end].saturating_duration_since(now);
                         let lost = orders.cut.load(Ordering::SeqCst)
                             || dice % 1000 < orders.loss.load(Ordering::SeqCst)
-                            || roads[end].len() == ROAD;
+                            || roads[end].len() == ROAD
+                            || late > QUEUE;
                         if !lost {
-                            roads[end].push_back((Instant::now() + one_way, packet[..n].to_vec()));
+                            let rate = orders.rate.load(Ordering::SeqCst);
+                            let takes = if rate == 0 { 0.0 } else { n as f64 / f64::from(rate) };
+                            free[end] = now + late + Duration::from_secs_f64(takes);
+                            orders.late[end].store(late.as_millis() as u32, Ordering::SeqCst);
+                            roads[end].push_back((free[end] + one_way, packet[..n].to_vec()));
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -120,6 +120,8 @@ impl Program {
         let child = Command::new(&command[0])
             .args(&command[1..])
             .env_remove("CPROXY_TOKEN")
+            // What it makes for itself is not the user's.
+            .env("XDG_STATE_HOME", build::directory().join("state"))
             // Its descriptors are counted, without root too.
             .env("CPROXY_TEST_DUMPABLE", "1")
             .envs(options.env.iter().map(|(name, value)| (name, value)))

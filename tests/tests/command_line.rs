@@ -1,9 +1,13 @@
 //! The command line and the configuration files are a contract: the original's spelling, the two lines on
 //! standard output, flags over files, `check-config` and exit codes.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use tests::programs::{Client, Program, Server, options};
+use tests::foreign::find;
+use tests::limit::arm;
+use tests::programs::{Client, Program, Server, directory, options};
 use tests::services::Service;
 use tests::sockets::{LOOPBACK, free_port};
 use tests::visits::{greeting, short_visit};
@@ -88,6 +92,24 @@ fn log_lines_are_text_or_json() {
         for field in ["timestamp", "level", "message"] {
             assert!(value[field].is_string(), "`{field}` in {line}");
         }
+    }
+}
+
+#[test]
+fn lines_on_a_terminal_are_coloured_but_for_those_who_want_none() {
+    arm();
+    let Some(script) = find("script") else { return };
+    let taken = TcpListener::bind((LOOPBACK, 0)).expect("a port");
+    let port = taken.local_addr().expect("its address").port();
+    let server = directory().join("cproxy-server");
+    let fails = format!("{} --bind-addr=127.0.0.1 --proxy-port=0 --ctl-port={port}", server.display());
+    for (no_color, coloured) in [(None, true), (Some(""), true), (Some("1"), false)] {
+        let mut command = Command::new(&script);
+        command.args(["-qec", &fails, "/dev/null"]).stdin(Stdio::null()).env_remove("NO_COLOR");
+        command.envs(no_color.map(|value| ("NO_COLOR", value)));
+        let said = String::from_utf8(command.output().expect("script").stdout).expect("UTF-8");
+        assert!(said.contains("ERROR") && said.contains("in use"), "{said:?}");
+        assert_eq!(said.contains('\x1b'), coloured, "NO_COLOR {no_color:?}: {said:?}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! The end-to-end tests as one program: they wait more than they work, and so several files run side by side.
 //!
 //! `cargo test -p tests --test end_to_end killed::` runs one file.
+//!
+//! Tests begin in the order of their names. One that takes minutes has a name that comes early: the others then run
+//! beside it, and nobody waits for it alone at the end.
 
 mod access_log;
 mod authentication;
@@ -8,6 +11,7 @@ mod bad_input;
 mod bandwidth;
 mod beyond_4_gib;
 mod browser;
+mod buffer_memory;
 mod bulk;
 mod command_line;
 mod containers;
@@ -38,6 +42,7 @@ mod many_visits;
 mod metrics;
 mod netns;
 mod never_gives_up;
+mod one_port;
 mod operate;
 mod outbound;
 mod port_conflicts;
@@ -55,15 +60,16 @@ mod reload;
 mod resets;
 mod resets_in_order;
 mod reuse;
+mod routes;
 mod server_restart;
 mod several_clients;
 mod slow_reader;
 mod small_writes;
-mod socket_memory;
 mod source_lists;
 mod stale_conns;
 mod status;
 mod strangers;
+mod strict_network;
 mod systemd;
 mod takeover;
 mod threats;

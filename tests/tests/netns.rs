@@ -1,8 +1,8 @@
 //! A network of its own, with real distance in it: a link that is cut without a word, packets that are late
 //! or lost, a client that does not come from the same machine, the original's fixed ports. Needs root.
 
-use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 use tests::exchange::{Exchange, Exchanges, Order, send_part};
 use tests::link::{Link, Namespace};
@@ -70,6 +70,48 @@ fn late_and_lost_packets_change_nothing() {
         }
     });
     service.expect(6);
+}
+
+/// P-XFER-8: the answer to a `Start` waits behind the client's own payload, for longer than it may take else.
+#[test]
+fn own_bulk_on_a_thin_line_costs_no_visitor() {
+    root_only!();
+    let link = Link::new(Duration::ZERO);
+    let service = link.far.run(|| {
+        Service::start_at((link.far.ip(), 0).into(), |mut stream| {
+            let mut first = [0];
+            stream.read_exact(&mut first).expect("the visitor speaks first");
+            while first == *b"!" && stream.write_all(&[b'!'; 1 << 16]).is_ok() {}
+            let _gone = stream.write_all(&first);
+        })
+    });
+    // With a conn for each visitor, and two seconds for the answer.
+    let hasty = || options().key("dial_timeout", 1);
+    let server = hasty().threads(1).key("idle_conns", 12);
+    let (_server, client) = setup(&link, service.addr(), server, hasty().threads(1));
+    link.near.run(|| {
+        let downloads: Vec<_> = (0..4)
+            .map(|_| {
+                let mut visitor = connect(client.public());
+                visitor.write_all(b"!").expect("asked");
+                let reader = visitor.try_clone().expect("a second handle");
+                (visitor, std::thread::spawn(move || read_end(&mut { reader })))
+            })
+            .collect();
+        link.narrow(64 << 10);
+        until("the line is full", || link.late() > Duration::from_secs(3));
+        std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(|| ping(&mut connect(client.public()), b"?"))));
+        });
+        for (visitor, reader) in downloads {
+            visitor.shutdown(Shutdown::Both).expect("it is open");
+            assert_ne!(
+                reader.join().expect("no panic").1,
+                End::Reset,
+                "a download goes on for as long as it is wanted"
+            );
+        }
+    });
 }
 
 #[test]

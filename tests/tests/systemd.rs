@@ -151,8 +151,16 @@ fn an_upgrade_makes_the_new_process_the_main_one() {
         before = pid;
     }
     assert_eq!(property(&machine, "cproxy-server", "NRestarts"), "0", "{}", machine.journal());
+    // systemd stops it as it would have stopped the first: with time to end.
+    machine.must("systemctl restart cproxy-server");
+    visits.more();
     visits.expect_none_failed();
-    assert_eq!(property(&machine, "cproxy-server", "ActiveState"), "active", "{}", machine.journal());
+    let said = machine.journal();
+    assert!(!said.contains("not our child") && !said.contains("SIGKILL"), "{said}");
+    // A crash is noticed, too.
+    machine.must("cproxy-server upgrade && systemctl kill --kill-who=main --signal=KILL cproxy-server");
+    machine.until_says("systemctl show -P NRestarts cproxy-server", "1");
+    machine.until_says(&visit("127.0.0.1", 6000), "through a real systemd");
     machine.must("systemctl stop cproxy-server");
     assert!(!machine.run("pgrep -x cproxy-server").succeeded, "nobody is left behind");
 }

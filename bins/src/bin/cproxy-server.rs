@@ -8,17 +8,19 @@ use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
-use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
+use bins::{admin, assemble, certificates, exit, flags, invitation, limits, logging, notify, operate, signals, token};
 use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, StartError};
 use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let flags: ServerFlags = flags::parse();
+    let mut flags: ServerFlags = flags::parse();
     match &flags.command {
         Some(ServerCommand::Common(Command::CheckConfig { file })) => {
             let common = assemble::only_file(file);
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }
+    let own_token = invitation::own_token(&flags.common, |name| std::env::var_os(name));
+    flags.own_token = own_token.clone().ok().flatten();
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,
         Err(error) => return exit::bad_configuration(&error, flags.common.log_format),
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
         Ok(visits) => visits,
         Err(error) => return exit::cannot_start(&error, None),
     };
-    for warning in &assembled.warnings {
+    for warning in own_token.as_ref().err().into_iter().chain(&assembled.warnings) {
         tracing::warn!(event = "configuration_warning", "{warning}");
     }
     let attended = certificates::attend(assembled.besides);
@@ -62,12 +66,12 @@ fn main() -> ExitCode {
     if let Some(descriptors) = limits::raise_descriptor_limit() {
         config.settings.budget = limits::share_out(descriptors, config.work_threads.get(), &config.settings);
     }
-    let path = flags.common.config.clone();
+    let (path, own_token) = (flags.common.config.clone(), flags.own_token.clone());
     let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the server is there.
     let (fixed, turn) = (assembled.fixed, Turn::default());
     let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, level, attended, turn };
-    let code = match run(config, parts, inherited, assembled.doors, &out) {
+    let code = match run(config, parts, inherited, assembled.doors, own_token, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(event = "failed", "{error}");
@@ -123,12 +127,13 @@ fn run(
     parts: Parts<server::Config>,
     mut inherited: Inherited,
     doors: admin::Doors,
+    own_token: Option<PathBuf>,
     out: &Output,
 ) -> Result<(), Box<dyn Error>> {
     let mut caught = signals::catch()?;
     // By its name as it is now: another file may stand there later.
     let program = std::env::current_exe()?;
-    let pin = config.tls.as_ref().map(|tls| tls.own().pin());
+    let (bind, pin) = (config.bind_addr.clone(), config.tls.as_ref().map(|tls| tls.own().pin()));
     let Some(mut server) = start(config, &mut inherited, &mut caught)? else { return Ok(()) };
     let (mut reloader, turn) = (server.reloader(), parts.turn.clone());
     let reload = Reload::new(Parts { tell: Box::new(move |config| reloader.reload(config)), ..parts });
@@ -145,9 +150,13 @@ fn run(
     let hosts = Web::ALL.into_iter().zip(server.host_addrs());
     let hosts: String = hosts.filter_map(|(web, at)| Some(format!(" {} {}", web.scheme(), at?))).collect();
     out.line(format!("Listening ctl {} proxy {}{hosts}\n", server.ctl_addr(), server.proxy_addr()));
-    if let Some(pin) = pin {
+    if let Some(pin) = &pin {
         // As it stands in a client's file.
         out.line(format!("tls_pin = \"{pin}\"\n"));
+    }
+    if let Some(file) = own_token {
+        let shown = io::stdout().is_terminal();
+        out.line(invitation::command(&file, shown, bind.as_ref(), server.ctl_addr(), pin));
     }
     let total = server.run();
     upgrade.close();

@@ -5,8 +5,9 @@ use super::keys::{
 };
 use super::ranges::{self, Ports};
 use super::section::{Order, Section};
+use super::service;
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
-use crate::address::{AddressError, HostPort, socket_addr};
+use crate::address::{AddressError, HostPort, server_address, socket_addr};
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
@@ -147,7 +148,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
     file.tls = tls::client(&top);
-    file.server = top.parsed("server");
+    file.server = top.parsed_by("server", server_address);
     file.proxy = proxy(&top);
     file.uplink = uplink(&top);
     file.outbound = outbound(&top);
@@ -161,11 +162,12 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     top.seconds("reconnect_min", &mut timings.reconnect_min);
     top.seconds("reconnect_max", &mut timings.reconnect_max);
     top.ordered("reconnect_min", timings.reconnect_min, "reconnect_max", timings.reconnect_max, Order::AtMost);
-    for section in top.tables("tunnels", &TUNNEL_KEYS) {
+    let keys = [&TUNNEL_KEYS[..], &service::KEYS].concat();
+    for section in top.tables("tunnels", &keys) {
         tunnel(&section, &mut file.tunnels);
     }
     top.reject_unknown(|key| {
-        if TUNNEL_KEYS.contains(&key) {
+        if keys.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
             let there = keys::SERVER.contains(&key) || tls::SERVER_KEYS.contains(&key);
@@ -271,8 +273,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         Protocol::of(text).ok_or("is no protocol of a tunnel; write \"tcp\", \"udp\", \"http\" or \"https\"")
     });
     let datagrams = datagrams(section, protocol);
-    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol };
     let sites = sites(section, protocol, tunnels);
+    let service = service::service(section, sites.first().map(|site| site.web));
+    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -402,317 +405,4 @@ fn limits(section: &Section<'_>) -> TunnelLimits {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::token::TokenSource;
-    use std::num::{NonZeroU64, NonZeroUsize};
-    use std::time::Duration;
-
-    fn parse(text: &str) -> Result<ClientFile, ConfigError> {
-        parse_client(text, Path::new("client.toml"))
-    }
-
-    /// The one problem of `text`, without the file's name.
-    fn problem(text: &str) -> String {
-        let error = parse(text).unwrap_err();
-        let [problem] = error.problems() else { panic!("expected one problem: {error}") };
-        problem.to_string().strip_prefix("client.toml:").unwrap().to_owned()
-    }
-
-    #[test]
-    fn a_udp_port_and_its_twin_of_tcp_are_two() {
-        let tunnel = |name: &str, more: &str| {
-            format!("[[tunnels]]\nname = \"{name}\"\nlocal = \"a:1\"\npublic_port = 53\n{more}\n")
-        };
-        let file = parse(&(tunnel("a", "protocol = 'udp'") + &tunnel("b", ""))).unwrap();
-        let kinds: Vec<_> = file.tunnels.iter().map(|tunnel| tunnel.serving.datagrams).collect();
-        assert_eq!(kinds, [Some(Datagrams::Connected), None]);
-        let follows = parse(&tunnel("a", "protocol = 'udp'\nudp_follow = true")).unwrap();
-        assert_eq!(follows.tunnels[0].serving.datagrams, Some(Datagrams::Follow));
-        let twice = tunnel("a", "protocol = 'udp'") + &tunnel("b", "protocol = 'udp'");
-        assert!(problem(&twice).contains("which tunnel \"a\" has"), "{}", problem(&twice));
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let text = r#"
-            server = "tunnel.example.com:8080"
-            client_id = "laptop"
-            token_file = "/etc/token"
-            work_thread_nums = 2
-            # Instead of proxy_port:
-            proxy_addr = "192.0.2.1:18090"
-            frugal = true
-            max_proxy_conns = 7
-            source_addr = "192.0.2.9"
-            bind_interface = "wg0"
-            outbound_proxy = "socks5://proxy.example"
-            # Instead of outbound_proxy_file.
-            reconnect_min = 0.5
-            reconnect_max = 0.5
-
-            [[tunnels]]
-            name = "ssh"
-            local = "127.0.0.1:22"
-            local_sources = ["127.0.0.2", "127.0.0.3"]
-            public_port = 6022
-            allow_sources = ["192.0.2.0/24"]
-            deny_sources = ["192.0.2.7", "::/0"]
-            max_connections = 3
-            max_connection_rate = 4
-            max_bandwidth = 1_000_000
-            proxy_protocol = "v2"
-
-            [[tunnels]]
-            name = "site"
-            local = "127.0.0.1:8443"
-            protocol = "https"
-            hosts = ["App.Example.com.", "*.dev.example.com"]
-
-            [[tunnels]]
-            name = "web"
-            local = "[::1]:8000"
-            protocol = "udp"
-            udp_follow = true
-        "#;
-        for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
-            assert!(text.contains(key), "`{key}` is not in this test's file");
-        }
-        let file = parse(text).unwrap();
-        assert_eq!(file.server.unwrap().to_string(), "tunnel.example.com:8080");
-        assert_eq!(file.client_id.as_deref(), Some("laptop"));
-        let token = TokenSource::File { path: "/etc/token".into(), named_by: "client.toml:4: `token_file`".into() };
-        assert_eq!(file.common.tokens, [token]);
-        assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
-        assert_eq!((file.frugal, file.max_proxy_conns), (true, 7));
-        assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
-        let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
-        assert_eq!(file.uplink, uplink);
-        assert_eq!(file.outbound, OutboundSource::parse("socks5://proxy.example:1080").ok());
-        assert_eq!([file.timings.reconnect_min, file.timings.reconnect_max], [Duration::from_millis(500); 2]);
-        let tunnels: Vec<_> =
-            file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_ports.first)).collect();
-        assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-        let limits = &file.tunnels[0].limits;
-        assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
-        let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
-        let serving = Serving { datagrams: None, max_bandwidth, proxy_protocol };
-        let follows = Serving { datagrams: Some(Datagrams::Follow), ..Serving::default() };
-        let all = [serving, Serving::default(), follows];
-        assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
-        let parts = file.tunnels[1].parts();
-        let parts: Vec<_> = parts.iter().map(|part| format!("{} {}", part.name, part.site.as_ref().unwrap())).collect();
-        assert_eq!(parts, ["site-0 https://app.example.com", "site-1 https://*.dev.example.com"]);
-        let shown: Vec<_> = limits.sources.allow.iter().chain(&limits.sources.deny).map(ToString::to_string).collect();
-        assert_eq!(shown, ["192.0.2.0/24", "192.0.2.7/32", "::/0"]);
-        assert_eq!(file.tunnels[2].limits, TunnelLimits::default());
-        let [ssh, site] = [("ssh", "127.0.0.1:22".into(), 6022), ("site", "127.0.0.1:8443".into(), 0)];
-        assert_eq!(tunnels, [ssh, site, ("web", "[::1]:8000".into(), 0)]);
-    }
-
-    #[test]
-    fn hosts_are_each_one_tunnels() {
-        let tunnel = |name: &str, more: &str| format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\n{more}\n");
-        let both =
-            tunnel("a", "hosts = ['a.b']\nprotocol = 'http'") + &tunnel("b", "hosts = ['a.b']\nprotocol = 'https'");
-        assert_eq!(parse(&both).unwrap().tunnels.len(), 2, "they have a port each");
-        let twice = tunnel("a", "hosts = ['A.b.']") + &tunnel("b", "hosts = ['c', 'a.b']");
-        assert!(problem(&twice).contains("has http://a.b twice"), "{}", problem(&twice));
-        assert!(problem(&tunnel("a", "hosts = ['c', 'c']")).contains("has http://c twice"));
-        for (more, said) in [
-            ("hosts = []", "is an empty list"),
-            ("hosts = ['a b']", "\"a b\" is not a host of at most 120 bytes; write it like"),
-            ("hosts = ['a:80']", "without a port"),
-            ("hosts = [1]", "expected a list of hosts in quotes"),
-            ("protocol = 'http'", "needs `hosts"),
-            ("protocol = 'ftp'", "is no protocol of a tunnel"),
-            ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
-            ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
-        ] {
-            assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
-        }
-        for (more, said) in [
-            ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
-            ("protocol = 'udp'\nproxy_protocol = 'v2'", "is for tunnels of TCP"),
-            ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
-        ] {
-            assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
-        }
-        let numbered = tunnel("a", "hosts = ['c', 'd']") + &tunnel("a-1", "");
-        assert!(problem(&numbered).contains("\"a-1\" is there twice"));
-    }
-
-    #[test]
-    fn data_connections_go_to_one_place() {
-        assert_eq!(parse("proxy_port = 9").unwrap().proxy, ProxyAt::Port(9));
-        assert!(problem("proxy_port = 0").starts_with("1: `proxy_port` is 0; write the port"));
-        assert!(problem("proxy_addr = 'relay'").contains("is not an IP address and a port"));
-        assert!(problem("proxy_port = 9\nproxy_addr = '192.0.2.1:9'").starts_with("2: `proxy_addr` stands beside"));
-    }
-
-    #[test]
-    fn connections_begin_at_an_address_and_an_interface() {
-        for bad in ["office", "0.0.0.0", "192.0.2.0/24", "::", "224.0.0.1", ""] {
-            let said = problem(&format!("source_addr = '{bad}'"));
-            assert!(said.contains("is not one IP address of this machine"), "{said}");
-        }
-        for bad in ["", "a b", "a/b", "sixteen-letters-"] {
-            let said = problem(&format!("bind_interface = '{bad}'"));
-            assert!(said.contains("is not the name of a network interface"), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_is_named_once_and_what_is_wrong_with_it_shows_no_password() {
-        assert_eq!(parse("outbound_proxy = 'environment'").unwrap().outbound, Some(OutboundSource::Environment));
-        let named_by = "client.toml:1: `outbound_proxy_file`".to_owned();
-        let file = Some(OutboundSource::File { path: "proxy".into(), named_by });
-        assert_eq!(parse("outbound_proxy_file = 'proxy'").unwrap().outbound, file);
-        let both = "outbound_proxy = 'environment'\noutbound_proxy_file = 'proxy'";
-        assert_eq!(problem(both), "2: `outbound_proxy_file` stands beside `outbound_proxy`; keep one of the two");
-        let wrong = problem("outbound_proxy = 'ftp://me:s3cret@host'");
-        assert!(wrong.starts_with("1: `outbound_proxy` has a scheme that is neither") && !wrong.contains("s3cret"));
-        assert!(problem("outbound_proxy = 3128").contains("a text in quotes"));
-        assert!(problem("outbound_proxy_file = ''").contains("is empty; write the path"));
-    }
-
-    #[test]
-    fn local_sources_are_addresses_each_once() {
-        let sources = |list: &str| problem(&format!("[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nlocal_sources = {list}"));
-        assert!(
-            sources("['127.0.0.2',\n'lo']").starts_with("5: `local_sources` in [[tunnels]]: \"lo\": expected a list")
-        );
-        assert!(sources("['0.0.0.0']").contains("\"0.0.0.0\": expected a list of addresses of this machine"));
-        assert!(sources("['::1', '::1']").contains("\"::1\" is there twice"));
-        assert!(sources("[1]").contains("expected a list of addresses"));
-        let many = (2..=66).map(|last| format!("'127.0.0.{last}',")).collect::<String>();
-        assert!(sources(&format!("[{many}]")).contains("names 65 addresses; 64 are enough"));
-    }
-
-    #[test]
-    fn tunnels_must_be_whole_and_distinct() {
-        assert!(problem("[[tunnels]]\nname = 'a'").starts_with("1: `local` in [[tunnels]] is missing"));
-        assert!(problem("\n[[tunnels]]\nlocal = 'a:1'").starts_with("2: `name` in [[tunnels]] is missing"));
-        assert!(problem("[tunnels]\nname = 'a'").starts_with("1: `tunnels` is a table; write [[tunnels]] above"));
-        let tunnel =
-            |name: &str, port: u16| format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\npublic_port = {port}\n");
-        assert_eq!(
-            problem(&(tunnel("a", 1) + &tunnel("a", 2))),
-            "6: `name` in [[tunnels]] = \"a\" is there twice; give each of the [[tunnels]] its own name"
-        );
-        assert_eq!(
-            problem(&(tunnel("a", 9) + &tunnel("b", 9))),
-            "8: `public_port` in [[tunnels]] is 9, which tunnel \"a\" has; give each tunnel its own"
-        );
-        assert!(parse(&(tunnel("a", 0) + &tunnel("b", 0))).is_ok());
-        assert!(problem(&tunnel(&"x".repeat(65), 1)).contains("longer than 64 bytes"));
-    }
-
-    #[test]
-    fn ranges_of_ports_are_a_tunnel_for_each() {
-        let tunnel = |name: &str, local: &str, public: &str| {
-            format!("[[tunnels]]\nname = '{name}'\nlocal = '{local}'\npublic_port = {public}\n")
-        };
-        let parts = |local: &str, public: &str| {
-            let file = parse(&tunnel("ftp", local, public)).unwrap();
-            let parts = file.tunnels[0].parts().into_iter();
-            parts.map(|part| format!("{} {} {}", part.name, part.public_port, part.local)).collect::<Vec<_>>()
-        };
-        assert_eq!(parts("[::1]:8-9", "'18-19'"), ["ftp-0 18 [::1]:8", "ftp-1 19 [::1]:9"]);
-        assert_eq!(parts("65534-65535", "'1-2'"), ["ftp-0 1 127.0.0.1:65534", "ftp-1 2 127.0.0.1:65535"]);
-        assert_eq!(parts("a-b.c:8-8", "'18-18'"), ["ftp 18 a-b.c:8"], "one is as without a range");
-        assert_eq!(parts("a:8-8", "0"), ["ftp 0 a:8"]);
-        let wrong = "a range of ports is two numbers from 1 to 65535";
-        let backwards = "the range's first port is larger than its last";
-        for (local, public, said) in [
-            ("a:1-3", "'11-12'", "4: `public_port` in [[tunnels]] has 2 ports, and `local` 3; each leads to the one"),
-            ("a:1", "'11-12'", "4: `public_port` in [[tunnels]] has 2 ports, and `local` 1; each leads to the one"),
-            ("a:1-3", "11", "3: `local` in [[tunnels]] has 3 ports, and `public_port` none for each; write a range"),
-            ("a:1-3", "0", "and `public_port` none for each; write a range"),
-            ("a:1-2", "'12-11'", backwards),
-            ("a:2-1", "'11-12'", backwards),
-            ("a:0-1", "'11-12'", wrong),
-            ("a:1-2", "'0-1'", wrong),
-            ("a:1-2", "'65535-65536'", wrong),
-            ("a:1-2", "'+1-2'", wrong),
-            ("a:1-2", "'1-2-3'", wrong),
-            ("a:1-2", "'1-2,5'", wrong),
-            ("a:1-", "'11-12'", wrong),
-            ("a:1", "'11'", "one port has no quotes"),
-            ("1-host", "11", "it has no port; write `1-host:8080`"),
-            ("::1:1-2", "'11-12'", "without brackets"),
-            ("a:1-65535", "'1-65535'", "makes 65535 tunnels of one client; it has 10000 at most"),
-        ] {
-            let text = tunnel("ftp", local, public);
-            assert!(problem(&text).contains(said), "{local} {public}: {}", problem(&text));
-        }
-        let hosts = "[[tunnels]]\nname = 'a'\nlocal = 'a:1-2'\nhosts = ['a']";
-        assert!(problem(hosts).contains("`local` in [[tunnels]] has 2 ports beside `hosts`"), "{}", problem(hosts));
-        let hosts = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\npublic_port = '1-2'\nhosts = ['a']";
-        assert!(problem(hosts).contains("`public_port` in [[tunnels]] stands beside `hosts`"), "{}", problem(hosts));
-        let missing = "[[tunnels]]\nname = 'a'\nlocal = 'a:1-2'";
-        assert!(problem(missing).contains("and `public_port` none for each"));
-        let ftp = tunnel("ftp", "a:1-9", "'11-19'");
-        assert!(problem(&(ftp.clone() + &tunnel("ftp-1", "a:1", "0"))).contains("\"ftp-1\" is there twice"));
-        let said = problem(&(tunnel("b", "a:1", "15") + &ftp));
-        assert!(said.contains("is 11-19, and 15 of them is what tunnel \"b\" has; give each"), "{said}");
-        let said = problem(&(ftp.clone() + &tunnel("b", "a:1", "15")));
-        assert!(said.contains("is 15, which tunnel \"ftp-4\" has; give each"), "{said}");
-        assert!(problem(&tunnel(&"x".repeat(63), "a:1-2", "'11-12'")).contains("longer than 64 bytes"));
-        let half = tunnel("a", "a:1-5000", "'1-5000'") + &tunnel("b", "a:1-5000", "'5001-10000'");
-        assert!(parse(&half).is_ok());
-        let more = problem(&(half + &tunnel("c", "a:1", "0")));
-        assert!(more.contains("makes 10001 tunnels of one client"), "{more}");
-    }
-
-    #[test]
-    fn bandwidth_is_none_or_enough() {
-        let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nmax_bandwidth = ";
-        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.max_bandwidth;
-        assert_eq!((read("4096"), read("0")), (NonZeroU64::new(4096), None));
-        for wrong in ["1", "4095"] {
-            assert!(problem(&format!("{tunnel}{wrong}")).starts_with("4: `max_bandwidth` in [[tunnels]] is too small"));
-        }
-        assert!(problem(&format!("{tunnel}'10MiB'")).contains("write a whole number"));
-    }
-
-    #[test]
-    fn the_proxy_protocol_has_two_versions() {
-        let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nproxy_protocol = ";
-        let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.proxy_protocol;
-        assert_eq!((read("'v1'"), read("'v2'")), (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)));
-        for wrong in ["''", "'v3'", "'V1'"] {
-            assert!(problem(&format!("{tunnel}{wrong}")).contains("is no version of the PROXY protocol; write"));
-        }
-        assert!(problem(&format!("{tunnel}1")).contains("a text in quotes"));
-    }
-
-    #[test]
-    fn a_tunnel_asks_for_no_more_networks_than_one_message_holds() {
-        let lists = |allow: usize, deny: usize| {
-            let list = |count| ["'192.0.2.0/24',"].repeat(count).concat();
-            let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\n";
-            format!("{tunnel}allow_sources = [{}]\ndeny_sources = [{}]", list(allow), list(deny))
-        };
-        assert!(parse(&lists(8, 8)).is_ok());
-        assert!(problem(&lists(8, 9)).starts_with("4: `allow_sources` in [[tunnels]] makes 17 networks"));
-        assert!(problem("token_files = ['a']").contains("it belongs in a file for cproxy-server"));
-        assert!(problem("max_connections = 1").contains("it belongs in a [[tunnels]] section"));
-    }
-
-    #[test]
-    fn wrong_values_say_what_to_write() {
-        assert_eq!(
-            problem("server = 'localhost'"),
-            "1: `server` = \"localhost\": it has no port; write `localhost:8080`, with your port"
-        );
-        assert_eq!(problem("ctl_port = 1"), "1: unknown key `ctl_port`: it belongs in a file for cproxy-server");
-        assert_eq!(problem("local = 'a:1'"), "1: unknown key `local`: it belongs in a [[tunnels]] section");
-        assert!(problem("client_id = ''").starts_with("1: `client_id` is empty"));
-        assert_eq!(
-            problem("reconnect_min = 16"),
-            "1: `reconnect_max` (15 s, the default) must not be shorter than `reconnect_min` (16 s); raise the one or lower \
-             the other"
-        );
-    }
-}
+mod tests;

@@ -40,13 +40,15 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 30] = [
+pub(super) const SERVER: [&str; 32] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
     "http_port",
     "https_port",
+    "certificates",
+    "acme_webroot",
     TRUSTED_PROXIES,
     "allow_ports",
     ALLOW_HOSTS,
@@ -74,12 +76,13 @@ pub(super) const SERVER: [&str; 30] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 11] = [
+pub(crate) const SERVER_AT_START: [&str; 12] = [
     "bind_addr",
     "ctl_port",
     "proxy_port",
     "http_port",
     "https_port",
+    "acme_webroot",
     "work_thread_nums",
     "log_format",
     "access_log",

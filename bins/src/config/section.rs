@@ -9,7 +9,6 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -158,11 +157,6 @@ impl<'t> Section<'t> {
             }
         }
         Some(texts)
-    }
-
-    /// A string that means a `T`.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, key: &str) -> Option<T> {
-        self.parsed_by(key, T::from_str)
     }
 
     /// A string that `parse` understands.

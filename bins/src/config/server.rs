@@ -6,7 +6,8 @@ use super::keys::{
 };
 use super::section::Section;
 use super::{
-    Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls, tokens,
+    CertificateEntry, Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys,
+    networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -16,7 +17,7 @@ use protocol_sm::routes::HostSet;
 use protocol_sm::settings::{Scope, ServerSettings};
 use protocol_sm::sources::{Network, SourceLists};
 use runtime_epoll::ScopedIp;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 /// What a server's file says; where it says nothing, the default.
@@ -39,6 +40,10 @@ pub struct ServerFile {
     pub clients: Vec<ClientEntry>,
     /// How connections to clients are encrypted, if they are.
     pub tls: TlsEntry,
+    /// The `[[certificates]]`.
+    pub certificates: Vec<CertificateEntry>,
+    /// Where an authority's challenges are answered from.
+    pub acme_webroot: Option<PathBuf>,
 }
 
 /// One of the `[[clients]]`: a token of its own and what its holder may do.
@@ -112,6 +117,8 @@ impl Default for ServerFile {
             settings: ServerSettings::default(),
             clients: Vec::new(),
             tls: TlsEntry::default(),
+            certificates: Vec::new(),
+            acme_webroot: None,
         }
     }
 }
@@ -148,6 +155,8 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
+    file.certificates = tls::certificates(&top);
+    file.acme_webroot = acme_webroot(&top);
     file.bind_addr = top.parsed_by("bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
@@ -183,10 +192,24 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
         if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
             Some("in a file for cproxy-client")
         } else {
-            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section")
+            let certificates = tls::CERTIFICATE_KEYS.contains(&key).then_some("in a [[certificates]] section");
+            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section").or(certificates)
         }
     });
     top.finish(file)
+}
+
+/// A relative path starts at the configuration file's directory.
+fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
+    const KEY: &str = "acme_webroot";
+    let webroot = top.text(KEY)?;
+    if webroot.is_empty() {
+        top.problem(KEY, "is empty; write the path of the directory that certbot calls --webroot-path".into());
+    }
+    if !top.has("http_port") {
+        top.problem(KEY, "stands without `http_port`: authorities ask at port 80".into());
+    }
+    Some(top.origin().parent().unwrap_or(Path::new("")).join(webroot))
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
@@ -307,6 +330,7 @@ mod tests {
             allow_hosts = ["*.example.com", "example.com"]
             http_port = 80
             https_port = 0
+            acme_webroot = "webroot"
             route_timeout = 4.25
             max_tunnels = 1
             max_connections = 2
@@ -358,6 +382,11 @@ mod tests {
             [[clients]]
             name = "home"
             token = "another secret"
+
+            [[certificates]]
+            cert = "site.pem"
+            key = "/etc/site-key.pem"
+            default = true
         "#;
         for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
             assert!(text.contains(key), "`{key}` is not in this test's file");
@@ -415,6 +444,11 @@ mod tests {
         );
         assert_eq!(format!("{:?}", file.common.logs), "Logs { format: Json, level: Trace }");
         assert_eq!(file.common.access_log, Destination::File("etc/visits.log".into()));
+
+        let [certificate] = &file.certificates[..] else { panic!("{:?}", file.certificates) };
+        let files = [&certificate.certificate.value, &certificate.key.value];
+        assert_eq!(files, [Path::new("etc/site.pem"), Path::new("/etc/site-key.pem")]);
+        assert!(certificate.default);
 
         let [office, home] = &file.clients[..] else { panic!("{:?}", file.clients) };
         assert_eq!(office.name, "office");
@@ -551,6 +585,19 @@ mod tests {
              lower the other"
         );
         assert!(problem("heartbeat_interval = 2\nheartbeat_timeout = 2").starts_with("2: `heartbeat_timeout` (2 s)"));
+    }
+
+    #[test]
+    fn certificates_need_both_files_and_a_port() {
+        let port = "https_port = 443\n";
+        let both = "[[certificates]]\ncert = 'a'\nkey = 'b'\n";
+        assert!(problem(both).starts_with("1: `certificates` stands without `https_port`"));
+        assert!(
+            problem(&format!("{port}[[certificates]]\ncert = 'a'"))
+                .starts_with("2: `key` in [[certificates]] is missing")
+        );
+        let default = format!("{port}{both}default = true\n{both}default = true");
+        assert!(problem(&default).starts_with("9: `default` in [[certificates]] is there twice"));
     }
 
     #[test]

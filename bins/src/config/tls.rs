@@ -57,6 +57,42 @@ impl TlsEntry {
     }
 }
 
+/// One of the `[[certificates]]`: what visitors of its hosts are shown, whose TLS ends at the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateEntry {
+    /// The certificate.
+    pub certificate: Named<PathBuf>,
+    /// Its key.
+    pub key: Named<PathBuf>,
+    /// Whether it is shown to visitors for whose name there is none, too.
+    pub default: bool,
+}
+
+/// Keys of the `[[certificates]]`.
+pub(super) const CERTIFICATE_KEYS: [&str; 3] = ["cert", "key", "default"];
+
+/// Reads the `[[certificates]]`.
+pub(super) fn certificates(top: &Section<'_>) -> Vec<CertificateEntry> {
+    let mut entries: Vec<CertificateEntry> = Vec::new();
+    for section in top.tables("certificates", &CERTIFICATE_KEYS) {
+        let there = "at the top level: move it above the first [[certificates]]";
+        section.reject_unknown(|key| (SERVER_KEYS.contains(&key) || KEYS.contains(&key)).then_some(there));
+        for key in ["cert", "key"].into_iter().filter(|key| !section.has(key)) {
+            section.problem(key, format!("is missing; write `{key} = \"…\"`, the path of a file in PEM"));
+        }
+        let default = section.boolean("default").unwrap_or(false);
+        if default && entries.iter().any(|other| other.default) {
+            section.problem("default", "is there twice; one certificate is for all other names".into());
+        }
+        let files = file(&section, "cert").zip(file(&section, "key"));
+        entries.extend(files.map(|(certificate, key)| CertificateEntry { certificate, key, default }));
+    }
+    if top.has("certificates") && !top.has("https_port") {
+        top.problem("certificates", "stands without `https_port`: visitors are shown them there".into());
+    }
+    entries
+}
+
 pub(super) fn server(top: &Section<'_>) -> TlsEntry {
     TlsEntry { authority: file(top, "tls_client_ca"), next_key: file(top, "tls_next_key"), ..both(top) }
 }

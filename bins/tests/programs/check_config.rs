@@ -71,9 +71,9 @@ fn every_fault_of_a_file_is_named_with_its_line_and_the_way_out() {
         ]
     );
     assert_eq!(
-        complaints(client, "server = \"example.com\"\n[[tunnels]]\nname = \"a\"\nlocal = \"::1:80\"\nport = 1\n"),
+        complaints(client, "server = \"example.com:\"\n[[tunnels]]\nname = \"a\"\nlocal = \"::1:80\"\nport = 1\n"),
         [
-            ":1: `server` = \"example.com\": it has no port; write `example.com:8080`, with your port",
+            ":1: `server` = \"example.com:\": its port `` is not a number from 1 to 65535",
             ":4: `local` in [[tunnels]] = \"::1:80\": it may be an IPv6 address without a port, or one with a port but \
              without brackets; write [::1:80]:8080, with your port",
             ":5: unknown key `port` in [[tunnels]]: did you mean `public_port`?",

@@ -38,8 +38,6 @@ fn bad_flags_are_named_with_the_way_out() {
     assert!(level.contains("possible values: error, warn, info, debug, trace"), "{level}");
     let bracket = refusal(client("--cproxy-server ::1:8080 --local-server a:1"));
     assert!(bracket.contains("write [::1:8080]:8080") || bracket.contains("brackets"), "{bracket}");
-    let same = refusal(server("--ctl-port 8080 --proxy-port 8080"));
-    assert!(same.starts_with("error: the ctl port and the proxy port are both 8080"), "{same}");
     let port_alone = refusal(client("--public-port 80"));
     assert!(port_alone.contains("--local-server <HOST:PORT>"), "{port_alone}");
 }

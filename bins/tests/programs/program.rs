@@ -29,6 +29,7 @@ pub(crate) fn local_server(args: &str) -> Command {
 fn program(path: &str, args: &str) -> Command {
     let mut command = Command::new(path);
     command.args(args.split_whitespace()).env_remove("CPROXY_TOKEN").stdin(Stdio::null());
+    command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

@@ -1,18 +1,64 @@
 //! Who says what where, and programs whose output nobody reads.
 
-use crate::program::{Program, client, local_server, run, server};
+use crate::program::{Files, Program, client, local_server, run, server};
 use nix::sys::signal::Signal::SIGTERM;
 use std::net::TcpListener;
 use std::process::Command;
 
 #[test]
 fn a_server_without_a_token_warns_on_standard_error_alone() {
-    let mut server = Program::start(local_server(""));
+    let files = Files::new(&[("server.toml", "")]);
+    let mut server = Program::start(local_server(&format!("--config {}", files.path("server.toml"))));
     server.says("Listening ctl 127.0.0.1:");
     let warning = server.logs("no token is set, so only clients on this machine (loopback) are taken");
     assert!(warning.contains("WARN") && warning.contains("--token-file FILE"), "{warning}");
     server.signal(SIGTERM);
     assert_eq!(server.end().out.lines().count(), 1);
+}
+
+#[test]
+fn a_server_that_is_told_nothing_says_what_to_type_beside_the_service() {
+    let state = Files::new(&[]);
+    let start = || {
+        let mut command = local_server("");
+        command.env("STATE_DIRECTORY", state.path("made"));
+        let mut server = Program::start(command);
+        server.says("Listening ctl 127.0.0.1:");
+        let kept = server.says("(the token is kept in");
+        assert!(kept.contains(&state.path("made/cproxy-token")), "{kept}");
+        (server.says("CPROXY_TOKEN=… cproxy-client 8000 --cproxy-server 127.0.0.1:"), server)
+    };
+    // With the token, as on another machine; without one, as before there was one; with another token not at all.
+    let (line, server) = start();
+    let token = std::fs::read_to_string(state.path("made/cproxy-token")).unwrap();
+    let typed = line.split_once("cproxy-client ").unwrap().1;
+    for token in [token.trim(), ""] {
+        let mut command = client(typed);
+        command.env("CPROXY_TOKEN", token);
+        let mut client = Program::start(command);
+        client.says("Forwarding tcp://127.0.0.1:");
+        client.signal(SIGTERM);
+        assert_eq!(client.end().code, Some(0));
+    }
+    let mut command = client(typed);
+    command.env("CPROXY_TOKEN", "another token");
+    assert_eq!(run(command).code, Some(2));
+    server.signal(SIGTERM);
+    let ended = server.end();
+    assert!(!ended.err.contains("no token is set"), "{}", ended.err);
+    assert!(!(ended.err + &ended.out).contains(token.trim()), "what is no terminal may be read by others");
+    drop(start());
+    assert_eq!(std::fs::read_to_string(state.path("made/cproxy-token")).unwrap(), token, "made once");
+}
+
+#[test]
+fn a_server_that_can_keep_no_token_takes_who_is_on_its_machine() {
+    let mut command = local_server("");
+    command.env("STATE_DIRECTORY", "/proc/nowhere");
+    let mut server = Program::start(command);
+    server.says("Listening ctl 127.0.0.1:");
+    server.logs("no token can be made and kept in `/proc/nowhere`");
+    server.logs("no token is set");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::routes::{Site, Web};
+use protocol_sm::routes::{Host, Service, Site, Speaks, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::How;
@@ -242,6 +242,20 @@ fn host(tunnel: u32, web: Web, host: &str, limits: TunnelLimits) -> ClientMsg {
     ClientMsg::RegisterHost { tunnel: TunnelId(tunnel), site, name: "web".into(), limits }
 }
 
+fn site(tunnel: u32, host: &str, service: Service) -> ClientMsg {
+    let site = Box::new(Site { web: Web::Http, host: host.parse().expect("a host") });
+    let (tunnel, limits) = (TunnelId(tunnel), TunnelLimits::default());
+    ClientMsg::RegisterSite { tunnel, site, service, name: "web".into(), limits }
+}
+
+/// No message is longer.
+fn longest_site() -> ClientMsg {
+    let host = format!("{}.{}", "a".repeat(60), "b".repeat(Host::MAX - 61)).parse().expect("a host");
+    let (site, tunnel) = (Box::new(Site { web: Web::Http, host }), TunnelId(u32::MAX));
+    let service = Service { speaks: Speaks::Http2, redirect: true, forwarded: true };
+    ClientMsg::RegisterSite { tunnel, site, service, name: "é".repeat(32), limits: longest_limits() }
+}
+
 fn office_limits() -> TunnelLimits {
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
     let allow = networks(&["192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0", "::/0"]);
@@ -292,6 +306,8 @@ fn from_clients() -> Vec<ToServer> {
         host(1, Web::Http, "app.example.com", TunnelLimits::default()),
         host(2, Web::Https, "*.dev.example.com", office_limits()),
         host(3, Web::Https, "*", TunnelLimits::default()),
+        site(4, "app.example.com", Service { speaks: Speaks::Both, redirect: true, forwarded: false }),
+        longest_site(),
     ];
     numbered.extend(ABORT.map(|code| ClientMsg::Abort { conn, epoch, code }));
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));

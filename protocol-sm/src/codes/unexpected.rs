@@ -25,6 +25,7 @@ pub enum MessageName {
     Proof,
     Refused,
     RegisterHost,
+    RegisterSite,
     RegisterTunnel,
     RegisterUdp,
     Start,

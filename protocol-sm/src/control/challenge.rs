@@ -54,10 +54,10 @@ impl Challenge {
         channel: Option<&Channel>,
     ) -> Result<(Self, ToClient), HandshakeRefusal> {
         match (settings.is_open(), hello.token) {
-            (false, false) => return Err(HandshakeRefusal::TokenRequired),
+            (false, false) if !(settings.open_to_loopback && loopback) => return Err(HandshakeRefusal::TokenRequired),
             (true, _) if !loopback => return Err(HandshakeRefusal::LoopbackOnly),
             (true, true) => return Err(HandshakeRefusal::TokenUnexpected),
-            (false, true) | (true, false) => {}
+            (false | true, false) | (false, true) => {}
         }
         let channel = channel.filter(|_| hello.features & CHANNEL != 0);
         let features = hello.features & FEATURES | if channel.is_some() { CHANNEL } else { 0 };
@@ -75,8 +75,8 @@ impl Challenge {
     pub fn check(&self, settings: &ServerSettings, proof: &Proof) -> Result<Access, HandshakeRefusal> {
         let (features, transcript) = (self.features, self.transcript);
         let proves = |token: Option<&Token>| Prover::new(token, transcript).client_matches(proof);
-        if settings.is_open() {
-            // The key is empty: this proves only that the client speaks the protocol.
+        if !self.hello.token {
+            // It is on this machine. The key is empty: this proves only that the client speaks the protocol.
             return if proves(None) {
                 Ok(Access { credential: None, token: None, features, transcript })
             } else {
@@ -121,6 +121,18 @@ impl Access {
     #[must_use]
     pub fn welcome(&self, welcome: Welcome) -> ToClient {
         Ctl::Handshake(ServerHandshake::Welcome(self.prover().welcome(welcome)))
+    }
+}
+
+#[cfg(test)]
+impl Challenge {
+    /// One that a client without a token has passed, at a server without tokens.
+    pub(crate) fn passed(hello: ClientHello) -> (Self, Access) {
+        let preface = Preface::ours(crate::wire::ConnKind::Ctl);
+        let settings = ServerSettings::default();
+        let (challenge, _) = Self::new(&settings, true, preface, hello, [0; 32], None).expect("it is open");
+        let (features, transcript) = (challenge.features, challenge.transcript);
+        (challenge, Access { credential: None, token: None, features, transcript })
     }
 }
 
@@ -179,6 +191,33 @@ mod tests {
         }
         let proof = Prover::new(Some(&token("six")), challenge.transcript).client();
         assert_eq!(challenge.check(&settings, &proof), Err(HandshakeRefusal::WrongToken));
+    }
+
+    /// P-AUTH-3, P-AUTH-4: only where it is said, only on this machine, and with the empty key alone.
+    #[test]
+    fn beside_tokens_this_machine_may_do_without_one() {
+        let token = Token::new(b"secret".to_vec());
+        let own = Credential { name: "own".into(), tokens: alloc::vec![token.clone()], scope: Scope::default() };
+        let closed = ServerSettings { credentials: alloc::vec![own], ..ServerSettings::default() };
+        let open = ServerSettings { open_to_loopback: true, ..closed.clone() };
+        let (client, preface) = (ClientId([2; 16]), Preface::ours(ConnKind::Ctl));
+        let ask = |settings, loopback, token| {
+            let hello = ClientHello { nonce: [1; 32], client, token, features: 0, resume: None };
+            Challenge::new(settings, loopback, preface, hello, [3; 32], None).map(|(challenge, _)| challenge)
+        };
+        for (settings, loopback) in [(&closed, true), (&closed, false), (&open, false)] {
+            assert_eq!(ask(settings, loopback, false), Err(HandshakeRefusal::TokenRequired));
+        }
+        for (says_token, loopback) in [(false, true), (true, true), (true, false)] {
+            let challenge = ask(&open, loopback, says_token).expect("let in");
+            for (key, holder) in [(None, None), (Some(&token), Some(0))] {
+                let proof = Prover::new(key, challenge.transcript).client();
+                let taken = challenge.check(&open, &proof).map(|access| access.credential);
+                let expected = if says_token == key.is_some() { Ok(holder) } else { Err(HandshakeRefusal::WrongToken) };
+                assert_eq!(taken, expected, "{says_token} {loopback}");
+            }
+        }
+        assert!(open.takes(None, None) && !closed.takes(None, None));
     }
 
     /// P-AUTH-3: whatever it says of a token.

@@ -16,23 +16,28 @@
 //!   other registration, and one that was closed meanwhile leaves no port open;
 //! - K5 all sessions of a holder leave no more unacknowledged than one may, and 128 for each.
 
-use super::{loop_of, narrow};
-use crate::auth::{Channel, ReplayWindow, SessionKey};
+mod answers;
+mod conns;
+
+pub use answers::{Admitted, Asked, Bind, Bound, Place, Reaction, TunnelView, Withdrawn};
+pub use conns::Admission;
+
+use crate::auth::{ReplayWindow, SessionKey};
 use crate::canary::{PlantedBug, planted};
-use crate::codes::{HandshakeRefusal, TunnelRefusal, Violation};
+use crate::codes::{TunnelRefusal, Violation};
 use crate::gate::Gate;
 use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
-use crate::routes::Site;
+use crate::routes::{Service, Site};
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
 use crate::transfer::Fin;
-use crate::wire::{ClientBody, ClientMsg, ConnHello, FRUGAL, Proof, ServerMsg, TransferMsg};
+use crate::wire::{ClientBody, ClientMsg, FRUGAL, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -83,6 +88,7 @@ struct Tunnel {
     wanted: u16,
     udp: bool,
     site: Option<Site>,
+    service: Service,
     limits: TunnelLimits,
     serial: u64,
     stage: TunnelStage,
@@ -95,114 +101,7 @@ enum TunnelStage {
     Open(SocketAddr),
 }
 
-/// A tunnel that a client has registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TunnelView<'a> {
-    /// The tunnel.
-    pub tunnel: TunnelId,
-    /// Its name.
-    pub name: &'a str,
-    /// The public port that its client wants; 0: any, or it has a host.
-    pub wanted: u16,
-    /// Whether that is one of UDP.
-    pub udp: bool,
-    /// Its host, if it has one instead of a port.
-    pub site: Option<&'a Site>,
-    /// Its public address, if it is open.
-    pub public: Option<SocketAddr>,
-}
-
-/// Where a tunnel's visitors are to come in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// At a public port of its own: ports to try in this order, at least one.
-    Ports(VecDeque<u16>),
-    /// The same, of UDP.
-    Udp(VecDeque<u16>),
-    /// At the port of hosts, those of this one.
-    Site(Site),
-}
-
-/// A public port that is to be opened, or a host that is to be led to its tunnel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Bind {
-    /// What was registered.
-    pub registration: Registration,
-    /// Where.
-    pub place: Place,
-    /// Who may visit.
-    pub gate: Box<Gate>,
-}
-
-/// A tunnel whose visitors are judged anew.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Admitted {
-    /// What was registered.
-    pub registration: Registration,
-    /// Who may visit.
-    pub gate: Box<Gate>,
-}
-
-/// A tunnel that was taken from its client.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Withdrawn {
-    /// Which.
-    pub tunnel: TunnelId,
-    /// What its client has asked for.
-    pub asked: Asked,
-    /// Its registration, if its public port is open: that is to be closed. If not, its registration is still to be
-    /// answered.
-    pub open: Option<Registration>,
-}
-
-/// What a client has asked for with a tunnel: for logs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Asked {
-    /// Its name.
-    pub name: String,
-    /// The public port; 0: any, or it has a host.
-    pub wanted: u16,
-    /// Whether that is one of UDP.
-    pub udp: bool,
-    /// The host, if it has one instead of a port.
-    pub site: Option<Site>,
-}
-
-/// What follows from the listener's answer to a [`Bind`].
-#[must_use]
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Bound {
-    /// What to send to the client. Nothing if it has closed the tunnel meanwhile.
-    pub reply: Option<ServerMsg>,
-    /// The port that was opened is to be closed again.
-    pub close: bool,
-    /// What to open next.
-    pub next: Option<Bind>,
-}
-
-/// What a client's message asks of the main thread.
-#[must_use]
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Reaction {
-    /// Nothing.
-    Nothing,
-    /// Send this.
-    Reply(ServerMsg),
-    /// Open a public port.
-    Bind(Bind),
-    /// Judge a tunnel's visitors anew.
-    Admit(Admitted),
-    /// Close these public ports; their waiting visitors are reset.
-    Unbind(Vec<Registration>),
-    /// Pass the message to this event loop.
-    Pass(usize, TransferMsg<ClientBody>),
-    /// Tell these event loops that so many of the conns they asked for will not come.
-    Failed(Vec<(usize, u32)>),
-}
-
 impl Control {
-    /// Conns that a holder may have beyond those that its visitors can need and those that were asked for.
-    const UNASKED: u32 = 64;
     /// Ports tried when the server picks one.
     const CANDIDATES: usize = 64;
     /// Messages that a session may leave unacknowledged whatever the others of its holder do: twice what an honest
@@ -406,15 +305,22 @@ impl Control {
         match msg {
             ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: public_port, udp: false, site: None }, limits, random, room)
+                let asked = Asked { name, wanted: public_port, udp: false, site: None };
+                self.register(tunnel, asked, Service::default(), limits, random, room)
             }
             ClientMsg::RegisterUdp { tunnel, public_port, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: public_port, udp: true, site: None }, limits, random, room)
+                let asked = Asked { name, wanted: public_port, udp: true, site: None };
+                self.register(tunnel, asked, Service::default(), limits, random, room)
             }
             ClientMsg::RegisterHost { tunnel, site, name, limits } => {
+                let msg = ClientMsg::RegisterSite { tunnel, site, service: Service::default(), name, limits };
+                self.on_msg(msg, random, ledger)
+            }
+            ClientMsg::RegisterSite { tunnel, site, service, name, limits } => {
                 let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                self.register(tunnel, Asked { name, wanted: 0, udp: false, site: Some(*site) }, limits, random, room)
+                let asked = Asked { name, wanted: 0, udp: false, site: Some(*site) };
+                self.register(tunnel, asked, service, limits, random, room)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
@@ -454,6 +360,7 @@ impl Control {
         &mut self,
         tunnel: TunnelId,
         asked: Asked,
+        service: Service,
         limits: TunnelLimits,
         random: u32,
         room: u32,
@@ -485,7 +392,7 @@ impl Control {
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted, udp, site, limits, serial, stage });
+        self.tunnels.insert(tunnel, Tunnel { name, wanted, udp, site, service, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -523,7 +430,7 @@ impl Control {
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
-        let gate = Box::new(Gate::new(self.credential, &self.scope, state.limits.clone()));
+        let gate = state.gate(self.credential, &self.scope);
         Some(Bind { registration, place, gate })
     }
 
@@ -543,7 +450,7 @@ impl Control {
             TunnelStage::Waiting { .. } => None,
             TunnelStage::Binding | TunnelStage::Open(_) => Some(Admitted {
                 registration: Registration { tunnel, serial: state.serial },
-                gate: Box::new(Gate::new(self.credential, &self.scope, state.limits.clone())),
+                gate: state.gate(self.credential, &self.scope),
             }),
         }
     }
@@ -633,98 +540,6 @@ impl Control {
             }
         }
     }
-
-    /// An event loop wants `count` more conns.
-    #[must_use]
-    pub fn on_ask(&mut self, loop_index: usize, count: u32) -> ServerMsg {
-        self.asked[loop_index] += count;
-        ServerMsg::NeedConn { count }
-    }
-
-    /// Conns that were asked for and have not come yet.
-    #[must_use]
-    pub fn expected(&self) -> usize {
-        self.asked.iter().map(|&asked| asked as usize).sum()
-    }
-
-    /// The client could not open `count` conns. They are subtracted from what the event loops asked for, beginning with
-    /// the loop that asked for most.
-    // PROTOCOL.md: P-POOL-3.
-    fn on_failed(&mut self, count: u32) -> Reaction {
-        let mut left = count;
-        let mut failed = Vec::new();
-        while let Some((loop_index, asked)) = self.neediest().filter(|_| left > 0) {
-            let share = asked.min(left);
-            self.asked[loop_index] -= share;
-            left -= share;
-            failed.push((loop_index, share));
-        }
-        if failed.is_empty() { Reaction::Nothing } else { Reaction::Failed(failed) }
-    }
-
-    fn neediest(&self) -> Option<(usize, u32)> {
-        let loop_count = self.asked.iter().copied().enumerate();
-        loop_count
-            .filter(|&(_, asked)| asked > 0)
-            .max_by_key(|&(loop_index, asked)| (asked, core::cmp::Reverse(loop_index)))
-    }
-
-    /// A new proxy_conn names this session: returns what to answer and which event loop gets it.
-    ///
-    /// # Errors
-    /// Its proof is wrong, its number was used, or its holder has more conns than its visitors can need.
-    // PROTOCOL.md: P-PROXY-1, P-LIM-2.
-    pub fn admit(
-        &mut self,
-        hello: &ConnHello,
-        channel: Option<&Channel>,
-        ledger: &Ledger,
-    ) -> Result<Admission, HandshakeRefusal> {
-        let secret = self.secret.over(channel);
-        let proved = secret.hello_matches(hello);
-        let proved = proved || planted(PlantedBug::AnyConnProof);
-        if !proved {
-            return Err(HandshakeRefusal::WrongToken);
-        }
-        let fresh = self.window.take(hello.conn);
-        let fresh = fresh || planted(PlantedBug::ConnReplayed);
-        if !fresh {
-            return Err(HandshakeRefusal::ReplayedConn);
-        }
-        let asked = self.asked.iter().fold(0, |sum: u32, asked| sum.saturating_add(*asked));
-        let may = self.scope.max_connections.saturating_add(self.scope.max_waiting).saturating_add(Self::UNASKED);
-        // What was not asked for must not take what is kept for others.
-        let unasked =
-            asked == 0 && (ledger.room(self.credential, Good::Conn, may) == 0 || ledger.is_scarce(Good::Conn));
-        let none_left = ledger.left(Good::Conn) == 0 && !planted(PlantedBug::ConnsUnbounded);
-        if unasked || none_left {
-            return Err(HandshakeRefusal::Full);
-        }
-        let same_index = loop_of(hello.conn, self.asked.len());
-        let waits = if self.asked[same_index] > 0 {
-            Some(same_index)
-        } else {
-            self.neediest().map(|(loop_index, _)| loop_index)
-        };
-        if let Some(loop_index) = waits {
-            self.asked[loop_index] -= 1;
-        }
-        let (loop_index, asked) = (waits.unwrap_or(same_index), waits.is_some());
-        self.conns.insert(hello.conn, narrow(loop_index));
-        Ok(Admission { proof: secret.accept(self.id, hello.conn), loop_index, asked })
-    }
-
-    /// A conn was admitted, and lost before its event loop had it. If a loop had asked for it, it counts as asked for
-    /// again until the client says that it failed (K3).
-    pub fn on_conn_lost(&mut self, conn: ConnId, admission: &Admission) {
-        self.conns.remove(&conn);
-        self.asked[admission.loop_index] += u32::from(admission.asked);
-    }
-
-    /// A conn is closed.
-    pub fn on_conn_gone(&mut self, conn: ConnId) {
-        self.conns.remove(&conn);
-    }
 }
 
 impl Tunnel {
@@ -732,22 +547,17 @@ impl Tunnel {
         Asked { name: self.name.clone(), wanted: self.wanted, udp: self.udp, site: self.site.clone() }
     }
 
+    fn gate(&self, holder: Holder, scope: &Scope) -> Box<Gate> {
+        let mut gate = Box::new(Gate::new(holder, scope, self.limits.clone()));
+        gate.service = self.service;
+        gate
+    }
+
     /// Its registration, if its public port is open.
     fn open(&self, tunnel: TunnelId) -> Option<Registration> {
         let open = matches!(self.stage, TunnelStage::Open(_));
         open.then_some(Registration { tunnel, serial: self.serial })
     }
-}
-
-/// What becomes of a proxy_conn that may come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// What to answer.
-    pub proof: Proof,
-    /// The event loop that gets it.
-    pub loop_index: usize,
-    /// Whether that loop had asked for it.
-    asked: bool,
 }
 
 /// Why a tunnel is refused whose place is not its client's.

@@ -28,6 +28,7 @@ use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::TunnelId;
 use crate::reconnect;
 use crate::report::{TunnelReport, TunnelState, TunnelTally};
+use crate::routes::Service;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
@@ -239,7 +240,12 @@ impl Tunnels {
         let spec = &entry.spec;
         let (name, limits) = (spec.name.clone(), spec.limits.clone());
         if let Some(site) = spec.site.clone().map(Box::new) {
-            return Some(ClientMsg::RegisterHost { tunnel, site, name, limits });
+            let service = spec.serving.service;
+            return Some(if service == Service::default() {
+                ClientMsg::RegisterHost { tunnel, site, name, limits }
+            } else {
+                ClientMsg::RegisterSite { tunnel, site, service, name, limits }
+            });
         }
         let picked = entry.last.filter(|_| spec.public_port == 0);
         let public_port = picked.map_or(spec.public_port, |last| last.port());

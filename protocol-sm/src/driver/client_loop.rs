@@ -390,44 +390,4 @@ fn active<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<&mut Activ
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Epoch;
-    use crate::transfer::{Fin, Heard, How};
-
-    #[test]
-    fn started_waits_for_the_answer_although_the_visitor_has_ended() {
-        let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();
-        let after = |conn: &ActiveConn, phase, unanswered| {
-            let conn = conn.clone();
-            let mut pace = Pace::new();
-            pace.phase = phase;
-            let began = Counted::default();
-            Active {
-                conn,
-                tunnel: TunnelId(1),
-                dial: None,
-                local: None,
-                pace,
-                path: Path::default(),
-                began,
-                max_bandwidth: None,
-                throttled: [false; 2],
-                visit: None,
-            }
-            .phase(unanswered)
-        };
-        assert_eq!(after(&conn, Phase::Dial, true), Phase::Dial);
-        conn.on_dialed();
-        assert_eq!(conn.on_fin(Epoch(1), Fin { total: 0, how: How::Shut }), Ok(Heard::Current));
-        assert_eq!(conn.transfer.ingress.due(), Some(How::Shut));
-        conn.transfer.ingress.on_shut();
-        assert!(conn.transfer.ingress.through(), "the visitor has sent all there is");
-        assert_eq!(after(&conn, Phase::Dial, true), Phase::Answer);
-        assert_eq!(after(&conn, Phase::Answer, true), Phase::Answer);
-        assert_eq!(after(&conn, Phase::Answer, false), Phase::HalfOpen, "it has gone out, with the first bytes");
-        assert_eq!(after(&conn, Phase::Flowing, true), Phase::HalfOpen, "it has waited long enough");
-        assert_eq!(conn.transfer.on_source_end(How::Shut).total, 0);
-        assert_eq!(after(&conn, Phase::Answer, true), Phase::HalfOpen, "there will be no bytes");
-    }
-}
+mod tests;

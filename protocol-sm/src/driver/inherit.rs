@@ -2,6 +2,7 @@
 //! (PROTOCOL.md, "Leaving"). The names are those of `LISTEN_FDNAMES`, which colons separate: none is in them.
 
 use crate::ids::ClientId;
+use crate::purposes::Purpose;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -18,14 +19,8 @@ pub struct Owner {
 /// A listening socket that is given on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Given {
-    /// The ctl port.
-    Ctl,
-    /// The proxy port.
-    Proxy,
-    /// The port of hosts that speak plain HTTP.
-    Http,
-    /// The port of hosts that speak TLS.
-    Https,
+    /// One of the server's own. A port for several purposes goes under the first of them, and is known by its number.
+    Door(Purpose),
     /// A public port.
     Public {
         /// Of UDP, and not of TCP.
@@ -42,10 +37,7 @@ impl Given {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Self::Ctl => "ctl".to_string(),
-            Self::Proxy => "proxy".to_string(),
-            Self::Http => "http".to_string(),
-            Self::Https => "https".to_string(),
+            Self::Door(purpose) => purpose.name().to_string(),
             Self::Public { udp, port, owner } => {
                 let kind = if *udp { "udp" } else { "public" };
                 let credential = owner.credential.as_ref().map(|name| format!("-{}", hex(name.as_bytes())));
@@ -57,12 +49,8 @@ impl Given {
     /// What a name says; `None` if it is another's.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
-        match name {
-            "ctl" => return Some(Self::Ctl),
-            "proxy" => return Some(Self::Proxy),
-            "http" => return Some(Self::Http),
-            "https" => return Some(Self::Https),
-            _ => {}
+        if let Some(purpose) = Purpose::ALL.into_iter().find(|purpose| purpose.name() == name) {
+            return Some(Self::Door(purpose));
         }
         let mut parts = name.split('-');
         let udp = match parts.next()? {
@@ -99,10 +87,10 @@ mod tests {
         let owner =
             |credential: Option<&str>| Owner { client: ClientId([0xa7; 16]), credential: credential.map(Into::into) };
         for given in [
-            Given::Ctl,
-            Given::Proxy,
-            Given::Http,
-            Given::Https,
+            Given::Door(Purpose::Ctl),
+            Given::Door(Purpose::Proxy),
+            Given::Door(Purpose::Http),
+            Given::Door(Purpose::Https),
             Given::Public { udp: false, port: 6000, owner: owner(None) },
             Given::Public { udp: true, port: 6000, owner: owner(None) },
             Given::Public { udp: true, port: 65_535, owner: owner(Some("")) },

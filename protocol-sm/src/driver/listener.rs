@@ -521,9 +521,9 @@ impl<T, L, S> Driver<S> for Listener<T, L>
 where
     S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<FromListener>,
 {
-    type Message = ToListener;
+    type Message = ToListener<T>;
 
-    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener) {
+    fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener<T>) {
         match message {
             ToListener::Bind { control, holder, owner, registration, at, place, gate } => {
                 self.binds.push(holder, Bind { control, owner, registration, at, place, gate });
@@ -531,12 +531,14 @@ where
             ToListener::HandOver { former, control, registration, gate } => {
                 self.hand_over(cx, former, control, registration, *gate);
             }
+            ToListener::Visitor { web, stream, from, came } => self.on_passed(cx, web, stream, from, came),
             ToListener::Upgrade(step) => self.on_upgrade(cx, step),
             ToListener::KeepTo(timings, routing) => {
                 cx.sys.keep_to(&timings);
                 self.change_routing(cx, *routing);
             }
             ToListener::Trust(trusted) => self.trusted = trusted,
+            ToListener::Challenge { newcomer, answer } => self.on_challenge(cx, newcomer, answer),
             ToListener::Admit { control, registration, gate } => self.admit(cx.sys, control, registration, gate),
             ToListener::PortClosed => self.shared -= 1,
             ToListener::Report => {
@@ -639,3 +641,6 @@ pub(crate) fn accept_batch<S: Listen>(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::inherit::Owner;
+use super::slab::Token;
 use super::sys::Lookup;
 use crate::auth::SessionKey;
 use crate::bandwidth::{Direction, Rate};
@@ -15,6 +16,7 @@ use crate::liveness::Line;
 use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
+use crate::routes::Web;
 use crate::settings::{Origin, Routing, ServerSettings, Serving, Timings};
 use crate::sources::Network;
 use crate::sys_error::SysError;
@@ -469,9 +471,9 @@ pub enum FromClientLoop {
     Report(Box<LoopPart>),
 }
 
-/// To the server's listener.
+/// To the server's listener. `T` is a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ToListener {
+pub enum ToListener<T> {
     /// Open a public port: the first of several that can be bound; or lead a host to its tunnel. Answered by
     /// [`FromListener`], once, unless all ports of the session are closed before. A session asks for the next one after that.
     Bind {
@@ -500,6 +502,17 @@ pub enum ToListener {
         registration: Registration,
         /// Who may visit.
         gate: Box<Gate>,
+    },
+    /// A visitor has come to a port that is there for clients, too. What it has said is unread.
+    Visitor {
+        /// Of which of the two ports of hosts it is one.
+        web: Web,
+        /// Its connection.
+        stream: T,
+        /// Who it is.
+        from: SocketAddr,
+        /// When it came.
+        came: Instant,
     },
     /// These deadlines and intervals count from now on, and this for visitors who have named no host.
     KeepTo(Box<Timings>, Box<Routing>),
@@ -546,6 +559,13 @@ pub enum ToListener {
     Retire {
         /// The session, by the server's key.
         control: ControlKey,
+    },
+    /// What was found for an authority that asks: see [`Listen::find_challenge`](super::Listen::find_challenge).
+    Challenge {
+        /// Who asks, if it is still there.
+        newcomer: Token,
+        /// The answer; none: it is a visitor as any other.
+        answer: Option<Vec<u8>>,
     },
     /// A step of an upgrade. [`Step::Lend`] is answered by [`FromListener::Lent`].
     Upgrade(Step),

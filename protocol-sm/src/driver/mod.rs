@@ -19,6 +19,8 @@ mod relay;
 pub mod server_loop;
 pub mod server_main;
 mod slab;
+#[cfg(test)]
+mod stub;
 pub mod sys;
 pub mod thread;
 mod timers;
@@ -32,6 +34,6 @@ pub use crate::sys_error::SysError;
 pub use inherit::{Given, Owner};
 pub use slab::Token;
 pub use sys::{Address, Datagrams, Entropy, Listen, Log, Lookup, Readiness, Received, Resolve, Role, Splice, Streams};
-pub use thread::{Cx, Driver, SCRATCH, Strategy, TURN, Tell};
+pub use thread::{BULK, Cx, Driver, SCRATCH, Strategy, TURN, Tell};
 pub use totals::Totals;
 pub use view::{ConnView, Use};

@@ -31,6 +31,7 @@ use crate::ping_pace::PingPace;
 use crate::pool::Pool;
 use crate::report::{Counted, TunnelTally};
 use crate::settings::Timings;
+use crate::stir::Stir;
 use crate::time::Instant;
 use crate::transfer::Transfer;
 use crate::visit::{Begun, Way};
@@ -92,6 +93,8 @@ struct Shard {
     retired: bool,
     /// Where the visitors of a tunnel belong that was handed over.
     heirs: BTreeMap<TunnelId, (ControlKey, TunnelId)>,
+    /// Whether the client's payload moves, looked at where a `Start` is not answered.
+    stir: Stir,
     tally: Counted<ShardTally>,
 }
 
@@ -466,6 +469,7 @@ impl<T, P> ServerLoop<T, P> {
             closing: false,
             retired: false,
             heirs: BTreeMap::new(),
+            stir: Stir::default(),
             tally: Counted::default(),
         };
         shard.waited = shard.waiting(&self.ledger);
@@ -616,3 +620,6 @@ impl<T, P> ServerLoop<T, P> {
 }
 
 type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Visitor<T>>);
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,12 @@
 //! bytes and a deadline. Where there are too many, the oldest one of the source address that has most is closed.
 //!
 //! ```text
+//! a port that is there for visitors of hosts, too:
+//!             Untold (the first bytes) ──▶ a client: one of the next two; a visitor: to the listener
 //! ctl port    Preface ──▶ Hello ──▶ Proof ──┬─────────────────────────────────────▶ Up
 //!                                           └──▶ Parked ──its rival is silent──────▶ Up
-//! proxy port  ProxyHand (preface, hello) ──▶ to an event loop
-//! from a trusted proxy: Fronted (PROXY header) ──▶ one of the two above
+//! proxy port  ProxyHand (preface, hello) ──▶ to an event loop; or, where it is the ctl port, too, the preface says so ──▶ Hello
+//! from a trusted proxy: Fronted (PROXY header) ──▶ one of the three above
 //!             Refused, lost or too late: closed.
 //!
 //! session     Attached (a ctl_conn is Up) ──lost──▶ Detached ──session_grace──▶ Asleep ──transfer_grace──▶ over
@@ -42,6 +44,7 @@ mod report;
 mod session_table;
 mod sessions;
 mod takeover;
+mod untold;
 mod upgrade;
 
 use super::ctl_link::CtlLink;
@@ -62,13 +65,14 @@ use crate::ids::TunnelId;
 use crate::ledger::{Good, Holder, Ledger};
 use crate::liveness::Liveness;
 use crate::notes::HandshakeEnd;
+use crate::purposes::{Purpose, Purposes};
 use crate::report::{Counted, Counts, Histogram};
 use crate::settings::ServerSettings;
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::turns::Turns;
-use crate::wire::{ConnKind, Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
+use crate::wire::{Framer, Preface, PrefaceReader, ProxyToServer, ServerMsg, ToServer};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -77,6 +81,7 @@ use core::time::Duration;
 use fronted::Fronted;
 use report::Part;
 use session_table::SessionTable;
+use untold::Untold;
 use upgrade::Upgrade;
 
 /// How long accepting rests when the process is out of descriptors.
@@ -143,14 +148,39 @@ enum Slot<T, L> {
     Ctl(Box<CtlConn<T>>),
     Proxy(ProxyHand<T>),
     Fronted(Box<Fronted<T>>),
+    Untold(Box<Untold<T>>),
 }
 
-/// The ctl port or the proxy port.
+/// The ctl port, the proxy port, or one that is there for more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Door<L> {
     listener: L,
-    kind: ConnKind,
+    purposes: Purposes,
     queued: bool,
+}
+
+/// A port that is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted<L> {
+    /// Where.
+    pub at: SocketAddr,
+    /// What for: at one of the ports in all for ctl_conns, at one for proxy_conns.
+    pub purposes: Purposes,
+    /// What another process has left of it.
+    pub left: Option<L>,
+}
+
+/// Somebody who came to one of the doors.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Caller<T> {
+    stream: T,
+    /// From where.
+    from: SocketAddr,
+    /// It is known who is there: of a relay's connection that is for nobody, it is not.
+    is_named: bool,
+    came: Instant,
+    /// What it can have come for.
+    purposes: Purposes,
 }
 
 /// A connection on the ctl port.
@@ -163,6 +193,14 @@ struct CtlConn<T> {
     stage: Stage,
     queued: bool,
     deadline: Option<Instant>,
+}
+
+impl<T> CtlConn<T> {
+    /// One on which nothing was said yet.
+    fn new(port: Endpoint<T>, from: SocketAddr, deadline: Option<Instant>) -> Self {
+        let stage = Stage::Preface(PrefaceReader::default());
+        Self { link: CtlLink::new(port), from, proved: None, stage, queued: false, deadline }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -191,11 +229,12 @@ impl Stage {
     }
 }
 
-/// A connection on the proxy port, until its hello is there.
+/// A connection on the proxy port, until its hello is there. Where that is the ctl port, too, it may be a ctl_conn.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProxyHand<T> {
     port: Endpoint<T>,
     from: SocketAddr,
+    purposes: Purposes,
     framer: Framer<ProxyToServer>,
     reader: PrefaceReader,
     preface: Option<Preface>,
@@ -228,7 +267,12 @@ impl From<HandshakeRefusal> for Stop {
 
 /// What this thread needs of its system.
 trait MainSys<T, L>:
-    Listen<Stream = T, Listener = L> + Entropy + Log + Tell<ToLoop<ToServerLoop<T>>> + Tell<ToListener> + Tell<ToOperator>
+    Listen<Stream = T, Listener = L>
+    + Entropy
+    + Log
+    + Tell<ToLoop<ToServerLoop<T>>>
+    + Tell<ToListener<T>>
+    + Tell<ToOperator>
 {
 }
 
@@ -237,7 +281,7 @@ impl<T, L, S> MainSys<T, L> for S where
         + Entropy
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
-        + Tell<ToListener>
+        + Tell<ToListener<T>>
         + Tell<ToOperator>
 {
 }
@@ -272,37 +316,33 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    /// Opens the ctl and the proxy port, or adopts those that another process has left, and returns their real addresses.
+    /// Opens one of the server's own ports, or adopts the one that another process has left, and returns its real address.
     ///
     /// # Errors
-    /// The address that cannot be listened on, and why.
-    pub fn listen<S>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        ctl: SocketAddr,
-        proxy: SocketAddr,
-        left: [Option<L>; 2],
-    ) -> Result<(SocketAddr, SocketAddr), (SocketAddr, SysError)>
+    /// Why it cannot be listened on.
+    pub fn listen<S>(&mut self, cx: &mut Cx<'_, S>, wanted: Wanted<L>) -> Result<SocketAddr, SysError>
     where
         S: Listen<Stream = T, Listener = L>,
     {
-        let mut open = |at: SocketAddr, kind, left: Option<L>| {
-            let mut real = at;
-            let made = self.slots.insert_with(|token| {
-                let (listener, address) = match left {
-                    Some(listener) => cx.sys.adopt(&listener, token).map(|address| (listener, address))?,
-                    None => cx.sys.listen(at, token)?,
-                };
-                real = address;
-                Ok(Slot::Door(Door { listener, kind, queued: false }))
-            });
-            made.map(|_| real).map_err(|error| (at, error))
-        };
-        let [left_ctl, left_proxy] = left;
-        let ctl = open(ctl, ConnKind::Ctl, left_ctl)?;
-        let proxy = open(proxy, ConnKind::Proxy, left_proxy)?;
-        self.proxy_port = proxy.port();
-        Ok((ctl, proxy))
+        let Wanted { mut at, purposes, left } = wanted;
+        self.slots.insert_with(|token| {
+            let listener = match left {
+                Some(listener) => {
+                    at = cx.sys.adopt(&listener, token)?;
+                    listener
+                }
+                None => {
+                    let (listener, address) = cx.sys.listen(at, token)?;
+                    at = address;
+                    listener
+                }
+            };
+            Ok(Slot::Door(Door { listener, purposes, queued: false }))
+        })?;
+        if purposes.has(Purpose::Proxy) {
+            self.proxy_port = at.port();
+        }
+        Ok(at)
     }
 
     /// Whether a requested stop is complete. The other threads may then end, once they have handled their messages.
@@ -323,7 +363,7 @@ impl<T, L> ServerMain<T, L> {
         self.turned_away
     }
 
-    /// Sockets that it owns, the two listening ones included.
+    /// Sockets that it owns, the listening ones included.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.slots.len()
@@ -334,7 +374,7 @@ impl<T, L> ServerMain<T, L> {
         self.handshake_limit.remove(Source::of(from.ip()), token);
     }
 
-    /// The ctl and the proxy port, where they are open.
+    /// The server's own ports, where they are open.
     fn doors(&self) -> Vec<Token> {
         self.slots.iter().filter_map(|(token, slot)| matches!(slot, Slot::Door(_)).then_some(token)).collect()
     }
@@ -349,7 +389,7 @@ impl<T, L> ServerMain<T, L> {
         let (queued, owner) = match self.slots.get_mut(token) {
             Some(Slot::Door(door)) => (&mut door.queued, None),
             Some(Slot::Ctl(conn)) => (&mut conn.queued, conn.proved),
-            Some(Slot::Proxy(_) | Slot::Fronted(_)) | None => return,
+            Some(Slot::Proxy(_) | Slot::Fronted(_) | Slot::Untold(_)) | None => return,
         };
         if !*queued {
             *queued = true;
@@ -364,7 +404,7 @@ where
         + Entropy
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
-        + Tell<ToListener>
+        + Tell<ToListener<T>>
         + Tell<ToOperator>,
 {
     type Message = ToServerMain<T>;
@@ -401,6 +441,7 @@ where
                 self.drive_proxy(cx, token);
             }
             Some(Slot::Fronted(_)) => self.hear_front(cx, token),
+            Some(Slot::Untold(_)) => self.hear_untold(cx, token, ready.hup || ready.error),
         }
     }
 
@@ -456,7 +497,7 @@ where
                     conn.queued = false;
                     self.drive_ctl(cx, token);
                 }
-                Some(Slot::Proxy(_) | Slot::Fronted(_)) | None => {}
+                Some(Slot::Proxy(_) | Slot::Fronted(_) | Slot::Untold(_)) | None => {}
             }
         }
     }
@@ -516,7 +557,8 @@ impl<T, L> ServerMain<T, L> {
                 Some(Slot::Door(door)) => cx.sys.unlisten(door.listener),
                 Some(Slot::Ctl(conn)) => conn.link.close(cx.sys),
                 Some(Slot::Proxy(hand)) => cx.sys.close(hand.port.into_stream()),
-                Some(Slot::Fronted(fronted)) => cx.sys.close(fronted.unnamed.stream),
+                Some(Slot::Fronted(fronted)) => fronted.let_go(cx.sys),
+                Some(Slot::Untold(untold)) => cx.sys.reset(untold.caller.stream),
                 None => {}
             }
         }
@@ -527,3 +569,6 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

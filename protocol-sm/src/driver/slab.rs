@@ -86,6 +86,13 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// What `key` names, if it is there, becomes something else under the same key.
+    pub(crate) fn update(&mut self, key: Token, become_: impl FnOnce(T) -> T) {
+        if let Some(entry) = self.entries.get_mut(key.index()).filter(|entry| entry.key == key) {
+            entry.value = entry.value.take().map(become_);
+        }
+    }
+
     pub(crate) fn get_mut(&mut self, key: Token) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index()).filter(|entry| entry.key == key)?;
         entry.value.as_mut()

@@ -43,9 +43,19 @@ pub struct Cx<'a, S> {
 /// [`Cx::turn`] in production: 256 KiB. Simulations have less, too, so that small streams take several turns.
 pub const TURN: usize = 256 * 1024;
 
-/// The size of [`Cx::scratch`], in bytes. A read that fills it shows a bulk stream, for which splice is cheaper
-/// (measured: the crossover lies at 16 to 32 KiB).
-pub const SCRATCH: usize = 32 * 1024;
+/// The size of [`Cx::scratch`], in bytes: what a bulk stream that is copied reads at once.
+pub const SCRATCH: usize = 4 * BULK;
+
+/// A quarter of [`Cx::scratch`], which is what other streams read at once. A read of so many bytes shows a bulk stream,
+/// for which splice is cheaper (measured: the crossover lies at 16 to 32 KiB), and larger reads where it is copied.
+pub const BULK: usize = 32 * 1024;
+
+impl<S> Cx<'_, S> {
+    /// A quarter of the buffer: see [`BULK`].
+    pub(crate) fn bulk(&self) -> usize {
+        self.scratch.len() / 4
+    }
+}
 
 /// How payload is moved. Anything but `Hybrid` is for tests and measurements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

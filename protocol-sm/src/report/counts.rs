@@ -110,6 +110,8 @@ reasons!(Refusal {
     Crowded => "crowded",
     Stopping => "stopping",
     NoHeader => "no_header",
+    TlsFailed => "tls_failed",
+    Misdirected => "misdirected",
 });
 
 /// More than there are reasons of any kind.

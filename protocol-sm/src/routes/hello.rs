@@ -1,32 +1,55 @@
-//! The name in a TLS ClientHello: read, as far as it has come, and never kept.
+//! What a TLS ClientHello says: the server's name, and whether it is one of our clients'. Read as far as it has come, and
+//! never kept.
 //!
 //! It may come in several records, and they in pieces. Nothing is understood but where the name stands: values that
 //! nobody knows (GREASE, new extensions) are passed over, and whatever is wrong with the rest is the service's to say.
 
 use super::Refusal;
 use super::host::of_sni;
+use crate::wire::ALPN;
 use alloc::string::String;
 use core::ops::Range;
 
 /// The first byte of a handshake record.
-pub(super) const HANDSHAKE: u8 = 0x16;
+pub(crate) const HANDSHAKE: u8 = 0x16;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
+const APPLICATION_PROTOCOLS: u16 = 16;
 const HOST_NAME: u8 = 0;
 /// A record's type, version and length.
 const RECORD_HEADER: usize = 5;
 const LONGEST_RECORD: usize = 1 << 14;
+
+/// What is read of a ClientHello.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// The server's name; none where it says none, or an address.
+    pub(crate) name: Option<String>,
+    /// It offers the protocol of this crate.
+    pub(crate) is_ours: bool,
+}
+
+/// Reads a ClientHello at the front of `bytes`; `Ok(None)` if it is not whole yet.
+///
+/// # Errors
+/// [`Refusal::NotTls`]: it is none.
+pub(crate) fn read(bytes: &[u8]) -> Result<Option<Hello>, Refusal> {
+    let mut hello = Handshake { bytes, record: 0..0, length: usize::MAX };
+    match hello.read() {
+        Ok(hello) => Ok(Some(hello)),
+        Err(Stop::Incomplete) => Ok(None),
+        Err(Stop::Malformed) => Err(Refusal::NotTls),
+    }
+}
 
 /// The name that a ClientHello at the front of `bytes` says; `Ok(None)` if it is not whole yet.
 ///
 /// # Errors
 /// It says none, or is no ClientHello.
 pub(super) fn name(bytes: &[u8]) -> Result<Option<String>, Refusal> {
-    let mut hello = Handshake { bytes, record: 0..0, length: usize::MAX };
-    match hello.name() {
-        Ok(name) => name.map(Some).ok_or(Refusal::NoName),
-        Err(Stop::Incomplete) => Ok(None),
-        Err(Stop::Malformed) => Err(Refusal::NotTls),
+    match read(bytes)? {
+        Some(hello) => hello.name.map(Some).ok_or(Refusal::NoName),
+        None => Ok(None),
     }
 }
 
@@ -46,8 +69,7 @@ struct Handshake<'a> {
 }
 
 impl Handshake<'_> {
-    /// `Ok(None)`: it names nobody, or an address.
-    fn name(&mut self) -> Result<Option<String>, Stop> {
+    fn read(&mut self) -> Result<Hello, Stop> {
         if self.number(1)? != usize::from(CLIENT_HELLO) {
             return Err(Stop::Malformed);
         }
@@ -61,13 +83,13 @@ impl Handshake<'_> {
             self.skip(length)?;
         }
         if self.length == 0 {
-            return Ok(None);
+            return Ok(Hello { name: None, is_ours: false });
         }
         let mut left = self.number(2)?;
         if left != self.length {
             return Err(Stop::Malformed);
         }
-        let mut found = None;
+        let (mut found, mut is_ours) = (None, false);
         while left > 0 {
             let (kind, length) = (self.number(2)?, self.number(2)?);
             left = left.checked_sub(4 + length).ok_or(Stop::Malformed)?;
@@ -77,11 +99,34 @@ impl Handshake<'_> {
                     return Err(Stop::Malformed);
                 }
                 found = Some(self.server_name(length)?);
+            } else if kind == usize::from(APPLICATION_PROTOCOLS) {
+                is_ours |= self.offers_ours(length)?;
             } else {
                 self.skip(length)?;
             }
         }
-        Ok(found.flatten())
+        Ok(Hello { name: found.flatten(), is_ours })
+    }
+
+    /// Whether our protocol is in this list. Where the list makes no sense, that is the service's to say.
+    fn offers_ours(&mut self, mut left: usize) -> Result<bool, Stop> {
+        if left < 2 {
+            return self.skip(left).map(|()| false);
+        }
+        self.skip(2)?;
+        left -= 2;
+        let mut is_ours = false;
+        while left > 0 {
+            let length = self.number(1)?.min(left - 1);
+            left -= 1 + length;
+            let mut matches = length == ALPN.len();
+            for at in 0..length {
+                let byte = self.byte()?;
+                matches &= ALPN.get(at) == Some(&byte);
+            }
+            is_ours |= matches;
+        }
+        Ok(is_ours)
     }
 
     /// The list in the extension: one name.
@@ -155,7 +200,7 @@ impl Handshake<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     use alloc::vec::Vec;
@@ -179,6 +224,11 @@ pub(super) mod tests {
         let fixed = [&[3, 3][..], &[7; 32], &sized(1, &[9; 32]), &sized(2, &grease), &sized(1, &[0])].concat();
         let body = [fixed, sized(2, &extensions.concat())].concat();
         [&[CLIENT_HELLO][..], &sized(3, &body)].concat()
+    }
+
+    pub(crate) fn offering(protocols: &[&[u8]]) -> Vec<u8> {
+        let list: Vec<u8> = protocols.iter().flat_map(|protocol| sized(1, protocol)).collect();
+        records(&message(&[sni(b"a.example"), extension(APPLICATION_PROTOCOLS, &sized(2, &list))]), 60)
     }
 
     /// In records of so many bytes.
@@ -235,6 +285,21 @@ pub(super) mod tests {
         let body = old.len() - 4;
         old[3] = u8::try_from(body).unwrap();
         assert_eq!(name(&records(&old, 1000)), Err(Refusal::NoName));
+    }
+
+    #[test]
+    fn our_clients_are_known_by_what_they_offer() {
+        let is_ours = |hello: &[u8]| read(hello).map(|hello| hello.expect("it is whole").is_ours);
+        assert_eq!(is_ours(&offering(&[b"cproxy/1"])), Ok(true));
+        assert_eq!(is_ours(&offering(&[&b"h2"[..], b"cproxy/1", b"http/1.1"])), Ok(true));
+        for others in [&[&b"h2"[..], b"http/1.1"][..], &[b"cproxy/2"], &[b"xcproxy/1"], &[b"cproxy/11"], &[b""], &[]] {
+            assert_eq!(is_ours(&offering(others)), Ok(false), "{others:?}");
+        }
+        // Nor does a list that lies name anybody, or keep the name from being found.
+        for list in [&[][..], &[0], &[0, 9], &[0, 2, 200, 1], b"\0\x09\x08cproxy/"] {
+            let hello = records(&message(&[extension(APPLICATION_PROTOCOLS, list), sni(b"a.b")]), 1000);
+            assert_eq!(read(&hello), Ok(Some(Hello { name: Some("a.b".into()), is_ours: false })), "{list:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::frame::Message;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, TunnelRefusal};
 use crate::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use crate::routes::Site;
+use crate::routes::{Service, Site};
 use crate::sent::{Channel, Code, Label};
 use crate::settings::TunnelLimits;
 use crate::transfer::How;
@@ -109,11 +109,14 @@ pub const FRUGAL: u64 = 8;
 /// The feature of a server that knows [`ClientMsg::RegisterHost`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
 pub const HOSTS: u64 = 16;
+/// The feature of a server that knows [`ClientMsg::RegisterSite`], and of a client that may send it.
+// PROTOCOL.md: P-EVO-2.
+pub const SITES: u64 = 32;
 /// The feature of a server that knows [`ClientMsg::RegisterUdp`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
-pub const UDP: u64 = 32;
+pub const UDP: u64 = 64;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | SITES | UDP;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,7 +136,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`SITES`], [`UDP`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -265,6 +268,19 @@ pub enum ClientMsg {
         /// As in [`ClientMsg::RegisterTunnel`].
         limits: TunnelLimits,
     },
+    /// The same for a service of which there is more to say. Only to a server with the feature [`SITES`].
+    RegisterSite {
+        /// As in [`ClientMsg::RegisterTunnel`].
+        tunnel: TunnelId,
+        /// As in [`ClientMsg::RegisterHost`].
+        site: Box<Site>,
+        /// What the service is like.
+        service: Service,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        name: String,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        limits: TunnelLimits,
+    },
     /// Expose a service that speaks UDP. Only to a server with the feature [`UDP`].
     RegisterUdp {
         /// As in [`ClientMsg::RegisterTunnel`].
@@ -365,6 +381,7 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
             Self::Numbered { msg: ClientMsg::ChangeTunnel { .. }, .. } => MessageName::ChangeTunnel,
             Self::Numbered { msg: ClientMsg::RegisterHost { .. }, .. } => MessageName::RegisterHost,
+            Self::Numbered { msg: ClientMsg::RegisterSite { .. }, .. } => MessageName::RegisterSite,
             Self::Numbered { msg: ClientMsg::RegisterUdp { .. }, .. } => MessageName::RegisterUdp,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,

@@ -187,7 +187,17 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &L
         }
         // A peer on this machine needs no keepalive: its kernel is ours.
         Role::Ctl | Role::Proxy if !peer.is_loopback() => keepalive(fd, limits.conn),
-        Role::Ctl | Role::Proxy | Role::Public => {}
+        Role::Ctl | Role::Proxy | Role::Public | Role::Untold => {}
+    }
+    dead_path(fd, role, limits);
+}
+
+/// Options of a connection that was accepted before its role was known, with the options that clients' have.
+pub(super) fn on_assigned(fd: &impl AsFd, role: Role, limits: &Limits) {
+    match (role, limits.accepted) {
+        (Role::Public, Some(accepted)) => keepalive(fd, accepted),
+        (Role::Public, None) => set(fd, sockopt::KeepAlive, &false),
+        (Role::Ctl | Role::Proxy | Role::Local | Role::Untold, _) => {}
     }
     dead_path(fd, role, limits);
 }
@@ -218,7 +228,7 @@ pub(super) fn let_linger(fd: &impl AsFd, role: Role) {
         // With a shorter pause the kernel gives a closed connection up after a few seconds of a closed window or of
         // silence.
         Role::Ctl | Role::Proxy => retry_within(fd, RETRY_MAX),
-        Role::Local | Role::Public => {}
+        Role::Local | Role::Public | Role::Untold => {}
     }
 }
 
@@ -259,7 +269,7 @@ pub(super) fn dead_path(fd: &impl AsFd, role: Role, limits: &Limits) {
             retry_within(fd, CTL_RETRY_MAX);
         }
         Role::Proxy => retry_within(fd, limits.retry_max),
-        Role::Local | Role::Public => {}
+        Role::Local | Role::Public | Role::Untold => {}
     }
 }
 

@@ -4,10 +4,11 @@
 use super::socket::Stream;
 use crate::notes::{Limiter, peer};
 use crate::tls::session::{Buffers, News, Session, Wire};
-use crate::tls::{Tls, TlsInUse};
+use crate::tls::{Tls, TlsInUse, VisitorTlsInUse};
 use protocol_sm::auth::Channel;
 use protocol_sm::codes::TlsFailure;
 use protocol_sm::driver::{Readiness, Received, SysError, Token};
+use protocol_sm::routes::{Agreed, Speaks};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -16,6 +17,8 @@ use std::collections::BTreeSet;
 pub(super) struct Secure {
     /// For connections that are made here.
     pub(super) tls: TlsInUse,
+    /// For visitors.
+    pub(super) visitors: VisitorTlsInUse,
     /// Made when the first connection needs them.
     buffers: Option<Buffers>,
     /// Connections in their handshake. Readiness of either sort is reported as both, because a handshake may have to
@@ -74,7 +77,7 @@ impl Secure {
     }
 
     pub(super) fn accepted(&self, stream: &Stream) {
-        if stream.is_ours() {
+        if stream.is_ours() && stream.tls.get().is_none() {
             encrypt(stream, self.tls.get().accepted());
             // A session may have to write while its driver only reads.
             stream.for_room.set(stream.tls.get().is_some());
@@ -124,8 +127,34 @@ impl Secure {
 
     pub(super) fn close(&mut self, stream: &Stream) {
         if let Some(session) = stream.tls.get() {
-            session.borrow_mut().close(&mut Socket { stream, urgent: true });
+            // A peer that does not take it sees the end of the stream without it.
+            let _unsaid = session.borrow_mut().finish(&mut Socket { stream, urgent: true });
         }
+    }
+
+    pub(super) fn finish(&mut self, stream: &Stream, session: &RefCell<Session>) -> Result<(), SysError> {
+        session.borrow_mut().finish(&mut Socket { stream, urgent: true })
+    }
+
+    /// TLS that a visitor has begun with `hello` ends here.
+    pub(super) fn end(&mut self, stream: &Stream, hello: &[u8], speaks: Speaks) -> Result<(), SysError> {
+        let config = self.visitors.config(speaks).ok_or(SysError::Unsupported)?;
+        encrypt(stream, Session::visitor(config).ok());
+        let session = stream.tls.get().ok_or(SysError::Unsupported)?;
+        stream.token.get().into_iter().for_each(|token| self.watch(stream, token));
+        let mut session = session.borrow_mut();
+        let begun = session.begin(&mut Socket { stream, urgent: true }, hello);
+        self.tell(stream, &mut session);
+        begun
+    }
+
+    pub(super) fn agreed(&mut self, stream: &Stream, session: &RefCell<Session>) -> Result<Agreed, SysError> {
+        let mut session = session.borrow_mut();
+        let buffers = self.buffers.get_or_insert_default();
+        let protocol = session.protocol(&mut Socket { stream, urgent: true }, buffers);
+        let agreed = protocol.map(|name| if name == Some(b"h2") { Agreed::Http2 } else { Agreed::Http1 });
+        self.tell(stream, &mut session);
+        agreed
     }
 
     fn tell(&mut self, stream: &Stream, session: &mut Session) {
@@ -139,6 +168,7 @@ impl Secure {
         let (peer_ip, peer_port) = (address.map(|(ip, _)| tracing::field::display(ip)), address.map(|(_, port)| port));
         match failure {
             // Mostly scanners, which connect to every public machine.
+            _ if !stream.is_ours() => tracing::debug!(event = "tls_stranger", peer_ip, peer_port, "TLS: {text}"),
             TlsFailure::Broken if !matches!(*self.tls.get(), Tls::Client(_)) => {
                 tracing::debug!(event = "tls_stranger", peer_ip, peer_port, "TLS: {text}");
             }

@@ -140,11 +140,17 @@ impl Stream {
         getsockname(self.fd.as_raw_fd()).as_ref() == Ok(peer)
     }
 
+    /// It is known now what it is for.
+    pub(super) fn assign(&mut self, role: Role, limits: &Limits) {
+        self.role = role;
+        options::on_assigned(&self.fd, role, limits);
+    }
+
     /// Whether this is a connection between client and server.
     pub(super) fn is_ours(&self) -> bool {
         match self.role {
             Role::Ctl | Role::Proxy => true,
-            Role::Local | Role::Public => false,
+            Role::Local | Role::Public | Role::Untold => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! TLS 1.3 on the connections between client and server (PROTOCOL.md, "TLS"), by rustls with ring.
 //!
-//! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection.
+//! [`ServerTls`] and [`ClientTls`] are made once from what the user configured; `session` is one connection. So is
+//! [`VisitorTls`], for visitors whose TLS ends at the server: 1.2, too.
 //! Whether a connection must be encrypted, and what follows where it is not, is decided in [`protocol_sm`].
 
 mod authority;
@@ -9,11 +10,14 @@ mod own;
 mod pin;
 mod self_made;
 pub(crate) mod session;
+mod visitors;
 mod words;
 
 pub use own::OwnCertificate;
 pub use pin::{NotAPin, Pin};
 pub use self_made::{SelfMade, self_made};
+pub use visitors::VisitorTls;
+pub(crate) use visitors::VisitorTlsInUse;
 
 use authority::{ClientAuthority, ServerAuthority};
 use protocol_sm::codes::TlsFailure;

@@ -11,6 +11,7 @@ use rustls::{CertificateError, Error, RootCertStore, SignatureScheme};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
+use webpki::EndEntityCert;
 
 /// The last second that a certificate can name: the end of the year 9999.
 const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -23,6 +24,8 @@ pub struct OwnCertificate(Arc<RwLock<Shown>>);
 struct Shown {
     certified: Arc<CertifiedKey>,
     pin: Pin,
+    /// The hosts that it is for, in lower case.
+    names: Vec<String>,
 }
 
 impl fmt::Debug for OwnCertificate {
@@ -32,7 +35,11 @@ impl fmt::Debug for OwnCertificate {
 }
 
 impl OwnCertificate {
-    pub(super) fn new(identity: Identity<'_>) -> Result<Self, TlsError> {
+    /// One that shows `identity`.
+    ///
+    /// # Errors
+    /// Something of it is not what it should be.
+    pub fn new(identity: Identity<'_>) -> Result<Self, TlsError> {
         Shown::of(identity).map(|shown| Self(Arc::new(RwLock::new(shown))))
     }
 
@@ -69,7 +76,18 @@ impl OwnCertificate {
         }
     }
 
-    fn certified(&self) -> Arc<CertifiedKey> {
+    /// The hosts that it is for: `app.example.com`, or `*.example.com`.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).names.clone()
+    }
+
+    /// Whether this is one of [`OwnCertificate::names`].
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).names.iter().any(|own| own == name)
+    }
+
+    pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).certified)
     }
 }
@@ -79,8 +97,10 @@ impl Shown {
         let (chain, key) = identity.read()?;
         let first = chain.first().ok_or_else(|| Piece::Certificate.wrong("no certificate"))?.clone();
         let pin = Pin::of(&first).map_err(|error| Piece::Certificate.wrong(words::said(&error)))?;
+        let parsed = EndEntityCert::try_from(&first).ok();
+        let names = parsed.iter().flat_map(|parsed| parsed.valid_dns_names()).map(str::to_lowercase).collect();
         let certified = CertifiedKey::from_der(chain, key, &PROVIDER).map_err(|error| key_error(&error, &first))?;
-        Ok(Self { certified: Arc::new(certified), pin })
+        Ok(Self { certified: Arc::new(certified), pin, names })
     }
 }
 

@@ -20,7 +20,7 @@ use super::pin::WrongPin;
 use super::words::said;
 use protocol_sm::auth::Channel;
 use protocol_sm::codes::TlsFailure;
-use protocol_sm::driver::{SCRATCH, SysError};
+use protocol_sm::driver::SysError;
 use protocol_sm::wire::{ALPN, Opening};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
@@ -31,7 +31,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Plain bytes encrypted at once: two records.
-const CHUNK: usize = SCRATCH;
+const CHUNK: usize = 2 * RECORD;
 /// The most that a TLS 1.3 record adds to its plain bytes: header, content type, tag.
 const RECORD_EXTRA: usize = 5 + 1 + 16;
 /// Plain bytes of a full record.
@@ -88,7 +88,8 @@ pub(crate) struct News {
 /// See the module.
 pub(crate) struct Session {
     machine: Machine,
-    exporter: Arc<Exporter>,
+    /// Of a connection between client and server. A visitor's has none.
+    exporter: Option<Arc<Exporter>>,
     phase: Phase,
     /// Whether the first read has begun the handshake, which the client does by sending.
     begun: bool,
@@ -107,6 +108,8 @@ pub(crate) struct Session {
     heard: usize,
     /// Whether the peer said that no more comes (close_notify).
     ended: bool,
+    /// Whether the peer was told the same.
+    finished: bool,
     news: News,
 }
 
@@ -115,12 +118,22 @@ enum Machine {
     Server(UnbufferedServerConnection),
 }
 
+impl Machine {
+    fn common(&self) -> &CommonState {
+        match self {
+            Self::Client(machine) => machine,
+            Self::Server(machine) => machine,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Nothing has come: it may turn out not to be TLS.
     Opening,
     Handshake,
-    Up(Channel),
+    /// A visitor's has no channel.
+    Up(Option<Channel>),
     /// On a server: the client speaks in the clear, and is refused in the clear.
     Plain,
     Failed(TlsFailure),
@@ -150,22 +163,28 @@ impl fmt::Debug for Session {
 impl Session {
     /// A connection to the server called `name`.
     pub(crate) fn client(config: &ClientConfig, name: ServerName<'static>) -> Result<Self, Error> {
-        let exporter = Arc::default();
+        let exporter: Arc<Exporter> = Arc::default();
         let mut config = config.clone();
         config.key_log = Arc::clone(&exporter) as Arc<dyn KeyLog>;
         let connection = UnbufferedClientConnection::new(config.into(), name)?;
-        Ok(Self::new(Machine::Client(connection), exporter))
+        Ok(Self::new(Machine::Client(connection), Some(exporter)))
     }
 
     /// A connection from a client.
     pub(crate) fn server(config: &ServerConfig) -> Result<Self, Error> {
-        let exporter = Arc::default();
+        let exporter: Arc<Exporter> = Arc::default();
         let mut config = config.clone();
         config.key_log = Arc::clone(&exporter) as Arc<dyn KeyLog>;
-        Ok(Self::new(Machine::Server(UnbufferedServerConnection::new(config.into())?), exporter))
+        Ok(Self::new(Machine::Server(UnbufferedServerConnection::new(config.into())?), Some(exporter)))
     }
 
-    fn new(machine: Machine, exporter: Arc<Exporter>) -> Self {
+    /// A connection from a visitor, whose ClientHello is known already: [`Session::begin`] comes first.
+    pub(crate) fn visitor(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        let machine = Machine::Server(UnbufferedServerConnection::new(config)?);
+        Ok(Self { phase: Phase::Handshake, begun: true, ..Self::new(machine, None) })
+    }
+
+    fn new(machine: Machine, exporter: Option<Arc<Exporter>>) -> Self {
         Self {
             machine,
             exporter,
@@ -179,6 +198,7 @@ impl Session {
             owed: 0,
             heard: 0,
             ended: false,
+            finished: false,
             news: News::default(),
         }
     }
@@ -218,8 +238,29 @@ impl Session {
         }
     }
 
+    /// Handles what was received before the session was made, and answers it.
+    pub(crate) fn begin(&mut self, wire: &mut impl Wire, hello: &[u8]) -> Result<(), SysError> {
+        let read = self.digest(&mut hello.to_vec(), hello.len(), &mut []);
+        self.answer(wire, read).map(drop)
+    }
+
     /// What is known at both ends of what is encrypted, once the handshake is complete; `None` in the clear.
     pub(crate) fn channel(&mut self, wire: &mut impl Wire, buffers: &mut Buffers) -> Result<Option<Channel>, SysError> {
+        self.open(wire, buffers)?;
+        match self.phase {
+            Phase::Up(channel) => Ok(channel),
+            Phase::Plain | Phase::Failed(_) | Phase::Opening | Phase::Handshake => Ok(None),
+        }
+    }
+
+    /// The application protocol, once the handshake is complete.
+    pub(crate) fn protocol(&mut self, wire: &mut impl Wire, buffers: &mut Buffers) -> Result<Option<&[u8]>, SysError> {
+        self.open(wire, buffers)?;
+        Ok(self.machine.common().alpn_protocol())
+    }
+
+    /// Goes on until the handshake is complete.
+    fn open(&mut self, wire: &mut impl Wire, buffers: &mut Buffers) -> Result<(), SysError> {
         while self.is_handshaking() {
             // What comes behind the handshake is kept for a read.
             if self.read_some(wire, buffers, &mut [])?.is_none() {
@@ -227,16 +268,16 @@ impl Session {
             }
         }
         match self.phase {
-            Phase::Plain => Ok(None),
+            Phase::Plain | Phase::Up(_) => Ok(()),
             Phase::Failed(failure) => Err(SysError::Tls(failure)),
-            Phase::Up(channel) => Ok(Some(channel)),
             Phase::Opening | Phase::Handshake => unreachable!("the handshake is complete"),
         }
     }
 
     /// Takes some of `from`, or would block, and must then be called with the same bytes again.
     pub(crate) fn send(&mut self, wire: &mut impl Wire, buffers: &mut Buffers, from: &[u8]) -> Result<usize, SysError> {
-        if self.channel(wire, buffers)?.is_none() {
+        self.open(wire, buffers)?;
+        if self.phase == Phase::Plain {
             return wire.send(from);
         }
         self.flush(wire)?;
@@ -260,16 +301,14 @@ impl Session {
         Ok(chunk.len())
     }
 
-    /// Sends close_notify, as far as the socket takes it.
-    pub(crate) fn close(&mut self, wire: &mut impl Wire) {
+    /// Sends close_notify, once. Where that would block it must be called again.
+    pub(crate) fn finish(&mut self, wire: &mut impl Wire) -> Result<(), SysError> {
         let mut notice = [0; 512];
-        if matches!(self.phase, Phase::Up(_))
-            && let Ok(length) = self.encrypt(Encrypt::Close(&mut notice))
-        {
+        if matches!(self.phase, Phase::Up(_)) && !std::mem::replace(&mut self.finished, true) {
+            let length = self.encrypt(Encrypt::Close(&mut notice))?;
             self.outgoing.extend_from_slice(&notice[..length]);
         }
-        // A peer that does not take it sees the end of the stream without it.
-        let _ = self.flush(wire);
+        self.flush(wire)
     }
 
     fn take_plain(&mut self, into: &mut [u8]) -> usize {
@@ -334,14 +373,20 @@ impl Session {
         }
         buffers.inbound[..kept].copy_from_slice(&self.incoming);
         let read = self.digest(&mut buffers.inbound[..kept + n], n, into);
+        let plain = self.answer(wire, read)?;
+        Ok(Some(Got { plain, short: n < most && wire.short_means_dry() }))
+    }
+
+    /// Sends what rustls says to what was `read`: an answer of the handshake, or an alert. What the socket does not take now
+    /// is sent later.
+    fn answer(&mut self, wire: &mut impl Wire, read: Result<usize, SysError>) -> Result<usize, SysError> {
         if read.is_err() || !self.outgoing.is_empty() && self.owed == 0 {
-            // An answer of the handshake, or an alert. What the socket does not take now is sent later.
             match self.flush(wire) {
                 Ok(()) | Err(SysError::WouldBlock | SysError::Exhausted) => {}
                 Err(error) => return Err(read.err().unwrap_or(error)),
             }
         }
-        Ok(Some(Got { plain: read?, short: n < most && wire.short_means_dry() }))
+        read
     }
 
     /// Handles what has been received and not yet used; the last `new` bytes came just now. Returns how many plain
@@ -411,35 +456,38 @@ impl Session {
                 Next::Ended => self.ended = true,
                 Next::Wait => break,
                 Next::Failed(error) => {
-                    // One more step makes the alert that tells the peer.
-                    let rest = &mut bytes[ran.used..];
-                    let mut out = Out { into, ran: &mut ran, plain: &mut self.plain, outgoing: &mut self.outgoing };
-                    let _ = match &mut self.machine {
-                        Machine::Client(machine) => out.step(machine.process_tls_records(rest), &mut None),
-                        Machine::Server(machine) => out.step(machine.process_tls_records(rest), &mut None),
-                    };
+                    // What is still to be said, and last the alert that tells the peer. A step beyond would look at the same
+                    // bytes once more.
+                    while self.machine.common().wants_write() {
+                        let rest = &mut bytes[ran.used..];
+                        let mut out = Out { into, ran: &mut ran, plain: &mut self.plain, outgoing: &mut self.outgoing };
+                        let _ = match &mut self.machine {
+                            Machine::Client(machine) => out.step(machine.process_tls_records(rest), &mut None),
+                            Machine::Server(machine) => out.step(machine.process_tls_records(rest), &mut None),
+                        };
+                    }
                     return Err(self.fail(failure(&error), said(&error)));
                 }
             }
         }
-        let common: &CommonState = match &self.machine {
-            Machine::Client(machine) => machine,
-            Machine::Server(machine) => machine,
-        };
-        if self.is_handshaking() && !common.is_handshaking() {
-            if common.alpn_protocol() != Some(&ALPN) {
-                let text = said(&Error::AlertReceived(AlertDescription::NoApplicationProtocol));
-                return Err(self.fail(TlsFailure::Broken, text));
-            }
-            let suite = common.negotiated_cipher_suite();
-            let Some(channel) = suite.and_then(|suite| self.exporter.channel(suite)) else {
-                return Err(self.fail(TlsFailure::Broken, "it exports no keying material".into()));
-            };
+        if self.is_handshaking() && !self.machine.common().is_handshaking() {
+            let channel = self.exported().map_err(|text| self.fail(TlsFailure::Broken, text))?;
             self.phase = Phase::Up(channel);
             self.heard = 0;
             self.news.up = true;
         }
         Ok(ran)
+    }
+
+    /// The channel of a complete handshake between client and server; a visitor's has none.
+    fn exported(&self) -> Result<Option<Channel>, String> {
+        let (Some(exporter), common) = (&self.exporter, self.machine.common()) else { return Ok(None) };
+        if common.alpn_protocol() != Some(&ALPN) {
+            return Err(said(&Error::AlertReceived(AlertDescription::NoApplicationProtocol)));
+        }
+        let suite = common.negotiated_cipher_suite();
+        let channel = suite.and_then(|suite| exporter.channel(suite));
+        channel.map(Some).ok_or_else(|| "it exports no keying material".into())
     }
 
     fn fail(&mut self, failure: TlsFailure, text: String) -> SysError {

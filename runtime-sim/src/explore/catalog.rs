@@ -49,6 +49,7 @@ pub enum Topic {
     Stopping,
     Closing,
     Reloading,
+    Orders,
 }
 
 /// One configuration.
@@ -91,11 +92,15 @@ const HASTY: Programs = Programs { server_stops: true, impatient: true, ..Progra
 const CLOSES: Programs = Programs { client_closes: true, ..Programs::new(1, Coarse) };
 const RELOADS: Programs = Programs { client_reloads: true, ..Programs::new(1, Coarse) };
 const SHRINKS: Programs = Programs { server_shrinks: true, ..Programs::new(1, Coarse) };
+const KICK: Programs = Programs { kicks: true, ..Programs::new(1, Coarse) };
+const CLOSE: Programs = Programs { closes_port: true, ..Programs::new(1, Coarse) };
 const SLOW_MAIL: Programs = Programs { lazy: true, ..Programs::new(1, Coarse) };
 
 /// All of them.
 pub const CATALOG: &[Entry] = &{
-    use Topic::{Aborts, Closing, Cuts, Grace, Loss, Pool, Pressure, Reloading, Replacement, Resume, Reuse, Stopping};
+    use Topic::{
+        Aborts, Closing, Cuts, Grace, Loss, Orders, Pool, Pressure, Reloading, Replacement, Resume, Reuse, Stopping,
+    };
     [
         small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
         small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
@@ -186,5 +191,11 @@ pub const CATALOG: &[Entry] = &{
         large(Reloading, "a scope shrinks, a ctl_conn is lost", programs(Programs { ctl_losses: 1, ..SHRINKS })),
         large(Reloading, "both", programs(Programs { client_reloads: true, ..SHRINKS })),
         small(Reloading, "a scope shrinks, a tunnel is closed", programs(Programs { client_closes: true, ..SHRINKS })),
+        small(Orders, "the operator ends the session", programs(KICK)),
+        small(Orders, "the same, slow mail, nobody visits", programs(Programs { lazy: true, visits: 0, ..KICK })),
+        small(Orders, "the operator closes the port", programs(CLOSE)),
+        small(Orders, "the same, slow mail", programs(Programs { lazy: true, ..CLOSE })),
+        small(Orders, "both", programs(Programs { kicks: true, visits: 0, ..CLOSE })),
+        large(Orders, "both, a visitor", programs(Programs { kicks: true, ..CLOSE })),
     ]
 };

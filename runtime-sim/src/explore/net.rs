@@ -349,7 +349,7 @@ pub(super) enum Told {
     FromClientLoop(FromClientLoop),
     ToServerLoop(ToServerLoop<Stream>),
     ToClientLoop(ToClientLoop),
-    ToListener(ToListener),
+    ToListener(ToListener<Stream>),
     FromListener(FromListener),
     Resolve(Lookup),
     Note(Note),

@@ -115,23 +115,32 @@ fn programs(words: &mut impl Iterator<Item = u16>) -> Programs {
     let visits = usize::from(pick(5));
     let newcomer = pick(3) == 1;
     let freeze = newcomer && pick(3) == 1;
-    let client_stops = pick(4) == 1;
+    let at_client = pick(4);
+    let client_stops = at_client == 1;
     let client_grace = pick(3) == 1;
+    let grain = [Grain::Fine, Grain::Medium, Grain::Coarse][usize::from(pick(3))];
+    let keep = u32::from(pick(3));
+    let (proxy_losses, ctl_losses) = (usize::from(pick(3)), usize::from(pick(4)));
+    // What a client leaves behind when its last word is lost ends with the grace.
+    let server_grace = pick(3) == 1 || newcomer || client_stops || client_grace;
+    let at_server = pick(4);
     Programs {
-        grain: [Grain::Fine, Grain::Medium, Grain::Coarse][usize::from(pick(3))],
-        keep: u32::from(pick(3)),
-        proxy_losses: usize::from(pick(3)),
-        ctl_losses: usize::from(pick(4)),
-        // What a client leaves behind when its last word is lost ends with the grace.
-        server_grace: pick(3) == 1 || newcomer || client_stops || client_grace,
+        grain,
+        keep,
+        proxy_losses,
+        ctl_losses,
+        server_grace,
         // No draw of its own, so that old tapes keep their meaning.
         asleep: visits % 2 == 1,
         client_grace,
         newcomer,
         // Nothing but a newcomer shows that a client is frozen, here where time stands still.
         freeze,
-        server_stops: pick(4) == 1,
+        server_stops: at_server == 1,
         client_stops,
+        // Likewise. Of a client's two processes each has its own port, and its own end.
+        closes_port: at_client == 2 && !newcomer,
+        kicks: at_server == 2 && !newcomer,
         impatient: pick(2) == 1 || freeze,
         lazy: pick(2) == 1,
         ..Programs::new(visits, Grain::Fine)

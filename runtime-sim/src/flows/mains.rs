@@ -101,6 +101,7 @@ impl World {
             }
             ClientMsg::RegisterTunnel { .. }
             | ClientMsg::RegisterHost { .. }
+            | ClientMsg::RegisterSite { .. }
             | ClientMsg::RegisterUdp { .. }
             | ClientMsg::ChangeTunnel { .. }
             | ClientMsg::CloseTunnel { .. }

@@ -96,6 +96,17 @@ impl Kernel {
         self.unwatch(listener);
     }
 
+    /// Who gets what comes to this port.
+    pub(super) fn listener_for(&self, host: HostId, port: u16) -> Option<SockId> {
+        let host = &self.hosts[host.0];
+        host.ports.get(host.redirects.get(&port).unwrap_or(&port)).copied()
+    }
+
+    /// Whoever comes to one of these ports of `host` is given to the listener at `to`, as by a router on the machine.
+    pub fn redirect(&mut self, host: HostId, ports: impl IntoIterator<Item = u16>, to: u16) {
+        self.hosts[host.0].redirects.extend(ports.into_iter().map(|port| (port, to)));
+    }
+
     /// listen(2) once more: so many may wait from now on, and one more.
     pub fn set_backlog(&mut self, listener: SockId, backlog: usize) {
         self.socks[listener.0].backlog = backlog;
@@ -297,7 +308,7 @@ impl Kernel {
     /// Who listens on a host's port.
     #[must_use]
     pub fn listener_at(&self, host: HostId, port: u16) -> Option<ProcId> {
-        self.hosts[host.0].ports.get(&port).map(|id| self.socks[id.0].proc)
+        self.listener_for(host, port).map(|id| self.socks[id.0].proc)
     }
 
     /// Whether the socket listens.

@@ -54,6 +54,8 @@ struct Host {
     ip: IpAddr,
     /// Listening sockets by port.
     ports: BTreeMap<u16, SockId>,
+    /// Whoever comes to this port is given to that one's listener, and keeps the address that it came to.
+    redirects: BTreeMap<u16, u16>,
     next_port: u16,
     /// Lost power, since.
     down: Option<Instant>,
@@ -165,6 +167,7 @@ impl Kernel {
         self.hosts.push(Host {
             ip: IpAddr::from([10, 0, 0, last]),
             ports: BTreeMap::new(),
+            redirects: BTreeMap::new(),
             next_port: 20_000,
             down: None,
         });

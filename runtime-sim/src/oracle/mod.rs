@@ -150,7 +150,7 @@ impl Property {
             Self::NothingAfterShut => "nothing is written after the write half was shut",
             Self::PipesEmptyAtRest => "a pipe is taken empty and given back as it says",
             Self::ChunksWhole => {
-                "an encrypted connection is never spliced, and gets what it did not take whole once more"
+                "an encrypted connection is never spliced, gets what it did not take whole once more, and its end inside"
             }
             Self::ClosedOnce => "every descriptor is closed exactly once",
             Self::VisitorsAccountedFor => "accepted visitors are finished or aborted, each once",

@@ -111,6 +111,7 @@ pub enum Sometimes {
     HeaderSplit,
     HeaderRefused,
     HostRefused,
+    TlsEnded,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -119,11 +120,13 @@ pub enum Sometimes {
     TakenOverWithTransfers,
     ProxyPassed,
     ProxyRefused,
+    ClientAtOnePort,
+    VisitorAtOnePort,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 111] = [
+    pub const ALL: [Self; 114] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -227,6 +230,7 @@ impl Sometimes {
         Self::HeaderSplit,
         Self::HeaderRefused,
         Self::HostRefused,
+        Self::TlsEnded,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,
@@ -235,6 +239,8 @@ impl Sometimes {
         Self::TakenOverWithTransfers,
         Self::ProxyPassed,
         Self::ProxyRefused,
+        Self::ClientAtOnePort,
+        Self::VisitorAtOnePort,
     ];
 }
 

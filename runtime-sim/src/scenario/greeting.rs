@@ -3,9 +3,9 @@
 use protocol_sm::routes::{Site, Web};
 
 /// The head of a request, or a ClientHello, that names the site's host, or one below it.
-pub(super) fn greeting(site: &Site) -> Vec<u8> {
+pub(super) fn greeting(site: &Site, web: Web) -> Vec<u8> {
     let host = site.host.to_string().replace('*', "Some.Where");
-    match site.web {
+    match web {
         Web::Http => format!("GET / HTTP/1.1\r\nAccept: */*\r\nHost: {host}:80\r\n\r\n").into_bytes(),
         Web::Https => client_hello(host.as_bytes()),
     }

@@ -21,7 +21,7 @@ use crate::kernel::Rng;
 use greeting::greeting;
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
-use protocol_sm::driver::{SCRATCH, Strategy, TURN};
+use protocol_sm::driver::{BULK, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
@@ -79,6 +79,9 @@ pub struct Scenario {
     pub no_splice: u64,
     /// Who speaks for visitors, in front of the server.
     pub trusted_proxies: Vec<Network>,
+    /// The server has one port, [`CTL`], for clients, and for visitors of hosts where the ring has some. At this one, it says,
+    /// is its proxy port.
+    pub one_port: Option<u16>,
 }
 
 /// Limits that are far above what a simulation loads, made small enough to be met.
@@ -118,13 +121,21 @@ pub struct TunnelPlan {
     pub serving: Serving,
     /// The host whose visitors it has, instead of a public port.
     pub site: Option<Site>,
+    /// They come over TLS, which ends at the server.
+    pub sealed: bool,
 }
 
 impl TunnelPlan {
     /// What a visitor who comes to it says before anything else: what leads to its host.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
-        self.site.as_ref().map_or_else(Vec::new, greeting)
+        self.site.as_ref().map_or_else(Vec::new, |site| greeting(site, site.web))
+    }
+
+    /// What begins a visitor's TLS, if that ends at the server.
+    #[must_use]
+    pub fn hello(&self) -> Option<Vec<u8>> {
+        self.site.as_ref().filter(|_| self.sealed).map(|site| greeting(site, Web::Https))
     }
 }
 
@@ -139,6 +150,15 @@ impl Scenario {
                 tunnel.public_port = 0;
                 tunnel.site = Some(Site { web, host: host.parse().expect("a host") });
             }
+        }
+    }
+
+    /// Draws of which hosts visitors come over TLS that ends at the server. Its dice are its own, too.
+    pub(crate) fn draw_sealed(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0x7153_0000);
+        for tunnel in &mut self.tunnels {
+            let plain = tunnel.site.as_ref().is_some_and(|site| site.web == Web::Http);
+            tunnel.sealed = rng.chance(50) && plain;
         }
     }
 
@@ -163,6 +183,11 @@ impl Scenario {
         let mut rng = Rng::new(seed ^ 0xf209_a150);
         let one_is = !self.calm && rng.chance(20);
         self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
+    }
+
+    /// Where conns go to.
+    pub(crate) fn proxy_port(&self) -> u16 {
+        self.one_port.unwrap_or(PROXY)
     }
 
     /// Idle conns that the server keeps of each client.
@@ -218,6 +243,7 @@ impl Scenario {
             idle_conns: self.idle_conns,
             trusted_proxies: self.trusted_proxies.clone(),
             access_log: true,
+            advertise_proxy_port: self.one_port,
             timings: self.timings.clone(),
             ..ServerSettings::default()
         }
@@ -260,6 +286,7 @@ pub(crate) fn draw_clients(
                     service_first: rng.chance(50),
                     serving: Serving::default(),
                     site: None,
+                    sealed: false,
                 });
                 on_tunnel(rng);
             }
@@ -274,7 +301,7 @@ pub(crate) fn draw_clients(
 
 /// Draws the size of a thread's read buffer.
 pub(crate) fn draw_scratch(rng: &mut Rng) -> usize {
-    if rng.chance(30) { SCRATCH } else { rng.log_size(1024, SCRATCH) }
+    4 * if rng.chance(30) { BULK } else { rng.log_size(1024, BULK) }
 }
 
 /// Draws how much one direction of a transfer moves in a turn: production's, or less, so that streams of a simulation
@@ -300,6 +327,11 @@ pub(crate) fn draw_tight(seed: u64, calm: bool) -> Option<Tight> {
     let mut draw = |low, high| u32::try_from(rng.range(low, high)).expect("small");
     let (dice, visitors, per_source, conns) = (draw(0, 99), draw(3, 9), draw(2, 6), draw(1, 6));
     (!calm && dice < 15).then_some(Tight { visitors, per_source, conns })
+}
+
+/// Draws whether the server has one port. Its dice are its own.
+pub(crate) fn draw_one_port(seed: u64) -> bool {
+    Rng::new(seed ^ 0x0e09_0127).chance(15)
 }
 
 /// Draws the chance in a hundred that a splice(2) is refused. Its dice are its own, so that a seed's other choices are

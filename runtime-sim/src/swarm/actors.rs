@@ -7,7 +7,7 @@ use crate::holder::{Act, Holder};
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Finding, Kind, Property, Side, Sometimes, StreamId};
-use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Scenario, Script, Shut};
+use crate::scenario::{CTL, Fate, Habits, Outcome, Scenario, Script, Shut};
 use protocol_sm::driver::SysError;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::ConnKind;
@@ -388,7 +388,7 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
 async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
     let mut impostor = Impostor::new(&mut rng, &stage.oracle.overheard.borrow());
     stage.remark(Some(who), || format!("{impostor:.40?}"));
-    let port = if impostor.port() == ConnKind::Ctl { CTL } else { PROXY };
+    let port = if impostor.port() == ConnKind::Ctl { CTL } else { stage.plan.scenario.proxy_port() };
     let to = SocketAddr::new(turmoil::lookup("server"), port);
     let turn = |came: &[u8]| {
         if !came.is_empty() {
@@ -419,7 +419,7 @@ async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
             Act::Speak => {}
             Act::Conns(conns) => {
                 for words in conns {
-                    hold(&stage, who, SocketAddr::new(server, PROXY), words, rng.fork());
+                    hold(&stage, who, SocketAddr::new(server, stage.plan.scenario.proxy_port()), words, rng.fork());
                 }
             }
             Act::Visit(port) => hold(&stage, who, SocketAddr::new(server, port), b"a visitor".to_vec(), rng.fork()),

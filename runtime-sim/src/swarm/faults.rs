@@ -6,7 +6,7 @@ use super::plan::Blow;
 use super::stage::{SERVER, Stage};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::Sometimes;
-use crate::scenario::{CTL, PROXY, SimFault, TurmoilFault};
+use crate::scenario::{CTL, SimFault, TurmoilFault};
 use protocol_sm::driver::Role;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -257,7 +257,7 @@ impl Faults {
                 Remedy::RivalLeaves
             }
             SimFault::Stranger => {
-                let port = self.rng.pick(&[CTL, PROXY]);
+                let port = self.rng.pick(&[CTL, self.stage.plan.scenario.proxy_port()]);
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Noise(port));
                 return true;
             }

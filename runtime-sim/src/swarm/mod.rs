@@ -51,8 +51,11 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 47] = [
+pub const UNSEEN: [Sometimes; 50] = [
+    Sometimes::ClientAtOnePort,
+    Sometimes::VisitorAtOnePort,
     Sometimes::HostRefused,
+    Sometimes::TlsEnded,
     Sometimes::ProxyPassed,
     Sometimes::ProxyRefused,
     Sometimes::Upgraded,

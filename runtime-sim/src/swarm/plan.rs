@@ -2,8 +2,8 @@
 
 use crate::kernel::Rng;
 use crate::scenario::{
-    Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
-    draw_strategy, draw_tight, draw_turn,
+    CTL, Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice, draw_one_port,
+    draw_scratch, draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::settings::Timings;
 use std::time::Duration;
@@ -156,6 +156,7 @@ impl Plan {
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
             trusted_proxies: Vec::new(),
+            one_port: draw_one_port(seed).then_some(CTL),
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);

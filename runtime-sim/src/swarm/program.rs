@@ -12,8 +12,9 @@ use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
-use protocol_sm::driver::server_main::ServerMain;
+use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Cx, Driver, Totals};
+use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
@@ -236,9 +237,16 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
-    let ports = ((any, CTL).into(), (any, PROXY).into());
-    let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, ports.0, ports.1, [None, None]));
-    assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
+    let [ctl, proxy] = [Purpose::Ctl, Purpose::Proxy].map(|purpose| Purposes::default().with(purpose));
+    let ports = match plan.scenario.one_port {
+        Some(port) => vec![(port, ctl.with(Purpose::Proxy))],
+        None => vec![(CTL, ctl), (PROXY, proxy)],
+    };
+    for (port, purposes) in ports {
+        let wanted = Wanted { at: (any, port).into(), purposes, left: None };
+        let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, wanted));
+        assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
+    }
     program.threads = vec![main.clone(), listener.clone()];
     program.threads.extend(loops.iter().map(|seat| Rc::clone(seat) as Rc<RefCell<dyn Runs>>));
 

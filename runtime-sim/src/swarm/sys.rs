@@ -61,7 +61,7 @@ pub(super) type Mailbox<M> = Rc<RefCell<VecDeque<M>>>;
 #[derive(Debug, Default)]
 pub(super) struct Mail {
     pub(super) server_main: Mailbox<ToServerMain<Stream>>,
-    pub(super) listener: Mailbox<ToListener>,
+    pub(super) listener: Mailbox<ToListener<Stream>>,
     pub(super) server_loops: Vec<Mailbox<ToServerLoop<Stream>>>,
     pub(super) client_main: Mailbox<ToClientMain>,
     pub(super) client_loops: Vec<Mailbox<ToClientLoop>>,
@@ -338,6 +338,10 @@ impl Streams for Thread {
         Ok(Received { bytes, drained: bytes < most })
     }
 
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        self.process.borrow_mut().socket(stream).set_role(role);
+    }
+
     fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
         self.process.borrow_mut().socket(stream).peek(into)
     }
@@ -567,8 +571,8 @@ impl Tell<ToLoop<ToClientLoop>> for Thread {
     }
 }
 
-impl Tell<ToListener> for Thread {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for Thread {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         post(&self.process.borrow().mail.listener, msg);
     }
 }

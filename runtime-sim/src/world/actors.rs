@@ -234,7 +234,7 @@ impl Actors {
         let head = plan.scenario.tunnels[tunnel].head();
         script.total += head.len();
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
-        let front = self.front(kernel, plan, sock, to, probe || plan.scenario.calm);
+        let mut front = self.front(kernel, plan, sock, to, probe || plan.scenario.calm);
         let mut name = kernel.local(sock);
         if let Some(front) = &front {
             name = front.name;
@@ -244,6 +244,9 @@ impl Actors {
                 // Without a byte it would be a check.
                 script.total = script.total.max(1);
             }
+        }
+        if let Some(hello) = plan.scenario.tunnels[tunnel].hello() {
+            front = Some(Front::sealed(front, name, hello));
         }
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.streams.begin_with(self.all[index].stream, head);

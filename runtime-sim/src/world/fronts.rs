@@ -66,6 +66,14 @@ impl Front {
         }
     }
 
+    /// The same, or nothing, and behind it what begins TLS that ends at the server. It is not waited for behind a check.
+    pub(super) fn sealed(before: Option<Self>, name: SocketAddr, hello: Vec<u8>) -> Self {
+        let nothing = Self { name, pieces: VecDeque::new(), pause: Duration::ZERO, valid: true, check: false };
+        let mut front = before.unwrap_or(nothing);
+        front.pieces.extend((!front.check).then_some(hello));
+        front
+    }
+
     /// Whether its header has been sent, and counts.
     pub(super) fn introduces(&self) -> bool {
         self.valid && self.pieces.is_empty()

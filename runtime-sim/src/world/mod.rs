@@ -34,13 +34,14 @@ pub use sys::{Pipe, Socket, Stream};
 use crate::impostor::Overheard;
 use crate::kernel::{HostId, Kernel, PollId, ProcId, Rng};
 use crate::oracle::{Breach, Coverage, Kind, Property, Sometimes};
-use crate::scenario::{Outcome, tunnel_called};
+use crate::scenario::{CTL, HOSTS, Outcome, PROXY, tunnel_called};
 use crate::trace::Trace;
 use actors::{Actors, Service};
 use books::Asked;
 use core::net::SocketAddr;
 use protocol_sm::driver::{Lookup, Note};
 use protocol_sm::reload::ClientReload;
+use protocol_sm::routes::Web;
 use protocol_sm::sources::Network;
 use protocol_sm::time::Instant;
 use silence::Silence;
@@ -195,6 +196,9 @@ impl World {
         let mut kernel = Kernel::new(rng.next(), Trace::new(keep_trace));
         kernel.short_writes = plan.scenario.short_calls;
         let server_host = kernel.host();
+        if plan.scenario.one_port.is_some() {
+            kernel.redirect(server_host, HOSTS.into_iter().chain([PROXY]), CTL);
+        }
         let visitor_host = kernel.host();
         if plan.fronted {
             let relay = Network::new(kernel.ip(visitor_host), 32).expect("one address");
@@ -400,7 +404,9 @@ impl World {
             }
             return;
         };
-        let to = SocketAddr::new(self.kernel.ip(self.server_host), public.port());
+        let sealed = self.plan.scenario.tunnels[tunnel].sealed;
+        let port = if sealed { HOSTS[Web::Https as usize] } else { public.port() };
+        let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
         self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
     }
 

@@ -276,7 +276,8 @@ impl World {
         }
         let open = |proc| self.kernel.open_socks(proc).count();
         let ports = self.plan.scenario.tunnels.iter().filter(|tunnel| tunnel.site.is_none()).count();
-        let servers = 2 + HOSTS.len() + ports + targets.len() + target;
+        let own = if self.plan.scenario.one_port.is_some() { 1 } else { 2 + HOSTS.len() };
+        let servers = own + ports + targets.len() + target;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);

@@ -2,8 +2,8 @@
 
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
-    KernelFault, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_scratch,
-    draw_strategy, draw_tight, draw_turn,
+    KernelFault, PROXY, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_one_port,
+    draw_scratch, draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::outbound::Scheme;
@@ -180,11 +180,14 @@ impl Plan {
             short_calls: if rng.chance(50) { rng.range(1, 60) } else { 0 },
             no_pipe: draw_no_pipe(rng),
             no_splice: draw_no_splice(seed),
+            // A router maps it: so what is a conn is known by its port.
+            one_port: draw_one_port(seed).then_some(PROXY),
             trusted_proxies: Vec::new(),
         };
         scenario.draw_serving(seed);
         scenario.draw_frugal(seed);
         scenario.draw_sites(seed);
+        scenario.draw_sealed(seed);
         Self {
             seed,
             scenario,
@@ -245,7 +248,7 @@ impl Plan {
         let (user_timeout, dead_path) = match role {
             Role::Ctl => (Some(Duration::from_secs(30)), RETRIES),
             Role::Proxy => (None, self.scenario.longest_timings().conn_silence().max(Duration::from_secs(30))),
-            Role::Public | Role::Local => (None, RETRIES),
+            Role::Public | Role::Local | Role::Untold => (None, RETRIES),
         };
         Options { user_timeout, dead_path, linger0: true, ..self.foreign() }
     }

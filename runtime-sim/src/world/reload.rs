@@ -1,6 +1,6 @@
 //! Programs are told their settings anew, whatever goes on; and what that may do to whom.
 
-use super::sys::Mail;
+use super::sys::{Mail, Stream};
 use super::tasks::Task;
 use super::{Role, World};
 use crate::oracle::{Kind, Property, Sometimes};
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// The listener takes a message: which tunnels are closed there from now on.
-    pub(super) fn see_listener_told(&mut self, process: usize, message: &ToListener) {
+    pub(super) fn see_listener_told(&mut self, process: usize, message: &ToListener<Stream>) {
         match message {
             ToListener::Close { control, registration } => {
                 self.watch.closed.insert((process, *control, registration.tunnel));
@@ -197,6 +197,8 @@ impl World {
             }
             ToListener::CloseAll { .. }
             | ToListener::Retire { .. }
+            | ToListener::Visitor { .. }
+            | ToListener::Challenge { .. }
             | ToListener::Admit { .. }
             | ToListener::KeepTo(..)
             | ToListener::Trust(_)

@@ -17,6 +17,7 @@ use protocol_sm::driver::{
     Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell,
     Token, Unacked,
 };
+use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use std::collections::BTreeMap;
@@ -33,8 +34,19 @@ struct Owed {
     handshake_due: bool,
     /// The way through an outbound proxy is not behind it.
     proxy: Option<Box<Proxy>>,
+    /// A visitor's TLS ends here.
+    sealed: Option<Sealed>,
     chunk: Vec<u8>,
     sent: usize,
+}
+
+/// TLS that ends here. What it makes of bytes is nothing: only when they come and go is like it.
+#[derive(Debug)]
+struct Sealed {
+    /// The handshake is not through.
+    handshake_due: bool,
+    /// Its end was said inside.
+    said: bool,
 }
 
 /// A listening socket.
@@ -49,7 +61,7 @@ pub struct Pipe(pub(super) PipeId);
 #[derive(Debug)]
 pub(super) enum Mail {
     ServerMain(ToServerMain<Stream>),
-    Listener(ToListener),
+    Listener(ToListener<Stream>),
     ServerLoop(ToServerLoop<Stream>),
     ClientMain(ToClientMain),
     ClientLoop(ToClientLoop),
@@ -94,6 +106,8 @@ pub(super) struct Effects {
     pub(super) moved: Vec<(SockId, usize, usize)>,
     /// Bytes of headers that were taken off public sockets.
     pub(super) skipped: Vec<(SockId, usize)>,
+    /// Bytes that began TLS, and were read as if they were a visitor's own.
+    pub(super) unread: Vec<(SockId, usize)>,
     /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
     pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
@@ -131,6 +145,10 @@ impl ThreadSys<'_> {
         result
     }
 
+    fn is_encrypted(&self, stream: &Stream) -> bool {
+        self.plan.encrypts(stream.1) || stream.2.borrow().sealed.is_some()
+    }
+
     fn took(&mut self, stream: &Stream, bytes: usize) {
         self.effects.taken.entry(stream.0).or_insert((stream.1, 0)).1 += bytes;
     }
@@ -151,6 +169,16 @@ impl ThreadSys<'_> {
 
 impl Streams for ThreadSys<'_> {
     type Stream = Stream;
+
+    fn assign(&mut self, stream: &mut Stream, role: Role) {
+        stream.1 = role;
+        if role == Role::Public {
+            self.effects.accepted.push((stream.0, self.kernel.remote(stream.0)));
+            self.effects.sometimes.push(Sometimes::VisitorAtOnePort);
+        } else {
+            self.effects.sometimes.push(Sometimes::ClientAtOnePort);
+        }
+    }
 
     fn watch(&mut self, stream: &Stream, token: Token) -> Result<(), SysError> {
         self.kernel.watch(stream.0, self.poll, token, false);
@@ -212,7 +240,7 @@ impl Streams for ThreadSys<'_> {
         if stream.2.borrow().proxy.is_some() {
             return Ok(self.tell_proxy(stream, from));
         }
-        let sent = if self.plan.encrypts(stream.1) {
+        let sent = if self.is_encrypted(stream) {
             self.send_chunk(stream, from)?
         } else {
             let sent = self.kernel.send(stream.0, from);
@@ -259,7 +287,22 @@ impl Streams for ThreadSys<'_> {
         self.kernel.unacked(stream.0)
     }
 
+    fn finish(&mut self, stream: &Stream) -> Result<(), SysError> {
+        let full = self.rng.chance(30);
+        let mut owed = stream.2.borrow_mut();
+        let Some(sealed) = owed.sealed.as_mut().filter(|sealed| !sealed.said) else { return Ok(()) };
+        if full {
+            self.kernel.watch_room(stream.0);
+            return Err(SysError::WouldBlock);
+        }
+        sealed.said = true;
+        Ok(())
+    }
+
     fn shut_write(&mut self, stream: &Stream) {
+        if stream.2.borrow().sealed.as_ref().is_some_and(|sealed| !sealed.said) {
+            self.breach(Property::ChunksWhole, "an end that was not said inside of TLS".into());
+        }
         if self.kernel.is_shut(stream.0) {
             self.breach(Property::ShutOnce, format!("socket {} is shut twice", stream.0.0));
         }
@@ -297,7 +340,7 @@ impl Splice for ThreadSys<'_> {
         if self.kernel.pipe_bytes(pipe.0) != 0 {
             self.breach(Property::PipesEmptyAtRest, "a splice into a pipe that holds bytes".into());
         }
-        if self.plan.encrypts(stream.1) {
+        if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice out of an encrypted connection".into());
         }
         self.may_splice()?;
@@ -317,7 +360,7 @@ impl Splice for ThreadSys<'_> {
             let held = self.kernel.pipe_bytes(pipe.0);
             self.breach(Property::PipesEmptyAtRest, format!("the pipe holds {held} bytes, the core counts {max}"));
         }
-        if self.plan.encrypts(stream.1) {
+        if self.is_encrypted(stream) {
             self.breach(Property::ChunksWhole, "a splice into an encrypted connection".into());
         }
         self.check_shut(stream);
@@ -345,7 +388,7 @@ impl Splice for ThreadSys<'_> {
     }
 
     fn can_splice(&self, stream: &Stream) -> bool {
-        !self.plan.encrypts(stream.1)
+        !self.is_encrypted(stream)
     }
 
     fn pipe(&mut self) -> Option<(Pipe, usize)> {
@@ -436,7 +479,7 @@ impl ThreadSys<'_> {
     fn send_chunk(&mut self, stream: &Stream, from: &[u8]) -> Result<usize, SysError> {
         let mut owed = stream.2.borrow_mut();
         if owed.chunk.is_empty() {
-            *owed = Owed { chunk: from.to_vec(), ..Owed::default() };
+            (owed.chunk, owed.sent) = (from.to_vec(), 0);
         } else if !from.starts_with(&owed.chunk) {
             self.breach(Property::ChunksWhole, format!("{} other bytes", from.len()));
         }
@@ -509,6 +552,23 @@ impl Listen for ThreadSys<'_> {
         Ok((Stream(sock, role, RefCell::default()), from))
     }
 
+    fn certified(&self, name: Option<&str>) -> bool {
+        name.is_some()
+    }
+
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], _: Speaks) -> Result<(), SysError> {
+        self.effects.unread.push((stream.0, hello.len()));
+        self.effects.sometimes.push(Sometimes::TlsEnded);
+        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due: self.rng.chance(50), said: false });
+        Ok(())
+    }
+
+    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+        let mut owed = stream.2.borrow_mut();
+        let sealed = owed.sealed.as_mut().expect("its TLS ends here");
+        if core::mem::take(&mut sealed.handshake_due) { Err(SysError::WouldBlock) } else { Ok(Agreed::Http1) }
+    }
+
     fn unlisten(&mut self, listener: Socket) {
         // What another process has taken over is not closed with a copy.
         if self.kernel.open_socks(self.proc).any(|sock| sock == listener.0) {
@@ -529,8 +589,8 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for ThreadSys<'_> {
     }
 }
 
-impl Tell<ToListener> for ThreadSys<'_> {
-    fn tell(&mut self, msg: ToListener) {
+impl Tell<ToListener<Stream>> for ThreadSys<'_> {
+    fn tell(&mut self, msg: ToListener<Stream>) {
         self.effects.mail.push((1, Mail::Listener(msg)));
     }
 }

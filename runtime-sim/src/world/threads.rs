@@ -9,8 +9,11 @@ use crate::scenario::{CTL, HOSTS, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
-use protocol_sm::driver::{Cx, Given, Lookup, Role as Purpose};
+use protocol_sm::driver::server_main::Wanted;
+use protocol_sm::driver::{Cx, Given, Lookup, Role as ConnRole};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::purposes::{Purpose, Purposes};
+use protocol_sm::routes::Web;
 use protocol_sm::time::Instant;
 use std::time::Duration;
 
@@ -29,32 +32,42 @@ impl World {
     /// A server begins, with what another process has left to it.
     pub(super) fn begin_server(&mut self, process: usize, left: Vec<(Given, SockId)>) {
         let (main, listener) = (self.processes[process].threads[0], self.processes[process].threads[1]);
-        let (mut doors, mut hosts, mut held) = ([None, None], [None, None], Vec::new());
+        let (mut doors, mut held) = ([const { None }; Purpose::ALL.len()], Vec::new());
         for (given, sock) in left {
             match given {
-                Given::Ctl => doors[0] = Some(Socket(sock)),
-                Given::Proxy => doors[1] = Some(Socket(sock)),
-                Given::Http => hosts[0] = Some(Socket(sock)),
-                Given::Https => hosts[1] = Some(Socket(sock)),
+                Given::Door(purpose) => doors[purpose as usize] = Some(Socket(sock)),
                 Given::Public { udp, owner, .. } => {
                     held.push(HeldPort { udp, at: self.kernel.local(sock), owner, listener: Socket(sock) });
                 }
             }
         }
+        let [ctl, proxy, http, https] = doors;
+        let (one_port, adopted) = (self.plan.scenario.one_port.is_some(), ctl.is_some());
         let until = self.now() + self.plan.scenario.timings.session_grace;
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let routing = self.plan.scenario.server(self.plan.token).routing();
         self.with(listener, |task, cx| {
             if let Task::Listener(task) = task {
-                let at = HOSTS.map(any).map(Some);
-                task.open_doors(cx, at, hosts, routing).expect("the ports of hosts are free");
+                let at = HOSTS.map(|port| (!one_port).then_some(any(port)));
+                task.open_doors(cx, at, [http, https], routing).expect("the ports of hosts are free");
+                for web in Web::ALL.into_iter().filter(|_| one_port) {
+                    task.expect(web, any(HOSTS[web as usize]), adopted);
+                }
                 task.hold(held, until);
             }
         });
         self.sleep(listener);
         self.with(main, |task, cx| {
             if let Task::ServerMain(task) = task {
-                task.listen(cx, any(CTL), any(PROXY), doors).expect("the server's ports are free");
+                let mut listen = |port, purposes, left| {
+                    task.listen(cx, Wanted { at: any(port), purposes, left }).expect("the server's ports are free");
+                };
+                if one_port {
+                    listen(CTL, Purpose::ALL.into_iter().collect(), ctl);
+                } else {
+                    listen(CTL, Purposes::default().with(Purpose::Ctl), ctl);
+                    listen(PROXY, Purposes::default().with(Purpose::Proxy), proxy);
+                }
             }
         });
     }
@@ -157,20 +170,26 @@ impl World {
         let scenario = &self.plan.scenario;
         let is_server = matches!(self.threads[index].task, Task::ServerMain(_));
         let most = |role| match role {
-            Purpose::Ctl if is_server => CTL_TURN,
+            ConnRole::Ctl if is_server => CTL_TURN,
             // Its server is the only one that a client's main driver reads from.
-            Purpose::Ctl => 8 * scenario.scratch,
-            Purpose::Public if matches!(self.threads[index].task, Task::Listener(_)) => {
+            ConnRole::Ctl => 8 * scenario.scratch,
+            ConnRole::Public if matches!(self.threads[index].task, Task::Listener(_)) => {
                 NAMED_IN + FAREWELL_READS * scenario.scratch
             }
+            // Nothing is taken before it is known what it is for.
+            ConnRole::Untold => 0,
             // What is taken last may be more than is left of the turn; and a transfer that begins has its first turn at
             // once, behind what was read before.
-            Purpose::Proxy | Purpose::Public | Purpose::Local => {
+            ConnRole::Proxy | ConnRole::Public | ConnRole::Local => {
                 2 * (scenario.turn + scenario.turn.max(scenario.scratch))
             }
         };
-        let of_ctl: usize =
-            effects.taken.values().filter(|(role, _)| is_server && *role == Purpose::Ctl).map(|(_, bytes)| bytes).sum();
+        let of_ctl: usize = effects
+            .taken
+            .values()
+            .filter(|(role, _)| is_server && *role == ConnRole::Ctl)
+            .map(|(_, bytes)| bytes)
+            .sum();
         let long = effects.taken.iter().find(|&(_, &(role, bytes))| bytes > most(role));
         let what = if effects.listens > MOST_LISTENS {
             format!("{} tries to open a port", effects.listens)
@@ -284,8 +303,8 @@ impl World {
         });
         main.assert_ports(listener, on_the_way);
         let socks = self.kernel.open_socks(process.proc).filter(|&sock| self.kernel.is_listening(sock)).count();
-        let doors = if main.is_over() { 0 } else { 2 };
-        let known = doors + listener.doors() + listener.ports() + listener.held();
+        let own = if self.plan.scenario.one_port.is_some() { 1 } else { 2 };
+        let known = if main.is_over() { 0 } else { own } + listener.doors() + listener.ports() + listener.held();
         if socks != known {
             let what = format!("{socks} sockets listen, and {known} should");
             self.fail(Kind::Safety, Property::PortsAccountedFor, what);

@@ -20,6 +20,7 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::{Cx, Listen, Note, Role, Splice, Strategy, Streams as _, Token};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, Registration, SessionId, TunnelId};
+use protocol_sm::routes::Speaks;
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use protocol_sm::transfer::How;
@@ -513,6 +514,13 @@ fn broken_elsewhere() -> Vec<(Property, World)> {
                 let _ = cx.sys.send(stream, b"something else");
             })
         }),
+        (
+            Property::ChunksWhole,
+            call(Role::Public, |cx, stream, _| {
+                cx.sys.end_tls(stream, &[], Speaks::Http1).expect("it ends here");
+                cx.sys.shut_write(stream);
+            }),
+        ),
         (Property::FinOnce, done_twice()),
         (Property::OneServicePerVisitor, dialled_twice()),
         (Property::NoUnprovokedReset, {

@@ -48,6 +48,12 @@ impl Visits {
         *self.skipped.entry(sock).or_default() += bytes as u64;
     }
 
+    /// What a program has read of a public socket began its TLS, which ends there.
+    pub(super) fn on_unread(&mut self, sock: SockId, bytes: usize) {
+        self.moved.entry(sock).or_default()[0] -= bytes as u64;
+        self.on_skipped(sock, bytes);
+    }
+
     /// So many bytes.
     pub(super) fn skipped(&self, sock: SockId) -> u64 {
         self.skipped.get(&sock).copied().unwrap_or(0)

@@ -338,7 +338,7 @@ impl World {
                 (Purpose::Local, None) => {
                     self.watch.awaited.insert(self.threads[thread].process);
                 }
-                (Purpose::Ctl | Purpose::Proxy | Purpose::Public, _) => {}
+                (Purpose::Ctl | Purpose::Proxy | Purpose::Public | Purpose::Untold, _) => {}
             }
         }
     }
@@ -432,6 +432,9 @@ impl World {
         self.visits.on_shut(&effects.shut);
         for &(sock, bytes) in &effects.skipped {
             self.visits.on_skipped(sock, bytes);
+        }
+        for &(sock, bytes) in &effects.unread {
+            self.visits.on_unread(sock, bytes);
         }
         for &(sock, visitor) in &effects.accepted {
             self.visits.on_accepted(process, visitor, sock);

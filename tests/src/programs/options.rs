@@ -2,6 +2,7 @@
 
 use crate::group::Group;
 use crate::link::Namespace;
+use crate::sockets::free_port;
 use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,14 @@ impl Options {
     pub fn key(mut self, name: &str, value: impl Display) -> Self {
         self.keys.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// Server: has one port for clients, and for visitors of hosts.
+    #[must_use]
+    pub fn one_port(self) -> Self {
+        let port = free_port();
+        let own = self.flag("ctl-port", port).flag("proxy-port", port);
+        own.key("http_port", port).key("https_port", port)
     }
 
     /// Adds tables to the configuration file, as they stand.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
-use tests::programs::{Client, Successors, directory, options};
+use tests::programs::{Client, Server, Successors, directory, options};
 use tests::services::Service;
 use tests::sockets::{connect, finish};
 use tests::visits::ping;
@@ -166,8 +166,17 @@ fn a_scope_that_shrinks_takes_the_host_away() {
 /// P-LEAVE-5: visitors whose host is not there yet wait for its client.
 #[test]
 fn an_upgrade_loses_no_visitor_of_a_host() {
+    is_upgraded(server(options().brisk().flag("drain-timeout", 60)));
+}
+
+/// P-CONN-6, P-LEAVE-1: where clients come by the same port.
+#[test]
+fn an_upgrade_of_one_port_loses_no_visitor() {
+    is_upgraded(Server::start(options().brisk().flag("drain-timeout", 60).one_port()));
+}
+
+fn is_upgraded(server: Server) {
     let echo = Service::echo();
-    let server = server(options().brisk().flag("drain-timeout", 60));
     let client = client(&server, options().brisk(), &[table("a", "http", &["a.example"], echo.addr())]);
     let at = server.hosts("http");
     let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
@@ -177,7 +186,7 @@ fn an_upgrade_loses_no_visitor_of_a_host() {
             thread::spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     let words = request("a.example");
-                    assert_eq!(String::from_utf8(ask(at, &words)).unwrap(), words);
+                    assert_eq!(String::from_utf8(ask(at, &words)).expect("text"), words);
                     made.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(10));
                 }

@@ -8,7 +8,7 @@ use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, Refu
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
+    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, SITES,
     ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer,
 };
 use std::io::{Read, Write};
@@ -115,7 +115,11 @@ fn a_client_introduces_itself() {
     let server = RawServer::start();
     let client = client(&server, service.addr());
     let first = server.greet();
-    assert!(!first.hello.token && first.hello.resume.is_none() && first.hello.features == (LEAVE | TAKEOVER | HOSTS));
+    assert!(
+        !first.hello.token
+            && first.hello.resume.is_none()
+            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | SITES)
+    );
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);
     let second = server.greet();

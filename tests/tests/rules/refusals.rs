@@ -1,5 +1,5 @@
-//! Who is refused, at which door, on which side: one table for the server's two ports, one for what a client finds
-//! behind them. A row that holds at one door only is a hole at the other.
+//! Who is refused, at which door, on which side: one table for the server's two ports, and for one that is both and one of
+//! hosts, too; one for what a client finds behind them. A row that holds at one door only is a hole at the other.
 
 use super::peer::{RawServer, Wire};
 use protocol_sm::codes::HandshakeRefusal;
@@ -23,6 +23,23 @@ struct Row {
     /// By the door: what is said, and what is answered.
     ctl: (Vec<u8>, Vec<u8>),
     proxy: (Vec<u8>, Vec<u8>),
+    one_port: AtOnePort,
+}
+
+/// What becomes of who would be refused at a port of its own, where one port is there for everything.
+#[derive(Clone, Copy)]
+enum AtOnePort {
+    Same,
+    /// It is a visitor, who is told this.
+    Visitor(&'static [u8]),
+    /// It is right there.
+    Right,
+}
+
+impl Row {
+    fn at_one_port(self, one_port: AtOnePort) -> Self {
+        Self { one_port, ..self }
+    }
 }
 
 /// The reply to a preface, and a refusal.
@@ -52,10 +69,16 @@ fn proxy_hello() -> Vec<u8> {
     framed(ConnKind::Proxy, &ProxyToServer::Hello(hello))
 }
 
-/// The first message of a TLS client of ours, as far as a server looks.
+/// The first message of a TLS client of ours.
 fn tls_hello() -> Vec<u8> {
-    let body = b"\x01\x00\x00\x20\x03\x03 a random value, and then \x08cproxy/1 and more";
-    [&[0x16, 3, 1, 0, u8::try_from(body.len()).expect("short")][..], body].concat()
+    let sized = |size: usize, body: &[u8]| {
+        let length = u32::try_from(body.len()).expect("short").to_be_bytes();
+        [&length[4 - size..], body].concat()
+    };
+    let offers = sized(2, &sized(1, b"cproxy/1"));
+    let extensions = sized(2, &[&[0, 16][..], &sized(2, &offers)].concat());
+    let body = [&[3, 3][..], &[7; 32], &[0], &sized(2, &[0x13, 1]), &sized(1, &[0]), &extensions].concat();
+    [&[0x16, 3, 1][..], &sized(2, &[&[1][..], &sized(3, &body)].concat())].concat()
 }
 
 fn in_the_clear() -> Options {
@@ -66,6 +89,11 @@ fn impatient() -> Options {
     in_the_clear().key("handshake_timeout", 0.3)
 }
 
+/// One that makes none for itself either, because it has a file.
+fn without_token() -> Options {
+    in_the_clear().key("drain_timeout", 1)
+}
+
 fn with_token() -> Options {
     in_the_clear().env("CPROXY_TOKEN", "a token")
 }
@@ -74,16 +102,20 @@ fn rows() -> Vec<Row> {
     let nothing = Vec::new;
     let same = |bytes: &[u8]| (bytes.to_vec(), Vec::new());
     let newer = |door| Preface { port: door, min: 2, max: 3 }.encode().to_vec();
-    let row = |what, server: fn() -> Options, ctl, proxy| Row { what, server, ctl, proxy };
+    let row = |what, server: fn() -> Options, ctl, proxy| Row { what, server, ctl, proxy, one_port: AtOnePort::Same };
+    let bad_request = AtOnePort::Visitor(b"HTTP/1.1 400 Bad Request\r\n");
     vec![
-        row("another protocol", in_the_clear, same(b"GET / HTTP/1.1\r\n\r\n"), same(b"GET / HTTP/1.1\r\n\r\n")),
-        row("nearly the magic", in_the_clear, same(b"CPXyC\x01\x01\x00"), same(b"CPXyP\x01\x01\x00")),
+        row("another protocol", in_the_clear, same(b"GET / HTTP/1.1\r\n\r\n"), same(b"GET / HTTP/1.1\r\n\r\n"))
+            .at_one_port(bad_request),
+        row("nearly the magic", in_the_clear, same(b"CPXyC\x01\x01\x00"), same(b"CPXyP\x01\x01\x00"))
+            .at_one_port(bad_request),
         row(
             "the other door's preface",
             in_the_clear,
             (Preface::ours(ConnKind::Proxy).encode().to_vec(), nothing()),
             (Preface::ours(ConnKind::Ctl).encode().to_vec(), nothing()),
-        ),
+        )
+        .at_one_port(AtOnePort::Right),
         row(
             "no version in common",
             in_the_clear,
@@ -119,7 +151,7 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "a proof that is not wanted, or for a session that is not there",
-            in_the_clear,
+            without_token,
             (ctl_hello(true), refused(ConnKind::Ctl, HandshakeRefusal::TokenUnexpected)),
             (proxy_hello(), refused(ConnKind::Proxy, HandshakeRefusal::UnknownSession)),
         ),
@@ -135,6 +167,30 @@ fn every_refusal_holds_at_both_of_the_servers_doors() {
             let mut wire = Wire::connect(addr);
             wire.send_raw(said);
             assert_eq!(wire.until_the_end(), *answer, "{}, at the {door} port", row.what);
+        }
+    }
+}
+
+/// P-CONN-6: and at one port for everything.
+#[test]
+fn every_refusal_holds_at_one_port() {
+    for row in rows() {
+        let server = Server::start((row.server)().one_port());
+        for (said, answer) in [&row.ctl, &row.proxy] {
+            let mut wire = Wire::connect(server.ctl());
+            wire.send_raw(said);
+            match row.one_port {
+                AtOnePort::Same if *said == tls_hello() => {
+                    assert_eq!(wire.until_the_end(), row.ctl.1, "{}: a client begins with its ctl_conn", row.what);
+                }
+                AtOnePort::Same => assert_eq!(wire.until_the_end(), *answer, "{}", row.what),
+                AtOnePort::Visitor(told) => assert!(wire.until_the_end().starts_with(told), "{}", row.what),
+                AtOnePort::Right if said[4] == b'C' => {
+                    assert_eq!(wire.bytes(8).as_deref(), Some(&b"CPXYC\x01\x01\x01"[..]), "{}", row.what);
+                }
+                // It is answered with what follows.
+                AtOnePort::Right => {}
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::auth::{Prover, Transcript};
-use crate::wire::{Ctl, Preface, Reply};
+use crate::codes::HandshakeRefusal;
+use crate::wire::{ConnHello, Ctl, Preface, Reply};
 
 fn control(allow: &str, loop_count: usize) -> Control {
     let hello = Ctl::Ping { received: 0 };

@@ -1,7 +1,7 @@
 //! The user says anew which tunnels there are: which of them stay, and how those that do not are replaced without a
 //! visitor losing more than it must.
 //!
-//! A tunnel is the same if its name and its public port, or its host, are. With another port or host it moves: the tunnel
+//! A tunnel is the same if its name and its public port, or its host and what the server knows of the service, are. With another port or host it moves: the tunnel
 //! there is another one, and the old one stays open until that is ready, unless its port or host is now another tunnel's.
 //! With another name and the same port or host it is renamed where it is, if its old name is nobody's, or it has the same
 //! LocalServer. Everything else about it (its LocalServer, its limits) changes in place.
@@ -96,6 +96,8 @@ impl Tunnels {
     /// The tunnel that `spec` is about, if that has its port, or its host.
     fn same(&self, spec: &TunnelSpec, names: &BTreeSet<String>, kept: &BTreeSet<TunnelId>) -> Option<TunnelId> {
         let free = || self.entries.iter().filter(|(tunnel, _)| !kept.contains(tunnel));
+        // The server is told of a service when its host is registered.
+        let is_like = |entry: &TunnelEntry| spec.serving.service == entry.spec.serving.service;
         let has_port = |entry: &TunnelEntry| {
             spec.site == entry.spec.site
                 && spec.is_udp() == entry.spec.is_udp()
@@ -109,7 +111,7 @@ impl Tunnels {
                 spec.public_port != 0 && spec.is_udp() == entry.spec.is_udp() && entry.port() == Some(spec.public_port)
             }
         };
-        let named = free().filter(|(_, entry)| entry.spec.name == spec.name && has_port(entry));
+        let named = free().filter(|(_, entry)| entry.spec.name == spec.name && is_like(entry) && has_port(entry));
         // Where any port will do, that of the tunnel which has moved already.
         let found = named.min_by_key(|(_, entry)| entry.successor.is_some());
         // Its name may pass to another tunnel, as in a range that begins earlier: it is the same if its service is.
@@ -117,7 +119,8 @@ impl Tunnels {
             !names.contains(&entry.spec.name)
                 || (entry.spec.public_port, &entry.spec.local) == (spec.public_port, &spec.local)
         };
-        let renamed = || free().find(|(_, entry)| entry.successor.is_none() && is_let_go(entry) && has_this(entry));
+        let is_it = |entry: &TunnelEntry| is_let_go(entry) && is_like(entry) && has_this(entry);
+        let renamed = || free().find(|(_, entry)| entry.successor.is_none() && is_it(entry));
         found.or_else(renamed).map(|(&tunnel, _)| tunnel)
     }
 

@@ -95,3 +95,95 @@ impl<T> ClientMain<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::ctl_link::CtlLink;
+    use super::super::super::relay::Endpoint;
+    use super::super::super::stub::{Net, encoded, session_key};
+    use super::super::super::thread::Strategy;
+    use super::super::{Outcome, Stopping};
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::settings::{ClientSettings, Origin, ProxyAt, Timings};
+    use alloc::collections::BTreeSet;
+    use alloc::vec::Vec;
+    use core::time::Duration;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn main() -> ClientMain<u32> {
+        let settings = ClientSettings {
+            client_id: [7; 16],
+            token: None,
+            tunnels: Vec::new(),
+            max_proxy_conns: 16,
+            access_log: false,
+            timings: Timings::default(),
+            proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
+            outbound: None,
+            tls_relay: false,
+            frugal: false,
+        };
+        ClientMain::new(settings, "server:1".into(), 1)
+    }
+
+    fn with(main: &mut ClientMain<u32>, now: Instant, act: impl FnOnce(&mut ClientMain<u32>, &mut Cx<'_, Net>)) -> Net {
+        let mut net = Net::default();
+        act(main, &mut Cx { sys: &mut net, now, scratch: &mut [], strategy: Strategy::Hybrid, turn: usize::MAX });
+        main.assert_consistent();
+        net
+    }
+
+    /// Its session is up, and the server says `Leave`.
+    fn leave(main: &mut ClientMain<u32>, now: Instant) -> Net {
+        main.serial += 1;
+        let id = SessionId([1; 16]);
+        main.control = Some(Control::new(id, main.serial, session_key(id), 1, 16));
+        let token = main.slots.insert_with(|_| Ok::<_, ()>(CtlLink::new(Endpoint::new(1)))).unwrap();
+        main.stage = Stage::Up { token, liveness: Liveness::new(now, INTERVAL, 3 * INTERVAL) };
+        with(main, now, |main, cx| main.come_anew(cx, LeaveCode::Upgraded))
+    }
+
+    #[test]
+    fn what_was_left_is_pinged_in_each_period_and_given_up_when_it_falls_silent() {
+        let (mut main, mut now) = (main(), Instant::ZERO);
+        leave(&mut main, now);
+        for _ in 0..3 {
+            now = now + INTERVAL;
+            let left = &main.left[0];
+            let mut expected = main.slots.get(left.token).unwrap().clone();
+            expected.push(&Ctl::<crate::wire::ClientHandshake, crate::wire::ClientMsg>::Ping { received: 0 });
+            with(&mut main, now, |main, cx| main.on_left_deadlines(cx));
+            let left = &mut main.left[0];
+            assert_eq!(main.slots.get(left.token), Some(&expected));
+            left.liveness.on_heard(now);
+        }
+        now = now + 3 * INTERVAL;
+        with(&mut main, now, |main, cx| main.on_left_deadlines(cx));
+        assert_eq!(main.left.len(), 0);
+    }
+
+    #[test]
+    fn so_many_are_kept_and_the_oldest_is_told_that_it_is_over() {
+        let mut main = main();
+        for number in 1..=MAX + 2 {
+            let net = leave(&mut main, Instant::ZERO);
+            assert_eq!(main.left.len(), number.min(MAX));
+            let close = encoded(&ToServer::Close { code: CloseCode::Bye });
+            assert_eq!(net.sent, if number > MAX { close } else { Vec::new() });
+        }
+        assert_eq!(main.left[0].control.serial, 3);
+    }
+
+    /// P-LEAVE-2.
+    #[test]
+    fn a_client_that_stops_stays_where_it_is() {
+        let mut main = main();
+        let (until, drained) = (Instant::ZERO + INTERVAL, BTreeSet::new());
+        main.stopping = Some(Stopping { until, drained, leaving: false, outcome: Outcome::Stopped });
+        leave(&mut main, Instant::ZERO);
+        assert!(main.left.is_empty() && main.is_up());
+    }
+}

@@ -7,6 +7,10 @@
 //!                 ▼                                             ▼
 //!               Told: the answer is out, what still comes is read and dropped ──its end, or 2 s──▶ closed
 //! ```
+//! Visitors of a port that is there for clients, too, are brought by the main driver.
+//! Where its TLS ends here, a newcomer reads twice: the name in its ClientHello leads back to Reading, and what is inside
+//! names the host.
+//!
 //! One who says all at once is never seen here: nothing is kept of it. Where there are too many, the oldest one of the
 //! source address that has most is closed.
 //!
@@ -14,6 +18,8 @@
 //! - N1 each has a deadline, and is counted until it goes;
 //! - N2 there are no more of them than may be, nor than there is room for visitors: each may become one;
 //! - R1 to R3 of [`crate::routes`].
+
+mod answered;
 
 use super::super::handshake_limit::HandshakeLimit;
 use super::super::inherit::Given;
@@ -30,7 +36,7 @@ use super::{Bind, Listener, Slot, accept_batch};
 use crate::canary::{PlantedBug, planted};
 use crate::notes::Note;
 use crate::report::{Counted, Counts};
-use crate::routes::{Named, Refusal, Site, Unrouted, Web};
+use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, forwarded};
 use crate::settings::Routing;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -92,6 +98,8 @@ pub(super) struct Newcomer<T> {
     came: Instant,
     stage: Stage,
     deadline: Option<Instant>,
+    /// Its TLS ends here: whom it has named there.
+    sealed: Option<Box<Named>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,7 +122,28 @@ impl<T> Newcomer<T> {
         self.port.on_ready(ready);
     }
 
-    fn hear<S: Streams<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) -> Heard {
+    /// What it speaks that is read here.
+    fn spoken(&self) -> Web {
+        if self.sealed.is_some() { Web::Http } else { self.web }
+    }
+
+    /// Reads what has come: first what ends the handshake, where its TLS ends here.
+    fn hear<S: Listen<Stream = T>>(&mut self, cx: &mut Cx<'_, S>) -> Heard {
+        if let (Stage::Reading(_), Some(outside)) = (&self.stage, &self.sealed)
+            && self.port.readable
+        {
+            match cx.sys.agreed(self.port.stream()) {
+                Ok(Agreed::Http1) => {}
+                // Its heads are not read: it gets whom it has named outside.
+                Ok(Agreed::Http2) => return Heard::Named((**outside).clone()),
+                Err(SysError::WouldBlock) => {
+                    self.port.readable = false;
+                    return Heard::More;
+                }
+                Err(SysError::Tls(_)) => return Heard::Refused(Refusal::TlsFailed),
+                Err(_) => return Heard::Lost,
+            }
+        }
         let mut reads = 0;
         while self.port.readable {
             reads += 1;
@@ -179,6 +208,13 @@ impl<T, L> Listener<T, L> {
         Ok(self.newcomers.at)
     }
 
+    /// Visitors of this kind come to `at`, which is there for clients, too: the main driver brings them. `adopted`: another
+    /// process has left the port.
+    pub fn expect(&mut self, web: Web, at: SocketAddr, adopted: bool) {
+        self.newcomers.at[web as usize] = Some(at);
+        self.newcomers.adopted |= adopted;
+    }
+
     /// If a port of hosts was left by another process, clients are awaited until then that have had their hosts there.
     // PROTOCOL.md: P-LEAVE-5.
     pub(super) fn await_hosts(&mut self, until: Instant) {
@@ -195,6 +231,9 @@ impl<T, L> Listener<T, L> {
     {
         let at = self.newcomers.at[site.web as usize].ok_or(SysError::NoAddress)?;
         let &Bind { control, registration, ref gate, .. } = bind;
+        if gate.service.redirect && self.newcomers.at[Web::Https as usize].is_none() {
+            return Err(SysError::NoAddress);
+        }
         let member = Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() };
         self.sites.insert(site, member)?;
         let waits = |(token, slot): (Token, &Slot<T, L>)| match slot {
@@ -205,7 +244,7 @@ impl<T, L> Listener<T, L> {
         for token in waiting {
             if let Some(Slot::Newcomer(newcomer)) = self.slots.get(token)
                 && let Stage::Waiting(_, named) = &newcomer.stage
-                && self.sites.find(newcomer.web, named).is_some()
+                && self.has_way(cx.sys, newcomer, named)
             {
                 let named = named.clone();
                 let newcomer = self.take(cx, token);
@@ -227,22 +266,48 @@ impl<T, L> Listener<T, L> {
             if self.trusted.iter().any(|network| network.contains(from.ip())) {
                 self.wait_for_name(cx, token, Unnamed::new(stream, from, cx.now));
             } else {
-                self.welcome(cx, web, stream, from);
+                self.welcome(cx, web, stream, from, cx.now);
             }
         }
         end
     }
 
+    /// A visitor has come to a port that is there for clients, too.
+    pub(super) fn on_passed<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, mut stream: T, from: SocketAddr, came: Instant)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
+        cx.sys.assign(&mut stream, Role::Public);
+        if self.newcomers.at[web as usize].is_none() {
+            let why = Refusal::Stopping;
+            self.newcomers.refused.add(why);
+            cx.sys.note(Note::NotRouted { visitor: from, web, host: None, why });
+            return cx.sys.reset(stream);
+        }
+        self.welcome(cx, web, stream, from, came);
+    }
+
     /// A visitor has come to one of the two ports, from this address.
-    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr)
+    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr, came: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
         let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-        let mut newcomer = Newcomer { port, from, web, came: cx.now, stage, deadline: None };
+        let newcomer = Newcomer { port, from, web, came, stage, deadline: None, sealed: None };
+        self.meet(cx, newcomer);
+    }
+
+    /// A newcomer may have said something already. It is not kept yet.
+    fn meet<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>)
+    where
+        S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
+    {
         match newcomer.hear(cx) {
-            Heard::More => self.keep(cx, newcomer, self.newcomers.routing.timeout),
-            Heard::Named(named) => self.route(cx, newcomer, named),
+            Heard::More => {
+                let due = newcomer.came + self.newcomers.routing.timeout;
+                let _kept = self.keep(cx, newcomer, due);
+            }
+            Heard::Named(named) => self.on_named(cx, newcomer, named),
             Heard::Refused(why) => self.refuse_newcomer(cx, newcomer, None, why),
             Heard::Lost => cx.sys.reset(newcomer.port.into_stream()),
         }
@@ -258,7 +323,7 @@ impl<T, L> Listener<T, L> {
             Heard::More => {}
             Heard::Named(named) => {
                 let newcomer = self.take(cx, token);
-                self.route(cx, newcomer, named);
+                self.on_named(cx, newcomer, named);
             }
             Heard::Refused(why) => {
                 let newcomer = self.take(cx, token);
@@ -302,11 +367,7 @@ impl<T, L> Listener<T, L> {
     pub(super) fn lend_doors<S: Listen<Listener = L>>(&self, sys: &mut S) -> usize {
         for (_, slot) in self.slots.iter() {
             if let Slot::Door(door) = slot {
-                let given = match door.web {
-                    Web::Http => Given::Http,
-                    Web::Https => Given::Https,
-                };
-                sys.lend(&door.listener, &given);
+                sys.lend(&door.listener, &Given::Door(door.web.into()));
             }
         }
         self.doors()
@@ -328,6 +389,7 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log,
     {
         self.sites = Sites::default();
+        self.newcomers.at = [None; 2];
         for token in self.slots.keys().collect::<Vec<_>>() {
             match self.slots.get(token) {
                 Some(Slot::Newcomer(newcomer)) => {
@@ -355,7 +417,24 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let Newcomer { port, from, web, came, stage, deadline } = newcomer;
+        if newcomer.web == Web::Https
+            && newcomer.sealed.is_none()
+            && let Some(speaks) = self.ends_tls(cx.sys, &named)
+        {
+            return self.end_tls(cx, newcomer, named, speaks);
+        }
+        if let (Web::Http, Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = (newcomer.web, &newcomer.stage)
+            && let Some(port) = self.redirects(&named)
+        {
+            let answer = unrouted.redirect(&named, port);
+            return self.tell_newcomer(cx, newcomer, &answer);
+        }
+        if newcomer.sealed.as_ref().is_some_and(|outside| !self.sites.are_of_one_holder(outside, &named)) {
+            let host = named.name().map(String::from);
+            return self.refuse_newcomer(cx, newcomer, host, Refusal::Misdirected);
+        }
+        let spoken = newcomer.spoken();
+        let Newcomer { port, from, web, came, stage, deadline, sealed } = newcomer;
         let (Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = stage else {
             unreachable!("who was told something says nothing more")
         };
@@ -363,56 +442,44 @@ impl<T, L> Listener<T, L> {
             let first = self.sites.registrations().next();
             first.and_then(|(control, registration)| self.sites.member(control, registration))
         } else {
-            self.sites.find(web, &named)
+            self.sites.find(spoken, &named)
         };
         if let Some(member) = found {
-            let head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
+            let mut head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
+            // Of HTTP/2 no head is read.
+            if member.gate.service.forwarded && spoken == Web::Http && !head.is_empty() {
+                head = forwarded(&head, from.ip(), web.scheme());
+            }
             return self.deal.visitor(cx.sys, cx.now, member, port.into_stream(), from, head);
         }
         let stage = Stage::Waiting(unrouted, named);
-        let newcomer = Newcomer { port, from, web, came, stage, deadline };
+        let newcomer = Newcomer { port, from, web, came, stage, deadline, sealed };
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
-            return self.keep(cx, newcomer, due.since(cx.now));
+            let _kept = self.keep(cx, newcomer, due);
+            return;
         }
         let (known, host) = (&self.newcomers.routing.known, named.name().map(String::from));
         let why = named.refusal(|name| known.contains(name));
         self.refuse_newcomer(cx, newcomer, host, why);
     }
 
-    /// Tells a visitor why it is refused. What it still says is read and dropped, so that it can read the answer.
-    // PROTOCOL.md: P-HOST-7.
-    fn refuse_newcomer<S>(&mut self, cx: &mut Cx<'_, S>, mut newcomer: Newcomer<T>, host: Option<String>, why: Refusal)
-    where
-        S: Listen<Stream = T, Listener = L> + Log,
-    {
-        let (visitor, web) = (newcomer.from, newcomer.web);
-        self.newcomers.refused.add(why);
-        cx.sys.note(Note::NotRouted { visitor, web, host, why });
-        let plain = match &newcomer.stage {
-            Stage::Reading(unrouted) | Stage::Waiting(unrouted, _) => unrouted.is_plain(),
-            Stage::Told => false,
-        };
-        let answer = why.answer(web, plain);
-        // A fresh socket takes these few bytes whole, or the peer is not worth waiting for.
-        if answer.is_empty() || cx.sys.send(newcomer.port.stream(), &answer) != Ok(answer.len()) {
-            return cx.sys.reset(newcomer.port.into_stream());
-        }
-        cx.sys.shut_write(newcomer.port.stream());
-        newcomer.stage = Stage::Told;
-        self.keep(cx, newcomer, FAREWELL);
+    /// Whether whoever has named a host has somewhere to go.
+    fn has_way<S: Listen>(&self, sys: &S, newcomer: &Newcomer<T>, named: &Named) -> bool {
+        let ends_here =
+            || newcomer.web == Web::Https && newcomer.sealed.is_none() && self.ends_tls(sys, named).is_some();
+        self.sites.takes(newcomer.spoken(), named) || ends_here()
     }
 
-    /// Keeps a newcomer until more comes of it, for so long.
-    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, patience: Duration)
+    /// Keeps a newcomer until more comes of it, until then at most. Returns what it is called, if there is room for it.
+    fn keep<S>(&mut self, cx: &mut Cx<'_, S>, newcomer: Newcomer<T>, at: Instant) -> Option<Token>
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
         let source = Source::of(newcomer.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
-        let at = cx.now + patience;
         let made = self.slots.insert_with(|token| match cx.sys.watch(newcomer.port.stream(), token) {
             Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
             Err(_) => Err(newcomer),
@@ -423,8 +490,12 @@ impl<T, L> Listener<T, L> {
                 if let Some(Slot::Newcomer(newcomer)) = self.slots.get_mut(token) {
                     self.newcomers.timers.set(token, &mut newcomer.deadline, Some(at));
                 }
+                Some(token)
             }
-            Err(newcomer) => cx.sys.reset(newcomer.port.into_stream()),
+            Err(newcomer) => {
+                cx.sys.reset(newcomer.port.into_stream());
+                None
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::super::messages::ControlKey;
 use super::route::Member;
 use crate::ids::{Registration, TunnelId};
-use crate::routes::{Named, Site, Web};
+use crate::routes::{Named, Site, Speaks, Web};
 use crate::sys_error::SysError;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -42,6 +42,30 @@ impl Sites {
         members.get_mut(key)
     }
 
+    /// What the service of a visitor speaks who has named a host over TLS that is to end here, if there is one: no tunnel
+    /// takes TLS as it is for a host as near.
+    // PROTOCOL.md: P-HOST-8.
+    pub(super) fn behind_tls(&self, named: &Named) -> Option<Speaks> {
+        let [plain, sealed] = &self.members;
+        let key = named.keys().find(|&key| plain.contains_key(key) || sealed.contains_key(key));
+        match key {
+            Some(key) if sealed.contains_key(key) => None,
+            Some(key) => Some(plain[key].gate.service.speaks),
+            // Which one is said inside.
+            None => named.name().is_none().then_some(Speaks::Http1).filter(|_| !plain.is_empty()),
+        }
+    }
+
+    /// Whether the tunnel of whoever has named this host inside of TLS may be that of another one than TLS has named.
+    // PROTOCOL.md: P-HOST-9.
+    pub(super) fn are_of_one_holder(&self, outside: &Named, inside: &Named) -> bool {
+        let holder = |named: &Named| {
+            let [plain, _] = &self.members;
+            named.keys().find_map(|key| plain.get(key)).map(|member| member.gate.holder)
+        };
+        outside.name().is_none() || holder(outside) == holder(inside)
+    }
+
     pub(super) fn member(&mut self, control: ControlKey, registration: Registration) -> Option<&mut Member> {
         let site = self.site_of.get(&(control, registration))?;
         self.members[site.web as usize].get_mut(site.host.key())
@@ -77,6 +101,11 @@ impl Sites {
 
     pub(super) fn registrations(&self) -> impl Iterator<Item = (ControlKey, Registration)> {
         self.site_of.keys().copied()
+    }
+
+    /// Whether a tunnel takes a visitor who has named a host.
+    pub(super) fn takes(&self, web: Web, named: &Named) -> bool {
+        named.keys().any(|key| self.members[web as usize].contains_key(key))
     }
 
     pub(super) fn has(&self, control: ControlKey, registration: Registration) -> bool {

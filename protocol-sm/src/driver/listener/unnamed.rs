@@ -115,7 +115,7 @@ impl<T, L> Listener<T, L> {
             }
             Some(Slot::Door(door)) => {
                 let web = door.web;
-                self.welcome(cx, web, unnamed.stream, from);
+                self.welcome(cx, web, unnamed.stream, from, cx.now);
             }
             Some(Slot::Newcomer(_) | Slot::Waiting(_)) | None => unreachable!("it goes with its port"),
         }
@@ -175,4 +175,4 @@ impl<T, L> Listener<T, L> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

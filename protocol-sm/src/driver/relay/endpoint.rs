@@ -54,6 +54,15 @@ impl<T> Endpoint<T> {
         self.socket().expect("a connection has a socket of its own")
     }
 
+    /// The same, to be changed.
+    ///
+    /// # Panics
+    /// It is a flow's.
+    pub(crate) fn stream_mut(&mut self) -> &mut T {
+        let Via::Stream(stream) = &mut self.via else { panic!("a flow is no connection") };
+        stream
+    }
+
     /// The same, to be closed or given away.
     ///
     /// # Panics
@@ -178,6 +187,17 @@ impl<T> Endpoint<T> {
             Via::Stream(stream) => sys.unsent(stream),
             Via::Datagrams(_) => 0,
         }
+    }
+
+    /// Says inside of what encrypts it that no more comes.
+    pub(super) fn finish<S: Streams<Stream = T>>(&mut self, sys: &mut S) -> Result<(), SysError> {
+        let Via::Stream(stream) = &self.via else { return Ok(()) };
+        if !self.writable {
+            return Err(SysError::WouldBlock);
+        }
+        let finished = if planted(PlantedBug::EndUnsaid) { Ok(()) } else { sys.finish(stream) };
+        self.writable &= finished != Err(SysError::WouldBlock);
+        finished
     }
 }
 

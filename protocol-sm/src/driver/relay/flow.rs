@@ -275,7 +275,10 @@ impl<P> Flow<P> {
             }
             Held::Nothing | Held::Pipe { .. } => 0,
         };
-        let take = half.budget(cx.scratch.len() - front).take;
+        let room = cx.scratch.len() - front;
+        // Encrypted, no more would be sent at once.
+        let large = self.bulk && to.can_splice(cx.sys);
+        let take = half.budget(if large { room } else { cx.bulk().min(room) }).take;
         let n = match from.recv(cx.sys, &mut cx.scratch[front..front + take]) {
             Ok(n) => n,
             Err(error) => return Err(Stop::Source(error)),
@@ -287,7 +290,7 @@ impl<P> Flow<P> {
         if let Some(keep) = keep {
             keep.extend_from_slice(&cx.scratch[front..front + n]);
         }
-        if front + n == cx.scratch.len() {
+        if front + n >= cx.bulk() {
             self.bulk = true;
             self.lean = 0;
         }

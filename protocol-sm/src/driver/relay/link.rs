@@ -106,9 +106,16 @@ impl<T, P> Link<T, P> {
             }
             // Where there were no bytes, a header may still be on its way.
             if duty == Some(OuterDuty::ShutWrite) && self.ingress_flow.is_empty() {
-                result.again |= outer.shut_write(cx.sys);
-                transfer.ingress.on_shut();
-                duty = transfer.outer_duty();
+                match outer.finish(cx.sys) {
+                    Err(SysError::WouldBlock) => {}
+                    Err(SysError::Exhausted) => result.starved = true,
+                    // What has failed is shut as well as it can be: its reads tell how.
+                    Ok(()) | Err(_) => {
+                        result.again |= outer.shut_write(cx.sys);
+                        transfer.ingress.on_shut();
+                        duty = transfer.outer_duty();
+                    }
+                }
             }
             // Before the client's answer the conn's deadline is for that, and a visitor that is lost may still have to
             // be told of on another conn.

@@ -4,6 +4,7 @@
 //! The client is asked whether it has seen the `Start`. Only if it says that it has not does the visitor go to another
 //! conn: it is served once, or not at all.
 
+use super::super::loop_core::Phase;
 use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::relay::End;
 use super::super::slab::Token;
@@ -21,6 +22,9 @@ use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
+
+/// So many `dial_timeout` longer than else may an answer take that has to wait behind other payload.
+const HELD_UP: u32 = 10;
 
 impl<T, P> Conn<T, P> {
     /// Whether it is lost, and stays only until the client has said whether it has seen the `Start`.
@@ -113,6 +117,43 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.note(Note::PathDead { conn, silence });
             self.end(cx, token, End::Abort(AbortCode::ConnLost));
         }
+    }
+
+    /// A `Start` has not been answered yet.
+    // PROTOCOL.md: P-XFER-8.
+    pub(super) fn on_unanswered<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let stirs = self.stirs(cx.now, token);
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Active(active) = &conn.state else { return };
+        let dial_timeout = self.core.timings.dial_timeout;
+        let late = cx.now >= active.answer_by;
+        let held_up = stirs && cx.now < active.answer_by + dial_timeout.saturating_mul(HELD_UP);
+        if active.lost || late && !held_up {
+            return self.end(cx, token, End::Abort(AbortCode::Deadline));
+        }
+        let at = if late { cx.now + dial_timeout.saturating_mul(2) } else { active.answer_by };
+        let lingers = active.pace.phase == Phase::Lingering;
+        self.core.timers.set(token, &mut conn.deadline, Some(at));
+        if lingers {
+            self.drive(cx, token);
+        } else {
+            self.doubt(cx, token);
+        }
+    }
+
+    /// Whether payload of the client that has this conn has moved on others since a `Start` that is late now was doubted.
+    fn stirs(&mut self, now: Instant, token: Token) -> bool {
+        let Some(Slot::Conn(conn)) = self.slots.get(token) else { return false };
+        let Some(shard) = self.controls.get_mut(&conn.control) else { return false };
+        let slots = &self.slots;
+        let come = shard.conns.values().filter_map(|&token| {
+            let Some(Slot::Conn(conn)) = slots.get(token) else { return None };
+            let State::Active(active) = &conn.state else { return None };
+            Some(active.conn.transfer.ingress.forwarded())
+        });
+        shard.stir.look(now, || come.sum());
+        let timings = &self.core.timings;
+        shard.stir.moved(now, timings.dial_timeout.saturating_mul(2).saturating_sub(timings.start_patience))
     }
 
     /// A `Start` has not been answered for a while. Where nothing of it has arrived, the client is asked: a client that

@@ -278,7 +278,7 @@ impl<T, P> ServerLoop<T, P> {
         self.tell_if_drained(cx);
     }
 
-    // PROTOCOL.md: P-POOL-8, P-XFER-8, P-XFER-9.
+    // PROTOCOL.md: P-POOL-8, P-XFER-9.
     pub(super) fn on_conn_deadline<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else {
             return;
@@ -293,17 +293,7 @@ impl<T, P> ServerLoop<T, P> {
                 }
                 self.ping(cx, token);
             }
-            State::Active(active) if active.conn.answer() == Answer::Awaiting => {
-                if active.lost || cx.now >= active.answer_by {
-                    return self.end(cx, token, End::Abort(AbortCode::Deadline));
-                }
-                self.core.timers.set(token, &mut conn.deadline, Some(active.answer_by));
-                if active.pace.phase == Phase::Lingering {
-                    self.drive(cx, token);
-                } else {
-                    self.doubt(cx, token);
-                }
-            }
+            State::Active(active) if active.conn.answer() == Answer::Awaiting => self.on_unanswered(cx, token),
             State::Active(active) => {
                 if active.pace.phase == Phase::Lingering {
                     return self.drive(cx, token);

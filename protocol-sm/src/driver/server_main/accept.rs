@@ -1,6 +1,5 @@
-//! The ctl and the proxy port: connections come in, and those on the proxy port show whose they are.
+//! The server's own ports: connections come in, and those on the proxy port show whose they are.
 
-use super::super::ctl_link::CtlLink;
 use super::super::handshake_limit::Crowded;
 use super::super::listener::accept_batch;
 use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
@@ -9,13 +8,14 @@ use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Role, Streams};
 use super::super::thread::Cx;
 use super::upgrade::Upgrade;
-use super::{CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
+use super::{Caller, CtlConn, MainSys, PAUSE, ProxyHand, ServerMain, Slot, Stage};
 use crate::auth::Channel;
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal};
 use crate::control::server::Admission;
 use crate::ids::ConnId;
 use crate::ledger::Good;
 use crate::notes::{HandshakeEnd, Note};
+use crate::purposes::{Purpose, Purposes};
 use crate::sources::Source;
 use crate::sys_error::SysError;
 use crate::time::Instant;
@@ -33,19 +33,16 @@ impl<T, L> ServerMain<T, L> {
             return;
         }
         let Some(Slot::Door(door)) = self.slots.get_mut(token) else { return };
-        let kind = door.kind;
-        let role = match kind {
-            ConnKind::Ctl => Role::Ctl,
-            ConnKind::Proxy => Role::Proxy,
-        };
+        let purposes = door.purposes;
+        let role = if purposes.have_hosts() { Role::Untold } else { role_of(purposes) };
         let mut came = Vec::new();
         let end = accept_batch(cx.sys, &door.listener, role, |_, stream, from| came.push((stream, from)));
-        let until = cx.now + self.settings.timings.handshake_timeout;
         for (stream, from) in came {
+            let caller = Caller { stream, from, is_named: true, came: cx.now, purposes };
             if self.settings.trusted_proxies.iter().any(|network| network.contains(from.ip())) {
-                self.on_fronted(cx, kind, stream, from, until);
+                self.on_fronted(cx, caller);
             } else {
-                self.on_connection(cx, kind, stream, from, until);
+                self.on_caller(cx, caller);
             }
         }
         match end {
@@ -58,43 +55,54 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
-    pub(super) fn on_connection<S: MainSys<T, L>>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        kind: ConnKind,
-        stream: T,
-        from: SocketAddr,
-        until: Instant,
-    ) {
+    /// Somebody has come, and it is known from where.
+    pub(super) fn on_caller<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
+        if caller.purposes.have_hosts() {
+            self.on_untold(cx, caller);
+        } else {
+            self.on_client(cx, caller);
+        }
+    }
+
+    /// Somebody has come who may be a client. Where nobody is named, it is nobody that could be let in: a relay's own
+    /// address says nothing about a client.
+    // PROTOCOL.md: P-FRONT-5.
+    pub(super) fn on_client<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
+        let until = self.until(&caller);
+        let Caller { stream, from, is_named, purposes, .. } = caller;
+        if !is_named {
+            cx.sys.close(stream);
+            return self.on_dropped(cx, from, HandshakeEnd::NoHeader);
+        }
         self.make_room(cx, Source::of(from.ip()));
         let made = self.slots.insert_with(|token| {
             if cx.sys.watch(&stream, token).is_err() {
                 return Err(stream);
             }
             let port = Endpoint::new(stream);
-            Ok(match kind {
-                ConnKind::Ctl => Slot::Ctl(Box::new(CtlConn {
-                    link: CtlLink::new(port),
-                    from,
-                    proved: None,
-                    stage: Stage::Preface(PrefaceReader::default()),
-                    queued: false,
-                    deadline: None,
-                })),
-                ConnKind::Proxy => Slot::Proxy(ProxyHand {
+            Ok(if purposes.has(Purpose::Proxy) {
+                Slot::Proxy(ProxyHand {
                     port,
                     from,
+                    purposes,
                     framer: Framer::default(),
                     reader: PrefaceReader::default(),
                     preface: None,
                     deadline: None,
-                }),
+                })
+            } else {
+                Slot::Ctl(Box::new(CtlConn::new(port, from, None)))
             })
         });
         match made {
             Ok(token) => self.begin_handshake(from, token, until),
             Err(stream) => cx.sys.close(stream),
         }
+    }
+
+    /// When somebody's handshake must be through.
+    pub(super) fn until(&self, caller: &Caller<T>) -> Instant {
+        caller.came + self.settings.timings.handshake_timeout
     }
 
     /// A connection counts as one whose handshake is not through, and has so long for what comes next.
@@ -104,6 +112,7 @@ impl<T, L> ServerMain<T, L> {
             Some(Slot::Ctl(conn)) => &mut conn.deadline,
             Some(Slot::Proxy(hand)) => &mut hand.deadline,
             Some(Slot::Fronted(fronted)) => &mut fronted.deadline,
+            Some(Slot::Untold(untold)) => &mut untold.deadline,
             Some(Slot::Door(_)) | None => unreachable!("it was put in just now"),
         };
         self.timers.set(token, kept, Some(deadline));
@@ -146,12 +155,24 @@ impl<T, L> ServerMain<T, L> {
             }
             Some(Slot::Fronted(mut fronted)) => {
                 self.timers.set(token, &mut fronted.deadline, None);
-                cx.sys.close(fronted.unnamed.stream);
-                fronted.unnamed.from
+                let from = fronted.unnamed.from;
+                fronted.let_go(cx.sys);
+                from
+            }
+            Some(Slot::Untold(mut untold)) => {
+                self.timers.set(token, &mut untold.deadline, None);
+                // To an end that is clean belongs an answer, if this was a visitor.
+                cx.sys.reset(untold.caller.stream);
+                untold.caller.from
             }
             Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
         };
         self.leave_handshake_limit(from, token);
+        self.on_dropped(cx, from, why);
+    }
+
+    /// Somebody's connection was closed without a word.
+    pub(super) fn on_dropped<S: Log>(&mut self, cx: &mut Cx<'_, S>, from: SocketAddr, why: HandshakeEnd) {
         self.turned_away.dropped.add(why);
         cx.sys.note(Note::HandshakeDropped { from, why });
     }
@@ -177,6 +198,11 @@ impl<T, L> ServerMain<T, L> {
                 self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
             }
             Some(Slot::Fronted(_)) => self.on_front_waited(cx, token),
+            Some(Slot::Untold(untold)) => {
+                untold.deadline = None;
+                self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
+                self.settle(cx);
+            }
             Some(Slot::Door(_)) | None => {}
         }
     }
@@ -186,6 +212,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
         let hello = match read_hello(cx, hand) {
             HelloRead::Incomplete => return,
+            HelloRead::Ctl(said) => return self.on_ctl(cx, token, &said),
             HelloRead::Hello(hello) => match cx.sys.channel(hand.port.stream()) {
                 Ok(None) if self.settings.tls_required => Err(ProxyStop::Refused(HandshakeRefusal::TlsRequired)),
                 Ok(channel) => Ok((hello, channel)),
@@ -241,6 +268,21 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
+    /// What came to a port for both is a ctl_conn, on which this was said.
+    fn on_ctl<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token, said: &[u8]) {
+        self.slots.update(token, |slot| match slot {
+            Slot::Proxy(mut hand) => {
+                cx.sys.assign(hand.port.stream_mut(), Role::Ctl);
+                Slot::Ctl(Box::new(CtlConn::new(hand.port, hand.from, hand.deadline)))
+            }
+            other @ (Slot::Door(_) | Slot::Ctl(_) | Slot::Fronted(_) | Slot::Untold(_)) => other,
+        });
+        match self.on_bytes(cx, token, said) {
+            Ok(()) => self.enqueue(token),
+            Err(stop) => self.stop_ctl(cx, token, stop),
+        }
+    }
+
     /// Where conns are scarce, those that no visitor needs are closed at once: they were asked for in a rush that is over.
     // PROTOCOL.md: P-LIM-3.
     fn trim_if_scarce<S: MainSys<T, L>>(&self, cx: &mut Cx<'_, S>) {
@@ -266,10 +308,17 @@ struct Admitted {
     admission: Admission,
 }
 
+/// As what a client's connection is accepted at a port for this. One that may be either is a proxy_conn until it has said.
+pub(super) fn role_of(purposes: Purposes) -> Role {
+    if purposes.has(Purpose::Proxy) { Role::Proxy } else { Role::Ctl }
+}
+
 /// How far a connection on the proxy port has come.
 enum HelloRead {
     /// Its hello is not whole yet.
     Incomplete,
+    /// It is a ctl_conn, on which this was said.
+    Ctl(Vec<u8>),
     /// It says whose it is.
     Hello(ConnHello),
     /// It goes no further.
@@ -307,22 +356,26 @@ where
             if read.is_err()
                 && let Some(what) = hand.reader.foreign(&cx.scratch[..length])
             {
-                cx.sys.note(Note::Foreign { from: hand.from, port: ConnKind::Proxy, what });
+                cx.sys.note(Note::Foreign { from: hand.from, port: hand.purposes.kind(), what });
             }
             let preface = match read {
                 Ok(Some(preface)) => preface,
                 Ok(None) => continue,
                 Err(WireError::Tls) => {
                     // Whoever does not take these few bytes is not told.
-                    let _ = cx.sys.send(hand.port.stream(), &Reply::to_tls(ConnKind::Proxy).encode());
+                    let _ = cx.sys.send(hand.port.stream(), &Reply::to_tls(hand.purposes.kind()).encode());
                     return HelloRead::Stop(ProxyStop::NotOurs);
                 }
                 Err(WireError::NotCproxy | WireError::Length | WireError::Malformed) => {
                     return HelloRead::Stop(ProxyStop::NotOurs);
                 }
             };
-            if preface.port != ConnKind::Proxy {
-                return HelloRead::Stop(ProxyStop::NotOurs);
+            match preface.port {
+                ConnKind::Proxy => {}
+                ConnKind::Ctl if hand.purposes.has(Purpose::Ctl) => {
+                    return HelloRead::Ctl([&preface.encode()[..], bytes].concat());
+                }
+                ConnKind::Ctl => return HelloRead::Stop(ProxyStop::NotOurs),
             }
             hand.preface = Some(preface);
             if Reply::to(preface).refusal().is_some() {

@@ -14,8 +14,10 @@ impl<T, L> ServerMain<T, L> {
     pub fn assert_ports<'a>(
         &self,
         listener: &Listener<T, L>,
-        on_the_way: impl Iterator<Item = &'a ToListener> + Clone,
-    ) {
+        on_the_way: impl Iterator<Item = &'a ToListener<T>> + Clone,
+    ) where
+        T: 'a,
+    {
         let closes = |control, registration| {
             on_the_way.clone().any(|message| match *message {
                 ToListener::Close { control: of, registration: closed } => (of, closed) == (control, registration),
@@ -26,9 +28,11 @@ impl<T, L> ServerMain<T, L> {
                 | ToListener::Admit { .. }
                 | ToListener::KeepTo(..)
                 | ToListener::Trust(_)
+                | ToListener::Challenge { .. }
                 | ToListener::Moved { .. }
                 | ToListener::Left { .. }
                 | ToListener::PortClosed
+                | ToListener::Visitor { .. }
                 | ToListener::Report => false,
             })
         };
@@ -85,6 +89,11 @@ impl<T, L> ServerMain<T, L> {
                     assert!(fronted.deadline.is_some(), "M1: it has a deadline");
                     handshakes += 1;
                     (fronted.deadline, false)
+                }
+                Slot::Untold(untold) => {
+                    assert!(untold.deadline.is_some(), "M1: it has a deadline");
+                    handshakes += 1;
+                    (untold.deadline, false)
                 }
             };
             if let Some(at) = deadline {

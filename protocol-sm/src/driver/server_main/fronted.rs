@@ -1,42 +1,49 @@
-//! Connections from trusted proxies on the ctl and the proxy port, until their headers have said who is behind them: limits
+//! Connections from trusted proxies on the server's own ports, until their headers have said who is behind them: limits
 //! and the rule that a server without a token takes clients from its own machine only count for whom they name.
 
 use super::super::slab::Token;
+use super::super::sys::Streams;
 use super::super::thread::Cx;
 use super::super::unnamed::{Heard, Unnamed};
-use super::{MainSys, ServerMain, Slot};
+use super::{Caller, MainSys, ServerMain, Slot};
 use crate::notes::HandshakeEnd;
+use crate::purposes::Purposes;
 use crate::sources::Source;
 use crate::time::Instant;
-use crate::wire::ConnKind;
 use alloc::boxed::Box;
-use core::net::SocketAddr;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fronted<T> {
     pub(super) unnamed: Unnamed<T>,
     /// The port that it came to.
-    kind: ConnKind,
+    pub(super) purposes: Purposes,
+    pub(super) came: Instant,
     /// When its handshake must be through.
     until: Instant,
     pub(super) deadline: Option<Instant>,
 }
 
+impl<T> Fronted<T> {
+    /// It goes no further. If it can have been a visitor, it is reset: to an end that is clean belongs an answer.
+    pub(super) fn let_go<S: Streams<Stream = T>>(self, sys: &mut S) {
+        if self.purposes.have_hosts() {
+            sys.reset(self.unnamed.stream);
+        } else {
+            sys.close(self.unnamed.stream);
+        }
+    }
+}
+
 impl<T, L> ServerMain<T, L> {
-    pub(super) fn on_fronted<S: MainSys<T, L>>(
-        &mut self,
-        cx: &mut Cx<'_, S>,
-        kind: ConnKind,
-        stream: T,
-        from: SocketAddr,
-        until: Instant,
-    ) {
-        self.make_room(cx, Source::of(from.ip()));
+    pub(super) fn on_fronted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
+        self.make_room(cx, Source::of(caller.from.ip()));
+        let until = self.until(&caller);
+        let Caller { stream, from, purposes, came, .. } = caller;
         let unnamed = Unnamed::new(stream, from, cx.now);
         let deadline = unnamed.deadline().min(until);
         let made = self.slots.insert_with(|token| match cx.sys.watch(&unnamed.stream, token) {
-            Ok(()) => Ok(Slot::Fronted(Box::new(Fronted { unnamed, kind, until, deadline: None }))),
+            Ok(()) => Ok(Slot::Fronted(Box::new(Fronted { unnamed, purposes, came, until, deadline: None }))),
             Err(_) => Err(unnamed.stream),
         });
         match made {
@@ -58,12 +65,13 @@ impl<T, L> ServerMain<T, L> {
             }
             Heard::Visitor => self.on_front_named(cx, token),
             Heard::Gone => {
-                if let Some(Fronted { unnamed, .. }) = self.take_fronted(token) {
-                    cx.sys.close(unnamed.stream);
+                if let Some(fronted) = self.take_fronted(token) {
+                    fronted.let_go(cx.sys);
                 }
             }
             Heard::Malformed => self.drop_handshake(cx, token, HandshakeEnd::NoHeader),
         }
+        self.settle(cx);
     }
 
     /// One has been silent for too long, or long enough behind its header. Its timer has been removed.
@@ -75,20 +83,16 @@ impl<T, L> ServerMain<T, L> {
         } else {
             self.drop_handshake(cx, token, HandshakeEnd::NoHeader);
         }
+        self.settle(cx);
     }
 
-    /// It is known who it is: from here on it is a connection as any other. Where nobody is named, it is nobody that could
-    /// be let in: the relay's own address says nothing about a client.
-    // PROTOCOL.md: P-FRONT-5.
+    /// It is known who it is, or that it is nobody: from here on it is a connection as any other.
     fn on_front_named<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let Some(Slot::Fronted(fronted)) = self.slots.get(token) else { return };
-        let Some(name) = fronted.unnamed.name() else {
-            return self.drop_handshake(cx, token, HandshakeEnd::NoHeader);
-        };
-        if let Some(Fronted { unnamed, kind, until, .. }) = self.take_fronted(token) {
-            cx.sys.unwatch(&unnamed.stream);
-            self.on_connection(cx, kind, unnamed.stream, name, until);
-        }
+        let Some(Fronted { unnamed, purposes, came, .. }) = self.take_fronted(token) else { return };
+        cx.sys.unwatch(&unnamed.stream);
+        let name = unnamed.name();
+        let (from, is_named) = (name.unwrap_or(unnamed.from), name.is_some());
+        self.on_caller(cx, Caller { stream: unnamed.stream, from, is_named, came, purposes });
     }
 
     fn take_fronted(&mut self, token: Token) -> Option<Fronted<T>> {

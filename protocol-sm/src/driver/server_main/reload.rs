@@ -68,7 +68,7 @@ impl<T, L> ServerMain<T, L> {
                 Stage::Parked { access, .. } => !settings.takes(access.credential, access.token.as_ref()),
                 Stage::Preface(_) | Stage::Hello(_) | Stage::Proof(_) | Stage::Up(..) => false,
             },
-            Slot::Door(_) | Slot::Proxy(_) | Slot::Fronted(_) => false,
+            Slot::Door(_) | Slot::Proxy(_) | Slot::Fronted(_) | Slot::Untold(_) => false,
         };
         let parked: Vec<_> = self.slots.iter().filter_map(|(token, slot)| revoked(slot).then_some(token)).collect();
         for token in parked {

@@ -66,7 +66,7 @@ impl<T, L> ServerMain<T, L> {
             ClientMsg::RegisterUdp { name, public_port, .. } => {
                 Asked { name: name.clone(), wanted: *public_port, udp: true, site: None }
             }
-            ClientMsg::RegisterHost { name, site, .. } => {
+            ClientMsg::RegisterHost { name, site, .. } | ClientMsg::RegisterSite { name, site, .. } => {
                 Asked { name: name.clone(), wanted: 0, udp: false, site: Some((**site).clone()) }
             }
             ClientMsg::CloseTunnel { .. }

@@ -40,7 +40,13 @@ impl<T, L> ServerMain<T, L> {
     }
 
     // PROTOCOL.md: P-TAKE-4, P-TAKE-6.
-    fn may_take_over<S>(&mut self, cx: &Cx<'_, S>, key: ControlKey, hello: &ClientHello, offered: u64) -> bool {
+    pub(super) fn may_take_over<S>(
+        &mut self,
+        cx: &Cx<'_, S>,
+        key: ControlKey,
+        hello: &ClientHello,
+        offered: u64,
+    ) -> bool {
         let idle = !self.sessions.takes_over(key);
         let Some(entry) = self.sessions.get_mut(key) else { return false };
         let understood = entry.control.features & LEAVE != 0;

@@ -6,6 +6,8 @@
 //!    ▲             │                  │                                           │
 //!    └──── GoOn ───┴──────────────────┴───────────────────────────────────────────┘
 //! ```
+//! Clients' new conns are let in while it settles. So where visitors come by the same port, some may come behind the question
+//! whether anybody waits: then it is asked again.
 
 use super::super::inherit::Given;
 use super::super::messages::{Step, ToListener, ToLoop, ToOperator, ToServerLoop};
@@ -13,7 +15,7 @@ use super::super::thread::Cx;
 use super::{MainSys, ServerMain, Slot};
 use crate::codes::{AbortCode, CloseCode, LeaveCode};
 use crate::time::Instant;
-use crate::wire::{ConnKind, LEAVE, ServerMsg};
+use crate::wire::{LEAVE, ServerMsg};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -32,6 +34,8 @@ pub(super) enum Upgrade {
         tag: u64,
         until: Instant,
         settled: BTreeSet<usize>,
+        /// Visitors were passed on since that was asked.
+        again: bool,
     },
     Settled,
     /// The other process serves.
@@ -58,18 +62,15 @@ impl<T, L> ServerMain<T, L> {
                 self.upgrade = Some(Upgrade::Lent { tag: Some(tag) });
                 for (_, slot) in self.slots.iter() {
                     if let Slot::Door(door) = slot {
-                        let given = match door.kind {
-                            ConnKind::Ctl => Given::Ctl,
-                            ConnKind::Proxy => Given::Proxy,
-                        };
-                        cx.sys.lend(&door.listener, &given);
+                        let first = door.purposes.iter().next().expect("a port is there for something");
+                        cx.sys.lend(&door.listener, &Given::Door(first));
                     }
                 }
                 cx.sys.tell(ToListener::Upgrade(step));
             }
             (Step::Settle, Some(Upgrade::Lent { tag: None })) if self.stopping.is_none() => {
                 let until = cx.now + SETTLE;
-                self.upgrade = Some(Upgrade::Settling { tag, until, settled: BTreeSet::new() });
+                self.upgrade = Some(Upgrade::Settling { tag, until, settled: BTreeSet::new(), again: false });
                 cx.sys.tell(ToListener::Upgrade(step));
             }
             (Step::Leave, Some(Upgrade::Settled)) if self.stopping.is_none() => {
@@ -105,7 +106,32 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_loop_settled<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, loop_index: usize) {
         if let Some(Upgrade::Settling { settled, .. }) = &mut self.upgrade {
             settled.insert(loop_index);
-            if settled.len() == self.loop_count {
+            self.settle(cx);
+        }
+    }
+
+    /// A visitor is given to the listener.
+    pub(super) fn on_visitor_passed(&mut self) {
+        if let Some(Upgrade::Settling { again, .. }) = &mut self.upgrade {
+            *again = true;
+        }
+    }
+
+    /// Whether all event loops have said that nobody waits, and nobody can have come since.
+    pub(super) fn settle<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        let just_now = |slot: &Slot<T, L>| match slot {
+            Slot::Untold(untold) => untold.caller.came + SETTLE > cx.now,
+            Slot::Fronted(fronted) => fronted.purposes.have_hosts() && fronted.came + SETTLE > cx.now,
+            Slot::Door(_) | Slot::Ctl(_) | Slot::Proxy(_) => false,
+        };
+        if let Some(Upgrade::Settling { settled, again, .. }) = &mut self.upgrade
+            && settled.len() == self.loop_count
+            && !self.slots.iter().any(|(_, slot)| just_now(slot))
+        {
+            if core::mem::take(again) {
+                settled.clear();
+                cx.sys.tell(ToListener::Upgrade(Step::Settle));
+            } else {
                 self.on_settled(cx);
             }
         }

@@ -3,6 +3,7 @@
 use super::super::inherit::Given;
 use super::super::slab::Token;
 use super::streams::{Role, Streams};
+use crate::routes::{Agreed, Speaks};
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
 
@@ -51,6 +52,35 @@ pub trait Listen: Streams {
     /// [`SysError::WouldBlock`] when there is none; [`SysError::Reset`] if it went away meanwhile;
     /// [`SysError::Exhausted`].
     fn accept(&mut self, listener: &Self::Listener, role: Role) -> Result<(Self::Stream, SocketAddr), SysError>;
+
+    /// Whether there is a certificate for visitors who name this host, or nobody.
+    fn certified(&self, _name: Option<&str>) -> bool {
+        false
+    }
+
+    /// TLS ends here from now on, with the certificate for the name in `hello`, which was read of `stream`. What is read and
+    /// written afterwards is what was, or will be, encrypted.
+    ///
+    /// # Errors
+    /// [`SysError::Tls`]: no handshake comes about, and the peer was told why.
+    fn end_tls(&mut self, _stream: &Self::Stream, _hello: &[u8], _speaks: Speaks) -> Result<(), SysError> {
+        Err(SysError::Unsupported)
+    }
+
+    /// What was agreed on in TLS that ends here.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`] until the handshake is complete, whose end is reported as readiness; [`SysError::Tls`] as
+    /// for [`Listen::end_tls`]; or how the connection failed.
+    fn agreed(&mut self, _stream: &Self::Stream) -> Result<Agreed, SysError> {
+        Err(SysError::Unsupported)
+    }
+
+    /// Looks for the answer to an authority's challenge of this name (ACME). Whether it is looked for: then what is found is a
+    /// message, [`ToListener::Challenge`](super::super::messages::ToListener::Challenge).
+    fn find_challenge(&mut self, _newcomer: Token, _name: &str) -> bool {
+        false
+    }
 
     /// Closes a listener; connections not yet accepted are reset, unless another process has a copy.
     fn unlisten(&mut self, listener: Self::Listener);

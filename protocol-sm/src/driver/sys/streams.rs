@@ -19,6 +19,10 @@ pub trait Streams {
     /// The system asks `stream`'s silent peer for a sign of life as `timings` say, not as those of [`Streams::keep_to`].
     fn probe(&mut self, _stream: &Self::Stream, _timings: &Timings) {}
 
+    /// It is known now what a stream that was accepted is for: it becomes one of `role`, and is encrypted from here on where
+    /// those are. What came before is still unread.
+    fn assign(&mut self, _stream: &mut Self::Stream, _role: Role) {}
+
     /// Reports readiness of `stream` as `token` from now on, edge-triggered, until it is closed or unwatched. If there
     /// is something to read already, that is reported once. Room to write need not be reported until a write has
     /// found none (`WouldBlock`).
@@ -78,6 +82,15 @@ pub trait Streams {
     /// failed.
     fn channel(&mut self, stream: &Self::Stream) -> Result<Option<Channel>, SysError>;
 
+    /// Says inside of what encrypts `stream` that no more comes (close_notify), which goes before [`Streams::shut_write`].
+    /// Nothing where nothing encrypts it.
+    ///
+    /// # Errors
+    /// As for [`Streams::send`].
+    fn finish(&mut self, _stream: &Self::Stream) -> Result<(), SysError> {
+        Ok(())
+    }
+
     /// The address that `stream`'s peer is connected to (getsockname). 0.0.0.0:0 where the system does not say.
     fn own_address(&self, stream: &Self::Stream) -> SocketAddr;
 
@@ -134,4 +147,6 @@ pub enum Role {
     Local,
     /// A public_conn.
     Public,
+    /// That is not known yet: see [`Streams::assign`].
+    Untold,
 }

@@ -153,11 +153,11 @@ fn every_byte_arrives_once_and_in_order_however_calls_are_cut() {
             let length = 1 + pair.dice.below(40_000);
             let moved = if pair.dice.below(2) == 0 {
                 let start = tallies[who].sent;
-                let bytes: Vec<u8> = (start..TOTAL.min(start + length.max(SCRATCH))).map(|at| byte(who, at)).collect();
+                let bytes: Vec<u8> = (start..TOTAL.min(start + length.max(CHUNK))).map(|at| byte(who, at)).collect();
                 let sent = if bytes.is_empty() { Err(SysError::WouldBlock) } else { pair.send(who, &bytes) };
                 sent.inspect(|n| tallies[who].sent += n)
             } else {
-                let mut into = vec![0; length.min(SCRATCH)];
+                let mut into = vec![0; length.min(CHUNK)];
                 let got = pair.recv(who, &mut into);
                 got.map(|(n, dry)| {
                     for &got in &into[..n] {
@@ -228,7 +228,7 @@ fn an_end_without_a_goodbye_is_a_reset() {
         pair.settle();
         assert_eq!(pair.send(SERVER, b"last words"), Ok(10));
         if goodbye {
-            pair.with(SERVER, |session, wire, _| session.close(wire));
+            pair.with(SERVER, |session, wire, _| session.finish(wire).expect("there is room"));
         }
         pair.down.ended = true;
         let mut into = [0; 100];
@@ -375,12 +375,12 @@ fn small_records_arrive_and_one_call_reads_a_bounded_number_of_them() {
         pair.up.bytes.extend(forger.record(&[byte]));
     }
     let mut received = Vec::new();
-    let mut into = vec![0; SCRATCH];
+    let mut into = vec![0; CHUNK];
     while received.len() < sent.len() {
         let before = pair.up.bytes.len();
         let (n, _) = pair.recv(SERVER, &mut into).unwrap();
         received.extend_from_slice(&into[..n]);
-        assert!(before - pair.up.bytes.len() <= 2 * SCRATCH, "one call read {}", before - pair.up.bytes.len());
+        assert!(before - pair.up.bytes.len() <= 2 * CHUNK, "one call read {}", before - pair.up.bytes.len());
     }
     assert!(received == sent);
 }
@@ -407,7 +407,7 @@ fn the_end_behind_the_last_bytes_is_not_waited_for() {
         pair.settle();
         assert_eq!(pair.send(CLIENT, b"last words"), Ok(10));
         if goodbye {
-            pair.with(CLIENT, |session, wire, _| session.close(wire));
+            pair.with(CLIENT, |session, wire, _| session.finish(wire).expect("there is room"));
         }
         let Pair { sessions: [_, server], buffers, up, .. } = &mut pair;
         assert_eq!(server.recv(&mut Whole(up), buffers, &mut [0; 100]), Ok((10, !goodbye)));

@@ -160,7 +160,7 @@ impl Net {
         let side = match conn.role {
             Role::Public => Side::Visitor,
             Role::Local => Side::Local,
-            Role::Ctl | Role::Proxy => return None,
+            Role::Ctl | Role::Proxy | Role::Untold => return None,
         };
         conn.visit.map(|visit| (usize::from(visit), side))
     }

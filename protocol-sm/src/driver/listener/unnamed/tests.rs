@@ -1,140 +1,29 @@
-use super::super::super::inherit::{Given, Owner};
-use super::super::super::messages::{Arrival, ControlKey, FromListener, Step, ToListener};
-use super::super::super::sys::{Readiness, Received, Role, Streams};
+use super::super::super::inherit::Owner;
+use super::super::super::messages::{ControlKey, Step, ToListener, ToServerLoop};
+use super::super::super::stub::{Inbox, Net, PROXY};
+use super::super::super::sys::Readiness;
 use super::super::super::thread::{Driver, SCRATCH, Strategy};
 use super::*;
-use crate::auth::Channel;
 use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{ClientId, Registration, TunnelId};
-use crate::notes::Note;
-use crate::settings::{Origin, Scope, TunnelLimits};
-use crate::sys_error::SysError;
-use alloc::collections::{BTreeMap, VecDeque};
+use crate::settings::{Scope, TunnelLimits};
 use alloc::vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
 const NAMED: &[u8] = b"PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n";
-const PROXY: [u8; 4] = [10, 0, 0, 1];
-
-/// What has come of a connection, and whether its peer has ended.
-#[derive(Default)]
-struct Inbox {
-    bytes: VecDeque<u8>,
-    ended: bool,
-    token: Option<Token>,
-}
-
-/// Connections by number, and what became of them.
-#[derive(Default)]
-struct Net {
-    inboxes: BTreeMap<u32, Inbox>,
-    backlog: VecDeque<u32>,
-    visitors: Vec<(u32, SocketAddr)>,
-    dropped: Vec<Dropped>,
-    reset: Vec<u32>,
-    settled: bool,
-}
-
-impl Streams for Net {
-    type Stream = u32;
-
-    fn watch(&mut self, &stream: &u32, token: Token) -> Result<(), SysError> {
-        self.inboxes.get_mut(&stream).expect("open").token = Some(token);
-        Ok(())
-    }
-    fn unwatch(&mut self, stream: &u32) {
-        self.inboxes.get_mut(stream).expect("open").token = None;
-    }
-    fn connect(&mut self, _: &Origin, _: SocketAddr, _: Role, _: Token) -> Result<u32, SysError> {
-        unreachable!("a listener connects to nobody")
-    }
-    fn take_error(&mut self, _: &u32) -> Result<(), SysError> {
-        Ok(())
-    }
-    fn recv(&mut self, _: &u32, _: &mut [u8]) -> Result<Received, SysError> {
-        unreachable!("what is behind a header is left there")
-    }
-    fn peek(&mut self, stream: &u32, into: &mut [u8]) -> Result<usize, SysError> {
-        let inbox = &self.inboxes[stream];
-        let length = into.iter_mut().zip(&inbox.bytes).map(|(to, &byte)| *to = byte).count();
-        if length == 0 && !inbox.ended { Err(SysError::WouldBlock) } else { Ok(length) }
-    }
-    fn skip(&mut self, stream: &u32, bytes: usize) {
-        self.inboxes.get_mut(stream).expect("open").bytes.drain(..bytes);
-    }
-    fn send(&mut self, _: &u32, _: &[u8]) -> Result<usize, SysError> {
-        unreachable!("nobody is answered")
-    }
-    fn channel(&mut self, _: &u32) -> Result<Option<Channel>, SysError> {
-        Ok(None)
-    }
-    fn own_address(&self, _: &u32) -> SocketAddr {
-        ([192, 0, 2, 1], 443).into()
-    }
-    fn unsent(&self, _: &u32) -> usize {
-        0
-    }
-    fn shut_write(&mut self, _: &u32) {}
-    fn close(&mut self, _: u32) {
-        unreachable!("nobody is shown an end")
-    }
-    fn reset(&mut self, stream: u32) {
-        self.inboxes.remove(&stream).expect("once");
-        self.reset.push(stream);
-    }
-}
-
-impl Listen for Net {
-    type Listener = ();
-
-    fn listen(&mut self, at: SocketAddr, _: Token) -> Result<((), SocketAddr), SysError> {
-        Ok(((), at))
-    }
-    fn adopt(&mut self, (): &(), _: Token) -> Result<SocketAddr, SysError> {
-        unreachable!("nothing was left")
-    }
-    fn lend(&mut self, (): &(), _: &Given) {}
-    fn accept(&mut self, (): &(), _: Role) -> Result<(u32, SocketAddr), SysError> {
-        let stream = self.backlog.pop_front().ok_or(SysError::WouldBlock)?;
-        Ok((stream, (PROXY, 1000).into()))
-    }
-    fn unlisten(&mut self, (): ()) {}
-}
-
-impl Log for Net {
-    fn note(&mut self, note: Note) {
-        if let Note::VisitorDropped { why, .. } = note {
-            self.dropped.push(why);
-        }
-    }
-}
-
-impl Tell<ToLoop<ToServerLoop<u32>>> for Net {
-    fn tell(&mut self, told: ToLoop<ToServerLoop<u32>>) {
-        if let ToServerLoop::Visitor(Arrival { stream, from, .. }) = told.message {
-            self.visitors.push((stream, from));
-        } else {
-            self.settled |= matches!(told.message, ToServerLoop::Settle);
-        }
-    }
-}
-
-impl Tell<FromListener> for Net {
-    fn tell(&mut self, _: FromListener) {}
-}
 
 /// A listener with one public port.
-struct Setup {
-    listener: Listener<u32, ()>,
-    net: Net,
+pub(in super::super) struct Setup {
+    pub(in super::super) listener: Listener<u32, SocketAddr>,
+    pub(in super::super) net: Net,
     now: Instant,
     port: Option<Token>,
 }
 
 impl Setup {
-    fn new(visitors: u32) -> Self {
+    pub(in super::super) fn new(visitors: u32) -> Self {
         let trusted = vec!["10.0.0.0/24".parse().unwrap()];
         let listener = Listener::new(1, visitors, trusted);
         let mut setup = Self { listener, net: Net::default(), now: Instant::ZERO, port: None };
@@ -158,7 +47,7 @@ impl Setup {
 
     const TUNNEL: Registration = Registration { tunnel: TunnelId(1), serial: 1 };
 
-    fn with(&mut self, act: impl FnOnce(&mut Listener<u32, ()>, &mut Cx<'_, Net>)) {
+    pub(in super::super) fn with(&mut self, act: impl FnOnce(&mut Listener<u32, SocketAddr>, &mut Cx<'_, Net>)) {
         let mut scratch = vec![0; SCRATCH];
         let Self { listener, net, now, .. } = self;
         act(
@@ -262,9 +151,9 @@ fn whoever_waits_goes_with_the_port_and_holds_an_upgrade_up() {
         listener.on_message(cx, ToListener::Upgrade(Step::Lend));
         listener.on_message(cx, ToListener::Upgrade(Step::Settle));
     });
-    assert!(!setup.net.settled);
+    assert!(setup.net.to_loops.is_empty());
     setup.pass(50);
-    assert_eq!((setup.net.visitors.len(), setup.net.settled), (1, true));
+    assert_eq!((setup.net.visitors.len(), &setup.net.to_loops[..]), (1, &[(0, ToServerLoop::Settle)][..]));
     setup.with(|listener, cx| listener.on_message(cx, ToListener::Upgrade(Step::GoOn)));
     setup.come(2, b"");
     let close = ToListener::Close { control: ControlKey(1), registration: Setup::TUNNEL };

@@ -7,7 +7,7 @@ use crate::bandwidth::Meter;
 use crate::driver::TURN;
 use crate::driver::slab::Token;
 use crate::driver::sys::{Received, Role, Streams};
-use crate::driver::thread::SCRATCH;
+use crate::driver::thread::{BULK, SCRATCH};
 use crate::ids::Epoch;
 use crate::settings::Origin;
 use crate::time::Instant;
@@ -225,6 +225,19 @@ fn a_turn_is_over_after_its_share_however_much_there_is() {
         assert!(direction.sockets.most_in_a_call <= SHARE, "one call: {}", direction.sockets.most_in_a_call);
         assert_eq!(direction.pump(), (Turn::Wait, 0));
         assert!(!direction.could_move());
+    }
+}
+
+/// What may end soon is read in small pieces; a stream that has filled one, and is copied, in larger ones.
+#[test]
+fn a_bulk_stream_that_is_copied_is_read_in_larger_pieces() {
+    let mut direction = Direction::new(Strategy::Copy, SCRATCH);
+    direction.sockets.room = usize::MAX;
+    for (there, most) in [(BULK - 1, BULK - 1), (BULK, BULK), (SCRATCH + 1, SCRATCH)] {
+        direction.sockets.there = there;
+        direction.from.readable = true;
+        assert_eq!(direction.pump(), (Turn::Wait, there));
+        assert_eq!(direction.sockets.most_in_a_call, most, "{there} bytes");
     }
 }
 

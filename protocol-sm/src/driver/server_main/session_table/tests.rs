@@ -1,9 +1,9 @@
 //! Whose a session is decides whether it makes room: near misses.
 
+use super::super::tests::control;
 use super::*;
-use crate::auth::{Prover, Transcript};
-use crate::settings::{Scope, TunnelLimits};
-use crate::wire::{ClientMsg, ConnKind, Ctl, Preface, Reply};
+use crate::settings::TunnelLimits;
+use crate::wire::{ClientMsg, Resume};
 use alloc::string::String;
 use core::time::Duration;
 
@@ -12,12 +12,7 @@ const PORT: u16 = 6000;
 /// A session of `holder` begins, with a tunnel at `PORT` if `has_port`.
 fn begin(table: &mut SessionTable, holder: usize, client: u8, has_port: bool) -> ControlKey {
     let key = table.new_key();
-    let (hello, answer) = (Ctl::Ping { received: 0 }, Ctl::Ping { received: 0 });
-    let preface = Preface::ours(ConnKind::Ctl);
-    let transcript = Transcript::new(preface.encode(), Reply::to(preface).encode(), &hello, &answer);
-    let id = SessionId([u8::try_from(key.0).unwrap(); 16]);
-    let secret = Prover::new(None, transcript).session_key(id);
-    let mut control = Control::new(key, id, ClientId([client; 16]), Some(holder), secret, Scope::default(), 1);
+    let mut control = control(key, Some(holder), client);
     if has_port {
         let (tunnel, name, limits) = (TunnelId(1), String::new(), TunnelLimits::default());
         let register = ClientMsg::RegisterTunnel { tunnel, public_port: PORT, name, limits };
@@ -49,4 +44,35 @@ fn only_the_own_holders_ghost_makes_room_for_a_newcomer() {
     assert_eq!([0, 1].map(|holder| table.asleep(Some(holder))), [Some(ghost), None]);
     table.on_heard(ghost);
     assert_eq!(table.ghost(newcomer, &at_port(PORT)), None, "it was heard since");
+}
+
+/// P-RES-9: anybody may have heard a session's number.
+#[test]
+fn a_session_is_named_by_its_own_client_alone() {
+    let table = &mut SessionTable::new(Ledger::default());
+    let key = begin(table, 0, 1, false);
+    let named = |client, session| {
+        let (client, resume) = (ClientId([client; 16]), Some(Resume { session, received: 0 }));
+        let hello = ClientHello { nonce: [0; 32], client, token: true, features: 0, resume };
+        table.named_by(&hello)
+    };
+    let id = table.get(key).unwrap().control.id;
+    assert_eq!(named(1, id), Some(Some(0)));
+    assert_eq!(named(2, id), None);
+    assert_eq!(named(1, SessionId([99; 16])), None);
+}
+
+/// P-TAKE-6: two that take over from each other are counted together.
+#[test]
+fn the_count_of_takeovers_passes_to_whoever_takes_over() {
+    let at = |secs| Instant::ZERO + Duration::from_secs(secs);
+    let table = &mut SessionTable::new(Ledger::default());
+    let former = begin(table, 0, 1, false);
+    assert!(table.get_mut(former).unwrap().takeovers.ask(at(1)));
+    let counted = table.get(former).unwrap().takeovers.clone();
+    let (key, from) = (table.new_key(), SocketAddr::from(([192, 0, 2, 1], 1)));
+    let token = Token::from_number(key.0).unwrap();
+    table.take_over(former, control(key, Some(0), 1), token, from, at(1), at(11));
+    assert_eq!(table.get(key).unwrap().takeovers, counted);
+    assert_ne!(counted, Takeovers::default());
 }

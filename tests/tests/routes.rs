@@ -1,7 +1,9 @@
 //! Routes by name: many tunnels behind one port, told apart by the host that a visitor names.
 
+mod acme;
 mod bad_input;
 mod real_clients;
+mod tls_ends;
 mod tunnels;
 
 use std::io::Write;
