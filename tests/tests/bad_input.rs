@@ -29,7 +29,7 @@ fn flags_that_do_not_exist_or_hold_nonsense_are_named() {
     refused(2, SERVER, &["--bind-addr=here"], &["--bind-addr", "here"]);
     refused(2, SERVER, &["--allow-ports=7000-6000"], &["--allow-ports", "7000-6000"]);
     refused(2, SERVER, &["--log-format=xml"], &["--log-format", "xml"]);
-    refused(2, CLIENT, &["--cproxy-server=nowhere", "--local-server=localhost:1"], &["nowhere"]);
+    refused(2, CLIENT, &["--cproxy-server=nowhere:", "--local-server=localhost:1"], &["nowhere:"]);
     refused(2, CLIENT, &["--cproxy-server=localhost:1", "--local-server=x:y"], &["x:y"]);
     refused(2, CLIENT, &["--cproxy-server=localhost:1", "--drain-timeout=-1"], &["drain-timeout"]);
 }

@@ -67,7 +67,8 @@ fn a_files_settings_hold_unless_a_flag_says_otherwise() {
 #[test]
 fn the_lines_on_standard_output_are_all_there_is() {
     let service = Service::echo();
-    let server = Server::start(options());
+    // With a file: one that is told nothing says what to type beside the service, too.
+    let server = Server::start(options().key("drain_timeout", 1));
     let client = Client::start(&server, options().tunnel(service.addr()));
     short_visit(client.public(), 1);
     client.stop();

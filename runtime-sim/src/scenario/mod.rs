@@ -23,7 +23,7 @@ use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{BULK, Strategy, TURN};
 use protocol_sm::proxy_protocol::ProxyProtocol;
-use protocol_sm::routes::{Site, Web};
+use protocol_sm::routes::{Site, Speaks, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
 use protocol_sm::sources::Network;
 use std::num::NonZeroU64;
@@ -159,6 +159,9 @@ impl Scenario {
         for tunnel in &mut self.tunnels {
             let plain = tunnel.site.as_ref().is_some_and(|site| site.web == Web::Http);
             tunnel.sealed = rng.chance(50) && plain;
+            if tunnel.sealed && rng.chance(50) {
+                tunnel.serving.service.speaks = Speaks::Both;
+            }
         }
     }
 

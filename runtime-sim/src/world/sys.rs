@@ -20,7 +20,8 @@ use protocol_sm::driver::{
 use protocol_sm::routes::{Agreed, Speaks};
 use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read as _;
 
 /// A TCP connection. There is one handle per socket, so the type alone keeps anyone from closing it twice.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ struct Sealed {
     handshake_due: bool,
     /// Its end was said inside.
     said: bool,
+    /// What came behind the hello that began it, and was read with it.
+    behind: VecDeque<u8>,
 }
 
 /// A listening socket.
@@ -213,6 +216,12 @@ impl Streams for ThreadSys<'_> {
         self.find_memory(stream)?;
         if stream.2.borrow().proxy.is_some() {
             return self.hear_proxy(stream, into);
+        }
+        if let Some(sealed) = &mut stream.2.borrow_mut().sealed
+            && !sealed.behind.is_empty()
+        {
+            let bytes = sealed.behind.read(into).expect("it is memory");
+            return Ok(Received { bytes, drained: false });
         }
         let bytes = self.kernel.recv(stream.0, into)?;
         self.moved(stream, bytes, 0);
@@ -557,16 +566,29 @@ impl Listen for ThreadSys<'_> {
     }
 
     fn end_tls(&mut self, stream: &Stream, hello: &[u8], _: Speaks) -> Result<(), SysError> {
-        self.effects.unread.push((stream.0, hello.len()));
+        // It is in several records.
+        let mut behind = hello;
+        while let [0x16, _, _, high, low, rest @ ..] = behind {
+            behind = &rest[usize::from(u16::from_be_bytes([*high, *low]))..];
+        }
+        self.effects.unread.push((stream.0, hello.len() - behind.len()));
         self.effects.sometimes.push(Sometimes::TlsEnded);
-        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due: self.rng.chance(50), said: false });
+        // What is behind a handshake is read when that is through.
+        let handshake_due = behind.is_empty() && self.rng.chance(50);
+        let behind = behind.iter().copied().collect();
+        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due, said: false, behind });
         Ok(())
     }
 
     fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
         let mut owed = stream.2.borrow_mut();
         let sealed = owed.sealed.as_mut().expect("its TLS ends here");
-        if core::mem::take(&mut sealed.handshake_due) { Err(SysError::WouldBlock) } else { Ok(Agreed::Http1) }
+        if core::mem::take(&mut sealed.handshake_due) {
+            // Its end is an event of its own.
+            self.kernel.watch_room(stream.0);
+            return Err(SysError::WouldBlock);
+        }
+        Ok(Agreed::Http1)
     }
 
     fn unlisten(&mut self, listener: Socket) {

@@ -123,8 +123,10 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
-        let _no_room = cx.sys.finish(newcomer.port.stream());
-        cx.sys.shut_write(newcomer.port.stream());
+        // Where there is no room for the word that nothing follows, the end comes with the close.
+        if cx.sys.finish(newcomer.port.stream()).is_ok() {
+            cx.sys.shut_write(newcomer.port.stream());
+        }
         newcomer.stage = Stage::Told;
         let _kept = self.keep(cx, newcomer, cx.now + FAREWELL);
     }
