@@ -121,7 +121,7 @@ pub enum PlantedBug {
     FlowsMixedUp,
     /// A flow that is silent does not end.
     FlowForever,
-    /// A datagram that made room for another is not counted.
+    /// A datagram that has waited for too long is dropped, and not counted.
     DroppedUncounted,
 }
 

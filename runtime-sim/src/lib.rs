@@ -95,6 +95,11 @@
 //! | AnyHost | - | - | 6, NothingInvented | - | every delivered byte was sent by somebody |
 //! | HeadLost | - | - | 1, CleanEndWasSent | - | a clean end is shown only if the other side ended its stream cleanly |
 //! | LookTakes | - | - | 6, ClientsReturn | - | every client is back after the faults have stopped |
+//! | EndUnsaid | - | - | 6, ChunksWhole | - | an encrypted connection is never spliced, gets what it did not take whole once more, and its end inside |
+//! | StumpDelivered | - | - | flows: 1 | - | a flow hears what nobody sent |
+//! | FlowsMixedUp | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
+//! | FlowForever | - | - | flows: 0 | - | a silent flow has not ended |
+//! | DroppedUncounted | - | - | flows: 19 | - | more was read than was sent and counted as lost |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

@@ -9,7 +9,7 @@ use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
     ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, SITES,
-    ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer,
+    ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -118,7 +118,7 @@ fn a_client_introduces_itself() {
     assert!(
         !first.hello.token
             && first.hello.resume.is_none()
-            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | SITES)
+            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | SITES | UDP)
     );
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);
