@@ -79,7 +79,7 @@ pub struct Scenario {
     pub no_splice: u64,
     /// Who speaks for visitors, in front of the server.
     pub trusted_proxies: Vec<Network>,
-    /// The server has one port, [`CTL`], for clients, and for visitors of hosts where the ring has some. At this one, it says,
+    /// The server has one port, `CTL`, for clients, and for visitors of hosts where the ring has some. At this one, it says,
     /// is its proxy port.
     pub one_port: Option<u16>,
 }
