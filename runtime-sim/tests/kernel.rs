@@ -87,6 +87,8 @@ fn seeds_that_failed_once() {
     // Whoever asks for nobody's host is told so, and read from for a while: the oracle knew of no such turn.
     one(1_300_058_229);
     one(1_300_080_715);
+    // Whoever says all at once at a port of hosts leaves less room for those who have not named one.
+    one(1_400_041_964);
 }
 
 #[test]

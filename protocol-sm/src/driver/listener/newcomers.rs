@@ -269,6 +269,8 @@ impl<T, L> Listener<T, L> {
                 self.welcome(cx, web, stream, from, cx.now);
             }
         }
+        // Who has said all at once is a visitor already.
+        self.keep_within(cx);
         end
     }
 
@@ -285,6 +287,7 @@ impl<T, L> Listener<T, L> {
             return cx.sys.reset(stream);
         }
         self.welcome(cx, web, stream, from, came);
+        self.keep_within(cx);
     }
 
     /// A visitor has come to one of the two ports, from this address.
