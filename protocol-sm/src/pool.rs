@@ -192,6 +192,10 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         let want = self.waits() as u64 + u64::from(self.keep);
         let coming = self.idle.len() as u64 + u64::from(self.asked);
         let missing = u32::try_from(want.saturating_sub(coming)).unwrap_or(u32::MAX);
+        if missing == 0 && self.asked == 0 {
+            // What fails from now on is another want.
+            self.retry.reset();
+        }
         let count = missing.min(Self::MAX_ASKED - self.asked);
         self.asked += count;
         count
@@ -322,6 +326,24 @@ mod tests {
             assert_eq!(pool.on_new(1), None);
             assert!(pool.remove_idle(1));
         }
+    }
+
+    /// Long after the failures, a visitor who finds no conn does not wait for all of them.
+    #[test]
+    fn p3_pauses_start_over_when_nothing_was_missing_any_more() {
+        let mut pool = pool(1);
+        let mut now = Instant::ZERO;
+        for _ in 0..4 {
+            assert_eq!(pool.ask(now), 1);
+            pool.on_failed(1, now, u32::MAX);
+            now = pool.next_deadline().unwrap();
+        }
+        assert_eq!(pool.on_idle(1), None, "a transfer's conn is free");
+        assert_eq!(pool.ask(now), 0);
+        assert!(pool.remove_idle(1));
+        assert_eq!(pool.ask(now), 1);
+        pool.on_failed(1, now, u32::MAX);
+        assert_eq!(pool.next_deadline(), Some(now + Duration::from_millis(200)));
     }
 
     #[test]

@@ -70,6 +70,9 @@ fn seeds_that_failed_once() {
     one(3392);
     // One lost ctl_conn after the other, and a visitor outwaited by the pauses was taken for a breach.
     one(5_000_417);
+    // Failures of long ago made a visitor wait for longer than it may, although nothing had been missing since.
+    one(1_410_001_094);
+    one(1_410_004_492);
 }
 
 fn seeds(first: u64, count: u64) -> Total {
