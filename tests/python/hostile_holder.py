@@ -36,7 +36,7 @@ class Holder:
     def __init__(self, options, rng, did):
         self.options, self.rng, self.did = options, rng, did
         self.client = cproxy.Client(argparse.Namespace(
-            server=options.server, token=options.token, client_id=secrets.token_bytes(16), public_port=0,
+            server=options.server, token=options.token, client_id=secrets.token_bytes(16), public_port=0, udp=False,
             name="holder", handshake_timeout=10))
         self.sockets = []
 
