@@ -6,7 +6,9 @@
 
 mod parties;
 
+use super::deadlines::NEVER;
 use super::fingerprint::{Part, Parts};
+use super::mains::{about_a_transfer, to_server_loop};
 use super::net::{End, Kernel, LOCAL_PORT, Net, PROXY_PORT, Pipe, Side, Stream, Visit, Who, Window, at};
 use super::peers::{Grain, Move, Script, Whims, address, assert_ended, doom_if_seen, play};
 use super::search::Model;
@@ -22,10 +24,8 @@ use protocol_sm::outbound::Destination;
 use protocol_sm::settings::{Origin, Serving};
 use protocol_sm::sources::Source;
 use protocol_sm::time::Instant;
-use protocol_sm::transfer::Fin;
 use protocol_sm::wire::{
-    ClientBody, ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply,
-    ServerBody, ServerMsg, TransferMsg,
+    ClientMsg, ConnKind, Ctl, Framer, Message, Preface, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg,
 };
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -35,8 +35,6 @@ const CONTROL: ControlKey = ControlKey(1);
 const SERIAL: u64 = 1;
 pub(crate) const SESSION: SessionId = SessionId([1; 16]);
 const TUNNEL: TunnelId = TunnelId(0);
-/// Deadlines from here on never come.
-const NEVER: Duration = Duration::from_secs(1_000_000_000);
 
 /// Deadlines before this are looks at an outer socket that is to be reset.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -214,21 +212,10 @@ impl Loops {
     }
 
     fn ctl_to_client(&self, state: &mut State, msg: ServerMsg, story: &mut Story) {
-        let msg = match msg {
-            ServerMsg::NeedConn { count } => return self.open_conns(state, count, story),
-            ServerMsg::Fin { conn, epoch, total, how } => {
-                TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) }
-            }
-            ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
-            ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. }
-            | ServerMsg::TunnelRefused { .. }
-            | ServerMsg::TunnelClosed { .. }
-            | ServerMsg::Drain
-            | ServerMsg::Leave { .. } => {
-                unreachable!("no loop says it")
-            }
-        };
+        if let ServerMsg::NeedConn { count } = msg {
+            return self.open_conns(state, count, story);
+        }
+        let msg = about_a_transfer(msg);
         self.client(state, None, story, |client, cx| {
             client.on_message(cx, ToClientLoop::Transfer { serial: SERIAL, msg })
         });
@@ -253,30 +240,6 @@ impl Loops {
         let Config { visits, up, down, chunk, grain, .. } = self.config;
         Script { visits, up, down, chunk, grain }
     }
-}
-
-/// What the server's main thread makes of a message from the client's loop.
-fn to_server_loop(msg: ClientMsg) -> ToServerLoop<Stream> {
-    let control = CONTROL;
-    let msg = match msg {
-        ClientMsg::ConnFailed { count } => return ToServerLoop::ConnFailed { control, count },
-        ClientMsg::Fin { conn, epoch, total, how } => {
-            TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) }
-        }
-        ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
-        ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
-        ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
-        ClientMsg::RegisterTunnel { .. }
-        | ClientMsg::RegisterHost { .. }
-        | ClientMsg::RegisterSite { .. }
-        | ClientMsg::RegisterUdp { .. }
-        | ClientMsg::ChangeTunnel { .. }
-        | ClientMsg::CloseTunnel { .. }
-        | ClientMsg::Drain => {
-            unreachable!("no loop says it")
-        }
-    };
-    ToServerLoop::Transfer { control, msg }
 }
 
 /// Enough for any handshake and frames; a read of a quarter makes a stream bulk.
@@ -451,7 +414,7 @@ impl Model for Loops {
             Action::CtlToServer => {
                 let msg = state.to_server.pop_front().expect("offered only then");
                 story.arrow(Party::Client, Party::Server, || format!("{msg:?}"));
-                self.server(state, None, story, |server, cx| server.on_message(cx, to_server_loop(msg)));
+                self.server(state, None, story, |server, cx| server.on_message(cx, to_server_loop(CONTROL, msg)));
             }
             Action::CtlToClient => {
                 let msg = state.to_client.pop_front().expect("offered only then");

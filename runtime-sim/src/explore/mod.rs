@@ -4,9 +4,11 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 mod catalog;
+mod deadlines;
 mod fingerprint;
 mod guard;
 mod loops;
+pub(crate) mod mains;
 mod net;
 mod peers;
 mod programs;

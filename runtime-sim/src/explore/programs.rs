@@ -6,6 +6,7 @@
 
 mod parties;
 
+use super::deadlines::NEVER;
 use super::fingerprint::{Part, Parts};
 use super::net::{CTL_PORT, Door, End, Kernel, Net, PROXY_PORT, PUBLIC_PORT, Pipe, Stream, Visit, Who, Window, at};
 use super::peers::{Grain, Move, Script, Whims, assert_ended, play};
@@ -26,8 +27,6 @@ use std::collections::VecDeque;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// Deadlines from here on never come.
-const NEVER: Duration = Duration::from_secs(1_000_000_000);
 /// How long a server lets a newcomer register what it takes over.
 const HANDOVER: Duration = Duration::from_secs(10);
 /// Every client's, and how the operator calls it.

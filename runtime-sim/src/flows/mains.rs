@@ -2,16 +2,13 @@
 
 use super::sys::Stream;
 use super::{CONTROL, SERIAL, World, ip};
+use crate::explore::mains::{about_a_transfer, to_server_loop};
 use crate::explore::{KEY, SESSION};
 use protocol_sm::driver::messages::{FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::ConnId;
 use protocol_sm::outbound::Destination;
 use protocol_sm::settings::Origin;
-use protocol_sm::transfer::Fin;
-use protocol_sm::wire::{
-    ClientBody, ClientMsg, Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerBody, ServerMsg,
-    TransferMsg,
-};
+use protocol_sm::wire::{Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg};
 use std::net::SocketAddr;
 
 impl World {
@@ -54,7 +51,7 @@ impl World {
         }
         while let Some(message) = self.net.from_client.pop_front() {
             match message {
-                FromClientLoop::Message { msg, .. } => self.tell_server(msg),
+                FromClientLoop::Message { msg, .. } => self.to_server.push_back(to_server_loop(CONTROL, msg)),
                 FromClientLoop::Violation { violation, .. } => self.fail(format!("an honest server: {violation}")),
                 FromClientLoop::Report(part) => self.lost += part.tally.lost.sum(),
                 FromClientLoop::LocalFailed { .. }
@@ -69,45 +66,7 @@ impl World {
     }
 
     fn tell_client(&mut self, msg: ServerMsg) {
-        let msg = match msg {
-            ServerMsg::Fin { conn, epoch, total, how } => {
-                TransferMsg { conn, epoch, body: ServerBody::Fin(Fin { total, how }) }
-            }
-            ServerMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ServerBody::Abort { code } },
-            ServerMsg::AskStart { conn, epoch } => TransferMsg { conn, epoch, body: ServerBody::AskStart },
-            ServerMsg::TunnelReady { .. }
-            | ServerMsg::TunnelRefused { .. }
-            | ServerMsg::TunnelClosed { .. }
-            | ServerMsg::NeedConn { .. }
-            | ServerMsg::Drain
-            | ServerMsg::Leave { .. } => unreachable!("no loop says it"),
-        };
-        self.to_client.push_back(ToClientLoop::Transfer { serial: SERIAL, msg });
-    }
-
-    fn tell_server(&mut self, msg: ClientMsg) {
-        let control = CONTROL;
-        let msg = match msg {
-            ClientMsg::ConnFailed { count } => {
-                return self.to_server.push_back(ToServerLoop::ConnFailed { control, count });
-            }
-            ClientMsg::Fin { conn, epoch, total, how } => {
-                TransferMsg { conn, epoch, body: ClientBody::Fin(Fin { total, how }) }
-            }
-            ClientMsg::Done { conn, epoch } => TransferMsg { conn, epoch, body: ClientBody::Done },
-            ClientMsg::Abort { conn, epoch, code } => TransferMsg { conn, epoch, body: ClientBody::Abort { code } },
-            ClientMsg::StartSeen { conn, epoch, seen } => {
-                TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } }
-            }
-            ClientMsg::RegisterTunnel { .. }
-            | ClientMsg::RegisterHost { .. }
-            | ClientMsg::RegisterSite { .. }
-            | ClientMsg::RegisterUdp { .. }
-            | ClientMsg::ChangeTunnel { .. }
-            | ClientMsg::CloseTunnel { .. }
-            | ClientMsg::Drain => unreachable!("no loop says it"),
-        };
-        self.to_server.push_back(ToServerLoop::Transfer { control, msg });
+        self.to_client.push_back(ToClientLoop::Transfer { serial: SERIAL, msg: about_a_transfer(msg) });
     }
 
     fn open_conns(&mut self, count: u32) {

@@ -1,6 +1,7 @@
 //! The two event loops: how they are called, and whether what they tell may be.
 
-use super::{CONTROL, Loops, NEVER, SCRATCH, SERIAL, State};
+use super::{CONTROL, Loops, SCRATCH, SERIAL, State};
+use crate::explore::deadlines::{NEVER, endless};
 use crate::explore::net::{Kernel, Net, Pipe, Stream, Told, Who};
 use crate::explore::peers::{assign_dials, visit_at};
 use crate::explore::story::Story;
@@ -17,29 +18,8 @@ use std::time::Duration;
 
 impl Loops {
     pub(super) fn timings(&self) -> Timings {
-        Timings {
-            heartbeat_interval: NEVER,
-            // So that looks at what is acknowledged come no sooner.
-            heartbeat_timeout: 2 * NEVER,
-            handshake_timeout: NEVER,
-            session_grace: NEVER,
-            route_timeout: NEVER,
-            transfer_grace: NEVER,
-            wait_timeout: if self.config.timeouts { Duration::from_secs(1) } else { NEVER },
-            dial_timeout: NEVER,
-            start_patience: NEVER,
-            answer_delay: Duration::ZERO,
-            idle_ping_interval: NEVER,
-            idle_ping_timeout: NEVER,
-            idle_conn_lifetime: NEVER,
-            half_open_timeout: NEVER,
-            reset_linger: NEVER,
-            visitor_keepalive: NEVER,
-            udp_idle_timeout: NEVER,
-            drain_timeout: NEVER,
-            reconnect_min: NEVER,
-            reconnect_max: NEVER,
-        }
+        let wait_timeout = if self.config.timeouts { Duration::from_secs(1) } else { NEVER };
+        Timings { wait_timeout, ..endless() }
     }
 
     pub(super) fn server<R>(

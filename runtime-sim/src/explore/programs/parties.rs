@@ -1,6 +1,7 @@
 //! The programs' threads: how they are set up and called, and what becomes of what they tell.
 
-use super::{Client, IDENTITY, NEVER, Programs, State, doom};
+use super::{Client, IDENTITY, Programs, State, doom};
+use crate::explore::deadlines::{NEVER, endless};
 use crate::explore::fingerprint::Part;
 use crate::explore::net::{CTL_PORT, Door, Kernel, LOCAL_PORT, Net, PUBLIC_PORT, Pipe, Stream, Told, Who, at};
 use crate::explore::peers::{assign_dials, visit_at};
@@ -25,27 +26,12 @@ const SCRATCH: usize = 4 * 512;
 impl Programs {
     fn timings(grace: bool, asleep: bool, impatient: bool) -> Timings {
         Timings {
-            heartbeat_interval: NEVER,
-            // So that looks at what is acknowledged come no sooner.
-            heartbeat_timeout: 2 * NEVER,
-            handshake_timeout: NEVER,
-            route_timeout: NEVER,
             session_grace: if grace { Duration::from_secs(1) } else { NEVER },
             transfer_grace: Duration::from_secs(if asleep { 2 } else { 0 }),
-            wait_timeout: NEVER,
-            dial_timeout: NEVER,
-            start_patience: NEVER,
-            answer_delay: Duration::ZERO,
-            idle_ping_interval: NEVER,
-            idle_ping_timeout: NEVER,
-            idle_conn_lifetime: NEVER,
-            half_open_timeout: NEVER,
-            reset_linger: NEVER,
-            visitor_keepalive: NEVER,
-            udp_idle_timeout: NEVER,
             drain_timeout: if impatient { Duration::from_secs(1) } else { NEVER },
             reconnect_min: Duration::from_secs(2),
             reconnect_max: Duration::from_secs(2),
+            ..endless()
         }
     }
 
