@@ -13,7 +13,7 @@ mod socket;
 
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
-pub use pipe::Pipe;
+pub use pipe::{BUDGET as PIPE_BYTES, Pipe};
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
