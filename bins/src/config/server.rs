@@ -588,16 +588,18 @@ mod tests {
     }
 
     #[test]
-    fn certificates_need_both_files_and_a_port() {
+    fn certificates_need_both_files_and_both_ports() {
         let port = "https_port = 443\n";
+        let ports = "http_port = 443\nhttps_port = 443\n";
         let both = "[[certificates]]\ncert = 'a'\nkey = 'b'\n";
         assert!(problem(both).starts_with("1: `certificates` stands without `https_port`"));
+        assert!(problem(&format!("{port}{both}")).starts_with("2: `certificates` stands without `http_port`"));
         assert!(
-            problem(&format!("{port}[[certificates]]\ncert = 'a'"))
-                .starts_with("2: `key` in [[certificates]] is missing")
+            problem(&format!("{ports}[[certificates]]\ncert = 'a'"))
+                .starts_with("3: `key` in [[certificates]] is missing")
         );
-        let default = format!("{port}{both}default = true\n{both}default = true");
-        assert!(problem(&default).starts_with("9: `default` in [[certificates]] is there twice"));
+        let default = format!("{ports}{both}default = true\n{both}default = true");
+        assert!(problem(&default).starts_with("10: `default` in [[certificates]] is there twice"));
     }
 
     #[test]
