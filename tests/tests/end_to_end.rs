@@ -79,6 +79,7 @@ mod tls_relay;
 mod tokens;
 mod trusted_proxies;
 mod udp;
+mod unix_sockets;
 mod unread_output;
 mod upgrade;
 mod uplinks;

@@ -23,7 +23,6 @@ use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
 use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
-use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, Passage};
 use crate::report::{Counted, TunnelTally};
@@ -227,10 +226,10 @@ where
             ToClientLoop::End { serial, code } => self.end_session(cx, serial, code),
             ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
-            ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label } => {
+            ToClientLoop::Tunnel { tunnel, locals, place, sources, serving, label } => {
                 self.set_serving(tunnel, serving);
                 self.labels.extend(label.map(|label| (tunnel, label)));
-                let local = self.locals.entry(tunnel).or_insert_with(|| LocalServer::new(fixed));
+                let local = self.locals.entry(tunnel).or_insert_with(|| LocalServer::new(&place));
                 local.name.on_answer(&locals, cx.now);
                 local.ports.set_sources(&sources);
                 self.dial_awaiting(cx, tunnel);
@@ -242,9 +241,9 @@ where
                 self.dial_awaiting(cx, tunnel);
                 self.refuse_waiting(cx, gone);
             }
-            ToClientLoop::Relocated { tunnel, fixed } => {
+            ToClientLoop::Relocated { tunnel, place } => {
                 if let Some(local) = self.locals.get_mut(&tunnel) {
-                    local.name = Name::new(fixed);
+                    local.relocate(&place);
                 }
             }
             ToClientLoop::KeepTo(timings) => {
