@@ -410,6 +410,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// It stands in front of the first datagram of a flow alone (default: of each).
+    pub proxy_protocol_first: bool,
     /// What the server is told of the service of a host.
     pub service: Service,
 }

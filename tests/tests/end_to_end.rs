@@ -79,6 +79,7 @@ mod tls_relay;
 mod tokens;
 mod trusted_proxies;
 mod udp;
+mod udp_headers;
 mod unread_output;
 mod upgrade;
 mod uplinks;
