@@ -80,6 +80,7 @@ mod tokens;
 mod trusted_proxies;
 mod udp;
 mod udp_headers;
+mod udp_limits;
 mod unread_output;
 mod upgrade;
 mod uplinks;

@@ -14,7 +14,7 @@ use crate::time::Instant;
 use alloc::collections::BTreeMap;
 use core::net::{IpAddr, SocketAddr};
 
-/// Flows of one tunnel at most, where its limits say no less.
+/// Flows of one tunnel at most, where its holder's limits say nothing else.
 // PROTOCOL.md: P-UDP-7.
 pub const MAX_FLOWS: u32 = 4096;
 

@@ -11,7 +11,7 @@ use super::super::sys::Address;
 use super::super::thread::Cx;
 use super::{LoopSys, ServerLoop, Slot, Visitor};
 use crate::codes::Violation;
-use crate::datagrams::{FlowTable, Lost, MAX_DATAGRAM, MAX_FLOWS, Party, Speaker};
+use crate::datagrams::{FlowTable, Lost, MAX_DATAGRAM, Party, Speaker};
 use crate::gate::Gate;
 use crate::ids::TunnelId;
 use crate::ledger::Good;
@@ -243,7 +243,7 @@ impl<T, P> ServerLoop<T, P> {
                 return None;
             }
         }
-        let most = port.gate.max_connections.min(MAX_FLOWS);
+        let most = port.gate.max_connections.min(port.gate.max_flows);
         let shard = self.controls.get(&control).filter(|shard| !shard.closing && !shard.retired && !self.closed)?;
         if port.flows.len() >= most as usize || shard.is_full(&self.ledger) {
             let silent = port.flows.makes_room(cx.now)?;
