@@ -1,5 +1,6 @@
 //! UDP tunnels: datagrams stay datagrams, each flow by itself.
 
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
@@ -12,7 +13,7 @@ use tests::programs::{Client, Options, Server, Successors, options};
 use tests::services::Service;
 use tests::sockets::{connect, free_port};
 use tests::visits::ping;
-use tests::wait::until;
+use tests::wait::{eventually, until};
 
 fn udp(options: Options, local: SocketAddr) -> Options {
     options.brisk().tunnel(local).tunnel_key("protocol", "\"udp\"")
@@ -271,4 +272,36 @@ fn dig_finds_what_a_name_server_knows() {
     until("an answer of 8 kB in one datagram", || {
         asks(&["+short", "+bufsize=16384", "many.example", "TXT"]).lines().count() == 40
     });
+}
+
+/// `iperf3` measures a server of its own through the tunnel: its control connection is another tunnel's, of TCP.
+#[test]
+fn iperf3_has_its_datagrams_in_both_directions() {
+    tests::limit::arm();
+    let Some(iperf3) = find("iperf3") else { return };
+    let (service, public) = (free_port(), free_port().to_string());
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, service));
+    let mut foreign = Foreign::new();
+    foreign.start(&iperf3, &["--server", "--bind", "127.0.0.1", "--port", &service.to_string()]);
+    let server = Server::start(options().brisk());
+    let port = public.parse().expect("a port");
+    let both = options().brisk().tunnel_at(local, port).tunnel_key("protocol", "\"udp\"").tunnel_at(local, port);
+    let _client = Client::start(&server, both);
+    for direction in [&[][..], &["--reverse"]] {
+        let report = eventually("it has measured", || {
+            let output = Command::new(&iperf3)
+                .args(["--client", "127.0.0.1", "--port", &public, "--udp", "--bitrate", "4M", "--length", "1200"])
+                .args(["--time", "1", "--json"])
+                .args(direction)
+                .output()
+                .expect("it runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() { Ok(text) } else { Err(text) }
+        });
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        let sum = &report["end"]["sum"];
+        let count = |key: &str| sum[key].as_u64().unwrap_or_else(|| panic!("{key} in {report}"));
+        assert!(count("packets") > 0 && count("lost_packets") < count("packets"), "{direction:?}: {sum}");
+        assert_eq!(sum["out_of_order"].as_u64().unwrap_or(0), 0, "a flow keeps its order: {sum}");
+    }
 }
