@@ -80,6 +80,8 @@ mod tls_relay;
 mod tokens;
 mod trusted_proxies;
 mod udp;
+mod udp_headers;
+mod udp_limits;
 mod unix_sockets;
 mod unread_output;
 mod upgrade;

@@ -109,7 +109,7 @@ impl Default for ClientFile {
 const LOCAL_SOURCES: &str = "local_sources";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 13] = [
+const TUNNEL_KEYS: [&str; 14] = [
     "name",
     "local",
     LOCAL_SOURCES,
@@ -122,12 +122,15 @@ const TUNNEL_KEYS: [&str; 13] = [
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
     PROXY_PROTOCOL,
+    PROXY_PROTOCOL_FIRST,
     UDP_FOLLOW,
 ];
 /// A LocalServer of UDP may answer from any of its ports.
 const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
+/// It stands in front of a flow's first datagram alone.
+const PROXY_PROTOCOL_FIRST: &str = "proxy_protocol_first";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
@@ -274,9 +277,11 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         Protocol::of(text).ok_or("is no protocol of a tunnel; write \"tcp\", \"udp\", \"http\" or \"https\"")
     });
     let datagrams = datagrams(section, protocol);
+    let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
-    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
+    let max_bandwidth = bandwidth(section).flatten();
+    let serving = Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_first, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -379,15 +384,26 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
 fn datagrams(section: &Section<'_>, protocol: Option<Protocol>) -> Option<Datagrams> {
     let follows = section.boolean(UDP_FOLLOW);
     if protocol == Some(Protocol::Udp) {
-        if section.has(PROXY_PROTOCOL) {
-            section.problem(PROXY_PROTOCOL, "is for tunnels of TCP; leave it out beside `protocol = \"udp\"`".into());
-        }
         return Some(if follows == Some(true) { Datagrams::Follow } else { Datagrams::Connected });
     }
     if follows.is_some() {
         section.problem(UDP_FOLLOW, "is for tunnels with `protocol = \"udp\"`".into());
     }
     None
+}
+
+/// Whether the header stands in front of a flow's first datagram alone.
+fn first_alone(section: &Section<'_>, is_udp: bool, version: Option<ProxyProtocol>) -> bool {
+    if is_udp && version == Some(ProxyProtocol::V1) {
+        let what = "is \"v1\", a line of text in front of a stream; a datagram needs \"v2\"";
+        section.problem(PROXY_PROTOCOL, what.into());
+    }
+    let first = section.boolean(PROXY_PROTOCOL_FIRST);
+    if first.is_some() && !(is_udp && section.has(PROXY_PROTOCOL)) {
+        let what = "is for tunnels with `protocol = \"udp\"` and `proxy_protocol = \"v2\"`";
+        section.problem(PROXY_PROTOCOL_FIRST, what.into());
+    }
+    first == Some(true)
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {

@@ -1,7 +1,7 @@
 //! The file of `cproxy-server`.
 
 use super::keys::{
-    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES,
+    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, MAX_FLOWS, PER_SOURCE, TOKEN_FILES,
     TRUSTED_PROXIES,
 };
 use super::section::Section;
@@ -76,6 +76,8 @@ pub struct ScopeEntry {
     pub max_waiting: Option<u32>,
     /// Visitors of one source address at once.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once.
+    pub max_flows: Option<u32>,
     /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
     /// Networks that may not visit.
@@ -98,6 +100,7 @@ impl ScopeEntry {
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
             max_connections_per_source: self.max_connections_per_source.or(outer.max_connections_per_source),
+            max_flows: self.max_flows.unwrap_or(outer.max_flows),
             sources: SourceLists {
                 allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
@@ -126,7 +129,7 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 15] = [
+const CLIENT_KEYS: [&str; 16] = [
     "name",
     "token",
     "token_file",
@@ -138,6 +141,7 @@ const CLIENT_KEYS: [&str; 15] = [
     "max_connections",
     "max_waiting",
     PER_SOURCE,
+    MAX_FLOWS,
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
@@ -256,6 +260,7 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
         max_connections_per_source: section.count(PER_SOURCE, 1),
+        max_flows: section.count(MAX_FLOWS, 1),
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
@@ -341,6 +346,7 @@ mod tests {
             max_connections = 2
             max_waiting = 3
             max_connections_per_source = 2
+            max_flows = 7
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
@@ -380,6 +386,7 @@ mod tests {
             max_connections = 12
             max_waiting = 13
             max_connections_per_source = 14
+            max_flows = 15
             deny_sources = []
             max_connection_rate = 0
             max_bandwidth = 0
@@ -422,6 +429,7 @@ mod tests {
         assert_eq!(["office.example.com", "example.com"].map(|host| may(&office, host)), [true, false]);
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
+        assert_eq!((top.max_flows, office.max_flows, file.clients[1].scope.within(top).max_flows), (7, 15, 7));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);

@@ -226,7 +226,7 @@ impl World {
         self.to_server.push_back(ToServerLoop::Open { control: CONTROL, limits: limits_of_loop });
         let gate = Box::new(Gate::new(None, &Scope::default(), limits));
         let (socket, public) = (Stream(self.public), (Ipv4Addr::UNSPECIFIED, PORT).into());
-        let port = UdpPort { control: CONTROL, tunnel: TUNNEL, socket, public, gate };
+        let port = UdpPort { control: CONTROL, tunnel: TUNNEL, socket, public, gate, trusted: Vec::new() };
         self.to_server.push_back(ToServerLoop::Port(port));
         self.to_client.push_back(ToClientLoop::Session { serial: SERIAL });
         let serving = Serving { datagrams: Some(Datagrams::Connected), ..Serving::default() };

@@ -70,6 +70,8 @@ fn every_key_is_read() {
         name = "web"
         local = "[::1]:8000"
         protocol = "udp"
+        proxy_protocol = "v2"
+        proxy_protocol_first = true
         udp_follow = true
     "#;
     for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
@@ -94,7 +96,8 @@ fn every_key_is_read() {
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
     let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
     let serving = Serving { max_bandwidth, proxy_protocol, ..Serving::default() };
-    let follows = Serving { datagrams: Some(Datagrams::Follow), ..Serving::default() };
+    let datagrams = Some(Datagrams::Follow);
+    let follows = Serving { datagrams, proxy_protocol, proxy_protocol_first: true, ..Serving::default() };
     let all = [serving, Serving::default(), follows];
     assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
     let parts = file.tunnels[1].parts();
@@ -125,7 +128,9 @@ fn hosts_are_each_one_tunnels() {
         ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
         ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
         ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
-        ("protocol = 'udp'\nproxy_protocol = 'v2'", "is for tunnels of TCP"),
+        ("protocol = 'udp'\nproxy_protocol = 'v1'", "a datagram needs \"v2\""),
+        ("protocol = 'udp'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
+        ("proxy_protocol = 'v2'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
         ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
     ] {
         assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
@@ -270,6 +275,9 @@ fn the_proxy_protocol_has_two_versions() {
     let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nproxy_protocol = ";
     let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.proxy_protocol;
     assert_eq!((read("'v1'"), read("'v2'")), (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)));
+    let udp = format!("{tunnel}'v2'\nprotocol = 'udp'\nproxy_protocol_first = ");
+    let first = |value| parse(&format!("{udp}{value}")).unwrap().tunnels[0].serving.proxy_protocol_first;
+    assert_eq!((first("true"), first("false")), (true, false));
     for wrong in ["''", "'v3'", "'V1'"] {
         assert!(problem(&format!("{tunnel}{wrong}")).contains("is no version of the PROXY protocol; write"));
     }
