@@ -40,8 +40,9 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 33] = [
+pub(super) const SERVER: [&str; 34] = [
     "bind_addr",
+    "public_bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
@@ -77,8 +78,9 @@ pub(super) const SERVER: [&str; 33] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 12] = [
+pub(crate) const SERVER_AT_START: [&str; 13] = [
     "bind_addr",
+    "public_bind_addr",
     "ctl_port",
     "proxy_port",
     "http_port",

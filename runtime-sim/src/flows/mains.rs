@@ -72,12 +72,12 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, control: ControlKey) -> &mut VecDeque<ToClientLoop> {
+    fn mail_for(&mut self, control: ControlKey) -> &mut VecDeque<ToClientLoop> {
         &mut self.to_clients[usize::from(control != CONTROLS[0])]
     }
 
     fn tell_client(&mut self, control: ControlKey, msg: ServerMsg) {
-        self.to_client(control).push_back(ToClientLoop::Transfer { serial: SERIAL, msg: about_a_transfer(msg) });
+        self.mail_for(control).push_back(ToClientLoop::Transfer { serial: SERIAL, msg: about_a_transfer(msg) });
     }
 
     fn open_conns(&mut self, control: ControlKey, count: u32) {
@@ -86,7 +86,7 @@ impl World {
             self.next_conn += 1;
             let (from, to) = (Origin::default(), Destination { to: SocketAddr::new(ip(1), 8090), through: None });
             let open = ToClientLoop::Open { from, to, conn, session: SESSION, secret: KEY.clone() };
-            self.to_client(control).push_back(open);
+            self.mail_for(control).push_back(open);
         }
     }
 }
