@@ -40,7 +40,7 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 33] = [
+pub(super) const SERVER: [&str; 34] = [
     "bind_addr",
     "public_bind_addr",
     "ctl_port",
