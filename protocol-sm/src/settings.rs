@@ -189,6 +189,8 @@ impl Default for Timings {
 pub struct Scope {
     /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
+    /// The server's addresses at which it may ask for public ports (default: none but the server's own choice).
+    pub allow_bind_addrs: Vec<Network>,
     /// Hosts it may ask for (default: all).
     pub allow_hosts: HostSet,
     /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
@@ -216,6 +218,7 @@ impl Default for Scope {
     fn default() -> Self {
         Self {
             allow_ports: PortSet::unprivileged(),
+            allow_bind_addrs: Vec::new(),
             allow_hosts: HostSet::all(),
             max_sessions: 4096,
             max_tunnels: 1024,
@@ -384,6 +387,8 @@ pub struct TunnelSpec {
     pub name: String,
     /// Public port wanted; 0 lets the server pick, and where there is a `site`.
     pub public_port: u16,
+    /// The server's address where it is wanted (default: the server's choice).
+    pub bind_addr: Option<IpAddr>,
     /// The host whose visitors it wants, instead of those of a port of its own.
     pub site: Option<Site>,
     /// `HOST:PORT` of its LocalServer, or `unix:PATH`.

@@ -10,6 +10,7 @@ use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name,
 use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
 use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
+use protocol_sm::ports::may_clash;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
@@ -56,6 +57,8 @@ pub struct TunnelEntry {
     pub local_sources: Vec<IpAddr>,
     /// The public ports wanted, each a tunnel; 0 lets the server pick.
     pub public_ports: Ports,
+    /// The server's address where they are wanted; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// The hosts whose visitors it has instead: each is a tunnel.
     pub sites: Vec<Site>,
     /// What the server is to enforce for it.
@@ -71,6 +74,7 @@ impl TunnelEntry {
         let part = |nth: u16, site: Option<&Site>| TunnelSpec {
             name: self.name.clone(),
             public_port: self.public_ports.first + nth,
+            bind_addr: self.bind_addr,
             site: site.cloned(),
             local: self.local.later(nth).to_string(),
             local_sources: self.local_sources.clone(),
@@ -107,13 +111,16 @@ impl Default for ClientFile {
 }
 
 const LOCAL_SOURCES: &str = "local_sources";
+/// The server's address where a tunnel's public port is wanted.
+const BIND_ADDR: &str = "bind_addr";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 14] = [
+const TUNNEL_KEYS: [&str; 15] = [
     "name",
     "local",
     LOCAL_SOURCES,
     "public_port",
+    BIND_ADDR,
     "protocol",
     HOSTS,
     ALLOW_SOURCES,
@@ -278,6 +285,10 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     });
     let datagrams = datagrams(section, protocol);
     let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
+    let bind_addr = section.parsed_by(BIND_ADDR, |text| {
+        let address = text.parse().map(|ip: IpAddr| ip.to_canonical());
+        address.map_err(|_| "is no IP address; write one of the server's, such as \"127.0.0.1\"")
+    });
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
     let max_bandwidth = bandwidth(section).flatten();
@@ -296,7 +307,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem(LOCAL_SOURCES, "is for services at a port: a Unix socket is dialled from no address".into());
     }
     let name = name.to_owned();
-    let tunnel = TunnelEntry { name, local, local_sources, public_ports, sites, limits, serving };
+    let tunnel = TunnelEntry { name, local, local_sources, public_ports, bind_addr, sites, limits, serving };
     let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();
     let parts = tunnel.parts();
     if before.len() + parts.len() > MOST_TUNNELS {
@@ -305,7 +316,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         return;
     }
     let is_udp = datagrams.is_some();
-    let has_it = |other: &&TunnelSpec| other.is_udp() == is_udp && public_ports.contains(other.public_port);
+    let has_it = |other: &&TunnelSpec| {
+        other.is_udp() == is_udp && public_ports.contains(other.public_port) && may_clash(other.bind_addr, bind_addr)
+    };
     if let Some(other) = before.iter().find(has_it) {
         let (port, name) = (other.public_port, other.name.escape_debug());
         let has = if parts.len() == 1 { "which".to_owned() } else { format!("and {port} of them is what") };
@@ -358,8 +371,8 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
         }
         return Vec::new();
     };
-    if section.has("public_port") {
-        section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
+    for key in ["public_port", BIND_ADDR].into_iter().filter(|key| section.has(key)) {
+        section.problem(key, "stands beside `hosts`, whose port is the server's; give one of the two".into());
     }
     let web = match protocol {
         Some(Protocol::Web(web)) => web,

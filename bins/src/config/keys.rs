@@ -40,7 +40,7 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 34] = [
+pub(super) const SERVER: [&str; 35] = [
     "bind_addr",
     "public_bind_addr",
     "ctl_port",
@@ -52,6 +52,7 @@ pub(super) const SERVER: [&str; 34] = [
     "acme_webroot",
     TRUSTED_PROXIES,
     "allow_ports",
+    ALLOW_BIND_ADDRS,
     ALLOW_HOSTS,
     "max_tunnels",
     "max_connections",
@@ -106,6 +107,8 @@ pub(super) const OUTBOUND_PROXY: &str = "outbound_proxy";
 pub(super) const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// The key that names several token files, in a server's file.
 pub(super) const TOKEN_FILES: &str = "token_files";
+/// At which addresses a client may have public ports.
+pub(super) const ALLOW_BIND_ADDRS: &str = "allow_bind_addrs";
 /// Which hosts a client may have.
 pub(super) const ALLOW_HOSTS: &str = "allow_hosts";
 /// Relays in front of the server.

@@ -1,8 +1,8 @@
 //! The file of `cproxy-server`.
 
 use super::keys::{
-    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, MAX_FLOWS, PER_SOURCE, TOKEN_FILES,
-    TRUSTED_PROXIES,
+    ALLOW_BIND_ADDRS, ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, MAX_FLOWS,
+    PER_SOURCE, TOKEN_FILES, TRUSTED_PROXIES,
 };
 use super::section::Section;
 use super::{
@@ -66,6 +66,8 @@ pub struct ScopeEntry {
     pub allow_ports: Option<PortSet>,
     /// Hosts that may be asked for.
     pub allow_hosts: Option<HostSet>,
+    /// At which of the server's addresses it may have public ports.
+    pub allow_bind_addrs: Option<Vec<Network>>,
     /// Sessions at once: at the top level those of all clients, which are no part of a scope.
     pub max_sessions: Option<u32>,
     /// Tunnels at once.
@@ -95,6 +97,7 @@ impl ScopeEntry {
         Scope {
             allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
             allow_hosts: self.allow_hosts.clone().unwrap_or_else(|| outer.allow_hosts.clone()),
+            allow_bind_addrs: self.allow_bind_addrs.clone().unwrap_or_else(|| outer.allow_bind_addrs.clone()),
             max_sessions: self.max_sessions.unwrap_or(outer.max_sessions),
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
@@ -129,12 +132,13 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 16] = [
+const CLIENT_KEYS: [&str; 17] = [
     "name",
     "token",
     "token_file",
     TOKEN_FILES,
     "allow_ports",
+    ALLOW_BIND_ADDRS,
     ALLOW_HOSTS,
     "max_sessions",
     "max_tunnels",
@@ -254,6 +258,7 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
 fn scope(section: &Section<'_>) -> ScopeEntry {
     ScopeEntry {
         allow_ports: allow_ports(section),
+        allow_bind_addrs: networks(section, ALLOW_BIND_ADDRS),
         allow_hosts: allow_hosts(section),
         max_sessions: None,
         max_tunnels: section.count("max_tunnels", 1),
@@ -337,6 +342,7 @@ mod tests {
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
+            allow_bind_addrs = ["127.0.0.1", "192.0.2.0/24"]
             allow_hosts = ["*.example.com", "example.com"]
             http_port = 80
             https_port = 0
@@ -381,6 +387,7 @@ mod tests {
             token_file = "office.token"
             allow_ports = [6001]
             allow_hosts = ["office.example.com"]
+            allow_bind_addrs = []
             max_sessions = 10
             max_tunnels = 11
             max_connections = 12
@@ -468,7 +475,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:51: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:52: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -111,6 +111,21 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_port_at_two_addresses_is_two() {
+    let tunnel = |name: &str, address: &str| {
+        let at = if address.is_empty() { String::new() } else { format!("bind_addr = '{address}'\n") };
+        format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\npublic_port = 53\n{at}")
+    };
+    let file = parse(&(tunnel("a", "127.0.0.1") + &tunnel("b", "::ffff:192.0.2.1"))).unwrap();
+    let addresses: Vec<_> = file.tunnels.iter().map(|tunnel| tunnel.bind_addr.unwrap().to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1", "192.0.2.1"]);
+    for (one, other) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", ""), ("::", "127.0.0.1")] {
+        let both = tunnel("a", one) + &tunnel("b", other);
+        assert!(problem(&both).contains("which tunnel \"a\" has"), "{one} {other}");
+    }
+}
+
+#[test]
 fn hosts_are_each_one_tunnels() {
     let tunnel = |name: &str, more: &str| format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\n{more}\n");
     let both = tunnel("a", "hosts = ['a.b']\nprotocol = 'http'") + &tunnel("b", "hosts = ['a.b']\nprotocol = 'https'");
@@ -127,6 +142,8 @@ fn hosts_are_each_one_tunnels() {
         ("protocol = 'ftp'", "is no protocol of a tunnel"),
         ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
         ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
+        ("bind_addr = '::1'\nhosts = ['a']", "`bind_addr` in [[tunnels]] stands beside `hosts`"),
+        ("bind_addr = 'localhost'", "is no IP address; write one of the server's"),
         ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
         ("protocol = 'udp'\nproxy_protocol = 'v1'", "a datagram needs \"v2\""),
         ("protocol = 'udp'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
