@@ -92,6 +92,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     found.besides = besides;
     let config = server::Config {
         bind_addr: file.bind_addr,
+        public_bind_addr: file.public_bind_addr,
         ctl_port: file.ctl_port,
         proxy_port: file.proxy_port,
         host_ports: file.host_ports,
@@ -105,6 +106,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     };
     let fixed = keys::SERVER_AT_START.map(|key| match key {
         "bind_addr" => (key, format!("{:?}", config.bind_addr)),
+        "public_bind_addr" => (key, format!("{:?}", config.public_bind_addr)),
         "ctl_port" => (key, config.ctl_port.to_string()),
         "proxy_port" => (key, config.proxy_port.to_string()),
         "http_port" => (key, format!("{:?}", config.host_ports[0])),

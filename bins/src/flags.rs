@@ -1,6 +1,6 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
-use crate::address::{HostPort, bind_addr, local_address, server_address, service};
+use crate::address::{HostPort, LocalAddress, bind_addr, local_address, server_address, service};
 use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
@@ -30,6 +30,9 @@ SIGUSR2 upgrades a server (see its command `upgrade`).
 
 Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
 before it ever worked; 1 anything else.";
+
+/// Why a tunnel of UDP does not lead to a Unix socket.
+pub(crate) const NO_UDP_AT_A_UNIX_SOCKET: &str = "a Unix socket is for streams, and a tunnel of UDP carries datagrams; give the service's UDP port, such as 127.0.0.1:53";
 
 /// The flags of both programs.
 #[derive(Args, Clone, Debug, Default)]
@@ -201,13 +204,14 @@ pub struct ServerFlags {
 pub struct ClientFlags {
     /// The service to expose: short for --local-server
     #[arg(value_name = "SERVICE", value_parser = service, group = "exposed")]
-    pub service: Option<HostPort>,
+    pub service: Option<LocalAddress>,
     /// The server's address and ctl port [default port: 8080]
     #[arg(long, value_name = "HOST[:PORT]", value_parser = server_address)]
     pub cproxy_server: Option<HostPort>,
-    /// The service to expose; a port alone is one of this machine; replaces the tunnels of the configuration file
+    /// The service to expose; a port alone is one of this machine, unix:PATH a Unix socket; replaces the tunnels of the
+    /// configuration file
     #[arg(long, value_name = "HOST:PORT", value_parser = local_address, group = "exposed")]
-    pub local_server: Option<HostPort>,
+    pub local_server: Option<LocalAddress>,
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "exposed")]
     pub public_port: Option<u16>,
@@ -248,7 +252,7 @@ pub struct ClientFlags {
 impl ClientFlags {
     /// The service that the flags name.
     #[must_use]
-    pub fn local(&self) -> Option<&HostPort> {
+    pub fn local(&self) -> Option<&LocalAddress> {
         self.service.as_ref().or(self.local_server.as_ref())
     }
 
@@ -270,9 +274,12 @@ impl ClientFlags {
         self.protocol == Some(Protocol::Udp)
     }
 
-    /// What is wrong with `--protocol` beside `--host`.
+    /// What is wrong with `--protocol` beside `--host` or a Unix socket.
     #[must_use]
     pub fn protocol_problem(&self) -> Option<&'static str> {
+        if self.is_udp() && self.local().is_some_and(LocalAddress::is_unix) {
+            return Some(NO_UDP_AT_A_UNIX_SOCKET);
+        }
         match (self.protocol?, &self.host) {
             (Protocol::Web(_), None) => {
                 Some("--protocol http and https need --host NAME: the name that leads to the service")

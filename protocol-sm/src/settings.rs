@@ -382,7 +382,7 @@ pub struct TunnelSpec {
     pub public_port: u16,
     /// The host whose visitors it wants, instead of those of a port of its own.
     pub site: Option<Site>,
-    /// `HOST:PORT` of its LocalServer.
+    /// `HOST:PORT` of its LocalServer, or `unix:PATH`.
     pub local: String,
     /// The client's own addresses from which it is dialled, one after the other as their ports are used up; none: the
     /// system chooses.

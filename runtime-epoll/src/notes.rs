@@ -2,6 +2,7 @@
 //! limited, and the next one says how many were left out.
 
 use crate::sys::ports::is_listened_on;
+use crate::sys::unix::why_not;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::control::server::Asked;
 use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
@@ -38,6 +39,7 @@ pub(crate) struct Notes {
     conns: Limiter,
     ports: Limiter,
     sources: Limiter,
+    sockets: Limiter,
     accepts: Limiter,
     foreign: Limiter<3, 60>,
     /// What is said once of each tunnel.
@@ -171,6 +173,9 @@ impl Notes {
                      machine in the tunnel's local_sources (\"127.0.0.2\" is there for a service on 127.0.0.1), or widen \
                      net.ipv4.ip_local_port_range"
                 );
+            }),
+            Note::UnixUnreachable { path, error } => self.sockets.line(|suppressed| {
+                tracing::warn!(event = "local_socket_failed", %path, suppressed, "{}", why_not(&path, error));
             }),
             Note::NoLocalSource { source } => self.sources.line(|suppressed| {
                 tracing::warn!(

@@ -7,7 +7,8 @@ use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::service;
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
-use crate::address::{AddressError, HostPort, server_address, socket_addr};
+use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
+use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
@@ -50,7 +51,7 @@ pub struct TunnelEntry {
     /// Its name, for logs.
     pub name: String,
     /// Where the LocalServer is; of several, the first.
-    pub local: HostPort,
+    pub local: LocalAddress,
     /// The client's own addresses from which it is dialled; none: the system chooses.
     pub local_sources: Vec<IpAddr>,
     /// The public ports wanted, each a tunnel; 0 lets the server pick.
@@ -283,6 +284,12 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         return;
     };
     let Some((local, public_ports)) = ports else { return };
+    if local.is_unix() && datagrams.is_some() {
+        section.problem("protocol", format!("is \"udp\": {NO_UDP_AT_A_UNIX_SOCKET}"));
+    }
+    if local.is_unix() && !local_sources.is_empty() {
+        section.problem(LOCAL_SOURCES, "is for services at a port: a Unix socket is dialled from no address".into());
+    }
     let name = name.to_owned();
     let tunnel = TunnelEntry { name, local, local_sources, public_ports, sites, limits, serving };
     let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();

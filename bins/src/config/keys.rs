@@ -40,8 +40,9 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 32] = [
+pub(super) const SERVER: [&str; 33] = [
     "bind_addr",
+    "public_bind_addr",
     "ctl_port",
     "proxy_port",
     "advertise_proxy_port",
@@ -76,8 +77,9 @@ pub(super) const SERVER: [&str; 32] = [
 ];
 
 /// Keys of the server that count from the start only: all others a reload changes, too.
-pub(crate) const SERVER_AT_START: [&str; 12] = [
+pub(crate) const SERVER_AT_START: [&str; 13] = [
     "bind_addr",
+    "public_bind_addr",
     "ctl_port",
     "proxy_port",
     "http_port",

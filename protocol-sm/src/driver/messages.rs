@@ -13,6 +13,7 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::names::LocalAt;
 use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
@@ -313,8 +314,8 @@ pub enum ToClientLoop {
         tunnel: TunnelId,
         /// Its addresses. None: nothing new is known.
         locals: Vec<SocketAddr>,
-        /// Its name is an address, and will not have another.
-        fixed: bool,
+        /// What its text says.
+        place: LocalAt,
         /// The client's own addresses from which it is dialled.
         sources: Vec<IpAddr>,
         /// How its visitors are served.
@@ -331,8 +332,8 @@ pub enum ToClientLoop {
     Relocated {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its name is an address, and will not have another.
-        fixed: bool,
+        /// What its text says.
+        place: LocalAt,
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),

@@ -18,6 +18,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Address, Cx, Driver, Readiness, Strategy};
 use protocol_sm::gate::Gate;
 use protocol_sm::ids::TunnelId;
+use protocol_sm::names::LocalAt;
 use protocol_sm::settings::{Datagrams, Scope, Serving, Timings, TunnelLimits};
 use protocol_sm::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -230,8 +231,8 @@ impl World {
         self.to_client.push_back(ToClientLoop::Session { serial: SERIAL });
         let serving = Serving { datagrams: Some(Datagrams::Connected), ..Serving::default() };
         let locals = vec![(Ipv4Addr::LOCALHOST, 53).into()];
-        let (fixed, sources, label) = (true, Vec::new(), None);
-        let tunnel = ToClientLoop::Tunnel { tunnel: TUNNEL, locals, fixed, sources, serving, label };
+        let (place, sources, label) = (LocalAt::Address, Vec::new(), None);
+        let tunnel = ToClientLoop::Tunnel { tunnel: TUNNEL, locals, place, sources, serving, label };
         self.to_client.push_back(tunnel);
         for _ in 0..speeches {
             let visitor = self.rng.size(0, self.visitors.len() - 1);
