@@ -341,7 +341,9 @@ fn a_unix_socket_is_for_streams_and_has_no_port() {
     let file = parse_client(text, Path::new("etc/client.toml")).unwrap();
     assert_eq!(file.tunnels[0].parts()[0].local, "unix:etc/run/app-1.sock", "it starts at the file's directory");
     let said = |more: &str| problem(&format!("[[tunnels]]\nname = \"app\"\nlocal = \"unix:/run/app.sock\"\n{more}"));
-    assert!(said("protocol = \"udp\"").contains("4: `protocol` in [[tunnels]] is \"udp\": a Unix socket is for streams"));
+    assert!(
+        said("protocol = \"udp\"").contains("4: `protocol` in [[tunnels]] is \"udp\": a Unix socket is for streams")
+    );
     assert!(said("local_sources = [\"127.0.0.2\"]").contains("is for services at a port"));
     assert!(said("public_port = \"7000-7001\"").contains("has 2 ports, and `local` 1"));
     assert!(problem("[[tunnels]]\nname = \"app\"\nlocal = \"unix:\"").contains("names no socket"));
