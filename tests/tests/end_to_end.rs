@@ -45,6 +45,7 @@ mod never_gives_up;
 mod one_port;
 mod operate;
 mod outbound;
+mod packages;
 mod port_conflicts;
 mod proxy_port;
 mod proxy_protocol;
