@@ -22,7 +22,9 @@ const FILE: &str = "cproxy-token";
 /// # Errors
 /// It cannot be made and kept: a sentence for the log.
 pub fn own_token(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, String> {
-    let given = variable(token::VARIABLE).is_some_and(|token| !token.is_empty()) || flags.token_file.is_some();
+    let said = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let given = [token::VARIABLE, "CPROXY_TOKEN_FILE", "CPROXY_TOKEN_FILES"].into_iter().any(said)
+        || flags.token_file.is_some();
     let Some(directory) = tls::directory(None, variable).filter(|_| !given && flags.config.is_none()) else {
         return Ok(None);
     };

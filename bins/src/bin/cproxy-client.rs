@@ -2,23 +2,34 @@
 #![forbid(unsafe_code)]
 
 use bins::access_log::{self, Side};
+use bins::config::settings::Of;
 use bins::flags::{ClientFlags, Command};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
-use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
+use bins::{admin, assemble, certificates, check, exit, flags, init, limits, logging, notify, operate, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let flags: ClientFlags = flags::parse();
-    match &flags.command {
+    let mut line = flags::parse::<ClientFlags>(Of::Client);
+    let environment = |name: &str| std::env::var_os(name);
+    match line.flags.command.clone() {
         Some(Command::CheckConfig { file }) => {
-            let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
-            return exit::check_config(file, assemble::client(&only_file, None));
+            let file = file.or(line.flags.common.config.take());
+            line.flags.common.config = file.clone();
+            let outcome = assemble::client(&line.flags, environment(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || {
+                check::shown(Of::Client, &line, file.as_deref(), environment)
+            });
         }
-        Some(command) => return operate::run(admin::CLIENT, command),
+        Some(Command::Init { file }) => {
+            let file = file.unwrap_or_else(|| "client.toml".into());
+            return exit::init(init::init(Of::Client, &file));
+        }
+        Some(command) => return operate::run(admin::CLIENT, &command),
         None => {}
     }
+    let flags = line.flags;
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }

@@ -3,12 +3,16 @@
 
 use bins::access_log::{self, Side};
 use bins::admin::Served;
+use bins::config::settings::Of;
 use bins::flags::{Command, ServerCommand, ServerFlags};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
-use bins::{admin, assemble, certificates, exit, flags, invitation, limits, logging, notify, operate, signals, token};
+use bins::{
+    admin, assemble, certificates, check, exit, flags, init, invitation, limits, logging, notify, operate, signals,
+    token,
+};
 use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, StartError};
@@ -20,28 +24,37 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let mut flags: ServerFlags = flags::parse();
-    match &flags.command {
+    let mut line = flags::parse::<ServerFlags>(Of::Server);
+    let environment = |name: &str| std::env::var_os(name);
+    match line.flags.command.clone() {
         Some(ServerCommand::Common(Command::CheckConfig { file })) => {
-            let common = assemble::only_file(file);
-            let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
-            return exit::check_config(file, assemble::server(&only_file, None));
+            let file = file.or(line.flags.common.config.take());
+            line.flags.common.config = file.clone();
+            let outcome = assemble::server(&line.flags, environment(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || {
+                check::shown(Of::Server, &line, file.as_deref(), environment)
+            });
         }
-        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, command),
+        Some(ServerCommand::Common(Command::Init { file })) => {
+            let file = file.unwrap_or_else(|| "server.toml".into());
+            return exit::init(init::init(Of::Server, &file));
+        }
+        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, &command),
         Some(ServerCommand::Kick { client, socket }) => {
-            return operate::order(&admin::Question::Kick { client: client.clone() }, socket);
+            return operate::order(&admin::Question::Kick { client }, &socket);
         }
-        Some(ServerCommand::Upgrade(socket)) => return operate::upgrade(socket),
+        Some(ServerCommand::Upgrade(socket)) => return operate::upgrade(&socket),
         Some(ServerCommand::Close { port, socket }) => {
-            return operate::order(&admin::Question::Close { port: *port }, socket);
+            return operate::order(&admin::Question::Close { port }, &socket);
         }
         None => {}
     }
+    let mut flags = line.flags;
     let inherited = Inherited::take();
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }
-    let own_token = invitation::own_token(&flags.common, |name| std::env::var_os(name));
+    let own_token = invitation::own_token(&flags.common, environment);
     flags.own_token = own_token.clone().ok().flatten();
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,

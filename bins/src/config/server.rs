@@ -1,13 +1,10 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{
-    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES,
-    TRUSTED_PROXIES,
-};
 use super::section::Section;
+use super::settings::{Home, Of, keys_of};
 use super::{
-    CertificateEntry, Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys,
-    networks, tls, tokens,
+    CertificateEntry, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TOKEN_FILES, TlsEntry,
+    allow_sources, bandwidth, check_name, common, hosts, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -123,35 +120,20 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 15] = [
-    "name",
-    "token",
-    "token_file",
-    TOKEN_FILES,
-    "allow_ports",
-    ALLOW_HOSTS,
-    "max_sessions",
-    "max_tunnels",
-    "max_connections",
-    "max_waiting",
-    PER_SOURCE,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    MAX_CONNECTION_RATE,
-    MAX_BANDWIDTH,
-];
+/// Which hosts a client may have.
+const ALLOW_HOSTS: &str = "allow_hosts";
+/// Relays in front of the server.
+const TRUSTED_PROXIES: &str = "trusted_proxies";
+/// How many visitors one source address may have.
+const PER_SOURCE: &str = "max_connections_per_source";
 
-/// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
-/// paths in the file start at its directory.
+/// Reads a server's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
+/// every message, and relative paths in the file start at its directory.
 ///
 /// # Errors
 /// Every problem of the text at once.
-pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError> {
-    let top = Section::top(
-        text,
-        origin,
-        keys::COMMON.into_iter().chain(keys::SERVER).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
-    )?;
+pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Result<ServerFile, ConfigError> {
+    let top = Section::top(text, origin, environment, keys_of(Of::Server, Home::Top))?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
@@ -185,21 +167,22 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
     top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
     top.seconds("udp_idle_timeout", &mut timings.udp_idle_timeout);
-    for section in top.tables("clients", &CLIENT_KEYS) {
+    for section in top.tables("clients", &keys_of(Of::Server, Home::Clients)) {
         client_entry(&section, &mut file);
     }
     top.reject_unknown(|key| {
-        if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
+        let there = |of, place| keys_of(of, place).contains(&key);
+        if there(Of::Client, Home::Top) {
             Some("in a file for cproxy-client")
+        } else if there(Of::Server, Home::Clients) {
+            Some("in a [[clients]] section")
         } else {
-            let certificates = tls::CERTIFICATE_KEYS.contains(&key).then_some("in a [[certificates]] section");
-            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section").or(certificates)
+            there(Of::Server, Home::Certificates).then_some("in a [[certificates]] section")
         }
     });
     top.finish(file)
 }
 
-/// A relative path starts at the configuration file's directory.
 fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     const KEY: &str = "acme_webroot";
     let webroot = top.text(KEY)?;
@@ -209,16 +192,11 @@ fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     if !top.has("http_port") {
         top.problem(KEY, "stands without `http_port`: authorities ask at port 80".into());
     }
-    Some(top.origin().parent().unwrap_or(Path::new("")).join(webroot))
+    Some(top.directory(KEY).join(webroot))
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
-    let top_level = |key: &str| {
-        keys::COMMON.contains(&key)
-            || keys::SERVER.contains(&key)
-            || tls::KEYS.contains(&key)
-            || tls::SERVER_KEYS.contains(&key)
-    };
+    let top_level = |key: &str| keys_of(Of::Server, Home::Top).contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let mut scope = scope(section);
     scope.max_sessions = section.count("max_sessions", 1);
@@ -293,6 +271,7 @@ fn allow_hosts(section: &Section<'_>) -> Option<HostSet> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::{Topic, settings_of};
     use super::*;
     use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
@@ -301,7 +280,7 @@ mod tests {
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ServerFile, ConfigError> {
-        parse_server(text, Path::new("etc/server.toml"))
+        parse_server(text, Path::new("etc/server.toml"), &Environment::default())
     }
 
     /// The one problem of `text`, without the file's name.
@@ -388,8 +367,9 @@ mod tests {
             key = "/etc/site-key.pem"
             default = true
         "#;
-        for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
-            assert!(text.contains(key), "`{key}` is not in this test's file");
+        for setting in settings_of(Of::Server, Home::Top).chain(settings_of(Of::Server, Home::Clients)) {
+            let there = setting.topic == Topic::Tls || text.contains(setting.key);
+            assert!(there, "`{}` is not in this test's file", setting.key);
         }
         let file = parse(text).unwrap();
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (Some("fe80::1%eth0".parse().unwrap()), 18080, 0));
