@@ -145,6 +145,7 @@ impl Demo {
 
         let config = server::Config {
             bind_addr: Some(IpAddr::V4(Ipv4Addr::LOCALHOST).into()),
+            public_bind_addr: None,
             ctl_port: 0,
             proxy_port: 0,
             host_ports: [None; 2],

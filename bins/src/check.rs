@@ -2,7 +2,7 @@
 
 use crate::config::settings::{Home, Kind, Of, VARIABLES, excluded_by, settings_of};
 use crate::config::{self, said_in};
-use crate::flags::Line;
+use crate::flags::Spoken;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -33,21 +33,23 @@ pub struct Said {
 /// What is shown in the place of a secret.
 const HIDDEN: &str = "(hidden)";
 
-/// The settings of `program`, one a line: its key, what counts, and who says so. `line` is the command line, `file` the
-/// configuration file, which is in order; `get` reads the environment.
+/// The settings of `program`, one a line: its key, what counts, and who says so. `spoken` is what flags say, `file`
+/// the configuration file, which is in order.
 #[must_use]
-pub fn shown<F>(program: Of, line: &Line<F>, file: Option<&Path>, get: impl Fn(&str) -> Option<OsString>) -> String {
+pub fn shown(program: Of, spoken: &Spoken, file: Option<&Path>) -> String {
     let in_file = file.and_then(|file| config::load(file, |text, _| Ok(said_in(text))).ok()).unwrap_or_default();
     let (top, sections): (Vec<_>, Vec<_>) = in_file.into_iter().partition(|said| said.section.is_none());
     let origin = |number: usize| format!("{}:{number}", file.unwrap_or(Path::new("")).display());
     let all = || settings_of(program, Home::Top).chain(settings_of(program, Home::Flag));
     let mut said: BTreeMap<&str, Vec<Said>> = BTreeMap::new();
     for setting in all() {
-        let by_flag = line.said.iter().filter(|(id, _)| Some(*id) == setting.flag).map(|(_, said)| said.clone());
+        let by_flag = spoken.iter().filter(|(id, _)| Some(*id) == setting.flag).map(|(_, said)| said.clone());
         let mut here: Vec<_> = by_flag.collect();
         if setting.home == Home::Top && setting.kind != Kind::Sections {
             let by = setting.variable().unwrap_or_default();
-            let value = get(&by).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned());
+            let value = std::env::var_os(&by)
+                .filter(|value| !value.is_empty())
+                .map(|value| value.to_string_lossy().into_owned());
             here.extend(value.map(|value| Said { rank: Rank::Variable, by, value }));
             let written = top.iter().filter(|written| written.key == setting.key);
             here.extend(written.map(|it| Said { rank: Rank::File, by: origin(it.line), value: it.value.clone() }));

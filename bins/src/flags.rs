@@ -7,7 +7,6 @@ use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
 use crate::outbound::Given;
-use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
@@ -71,13 +70,6 @@ pub struct CommonFlags {
 /// What to do instead of running.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Check a configuration file and the token files it names, with the environment and the flags that stand before, and
-    /// show what counts and who says so
-    #[command(alias = "check_config")]
-    CheckConfig {
-        /// The file to check; by itself the one that --config names
-        file: Option<PathBuf>,
-    },
     /// Write a configuration file to begin with, which explains all settings; one that is there stays
     Init {
         /// The file to write [default: server.toml or client.toml, in this directory]
@@ -92,12 +84,67 @@ pub enum Command {
     Reload(SocketFlag),
 }
 
+/// How a doctor speaks, and of what: `F` are the flags that the program would be started with.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor<F: Args> {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What the program would be started with.
+    #[command(flatten)]
+    pub flags: F,
+}
+
+/// What is to be checked: `F` are the flags that the program would be started with.
+#[derive(Args, Clone, Debug)]
+pub struct Checked<F: Args> {
+    /// The file to check; by itself the one that --config names
+    pub file: Option<PathBuf>,
+    /// What the program would be started with.
+    #[command(flatten)]
+    pub flags: F,
+}
+
+impl<F: Args> Checked<F> {
+    /// The flags, with the file among them, if there is one; and the file. `common` are the flags that both programs
+    /// have.
+    pub fn flags_and_file(mut self, common: impl Fn(&mut F) -> &mut CommonFlags) -> (F, Option<PathBuf>) {
+        let config = &mut common(&mut self.flags).config;
+        let file = self.file.or(config.take());
+        config.clone_from(&file);
+        (self.flags, file)
+    }
+}
+
+/// What a client can do instead of running.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ClientCommand {
+    /// What both programs can.
+    #[command(flatten)]
+    Common(Command),
+    /// Check a configuration file and the files it names, with the environment and these flags, and show what counts and
+    /// who says so
+    #[command(alias = "check_config")]
+    CheckConfig(Box<Checked<ClientFlags>>),
+    /// Go all the way that a visitor would go, with these flags, and say in a line for each step whether it is open and
+    /// what to do if not: name, server, TLS, token, data connections, services; exit code 0 if all of it is. No public
+    /// port is asked for, and a client that runs is not disturbed
+    Doctor(Box<Doctor<ClientFlags>>),
+}
+
 /// What a server can do instead of running.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ServerCommand {
     /// What both programs can.
     #[command(flatten)]
     Common(Command),
+    /// Check a configuration file and the files it names, with the environment and these flags, and show what counts and
+    /// who says so
+    #[command(alias = "check_config")]
+    CheckConfig(Box<Checked<ServerFlags>>),
+    /// Say in a line for each thing that a server with these flags needs whether it is there, and what to do if not:
+    /// ports, addresses, tokens, certificates, limits of this machine; exit code 0 if all is
+    Doctor(Box<Doctor<ServerFlags>>),
     /// End the sessions of a client, which comes back after a while
     Kick {
         /// The client as `status` names it, or the name of its section in the server's file
@@ -120,12 +167,42 @@ pub enum ServerCommand {
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.
-#[derive(Parser, Clone, Debug, Default)]
-#[command(name = "cproxy-server", version, disable_help_subcommand = true, after_help = FOOTNOTES)]
-pub struct ServerFlags {
+#[derive(Parser, Clone, Debug)]
+#[command(name = "cproxy-server", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+pub struct ServerLine {
     /// What to do instead of running.
     #[command(subcommand)]
     pub command: Option<ServerCommand>,
+    /// What to run with.
+    #[command(flatten)]
+    pub flags: ServerFlags,
+}
+
+/// Makes services of this network reachable on public ports of a cproxy-server.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "cproxy-client", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+pub struct ClientLine {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<ClientCommand>,
+    /// What to run with.
+    #[command(flatten)]
+    pub flags: ClientFlags,
+}
+
+/// What settings are put together for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// To run with them.
+    #[default]
+    Run,
+    /// To look whether a program could run with them: nothing is made.
+    Examine,
+}
+
+/// The flags of a server.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServerFlags {
     /// The address of all ports
     #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
     pub bind_addr: Option<ScopedIp>,
@@ -138,21 +215,20 @@ pub struct ServerFlags {
     /// Public ports that clients may open
     #[arg(long, value_name = "PORTS")]
     pub allow_ports: Option<PortSet>,
-    /// No flag: the file of the token that this server made, because nobody gave it one.
+    /// No flag: the file of the token that this server made, or will make, because nobody gave it one.
     #[arg(skip)]
     pub own_token: Option<PathBuf>,
+    /// No flag.
+    #[arg(skip)]
+    pub aim: Aim,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
 }
 
-/// Makes services of this network reachable on public ports of a cproxy-server.
-#[derive(Parser, Clone, Debug, Default)]
-#[command(name = "cproxy-client", version, disable_help_subcommand = true, after_help = FOOTNOTES)]
+/// The flags of a client.
+#[derive(Args, Clone, Debug, Default)]
 pub struct ClientFlags {
-    /// What to do instead of running.
-    #[command(subcommand)]
-    pub command: Option<Command>,
     /// The service to expose: short for --local-server
     #[arg(value_name = "SERVICE", value_parser = service, group = "exposed")]
     pub service: Option<LocalAddress>,
@@ -186,6 +262,9 @@ pub struct ClientFlags {
     /// The proxy on the way to the server
     #[arg(long, value_name = "URL|environment")]
     pub outbound_proxy: Option<Given>,
+    /// No flag.
+    #[arg(skip)]
+    pub aim: Aim,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -234,23 +313,25 @@ impl ClientFlags {
     }
 }
 
-/// A command line, and what was said on it.
-#[derive(Clone, Debug)]
-pub struct Line<F> {
-    /// The flags.
-    pub flags: F,
-    /// What flags say, and the environment in the place of those that are no keys of the file, by what clap calls the
-    /// flag.
-    pub said: Vec<(&'static str, Said)>,
-}
+/// What flags say, and the environment in the place of those that are no keys of the file, by what clap calls the flag.
+pub type Spoken = Vec<(&'static str, Said)>;
 
-/// Reads the process's command line, as one of `program`. Bad flags end the process with code 2, `--help` and
-/// `--version` with 0.
+/// Reads the process's command line, as one of `program`, and what is said on it to the program or to `check-config`. Bad
+/// flags end the process with code 2, `--help` and `--version` with 0.
 #[must_use]
-pub fn parse<F: Parser>(program: Of) -> Line<F> {
+pub fn parse<F: Parser>(program: Of) -> (F, Spoken) {
     let mut command = command::<F>(program);
     let matches = command.try_get_matches_from_mut(normalise(std::env::args_os()));
     let mut matches = matches.unwrap_or_else(|error| error.exit());
+    let said = said(program, matches.subcommand_matches("check-config").unwrap_or(&matches));
+    (F::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit()), said)
+}
+
+fn said(program: Of, matches: &ArgMatches) -> Spoken {
+    let raw = |id: &str| {
+        let values = matches.get_raw(id).into_iter().flatten().map(OsStr::to_string_lossy);
+        values.collect::<Vec<_>>().join(",")
+    };
     let mut said = Vec::new();
     for (id, setting) in flags_of(program) {
         let (rank, by) = match matches.value_source(id) {
@@ -258,25 +339,12 @@ pub fn parse<F: Parser>(program: Of) -> Line<F> {
             Some(ValueSource::EnvVariable) => (Rank::Variable, setting.variable().unwrap_or_default()),
             _ => continue,
         };
-        said.push((id, Said { rank, by, value: raw(&matches, id) }));
+        said.push((id, Said { rank, by, value: raw(id) }));
     }
     if program == Of::Client && matches.contains_id("service") {
-        let by = "SERVICE".to_owned();
-        said.push(("local_server", Said { rank: Rank::Flag, by, value: raw(&matches, "service") }));
+        said.push(("local_server", Said { rank: Rank::Flag, by: "SERVICE".to_owned(), value: raw("service") }));
     }
-    let by_flag = said.iter().find(|(_, said)| said.rank == Rank::Flag);
-    if let (Some((_, flag)), Some(name)) = (by_flag, matches.subcommand_name().filter(|name| *name != "check-config")) {
-        let what = format!("{} cannot be used with '{name}'", flag.by);
-        command.error(ErrorKind::ArgumentConflict, what).exit();
-    }
-    let flags = F::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit());
-    Line { flags, said }
-}
-
-/// What is written behind a flag.
-fn raw(matches: &ArgMatches, id: &str) -> String {
-    let values = matches.get_raw(id).into_iter().flatten().map(OsStr::to_string_lossy);
-    values.collect::<Vec<_>>().join(",")
+    said
 }
 
 /// The command line of `program`, with the words of the table of settings.
@@ -292,7 +360,9 @@ pub fn command<F: CommandFactory>(program: Of) -> clap::Command {
             }
         })
     };
-    flags_of(program).fold(F::command(), described)
+    let described = |command| flags_of(program).fold(command, described);
+    let with_flags = ["check-config", "doctor"];
+    with_flags.into_iter().fold(described(F::command()), |command, name| command.mut_subcommand(name, described))
 }
 
 /// The settings of `program` that have a flag, by what clap calls it.
@@ -367,8 +437,8 @@ mod tests {
 
     #[test]
     fn the_flag_tables_are_consistent() {
-        ServerFlags::command().debug_assert();
-        ClientFlags::command().debug_assert();
+        ServerLine::command().debug_assert();
+        ClientLine::command().debug_assert();
     }
 
     #[test]
@@ -385,22 +455,23 @@ mod tests {
     #[test]
     fn the_original_commands_still_work() {
         let server =
-            ServerFlags::try_parse_from(normalised(&["s", "--proxy_port=8090", "--work_thread_nums=4"])).unwrap();
+            ServerLine::try_parse_from(normalised(&["s", "--proxy_port=8090", "--work_thread_nums=4"])).unwrap().flags;
         assert_eq!(server.proxy_port, Some(8090));
         assert_eq!(server.common.work_thread_nums, NonZeroUsize::new(4));
-        let client = ClientFlags::try_parse_from(normalised(&[
+        let client = ClientLine::try_parse_from(normalised(&[
             "c",
             "--local_server=127.0.0.1:7777",
             "--cproxy_server=127.0.0.1:8080",
         ]))
-        .unwrap();
+        .unwrap()
+        .flags;
         assert_eq!(client.local_server.unwrap().to_string(), "127.0.0.1:7777");
         assert_eq!(client.cproxy_server.unwrap().to_string(), "127.0.0.1:8080");
     }
 
     #[test]
     fn bad_values_name_the_flag_and_the_way_out() {
-        let error = |args: &[&str]| ClientFlags::try_parse_from(args).unwrap_err().to_string();
+        let error = |args: &[&str]| ClientLine::try_parse_from(args).unwrap_err().to_string();
         let no_port = error(&["c", "--local-server", "localhost"]);
         assert!(
             no_port.contains(
@@ -415,7 +486,7 @@ mod tests {
         assert!(error(&["c", "--drain-timeout", "nan"]).contains("write seconds from 0"));
         assert!(error(&["c", "--public-port", "80"]).contains("--local-server <HOST:PORT>"));
         let short =
-            ClientFlags::try_parse_from(["c", "8000", "--public-port", "80", "--cproxy-server", "a.b"]).unwrap();
+            ClientLine::try_parse_from(["c", "8000", "--public-port", "80", "--cproxy-server", "a.b"]).unwrap().flags;
         assert_eq!(short.local().unwrap().to_string(), "127.0.0.1:8000");
         assert_eq!(short.cproxy_server.unwrap().to_string(), "a.b:8080");
         assert!(error(&["c", "--tunnel-name", "", "--local-server", "a:1"]).contains("it is empty; write a name"));

@@ -18,6 +18,7 @@ pub mod assemble;
 pub mod certificates;
 pub mod check;
 pub mod config;
+pub mod doctor;
 pub mod exit;
 pub mod flags;
 pub mod identity;

@@ -114,14 +114,15 @@ impl Inherited {
         }
     }
 
-    /// The port that is wanted at `at` for `purposes`: by its number, whatever it was there for before; where any will do, by
-    /// its name.
+    /// The port that is wanted at `at` for `purposes`: the one there, else by its number, whatever it was there for before;
+    /// where any will do, by its name.
     pub(crate) fn door(&mut self, purposes: Purposes, at: SocketAddr) -> Option<Listener> {
         let is_it = |&(purpose, left, _): &(Purpose, SocketAddr, _)| match at.port() {
             0 => purposes.has(purpose),
             port => left.port() == port,
         };
-        let found = self.doors.iter().rposition(is_it)?;
+        let there = self.doors.iter().rposition(|&(_, left, _)| left == at);
+        let found = there.or_else(|| self.doors.iter().rposition(is_it))?;
         Some(self.doors.remove(found).2)
     }
 
@@ -292,6 +293,18 @@ mod tests {
         let (own, other) = (std::process::id(), std::process::id() ^ 1);
         assert!(is_for_us(own, None) && is_for_us(own, Some(other)) && is_for_us(other, Some(other)));
         assert!(!is_for_us(other, None) && !is_for_us(other, Some(own)) && !is_for_us(0, None));
+    }
+
+    #[test]
+    fn of_two_doors_with_one_number_the_one_at_the_wanted_address_is_taken() {
+        let mut inherited = Inherited::default();
+        let ctl = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ctl_at = ctl.local_addr().unwrap();
+        let http_at = SocketAddr::from(([127, 0, 0, 5], ctl_at.port()));
+        inherited.add("ctl", ctl.into());
+        inherited.add("http", TcpListener::bind(http_at).unwrap().into());
+        let mut taken = |purpose, at| inherited.door([purpose].into_iter().collect(), at).unwrap().address().unwrap();
+        assert_eq!([taken(Purpose::Ctl, ctl_at), taken(Purpose::Http, http_at)], [ctl_at, http_at]);
     }
 
     #[test]

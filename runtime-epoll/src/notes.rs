@@ -47,6 +47,8 @@ pub(crate) struct Notes {
     violations: Limiter,
     /// Where visits are recorded, if they are.
     access_log: Option<AccessLog>,
+    /// Who is shown every note, if anybody.
+    observer: Option<Observer>,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
     /// Whoever has told the program its configuration anew waits there for what that has changed.
@@ -70,7 +72,28 @@ impl fmt::Debug for AccessLog {
     }
 }
 
+/// Who is shown every note of a program, on the thread that makes it.
+#[derive(Clone)]
+pub(crate) struct Observer(Arc<dyn Fn(&Note) + Send + Sync>);
+
+impl Observer {
+    pub(crate) fn new(see: impl Fn(&Note) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(see))
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 impl Notes {
+    /// Every note is shown to it, if there is one.
+    pub(crate) fn show(&mut self, observer: Option<Observer>) {
+        self.observer = observer;
+    }
+
     /// Visits are recorded there, if anywhere.
     pub(crate) fn record_visits(&mut self, access_log: Option<AccessLog>) {
         self.access_log = access_log;
@@ -89,6 +112,9 @@ impl Notes {
     /// Logs `note`. A name that a peer has chosen is a field of its own, as a string: there it is escaped, and cannot
     /// forge a line. `peer_ip` is the first field behind the event's name, where a fail2ban filter finds it.
     pub(crate) fn take(&mut self, note: Note) {
+        if let Some(Observer(see)) = &self.observer {
+            see(&note);
+        }
         match note {
             Note::Started { conn, epoch, tunnel, visitor, .. } => {
                 let (peer_ip, peer_port) = peer(visitor);

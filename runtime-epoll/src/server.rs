@@ -36,6 +36,8 @@ use std::sync::mpsc::{Receiver, channel};
 pub struct Config {
     /// Address of the ctl, proxy and public ports; `::` takes IPv4 too. None: every address of this machine.
     pub bind_addr: Option<ScopedIp>,
+    /// Address of the ports for visitors, if that is another.
+    pub public_bind_addr: Option<ScopedIp>,
     /// ctl port; 0 lets the kernel pick.
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick. A number that is there twice, here or in the next field, is one port.
@@ -205,6 +207,10 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
         Some(address) => address.at(0).map_err(StartError::Interface)?,
         None => SocketAddr::new(every_address(), 0),
     };
+    let public_at = match &config.public_bind_addr {
+        Some(address) => address.at(0).map_err(StartError::Interface)?,
+        None => bind_at,
+    };
     let clock = Clock::start();
     let lane_count = config.work_threads.get();
     let mut host = Host::new(clock)?;
@@ -224,8 +230,8 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let mut listener = Worker::new(listener, out, listener::Listener::new(lane_count, visitors, trusted), clock);
     listener.sys.set_limits(Limits::for_visitors(&timings));
     listener.sys.notes().record_visits(config.access_log.clone());
-    let own = own_ports(&config, bind_at);
-    let driver = ServerMain::new(config.settings, lane_count, bind_at);
+    let own = own_ports(&config, bind_at, public_at);
+    let driver = ServerMain::new(config.settings, lane_count, public_at);
     let mut main = Worker::new(main, main_out, driver, clock);
     main.sys.set_limits(Limits::new(&timings));
     let tls = TlsInUse::new(config.tls.map_or(Tls::Off, Tls::Server));
@@ -261,18 +267,19 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
 }
 
 /// The server's own ports, and what each of them is there for. Any port is one of its own each time.
-fn own_ports(config: &Config, bind_at: SocketAddr) -> Vec<(SocketAddr, Purposes)> {
+fn own_ports(config: &Config, bind_at: SocketAddr, public_at: SocketAddr) -> Vec<(SocketAddr, Purposes)> {
     let numbers = [Some(config.ctl_port), Some(config.proxy_port), config.host_ports[0], config.host_ports[1]];
     let mut ports: Vec<(SocketAddr, Purposes)> = Vec::new();
     for (purpose, number) in Purpose::ALL.into_iter().zip(numbers) {
         let Some(number) = number else { continue };
-        match ports.iter_mut().find(|(at, _)| number != 0 && at.port() == number) {
+        let mut at = match purpose {
+            Purpose::Ctl | Purpose::Proxy => bind_at,
+            Purpose::Http | Purpose::Https => public_at,
+        };
+        at.set_port(number);
+        match ports.iter_mut().find(|(other, _)| number != 0 && *other == at) {
             Some((_, purposes)) => *purposes = purposes.with(purpose),
-            None => {
-                let mut at = bind_at;
-                at.set_port(number);
-                ports.push((at, Purposes::default().with(purpose)));
-            }
+            None => ports.push((at, Purposes::default().with(purpose))),
         }
     }
     ports

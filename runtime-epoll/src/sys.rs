@@ -14,7 +14,7 @@ pub(crate) mod unix;
 
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
-pub use pipe::Pipe;
+pub use pipe::{BUDGET as PIPE_BYTES, Pipe};
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;

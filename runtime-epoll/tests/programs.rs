@@ -24,6 +24,7 @@ fn loopback() -> IpAddr {
 fn server_config(ctl_port: u16) -> server::Config {
     server::Config {
         bind_addr: Some(loopback().into()),
+        public_bind_addr: None,
         ctl_port,
         proxy_port: 0,
         host_ports: [None; 2],

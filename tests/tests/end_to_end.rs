@@ -48,6 +48,7 @@ mod outbound;
 mod port_conflicts;
 mod proxy_port;
 mod proxy_protocol;
+mod public_address;
 mod python_client;
 mod ranges;
 mod rates;

@@ -3,33 +3,32 @@
 
 use bins::access_log::{self, Side};
 use bins::config::settings::Of;
-use bins::flags::{ClientFlags, Command};
+use bins::flags::{Aim, ClientCommand, ClientFlags, ClientLine, Command};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
-use bins::{admin, assemble, certificates, check, exit, flags, init, limits, logging, notify, operate, signals, token};
+use bins::{
+    admin, assemble, certificates, check, doctor, exit, flags, init, limits, logging, notify, operate, signals, token,
+};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut line = flags::parse::<ClientFlags>(Of::Client);
-    let environment = |name: &str| std::env::var_os(name);
-    match line.flags.command.clone() {
-        Some(Command::CheckConfig { file }) => {
-            let file = file.or(line.flags.common.config.take());
-            line.flags.common.config = file.clone();
-            let outcome = assemble::client(&line.flags, environment(token::VARIABLE));
-            return exit::check_config(file.as_deref(), outcome, || {
-                check::shown(Of::Client, &line, file.as_deref(), environment)
-            });
+    let (ClientLine { command, flags }, said) = flags::parse(Of::Client);
+    match command {
+        Some(ClientCommand::CheckConfig(asked)) => {
+            let (flags, file) = asked.flags_and_file(|flags| &mut flags.common);
+            let outcome =
+                assemble::client(&ClientFlags { aim: Aim::Examine, ..flags }, std::env::var_os(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || check::shown(Of::Client, &said, file.as_deref()));
         }
-        Some(Command::Init { file }) => {
+        Some(ClientCommand::Common(Command::Init { file })) => {
             let file = file.unwrap_or_else(|| "client.toml".into());
             return exit::init(init::init(Of::Client, &file));
         }
-        Some(command) => return operate::run(admin::CLIENT, &command),
+        Some(ClientCommand::Common(command)) => return operate::run(admin::CLIENT, &command),
+        Some(ClientCommand::Doctor(asked)) => return doctor::client(*asked),
         None => {}
     }
-    let flags = line.flags;
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }

@@ -4,14 +4,14 @@
 use bins::access_log::{self, Side};
 use bins::admin::Served;
 use bins::config::settings::Of;
-use bins::flags::{Command, ServerCommand, ServerFlags};
+use bins::flags::{Aim, Command, ServerCommand, ServerFlags, ServerLine};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
 use bins::{
-    admin, assemble, certificates, check, exit, flags, init, invitation, limits, logging, notify, operate, signals,
-    token,
+    admin, assemble, certificates, check, doctor, exit, flags, init, invitation, limits, logging, notify, operate,
+    signals, token,
 };
 use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
@@ -24,22 +24,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let mut line = flags::parse::<ServerFlags>(Of::Server);
-    let environment = |name: &str| std::env::var_os(name);
-    match line.flags.command.clone() {
-        Some(ServerCommand::Common(Command::CheckConfig { file })) => {
-            let file = file.or(line.flags.common.config.take());
-            line.flags.common.config = file.clone();
-            let outcome = assemble::server(&line.flags, environment(token::VARIABLE));
-            return exit::check_config(file.as_deref(), outcome, || {
-                check::shown(Of::Server, &line, file.as_deref(), environment)
-            });
+    let (ServerLine { command, mut flags }, said) = flags::parse(Of::Server);
+    match command {
+        Some(ServerCommand::CheckConfig(asked)) => {
+            let (flags, file) = asked.flags_and_file(|flags| &mut flags.common);
+            let outcome =
+                assemble::server(&ServerFlags { aim: Aim::Examine, ..flags }, std::env::var_os(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || check::shown(Of::Server, &said, file.as_deref()));
         }
         Some(ServerCommand::Common(Command::Init { file })) => {
             let file = file.unwrap_or_else(|| "server.toml".into());
             return exit::init(init::init(Of::Server, &file));
         }
         Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, &command),
+        Some(ServerCommand::Doctor(asked)) => return doctor::server(*asked),
         Some(ServerCommand::Kick { client, socket }) => {
             return operate::order(&admin::Question::Kick { client }, &socket);
         }
@@ -49,12 +47,11 @@ fn main() -> ExitCode {
         }
         None => {}
     }
-    let mut flags = line.flags;
     let inherited = Inherited::take();
     if let Err(refused) = runtime_epoll::check_calls() {
         return exit::cannot_start(&refused, flags.common.log_format);
     }
-    let own_token = invitation::own_token(&flags.common, environment);
+    let own_token = invitation::own_token(&flags.common, |name| std::env::var_os(name));
     flags.own_token = own_token.clone().ok().flatten();
     let assembled = match assemble::server(&flags, std::env::var_os(token::VARIABLE)) {
         Ok(assembled) => assembled,

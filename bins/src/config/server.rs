@@ -24,6 +24,8 @@ pub struct ServerFile {
     pub common: Common,
     /// Address of the ctl, proxy and public ports; none: every address of this machine.
     pub bind_addr: Option<ScopedIp>,
+    /// Address of the ports for visitors, if that is another.
+    pub public_bind_addr: Option<ScopedIp>,
     /// ctl port; 0 lets the kernel pick.
     pub ctl_port: u16,
     /// proxy port; 0 lets the kernel pick.
@@ -108,6 +110,7 @@ impl Default for ServerFile {
         Self {
             common: Common::default(),
             bind_addr: None,
+            public_bind_addr: None,
             ctl_port: 8080,
             proxy_port: 8090,
             host_ports: [None; 2],
@@ -140,6 +143,7 @@ pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Res
     file.certificates = tls::certificates(&top);
     file.acme_webroot = acme_webroot(&top);
     file.bind_addr = top.parsed_by("bind_addr", bind_addr);
+    file.public_bind_addr = top.parsed_by("public_bind_addr", bind_addr);
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
     file.host_ports = ["http_port", "https_port"].map(|key| top.port(key));
@@ -299,6 +303,7 @@ mod tests {
     fn every_key_is_read() {
         let text = r#"
             bind_addr = "fe80::1%eth0"
+            public_bind_addr = "192.0.2.1"
             ctl_port = 18080
             proxy_port = 0
             advertise_proxy_port = 18090
@@ -372,13 +377,14 @@ mod tests {
             assert!(there, "`{}` is not in this test's file", setting.key);
         }
         let file = parse(text).unwrap();
+        assert_eq!(file.public_bind_addr, Some("192.0.2.1".parse().unwrap()));
         assert_eq!((file.bind_addr, file.ctl_port, file.proxy_port), (Some("fe80::1%eth0".parse().unwrap()), 18080, 0));
         assert_eq!(file.common.work_threads, NonZeroUsize::new(4));
         let metrics = Some("127.0.0.1:9464".parse().unwrap());
         assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:8: `token_files`".to_owned(),
+            named_by: "etc/server.toml:9: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
@@ -434,7 +440,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:50: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:51: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
@@ -568,16 +574,18 @@ mod tests {
     }
 
     #[test]
-    fn certificates_need_both_files_and_a_port() {
+    fn certificates_need_both_files_and_both_ports() {
         let port = "https_port = 443\n";
+        let ports = "http_port = 443\nhttps_port = 443\n";
         let both = "[[certificates]]\ncert = 'a'\nkey = 'b'\n";
         assert!(problem(both).starts_with("1: `certificates` stands without `https_port`"));
+        assert!(problem(&format!("{port}{both}")).starts_with("2: `certificates` stands without `http_port`"));
         assert!(
-            problem(&format!("{port}[[certificates]]\ncert = 'a'"))
-                .starts_with("2: `key` in [[certificates]] is missing")
+            problem(&format!("{ports}[[certificates]]\ncert = 'a'"))
+                .starts_with("3: `key` in [[certificates]] is missing")
         );
-        let default = format!("{port}{both}default = true\n{both}default = true");
-        assert!(problem(&default).starts_with("9: `default` in [[certificates]] is there twice"));
+        let default = format!("{ports}{both}default = true\n{both}default = true");
+        assert!(problem(&default).starts_with("10: `default` in [[certificates]] is there twice"));
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub(super) fn certificates(top: &Section<'_>) -> Vec<CertificateEntry> {
     }
     if top.has("certificates") && !top.has("https_port") {
         top.problem("certificates", "stands without `https_port`: visitors are shown them there".into());
+    } else if top.has("certificates") && !top.has("http_port") {
+        let what = "stands without `http_port`, which the tunnels behind them have; it may be the same as `https_port`";
+        top.problem("certificates", what.into());
     }
     entries
 }

@@ -165,7 +165,7 @@ fn what_counts_is_shown_and_who_says_so() {
     let text = "ctl_port = 1\nproxy_port = 2\ntoken = \"s3cr3t-s3cr3t\"\nallow_ports = [\n  9000,\n]\n[[clients]]\nname = \"office\"\ntoken = \"s3cr3t-of-another\"\n";
     let files = Files::new(&[("s.toml", text), ("token", "a long random text")]);
     let file = files.path("s.toml");
-    let mut command = server(&format!("--ctl-port 3 --log_level=debug check-config {file}"));
+    let mut command = server(&format!("check-config --ctl-port 3 {file} --log_level=debug"));
     command.env("CPROXY_CTL_PORT", "4").env("CPROXY_PROXY_PORT", "5").env("CPROXY_WAIT_TIMEOUT", "");
     let ended = run(command);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
@@ -214,13 +214,6 @@ fn what_is_wrong_with_the_environment_is_said_of_it() {
         ended.err
     );
     assert!(said[1].starts_with("error: the environment variable CPROXY_HEARTBEAT_TIMEOUT: "), "{}", ended.err);
-}
-
-#[test]
-fn flags_stand_before_check_config_alone() {
-    let ended = run(server("--ctl-port 1 status"));
-    assert_eq!(ended.code, Some(2));
-    assert!(ended.err.contains("--ctl-port cannot be used with 'status'"), "{}", ended.err);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, Passage};
 use crate::report::{Counted, TunnelTally};
 use crate::settings::{Serving, Timings};
+use crate::stir::Stir;
 use crate::time::Instant;
 use crate::visit::{Begun, Label, VisitEnd};
 use crate::wire::{Framer, Proof, ProxyToClient, ReplyReader};
@@ -61,6 +62,8 @@ pub struct ClientLoop<T, P> {
     drain_idle: bool,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
+    /// Whether payload moves towards the server, looked at where a conn is opened.
+    stir: Stir,
     /// What is counted of each tunnel.
     tallies: Counted<BTreeMap<TunnelId, TunnelTally>>,
 }
@@ -95,6 +98,7 @@ enum State {
         to: Destination,
         /// Why it fails, once that is known.
         why: Option<ConnFailure>,
+        since: Instant,
     },
     Idle(IdleConn),
     Active(Active),
@@ -192,6 +196,7 @@ impl<T, P> ClientLoop<T, P> {
             active: 0,
             drain_idle: false,
             told_up: false,
+            stir: Stir::default(),
             tallies: Counted::default(),
         }
     }
@@ -297,7 +302,7 @@ where
             let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { continue };
             conn.deadline = None;
             let State::Active(active) = &mut conn.state else {
-                self.end(cx, token, End::Abort(AbortCode::Deadline));
+                self.on_slow_handshake(cx, token);
                 continue;
             };
             match active.pace.phase {

@@ -424,8 +424,7 @@ where
                         self.on_flow_deadline(cx, token);
                         continue;
                     }
-                    self.drop_visitor(cx, token, Dropped::WaitedTooLong);
-                    self.tell_if_drained(cx);
+                    self.on_waited(cx, token);
                 }
             }
         }

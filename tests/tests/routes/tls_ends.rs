@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tests::foreign::find;
 use tests::papers::{NOW, Papers};
 use tests::programs::{Options, Server, options};
 use tests::services::Service;
-use tests::sockets::{End, connect, finish, read_end, reset};
+use tests::sockets::{End, connect, connect_from, finish, read_end, reset};
 use tests::wait::{eventually, until};
 
 /// A visitor's TLS.
@@ -296,6 +296,47 @@ fn certificates_change_while_the_server_runs() {
     stays.read_exact(&mut back).expect("whoever was there stays");
     server.reload("http_port = 0\nhttps_port = 0\n");
     assert!(shown("a.example").expect_err("there is none any more").contains("UnrecognisedName"));
+}
+
+/// P-CONN-6: at a port that is there for clients, too, whether or not they speak TLS, visitors' TLS ends as at any other.
+#[test]
+fn tls_ends_at_the_one_port_that_is_there_for_everybody() {
+    let relay = Ipv4Addr::new(127, 0, 0, 8);
+    let [app, own] = ["app", "own"].map(named_echo);
+    let papers = Papers::new();
+    papers.issue("site", &["app.example"], NOW);
+    let tables = [
+        table("app", "http", &["app.example"], app.addr()),
+        table("own", "https", &["own.example"], own.addr()),
+        table("away", "http", &["away.example"], app.addr()) + "redirect_to_https = true\n",
+    ];
+    let words = request("app.example");
+    let told = "app".to_owned() + &words;
+    for tls in [false, true] {
+        let options = options().one_port().key("trusted_proxies", format!("[\"{relay}\"]"));
+        let options = if tls { options.tls() } else { options };
+        let server = Server::start(options.tables(&certificate(&papers, "site", "")));
+        let _client = client(&server, tests::programs::options(), &tables);
+        let at = server.ctl();
+        assert_eq!([server.proxy(), server.hosts("https")], [at; 2]);
+        for alpn in [&[][..], &["http/1.1"], &["cproxy/2", "http/1.1"]] {
+            assert_eq!(say_all(&mut visit_as(config(&papers, alpn), at, "app.example"), &words), told, "{alpn:?}");
+        }
+        let mut slow = visit(&papers, &server, "app.example");
+        let mut hello = Vec::new();
+        slow.conn.write_tls(&mut hello).expect("its hello");
+        slow.sock.set_nodelay(true).expect("an option");
+        hello.iter().for_each(|byte| slow.sock.write_all(&[*byte]).expect("said"));
+        assert_eq!(say_all(&mut slow, &words), told, "byte by byte");
+        let mut fronted = visit(&papers, &server, "app.example");
+        fronted.sock = connect_from(relay, at).expect("not reset");
+        fronted.sock.write_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n").expect("said");
+        assert_eq!(say_all(&mut fronted, &words), told, "behind a relay");
+        assert!(refused(&mut visit(&papers, &server, "b.example")).contains("UnrecognisedName"));
+        assert_eq!(ask(at, &words), told.as_bytes(), "in the clear");
+        let away = String::from_utf8(ask(at, request("away.example"))).expect("text");
+        assert!(away.contains(&format!("\r\nLocation: https://away.example:{}/\r\n", at.port())), "{away}");
+    }
 }
 
 /// P-HOST-2: who begins a handshake and goes no further is bounded in time and number, as who says nothing is.

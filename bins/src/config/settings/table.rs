@@ -54,6 +54,7 @@ const fn flag(of: Of, key: &'static str, kind: Kind, default: ByItself, what: &'
 pub const SETTINGS: &[Setting] = &[
     // Where things are.
     place(Server, "bind_addr", Text, Words("every address, IPv6 and IPv4"), "IP address of all its ports, the public ones too; `0.0.0.0` is IPv4 alone").at_start().flag("bind_addr").eg(r#""0.0.0.0""#),
+    place(Server, "public_bind_addr", Text, Words("`bind_addr`"), "IP address of the ports for visitors, if it is another: a second address of the machine, or `127.0.0.1` for a relay on it").at_start().eg(r#""192.0.2.1""#),
     place(Server, "ctl_port", Kind::PORT, Value("8080"), "where clients come for their control connection; may be [one port](#one-port) with the next three; 0: any free port, and another each time").at_start().flag("ctl_port"),
     place(Server, "proxy_port", Kind::PORT, Value("8090"), "where clients come for their data connections; 0 as for `ctl_port`").at_start().flag("proxy_port"),
     place(Server, "http_port", Kind::PORT, NONE, "[a port that hosts share](#hosts), for HTTP in the clear, such as 80; 0: any free port").at_start().eg("80"),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{Environment, parse_client, parse_server};
-use crate::flags::{self, ClientFlags, ServerFlags};
+use crate::flags::{self, ClientLine, ServerLine};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -71,8 +71,8 @@ fn flags_are_in_the_table() {
         listed.sort_unstable();
         assert_eq!(ids, listed);
     };
-    ids(flags::command::<ServerFlags>(Of::Server), Of::Server);
-    ids(flags::command::<ClientFlags>(Of::Client), Of::Client);
+    ids(flags::command::<ServerLine>(Of::Server), Of::Server);
+    ids(flags::command::<ClientLine>(Of::Client), Of::Client);
 }
 
 /// No two settings of one program share a name, at one place.

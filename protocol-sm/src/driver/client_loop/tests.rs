@@ -1,6 +1,6 @@
 //! A client's event loop alone.
 
-use super::super::stub::{Net, encoded};
+use super::super::stub::{Net, encoded, session_key};
 use super::super::thread::{SCRATCH, Strategy};
 use super::*;
 use crate::codes::RefuseCode;
@@ -17,6 +17,7 @@ use core::time::Duration;
 
 mod dead_path;
 mod ports;
+mod thin_line;
 mod unix;
 
 const TUNNEL: TunnelId = TunnelId(0);
