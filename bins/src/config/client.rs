@@ -1,12 +1,13 @@
 //! The file of `cproxy-client`.
 
-use super::keys::{
-    ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, OUTBOUND_PROXY, OUTBOUND_PROXY_FILE,
-};
 use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::service;
-use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
+use super::settings::{Home, Of, keys_of};
+use super::{
+    ALLOW_SOURCES, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TlsEntry, allow_sources,
+    bandwidth, check_name, common, hosts, networks, tls,
+};
 use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
 use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
@@ -115,23 +116,10 @@ const LOCAL_SOURCES: &str = "local_sources";
 const BIND_ADDR: &str = "bind_addr";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 15] = [
-    "name",
-    "local",
-    LOCAL_SOURCES,
-    "public_port",
-    BIND_ADDR,
-    "protocol",
-    HOSTS,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    "max_connections",
-    MAX_CONNECTION_RATE,
-    MAX_BANDWIDTH,
-    PROXY_PROTOCOL,
-    PROXY_PROTOCOL_FIRST,
-    UDP_FOLLOW,
-];
+/// The proxy on the way to the server.
+const OUTBOUND_PROXY: &str = "outbound_proxy";
+/// The file that names it.
+const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// A LocalServer of UDP may answer from any of its ports.
 const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
@@ -145,17 +133,13 @@ const MOST_SOURCES: usize = 64;
 /// More are a mistake, and a client goes through all of them for each of them.
 const MOST_TUNNELS: usize = 10_000;
 
-/// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
-/// paths in the file start at its directory.
+/// Reads a client's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
+/// every message, and relative paths in the file start at its directory.
 ///
 /// # Errors
 /// Every problem of the text at once.
-pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError> {
-    let top = Section::top(
-        text,
-        origin,
-        keys::COMMON.into_iter().chain(keys::CLIENT).chain(tls::KEYS).chain(tls::CLIENT_KEYS).collect(),
-    )?;
+pub fn parse_client(text: &str, origin: &Path, environment: &Environment) -> Result<ClientFile, ConfigError> {
+    let top = Section::top(text, origin, environment, keys_of(Of::Client, Home::Top))?;
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
     file.tls = tls::client(&top);
@@ -167,13 +151,13 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
-    file.frugal = top.boolean(keys::FRUGAL).unwrap_or(false);
+    file.frugal = top.boolean("frugal").unwrap_or(false);
     file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);
     top.seconds("reconnect_max", &mut timings.reconnect_max);
     top.ordered("reconnect_min", timings.reconnect_min, "reconnect_max", timings.reconnect_max, Order::AtMost);
-    let keys = [&TUNNEL_KEYS[..], &service::KEYS].concat();
+    let keys = keys_of(Of::Client, Home::Tunnels);
     for section in top.tables("tunnels", &keys) {
         tunnel(&section, &mut file.tunnels);
     }
@@ -181,8 +165,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         if keys.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
-            let there = keys::SERVER.contains(&key) || tls::SERVER_KEYS.contains(&key);
-            there.then_some("in a file for cproxy-server")
+            keys_of(Of::Server, Home::Top).contains(&key).then_some("in a file for cproxy-server")
         }
     });
     top.finish(file)
@@ -224,7 +207,7 @@ fn uplink(top: &Section<'_>) -> Origin {
     Origin { address, interface }
 }
 
-/// What stands there may hold a password: it is not shown. A relative path starts at the configuration file's directory.
+/// What stands there may hold a password: it is not shown.
 fn outbound(top: &Section<'_>) -> Option<OutboundSource> {
     if top.has(OUTBOUND_PROXY) && top.has(OUTBOUND_PROXY_FILE) {
         top.problem(OUTBOUND_PROXY_FILE, format!("stands beside `{OUTBOUND_PROXY}`; keep one of the two"));
@@ -236,7 +219,7 @@ fn outbound(top: &Section<'_>) -> Option<OutboundSource> {
     if file.is_empty() {
         top.problem(OUTBOUND_PROXY_FILE, "is empty; write the path of the file that holds the proxy's URL".into());
     }
-    let path = top.origin().parent().unwrap_or(Path::new("")).join(file);
+    let path = top.directory(OUTBOUND_PROXY_FILE).join(file);
     Some(OutboundSource::File { path, named_by: top.locate(OUTBOUND_PROXY_FILE) })
 }
 
@@ -265,12 +248,7 @@ fn local_sources(section: &Section<'_>) -> Vec<IpAddr> {
 }
 
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
-    let top_level = |key: &str| {
-        keys::COMMON.contains(&key)
-            || keys::CLIENT.contains(&key)
-            || tls::KEYS.contains(&key)
-            || tls::CLIENT_KEYS.contains(&key)
-    };
+    let top_level = |key: &str| keys_of(Of::Client, Home::Top).contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
     let ports = ranges::ports(section);
     let local_sources = local_sources(section);

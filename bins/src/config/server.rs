@@ -1,13 +1,10 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{
-    ALLOW_BIND_ADDRS, ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, MAX_FLOWS,
-    PER_SOURCE, TOKEN_FILES, TRUSTED_PROXIES,
-};
 use super::section::Section;
+use super::settings::{Home, Of, keys_of};
 use super::{
-    CertificateEntry, Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys,
-    networks, tls, tokens,
+    CertificateEntry, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TOKEN_FILES, TlsEntry,
+    allow_sources, bandwidth, check_name, common, hosts, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -132,37 +129,24 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 17] = [
-    "name",
-    "token",
-    "token_file",
-    TOKEN_FILES,
-    "allow_ports",
-    ALLOW_BIND_ADDRS,
-    ALLOW_HOSTS,
-    "max_sessions",
-    "max_tunnels",
-    "max_connections",
-    "max_waiting",
-    PER_SOURCE,
-    MAX_FLOWS,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    MAX_CONNECTION_RATE,
-    MAX_BANDWIDTH,
-];
+/// At which addresses a client may have public ports.
+const ALLOW_BIND_ADDRS: &str = "allow_bind_addrs";
+/// Which hosts a client may have.
+const ALLOW_HOSTS: &str = "allow_hosts";
+/// Relays in front of the server.
+const TRUSTED_PROXIES: &str = "trusted_proxies";
+/// How many visitors one source address may have.
+const PER_SOURCE: &str = "max_connections_per_source";
+/// How many flows a UDP tunnel may have.
+const MAX_FLOWS: &str = "max_flows";
 
-/// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
-/// paths in the file start at its directory.
+/// Reads a server's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
+/// every message, and relative paths in the file start at its directory.
 ///
 /// # Errors
 /// Every problem of the text at once.
-pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError> {
-    let top = Section::top(
-        text,
-        origin,
-        keys::COMMON.into_iter().chain(keys::SERVER).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
-    )?;
+pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Result<ServerFile, ConfigError> {
+    let top = Section::top(text, origin, environment, keys_of(Of::Server, Home::Top))?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
@@ -197,21 +181,22 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
     top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
     top.seconds("udp_idle_timeout", &mut timings.udp_idle_timeout);
-    for section in top.tables("clients", &CLIENT_KEYS) {
+    for section in top.tables("clients", &keys_of(Of::Server, Home::Clients)) {
         client_entry(&section, &mut file);
     }
     top.reject_unknown(|key| {
-        if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
+        let there = |of, place| keys_of(of, place).contains(&key);
+        if there(Of::Client, Home::Top) {
             Some("in a file for cproxy-client")
+        } else if there(Of::Server, Home::Clients) {
+            Some("in a [[clients]] section")
         } else {
-            let certificates = tls::CERTIFICATE_KEYS.contains(&key).then_some("in a [[certificates]] section");
-            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section").or(certificates)
+            there(Of::Server, Home::Certificates).then_some("in a [[certificates]] section")
         }
     });
     top.finish(file)
 }
 
-/// A relative path starts at the configuration file's directory.
 fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     const KEY: &str = "acme_webroot";
     let webroot = top.text(KEY)?;
@@ -221,16 +206,11 @@ fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     if !top.has("http_port") {
         top.problem(KEY, "stands without `http_port`: authorities ask at port 80".into());
     }
-    Some(top.origin().parent().unwrap_or(Path::new("")).join(webroot))
+    Some(top.directory(KEY).join(webroot))
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
-    let top_level = |key: &str| {
-        keys::COMMON.contains(&key)
-            || keys::SERVER.contains(&key)
-            || tls::KEYS.contains(&key)
-            || tls::SERVER_KEYS.contains(&key)
-    };
+    let top_level = |key: &str| keys_of(Of::Server, Home::Top).contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let mut scope = scope(section);
     scope.max_sessions = section.count("max_sessions", 1);
@@ -307,6 +287,7 @@ fn allow_hosts(section: &Section<'_>) -> Option<HostSet> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::{Topic, settings_of};
     use super::*;
     use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
@@ -315,7 +296,7 @@ mod tests {
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ServerFile, ConfigError> {
-        parse_server(text, Path::new("etc/server.toml"))
+        parse_server(text, Path::new("etc/server.toml"), &Environment::default())
     }
 
     /// The one problem of `text`, without the file's name.
@@ -407,8 +388,9 @@ mod tests {
             key = "/etc/site-key.pem"
             default = true
         "#;
-        for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
-            assert!(text.contains(key), "`{key}` is not in this test's file");
+        for setting in settings_of(Of::Server, Home::Top).chain(settings_of(Of::Server, Home::Clients)) {
+            let there = setting.topic == Topic::Tls || text.contains(setting.key);
+            assert!(there, "`{}` is not in this test's file", setting.key);
         }
         let file = parse(text).unwrap();
         assert_eq!(file.public_bind_addr, Some("192.0.2.1".parse().unwrap()));
@@ -475,7 +457,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:52: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:53: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -1,5 +1,6 @@
 //! A client's file: what is read, and what is said of what is wrong.
 
+use super::super::settings::{Topic, settings_of};
 use super::*;
 use crate::token::TokenSource;
 use protocol_sm::routes::{Service, Speaks};
@@ -7,7 +8,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 fn parse(text: &str) -> Result<ClientFile, ConfigError> {
-    parse_client(text, Path::new("client.toml"))
+    parse_client(text, Path::new("client.toml"), &Environment::default())
 }
 
 /// The one problem of `text`, without the file's name.
@@ -53,6 +54,7 @@ fn every_key_is_read() {
         local = "127.0.0.1:22"
         local_sources = ["127.0.0.2", "127.0.0.3"]
         public_port = 6022
+        bind_addr = "192.0.2.1"
         allow_sources = ["192.0.2.0/24"]
         deny_sources = ["192.0.2.7", "::/0"]
         max_connections = 3
@@ -74,8 +76,10 @@ fn every_key_is_read() {
         proxy_protocol_first = true
         udp_follow = true
     "#;
-    for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
-        assert!(text.contains(key), "`{key}` is not in this test's file");
+    let own = settings_of(Of::Client, Home::Top).filter(|setting| setting.of == Of::Client);
+    for setting in own.chain(settings_of(Of::Client, Home::Tunnels)) {
+        let elsewhere = matches!(setting.topic, Topic::Tls | Topic::Services);
+        assert!(elsewhere || text.contains(setting.key), "`{}` is not in this test's file", setting.key);
     }
     let file = parse(text).unwrap();
     assert_eq!(file.server.unwrap().to_string(), "tunnel.example.com:8080");
@@ -92,6 +96,7 @@ fn every_key_is_read() {
     let tunnels: Vec<_> =
         file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_ports.first)).collect();
     assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(file.tunnels[0].bind_addr, "192.0.2.1".parse().ok());
     let limits = &file.tunnels[0].limits;
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
     let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
@@ -363,7 +368,7 @@ fn what_a_service_is_like_is_said_of_hosts_in_the_clear() {
 #[test]
 fn a_unix_socket_is_for_streams_and_has_no_port() {
     let text = "[[tunnels]]\nname = \"app\"\nlocal = \"unix:run/app-1.sock\"";
-    let file = parse_client(text, Path::new("etc/client.toml")).unwrap();
+    let file = parse_client(text, Path::new("etc/client.toml"), &Environment::default()).unwrap();
     assert_eq!(file.tunnels[0].parts()[0].local, "unix:etc/run/app-1.sock", "it starts at the file's directory");
     let said = |more: &str| problem(&format!("[[tunnels]]\nname = \"app\"\nlocal = \"unix:/run/app.sock\"\n{more}"));
     assert!(
