@@ -172,6 +172,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             local: local.clone(),
             local_sources: Vec::new(),
             public_ports: Ports::one(flags.public_port.unwrap_or(0)),
+            bind_addr: None,
             sites: flags.sites(),
             limits: TunnelLimits::default(),
             serving: Serving { datagrams: flags.is_udp().then(Datagrams::default), ..Serving::default() },

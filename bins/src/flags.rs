@@ -126,9 +126,11 @@ pub enum ClientCommand {
     /// who says so
     #[command(alias = "check_config")]
     CheckConfig(Box<Checked<ClientFlags>>),
-    /// Go all the way that a visitor would go, with these flags, and say in a line for each step whether it is open and
-    /// what to do if not: name, server, TLS, token, data connections, services; exit code 0 if all of it is. No public
-    /// port is asked for, and a client that runs is not disturbed
+    /// Say whether a visitor's way to the services is open, step by step, and what to do if not
+    ///
+    /// Goes the way that a client with these flags would go: name, server, TLS, token, data connections, services. Exit
+    /// code 0 if all of it is open, 1 if not, 2 for bad flags or a bad file. No public port is asked for, and a client
+    /// that runs is not disturbed.
     Doctor(Box<Doctor<ClientFlags>>),
 }
 
@@ -142,8 +144,10 @@ pub enum ServerCommand {
     /// who says so
     #[command(alias = "check_config")]
     CheckConfig(Box<Checked<ServerFlags>>),
-    /// Say in a line for each thing that a server with these flags needs whether it is there, and what to do if not:
-    /// ports, addresses, tokens, certificates, limits of this machine; exit code 0 if all is
+    /// Say whether all that the server needs is there, and what to do if not
+    ///
+    /// Looks with the server's own flags: ports, addresses, tokens, certificates, limits of this machine. Exit code 0 if
+    /// nothing is missing, 1 if something is, 2 for bad flags or a bad file. Nothing is made or kept.
     Doctor(Box<Doctor<ServerFlags>>),
     /// End the sessions of a client, which comes back after a while
     Kick {

@@ -1,4 +1,4 @@
-//! The programs in containers of an image from scratch, by podman. Needs root, podman and crun, and says so where it is
+//! The programs in containers of the shipped image, by podman. Needs root, podman and crun, and says so where it is
 //! skipped.
 
 use std::io::Write;
@@ -9,7 +9,7 @@ use tests::programs;
 
 /// What `rows.sh` says of each thing that it has tried.
 const ROWS: [&str; 4] = [
-    "served, and healthy: an image from scratch, without a shell, a machine-id and /dev/urandom",
+    "served, healthy, and not as root: an image from scratch, without a shell, a machine-id and /dev/urandom",
     "killed and made anew under another host name: it has its port before its old session has lost it",
     "stopped, with a visitor there, before the runtime kills",
     "without a server its health is 1",

@@ -11,6 +11,7 @@ use super::{
 use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
 use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
+use protocol_sm::ports::may_clash;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
@@ -57,6 +58,8 @@ pub struct TunnelEntry {
     pub local_sources: Vec<IpAddr>,
     /// The public ports wanted, each a tunnel; 0 lets the server pick.
     pub public_ports: Ports,
+    /// The server's address where they are wanted; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// The hosts whose visitors it has instead: each is a tunnel.
     pub sites: Vec<Site>,
     /// What the server is to enforce for it.
@@ -72,6 +75,7 @@ impl TunnelEntry {
         let part = |nth: u16, site: Option<&Site>| TunnelSpec {
             name: self.name.clone(),
             public_port: self.public_ports.first + nth,
+            bind_addr: self.bind_addr,
             site: site.cloned(),
             local: self.local.later(nth).to_string(),
             local_sources: self.local_sources.clone(),
@@ -108,6 +112,8 @@ impl Default for ClientFile {
 }
 
 const LOCAL_SOURCES: &str = "local_sources";
+/// The server's address where a tunnel's public port is wanted.
+const BIND_ADDR: &str = "bind_addr";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
 /// The proxy on the way to the server.
@@ -118,6 +124,8 @@ const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
+/// It stands in front of a flow's first datagram alone.
+const PROXY_PROTOCOL_FIRST: &str = "proxy_protocol_first";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
@@ -254,9 +262,15 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         Protocol::of(text).ok_or("is no protocol of a tunnel; write \"tcp\", \"udp\", \"http\" or \"https\"")
     });
     let datagrams = datagrams(section, protocol);
+    let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
+    let bind_addr = section.parsed_by(BIND_ADDR, |text| {
+        let address = text.parse().map(|ip: IpAddr| ip.to_canonical());
+        address.map_err(|_| "is no IP address; write one of the server's, such as \"127.0.0.1\"")
+    });
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
-    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
+    let max_bandwidth = bandwidth(section).flatten();
+    let serving = Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_first, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -271,7 +285,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem(LOCAL_SOURCES, "is for services at a port: a Unix socket is dialled from no address".into());
     }
     let name = name.to_owned();
-    let tunnel = TunnelEntry { name, local, local_sources, public_ports, sites, limits, serving };
+    let tunnel = TunnelEntry { name, local, local_sources, public_ports, bind_addr, sites, limits, serving };
     let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();
     let parts = tunnel.parts();
     if before.len() + parts.len() > MOST_TUNNELS {
@@ -280,7 +294,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         return;
     }
     let is_udp = datagrams.is_some();
-    let has_it = |other: &&TunnelSpec| other.is_udp() == is_udp && public_ports.contains(other.public_port);
+    let has_it = |other: &&TunnelSpec| {
+        other.is_udp() == is_udp && public_ports.contains(other.public_port) && may_clash(other.bind_addr, bind_addr)
+    };
     if let Some(other) = before.iter().find(has_it) {
         let (port, name) = (other.public_port, other.name.escape_debug());
         let has = if parts.len() == 1 { "which".to_owned() } else { format!("and {port} of them is what") };
@@ -333,8 +349,8 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
         }
         return Vec::new();
     };
-    if section.has("public_port") {
-        section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
+    for key in ["public_port", BIND_ADDR].into_iter().filter(|key| section.has(key)) {
+        section.problem(key, "stands beside `hosts`, whose port is the server's; give one of the two".into());
     }
     let web = match protocol {
         Some(Protocol::Web(web)) => web,
@@ -359,15 +375,26 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
 fn datagrams(section: &Section<'_>, protocol: Option<Protocol>) -> Option<Datagrams> {
     let follows = section.boolean(UDP_FOLLOW);
     if protocol == Some(Protocol::Udp) {
-        if section.has(PROXY_PROTOCOL) {
-            section.problem(PROXY_PROTOCOL, "is for tunnels of TCP; leave it out beside `protocol = \"udp\"`".into());
-        }
         return Some(if follows == Some(true) { Datagrams::Follow } else { Datagrams::Connected });
     }
     if follows.is_some() {
         section.problem(UDP_FOLLOW, "is for tunnels with `protocol = \"udp\"`".into());
     }
     None
+}
+
+/// Whether the header stands in front of a flow's first datagram alone.
+fn first_alone(section: &Section<'_>, is_udp: bool, version: Option<ProxyProtocol>) -> bool {
+    if is_udp && version == Some(ProxyProtocol::V1) {
+        let what = "is \"v1\", a line of text in front of a stream; a datagram needs \"v2\"";
+        section.problem(PROXY_PROTOCOL, what.into());
+    }
+    let first = section.boolean(PROXY_PROTOCOL_FIRST);
+    if first.is_some() && !(is_udp && section.has(PROXY_PROTOCOL)) {
+        let what = "is for tunnels with `protocol = \"udp\"` and `proxy_protocol = \"v2\"`";
+        section.problem(PROXY_PROTOCOL_FIRST, what.into());
+    }
+    first == Some(true)
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {

@@ -63,6 +63,8 @@ pub struct ScopeEntry {
     pub allow_ports: Option<PortSet>,
     /// Hosts that may be asked for.
     pub allow_hosts: Option<HostSet>,
+    /// At which of the server's addresses it may have public ports.
+    pub allow_bind_addrs: Option<Vec<Network>>,
     /// Sessions at once: at the top level those of all clients, which are no part of a scope.
     pub max_sessions: Option<u32>,
     /// Tunnels at once.
@@ -73,6 +75,8 @@ pub struct ScopeEntry {
     pub max_waiting: Option<u32>,
     /// Visitors of one source address at once.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once.
+    pub max_flows: Option<u32>,
     /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
     /// Networks that may not visit.
@@ -90,11 +94,13 @@ impl ScopeEntry {
         Scope {
             allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
             allow_hosts: self.allow_hosts.clone().unwrap_or_else(|| outer.allow_hosts.clone()),
+            allow_bind_addrs: self.allow_bind_addrs.clone().unwrap_or_else(|| outer.allow_bind_addrs.clone()),
             max_sessions: self.max_sessions.unwrap_or(outer.max_sessions),
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
             max_connections_per_source: self.max_connections_per_source.or(outer.max_connections_per_source),
+            max_flows: self.max_flows.unwrap_or(outer.max_flows),
             sources: SourceLists {
                 allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
@@ -123,12 +129,16 @@ impl Default for ServerFile {
     }
 }
 
+/// At which addresses a client may have public ports.
+const ALLOW_BIND_ADDRS: &str = "allow_bind_addrs";
 /// Which hosts a client may have.
 const ALLOW_HOSTS: &str = "allow_hosts";
 /// Relays in front of the server.
 const TRUSTED_PROXIES: &str = "trusted_proxies";
 /// How many visitors one source address may have.
 const PER_SOURCE: &str = "max_connections_per_source";
+/// How many flows a UDP tunnel may have.
+const MAX_FLOWS: &str = "max_flows";
 
 /// Reads a server's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
 /// every message, and relative paths in the file start at its directory.
@@ -228,12 +238,14 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
 fn scope(section: &Section<'_>) -> ScopeEntry {
     ScopeEntry {
         allow_ports: allow_ports(section),
+        allow_bind_addrs: networks(section, ALLOW_BIND_ADDRS),
         allow_hosts: allow_hosts(section),
         max_sessions: None,
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
         max_connections_per_source: section.count(PER_SOURCE, 1),
+        max_flows: section.count(MAX_FLOWS, 1),
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
@@ -311,6 +323,7 @@ mod tests {
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
+            allow_bind_addrs = ["127.0.0.1", "192.0.2.0/24"]
             allow_hosts = ["*.example.com", "example.com"]
             http_port = 80
             https_port = 0
@@ -320,6 +333,7 @@ mod tests {
             max_connections = 2
             max_waiting = 3
             max_connections_per_source = 2
+            max_flows = 7
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
@@ -354,11 +368,13 @@ mod tests {
             token_file = "office.token"
             allow_ports = [6001]
             allow_hosts = ["office.example.com"]
+            allow_bind_addrs = []
             max_sessions = 10
             max_tunnels = 11
             max_connections = 12
             max_waiting = 13
             max_connections_per_source = 14
+            max_flows = 15
             deny_sources = []
             max_connection_rate = 0
             max_bandwidth = 0
@@ -402,6 +418,7 @@ mod tests {
         assert_eq!(["office.example.com", "example.com"].map(|host| may(&office, host)), [true, false]);
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
+        assert_eq!((top.max_flows, office.max_flows, file.clients[1].scope.within(top).max_flows), (7, 15, 7));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
@@ -440,7 +457,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:51: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:53: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

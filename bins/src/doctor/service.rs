@@ -6,6 +6,8 @@ use protocol_sm::settings::TunnelSpec;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as SocketName, UnixStream};
 use std::time::Duration;
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -41,10 +43,24 @@ pub(super) fn all(findings: &mut Findings, tunnels: &[TunnelSpec]) {
         found.sort_by_key(|(nth, _)| *nth);
         found.into_iter().for_each(|(_, (state, says))| findings.add("service", state, says));
     }
+    // Nobody waits for a look-up that hangs.
+    runtime.shutdown_background();
 }
 
 async fn examine(tunnel: &TunnelSpec) -> (State, String) {
     let (name, local) = (&tunnel.name, &tunnel.local);
+    if let Some(path) = local.strip_prefix("unix:") {
+        return match connect_unix(path.to_owned()).await {
+            Ok(()) => (State::Ok, format!("{name}: {local} answers")),
+            Err(error) => {
+                let way_out = match error.kind() {
+                    ErrorKind::PermissionDenied => "let the client's user write to it",
+                    _ => "start the service, or correct `local`",
+                };
+                (State::Failed, format!("{name}: the service {local} cannot be reached: {error}; {way_out}"))
+            }
+        };
+    }
     let looked_up = local.clone();
     let addresses =
         spawn_blocking(move || look_up(&looked_up)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -83,15 +99,28 @@ async fn examine(tunnel: &TunnelSpec) -> (State, String) {
     (State::Failed, format!("{name}: the service {local} cannot be reached ({failed}); {way_out}"))
 }
 
+async fn connect_unix(path: String) -> io::Result<()> {
+    let connects = spawn_blocking(move || {
+        let at = match path.strip_prefix('@') {
+            Some(name) => SocketName::from_abstract_name(name)?,
+            None => SocketName::from_pathname(&path)?,
+        };
+        UnixStream::connect_addr(&at).map(drop)
+    });
+    // Where as many wait as may, it blocks.
+    timeout(DIAL, connects).await.map_err(|_| late())?.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn late() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("no answer within {} s", DIAL.as_secs()))
+}
+
 async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<()> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
-    match timeout(DIAL, socket.connect(to)).await {
-        Ok(connected) => connected.map(drop),
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {} s", DIAL.as_secs()))),
-    }
+    timeout(DIAL, socket.connect(to)).await.map_err(|_| late())?.map(drop)
 }
 
 /// Sends an empty datagram: where nobody takes it, the system says so.

@@ -6,6 +6,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, gets
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::thread;
 
 /// What comes behind `word` in a server's line on standard output.
@@ -194,6 +195,13 @@ fn services_that_are_not_there_are_named_and_where_they_are_instead() {
     assert!(says(&ended, "ok", "service").contains("nobody refuses datagrams"), "{}", ended.out);
     drop(udp);
     fails(doctor(&datagrams.to_string(), "--protocol udp"), "service", &[&datagrams.to_string(), "refused"]);
+    let files = Files::new(&[]);
+    let path = files.path("app.sock");
+    fails(doctor(&format!("unix:{path}"), ""), "service", &[&path, "No such file", "correct `local`"]);
+    let _service = UnixListener::bind(&path).unwrap();
+    let ended = run(doctor(&format!("unix:{path}"), ""));
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+    assert!(says(&ended, "ok", "service").contains(&path), "{}", ended.out);
     // Where this machine has IPv6.
     if let Ok(other) = TcpListener::bind("[::1]:0") {
         let at = other.local_addr().unwrap();

@@ -7,6 +7,7 @@ mod check_config;
 mod command_line;
 mod doctor;
 mod exit_codes;
+mod pages;
 mod program;
 mod readme;
 mod streams;
