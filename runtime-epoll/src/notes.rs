@@ -175,7 +175,8 @@ impl Notes {
                 );
             }),
             Note::UnixUnreachable { path, error } => self.sockets.line(|suppressed| {
-                tracing::warn!(event = "local_socket_failed", %path, suppressed, "{}", why_not(&path, error));
+                let path = &*path;
+                tracing::warn!(event = "local_socket_failed", path, suppressed, "{}", why_not(path, error));
             }),
             Note::NoLocalSource { source } => self.sources.line(|suppressed| {
                 tracing::warn!(

@@ -20,6 +20,7 @@ mod ctl_loss;
 mod dead_flows;
 mod documents;
 mod drain;
+mod examples;
 mod fail2ban;
 mod failing_calls;
 mod fairness;
