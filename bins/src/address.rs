@@ -1,8 +1,10 @@
-//! `HOST:PORT`, as people type it. Nothing is resolved here: that happens at each dial.
+//! `HOST:PORT` and `unix:PATH`, as people type them. Nothing is resolved here: that happens at each dial.
 
+use protocol_sm::names::LocalAt;
 use runtime_epoll::{ScopedIp, ScopedIpError};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::str::FromStr;
 
 /// A host name, IPv4 or IPv6 address and a port from 1 to 65535. Prints as `HOST:PORT`, an IPv6
@@ -39,6 +41,72 @@ impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
+}
+
+/// Where a LocalServer is. Prints as `HOST:PORT` or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LocalAddress {
+    /// Somewhere over TCP or UDP.
+    Net(HostPort),
+    /// At the Unix socket of this path; behind an `@`, of this name in the abstract namespace.
+    Unix(String),
+}
+
+impl LocalAddress {
+    /// The same, this many ports later. There must be such a port; a Unix socket has none, and stays.
+    #[must_use]
+    pub fn later(&self, ports: u16) -> Self {
+        match self {
+            Self::Net(at) => Self::Net(at.later(ports)),
+            Self::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+
+    /// A relative path starts at `directory`.
+    ///
+    /// # Errors
+    /// It gets too long with it.
+    pub fn within(self, directory: &Path) -> Result<Self, AddressError> {
+        match self {
+            Self::Unix(path) if !path.starts_with('@') => unix_path(&directory.join(path).to_string_lossy()),
+            Self::Net(_) | Self::Unix(_) => Ok(self),
+        }
+    }
+
+    /// Whether it is a Unix socket.
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+}
+
+impl fmt::Display for LocalAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(at) => at.fmt(f),
+            Self::Unix(path) => write!(f, "{}{path}", LocalAt::UNIX),
+        }
+    }
+}
+
+/// The kernel takes no more bytes for the path of a Unix socket.
+const LONGEST_PATH: usize = 107;
+
+fn unix_path(path: &str) -> Result<LocalAddress, AddressError> {
+    if path.is_empty() || path == "@" {
+        return Err(AddressError("it names no socket; write unix:/run/app.sock, or unix:@NAME".into()));
+    }
+    if let Some(bad) = path.chars().find(|c| c.is_control()) {
+        return Err(AddressError(format!("the path of a socket cannot contain `{}` here", bad.escape_debug())));
+    }
+    if path.len() > LONGEST_PATH {
+        return Err(AddressError(format!(
+            "the path `{path}` has {} bytes, and the kernel takes {LONGEST_PATH} at most; move the socket, or name it by \
+             a shorter path (a symbolic link will do)",
+            path.len()
+        )));
+    }
+    Ok(LocalAddress::Unix(path.to_owned()))
 }
 
 /// Why a text is not an address: a sentence that says what to write instead.
@@ -150,7 +218,7 @@ pub fn server_address(text: &str) -> Result<HostPort, AddressError> {
 ///
 /// # Errors
 /// What is neither.
-pub fn service(text: &str) -> Result<HostPort, AddressError> {
+pub fn service(text: &str) -> Result<LocalAddress, AddressError> {
     local_address(text).map_err(|error| {
         let word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && !text.contains(':');
         let what = "it is neither a service, such as 8000 or 127.0.0.1:8000, nor a command; see --help";
@@ -158,15 +226,17 @@ pub fn service(text: &str) -> Result<HostPort, AddressError> {
     })
 }
 
-/// Reads a LocalServer's address. A port alone is one of this machine.
+/// Reads a LocalServer's address: `unix:PATH`, or `HOST:PORT`, or a port alone, which is one of this machine.
 ///
 /// # Errors
 /// What is neither.
-pub fn local_address(text: &str) -> Result<HostPort, AddressError> {
-    match text.parse::<u16>() {
-        Ok(port @ 1..) if !text.starts_with('+') => Ok(HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }),
-        Ok(_) | Err(_) => text.parse(),
+pub fn local_address(text: &str) -> Result<LocalAddress, AddressError> {
+    if let Some(path) = text.strip_prefix(LocalAt::UNIX) {
+        return unix_path(path);
     }
+    let port = text.parse::<u16>().ok().filter(|&port| port > 0 && !text.starts_with('+'));
+    let at = port.map(|port| HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port });
+    at.map_or_else(|| text.parse(), Ok).map(LocalAddress::Net)
 }
 
 /// Reads the address to listen on: IPv4 or IPv6, with or without brackets.
@@ -227,6 +297,27 @@ mod tests {
             assert!(local_address(bad).is_err(), "{bad}");
         }
         assert_eq!(error("7777"), "it is a port without a host; write HOST:7777, such as 127.0.0.1:7777");
+    }
+
+    #[test]
+    fn a_local_server_may_be_a_unix_socket() {
+        let said = |text: &str| local_address(text).map_err(|error| error.to_string());
+        for text in ["unix:/run/app.sock", "unix:@app", "unix:app.sock"] {
+            assert_eq!(said(text).unwrap().to_string(), text);
+            assert!(service(text).unwrap().is_unix());
+        }
+        let within = |text: &str| local_address(text).unwrap().within(Path::new("/etc/cproxy")).unwrap().to_string();
+        assert_eq!(within("unix:app.sock"), "unix:/etc/cproxy/app.sock");
+        assert_eq!(within("unix:/run/app.sock"), "unix:/run/app.sock");
+        assert_eq!(within("unix:@app"), "unix:@app");
+        assert_eq!(within("80"), "127.0.0.1:80");
+        for bad in ["unix:", "unix:@"] {
+            assert!(said(bad).unwrap_err().contains("names no socket"), "{bad}");
+        }
+        assert!(said("unix:/a\n").unwrap_err().contains("cannot contain `\\n`"));
+        let longest = format!("unix:/{}", "x".repeat(LONGEST_PATH - 1));
+        assert!(said(&longest).is_ok() && said(&format!("{longest}x")).unwrap_err().contains("107 at most"));
+        assert!(said("unix:x").unwrap().within(Path::new(&longest)).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::address::HostPort;
 use crate::admin;
 use crate::config::keys;
 use crate::config::{self, ClientFile, ConfigError, Named, Ports, ServerFile, TunnelEntry};
-use crate::flags::{ClientFlags, CommonFlags, ServerFlags};
+use crate::flags::{Aim, ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::outbound::{self, OutboundSource};
@@ -69,14 +69,14 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     let sources = file.common.tokens.iter().chain(file.clients.iter().flat_map(|client| &client.tokens));
     found.secrets_in_the_open(sources, false);
     let mut own = own_tokens(&flags.common, variable, &file.common.tokens, &mut found);
-    if let Some(file) = &flags.own_token {
+    if let Some(file) = flags.own_token.as_ref().filter(|file| flags.aim == Aim::Run || file.exists()) {
         let source = TokenSource::File { path: file.clone(), named_by: "the token that this server made".to_owned() };
         own.extend(found.keep(|warnings| source.read(warnings)));
     }
     // It is for others: who is on this machine needs none, as before there was one.
     file.settings.open_to_loopback = flags.own_token.is_some();
     file.settings.credentials = credentials(own, &file, &mut found);
-    if file.settings.credentials.is_empty() {
+    if file.settings.credentials.is_empty() && flags.own_token.is_none() {
         found.warnings.push(format!(
             "no token is set, so only clients on this machine (loopback) are taken; set one with --token-file FILE, \
              with the environment variable {} or with `token_file` in the configuration file",
@@ -85,7 +85,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
     }
     file.tls.on = flags.common.tls.or(file.tls.on);
     let directory = tls::directory(path, |name| std::env::var_os(name));
-    let make = flags.command.is_none();
+    let make = flags.aim == Aim::Run;
     let mut besides = Besides::default();
     let encryption = found.keep(|warnings| tls::server(&file.tls, directory.as_deref(), make, warnings, &mut besides));
     let visitor_tls = found.keep(|warnings| tls::visitors(&file.certificates, warnings, &mut besides));
@@ -204,7 +204,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     let inline = file.outbound.as_ref().is_some_and(OutboundSource::holds_secret);
     found.secrets_in_the_open(&file.common.tokens, inline);
     let get = |name: &str| std::env::var_os(name);
-    let variable_for_proxy = flags.command.is_none().then(|| get(outbound::VARIABLE)).flatten();
+    let variable_for_proxy = Some(outbound::VARIABLE).filter(|_| flags.aim != Aim::CheckFile).and_then(get);
     let said =
         found.keep(|warnings| outbound::over_the_file(flags.outbound_proxy.as_ref(), variable_for_proxy, warnings));
     let host = server.map(HostPort::host).unwrap_or_default();

@@ -7,7 +7,7 @@ use runtime_epoll::tls::{Identity, OwnCertificate};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -65,6 +65,12 @@ impl Watch {
         watch.known = watch.stamp().ok();
         watch.last = watch.known;
         watch
+    }
+
+    /// What is watched.
+    #[must_use]
+    pub fn certificate(&self) -> (&OwnCertificate, &Path) {
+        (&self.own, &self.certificate)
     }
 
     /// The next announcement of the certificate's end, if there is one to be made at `now`.

@@ -1,6 +1,6 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
-use crate::address::{HostPort, bind_addr, local_address, server_address, service};
+use crate::address::{HostPort, LocalAddress, bind_addr, local_address, server_address, service};
 use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
@@ -30,6 +30,9 @@ SIGUSR2 upgrades a server (see its command `upgrade`).
 
 Exit codes: 0 asked to stop; 2 bad flags or configuration, or refused for good by the server
 before it ever worked; 1 anything else.";
+
+/// Why a tunnel of UDP does not lead to a Unix socket.
+pub(crate) const NO_UDP_AT_A_UNIX_SOCKET: &str = "a Unix socket is for streams, and a tunnel of UDP carries datagrams; give the service's UDP port, such as 127.0.0.1:53";
 
 /// The flags of both programs.
 #[derive(Args, Clone, Debug, Default)]
@@ -76,12 +79,38 @@ pub enum Command {
     Reload(SocketFlag),
 }
 
+/// How a doctor speaks, and of what: `F` are the flags that the program would be started with.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor<F: Args> {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What the program would be started with.
+    #[command(flatten)]
+    pub flags: F,
+}
+
+/// What a client can do instead of running.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ClientCommand {
+    /// What both programs can.
+    #[command(flatten)]
+    Common(Command),
+    /// Go all the way that a visitor would go, with these flags, and say in a line for each step whether it is open and
+    /// what to do if not: name, server, TLS, token, data connections, services; exit code 0 if all of it is. No public
+    /// port is asked for, and a client that runs is not disturbed
+    Doctor(Box<Doctor<ClientFlags>>),
+}
+
 /// What a server can do instead of running.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ServerCommand {
     /// What both programs can.
     #[command(flatten)]
     Common(Command),
+    /// Say in a line for each thing that a server with these flags needs whether it is there, and what to do if not:
+    /// ports, addresses, tokens, certificates, limits of this machine; exit code 0 if all is
+    Doctor(Box<Doctor<ServerFlags>>),
     /// End the sessions of a client, which comes back after a while
     Kick {
         /// The client as `status` names it, or the name of its section in the server's file
@@ -104,12 +133,44 @@ pub enum ServerCommand {
 }
 
 /// Takes visitors on public ports and hands them to the clients that asked for those ports.
-#[derive(Parser, Clone, Debug, Default)]
+#[derive(Parser, Clone, Debug)]
 #[command(name = "cproxy-server", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
-pub struct ServerFlags {
+pub struct ServerLine {
     /// What to do instead of running.
     #[command(subcommand)]
     pub command: Option<ServerCommand>,
+    /// What to run with.
+    #[command(flatten)]
+    pub flags: ServerFlags,
+}
+
+/// Makes services of this network reachable on public ports of a cproxy-server.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "cproxy-client", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+pub struct ClientLine {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<ClientCommand>,
+    /// What to run with.
+    #[command(flatten)]
+    pub flags: ClientFlags,
+}
+
+/// What settings are put together for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// To run with them.
+    #[default]
+    Run,
+    /// To look whether a program could run with them: nothing is made.
+    Examine,
+    /// To judge a file by itself: the environment does not count.
+    CheckFile,
+}
+
+/// The flags of a server.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServerFlags {
     /// Listen on this address of this machine [default: every address, IPv6 and IPv4]
     #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
     pub bind_addr: Option<ScopedIp>,
@@ -123,30 +184,30 @@ pub struct ServerFlags {
     /// kept [default: every port]
     #[arg(long, value_name = "PORTS")]
     pub allow_ports: Option<PortSet>,
-    /// No flag: the file of the token that this server made, because nobody gave it one.
+    /// No flag: the file of the token that this server made, or will make, because nobody gave it one.
     #[arg(skip)]
     pub own_token: Option<PathBuf>,
+    /// No flag.
+    #[arg(skip)]
+    pub aim: Aim,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
 }
 
-/// Makes services of this network reachable on public ports of a cproxy-server.
-#[derive(Parser, Clone, Debug, Default)]
-#[command(name = "cproxy-client", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true, after_help = FOOTNOTES)]
+/// The flags of a client.
+#[derive(Args, Clone, Debug, Default)]
 pub struct ClientFlags {
-    /// What to do instead of running.
-    #[command(subcommand)]
-    pub command: Option<Command>,
     /// The service to expose: short for --local-server
     #[arg(value_name = "SERVICE", value_parser = service, group = "exposed")]
-    pub service: Option<HostPort>,
+    pub service: Option<LocalAddress>,
     /// The server's address and ctl port [default port: 8080]
     #[arg(long, value_name = "HOST[:PORT]", value_parser = server_address)]
     pub cproxy_server: Option<HostPort>,
-    /// The service to expose; a port alone is one of this machine; replaces the tunnels of the configuration file
+    /// The service to expose; a port alone is one of this machine, unix:PATH a Unix socket; replaces the tunnels of the
+    /// configuration file
     #[arg(long, value_name = "HOST:PORT", value_parser = local_address, group = "exposed")]
-    pub local_server: Option<HostPort>,
+    pub local_server: Option<LocalAddress>,
     /// Public port wanted for the service; 0 lets the server pick [default: 0]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "exposed")]
     pub public_port: Option<u16>,
@@ -176,6 +237,9 @@ pub struct ClientFlags {
     /// HTTPS_PROXY or ALL_PROXY. One that wants a password belongs into CPROXY_OUTBOUND_PROXY or a file
     #[arg(long, value_name = "URL|environment")]
     pub outbound_proxy: Option<Given>,
+    /// No flag.
+    #[arg(skip)]
+    pub aim: Aim,
     /// The flags that both programs have.
     #[command(flatten)]
     pub common: CommonFlags,
@@ -184,7 +248,7 @@ pub struct ClientFlags {
 impl ClientFlags {
     /// The service that the flags name.
     #[must_use]
-    pub fn local(&self) -> Option<&HostPort> {
+    pub fn local(&self) -> Option<&LocalAddress> {
         self.service.as_ref().or(self.local_server.as_ref())
     }
 
@@ -206,9 +270,12 @@ impl ClientFlags {
         self.protocol == Some(Protocol::Udp)
     }
 
-    /// What is wrong with `--protocol` beside `--host`.
+    /// What is wrong with `--protocol` beside `--host` or a Unix socket.
     #[must_use]
     pub fn protocol_problem(&self) -> Option<&'static str> {
+        if self.is_udp() && self.local().is_some_and(LocalAddress::is_unix) {
+            return Some(NO_UDP_AT_A_UNIX_SOCKET);
+        }
         match (self.protocol?, &self.host) {
             (Protocol::Web(_), None) => {
                 Some("--protocol http and https need --host NAME: the name that leads to the service")
@@ -280,8 +347,8 @@ mod tests {
 
     #[test]
     fn the_flag_tables_are_consistent() {
-        ServerFlags::command().debug_assert();
-        ClientFlags::command().debug_assert();
+        ServerLine::command().debug_assert();
+        ClientLine::command().debug_assert();
     }
 
     #[test]
@@ -298,22 +365,23 @@ mod tests {
     #[test]
     fn the_original_commands_still_work() {
         let server =
-            ServerFlags::try_parse_from(normalised(&["s", "--proxy_port=8090", "--work_thread_nums=4"])).unwrap();
+            ServerLine::try_parse_from(normalised(&["s", "--proxy_port=8090", "--work_thread_nums=4"])).unwrap().flags;
         assert_eq!(server.proxy_port, Some(8090));
         assert_eq!(server.common.work_thread_nums, NonZeroUsize::new(4));
-        let client = ClientFlags::try_parse_from(normalised(&[
+        let client = ClientLine::try_parse_from(normalised(&[
             "c",
             "--local_server=127.0.0.1:7777",
             "--cproxy_server=127.0.0.1:8080",
         ]))
-        .unwrap();
+        .unwrap()
+        .flags;
         assert_eq!(client.local_server.unwrap().to_string(), "127.0.0.1:7777");
         assert_eq!(client.cproxy_server.unwrap().to_string(), "127.0.0.1:8080");
     }
 
     #[test]
     fn bad_values_name_the_flag_and_the_way_out() {
-        let error = |args: &[&str]| ClientFlags::try_parse_from(args).unwrap_err().to_string();
+        let error = |args: &[&str]| ClientLine::try_parse_from(args).unwrap_err().to_string();
         let no_port = error(&["c", "--local-server", "localhost"]);
         assert!(
             no_port.contains(
@@ -328,7 +396,7 @@ mod tests {
         assert!(error(&["c", "--drain-timeout", "nan"]).contains("write seconds from 0"));
         assert!(error(&["c", "--public-port", "80"]).contains("--local-server <HOST:PORT>"));
         let short =
-            ClientFlags::try_parse_from(["c", "8000", "--public-port", "80", "--cproxy-server", "a.b"]).unwrap();
+            ClientLine::try_parse_from(["c", "8000", "--public-port", "80", "--cproxy-server", "a.b"]).unwrap().flags;
         assert_eq!(short.local().unwrap().to_string(), "127.0.0.1:8000");
         assert_eq!(short.cproxy_server.unwrap().to_string(), "a.b:8080");
         assert!(error(&["c", "--tunnel-name", "", "--local-server", "a:1"]).contains("it is empty; write a name"));

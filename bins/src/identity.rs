@@ -68,12 +68,13 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::local_address;
     use protocol_sm::settings::{Serving, TunnelLimits};
 
     fn tunnel(name: &str, public_port: u16) -> TunnelEntry {
         TunnelEntry {
             name: name.into(),
-            local: "127.0.0.1:22".parse().unwrap(),
+            local: local_address("127.0.0.1:22").unwrap(),
             local_sources: Vec::new(),
             public_ports: Ports::one(public_port),
             bind_addr: None,

@@ -22,12 +22,19 @@ const FILE: &str = "cproxy-token";
 /// # Errors
 /// It cannot be made and kept: a sentence for the log.
 pub fn own_token(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, String> {
-    let given = variable(token::VARIABLE).is_some_and(|token| !token.is_empty()) || flags.token_file.is_some();
-    let Some(directory) = tls::directory(None, variable).filter(|_| !given && flags.config.is_none()) else {
-        return Ok(None);
-    };
+    let Some(directory) = directory(flags, variable) else { return Ok(None) };
     let made = made_once(&directory);
     made.map(Some).map_err(|error| format!("no token can be made and kept in `{}`: {error}", directory.display()))
+}
+
+/// Where such a server has that file, or will have it once it was started.
+pub fn own_file(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    directory(flags, variable).map(|directory| directory.join(FILE))
+}
+
+fn directory(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let given = variable(token::VARIABLE).is_some_and(|token| !token.is_empty()) || flags.token_file.is_some();
+    tls::directory(None, variable).filter(|_| !given && flags.config.is_none())
 }
 
 /// The token's file in `directory`: made once, for its user alone.

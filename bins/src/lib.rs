@@ -17,6 +17,7 @@ pub mod admin;
 pub mod assemble;
 pub mod certificates;
 pub mod config;
+pub mod doctor;
 pub mod exit;
 pub mod flags;
 pub mod identity;

@@ -10,6 +10,7 @@
 //! - N4 an address that failed last time is tried after all others, and the one that worked last before them.
 
 use crate::time::Instant;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -130,6 +131,42 @@ impl Name {
     #[must_use]
     pub fn has_address(&self) -> bool {
         !self.addresses.is_empty()
+    }
+}
+
+/// What the text says that tells where a LocalServer is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LocalAt {
+    /// A host's name and a port: it is looked up, again and again.
+    Name,
+    /// An IP address and a port: there is nothing to refresh.
+    Address,
+    /// A Unix socket of this machine at this path; behind an `@`, one in the abstract namespace. There is nothing to look
+    /// up.
+    Unix(Arc<str>),
+}
+
+impl LocalAt {
+    /// What stands in front of the path of a Unix socket.
+    pub const UNIX: &str = "unix:";
+
+    /// Reads a `HOST:PORT` or `unix:PATH`.
+    #[must_use]
+    pub fn of(local: &str) -> Self {
+        match local.strip_prefix(Self::UNIX) {
+            Some(path) => Self::Unix(path.into()),
+            None if is_address(local) => Self::Address,
+            None => Self::Name,
+        }
+    }
+
+    /// The path of a Unix socket.
+    #[must_use]
+    pub fn unix(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Name | Self::Address => None,
+        }
     }
 }
 

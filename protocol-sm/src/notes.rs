@@ -15,6 +15,7 @@ use crate::wire::{ConnKind, Foreign};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -39,6 +40,13 @@ pub enum Note {
     NoLocalPort {
         /// The LocalServer's address.
         to: SocketAddr,
+    },
+    /// A LocalServer's Unix socket could not be connected to.
+    UnixUnreachable {
+        /// Where it is.
+        path: Arc<str>,
+        /// Why; [`SysError::WouldBlock`]: as many wait there already as may, and visitors wait for that to end.
+        error: SysError,
     },
     /// A LocalServer could not be dialled from an address that this machine does not have.
     NoLocalSource {

@@ -121,6 +121,12 @@ impl<C: PartialEq + Copy, V: PartialEq + Copy> Pool<C, V> {
         self.idle.is_empty()
     }
 
+    /// Whether conns that were asked for are still to come.
+    #[must_use]
+    pub fn expects(&self) -> bool {
+        self.asked > 0
+    }
+
     /// A new conn has come from the client.
     pub fn on_new(&mut self, conn: C) -> Option<V> {
         self.asked = self.asked.saturating_sub(1);

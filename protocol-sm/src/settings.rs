@@ -3,6 +3,7 @@
 
 use crate::bandwidth::Rate;
 use crate::budget::Budget;
+use crate::datagrams::MAX_FLOWS;
 use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
@@ -203,6 +204,8 @@ pub struct Scope {
     /// Visitors of one source address at once, waiting and served (default a quarter of `max_connections`, but 64 at
     /// least); more are reset.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once (default 4096).
+    pub max_flows: u32,
     /// Who may visit its tunnels (default: everybody).
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
@@ -222,6 +225,7 @@ impl Default for Scope {
             max_connections: 10_000,
             max_waiting: 4096,
             max_connections_per_source: None,
+            max_flows: MAX_FLOWS,
             sources: SourceLists::default(),
             max_connection_rate: 0,
             max_bandwidth: None,
@@ -387,7 +391,7 @@ pub struct TunnelSpec {
     pub bind_addr: Option<IpAddr>,
     /// The host whose visitors it wants, instead of those of a port of its own.
     pub site: Option<Site>,
-    /// `HOST:PORT` of its LocalServer.
+    /// `HOST:PORT` of its LocalServer, or `unix:PATH`.
     pub local: String,
     /// The client's own addresses from which it is dialled, one after the other as their ports are used up; none: the
     /// system chooses.
@@ -415,6 +419,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// It stands in front of the first datagram of a flow alone (default: of each).
+    pub proxy_protocol_first: bool,
     /// What the server is told of the service of a host.
     pub service: Service,
 }

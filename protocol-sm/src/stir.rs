@@ -6,6 +6,9 @@
 use crate::time::Instant;
 use core::time::Duration;
 
+/// So many times as long as else may something take that has to wait behind other payload.
+pub(crate) const PATIENCE: u32 = 12;
+
 /// Looks closer together than this are one: each costs a sum over all conns of the peer.
 const LOOK: Duration = Duration::from_millis(250);
 

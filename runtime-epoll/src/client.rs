@@ -1,7 +1,7 @@
 //! The client's threads.
 
 use crate::mail::{Address, Outgoing};
-use crate::notes::{AccessLog, browsers_refuse, seconds};
+use crate::notes::{AccessLog, Observer, browsers_refuse, seconds};
 use crate::operator::Answers;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
@@ -12,7 +12,7 @@ use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop, ToOperator};
-use protocol_sm::driver::{Lookup, Resolve, Strategy, Tell};
+use protocol_sm::driver::{Lookup, Note, Resolve, Strategy, Tell};
 use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use std::fmt;
@@ -63,6 +63,7 @@ pub struct Client {
     host: Host,
     main: DriverSlot<ToClientMain>,
     reports: Answers,
+    observer: Option<Observer>,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -124,7 +125,8 @@ pub fn start(mut config: Config) -> Result<Client, io::Error> {
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
     let tls = TlsInUse::new(in_use(config.tls.take()));
-    Ok(Client { config, tls, answers: None, clock, host, main, reports: Answers::default(), loop_count, hosts })
+    let (answers, reports, observer) = (None, Answers::default(), None);
+    Ok(Client { config, tls, answers, clock, host, main, reports, observer, loop_count, hosts })
 }
 
 fn in_use(tls: Option<ClientTls>) -> Tls {
@@ -172,6 +174,11 @@ impl Client {
         self.reports.operator(Program::Client(self.main.address()))
     }
 
+    /// Shows every note to `see`, on the thread that makes it: `see` must not block.
+    pub fn observe(&mut self, see: impl Fn(&Note) + Send + Sync + 'static) {
+        self.observer = Some(Observer::new(see));
+    }
+
     /// Runs until stopped or refused for good. Uses the calling thread as the main thread and calls
     /// `on_forwarding` on it, once per tunnel that becomes reachable, is reachable again after it was refused, or changes
     /// its public address.
@@ -187,6 +194,7 @@ impl Client {
             mut host,
             main,
             reports,
+            observer,
             loop_count,
             hosts,
         } = self;
@@ -201,6 +209,7 @@ impl Client {
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
         main.sys.set_limits(Limits::new(&timings));
+        main.sys.notes().show(observer.clone());
         answers.into_iter().for_each(|answers| main.sys.notes().answer_reloads(answers));
         let mut loops = loop_count.into_iter().enumerate().map(|(loop_index, seat)| {
             let driver = ClientLoop::<Stream, Pipe>::new(loop_index, timings.clone());
@@ -209,6 +218,7 @@ impl Client {
             worker.sys.use_tls(tls.clone());
             worker.sys.set_limits(Limits::new(&timings));
             worker.sys.notes().record_visits(access_log.clone());
+            worker.sys.notes().show(observer.clone());
             worker
         });
         let mut first = loops.next().expect("there is a loop at least");

@@ -2,6 +2,7 @@
 //! limited, and the next one says how many were left out.
 
 use crate::sys::ports::is_listened_on;
+use crate::sys::unix::why_not;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::control::server::Asked;
 use protocol_sm::driver::{Dropped, Expiry, HandshakeEnd, Note};
@@ -38,6 +39,7 @@ pub(crate) struct Notes {
     conns: Limiter,
     ports: Limiter,
     sources: Limiter,
+    sockets: Limiter,
     accepts: Limiter,
     foreign: Limiter<3, 60>,
     /// What is said once of each tunnel.
@@ -45,6 +47,8 @@ pub(crate) struct Notes {
     violations: Limiter,
     /// Where visits are recorded, if they are.
     access_log: Option<AccessLog>,
+    /// Who is shown every note, if anybody.
+    observer: Option<Observer>,
     /// The client's tunnels are announced by name, which is not known here.
     tunnel_news: Vec<TunnelNews>,
     /// Whoever has told the program its configuration anew waits there for what that has changed.
@@ -68,7 +72,28 @@ impl fmt::Debug for AccessLog {
     }
 }
 
+/// Who is shown every note of a program, on the thread that makes it.
+#[derive(Clone)]
+pub(crate) struct Observer(Arc<dyn Fn(&Note) + Send + Sync>);
+
+impl Observer {
+    pub(crate) fn new(see: impl Fn(&Note) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(see))
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 impl Notes {
+    /// Every note is shown to it, if there is one.
+    pub(crate) fn show(&mut self, observer: Option<Observer>) {
+        self.observer = observer;
+    }
+
     /// Visits are recorded there, if anywhere.
     pub(crate) fn record_visits(&mut self, access_log: Option<AccessLog>) {
         self.access_log = access_log;
@@ -87,6 +112,9 @@ impl Notes {
     /// Logs `note`. A name that a peer has chosen is a field of its own, as a string: there it is escaped, and cannot
     /// forge a line. `peer_ip` is the first field behind the event's name, where a fail2ban filter finds it.
     pub(crate) fn take(&mut self, note: Note) {
+        if let Some(Observer(see)) = &self.observer {
+            see(&note);
+        }
         match note {
             Note::Started { conn, epoch, tunnel, visitor, .. } => {
                 let (peer_ip, peer_port) = peer(visitor);
@@ -145,6 +173,9 @@ impl Notes {
                      machine in the tunnel's local_sources (\"127.0.0.2\" is there for a service on 127.0.0.1), or widen \
                      net.ipv4.ip_local_port_range"
                 );
+            }),
+            Note::UnixUnreachable { path, error } => self.sockets.line(|suppressed| {
+                tracing::warn!(event = "local_socket_failed", %path, suppressed, "{}", why_not(&path, error));
             }),
             Note::NoLocalSource { source } => self.sources.line(|suppressed| {
                 tracing::warn!(

@@ -10,10 +10,11 @@ pub(crate) mod ports;
 mod random;
 mod secure;
 mod socket;
+pub(crate) mod unix;
 
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
-pub use pipe::Pipe;
+pub use pipe::{BUDGET as PIPE_BYTES, Pipe};
 pub use poll::Poller;
 pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
@@ -255,6 +256,12 @@ impl<O> Streams for Linux<O> {
     fn connect(&mut self, from: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Stream, SysError> {
         // It is watched only now, because epoll reports a socket that has not begun to connect as hung up.
         let stream = Stream::connect(from, to, role, &self.limits)?;
+        self.watch(&stream, token)?;
+        Ok(stream)
+    }
+
+    fn connect_unix(&mut self, path: &str, token: Token) -> Result<Stream, SysError> {
+        let stream = Stream::of_unix(unix::connect_to(path)?);
         self.watch(&stream, token)?;
         Ok(stream)
     }

@@ -542,16 +542,24 @@ class Flow(Local):
             await cancelled(reading, *stopping)
 
     async def send(self, data):
-        self.parts += data
-        while len(self.parts) >= 2:
-            length = struct.unpack("<H", self.parts[:2])[0]
-            if length > self.LONGEST:
-                raise Violation("longer than any datagram")
-            if len(self.parts) < 2 + length:
-                return
-            datagram, self.parts = self.parts[2:2 + length], self.parts[2 + length:]
+        datagrams, self.parts = self.split(self.parts + data)
+        for datagram in datagrams:
             with contextlib.suppress(OSError):  # lost, as any may be
                 self.sock.send(datagram)
+
+    @classmethod
+    def split(cls, data):
+        """The whole datagrams at the front of a stream, and the rest of it."""
+        datagrams = []
+        while len(data) >= 2:
+            length = struct.unpack("<H", data[:2])[0]
+            if length > cls.LONGEST:
+                raise Violation("longer than any datagram")
+            if len(data) < 2 + length:
+                break
+            datagrams.append(data[2:2 + length])
+            data = data[2 + length:]
+        return datagrams, data
 
     def shut_write(self):
         self.over.set()

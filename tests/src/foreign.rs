@@ -3,15 +3,16 @@
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::fmt::Display;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// Processes of other programs, and a directory for their files. Dropped, they end, with those that they have started.
+/// Processes of other programs, and a directory for their files. Dropped, they end, with those that they have started; in a
+/// test that fails what they have said is shown.
 #[derive(Debug)]
 pub struct Foreign {
     processes: Vec<Child>,
@@ -54,17 +55,31 @@ impl Foreign {
     /// # Panics
     /// If that cannot be done.
     pub fn start(&mut self, program: &str, args: &[&str]) {
+        let said = File::create(self.said(self.processes.len())).expect("a file");
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.args(args).stdin(Stdio::null()).stdout(said.try_clone().expect("a second handle")).stderr(said);
+        command.process_group(0);
         self.processes.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
+    }
+
+    /// Where a process's output goes.
+    fn said(&self, number: usize) -> PathBuf {
+        self.dir().join(format!("said-{number}"))
     }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        for process in &mut self.processes {
+        for number in 0..self.processes.len() {
+            let said = self.said(number);
+            let process = &mut self.processes[number];
+            let ended = process.try_wait();
             let _ = killpg(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM);
             let _ = process.wait();
+            if std::thread::panicking() {
+                let said = fs::read(said).unwrap_or_default();
+                eprintln!("--- another program (ended before: {ended:?}): {}", String::from_utf8_lossy(&said));
+            }
         }
     }
 }

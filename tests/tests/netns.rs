@@ -76,6 +76,29 @@ fn late_and_lost_packets_change_nothing() {
 #[test]
 fn own_bulk_on_a_thin_line_costs_no_visitor() {
     root_only!();
+    // With a conn for each visitor, and two seconds for the answer.
+    let hasty = || options().key("dial_timeout", 1).threads(1);
+    visits_beside_bulk(hasty().key("idle_conns", 12), hasty());
+}
+
+/// P-POOL-2, P-POOL-5: and so do the handshakes of the conns that the visitors wait for.
+#[test]
+fn own_bulk_on_a_thin_line_costs_no_new_conn() {
+    root_only!();
+    let hasty = || options().key("dial_timeout", 2).key("handshake_timeout", 3).threads(1);
+    visits_beside_bulk(hasty().key("wait_timeout", 3), hasty());
+}
+
+/// P-AUTH-12: also where a server waits longer for a hello.
+#[test]
+fn own_bulk_on_a_thin_line_costs_no_new_conn_under_tls() {
+    root_only!();
+    let hasty = || options().key("dial_timeout", 2).key("handshake_timeout", 3).threads(1);
+    visits_beside_bulk(hasty().key("wait_timeout", 3).tls(), hasty());
+}
+
+/// Eight visitors come while four others download more than the line can take. Each is served.
+fn visits_beside_bulk(server: Options, client: Options) {
     let link = Link::new(Duration::ZERO);
     let service = link.far.run(|| {
         Service::start_at((link.far.ip(), 0).into(), |mut stream| {
@@ -85,10 +108,7 @@ fn own_bulk_on_a_thin_line_costs_no_visitor() {
             let _gone = stream.write_all(&first);
         })
     });
-    // With a conn for each visitor, and two seconds for the answer.
-    let hasty = || options().key("dial_timeout", 1);
-    let server = hasty().threads(1).key("idle_conns", 12);
-    let (_server, client) = setup(&link, service.addr(), server, hasty().threads(1));
+    let (_server, client) = setup(&link, service.addr(), server, client);
     link.near.run(|| {
         let downloads: Vec<_> = (0..4)
             .map(|_| {

@@ -3,6 +3,7 @@
 mod precedence;
 
 use super::*;
+use crate::flags::{ClientLine, ServerLine};
 use clap::Parser;
 use protocol_sm::ports::PortSet;
 use protocol_sm::settings::TunnelSpec;
@@ -29,12 +30,12 @@ impl Files {
 }
 
 fn run_server(args: &[&str], variable: Option<&str>) -> Result<Assembled<server::Config>, ConfigError> {
-    let flags = ServerFlags::try_parse_from([&["cproxy-server"], args].concat()).unwrap();
+    let flags = ServerLine::try_parse_from([&["cproxy-server"], args].concat()).unwrap().flags;
     server(&flags, variable.map(OsString::from))
 }
 
 fn run_client(args: &[&str], variable: Option<&str>) -> Result<Assembled<client::Config>, ConfigError> {
-    let flags = ClientFlags::try_parse_from([&["cproxy-client"], args].concat()).unwrap();
+    let flags = ClientLine::try_parse_from([&["cproxy-client"], args].concat()).unwrap().flags;
     client(&flags, variable.map(OsString::from))
 }
 

@@ -2,21 +2,23 @@
 #![forbid(unsafe_code)]
 
 use bins::access_log::{self, Side};
-use bins::flags::{ClientFlags, Command};
+use bins::flags::{Aim, ClientCommand, ClientFlags, ClientLine, Command};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
-use bins::{admin, assemble, certificates, exit, flags, limits, logging, notify, operate, signals, token};
+use bins::{admin, assemble, certificates, doctor, exit, flags, limits, logging, notify, operate, signals, token};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let flags: ClientFlags = flags::parse();
-    match &flags.command {
-        Some(Command::CheckConfig { file }) => {
-            let only_file = ClientFlags { common: assemble::only_file(file), ..ClientFlags::default() };
-            return exit::check_config(file, assemble::client(&only_file, None));
+    let ClientLine { command, flags } = flags::parse();
+    match command {
+        Some(ClientCommand::Common(Command::CheckConfig { file })) => {
+            let common = assemble::only_file(&file);
+            let only_file = ClientFlags { aim: Aim::CheckFile, common, ..ClientFlags::default() };
+            return exit::check_config(&file, assemble::client(&only_file, None));
         }
-        Some(command) => return operate::run(admin::CLIENT, command),
+        Some(ClientCommand::Common(command)) => return operate::run(admin::CLIENT, &command),
+        Some(ClientCommand::Doctor(asked)) => return doctor::client(*asked),
         None => {}
     }
     if let Err(refused) = runtime_epoll::check_calls() {

@@ -3,12 +3,14 @@
 
 use bins::access_log::{self, Side};
 use bins::admin::Served;
-use bins::flags::{Command, ServerCommand, ServerFlags};
+use bins::flags::{Aim, Command, ServerCommand, ServerFlags, ServerLine};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
-use bins::{admin, assemble, certificates, exit, flags, invitation, limits, logging, notify, operate, signals, token};
+use bins::{
+    admin, assemble, certificates, doctor, exit, flags, invitation, limits, logging, notify, operate, signals, token,
+};
 use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::server::{self, StartError};
@@ -20,20 +22,21 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let mut flags: ServerFlags = flags::parse();
-    match &flags.command {
+    let ServerLine { command, mut flags } = flags::parse();
+    match command {
         Some(ServerCommand::Common(Command::CheckConfig { file })) => {
-            let common = assemble::only_file(file);
-            let only_file = ServerFlags { common, command: flags.command.clone(), ..ServerFlags::default() };
-            return exit::check_config(file, assemble::server(&only_file, None));
+            let common = assemble::only_file(&file);
+            let only_file = ServerFlags { aim: Aim::CheckFile, common, ..ServerFlags::default() };
+            return exit::check_config(&file, assemble::server(&only_file, None));
         }
-        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, command),
+        Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, &command),
+        Some(ServerCommand::Doctor(asked)) => return doctor::server(*asked),
         Some(ServerCommand::Kick { client, socket }) => {
-            return operate::order(&admin::Question::Kick { client: client.clone() }, socket);
+            return operate::order(&admin::Question::Kick { client }, &socket);
         }
-        Some(ServerCommand::Upgrade(socket)) => return operate::upgrade(socket),
+        Some(ServerCommand::Upgrade(socket)) => return operate::upgrade(&socket),
         Some(ServerCommand::Close { port, socket }) => {
-            return operate::order(&admin::Question::Close { port: *port }, socket);
+            return operate::order(&admin::Question::Close { port }, &socket);
         }
         None => {}
     }

@@ -7,7 +7,8 @@ use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::service;
 use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
-use crate::address::{AddressError, HostPort, server_address, socket_addr};
+use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
+use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
 use protocol_sm::ports::may_clash;
 use protocol_sm::proxy_protocol::ProxyProtocol;
@@ -51,7 +52,7 @@ pub struct TunnelEntry {
     /// Its name, for logs.
     pub name: String,
     /// Where the LocalServer is; of several, the first.
-    pub local: HostPort,
+    pub local: LocalAddress,
     /// The client's own addresses from which it is dialled; none: the system chooses.
     pub local_sources: Vec<IpAddr>,
     /// The public ports wanted, each a tunnel; 0 lets the server pick.
@@ -114,7 +115,7 @@ const LOCAL_SOURCES: &str = "local_sources";
 const BIND_ADDR: &str = "bind_addr";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 14] = [
+const TUNNEL_KEYS: [&str; 15] = [
     "name",
     "local",
     LOCAL_SOURCES,
@@ -128,12 +129,15 @@ const TUNNEL_KEYS: [&str; 14] = [
     MAX_CONNECTION_RATE,
     MAX_BANDWIDTH,
     PROXY_PROTOCOL,
+    PROXY_PROTOCOL_FIRST,
     UDP_FOLLOW,
 ];
 /// A LocalServer of UDP may answer from any of its ports.
 const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
+/// It stands in front of a flow's first datagram alone.
+const PROXY_PROTOCOL_FIRST: &str = "proxy_protocol_first";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
@@ -284,9 +288,11 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         let address = text.parse().map(|ip: IpAddr| ip.to_canonical());
         address.map_err(|_| "is no IP address; write one of the server's, such as \"127.0.0.1\"")
     });
+    let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
-    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
+    let max_bandwidth = bandwidth(section).flatten();
+    let serving = Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_first, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -294,6 +300,12 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         return;
     };
     let Some((local, public_ports)) = ports else { return };
+    if local.is_unix() && datagrams.is_some() {
+        section.problem("protocol", format!("is \"udp\": {NO_UDP_AT_A_UNIX_SOCKET}"));
+    }
+    if local.is_unix() && !local_sources.is_empty() {
+        section.problem(LOCAL_SOURCES, "is for services at a port: a Unix socket is dialled from no address".into());
+    }
     let name = name.to_owned();
     let tunnel = TunnelEntry { name, local, local_sources, public_ports, bind_addr, sites, limits, serving };
     let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();
@@ -385,15 +397,26 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
 fn datagrams(section: &Section<'_>, protocol: Option<Protocol>) -> Option<Datagrams> {
     let follows = section.boolean(UDP_FOLLOW);
     if protocol == Some(Protocol::Udp) {
-        if section.has(PROXY_PROTOCOL) {
-            section.problem(PROXY_PROTOCOL, "is for tunnels of TCP; leave it out beside `protocol = \"udp\"`".into());
-        }
         return Some(if follows == Some(true) { Datagrams::Follow } else { Datagrams::Connected });
     }
     if follows.is_some() {
         section.problem(UDP_FOLLOW, "is for tunnels with `protocol = \"udp\"`".into());
     }
     None
+}
+
+/// Whether the header stands in front of a flow's first datagram alone.
+fn first_alone(section: &Section<'_>, is_udp: bool, version: Option<ProxyProtocol>) -> bool {
+    if is_udp && version == Some(ProxyProtocol::V1) {
+        let what = "is \"v1\", a line of text in front of a stream; a datagram needs \"v2\"";
+        section.problem(PROXY_PROTOCOL, what.into());
+    }
+    let first = section.boolean(PROXY_PROTOCOL_FIRST);
+    if first.is_some() && !(is_udp && section.has(PROXY_PROTOCOL)) {
+        let what = "is for tunnels with `protocol = \"udp\"` and `proxy_protocol = \"v2\"`";
+        section.problem(PROXY_PROTOCOL_FIRST, what.into());
+    }
+    first == Some(true)
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {

@@ -40,7 +40,7 @@ pub(super) const CLIENT: [&str; 13] = [
 ];
 
 /// Keys of `cproxy-server`'s file.
-pub(super) const SERVER: [&str; 34] = [
+pub(super) const SERVER: [&str; 35] = [
     "bind_addr",
     "public_bind_addr",
     "ctl_port",
@@ -58,6 +58,7 @@ pub(super) const SERVER: [&str; 34] = [
     "max_connections",
     "max_waiting",
     PER_SOURCE,
+    MAX_FLOWS,
     "idle_conns",
     "max_handshakes",
     "max_handshakes_per_source",
@@ -118,6 +119,8 @@ pub(super) const ALLOW_SOURCES: &str = "allow_sources";
 pub(super) const DENY_SOURCES: &str = "deny_sources";
 /// How many visitors one source address may have.
 pub(super) const PER_SOURCE: &str = "max_connections_per_source";
+/// How many flows a UDP tunnel may have.
+pub(super) const MAX_FLOWS: &str = "max_flows";
 /// How often one source address may visit.
 pub(super) const MAX_CONNECTION_RATE: &str = "max_connection_rate";
 /// What a tunnel may move.

@@ -3,9 +3,11 @@
 
 use super::client::HOSTS;
 use super::section::Section;
-use crate::address::{AddressError, HostPort, local_address};
+use crate::address::{AddressError, LocalAddress, local_address};
+use protocol_sm::names::LocalAt;
 use std::fmt;
 use std::num::NonZeroU16;
+use std::path::Path;
 
 /// Ports that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,12 @@ impl fmt::Display for Ports {
 }
 
 /// What a section says of a tunnel's ports, if that makes sense: the LocalServer's first, and the public ones.
-pub(super) fn ports(section: &Section<'_>) -> Option<(HostPort, Ports)> {
-    let local = section.parsed_by("local", local_addresses);
+pub(super) fn ports(section: &Section<'_>) -> Option<(LocalAddress, Ports)> {
+    let directory = section.origin().parent().unwrap_or(Path::new(""));
+    let local = section.parsed_by("local", |text| {
+        let (first, ports) = local_addresses(text)?;
+        Ok::<_, AddressError>((first.within(directory)?, ports))
+    });
     if !section.has("local") {
         section.problem("local", "is missing; write `local = \"HOST:PORT\"`, the address of the service".into());
     }
@@ -78,16 +84,15 @@ pub(super) fn ports(section: &Section<'_>) -> Option<(HostPort, Ports)> {
 }
 
 /// Reads a LocalServer's address, or those of several whose ports follow each other: the first, and the ports.
-fn local_addresses(text: &str) -> Result<(HostPort, Ports), AddressError> {
+fn local_addresses(text: &str) -> Result<(LocalAddress, Ports), AddressError> {
     let (host, ports) = text.split_at(text.rfind(':').map_or(0, |colon| colon + 1));
-    // A host name without a port may have dashes, too.
-    if ports.contains('-') && ports.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit()) {
+    // A host name without a port may have dashes, too, and so may a Unix socket.
+    let is_range = ports.contains('-') && ports.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
+    if is_range && !text.starts_with(LocalAt::UNIX) {
         let ports = range(ports)?;
         return Ok((local_address(&format!("{host}{}", ports.first))?, ports));
     }
-    let one = local_address(text)?;
-    let port = one.port();
-    Ok((one, Ports::one(port)))
+    Ok((local_address(text)?, Ports::one(0)))
 }
 
 fn range(text: &str) -> Result<Ports, AddressError> {

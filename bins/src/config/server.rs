@@ -1,8 +1,8 @@
 //! The file of `cproxy-server`.
 
 use super::keys::{
-    ALLOW_BIND_ADDRS, ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE,
-    TOKEN_FILES, TRUSTED_PROXIES,
+    ALLOW_BIND_ADDRS, ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, MAX_FLOWS,
+    PER_SOURCE, TOKEN_FILES, TRUSTED_PROXIES,
 };
 use super::section::Section;
 use super::{
@@ -78,6 +78,8 @@ pub struct ScopeEntry {
     pub max_waiting: Option<u32>,
     /// Visitors of one source address at once.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once.
+    pub max_flows: Option<u32>,
     /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
     /// Networks that may not visit.
@@ -101,6 +103,7 @@ impl ScopeEntry {
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
             max_connections_per_source: self.max_connections_per_source.or(outer.max_connections_per_source),
+            max_flows: self.max_flows.unwrap_or(outer.max_flows),
             sources: SourceLists {
                 allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
@@ -129,7 +132,7 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 16] = [
+const CLIENT_KEYS: [&str; 17] = [
     "name",
     "token",
     "token_file",
@@ -142,6 +145,7 @@ const CLIENT_KEYS: [&str; 16] = [
     "max_connections",
     "max_waiting",
     PER_SOURCE,
+    MAX_FLOWS,
     ALLOW_SOURCES,
     DENY_SOURCES,
     MAX_CONNECTION_RATE,
@@ -261,6 +265,7 @@ fn scope(section: &Section<'_>) -> ScopeEntry {
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
         max_connections_per_source: section.count(PER_SOURCE, 1),
+        max_flows: section.count(MAX_FLOWS, 1),
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
@@ -347,6 +352,7 @@ mod tests {
             max_connections = 2
             max_waiting = 3
             max_connections_per_source = 2
+            max_flows = 7
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
@@ -387,6 +393,7 @@ mod tests {
             max_connections = 12
             max_waiting = 13
             max_connections_per_source = 14
+            max_flows = 15
             deny_sources = []
             max_connection_rate = 0
             max_bandwidth = 0
@@ -429,6 +436,7 @@ mod tests {
         assert_eq!(["office.example.com", "example.com"].map(|host| may(&office, host)), [true, false]);
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
+        assert_eq!((top.max_flows, office.max_flows, file.clients[1].scope.within(top).max_flows), (7, 15, 7));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
@@ -467,7 +475,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:52: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:53: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -5,6 +5,7 @@
 
 mod check_config;
 mod command_line;
+mod doctor;
 mod exit_codes;
 mod program;
 mod readme;

@@ -3,6 +3,7 @@
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
+use protocol_sm::datagrams;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Host, Service, Site, Speaks, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
@@ -33,6 +34,7 @@ pub(crate) fn document() -> String {
         ("messages", messages()),
         ("invalid_frames", invalid_frames()),
         ("streams", streams()),
+        ("flows", flows()),
         ("handshakes", handshakes()),
     ];
     let mut text = format!("{{\n\"about\": {},\n\"version\": 1", json(ABOUT));
@@ -599,6 +601,29 @@ fn streams() -> Vec<String> {
             &[ToClient::Ack { received: 1 }],
             &[5, 0, 1, 9, 2],
         ),
+    ]
+}
+
+fn flows() -> Vec<String> {
+    fn row(name: &str, datagrams: &[&[u8]], rest: Option<&[u8]>, behind: &[u8]) -> String {
+        let framed = datagrams.iter().flat_map(|datagram| [&datagrams::frame(datagram.len())[..], datagram].concat());
+        let bytes: Vec<u8> = framed.chain(rest.unwrap_or(behind).iter().copied()).collect();
+        let datagrams: Vec<_> = datagrams.iter().map(|datagram| hex(datagram)).collect();
+        object(&[
+            ("name", json(name)),
+            ("hex", hex(&bytes)),
+            ("datagrams", format!("[{}]", datagrams.join(", "))),
+            ("rest", rest.map_or("null".to_owned(), hex)),
+        ])
+    }
+    let longest = u16::try_from(datagrams::MAX_DATAGRAM).expect("two bytes");
+    vec![
+        row("three datagrams, one of them empty", &[b"one", b"", b"two"], Some(b""), b""),
+        row("the low byte of a length is first", &[&[7; 258]], Some(b""), b""),
+        row("half a length", &[b"one"], Some(&[3]), b""),
+        row("a datagram whose last byte is missing", &[], Some(&[3, 0, b't', b'w']), b""),
+        row("the longest length", &[], Some(&longest.to_le_bytes()), b""),
+        row("a length that no datagram has: a violation", &[b"one"], None, &(longest + 1).to_le_bytes()),
     ]
 }
 

@@ -26,6 +26,7 @@ pub use change::Orders;
 use crate::backoff::Backoff;
 use crate::codes::{MessageName, StateName, TunnelRefusal, Violation};
 use crate::ids::TunnelId;
+use crate::names::LocalAt;
 use crate::reconnect;
 use crate::report::{TunnelReport, TunnelState, TunnelTally};
 use crate::settings::{Timings, TunnelSpec};
@@ -180,7 +181,8 @@ impl Tunnels {
         Some((entry.lookups, &entry.spec.local))
     }
 
-    /// A LocalServer, the tunnel's number `which`, was looked up, without success if there is no address. Returns the
+    /// A LocalServer, the tunnel's number `which`, was looked up, without success if there is no address, which a Unix socket never
+    /// has. Returns the
     /// addresses to dial, or `None` if the tunnel was closed or has another one meanwhile. Visitors may come now. A
     /// look-up that failed does not make the last addresses wrong, and is made again after `reconnect_max`.
     pub fn on_located(
@@ -191,7 +193,7 @@ impl Tunnels {
         now: Instant,
     ) -> Option<&[SocketAddr]> {
         let entry = self.entries.get_mut(&tunnel).filter(|entry| entry.lookups == which)?;
-        if addresses.is_empty() {
+        if addresses.is_empty() && LocalAt::of(&entry.spec.local).unix().is_none() {
             entry.lookup = LookupState::RetryAt(now + self.reconnect_max);
         } else {
             entry.lookup = LookupState::Idle;

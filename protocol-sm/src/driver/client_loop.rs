@@ -21,13 +21,14 @@ use crate::auth::SessionKey;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
+use crate::datagrams::Front;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
-use crate::names::Name;
 use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, Passage};
 use crate::report::{Counted, TunnelTally};
 use crate::settings::{Serving, Timings};
+use crate::stir::Stir;
 use crate::time::Instant;
 use crate::visit::{Begun, Label, VisitEnd};
 use crate::wire::{Framer, Proof, ProxyToClient, ReplyReader};
@@ -62,6 +63,8 @@ pub struct ClientLoop<T, P> {
     drain_idle: bool,
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
+    /// Whether payload moves towards the server, looked at where a conn is opened.
+    stir: Stir,
     /// What is counted of each tunnel.
     tallies: Counted<BTreeMap<TunnelId, TunnelTally>>,
 }
@@ -96,6 +99,7 @@ enum State {
         to: Destination,
         /// Why it fails, once that is known.
         why: Option<ConnFailure>,
+        since: Instant,
     },
     Idle(IdleConn),
     Active(Active),
@@ -137,6 +141,8 @@ struct Active {
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
     throttled: [bool; 2],
+    /// What stands in front of a flow's datagrams.
+    front: Option<Box<Front>>,
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
     began: Counted<Instant>,
@@ -193,6 +199,7 @@ impl<T, P> ClientLoop<T, P> {
             active: 0,
             drain_idle: false,
             told_up: false,
+            stir: Stir::default(),
             tallies: Counted::default(),
         }
     }
@@ -227,10 +234,10 @@ where
             ToClientLoop::End { serial, code } => self.end_session(cx, serial, code),
             ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),
             ToClientLoop::Bandwidth { tunnel, direction, bytes } => self.on_bandwidth(cx, tunnel, direction, bytes),
-            ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label } => {
+            ToClientLoop::Tunnel { tunnel, locals, place, sources, serving, label } => {
                 self.set_serving(tunnel, serving);
                 self.labels.extend(label.map(|label| (tunnel, label)));
-                let local = self.locals.entry(tunnel).or_insert_with(|| LocalServer::new(fixed));
+                let local = self.locals.entry(tunnel).or_insert_with(|| LocalServer::new(&place));
                 local.name.on_answer(&locals, cx.now);
                 local.ports.set_sources(&sources);
                 self.dial_awaiting(cx, tunnel);
@@ -242,9 +249,9 @@ where
                 self.dial_awaiting(cx, tunnel);
                 self.refuse_waiting(cx, gone);
             }
-            ToClientLoop::Relocated { tunnel, fixed } => {
+            ToClientLoop::Relocated { tunnel, place } => {
                 if let Some(local) = self.locals.get_mut(&tunnel) {
-                    local.name = Name::new(fixed);
+                    local.relocate(&place);
                 }
             }
             ToClientLoop::KeepTo(timings) => {
@@ -298,7 +305,7 @@ where
             let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { continue };
             conn.deadline = None;
             let State::Active(active) = &mut conn.state else {
-                self.end(cx, token, End::Abort(AbortCode::Deadline));
+                self.on_slow_handshake(cx, token);
                 continue;
             };
             match active.pace.phase {

@@ -13,6 +13,7 @@ pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
 use crate::ledger::Holder;
 use crate::liveness::Line;
+use crate::names::LocalAt;
 use crate::outbound::Destination;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
@@ -70,6 +71,8 @@ pub enum ToServerLoop<T> {
         /// Who may visit.
         gate: Box<Gate>,
     },
+    /// Datagrams that come from these networks to UDP ports from now on say who has sent them.
+    Trust(Vec<Network>),
     /// The client says something about a transfer.
     Transfer {
         /// The session, by the server's key.
@@ -186,6 +189,8 @@ pub struct UdpPort<T> {
     pub public: SocketAddr,
     /// Who may visit.
     pub gate: Box<Gate>,
+    /// Relays, whose datagrams say who has sent them.
+    pub trusted: Vec<Network>,
 }
 
 /// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
@@ -313,8 +318,8 @@ pub enum ToClientLoop {
         tunnel: TunnelId,
         /// Its addresses. None: nothing new is known.
         locals: Vec<SocketAddr>,
-        /// Its name is an address, and will not have another.
-        fixed: bool,
+        /// What its text says.
+        place: LocalAt,
         /// The client's own addresses from which it is dialled.
         sources: Vec<IpAddr>,
         /// How its visitors are served.
@@ -331,8 +336,8 @@ pub enum ToClientLoop {
     Relocated {
         /// The tunnel.
         tunnel: TunnelId,
-        /// Its name is an address, and will not have another.
-        fixed: bool,
+        /// What its text says.
+        place: LocalAt,
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),

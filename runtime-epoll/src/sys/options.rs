@@ -192,6 +192,11 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &L
     dead_path(fd, role, limits);
 }
 
+/// Options of a connection to a Unix socket: of those of every connection, the ones that it has.
+pub(super) fn on_unix(fd: &impl AsFd) {
+    set(fd, sockopt::OobInline, &true);
+}
+
 /// Options of a connection that was accepted before its role was known, with the options that clients' have.
 pub(super) fn on_assigned(fd: &impl AsFd, role: Role, limits: &Limits) {
     match (role, limits.accepted) {

@@ -21,8 +21,8 @@ const LARGE: [usize; 2] = [1024 * 1024, 256 * 1024];
 const SMALL: usize = 64 * 1024;
 /// Bytes of capacity that the large pipes of a thread may have together.
 const LARGE_BUDGET: usize = 4 * LARGE[0];
-/// Bytes of capacity that all pipes of a thread may have together.
-const BUDGET: usize = 2 * LARGE_BUDGET;
+/// Bytes of capacity that all pipes of a thread, an event loop, may have together.
+pub const BUDGET: usize = 2 * LARGE_BUDGET;
 /// Empty pipes that a thread keeps. To make one and to close it costs 12 µs.
 const KEEP: usize = 8;
 /// After a failure, this many requests get no pipe, without asking the system.

@@ -1,4 +1,4 @@
-//! TCP sockets: connections and listeners, and the calls on them.
+//! Sockets: connections and listeners, and the calls on them.
 #![expect(unsafe_code, reason = "system calls that no safe crate offers; each says why it is sound")]
 
 use super::datagram;
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// A TCP connection. Dropping it resets the connection; [`Streams::close`] ends it well.
+/// A connection. Dropping it resets the connection; [`Streams::close`] ends it well.
 ///
 /// [`Streams::close`]: protocol_sm::driver::Streams::close
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Stream {
     bulk: Cell<bool>,
     /// It is no connection, but a UDP socket.
     pub(super) udp: Option<datagram::Kind>,
+    /// It is a connection to a Unix socket.
+    unix: bool,
     /// How its bytes are encrypted, if they are.
     pub(super) tls: OnceCell<Box<RefCell<Session>>>,
 }
@@ -79,11 +81,15 @@ impl Stream {
     fn new(fd: OwnedFd, role: Role, dial: Dial) -> Self {
         let (for_room, tls) = (Cell::new(false), OnceCell::new());
         let (dial, bulk) = (Cell::new(dial), Cell::new(false));
-        Self { fd, role, token: Cell::new(None), dial, for_room, bulk, udp: None, tls }
+        Self { fd, role, token: Cell::new(None), dial, for_room, bulk, udp: None, unix: false, tls }
     }
 
     pub(super) fn of_udp(fd: OwnedFd, kind: datagram::Kind) -> Self {
         Self { udp: Some(kind), ..Self::new(fd, Role::Local, Dial::Over) }
+    }
+
+    pub(super) fn of_unix(fd: OwnedFd) -> Self {
+        Self { unix: true, ..Self::new(fd, Role::Local, Dial::Over) }
     }
 
     /// Begins to connect. A connection to the same machine is established already when this returns.
@@ -207,6 +213,10 @@ impl Stream {
 
     /// What the peer's kernel has not acknowledged, with a FIN counted as one.
     pub(super) fn unsent(&self) -> usize {
+        if self.unix {
+            // What was written is in the peer's hands, and SIOCOUTQ says how much of it was not read.
+            return 0;
+        }
         let mut bytes: libc::c_int = 0;
         // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int; it outlives the call, and the socket is open
         // while it is borrowed.

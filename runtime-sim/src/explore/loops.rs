@@ -20,6 +20,7 @@ use protocol_sm::driver::messages::{Arrival, ControlKey, Limits, ToClientLoop, T
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::{Driver, Strategy, Use};
 use protocol_sm::ids::{ConnId, SessionId, TunnelId};
+use protocol_sm::names::LocalAt;
 use protocol_sm::outbound::Destination;
 use protocol_sm::settings::{Origin, Serving};
 use protocol_sm::sources::Source;
@@ -276,7 +277,7 @@ impl Model for Loops {
                     tunnel: TUNNEL,
                     locals: vec![at(LOCAL_PORT)],
                     sources: Vec::new(),
-                    fixed: true,
+                    place: LocalAt::Address,
                     serving: Serving::default(),
                     label: None,
                 },

@@ -29,7 +29,8 @@ impl Books {
             Note::Refused { .. } => self.refused += 1,
             Note::VisitorDropped { .. } => self.dropped += 1,
             Note::ConnUp { .. } => self.opened += 1,
-            Note::NoLocalPort { .. } | Note::NoLocalSource { .. } | Note::PathDead { .. } | Note::NotRouted { .. } => {}
+            Note::NoLocalPort { .. } | Note::NoLocalSource { .. } | Note::UnixUnreachable { .. } => {}
+            Note::PathDead { .. } | Note::NotRouted { .. } => {}
             Note::Started { .. } | Note::TakenBack { .. } | Note::IdleConnsDie { .. } => {}
             Note::Visit(_) | Note::ConnDown { .. } | Note::ConnFailed { .. } | Note::Stale { .. } => {}
             Note::SessionUp { .. } | Note::SessionDetached { .. } | Note::SessionOver { .. } => {}

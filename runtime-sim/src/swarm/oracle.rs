@@ -217,6 +217,7 @@ impl Oracle {
             | Note::NotRouted { .. }
             | Note::NoLocalPort { .. }
             | Note::NoLocalSource { .. }
+            | Note::UnixUnreachable { .. }
             | Note::SessionUp { .. }
             | Note::SessionOver { .. }
             | Note::SessionLost { .. }

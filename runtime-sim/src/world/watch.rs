@@ -630,6 +630,7 @@ impl World {
             | Note::ConnFailed { .. }
             | Note::NoLocalPort { .. }
             | Note::NoLocalSource { .. }
+            | Note::UnixUnreachable { .. }
             | Note::SessionUp { .. }
             | Note::SessionDetached { .. }
             | Note::SessionLost { .. }

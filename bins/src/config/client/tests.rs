@@ -70,6 +70,8 @@ fn every_key_is_read() {
         name = "web"
         local = "[::1]:8000"
         protocol = "udp"
+        proxy_protocol = "v2"
+        proxy_protocol_first = true
         udp_follow = true
     "#;
     for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
@@ -94,7 +96,8 @@ fn every_key_is_read() {
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
     let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
     let serving = Serving { max_bandwidth, proxy_protocol, ..Serving::default() };
-    let follows = Serving { datagrams: Some(Datagrams::Follow), ..Serving::default() };
+    let datagrams = Some(Datagrams::Follow);
+    let follows = Serving { datagrams, proxy_protocol, proxy_protocol_first: true, ..Serving::default() };
     let all = [serving, Serving::default(), follows];
     assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
     let parts = file.tunnels[1].parts();
@@ -142,7 +145,9 @@ fn hosts_are_each_one_tunnels() {
         ("bind_addr = '::1'\nhosts = ['a']", "`bind_addr` in [[tunnels]] stands beside `hosts`"),
         ("bind_addr = 'localhost'", "is no IP address; write one of the server's"),
         ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
-        ("protocol = 'udp'\nproxy_protocol = 'v2'", "is for tunnels of TCP"),
+        ("protocol = 'udp'\nproxy_protocol = 'v1'", "a datagram needs \"v2\""),
+        ("protocol = 'udp'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
+        ("proxy_protocol = 'v2'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
         ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
     ] {
         assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
@@ -287,6 +292,9 @@ fn the_proxy_protocol_has_two_versions() {
     let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nproxy_protocol = ";
     let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.proxy_protocol;
     assert_eq!((read("'v1'"), read("'v2'")), (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)));
+    let udp = format!("{tunnel}'v2'\nprotocol = 'udp'\nproxy_protocol_first = ");
+    let first = |value| parse(&format!("{udp}{value}")).unwrap().tunnels[0].serving.proxy_protocol_first;
+    assert_eq!((first("true"), first("false")), (true, false));
     for wrong in ["''", "'v3'", "'V1'"] {
         assert!(problem(&format!("{tunnel}{wrong}")).contains("is no version of the PROXY protocol; write"));
     }
@@ -350,4 +358,18 @@ fn what_a_service_is_like_is_said_of_hosts_in_the_clear() {
     }
     let port = "[[tunnels]]\nname = 'a'\nlocal = '127.0.0.1:1'\nredirect_to_https = true";
     assert!(problem(port).starts_with("4: `redirect_to_https` in [[tunnels]] is for tunnels with `hosts`"));
+}
+
+#[test]
+fn a_unix_socket_is_for_streams_and_has_no_port() {
+    let text = "[[tunnels]]\nname = \"app\"\nlocal = \"unix:run/app-1.sock\"";
+    let file = parse_client(text, Path::new("etc/client.toml")).unwrap();
+    assert_eq!(file.tunnels[0].parts()[0].local, "unix:etc/run/app-1.sock", "it starts at the file's directory");
+    let said = |more: &str| problem(&format!("[[tunnels]]\nname = \"app\"\nlocal = \"unix:/run/app.sock\"\n{more}"));
+    assert!(
+        said("protocol = \"udp\"").contains("4: `protocol` in [[tunnels]] is \"udp\": a Unix socket is for streams")
+    );
+    assert!(said("local_sources = [\"127.0.0.2\"]").contains("is for services at a port"));
+    assert!(said("public_port = \"7000-7001\"").contains("has 2 ports, and `local` 1"));
+    assert!(problem("[[tunnels]]\nname = \"app\"\nlocal = \"unix:\"").contains("names no socket"));
 }

@@ -1,5 +1,6 @@
 //! The way to the LocalServer: its name is looked up if that was too long ago, its addresses race, and where none wins the
-//! visitor is refused.
+//! visitor is refused. One at a Unix socket is connected at once, or takes nobody now: then visitors wait as they do for a
+//! local port.
 
 use super::super::messages::FromClientLoop;
 use super::super::relay::Endpoint;
@@ -10,7 +11,7 @@ use super::{ClientLoop, Conn, Local, LoopSys, Phase, Slot, State, active};
 use crate::codes::RefuseCode;
 use crate::ids::TunnelId;
 use crate::local_ports::{LocalPorts, PAUSE};
-use crate::names::{Name, Wait};
+use crate::names::{LocalAt, Name, Wait, Wanted};
 use crate::notes::Note;
 use crate::race::Race;
 use crate::report::Trouble;
@@ -20,6 +21,7 @@ use crate::time::Instant;
 use crate::visit::VisitEnd;
 use crate::wire::ProxyToServer;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -28,12 +30,27 @@ use core::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LocalServer {
     pub name: Name,
+    /// The Unix socket that it is at instead.
+    unix: Option<Arc<str>>,
     pub ports: LocalPorts<Token>,
 }
 
 impl LocalServer {
-    pub(super) fn new(fixed: bool) -> Self {
-        Self { name: Name::new(fixed), ports: LocalPorts::default() }
+    pub(super) fn new(place: &LocalAt) -> Self {
+        let mut local = Self { name: Name::default(), unix: None, ports: LocalPorts::default() };
+        local.relocate(place);
+        local
+    }
+
+    /// It is elsewhere from now on.
+    pub(super) fn relocate(&mut self, place: &LocalAt) {
+        self.name = Name::new(*place == LocalAt::Address);
+        self.unix = place.unix().cloned();
+    }
+
+    /// Somebody wants to dial it: see [`Name::want`].
+    fn wanted(&mut self, now: Instant) -> Wanted {
+        if self.unix.is_some() { Wanted { look_up: false, wait: Wait::Not } } else { self.name.want(now) }
     }
 }
 
@@ -57,7 +74,7 @@ pub(super) enum Dial {
         /// No local port was left towards one of them.
         no_port: bool,
     },
-    /// It waits for a local port. The dial ends at `until`.
+    /// It waits for a local port, or until a Unix socket takes one more. The dial ends at `until`.
     Port { until: Instant },
 }
 
@@ -96,7 +113,7 @@ impl<T, P> ClientLoop<T, P> {
         let Some(local) = self.locals.get_mut(&tunnel) else {
             return self.refuse(cx, token, RefuseCode::UnknownTunnel);
         };
-        let wanted = local.name.want(cx.now);
+        let wanted = local.wanted(cx.now);
         if wanted.look_up {
             cx.sys.tell(FromClientLoop::LookUp { tunnel });
         }
@@ -136,7 +153,10 @@ impl<T, P> ClientLoop<T, P> {
             Some(Dial::Name { .. }) => self.refuse(cx, token, RefuseCode::TimedOut),
             Some(Dial::Race { .. }) => self.run(cx, token),
             Some(&Dial::Port { until }) if cx.now < until => self.dial_waiting(cx, token, until),
-            Some(Dial::Port { .. }) => self.refuse(cx, token, RefuseCode::Resources),
+            Some(Dial::Port { .. }) => {
+                let why = if self.is_unix(token) { RefuseCode::TimedOut } else { RefuseCode::Resources };
+                self.refuse(cx, token, why);
+            }
             None => {}
         }
     }
@@ -157,6 +177,9 @@ impl<T, P> ClientLoop<T, P> {
         let Some(local) = self.locals.get(&active.tunnel) else {
             return self.refuse(cx, token, RefuseCode::UnknownTunnel);
         };
+        if let Some(path) = local.unix.clone() {
+            return self.connect_unix(cx, token, &path, until);
+        }
         let race = Race::new(local.name.in_order(), cx.now, until);
         let why = RefuseCode::Unreachable;
         active.dial = Some(Box::new(Dial::Race { race, attempts: Vec::new(), why, no_port: false }));
@@ -218,7 +241,7 @@ impl<T, P> ClientLoop<T, P> {
             let Some(Dial::Race { race, .. }) = self.way(token) else { return };
             if let Some(to) = race.next(cx.now) {
                 match self.attempt(cx, token, to) {
-                    Attempt::Connected(local) => return self.on_dialled(cx, token, local, to),
+                    Attempt::Connected(local) => return self.on_dialled(cx, token, local, Some(to)),
                     Attempt::UnderWay(local) => {
                         if let Some(Dial::Race { attempts, .. }) = self.way(token) {
                             attempts.push((local, to));
@@ -263,6 +286,7 @@ impl<T, P> ClientLoop<T, P> {
             return Attempt::Failed(SysError::Reset);
         };
         let datagrams = self.servings.get(&tunnel).and_then(|serving| serving.datagrams);
+        let front = active(&mut self.slots, token).and_then(|active| active.front.clone());
         let mut failed = SysError::NoAddress;
         for nth in 0..ports.tries() {
             let Some(address) = ports.source(nth, to) else { continue };
@@ -272,7 +296,10 @@ impl<T, P> ClientLoop<T, P> {
                     None => Endpoint::connecting(cx.sys.connect(&from, to, Role::Local, local)?),
                     Some(kind) => {
                         let mut port = Endpoint::datagrams(Some(cx.sys.associate(&from, to, kind, local)?));
-                        port.change(|stream| stream.to = (kind == Datagrams::Follow).then_some(to));
+                        port.change(|stream| {
+                            stream.to = (kind == Datagrams::Follow).then_some(to);
+                            stream.front.clone_from(&front);
+                        });
                         port
                     }
                 };
@@ -293,6 +320,41 @@ impl<T, P> ClientLoop<T, P> {
             cx.sys.note(Note::NoLocalPort { to });
         }
         Attempt::Failed(failed)
+    }
+
+    /// Connects to a Unix socket. Where as many wait there already as may, this one is tried again.
+    fn connect_unix<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, path: &Arc<str>, until: Instant) {
+        let Some((_, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
+        let made = self.slots.insert_with(|local| {
+            let mut port = Endpoint::connecting(cx.sys.connect_unix(path, local)?);
+            port.writable = true;
+            Ok(Slot::Local(Local { conn: token, port }))
+        });
+        let ports = self.locals.get_mut(&tunnel).map(|local| &mut local.ports);
+        let unreachable = |error| Note::UnixUnreachable { path: path.clone(), error };
+        match made {
+            Ok(local) => {
+                ports.into_iter().for_each(|ports| ports.on_found(0));
+                self.on_dialled(cx, token, local, None);
+            }
+            Err(SysError::WouldBlock) if cx.now < until => {
+                if ports.is_some_and(LocalPorts::on_none) {
+                    cx.sys.note(unreachable(SysError::WouldBlock));
+                }
+                self.wait_for_port(token, until, true);
+                self.dial_waiting_at(tunnel, cx.now + PAUSE);
+            }
+            Err(error) => {
+                cx.sys.note(unreachable(error));
+                self.refuse(cx, token, refusal(error));
+            }
+        }
+    }
+
+    /// Whether a conn's visitor is for a Unix socket.
+    fn is_unix(&mut self, token: Token) -> bool {
+        let tunnel = active(&mut self.slots, token).map(|active| active.tunnel);
+        tunnel.and_then(|tunnel| self.locals.get(&tunnel)).is_some_and(|local| local.unix.is_some())
     }
 
     fn outcome<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, local: Token) -> Attempt {
@@ -331,7 +393,7 @@ impl<T, P> ClientLoop<T, P> {
         let Some(&(_, to)) = attempts.iter().find(|(of, _)| *of == local) else { return };
         match self.outcome(cx, local) {
             Attempt::UnderWay(_) => {}
-            Attempt::Connected(local) => self.on_dialled(cx, token, local, to),
+            Attempt::Connected(local) => self.on_dialled(cx, token, local, Some(to)),
             Attempt::Failed(error) => {
                 if let Some(Dial::Race { attempts, .. }) = self.way(token) {
                     attempts.retain(|(of, _)| *of != local);
@@ -344,7 +406,7 @@ impl<T, P> ClientLoop<T, P> {
 
     /// The LocalServer is connected.
     // PROTOCOL.md: P-XFER-3.
-    fn on_dialled<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token, at: SocketAddr) {
+    fn on_dialled<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, local: Token, at: Option<SocketAddr>) {
         self.end_dial(cx, token, Some(local));
         let Some((conn, tunnel)) = dialling(self.slots.get_mut(token)) else { return };
         let State::Active(active) = &mut conn.state else { return };
@@ -353,7 +415,7 @@ impl<T, P> ClientLoop<T, P> {
         active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
-        if let Some(local) = self.locals.get_mut(&tunnel) {
+        if let (Some(local), Some(at)) = (self.locals.get_mut(&tunnel), at) {
             local.name.on_good(at);
         }
         self.drive(cx, token);
@@ -433,10 +495,9 @@ fn dialling<T, P>(slot: Option<&mut Slot<T, P>>) -> Option<(&mut Conn<T, P>, Tun
 fn refusal(error: SysError) -> RefuseCode {
     match error {
         SysError::Refused => RefuseCode::ConnectionRefused,
-        SysError::TimedOut => RefuseCode::TimedOut,
+        SysError::TimedOut | SysError::WouldBlock => RefuseCode::TimedOut,
         SysError::Exhausted | SysError::NoPort => RefuseCode::Resources,
         SysError::Unreachable
-        | SysError::WouldBlock
         | SysError::InUse
         | SysError::Unsupported
         | SysError::Reset

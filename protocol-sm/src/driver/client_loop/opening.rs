@@ -11,12 +11,14 @@ use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
+use crate::datagrams::Front;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, PassageFailure};
 use crate::report::Counted;
 use crate::settings::{Origin, Serving};
+use crate::stir::PATIENCE;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
@@ -42,7 +44,7 @@ impl<T, P> ClientLoop<T, P> {
                 id,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
-                state: State::Opening { conn: IdleConn::default(), step, to: to.clone(), why: None },
+                state: State::Opening { conn: IdleConn::default(), step, to: to.clone(), why: None, since: cx.now },
                 queued: false,
                 deadline: None,
             })))
@@ -54,6 +56,7 @@ impl<T, P> ClientLoop<T, P> {
                     let at = cx.now + self.core.timings.handshake_timeout;
                     self.core.timers.set(token, &mut conn.deadline, Some(at));
                 }
+                self.look_around(cx.now);
                 // It may be through already.
                 self.drive(cx, token);
             }
@@ -62,6 +65,31 @@ impl<T, P> ClientLoop<T, P> {
                 self.open_failed(cx, self.serial, id, to, why);
             }
         }
+    }
+
+    /// A conn's handshake takes too long, unless it has to wait behind payload.
+    // PROTOCOL.md: P-POOL-2.
+    pub(super) fn on_slow_handshake<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        self.look_around(cx.now);
+        let timeout = self.core.timings.handshake_timeout;
+        let stirs = self.stir.moved(cx.now, timeout);
+        let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
+        let State::Opening { since, .. } = conn.state else { return };
+        if stirs && cx.now.since(since) < timeout.saturating_mul(PATIENCE) {
+            self.core.timers.set(token, &mut conn.deadline, Some(cx.now + timeout));
+        } else {
+            self.end(cx, token, End::Abort(AbortCode::Deadline));
+        }
+    }
+
+    /// Looks how much payload has gone to the server.
+    fn look_around(&mut self, now: Instant) {
+        let gone = self.conns.values().filter_map(|&token| {
+            let Some(Slot::Conn(conn)) = self.slots.get(token) else { return None };
+            let State::Active(active) = &conn.state else { return None };
+            Some(active.conn.transfer.egress.forwarded())
+        });
+        self.stir.look(now, || gone.sum());
     }
 
     // PROTOCOL.md: P-POOL-2.
@@ -271,9 +299,13 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let Serving { max_bandwidth, proxy_protocol, .. } = servings.get(&tunnel).copied().unwrap_or_default();
-            if let Some(proxy_protocol) = proxy_protocol {
-                conn.link.ingress_flow.push_frame(&proxy_protocol.header(visitor, public));
+            let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } =
+                servings.get(&tunnel).copied().unwrap_or_default();
+            let mut front = None;
+            match (proxy_protocol, datagrams) {
+                (None, _) => {}
+                (Some(_), Some(_)) => front = Some(Box::new(Front::new(visitor, public, first))),
+                (Some(version), None) => conn.link.ingress_flow.push_frame(&version.header(visitor, public)),
             }
             let (conn_state, dial, local) = (active, None, None);
             conn.state = State::Active(Active {
@@ -286,6 +318,7 @@ fn on_frame<T, P>(
                 began,
                 max_bandwidth,
                 throttled: [false; 2],
+                front,
                 visit,
             });
             Ok(())

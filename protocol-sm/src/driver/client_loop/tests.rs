@@ -1,6 +1,6 @@
 //! A client's event loop alone.
 
-use super::super::stub::{Net, encoded};
+use super::super::stub::{Net, encoded, session_key};
 use super::super::thread::{SCRATCH, Strategy};
 use super::*;
 use crate::codes::RefuseCode;
@@ -8,6 +8,7 @@ use crate::dead_path::Unacked;
 use crate::ids::Epoch;
 use crate::liveness::Line;
 use crate::local_ports::PAUSE;
+use crate::names::LocalAt;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard, How};
 use crate::wire::{ClientMsg, ProxyToServer};
@@ -16,6 +17,8 @@ use core::time::Duration;
 
 mod dead_path;
 mod ports;
+mod thin_line;
+mod unix;
 
 const TUNNEL: TunnelId = TunnelId(0);
 const SERIAL: u64 = 1;
@@ -37,7 +40,14 @@ impl Desk {
         let mut desk = Self { client, net: Net::default(), now: Instant::ZERO + Duration::from_secs(1000) };
         desk.tell(ToClientLoop::Session { serial: SERIAL });
         let (locals, serving) = (locals.to_vec(), Serving::default());
-        desk.tell(ToClientLoop::Tunnel { tunnel: TUNNEL, locals, fixed: true, sources: vec![], serving, label: None });
+        desk.tell(ToClientLoop::Tunnel {
+            tunnel: TUNNEL,
+            locals,
+            place: LocalAt::Address,
+            sources: vec![],
+            serving,
+            label: None,
+        });
         desk
     }
 
@@ -109,6 +119,7 @@ fn started_waits_for_the_answer_although_the_visitor_has_ended() {
             began,
             max_bandwidth: None,
             throttled: [false; 2],
+            front: None,
             visit: None,
         }
         .phase(unanswered)

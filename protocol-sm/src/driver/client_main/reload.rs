@@ -6,7 +6,7 @@ use super::{ClientMain, MainSys, Stage, dialled};
 use crate::canary::{PlantedBug, planted};
 use crate::control::tunnels::Orders;
 use crate::ids::TunnelId;
-use crate::names::{Name, is_address};
+use crate::names::{LocalAt, Name, is_address};
 use crate::notes::Note;
 use crate::outbound::Target;
 use crate::reload::{ClientReload, client_settings};
@@ -75,9 +75,10 @@ impl<T> ClientMain<T> {
             }
         }
         for tunnel in relocate {
-            let fixed = self.tunnels.spec(tunnel).is_some_and(|spec| is_address(&spec.local));
+            let Some(place) = self.tunnels.spec(tunnel).map(|spec| LocalAt::of(&spec.local)) else { continue };
             for loop_index in 0..self.loop_count {
-                cx.sys.tell(ToLoop { loop_index, message: ToClientLoop::Relocated { tunnel, fixed } });
+                let message = ToClientLoop::Relocated { tunnel, place: place.clone() };
+                cx.sys.tell(ToLoop { loop_index, message });
             }
         }
         if planted(PlantedBug::ReloadCutsSession) {

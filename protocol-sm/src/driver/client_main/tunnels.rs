@@ -1,7 +1,7 @@
 //! What the main thread does about tunnels: look-ups, registrations, and their end.
 
 use super::super::messages::{ToClientLoop, ToLoop};
-use super::super::sys::{Lookup, Resolve, random_u32};
+use super::super::sys::{Lookup, random_u32};
 use super::super::thread::Cx;
 use super::{ClientMain, MainSys};
 use crate::bandwidth::Slice;
@@ -9,7 +9,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::{TunnelRefusal, Violation};
 use crate::control::tunnels::AfterRefusal;
 use crate::ids::{ClientId, TunnelId};
-use crate::names::is_address;
+use crate::names::LocalAt;
 use crate::notes::Note;
 use crate::visit::Label;
 use crate::wire::{ClientMsg, HOSTS, UDP};
@@ -20,20 +20,23 @@ use core::net::SocketAddr;
 
 impl<T> ClientMain<T> {
     /// Looks up every LocalServer.
-    pub(super) fn look_up_locals<S: Resolve>(&mut self, cx: &mut Cx<'_, S>) {
+    pub(super) fn look_up_locals<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         for tunnel in self.tunnels.ids().collect::<Vec<_>>() {
             self.look_up_local(cx, tunnel);
         }
     }
 
-    pub(super) fn look_up_local<S: Resolve>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
-        if let Some((which, name)) = self.tunnels.begin_lookup(tunnel) {
+    pub(super) fn look_up_local<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId) {
+        let Some((which, name)) = self.tunnels.begin_lookup(tunnel) else { return };
+        if LocalAt::of(name).unix().is_some() {
+            self.on_located(cx, tunnel, which, Vec::new());
+        } else {
             cx.sys.resolve(Lookup::Local(tunnel, which), name);
         }
     }
 
     /// Looks up again the names that did not resolve, so that they are known when a visitor comes.
-    pub(super) fn look_up_again<S: Resolve>(&mut self, cx: &mut Cx<'_, S>) {
+    pub(super) fn look_up_again<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         while let Some(tunnel) = self.tunnels.due_lookup(cx.now) {
             self.look_up_local(cx, tunnel);
         }
@@ -47,16 +50,17 @@ impl<T> ClientMain<T> {
         addresses: Vec<SocketAddr>,
     ) {
         let spec = self.tunnels.spec(tunnel);
-        let fixed = spec.is_some_and(|spec| is_address(&spec.local));
         let name = spec.filter(|_| self.settings.access_log).map(|spec| spec.name.clone());
         let serving = spec.map(|spec| spec.serving).unwrap_or_default();
         let sources = spec.map(|spec| spec.local_sources.clone()).unwrap_or_default();
         let client = ClientId(self.settings.client_id);
         let label = name.map(|tunnel| Arc::new(Label { tunnel, client, credential: None }));
+        let place = spec.map_or(LocalAt::Name, |spec| LocalAt::of(&spec.local));
         let Some(locals) = self.tunnels.on_located(tunnel, which, addresses, cx.now) else { return };
         for loop_index in 0..self.loop_count {
-            let (locals, sources, label) = (locals.to_vec(), sources.clone(), label.clone());
-            let message = ToClientLoop::Tunnel { tunnel, locals, fixed, sources, serving, label };
+            let (locals, place) = (locals.to_vec(), place.clone());
+            let (sources, label) = (sources.clone(), label.clone());
+            let message = ToClientLoop::Tunnel { tunnel, locals, place, sources, serving, label };
             cx.sys.tell(ToLoop { loop_index, message });
         }
         self.register(cx);

@@ -17,14 +17,12 @@ use crate::ids::ConnId;
 use crate::ledger::Good;
 use crate::liveness::Line;
 use crate::notes::{Dropped, Note};
+use crate::stir::PATIENCE;
 use crate::time::Instant;
 use crate::wire::{ProxyToClient, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
-
-/// So many `dial_timeout` longer than else may an answer take that has to wait behind other payload.
-const HELD_UP: u32 = 10;
 
 impl<T, P> Conn<T, P> {
     /// Whether it is lost, and stays only until the client has said whether it has seen the `Start`.
@@ -122,12 +120,15 @@ impl<T, P> ServerLoop<T, P> {
     /// A `Start` has not been answered yet.
     // PROTOCOL.md: P-XFER-8.
     pub(super) fn on_unanswered<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let stirs = self.stirs(cx.now, token);
+        let Some(Slot::Conn(conn)) = self.slots.get(token) else { return };
+        let timings = &self.core.timings;
+        let dial_timeout = timings.dial_timeout;
+        let within = dial_timeout.saturating_mul(2).saturating_sub(timings.start_patience);
+        let stirs = self.stirs(cx.now, conn.control, within);
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
         let State::Active(active) = &conn.state else { return };
-        let dial_timeout = self.core.timings.dial_timeout;
         let late = cx.now >= active.answer_by;
-        let held_up = stirs && cx.now < active.answer_by + dial_timeout.saturating_mul(HELD_UP);
+        let held_up = stirs && cx.now < active.answer_by + dial_timeout.saturating_mul(PATIENCE - 2);
         if active.lost || late && !held_up {
             return self.end(cx, token, End::Abort(AbortCode::Deadline));
         }
@@ -141,10 +142,15 @@ impl<T, P> ServerLoop<T, P> {
         }
     }
 
-    /// Whether payload of the client that has this conn has moved on others since a `Start` that is late now was doubted.
-    fn stirs(&mut self, now: Instant, token: Token) -> bool {
-        let Some(Slot::Conn(conn)) = self.slots.get(token) else { return false };
-        let Some(shard) = self.controls.get_mut(&conn.control) else { return false };
+    /// Whether payload of a client was seen to move less than `within` ago.
+    pub(super) fn stirs(&mut self, now: Instant, control: ControlKey, within: Duration) -> bool {
+        self.look_at(now, control);
+        self.controls.get(&control).is_some_and(|shard| shard.stir.moved(now, within))
+    }
+
+    /// Looks how much payload has come from a client.
+    pub(super) fn look_at(&mut self, now: Instant, control: ControlKey) {
+        let Some(shard) = self.controls.get_mut(&control) else { return };
         let slots = &self.slots;
         let come = shard.conns.values().filter_map(|&token| {
             let Some(Slot::Conn(conn)) = slots.get(token) else { return None };
@@ -152,8 +158,6 @@ impl<T, P> ServerLoop<T, P> {
             Some(active.conn.transfer.ingress.forwarded())
         });
         shard.stir.look(now, || come.sum());
-        let timings = &self.core.timings;
-        shard.stir.moved(now, timings.dial_timeout.saturating_mul(2).saturating_sub(timings.start_patience))
     }
 
     /// A `Start` has not been answered for a while. Where nothing of it has arrived, the client is asked: a client that
@@ -251,7 +255,7 @@ impl<T, P> ServerLoop<T, P> {
         match shard.pool.on_return(visitor, until) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
             None if self.closed || shard.closing || shard.retired => self.drop_visitor(cx, visitor, Dropped::Gone),
-            None => self.begin_wait(visitor),
+            None => self.begin_wait(cx.now, visitor),
         }
         self.ask(cx, control);
     }

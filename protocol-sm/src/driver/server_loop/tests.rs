@@ -11,6 +11,8 @@ use crate::sources::Source;
 use crate::wire::ServerMsg;
 use alloc::vec;
 
+mod thin_line;
+
 const CONTROL: ControlKey = ControlKey(1);
 const CONN: u32 = 1;
 const VISITOR: u32 = 2;
@@ -37,6 +39,24 @@ impl Desk {
         self.with(|server, cx| server.on_message(cx, message));
     }
 
+    /// A visitor comes on this stream.
+    fn visit(&mut self, stream: u32) {
+        self.net.put(stream, b"");
+        let from = SocketAddr::from(([192, 0, 2, 1], 1));
+        let guest = Guest { holder: None, source: Source::of(from.ip()) };
+        self.tell(ToServerLoop::Visitor(Arrival {
+            control: CONTROL,
+            tunnel: TunnelId(1),
+            stream,
+            from,
+            guest,
+            head: vec![],
+            tunnel_max: 9,
+            label: None,
+            left: 0,
+        }));
+    }
+
     /// Something came on this stream.
     fn hear(&mut self, stream: u32, bytes: &[u8]) {
         self.net.put(stream, bytes);
@@ -60,21 +80,9 @@ fn serving() -> Desk {
         loop_count: 1,
     };
     desk.tell(ToServerLoop::Open { control: CONTROL, limits });
-    [CONN, VISITOR].iter().for_each(|&stream| desk.net.put(stream, b""));
-    let from = SocketAddr::from(([192, 0, 2, 1], 1));
-    let guest = Guest { holder: None, source: Source::of(from.ip()) };
+    desk.net.put(CONN, b"");
     desk.tell(ToServerLoop::Conn { control: CONTROL, conn: ConnId(1), stream: CONN });
-    desk.tell(ToServerLoop::Visitor(Arrival {
-        control: CONTROL,
-        tunnel: TunnelId(1),
-        stream: VISITOR,
-        from,
-        guest,
-        head: vec![],
-        tunnel_max: 9,
-        label: None,
-        left: 0,
-    }));
+    desk.visit(VISITOR);
     desk.hear(CONN, &encoded(&ProxyToServer::Started { epoch: Epoch(1) }));
     desk.hear(VISITOR, b"never acknowledged");
     desk

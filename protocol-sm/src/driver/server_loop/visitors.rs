@@ -15,6 +15,8 @@ use crate::ids::{Epoch, TunnelId};
 use crate::ledger::Good;
 use crate::notes::{Dropped, Note};
 use crate::report::{Trouble, time_since};
+use crate::stir::PATIENCE;
+use crate::time::Instant;
 use crate::transfer::{Fin, Half, Untold};
 use crate::visit::{Begun, VisitEnd};
 use crate::wire::{ProxyToClient, ServerMsg};
@@ -107,15 +109,36 @@ impl<T, P> ServerLoop<T, P> {
         }
         match shard.pool.on_visitor(visitor) {
             Some(conn) => self.give(cx, conn, Some(visitor)),
-            None => self.begin_wait(visitor),
+            None => self.begin_wait(cx.now, visitor),
         }
         self.ask(cx, control);
     }
 
-    pub(super) fn begin_wait(&mut self, visitor: Token) {
+    pub(super) fn begin_wait(&mut self, now: Instant, visitor: Token) {
         if let Some(Slot::Visitor(waiting)) = self.slots.get_mut(visitor) {
             let until = waiting.waits_until().unwrap_or(waiting.until);
             self.core.timers.set(visitor, &mut waiting.deadline, Some(until));
+            let control = waiting.control;
+            self.look_at(now, control);
+        }
+    }
+
+    /// A visitor has waited for long enough, unless the conn that it waits for has to wait behind other payload itself.
+    // PROTOCOL.md: P-POOL-5.
+    pub(super) fn on_waited<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
+        let wait_timeout = self.core.timings.wait_timeout;
+        let Some(Slot::Visitor(waiting)) = self.slots.get(token) else { return };
+        let held_up = cx.now < waiting.until + wait_timeout.saturating_mul(PATIENCE - 1)
+            && self.controls.get(&waiting.control).is_some_and(|shard| shard.pool.expects())
+            && self.stirs(cx.now, waiting.control, wait_timeout);
+        match self.slots.get_mut(token) {
+            Some(Slot::Visitor(waiting)) if held_up => {
+                self.core.timers.set(token, &mut waiting.deadline, Some(cx.now + wait_timeout));
+            }
+            _ => {
+                self.drop_visitor(cx, token, Dropped::WaitedTooLong);
+                self.tell_if_drained(cx);
+            }
         }
     }
 

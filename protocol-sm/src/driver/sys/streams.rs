@@ -1,4 +1,4 @@
-//! TCP connections: what every driver does with a socket.
+//! Connections of TCP, and to a LocalServer's Unix socket: what every driver does with them.
 
 use super::super::slab::Token;
 use crate::auth::Channel;
@@ -7,10 +7,10 @@ use crate::settings::{Origin, Timings};
 use crate::sys_error::SysError;
 use core::net::SocketAddr;
 
-/// TCP connections, as a driver sees them. Every stream is non-blocking. The implementation repeats calls that were
+/// Connections, as a driver sees them. Every stream is non-blocking. The implementation repeats calls that were
 /// interrupted (EINTR). A driver hands each stream back exactly once, to [`Streams::close`] or [`Streams::reset`].
 pub trait Streams {
-    /// A TCP connection.
+    /// A connection: of TCP, or of a Unix socket.
     type Stream;
 
     /// Connections that are made or accepted from now on may be silent as long as `timings` allow.
@@ -41,6 +41,16 @@ pub trait Streams {
     /// # Errors
     /// The connect failed at once: [`SysError::NoPort`], [`SysError::NoAddress`] of what `from` says, or another.
     fn connect(&mut self, from: &Origin, to: SocketAddr, role: Role, token: Token) -> Result<Self::Stream, SysError>;
+
+    /// Connects to the Unix socket at `path` of this machine, in the abstract namespace if it begins with `@`, and watches
+    /// the new stream as `token`. It is connected when this returns. A system without such sockets implements nothing.
+    ///
+    /// # Errors
+    /// [`SysError::WouldBlock`]: as many wait to be accepted there as may, which no readiness will end. Or why nobody is
+    /// there.
+    fn connect_unix(&mut self, _path: &str, _token: Token) -> Result<Self::Stream, SysError> {
+        Err(SysError::Unsupported)
+    }
 
     /// Takes the socket's pending error; `WouldBlock` while a connect is under way.
     ///

@@ -71,7 +71,7 @@ fn only_an_address_that_failed_itself_is_tried_after_the_others() {
         desk.tell(ToClientLoop::Tunnel {
             tunnel: TUNNEL,
             locals: vec![locals[0], locals[1], address(7)],
-            fixed: true,
+            place: LocalAt::Address,
             sources: vec![],
             serving: Serving::default(),
             label: None,

@@ -1,0 +1,242 @@
+//! The way of a visitor, as far as a client knows it: to the server, and to the services.
+
+use super::{CONFIGURATION, Findings, machine, running, service};
+use crate::admin;
+use crate::assemble;
+use crate::flags::{Aim, ClientFlags, Doctor};
+use crate::token;
+use protocol_sm::codes::HandshakeRefusal;
+use protocol_sm::driver::{Disconnect, Note};
+use protocol_sm::settings::TunnelSpec;
+use runtime_epoll::{ScopedIp, client};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the system may take to look a name up.
+const LOOK_UP: Duration = Duration::from_secs(10);
+/// Beside its own deadlines, what a client may take to be connected.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// `cproxy-client doctor`.
+#[must_use]
+pub fn client(asked: Doctor<ClientFlags>) -> ExitCode {
+    let mut findings = Findings::of(admin::CLIENT, asked.json);
+    let flags = ClientFlags { aim: Aim::Examine, ..asked.flags };
+    let assembled = match assemble::client(&flags, std::env::var_os(token::VARIABLE)) {
+        Ok(assembled) => assembled,
+        Err(error) => return findings.conclude_bad_configuration(&error),
+    };
+    let config = assembled.config;
+    let tunnels = config.settings.tunnels.clone();
+    findings.ok(CONFIGURATION, format!("{} tunnel(s), to the server {}", tunnels.len(), config.server));
+    assembled.warnings.into_iter().for_each(|warning| findings.warn(CONFIGURATION, warning));
+    machine::clock(&mut findings);
+    machine::descriptors_of_a_client(&mut findings);
+    if server_name(&mut findings, &config) {
+        server(&mut findings, config);
+    }
+    service::all(&mut findings, &tunnels);
+    public_ports(&mut findings, &tunnels);
+    findings.conclude()
+}
+
+/// Looks up what is dialled, and says whether there is something to dial.
+fn server_name(findings: &mut Findings, config: &client::Config) -> bool {
+    let proxy = config.settings.outbound.as_ref();
+    let (check, name) = proxy.map_or(("server name", &config.server), |proxy| ("proxy name", &proxy.at));
+    let looked_up = name.clone();
+    let (to, answer) = mpsc::channel();
+    thread::spawn(move || to.send(look_up(&looked_up)));
+    let why = match answer.recv_timeout(LOOK_UP) {
+        Ok(Ok(addresses)) if !addresses.is_empty() => {
+            let all: Vec<_> = addresses.iter().map(|at| at.ip().to_string()).collect();
+            findings.ok(check, format!("{name} is {}", all.join(", ")));
+            return true;
+        }
+        Ok(Ok(_)) => "it has no address".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", LOOK_UP.as_secs()),
+    };
+    let key = proxy.map_or("`server` (--cproxy-server)", |_| "`outbound_proxy`");
+    findings.fail(check, format!("{name} does not resolve: {why}; check {key} and this machine's DNS"));
+    false
+}
+
+pub(super) fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
+    match ScopedIp::with_port(name) {
+        Some((ip, port)) => ip.at(port).map(|at| vec![at]).map_err(io::Error::other),
+        None => name.to_socket_addrs().map(Iterator::collect),
+    }
+}
+
+/// What a client tells of its way to the server.
+enum News {
+    /// It has a session.
+    Up { at: SocketAddr, through: Option<String> },
+    /// A data connection stands.
+    Carries,
+    /// One could not be opened: where, and why.
+    CarriesNot(String),
+    /// It has proved itself, but more sessions there may not be.
+    Full,
+    /// It has no session: a sentence.
+    Failed(String),
+}
+
+fn news_of(note: &Note) -> Option<News> {
+    if let Note::SessionUp { from, through, .. } = note {
+        Some(News::Up { at: *from, through: through.clone() })
+    } else if let Note::ConnUp { .. } = note {
+        Some(News::Carries)
+    } else if let Note::ConnFailed { to, why, .. } = note {
+        Some(News::CarriesNot(format!("no data connection to {to}: {why}")))
+    } else if let Note::Reconnecting { server, through, why, .. } = note {
+        let full = *why == Disconnect::Refused(HandshakeRefusal::Full);
+        Some(if full { News::Full } else { News::Failed(why.sentence(server, through.as_deref())) })
+    } else {
+        None
+    }
+}
+
+/// A client without tunnels connects, under an identity of its own: whoever runs with the user's keeps all that it has.
+// PROTOCOL.md: P-REPL-5, P-POOL-4.
+fn server(findings: &mut Findings, mut config: client::Config) {
+    let mut identity = [0; 16];
+    if let Err(error) = runtime_epoll::random_bytes(&mut identity) {
+        return findings.fail("server", format!("this machine has no randomness: {error}"));
+    }
+    config.settings.client_id = identity;
+    config.settings.tunnels.clear();
+
+    config.work_threads = NonZeroUsize::MIN;
+    let how = How::of(&config);
+    let timings = &config.settings.timings;
+    let patience = timings.dial_timeout + timings.handshake_timeout + SLACK;
+    let mut client = match client::start(config) {
+        Ok(client) => client,
+        Err(error) => return findings.fail("server", format!("cannot connect at all: {error}")),
+    };
+    let (to, news) = mpsc::channel();
+    let told = to.clone();
+    client.observe(move |note| {
+        // Nobody listens any more: then enough is known.
+        let _unheard = news_of(note).map(|news| told.send(news));
+    });
+    let stopper = client.stopper();
+    let runs = thread::spawn(move || {
+        if let Err(error) = client.run(|_| {}) {
+            let _unheard = to.send(News::Failed(error.to_string()));
+        }
+    });
+    listen(findings, &news, patience, &how);
+    stopper.stop();
+    let _ended = runs.join();
+}
+
+fn listen(findings: &mut Findings, news: &Receiver<News>, patience: Duration, how: &How) {
+    let mut until = Instant::now() + patience;
+    loop {
+        match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(News::Up { at, through }) => {
+                let by_proxy = through.map(|proxy| format!(" through the outbound proxy {proxy}")).unwrap_or_default();
+                findings.ok("server", format!("a cproxy-server answers at {at}{by_proxy}"));
+                how.say(findings);
+                machine::mtu(findings, at);
+                until = Instant::now() + patience;
+            }
+            Ok(News::Carries) => return findings.ok("proxy port", "data connections come through"),
+            Ok(News::CarriesNot(why)) => {
+                return findings.fail(
+                    "proxy port",
+                    format!(
+                        "{why}; TCP to the server's proxy port must be open from here, and if it is reached under another \
+                         number, say `proxy_port` in this client's file or `advertise_proxy_port` in the server's"
+                    ),
+                );
+            }
+            Ok(News::Full) => {
+                findings.warn(
+                    "server",
+                    "a cproxy-server answers, and takes this client's token; as many sessions as this token may have \
+                     (max_sessions) are there already, so no data connection was tried",
+                );
+                return how.say(findings);
+            }
+            Ok(News::Failed(sentence)) => return findings.fail("server", sentence),
+            Err(RecvTimeoutError::Timeout) if how.answers(findings) => {
+                return findings.note(
+                    "proxy port",
+                    "the server has asked for no data connection, so none was tried: it may keep none ready (idle_conns = 0)",
+                );
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return findings
+                    .fail("server", "no answer; check that cproxy-server runs there and no firewall is between");
+            }
+        }
+    }
+}
+
+/// How the two know each other.
+struct How {
+    encrypted: bool,
+    token: bool,
+}
+
+impl How {
+    fn of(config: &client::Config) -> Self {
+        Self { encrypted: config.tls.is_some(), token: config.settings.token.is_some() }
+    }
+
+    fn say(&self, findings: &mut Findings) {
+        if self.encrypted {
+            findings.ok("tls", "encrypted, and the server is the one that was expected");
+        } else {
+            findings.note("tls", "everything travels in the clear; --tls on both sides encrypts it");
+        }
+        if self.token {
+            findings.ok("token", "the server knows this client's token, and has proved it");
+        } else {
+            findings.note("token", "this client has none; the server takes it as one of its own machine");
+        }
+    }
+
+    /// Whether the server has answered.
+    fn answers(&self, findings: &Findings) -> bool {
+        findings.found.iter().any(|finding| finding.check == "token")
+    }
+}
+
+/// To ask for a port could take it from a client that runs, and has lost its connection just now.
+fn public_ports(findings: &mut Findings, tunnels: &[TunnelSpec]) {
+    const CHECK: &str = "public ports";
+    match running(admin::CLIENT) {
+        Some(status) => match status.ailment() {
+            None => findings
+                .ok(CHECK, format!("the cproxy-client that runs here (process {}) has all of its own", status.pid)),
+            Some(why) => {
+                findings.warn(CHECK, format!("the cproxy-client that runs here (process {}): {why}", status.pid))
+            }
+        },
+        None => {
+            let wanted: Vec<_> = tunnels.iter().filter(|tunnel| tunnel.public_port != 0).collect();
+            let which = match wanted[..] {
+                [] => "a port of the server's choice".to_owned(),
+                [one] => format!("port {}", one.public_port),
+                [first, ..] => format!("port {} and {} more", first.public_port, wanted.len() - 1),
+            };
+            findings.note(
+                CHECK,
+                format!(
+                    "{which}: not asked for, so as to take nothing from a client that runs; the client says `Forwarding` \
+                     where it has one, and otherwise why not"
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! P-POOL-2: what a new conn has to wait behind is its client's own payload.
+
+use super::*;
+use crate::settings::Origin;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After how many limits a conn that the server does not answer is given up, where payload moves in the first `moving`.
+fn patience(moving: u32) -> u32 {
+    let mut desk = Desk::new(&[address(9)]);
+    desk.visit(1);
+    let local = desk.client.slots.iter().find_map(|(token, slot)| match slot {
+        Slot::Local(local) => Some((token, *local.port.stream())),
+        Slot::Conn(_) => None,
+    });
+    let (token, stream) = local.expect("it is served");
+    let (session, conn) = (SessionId([1; 16]), ConnId(2));
+    let (to, secret) = (Destination { to: address(3), through: None }, session_key(session));
+    desk.tell(ToClientLoop::Open { from: Origin::default(), to, conn, session, secret });
+    let gone = FromClientLoop::ConnGone { serial: SERIAL, conn };
+    for round in 1..100 {
+        if round <= moving {
+            desk.net.put(stream, b"payload");
+            let ready = Readiness { readable: true, ..Readiness::default() };
+            desk.with(|client, cx| client.on_ready(cx, token, ready));
+        }
+        desk.now = desk.now + TIMEOUT;
+        desk.with(|client, cx| client.on_deadline(cx));
+        if desk.net.from_client_loop.contains(&gone) {
+            return round;
+        }
+    }
+    panic!("it is never given up");
+}
+
+#[test]
+fn a_new_conn_has_as_long_again_while_payload_moves_and_not_for_ever() {
+    assert_eq!([0, 1, 2, 11, 12, 99].map(patience), [1, 2, 3, 12, 12, 12]);
+}
