@@ -479,6 +479,7 @@ mod tests {
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");
+        assert_eq!((top.allow_bind_addrs.len(), scope.allow_bind_addrs.len()), (2, 0));
         assert_eq!((scope.max_sessions, scope.max_tunnels), (10, 11));
         assert_eq!(
             (scope.per_source(), top.per_source(), ServerFile::default().settings.open_scope.per_source()),

@@ -53,6 +53,7 @@ fn every_key_is_read() {
         local = "127.0.0.1:22"
         local_sources = ["127.0.0.2", "127.0.0.3"]
         public_port = 6022
+        bind_addr = "192.0.2.7"
         allow_sources = ["192.0.2.0/24"]
         deny_sources = ["192.0.2.7", "::/0"]
         max_connections = 3
@@ -92,6 +93,7 @@ fn every_key_is_read() {
     let tunnels: Vec<_> =
         file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_ports.first)).collect();
     assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(file.tunnels[0].bind_addr, "192.0.2.7".parse().ok());
     let limits = &file.tunnels[0].limits;
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
     let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
