@@ -378,10 +378,8 @@ fn flags_of(program: Of) -> impl Iterator<Item = (&'static str, &'static Setting
 fn help(setting: &Setting) -> String {
     let what = setting.plainly();
     let (first, rest) = what.split_at(1);
-    let choices = match setting.kind {
-        Kind::Choice(words) => format!(" ({})", words.join(", ")),
-        _ => String::new(),
-    };
+    let choices =
+        if let Kind::Choice(words) = setting.kind { format!(" ({})", words.join(", ")) } else { String::new() };
     let default = match setting.default_plainly().replace('`', "") {
         nothing if nothing == "none" || setting.default == ByItself::Required => String::new(),
         default => format!(" [default: {default}]"),

@@ -86,7 +86,9 @@ fn written(setting: &Setting) -> String {
     let ByItself::Value(value) = setting.default else { return String::new() };
     match setting.kind {
         Kind::Number(..) | Kind::Seconds(_) | Kind::Switch | Kind::SwitchOrText => value.to_owned(),
-        _ => format!("\"{value}\""),
+        Kind::Text | Kind::Secret | Kind::Path | Kind::Choice(_) | Kind::List | Kind::Sections => {
+            format!("\"{value}\"")
+        }
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
                 }
                 let result = match program {
                     Of::Server => parse_server(line, Path::new("f"), &none).err(),
-                    _ => parse_client(line, Path::new("f"), &none).err(),
+                    Of::Client | Of::Both => parse_client(line, Path::new("f"), &none).err(),
                 };
                 let said = result.map_or_else(String::new, |error| error.to_string());
                 assert!(!said.contains("unknown key") && !said.contains("; write "), "{line}: {said}");

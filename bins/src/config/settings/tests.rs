@@ -121,10 +121,12 @@ fn defaults_are_those_of_the_code() {
 fn ranges_are_those_of_the_code() {
     for program in [Of::Server, Of::Client] {
         for setting in settings_of(program, Home::Top) {
-            let (least, most) = match setting.kind {
-                Kind::Number(_, least, most) => (least, most),
-                Kind::Seconds(zero) => (u64::from(!zero), 31_536_000),
-                _ => continue,
+            let (least, most) = if let Kind::Number(_, least, most) = setting.kind {
+                (least, most)
+            } else if let Kind::Seconds(zero) = setting.kind {
+                (u64::from(!zero), 31_536_000)
+            } else {
+                continue;
             };
             // What two settings may not be together is another matter.
             let fits = |value: u64| {
