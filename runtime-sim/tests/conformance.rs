@@ -7,6 +7,7 @@
 
 mod net;
 
+use core::net::SocketAddr;
 use net::{Linux, Net, Simulated, token};
 use protocol_sm::driver::{SysError, Token};
 
@@ -114,6 +115,22 @@ macro_rules! rules {
 }
 
 rules! {
+    fn a_port_at_two_addresses_is_two_and_at_all_of_them_it_is_each<N: Net>() {
+        let mut net = N::new();
+        let (door, at) = net.listen(DOOR);
+        for address in [[127, 0, 0, 1], [0; 4]] {
+            let again = net.listen_at((address, at.port()).into(), FAR);
+            assert!(matches!(again, Err(SysError::InUse)), "{address:?}");
+        }
+        let elsewhere = SocketAddr::from(([127, 0, 0, 2], at.port()));
+        let (other, _) = net.listen_at(elsewhere, FAR).unwrap();
+        let near = net.connect(elsewhere, NEAR).unwrap();
+        net.until(FAR, |ready| ready.readable);
+        assert!(matches!(net.accept(&door), Err(SysError::WouldBlock)));
+        let far = net.accept(&other).unwrap();
+        (net.close(near), net.close(far), net.unlisten(door), net.unlisten(other));
+    }
+
     fn a_refused_connect_is_an_error_that_is_taken_once<N: Net>() {
         let mut net = N::new();
         let (door, at) = net.listen(DOOR);

@@ -1,15 +1,24 @@
 //! System calls, as a process makes them.
 
 use super::sock::{Fin, Packet, Sock, Stage};
-use super::{Errno, Event, HostId, Kernel, Options, PIPE_SLOTS, Pipe, PipeId, PollId, ProcId, SockId};
-use core::net::SocketAddr;
+use super::{Errno, Event, Host, HostId, Kernel, Options, PIPE_SLOTS, Pipe, PipeId, PollId, ProcId, SockId};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use protocol_sm::driver::{Readiness, Token, Unacked};
+use protocol_sm::ports::may_clash;
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A write of so few bytes is never cut short: a fresh socket takes them.
 const SMALL: usize = 256;
+
+impl Host {
+    /// Whoever listens on this port, at which address.
+    fn listeners(&self, port: u16) -> impl Iterator<Item = (IpAddr, SockId)> {
+        let of_port = self.ports.range((port, Ipv4Addr::UNSPECIFIED.into())..);
+        of_port.take_while(move |((of, _), _)| *of == port).map(|(&(_, at), &listener)| (at, listener))
+    }
+}
 
 impl Kernel {
     fn take_fd(&self, proc: ProcId, count: usize) -> Result<(), Errno> {
@@ -22,14 +31,18 @@ impl Kernel {
         if to.ip().is_loopback() || to.ip().is_unspecified() {
             return Some(from);
         }
-        self.hosts.iter().position(|host| host.ip == to.ip()).map(HostId)
+        let first = match to.ip().to_canonical() {
+            IpAddr::V4(ip) if ip.octets()[1] > 0 => IpAddr::from([10, 0, 0, ip.octets()[1]]),
+            ip => ip,
+        };
+        self.hosts.iter().position(|host| host.ip == first).map(HostId)
     }
 
     fn free_port(&mut self, host: HostId) -> u16 {
         let host = &mut self.hosts[host.0];
         loop {
             host.next_port = if host.next_port == u16::MAX { 20_000 } else { host.next_port + 1 };
-            if !host.ports.contains_key(&host.next_port) {
+            if host.listeners(host.next_port).next().is_none() {
                 return host.next_port;
             }
         }
@@ -73,7 +86,8 @@ impl Kernel {
         self.take_fd(proc, 1)?;
         let host = self.procs[proc.0].host;
         let port = if at.port() == 0 { self.free_port(host) } else { at.port() };
-        if self.hosts[host.0].ports.contains_key(&port) {
+        let clashes = |other| may_clash(Some(other), Some(at.ip()));
+        if self.hosts[host.0].listeners(port).any(|(other, _)| clashes(other)) {
             return Err(Errno::EADDRINUSE);
         }
         let id = SockId(self.socks.len());
@@ -83,7 +97,7 @@ impl Kernel {
         sock.backlog = backlog;
         let local = sock.local;
         self.socks.push(sock);
-        self.hosts[host.0].ports.insert(port, id);
+        self.hosts[host.0].ports.insert((port, at.ip()), id);
         self.procs[proc.0].socks.insert(id);
         Ok((id, local))
     }
@@ -96,10 +110,11 @@ impl Kernel {
         self.unwatch(listener);
     }
 
-    /// Who gets what comes to this port.
-    pub(super) fn listener_for(&self, host: HostId, port: u16) -> Option<SockId> {
+    /// Who gets what comes to this port at this address.
+    pub(super) fn listener_for(&self, host: HostId, to: SocketAddr) -> Option<SockId> {
         let host = &self.hosts[host.0];
-        host.ports.get(host.redirects.get(&port).unwrap_or(&port)).copied()
+        let port = host.redirects.get(&to.port()).copied().unwrap_or(to.port());
+        host.listeners(port).find(|(at, _)| at.is_unspecified() || *at == to.ip()).map(|(_, listener)| listener)
     }
 
     /// Whoever comes to one of these ports of `host` is given to the listener at `to`, as by a router on the machine.
@@ -305,10 +320,10 @@ impl Kernel {
         self.socks[id.0].unread
     }
 
-    /// Who listens on a host's port.
+    /// Who listens there on a host.
     #[must_use]
-    pub fn listener_at(&self, host: HostId, port: u16) -> Option<ProcId> {
-        self.listener_for(host, port).map(|id| self.socks[id.0].proc)
+    pub fn listener_at(&self, host: HostId, at: SocketAddr) -> Option<ProcId> {
+        self.listener_for(host, at).map(|id| self.socks[id.0].proc)
     }
 
     /// Whether the socket listens.
@@ -531,11 +546,11 @@ impl Kernel {
                 }
             }
             Stage::Listening => {
-                let port = sock.local.port();
+                let at = sock.local;
                 let host = sock.host;
                 sock.stage = Stage::Dead;
                 let children = std::mem::take(&mut sock.children);
-                self.hosts[host.0].ports.remove(&port);
+                self.hosts[host.0].ports.remove(&(at.port(), at.ip()));
                 for child in children {
                     self.release(child, true);
                 }

@@ -52,8 +52,8 @@ impl Default for Path {
 #[derive(Debug)]
 struct Host {
     ip: IpAddr,
-    /// Listening sockets by port.
-    ports: BTreeMap<u16, SockId>,
+    /// Listening sockets by port and address: the unspecified one is all of them.
+    ports: BTreeMap<(u16, IpAddr), SockId>,
     /// Whoever comes to this port is given to that one's listener, and keeps the address that it came to.
     redirects: BTreeMap<u16, u16>,
     next_port: u16,
@@ -174,7 +174,7 @@ impl Kernel {
         id
     }
 
-    /// Its address.
+    /// Its first address. It has `10.n.0.0/16`, too.
     #[must_use]
     pub fn ip(&self, host: HostId) -> IpAddr {
         self.hosts[host.0].ip

@@ -222,7 +222,7 @@ impl Kernel {
         }
         let (remote, local, host) = (client.remote, client.local, client.remote_host);
         let client_host = client.host;
-        let Some(listener) = self.listener_for(host, remote.port()) else {
+        let Some(listener) = self.listener_for(host, remote) else {
             // The RST takes its way back.
             let ghost = self.ghost(host, client_host, from);
             self.socks[from.0].peer = Some(ghost);

@@ -92,6 +92,7 @@ pub enum Sometimes {
     HolderPortInUse,
     UnacknowledgedEnded,
     SourceFull,
+    PortShared,
     Throttled,
     NoMemory,
     StarvedOut,
@@ -126,7 +127,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 114] = [
+    pub const ALL: [Self; 115] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -211,6 +212,7 @@ impl Sometimes {
         Self::HolderPortInUse,
         Self::UnacknowledgedEnded,
         Self::SourceFull,
+        Self::PortShared,
         Self::Throttled,
         Self::NoMemory,
         Self::StarvedOut,

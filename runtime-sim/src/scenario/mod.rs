@@ -26,6 +26,7 @@ use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Speaks, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
 use protocol_sm::sources::Network;
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) const CTL: u16 = 8080;
 pub(crate) const PROXY: u16 = 8090;
 /// The ports of hosts, for plain HTTP and for TLS.
 pub(crate) const HOSTS: [u16; 2] = [80, 443];
+/// A public port that several tunnels may have, each at an address of its own.
+pub(crate) const SHARED: u16 = 6600;
 
 /// The system that a seed describes, on whatever network it runs.
 #[derive(Clone, Debug)]
@@ -113,6 +116,8 @@ pub struct TunnelPlan {
     pub client: usize,
     /// Public port; 0 lets the server pick.
     pub public_port: u16,
+    /// The address of the server's machine where that is; none: all of them.
+    pub bind_addr: Option<IpAddr>,
     /// Where its service listens.
     pub service_port: u16,
     /// Services shut when they have sent all, and some visitors wait for that. If not, the reverse.
@@ -149,6 +154,20 @@ impl Scenario {
             if rng.chance(20) {
                 tunnel.public_port = 0;
                 tunnel.site = Some(Site { web, host: host.parse().expect("a host") });
+            }
+        }
+    }
+
+    /// Draws which tunnels have their public port at an address of their own, most of them the same port. Its dice are its own,
+    /// too.
+    pub(crate) fn draw_addresses(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0xadd2_0000);
+        let some = rng.chance(25);
+        for (index, tunnel) in (1..).zip(&mut self.tunnels) {
+            let (own, shared) = (rng.chance(70), rng.chance(80));
+            if some && own && tunnel.site.is_none() {
+                tunnel.bind_addr = Some(IpAddr::from([10, 1, 0, index]));
+                tunnel.public_port = if shared { SHARED } else { tunnel.public_port };
             }
         }
     }
@@ -217,6 +236,7 @@ impl Scenario {
             max_connections: self.max_connections * clients,
             max_connections_per_source: self.tight.map(|tight| tight.per_source),
             max_bandwidth: self.max_bandwidth,
+            allow_bind_addrs: vec![Network::new(IpAddr::from([10, 1, 0, 0]), 16).expect("a network")],
             ..Scope::default()
         }
     }
@@ -285,6 +305,7 @@ pub(crate) fn draw_clients(
                 tunnels.push(TunnelPlan {
                     client,
                     public_port: if rng.chance(70) { 6000 + index } else { 0 },
+                    bind_addr: None,
                     service_port: 7000 + index,
                     service_first: rng.chance(50),
                     serving: Serving::default(),

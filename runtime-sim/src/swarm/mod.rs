@@ -51,7 +51,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 50] = [
+pub const UNSEEN: [Sometimes; 51] = [
+    Sometimes::PortShared,
     Sometimes::ClientAtOnePort,
     Sometimes::VisitorAtOnePort,
     Sometimes::HostRefused,

@@ -3,7 +3,7 @@
 use super::{Event, Phase, Role, World};
 use crate::kernel::{HostId, Kernel, ProcId, SockId};
 use crate::oracle::Sometimes;
-use crate::scenario::{CTL, HOSTS, KernelFault, PROXY, SimFault};
+use crate::scenario::{CTL, HOSTS, KernelFault, PROXY, SHARED, SimFault};
 use core::net::SocketAddr;
 use protocol_sm::driver::messages::Order;
 use protocol_sm::ids::TunnelId;
@@ -474,9 +474,9 @@ impl World {
     /// The server's operator closes a public port.
     fn close_port(&mut self, index: usize, tunnel: usize) {
         self.faults[index].target = self.plan.scenario.tunnels[tunnel].client;
-        // Hosts share a port, which is nobody's to close.
-        let public = self.publics[tunnel].filter(|_| self.plan.scenario.tunnels[tunnel].site.is_none());
-        if let Some(public) = public {
+        // What others share is not closed: they would not come back for it.
+        let is_own = |at: &SocketAddr| self.plan.scenario.tunnels[tunnel].site.is_none() && at.port() != SHARED;
+        if let Some(public) = self.publics[tunnel].filter(is_own) {
             let live = self.transfers_of(tunnel) > 0;
             self.coverage.saw(if live { Sometimes::PortClosedWithTransfers } else { Sometimes::PortClosed });
             self.order(Order::Close(public.port()));

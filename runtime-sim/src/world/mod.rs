@@ -406,7 +406,11 @@ impl World {
         };
         let sealed = self.plan.scenario.tunnels[tunnel].sealed;
         let port = if sealed { HOSTS[Web::Https as usize] } else { public.port() };
-        let to = SocketAddr::new(self.kernel.ip(self.server_host), port);
+        let own = self.plan.scenario.tunnels[tunnel].bind_addr;
+        if own.is_some() && self.publics.iter().flatten().filter(|other| other.port() == port).count() > 1 {
+            self.coverage.saw(Sometimes::PortShared);
+        }
+        let to = SocketAddr::new(own.unwrap_or(self.kernel.ip(self.server_host)), port);
         self.actors.visit(&mut self.kernel, &self.plan, self.visitors, to, tunnel, probe);
     }
 

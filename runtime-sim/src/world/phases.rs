@@ -172,7 +172,7 @@ impl World {
         let site = self.plan.scenario.tunnels[tunnel].site.as_ref();
         site.is_none_or(|site| listener.leads(site))
             && self.publics[tunnel].is_some_and(|at| {
-                self.kernel.listener_at(self.server_host, at.port()) == Some(server)
+                self.kernel.listener_at(self.server_host, at) == Some(server)
                     && (may_not_know || self.forwarding.get(&(client, tunnel)) == Some(&at))
             })
     }

@@ -22,7 +22,10 @@ pub(super) trait Net {
     type Pipe;
 
     fn new() -> Self;
-    fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr);
+    fn listen_at(&mut self, at: SocketAddr, token: Token) -> Result<(Self::Listener, SocketAddr), SysError>;
+    fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
+        self.listen_at(SocketAddr::from(([127, 0, 0, 1], 0)), token).unwrap()
+    }
     fn local(&mut self, listener: &Self::Listener) -> SocketAddr;
     fn unlisten(&mut self, listener: Self::Listener);
     /// Lets so many connections wait, and one more.
@@ -139,11 +142,10 @@ impl Net for Simulated {
         Self { kernel, proc, poll, seen: BTreeMap::new() }
     }
 
-    fn listen(&mut self, token: Token) -> (SockId, SocketAddr) {
-        let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (sock, at) = self.kernel.listen(self.proc, at, 128, OPTIONS).unwrap();
+    fn listen_at(&mut self, at: SocketAddr, token: Token) -> Result<(SockId, SocketAddr), SysError> {
+        let (sock, at) = self.kernel.listen(self.proc, at, 128, OPTIONS)?;
         self.kernel.watch(sock, self.poll, token, false);
-        (sock, at)
+        Ok((sock, at))
     }
 
     fn local(&mut self, listener: &SockId) -> SocketAddr {
@@ -267,11 +269,10 @@ impl Net for Linux {
         Self { sys, poller, ballast: Vec::new(), doors: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
-    fn listen(&mut self, token: Token) -> (Self::Listener, SocketAddr) {
-        let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listener, at) = self.sys.listen(at, token).unwrap();
+    fn listen_at(&mut self, at: SocketAddr, token: Token) -> Result<(Self::Listener, SocketAddr), SysError> {
+        let (listener, at) = self.sys.listen(at, token)?;
         self.doors.insert(token.number(), at);
-        ((listener, token.number()), at)
+        Ok(((listener, token.number()), at))
     }
 
     fn local(&mut self, listener: &Self::Listener) -> SocketAddr {
