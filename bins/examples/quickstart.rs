@@ -164,6 +164,7 @@ impl Demo {
         let tunnel = |(name, local): &(&str, SocketAddr)| TunnelSpec {
             name: (*name).to_owned(),
             public_port: 0,
+            bind_addr: None,
             site: None,
             local: local.to_string(),
             local_sources: Vec::new(),

@@ -4,8 +4,8 @@
 use crate::access_log::Destination;
 use crate::address::HostPort;
 use crate::admin;
-use crate::config::keys;
-use crate::config::{self, ClientFile, ConfigError, Named, Ports, ServerFile, TunnelEntry};
+use crate::config::settings::{Of, keys_at_start};
+use crate::config::{self, ConfigError, Environment, Named, Ports, ServerFile, TunnelEntry};
 use crate::flags::{Aim, ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
@@ -53,10 +53,7 @@ const DEFAULT_TUNNEL: &str = "default";
 /// Everything that is wrong with the file or, if that is in order, with the whole.
 pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembled<server::Config>, ConfigError> {
     let path = flags.common.config.as_deref();
-    let mut file = match path {
-        Some(path) => config::load(path, config::parse_server)?,
-        None => ServerFile::default(),
-    };
+    let mut file = read(path, Of::Server, config::parse_server)?;
     put_over(&flags.common, &mut file.common, &mut file.settings.timings);
     file.bind_addr = flags.bind_addr.clone().or(file.bind_addr);
     file.ctl_port = flags.ctl_port.unwrap_or(file.ctl_port);
@@ -104,7 +101,7 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         access_log: None,
         settings: file.settings,
     };
-    let fixed = keys::SERVER_AT_START.map(|key| match key {
+    let fixed = keys_at_start(Of::Server).map(|key| match key {
         "bind_addr" => (key, format!("{:?}", config.bind_addr)),
         "public_bind_addr" => (key, format!("{:?}", config.public_bind_addr)),
         "ctl_port" => (key, config.ctl_port.to_string()),
@@ -115,7 +112,8 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         "tls" => (key, config.tls.is_some().to_string()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
-    found.conclude(config, file.common, fixed.into())
+    let fixed = fixed.collect();
+    found.conclude(config, file.common, fixed)
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -165,10 +163,7 @@ fn add_credential(new: Credential, credentials: &mut Vec<Credential>, found: &mu
 /// Everything that is wrong with the file or, if that is in order, with the whole.
 pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembled<client::Config>, ConfigError> {
     let path = flags.common.config.as_deref();
-    let mut file = match path {
-        Some(path) => config::load(path, config::parse_client)?,
-        None => ClientFile::default(),
-    };
+    let mut file = read(path, Of::Client, config::parse_client)?;
     put_over(&flags.common, &mut file.common, &mut file.timings);
     let frugal = flags.frugal.unwrap_or(file.frugal);
     if let Some(local) = flags.local() {
@@ -177,6 +172,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             local: local.clone(),
             local_sources: Vec::new(),
             public_ports: Ports::one(flags.public_port.unwrap_or(0)),
+            bind_addr: None,
             sites: flags.sites(),
             limits: TunnelLimits::default(),
             serving: Serving { datagrams: flags.is_udp().then(Datagrams::default), ..Serving::default() },
@@ -203,9 +199,8 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
     let inline = file.outbound.as_ref().is_some_and(OutboundSource::holds_secret);
     found.secrets_in_the_open(&file.common.tokens, inline);
     let get = |name: &str| std::env::var_os(name);
-    let variable_for_proxy = Some(outbound::VARIABLE).filter(|_| flags.aim != Aim::CheckFile).and_then(get);
-    let said =
-        found.keep(|warnings| outbound::over_the_file(flags.outbound_proxy.as_ref(), variable_for_proxy, warnings));
+    let said = found
+        .keep(|warnings| outbound::over_the_file(flags.outbound_proxy.as_ref(), get(outbound::VARIABLE), warnings));
     let host = server.map(HostPort::host).unwrap_or_default();
     let outbound = said.flatten().or(file.outbound);
     let outbound = outbound.and_then(|source| found.keep(|warnings| source.proxy(host, &get, warnings))).flatten();
@@ -246,11 +241,12 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         },
         tls: encryption.flatten(),
     };
-    let fixed = keys::CLIENT_AT_START.map(|key| match key {
+    let fixed = keys_at_start(Of::Client).map(|key| match key {
         "client_id" => (key, chosen.clone().unwrap_or_default()),
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
-    found.conclude(config, file.common, fixed.into())
+    let fixed = fixed.collect();
+    found.conclude(config, file.common, fixed)
 }
 
 fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config::Common) -> (&'static str, String) {
@@ -262,12 +258,6 @@ fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config:
         "metrics_addr" => (key, format!("{:?}", common.doors.metrics)),
         key => unreachable!("{key} counts from the start only, and nobody says what it was"),
     }
-}
-
-/// The flags that stand for `check-config FILE`.
-#[must_use]
-pub fn only_file(file: &Path) -> CommonFlags {
-    CommonFlags { config: Some(file.to_owned()), ..CommonFlags::default() }
 }
 
 /// What came to light so far.
@@ -307,6 +297,19 @@ impl<'p> Findings<'p> {
         let Self { problems, warnings, besides, .. } = self;
         let config::Common { logs, access_log, doors, .. } = common;
         ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, doors, fixed })
+    }
+}
+
+/// What the file at `path` says, if there is one, with what the environment says put over it.
+fn read<T>(
+    path: Option<&Path>,
+    program: Of,
+    parse: fn(&str, &Path, &Environment) -> Result<T, ConfigError>,
+) -> Result<T, ConfigError> {
+    let environment = Environment::of(program, |name| std::env::var_os(name));
+    match path {
+        Some(path) => config::load(path, |text, origin| parse(text, origin, &environment)),
+        None => parse("", Path::new(""), &environment),
     }
 }
 

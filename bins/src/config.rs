@@ -5,15 +5,20 @@
 //! and speak of Rust's types.
 
 mod client;
-pub(crate) mod keys;
+mod environment;
 mod ranges;
+mod said;
 mod section;
 mod server;
 mod service;
+pub mod settings;
 mod tls;
 
 pub use client::{ClientFile, Protocol, TunnelEntry, parse_client};
+pub use environment::Environment;
 pub use ranges::Ports;
+pub use said::{Said, said_in};
+pub(crate) use section::nearest;
 pub use server::{ClientEntry, ServerFile, parse_server};
 pub use tls::{CertificateEntry, Named, TlsEntry};
 
@@ -22,7 +27,6 @@ use crate::admin::{self, Doors, Place};
 use crate::logging::Logs;
 use crate::problem::{Problem, way_to_read};
 use crate::token::{self, TokenSource};
-use keys::{ALLOW_SOURCES, MAX_BANDWIDTH, TOKEN_FILES};
 use protocol_sm::bandwidth::{self, Rate};
 use protocol_sm::routes::Host;
 use protocol_sm::settings::Timings;
@@ -90,6 +94,17 @@ pub struct Common {
     pub warnings: Vec<String>,
 }
 
+/// Files with tokens.
+const TOKEN_FILES: &str = "token_files";
+/// Who may visit.
+const ALLOW_SOURCES: &str = "allow_sources";
+/// Who may not.
+const DENY_SOURCES: &str = "deny_sources";
+/// How often one source address may visit.
+const MAX_CONNECTION_RATE: &str = "max_connection_rate";
+/// What a tunnel may move.
+const MAX_BANDWIDTH: &str = "max_bandwidth";
+
 /// The most event-loop threads that can be meant.
 pub const MAX_THREADS: usize = 1024;
 
@@ -97,7 +112,7 @@ pub const MAX_THREADS: usize = 1024;
 ///
 /// # Errors
 /// The file cannot be read or is no text, or what `parse` says.
-pub fn load<T>(path: &Path, parse: fn(&str, &Path) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+pub fn load<T>(path: &Path, parse: impl Fn(&str, &Path) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
     let shown = path.display();
     let problem = |what: String| Problem::new(format!("{shown}: {what}"));
     let mut bytes = Vec::new();
@@ -144,7 +159,7 @@ fn common(top: &Section<'_>, t: &mut Timings) -> Common {
     common
 }
 
-/// Reads `access_log`. A relative path starts at the configuration file's directory.
+/// Reads `access_log`.
 fn access_log(top: &Section<'_>) -> Destination {
     const KEY: &str = "access_log";
     match top.switch_or_text(KEY) {
@@ -154,21 +169,20 @@ fn access_log(top: &Section<'_>) -> Destination {
             top.problem(KEY, "is empty; write the path of a file, or true for standard error".into());
             Destination::Nowhere
         }
-        Some(SwitchOrText::Text(path)) => Destination::File(top.origin().parent().unwrap_or(Path::new("")).join(path)),
+        Some(SwitchOrText::Text(path)) => Destination::File(top.directory(KEY).join(path)),
     }
 }
 
-/// Reads `admin_socket`. A relative path starts at the configuration file's directory.
+/// Reads `admin_socket`.
 fn socket(top: &Section<'_>) -> Place {
     let Some(text) = top.text("admin_socket") else { return Place::default() };
     if text.is_empty() {
         top.problem("admin_socket", "is empty; write a path, or \"off\"".into());
     }
-    Place::new(text, top.origin().parent().unwrap_or(Path::new("")))
+    Place::new(text, top.directory("admin_socket"))
 }
 
-/// Reads `token`, `token_file` or, where it may stand, `token_files`. A relative path starts at the configuration
-/// file's directory.
+/// Reads `token`, `token_file` or, where it may stand, `token_files`.
 fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource> {
     let given: Vec<_> = ["token", "token_file", TOKEN_FILES].into_iter().filter(|key| section.has(key)).collect();
     if let [one, more @ ..] = &given[..] {
@@ -185,12 +199,11 @@ fn tokens(section: &Section<'_>, warnings: &mut Vec<String>) -> Vec<TokenSource>
             }
         };
     }
-    let directory = section.origin().parent().unwrap_or(Path::new(""));
     let source = |key: &str, file: &str| {
         if file.is_empty() {
             section.problem(key, "is empty; write the path of the file that holds the token".into());
         }
-        TokenSource::File { path: directory.join(file), named_by: section.locate(key) }
+        TokenSource::File { path: section.directory(key).join(file), named_by: section.locate(key) }
     };
     if let Some(file) = section.text("token_file") {
         return vec![source("token_file", file)];

@@ -2,6 +2,7 @@
 //! else.
 
 use crate::assemble::Assembled;
+use crate::check;
 use crate::config::ConfigError;
 use crate::journal;
 use crate::logging::{self, LogFormat, LogLevel, Logs};
@@ -31,6 +32,21 @@ pub fn cannot_start(why: &impl Display, format: Option<LogFormat>) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// Reports what `init` has done.
+#[must_use]
+pub fn init(done: Result<String, String>) -> ExitCode {
+    match done {
+        Ok(sentence) => {
+            let _unread = writeln!(stdout(), "{sentence}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            complain([why], None);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
 fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<LogFormat>) {
     if format == Some(LogFormat::Json)
         && let Ok((log, _)) = logging::start(Logs { format: LogFormat::Json, level: LogLevel::Error })
@@ -44,15 +60,21 @@ fn complain<P: Display>(problems: impl IntoIterator<Item = P>, format: Option<Lo
     }
 }
 
-/// Reports what `check-config FILE` found.
+/// Reports what `check-config` found in `file`, if there is one. `shown` is what counts, if it is in order.
 #[must_use]
-pub fn check_config<C>(file: &Path, outcome: Result<Assembled<C>, ConfigError>) -> ExitCode {
+pub fn check_config<C>(
+    file: Option<&Path>,
+    outcome: Result<Assembled<C>, ConfigError>,
+    shown: impl FnOnce() -> String,
+) -> ExitCode {
     match outcome {
         Ok(assembled) => {
-            for warning in &assembled.warnings {
+            let unknown = check::unknown_variables(std::env::vars_os().map(|(name, _)| name));
+            for warning in assembled.warnings.iter().chain(&unknown) {
                 let _unread = writeln!(stderr(), "warning: {warning}");
             }
-            let _unread = writeln!(stdout(), "{}: ok", file.display());
+            let file = file.map_or_else(|| "no file".into(), |file| file.display().to_string());
+            let _unread = write!(stdout(), "{file}: ok\n{}", shown());
             ExitCode::SUCCESS
         }
         Err(error) => bad_configuration(&error, None),

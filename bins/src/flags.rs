@@ -1,11 +1,14 @@
 //! The command lines. Flags may be spelled with `-` or `_`.
 
 use crate::address::{HostPort, LocalAddress, bind_addr, local_address, server_address, service};
+use crate::check::{Rank, Said};
+use crate::config::settings::{ByItself, Home, Kind, Of, Setting, settings_of};
 use crate::config::{MAX_THREADS, Protocol, check_name};
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
 use crate::outbound::Given;
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
 use protocol_sm::routes::{Host, Site, Web};
 use runtime_epoll::ScopedIp;
@@ -17,12 +20,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const FOOTNOTES: &str = "\
-Flags may be spelled with - or _. A flag beats the configuration file.
+Flags may be spelled with - or _. A flag beats its environment variable, which beats the configuration file.
 
 The token is taken from the first of these that is there:
   1. the file that --token-file names
   2. the environment variable CPROXY_TOKEN
-  3. the configuration file's `token` or `token_file`
+  3. the file that CPROXY_TOKEN_FILE names
+  4. the configuration file's `token` or `token_file`
+
+Every other key of the configuration file has a variable, too: CPROXY_ and its name in large letters. `check-config`
+shows all of them, and what counts.
 
 Signals: the first SIGTERM or SIGINT stops gracefully (see --drain-timeout), a second one that comes at
 least 1 s later ends the program at once with exit code 1. SIGHUP reads the configuration file again.
@@ -37,26 +44,25 @@ pub(crate) const NO_UDP_AT_A_UNIX_SOCKET: &str = "a Unix socket is for streams, 
 /// The flags of both programs.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CommonFlags {
-    /// Read settings from this TOML file
+    /// The file with settings
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Event-loop threads [default: one per CPU, at most 4]
+    /// Event-loop threads
     #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub work_thread_nums: Option<NonZeroUsize>,
-    /// Read the token from this file (keep it private: chmod 600)
+    /// The file that holds the token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Encrypt the connections between client and server (TLS 1.3). The server makes a certificate for itself
-    /// unless the file names one; a client without --tls-pin trusts what its machine trusts
+    /// Whether to encrypt
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub tls: Option<bool>,
-    /// How long transfers may go on after a request to stop, fractions allowed [default: 8]
+    /// How long transfers may go on after a request to stop
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub drain_timeout: Option<Duration>,
-    /// How log lines on standard error look [default: text]
+    /// How log lines look
     #[arg(long, value_enum, value_name = "text|json", hide_possible_values = true)]
     pub log_format: Option<LogFormat>,
-    /// The least important log lines to write: error, warn, info, debug or trace [default: info]
+    /// The least important lines
     #[arg(long, value_enum, value_name = "LEVEL", hide_possible_values = true)]
     pub log_level: Option<LogLevel>,
 }
@@ -64,11 +70,10 @@ pub struct CommonFlags {
 /// What to do instead of running.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Check a configuration file and the token files it names, then exit
-    #[command(alias = "check_config")]
-    CheckConfig {
-        /// The file to check
-        file: PathBuf,
+    /// Write a configuration file to begin with, which explains all settings; one that is there stays
+    Init {
+        /// The file to write [default: server.toml or client.toml, in this directory]
+        file: Option<PathBuf>,
     },
     /// Show what the running program does: sessions, tunnels, visitors, bytes
     Status(StatusFlags),
@@ -90,12 +95,37 @@ pub struct Doctor<F: Args> {
     pub flags: F,
 }
 
+/// What is to be checked: `F` are the flags that the program would be started with.
+#[derive(Args, Clone, Debug)]
+pub struct Checked<F: Args> {
+    /// The file to check; by itself the one that --config names
+    pub file: Option<PathBuf>,
+    /// What the program would be started with.
+    #[command(flatten)]
+    pub flags: F,
+}
+
+impl<F: Args> Checked<F> {
+    /// The flags, with the file among them, if there is one; and the file. `common` are the flags that both programs
+    /// have.
+    pub fn flags_and_file(mut self, common: impl Fn(&mut F) -> &mut CommonFlags) -> (F, Option<PathBuf>) {
+        let config = &mut common(&mut self.flags).config;
+        let file = self.file.or(config.take());
+        config.clone_from(&file);
+        (self.flags, file)
+    }
+}
+
 /// What a client can do instead of running.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ClientCommand {
     /// What both programs can.
     #[command(flatten)]
     Common(Command),
+    /// Check a configuration file and the files it names, with the environment and these flags, and show what counts and
+    /// who says so
+    #[command(alias = "check_config")]
+    CheckConfig(Box<Checked<ClientFlags>>),
     /// Say whether a visitor's way to the services is open, step by step, and what to do if not
     ///
     /// Goes the way that a client with these flags would go: name, server, TLS, token, data connections, services. Exit
@@ -110,6 +140,10 @@ pub enum ServerCommand {
     /// What both programs can.
     #[command(flatten)]
     Common(Command),
+    /// Check a configuration file and the files it names, with the environment and these flags, and show what counts and
+    /// who says so
+    #[command(alias = "check_config")]
+    CheckConfig(Box<Checked<ServerFlags>>),
     /// Say whether all that the server needs is there, and what to do if not
     ///
     /// Looks with the server's own flags: ports, addresses, tokens, certificates, limits of this machine. Exit code 0 if
@@ -168,24 +202,21 @@ pub enum Aim {
     Run,
     /// To look whether a program could run with them: nothing is made.
     Examine,
-    /// To judge a file by itself: the environment does not count.
-    CheckFile,
 }
 
 /// The flags of a server.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServerFlags {
-    /// Listen on this address of this machine [default: every address, IPv6 and IPv4]
+    /// The address of all ports
     #[arg(long, value_name = "ADDRESS", value_parser = bind_addr)]
     pub bind_addr: Option<ScopedIp>,
-    /// Port for the clients' control connections; 0 picks a free one [default: 8080]
+    /// The ctl port
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     pub ctl_port: Option<u16>,
-    /// Port for the clients' data connections; 0 picks a free one [default: 8090]
+    /// The proxy port
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     pub proxy_port: Option<u16>,
-    /// Public ports that clients may open, such as 6000-7000,9000; a client's own list in the file is
-    /// kept [default: every port]
+    /// Public ports that clients may open
     #[arg(long, value_name = "PORTS")]
     pub allow_ports: Option<PortSet>,
     /// No flag: the file of the token that this server made, or will make, because nobody gave it one.
@@ -205,40 +236,34 @@ pub struct ClientFlags {
     /// The service to expose: short for --local-server
     #[arg(value_name = "SERVICE", value_parser = service, group = "exposed")]
     pub service: Option<LocalAddress>,
-    /// The server's address and ctl port [default port: 8080]
+    /// The server
     #[arg(long, value_name = "HOST[:PORT]", value_parser = server_address)]
     pub cproxy_server: Option<HostPort>,
-    /// The service to expose; a port alone is one of this machine, unix:PATH a Unix socket; replaces the tunnels of the
-    /// configuration file
+    /// The service to expose
     #[arg(long, value_name = "HOST:PORT", value_parser = local_address, group = "exposed")]
     pub local_server: Option<LocalAddress>,
-    /// Public port wanted for the service; 0 lets the server pick [default: 0]
+    /// The public port wanted for it
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, requires = "exposed")]
     pub public_port: Option<u16>,
-    /// Instead of a port of its own, have the visitors of this host, which lead to the server: "app.example.com",
-    /// "*.example.com"
+    /// The host whose visitors it has instead
     #[arg(long, value_name = "NAME", requires = "exposed", conflicts_with = "public_port")]
     pub host: Option<Host>,
-    /// What the visitors speak: tcp or udp; of --host http in the clear, or https, for which the service has the
-    /// certificate [default: tcp, with --host http]
+    /// What its visitors speak
     #[arg(long, value_name = "tcp|udp|http|https", requires = "exposed", value_parser = protocol)]
     pub protocol: Option<Protocol>,
-    /// The service's name, for logs [default: default]
+    /// Its name
     #[arg(long, value_name = "NAME", requires = "exposed", value_parser = tunnel_name)]
     pub tunnel_name: Option<String>,
-    /// Who this client is, so that it gets its ports back after a crash [default: made from this
-    /// machine and the tunnels]
+    /// Who this client is
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client_id: Option<String>,
-    /// Send little while nobody visits, where each byte is paid for: below 1 MB a day
+    /// Whether to send little
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub frugal: Option<bool>,
-    /// Encrypt, and take only the server with this key: the tls_pin that it prints when it starts; several with
-    /// commas in between, while its key is changed
+    /// The server's key
     #[arg(long, value_name = "sha256:…", value_delimiter = ',')]
     pub tls_pin: Vec<Pin>,
-    /// Go through this proxy to the server: http://HOST:PORT, socks5://HOST:PORT, or `environment` for the one in
-    /// HTTPS_PROXY or ALL_PROXY. One that wants a password belongs into CPROXY_OUTBOUND_PROXY or a file
+    /// The proxy on the way to the server
     #[arg(long, value_name = "URL|environment")]
     pub outbound_proxy: Option<Given>,
     /// No flag.
@@ -292,11 +317,75 @@ impl ClientFlags {
     }
 }
 
-/// Reads the process's command line. Bad flags end the process with code 2, `--help` and `--version`
-/// with 0.
+/// What flags say, and the environment in the place of those that are no keys of the file, by what clap calls the flag.
+pub type Spoken = Vec<(&'static str, Said)>;
+
+/// Reads the process's command line, as one of `program`, and what is said on it to the program or to `check-config`. Bad
+/// flags end the process with code 2, `--help` and `--version` with 0.
 #[must_use]
-pub fn parse<F: Parser>() -> F {
-    F::parse_from(normalise(std::env::args_os()))
+pub fn parse<F: Parser>(program: Of) -> (F, Spoken) {
+    let mut command = command::<F>(program);
+    let matches = command.try_get_matches_from_mut(normalise(std::env::args_os()));
+    let mut matches = matches.unwrap_or_else(|error| error.exit());
+    let said = said(program, matches.subcommand_matches("check-config").unwrap_or(&matches));
+    (F::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit()), said)
+}
+
+fn said(program: Of, matches: &ArgMatches) -> Spoken {
+    let raw = |id: &str| {
+        let values = matches.get_raw(id).into_iter().flatten().map(OsStr::to_string_lossy);
+        values.collect::<Vec<_>>().join(",")
+    };
+    let mut said = Vec::new();
+    for (id, setting) in flags_of(program) {
+        let (rank, by) = match matches.value_source(id) {
+            Some(ValueSource::CommandLine) => (Rank::Flag, format!("--{}", id.replace('_', "-"))),
+            Some(ValueSource::EnvVariable) => (Rank::Variable, setting.variable().unwrap_or_default()),
+            _ => continue,
+        };
+        said.push((id, Said { rank, by, value: raw(id) }));
+    }
+    if program == Of::Client && matches.contains_id("service") {
+        said.push(("local_server", Said { rank: Rank::Flag, by: "SERVICE".to_owned(), value: raw("service") }));
+    }
+    said
+}
+
+/// The command line of `program`, with the words of the table of settings.
+#[must_use]
+pub fn command<F: CommandFactory>(program: Of) -> clap::Command {
+    let described = |command: clap::Command, (id, setting): (&'static str, &'static Setting)| {
+        command.mut_arg(id, |arg| {
+            let arg = arg.help(help(setting));
+            // What is a key of the file is read with the file. An empty variable says nothing.
+            match setting.variable().filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
+                Some(name) if setting.home == Home::Flag => arg.env(OsString::from(name)).hide_env(true),
+                _ => arg,
+            }
+        })
+    };
+    let described = |command| flags_of(program).fold(command, described);
+    let with_flags = ["check-config", "doctor"];
+    with_flags.into_iter().fold(described(F::command()), |command, name| command.mut_subcommand(name, described))
+}
+
+/// The settings of `program` that have a flag, by what clap calls it.
+fn flags_of(program: Of) -> impl Iterator<Item = (&'static str, &'static Setting)> {
+    let all = settings_of(program, Home::Top).chain(settings_of(program, Home::Flag));
+    all.filter_map(|setting| Some((setting.flag?, setting)))
+}
+
+fn help(setting: &Setting) -> String {
+    let what = setting.plainly();
+    let (first, rest) = what.split_at(1);
+    let choices =
+        if let Kind::Choice(words) = setting.kind { format!(" ({})", words.join(", ")) } else { String::new() };
+    let default = match setting.default_plainly().replace('`', "") {
+        nothing if nothing == "none" || setting.default == ByItself::Required => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let variable = setting.variable().unwrap_or_default();
+    format!("{}{rest}{choices}{default} [env: {variable}]", first.to_uppercase())
 }
 
 /// Spells the names of flags with `-`, whatever the user wrote; values stay as they are, as does
@@ -343,7 +432,6 @@ fn tunnel_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn normalised(args: &[&str]) -> Vec<OsString> {
         normalise(args.iter().map(OsString::from))

@@ -43,7 +43,8 @@ pub fn client_id(chosen: Option<&str>, machine: &Machine, tunnels: &[TunnelEntry
     }
     let line = |t: &TunnelEntry| {
         let sites: String = t.sites.iter().map(|site| format!("\n{site}")).collect();
-        format!("{}\n{}\n{}{sites}", t.name, t.public_ports, t.local)
+        let at = t.bind_addr.map(|address| format!("{address} ")).unwrap_or_default();
+        format!("{}\n{at}{}\n{}{sites}", t.name, t.public_ports, t.local)
     };
     let mut lines: Vec<String> = tunnels.iter().map(line).collect();
     // The order in the file means nothing.
@@ -76,6 +77,7 @@ mod tests {
             local: local_address("127.0.0.1:22").unwrap(),
             local_sources: Vec::new(),
             public_ports: Ports::one(public_port),
+            bind_addr: None,
             sites: Vec::new(),
             limits: TunnelLimits::default(),
             serving: Serving::default(),

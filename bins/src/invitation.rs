@@ -33,7 +33,9 @@ pub fn own_file(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>
 }
 
 fn directory(flags: &CommonFlags, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let given = variable(token::VARIABLE).is_some_and(|token| !token.is_empty()) || flags.token_file.is_some();
+    let said = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let given = [token::VARIABLE, "CPROXY_TOKEN_FILE", "CPROXY_TOKEN_FILES"].into_iter().any(said)
+        || flags.token_file.is_some();
     tls::directory(None, variable).filter(|_| !given && flags.config.is_none())
 }
 

@@ -42,7 +42,7 @@ pub struct StatusFlags {
 #[must_use]
 pub fn run(program: &str, command: &Command) -> ExitCode {
     let outcome = match command {
-        Command::CheckConfig { .. } => unreachable!("it asks nobody"),
+        Command::Init { .. } => unreachable!("it asks nobody"),
         Command::Status(how) => status(program, how),
         Command::Health(socket) => health(program, socket),
         Command::Reload(socket) => reload(program, socket),

@@ -102,6 +102,7 @@ impl World {
             tunnels: vec![TunnelSpec {
                 name: "web".into(),
                 public_port: 0,
+                bind_addr: None,
                 site: None,
                 local: SERVICE.into(),
                 local_sources: Vec::new(),
@@ -287,7 +288,6 @@ impl World {
                     match msg {
                         ClientMsg::RegisterTunnel { tunnel, .. }
                         | ClientMsg::RegisterHost { tunnel, .. }
-                        | ClientMsg::RegisterSite { tunnel, .. }
                         | ClientMsg::RegisterUdp { tunnel, .. } => {
                             ctl.registered.push(tunnel);
                         }

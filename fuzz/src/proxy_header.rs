@@ -1,11 +1,12 @@
 //! A PROXY header from a stranger, read by us and by the crate `proxy-header`.
 
-use protocol_sm::proxy_protocol::{Header, HeaderReader, LONGEST_HEADER, Malformed};
+use protocol_sm::proxy_protocol::{Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
 use proxy_header::{ParseConfig, Protocol, ProxyHeader, Tlv};
 use std::net::SocketAddr;
 
-/// Any bytes as the beginning of a connection from a trusted proxy.
+/// Any bytes as the beginning of a connection from a trusted proxy, and as a datagram of one.
 pub fn proxy_header(data: &[u8]) {
+    datagram(data);
     let mut rest = data;
     let whole = HeaderReader::default().next(&mut rest);
     let taken = data.len() - rest.len();
@@ -17,7 +18,7 @@ pub fn proxy_header(data: &[u8]) {
     match (whole, theirs) {
         (Ok(Some(Header { visitor })), Ok((header, length))) => {
             assert_eq!(length, taken, "the payload begins behind it");
-            assert_eq!(visitor, source(&header), "who it is");
+            assert_eq!(visitor, source(&header, Protocol::Stream), "who it is");
         }
         (Ok(Some(Header { visitor })), Err(_)) => {
             // Of LOCAL they read the addresses, and of UNKNOWN what stands before its end, none of which counts.
@@ -36,11 +37,24 @@ pub fn proxy_header(data: &[u8]) {
     }
 }
 
+/// What we take of a datagram is what they take of it.
+fn datagram(data: &[u8]) {
+    let Ok((sender, sent)) = split(data) else { return };
+    match ProxyHeader::parse(data, ParseConfig::default()) {
+        Ok((header, length)) => {
+            assert_eq!(sent, &data[length..], "what was sent begins behind it");
+            let named = if let Sender::Visitor(visitor) = sender { Some(visitor) } else { None };
+            assert_eq!(named, source(&header, Protocol::Datagram), "who has sent it");
+        }
+        Err(_) => assert!(is_local(data) && sender == Sender::Relay, "they refuse it"),
+    }
+}
+
 fn is_local(data: &[u8]) -> bool {
     data.get(12) == Some(&0x20)
 }
 
-fn source(header: &ProxyHeader<'_>) -> Option<SocketAddr> {
-    let address = header.proxied_address().filter(|address| address.protocol == Protocol::Stream)?;
+fn source(header: &ProxyHeader<'_>, protocol: Protocol) -> Option<SocketAddr> {
+    let address = header.proxied_address().filter(|address| address.protocol == protocol)?;
     Some(SocketAddr::new(address.source.ip().to_canonical(), address.source.port()))
 }

@@ -295,19 +295,23 @@ impl World {
                 let (web, host) = (Web::ALL[usize::from(kind % 2)], ["a.example", "*.example", "*"]);
                 let host = host[usize::from(tape.byte()) % 3].parse().expect("a host");
                 let (tunnel, site, name) = (TunnelId(epoch.0), Box::new(Site { web, host }), String::new());
-                if kind % 4 < 2 {
-                    ClientMsg::RegisterHost { tunnel, site, name, limits: limits(tape) }
-                } else {
-                    let bits = tape.byte();
-                    let speaks = Speaks::ALL[usize::from(bits) % 3];
-                    let service = Service { speaks, redirect: bits & 8 != 0, forwarded: bits & 16 != 0 };
-                    ClientMsg::RegisterSite { tunnel, site, service, name, limits: limits(tape) }
-                }
+                let bits = tape.byte();
+                let speaks = Speaks::ALL[usize::from(bits) % 3];
+                let service = Service { speaks, redirect: bits & 8 != 0, forwarded: bits & 16 != 0 };
+                ClientMsg::RegisterHost { tunnel, site, service, name, limits: limits(tape) }
             }
             0 | 1 => {
-                let public_port = [0, 0, 6000, 6001, 80, u16::MAX][usize::from(tape.byte()) % 6];
+                let byte = usize::from(tape.byte());
+                let public_port = [0, 0, 6000, 6001, 80, u16::MAX][byte % 6];
+                let bind_addr = [None, None, Some(Ipv4Addr::LOCALHOST.into())][byte / 6 % 3];
                 let name = "é".repeat(usize::from(tape.byte() % 64));
-                ClientMsg::RegisterTunnel { tunnel: TunnelId(epoch.0), public_port, name, limits: limits(tape) }
+                ClientMsg::RegisterTunnel {
+                    tunnel: TunnelId(epoch.0),
+                    public_port,
+                    bind_addr,
+                    name,
+                    limits: limits(tape),
+                }
             }
             2 => ClientMsg::CloseTunnel { tunnel: TunnelId(epoch.0) },
             3 => ClientMsg::ConnFailed { count: tape.number32() },
@@ -472,7 +476,7 @@ impl World {
         assert!(self.ctls[index].session.is_some(), "an honest client gets a session");
         let name = "honest".into();
         let limits = TunnelLimits::default();
-        let register = ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name, limits };
+        let register = ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, bind_addr: None, name, limits };
         self.ctls[index].sent = 1;
         self.push(index, &ToServer::Numbered { seq: 1, msg: register });
         self.settle();

@@ -123,11 +123,13 @@ pub enum PlantedBug {
     FlowForever,
     /// A datagram that has waited for too long is dropped, and not counted.
     DroppedUncounted,
+    /// A relay's visitor and somebody who comes directly from his address have one flow.
+    RelayForgotten,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -184,6 +186,7 @@ impl PlantedBug {
         Self::FlowsMixedUp,
         Self::FlowForever,
         Self::DroppedUncounted,
+        Self::RelayForgotten,
     ];
 }
 

@@ -251,6 +251,10 @@ pub enum TunnelRefusal {
     NoHosts,
     /// The server knows no UDP tunnels.
     NoUdp,
+    /// The address is outside `allow_bind_addrs`.
+    AddressNotAllowed,
+    /// The server's machine does not have the address.
+    NoAddress,
 }
 
 impl TunnelRefusal {
@@ -263,13 +267,15 @@ impl TunnelRefusal {
             | Self::Closed
             | Self::HostNotAllowed
             | Self::NoHosts
-            | Self::NoUdp => true,
+            | Self::NoUdp
+            | Self::AddressNotAllowed => true,
             Self::PortInUse
             | Self::NoFreePort
             | Self::TooManyTunnels
             | Self::Resources
             | Self::Released
-            | Self::HostInUse => false,
+            | Self::HostInUse
+            | Self::NoAddress => false,
         }
     }
 }
@@ -298,6 +304,10 @@ impl fmt::Display for TunnelRefusal {
                 "the server does not allow this host to this client; choose one that its allow_hosts covers"
             }
             Self::NoUdp => "the server is too old for tunnels of UDP",
+            Self::AddressNotAllowed => {
+                "the server does not allow this bind_addr to this client; choose one that its allow_bind_addrs lists"
+            }
+            Self::NoAddress => "the server's machine does not have this bind_addr (yet)",
             Self::NoHosts => "the server has no port for hosts of this protocol (its http_port, https_port)",
         })
     }

@@ -5,19 +5,22 @@
 //! |---|---|
 //! | [`Deframer`], [`frame`] | where one datagram ends and the next begins, on a conn |
 //! | [`Queue`] | what waits for room, for how long, and what of it is dropped |
+//! | [`Front`] | what stands in front of what a LocalServer is sent |
 //! | [`Lifetime`] | when a flow that is silent is over |
 //! | [`FlowTable`] | whose datagram it is, and which flow makes room for another |
 
 mod framing;
+mod front;
 mod lifetime;
 mod queue;
 mod table;
 
 pub use framing::{Deframer, HEADER, MAX_DATAGRAM, TooLong, frame};
+pub use front::Front;
 pub use lifetime::{FRESH, Lifetime};
 pub use queue::{PATIENCE, Queue, ROOM};
 pub(crate) use table::Speaker;
-pub use table::{FlowTable, MAX_FLOWS};
+pub use table::{FlowTable, MAX_FLOWS, Party};
 
 /// Why a datagram went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,4 +39,6 @@ pub enum Lost {
     Foreign,
     /// No flow was begun for it: its visitor may not visit, or there is no room for one more flow.
     NoFlow,
+    /// It comes from a trusted proxy, without a PROXY header that is one.
+    NoHeader,
 }

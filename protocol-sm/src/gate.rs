@@ -20,6 +20,8 @@ pub struct Gate {
     rate: Option<Rates>,
     /// Visitors served at once; `u32::MAX`: no limit of its own.
     pub max_connections: u32,
+    /// Flows at once, where it is a UDP tunnel.
+    pub max_flows: u32,
     /// Visitors of one source address at once, over all tunnels of the holder.
     pub per_source: u32,
     /// Whose tunnel it is.
@@ -41,6 +43,7 @@ impl Gate {
             asked: limits.sources,
             rate: rates.into_iter().filter(|&rate| rate > 0).min().map(Rates::per_minute),
             max_connections: if limits.max_connections == 0 { u32::MAX } else { limits.max_connections },
+            max_flows: scope.max_flows,
             per_source: scope.per_source(),
             holder,
             label: None,

@@ -3,6 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
+use core::net::IpAddr;
 use core::str::FromStr;
 
 /// A set of TCP ports: sorted, disjoint, inclusive ranges within 1..=65535.
@@ -90,6 +91,14 @@ impl PortSet {
         let refused = ports.clone().filter(|&port| is_refused_by_browsers(port));
         ports.filter(|&port| !is_refused_by_browsers(port)).chain(refused).take(most).collect()
     }
+}
+
+/// Whether a port at one of these addresses may keep the same port at the other from being opened. `None` is the server's
+/// own choice, which may be any.
+#[must_use]
+pub fn may_clash(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
+    let is_wide = |address: Option<IpAddr>| address.is_none_or(|address| address.is_unspecified());
+    one == other || is_wide(one) || is_wide(other)
 }
 
 /// Whether browsers refuse to open a web page on this port: the "bad ports" of the Fetch standard, as of 2025.
@@ -204,6 +213,15 @@ mod tests {
         assert_eq!(pick("1024-65534", 0, 1), [1024]);
         assert_eq!(pick("1025-65535", 0, 1), [1025]);
         assert!(PortSet::unprivileged().contains(u16::MAX) && !PortSet::unprivileged().contains(1023));
+    }
+
+    #[test]
+    fn only_two_addresses_that_are_both_known_leave_each_other_their_ports() {
+        let [one, other, all] = ["192.0.2.1", "2001:db8::1", "::"].map(|address| Some(address.parse().unwrap()));
+        assert!(!may_clash(one, other));
+        for (one, other) in [(one, one), (one, None), (all, other), (None, None)] {
+            assert!(may_clash(one, other) && may_clash(other, one), "{one:?} {other:?}");
+        }
     }
 
     #[test]

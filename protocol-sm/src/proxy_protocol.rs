@@ -1,11 +1,11 @@
 //! The PROXY protocol's header, by which a LocalServer learns who its visitor is: it stands in front of the visitor's
-//! first byte. Versions 1 and 2 of the specification at haproxy.org, as every server that knows it takes them: without
-//! optional fields, so that nobody's limit on its length is met. What relays in front of the server write is read by
-//! [`HeaderReader`].
+//! first byte, or of a flow's datagrams. Versions 1 and 2 of the specification at haproxy.org, as every server that knows
+//! it takes them: without optional fields, so that nobody's limit on its length is met. What relays in front of the server
+//! write is read by [`HeaderReader`], and in front of a datagram by [`split`].
 
 mod read;
 
-pub use read::{Header, HeaderReader, LONGEST_HEADER, Malformed};
+pub use read::{Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -16,7 +16,9 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, on behalf of somebody else.
 const V2_PROXY: u8 = 0x21;
 /// TCP over IPv4, TCP over IPv6.
-const FAMILIES: [u8; 2] = [0x11, 0x21];
+const STREAM: [u8; 2] = [0x11, 0x21];
+/// UDP over IPv4, UDP over IPv6.
+const DATAGRAM: [u8; 2] = [0x12, 0x22];
 
 /// Which header a LocalServer expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,21 +41,31 @@ impl ProxyProtocol {
                 let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
                 format!("PROXY {family} {from} {to} {} {}\r\n", ports[0], ports[1]).into_bytes()
             }
-            Self::V2 => {
-                let mut addresses = Vec::new();
-                for ip in [from, to] {
-                    match ip {
-                        IpAddr::V4(ip) => addresses.extend(ip.octets()),
-                        IpAddr::V6(ip) => addresses.extend(ip.octets()),
-                    }
-                }
-                addresses.extend(ports.into_iter().flat_map(u16::to_be_bytes));
-                let length = u16::try_from(addresses.len()).expect("36 at most");
-                let front = [V2_PROXY, FAMILIES[usize::from(from.is_ipv6())]];
-                [&SIGNATURE[..], &front, &length.to_be_bytes(), &addresses].concat()
-            }
+            Self::V2 => binary(STREAM, [from, to], ports),
         }
     }
+}
+
+/// The same of version 2 for a datagram, of which it is a part: at most 52 bytes. (Version 1 has none.)
+#[must_use]
+pub fn datagram_header(visitor: SocketAddr, public: SocketAddr) -> Vec<u8> {
+    let (from, to) = one_family(visitor.ip().to_canonical(), public.ip().to_canonical());
+    binary(DATAGRAM, [from, to], [visitor.port(), public.port()])
+}
+
+/// A header of version 2. `families`: that of IPv4, and that of IPv6.
+fn binary(families: [u8; 2], ips: [IpAddr; 2], ports: [u16; 2]) -> Vec<u8> {
+    let mut addresses = Vec::new();
+    for ip in ips {
+        match ip {
+            IpAddr::V4(ip) => addresses.extend(ip.octets()),
+            IpAddr::V6(ip) => addresses.extend(ip.octets()),
+        }
+    }
+    addresses.extend(ports.into_iter().flat_map(u16::to_be_bytes));
+    let length = u16::try_from(addresses.len()).expect("36 at most");
+    let front = [V2_PROXY, families[usize::from(ips[0].is_ipv6())]];
+    [&SIGNATURE[..], &front, &length.to_be_bytes(), &addresses].concat()
 }
 
 /// A header has addresses of one family.
@@ -95,6 +107,18 @@ mod tests {
         assert_eq!(header[..4], [0x21, 0x21, 0, 36]);
         assert_eq!((header[4], header[19], header[35]), (0x20, 7, 1));
         assert_eq!(header[36..], [0, 1, 1, 187]);
+    }
+
+    /// What dnsdist, PowerDNS, Knot and CoreDNS take: DGRAM, and PROXY.
+    #[test]
+    fn a_datagrams_header_says_that_it_is_one() {
+        for (visitor, public, family) in
+            [("203.0.113.7:50000", "192.0.2.1:53", 0x12), ("[2001:db8::7]:1", "[2001:db8::1]:53", 0x22)]
+        {
+            let header = datagram_header(visitor.parse().unwrap(), public.parse().unwrap());
+            assert_eq!(header[12..14], [0x21, family]);
+            assert_eq!(header[14..], v2(visitor, public)[2..], "all else is as in front of a stream");
+        }
     }
 
     /// A socket that listens on both families tells IPv4 addresses so.

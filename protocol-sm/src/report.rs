@@ -183,7 +183,8 @@ pub struct TunnelReport {
     pub state: TunnelState,
     /// The public port that was asked for; 0: any.
     pub wanted: u16,
-    /// The host that was asked for instead, or an open UDP port: as a URL, with its port once that is known.
+    /// The host that was asked for instead, or an open port of UDP or at an address of its own: as a URL, with its port once
+    /// that is known.
     pub url: Option<String>,
     /// The public address, while it is open.
     pub public: Option<SocketAddr>,

@@ -3,6 +3,7 @@
 
 use crate::bandwidth::Rate;
 use crate::budget::Budget;
+use crate::datagrams::MAX_FLOWS;
 use crate::ledger::Holder;
 use crate::outbound::{OutboundProxy, Target};
 use crate::ports::PortSet;
@@ -188,6 +189,8 @@ impl Default for Timings {
 pub struct Scope {
     /// Public ports it may ask for (default 1024 to 65535); port 0 ("server picks") is picked from these too.
     pub allow_ports: PortSet,
+    /// The server's addresses at which it may ask for public ports (default: none but the server's own choice).
+    pub allow_bind_addrs: Vec<Network>,
     /// Hosts it may ask for (default: all).
     pub allow_hosts: HostSet,
     /// Sessions at once (default 4096, as many as a server has; where there are several credentials, a quarter).
@@ -201,6 +204,8 @@ pub struct Scope {
     /// Visitors of one source address at once, waiting and served (default a quarter of `max_connections`, but 64 at
     /// least); more are reset.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once (default 4096).
+    pub max_flows: u32,
     /// Who may visit its tunnels (default: everybody).
     pub sources: SourceLists,
     /// Visitors per minute that each source address may send to one of its tunnels; 0: no limit (default).
@@ -213,12 +218,14 @@ impl Default for Scope {
     fn default() -> Self {
         Self {
             allow_ports: PortSet::unprivileged(),
+            allow_bind_addrs: Vec::new(),
             allow_hosts: HostSet::all(),
             max_sessions: 4096,
             max_tunnels: 1024,
             max_connections: 10_000,
             max_waiting: 4096,
             max_connections_per_source: None,
+            max_flows: MAX_FLOWS,
             sources: SourceLists::default(),
             max_connection_rate: 0,
             max_bandwidth: None,
@@ -380,6 +387,8 @@ pub struct TunnelSpec {
     pub name: String,
     /// Public port wanted; 0 lets the server pick, and where there is a `site`.
     pub public_port: u16,
+    /// The server's address where it is wanted (default: the server's choice).
+    pub bind_addr: Option<IpAddr>,
     /// The host whose visitors it wants, instead of those of a port of its own.
     pub site: Option<Site>,
     /// `HOST:PORT` of its LocalServer, or `unix:PATH`.
@@ -410,6 +419,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// It stands in front of the first datagram of a flow alone (default: of each).
+    pub proxy_protocol_first: bool,
     /// What the server is told of the service of a host.
     pub service: Service,
 }

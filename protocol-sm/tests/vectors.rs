@@ -5,6 +5,7 @@ mod document;
 
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
+use protocol_sm::datagrams::{Deframer, TooLong};
 use protocol_sm::ids::{ConnId, SessionId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
@@ -198,6 +199,33 @@ fn streams_are_cut_alike_at_every_split() {
     }
     for row in &section("streams") {
         with_direction(text(row, "direction"), row, Split);
+    }
+}
+
+/// P-UDP-2.
+#[test]
+fn flows_are_cut_alike_at_every_split() {
+    for row in &section("flows") {
+        let stream = bytes(row, "hex");
+        let expected: Vec<_> =
+            row["datagrams"].as_array().expect("a list").iter().map(|hex| unhex(hex.as_str().expect("hex"))).collect();
+        for split in 0..=stream.len() {
+            let (mut deframer, mut datagrams, mut refused) = (Deframer::default(), Vec::new(), false);
+            let (first, second) = stream.split_at(split);
+            for part in [first, second] {
+                deframer.push(part);
+                while !refused {
+                    match deframer.pop() {
+                        Ok(Some(datagram)) => datagrams.push(datagram.to_vec()),
+                        Ok(None) => break,
+                        Err(TooLong) => refused = true,
+                    }
+                }
+            }
+            assert_eq!(datagrams, expected, "split at {split}: {row}");
+            assert_eq!(refused, row["rest"].is_null(), "split at {split}: {row}");
+            assert_eq!(refused || deframer.is_empty(), refused || text(row, "rest").is_empty(), "{row}");
+        }
     }
 }
 

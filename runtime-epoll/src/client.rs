@@ -296,7 +296,12 @@ fn announce(
             );
             let url = spec.site.as_ref().map(|site| site.url(public.port()));
             let url = url.unwrap_or_else(|| {
-                format!("{}://{server_host}:{}", if spec.is_udp() { "udp" } else { "tcp" }, public.port())
+                let scheme = if spec.is_udp() { "udp" } else { "tcp" };
+                // At an address of its own it is not where the server's name leads.
+                match spec.bind_addr.filter(|address| !address.is_unspecified()) {
+                    Some(address) => format!("{scheme}://{}", SocketAddr::new(address, public.port())),
+                    None => format!("{scheme}://{server_host}:{}", public.port()),
+                }
             });
             Some(Forwarding { tunnel: spec.name.clone(), public, url, local: spec.local.clone() })
         }

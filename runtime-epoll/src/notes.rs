@@ -175,7 +175,8 @@ impl Notes {
                 );
             }),
             Note::UnixUnreachable { path, error } => self.sockets.line(|suppressed| {
-                tracing::warn!(event = "local_socket_failed", %path, suppressed, "{}", why_not(&path, error));
+                let path = &*path;
+                tracing::warn!(event = "local_socket_failed", path, suppressed, "{}", why_not(path, error));
             }),
             Note::NoLocalSource { source } => self.sources.line(|suppressed| {
                 tracing::warn!(
@@ -375,7 +376,7 @@ impl Notes {
                 "session over: the server does not have it any more (it was started again, or has waited in vain for longer \
                  than its transfer_grace); transfers are reset, and a new session begins"
             ),
-            Note::Tunnel { client, credential, tunnel, asked: Asked { name, wanted, udp, site }, outcome } => {
+            Note::Tunnel { client, credential, tunnel, asked: Asked { name, wanted, bind_addr, udp, site }, outcome } => {
                 let tunnel_id = tunnel.0;
                 let host = site.as_ref().map(ToString::to_string);
                 self.tunnels.of(client).line(|suppressed| match outcome {
@@ -407,6 +408,7 @@ impl Notes {
                             tunnel_id,
                             tunnel = name,
                             public_port = wanted,
+                            bind_addr = bind_addr.map(tracing::field::display),
                             udp = udp.then_some(true),
                             host,
                             suppressed,

@@ -56,6 +56,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             tunnels: vec![TunnelSpec {
                 name: "echo".into(),
                 public_port: 0,
+                bind_addr: None,
                 site: None,
                 local,
                 local_sources: Vec::new(),

@@ -210,7 +210,7 @@ impl Holder {
         let name = "n".repeat(self.rng.size(0, ClientMsg::MAX_NAME));
         let limits = TunnelLimits { sources, ..TunnelLimits::default() };
         self.asked += 1;
-        self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port, name, limits });
+        self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr: None, name, limits });
     }
 
     fn ask(&mut self) {
@@ -236,7 +236,8 @@ impl Holder {
         }
         for tunnel in 0..self.rng.pick(&[2500, 4000, 9000]) {
             let (tunnel, limits) = (TunnelId(1000 + tunnel), TunnelLimits::default());
-            self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port: 80, name: String::new(), limits });
+            let (public_port, bind_addr, name) = (80, None, String::new());
+            self.numbered(ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr, name, limits });
         }
     }
 

@@ -98,8 +98,9 @@
 //! | EndUnsaid | - | - | 6, ChunksWhole | - | an encrypted connection is never spliced, gets what it did not take whole once more, and its end inside |
 //! | StumpDelivered | - | - | flows: 1 | - | a flow hears what nobody sent |
 //! | FlowsMixedUp | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
-//! | FlowForever | - | - | flows: 0 | - | a silent flow has not ended |
+//! | FlowForever | - | - | flows: 1 | - | a silent flow has not ended |
 //! | DroppedUncounted | - | - | flows: 19 | - | more was read than was sent and counted as lost |
+//! | RelayForgotten | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

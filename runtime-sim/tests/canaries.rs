@@ -161,8 +161,13 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 20] = [
 ];
 
 /// What is wrong with flows: that has a simulation of its own.
-const OF_FLOWS: [PlantedBug; 4] =
-    [PlantedBug::StumpDelivered, PlantedBug::FlowsMixedUp, PlantedBug::FlowForever, PlantedBug::DroppedUncounted];
+const OF_FLOWS: [PlantedBug; 5] = [
+    PlantedBug::StumpDelivered,
+    PlantedBug::FlowsMixedUp,
+    PlantedBug::FlowForever,
+    PlantedBug::DroppedUncounted,
+    PlantedBug::RelayForgotten,
+];
 
 /// Where a bug was found, after how much, and what showed it.
 type Found = Option<(String, String)>;

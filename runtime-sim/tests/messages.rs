@@ -67,6 +67,15 @@ const NEVER: &[(&str, &[&str])] = &[
         &["ToClient TunnelClosed: PortDenied", "ToClient TunnelClosed: NoFreePort", "ToClient TunnelClosed: Resources"],
     ),
     (
+        "no ring's client asks for an address that it may not have; protocol_sm::control::server has a test",
+        &[
+            "ToClient TunnelRefused: AddressNotAllowed",
+            "ToClient TunnelRefused: NoAddress",
+            "ToClient TunnelClosed: AddressNotAllowed",
+            "ToClient TunnelClosed: NoAddress",
+        ],
+    ),
+    (
         "tunnels of UDP are simulated by their event loops alone; tests/tests/udp.rs has whole programs",
         &["ToServer RegisterUdp"],
     ),

@@ -69,6 +69,15 @@ def streams(row):
     same(rest.hex(), row["rest"], row)
 
 
+def flows(row):
+    data = bytes.fromhex(row["hex"])
+    if row["rest"] is None:
+        return fails(cproxy.Violation, lambda: cproxy.Flow.split(data), row)
+    datagrams, rest = cproxy.Flow.split(data)
+    same([datagram.hex() for datagram in datagrams], row["datagrams"], row)
+    same(rest.hex(), row["rest"], row)
+
+
 def varints(row):
     data = bytes.fromhex(row["hex"])
     same(cproxy.U64.encode(row["value"]), data, row)
@@ -134,7 +143,7 @@ def main(path):
     with open(path, encoding="utf-8") as file:
         vectors = json.load(file)
     checks = [
-        messages, invalid_frames, streams, varints, invalid_varints, prefaces, replies,
+        messages, invalid_frames, streams, flows, varints, invalid_varints, prefaces, replies,
         invalid_replies, handshakes]
     count = 0
     for check in checks:

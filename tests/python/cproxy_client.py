@@ -138,18 +138,26 @@ class Option:
         return self.inner.decode(cursor) if Bool().decode(cursor) else None
 
 
-class Address:
+class Ip:
     def encode(self, value):
-        host, port = value.rsplit(":", 1)
-        ip = ipaddress.ip_address(host.strip("[]"))
-        return bytes([0 if ip.version == 4 else 1]) + ip.packed + U16.encode(int(port))
+        ip = ipaddress.ip_address(value)
+        return bytes([0 if ip.version == 4 else 1]) + ip.packed
 
     def decode(self, cursor):
         kind = U32.decode(cursor)
         if kind > 1:
             raise Malformed("neither IPv4 nor IPv6")
-        ip = ipaddress.ip_address(cursor.take(16 if kind else 4))
-        host = f"[{ip}]" if kind else str(ip)
+        return str(ipaddress.ip_address(cursor.take(16 if kind else 4)))
+
+
+class Address:
+    def encode(self, value):
+        host, port = value.rsplit(":", 1)
+        return Ip().encode(host.strip("[]")) + U16.encode(int(port))
+
+    def decode(self, cursor):
+        ip = Ip().decode(cursor)
+        host = f"[{ip}]" if ":" in ip else ip
         return f"{host}:{U16.decode(cursor)}"
 
 
@@ -242,10 +250,12 @@ HANDSHAKE = Choice(
     "TlsRequired")
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
-    "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts", "NoUdp")
+    "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts", "NoUdp",
+    "AddressNotAllowed", "NoAddress")
 LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
-         "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts", "NoUdp"}
+         "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts", "NoUdp",
+         "AddressNotAllowed"}
 
 UDP = 32  # the feature: the server knows RegisterUdp (P-EVO-2)
 
@@ -253,6 +263,7 @@ NETWORKS = List(Network(), 16)
 LIMITS = Struct(
     sources=Struct(allow=NETWORKS, deny=NETWORKS), max_connections=U32, max_connection_rate=U32)
 
+PORT = Struct(tunnel=U32, public_port=U16, bind_addr=Option(Ip()), name=Text(), limits=LIMITS)
 SITE = Struct(web=Choice("Http", "Https"), host=Host())
 SERVICE = Struct(speaks=Choice("Http1", "Http2", "Both"), redirect=Bool(), forwarded=Bool())
 
@@ -274,7 +285,7 @@ CTL_TO_SERVER = ctl(
             resume=Option(Struct(session=Bytes(16), received=U64)))),
         ("Proof", Bytes(32))),
     Choice(
-        ("RegisterTunnel", Struct(tunnel=U32, public_port=U16, name=Text(), limits=LIMITS)),
+        ("RegisterTunnel", PORT),
         ("CloseTunnel", Struct(tunnel=U32)),
         ("ConnFailed", Struct(count=U32)),
         FIN,
@@ -283,9 +294,8 @@ CTL_TO_SERVER = ctl(
         "Drain",
         ("StartSeen", Struct(conn=U64, epoch=U32, seen=Bool())),
         ("ChangeTunnel", Struct(tunnel=U32, name=Text(), limits=LIMITS)),
-        ("RegisterHost", Struct(tunnel=U32, site=SITE, name=Text(), limits=LIMITS)),
-        ("RegisterSite", Struct(tunnel=U32, site=SITE, service=SERVICE, name=Text(), limits=LIMITS)),
-        ("RegisterUdp", Struct(tunnel=U32, public_port=U16, name=Text(), limits=LIMITS))))
+        ("RegisterHost", Struct(tunnel=U32, site=SITE, service=SERVICE, name=Text(), limits=LIMITS)),
+        ("RegisterUdp", PORT)))
 CTL_TO_CLIENT = ctl(
     Choice(
         ("Hello", Struct(nonce=Bytes(32), features=U64)),
@@ -532,16 +542,24 @@ class Flow(Local):
             await cancelled(reading, *stopping)
 
     async def send(self, data):
-        self.parts += data
-        while len(self.parts) >= 2:
-            length = struct.unpack("<H", self.parts[:2])[0]
-            if length > self.LONGEST:
-                raise Violation("longer than any datagram")
-            if len(self.parts) < 2 + length:
-                return
-            datagram, self.parts = self.parts[2:2 + length], self.parts[2 + length:]
+        datagrams, self.parts = self.split(self.parts + data)
+        for datagram in datagrams:
             with contextlib.suppress(OSError):  # lost, as any may be
                 self.sock.send(datagram)
+
+    @classmethod
+    def split(cls, data):
+        """The whole datagrams at the front of a stream, and the rest of it."""
+        datagrams = []
+        while len(data) >= 2:
+            length = struct.unpack("<H", data[:2])[0]
+            if length > cls.LONGEST:
+                raise Violation("longer than any datagram")
+            if len(data) < 2 + length:
+                break
+            datagrams.append(data[2:2 + length])
+            data = data[2 + length:]
+        return datagrams, data
 
     def shut_write(self):
         self.over.set()
@@ -844,7 +862,8 @@ class Session:
 
     def registration(self):
         return {"RegisterUdp" if self.options.udp else "RegisterTunnel": {
-            "tunnel": self.TUNNEL, "public_port": self.options.public_port, "name": self.options.name,
+            "tunnel": self.TUNNEL, "public_port": self.options.public_port, "bind_addr": None,
+            "name": self.options.name,
             "limits": {
                 "sources": {"allow": [], "deny": []}, "max_connections": 0, "max_connection_rate": 0}}}
 

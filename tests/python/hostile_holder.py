@@ -24,7 +24,7 @@ from cproxy_client import CTL_TO_CLIENT, CTL_TO_SERVER, PROXY_TO_SERVER
 def registration(tunnel, port, rng):
     networks = [f"10.{n}.0.0/16" for n in range(16)] if rng.random() < 0.1 else []
     return {"RegisterTunnel": {
-        "tunnel": tunnel, "public_port": port, "name": "n" * rng.choice([0, 1, 64]),
+        "tunnel": tunnel, "public_port": port, "bind_addr": None, "name": "n" * rng.choice([0, 1, 64]),
         "limits": {"sources": {"allow": [], "deny": networks}, "max_connections": 0, "max_connection_rate": 0}}}
 
 

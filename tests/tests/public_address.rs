@@ -1,10 +1,11 @@
-//! `public_bind_addr`: visitors come in at another address of the machine than clients.
+//! Visitors come in at other addresses of the machine than clients: at `public_bind_addr`, or a tunnel's own `bind_addr`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use tests::programs::{Client, Server, options};
+use tests::programs::{Client, Server, Successors, options};
 use tests::services::Service;
-use tests::sockets::{LOOPBACK, free_port};
-use tests::visits::short_visit;
+use tests::sockets::{LOOPBACK, connect, finish, free_port, read_all};
+use tests::visits::{greeting, ping, short_visit, until_greeted};
+use tests::wait::until;
 
 /// Where visitors come in.
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 5));
@@ -26,4 +27,81 @@ fn visitors_come_in_at_an_address_of_their_own() {
     drop(busy);
     assert!(TcpStream::connect((LOOPBACK, port)).is_err(), "no visitor comes in where clients do");
     assert_eq!(client.stop().aborted, 0);
+}
+
+fn at(last: u8, port: u16) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 0, last), port).into()
+}
+
+fn table(name: &str, service: &Service, last: u8, port: u16) -> String {
+    let (local, address) = (service.addr(), Ipv4Addr::new(127, 0, 0, last));
+    format!("[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {port}\nbind_addr = \"{address}\"\n")
+}
+
+/// P-TUN-16: one number is several ports, of several tunnels and of other programs, through a takeover and an upgrade.
+#[test]
+fn tunnels_have_one_port_at_addresses_of_their_own() {
+    let (five, six) = (Service::greeter("five"), Service::greeter("six"));
+    let echo = Service::echo();
+    let server =
+        Server::start(options().brisk().flag("drain-timeout", 60).key("allow_bind_addrs", "[\"127.0.0.0/28\"]"));
+    let busy = TcpListener::bind((LOOPBACK, 0)).expect("a free port");
+    let port = busy.local_addr().expect("bound").port();
+    let tables = [table("five", &five, 5, port), table("six", &six, 6, port), table("echo", &echo, 7, port)].concat();
+    let start = |more: &str| {
+        let tables = tables.clone() + more;
+        let client = Client::spawn(&server, options().brisk().flag("client-id", "one").tables(&tables));
+        for last in [5, 6, 7] {
+            client.output_line(&format!("Forwarding tcp://{} ->", at(last, port)));
+        }
+        client
+    };
+    let served = || assert_eq!([5, 6].map(|last| greeting(at(last, port))), ["five", "six"]);
+    let client = start(&table("far", &five, 99, port));
+    let line = client.log_line("allow_bind_addrs");
+    assert!(line.contains("far"), "{line}");
+    let mut visitor = connect(at(7, port));
+    let mut lives = |what: &str| ping(&mut visitor, what.as_bytes());
+    served();
+    lives("at first");
+    let next = start("");
+    client.log_line("took over");
+    served();
+    lives("after a takeover");
+    let mut successors = Successors::default();
+    successors.take(&server.upgrade());
+    served();
+    lives("after an upgrade");
+    finish(&visitor);
+    assert_eq!(read_all(&mut visitor), b"");
+    assert_eq!((client.stopped().aborted, next.stop().aborted), (0, 0));
+    drop(busy);
+}
+
+/// What is not allowed any more is closed, and what moves to another address is opened there, whatever was in its way.
+#[test]
+fn a_reload_moves_ports_between_addresses() {
+    let service = Service::greeter("hi");
+    let allow = |network: &str| format!("allow_bind_addrs = [\"{network}\"]\n");
+    let server = Server::start(options().brisk().tables(&allow("127.0.0.0/28")));
+    let port = free_port();
+    let client = Client::spawn(&server, options().brisk().tables(&table("a", &service, 5, port)));
+    client.output_line("Forwarding");
+    let own = format!("[[tunnels]]\nname = \"a\"\nlocal = \"{}\"\npublic_port = {port}\n", service.addr());
+    for (tunnel, here, gone) in [
+        (table("a", &service, 6, port), at(6, port), at(5, port)),
+        (own, (LOOPBACK, port).into(), at(6, port)),
+        (table("a", &service, 5, port), at(5, port), (LOOPBACK, port).into()),
+    ] {
+        client.reload(&tunnel);
+        until_greeted(here, |text| text == "hi");
+        until("the port there is closed", || TcpStream::connect(gone).is_err());
+    }
+    server.reload(&allow("127.0.0.6"));
+    until("what is not allowed is closed", || TcpStream::connect(at(5, port)).is_err());
+    let line = client.log_line("allow_bind_addrs");
+    assert!(line.contains("not reachable"), "{line}");
+    server.reload(&allow("127.0.0.5"));
+    client.reload(&table("a", &service, 5, port));
+    until_greeted(at(5, port), |text| text == "hi");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tests::datagrams::{DatagramService, ask, echoed, pattern, visitor, visitor_from};
 use tests::foreign::{Foreign, find};
 use tests::gate::Gate;
-use tests::programs::{Client, Options, Server, Successors, directory, options};
+use tests::programs::{Client, Options, Server, Successors, options};
 use tests::services::Service;
 use tests::sockets::{connect, free_port};
 use tests::visits::ping;
@@ -241,33 +241,6 @@ fn an_upgrade_keeps_the_port() {
     assert_eq!(server.exit_code(), 0, "its flows have ended with its port");
 }
 
-/// What is lost is counted, by reason.
-#[test]
-fn what_is_lost_is_counted() {
-    let echo = DatagramService::echo();
-    let folder = tempfile::TempDir::new().expect("a directory");
-    let socket = folder.path().join("admin");
-    let server = Server::start(options().brisk().key("admin_socket", format!("{:?}", socket.display().to_string())));
-    let denies = udp(options(), echo.addr()).tunnel_key("deny_sources", "[\"127.0.0.8/32\"]");
-    let client = Client::start(&server, denies);
-    let denied = visitor_from([127, 0, 0, 8].into(), client.public());
-    let lost = || {
-        let socket = socket.display().to_string();
-        let status = Command::new(directory().join("cproxy-server"))
-            .args(["status", "--json", "--socket", &socket])
-            .output()
-            .expect("it runs");
-        let status: Value = serde_json::from_slice(&status.stdout).map_err(|error| error.to_string())?;
-        status["datagrams_lost"]["no_flow"].as_u64().ok_or(status.to_string())
-    };
-    eventually("the datagrams of a source that may not visit are counted", || {
-        denied.send(b"let me in").map_err(|error| error.to_string())?;
-        lost().and_then(|lost| if lost > 2 { Ok(()) } else { Err(format!("{lost}")) })
-    });
-    assert!(echo.heard().is_empty(), "nobody was let in");
-    echoed(&visitor(client.public()), b"others are");
-}
-
 /// `dig` asks a real name server through the tunnel.
 #[test]
 fn dig_finds_what_a_name_server_knows() {
@@ -299,4 +272,36 @@ fn dig_finds_what_a_name_server_knows() {
     until("an answer of 8 kB in one datagram", || {
         asks(&["+short", "+bufsize=16384", "many.example", "TXT"]).lines().count() == 40
     });
+}
+
+/// `iperf3` measures a server of its own through the tunnel: its control connection is another tunnel's, of TCP.
+#[test]
+fn iperf3_has_its_datagrams_in_both_directions() {
+    tests::limit::arm();
+    let Some(iperf3) = find("iperf3") else { return };
+    let (service, public) = (free_port(), free_port().to_string());
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, service));
+    let mut foreign = Foreign::new();
+    foreign.start(&iperf3, &["--server", "--bind", "127.0.0.1", "--port", &service.to_string()]);
+    let server = Server::start(options().brisk());
+    let port = public.parse().expect("a port");
+    let both = options().brisk().tunnel_at(local, port).tunnel_key("protocol", "\"udp\"").tunnel_at(local, port);
+    let _client = Client::start(&server, both);
+    for direction in [&[][..], &["--reverse"]] {
+        let report = eventually("it has measured", || {
+            let output = Command::new(&iperf3)
+                .args(["--client", "127.0.0.1", "--port", &public, "--udp", "--bitrate", "4M", "--length", "1200"])
+                .args(["--time", "1", "--json"])
+                .args(direction)
+                .output()
+                .expect("it runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() { Ok(text) } else { Err(text) }
+        });
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        let sum = &report["end"]["sum"];
+        let count = |key: &str| sum[key].as_u64().unwrap_or_else(|| panic!("{key} in {report}"));
+        assert!(count("packets") > 0 && count("lost_packets") < count("packets"), "{direction:?}: {sum}");
+        assert_eq!(sum["out_of_order"].as_u64().unwrap_or(0), 0, "a flow keeps its order: {sum}");
+    }
 }

@@ -191,6 +191,7 @@ fn the_flags_tunnel_replaces_those_of_the_file() {
         [TunnelSpec {
             name: "v".into(),
             public_port: 5,
+            bind_addr: None,
             site: None,
             local: "[::1]:4".into(),
             local_sources: Vec::new(),

@@ -2,20 +2,28 @@
 #![forbid(unsafe_code)]
 
 use bins::access_log::{self, Side};
+use bins::config::settings::Of;
 use bins::flags::{Aim, ClientCommand, ClientFlags, ClientLine, Command};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
-use bins::{admin, assemble, certificates, doctor, exit, flags, limits, logging, notify, operate, signals, token};
+use bins::{
+    admin, assemble, certificates, check, doctor, exit, flags, init, limits, logging, notify, operate, signals, token,
+};
 use runtime_epoll::client::{self, Forwarding, RunError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let ClientLine { command, flags } = flags::parse();
+    let (ClientLine { command, flags }, said) = flags::parse(Of::Client);
     match command {
-        Some(ClientCommand::Common(Command::CheckConfig { file })) => {
-            let common = assemble::only_file(&file);
-            let only_file = ClientFlags { aim: Aim::CheckFile, common, ..ClientFlags::default() };
-            return exit::check_config(&file, assemble::client(&only_file, None));
+        Some(ClientCommand::CheckConfig(asked)) => {
+            let (flags, file) = asked.flags_and_file(|flags| &mut flags.common);
+            let outcome =
+                assemble::client(&ClientFlags { aim: Aim::Examine, ..flags }, std::env::var_os(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || check::shown(Of::Client, &said, file.as_deref()));
+        }
+        Some(ClientCommand::Common(Command::Init { file })) => {
+            let file = file.unwrap_or_else(|| "client.toml".into());
+            return exit::init(init::init(Of::Client, &file));
         }
         Some(ClientCommand::Common(command)) => return operate::run(admin::CLIENT, &command),
         Some(ClientCommand::Doctor(asked)) => return doctor::client(*asked),

@@ -3,13 +3,15 @@
 
 use bins::access_log::{self, Side};
 use bins::admin::Served;
+use bins::config::settings::Of;
 use bins::flags::{Aim, Command, ServerCommand, ServerFlags, ServerLine};
 use bins::output::{self, Output};
 use bins::reload::{Parts, Reload, Turn};
 use bins::signals::Caught;
 use bins::upgrade::{self, Upgrade};
 use bins::{
-    admin, assemble, certificates, doctor, exit, flags, invitation, limits, logging, notify, operate, signals, token,
+    admin, assemble, certificates, check, doctor, exit, flags, init, invitation, limits, logging, notify, operate,
+    signals, token,
 };
 use protocol_sm::routes::Web;
 use runtime_epoll::inherit::Inherited;
@@ -22,12 +24,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let ServerLine { command, mut flags } = flags::parse();
+    let (ServerLine { command, mut flags }, said) = flags::parse(Of::Server);
     match command {
-        Some(ServerCommand::Common(Command::CheckConfig { file })) => {
-            let common = assemble::only_file(&file);
-            let only_file = ServerFlags { aim: Aim::CheckFile, common, ..ServerFlags::default() };
-            return exit::check_config(&file, assemble::server(&only_file, None));
+        Some(ServerCommand::CheckConfig(asked)) => {
+            let (flags, file) = asked.flags_and_file(|flags| &mut flags.common);
+            let outcome =
+                assemble::server(&ServerFlags { aim: Aim::Examine, ..flags }, std::env::var_os(token::VARIABLE));
+            return exit::check_config(file.as_deref(), outcome, || check::shown(Of::Server, &said, file.as_deref()));
+        }
+        Some(ServerCommand::Common(Command::Init { file })) => {
+            let file = file.unwrap_or_else(|| "server.toml".into());
+            return exit::init(init::init(Of::Server, &file));
         }
         Some(ServerCommand::Common(command)) => return operate::run(admin::SERVER, &command),
         Some(ServerCommand::Doctor(asked)) => return doctor::server(*asked),

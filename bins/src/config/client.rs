@@ -1,15 +1,17 @@
 //! The file of `cproxy-client`.
 
-use super::keys::{
-    ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, OUTBOUND_PROXY, OUTBOUND_PROXY_FILE,
-};
 use super::ranges::{self, Ports};
 use super::section::{Order, Section};
 use super::service;
-use super::{Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys, networks, tls};
+use super::settings::{Home, Of, keys_of};
+use super::{
+    ALLOW_SOURCES, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TlsEntry, allow_sources,
+    bandwidth, check_name, common, hosts, networks, tls,
+};
 use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
 use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
 use crate::outbound::OutboundSource;
+use protocol_sm::ports::may_clash;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
 use protocol_sm::settings::{Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
@@ -56,6 +58,8 @@ pub struct TunnelEntry {
     pub local_sources: Vec<IpAddr>,
     /// The public ports wanted, each a tunnel; 0 lets the server pick.
     pub public_ports: Ports,
+    /// The server's address where they are wanted; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// The hosts whose visitors it has instead: each is a tunnel.
     pub sites: Vec<Site>,
     /// What the server is to enforce for it.
@@ -71,6 +75,7 @@ impl TunnelEntry {
         let part = |nth: u16, site: Option<&Site>| TunnelSpec {
             name: self.name.clone(),
             public_port: self.public_ports.first + nth,
+            bind_addr: self.bind_addr,
             site: site.cloned(),
             local: self.local.later(nth).to_string(),
             local_sources: self.local_sources.clone(),
@@ -107,27 +112,20 @@ impl Default for ClientFile {
 }
 
 const LOCAL_SOURCES: &str = "local_sources";
+/// The server's address where a tunnel's public port is wanted.
+const BIND_ADDR: &str = "bind_addr";
 /// The hosts whose visitors a tunnel has.
 pub(super) const HOSTS: &str = "hosts";
-const TUNNEL_KEYS: [&str; 13] = [
-    "name",
-    "local",
-    LOCAL_SOURCES,
-    "public_port",
-    "protocol",
-    HOSTS,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    "max_connections",
-    MAX_CONNECTION_RATE,
-    MAX_BANDWIDTH,
-    PROXY_PROTOCOL,
-    UDP_FOLLOW,
-];
+/// The proxy on the way to the server.
+const OUTBOUND_PROXY: &str = "outbound_proxy";
+/// The file that names it.
+const OUTBOUND_PROXY_FILE: &str = "outbound_proxy_file";
 /// A LocalServer of UDP may answer from any of its ports.
 const UDP_FOLLOW: &str = "udp_follow";
 /// The header that tells a service who its visitor is.
 const PROXY_PROTOCOL: &str = "proxy_protocol";
+/// It stands in front of a flow's first datagram alone.
+const PROXY_PROTOCOL_FIRST: &str = "proxy_protocol_first";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
@@ -135,17 +133,13 @@ const MOST_SOURCES: usize = 64;
 /// More are a mistake, and a client goes through all of them for each of them.
 const MOST_TUNNELS: usize = 10_000;
 
-/// Reads a client's file from its `text`. `origin` is its path: it begins every message, and relative
-/// paths in the file start at its directory.
+/// Reads a client's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
+/// every message, and relative paths in the file start at its directory.
 ///
 /// # Errors
 /// Every problem of the text at once.
-pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError> {
-    let top = Section::top(
-        text,
-        origin,
-        keys::COMMON.into_iter().chain(keys::CLIENT).chain(tls::KEYS).chain(tls::CLIENT_KEYS).collect(),
-    )?;
+pub fn parse_client(text: &str, origin: &Path, environment: &Environment) -> Result<ClientFile, ConfigError> {
+    let top = Section::top(text, origin, environment, keys_of(Of::Client, Home::Top))?;
     let mut file = ClientFile::default();
     file.common = common(&top, &mut file.timings);
     file.tls = tls::client(&top);
@@ -157,13 +151,13 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
     if file.client_id.as_deref() == Some("") {
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
-    file.frugal = top.boolean(keys::FRUGAL).unwrap_or(false);
+    file.frugal = top.boolean("frugal").unwrap_or(false);
     file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);
     top.seconds("reconnect_max", &mut timings.reconnect_max);
     top.ordered("reconnect_min", timings.reconnect_min, "reconnect_max", timings.reconnect_max, Order::AtMost);
-    let keys = [&TUNNEL_KEYS[..], &service::KEYS].concat();
+    let keys = keys_of(Of::Client, Home::Tunnels);
     for section in top.tables("tunnels", &keys) {
         tunnel(&section, &mut file.tunnels);
     }
@@ -171,8 +165,7 @@ pub fn parse_client(text: &str, origin: &Path) -> Result<ClientFile, ConfigError
         if keys.contains(&key) {
             Some("in a [[tunnels]] section")
         } else {
-            let there = keys::SERVER.contains(&key) || tls::SERVER_KEYS.contains(&key);
-            there.then_some("in a file for cproxy-server")
+            keys_of(Of::Server, Home::Top).contains(&key).then_some("in a file for cproxy-server")
         }
     });
     top.finish(file)
@@ -214,7 +207,7 @@ fn uplink(top: &Section<'_>) -> Origin {
     Origin { address, interface }
 }
 
-/// What stands there may hold a password: it is not shown. A relative path starts at the configuration file's directory.
+/// What stands there may hold a password: it is not shown.
 fn outbound(top: &Section<'_>) -> Option<OutboundSource> {
     if top.has(OUTBOUND_PROXY) && top.has(OUTBOUND_PROXY_FILE) {
         top.problem(OUTBOUND_PROXY_FILE, format!("stands beside `{OUTBOUND_PROXY}`; keep one of the two"));
@@ -226,7 +219,7 @@ fn outbound(top: &Section<'_>) -> Option<OutboundSource> {
     if file.is_empty() {
         top.problem(OUTBOUND_PROXY_FILE, "is empty; write the path of the file that holds the proxy's URL".into());
     }
-    let path = top.origin().parent().unwrap_or(Path::new("")).join(file);
+    let path = top.directory(OUTBOUND_PROXY_FILE).join(file);
     Some(OutboundSource::File { path, named_by: top.locate(OUTBOUND_PROXY_FILE) })
 }
 
@@ -255,12 +248,7 @@ fn local_sources(section: &Section<'_>) -> Vec<IpAddr> {
 }
 
 fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
-    let top_level = |key: &str| {
-        keys::COMMON.contains(&key)
-            || keys::CLIENT.contains(&key)
-            || tls::KEYS.contains(&key)
-            || tls::CLIENT_KEYS.contains(&key)
-    };
+    let top_level = |key: &str| keys_of(Of::Client, Home::Top).contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[tunnels]]"));
     let ports = ranges::ports(section);
     let local_sources = local_sources(section);
@@ -274,9 +262,15 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         Protocol::of(text).ok_or("is no protocol of a tunnel; write \"tcp\", \"udp\", \"http\" or \"https\"")
     });
     let datagrams = datagrams(section, protocol);
+    let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
+    let bind_addr = section.parsed_by(BIND_ADDR, |text| {
+        let address = text.parse().map(|ip: IpAddr| ip.to_canonical());
+        address.map_err(|_| "is no IP address; write one of the server's, such as \"127.0.0.1\"")
+    });
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
-    let serving = Serving { datagrams, max_bandwidth: bandwidth(section).flatten(), proxy_protocol, service };
+    let max_bandwidth = bandwidth(section).flatten();
+    let serving = Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_first, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -291,7 +285,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         section.problem(LOCAL_SOURCES, "is for services at a port: a Unix socket is dialled from no address".into());
     }
     let name = name.to_owned();
-    let tunnel = TunnelEntry { name, local, local_sources, public_ports, sites, limits, serving };
+    let tunnel = TunnelEntry { name, local, local_sources, public_ports, bind_addr, sites, limits, serving };
     let before: Vec<_> = tunnels.iter().flat_map(TunnelEntry::parts).collect();
     let parts = tunnel.parts();
     if before.len() + parts.len() > MOST_TUNNELS {
@@ -300,7 +294,9 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
         return;
     }
     let is_udp = datagrams.is_some();
-    let has_it = |other: &&TunnelSpec| other.is_udp() == is_udp && public_ports.contains(other.public_port);
+    let has_it = |other: &&TunnelSpec| {
+        other.is_udp() == is_udp && public_ports.contains(other.public_port) && may_clash(other.bind_addr, bind_addr)
+    };
     if let Some(other) = before.iter().find(has_it) {
         let (port, name) = (other.public_port, other.name.escape_debug());
         let has = if parts.len() == 1 { "which".to_owned() } else { format!("and {port} of them is what") };
@@ -353,8 +349,8 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
         }
         return Vec::new();
     };
-    if section.has("public_port") {
-        section.problem("public_port", "stands beside `hosts`, whose port is the server's; give one of the two".into());
+    for key in ["public_port", BIND_ADDR].into_iter().filter(|key| section.has(key)) {
+        section.problem(key, "stands beside `hosts`, whose port is the server's; give one of the two".into());
     }
     let web = match protocol {
         Some(Protocol::Web(web)) => web,
@@ -379,15 +375,26 @@ fn sites(section: &Section<'_>, protocol: Option<Protocol>, tunnels: &[TunnelEnt
 fn datagrams(section: &Section<'_>, protocol: Option<Protocol>) -> Option<Datagrams> {
     let follows = section.boolean(UDP_FOLLOW);
     if protocol == Some(Protocol::Udp) {
-        if section.has(PROXY_PROTOCOL) {
-            section.problem(PROXY_PROTOCOL, "is for tunnels of TCP; leave it out beside `protocol = \"udp\"`".into());
-        }
         return Some(if follows == Some(true) { Datagrams::Follow } else { Datagrams::Connected });
     }
     if follows.is_some() {
         section.problem(UDP_FOLLOW, "is for tunnels with `protocol = \"udp\"`".into());
     }
     None
+}
+
+/// Whether the header stands in front of a flow's first datagram alone.
+fn first_alone(section: &Section<'_>, is_udp: bool, version: Option<ProxyProtocol>) -> bool {
+    if is_udp && version == Some(ProxyProtocol::V1) {
+        let what = "is \"v1\", a line of text in front of a stream; a datagram needs \"v2\"";
+        section.problem(PROXY_PROTOCOL, what.into());
+    }
+    let first = section.boolean(PROXY_PROTOCOL_FIRST);
+    if first.is_some() && !(is_udp && section.has(PROXY_PROTOCOL)) {
+        let what = "is for tunnels with `protocol = \"udp\"` and `proxy_protocol = \"v2\"`";
+        section.problem(PROXY_PROTOCOL_FIRST, what.into());
+    }
+    first == Some(true)
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {

@@ -7,7 +7,6 @@ use crate::address::{AddressError, LocalAddress, local_address};
 use protocol_sm::names::LocalAt;
 use std::fmt;
 use std::num::NonZeroU16;
-use std::path::Path;
 
 /// Ports that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +47,7 @@ impl fmt::Display for Ports {
 
 /// What a section says of a tunnel's ports, if that makes sense: the LocalServer's first, and the public ones.
 pub(super) fn ports(section: &Section<'_>) -> Option<(LocalAddress, Ports)> {
-    let directory = section.origin().parent().unwrap_or(Path::new(""));
+    let directory = section.directory("local");
     let local = section.parsed_by("local", |text| {
         let (first, ports) = local_addresses(text)?;
         Ok::<_, AddressError>((first.within(directory)?, ports))

@@ -2,6 +2,8 @@
 //! so that a user sees all of them at once.
 
 use super::ConfigError;
+use super::environment::Environment;
+use super::settings::{VARIABLES, excluded_by};
 use crate::problem::Problem;
 use clap::ValueEnum;
 use std::cell::RefCell;
@@ -22,8 +24,17 @@ const MIN_SECONDS: f64 = 0.001;
 struct Document<'t> {
     text: &'t str,
     origin: &'t Path,
-    /// Problems found so far, each with its line.
-    problems: RefCell<Vec<(usize, Problem)>>,
+    /// Problems found so far, each with its place.
+    problems: RefCell<Vec<(Spot, Problem)>>,
+}
+
+/// Where something is said.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spot {
+    /// On this line of the file.
+    Line(usize),
+    /// In the environment variable of this key.
+    Variable(&'static str),
 }
 
 /// One table of the file.
@@ -32,10 +43,12 @@ pub(super) struct Section<'t> {
     table: DeTable<'t>,
     /// Empty for the top level, else ` in [[…]]`, for messages.
     place: String,
-    /// The line where the table starts.
-    line: usize,
+    /// Where the table starts.
+    line: Spot,
     /// The keys that may stand here.
     keys: Vec<&'static str>,
+    /// Those that the environment says.
+    variables: Vec<&'static str>,
 }
 
 /// What may stand for a thing that is switched on, or described.
@@ -60,18 +73,32 @@ pub(super) fn line_at(text: &[u8], offset: usize) -> usize {
 }
 
 impl<'t> Section<'t> {
-    /// Parses `text` and gives its top level, where `keys` may stand.
+    /// Parses `text` and gives its top level, where `keys` may stand, with what `environment` says put over it.
     ///
     /// # Errors
     /// The text is not TOML.
-    pub(super) fn top(text: &'t str, origin: &'t Path, keys: Vec<&'static str>) -> Result<Self, ConfigError> {
+    pub(super) fn top(
+        text: &'t str,
+        origin: &'t Path,
+        environment: &'t Environment,
+        keys: Vec<&'static str>,
+    ) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let line = line_at(text.as_bytes(), error.span().map_or(0, |span| span.start));
             let what = error.message().replace('\n', ", ");
             Problem::new(format!("{}:{line}: not valid TOML: {what}", origin.display()))
         })?;
         let document = Document { text, origin, problems: RefCell::default() };
-        Ok(Self { document: Rc::new(document), table: table.into_inner(), place: String::new(), line: 1, keys })
+        let mut table = table.into_inner();
+        let variables: Vec<_> = environment.values().map(|(key, _)| key).collect();
+        for key in variables.iter().flat_map(|key| excluded_by(key)) {
+            table.remove(*key);
+        }
+        for (key, value) in environment.values() {
+            table.insert(Spanned::new(0..0, key.into()), Spanned::new(0..0, value));
+        }
+        let (document, place) = (Rc::new(document), String::new());
+        Ok(Self { document, table, place, line: Spot::Line(1), keys, variables })
     }
 
     /// Reports the keys that may not stand here. `elsewhere` says, for a key that belongs to another
@@ -82,7 +109,7 @@ impl<'t> Section<'t> {
             if self.keys.contains(&name) {
                 continue;
             }
-            let line = self.line_of_offset(key.span().start);
+            let line = self.line_of(name);
             let shown = name.escape_debug();
             let place = &self.place;
             let way_out = match elsewhere(name) {
@@ -104,9 +131,17 @@ impl<'t> Section<'t> {
         self.document.origin
     }
 
+    /// Where relative paths start that `key` says: at the file's directory, or the program's if it is no file that says it.
+    pub(super) fn directory(&self, key: &str) -> &'t Path {
+        match self.line_of(key) {
+            Spot::Line(_) => self.origin().parent().unwrap_or(Path::new("")),
+            Spot::Variable(_) => Path::new(""),
+        }
+    }
+
     /// `FILE:LINE: KEY`, to begin a message about a key that is there.
     pub(super) fn locate(&self, key: &str) -> String {
-        format!("{}:{}: `{key}`{}", self.origin().display(), self.line_of(key), self.place)
+        format!("{}: `{key}`{}", self.shown(self.line_of(key)), self.place)
     }
 
     /// Reports that `key` `what`.
@@ -144,7 +179,7 @@ impl<'t> Section<'t> {
     }
 
     /// A string or a list of strings, each with its line.
-    pub(super) fn texts(&self, key: &str, expected: &str) -> Option<Vec<(usize, &str)>> {
+    pub(super) fn texts(&self, key: &str, expected: &str) -> Option<Vec<(Spot, &str)>> {
         let value = self.value(key)?;
         if let DeValue::String(text) = value {
             return Some(vec![(self.line_of(key), text)]);
@@ -293,16 +328,20 @@ impl<'t> Section<'t> {
     }
 
     /// The items of a list, each with its line.
-    pub(super) fn list(&self, key: &str, expected: &str) -> Option<Vec<(usize, &DeValue<'t>)>> {
+    pub(super) fn list(&self, key: &str, expected: &str) -> Option<Vec<(Spot, &DeValue<'t>)>> {
         let value = self.value(key)?;
         let DeValue::Array(items) = value else {
             return self.wrong_type(key, value, expected);
         };
-        Some(items.iter().map(|item| (self.line_of_offset(item.span().start), item.get_ref())).collect())
+        let spot = |item: &Spanned<DeValue<'_>>| match self.line_of(key) {
+            Spot::Line(_) => self.line_of_offset(item.span().start),
+            variable @ Spot::Variable(_) => variable,
+        };
+        Some(items.iter().map(|item| (spot(item), item.get_ref())).collect())
     }
 
     /// Reports a problem with an item of the list `key`.
-    pub(super) fn item_problem(&self, key: &str, line: usize, what: &str) {
+    pub(super) fn item_problem(&self, key: &str, line: Spot, what: &str) {
         self.push_at(line, format!("`{key}`{}: {what}", self.place));
     }
 
@@ -321,6 +360,7 @@ impl<'t> Section<'t> {
                 place: format!(" in [[{key}]]"),
                 line,
                 keys: keys.to_vec(),
+                variables: Vec::new(),
             });
         }
         sections
@@ -337,18 +377,28 @@ impl<'t> Section<'t> {
         None
     }
 
-    /// The line of `key`, or of the section if the key is not there.
-    fn line_of(&self, key: &str) -> usize {
+    /// Where `key` is said, or the section if the key is not there.
+    fn line_of(&self, key: &str) -> Spot {
+        if let Some(&key) = self.variables.iter().find(|variable| **variable == key) {
+            return Spot::Variable(key);
+        }
         self.table.get_key_value(key).map_or(self.line, |(key, _)| self.line_of_offset(key.span().start))
     }
 
-    fn line_of_offset(&self, offset: usize) -> usize {
-        line_at(self.document.text.as_bytes(), offset)
+    fn line_of_offset(&self, offset: usize) -> Spot {
+        Spot::Line(line_at(self.document.text.as_bytes(), offset))
     }
 
-    fn push_at(&self, line: usize, what: String) {
-        let problem = Problem::new(format!("{}:{line}: {what}", self.origin().display()));
-        self.document.problems.borrow_mut().push((line, problem));
+    fn shown(&self, spot: Spot) -> String {
+        match spot {
+            Spot::Line(line) => format!("{}:{line}", self.origin().display()),
+            Spot::Variable(key) => format!("the environment variable {VARIABLES}{}", key.to_uppercase()),
+        }
+    }
+
+    fn push_at(&self, spot: Spot, what: String) {
+        let problem = Problem::new(format!("{}: {what}", self.shown(spot)));
+        self.document.problems.borrow_mut().push((spot, problem));
     }
 }
 
@@ -365,7 +415,7 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
 }
 
 /// Which of `keys` is most like `name`, in the whole or in one of its words.
-fn nearest<'k>(name: &str, keys: &[&'k str]) -> &'k str {
+pub(crate) fn nearest<'k>(name: &str, keys: &[&'k str]) -> &'k str {
     let name = name.to_lowercase().replace('-', "_");
     let likeness = |key: &str| {
         let words = key.split('_').map(|word| 0.95 * strsim::jaro_winkler(&name, word));

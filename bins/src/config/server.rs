@@ -1,13 +1,10 @@
 //! The file of `cproxy-server`.
 
-use super::keys::{
-    ALLOW_HOSTS, ALLOW_SOURCES, DENY_SOURCES, MAX_BANDWIDTH, MAX_CONNECTION_RATE, PER_SOURCE, TOKEN_FILES,
-    TRUSTED_PROXIES,
-};
 use super::section::Section;
+use super::settings::{Home, Of, keys_of};
 use super::{
-    CertificateEntry, Common, ConfigError, TlsEntry, allow_sources, bandwidth, check_name, common, hosts, keys,
-    networks, tls, tokens,
+    CertificateEntry, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TOKEN_FILES, TlsEntry,
+    allow_sources, bandwidth, check_name, common, hosts, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -66,6 +63,8 @@ pub struct ScopeEntry {
     pub allow_ports: Option<PortSet>,
     /// Hosts that may be asked for.
     pub allow_hosts: Option<HostSet>,
+    /// At which of the server's addresses it may have public ports.
+    pub allow_bind_addrs: Option<Vec<Network>>,
     /// Sessions at once: at the top level those of all clients, which are no part of a scope.
     pub max_sessions: Option<u32>,
     /// Tunnels at once.
@@ -76,6 +75,8 @@ pub struct ScopeEntry {
     pub max_waiting: Option<u32>,
     /// Visitors of one source address at once.
     pub max_connections_per_source: Option<u32>,
+    /// Flows of one UDP tunnel at once.
+    pub max_flows: Option<u32>,
     /// Networks that may visit.
     pub allow_sources: Option<Vec<Network>>,
     /// Networks that may not visit.
@@ -93,11 +94,13 @@ impl ScopeEntry {
         Scope {
             allow_ports: self.allow_ports.clone().unwrap_or_else(|| outer.allow_ports.clone()),
             allow_hosts: self.allow_hosts.clone().unwrap_or_else(|| outer.allow_hosts.clone()),
+            allow_bind_addrs: self.allow_bind_addrs.clone().unwrap_or_else(|| outer.allow_bind_addrs.clone()),
             max_sessions: self.max_sessions.unwrap_or(outer.max_sessions),
             max_tunnels: self.max_tunnels.unwrap_or(outer.max_tunnels),
             max_connections: self.max_connections.unwrap_or(outer.max_connections),
             max_waiting: self.max_waiting.unwrap_or(outer.max_waiting),
             max_connections_per_source: self.max_connections_per_source.or(outer.max_connections_per_source),
+            max_flows: self.max_flows.unwrap_or(outer.max_flows),
             sources: SourceLists {
                 allow: self.allow_sources.clone().unwrap_or_else(|| outer.sources.allow.clone()),
                 deny: self.deny_sources.clone().unwrap_or_else(|| outer.sources.deny.clone()),
@@ -126,35 +129,24 @@ impl Default for ServerFile {
     }
 }
 
-const CLIENT_KEYS: [&str; 15] = [
-    "name",
-    "token",
-    "token_file",
-    TOKEN_FILES,
-    "allow_ports",
-    ALLOW_HOSTS,
-    "max_sessions",
-    "max_tunnels",
-    "max_connections",
-    "max_waiting",
-    PER_SOURCE,
-    ALLOW_SOURCES,
-    DENY_SOURCES,
-    MAX_CONNECTION_RATE,
-    MAX_BANDWIDTH,
-];
+/// At which addresses a client may have public ports.
+const ALLOW_BIND_ADDRS: &str = "allow_bind_addrs";
+/// Which hosts a client may have.
+const ALLOW_HOSTS: &str = "allow_hosts";
+/// Relays in front of the server.
+const TRUSTED_PROXIES: &str = "trusted_proxies";
+/// How many visitors one source address may have.
+const PER_SOURCE: &str = "max_connections_per_source";
+/// How many flows a UDP tunnel may have.
+const MAX_FLOWS: &str = "max_flows";
 
-/// Reads a server's file from its `text`. `origin` is its path: it begins every message, and relative
-/// paths in the file start at its directory.
+/// Reads a server's file from its `text`, with what `environment` says put over it. `origin` is its path: it begins
+/// every message, and relative paths in the file start at its directory.
 ///
 /// # Errors
 /// Every problem of the text at once.
-pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError> {
-    let top = Section::top(
-        text,
-        origin,
-        keys::COMMON.into_iter().chain(keys::SERVER).chain(tls::KEYS).chain(tls::SERVER_KEYS).collect(),
-    )?;
+pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Result<ServerFile, ConfigError> {
+    let top = Section::top(text, origin, environment, keys_of(Of::Server, Home::Top))?;
     let mut file = ServerFile::default();
     file.common = common(&top, &mut file.settings.timings);
     file.tls = tls::server(&top);
@@ -189,21 +181,22 @@ pub fn parse_server(text: &str, origin: &Path) -> Result<ServerFile, ConfigError
     top.seconds("idle_conn_lifetime", &mut timings.idle_conn_lifetime);
     top.seconds_or_zero("visitor_keepalive", &mut timings.visitor_keepalive);
     top.seconds("udp_idle_timeout", &mut timings.udp_idle_timeout);
-    for section in top.tables("clients", &CLIENT_KEYS) {
+    for section in top.tables("clients", &keys_of(Of::Server, Home::Clients)) {
         client_entry(&section, &mut file);
     }
     top.reject_unknown(|key| {
-        if keys::CLIENT.contains(&key) || tls::CLIENT_KEYS.contains(&key) {
+        let there = |of, place| keys_of(of, place).contains(&key);
+        if there(Of::Client, Home::Top) {
             Some("in a file for cproxy-client")
+        } else if there(Of::Server, Home::Clients) {
+            Some("in a [[clients]] section")
         } else {
-            let certificates = tls::CERTIFICATE_KEYS.contains(&key).then_some("in a [[certificates]] section");
-            CLIENT_KEYS.contains(&key).then_some("in a [[clients]] section").or(certificates)
+            there(Of::Server, Home::Certificates).then_some("in a [[certificates]] section")
         }
     });
     top.finish(file)
 }
 
-/// A relative path starts at the configuration file's directory.
 fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     const KEY: &str = "acme_webroot";
     let webroot = top.text(KEY)?;
@@ -213,16 +206,11 @@ fn acme_webroot(top: &Section<'_>) -> Option<PathBuf> {
     if !top.has("http_port") {
         top.problem(KEY, "stands without `http_port`: authorities ask at port 80".into());
     }
-    Some(top.origin().parent().unwrap_or(Path::new("")).join(webroot))
+    Some(top.directory(KEY).join(webroot))
 }
 
 fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
-    let top_level = |key: &str| {
-        keys::COMMON.contains(&key)
-            || keys::SERVER.contains(&key)
-            || tls::KEYS.contains(&key)
-            || tls::SERVER_KEYS.contains(&key)
-    };
+    let top_level = |key: &str| keys_of(Of::Server, Home::Top).contains(&key);
     section.reject_unknown(|key| top_level(key).then_some("at the top level: move it above the first [[clients]]"));
     let mut scope = scope(section);
     scope.max_sessions = section.count("max_sessions", 1);
@@ -250,12 +238,14 @@ fn client_entry(section: &Section<'_>, file: &mut ServerFile) {
 fn scope(section: &Section<'_>) -> ScopeEntry {
     ScopeEntry {
         allow_ports: allow_ports(section),
+        allow_bind_addrs: networks(section, ALLOW_BIND_ADDRS),
         allow_hosts: allow_hosts(section),
         max_sessions: None,
         max_tunnels: section.count("max_tunnels", 1),
         max_connections: section.count("max_connections", 1),
         max_waiting: section.count("max_waiting", 1),
         max_connections_per_source: section.count(PER_SOURCE, 1),
+        max_flows: section.count(MAX_FLOWS, 1),
         allow_sources: allow_sources(section),
         deny_sources: networks(section, DENY_SOURCES),
         max_connection_rate: section.count(MAX_CONNECTION_RATE, 0),
@@ -297,6 +287,7 @@ fn allow_hosts(section: &Section<'_>) -> Option<HostSet> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::{Topic, settings_of};
     use super::*;
     use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
@@ -305,7 +296,7 @@ mod tests {
     use std::time::Duration;
 
     fn parse(text: &str) -> Result<ServerFile, ConfigError> {
-        parse_server(text, Path::new("etc/server.toml"))
+        parse_server(text, Path::new("etc/server.toml"), &Environment::default())
     }
 
     /// The one problem of `text`, without the file's name.
@@ -332,6 +323,7 @@ mod tests {
             work_thread_nums = 4
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
+            allow_bind_addrs = ["127.0.0.1", "192.0.2.0/24"]
             allow_hosts = ["*.example.com", "example.com"]
             http_port = 80
             https_port = 0
@@ -341,6 +333,7 @@ mod tests {
             max_connections = 2
             max_waiting = 3
             max_connections_per_source = 2
+            max_flows = 7
             allow_sources = ["10.0.0.0/8", "2001:db8::/32"]
             deny_sources = ["10.9.0.0/16"]
             max_connection_rate = 60
@@ -375,11 +368,13 @@ mod tests {
             token_file = "office.token"
             allow_ports = [6001]
             allow_hosts = ["office.example.com"]
+            allow_bind_addrs = []
             max_sessions = 10
             max_tunnels = 11
             max_connections = 12
             max_waiting = 13
             max_connections_per_source = 14
+            max_flows = 15
             deny_sources = []
             max_connection_rate = 0
             max_bandwidth = 0
@@ -393,8 +388,9 @@ mod tests {
             key = "/etc/site-key.pem"
             default = true
         "#;
-        for key in keys::COMMON.iter().chain(&keys::SERVER).chain(&CLIENT_KEYS) {
-            assert!(text.contains(key), "`{key}` is not in this test's file");
+        for setting in settings_of(Of::Server, Home::Top).chain(settings_of(Of::Server, Home::Clients)) {
+            let there = setting.topic == Topic::Tls || text.contains(setting.key);
+            assert!(there, "`{}` is not in this test's file", setting.key);
         }
         let file = parse(text).unwrap();
         assert_eq!(file.public_bind_addr, Some("192.0.2.1".parse().unwrap()));
@@ -422,6 +418,7 @@ mod tests {
         assert_eq!(["office.example.com", "example.com"].map(|host| may(&office, host)), [true, false]);
         assert_eq!((top.max_tunnels, top.max_connections, top.max_waiting), (1, 2, 3));
         assert_eq!(top.max_bandwidth, NonZeroU64::new(1_000_000));
+        assert_eq!((top.max_flows, office.max_flows, file.clients[1].scope.within(top).max_flows), (7, 15, 7));
         assert_eq!(top.max_sessions, 1, "a quarter of the server's, and one at least");
         let shown = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(&top.sources.allow), ["10.0.0.0/8", "2001:db8::/32"]);
@@ -460,7 +457,7 @@ mod tests {
         assert_eq!(office.name, "office");
         let [TokenSource::File { path, named_by }] = &office.tokens[..] else { panic!("{:?}", office.tokens) };
         assert_eq!(path, Path::new("etc/office.token"));
-        assert_eq!(named_by, "etc/server.toml:51: `token_file` in [[clients]]");
+        assert_eq!(named_by, "etc/server.toml:53: `token_file` in [[clients]]");
         assert_eq!(home.tokens, [TokenSource::Inline(Token::new(b"another secret".to_vec()))]);
         let scope = office.scope.within(top);
         assert_eq!(scope.allow_ports.to_string(), "6001");

@@ -8,8 +8,8 @@ const REDIRECT: &str = "redirect_to_https";
 const FORWARDED: &str = "forwarded_headers";
 const ONE_REQUEST: &str = "one_request_per_connection";
 
-/// The keys.
-pub(super) const KEYS: [&str; 4] = [ALPN, REDIRECT, FORWARDED, ONE_REQUEST];
+/// All of them.
+const KEYS: [&str; 4] = [ALPN, REDIRECT, FORWARDED, ONE_REQUEST];
 
 /// Reads them. `web`: its visitors come to the port of hosts for this.
 pub(super) fn service(section: &Section<'_>, web: Option<Web>) -> Service {

@@ -1,15 +1,9 @@
 //! The keys about TLS: which files, and which way to know the other side. The files are read by [`crate::tls`].
 
 use super::section::Section;
+use super::settings::{Home, Of, keys_of};
 use runtime_epoll::tls::Pin;
-use std::path::{Path, PathBuf};
-
-/// Keys of both programs.
-pub(super) const KEYS: [&str; 3] = ["tls", "tls_cert", "tls_key"];
-/// Keys of the server.
-pub(super) const SERVER_KEYS: [&str; 2] = ["tls_client_ca", "tls_next_key"];
-/// Keys of the client.
-pub(super) const CLIENT_KEYS: [&str; 4] = ["tls_pin", "tls_ca", "tls_server_name", "tls_relay"];
+use std::path::PathBuf;
 
 /// A value, and which key or flag says it, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,15 +62,12 @@ pub struct CertificateEntry {
     pub default: bool,
 }
 
-/// Keys of the `[[certificates]]`.
-pub(super) const CERTIFICATE_KEYS: [&str; 3] = ["cert", "key", "default"];
-
 /// Reads the `[[certificates]]`.
 pub(super) fn certificates(top: &Section<'_>) -> Vec<CertificateEntry> {
     let mut entries: Vec<CertificateEntry> = Vec::new();
-    for section in top.tables("certificates", &CERTIFICATE_KEYS) {
+    for section in top.tables("certificates", &keys_of(Of::Server, Home::Certificates)) {
         let there = "at the top level: move it above the first [[certificates]]";
-        section.reject_unknown(|key| (SERVER_KEYS.contains(&key) || KEYS.contains(&key)).then_some(there));
+        section.reject_unknown(|key| keys_of(Of::Server, Home::Top).contains(&key).then_some(there));
         for key in ["cert", "key"].into_iter().filter(|key| !section.has(key)) {
             section.problem(key, format!("is missing; write `{key} = \"…\"`, the path of a file in PEM"));
         }
@@ -139,13 +130,12 @@ fn both(top: &Section<'_>) -> TlsEntry {
     TlsEntry { on: top.boolean("tls"), identity, ..TlsEntry::default() }
 }
 
-/// The file that `key` names. A relative path starts at the configuration file's directory.
+/// The file that `key` names.
 fn file(top: &Section<'_>, key: &str) -> Option<Named<PathBuf>> {
     let path = top.text(key)?;
     if path.is_empty() {
         top.problem(key, "is empty; write the path of a file in PEM".into());
         return None;
     }
-    let directory = top.origin().parent().unwrap_or(Path::new(""));
-    Some(Named { value: directory.join(path), by: top.locate(key) })
+    Some(Named { value: top.directory(key).join(path), by: top.locate(key) })
 }

@@ -53,9 +53,10 @@ async fn examine(tunnel: &TunnelSpec) -> (State, String) {
         return match connect_unix(path.to_owned()).await {
             Ok(()) => (State::Ok, format!("{name}: {local} answers")),
             Err(error) => {
-                let way_out = match error.kind() {
-                    ErrorKind::PermissionDenied => "let the client's user write to it",
-                    _ => "start the service, or correct `local`",
+                let way_out = if error.kind() == ErrorKind::PermissionDenied {
+                    "let the client's user write to it"
+                } else {
+                    "start the service, or correct `local`"
                 };
                 (State::Failed, format!("{name}: the service {local} cannot be reached: {error}; {way_out}"))
             }

@@ -1,4 +1,4 @@
-//! `check-config FILE`: silent trust for a good file, every fault of a bad one named.
+//! `check-config FILE`: what counts of a good file, every fault of a bad one named; and `init`, which writes one.
 
 use crate::program::{Files, client, run, server};
 
@@ -43,7 +43,7 @@ fn good_files_are_ok_and_their_token_files_stand_beside_them() {
     for (command, name) in [(server as fn(&str) -> _, "server.toml"), (client, "client.toml")] {
         let file = files.path(name);
         let ended = run(command(&format!("check-config {file}")));
-        assert_eq!((ended.err.as_str(), ended.out), ("", format!("{file}: ok")));
+        assert_eq!((ended.err.as_str(), ended.out.lines().next()), ("", Some(&*format!("{file}: ok"))));
         assert_eq!(ended.code, Some(0));
     }
 }
@@ -150,4 +150,88 @@ fn poor_tokens_are_warned_of_and_never_shown() {
         ended.err
     );
     assert!(!ended.err.contains("s3cr3t") && !ended.out.contains("s3cr3t"));
+}
+
+/// The line of `out` about a setting: what counts, and who says so.
+fn line<'o>(out: &'o str, key: &str) -> (&'o str, &'o str) {
+    let line =
+        out.lines().find(|line| line.split(' ').next() == Some(key)).unwrap_or_else(|| panic!("no {key}: {out}"));
+    let rest = line[key.len()..].trim_start();
+    rest.split_once("  ").map(|(counts, by)| (counts, by.trim_start())).unwrap_or_else(|| panic!("{line}"))
+}
+
+#[test]
+fn what_counts_is_shown_and_who_says_so() {
+    let text = "ctl_port = 1\nproxy_port = 2\ntoken = \"s3cr3t-s3cr3t\"\nallow_ports = [\n  9000,\n]\n[[clients]]\nname = \"office\"\ntoken = \"s3cr3t-of-another\"\n";
+    let files = Files::new(&[("s.toml", text), ("token", "a long random text")]);
+    let file = files.path("s.toml");
+    let mut command = server(&format!("check-config --ctl-port 3 {file} --log_level=debug"));
+    command.env("CPROXY_CTL_PORT", "4").env("CPROXY_PROXY_PORT", "5").env("CPROXY_WAIT_TIMEOUT", "");
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let said = |key| line(&ended.out, key);
+    assert_eq!(said("ctl_port"), ("3", &*format!("--ctl-port, which beats CPROXY_CTL_PORT (4), {file}:1 (1)")));
+    assert_eq!(said("proxy_port"), ("5", &*format!("CPROXY_PROXY_PORT, which beats {file}:2 (2)")));
+    assert_eq!(said("log_level"), ("debug", "--log-level"));
+    assert_eq!(said("wait_timeout"), ("10", "default"));
+    assert_eq!(said("allow_ports"), ("[ 9000, ]", &*format!("{file}:4")));
+    assert_eq!(said("token"), ("(hidden)", &*format!("{file}:3")));
+    assert_eq!(said("clients[0].name"), ("\"office\"", &*format!("{file}:8")));
+    assert_eq!(said("clients[0].token"), ("(hidden)", &*format!("{file}:9")));
+    let mut by_file = server(&format!("check-config {file}"));
+    by_file.env("CPROXY_TOKEN_FILE", files.path("token"));
+    let ended = run(by_file);
+    assert_eq!(line(&ended.out, "token").0, "-");
+    assert!(line(&ended.out, "token").1.ends_with("gives way to `token_file`"), "{}", ended.out);
+    assert!(!ended.out.contains("s3cr3t") && !ended.err.contains("s3cr3t"), "{} {}", ended.out, ended.err);
+}
+
+#[test]
+fn a_client_needs_no_file_where_the_environment_says_all() {
+    let mut command = client("check-config");
+    command.env("CPROXY_SERVER", "tunnel.example.com").env("CPROXY_LOCAL_SERVER", "unix:/run/app.sock");
+    command.env("CPROXY_OUTBOUND_PROXY", "http://me:s3cr3t@proxy.example:1").env("CPROXY_SERVR", "x");
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.out.starts_with("no file: ok\n"), "{}", ended.out);
+    assert_eq!(line(&ended.out, "server"), ("tunnel.example.com", "CPROXY_SERVER"));
+    assert_eq!(line(&ended.out, "local_server"), ("unix:/run/app.sock", "CPROXY_LOCAL_SERVER"));
+    assert_eq!(line(&ended.out, "outbound_proxy"), ("(hidden)", "CPROXY_OUTBOUND_PROXY"));
+    assert!(ended.err.contains("CPROXY_SERVR is no setting; did you mean CPROXY_SERVER?"), "{}", ended.err);
+    assert!(!ended.out.contains("s3cr3t"));
+}
+
+#[test]
+fn what_is_wrong_with_the_environment_is_said_of_it() {
+    let mut command = server("check-config");
+    command.env("CPROXY_CTL_PORT", "tcp://10.0.0.1:80").env("CPROXY_HEARTBEAT_TIMEOUT", "1");
+    let ended = run(command);
+    assert_eq!(ended.code, Some(2));
+    let said: Vec<_> = ended.err.lines().collect();
+    assert!(
+        said[0].starts_with("error: the environment variable CPROXY_CTL_PORT: `ctl_port` is a text"),
+        "{}",
+        ended.err
+    );
+    assert!(said[1].starts_with("error: the environment variable CPROXY_HEARTBEAT_TIMEOUT: "), "{}", ended.err);
+}
+
+#[test]
+fn what_init_writes_passes_check_config_and_is_not_overwritten() {
+    let files = Files::new(&[]);
+    for (command, name) in [(server as fn(&str) -> _, "s.toml"), (client, "c.toml")] {
+        let file = files.path(name);
+        let written = run(command(&format!("init {file}")));
+        assert_eq!(written.code, Some(0), "{}", written.err);
+        assert!(written.out.contains(&format!("--config {file}")), "{}", written.out);
+        let checked = run(command(&format!("check-config {file}")));
+        assert_eq!(checked.code, Some(0), "{}", checked.err);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let again = run(command(&format!("init {file}")));
+        assert_eq!(again.code, Some(1));
+        assert!(again.err.contains("there is a file already, which stays as it is"), "{}", again.err);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
+    let nowhere = run(server(&format!("init {}", files.path("no/s.toml"))));
+    assert!(nowhere.err.contains("its directory is not there"), "{}", nowhere.err);
 }

@@ -3,6 +3,7 @@
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
+use protocol_sm::datagrams;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Host, Service, Site, Speaks, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
@@ -33,6 +34,7 @@ pub(crate) fn document() -> String {
         ("messages", messages()),
         ("invalid_frames", invalid_frames()),
         ("streams", streams()),
+        ("flows", flows()),
         ("handshakes", handshakes()),
     ];
     let mut text = format!("{{\n\"about\": {},\n\"version\": 1", json(ABOUT));
@@ -230,22 +232,30 @@ fn publics() -> [SocketAddr; 2] {
 }
 
 fn register(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> ClientMsg {
-    ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
+    let (tunnel, bind_addr) = (TunnelId(tunnel), None);
+    ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr, name: name.into(), limits }
+}
+
+fn register_at(public: SocketAddr) -> ClientMsg {
+    let (tunnel, public_port, bind_addr) = (TunnelId(3), public.port(), Some(public.ip()));
+    ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr, name: "db".into(), limits: TunnelLimits::default() }
 }
 
 fn udp(tunnel: u32, public_port: u16, name: &str, limits: TunnelLimits) -> ClientMsg {
-    ClientMsg::RegisterUdp { tunnel: TunnelId(tunnel), public_port, name: name.into(), limits }
+    let (tunnel, bind_addr) = (TunnelId(tunnel), None);
+    ClientMsg::RegisterUdp { tunnel, public_port, bind_addr, name: name.into(), limits }
 }
 
 fn host(tunnel: u32, web: Web, host: &str, limits: TunnelLimits) -> ClientMsg {
     let site = Box::new(Site { web, host: host.parse().expect("a host") });
-    ClientMsg::RegisterHost { tunnel: TunnelId(tunnel), site, name: "web".into(), limits }
+    let (tunnel, service) = (TunnelId(tunnel), Service::default());
+    ClientMsg::RegisterHost { tunnel, site, service, name: "web".into(), limits }
 }
 
 fn site(tunnel: u32, host: &str, service: Service) -> ClientMsg {
     let site = Box::new(Site { web: Web::Http, host: host.parse().expect("a host") });
     let (tunnel, limits) = (TunnelId(tunnel), TunnelLimits::default());
-    ClientMsg::RegisterSite { tunnel, site, service, name: "web".into(), limits }
+    ClientMsg::RegisterHost { tunnel, site, service, name: "web".into(), limits }
 }
 
 /// No message is longer.
@@ -253,7 +263,7 @@ fn longest_site() -> ClientMsg {
     let host = format!("{}.{}", "a".repeat(60), "b".repeat(Host::MAX - 61)).parse().expect("a host");
     let (site, tunnel) = (Box::new(Site { web: Web::Http, host }), TunnelId(u32::MAX));
     let service = Service { speaks: Speaks::Http2, redirect: true, forwarded: true };
-    ClientMsg::RegisterSite { tunnel, site, service, name: "é".repeat(32), limits: longest_limits() }
+    ClientMsg::RegisterHost { tunnel, site, service, name: "é".repeat(32), limits: longest_limits() }
 }
 
 fn office_limits() -> TunnelLimits {
@@ -292,6 +302,8 @@ fn from_clients() -> Vec<ToServer> {
         register(1, 6022, "ssh", TunnelLimits::default()),
         register(u32::MAX, 0, &"é".repeat(32), longest_limits()),
         register(2, 443, "web", office_limits()),
+        register_at(publics()[0]),
+        register_at(publics()[1]),
         ClientMsg::CloseTunnel { tunnel: TunnelId(1) },
         ClientMsg::ConnFailed { count: 4 },
         ClientMsg::Fin { conn, epoch, total: 0, how: How::Shut },
@@ -390,7 +402,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 12] = [
+const TUNNEL: [TunnelRefusal; 14] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -403,6 +415,8 @@ const TUNNEL: [TunnelRefusal; 12] = [
     TunnelRefusal::HostNotAllowed,
     TunnelRefusal::NoHosts,
     TunnelRefusal::NoUdp,
+    TunnelRefusal::AddressNotAllowed,
+    TunnelRefusal::NoAddress,
 ];
 const CLOSE: [CloseCode; 6] = [
     CloseCode::Bye,
@@ -478,21 +492,29 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_server", "a number that is not the shortest: Ping", &[2, 0x80, 0x00]),
         malformed("ctl_to_server", "a tag that is not the shortest: Ping", &[0x82, 0x00, 0x05]),
         malformed("ctl_to_server", "a number above 2^32-1: ConnFailed", &[1, 1, 2, 255, 255, 255, 255, 16]),
-        malformed("ctl_to_server", "a port above 65535: RegisterTunnel", &[1, 1, 0, 1, 128, 128, 4, 0]),
-        malformed("ctl_to_server", "a host in capitals: RegisterHost", &[1, 1, 9, 1, 0, 1, b'A', 0, 0, 0, 0, 0]),
+        malformed("ctl_to_server", "a port above 65535: RegisterTunnel", &[1, 1, 0, 1, 128, 128, 4, 0, 0]),
+        malformed(
+            "ctl_to_server",
+            "a host in capitals: RegisterHost",
+            &[1, 1, 9, 1, 0, 1, b'A', 0, 0, 0, 0, 0, 0, 0, 0],
+        ),
         malformed(
             "ctl_to_server",
             "a host with a port: RegisterHost",
-            &[1, 1, 9, 1, 0, 3, b'a', b':', b'1', 0, 0, 0, 0, 0],
+            &[1, 1, 9, 1, 0, 3, b'a', b':', b'1', 0, 0, 0, 0, 0, 0, 0, 0],
         ),
-        malformed("ctl_to_server", "a dot and no host: RegisterHost", &[1, 1, 9, 1, 0, 1, b'.', 0, 0, 0, 0, 0]),
-        malformed("ctl_to_server", "a name longer than the frame", &[1, 1, 0, 1, 0, 4, b's', b's', b'h']),
-        malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 2, 0xc3, 0x28]),
+        malformed(
+            "ctl_to_server",
+            "a dot and no host: RegisterHost",
+            &[1, 1, 9, 1, 0, 1, b'.', 0, 0, 0, 0, 0, 0, 0, 0],
+        ),
+        malformed("ctl_to_server", "a name longer than the frame", &[1, 1, 0, 1, 0, 0, 4, b's', b's', b'h']),
+        malformed("ctl_to_server", "a name that is not UTF-8", &[1, 1, 0, 1, 0, 0, 2, 0xc3, 0x28]),
         malformed("ctl_to_server", "a network of more bits than an IPv4 address has", &{
-            [&[1, 1, 0, 1, 0, 0, 1, 0][..], &[192, 0, 2, 0, 33], &[0, 0, 0]].concat()
+            [&[1, 1, 0, 1, 0, 0, 0, 1, 0][..], &[192, 0, 2, 0, 33], &[0, 0, 0]].concat()
         }),
         malformed("ctl_to_server", "a network with bits set behind its length", &{
-            [&[1, 1, 0, 1, 0, 0, 1, 0][..], &[192, 0, 2, 7, 24], &[0, 0, 0]].concat()
+            [&[1, 1, 0, 1, 0, 0, 0, 1, 0][..], &[192, 0, 2, 7, 24], &[0, 0, 0]].concat()
         }),
         malformed("ctl_to_server", "an IPv4-mapped IPv6 network", &{
             let mapped = [[0; 10].as_slice(), &[255, 255, 192, 0, 2, 0, 120]].concat();
@@ -579,6 +601,29 @@ fn streams() -> Vec<String> {
             &[ToClient::Ack { received: 1 }],
             &[5, 0, 1, 9, 2],
         ),
+    ]
+}
+
+fn flows() -> Vec<String> {
+    fn row(name: &str, datagrams: &[&[u8]], rest: Option<&[u8]>, behind: &[u8]) -> String {
+        let framed = datagrams.iter().flat_map(|datagram| [&datagrams::frame(datagram.len())[..], datagram].concat());
+        let bytes: Vec<u8> = framed.chain(rest.unwrap_or(behind).iter().copied()).collect();
+        let datagrams: Vec<_> = datagrams.iter().map(|datagram| hex(datagram)).collect();
+        object(&[
+            ("name", json(name)),
+            ("hex", hex(&bytes)),
+            ("datagrams", format!("[{}]", datagrams.join(", "))),
+            ("rest", rest.map_or("null".to_owned(), hex)),
+        ])
+    }
+    let longest = u16::try_from(datagrams::MAX_DATAGRAM).expect("two bytes");
+    vec![
+        row("three datagrams, one of them empty", &[b"one", b"", b"two"], Some(b""), b""),
+        row("the low byte of a length is first", &[&[7; 258]], Some(b""), b""),
+        row("half a length", &[b"one"], Some(&[3]), b""),
+        row("a datagram whose last byte is missing", &[], Some(&[3, 0, b't', b'w']), b""),
+        row("the longest length", &[], Some(&longest.to_le_bytes()), b""),
+        row("a length that no datagram has: a violation", &[b"one"], None, &(longest + 1).to_le_bytes()),
     ]
 }
 

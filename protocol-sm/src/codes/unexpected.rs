@@ -25,7 +25,6 @@ pub enum MessageName {
     Proof,
     Refused,
     RegisterHost,
-    RegisterSite,
     RegisterTunnel,
     RegisterUdp,
     Start,

@@ -29,7 +29,8 @@ use crate::gate::Gate;
 use crate::ids::{ClientId, ConnId, ControlKey, Registration, SessionId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
 use crate::pool::Pool;
-use crate::routes::{Service, Site};
+use crate::ports::may_clash;
+use crate::routes::Service;
 use crate::session::NumberedMessages;
 use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
@@ -41,7 +42,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,10 +85,7 @@ pub struct Control {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Tunnel {
-    name: String,
-    wanted: u16,
-    udp: bool,
-    site: Option<Site>,
+    asked: Asked,
     service: Service,
     limits: TunnelLimits,
     serial: u64,
@@ -163,10 +161,11 @@ impl Control {
     pub fn tunnels(&self) -> impl Iterator<Item = TunnelView<'_>> {
         self.tunnels.iter().map(|(&tunnel, state)| TunnelView {
             tunnel,
-            name: &state.name,
-            wanted: state.wanted,
-            udp: state.udp,
-            site: state.site.as_ref(),
+            name: &state.asked.name,
+            wanted: state.asked.wanted,
+            bind_addr: state.asked.bind_addr,
+            udp: state.asked.udp,
+            site: state.asked.site.as_ref(),
             public: match state.stage {
                 TunnelStage::Open(public) => Some(public),
                 TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
@@ -182,21 +181,22 @@ impl Control {
 
     /// Whether it has the port or the host at this place, or is opening it. Where there are several ports, none is meant.
     #[must_use]
-    pub fn has(&self, place: &Place) -> bool {
+    pub fn has(&self, place: &Place, bind_addr: Option<IpAddr>) -> bool {
         let has = |stage: &TunnelStage| match stage {
             TunnelStage::Binding | TunnelStage::Open(_) => true,
             TunnelStage::Waiting { .. } => false,
         };
-        let is_there = |tunnel: &Tunnel| match place {
+        let is_there = |asked: &Asked| match place {
             Place::Ports(ports) | Place::Udp(ports) => {
-                tunnel.site.is_none()
-                    && tunnel.udp == matches!(place, Place::Udp(_))
+                asked.site.is_none()
+                    && asked.udp == matches!(place, Place::Udp(_))
                     && ports.len() == 1
-                    && ports.front() == Some(&tunnel.wanted)
+                    && ports.front() == Some(&asked.wanted)
+                    && may_clash(asked.bind_addr, bind_addr)
             }
-            Place::Site(site) => tunnel.site.as_ref() == Some(site),
+            Place::Site(site) => asked.site.as_ref() == Some(site),
         };
-        self.tunnels.values().any(|tunnel| is_there(tunnel) && has(&tunnel.stage))
+        self.tunnels.values().any(|tunnel| is_there(&tunnel.asked) && has(&tunnel.stage))
     }
 
     /// Whether any of its conns is left.
@@ -216,13 +216,13 @@ impl Control {
     /// A tunnel's name, for logs.
     #[must_use]
     pub fn tunnel_name(&self, tunnel: TunnelId) -> &str {
-        self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.name)
+        self.tunnels.get(&tunnel).map_or("", |tunnel| &tunnel.asked.name)
     }
 
     /// What a tunnel's client has asked for.
     #[must_use]
     pub fn asked_for(&self, tunnel: TunnelId) -> Asked {
-        self.tunnels.get(&tunnel).map(Tunnel::asked).unwrap_or_default()
+        self.tunnels.get(&tunnel).map(|state| state.asked.clone()).unwrap_or_default()
     }
 
     /// The session of the process that takes over from its client, or has.
@@ -248,10 +248,11 @@ impl Control {
     pub fn hand_over(&mut self, asked: &Asked) -> Option<(Registration, SocketAddr)> {
         let mut open = self.tunnels.iter().filter_map(|(&tunnel, state)| {
             let TunnelStage::Open(public) = state.stage else { return None };
-            let is_it = (&state.site, state.udp) == (&asked.site, asked.udp)
+            let own = &state.asked;
+            let is_it = (&own.site, own.udp, own.bind_addr) == (&asked.site, asked.udp, asked.bind_addr)
                 && match (&asked.site, asked.wanted) {
                     (Some(_), _) => true,
-                    (None, 0) => state.name == asked.name,
+                    (None, 0) => own.name == asked.name,
                     (None, port) => public.port() == port,
                 };
             is_it.then_some((Registration { tunnel, serial: state.serial }, public))
@@ -303,24 +304,17 @@ impl Control {
     /// What no honest client sends.
     pub fn on_msg(&mut self, msg: ClientMsg, random: u32, ledger: &Ledger) -> Result<Reaction, Violation> {
         match msg {
-            ClientMsg::RegisterTunnel { tunnel, public_port, name, limits } => {
-                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                let asked = Asked { name, wanted: public_port, udp: false, site: None };
-                self.register(tunnel, asked, Service::default(), limits, random, room)
+            ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr, name, limits } => {
+                let asked = Asked { name, wanted: public_port, bind_addr, udp: false, site: None };
+                self.register(tunnel, asked, Service::default(), limits, random, ledger)
             }
-            ClientMsg::RegisterUdp { tunnel, public_port, name, limits } => {
-                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                let asked = Asked { name, wanted: public_port, udp: true, site: None };
-                self.register(tunnel, asked, Service::default(), limits, random, room)
+            ClientMsg::RegisterUdp { tunnel, public_port, bind_addr, name, limits } => {
+                let asked = Asked { name, wanted: public_port, bind_addr, udp: true, site: None };
+                self.register(tunnel, asked, Service::default(), limits, random, ledger)
             }
-            ClientMsg::RegisterHost { tunnel, site, name, limits } => {
-                let msg = ClientMsg::RegisterSite { tunnel, site, service: Service::default(), name, limits };
-                self.on_msg(msg, random, ledger)
-            }
-            ClientMsg::RegisterSite { tunnel, site, service, name, limits } => {
-                let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-                let asked = Asked { name, wanted: 0, udp: false, site: Some(*site) };
-                self.register(tunnel, asked, service, limits, random, room)
+            ClientMsg::RegisterHost { tunnel, site, service, name, limits } => {
+                let asked = Asked { name, wanted: 0, bind_addr: None, udp: false, site: Some(*site) };
+                self.register(tunnel, asked, service, limits, random, ledger)
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
@@ -359,48 +353,58 @@ impl Control {
     fn register(
         &mut self,
         tunnel: TunnelId,
-        asked: Asked,
+        mut asked: Asked,
         service: Service,
         limits: TunnelLimits,
         random: u32,
-        room: u32,
+        ledger: &Ledger,
     ) -> Result<Reaction, Violation> {
         check_limits(&asked.name, &limits)?;
         if self.tunnels.contains_key(&tunnel) {
             return Err(Violation::Repeated);
         }
-        let refused = |code| Ok(Reaction::Reply(ServerMsg::TunnelRefused { tunnel, code }));
+        // PROTOCOL.md: P-ENC-4.
+        asked.bind_addr = asked.bind_addr.map(|address| address.to_canonical());
+        let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
         // P-STOP-2: no more visitors come to a client that drains, and soon to one that is taken over from.
-        if self.draining || self.heir.is_some() || room == 0 {
-            return refused(TunnelRefusal::TooManyTunnels);
-        }
-        // PROTOCOL.md: P-TUN-14.
-        if self.closed.contains(&tunnel) {
-            return refused(TunnelRefusal::Closed);
-        }
-        let Asked { name, wanted, udp, site } = asked;
-        let allowed = &self.scope.allow_ports;
-        // PROTOCOL.md: P-HOST-3.
-        let may = match (&site, wanted) {
-            (Some(site), _) => self.scope.allow_hosts.covers(&site.host),
-            (None, 0) => !allowed.is_empty(),
-            (None, port) => allowed.contains(port),
+        let refused = if self.draining || self.heir.is_some() || room == 0 {
+            Some(TunnelRefusal::TooManyTunnels)
+        } else if self.closed.contains(&tunnel) {
+            // PROTOCOL.md: P-TUN-14.
+            Some(TunnelRefusal::Closed)
+        } else {
+            self.denied(&asked, asked.wanted)
         };
-        if !may {
-            return refused(not_allowed(site.as_ref()));
+        if let Some(code) = refused {
+            return Ok(Reaction::Refuse(tunnel, asked, code));
         }
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { name, wanted, udp, site, service, limits, serial, stage });
+        self.tunnels.insert(tunnel, Tunnel { asked, service, limits, serial, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
+    }
+
+    /// Why a client may not have what it asks for, which is this port, if it may not.
+    // PROTOCOL.md: P-HOST-3, P-TUN-16.
+    fn denied(&self, asked: &Asked, port: u16) -> Option<TunnelRefusal> {
+        let Scope { allow_ports, allow_hosts, allow_bind_addrs, .. } = &self.scope;
+        if let Some(site) = &asked.site {
+            return (!allow_hosts.covers(&site.host)).then_some(TunnelRefusal::HostNotAllowed);
+        }
+        let is_allowed = |address| allow_bind_addrs.iter().any(|network| network.contains(address));
+        if !asked.bind_addr.is_none_or(is_allowed) {
+            return Some(TunnelRefusal::AddressNotAllowed);
+        }
+        let may = if port == 0 { !allow_ports.is_empty() } else { allow_ports.contains(port) };
+        (!may).then_some(TunnelRefusal::PortNotAllowed)
     }
 
     /// The server's operator closes a public port, if it is open for this session. Its client has it again in its next one.
     pub fn close_port(&mut self, port: u16) -> Option<Withdrawn> {
         let is_it = |state: &Tunnel| {
-            state.site.is_none() && matches!(state.stage, TunnelStage::Open(public) if public.port() == port)
+            state.asked.site.is_none() && matches!(state.stage, TunnelStage::Open(public) if public.port() == port)
         };
         let tunnel = self.tunnels.iter().find(|(_, state)| is_it(state)).map(|(&tunnel, _)| tunnel)?;
         self.closed.insert(tunnel);
@@ -418,20 +422,20 @@ impl Control {
         let TunnelStage::Waiting { random } = core::mem::replace(&mut state.stage, TunnelStage::Binding) else {
             unreachable!("it waits")
         };
-        let place = match (&state.site, state.wanted) {
+        let place = match (&state.asked.site, state.asked.wanted) {
             (Some(site), _) => Place::Site(site.clone()),
             (None, wanted) => {
                 let ports = match wanted {
                     0 => self.scope.allow_ports.pick(random, Self::CANDIDATES),
                     port => [port].into(),
                 };
-                if state.udp { Place::Udp(ports) } else { Place::Ports(ports) }
+                if state.asked.udp { Place::Udp(ports) } else { Place::Ports(ports) }
             }
         };
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
         let gate = state.gate(self.credential, &self.scope);
-        Some(Bind { registration, place, gate })
+        Some(Bind { registration, place, bind_addr: state.asked.bind_addr, gate })
     }
 
     /// A registered tunnel has another name or other limits. One that is not registered (any more) has none.
@@ -439,7 +443,7 @@ impl Control {
     fn change(&mut self, tunnel: TunnelId, name: String, limits: TunnelLimits) -> Result<Reaction, Violation> {
         check_limits(&name, &limits)?;
         let Some(state) = self.tunnels.get_mut(&tunnel) else { return Ok(Reaction::Nothing) };
-        (state.name, state.limits) = (name, limits);
+        (state.asked.name, state.limits) = (name, limits);
         Ok(self.admitted(tunnel).map_or(Reaction::Nothing, Reaction::Admit))
     }
 
@@ -458,21 +462,19 @@ impl Control {
     /// It may use `scope` from now on. Returns the tunnels that are not in it, which it has no more, and who may visit
     /// the others. Tunnels beyond `max_tunnels` stay: they are counted over all sessions.
     // PROTOCOL.md: P-TUN-13.
-    pub fn rescope(&mut self, scope: Scope) -> (Vec<Withdrawn>, Vec<Admitted>) {
+    pub fn rescope(&mut self, scope: Scope) -> (Vec<(Withdrawn, TunnelRefusal)>, Vec<Admitted>) {
         self.session.bear(max_unacked(scope.max_connections, self.asked.len()));
         self.scope = scope;
-        let allowed = &self.scope.allow_ports;
-        let hosts = &self.scope.allow_hosts;
-        let outside = |state: &Tunnel| match (&state.stage, state.wanted) {
-            _ if state.site.is_some() => state.site.as_ref().is_some_and(|site| !hosts.covers(&site.host)),
-            (TunnelStage::Open(public), _) => !allowed.contains(public.port()),
-            // What is picked for it is looked at when it is bound.
-            (TunnelStage::Waiting { .. } | TunnelStage::Binding, 0) => allowed.is_empty(),
-            (TunnelStage::Waiting { .. } | TunnelStage::Binding, port) => !allowed.contains(port),
+        let outside = |(&tunnel, state): (&TunnelId, &Tunnel)| {
+            let port = match state.stage {
+                TunnelStage::Open(public) => public.port(),
+                // What is picked for it is looked at when it is bound.
+                TunnelStage::Waiting { .. } | TunnelStage::Binding => state.asked.wanted,
+            };
+            self.denied(&state.asked, port).map(|code| (tunnel, code))
         };
-        let outside: Vec<_> =
-            self.tunnels.iter().filter_map(|(&tunnel, state)| outside(state).then_some(tunnel)).collect();
-        let withdrawn = outside.into_iter().filter_map(|tunnel| self.withdraw(tunnel)).collect();
+        let outside: Vec<_> = self.tunnels.iter().filter_map(outside).collect();
+        let withdrawn = outside.into_iter().filter_map(|(tunnel, code)| Some((self.withdraw(tunnel)?, code))).collect();
         let admitted = self.tunnels.keys().filter_map(|&tunnel| self.admitted(tunnel)).collect();
         (withdrawn, admitted)
     }
@@ -487,7 +489,7 @@ impl Control {
         let state = self.tunnels.remove(&tunnel)?;
         self.waiting.remove(&state.serial);
         let open = state.open(tunnel);
-        Some(Withdrawn { tunnel, asked: state.asked(), open })
+        Some(Withdrawn { tunnel, asked: state.asked, open })
     }
 
     /// The listener answered a [`Bind`].
@@ -504,49 +506,44 @@ impl Control {
     /// What to say of a registration; nothing if it was closed meanwhile.
     fn answer(&mut self, registration: Registration, bound: Result<SocketAddr, SysError>) -> Option<ServerMsg> {
         let tunnel = registration.tunnel;
-        let state = self.tunnels.get_mut(&tunnel).filter(|state| state.serial == registration.serial)?;
-        match bound {
-            // What it may use has changed while the port was being opened.
-            Ok(public) if state.site.is_none() && !self.scope.allow_ports.contains(public.port()) => {
-                self.tunnels.remove(&tunnel);
-                Some(ServerMsg::TunnelRefused { tunnel, code: TunnelRefusal::PortNotAllowed })
-            }
-            Ok(public) => {
-                state.stage = TunnelStage::Open(public);
-                Some(ServerMsg::TunnelReady { tunnel, public })
-            }
-            Err(error) => {
-                let code = match error {
-                    SysError::InUse if state.site.is_some() => TunnelRefusal::HostInUse,
-                    SysError::NoAddress if state.site.is_some() => TunnelRefusal::NoHosts,
-                    SysError::InUse if state.wanted == 0 => TunnelRefusal::NoFreePort,
-                    SysError::InUse => TunnelRefusal::PortInUse,
-                    SysError::Denied => TunnelRefusal::PortDenied,
-                    SysError::Exhausted
-                    | SysError::WouldBlock
-                    | SysError::Reset
-                    | SysError::ResetBehindEnd
-                    | SysError::Refused
-                    | SysError::Unreachable
-                    | SysError::TimedOut
-                    | SysError::Unsupported
-                    | SysError::NoPort
-                    | SysError::NoAddress
-                    | SysError::Tls(_)
-                    | SysError::Other(_) => TunnelRefusal::Resources,
-                };
-                self.tunnels.remove(&tunnel);
-                Some(ServerMsg::TunnelRefused { tunnel, code })
-            }
-        }
+        let state = self.tunnels.get(&tunnel).filter(|state| state.serial == registration.serial)?;
+        let asked = &state.asked;
+        let code = match bound {
+            // What it may use may have changed while the port was being opened.
+            Ok(public) => match self.denied(asked, public.port()) {
+                None => {
+                    self.tunnels.get_mut(&tunnel)?.stage = TunnelStage::Open(public);
+                    return Some(ServerMsg::TunnelReady { tunnel, public });
+                }
+                Some(code) => code,
+            },
+            Err(error) => match error {
+                SysError::InUse if asked.site.is_some() => TunnelRefusal::HostInUse,
+                SysError::NoAddress if asked.site.is_some() => TunnelRefusal::NoHosts,
+                SysError::NoAddress if asked.bind_addr.is_some() => TunnelRefusal::NoAddress,
+                SysError::InUse if asked.wanted == 0 => TunnelRefusal::NoFreePort,
+                SysError::InUse => TunnelRefusal::PortInUse,
+                SysError::Denied => TunnelRefusal::PortDenied,
+                SysError::Exhausted
+                | SysError::WouldBlock
+                | SysError::Reset
+                | SysError::ResetBehindEnd
+                | SysError::Refused
+                | SysError::Unreachable
+                | SysError::TimedOut
+                | SysError::Unsupported
+                | SysError::NoPort
+                | SysError::NoAddress
+                | SysError::Tls(_)
+                | SysError::Other(_) => TunnelRefusal::Resources,
+            },
+        };
+        self.tunnels.remove(&tunnel);
+        Some(ServerMsg::TunnelRefused { tunnel, code })
     }
 }
 
 impl Tunnel {
-    fn asked(&self) -> Asked {
-        Asked { name: self.name.clone(), wanted: self.wanted, udp: self.udp, site: self.site.clone() }
-    }
-
     fn gate(&self, holder: Holder, scope: &Scope) -> Box<Gate> {
         let mut gate = Box::new(Gate::new(holder, scope, self.limits.clone()));
         gate.service = self.service;
@@ -558,11 +555,6 @@ impl Tunnel {
         let open = matches!(self.stage, TunnelStage::Open(_));
         open.then_some(Registration { tunnel, serial: self.serial })
     }
-}
-
-/// Why a tunnel is refused whose place is not its client's.
-pub(crate) fn not_allowed(site: Option<&Site>) -> TunnelRefusal {
-    site.map_or(TunnelRefusal::PortNotAllowed, |_| TunnelRefusal::HostNotAllowed)
 }
 
 fn count(len: usize) -> u32 {

@@ -29,7 +29,6 @@ use crate::ids::TunnelId;
 use crate::names::LocalAt;
 use crate::reconnect;
 use crate::report::{TunnelReport, TunnelState, TunnelTally};
-use crate::routes::Service;
 use crate::settings::{Timings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ClientMsg;
@@ -243,17 +242,14 @@ impl Tunnels {
         let (name, limits) = (spec.name.clone(), spec.limits.clone());
         if let Some(site) = spec.site.clone().map(Box::new) {
             let service = spec.serving.service;
-            return Some(if service == Service::default() {
-                ClientMsg::RegisterHost { tunnel, site, name, limits }
-            } else {
-                ClientMsg::RegisterSite { tunnel, site, service, name, limits }
-            });
+            return Some(ClientMsg::RegisterHost { tunnel, site, service, name, limits });
         }
         let picked = entry.last.filter(|_| spec.public_port == 0);
         let public_port = picked.map_or(spec.public_port, |last| last.port());
+        let bind_addr = spec.bind_addr;
         Some(match spec.serving.datagrams {
-            None => ClientMsg::RegisterTunnel { tunnel, public_port, name, limits },
-            Some(_) => ClientMsg::RegisterUdp { tunnel, public_port, name, limits },
+            None => ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr, name, limits },
+            Some(_) => ClientMsg::RegisterUdp { tunnel, public_port, bind_addr, name, limits },
         })
     }
 
@@ -326,7 +322,7 @@ impl Tunnels {
             };
             let mut tunnel = TunnelReport::new(entry.spec.name.clone(), state, entry.spec.public_port);
             let public = entry.last.filter(|_| state == TunnelState::Open);
-            tunnel.locate(entry.spec.site.as_ref(), entry.spec.is_udp(), public);
+            tunnel.locate(entry.spec.site.as_ref(), entry.spec.is_udp(), entry.spec.bind_addr, public);
             tunnel.local = Some(entry.spec.local.clone());
             tunnel.refused = entry.refused.map(|code| code.to_string());
             if let Some(tally) = tallies.get(id) {
@@ -442,6 +438,7 @@ mod tests {
         TunnelSpec {
             name: "web".into(),
             public_port,
+            bind_addr: None,
             site: None,
             local: "localhost:80".into(),
             local_sources: Vec::new(),

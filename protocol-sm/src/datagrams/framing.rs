@@ -7,7 +7,7 @@ pub const MAX_DATAGRAM: usize = 65_507;
 /// Bytes in front of each.
 pub const HEADER: usize = 2;
 /// A buffer that is larger is not kept while nothing is in it.
-const KEPT: usize = 4096;
+pub(super) const KEPT: usize = 4096;
 
 /// The header of a datagram of so many bytes.
 ///

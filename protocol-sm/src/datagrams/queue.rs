@@ -3,10 +3,11 @@
 //! Invariants:
 //! - Q1 at most [`ROOM`] bytes wait, with their headers, and each for at most [`PATIENCE`];
 //! - Q2 the oldest is dropped first, and whole: of one that is being read all is read;
-//! - Q3 what goes in comes out, in order, or is counted as dropped.
+//! - Q3 what goes in comes out, in order, or is counted as dropped;
+//! - Q4 where nothing waits, little memory is kept: a burst is not paid for as long as its flow lives.
 
 use super::Lost;
-use super::framing::{HEADER, frame};
+use super::framing::{HEADER, KEPT, frame};
 use crate::canary::{PlantedBug, planted};
 use crate::report::Counts;
 use crate::time::Instant;
@@ -80,6 +81,7 @@ impl Queue {
             self.begun = None;
             self.each.pop_front();
         }
+        self.tidy();
         length
     }
 
@@ -88,6 +90,7 @@ impl Queue {
         while self.drop_oldest() {
             lost.add(Lost::Ended);
         }
+        self.tidy();
     }
 
     /// Whether nothing waits.
@@ -106,6 +109,13 @@ impl Queue {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// A small buffer is used again, so that a flow in which little waits at a time allocates nothing.
+    fn tidy(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
+            *self = Self::default();
+        }
     }
 
     /// Drops the oldest of which nothing was read. `false`: there is none.
@@ -168,6 +178,25 @@ mod tests {
             assert_eq!(kept, expected, "{begun} bytes were read");
             assert_eq!(lost.get(Lost::NoRoom) as usize + kept.len(), 9, "each is there or counted");
             assert!(queue.is_empty());
+        }
+    }
+
+    /// Q4: a burst leaves no memory behind; what comes one by one needs none anew.
+    #[test]
+    fn a_burst_leaves_no_memory_behind() {
+        let (mut queue, mut lost) = (Queue::default(), Counts::default());
+        for _ in 0..100 {
+            queue.push(at(0), &[7; 1200], &mut lost);
+        }
+        assert_eq!(drained(&mut queue, 1000).len(), 100 * 1202);
+        assert!(queue.bytes.capacity() + queue.each.capacity() <= KEPT, "{queue:?}");
+        queue.push(at(0), &[7; 1200], &mut lost);
+        assert_eq!(drained(&mut queue, 2000).len(), 1202);
+        let kept = queue.bytes.capacity();
+        assert!((1202..=KEPT).contains(&kept), "{kept}");
+        for _ in 0..9 {
+            queue.push(at(0), &[7; 1200], &mut lost);
+            assert_eq!((drained(&mut queue, 2000).len(), queue.bytes.capacity()), (1202, kept), "the same buffer");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The flows of one public port: whose datagram it is, and which of them makes room for another.
 //!
 //! Invariants:
-//! - F1 each visitor's address and port has one flow at most, and there are at most so many as the tunnel may have;
+//! - F1 each visitor's address and port has one flow at most, by each way that it comes, and there are at most so many as
+//!   the tunnel may have;
 //! - F2 room is made by the one that was silent for longest among those that are not known; where all are known, by the
 //!   one that was silent for longest, if it was for as long as one that is not known may be;
 //! - F3 whoever speaks is moved behind all others.
@@ -11,18 +12,35 @@ use crate::canary::{PlantedBug, planted};
 use crate::sources::Source;
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
-/// Flows of one tunnel at most, where its limits say no less.
+/// Flows of one tunnel at most, where its holder's limits say nothing else.
 // PROTOCOL.md: P-UDP-7.
 pub const MAX_FLOWS: u32 = 4096;
+
+/// Whose a flow is. What a relay says is its visitor's is never taken for what comes from there directly, or by another
+/// relay: nobody takes a flow over by a forged address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Party {
+    /// The visitor's address and port.
+    pub visitor: SocketAddr,
+    /// The relay's address, if one stands in between.
+    pub relay: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Party {
+    /// A visitor who comes directly.
+    fn from(visitor: SocketAddr) -> Self {
+        Self { visitor, relay: None }
+    }
+}
 
 /// See the module. `K` names a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FlowTable<K> {
-    flows: BTreeMap<SocketAddr, Entry<K>>,
+    flows: BTreeMap<Party, Entry<K>>,
     /// In the order in which they make room: those that are not known first.
-    order: BTreeMap<(bool, u64), SocketAddr>,
+    order: BTreeMap<(bool, u64), Party>,
     last_place: u64,
     /// How many flows each source address has; none is 0.
     sources: BTreeMap<Source, u32>,
@@ -61,39 +79,39 @@ impl<K: Copy + PartialEq> FlowTable<K> {
         self.flows.is_empty()
     }
 
-    /// The flow of this visitor.
+    /// The flow of this one.
     #[must_use]
-    pub fn get(&self, visitor: SocketAddr) -> Option<K> {
+    pub fn get(&self, party: Party) -> Option<K> {
         if planted(PlantedBug::FlowsMixedUp) {
             return self.flows.values().next().map(|flow| flow.key);
         }
-        self.flows.get(&visitor).map(|flow| flow.key)
+        self.flows.get(&party).map(|flow| flow.key)
     }
 
     /// How it has lived so far.
     #[must_use]
-    pub fn life(&self, visitor: SocketAddr) -> Option<Lifetime> {
-        self.flows.get(&visitor).map(|flow| flow.life)
+    pub fn life(&self, party: Party) -> Option<Lifetime> {
+        self.flows.get(&party).map(|flow| flow.life)
     }
 
     /// A new one.
     ///
     /// # Panics
-    /// This visitor has one (F1).
-    pub fn insert(&mut self, now: Instant, visitor: SocketAddr, key: K) {
+    /// This one has one (F1).
+    pub fn insert(&mut self, now: Instant, party: Party, key: K) {
         let place = self.next_place(false);
-        self.order.insert(place, visitor);
-        let before = self.flows.insert(visitor, Entry { key, life: Lifetime::new(now), place });
-        assert!(before.is_none(), "F1: a visitor has one flow");
-        *self.sources.entry(Source::of(visitor.ip())).or_default() += 1;
+        self.order.insert(place, party);
+        let before = self.flows.insert(party, Entry { key, life: Lifetime::new(now), place });
+        assert!(before.is_none(), "F1: each has one flow");
+        *self.sources.entry(Source::of(party.visitor.ip())).or_default() += 1;
     }
 
-    /// It is over. Another one of the same visitor is left alone.
-    pub fn remove(&mut self, visitor: SocketAddr, key: K) {
-        if let Some(flow) = self.flows.get(&visitor).filter(|flow| flow.key == key) {
+    /// It is over. Another one of the same party is left alone.
+    pub fn remove(&mut self, party: Party, key: K) {
+        if let Some(flow) = self.flows.get(&party).filter(|flow| flow.key == key) {
             self.order.remove(&flow.place);
-            self.flows.remove(&visitor);
-            let source = Source::of(visitor.ip());
+            self.flows.remove(&party);
+            let source = Source::of(party.visitor.ip());
             if let Some(left) = self.sources.get_mut(&source) {
                 *left -= 1;
                 if *left == 0 {
@@ -110,8 +128,8 @@ impl<K: Copy + PartialEq> FlowTable<K> {
     }
 
     /// A datagram of the flow has come from the visitor, or from the LocalServer.
-    pub(crate) fn on_spoken(&mut self, now: Instant, visitor: SocketAddr, who: Speaker) {
-        let Some(flow) = self.flows.get_mut(&visitor) else { return };
+    pub(crate) fn on_spoken(&mut self, now: Instant, party: Party, who: Speaker) {
+        let Some(flow) = self.flows.get_mut(&party) else { return };
         match who {
             Speaker::Visitor => flow.life.on_visitor(now),
             Speaker::Service => flow.life.on_service(now),
@@ -119,21 +137,21 @@ impl<K: Copy + PartialEq> FlowTable<K> {
         self.order.remove(&flow.place);
         self.last_place += 1;
         flow.place = (flow.life.is_known(), self.last_place);
-        self.order.insert(flow.place, visitor);
+        self.order.insert(flow.place, party);
     }
 
     /// The flow that is to end so that another one may begin (F2). `None`: all of them are in use.
     // PROTOCOL.md: P-UDP-7.
     #[must_use]
     pub fn makes_room(&self, now: Instant) -> Option<K> {
-        let (&(known, _), visitor) = self.order.first_key_value()?;
-        let flow = &self.flows[visitor];
+        let (&(known, _), party) = self.order.first_key_value()?;
+        let flow = &self.flows[party];
         (!known || flow.life.silence(now) >= FRESH).then_some(flow.key)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, K)> {
-        self.flows.iter().map(|(&visitor, flow)| (visitor, flow.key))
+    pub fn iter(&self) -> impl Iterator<Item = (Party, K)> {
+        self.flows.iter().map(|(&party, flow)| (party, flow.key))
     }
 
     fn next_place(&mut self, known: bool) -> (bool, u64) {
@@ -148,8 +166,8 @@ impl<K: Copy + PartialEq> FlowTable<K> {
     pub fn assert_consistent(&self) {
         assert_eq!(self.order.len(), self.flows.len(), "F2: each has a place");
         assert_eq!(self.sources.values().sum::<u32>() as usize, self.flows.len(), "each has a source");
-        for (visitor, flow) in &self.flows {
-            assert_eq!(self.order.get(&flow.place), Some(visitor), "F2: each has a place of its own");
+        for (party, flow) in &self.flows {
+            assert_eq!(self.order.get(&flow.place), Some(party), "F2: each has a place of its own");
             assert_eq!(flow.place.0, flow.life.is_known(), "F2: the known are behind the others");
         }
     }
@@ -160,8 +178,8 @@ mod tests {
     use super::*;
     use core::time::Duration;
 
-    fn visitor(port: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 7], port))
+    fn visitor(port: u16) -> Party {
+        SocketAddr::from(([192, 0, 2, 7], port)).into()
     }
 
     fn at(secs: u64) -> Instant {
@@ -201,7 +219,11 @@ mod tests {
         table.insert(at(0), visitor(1), 2);
         table.remove(visitor(1), 1);
         assert_eq!((table.get(visitor(1)), table.get(visitor(2)), table.len()), (Some(2), None, 1));
-        assert_eq!(table.of_source(Source::of(visitor(9).ip())), 1);
+        for relay in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+            let behind = Party { relay: Some(relay.into()), ..visitor(1) };
+            assert_eq!(table.get(behind), None, "whoever comes by a relay is somebody else");
+        }
+        assert_eq!(table.of_source(Source::of(visitor(9).visitor.ip())), 1);
         table.assert_consistent();
     }
 }

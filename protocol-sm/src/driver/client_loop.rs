@@ -21,6 +21,7 @@ use crate::auth::SessionKey;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
+use crate::datagrams::Front;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::notes::{ConnFailure, Note};
@@ -140,6 +141,8 @@ struct Active {
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
     throttled: [bool; 2],
+    /// What stands in front of a flow's datagrams.
+    front: Option<Box<Front>>,
     /// Who came, if the visit is to leave a record.
     visit: Option<Box<(SocketAddr, Begun)>>,
     began: Counted<Instant>,

@@ -39,7 +39,7 @@ use crate::sources::Network;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::net::SocketAddr;
@@ -282,7 +282,7 @@ impl<T, L> Listener<T, L> {
             .insert_with(|_| Ok(Slot::Port(Box::new(PublicPort { listener, given, route, reader, queued: false }))));
         self.port_of.insert((control, registration), token);
         self.shared += 1;
-        let port = UdpPort { control, tunnel, socket, public, gate: gate.clone() };
+        let port = UdpPort { control, tunnel, socket, public, gate: gate.clone(), trusted: self.trusted.clone() };
         cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Port(port) });
         Ok(public)
     }
@@ -381,6 +381,16 @@ impl<T, L> Listener<T, L> {
             bind.gate = gate;
         }
         self.gate_of_reader(control, registration).into_iter().for_each(|admit| sys.tell(admit));
+    }
+
+    /// Visitors from these networks say who they are from now on.
+    // PROTOCOL.md: P-FRONT-1.
+    fn trust<S: Tell<ToLoop<ToServerLoop<T>>>>(&mut self, sys: &mut S, trusted: Vec<Network>) {
+        let readers: BTreeSet<_> = self.readers().collect();
+        for loop_index in readers {
+            sys.tell(ToLoop { loop_index, message: ToServerLoop::Trust(trusted.clone()) });
+        }
+        self.trusted = trusted;
     }
 
     /// What to tell the event loop of a UDP tunnel: who may visit it.
@@ -537,7 +547,7 @@ where
                 cx.sys.keep_to(&timings);
                 self.change_routing(cx, *routing);
             }
-            ToListener::Trust(trusted) => self.trusted = trusted,
+            ToListener::Trust(trusted) => self.trust(cx.sys, trusted),
             ToListener::Challenge { newcomer, answer } => self.on_challenge(cx, newcomer, answer),
             ToListener::Admit { control, registration, gate } => self.admit(cx.sys, control, registration, gate),
             ToListener::PortClosed => self.shared -= 1,

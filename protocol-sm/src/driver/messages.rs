@@ -71,6 +71,8 @@ pub enum ToServerLoop<T> {
         /// Who may visit.
         gate: Box<Gate>,
     },
+    /// Datagrams that come from these networks to UDP ports from now on say who has sent them.
+    Trust(Vec<Network>),
     /// The client says something about a transfer.
     Transfer {
         /// The session, by the server's key.
@@ -187,6 +189,8 @@ pub struct UdpPort<T> {
     pub public: SocketAddr,
     /// Who may visit.
     pub gate: Box<Gate>,
+    /// Relays, whose datagrams say who has sent them.
+    pub trusted: Vec<Network>,
 }
 
 /// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its

@@ -313,6 +313,7 @@ where
             ToServerLoop::Visitor(arrival) => self.on_visitor(cx, arrival),
             ToServerLoop::Port(port) => self.on_port(cx, port),
             ToServerLoop::Admit { control, tunnel, gate } => self.admit(control, tunnel, gate),
+            ToServerLoop::Trust(trusted) => self.trust(&trusted),
             ToServerLoop::Transfer { control, msg } => self.on_transfer_msg(cx, control, msg),
             ToServerLoop::ConnFailed { control, count } => self.on_failed(cx, control, count),
             ToServerLoop::CloseTunnel { control, tunnel } => {

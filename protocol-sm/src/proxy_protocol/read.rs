@@ -1,9 +1,10 @@
-//! Reads the header that a relay puts in front of a connection (PROTOCOL.md, "Relays in front of the server").
+//! Reads the header that a relay puts in front of a connection, or of a datagram (PROTOCOL.md, "Relays in front of the
+//! server").
 //!
 //! It takes the header off the front of what comes, in whatever pieces, and not a byte behind it. What it keeps is bounded
 //! by the longest header: 107 bytes of version 1, 16 + 4,096 of version 2.
 
-use super::SIGNATURE;
+use super::{DATAGRAM, SIGNATURE, STREAM};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::str::FromStr;
@@ -16,6 +17,9 @@ const LONGEST_LINE: usize = 107;
 const FRONT: usize = 16;
 /// Most bytes behind the front of version 2.
 const LONGEST_BODY: usize = 4096;
+/// Commands of version 2: for the relay itself, whatever follows; on behalf of somebody else.
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
 /// The optional field that holds the checksum of the header.
 const CRC32C: u8 = 3;
 
@@ -32,6 +36,33 @@ pub struct Header {
     /// Who is behind the relay; none if the relay does not say: `UNKNOWN`, `LOCAL`, no family, one that is not TCP. An
     /// IPv4 address in IPv6 form is the IPv4 address.
     pub visitor: Option<SocketAddr>,
+}
+
+/// Who has sent a datagram, as the header in front of it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// This visitor. An IPv4 address in IPv6 form is the IPv4 address.
+    Visitor(SocketAddr),
+    /// Somebody whom it does not name: it has no family, or one that is not UDP.
+    Unnamed,
+    /// The relay itself, which looks whether the service answers: `LOCAL`.
+    Relay,
+}
+
+/// Splits a datagram of a relay's into what its header says and what was sent.
+///
+/// # Errors
+/// It has no header of version 2, or one that nobody may send.
+// PROTOCOL.md: P-FRONT-6.
+pub fn split(datagram: &[u8]) -> Result<(Sender, &[u8]), Malformed> {
+    let front = datagram.first_chunk::<FRONT>().filter(|front| front.starts_with(&SIGNATURE)).ok_or(Malformed)?;
+    let (header, sent) = datagram.split_at_checked(whole(front)?).ok_or(Malformed)?;
+    let sender = match binary(header, DATAGRAM)? {
+        Some(at) => Sender::Visitor(canonical(at)),
+        None if front[12] == LOCAL => Sender::Relay,
+        None => Sender::Unnamed,
+    };
+    Ok((sender, sent))
 }
 
 /// See the module.
@@ -51,9 +82,8 @@ impl HeaderReader {
             self.bytes.push(byte);
             *input = rest;
             if self.is_whole()? {
-                let visitor = if self.is_binary() { binary(&self.bytes)? } else { line(&self.bytes)? };
-                let visitor = visitor.map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()));
-                return Ok(Some(Header { visitor }));
+                let visitor = if self.is_binary() { binary(&self.bytes, STREAM)? } else { line(&self.bytes)? };
+                return Ok(Some(Header { visitor: visitor.map(canonical) }));
             }
         }
         Ok(None)
@@ -74,10 +104,19 @@ impl HeaderReader {
             let whole = bytes.ends_with(b"\r\n");
             return if whole || bytes.len() < LONGEST_LINE { Ok(whole) } else { Err(Malformed) };
         }
-        let Some(length) = bytes.get(FRONT - 2..FRONT) else { return Ok(false) };
-        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-        if length > LONGEST_BODY { Err(Malformed) } else { Ok(bytes.len() == FRONT + length) }
+        let Some(front) = bytes.first_chunk::<FRONT>() else { return Ok(false) };
+        Ok(bytes.len() == whole(front)?)
     }
+}
+
+/// How long a header of version 2 is, its front included.
+fn whole(front: &[u8; FRONT]) -> Result<usize, Malformed> {
+    let body = usize::from(u16::from_be_bytes([front[14], front[15]]));
+    if body > LONGEST_BODY { Err(Malformed) } else { Ok(FRONT + body) }
+}
+
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
 /// Reads a line of version 1.
@@ -106,13 +145,13 @@ fn source<'a, A: FromStr + Into<IpAddr>>(mut words: impl Iterator<Item = &'a str
     if words.next().is_some() { Err(Malformed) } else { Ok(SocketAddr::new(from.into(), from_port)) }
 }
 
-/// Reads a header of version 2, which is as long as it says.
-fn binary(bytes: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+/// Reads a header of version 2, which is as long as it says. Of the `families`, that of IPv4 and that of IPv6, it says who
+/// is behind the relay.
+fn binary(bytes: &[u8], families: [u8; 2]) -> Result<Option<SocketAddr>, Malformed> {
     let (front, body) = bytes.split_at(FRONT);
     match front[12] {
-        // LOCAL: for the relay itself, whatever follows.
-        0x20 => return Ok(None),
-        0x21 => {}
+        LOCAL => return Ok(None),
+        PROXY => {}
         _ => return Err(Malformed),
     }
     let length = match front[13] {
@@ -125,10 +164,12 @@ fn binary(bytes: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let (addresses, fields) = body.split_at_checked(length).ok_or(Malformed)?;
     check_fields(bytes, fields)?;
     let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
-    Ok(match front[13] {
-        0x11 => Some(SocketAddr::new(octets::<4>(addresses).into(), port(8))),
-        0x21 => Some(SocketAddr::new(octets::<16>(addresses).into(), port(32))),
-        _ => None,
+    Ok(if front[13] == families[0] {
+        Some(SocketAddr::new(octets::<4>(addresses).into(), port(8)))
+    } else if front[13] == families[1] {
+        Some(SocketAddr::new(octets::<16>(addresses).into(), port(32)))
+    } else {
+        None
     })
 }
 
@@ -283,6 +324,44 @@ mod tests {
         assert_eq!((most.len(), read(&v2(0x21, 0x11, &most))), (LONGEST_BODY, visitor()));
         let more = v2(0x21, 0x11, &[0; LONGEST_BODY + 1]);
         assert_eq!(HeaderReader::default().next(&mut &more[..FRONT]), Err(Malformed), "nobody waits for it");
+    }
+
+    /// P-FRONT-6.
+    #[test]
+    fn a_datagram_says_who_has_sent_it() {
+        let said = |header: Vec<u8>| {
+            let datagram = [&header[..], PAYLOAD].concat();
+            split(&datagram).map(|(sender, sent)| {
+                assert_eq!(sent, PAYLOAD);
+                sender
+            })
+        };
+        for from in ["192.0.2.7:4711", "[2001:db8::7]:1"] {
+            let [from, to]: [SocketAddr; 2] = [from, "198.51.100.9:53"].map(|at| at.parse().unwrap());
+            assert_eq!(said(super::super::datagram_header(from, to)), Ok(Sender::Visitor(from)));
+        }
+        let fields = [&TCP4[..], &[4, 0, 1, 0]].concat();
+        assert_eq!(
+            said(v2(PROXY, 0x12, &fields)).ok(),
+            visitor().unwrap().map(Sender::Visitor),
+            "fields are no payload"
+        );
+        for (header, sender) in [
+            (v2(LOCAL, 0x00, &[]), Sender::Relay),
+            (v2(LOCAL, 0x12, &TCP4), Sender::Relay),
+            (v2(PROXY, 0x00, &[]), Sender::Unnamed),
+            (v2(PROXY, 0x11, &TCP4), Sender::Unnamed),
+        ] {
+            assert_eq!(said(header.clone()), Ok(sender), "{header:?}");
+        }
+        let whole = v2(PROXY, 0x12, &TCP4);
+        assert!((0..whole.len()).all(|cut| split(&whole[..cut]) == Err(Malformed)), "what is cut is no header");
+        assert_eq!(split(&whole).map(|(_, sent)| sent.len()), Ok(0), "nothing is a datagram, too");
+        for header in
+            [v2(PROXY, 0x12, &TCP4[..11]), v2(0x22, 0x12, &TCP4), b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\n".to_vec()]
+        {
+            assert_eq!(said(header.clone()), Err(Malformed), "{header:?}");
+        }
     }
 
     #[test]

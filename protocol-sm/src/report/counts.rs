@@ -74,6 +74,7 @@ reasons!(Lost {
     NotSent => "not_sent",
     Foreign => "foreign",
     NoFlow => "no_flow",
+    NoHeader => "no_header",
 });
 reasons!(HandshakeRefusal {
     Version => "version",

@@ -11,7 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 /// What an event loop counts of visitors. The sum of what it counts by reason, and those that have finished, is that of
@@ -201,11 +201,18 @@ impl TunnelReport {
         }
     }
 
-    /// Where it is reached: at `public`, over UDP or not, or at its host there.
-    pub(crate) fn locate(&mut self, site: Option<&Site>, udp: bool, public: Option<SocketAddr>) {
+    /// Where it is reached: at `public`, over UDP or not, at an address of its own or not, or at its host there.
+    pub(crate) fn locate(
+        &mut self,
+        site: Option<&Site>,
+        udp: bool,
+        bind_addr: Option<IpAddr>,
+        public: Option<SocketAddr>,
+    ) {
         self.public = public;
         let host = site.map(|site| public.map_or_else(|| site.to_string(), |public| site.url(public.port())));
-        self.url = host.or(public.filter(|_| udp).map(|public| format!("udp://{public}")));
+        let scheme = if udp { "udp" } else { "tcp" };
+        self.url = host.or(public.filter(|_| udp || bind_addr.is_some()).map(|public| format!("{scheme}://{public}")));
     }
 
     /// What was counted of it.

@@ -241,6 +241,7 @@ pub(super) fn of_sni(name: &[u8]) -> Option<Option<String>> {
 mod tests {
     use super::*;
     use crate::ids::TunnelId;
+    use crate::routes::Service;
     use crate::settings::TunnelLimits;
     use crate::sources::SourceLists;
     use crate::wire::{ClientMsg, Framer, Message, ToServer};
@@ -352,7 +353,8 @@ mod tests {
         let sources = SourceLists { allow: networks, ..SourceLists::default() };
         let limits = TunnelLimits { sources, max_connections: u32::MAX, max_connection_rate: u32::MAX };
         let (site, name) = (Box::new(Site { web: Web::Https, host }), "n".repeat(ClientMsg::MAX_NAME));
-        let msg = ClientMsg::RegisterHost { tunnel: TunnelId(u32::MAX), site, name, limits };
+        let (tunnel, service) = (TunnelId(u32::MAX), Service::default());
+        let msg = ClientMsg::RegisterHost { tunnel, site, service, name, limits };
         let message = ToServer::Numbered { seq: u64::MAX, msg };
         let mut frame = Vec::new();
         message.encode_to(&mut frame);

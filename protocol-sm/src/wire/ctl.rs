@@ -10,7 +10,7 @@ use crate::settings::TunnelLimits;
 use crate::transfer::How;
 use alloc::boxed::Box;
 use alloc::string::String;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// 32 fresh random bytes.
@@ -109,14 +109,11 @@ pub const FRUGAL: u64 = 8;
 /// The feature of a server that knows [`ClientMsg::RegisterHost`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
 pub const HOSTS: u64 = 16;
-/// The feature of a server that knows [`ClientMsg::RegisterSite`], and of a client that may send it.
-// PROTOCOL.md: P-EVO-2.
-pub const SITES: u64 = 32;
 /// The feature of a server that knows [`ClientMsg::RegisterUdp`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
-pub const UDP: u64 = 64;
+pub const UDP: u64 = 32;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | SITES | UDP;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,7 +133,7 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`SITES`], [`UDP`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -195,6 +192,8 @@ pub enum ClientMsg {
         tunnel: TunnelId,
         /// Public port wanted; 0 lets the server pick.
         public_port: u16,
+        /// The server's address where it is wanted; none: where the server's public ports are by themselves.
+        bind_addr: Option<IpAddr>,
         /// For the server's logs; at most [`ClientMsg::MAX_NAME`] bytes.
         name: String,
         /// What the server is to enforce for it.
@@ -263,17 +262,6 @@ pub enum ClientMsg {
         tunnel: TunnelId,
         /// The host. Boxed: the messages of each visit are no larger for it.
         site: Box<Site>,
-        /// As in [`ClientMsg::RegisterTunnel`].
-        name: String,
-        /// As in [`ClientMsg::RegisterTunnel`].
-        limits: TunnelLimits,
-    },
-    /// The same for a service of which there is more to say. Only to a server with the feature [`SITES`].
-    RegisterSite {
-        /// As in [`ClientMsg::RegisterTunnel`].
-        tunnel: TunnelId,
-        /// As in [`ClientMsg::RegisterHost`].
-        site: Box<Site>,
         /// What the service is like.
         service: Service,
         /// As in [`ClientMsg::RegisterTunnel`].
@@ -287,6 +275,8 @@ pub enum ClientMsg {
         tunnel: TunnelId,
         /// The public UDP port wanted; 0 lets the server pick.
         public_port: u16,
+        /// As in [`ClientMsg::RegisterTunnel`].
+        bind_addr: Option<IpAddr>,
         /// As in [`ClientMsg::RegisterTunnel`].
         name: String,
         /// As in [`ClientMsg::RegisterTunnel`].
@@ -381,7 +371,6 @@ impl ToServer {
             Self::Numbered { msg: ClientMsg::StartSeen { .. }, .. } => MessageName::StartSeen,
             Self::Numbered { msg: ClientMsg::ChangeTunnel { .. }, .. } => MessageName::ChangeTunnel,
             Self::Numbered { msg: ClientMsg::RegisterHost { .. }, .. } => MessageName::RegisterHost,
-            Self::Numbered { msg: ClientMsg::RegisterSite { .. }, .. } => MessageName::RegisterSite,
             Self::Numbered { msg: ClientMsg::RegisterUdp { .. }, .. } => MessageName::RegisterUdp,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,

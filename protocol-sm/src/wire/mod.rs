@@ -11,7 +11,7 @@ mod tls;
 mod transfer;
 
 pub use ctl::{
-    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, FEATURES, FRUGAL, HOSTS, LEAVE, Nonce, Proof, Resume, SITES,
+    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, FEATURES, FRUGAL, HOSTS, LEAVE, Nonce, Proof, Resume,
     ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};

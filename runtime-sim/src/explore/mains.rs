@@ -16,7 +16,6 @@ pub(crate) fn to_server_loop<T>(control: ControlKey, msg: ClientMsg) -> ToServer
         ClientMsg::StartSeen { conn, epoch, seen } => TransferMsg { conn, epoch, body: ClientBody::StartSeen { seen } },
         ClientMsg::RegisterTunnel { .. }
         | ClientMsg::RegisterHost { .. }
-        | ClientMsg::RegisterSite { .. }
         | ClientMsg::RegisterUdp { .. }
         | ClientMsg::ChangeTunnel { .. }
         | ClientMsg::CloseTunnel { .. }

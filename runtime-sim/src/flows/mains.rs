@@ -1,14 +1,16 @@
 //! What the main threads do between the loops: conns are opened and admitted, messages carried over.
 
-use super::sys::Stream;
-use super::{CONTROL, SERIAL, World, ip};
+use super::sys::{Side, Stream};
+use super::{CONTROLS, SERIAL, World, ip};
 use crate::explore::mains::{about_a_transfer, to_server_loop};
 use crate::explore::{KEY, SESSION};
-use protocol_sm::driver::messages::{FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
+use protocol_sm::datagrams::Lost;
+use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::ConnId;
 use protocol_sm::outbound::Destination;
 use protocol_sm::settings::Origin;
 use protocol_sm::wire::{Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 impl World {
@@ -28,17 +30,22 @@ impl World {
         ProxyToClient::Accepted { proof: KEY.accept(SESSION, hello.conn) }.encode_to(&mut answer);
         self.net.push(peer, &answer);
         self.net.newcomers.retain(|&newcomer| newcomer != sock);
-        self.to_server.push_back(ToServerLoop::Conn { control: CONTROL, conn: hello.conn, stream: Stream(sock) });
+        let Some((Side::Client(of), _)) = self.net.watched(peer) else { return };
+        let (control, stream) = (CONTROLS[of], Stream(sock));
+        self.to_server.push_back(ToServerLoop::Conn { control, conn: hello.conn, stream });
     }
 
     /// What the main threads do.
     pub(super) fn carry_over(&mut self) {
         while let Some(message) = self.net.from_server.pop_front() {
             match message {
-                FromServerLoop::Message { msg, .. } => self.tell_client(msg),
-                FromServerLoop::Ask { count, .. } => self.open_conns(count),
+                FromServerLoop::Message { control, msg } => self.tell_client(control, msg),
+                FromServerLoop::Ask { control, count, .. } => self.open_conns(control, count),
                 FromServerLoop::Violation { violation, .. } => self.fail(format!("an honest client: {violation}")),
-                FromServerLoop::Report(part) => self.lost += part.tally.lost.sum(),
+                FromServerLoop::Report(part) => {
+                    self.lost += part.tally.lost.sum();
+                    self.no_flow += part.tally.lost.get(Lost::NoFlow);
+                }
                 FromServerLoop::AskLine { .. }
                 | FromServerLoop::ConnGone { .. }
                 | FromServerLoop::Drained { .. }
@@ -49,9 +56,9 @@ impl World {
                 | FromServerLoop::PassOn { .. } => {}
             }
         }
-        while let Some(message) = self.net.from_client.pop_front() {
+        while let Some((of, message)) = self.net.from_clients.pop_front() {
             match message {
-                FromClientLoop::Message { msg, .. } => self.to_server.push_back(to_server_loop(CONTROL, msg)),
+                FromClientLoop::Message { msg, .. } => self.to_server.push_back(to_server_loop(CONTROLS[of], msg)),
                 FromClientLoop::Violation { violation, .. } => self.fail(format!("an honest server: {violation}")),
                 FromClientLoop::Report(part) => self.lost += part.tally.lost.sum(),
                 FromClientLoop::LocalFailed { .. }
@@ -65,17 +72,21 @@ impl World {
         }
     }
 
-    fn tell_client(&mut self, msg: ServerMsg) {
-        self.to_client.push_back(ToClientLoop::Transfer { serial: SERIAL, msg: about_a_transfer(msg) });
+    fn mail_for(&mut self, control: ControlKey) -> &mut VecDeque<ToClientLoop> {
+        &mut self.to_clients[usize::from(control != CONTROLS[0])]
     }
 
-    fn open_conns(&mut self, count: u32) {
+    fn tell_client(&mut self, control: ControlKey, msg: ServerMsg) {
+        self.mail_for(control).push_back(ToClientLoop::Transfer { serial: SERIAL, msg: about_a_transfer(msg) });
+    }
+
+    fn open_conns(&mut self, control: ControlKey, count: u32) {
         for _ in 0..count {
             let conn = ConnId(self.next_conn);
             self.next_conn += 1;
             let (from, to) = (Origin::default(), Destination { to: SocketAddr::new(ip(1), 8090), through: None });
             let open = ToClientLoop::Open { from, to, conn, session: SESSION, secret: KEY.clone() };
-            self.to_client.push_back(open);
+            self.mail_for(control).push_back(open);
         }
     }
 }

@@ -1,14 +1,17 @@
-//! Flows of a UDP tunnel: production's two event loops over conns and datagram sockets in memory, one seed for everything.
-//! Neither main thread and no listener is there: their messages are carried over.
+//! Flows of a UDP tunnel: production's event loops, the server's and those of two clients, over conns and datagram sockets
+//! in memory, one seed for everything. No main thread and no listener is there: their messages are carried over.
 //!
 //! What a seed decides: who speaks when and how much, what visitors' networks do to it (some come twice, some late), how
-//! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away.
+//! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away,
+//! whether a relay brings visitors (who have the addresses of others), what the service is told of them, whether the second
+//! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded.
 //!
 //! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order, and not
-//! more often than it came; where no conn is lost and the service is there, each that is not delivered was counted; a
-//! flow that is silent ends, and leaves nothing behind.
+//! more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
+//! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind.
 
 mod mains;
+mod oracle;
 mod sys;
 
 use crate::kernel::Rng;
@@ -19,14 +22,16 @@ use protocol_sm::driver::{Address, Cx, Driver, Readiness, Strategy};
 use protocol_sm::gate::Gate;
 use protocol_sm::ids::TunnelId;
 use protocol_sm::names::LocalAt;
+use protocol_sm::proxy_protocol::{ProxyProtocol, datagram_header};
 use protocol_sm::settings::{Datagrams, Scope, Serving, Timings, TunnelLimits};
 use protocol_sm::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use sys::{Net, Pipe, Said, Side, Stream, Sys, ip};
+use sys::{Net, Pipe, Side, Stream, Sys, ip};
 
-const CONTROL: ControlKey = ControlKey(1);
+/// The sessions of the two clients: the second one is there to take over.
+const CONTROLS: [ControlKey; 2] = [ControlKey(1), ControlKey(2)];
 const TUNNEL: TunnelId = TunnelId(1);
 const SERIAL: u64 = 1;
 const PORT: u16 = 6000;
@@ -58,11 +63,19 @@ pub enum Sometimes {
     Counted,
     /// A visitor was answered from two addresses of the server, one after the other.
     OtherAddress,
+    /// A relay's visitor was answered, and somebody who came directly from his address, too.
+    SameAddress,
+    /// The service was told in front of a flow's second datagram whose it is.
+    ToldAgain,
+    /// After a takeover both clients have carried something.
+    TakenOver,
+    /// The server was upgraded under a flow.
+    Upgraded,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::CameTwice,
         Self::Longest,
         Self::Empty,
@@ -71,6 +84,10 @@ impl Sometimes {
         Self::Refused,
         Self::Counted,
         Self::OtherAddress,
+        Self::SameAddress,
+        Self::ToldAgain,
+        Self::TakenOver,
+        Self::Upgraded,
     ];
 }
 
@@ -88,6 +105,12 @@ enum Event {
     Lose,
     /// The service goes, or comes back.
     Away(bool),
+    /// The tunnel is the second client's from now on.
+    TakeOver,
+    /// Its limits are others.
+    Reload,
+    /// Another process has the ports.
+    Upgrade,
 }
 
 /// One direction of what a visitor and the service say to each other.
@@ -104,6 +127,7 @@ struct Visitor {
     down: Way,
     /// The address of the server that it spoke to last, as far as the server knows.
     own: u8,
+    answered: bool,
 }
 
 struct World {
@@ -111,9 +135,13 @@ struct World {
     now: Instant,
     net: Net,
     server: ServerLoop<Stream, Pipe>,
-    client: ClientLoop<Stream, Pipe>,
+    clients: [ClientLoop<Stream, Pipe>; 2],
     to_server: VecDeque<ToServerLoop<Stream>>,
-    to_client: VecDeque<ToClientLoop>,
+    to_clients: [VecDeque<ToClientLoop>; 2],
+    /// Which client has the tunnel.
+    owner: usize,
+    /// No limit keeps anybody out.
+    roomy: bool,
     events: BTreeMap<(Instant, u64), Event>,
     last_event: u64,
     visitors: Vec<Visitor>,
@@ -122,7 +150,17 @@ struct World {
     public: usize,
     /// Whose each of the client's sockets is.
     owners: BTreeMap<usize, usize>,
+    /// Those of them that have sent something.
+    spoken: BTreeSet<usize>,
+    /// Clients that have carried something since the takeover.
+    carried: BTreeSet<usize>,
+    /// Every second visitor comes by a relay, and has the address of the one before.
+    relayed: bool,
+    /// The service is told who visits; `true`: by the first datagram alone.
+    told: Option<bool>,
     lost: u64,
+    /// Of them, for want of a flow.
+    no_flow: u64,
     /// Datagrams that the loops have sent.
     said: u64,
     /// Nothing has happened that may cost a datagram without a count.
@@ -149,8 +187,9 @@ pub fn run(seed: u64) -> Result<BTreeSet<Sometimes>, String> {
     Err(what.unwrap_or_else(|| "a panic".into()))
 }
 
-fn visitor_at(number: usize) -> SocketAddr {
-    SocketAddr::new(ip(7), 40_000 + u16::try_from(number).expect("few"))
+/// The relay's address.
+fn relay() -> IpAddr {
+    ip(8)
 }
 
 /// What the number says, and nothing else would say.
@@ -183,16 +222,23 @@ impl World {
         let mut world = Self {
             now: Instant::ZERO,
             server: ServerLoop::new(0, timings.clone()),
-            client: ClientLoop::new(0, timings),
+            clients: [ClientLoop::new(0, timings.clone()), ClientLoop::new(0, timings)],
             to_server: VecDeque::new(),
-            to_client: VecDeque::new(),
+            to_clients: [VecDeque::new(), VecDeque::new()],
+            owner: 0,
+            roomy: true,
             events: BTreeMap::new(),
             last_event: 0,
             visitors: (0..visitors).map(|_| Visitor::default()).collect(),
             coming: BTreeMap::new(),
             public,
             owners: BTreeMap::new(),
+            spoken: BTreeSet::new(),
+            carried: BTreeSet::new(),
+            relayed: rng.chance(50),
+            told: rng.chance(50).then(|| rng.chance(50)),
             lost: 0,
+            no_flow: 0,
             said: 0,
             calm,
             longest: if rng.chance(20) { 65_507 } else { rng.log_size(HEAD + 2, 4_000) },
@@ -212,9 +258,7 @@ impl World {
     fn set_out(&mut self) {
         let rng = &mut self.rng;
         let speeches = rng.log_size(5, 300);
-        let most = if rng.chance(30) { u32::try_from(rng.range(1, 4)).expect("few") } else { 0 };
-        let limits = TunnelLimits { max_connections: most, ..TunnelLimits::default() };
-        let limits_of_loop = Limits {
+        let limits = Limits {
             holder: None,
             frugal: false,
             keep: u32::try_from(rng.range(0, 4)).expect("few"),
@@ -223,17 +267,27 @@ impl World {
             max_bandwidth: None,
             loop_count: 1,
         };
-        self.to_server.push_back(ToServerLoop::Open { control: CONTROL, limits: limits_of_loop });
-        let gate = Box::new(Gate::new(None, &Scope::default(), limits));
+        self.to_server.extend(CONTROLS.map(|control| ToServerLoop::Open { control, limits }));
+        let gate = self.draw_gate();
         let (socket, public) = (Stream(self.public), (Ipv4Addr::UNSPECIFIED, PORT).into());
-        let port = UdpPort { control: CONTROL, tunnel: TUNNEL, socket, public, gate };
+        let port = UdpPort {
+            control: CONTROLS[0],
+            tunnel: TUNNEL,
+            socket,
+            public,
+            gate,
+            trusted: vec![relay().to_string().parse().expect("a network")],
+        };
         self.to_server.push_back(ToServerLoop::Port(port));
-        self.to_client.push_back(ToClientLoop::Session { serial: SERIAL });
-        let serving = Serving { datagrams: Some(Datagrams::Connected), ..Serving::default() };
+        let (datagrams, proxy_protocol) = (Some(Datagrams::Connected), self.told.map(|_| ProxyProtocol::V2));
+        let proxy_protocol_first = self.told == Some(true);
+        let serving = Serving { datagrams, proxy_protocol, proxy_protocol_first, ..Serving::default() };
         let locals = vec![(Ipv4Addr::LOCALHOST, 53).into()];
         let (place, sources, label) = (LocalAt::Address, Vec::new(), None);
         let tunnel = ToClientLoop::Tunnel { tunnel: TUNNEL, locals, place, sources, serving, label };
-        self.to_client.push_back(tunnel);
+        for to_client in &mut self.to_clients {
+            to_client.extend([ToClientLoop::Session { serial: SERIAL }, tunnel.clone()]);
+        }
         for _ in 0..speeches {
             let visitor = self.rng.size(0, self.visitors.len() - 1);
             let span = if self.rng.chance(80) { 2_000_000 } else { 300_000_000 };
@@ -243,6 +297,12 @@ impl World {
         for _ in 0..self.rng.size(0, 20) {
             let at = Duration::from_micros(self.rng.range(0, 3_000_000));
             self.after(at, Event::Stick);
+        }
+        for (event, chance) in [(Event::TakeOver, 30), (Event::Reload, 20), (Event::Upgrade, 15)] {
+            let at = Duration::from_micros(self.rng.range(500_000, 3_000_000));
+            if self.rng.chance(chance) {
+                self.after(at, event);
+            }
         }
         if !self.calm {
             for _ in 0..self.rng.size(0, 4) {
@@ -256,6 +316,14 @@ impl World {
                 self.after(back, Event::Away(false));
             }
         }
+    }
+
+    /// Few flows, or as many as there are visitors.
+    fn draw_gate(&mut self) -> Box<Gate> {
+        let few = self.rng.chance(30);
+        self.roomy &= !few;
+        let max_flows = if few { u32::try_from(self.rng.range(1, 4)).expect("few") } else { 100 };
+        Box::new(Gate::new(None, &Scope { max_flows, ..Scope::default() }, TunnelLimits::default()))
     }
 
     fn after(&mut self, time: Duration, event: Event) {
@@ -277,7 +345,7 @@ impl World {
                 return self.conclude();
             }
             self.server.assert_consistent();
-            self.client.assert_consistent();
+            self.clients.iter().for_each(ClientLoop::assert_consistent);
             self.look_at_said();
         }
         self.fail("it goes on for ever".into());
@@ -289,10 +357,12 @@ impl World {
         let mut choices = Vec::new();
         let offers = [
             !self.to_server.is_empty(),
-            !self.to_client.is_empty(),
             !self.net.ready.is_empty(),
             Driver::<Sys<'_>>::is_busy(&self.server),
-            Driver::<Sys<'_>>::is_busy(&self.client),
+            !self.to_clients[0].is_empty(),
+            !self.to_clients[1].is_empty(),
+            Driver::<Sys<'_>>::is_busy(&self.clients[0]),
+            Driver::<Sys<'_>>::is_busy(&self.clients[1]),
         ];
         choices.extend((0..offers.len()).filter(|&choice| offers[choice]));
         if choices.is_empty() {
@@ -304,16 +374,16 @@ impl World {
                 self.with_server(|server, cx| server.on_message(cx, message));
             }
             1 => {
-                let message = self.to_client.pop_front().expect("offered");
-                self.with_client(|client, cx| client.on_message(cx, message));
-            }
-            2 => {
                 let nth = self.rng.size(0, self.net.ready.len() - 1);
                 let (sock, ready) = self.net.ready.remove(nth);
                 self.on_ready(sock, ready);
             }
-            3 => self.with_server(|server, cx| server.run_busy(cx)),
-            _ => self.with_client(|client, cx| client.run_busy(cx)),
+            2 => self.with_server(|server, cx| server.run_busy(cx)),
+            of @ (3 | 4) => {
+                let message = self.to_clients[of - 3].pop_front().expect("offered");
+                self.with_client(of - 3, |client, cx| client.on_message(cx, message));
+            }
+            of => self.with_client(of - 5, |client, cx| client.run_busy(cx)),
         }
         true
     }
@@ -321,7 +391,7 @@ impl World {
     fn on_ready(&mut self, sock: usize, ready: Readiness) {
         match self.net.watched(sock) {
             Some((Side::Server, token)) => self.with_server(|server, cx| server.on_ready(cx, token, ready)),
-            Some((Side::Client, token)) => self.with_client(|client, cx| client.on_ready(cx, token, ready)),
+            Some((Side::Client(of), token)) => self.with_client(of, |client, cx| client.on_ready(cx, token, ready)),
             None => self.admit(sock),
         }
     }
@@ -330,16 +400,20 @@ impl World {
     fn advance(&mut self) -> bool {
         let script = self.events.first_key_value().map(|(&(at, _), _)| at);
         let server = Driver::<Sys<'_>>::next_deadline(&self.server);
-        let client = Driver::<Sys<'_>>::next_deadline(&self.client);
+        let clients = self.clients.each_ref().map(Driver::<Sys<'_>>::next_deadline);
         let over = script.is_none() && (self.now > REST || self.is_quiet() && self.now > CALM);
-        let Some(next) = [script, server, client].into_iter().flatten().min().filter(|_| !over) else { return false };
+        let Some(next) = [script, server, clients[0], clients[1]].into_iter().flatten().min().filter(|_| !over) else {
+            return false;
+        };
         self.now = self.now.max(next);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= next);
         if due(server) {
             self.with_server(|server, cx| server.on_deadline(cx));
         }
-        if due(client) {
-            self.with_client(|client, cx| client.on_deadline(cx));
+        for (of, client) in clients.into_iter().enumerate() {
+            if due(client) {
+                self.with_client(of, |client, cx| client.on_deadline(cx));
+            }
         }
         if due(script) {
             let (_, event) = self.events.pop_first().expect("it is due");
@@ -369,8 +443,13 @@ impl World {
             }
             Event::Arrive(place) => {
                 let (visitor, number, own) = self.coming.remove(&place).expect("it is coming");
-                let address = Address { peer: visitor_at(visitor), own: ip(own) };
+                let mut address = Address { peer: self.visitor_at(visitor), own: ip(own) };
                 let bytes = datagram(visitor, false, number, self.longest);
+                let mut sent = bytes.clone();
+                if self.is_relayed(visitor) {
+                    sent.splice(..0, datagram_header(address.peer, (ip(own), PORT).into()));
+                    address.peer = SocketAddr::new(relay(), u16::try_from(self.rng.range(1000, 1002)).expect("a port"));
+                }
                 if bytes.len() >= HEAD {
                     self.visitors[visitor].up.arrived.push_back(number);
                 }
@@ -381,7 +460,7 @@ impl World {
                     self.seen.insert(Sometimes::OtherAddress);
                 }
                 self.visitors[visitor].own = own;
-                self.net.arrive(self.public, address, bytes);
+                self.net.arrive(self.public, address, sent);
             }
             Event::Stick => {
                 if let Some(sock) = self.any_conn()
@@ -400,6 +479,22 @@ impl World {
                 }
             }
             Event::Away(away) => self.net.service_away = away,
+            Event::TakeOver => {
+                self.owner = 1;
+                let [from, to] = CONTROLS.map(|control| (control, TUNNEL));
+                self.to_server.extend([ToServerLoop::HandOver { from, to }, ToServerLoop::Retire { control: from.0 }]);
+            }
+            Event::Reload => {
+                let gate = self.draw_gate();
+                let control = CONTROLS[self.owner];
+                self.to_server.push_back(ToServerLoop::Admit { control, tunnel: TUNNEL, gate });
+            }
+            Event::Upgrade => {
+                if !self.is_quiet() {
+                    self.seen.insert(Sometimes::Upgraded);
+                }
+                self.to_server.push_back(ToServerLoop::Leave);
+            }
         }
     }
 
@@ -409,102 +504,6 @@ impl World {
         (!conns.is_empty()).then(|| self.rng.pick(&conns))
     }
 
-    /// Holds what the loops have sent against what they were given.
-    fn look_at_said(&mut self) {
-        for said in std::mem::take(&mut self.net.said) {
-            self.said += 1;
-            let looked = if said.socket == self.public { self.on_answer(&said) } else { self.on_question(&said) };
-            if let Err(what) = looked {
-                self.fail(what);
-            }
-        }
-    }
-
-    /// A datagram reaches the service, or finds nobody.
-    fn on_question(&mut self, said: &Said) -> Result<(), String> {
-        let Said { socket, bytes, .. } = said;
-        let visitor = self.check(bytes, false)?;
-        if let Some(visitor) = visitor {
-            let owner = *self.owners.entry(*socket).or_insert(visitor);
-            if owner != visitor {
-                return Err(format!("the socket of visitor {owner} carries a datagram of visitor {visitor}"));
-            }
-            if self.owners.values().filter(|&&owner| owner == visitor).count() > 1 {
-                self.seen.insert(Sometimes::SecondFlow);
-            }
-        }
-        if self.net.service_away {
-            self.seen.insert(Sometimes::Refused);
-            return Ok(());
-        }
-        let Some(&visitor) = self.owners.get(socket) else { return Ok(()) };
-        while self.rng.chance(self.chatty / 2) {
-            let number = self.visitors[visitor].down.sent;
-            self.visitors[visitor].down.sent += 1;
-            let answer = datagram(visitor, true, number, self.longest);
-            let whole = answer.len() >= HEAD;
-            let from = Address { peer: (Ipv4Addr::LOCALHOST, 53).into(), own: Ipv4Addr::LOCALHOST.into() };
-            if self.net.arrive(*socket, from, answer) && whole {
-                self.visitors[visitor].down.arrived.push_back(number);
-            }
-        }
-        Ok(())
-    }
-
-    /// A datagram reaches a visitor.
-    fn on_answer(&mut self, said: &Said) -> Result<(), String> {
-        let to = said.to.expect("a public socket is told where to");
-        let Some(visitor) = self.check(&said.bytes, true)? else { return Ok(()) };
-        if to.peer != visitor_at(visitor) {
-            return Err(format!("{} hears what is for visitor {visitor}", to.peer));
-        }
-        Ok(())
-    }
-
-    /// Whether these bytes are one datagram that was sent this way and may be delivered now. Whose it is.
-    fn check(&mut self, bytes: &[u8], down: bool) -> Result<Option<usize>, String> {
-        if bytes.is_empty() {
-            self.seen.insert(Sometimes::Empty);
-            return Ok(None);
-        }
-        let stump = || format!("{} bytes that nobody sent", bytes.len());
-        let (head, _) = bytes.split_at_checked(HEAD).ok_or_else(stump)?;
-        let visitor = u32::from_be_bytes(head[..4].try_into().expect("four")) as usize;
-        let number = u32::from_be_bytes(head[5..].try_into().expect("four"));
-        if visitor >= self.visitors.len() || bytes != datagram(visitor, down, number, self.longest) {
-            return Err(stump());
-        }
-        if bytes.len() == 65_507 {
-            self.seen.insert(Sometimes::Longest);
-        }
-        let of = &mut self.visitors[visitor];
-        let way = if down { &mut of.down } else { &mut of.up };
-        while let Some(next) = way.arrived.pop_front() {
-            if next == number {
-                return Ok(Some(visitor));
-            }
-        }
-        Err(format!("datagram {number} of visitor {visitor} is delivered once more, or out of order"))
-    }
-
-    /// Nothing is to come: everything must be over and accounted for.
-    fn conclude(&mut self) {
-        if !self.is_quiet() {
-            return self.fail("a silent flow has not ended".into());
-        }
-        let asked = self.now;
-        self.with_server(|server, cx| server.on_message(cx, ToServerLoop::Report { asked }));
-        self.with_client(|client, cx| client.on_message(cx, ToClientLoop::Report { asked }));
-        self.carry_over();
-        if self.lost > 0 {
-            self.seen.insert(Sometimes::Counted);
-        }
-        let (heard, said) = (self.net.heard, self.said);
-        if self.calm && heard != said + self.lost {
-            self.fail(format!("{heard} datagrams were read, {said} sent, and {} counted as lost", self.lost));
-        }
-    }
-
     fn with_server(&mut self, call: impl FnOnce(&mut ServerLoop<Stream, Pipe>, &mut Cx<'_, Sys<'_>>)) {
         let mut sys = Sys { net: &mut self.net, side: Side::Server };
         let mut scratch = vec![0; self.scratch];
@@ -512,10 +511,10 @@ impl World {
         call(&mut self.server, &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
     }
 
-    fn with_client(&mut self, call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Sys<'_>>)) {
-        let mut sys = Sys { net: &mut self.net, side: Side::Client };
+    fn with_client(&mut self, of: usize, call: impl FnOnce(&mut ClientLoop<Stream, Pipe>, &mut Cx<'_, Sys<'_>>)) {
+        let mut sys = Sys { net: &mut self.net, side: Side::Client(of) };
         let mut scratch = vec![0; self.scratch];
         let (now, strategy, turn) = (self.now, Strategy::Hybrid, self.turn);
-        call(&mut self.client, &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
+        call(&mut self.clients[of], &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
     }
 }

@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Server,
-    Client,
+    /// Which client's.
+    Client(usize),
 }
 
 /// A socket.
@@ -77,7 +78,8 @@ pub(super) struct Net {
     /// Server ends of conns whose hello is due.
     pub(super) newcomers: Vec<usize>,
     pub(super) from_server: VecDeque<FromServerLoop<Stream>>,
-    pub(super) from_client: VecDeque<FromClientLoop>,
+    /// From which of them, and what.
+    pub(super) from_clients: VecDeque<(usize, FromClientLoop)>,
 }
 
 const READABLE: Readiness = Readiness { readable: true, writable: false, hup: false, error: false };
@@ -355,7 +357,8 @@ impl Tell<FromServerLoop<Stream>> for Sys<'_> {
 
 impl Tell<FromClientLoop> for Sys<'_> {
     fn tell(&mut self, msg: FromClientLoop) {
-        self.net.from_client.push_back(msg);
+        let Side::Client(of) = self.side else { unreachable!("a client's loop says it") };
+        self.net.from_clients.push_back((of, msg));
     }
 }
 

@@ -335,6 +335,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
             .map(|&tunnel| TunnelSpec {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
+                bind_addr: None,
                 site: None,
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 local_sources: Vec::new(),

@@ -180,6 +180,7 @@ impl Watch {
             ToServerLoop::HandOver { .. }
             | ToServerLoop::Port(_)
             | ToServerLoop::Admit { .. }
+            | ToServerLoop::Trust(_)
             | ToServerLoop::Transfer { .. }
             | ToServerLoop::ConnFailed { .. }
             | ToServerLoop::Open { .. }

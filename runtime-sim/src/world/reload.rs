@@ -36,6 +36,7 @@ impl World {
         let tunnel = |&tunnel: &usize| TunnelSpec {
             name: format!("tunnel{tunnel}"),
             public_port: self.plan.scenario.tunnels[tunnel].public_port,
+            bind_addr: None,
             site: self.plan.scenario.tunnels[tunnel].site.clone(),
             local: local(tunnel),
             local_sources: Vec::new(),

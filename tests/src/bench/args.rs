@@ -90,6 +90,16 @@ pub(super) enum Role {
         #[arg(long)]
         trigger: Trigger,
     },
+    /// One hop of H.
+    #[command(hide = true)]
+    DatagramRelay {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where datagrams go on to.
+        #[arg(long)]
+        to: SocketAddr,
+    },
 }
 
 impl Args {

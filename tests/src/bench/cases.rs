@@ -35,6 +35,27 @@ pub(super) enum Load {
     Idle,
     /// Small visitors while four bulk streams saturate the peer.
     Fairness { op: Op },
+    /// Over UDP, with H in the place of S.
+    Udp(Udp),
+}
+
+/// What a case of UDP does to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Udp {
+    /// Request and answer of 64 bytes in flows that stay.
+    PingPong { flows: usize },
+    /// One flow that carries datagrams of 1,200 bytes one way, as fast as 1 % of loss allows.
+    OneWay,
+    /// A flow for each request.
+    NewFlows { at_once: usize },
+    /// Flows that say nothing any more.
+    Idle,
+}
+
+impl Load {
+    pub(super) fn is_udp(self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
 }
 
 /// How much of each load a run takes.
@@ -106,6 +127,12 @@ pub(super) fn all() -> Vec<Case> {
     add("fairness-down".to_owned(), Load::Fairness { op: Op::Down });
     add("fairness-up".to_owned(), Load::Fairness { op: Op::Up });
     add("firstbyte-20ms-link".to_owned(), Load::FirstByteLink);
+    for flows in [1, 64] {
+        add(format!("udp-pingpong-64B-x{flows}"), Load::Udp(Udp::PingPong { flows }));
+    }
+    add("udp-oneway-1200B".to_owned(), Load::Udp(Udp::OneWay));
+    add("udp-newflows-x16".to_owned(), Load::Udp(Udp::NewFlows { at_once: 16 }));
+    add("udp-idle".to_owned(), Load::Udp(Udp::Idle));
     for case in &mut cases {
         case.full_only = case.load == Load::Fairness { op: Op::Up };
     }
@@ -115,9 +142,9 @@ pub(super) fn all() -> Vec<Case> {
 /// What our figure should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Target {
-    /// At least this multiple of S's figure in the same run.
+    /// At least this multiple of S's (or H's) figure in the same run.
     RatioAtLeast(f64),
-    /// At most this multiple of S's figure in the same run.
+    /// At most this multiple of S's (or H's) figure in the same run.
     RatioAtMost(f64),
     /// At most this, whatever S reaches.
     AtMost(f64),
@@ -125,7 +152,7 @@ pub(super) enum Target {
     AtLeast(f64),
 }
 
-/// The target for a figure of a case, if it has one.
+/// The target for a figure of a case, if it has one. Those of UDP are for flows that have a conn.
 pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
     use Target::{AtLeast, AtMost, RatioAtLeast, RatioAtMost};
     Some(match (case, figure) {
@@ -147,6 +174,13 @@ pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
         ("idle", "memory near" | "memory far") => AtMost(0.5),
         ("idle", "fds near" | "fds far") => AtMost(2.0),
         ("idle", "CPU") => AtMost(0.1),
+        ("udp-pingpong-64B-x1", "p50" | "p99") => RatioAtMost(1.2),
+        ("udp-pingpong-64B-x64", "replies") => RatioAtLeast(0.8),
+        ("udp-pingpong-64B-x64", "CPU") => RatioAtMost(1.6),
+        ("udp-oneway-1200B", "throughput") => RatioAtLeast(0.6),
+        ("udp-newflows-x16", "flows") => RatioAtLeast(0.8),
+        ("udp-newflows-x16", "p99") => RatioAtMost(2.0),
+        ("udp-idle", "memory") => AtMost(1.3),
         _ => return None,
     })
 }

@@ -11,6 +11,7 @@ mod args;
 mod bulk;
 mod cases;
 mod crowd;
+mod datagrams;
 mod exchange;
 mod link;
 mod outcome;
@@ -30,6 +31,7 @@ mod summary;
 mod svg;
 #[cfg(test)]
 mod tests;
+mod udp_relay;
 mod visits;
 mod wire;
 
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     let result = match args.role {
         Some(Role::Serve { listen }) => service::run(listen).map(|()| true),
         Some(Role::Relay { listen, to, trigger }) => relay::run(listen, to, trigger).map(|()| true),
+        Some(Role::DatagramRelay { listen, to }) => udp_relay::run(listen, to).map(|()| true),
         None => compare(&args),
     };
     match result {
@@ -105,7 +108,18 @@ fn compare(args: &Args) -> Result<bool, String> {
             println!("SKIPPED: {}: {why}\n", case.name);
             continue;
         }
-        let summary = rounds(&case, &mut contestants, &scale, &mut lines)?;
+        let (mut taking, mut absent) = (Vec::new(), Vec::new());
+        for contestant in &mut contestants {
+            if case.load.is_udp() && !contestant.kind.carries_udp() {
+                absent.push(contestant.kind.to_string());
+            } else {
+                taking.push(contestant);
+            }
+        }
+        if !absent.is_empty() {
+            println!("SKIPPED: {}: {} without UDP", case.name, absent.join(" and "));
+        }
+        let summary = rounds(&case, &mut taking, &scale, &mut lines)?;
         println!("{}", report::case_table(&summary));
         lines.summary(&summary)?;
         summaries.push(summary);
@@ -121,7 +135,7 @@ fn compare(args: &Args) -> Result<bool, String> {
 /// after the same neighbour's closing connections.
 fn rounds(
     case: &Case,
-    contestants: &mut [Contestant],
+    contestants: &mut [&mut Contestant],
     scale: &Scale,
     lines: &mut Lines,
 ) -> Result<CaseSummary, String> {

@@ -32,6 +32,16 @@ pub(super) enum Kind {
     Bore(PathBuf),
 }
 
+impl Kind {
+    /// Whether it forwards UDP.
+    pub(super) fn carries_udp(&self) -> bool {
+        match self {
+            Self::Direct | Self::Relay(_) | Self::Cproxy { .. } | Self::Rathole { .. } => true,
+            Self::Haproxy(_) | Self::Bore(_) => false,
+        }
+    }
+}
+
 /// How our programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
@@ -93,8 +103,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the service and the peer before it. Visitors can come when this returns.
-    pub(super) fn start(kind: &Kind, site: &Site<'_>, extra: &Extra) -> Result<Self, String> {
+    /// Starts the service and the peer before it. Visitors can come when this returns; over UDP, where `udp` says so.
+    pub(super) fn start(kind: &Kind, site: &Site<'_>, extra: &Extra, udp: bool) -> Result<Self, String> {
         let dir = TempDir::with_prefix("cproxy-bench-").map_err(|e| format!("no directory: {e}"))?;
         let mut service_proc = Proc::start(
             "service",
@@ -103,7 +113,7 @@ impl Running {
             dir.path(),
         )?;
         let service = address(&service_proc.line("Listening ")?)?;
-        let starter = Starter { site, dir: dir.path(), service };
+        let starter = Starter { site, dir: dir.path(), service, udp };
         let mut scraper = None;
         let (target, procs) = match kind {
             Kind::Direct => (service, Vec::new()),
@@ -136,6 +146,7 @@ struct Starter<'a> {
     site: &'a Site<'a>,
     dir: &'a Path,
     service: SocketAddr,
+    udp: bool,
 }
 
 impl Starter<'_> {
@@ -159,8 +170,11 @@ impl Starter<'_> {
             Trigger::Level => "level",
         };
         let hop = |ip: IpAddr, to: SocketAddr| {
-            let listen = SocketAddr::new(ip, 0).to_string();
-            ourselves(&["relay", "--listen", &listen, "--to", &to.to_string(), "--trigger", trigger])
+            let (listen, to) = (SocketAddr::new(ip, 0).to_string(), to.to_string());
+            if self.udp {
+                return ourselves(&["datagram-relay", "--listen", &listen, "--to", &to]);
+            }
+            ourselves(&["relay", "--listen", &listen, "--to", &to, "--trigger", trigger])
         };
         let mut far = self.far("relay-far", hop(self.site.far, self.service)?)?;
         let middle = address(&far.line("Listening ")?)?;
@@ -186,9 +200,10 @@ impl Starter<'_> {
         if tls {
             command.args(["--tls-pin", server.line("tls_pin = ")?.trim_matches('"')]);
         }
-        command.args(["--public-port", "0"]).args(&extra.client).env("CPROXY_TOKEN", TOKEN);
+        let protocol = if self.udp { "udp" } else { "tcp" };
+        command.args(["--public-port", "0", "--protocol", protocol]).args(&extra.client).env("CPROXY_TOKEN", TOKEN);
         let mut client = self.far("cproxy-client", command)?;
-        let line = client.line("Forwarding tcp://")?;
+        let line = client.line(&format!("Forwarding {protocol}://"))?;
         let target = address(line.split_whitespace().next().unwrap_or_default())?;
         Ok((target, vec![server, client]))
     }
@@ -208,19 +223,19 @@ impl Starter<'_> {
         let (server_tls, client_tls) =
             openssl.map(|openssl| self.rathole_tls(openssl)).transpose()?.unwrap_or_default();
         let [control, public] = [free_address(self.site.near)?, free_address(self.site.near)?];
-        let service = self.service;
+        let (service, kind) = (self.service, if self.udp { "udp" } else { "tcp" });
         let server_toml = self.file(
             "rathole-server.toml",
             &format!(
                 "[server]\nbind_addr = \"{control}\"\ndefault_token = \"benchmark\"\n{server_tls}\
-                 [server.services.bench]\nbind_addr = \"{public}\"\nnodelay = true\n"
+                 [server.services.bench]\ntype = \"{kind}\"\nbind_addr = \"{public}\"\nnodelay = true\n"
             ),
         )?;
         let client_toml = self.file(
             "rathole-client.toml",
             &format!(
                 "[client]\nremote_addr = \"{control}\"\ndefault_token = \"benchmark\"\n{client_tls}\
-                 [client.services.bench]\nlocal_addr = \"{service}\"\nnodelay = true\n"
+                 [client.services.bench]\ntype = \"{kind}\"\nlocal_addr = \"{service}\"\nnodelay = true\n"
             ),
         )?;
         let mut command = Command::new(binary);
@@ -230,7 +245,10 @@ impl Starter<'_> {
         let mut command = Command::new(binary);
         command.arg("--client").arg(client_toml).env("RUST_LOG", "warn");
         let client = self.far("rathole-client", command)?;
-        server.wait_for_port(public.port())?;
+        // Whoever comes over UDP too early asks again.
+        if !self.udp {
+            server.wait_for_port(public.port())?;
+        }
         Ok((public, vec![server, client]))
     }
 

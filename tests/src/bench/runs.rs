@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::cases::{Load, Scale};
+use super::cases::{Load, Scale, Udp};
 use super::crowd::{Crowd, Limits, Measured};
+use super::datagrams::{Flows, Then, one_way};
 use super::link::Link;
 use super::outcome::{Run, Unit};
 use super::peers::{Extra, Kind, LOOPBACK, Running};
@@ -24,6 +25,10 @@ const SMALL: usize = 64;
 const MOST: u64 = 500_000;
 /// The most short visits of one load: each leaves a port in TIME_WAIT, and there are 28,000.
 const MOST_VISITS: u64 = 10_000;
+/// The most flows that a load begins: those before stay for half a minute.
+const MOST_FLOWS: u64 = 1_000;
+/// Bytes of a datagram that fills a packet.
+const MTU_SIZED: usize = 1200;
 /// Bytes per visit of the bulk streams that others have to live beside.
 const BACKGROUND: u64 = 32 << 20;
 /// How long the background streams run before the measurement begins.
@@ -38,19 +43,23 @@ pub(super) struct Contestant {
     pub(super) kind: Kind,
     pub(super) extra: Extra,
     running: Option<Running>,
+    /// What is running carries UDP.
+    udp: bool,
 }
 
 impl Contestant {
     pub(super) fn new(kind: Kind, extra: Extra) -> Self {
-        Self { kind, extra, running: None }
+        Self { kind, extra, running: None, udp: false }
     }
 
     /// Runs one load. After a failure the peer's processes are gone, and the next run starts new ones.
     pub(super) fn run(&mut self, load: Load, scale: &Scale) -> Result<Run, String> {
-        if matches!(load, Load::FirstByteCold | Load::Idle | Load::FirstByteLink) {
+        let alone = matches!(load, Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::Udp(Udp::Idle));
+        if alone || self.udp != load.is_udp() {
             // These start their own, and some peers insist on a port.
             self.running = None;
         }
+        self.udp = load.is_udp();
         let result = match load {
             Load::FirstByteCold => self.cold(scale),
             Load::FirstByteLink => self.over_link(scale),
@@ -69,6 +78,10 @@ impl Contestant {
             Load::ResetAfterAnswer => self.warm().and_then(|peer| reset_after_answer(peer, scale)),
             Load::FirstByteWarm => self.warm().and_then(|peer| first_byte(peer, scale)),
             Load::Fairness { op } => self.warm().and_then(|peer| fairness(peer, op, scale)),
+            Load::Udp(Udp::PingPong { flows }) => self.warm().and_then(|peer| datagram_ping_pong(peer, flows, scale)),
+            Load::Udp(Udp::OneWay) => self.warm().and_then(|peer| datagrams_one_way(peer, scale)),
+            Load::Udp(Udp::NewFlows { at_once }) => self.warm().and_then(|peer| new_flows(peer, at_once, scale)),
+            Load::Udp(Udp::Idle) => self.start().and_then(|peer| idle_flows(&peer, scale)),
         };
         if result.is_err() {
             self.running = None;
@@ -77,7 +90,7 @@ impl Contestant {
     }
 
     fn start(&self) -> Result<Running, String> {
-        Running::start(&self.kind, &LOOPBACK, &self.extra)
+        Running::start(&self.kind, &LOOPBACK, &self.extra, self.udp)
     }
 
     fn warm(&mut self) -> Result<&Running, String> {
@@ -102,7 +115,7 @@ impl Contestant {
 
     fn over_link(&self, scale: &Scale) -> Result<Run, String> {
         let link = Link::open(ONE_WAY)?;
-        let peer = Running::start(&self.kind, &link.site(), &self.extra)?;
+        let peer = Running::start(&self.kind, &link.site(), &self.extra, false)?;
         let (target, service) = (peer.target, peer.service);
         let load = || {
             setns(link.near(), CloneFlags::CLONE_NEWNET).map_err(|e| format!("setns: {e}"))?;
@@ -264,6 +277,57 @@ fn idle(peer: &Running, scale: &Scale) -> Result<Run, String> {
         run.figure("CPU", "ms/s", cpu.as_secs_f64() * 1e3 / scale.idle_watch.as_secs_f64());
     }
     run.tail(["active p50", "active p99"], "request of one active visitor", Unit::Micros, measured.latencies);
+    Ok(run)
+}
+
+fn datagram_ping_pong(peer: &Running, flows: usize, scale: &Scale) -> Result<Run, String> {
+    let mut flows = Flows::open(peer.target, flows, SMALL)?;
+    flows.exchange(Limits { count: MOST, time: STALL }, Then::BeSilent)?;
+    flows.exchange(Limits { count: MOST, time: scale.slice / 10 }, Then::AskAgain)?;
+    let cpu = peer.cpu()?;
+    let answered = flows.exchange(Limits { count: MOST, time: scale.slice }, Then::AskAgain)?;
+    let cpu = peer.cpu()? - cpu;
+    let mut run = Run::default();
+    run.figure("replies", "/s", answered.rate()?);
+    report_cpu(&mut run, peer, cpu, answered.latencies.len());
+    run.tail(["p50", "p99"], "reply", Unit::Micros, answered.latencies);
+    Ok(run)
+}
+
+fn datagrams_one_way(peer: &Running, scale: &Scale) -> Result<Run, String> {
+    let mut run = Run::default();
+    run.figure("throughput", "MB/s", one_way(peer.target, MTU_SIZED, scale.slice)? / 1e6);
+    Ok(run)
+}
+
+fn new_flows(peer: &Running, at_once: usize, scale: &Scale) -> Result<Run, String> {
+    let mut flows = Flows::open(peer.target, at_once, SMALL)?;
+    flows.exchange(Limits { count: MOST, time: STALL }, Then::BeSilent)?;
+    let cpu = peer.cpu()?;
+    let answered = flows.exchange(Limits { count: MOST_FLOWS, time: scale.slice }, Then::BeginAnew)?;
+    let cpu = peer.cpu()? - cpu;
+    let mut run = Run::default();
+    run.figure("flows", "/s", answered.rate()?);
+    report_cpu(&mut run, peer, cpu, answered.latencies.len());
+    run.tail(["p50", "p99"], "first reply of a flow", Unit::Micros, answered.latencies);
+    Ok(run)
+}
+
+fn idle_flows(peer: &Running, scale: &Scale) -> Result<Run, String> {
+    let answered = |count: usize| {
+        let mut flows = Flows::open(peer.target, count, SMALL)?;
+        let answered = flows.exchange(Limits { count: MOST, time: STALL }, Then::BeSilent)?.latencies.len();
+        if answered == count { Ok(flows) } else { Err(format!("{answered} of {count} flows were answered")) }
+    };
+    // What a process allocates once is not theirs.
+    let _early = answered(100)?;
+    let memory = || peer.procs.iter().map(Proc::memory).sum::<Result<u64, _>>();
+    let before = memory()?;
+    let _sitting = answered(scale.idle_visitors)?;
+    let mut run = Run::default();
+    if !peer.procs.is_empty() {
+        run.figure("memory", "kB each", (memory()? as f64 - before as f64) / 1e3 / scale.idle_visitors as f64);
+    }
     Ok(run)
 }
 

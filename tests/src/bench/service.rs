@@ -17,7 +17,7 @@ use nix::sys::socket::{SockFlag, accept4};
 
 use super::exchange::{Ending, Exchange};
 use super::wire::{HEADER_LEN, Header, Op, Tally};
-use super::{service_bulk, sock};
+use super::{datagrams, service_bulk, sock};
 
 const LISTENER: u64 = u64::MAX;
 const ACCEPTS: usize = 64;
@@ -82,9 +82,10 @@ pub(super) struct Service {
     buffer: Vec<u8>,
 }
 
-/// Serves on `listen` until killed. Prints `Listening ADDR` once it does.
+/// Serves on `listen` until killed, over UDP, too. Prints `Listening ADDR` once it does.
 pub(super) fn run(listen: SocketAddr) -> Result<(), String> {
     let service = Service::bind(listen)?;
+    datagrams::serve(service.listener.local_addr().map_err(|e| format!("no address: {e}"))?)?;
     sock::announce(&service.listener)?;
     service.serve_for_ever()
 }

@@ -5,11 +5,13 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::crowd::{Crowd, Limits};
+use super::datagrams::{Flows, Then, one_way};
 use super::pattern::{self, Way};
 use super::relay::{Relay, Trigger};
 use super::service::Service;
+use super::udp_relay::DatagramRelay;
 use super::wire::{HEADER_LEN, Op};
-use super::{bulk, settle, sock, visits};
+use super::{bulk, datagrams, settle, sock, visits};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 const WAIT: Duration = Duration::from_secs(30);
@@ -46,6 +48,26 @@ fn carries_everything(trigger: Trigger) {
     assert_eq!(crowd.exchange(FEW).unwrap().latencies.len(), 300);
     drop(crowd);
     settle::settle(service, before, 300 + 300 + 300 + 3 * 4 + 40).unwrap();
+}
+
+#[test]
+fn two_hops_carry_datagrams() {
+    let socket = std::net::UdpSocket::bind(ANY).unwrap();
+    let service = socket.local_addr().unwrap();
+    drop(socket);
+    datagrams::serve(service).unwrap();
+    let target = [(); 2].iter().fold(service, |to, ()| {
+        let relay = DatagramRelay::bind(ANY, to).unwrap();
+        let address = relay.socket.local_addr().unwrap();
+        std::thread::spawn(|| relay.serve_for_ever());
+        address
+    });
+    let mut flows = Flows::open(target, 20, 64).unwrap();
+    for (then, count) in [(Then::BeSilent, 20), (Then::AskAgain, 300), (Then::BeginAnew, 300), (Then::BeSilent, 20)] {
+        let answered = flows.exchange(FEW, then).unwrap();
+        assert!(answered.latencies.len() >= count, "{then:?}: {}", answered.latencies.len());
+    }
+    assert!(one_way(target, 1200, Duration::from_millis(50)).unwrap() > 0.0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, Refu
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, SITES,
+    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
     ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP,
 };
 use std::io::{Read, Write};
@@ -116,9 +116,7 @@ fn a_client_introduces_itself() {
     let client = client(&server, service.addr());
     let first = server.greet();
     assert!(
-        !first.hello.token
-            && first.hello.resume.is_none()
-            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | SITES | UDP)
+        !first.hello.token && first.hello.resume.is_none() && first.hello.features == (LEAVE | TAKEOVER | HOSTS | UDP)
     );
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);

@@ -13,7 +13,7 @@ use tests::wait::eventually;
 
 fn register(tunnel: u32, public_port: u16) -> ClientMsg {
     let (name, limits) = ("raw".into(), TunnelLimits::default());
-    ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }
+    ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, bind_addr: None, name, limits }
 }
 
 fn close(tunnel: u32) -> ClientMsg {

@@ -50,7 +50,13 @@ impl Honest {
 fn said_by_clients() -> Vec<ToServer> {
     let (tunnel, conn, epoch) = (TunnelId(1), ConnId(1), E1);
     let numbered = [
-        ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: "raw".into(), limits: TunnelLimits::default() },
+        ClientMsg::RegisterTunnel {
+            tunnel,
+            public_port: 0,
+            bind_addr: None,
+            name: "raw".into(),
+            limits: TunnelLimits::default(),
+        },
         ClientMsg::CloseTunnel { tunnel },
         ClientMsg::ChangeTunnel { tunnel, name: "raw".into(), limits: TunnelLimits::default() },
         ClientMsg::ConnFailed { count: 1 },
@@ -605,7 +611,13 @@ fn one_token_opens_as_many_tunnels_as_its_holder_may_have() {
     let mut sessions: Vec<_> = (0..3).map(|_| enter(&greedy)).collect();
     let refused = |client: &mut RawClient| {
         let limits = TunnelLimits::default();
-        client.send(ClientMsg::RegisterTunnel { tunnel: TunnelId(9), public_port: 0, name: "raw".into(), limits });
+        client.send(ClientMsg::RegisterTunnel {
+            tunnel: TunnelId(9),
+            public_port: 0,
+            bind_addr: None,
+            name: "raw".into(),
+            limits,
+        });
         client.find("an answer", |msg| match msg {
             ServerMsg::TunnelReady { tunnel: TunnelId(9), .. } => Some(None),
             ServerMsg::TunnelRefused { tunnel: TunnelId(9), code } => Some(Some(*code)),

@@ -282,6 +282,7 @@ impl RawClient {
         self.send(ClientMsg::RegisterTunnel {
             tunnel,
             public_port: 0,
+            bind_addr: None,
             name: "raw".into(),
             limits: TunnelLimits::default(),
         });

@@ -35,7 +35,7 @@ fn server() -> Server {
 }
 
 fn registration(name: &str, limits: TunnelLimits) -> ClientMsg {
-    ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, name: name.into(), limits }
+    ClientMsg::RegisterTunnel { tunnel: TunnelId(1), public_port: 0, bind_addr: None, name: name.into(), limits }
 }
 
 /// A client by hand with a tunnel and an idle conn.
@@ -220,7 +220,13 @@ fn a_tunnel_registered_after_drain_is_refused() {
     until("its port is closed", || TcpStream::connect(stage.public).is_err());
     for tunnel in [TunnelId(1), TunnelId(2)] {
         let limits = TunnelLimits::default();
-        stage.client.send(ClientMsg::RegisterTunnel { tunnel, public_port: 0, name: String::new(), limits });
+        stage.client.send(ClientMsg::RegisterTunnel {
+            tunnel,
+            public_port: 0,
+            bind_addr: None,
+            name: String::new(),
+            limits,
+        });
         let code = stage.client.find("a refusal", |msg| match msg {
             ServerMsg::TunnelRefused { tunnel: of, code } if *of == tunnel => Some(*code),
             _ => None,
@@ -251,6 +257,7 @@ fn a_server_is_upgraded_in_order() {
     let port = |public_port| ClientMsg::RegisterTunnel {
         tunnel: TunnelId(1),
         public_port,
+        bind_addr: None,
         name: "raw".into(),
         limits: TunnelLimits::default(),
     };

@@ -1,5 +1,6 @@
 //! A client's file: what is read, and what is said of what is wrong.
 
+use super::super::settings::{Topic, settings_of};
 use super::*;
 use crate::token::TokenSource;
 use protocol_sm::routes::{Service, Speaks};
@@ -7,7 +8,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 fn parse(text: &str) -> Result<ClientFile, ConfigError> {
-    parse_client(text, Path::new("client.toml"))
+    parse_client(text, Path::new("client.toml"), &Environment::default())
 }
 
 /// The one problem of `text`, without the file's name.
@@ -53,6 +54,7 @@ fn every_key_is_read() {
         local = "127.0.0.1:22"
         local_sources = ["127.0.0.2", "127.0.0.3"]
         public_port = 6022
+        bind_addr = "192.0.2.1"
         allow_sources = ["192.0.2.0/24"]
         deny_sources = ["192.0.2.7", "::/0"]
         max_connections = 3
@@ -70,10 +72,14 @@ fn every_key_is_read() {
         name = "web"
         local = "[::1]:8000"
         protocol = "udp"
+        proxy_protocol = "v2"
+        proxy_protocol_first = true
         udp_follow = true
     "#;
-    for key in keys::CLIENT.iter().chain(&TUNNEL_KEYS) {
-        assert!(text.contains(key), "`{key}` is not in this test's file");
+    let own = settings_of(Of::Client, Home::Top).filter(|setting| setting.of == Of::Client);
+    for setting in own.chain(settings_of(Of::Client, Home::Tunnels)) {
+        let elsewhere = matches!(setting.topic, Topic::Tls | Topic::Services);
+        assert!(elsewhere || text.contains(setting.key), "`{}` is not in this test's file", setting.key);
     }
     let file = parse(text).unwrap();
     assert_eq!(file.server.unwrap().to_string(), "tunnel.example.com:8080");
@@ -90,11 +96,13 @@ fn every_key_is_read() {
     let tunnels: Vec<_> =
         file.tunnels.iter().map(|t| (t.name.as_str(), t.local.to_string(), t.public_ports.first)).collect();
     assert_eq!(file.tunnels[0].local_sources, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(file.tunnels[0].bind_addr, "192.0.2.1".parse().ok());
     let limits = &file.tunnels[0].limits;
     assert_eq!((limits.max_connections, limits.max_connection_rate), (3, 4));
     let (max_bandwidth, proxy_protocol) = (NonZeroU64::new(1_000_000), Some(ProxyProtocol::V2));
     let serving = Serving { max_bandwidth, proxy_protocol, ..Serving::default() };
-    let follows = Serving { datagrams: Some(Datagrams::Follow), ..Serving::default() };
+    let datagrams = Some(Datagrams::Follow);
+    let follows = Serving { datagrams, proxy_protocol, proxy_protocol_first: true, ..Serving::default() };
     let all = [serving, Serving::default(), follows];
     assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
     let parts = file.tunnels[1].parts();
@@ -105,6 +113,21 @@ fn every_key_is_read() {
     assert_eq!(file.tunnels[2].limits, TunnelLimits::default());
     let [ssh, site] = [("ssh", "127.0.0.1:22".into(), 6022), ("site", "127.0.0.1:8443".into(), 0)];
     assert_eq!(tunnels, [ssh, site, ("web", "[::1]:8000".into(), 0)]);
+}
+
+#[test]
+fn a_port_at_two_addresses_is_two() {
+    let tunnel = |name: &str, address: &str| {
+        let at = if address.is_empty() { String::new() } else { format!("bind_addr = '{address}'\n") };
+        format!("[[tunnels]]\nname = '{name}'\nlocal = 'a:1'\npublic_port = 53\n{at}")
+    };
+    let file = parse(&(tunnel("a", "127.0.0.1") + &tunnel("b", "::ffff:192.0.2.1"))).unwrap();
+    let addresses: Vec<_> = file.tunnels.iter().map(|tunnel| tunnel.bind_addr.unwrap().to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1", "192.0.2.1"]);
+    for (one, other) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", ""), ("::", "127.0.0.1")] {
+        let both = tunnel("a", one) + &tunnel("b", other);
+        assert!(problem(&both).contains("which tunnel \"a\" has"), "{one} {other}");
+    }
 }
 
 #[test]
@@ -124,8 +147,12 @@ fn hosts_are_each_one_tunnels() {
         ("protocol = 'ftp'", "is no protocol of a tunnel"),
         ("protocol = 'tcp'\nhosts = ['a']", "stands beside `protocol = \"tcp\"`"),
         ("public_port = 1\nhosts = ['a']", "stands beside `hosts`"),
+        ("bind_addr = '::1'\nhosts = ['a']", "`bind_addr` in [[tunnels]] stands beside `hosts`"),
+        ("bind_addr = 'localhost'", "is no IP address; write one of the server's"),
         ("protocol = 'udp'\nhosts = ['a']", "stands beside `protocol = \"udp\"`"),
-        ("protocol = 'udp'\nproxy_protocol = 'v2'", "is for tunnels of TCP"),
+        ("protocol = 'udp'\nproxy_protocol = 'v1'", "a datagram needs \"v2\""),
+        ("protocol = 'udp'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
+        ("proxy_protocol = 'v2'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
         ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
     ] {
         assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));
@@ -270,6 +297,9 @@ fn the_proxy_protocol_has_two_versions() {
     let tunnel = "[[tunnels]]\nname = 'a'\nlocal = 'a:1'\nproxy_protocol = ";
     let read = |value: &str| parse(&format!("{tunnel}{value}")).unwrap().tunnels[0].serving.proxy_protocol;
     assert_eq!((read("'v1'"), read("'v2'")), (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)));
+    let udp = format!("{tunnel}'v2'\nprotocol = 'udp'\nproxy_protocol_first = ");
+    let first = |value| parse(&format!("{udp}{value}")).unwrap().tunnels[0].serving.proxy_protocol_first;
+    assert_eq!((first("true"), first("false")), (true, false));
     for wrong in ["''", "'v3'", "'V1'"] {
         assert!(problem(&format!("{tunnel}{wrong}")).contains("is no version of the PROXY protocol; write"));
     }
@@ -338,7 +368,7 @@ fn what_a_service_is_like_is_said_of_hosts_in_the_clear() {
 #[test]
 fn a_unix_socket_is_for_streams_and_has_no_port() {
     let text = "[[tunnels]]\nname = \"app\"\nlocal = \"unix:run/app-1.sock\"";
-    let file = parse_client(text, Path::new("etc/client.toml")).unwrap();
+    let file = parse_client(text, Path::new("etc/client.toml"), &Environment::default()).unwrap();
     assert_eq!(file.tunnels[0].parts()[0].local, "unix:etc/run/app-1.sock", "it starts at the file's directory");
     let said = |more: &str| problem(&format!("[[tunnels]]\nname = \"app\"\nlocal = \"unix:/run/app.sock\"\n{more}"));
     assert!(

@@ -1,5 +1,6 @@
 //! What a session asks of the server's main thread.
 
+use crate::codes::TunnelRefusal;
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
 use crate::routes::Site;
@@ -8,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 /// A tunnel that a client has registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct TunnelView<'a> {
     pub name: &'a str,
     /// The public port that its client wants; 0: any, or it has a host.
     pub wanted: u16,
+    /// The address where its client wants it; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// Whether that is one of UDP.
     pub udp: bool,
     /// Its host, if it has one instead of a port.
@@ -45,6 +48,8 @@ pub struct Bind {
     pub registration: Registration,
     /// Where.
     pub place: Place,
+    /// The address of the port; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// Who may visit.
     pub gate: Box<Gate>,
 }
@@ -70,13 +75,15 @@ pub struct Withdrawn {
     pub open: Option<Registration>,
 }
 
-/// What a client has asked for with a tunnel: for logs.
+/// What a client has asked for with a tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// Its name.
     pub name: String,
     /// The public port; 0: any, or it has a host.
     pub wanted: u16,
+    /// The address where that is to be; none: the server's choice.
+    pub bind_addr: Option<IpAddr>,
     /// Whether that is one of UDP.
     pub udp: bool,
     /// The host, if it has one instead of a port.
@@ -101,8 +108,8 @@ pub struct Bound {
 pub enum Reaction {
     /// Nothing.
     Nothing,
-    /// Send this.
-    Reply(ServerMsg),
+    /// Say that a tunnel is refused, with which the client has asked for this.
+    Refuse(TunnelId, Asked, TunnelRefusal),
     /// Open a public port.
     Bind(Bind),
     /// Judge a tunnel's visitors anew.

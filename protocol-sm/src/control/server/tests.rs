@@ -29,7 +29,11 @@ fn register(control: &mut Control, tunnel: u32, public_port: u16) -> Result<Reac
     let limits = TunnelLimits::default();
     let name = String::new();
     let ledger = ledger(control);
-    control.on_msg(ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, name, limits }, 5, &ledger)
+    control.on_msg(
+        ClientMsg::RegisterTunnel { tunnel: TunnelId(tunnel), public_port, bind_addr: None, name, limits },
+        5,
+        &ledger,
+    )
 }
 
 fn registration(tunnel: u32, serial: u64) -> Registration {
@@ -39,7 +43,7 @@ fn registration(tunnel: u32, serial: u64) -> Registration {
 fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
     let gate = Box::new(Gate::new(None, &control.scope, TunnelLimits::default()));
     let place = Place::Ports(ports.iter().copied().collect());
-    Bind { registration: registration(tunnel, serial), place, gate }
+    Bind { registration: registration(tunnel, serial), place, bind_addr: None, gate }
 }
 
 fn close(control: &mut Control, tunnel: u32) -> Reaction {
@@ -63,6 +67,11 @@ fn refused(tunnel: u32, code: TunnelRefusal) -> ServerMsg {
     ServerMsg::TunnelRefused { tunnel: TunnelId(tunnel), code }
 }
 
+/// What a registration of `register` is answered that comes to nothing.
+fn not_had(tunnel: u32, wanted: u16, code: TunnelRefusal) -> Reaction {
+    Reaction::Refuse(TunnelId(tunnel), Asked { wanted, ..Asked::default() }, code)
+}
+
 #[test]
 fn k1_each_registration_is_answered_once() {
     let mut control = control("6001-6003", 1);
@@ -81,12 +90,12 @@ fn p_take_2_a_tunnel_is_handed_over_by_its_port_and_where_any_will_do_by_its_nam
     for (tunnel, port, name) in [(1, 6001, "a"), (2, 6002, "b")] {
         let (limits, ledger) = (TunnelLimits::default(), ledger(&control));
         let (tunnel, name) = (TunnelId(tunnel), name.into());
-        let msg = ClientMsg::RegisterTunnel { tunnel, public_port: port, name, limits };
+        let msg = ClientMsg::RegisterTunnel { tunnel, public_port: port, bind_addr: None, name, limits };
         let _ = control.on_msg(msg, 5, &ledger);
         let _ = control.on_bound(registration(tunnel.0, u64::from(tunnel.0)), opened(port));
     }
     let port = |found: Option<(Registration, SocketAddr)>| found.map(|(_, public)| public.port());
-    let asked = |name: &str, wanted| Asked { name: name.into(), wanted, udp: false, site: None };
+    let asked = |name: &str, wanted| Asked { name: name.into(), wanted, ..Asked::default() };
     assert_eq!(port(control.hand_over(&asked("c", 0))), None);
     assert_eq!(port(control.hand_over(&asked("a", 6003))), None);
     assert_eq!(port(control.hand_over(&asked("b", 0))), Some(6002));
@@ -152,17 +161,46 @@ fn k4_what_is_closed_while_it_waits_is_never_opened() {
 #[test]
 fn the_scope_is_kept() {
     let mut control = control("6000-6002", 1);
-    let not_allowed = Reaction::Reply(refused(1, TunnelRefusal::PortNotAllowed));
-    assert_eq!(register(&mut control, 1, 5999), Ok(not_allowed));
+    assert_eq!(register(&mut control, 1, 5999), Ok(not_had(1, 5999, TunnelRefusal::PortNotAllowed)));
     let _ = register(&mut control, 1, 6000);
     let _ = register(&mut control, 2, 6001);
-    let too_many = Reaction::Reply(refused(3, TunnelRefusal::TooManyTunnels));
-    assert_eq!(register(&mut control, 3, 6002), Ok(too_many));
+    assert_eq!(register(&mut control, 3, 6002), Ok(not_had(3, 6002, TunnelRefusal::TooManyTunnels)));
     let _ = control.on_bound(registration(1, 1), opened(6000));
     // One is open, the other is being opened.
     let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
     assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
     assert_eq!(control.on_bound(registration(2, 2), opened(6001)), Bound { reply: None, close: true, next: None });
+}
+
+/// P-TUN-16.
+#[test]
+fn a_port_may_be_wanted_at_an_address_that_is_allowed() {
+    let mut control = control("6000-6002", 1);
+    let address = |text: &str| text.parse().ok();
+    let at = |control: &mut Control, tunnel: u32, bind_addr| {
+        let (tunnel, limits) = (TunnelId(tunnel), TunnelLimits::default());
+        let name = String::new();
+        let msg = ClientMsg::RegisterTunnel { tunnel, public_port: 6000, bind_addr, name, limits };
+        control.on_msg(msg, 5, &ledger(control))
+    };
+    let denied = |reaction| matches!(reaction, Ok(Reaction::Refuse(_, _, TunnelRefusal::AddressNotAllowed)));
+    assert!(denied(at(&mut control, 1, address("127.0.0.1"))), "none is allowed by itself");
+    control.scope.allow_bind_addrs = vec!["127.0.0.0/8".parse().unwrap()];
+    for other in ["192.0.2.1", "0.0.0.0", "::1", "::ffff:192.0.2.1"] {
+        assert!(denied(at(&mut control, 1, address(other))), "{other}");
+    }
+    let Ok(Reaction::Bind(bind)) = at(&mut control, 1, address("::ffff:127.0.0.1")) else { panic!("it is allowed") };
+    assert_eq!(bind.bind_addr, address("127.0.0.1"));
+    assert!(control.has(&bind.place, address("127.0.0.1")) && control.has(&bind.place, None));
+    assert!(!control.has(&bind.place, address("127.0.0.2")), "the port at another address is another port");
+    let missing = control.on_bound(registration(1, 1), Err(SysError::NoAddress));
+    assert_eq!(missing, said(refused(1, TunnelRefusal::NoAddress)));
+    let _ = at(&mut control, 1, address("127.0.0.1"));
+    let _ = control.on_bound(registration(1, 2), Ok(SocketAddr::from(([127, 0, 0, 1], 6000))));
+    let asked = Asked { wanted: 6000, ..Asked::default() };
+    assert_eq!(control.hand_over(&asked), None, "where the server chooses the address it is another port");
+    let (withdrawn, _) = control.rescope(Scope { allow_bind_addrs: Vec::new(), ..control.scope.clone() });
+    assert_eq!(withdrawn.iter().map(|(_, code)| *code).collect::<Vec<_>>(), [TunnelRefusal::AddressNotAllowed]);
 }
 
 #[test]
@@ -173,8 +211,8 @@ fn k1_a_client_that_drains_gets_no_more_tunnels() {
     let closed = control.on_msg(ClientMsg::Drain, 0, &Ledger::default());
     assert_eq!(closed, Ok(Reaction::Unbind(vec![registration(1, 1)])));
     for tunnel in [1, 2] {
-        let reply = Reaction::Reply(refused(tunnel, TunnelRefusal::TooManyTunnels));
-        assert_eq!(register(&mut control, tunnel, 6001), Ok(reply));
+        let too_many = not_had(tunnel, 6001, TunnelRefusal::TooManyTunnels);
+        assert_eq!(register(&mut control, tunnel, 6001), Ok(too_many));
     }
     assert_eq!(control.on_msg(ClientMsg::Drain, 0, &Ledger::default()), Ok(Reaction::Unbind(vec![])));
 }
@@ -182,7 +220,7 @@ fn k1_a_client_that_drains_gets_no_more_tunnels() {
 fn rescoped(control: &mut Control, allow: &str) -> (Vec<(u32, bool)>, Vec<u32>) {
     let scope = Scope { allow_ports: allow.parse().unwrap(), ..control.scope.clone() };
     let (withdrawn, admitted) = control.rescope(scope);
-    let withdrawn = withdrawn.iter().map(|tunnel| (tunnel.tunnel.0, tunnel.open.is_some())).collect();
+    let withdrawn = withdrawn.iter().map(|(tunnel, _)| (tunnel.tunnel.0, tunnel.open.is_some())).collect();
     (withdrawn, admitted.iter().map(|admitted| admitted.registration.tunnel.0).collect())
 }
 

@@ -1,13 +1,15 @@
 //! The user says anew which tunnels there are: which of them stay, and how those that do not are replaced without a
 //! visitor losing more than it must.
 //!
-//! A tunnel is the same if its name and its public port, or its host and what the server knows of the service, are. With another port or host it moves: the tunnel
-//! there is another one, and the old one stays open until that is ready, unless its port or host is now another tunnel's.
+//! A tunnel is the same if its name and its public port and that port's address, or its host and what the server knows of
+//! the service, are. With another port or host it moves: the tunnel there is another one, and the old one stays open until
+//! that is ready, unless its port or host is in another tunnel's way.
 //! With another name and the same port or host it is renamed where it is, if its old name is nobody's, or it has the same
 //! LocalServer. Everything else about it (its LocalServer, its limits) changes in place.
 
 use super::{LookupState, State, TunnelEntry, Tunnels};
 use crate::ids::TunnelId;
+use crate::ports::may_clash;
 use crate::reload::Changes;
 use crate::routes::Site;
 use crate::settings::{Timings, TunnelSpec};
@@ -36,8 +38,14 @@ impl Tunnels {
         let mut changes = Changes { things: "tunnel", ..Changes::default() };
         let mut orders = Orders::default();
         let names: BTreeSet<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-        let ports: BTreeSet<_> =
-            specs.iter().map(|spec| (spec.is_udp(), spec.public_port)).filter(|&(_, port)| port != 0).collect();
+        let mut ports = BTreeMap::<_, Vec<_>>::new();
+        for spec in specs.iter().filter(|spec| spec.public_port != 0) {
+            ports.entry((spec.is_udp(), spec.public_port)).or_default().push(spec.bind_addr);
+        }
+        let is_wanted = |entry: &TunnelEntry| {
+            let wanted = entry.port().and_then(|port| ports.get(&(entry.spec.is_udp(), port)));
+            wanted.is_some_and(|wanted| wanted.iter().any(|&bind_addr| may_clash(bind_addr, entry.spec.bind_addr)))
+        };
         let sites: BTreeSet<Site> = specs.iter().filter_map(|spec| spec.site.clone()).collect();
         let mut kept = BTreeSet::new();
         let mut passed_on = BTreeSet::new();
@@ -78,7 +86,7 @@ impl Tunnels {
             let successor = successor.filter(|successor| kept.contains(successor));
             let is_free = match &entry.spec.site {
                 Some(site) => !sites.contains(site),
-                None => entry.port().is_none_or(|port| !ports.contains(&(entry.spec.is_udp(), port))),
+                None => !is_wanted(entry),
             };
             if successor.is_some() && entry.state == State::Open && is_free {
                 entry.successor = successor;
@@ -101,15 +109,14 @@ impl Tunnels {
         let has_port = |entry: &TunnelEntry| {
             spec.site == entry.spec.site
                 && spec.is_udp() == entry.spec.is_udp()
+                && spec.bind_addr == entry.spec.bind_addr
                 && (spec.public_port == entry.spec.public_port
                     || spec.public_port == 0
                     || Some(spec.public_port) == entry.port())
         };
         let has_this = |entry: &TunnelEntry| match &spec.site {
             Some(site) => entry.spec.site.as_ref() == Some(site),
-            None => {
-                spec.public_port != 0 && spec.is_udp() == entry.spec.is_udp() && entry.port() == Some(spec.public_port)
-            }
+            None => spec.public_port != 0 && entry.port() == Some(spec.public_port) && has_port(entry),
         };
         let named = free().filter(|(_, entry)| entry.spec.name == spec.name && is_like(entry) && has_port(entry));
         // Where any port will do, that of the tunnel which has moved already.
@@ -206,14 +213,15 @@ mod tests {
     use crate::settings::{Serving, TunnelLimits};
     use alloc::format;
     use alloc::vec;
-    use core::net::{Ipv4Addr, SocketAddr};
+    use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
     const NOW: Instant = Instant::ZERO;
 
     fn spec(name: &str, public_port: u16) -> TunnelSpec {
         let local = format!("{name}.local:80");
         let (limits, serving) = (TunnelLimits::default(), Serving::default());
-        TunnelSpec { name: name.into(), public_port, site: None, local, local_sources: vec![], limits, serving }
+        let (bind_addr, site) = (None, None);
+        TunnelSpec { name: name.into(), public_port, bind_addr, site, local, local_sources: vec![], limits, serving }
     }
 
     /// A client with these tunnels, of which each is open where it wants to be, or at port 9.
@@ -316,6 +324,26 @@ mod tests {
         be_open(&mut tunnels, TunnelId(2));
         let (orders, changes) = change(&mut tunnels, vec![numbered("a-0", 7), numbered("a-1", 8)]);
         assert_eq!((orders.close, said(&changes)), (vec![TunnelId(2)], [0, 1, 0, 2, 0]));
+    }
+
+    #[test]
+    fn a_port_at_another_address_is_another_port_and_one_that_is_in_the_way_is_closed_at_once() {
+        let at = |bind_addr: Option<[u8; 4]>, port| {
+            let bind_addr = bind_addr.map(IpAddr::from);
+            TunnelSpec { bind_addr, ..spec("a", port) }
+        };
+        let (one, two) = (Some([192, 0, 2, 1]), Some([192, 0, 2, 2]));
+        for (before, after, closed) in [
+            (at(one, 1), at(two, 1), vec![]),
+            (at(one, 1), at(None, 1), vec![TunnelId(0)]),
+            (at(None, 1), at(two, 1), vec![TunnelId(0)]),
+            (at(None, 1), at(two, 2), vec![]),
+            (at(one, 0), at(two, 0), vec![]),
+        ] {
+            let mut tunnels = open(vec![before]);
+            let (orders, changes) = change(&mut tunnels, vec![after]);
+            assert_eq!((orders.close, said(&changes)), (closed, [0, 0, 1, 0, 0]));
+        }
     }
 
     #[test]

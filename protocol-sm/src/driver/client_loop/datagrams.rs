@@ -27,7 +27,7 @@ impl<T, P> ClientLoop<T, P> {
         let lost = &mut self.core.tally.lost;
         let Some(delivered) = local.port.change(|stream| {
             let went_on = !stream.has_ended();
-            let sent = say(cx, stream, lost);
+            let sent = say(cx, stream, &mut self.core.datagram, lost);
             if stream.has_ended() {
                 stream.waiting.close(lost);
             }
@@ -90,8 +90,13 @@ where
 }
 
 /// Sends all that is whole. A connected socket's send is told once what became of an earlier one, and has done nothing
-/// then: it is repeated.
-fn say<T, S>(cx: &mut Cx<'_, S>, stream: &mut Datagrams<T>, lost: &mut Counts<Lost>) -> Result<(), Violation>
+/// then: it is repeated. `buffer`: for what is put together.
+fn say<T, S>(
+    cx: &mut Cx<'_, S>,
+    stream: &mut Datagrams<T>,
+    buffer: &mut Vec<u8>,
+    lost: &mut Counts<Lost>,
+) -> Result<(), Violation>
 where
     S: Sockets<Stream = T>,
 {
@@ -99,13 +104,25 @@ where
     let mut refused = false;
     while let Some(datagram) = stream.out.pop().map_err(|_| Violation::Malformed)? {
         let Some(socket) = &stream.socket else { continue };
+        let datagram = match &stream.front {
+            None => datagram,
+            Some(front) => match front.put(datagram, buffer) {
+                Some(datagram) => datagram,
+                None => {
+                    lost.add(Lost::TooLong);
+                    continue;
+                }
+            },
+        };
         let mut sent = cx.sys.say(socket, to, datagram);
         if sent == Err(SysError::Refused) {
             refused = true;
             sent = cx.sys.say(socket, to, datagram);
         }
-        if sent.is_err() {
-            lost.add(Lost::NotSent);
+        match (sent, &mut stream.front) {
+            (Err(_), _) => lost.add(Lost::NotSent),
+            (Ok(()), Some(front)) => front.on_sent(),
+            (Ok(()), None) => {}
         }
     }
     if refused {

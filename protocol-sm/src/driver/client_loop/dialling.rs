@@ -286,6 +286,7 @@ impl<T, P> ClientLoop<T, P> {
             return Attempt::Failed(SysError::Reset);
         };
         let datagrams = self.servings.get(&tunnel).and_then(|serving| serving.datagrams);
+        let front = active(&mut self.slots, token).and_then(|active| active.front.clone());
         let mut failed = SysError::NoAddress;
         for nth in 0..ports.tries() {
             let Some(address) = ports.source(nth, to) else { continue };
@@ -295,7 +296,10 @@ impl<T, P> ClientLoop<T, P> {
                     None => Endpoint::connecting(cx.sys.connect(&from, to, Role::Local, local)?),
                     Some(kind) => {
                         let mut port = Endpoint::datagrams(Some(cx.sys.associate(&from, to, kind, local)?));
-                        port.change(|stream| stream.to = (kind == Datagrams::Follow).then_some(to));
+                        port.change(|stream| {
+                            stream.to = (kind == Datagrams::Follow).then_some(to);
+                            stream.front.clone_from(&front);
+                        });
                         port
                     }
                 };

@@ -11,6 +11,7 @@ use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
 use crate::conn::client::IdleConn;
+use crate::datagrams::Front;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
@@ -298,9 +299,13 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let Serving { max_bandwidth, proxy_protocol, .. } = servings.get(&tunnel).copied().unwrap_or_default();
-            if let Some(proxy_protocol) = proxy_protocol {
-                conn.link.ingress_flow.push_frame(&proxy_protocol.header(visitor, public));
+            let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } =
+                servings.get(&tunnel).copied().unwrap_or_default();
+            let mut front = None;
+            match (proxy_protocol, datagrams) {
+                (None, _) => {}
+                (Some(_), Some(_)) => front = Some(Box::new(Front::new(visitor, public, first))),
+                (Some(version), None) => conn.link.ingress_flow.push_frame(&version.header(visitor, public)),
             }
             let (conn_state, dial, local) = (active, None, None);
             conn.state = State::Active(Active {
@@ -313,6 +318,7 @@ fn on_frame<T, P>(
                 began,
                 max_bandwidth,
                 throttled: [false; 2],
+                front,
                 visit,
             });
             Ok(())

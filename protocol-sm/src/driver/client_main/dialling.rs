@@ -16,7 +16,7 @@ use crate::outbound::{Passage, PassageFailure};
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume, SITES,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume,
     TAKEOVER, ToServer, UDP,
 };
 use alloc::boxed::Box;
@@ -160,13 +160,7 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE
-                        | HOSTS
-                        | SITES
-                        | UDP
-                        | frugal
-                        | of(TAKEOVER, is_new)
-                        | of(CHANNEL, channel.is_some()),
+                    features: LEAVE | HOSTS | UDP | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());

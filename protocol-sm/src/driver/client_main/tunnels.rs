@@ -12,7 +12,7 @@ use crate::ids::{ClientId, TunnelId};
 use crate::names::LocalAt;
 use crate::notes::Note;
 use crate::visit::Label;
-use crate::wire::{ClientMsg, HOSTS, SITES, UDP};
+use crate::wire::{ClientMsg, HOSTS, UDP};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -73,9 +73,8 @@ impl<T> ClientMain<T> {
             && let Some(msg) = self.tunnels.register(cx.now)
         {
             // PROTOCOL.md: P-EVO-1.
-            let feature = if matches!(msg, ClientMsg::RegisterSite { .. }) { SITES } else { HOSTS };
-            if let ClientMsg::RegisterHost { tunnel, .. } | ClientMsg::RegisterSite { tunnel, .. } = msg
-                && self.features & feature == 0
+            if let ClientMsg::RegisterHost { tunnel, .. } = msg
+                && self.features & HOSTS == 0
             {
                 self.refuse(cx, tunnel, TunnelRefusal::NoHosts).expect("it was asked for");
             } else if let ClientMsg::RegisterUdp { tunnel, .. } = msg

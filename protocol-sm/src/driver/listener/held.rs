@@ -3,6 +3,7 @@
 use super::super::inherit::{Given, Owner};
 use super::super::slab::Token;
 use super::super::sys::Listen;
+use crate::ports::may_clash;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
@@ -55,6 +56,7 @@ impl<L> Held<L> {
         if !self.admits(false, at, owner) {
             return Err(SysError::InUse);
         }
+        self.make_way(sys, false, at, owner);
         let Some((_, listener)) = self.ports.get(&(false, at)) else { return sys.listen(at, token) };
         let real = sys.adopt(listener, token)?;
         let (_, listener) = self.ports.remove(&(false, at)).expect("it is held there");
@@ -72,9 +74,28 @@ impl<L> Held<L> {
         if !self.admits(true, at, owner) {
             return Err(SysError::InUse);
         }
+        self.make_way(sys, true, at, owner);
         match self.ports.remove(&(true, at)) {
             Some((_, listener)) => Ok((listener, at)),
             None => sys.bind_udp(at),
+        }
+    }
+
+    /// Closes what `owner` had at another address and has at this one from now on, where the one keeps the other from being
+    /// opened.
+    fn make_way<S: Listen<Listener = L>>(&mut self, sys: &mut S, udp: bool, at: SocketAddr, owner: &Owner) {
+        let in_the_way = |(kind, held): &(bool, SocketAddr), of: &Owner| {
+            (*kind, held.port(), of) == (udp, at.port(), owner)
+                && held.ip() != at.ip()
+                && may_clash(Some(held.ip()), Some(at.ip()))
+        };
+        if self.ports.contains_key(&(udp, at)) {
+            return;
+        }
+        let found: Vec<_> =
+            self.ports.iter().filter(|(place, (of, _))| in_the_way(place, of)).map(|(&place, _)| place).collect();
+        for (_, listener) in found.into_iter().filter_map(|place| self.ports.remove(&place)) {
+            sys.unlisten(listener);
         }
     }
 
@@ -115,6 +136,7 @@ impl<L> Held<L> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::stub::Net;
     use super::*;
     use crate::ids::ClientId;
     use alloc::vec;
@@ -145,5 +167,27 @@ mod tests {
         assert!(held.admits(false, at(6002), &owner(2, None)), "nothing is held there");
         assert_eq!(held.next_deadline(), Some(until));
         assert_eq!(Held::<()>::default().next_deadline(), None);
+    }
+    /// P-LEAVE-5.
+    #[test]
+    fn what_its_client_wants_elsewhere_now_keeps_nothing_from_being_opened() {
+        let at = |address: [u8; 4], port| SocketAddr::from((address, port));
+        let owner = |client| Owner { client: ClientId([client; 16]), credential: None };
+        let (one, two, all) = ([192, 0, 2, 1], [192, 0, 2, 2], [0; 4]);
+        let places = [at(one, 6000), at(two, 6000), at(all, 6001), at(one, 6002)];
+        let ports = places.map(|at| HeldPort { udp: false, at, owner: owner(1), listener: at });
+        let mut held = Held::new(ports.into(), Instant::ZERO);
+        let mut sys = Net::default();
+        for (other, address, port, closed) in [
+            (2, all, 6002, &[][..]),
+            (1, two, 6002, &[]),
+            (1, two, 6000, &[]),
+            (1, all, 6000, &places[..1]),
+            (1, two, 6001, &[places[0], places[2]]),
+        ] {
+            let token = Token::from_number(1).unwrap();
+            let listened = held.listen(&mut sys, at(address, port), &owner(other), token);
+            assert_eq!((listened.is_ok(), &sys.closed[..]), (true, closed), "{address:?} {port}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! A flow as the relay sees it: a stream in each direction, in which each datagram has its length in front.
 
-use crate::datagrams::{Deframer, Queue};
+use crate::datagrams::{Deframer, Front, Queue};
 use crate::sys_error::SysError;
+use alloc::boxed::Box;
 use core::net::SocketAddr;
 
 /// See the module. `T` is a socket.
@@ -13,6 +14,8 @@ pub(crate) struct Datagrams<T> {
     pub(crate) may_hear: bool,
     /// Where the next one goes, if the socket is not connected.
     pub(crate) to: Option<SocketAddr>,
+    /// What stands in front of what is sent.
+    pub(crate) front: Option<Box<Front>>,
     /// From the outer side, for the conn.
     pub(crate) waiting: Queue,
     /// From the conn, for the outer side.
@@ -30,7 +33,7 @@ enum End {
 impl<T> Datagrams<T> {
     pub(super) fn new(socket: Option<T>) -> Self {
         let (waiting, out) = (Queue::default(), Deframer::default());
-        Self { socket, may_hear: true, to: None, waiting, out, end: None }
+        Self { socket, may_hear: true, to: None, front: None, waiting, out, end: None }
     }
 
     /// No datagram comes any more.

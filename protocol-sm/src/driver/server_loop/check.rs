@@ -65,9 +65,9 @@ impl<T, P> ServerLoop<T, P> {
                     assert_eq!(self.core.places(token), usize::from(port.queued), "whoever is queued is queued once");
                     port.flows.assert_consistent();
                     assert_eq!(self.ports.get(&port.owner()), Some(&token), "a tunnel finds its port");
-                    for (from, flow) in port.flows.iter() {
+                    for (party, flow) in port.flows.iter() {
                         let Some(Slot::Visitor(flow)) = self.slots.get(flow) else { panic!("a flow is there") };
-                        assert_eq!(flow.from, from, "F1: a flow is its visitor's");
+                        assert_eq!(flow.flow.map(|flow| flow.party), Some(party), "F1: a flow is its party's");
                         assert!(flow.deadline.is_some(), "every flow ends");
                     }
                 }

@@ -10,13 +10,15 @@ use super::super::slab::Token;
 use super::super::sys::Address;
 use super::super::thread::Cx;
 use super::{LoopSys, ServerLoop, Slot, Visitor};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
-use crate::datagrams::{FlowTable, Lost, MAX_DATAGRAM, MAX_FLOWS, Speaker};
+use crate::datagrams::{FlowTable, Lost, MAX_DATAGRAM, Party, Speaker};
 use crate::gate::Gate;
 use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::Dropped;
-use crate::sources::Source;
+use crate::proxy_protocol::{Malformed, Sender, split};
+use crate::sources::{Network, Source};
 use crate::time::Instant;
 use crate::visit::Begun;
 use alloc::boxed::Box;
@@ -34,6 +36,8 @@ pub(super) struct Port<T> {
     socket: T,
     public: SocketAddr,
     gate: Box<Gate>,
+    /// Relays: a header in front of each of their datagrams says who has sent it.
+    trusted: Vec<Network>,
     pub(super) flows: FlowTable<Token>,
     /// It waits for another turn.
     pub(super) queued: bool,
@@ -44,12 +48,42 @@ impl<T> Port<T> {
     pub(super) fn owner(&self) -> (ControlKey, TunnelId) {
         (self.control, self.tunnel)
     }
+
+    /// Who has sent a datagram that comes from `peer`, and what.
+    // PROTOCOL.md: P-FRONT-6.
+    fn whose<'a>(&self, peer: SocketAddr, datagram: &'a [u8]) -> Result<(Origin, &'a [u8]), Malformed> {
+        if !self.trusted.iter().any(|network| network.contains(peer.ip())) {
+            return Ok((Origin { party: peer.into(), relay: None, is_check: false }, datagram));
+        }
+        let (sender, sent) = split(datagram)?;
+        let visitor = match sender {
+            Sender::Visitor(visitor) => visitor,
+            Sender::Unnamed | Sender::Relay => peer,
+        };
+        let relay = Some(peer.ip()).filter(|_| !planted(PlantedBug::RelayForgotten));
+        let party = Party { visitor, relay };
+        Ok((Origin { party, relay: Some(peer), is_check: sender == Sender::Relay }, sent))
+    }
+}
+
+/// Where a datagram comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    party: Party,
+    /// The relay that it came by.
+    relay: Option<SocketAddr>,
+    /// A relay looks whether the service answers: no visitor.
+    is_check: bool,
 }
 
 /// Which flow a visitor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
     port: Token,
+    /// Whom it is with.
+    pub(super) party: Party,
+    /// Where it was heard from last, if that was a relay.
+    relay: Option<SocketAddr>,
     /// The address that it has spoken to last.
     own: IpAddr,
     /// That of its port.
@@ -60,13 +94,18 @@ impl Flow {
     pub(super) fn public(&self) -> SocketAddr {
         SocketAddr::new(self.own, self.number)
     }
+
+    /// Where what it is told goes.
+    fn back(&self) -> Address {
+        Address { peer: self.relay.unwrap_or(self.party.visitor), own: self.own }
+    }
 }
 
 impl<T, P> ServerLoop<T, P> {
     /// A public UDP port is open.
     // PROTOCOL.md: P-UDP-1.
     pub(super) fn on_port<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, port: UdpPort<T>) {
-        let UdpPort { control, tunnel, socket, public, gate } = port;
+        let UdpPort { control, tunnel, socket, public, gate, trusted } = port;
         if self.closed || self.core.draining {
             cx.sys.close(socket);
             return cx.sys.tell(FromServerLoop::PortClosed);
@@ -74,7 +113,8 @@ impl<T, P> ServerLoop<T, P> {
         let made = self.slots.insert_with(|token| match cx.sys.watch(&socket, token) {
             Ok(()) => {
                 let flows = FlowTable::default();
-                Ok(Slot::Port(Box::new(Port { control, tunnel, socket, public, gate, flows, queued: false })))
+                let queued = false;
+                Ok(Slot::Port(Box::new(Port { control, tunnel, socket, public, gate, trusted, flows, queued })))
             }
             Err(_) => Err(socket),
         });
@@ -96,6 +136,15 @@ impl<T, P> ServerLoop<T, P> {
         {
             gate.follow(&mut port.gate);
             port.gate = gate;
+        }
+    }
+
+    /// Datagrams that come from these networks from now on say who has sent them.
+    pub(super) fn trust(&mut self, trusted: &[Network]) {
+        for &token in self.ports.values() {
+            if let Some(Slot::Port(port)) = self.slots.get_mut(token) {
+                port.trusted = trusted.to_vec();
+            }
         }
     }
 
@@ -153,18 +202,21 @@ impl<T, P> ServerLoop<T, P> {
     // PROTOCOL.md: P-UDP-3.
     fn on_datagram<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, from: Address, datagram: &[u8]) {
         let Some(Slot::Port(port)) = self.slots.get_mut(token) else { return };
+        let Ok((origin, datagram)) = port.whose(from.peer, datagram) else {
+            return self.core.tally.lost.add(Lost::NoHeader);
+        };
         if datagram.len() > MAX_DATAGRAM {
             return self.core.tally.lost.add(Lost::TooLong);
         }
-        let known = port.flows.get(from.peer);
-        let Some(flow) = known.or_else(|| self.begin_flow(cx, token, from)) else {
+        let known = port.flows.get(origin.party);
+        let Some(flow) = known.or_else(|| self.begin_flow(cx, token, origin, from.own)) else {
             return self.core.tally.lost.add(Lost::NoFlow);
         };
         if let Some(Slot::Port(port)) = self.slots.get_mut(token) {
-            port.flows.on_spoken(cx.now, from.peer, Speaker::Visitor);
+            port.flows.on_spoken(cx.now, origin.party, Speaker::Visitor);
         }
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(flow) else { return };
-        visitor.flow.iter_mut().for_each(|flow| flow.own = from.own);
+        visitor.flow.iter_mut().for_each(|flow| (flow.relay, flow.own) = (origin.relay, from.own));
         let lost = &mut self.core.tally.lost;
         visitor.port.change(|stream| stream.waiting.push(cx.now, datagram, lost));
         let control = visitor.control;
@@ -177,14 +229,23 @@ impl<T, P> ServerLoop<T, P> {
 
     /// The first datagram of a visitor has come. `None`: it begins no flow.
     // PROTOCOL.md: P-UDP-7.
-    fn begin_flow<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, from: Address) -> Option<Token> {
+    fn begin_flow<S: LoopSys<T, P>>(
+        &mut self,
+        cx: &mut Cx<'_, S>,
+        token: Token,
+        origin: Origin,
+        own: IpAddr,
+    ) -> Option<Token> {
         let Some(Slot::Port(port)) = self.slots.get_mut(token) else { return None };
         let (control, tunnel) = (port.control, port.tunnel);
-        port.gate.admit(cx.now, from.peer.ip()).ok()?;
-        if port.flows.of_source(Source::of(from.peer.ip())) >= port.gate.per_source {
-            return None;
+        let Origin { party, relay, is_check } = origin;
+        if !is_check {
+            port.gate.admit(cx.now, party.visitor.ip()).ok()?;
+            if port.flows.of_source(Source::of(party.visitor.ip())) >= port.gate.per_source {
+                return None;
+            }
         }
-        let most = port.gate.max_connections.min(MAX_FLOWS);
+        let most = port.gate.max_connections.min(port.gate.max_flows);
         let shard = self.controls.get(&control).filter(|shard| !shard.closing && !shard.retired && !self.closed)?;
         if port.flows.len() >= most as usize || shard.is_full(&self.ledger) {
             let silent = port.flows.makes_room(cx.now)?;
@@ -199,13 +260,14 @@ impl<T, P> ServerLoop<T, P> {
             return None;
         }
         let Some(Slot::Port(port)) = self.slots.get_mut(token) else { return None };
-        let (visit, number) = (Begun::new(port.gate.label.clone(), cx.now), port.public.port());
+        let label = port.gate.label.clone().filter(|_| !is_check);
+        let (visit, number) = (Begun::new(label, cx.now), port.public.port());
         let visitor = Visitor {
             control,
             tunnel,
-            from: from.peer,
+            from: party.visitor,
             guest: None,
-            flow: Some(Flow { port: token, own: from.own, number }),
+            flow: Some(Flow { port: token, party, relay, own, number }),
             visit,
             port: Endpoint::datagrams(None),
             conn: None,
@@ -215,10 +277,12 @@ impl<T, P> ServerLoop<T, P> {
         };
         let Ok::<_, core::convert::Infallible>(flow) = self.slots.insert_with(|_| Ok(Slot::Visitor(Box::new(visitor))));
         if let Some(Slot::Port(port)) = self.slots.get_mut(token) {
-            port.flows.insert(cx.now, from.peer, flow);
+            port.flows.insert(cx.now, party, flow);
         }
-        self.core.totals.visitors += 1;
-        self.count(control, tunnel);
+        if !is_check {
+            self.core.totals.visitors += 1;
+            self.count(control, tunnel);
+        }
         if let Some(shard) = self.controls.get_mut(&control) {
             *shard.visits.entry(tunnel).or_default() += 1;
             self.ledger.add(shard.holder, Good::Visitor, 1);
@@ -252,9 +316,9 @@ impl<T, P> ServerLoop<T, P> {
     /// Datagrams of this visitor begin another flow from now on.
     pub(super) fn leave_port(&mut self, token: Token) {
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) else { return };
-        let (from, Some(flow)) = (visitor.from, visitor.flow) else { return };
+        let Some(flow) = visitor.flow else { return };
         if let Some(Slot::Port(port)) = self.slots.get_mut(flow.port) {
-            port.flows.remove(from, token);
+            port.flows.remove(flow.party, token);
         }
     }
 
@@ -274,9 +338,9 @@ impl<T, P> ServerLoop<T, P> {
             }
             return;
         }
-        let (from, port) = (visitor.from, visitor.flow.map(|flow| flow.port));
-        let Some(Slot::Port(port)) = port.and_then(|port| self.slots.get(port)) else { return };
-        let Some(life) = port.flows.life(from) else { return };
+        let Some(flow) = visitor.flow else { return };
+        let Some(Slot::Port(port)) = self.slots.get(flow.port) else { return };
+        let Some(life) = port.flows.life(flow.party) else { return };
         let until = life.until(self.core.timings.udp_idle_timeout);
         if until <= cx.now {
             return self.end_flow(cx, token, Dropped::Gone);
@@ -293,7 +357,7 @@ impl<T, P> ServerLoop<T, P> {
     // PROTOCOL.md: P-UDP-2.
     pub(super) fn deliver<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), Violation> {
         let Some(Slot::Visitor(visitor)) = self.slots.get(token) else { return Ok(()) };
-        let (from, Some(flow)) = (visitor.from, visitor.flow) else { return Ok(()) };
+        let Some(flow) = visitor.flow else { return Ok(()) };
         let lost = &mut self.core.tally.lost;
         let mut send = |stream: &mut Stream<T>, mut port: Option<&mut Port<T>>| {
             while let Some(datagram) = stream.out.pop().map_err(|_| Violation::Malformed)? {
@@ -301,9 +365,8 @@ impl<T, P> ServerLoop<T, P> {
                     lost.add(Lost::Ended);
                     continue;
                 };
-                port.flows.on_spoken(cx.now, from, Speaker::Service);
-                let to = Address { peer: from, own: flow.own };
-                if cx.sys.say(&port.socket, Some(to), datagram).is_err() {
+                port.flows.on_spoken(cx.now, flow.party, Speaker::Service);
+                if cx.sys.say(&port.socket, Some(flow.back()), datagram).is_err() {
                     lost.add(Lost::NotSent);
                 }
             }

@@ -32,12 +32,14 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-TUN-14.
     fn close_port<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, port: u16) -> usize {
         let keys: Vec<_> = self.sessions.keys().collect();
+        let mut count = 0;
         for key in keys {
-            if let Some(Some(withdrawn)) = self.sessions.act(key, |control, _| control.close_port(port)) {
+            // At several addresses, or of TCP and of UDP.
+            while let Some(Some(withdrawn)) = self.sessions.act(key, |control, _| control.close_port(port)) {
                 self.withdraw(cx, key, withdrawn, TunnelRefusal::Closed);
-                return 1;
+                count += 1;
             }
         }
-        0
+        count
     }
 }

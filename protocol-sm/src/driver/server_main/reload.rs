@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, TunnelRefusal};
 use crate::control::credentials::follow;
-use crate::control::server::{Control, Withdrawn, not_allowed};
+use crate::control::server::{Control, Withdrawn};
 use crate::ledger::{Good, Holder};
 use crate::notes::Note;
 use crate::reload::server_settings;
@@ -97,9 +97,8 @@ impl<T, L> ServerMain<T, L> {
         }
         let rescoped = self.sessions.act(key, |control, _| control.rescope(scope.clone()));
         let Some((withdrawn, admitted)) = rescoped else { return };
-        for withdrawn in withdrawn {
+        for (withdrawn, code) in withdrawn {
             *closed += usize::from(withdrawn.open.is_some());
-            let code = not_allowed(withdrawn.asked.site.as_ref());
             self.withdraw(cx, key, withdrawn, code);
         }
         for admitted in admitted {

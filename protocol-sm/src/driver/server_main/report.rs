@@ -95,7 +95,7 @@ impl<T, L> ServerMain<T, L> {
         let tunnels = control.tunnels().map(|view| {
             let state = if view.public.is_some() { TunnelState::Open } else { TunnelState::Opening };
             let mut tunnel = TunnelReport::new(String::from(view.name), state, view.wanted);
-            tunnel.locate(view.site, view.udp, view.public);
+            tunnel.locate(view.site, view.udp, view.bind_addr, view.public);
             tunnel.turned_away = turned_away(view.tunnel);
             if let Some(tally) = tallies.get(&view.tunnel) {
                 tunnel.fill(tally, now);

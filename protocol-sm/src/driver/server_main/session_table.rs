@@ -24,7 +24,7 @@ use crate::time::Instant;
 use crate::wire::ClientHello;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -318,11 +318,11 @@ impl SessionTable {
 
     /// The session that has what is at `place` and makes room for a newcomer of the same holder: it has no ctl_conn, and
     /// nothing was heard of it since the newcomer's session began.
-    pub(super) fn ghost(&self, newcomer: ControlKey, place: &Place) -> Option<ControlKey> {
+    pub(super) fn ghost(&self, newcomer: ControlKey, place: &Place, bind_addr: Option<IpAddr>) -> Option<ControlKey> {
         let holder = self.entries.get(&newcomer)?.control.credential;
         let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));
         let ghost = gone.filter(|entry| entry.control.credential == holder && entry.heard_beside < newcomer);
-        ghost.map(|entry| &entry.control).find(|control| control.has(place)).map(|control| control.key)
+        ghost.map(|entry| &entry.control).find(|control| control.has(place, bind_addr)).map(|control| control.key)
     }
 
     /// A session of `holder` whose ports are released.

@@ -59,29 +59,11 @@ impl<T, L> ServerMain<T, L> {
         msg: ClientMsg,
     ) -> Result<(), Stop> {
         let random = random_u32(cx.sys);
-        let asked = match &msg {
-            ClientMsg::RegisterTunnel { name, public_port, .. } => {
-                Asked { name: name.clone(), wanted: *public_port, udp: false, site: None }
-            }
-            ClientMsg::RegisterUdp { name, public_port, .. } => {
-                Asked { name: name.clone(), wanted: *public_port, udp: true, site: None }
-            }
-            ClientMsg::RegisterHost { name, site, .. } | ClientMsg::RegisterSite { name, site, .. } => {
-                Asked { name: name.clone(), wanted: 0, udp: false, site: Some((**site).clone()) }
-            }
-            ClientMsg::CloseTunnel { .. }
-            | ClientMsg::ConnFailed { .. }
-            | ClientMsg::Fin { .. }
-            | ClientMsg::Done { .. }
-            | ClientMsg::Abort { .. }
-            | ClientMsg::StartSeen { .. }
-            | ClientMsg::ChangeTunnel { .. }
-            | ClientMsg::Drain => Asked::default(),
-        };
         let reaction = self.sessions.act(key, |control, ledger| control.on_msg(msg, random, ledger));
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
-            Reaction::Reply(reply) => {
+            Reaction::Refuse(tunnel, asked, code) => {
+                let reply = ServerMsg::TunnelRefused { tunnel, code };
                 self.note_tunnel(cx, key, asked, &reply);
                 self.send(cx, key, reply);
             }
@@ -139,17 +121,17 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.get(control) else { return };
         let holder = entry.control.credential;
         let owner = Owner { client: entry.control.client, credential: self.settings.name_of(holder) };
-        let Bind { registration, place, mut gate } = bind;
+        let Bind { registration, place, bind_addr, mut gate } = bind;
         gate.label = self.label(control, registration.tunnel);
         if let Some(former) = self.take_tunnel(control, registration.tunnel) {
             cx.sys.tell(ToListener::HandOver { former, control, registration, gate });
             return self.end_handover_if_through(cx, former.control);
         }
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
-        if let Some(ghost) = self.sessions.ghost(control, &place) {
+        if let Some(ghost) = self.sessions.ghost(control, &place, bind_addr) {
             self.release(cx, ghost, CloseCode::Replaced);
         }
-        let at = self.bind_at;
+        let at = bind_addr.map_or(self.bind_at, |address| SocketAddr::new(address, 0));
         cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate });
     }
 

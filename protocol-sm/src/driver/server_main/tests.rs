@@ -132,7 +132,7 @@ impl Desk {
     /// A client registers a tunnel, and its port is opened.
     fn register(&mut self, key: ControlKey, tunnel: u32, public_port: u16) {
         let (tunnel, limits) = (TunnelId(tunnel), TunnelLimits::default());
-        let register = ClientMsg::RegisterTunnel { tunnel, public_port, name: String::new(), limits };
+        let register = ClientMsg::RegisterTunnel { tunnel, public_port, bind_addr: None, name: String::new(), limits };
         assert!(self.with(|main, cx| main.on_client_msg(cx, key, register)).is_ok());
         if let Some(&ToListener::Bind { control, registration, .. }) = self.net.to_listener.last() {
             let bound = Ok(address(public_port));

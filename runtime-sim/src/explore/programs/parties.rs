@@ -47,6 +47,7 @@ impl Programs {
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
                 public_port: PUBLIC_PORT,
+                bind_addr: None,
                 site: None,
                 local: at(LOCAL_PORT).to_string(),
                 local_sources: Vec::new(),

@@ -180,6 +180,7 @@ fn a_newcomer_that_comes_back_takes_over_again() {
     first.send(ClientMsg::RegisterTunnel {
         tunnel: TunnelId(7),
         public_port: ports[0],
+        bind_addr: None,
         name: "raw".into(),
         limits: TunnelLimits::default(),
     });

@@ -15,7 +15,7 @@ fn begin(table: &mut SessionTable, holder: usize, client: u8, has_port: bool) ->
     let mut control = control(key, Some(holder), client);
     if has_port {
         let (tunnel, name, limits) = (TunnelId(1), String::new(), TunnelLimits::default());
-        let register = ClientMsg::RegisterTunnel { tunnel, public_port: PORT, name, limits };
+        let register = ClientMsg::RegisterTunnel { tunnel, public_port: PORT, bind_addr: None, name, limits };
         assert!(control.on_msg(register, 5, &Ledger::default()).is_ok());
     }
     let token = Token::from_number(key.0).unwrap();
@@ -34,16 +34,18 @@ fn only_the_own_holders_ghost_makes_room_for_a_newcomer() {
     let table = &mut SessionTable::new(Ledger::default());
     let ghost = begin(table, 0, 1, true);
     let (newcomer, stranger) = (begin(table, 0, 2, false), begin(table, 1, 1, false));
-    assert_eq!(table.ghost(newcomer, &at_port(PORT)), None, "it has a ctl_conn");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT), None), None, "it has a ctl_conn");
     table.detach(ghost, at(30), at(300));
-    assert_eq!(table.ghost(newcomer, &at_port(PORT)), Some(ghost));
-    assert_eq!(table.ghost(newcomer, &at_port(PORT + 1)), None);
-    assert_eq!(table.ghost(stranger, &at_port(PORT)), None, "another holder's");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT), None), Some(ghost));
+    assert_eq!(table.ghost(newcomer, &at_port(PORT + 1), None), None);
+    let elsewhere = Some(IpAddr::from([192, 0, 2, 9]));
+    assert_eq!(table.ghost(newcomer, &at_port(PORT), elsewhere), Some(ghost), "its ports may be at every address");
+    assert_eq!(table.ghost(stranger, &at_port(PORT), None), None, "another holder's");
     assert_eq!(table.asleep(Some(0)), None, "it has its ports");
     table.sleep(ghost);
     assert_eq!([0, 1].map(|holder| table.asleep(Some(holder))), [Some(ghost), None]);
     table.on_heard(ghost);
-    assert_eq!(table.ghost(newcomer, &at_port(PORT)), None, "it was heard since");
+    assert_eq!(table.ghost(newcomer, &at_port(PORT), None), None, "it was heard since");
 }
 
 /// P-RES-9: anybody may have heard a session's number.
