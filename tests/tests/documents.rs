@@ -71,3 +71,23 @@ fn the_files_that_the_documents_name_are_there() {
     assert!(checked > 100, "only {checked} are named");
     assert!(missing.is_empty(), "not there: {missing:#?}");
 }
+
+/// Those that are drawn from nothing but the script; the recording of a terminal needs the programs.
+#[test]
+fn the_pictures_are_what_their_script_draws() {
+    arm();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let pictures = workspace().join("docs/pictures");
+    fs::copy(pictures.join("make.py"), folder.path().join("make.py")).expect("a copy");
+    let drawn = std::process::Command::new("python3").arg(folder.path().join("make.py")).status();
+    if drawn.is_err() {
+        use std::io::Write;
+        let _unread = writeln!(std::io::stderr(), "SKIPPED the_pictures_are_what_their_script_draws: needs python3");
+        return;
+    }
+    assert!(drawn.is_ok_and(|status| status.success()), "make.py failed");
+    for name in ["visit.svg", "house.svg"] {
+        let [committed, new] = [&pictures, folder.path()].map(|folder| fs::read_to_string(folder.join(name)));
+        assert!(committed.expect("a picture") == new.expect("a picture"), "{name}: run docs/pictures/make.py");
+    }
+}
