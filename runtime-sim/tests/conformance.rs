@@ -128,7 +128,8 @@ rules! {
         net.until(FAR, |ready| ready.readable);
         assert!(matches!(net.accept(&door), Err(SysError::WouldBlock)));
         let far = net.accept(&other).unwrap();
-        (net.close(near), net.close(far), net.unlisten(door), net.unlisten(other));
+        [near, far].into_iter().for_each(|stream| net.close(stream));
+        [door, other].into_iter().for_each(|door| net.unlisten(door));
     }
 
     fn a_refused_connect_is_an_error_that_is_taken_once<N: Net>() {

@@ -51,11 +51,6 @@ impl HandshakeLimit {
         self.len
     }
 
-    /// How many there are of one source address.
-    pub(super) fn of(&self, source: Source) -> usize {
-        self.by_source.get(&source).map_or(0, VecDeque::len)
-    }
-
     /// Which connection must go before one from `source` may come, if any: there are `most` at once, and so many of one
     /// source. `expected` tells how many the clients at a source were asked for.
     // PROTOCOL.md: P-AUTH-12.

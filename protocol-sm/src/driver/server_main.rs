@@ -238,8 +238,6 @@ struct ProxyHand<T> {
     framer: Framer<ProxyToServer>,
     reader: PrefaceReader,
     preface: Option<Preface>,
-    /// When its handshake was to be through.
-    until: Instant,
     deadline: Option<Instant>,
 }
 

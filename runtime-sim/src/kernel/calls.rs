@@ -33,7 +33,7 @@ impl Kernel {
         }
         let first = match to.ip().to_canonical() {
             IpAddr::V4(ip) if ip.octets()[1] > 0 => IpAddr::from([10, 0, 0, ip.octets()[1]]),
-            ip => ip,
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
         };
         self.hosts.iter().position(|host| host.ip == first).map(HostId)
     }

@@ -17,7 +17,6 @@ use crate::ledger::Good;
 use crate::notes::{HandshakeEnd, Note};
 use crate::purposes::{Purpose, Purposes};
 use crate::sources::Source;
-use crate::stir::PATIENCE;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::wire::{
@@ -89,7 +88,6 @@ impl<T, L> ServerMain<T, L> {
                     framer: Framer::default(),
                     reader: PrefaceReader::default(),
                     preface: None,
-                    until,
                     deadline: None,
                 })
             } else {
@@ -197,7 +195,7 @@ impl<T, L> ServerMain<T, L> {
             }
             Some(Slot::Proxy(hand)) => {
                 hand.deadline = None;
-                self.on_slow_hand(cx, token);
+                self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
             }
             Some(Slot::Fronted(_)) => self.on_front_waited(cx, token),
             Some(Slot::Untold(untold)) => {
@@ -206,20 +204,6 @@ impl<T, L> ServerMain<T, L> {
                 self.settle(cx);
             }
             Some(Slot::Door(_)) | None => {}
-        }
-    }
-
-    /// Somebody has not said whose conn this is, and has more time where clients were asked for so many: theirs may have to
-    /// wait behind payload.
-    // PROTOCOL.md: P-AUTH-12.
-    fn on_slow_hand<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        let Some(Slot::Proxy(hand)) = self.slots.get_mut(token) else { return };
-        let (source, timeout) = (Source::of(hand.from.ip()), self.settings.timings.handshake_timeout);
-        let patient = cx.now < hand.until + timeout.saturating_mul(PATIENCE - 1);
-        if patient && self.handshake_limit.of(source) <= self.sessions.expected(source) {
-            self.timers.set(token, &mut hand.deadline, Some(cx.now + timeout));
-        } else {
-            self.drop_handshake(cx, token, HandshakeEnd::TooSlow);
         }
     }
 

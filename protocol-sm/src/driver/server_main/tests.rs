@@ -14,7 +14,6 @@ use alloc::{format, vec};
 
 mod reloads;
 mod takeovers;
-mod thin_line;
 mod upgrades;
 
 type Main = ServerMain<u32, SocketAddr>;
