@@ -85,16 +85,8 @@ fn own_bulk_on_a_thin_line_costs_no_visitor() {
 #[test]
 fn own_bulk_on_a_thin_line_costs_no_new_conn() {
     root_only!();
-    let hasty = || options().key("dial_timeout", 2).key("handshake_timeout", 3).threads(1);
-    visits_beside_bulk(hasty().key("wait_timeout", 3), hasty());
-}
-
-/// P-AUTH-12: under TLS a hello has to wait, too. Its server does not know yet whose it is, and was told to be patient.
-#[test]
-fn own_bulk_on_a_thin_line_costs_no_new_conn_under_tls() {
-    root_only!();
-    let hasty = || options().key("dial_timeout", 2).key("handshake_timeout", 3).threads(1);
-    visits_beside_bulk(options().key("handshake_timeout", 60).key("wait_timeout", 3).threads(1).tls(), hasty());
+    let hasty = || options().key("handshake_timeout", 5).threads(1);
+    visits_beside_bulk(hasty().key("wait_timeout", 5), hasty());
 }
 
 /// Eight visitors come while four others download more than the line can take. Each is served.

@@ -44,6 +44,8 @@ pub(super) struct Net {
     /// How often somebody was to be connected to.
     pub(super) connects: u32,
     pub(super) unacked: Option<Unacked>,
+    /// What each stream has taken and its peer has not.
+    pub(super) unsent: usize,
     pub(super) lent: Vec<Given>,
     /// Addresses of listeners that were closed.
     pub(super) closed: Vec<SocketAddr>,
@@ -119,7 +121,7 @@ impl Streams for Net {
         ([192, 0, 2, 1], 443).into()
     }
     fn unsent(&self, _: &u32) -> usize {
-        0
+        self.unsent
     }
     fn unacked(&self, _: &u32) -> Option<Unacked> {
         self.unacked

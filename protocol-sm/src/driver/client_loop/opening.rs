@@ -56,7 +56,7 @@ impl<T, P> ClientLoop<T, P> {
                     let at = cx.now + self.core.timings.handshake_timeout;
                     self.core.timers.set(token, &mut conn.deadline, Some(at));
                 }
-                self.look_around(cx.now);
+                self.look_around(cx);
                 // It may be through already.
                 self.drive(cx, token);
             }
@@ -70,7 +70,7 @@ impl<T, P> ClientLoop<T, P> {
     /// A conn's handshake takes too long, unless it has to wait behind payload.
     // PROTOCOL.md: P-POOL-2.
     pub(super) fn on_slow_handshake<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
-        self.look_around(cx.now);
+        self.look_around(cx);
         let timeout = self.core.timings.handshake_timeout;
         let stirs = self.stir.moved(cx.now, timeout);
         let Some(Slot::Conn(conn)) = self.slots.get_mut(token) else { return };
@@ -82,14 +82,15 @@ impl<T, P> ClientLoop<T, P> {
         }
     }
 
-    /// Looks how much payload has gone to the server.
-    fn look_around(&mut self, now: Instant) {
+    /// Looks how much payload the server's system has acknowledged: a socket takes more at once, and then nothing for long.
+    fn look_around<S: LoopSys<T, P>>(&mut self, cx: &Cx<'_, S>) {
         let gone = self.conns.values().filter_map(|&token| {
             let Some(Slot::Conn(conn)) = self.slots.get(token) else { return None };
             let State::Active(active) = &conn.state else { return None };
-            Some(active.conn.transfer.egress.forwarded())
+            let unsent = cx.sys.unsent(conn.link.port.stream());
+            Some(active.conn.transfer.egress.forwarded().wrapping_sub(unsent as u64))
         });
-        self.stir.look(now, || gone.sum());
+        self.stir.look(cx.now, || gone.fold(0, u64::wrapping_add));
     }
 
     // PROTOCOL.md: P-POOL-2.

@@ -5,8 +5,19 @@ use crate::settings::Origin;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How payload moves.
+#[derive(Clone, Copy)]
+enum Moves {
+    /// Sockets take it, and the server has it.
+    Through,
+    /// The server has more of what the sockets took long ago.
+    Out,
+    /// Sockets take it, and the server has none of it.
+    In,
+}
+
 /// After how many limits a conn that the server does not answer is given up, where payload moves in the first `moving`.
-fn patience(moving: u32) -> u32 {
+fn patience(moves: Moves, moving: u32) -> u32 {
     let mut desk = Desk::new(&[address(9)]);
     desk.visit(1);
     let local = desk.client.slots.iter().find_map(|(token, slot)| match slot {
@@ -16,13 +27,22 @@ fn patience(moving: u32) -> u32 {
     let (token, stream) = local.expect("it is served");
     let (session, conn) = (SessionId([1; 16]), ConnId(2));
     let (to, secret) = (Destination { to: address(3), through: None }, session_key(session));
+    desk.net.unsent = 1000;
     desk.tell(ToClientLoop::Open { from: Origin::default(), to, conn, session, secret });
     let gone = FromClientLoop::ConnGone { serial: SERIAL, conn };
     for round in 1..100 {
         if round <= moving {
-            desk.net.put(stream, b"payload");
-            let ready = Readiness { readable: true, ..Readiness::default() };
-            desk.with(|client, cx| client.on_ready(cx, token, ready));
+            let payload = b"payload";
+            match moves {
+                Moves::Through => {}
+                Moves::Out => desk.net.unsent -= 1,
+                Moves::In => desk.net.unsent += payload.len(),
+            }
+            if !matches!(moves, Moves::Out) {
+                desk.net.put(stream, payload);
+                let ready = Readiness { readable: true, ..Readiness::default() };
+                desk.with(|client, cx| client.on_ready(cx, token, ready));
+            }
         }
         desk.now = desk.now + TIMEOUT;
         desk.with(|client, cx| client.on_deadline(cx));
@@ -35,5 +55,8 @@ fn patience(moving: u32) -> u32 {
 
 #[test]
 fn a_new_conn_has_as_long_again_while_payload_moves_and_not_for_ever() {
-    assert_eq!([0, 1, 2, 11, 12, 99].map(patience), [1, 2, 3, 12, 12, 12]);
+    for moves in [Moves::Through, Moves::Out] {
+        assert_eq!([0, 1, 2, 11, 12, 99].map(|moving| patience(moves, moving)), [1, 2, 3, 12, 12, 12]);
+    }
+    assert_eq!(patience(Moves::In, 99), 1);
 }
