@@ -5,7 +5,7 @@ use crate::sockets::{LOOPBACK, bounded, reset};
 use crate::wait::PATIENCE;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket};
 use nix::sys::socket::{Backlog, listen, sockopt};
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -222,6 +222,21 @@ fn listener_at(addr: SocketAddr) -> std::io::Result<TcpListener> {
 fn small_thread(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let thread = Builder::new().name(name.to_owned()).stack_size(1 << 20);
     thread.spawn(body).expect("a thread")
+}
+
+/// The head of an HTTP request, with the empty line at its end. `None`: whoever asks has ended before.
+///
+/// # Panics
+/// If it cannot be read, or is no text.
+#[must_use]
+pub fn read_head(from: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if from.read_line(&mut head).expect("a head") == 0 {
+            return None;
+        }
+    }
+    Some(head)
 }
 
 #[cfg(test)]

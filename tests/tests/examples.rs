@@ -2,14 +2,14 @@
 //! program that it is for, if that is installed.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 use tests::foreign::{Foreign, find};
 use tests::programs::{Program, Server};
-use tests::services::Service;
+use tests::services::{Service, read_head};
 use tests::sockets::{connect, free_port};
 use tests::wait::{PATIENCE, eventually, until};
 
@@ -91,12 +91,7 @@ impl Example {
 fn web() -> Service {
     Service::start(|mut stream| {
         let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if lines.read_line(&mut head).expect("a head") == 0 {
-                return;
-            }
-        }
+        let Some(_head) = read_head(&mut lines) else { return };
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").expect("sent");
     })
 }
@@ -129,29 +124,25 @@ fn ssh() {
 
 #[test]
 fn website() {
-    let Some(program) = find("curl") else { return };
-    let service = web();
-    let mut example = Example::new("website", &[(8000, service.addr().port())], |text| text);
-    if example.certificate().is_none() {
-        return;
-    }
-    let (_server, _client) = (example.server(), example.client());
-    let port = example.port(8443);
-    let (url, resolve) = (format!("https://app.localhost:{port}/"), format!("app.localhost:{port}:127.0.0.1"));
-    assert_eq!(curl(&program, &["--cacert", &example.path("cert.pem"), "--resolve", &resolve, &url]), "hello");
+    is_served_over_tls("website", 8000, "app.localhost");
 }
 
 #[test]
 fn home() {
+    is_served_over_tls("home", 8123, "home.localhost");
+}
+
+/// A web server at this port of the example is reached by its name.
+fn is_served_over_tls(folder: &str, service_port: u16, host: &str) {
     let Some(program) = find("curl") else { return };
     let service = web();
-    let mut example = Example::new("home", &[(8123, service.addr().port())], |text| text);
+    let mut example = Example::new(folder, &[(service_port, service.addr().port())], |text| text);
     if example.certificate().is_none() {
         return;
     }
     let (_server, _client) = (example.server(), example.client());
     let port = example.port(8443);
-    let (url, resolve) = (format!("https://home.localhost:{port}/"), format!("home.localhost:{port}:127.0.0.1"));
+    let (url, resolve) = (format!("https://{host}:{port}/"), format!("{host}:{port}:127.0.0.1"));
     assert_eq!(curl(&program, &["--cacert", &example.path("cert.pem"), "--resolve", &resolve, &url]), "hello");
 }
 

@@ -1,12 +1,12 @@
 //! The recipes of docs/recipes.md, as they stand there but for ports and paths: web servers on the public machine, with a
 //! site and WebSockets behind them, and an FTP server in passive mode.
 
-use std::io::{BufRead, BufReader, Write, copy};
+use std::io::{BufReader, Write, copy};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use tests::foreign::{Foreign, find};
 use tests::programs::{Client, Server, options};
-use tests::services::Service;
+use tests::services::{Service, read_head};
 use tests::sockets::{free_port, visit_end_from};
 use tests::visits::ip;
 use tests::wait::{eventually, until};
@@ -28,12 +28,7 @@ fn recipe(language: &str, places: &[(&str, String)]) -> String {
 fn site() -> Service {
     Service::start(|mut stream| {
         let mut lines = BufReader::new(stream.try_clone().expect("a second handle"));
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if lines.read_line(&mut head).expect("a head") == 0 {
-                return;
-            }
-        }
+        let Some(head) = read_head(&mut lines) else { return };
         let header = |name: &str| {
             let mut found = head.lines().filter_map(|line| line.split_once(": "));
             found.find(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())

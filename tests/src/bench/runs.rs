@@ -284,13 +284,25 @@ fn datagram_ping_pong(peer: &Running, flows: usize, scale: &Scale) -> Result<Run
     let mut flows = Flows::open(peer.target, flows, SMALL)?;
     flows.exchange(Limits { count: MOST, time: STALL }, Then::BeSilent)?;
     flows.exchange(Limits { count: MOST, time: scale.slice / 10 }, Then::AskAgain)?;
+    let limits = Limits { count: MOST, time: scale.slice };
+    answers(peer, &mut flows, limits, Then::AskAgain, ["replies", "reply"])
+}
+
+/// What flows are answered within the limits. `named`: what is counted, and what is waited for.
+fn answers(
+    peer: &Running,
+    flows: &mut Flows,
+    limits: Limits,
+    then: Then,
+    named: [&'static str; 2],
+) -> Result<Run, String> {
     let cpu = peer.cpu()?;
-    let answered = flows.exchange(Limits { count: MOST, time: scale.slice }, Then::AskAgain)?;
+    let answered = flows.exchange(limits, then)?;
     let cpu = peer.cpu()? - cpu;
     let mut run = Run::default();
-    run.figure("replies", "/s", answered.rate()?);
+    run.figure(named[0], "/s", answered.rate()?);
     report_cpu(&mut run, peer, cpu, answered.latencies.len());
-    run.tail(["p50", "p99"], "reply", Unit::Micros, answered.latencies);
+    run.tail(["p50", "p99"], named[1], Unit::Micros, answered.latencies);
     Ok(run)
 }
 
@@ -303,14 +315,8 @@ fn datagrams_one_way(peer: &Running, scale: &Scale) -> Result<Run, String> {
 fn new_flows(peer: &Running, at_once: usize, scale: &Scale) -> Result<Run, String> {
     let mut flows = Flows::open(peer.target, at_once, SMALL)?;
     flows.exchange(Limits { count: MOST, time: STALL }, Then::BeSilent)?;
-    let cpu = peer.cpu()?;
-    let answered = flows.exchange(Limits { count: MOST_FLOWS, time: scale.slice }, Then::BeginAnew)?;
-    let cpu = peer.cpu()? - cpu;
-    let mut run = Run::default();
-    run.figure("flows", "/s", answered.rate()?);
-    report_cpu(&mut run, peer, cpu, answered.latencies.len());
-    run.tail(["p50", "p99"], "first reply of a flow", Unit::Micros, answered.latencies);
-    Ok(run)
+    let limits = Limits { count: MOST_FLOWS, time: scale.slice };
+    answers(peer, &mut flows, limits, Then::BeginAnew, ["flows", "first reply of a flow"])
 }
 
 fn idle_flows(peer: &Running, scale: &Scale) -> Result<Run, String> {

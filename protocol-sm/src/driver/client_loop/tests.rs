@@ -95,6 +95,19 @@ impl Desk {
         self.with(|client, cx| client.on_deadline(cx));
     }
 
+    /// The one LocalServer that is connected says this. Returns its stream.
+    fn local_says(&mut self, bytes: &[u8]) -> u32 {
+        let local = self.client.slots.iter().find_map(|(token, slot)| match slot {
+            Slot::Local(local) => Some((token, *local.port.stream())),
+            Slot::Conn(_) => None,
+        });
+        let (token, stream) = local.expect("it is served");
+        self.net.put(stream, bytes);
+        let ready = Readiness { readable: true, ..Readiness::default() };
+        self.with(|client, cx| client.on_ready(cx, token, ready));
+        stream
+    }
+
     /// Visitors that have their LocalServer.
     fn served(&self) -> usize {
         self.client.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Local(_))).count()

@@ -7,14 +7,7 @@ fn who_has_sent_and_is_not_heard_asks_for_the_line_and_gives_the_conn_up() {
     for is_well in [false, true] {
         let mut desk = Desk::new(&[address(9)]);
         desk.visit(1);
-        let local = desk.client.slots.iter().find_map(|(token, slot)| match slot {
-            Slot::Local(local) => Some((token, *local.port.stream())),
-            Slot::Conn(_) => None,
-        });
-        let (token, stream) = local.expect("it is served");
-        desk.net.put(stream, b"never acknowledged");
-        let ready = Readiness { readable: true, ..Readiness::default() };
-        desk.with(|client, cx| client.on_ready(cx, token, ready));
+        let stream = desk.local_says(b"never acknowledged");
         let (began, asks) = (desk.now, FromClientLoop::AskLine { serial: SERIAL, loop_index: 0, conn: ConnId(1) });
         let mut repeats = 0;
         while !desk.net.from_client_loop.contains(&asks) {

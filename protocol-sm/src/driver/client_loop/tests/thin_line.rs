@@ -20,11 +20,6 @@ enum Moves {
 fn patience(moves: Moves, moving: u32) -> u32 {
     let mut desk = Desk::new(&[address(9)]);
     desk.visit(1);
-    let local = desk.client.slots.iter().find_map(|(token, slot)| match slot {
-        Slot::Local(local) => Some((token, *local.port.stream())),
-        Slot::Conn(_) => None,
-    });
-    let (token, stream) = local.expect("it is served");
     let (session, conn) = (SessionId([1; 16]), ConnId(2));
     let (to, secret) = (Destination { to: address(3), through: None }, session_key(session));
     desk.net.unsent = 1000;
@@ -39,9 +34,7 @@ fn patience(moves: Moves, moving: u32) -> u32 {
                 Moves::In => desk.net.unsent += payload.len(),
             }
             if !matches!(moves, Moves::Out) {
-                desk.net.put(stream, payload);
-                let ready = Readiness { readable: true, ..Readiness::default() };
-                desk.with(|client, cx| client.on_ready(cx, token, ready));
+                desk.local_says(payload);
             }
         }
         desk.now = desk.now + TIMEOUT;
