@@ -125,11 +125,13 @@ pub enum PlantedBug {
     DroppedUncounted,
     /// A relay's visitor and somebody who comes directly from his address have one flow.
     RelayForgotten,
+    /// A ctl_conn ends before the event loops know what was said on it.
+    FarewellEarly,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -187,6 +189,7 @@ impl PlantedBug {
         Self::FlowForever,
         Self::DroppedUncounted,
         Self::RelayForgotten,
+        Self::FarewellEarly,
     ];
 }
 

@@ -100,6 +100,7 @@
 //! | FlowsMixedUp | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
 //! | FlowForever | - | - | flows: 1 | - | a silent flow has not ended |
 //! | DroppedUncounted | - | - | flows: 19 | - | more was read than was sent and counted as lost |
+//! | FarewellEarly | - | - | 2230, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | RelayForgotten | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
 #![forbid(unsafe_code)]
 

@@ -197,10 +197,10 @@ fn what_is_asked_for_in_the_middle_is_refused_or_reaches_the_one_that_serves() {
     short_visit(client.public(), 3);
 }
 
-/// Five times both at once: a client's next process comes while the server's does. Nobody is refused, no transfer lost.
+/// Twenty times both at once: a client's next process comes while the server's does. Nobody is refused, no transfer lost.
 #[test]
 fn both_sides_are_upgraded_at_once_and_nobody_notices() {
-    const UPGRADES: usize = 5;
+    const UPGRADES: usize = 20;
     let echo = Service::echo();
     let port = free_port();
     let server = Server::start(options().brisk().flag("drain-timeout", 60).threads(2));

@@ -103,6 +103,9 @@ pub struct ServerMain<T, L> {
     proxy_port: u16,
     slots: Slab<Slot<T, L>>,
     sessions: SessionTable,
+    /// ctl_conns of sessions that are over. A client closes its conns when it sees the end of one: by then the event
+    /// loops know what it had said, its last `Done` included.
+    farewells: Vec<CtlLink<T, ToServer>>,
     /// Connections, by the deadline of their handshake or the next heartbeat.
     timers: Timers,
     /// Connections whose handshake is not finished, by source address. One that has proved its token and waits for its
@@ -302,6 +305,7 @@ impl<T, L> ServerMain<T, L> {
             proxy_port: 0,
             slots: Slab::default(),
             sessions: SessionTable::new(ledger),
+            farewells: Vec::new(),
             timers: Timers::default(),
             handshake_limit: HandshakeLimit::default(),
             guesses: Guesses::default(),
@@ -366,7 +370,7 @@ impl<T, L> ServerMain<T, L> {
     /// Sockets that it owns, the listening ones included.
     #[must_use]
     pub fn sockets(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.farewells.len()
     }
 
     /// A connection's handshake has succeeded or failed.
@@ -486,6 +490,7 @@ where
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
+        self.close_farewells(cx);
         for _ in 0..self.busy.len().min(TURNS) {
             let Some(token) = self.busy.pop() else { return };
             match self.slots.get_mut(token) {
@@ -503,7 +508,7 @@ where
     }
 
     fn is_busy(&self) -> bool {
-        !self.busy.is_empty()
+        !self.busy.is_empty() || !self.farewells.is_empty()
     }
 }
 
@@ -538,6 +543,12 @@ impl<T, L> ServerMain<T, L> {
         cx.sys.tell(ToListener::Upgrade(Step::Leave));
     }
 
+    /// What was told before this turn the event loops know.
+    // PROTOCOL.md: P-STOP-1.
+    fn close_farewells<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        core::mem::take(&mut self.farewells).into_iter().for_each(|link| link.close(cx.sys));
+    }
+
     fn begin_drain(&mut self, now: Instant) {
         let until = now + self.settings.timings.drain_timeout;
         self.stopping = Some(Stopping { until, drained: BTreeSet::new(), over: false });
@@ -551,6 +562,7 @@ impl<T, L> ServerMain<T, L> {
         for loop_index in 0..self.loop_count {
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Stop });
         }
+        self.close_farewells(cx);
         let tokens: Vec<_> = self.slots.keys().collect();
         for token in tokens {
             match self.slots.remove(token) {

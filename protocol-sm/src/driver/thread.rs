@@ -69,7 +69,8 @@ pub enum Strategy {
     Splice,
 }
 
-/// Sends messages to other drivers: in order for each receiver, and without blocking.
+/// Sends messages to other drivers: in order for each receiver, and without blocking. They have all that was sent when
+/// [`Driver::run_busy`] begins, and when a turn is over; until then they may find out first what else was done.
 pub trait Tell<M> {
     /// Sends one message.
     fn tell(&mut self, msg: M);

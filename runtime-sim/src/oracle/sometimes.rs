@@ -104,6 +104,7 @@ pub enum Sometimes {
     TunnelMoved,
     ScopeShrunk,
     TokenRevoked,
+    Preempted,
     AskedAtOnce,
     Kicked,
     KickedWithTransfers,
@@ -127,7 +128,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 115] = [
+    pub const ALL: [Self; 116] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -224,6 +225,7 @@ impl Sometimes {
         Self::TunnelMoved,
         Self::ScopeShrunk,
         Self::TokenRevoked,
+        Self::Preempted,
         Self::AskedAtOnce,
         Self::Kicked,
         Self::KickedWithTransfers,

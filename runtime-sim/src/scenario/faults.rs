@@ -94,6 +94,31 @@ impl SimFault {
     }
 }
 
+impl KernelFault {
+    /// Whether no connection between client and server is lost by it: at most its programs close them.
+    pub(crate) fn spares_conns(self) -> bool {
+        match self {
+            Self::Sim(
+                SimFault::ResetPublic
+                | SimFault::ResetLocal
+                | SimFault::StopClient
+                | SimFault::StopServer
+                | SimFault::ServiceDown
+                | SimFault::ServiceAcceptsNothing
+                | SimFault::Rival,
+            )
+            | Self::ServiceBlackholed
+            | Self::Nudge
+            | Self::CloseTunnel
+            | Self::NoLocalPort
+            | Self::Upgrade => true,
+            Self::Sim(_) | Self::CutOneWay | Self::FreezeServer | Self::FreezeClient | Self::Kick | Self::ClosePort => {
+                false
+            }
+        }
+    }
+}
+
 impl fmt::Display for SimFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 51] = [
+pub const UNSEEN: [Sometimes; 52] = [
     Sometimes::PortShared,
     Sometimes::ClientAtOnePort,
     Sometimes::VisitorAtOnePort,
@@ -62,6 +62,7 @@ pub const UNSEEN: [Sometimes; 51] = [
     Sometimes::Upgraded,
     Sometimes::UpgradedWithTransfers,
     Sometimes::UpgradeFailed,
+    Sometimes::Preempted,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
     Sometimes::HeaderRefused,

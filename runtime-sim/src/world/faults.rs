@@ -259,6 +259,11 @@ impl World {
         self.faults.iter().any(|struck| moves.contains(&struck.fault) && struck.begun.is_some())
     }
 
+    /// Whether no fault so far takes a connection between client and server away.
+    pub(super) fn nothing_breaks(&self) -> bool {
+        self.faults.iter().all(|struck| struck.begun.is_none() || struck.fault.spares_conns())
+    }
+
     /// The server's connections on one of its own ports; for any other: its visitors.
     fn server_socks(&self, choose: impl Fn(u16) -> bool) -> Vec<SockId> {
         let proc = self.processes[self.server].proc;

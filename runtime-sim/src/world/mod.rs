@@ -78,13 +78,18 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Run(usize),
+    /// A thread that had lost the processor has it again.
+    GoOn(usize),
     Actors,
     Actor(usize),
     Visitor(usize),
     FaultBegins(usize),
     FaultEnds(usize),
     StartClient(usize),
-    Resolved { process: usize, lookup: usize },
+    Resolved {
+        process: usize,
+        lookup: usize,
+    },
     Phase,
     Look,
     Ask,
@@ -166,6 +171,10 @@ struct World {
     upgrade: Upgrade,
     silence: Silence,
     overheard: Overheard,
+    /// Threads lose the processor now and then: in every other run.
+    preempts: bool,
+    /// Numbers of its own: the other runs mean what they meant before.
+    preemption: Rng,
     coverage: Coverage,
     breach: Option<Breach>,
     phase: Phase,
@@ -254,6 +263,8 @@ impl World {
             upgrade: Upgrade::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
+            preempts: plan.seed.is_multiple_of(2),
+            preemption: Rng::new(plan.seed ^ 0xc2a9),
             coverage: Coverage::default(),
             breach: None,
             phase: Phase::Faults,
@@ -355,6 +366,7 @@ impl World {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Run(thread) => self.run_thread(thread),
+            Event::GoOn(thread) => self.go_on(thread),
             Event::Actors => {
                 self.actors_due = false;
                 self.run_actors();

@@ -97,6 +97,8 @@ pub(super) struct Effects {
     pub(super) sent_to_conn: bool,
     /// A proxy_conn was closed in good order although nothing was wrong with it.
     pub(super) closed_healthy: bool,
+    /// A connection was closed or reset.
+    pub(super) parted: bool,
     /// Read from a ctl_conn or a proxy_conn, and worth being overheard.
     pub(super) heard: Vec<(SockId, Vec<u8>)>,
     /// Outer connections that were up and are reset.
@@ -326,6 +328,7 @@ impl Streams for ThreadSys<'_> {
         let mut unread = [0; 4096];
         while stream.1 == Role::Ctl && matches!(self.kernel.recv(stream.0, &mut unread), Ok(1..)) {}
         self.effects.closed_healthy |= stream.1 == Role::Proxy && self.kernel.is_healthy(stream.0);
+        self.effects.parted = true;
         self.kernel.close(stream.0, false);
     }
 
@@ -335,6 +338,7 @@ impl Streams for ThreadSys<'_> {
             let (written, unsent) = (self.kernel.written(sock), self.kernel.unsent(sock));
             self.effects.resets.push(OuterReset { sock, written, unsent });
         }
+        self.effects.parted = true;
         self.kernel.close(sock, true);
     }
 }

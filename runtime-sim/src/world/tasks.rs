@@ -6,6 +6,7 @@ use core::net::Ipv4Addr;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
+use protocol_sm::driver::messages::ToOperator;
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Readiness, Token};
@@ -122,12 +123,34 @@ impl Task {
     }
 }
 
+/// What a thread says to another one, or to the operator.
+pub(super) enum Said {
+    To(usize, Mail),
+    Answer(ToOperator),
+}
+
+/// Where in its batch a thread can lose the processor: what it has done to its sockets the world sees by then, what it
+/// has said the others do not know yet.
+#[derive(Clone, Copy)]
+pub(super) enum Held {
+    /// Behind its mail and events, before the turns of whoever is busy.
+    Heard,
+    /// At the end.
+    Done,
+}
+
 pub(super) struct Thread {
     pub(super) process: usize,
     pub(super) proc: ProcId,
     pub(super) poll: PollId,
     pub(super) task: Task,
     pub(super) mail: VecDeque<Mail>,
+    /// What it has said since it told the others last.
+    pub(super) outgoing: Vec<Said>,
+    /// It has parted with a connection since.
+    pub(super) parted: bool,
+    /// Where in its batch it has lost the processor.
+    pub(super) held: Option<Held>,
     pub(super) pool: Vec<PipeId>,
     pub(super) rng: Rng,
     pub(super) scratch: Vec<u8>,
@@ -139,7 +162,20 @@ pub(super) struct Thread {
 
 impl Thread {
     pub(super) fn new(process: usize, proc: ProcId, poll: PollId, task: Task, rng: Rng, scratch: usize) -> Self {
-        let (mail, pool) = (VecDeque::new(), Vec::new());
-        Self { process, proc, poll, task, mail, pool, rng, scratch: vec![0; scratch], next_run: None, spins: 0 }
+        Self {
+            process,
+            proc,
+            poll,
+            task,
+            mail: VecDeque::new(),
+            outgoing: Vec::new(),
+            parted: false,
+            held: None,
+            pool: Vec::new(),
+            rng,
+            scratch: vec![0; scratch],
+            next_run: None,
+            spins: 0,
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! When the threads of servers and clients run, and what comes of it.
 
 use super::sys::{Effects, Mail, Socket, ThreadSys};
-use super::tasks::Task;
+use super::tasks::{Held, Said, Task, Thread};
 use super::{Event, Role, World};
 use crate::kernel::SockId;
-use crate::oracle::{Kind, Property};
+use crate::oracle::{Kind, Property, Sometimes};
 use crate::scenario::{CTL, HOSTS, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::listener::HeldPort;
-use protocol_sm::driver::messages::{Arrival, Order, ToClientMain, ToServerLoop, ToServerMain};
+use protocol_sm::driver::messages::{Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_main::Wanted;
 use protocol_sm::driver::{Cx, Given, Lookup, Role as ConnRole};
 use protocol_sm::ids::TunnelId;
@@ -25,6 +25,8 @@ const CTL_TURNS: usize = 8;
 /// Bytes in which a visitor has named its host, and reads in one go from one that was refused and goes on.
 const NAMED_IN: usize = 16 << 10;
 const FAREWELL_READS: usize = 16;
+/// Microseconds after which whoever has lost the processor has it again, at the latest.
+const LONGEST_WAIT: usize = 300_000;
 /// A thread that has run so often in a row with neither mail nor events spins.
 const SPINS: u32 = 10_000;
 
@@ -56,6 +58,7 @@ impl World {
                 task.hold(held, until);
             }
         });
+        self.tell(listener);
         self.sleep(listener);
         self.with(main, |task, cx| {
             if let Task::ServerMain(task) = task {
@@ -70,6 +73,7 @@ impl World {
                 }
             }
         });
+        self.tell(main);
     }
 
     pub(super) fn begin_client(&mut self, process: usize) {
@@ -79,6 +83,7 @@ impl World {
                 task.start(cx);
             }
         });
+        self.tell(main);
     }
 
     pub(super) fn deliver_resolved(&mut self, main: usize, tag: Lookup, addresses: Vec<SocketAddr>) {
@@ -217,21 +222,11 @@ impl World {
         for reset in effects.resets {
             self.see_reset(reset);
         }
-        for (place, mail) in effects.mail {
-            let to = self.processes[process].threads[place];
-            self.see_sent(process, &mail);
-            self.see_said_at_reload(&mail);
-            if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, .. }))) =
-                (&self.threads[index].task, &mail)
-            {
-                self.see_arrival(process, *control, *tunnel);
-            }
-            self.post(to, mail);
-        }
+        effects.mail.iter().for_each(|(_, mail)| self.see_said_at_reload(mail));
+        self.threads[index].parted |= effects.parted;
+        let mail = effects.mail.into_iter().map(|(place, mail)| Said::To(place, mail));
+        self.threads[index].outgoing.extend(mail.chain(effects.answers.into_iter().map(Said::Answer)));
         self.upgrade.lend(process, effects.lent);
-        for answer in effects.answers {
-            self.see_answer(process, answer);
-        }
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();
             self.lookups.push((tag, addresses));
@@ -241,11 +236,68 @@ impl World {
         }
     }
 
+    /// What a thread has said is known from now on.
+    fn tell(&mut self, index: usize) {
+        let process = self.threads[index].process;
+        self.threads[index].parted = false;
+        for said in std::mem::take(&mut self.threads[index].outgoing) {
+            match said {
+                Said::Answer(answer) => self.see_answer(process, answer),
+                Said::To(place, mail) => {
+                    self.see_sent(process, &mail);
+                    if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(arrival))) =
+                        (&self.threads[index].task, &mail)
+                    {
+                        self.see_arrival(process, arrival.control, arrival.tunnel);
+                    }
+                    self.post(self.processes[process].threads[place], mail);
+                }
+            }
+        }
+    }
+
+    /// Whether a thread that has something to say loses the processor before it does.
+    fn loses_the_processor(&mut self, index: usize, at: Held) -> bool {
+        let Thread { task, outgoing, parted, .. } = &self.threads[index];
+        // A main thread that parts with a connection has said why.
+        let is_main = matches!(task, Task::ServerMain(_) | Task::ClientMain(_));
+        let chance = if *parted && is_main { 90 } else { 5 };
+        let lost = self.preempts && !outgoing.is_empty() && self.preemption.chance(chance);
+        if lost {
+            self.threads[index].held = Some(at);
+            let time = self.preemption.log_size(1, LONGEST_WAIT) as u64;
+            self.later(Duration::from_micros(time), Event::GoOn(index));
+            self.coverage.saw(Sometimes::Preempted);
+        }
+        lost
+    }
+
+    /// A thread has the processor again.
+    pub(super) fn go_on(&mut self, index: usize) {
+        let process = &self.processes[self.threads[index].process];
+        if !process.alive {
+            return;
+        }
+        if process.frozen {
+            return self.later(Duration::from_millis(1), Event::GoOn(index));
+        }
+        match self.threads[index].held.take() {
+            Some(Held::Heard) => self.run_busy(index),
+            Some(Held::Done) => self.end_batch(index),
+            None => unreachable!("it was held"),
+        }
+    }
+
     /// One batch of a thread, in the order that production keeps.
     pub(super) fn run_thread(&mut self, index: usize) {
         let now = self.now();
         let thread = &mut self.threads[index];
         if thread.next_run != Some(now) {
+            return;
+        }
+        // When it goes on, it sees for itself what has come.
+        if thread.held.is_some() {
+            thread.next_run = None;
             return;
         }
         thread.next_run = None;
@@ -277,7 +329,21 @@ impl World {
             self.with(index, |task, cx| task.on_deadline(cx));
             self.watch.deadline = false;
         }
+        if !self.loses_the_processor(index, Held::Heard) {
+            self.run_busy(index);
+        }
+    }
+
+    fn run_busy(&mut self, index: usize) {
+        self.tell(index);
         self.with(index, Task::run_busy);
+        if !self.loses_the_processor(index, Held::Done) {
+            self.end_batch(index);
+        }
+    }
+
+    fn end_batch(&mut self, index: usize) {
+        self.tell(index);
         self.threads[index].task.assert_consistent();
         if matches!(self.threads[index].task, Task::ServerMain(_) | Task::Listener(_)) {
             self.check_ports(self.threads[index].process);
@@ -293,14 +359,17 @@ impl World {
         }
         let process = &self.processes[process];
         let [main, listener] = [process.threads[0], process.threads[1]].map(|thread| &self.threads[thread]);
-        let (Task::ServerMain(main), Task::Listener(listener), inbox) = (&main.task, &listener.task, &listener.mail)
-        else {
-            unreachable!("a server's first two threads")
-        };
-        let on_the_way = inbox.iter().filter_map(|mail| match mail {
+        let said = main.outgoing.iter().filter_map(|said| match said {
+            Said::To(_, mail) => Some(mail),
+            Said::Answer(_) => None,
+        });
+        let on_the_way = listener.mail.iter().chain(said).filter_map(|mail| match mail {
             Mail::Listener(message) => Some(message),
             Mail::ServerMain(_) | Mail::ServerLoop(_) | Mail::ClientMain(_) | Mail::ClientLoop(_) => None,
         });
+        let (Task::ServerMain(main), Task::Listener(listener)) = (&main.task, &listener.task) else {
+            unreachable!("a server's first two threads")
+        };
         main.assert_ports(listener, on_the_way);
         let socks = self.kernel.open_socks(process.proc).filter(|&sock| self.kernel.is_listening(sock)).count();
         let own = if self.plan.scenario.one_port.is_some() { 1 } else { 2 };
@@ -338,7 +407,8 @@ impl World {
     pub(super) fn is_quiet(&self, process: usize) -> bool {
         self.processes[process].threads.iter().all(|&thread| {
             let thread = &self.threads[thread];
-            thread.mail.is_empty() && !self.kernel.has_ready(thread.poll) && !thread.task.is_busy()
+            let at_rest = thread.held.is_none() && thread.mail.is_empty();
+            at_rest && !self.kernel.has_ready(thread.poll) && !thread.task.is_busy()
         })
     }
 }

@@ -528,6 +528,14 @@ fn broken_elsewhere() -> Vec<(Property, World)> {
             world.see_note(it.server, &Note::PathDead { conn: it.conn, silence: Duration::from_secs(60) });
             world
         }),
+        (Property::NoUnprovokedReset, {
+            let (mut world, it) = carried();
+            world.kernel.close(it.local, true);
+            let (egress, ingress) = (1, 1);
+            world.see_note(it.client, &Note::Finished { conn: it.conn, epoch: it.epoch, egress, ingress });
+            world.see_reset(OuterReset { sock: it.public, written: u64::MAX, unsent: 0 });
+            world
+        }),
         (Property::BeforeResetDelivered, reset(true, u64::MAX, 1)),
         (Property::NoUnprovokedReset, note(&starved)),
     ]

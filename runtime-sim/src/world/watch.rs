@@ -87,6 +87,10 @@ struct Transfer {
     local: Option<SockId>,
     /// The tunnel itself has ended it: it was aborted or refused, or an end read nothing for `reset_linger`.
     struck: bool,
+    /// Its `Start` came when the client had been asked to stop: it may say goodbye before its last `Done`.
+    late: bool,
+    /// The client is through with it.
+    finished: bool,
 }
 
 /// What the tunnel has done with a visitor.
@@ -354,6 +358,7 @@ impl World {
         let Some(&server) = server.and_then(|server| self.watch.conns.get(&server)) else { return };
         let Some(at) = self.watch.transfers.iter().rposition(|transfer| transfer.conn == server) else { return };
         let transfer = &mut self.watch.transfers[at];
+        transfer.late = self.processes[client.0].stopping.is_some();
         transfer.client = Some(client.0);
         transfer.local = Some(local);
         let (public, conn, epoch) = (transfer.public, transfer.conn.2, transfer.epoch);
@@ -372,6 +377,15 @@ impl World {
         }
     }
 
+    /// A client is through with a transfer. A session before may have had one with the same numbers, which was cut.
+    fn see_finished(&mut self, process: usize, conn: ConnId, epoch: Epoch) {
+        for transfer in &mut self.watch.transfers {
+            let ours = transfer.client == Some(process) && (transfer.conn.2, transfer.epoch) == (conn, epoch);
+            let closed = transfer.local.is_some_and(|local| !self.kernel.is_up(local));
+            transfer.finished |= ours && closed && !transfer.struck && !transfer.late;
+        }
+    }
+
     /// A program has given a conn up whose path is dead: something must have broken that, and not the whole line.
     fn see_path_dead(&mut self, process: usize, conn: ConnId, silence: Duration) {
         let socks = self.watch.socks.iter().filter(|((of, _, id), _)| (*of, *id) == (process, conn));
@@ -386,11 +400,16 @@ impl World {
     pub(super) fn see_reset(&mut self, OuterReset { sock, written, unsent }: OuterReset) {
         let lingering = self.watch.lingering.remove(&sock);
         let of = |transfer: &&Transfer| transfer.other(sock).is_some();
-        let Some(transfer) = self.watch.transfers.iter().rev().find(of).filter(|transfer| !transfer.struck) else {
-            return;
-        };
+        let Some(transfer) = self.watch.transfers.iter().rev().find(of) else { return };
         let Some(other) = transfer.other(sock) else { return };
         let which = format!("{:?} {:?}, socket {}", transfer.conn.2, transfer.epoch, sock.0);
+        if transfer.finished && sock == transfer.public && !self.kernel.has_failed(other) && self.nothing_breaks() {
+            let what = format!("{which} is reset, and its client is through with it");
+            return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+        }
+        if transfer.struck {
+            return;
+        }
         if !self.kernel.has_failed(other) {
             let what = format!("{which} is reset, and socket {} is well", other.0);
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
@@ -482,7 +501,16 @@ impl World {
         let is_named = |actor: &Actor| actor.front.as_ref().is_some_and(|it| it.introduces() && it.name == visitor);
         let unnamed = self.plan.fronted && !came.is_some_and(is_named);
         if let Some(public) = came.and_then(|actor| self.kernel.peer(actor.sock)) {
-            self.watch.transfers.push(Transfer { conn: key, client: None, epoch, public, local: None, struck: false });
+            self.watch.transfers.push(Transfer {
+                conn: key,
+                client: None,
+                epoch,
+                public,
+                local: None,
+                struck: false,
+                late: false,
+                finished: false,
+            });
         }
         if unnamed {
             self.fail(Kind::Safety, Property::VisitorsAreNamed, format!("{visitor} is served"));
@@ -547,7 +575,8 @@ impl World {
                 self.watch.visitors.insert((process, *visitor), (control.0, *tunnel));
                 self.see_started((process, control.0, *conn), *epoch, *visitor);
             }
-            Note::Finished { egress, ingress, .. } => {
+            Note::Finished { conn, epoch, egress, ingress } => {
+                self.see_finished(process, *conn, *epoch);
                 if *egress == 0 || *ingress == 0 {
                     self.coverage.saw(Sometimes::ZeroByteHalf);
                 }

@@ -120,7 +120,7 @@ impl<T, L> ServerMain<T, L> {
         }
         assert_eq!((attached, parked), (0, 0), "M3, M5: no session names a connection that is not there");
         if self.is_over() {
-            assert_eq!((self.slots.len(), self.sessions.len()), (0, 0), "M8: nothing is left");
+            assert_eq!((self.sockets(), self.sessions.len()), (0, 0), "M8: nothing is left");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::super::thread::Cx;
 use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, StateName, TunnelRefusal, Violation};
 use crate::control::server::{Admitted, Asked, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
@@ -331,7 +332,11 @@ impl<T, L> ServerMain<T, L> {
                 if let Some(Slot::Ctl(mut conn)) = self.slots.remove(token) {
                     self.timers.set(token, &mut conn.deadline, None);
                     conn.link.push(&Ctl::<ServerHandshake, ServerMsg>::Close { code: close });
-                    conn.link.close(cx.sys);
+                    if planted(PlantedBug::FarewellEarly) {
+                        conn.link.close(cx.sys);
+                    } else {
+                        self.farewells.push(conn.link);
+                    }
                 }
             }
         }

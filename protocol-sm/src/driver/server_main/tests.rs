@@ -1,14 +1,14 @@
 //! A main thread alone: what it says to its listener, its event loops, its operator and its clients, step by step.
 
 use super::super::inherit::Given;
-use super::super::stub::{Net, session_key};
+use super::super::stub::{Net, encoded, session_key};
 use super::super::thread::{SCRATCH, Strategy};
 use super::*;
 use crate::codes::{LeaveCode, TunnelRefusal};
 use crate::control::server::Control;
 use crate::ids::{ClientId, SessionId};
 use crate::settings::{Credential, Scope, Token as Secret, TunnelLimits};
-use crate::wire::{ClientHello, ClientMsg, LEAVE, TAKEOVER};
+use crate::wire::{ClientHello, ClientMsg, LEAVE, TAKEOVER, ToClient};
 use alloc::string::String;
 use alloc::{format, vec};
 
@@ -157,4 +157,15 @@ impl Desk {
         })
         .collect()
     }
+}
+
+/// P-STOP-1.
+#[test]
+fn a_ctl_conn_ends_when_the_event_loops_have_heard_what_came_on_it() {
+    let mut desk = Desk::new(ServerSettings::default());
+    let key = desk.join(1, 0);
+    desk.with(|main, cx| main.end_session(cx, key, CloseCode::Bye, AbortCode::SessionOver));
+    assert!(desk.net.sent.is_empty() && Driver::<Net>::is_busy(&desk.main), "its loops are told first");
+    desk.with(Driver::run_busy);
+    assert_eq!(desk.net.sent, encoded(&ToClient::Close { code: CloseCode::Bye }));
 }
