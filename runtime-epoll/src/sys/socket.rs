@@ -7,6 +7,7 @@ use super::options::{self, Limits};
 use crate::tls::session::Session;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, connect,
     getpeername, getsockname, getsockopt, listen, recv, send, setsockopt, shutdown, socket, sockopt,
@@ -63,6 +64,8 @@ pub struct Listener {
     fd: OwnedFd,
     /// It is one of UDP, which nobody watches.
     pub(super) udp: bool,
+    /// The last accept took a connection: it is not known whether another one waits.
+    took: Cell<bool>,
 }
 
 impl AsFd for Stream {
@@ -294,13 +297,17 @@ impl Listener {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
             listen(&fd, Backlog::new(BACKLOG)?)?;
             let real = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
-            Ok((Self { fd, udp: false }, socket_addr(&real).unwrap_or(at)))
+            Ok((Self::new(fd, false), socket_addr(&real).unwrap_or(at)))
         };
         open().map_err(sys_error)
     }
 
+    fn new(fd: OwnedFd, udp: bool) -> Self {
+        Self { fd, udp, took: Cell::new(false) }
+    }
+
     pub(super) fn of_udp(fd: OwnedFd) -> Self {
-        Self { fd, udp: true }
+        Self::new(fd, true)
     }
 
     /// A listener that another process has opened, of UDP or of TCP.
@@ -314,7 +321,7 @@ impl Listener {
             return Err(SysError::Unsupported);
         }
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(sys_error)?;
-        Ok(Self { fd, udp })
+        Ok(Self::new(fd, udp))
     }
 
     /// Where it listens.
@@ -324,11 +331,23 @@ impl Listener {
     }
 
     pub(super) fn accept(&self, role: Role, limits: &Limits) -> Result<(Stream, SocketAddr), SysError> {
+        // accept4(2) makes a socket before it looks whether anybody waits: where nobody does, that takes several times as
+        // long as poll(2). After an event somebody does, and behind the last of them nobody.
+        if self.took.replace(false) && !self.somebody_waits() {
+            return Err(SysError::WouldBlock);
+        }
         let (fd, from) = retried(|| accept4(self.fd.as_fd())).map_err(accept_error)?;
+        self.took.set(true);
         // An IPv4 peer of an IPv6 socket has an address ::ffff:a.b.c.d; it is reported as a.b.c.d.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         options::dead_path(&fd, role, limits);
         Ok((Stream::new(fd, role, Dial::Over), from))
+    }
+
+    /// Whether a connection waits to be accepted. Where the system does not say, an accept must tell.
+    fn somebody_waits(&self) -> bool {
+        let mut asked = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut asked, PollTimeout::ZERO) != Ok(0)
     }
 }
 
