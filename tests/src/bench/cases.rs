@@ -92,7 +92,7 @@ pub(super) const FULL: Scale = Scale {
     rounds: 5,
     slice: Duration::from_secs(1),
     bulk: 1 << 30,
-    idle_visitors: 3000,
+    idle_visitors: 2000,
     idle_watch: Duration::from_secs(2),
     cold_starts: 10,
     link_visits: 30,
