@@ -397,14 +397,14 @@ impl<O> Datagrams for Linux<O> {
 
     fn hear(&mut self, socket: &Stream, into: &mut Vec<u8>) -> Result<Address, SysError> {
         self.datagram.resize(datagram::BUFFER, 0);
-        let kind = socket.udp.expect("a UDP socket");
+        let kind = *socket.udp.as_deref().expect("a UDP socket");
         let (bytes, address) = datagram::hear(socket, kind, &mut self.datagram)?;
         into.extend_from_slice(&self.datagram[..bytes]);
         Ok(address)
     }
 
     fn say(&mut self, socket: &Stream, to: Option<Address>, datagram: &[u8]) -> Result<(), SysError> {
-        datagram::say(socket, socket.udp.expect("a UDP socket"), to, datagram)
+        datagram::say(socket, *socket.udp.as_deref().expect("a UDP socket"), to, datagram)
     }
 }
 

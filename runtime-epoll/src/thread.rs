@@ -73,16 +73,17 @@ impl Host {
 
     /// Runs drivers on this thread, in this order, until one of them has ended. Messages between them need no wake-up.
     pub(crate) fn run(&mut self, workers: &mut [&mut dyn Work]) -> io::Result<()> {
+        let mut now = self.clock.now();
         loop {
-            let timeout = if self.sleeps(workers)? { None } else { Some(Duration::ZERO) };
+            let timeout = if self.sleeps(workers, now)? { None } else { Some(Duration::ZERO) };
             self.poller.wait(timeout)?;
             self.bell.wake_up();
             for (seat, event) in self.poller.events() {
                 workers[seat].on_event(event);
             }
-            let now = self.clock.now();
+            now = self.clock.now();
             for _ in 0..ROUNDS {
-                if workers.iter_mut().any(|worker| worker.turn(now).is_break()) {
+                if workers.iter_mut().any(|worker| worker.has_work(now) && worker.turn(now).is_break()) {
                     return Ok(());
                 }
                 if !has_mail(workers) {
@@ -92,17 +93,19 @@ impl Host {
         }
     }
 
-    /// Whether there is nothing to do until a socket, another thread or the timer wakes the thread.
-    fn sleeps(&mut self, workers: &[&mut dyn Work]) -> io::Result<bool> {
+    /// Whether there is nothing to do until a socket, another thread or the timer wakes the thread. Their last turn was
+    /// at `now`.
+    fn sleeps(&mut self, workers: &[&mut dyn Work], now: Instant) -> io::Result<bool> {
         if workers.iter().any(|worker| worker.is_busy()) {
             return Ok(false);
         }
         if let Some(deadline) = workers.iter().filter_map(|worker| worker.next_deadline()).min() {
-            let now = self.clock.now();
             if deadline <= now {
                 return Ok(false);
             }
-            self.timer.wake_at(deadline, now)?;
+            if !self.timer.wakes_before(deadline, now) {
+                self.timer.wake_at(deadline, self.clock.now())?;
+            }
         }
         Ok(self.bell.fall_asleep(|| has_mail(workers)))
     }
@@ -125,12 +128,14 @@ impl<M> DriverSlot<M> {
 pub(crate) trait Work {
     /// One of its sockets became ready: for the next turn.
     fn on_event(&mut self, event: Event);
+    /// Whether a turn at this time would change anything.
+    fn has_work(&self, now: Instant) -> bool;
     /// Handles what has come since the last turn. Breaks when the driver has ended.
     fn turn(&mut self, now: Instant) -> ControlFlow<()>;
     fn has_mail(&self) -> bool;
     /// Whether it has something to do at once.
     fn is_busy(&self) -> bool;
-    /// When it must run even if nothing has come.
+    /// When it must run even if nothing has come, as of its last turn.
     fn next_deadline(&self) -> Option<Instant>;
 }
 
@@ -146,6 +151,8 @@ pub(crate) struct Worker<D, O, M> {
     /// The messages and events of one turn. They are kept between turns for their capacity.
     ready: Vec<(Token, Readiness)>,
     messages: Vec<M>,
+    /// The driver's, which changes in a turn only. Before the first one: at once.
+    next_deadline: Option<Instant>,
 }
 
 impl<D, O, M> Worker<D, O, M>
@@ -163,6 +170,7 @@ where
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             ready: Vec::new(),
             messages: Vec::new(),
+            next_deadline: Some(Instant::ZERO),
         }
     }
 
@@ -196,8 +204,12 @@ where
         self.ready.push(event);
     }
 
+    fn has_work(&self, now: Instant) -> bool {
+        self.has_mail() || !self.ready.is_empty() || self.is_busy() || self.next_deadline.is_some_and(|at| at <= now)
+    }
+
     fn turn(&mut self, now: Instant) -> ControlFlow<()> {
-        let Self { driver, sys, mailbox, strategy, scratch, ready, messages, .. } = self;
+        let Self { driver, sys, mailbox, strategy, scratch, ready, messages, next_deadline, .. } = self;
         let open = mailbox.take(messages);
         let mut cx = Cx { sys, now, scratch, strategy: *strategy, turn: TURN };
         for message in messages.drain(..) {
@@ -214,6 +226,7 @@ where
         cx.sys.outbox().flush();
         driver.run_busy(&mut cx);
         sys.outbox().flush();
+        *next_deadline = driver.next_deadline();
         if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
@@ -226,7 +239,7 @@ where
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.driver.next_deadline()
+        self.next_deadline
     }
 }
 
@@ -244,6 +257,10 @@ where
 {
     fn on_event(&mut self, event: Event) {
         self.worker.on_event(event);
+    }
+
+    fn has_work(&self, now: Instant) -> bool {
+        self.worker.has_work(now)
     }
 
     fn turn(&mut self, now: Instant) -> ControlFlow<()> {

@@ -30,9 +30,13 @@ fn everything_says_exhausted_pipes_are_done_without_and_all_is_well_afterwards()
     let spare = bench.linux.pipe();
     assert!(spare.is_some(), "a pipe that was kept needs no descriptor");
 
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-    let (_, from) = bench.linux.accept(&listener, Role::Public).expect("it waited in the backlog");
+    // Room for one.
+    setrlimit(Resource::RLIMIT_NOFILE, open as u64 + 1, hard).unwrap();
+    let (_accepted, from) = bench.linux.accept(&listener, Role::Public).expect("it waited in the backlog");
     assert_eq!(from, waiting.local_addr().unwrap());
+    let none = bench.linux.accept(&listener, Role::Public).err();
+    assert_eq!(none, Some(SysError::WouldBlock), "nobody waits: there is nothing to be out of descriptors for");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let again = (0..1000).find_map(|_| bench.linux.pipe());
     assert!(again.is_some(), "after a rest the system is asked again");
 }

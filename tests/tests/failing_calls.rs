@@ -31,8 +31,10 @@ const BOTH: [(&str, &[&str]); 8] = [
     ("fcntl", &["EPERM", "ENOMEM"]),
 ];
 
-const OF_THE_SERVER: [(&str, &[&str]); 1] =
-    [("accept4", &["EINTR", "ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"])];
+const OF_THE_SERVER: [(&str, &[&str]); 2] = [
+    ("accept4", &["EINTR", "ECONNABORTED", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"]),
+    ("poll", &["EINTR", "ENOMEM"]),
+];
 
 const OF_THE_CLIENT: [(&str, &[&str]); 2] = [
     ("socket", &["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]),

@@ -243,7 +243,7 @@ pub enum FromServerLoop<T> {
         /// The loop's index.
         loop_index: usize,
         /// The visitor.
-        arrival: Arrival<T>,
+        arrival: Box<Arrival<T>>,
     },
     /// A tunnel could move more than this loop has left for it.
     WantBandwidth {

@@ -227,7 +227,7 @@ struct Visitor<T> {
     /// What it is counted as by the listener, if it came from there.
     guest: Option<Guest>,
     /// Which flow it is, if it came to a UDP port.
-    flow: Option<Flow>,
+    flow: Option<Box<Flow>>,
     /// Its visit, if that is to leave a record.
     visit: Option<Begun>,
     port: Endpoint<T>,

@@ -100,15 +100,18 @@ impl Timer {
         Ok(Self { timer, set: None })
     }
 
-    /// Sees to it that the timer goes off at `deadline`. It may go off earlier too, for a deadline set before.
+    /// Whether it goes off at `deadline` or earlier, as seen at `now`.
+    pub(crate) fn wakes_before(&self, deadline: Instant, now: Instant) -> bool {
+        self.set.is_some_and(|set| now < set && set <= deadline)
+    }
+
+    /// Sets it to go off at `deadline`, and no more for a deadline set before.
     pub(crate) fn wake_at(&mut self, deadline: Instant, now: Instant) -> io::Result<()> {
-        if self.set.is_none_or(|set| set <= now || deadline < set) {
-            // A duration of zero would disarm the timer.
-            let left = deadline.since(now).max(Duration::from_nanos(1));
-            let at = Expiration::OneShot(TimeSpec::from_duration(left));
-            self.timer.set(at, TimerSetTimeFlags::empty())?;
-            self.set = Some(deadline);
-        }
+        // A duration of zero would disarm the timer.
+        let left = deadline.since(now).max(Duration::from_nanos(1));
+        let at = Expiration::OneShot(TimeSpec::from_duration(left));
+        self.timer.set(at, TimerSetTimeFlags::empty())?;
+        self.set = Some(deadline);
         Ok(())
     }
 }

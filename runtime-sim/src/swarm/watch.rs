@@ -5,7 +5,7 @@ use crate::oracle::{Books, Ends, Kind, Property, Sometimes};
 use protocol_sm::crowd::Guest;
 use protocol_sm::driver::Note;
 use protocol_sm::driver::messages::{
-    Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
+    ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToOperator, ToServerLoop,
 };
 use protocol_sm::ids::{ConnId, Epoch};
 use protocol_sm::transfer::{Fin, How};
@@ -86,10 +86,11 @@ impl Watch {
 
     pub(super) fn said_by_server_loop<T>(&self, message: &FromServerLoop<T>) {
         // Who is passed on comes to another loop.
-        if let FromServerLoop::Left { guest, .. } | FromServerLoop::PassOn { arrival: Arrival { guest, .. }, .. } =
-            message
-        {
+        if let FromServerLoop::Left { guest, .. } = message {
             self.guest_left(*guest);
+        }
+        if let FromServerLoop::PassOn { arrival, .. } = message {
+            self.guest_left(arrival.guest);
         }
         if let FromServerLoop::WantBandwidth { .. } = message {
             self.stage.saw(Sometimes::Throttled);

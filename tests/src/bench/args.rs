@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Rounds; the default is 3, in full mode 5.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Idle visitors; the default is 1000, in full mode 3000.
+    /// Idle visitors; the default is 1000, in full mode 2000: a server lets 2500 come from one address.
     #[arg(long, value_name = "N")]
     idle_visitors: Option<usize>,
     /// Write one JSON object per line and run to this file.

@@ -21,6 +21,8 @@ pub(super) enum Load {
     PingPong { size: usize, visitors: usize, one_core: bool },
     /// Connect, one request, one answer, close.
     Visits { at_once: usize },
+    /// The same 16 at once, to each of so many tunnels of each of so many clients by turns. Peers that are not ours have one.
+    VisitsAmong(Fleet),
     /// Half-closed visits, by either side in turn.
     HalfClose { at_once: usize },
     /// Short visits that end in a reset, beside as many that close.
@@ -38,6 +40,17 @@ pub(super) enum Load {
     /// Over UDP, with H in the place of S.
     Udp(Udp),
 }
+
+/// How many tunnels a peer of ours has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fleet {
+    pub(super) clients: usize,
+    /// Of each client.
+    pub(super) tunnels: usize,
+}
+
+/// One tunnel.
+pub(super) const ALONE: Fleet = Fleet { clients: 1, tunnels: 1 };
 
 /// What a case of UDP does to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +105,7 @@ pub(super) const FULL: Scale = Scale {
     rounds: 5,
     slice: Duration::from_secs(1),
     bulk: 1 << 30,
-    idle_visitors: 3000,
+    idle_visitors: 2000,
     idle_watch: Duration::from_secs(2),
     cold_starts: 10,
     link_visits: 30,
@@ -119,6 +132,10 @@ pub(super) fn all() -> Vec<Case> {
     for at_once in [1, 16, 128] {
         add(format!("visits-x{at_once}"), Load::Visits { at_once });
     }
+    add("visits-x16-1000-tunnels".to_owned(), Load::VisitsAmong(Fleet { clients: 1, tunnels: 1000 }));
+    for clients in [10, 100, 1000] {
+        add(format!("visits-x16-{clients}-clients"), Load::VisitsAmong(Fleet { clients, tunnels: 1 }));
+    }
     add("halfclose-x16".to_owned(), Load::HalfClose { at_once: 16 });
     add("reset-after-answer".to_owned(), Load::ResetAfterAnswer);
     add("firstbyte-warm".to_owned(), Load::FirstByteWarm);
@@ -134,7 +151,7 @@ pub(super) fn all() -> Vec<Case> {
     add("udp-newflows-x16".to_owned(), Load::Udp(Udp::NewFlows { at_once: 16 }));
     add("udp-idle".to_owned(), Load::Udp(Udp::Idle));
     for case in &mut cases {
-        case.full_only = case.load == Load::Fairness { op: Op::Up };
+        case.full_only = matches!(case.load, Load::Fairness { op: Op::Up } | Load::VisitsAmong(_));
     }
     cases
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::cases::{ALONE, Fleet};
 use super::procs::Proc;
 use super::relay::Trigger;
 
@@ -93,6 +94,8 @@ pub(super) struct Extra {
 pub(super) struct Running {
     /// Where visitors connect.
     pub(super) target: SocketAddr,
+    /// The public ports of all tunnels; this one is the first.
+    pub(super) targets: Vec<SocketAddr>,
     /// Where the service itself listens.
     pub(super) service: SocketAddr,
     /// The peer's processes, near one first. Empty for [`Kind::Direct`].
@@ -105,6 +108,17 @@ pub(super) struct Running {
 impl Running {
     /// Starts the service and the peer before it. Visitors can come when this returns; over UDP, where `udp` says so.
     pub(super) fn start(kind: &Kind, site: &Site<'_>, extra: &Extra, udp: bool) -> Result<Self, String> {
+        Self::start_fleet(kind, site, extra, udp, ALONE)
+    }
+
+    /// The same, of ours with so many tunnels.
+    pub(super) fn start_fleet(
+        kind: &Kind,
+        site: &Site<'_>,
+        extra: &Extra,
+        udp: bool,
+        fleet: Fleet,
+    ) -> Result<Self, String> {
         let dir = TempDir::with_prefix("cproxy-bench-").map_err(|e| format!("no directory: {e}"))?;
         let mut service_proc = Proc::start(
             "service",
@@ -113,10 +127,10 @@ impl Running {
             dir.path(),
         )?;
         let service = address(&service_proc.line("Listening ")?)?;
-        let starter = Starter { site, dir: dir.path(), service, udp };
+        let starter = Starter { site, dir: dir.path(), service, udp, fleet };
         let mut scraper = None;
-        let (target, procs) = match kind {
-            Kind::Direct => (service, Vec::new()),
+        let (targets, procs) = match kind {
+            Kind::Direct => (vec![service], Vec::new()),
             Kind::Relay(trigger) => starter.relay(*trigger)?,
             Kind::Cproxy { dir, how: How::Watched, .. } => {
                 let (started, watched) = starter.watched(dir, extra)?;
@@ -128,7 +142,7 @@ impl Running {
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
             Kind::Bore(binary) => starter.bore(binary)?,
         };
-        Ok(Self { target, service, procs, service_proc, _scraper: scraper, _dir: dir })
+        Ok(Self { target: targets[0], targets, service, procs, service_proc, _scraper: scraper, _dir: dir })
     }
 
     /// CPU time of the peer's processes so far.
@@ -140,13 +154,16 @@ impl Running {
 /// What our client and server share; no secret, as everything stays on this machine.
 const TOKEN: &str = "a token of the benchmark, known to all";
 
-type Started = Result<(SocketAddr, Vec<Proc>), String>;
+/// Where its visitors connect, and its processes.
+type Parts = (Vec<SocketAddr>, Vec<Proc>);
+type Started = Result<Parts, String>;
 
 struct Starter<'a> {
     site: &'a Site<'a>,
     dir: &'a Path,
     service: SocketAddr,
     udp: bool,
+    fleet: Fleet,
 }
 
 impl Starter<'_> {
@@ -180,7 +197,7 @@ impl Starter<'_> {
         let middle = address(&far.line("Listening ")?)?;
         let mut near = self.near("relay-near", hop(self.site.near, middle)?)?;
         let target = address(&near.line("Listening ")?)?;
-        Ok((target, vec![near, far]))
+        Ok((vec![target], vec![near, far]))
     }
 
     fn cproxy(&self, dir: &Path, tls: bool, extra: &Extra) -> Started {
@@ -195,21 +212,43 @@ impl Starter<'_> {
         let mut server = self.near("cproxy-server", command)?;
         let line = server.line("Listening ctl ")?;
         let ctl = line.split_whitespace().next().unwrap_or_default().to_owned();
-        let mut command = Command::new(dir.join("cproxy-client"));
-        command.args(["--cproxy-server", &ctl, "--local-server", &self.service.to_string()]);
-        if tls {
-            command.args(["--tls-pin", server.line("tls_pin = ")?.trim_matches('"')]);
-        }
+        let pin = if tls { Some(server.line("tls_pin = ")?) } else { None };
         let protocol = if self.udp { "udp" } else { "tcp" };
-        command.args(["--public-port", "0", "--protocol", protocol]).args(&extra.client).env("CPROXY_TOKEN", TOKEN);
-        let mut client = self.far("cproxy-client", command)?;
-        let line = client.line(&format!("Forwarding {protocol}://"))?;
-        let target = address(line.split_whitespace().next().unwrap_or_default())?;
-        Ok((target, vec![server, client]))
+        let (mut targets, mut procs) = (Vec::new(), vec![server]);
+        for _ in 0..self.fleet.clients {
+            let mut command = Command::new(dir.join("cproxy-client"));
+            command.args(["--cproxy-server", &ctl]).args(self.tunnels(protocol)?);
+            if let Some(pin) = &pin {
+                command.args(["--tls-pin", pin.trim_matches('"')]);
+            }
+            command.args(&extra.client).env("CPROXY_TOKEN", TOKEN);
+            let mut client = self.far("cproxy-client", command)?;
+            for _ in 0..self.fleet.tunnels {
+                let line = client.line(&format!("Forwarding {protocol}://"))?;
+                targets.push(address(line.split_whitespace().next().unwrap_or_default())?);
+            }
+            procs.push(client);
+        }
+        Ok((targets, procs))
+    }
+
+    /// The arguments that name a client's tunnels.
+    fn tunnels(&self, protocol: &str) -> Result<Vec<String>, String> {
+        let local = self.service.to_string();
+        if self.fleet.tunnels == 1 {
+            return Ok(["--local-server", &local, "--public-port", "0", "--protocol", protocol]
+                .map(str::to_owned)
+                .into());
+        }
+        let tunnel = |nth| {
+            format!("[[tunnels]]\nname = \"{nth}\"\nlocal = \"{local}\"\npublic_port = 0\nprotocol = \"{protocol}\"\n")
+        };
+        let text: String = (0..self.fleet.tunnels).map(tunnel).collect();
+        Ok(vec!["--config".to_owned(), self.file("tunnels.toml", &text)?.display().to_string()])
     }
 
     /// Our programs with all that can be watched, and somebody who does.
-    fn watched(&self, dir: &Path, extra: &Extra) -> Result<((SocketAddr, Vec<Proc>), Scraper), String> {
+    fn watched(&self, dir: &Path, extra: &Extra) -> Result<(Parts, Scraper), String> {
         let mut extra = extra.clone();
         let at = [free_address(self.site.near)?, free_address(self.site.far)?];
         for (arguments, name, at) in [(&mut extra.server, "server", at[0]), (&mut extra.client, "client", at[1])] {
@@ -249,7 +288,7 @@ impl Starter<'_> {
         if !self.udp {
             server.wait_for_port(public.port())?;
         }
-        Ok((public, vec![server, client]))
+        Ok((vec![public], vec![server, client]))
     }
 
     /// What rathole's server's and client's files say of a certificate that openssl makes.
@@ -293,7 +332,7 @@ impl Starter<'_> {
         far.wait_for_port(middle.port())?;
         let mut near = self.near("haproxy-near", hop("near.cfg", outer, middle)?)?;
         near.wait_for_port(outer.port())?;
-        Ok((outer, vec![near, far]))
+        Ok((vec![outer], vec![near, far]))
     }
 
     fn bore(&self, binary: &Path) -> Started {
@@ -310,7 +349,7 @@ impl Starter<'_> {
         command.args(["--local-host", &self.service.ip().to_string(), "--port", &public.port().to_string()]);
         let client = self.far("bore-client", command)?;
         server.wait_for_port(public.port())?;
-        Ok((public, vec![server, client]))
+        Ok((vec![public], vec![server, client]))
     }
 }
 

@@ -54,7 +54,10 @@ impl Contestant {
 
     /// Runs one load. After a failure the peer's processes are gone, and the next run starts new ones.
     pub(super) fn run(&mut self, load: Load, scale: &Scale) -> Result<Run, String> {
-        let alone = matches!(load, Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::Udp(Udp::Idle));
+        let alone = matches!(
+            load,
+            Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::VisitsAmong(_) | Load::Udp(Udp::Idle)
+        );
         if alone || self.udp != load.is_udp() {
             // These start their own, and some peers insist on a port.
             self.running = None;
@@ -72,6 +75,8 @@ impl Contestant {
                 self.warm().and_then(|peer| on_one_core(peer, |peer| ping_pong(peer, size, visitors, scale)))
             }
             Load::Visits { at_once } => self.warm().and_then(|peer| visit(peer, visits::Kind::Short, at_once, scale)),
+            Load::VisitsAmong(fleet) => Running::start_fleet(&self.kind, &LOOPBACK, &self.extra, false, fleet)
+                .and_then(|peer| visit(&peer, visits::Kind::Short, 16, scale)),
             Load::HalfClose { at_once } => {
                 self.warm().and_then(|peer| visit(peer, visits::Kind::HalfClose, at_once, scale))
             }
@@ -182,7 +187,7 @@ fn on_one_core(peer: &Running, load: impl FnOnce(&Running) -> Result<Run, String
 }
 
 fn visit(peer: &Running, kind: visits::Kind, at_once: usize, scale: &Scale) -> Result<Run, String> {
-    let load = |time| visits::run(peer.target, kind, at_once, SMALL, Limits { count: MOST_VISITS, time });
+    let load = |time| visits::run_among(&peer.targets, kind, at_once, SMALL, Limits { count: MOST_VISITS, time });
     let before = tally(peer.service)?;
     let warmed = load(scale.slice / 10)?.latencies.len() as u64;
     settle(peer.service, before, warmed)?;

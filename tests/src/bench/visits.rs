@@ -41,7 +41,6 @@ struct Visit {
 
 struct Load {
     waiter: Waiter,
-    target: SocketAddr,
     size: usize,
     visits: Vec<Option<Visit>>,
     measured: Measured,
@@ -56,9 +55,20 @@ pub(super) fn run(
     size: usize,
     limits: Limits,
 ) -> Result<Measured, String> {
+    run_among(&[target], kind, at_once, size, limits)
+}
+
+/// The same, to each of `targets` by turns.
+pub(super) fn run_among(
+    targets: &[SocketAddr],
+    kind: Kind,
+    at_once: usize,
+    size: usize,
+    limits: Limits,
+) -> Result<Measured, String> {
     let buffer = vec![0; size.max(4096)];
     let visits = (0..at_once).map(|_| None).collect();
-    let mut load = Load { waiter: Waiter::new()?, target, size, visits, measured: Measured::default(), buffer };
+    let mut load = Load { waiter: Waiter::new()?, size, visits, measured: Measured::default(), buffer };
     let begun = Instant::now();
     let mut count = 0;
     let mut next = |load: &mut Load, slot| {
@@ -71,8 +81,9 @@ pub(super) fn run(
             Kind::HalfClose if count % 2 == 0 => Op::VisitorShutsFirst,
             Kind::HalfClose => Op::ServiceShutsFirst,
         };
+        let target = targets[count as usize % targets.len()];
         count += 1;
-        load.begin(slot, op).map(|()| true)
+        load.begin(target, slot, op).map(|()| true)
     };
     let mut open = 0;
     for slot in 0..at_once {
@@ -94,9 +105,9 @@ pub(super) fn run(
 }
 
 impl Load {
-    fn begin(&mut self, slot: usize, op: Op) -> Result<(), String> {
+    fn begin(&mut self, target: SocketAddr, slot: usize, op: Op) -> Result<(), String> {
         let begun = Instant::now();
-        let stream = TcpStream::from(sock::connect(self.target).map_err(|e| format!("cannot connect: {e}"))?);
+        let stream = TcpStream::from(sock::connect(target).map_err(|e| format!("cannot connect: {e}"))?);
         let seed = seeds::next();
         let mut outgoing = Vec::with_capacity(HEADER_LEN + self.size);
         outgoing.extend_from_slice(&Header { op, seed, size: self.size as u64 }.encode());

@@ -150,3 +150,11 @@ fn started_waits_for_the_answer_although_the_visitor_has_ended() {
     assert_eq!(conn.transfer.on_source_end(How::Shut).total, 0);
     assert_eq!(after(&conn, Phase::Answer, true), Phase::HalfOpen, "there will be no bytes");
 }
+
+/// What an idle visitor costs, beside its place in the tables of conns and deadlines: its local_conn is in the slot.
+#[test]
+fn the_conn_that_serves_a_visitor_takes_so_many_bytes() {
+    type Socket = [u64; 4];
+    type PipeEnds = [u32; 3];
+    assert_eq!([size_of::<Conn<Socket, PipeEnds>>(), size_of::<Slot<Socket, PipeEnds>>()], [376, 56]);
+}

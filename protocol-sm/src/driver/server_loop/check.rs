@@ -67,7 +67,7 @@ impl<T, P> ServerLoop<T, P> {
                     assert_eq!(self.ports.get(&port.owner()), Some(&token), "a tunnel finds its port");
                     for (party, flow) in port.flows.iter() {
                         let Some(Slot::Visitor(flow)) = self.slots.get(flow) else { panic!("a flow is there") };
-                        assert_eq!(flow.flow.map(|flow| flow.party), Some(party), "F1: a flow is its party's");
+                        assert_eq!(flow.flow.as_ref().map(|flow| flow.party), Some(party), "F1: a flow is its party's");
                         assert!(flow.deadline.is_some(), "every flow ends");
                     }
                 }

@@ -267,7 +267,7 @@ impl<T, P> ServerLoop<T, P> {
             tunnel,
             from: party.visitor,
             guest: None,
-            flow: Some(Flow { port: token, party, relay, own, number }),
+            flow: Some(Box::new(Flow { port: token, party, relay, own, number })),
             visit,
             port: Endpoint::datagrams(None),
             conn: None,
@@ -316,9 +316,9 @@ impl<T, P> ServerLoop<T, P> {
     /// Datagrams of this visitor begin another flow from now on.
     pub(super) fn leave_port(&mut self, token: Token) {
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) else { return };
-        let Some(flow) = visitor.flow else { return };
-        if let Some(Slot::Port(port)) = self.slots.get_mut(flow.port) {
-            port.flows.remove(flow.party, token);
+        let Some(&Flow { port, party, .. }) = visitor.flow.as_deref() else { return };
+        if let Some(Slot::Port(port)) = self.slots.get_mut(port) {
+            port.flows.remove(party, token);
         }
     }
 
@@ -338,9 +338,9 @@ impl<T, P> ServerLoop<T, P> {
             }
             return;
         }
-        let Some(flow) = visitor.flow else { return };
-        let Some(Slot::Port(port)) = self.slots.get(flow.port) else { return };
-        let Some(life) = port.flows.life(flow.party) else { return };
+        let Some(&Flow { port, party, .. }) = visitor.flow.as_deref() else { return };
+        let Some(Slot::Port(port)) = self.slots.get(port) else { return };
+        let Some(life) = port.flows.life(party) else { return };
         let until = life.until(self.core.timings.udp_idle_timeout);
         if until <= cx.now {
             return self.end_flow(cx, token, Dropped::Gone);
@@ -357,7 +357,7 @@ impl<T, P> ServerLoop<T, P> {
     // PROTOCOL.md: P-UDP-2.
     pub(super) fn deliver<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), Violation> {
         let Some(Slot::Visitor(visitor)) = self.slots.get(token) else { return Ok(()) };
-        let Some(flow) = visitor.flow else { return Ok(()) };
+        let Some(&flow) = visitor.flow.as_deref() else { return Ok(()) };
         let lost = &mut self.core.tally.lost;
         let mut send = |stream: &mut Stream<T>, mut port: Option<&mut Port<T>>| {
             while let Some(datagram) = stream.out.pop().map_err(|_| Violation::Malformed)? {

@@ -114,3 +114,21 @@ fn who_has_sent_and_is_not_heard_asks_for_the_line_and_gives_the_conn_up() {
         assert_eq!(desk.server.sockets(), if is_well { 0 } else { 2 });
     }
 }
+
+/// As large as a connection of production, and a pipe.
+type Socket = [u64; 4];
+type PipeEnds = [u32; 3];
+
+/// What an idle visitor costs, beside its place in the table and in those of conns and deadlines.
+#[test]
+fn a_visitor_and_the_conn_that_serves_it_take_so_many_bytes() {
+    let sizes =
+        [size_of::<Visitor<Socket>>(), size_of::<Conn<Socket, PipeEnds>>(), size_of::<Slot<Socket, PipeEnds>>()];
+    assert_eq!(sizes, [200, 400, 16]);
+}
+
+/// Messages are moved several times on their way.
+#[test]
+fn a_message_of_a_loop_takes_so_many_bytes() {
+    assert_eq!([size_of::<FromServerLoop<Socket>>(), size_of::<ToServerLoop<Socket>>()], [56, 160]);
+}

@@ -45,7 +45,7 @@ impl<T, P> ServerLoop<T, P> {
             }
         };
         if matches!(refused, Some(Dropped::TooMany | Dropped::TunnelFull | Dropped::QueueFull)) && arrival.left > 0 {
-            let arrival = Arrival { left: arrival.left - 1, ..arrival };
+            let arrival = Box::new(Arrival { left: arrival.left - 1, ..arrival });
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }

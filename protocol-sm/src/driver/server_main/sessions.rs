@@ -186,7 +186,7 @@ impl<T, L> ServerMain<T, L> {
             FromServerLoop::PassOn { loop_index: from, arrival } => {
                 let loop_index = (from + 1) % self.loop_count;
                 cx.sys.tell(ToListener::Moved { from, to: loop_index });
-                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(arrival) });
+                cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Visitor(*arrival) });
             }
             FromServerLoop::WantBandwidth { control, tunnel, direction, rate, loop_index } => {
                 self.buckets.ask(cx.now, (control, tunnel), direction, rate, loop_index);
