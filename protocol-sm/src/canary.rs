@@ -105,6 +105,8 @@ pub enum PlantedBug {
     TakenOverUntold,
     /// A visitor from a trusted proxy goes on under the proxy's address.
     NameForgotten,
+    /// A service is told that a relay's visitor has connected to the server itself.
+    DialledForgotten,
     /// A client goes on as if a proxy had let it through, and has not read its answer.
     ProxyNotAwaited,
     /// A visitor who has named a host is given to any tunnel that has one.
@@ -129,7 +131,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -177,6 +179,7 @@ impl PlantedBug {
         Self::LeftSessionCut,
         Self::TakenOverUntold,
         Self::NameForgotten,
+        Self::DialledForgotten,
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,

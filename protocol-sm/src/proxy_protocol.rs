@@ -5,7 +5,7 @@
 
 mod read;
 
-pub use read::{Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
+pub use read::{Ends, Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
 
 use alloc::format;
 use alloc::vec::Vec;

@@ -97,12 +97,13 @@ const SWARM_SEEDS: u64 = 150;
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth,
 /// nobody asks for a report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host, and there
 /// is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 24] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 25] = [
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
+    PlantedBug::DialledForgotten,
     PlantedBug::ProxyNotAwaited,
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
@@ -136,12 +137,13 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces
 /// is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the access log only the records are
 /// counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 20] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 21] = [
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
+    PlantedBug::DialledForgotten,
     PlantedBug::ProxyNotAwaited,
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,

@@ -15,6 +15,7 @@ use crate::ledger::Holder;
 use crate::liveness::Line;
 use crate::names::LocalAt;
 use crate::outbound::Destination;
+use crate::proxy_protocol::Ends;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
 use crate::routes::Web;
@@ -162,8 +163,8 @@ pub struct Arrival<T> {
     pub tunnel: TunnelId,
     /// Its socket; not watched yet.
     pub stream: T,
-    /// The address that the connection comes from.
-    pub from: SocketAddr,
+    /// Who it is.
+    pub who: Who,
     /// What it is counted as.
     pub guest: Guest,
     /// What was read of it to find out whose visitor it is.
@@ -174,6 +175,28 @@ pub struct Arrival<T> {
     pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
+}
+
+/// Who a visitor is, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// The address that it comes from.
+    pub from: SocketAddr,
+    /// The address that it has connected to, where a relay in front of the server says that.
+    pub dialled: Option<Box<SocketAddr>>,
+}
+
+impl From<SocketAddr> for Who {
+    /// One who comes from there without a relay.
+    fn from(from: SocketAddr) -> Self {
+        Self { from, dialled: None }
+    }
+}
+
+impl From<Ends> for Who {
+    fn from(Ends { visitor, public }: Ends) -> Self {
+        Self { from: visitor, dialled: Some(Box::new(public)) }
+    }
 }
 
 /// A public UDP socket on its way to an event loop. `T` is a stream.
@@ -515,7 +538,7 @@ pub enum ToListener<T> {
         /// Its connection.
         stream: T,
         /// Who it is.
-        from: SocketAddr,
+        who: Who,
         /// When it came.
         came: Instant,
     },

@@ -12,7 +12,7 @@ mod transfers;
 mod visitors;
 
 use super::loop_core::{LoopCore, Pace, Phase};
-use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
+use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop, Who};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
 use super::sys::{Datagrams, Entropy, Log, Readiness, Splice, random_u32};
@@ -223,7 +223,7 @@ impl Active {
 struct Visitor<T> {
     control: ControlKey,
     tunnel: TunnelId,
-    from: SocketAddr,
+    who: Who,
     /// What it is counted as by the listener, if it came from there.
     guest: Option<Guest>,
     /// Which flow it is, if it came to a UDP port.

@@ -397,7 +397,7 @@ impl Model for Loops {
                     control: CONTROL,
                     tunnel: TUNNEL,
                     stream: Stream(end),
-                    from,
+                    who: from.into(),
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     head: Vec::new(),
                     tunnel_max: u32::MAX,

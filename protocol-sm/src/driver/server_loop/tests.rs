@@ -48,7 +48,7 @@ impl Desk {
             control: CONTROL,
             tunnel: TunnelId(1),
             stream,
-            from,
+            who: from.into(),
             guest,
             head: vec![],
             tunnel_max: 9,
