@@ -107,6 +107,8 @@ pub enum PlantedBug {
     NameForgotten,
     /// A service is told that a relay's visitor has connected to the server itself.
     DialledForgotten,
+    /// A tunnel's port is opened at the server's own address, and not at the tunnel's.
+    AnyAddress,
     /// A client goes on as if a proxy had let it through, and has not read its answer.
     ProxyNotAwaited,
     /// A visitor who has named a host is given to any tunnel that has one.
@@ -131,7 +133,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -180,6 +182,7 @@ impl PlantedBug {
         Self::TakenOverUntold,
         Self::NameForgotten,
         Self::DialledForgotten,
+        Self::AnyAddress,
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,

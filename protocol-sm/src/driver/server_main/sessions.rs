@@ -7,6 +7,7 @@ use super::super::thread::Cx;
 use super::report::Part;
 use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain, Slot, Stage, Stop};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, CloseCode, StateName, TunnelRefusal, Violation};
 use crate::control::server::{Admitted, Asked, Bind, Bound, Reaction};
 use crate::ids::{Registration, TunnelId};
@@ -131,6 +132,7 @@ impl<T, L> ServerMain<T, L> {
         if let Some(ghost) = self.sessions.ghost(control, &place, bind_addr) {
             self.release(cx, ghost, CloseCode::Replaced);
         }
+        let bind_addr = bind_addr.filter(|_| !planted(PlantedBug::AnyAddress));
         let at = bind_addr.map_or(self.bind_at, |address| SocketAddr::new(address, 0));
         cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate });
     }
