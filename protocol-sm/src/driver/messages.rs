@@ -18,7 +18,7 @@ use crate::outbound::Destination;
 use crate::proxy_protocol::Ends;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::routes::Web;
+use crate::routes::{Secured, Web};
 use crate::settings::{Origin, Routing, ServerSettings, Serving, Timings};
 use crate::sources::Network;
 use crate::sys_error::SysError;
@@ -184,18 +184,20 @@ pub struct Who {
     pub from: SocketAddr,
     /// The address that it has connected to, where a relay in front of the server says that.
     pub dialled: Option<Box<SocketAddr>>,
+    /// What is known of its TLS, if anything is.
+    pub secured: Option<Box<Secured>>,
 }
 
 impl From<SocketAddr> for Who {
     /// One who comes from there without a relay.
     fn from(from: SocketAddr) -> Self {
-        Self { from, dialled: None }
+        Self { from, dialled: None, secured: None }
     }
 }
 
 impl From<Ends> for Who {
     fn from(Ends { visitor, public }: Ends) -> Self {
-        Self { from: visitor, dialled: Some(Box::new(public)) }
+        Self { from: visitor, dialled: Some(Box::new(public)), secured: None }
     }
 }
 
@@ -216,7 +218,7 @@ pub struct UdpPort<T> {
     pub trusted: Vec<Network>,
 }
 
-/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
+/// A loop's share of what a session may use. All but `frugal`, `secured` and `keep` is what its holder may have over all its
 /// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -224,6 +226,8 @@ pub struct Limits {
     pub holder: Holder,
     /// Little is to be sent while nobody visits.
     pub frugal: bool,
+    /// The client is told what is known of its visitors' TLS.
+    pub secured: bool,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
     /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.

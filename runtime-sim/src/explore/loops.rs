@@ -285,6 +285,7 @@ impl Model for Loops {
         });
         let limits = Limits {
             frugal: false,
+            secured: false,
             holder: None,
             keep: config.keep,
             max_waiting: config.max_waiting,

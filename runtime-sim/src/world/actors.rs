@@ -251,7 +251,8 @@ impl Actors {
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.streams.begin_with(self.all[index].stream, head);
         self.all[index].front = front;
-        self.streams.on_connected(self.all[index].stream, ends[0], ends[1]);
+        let header = plan.scenario.tunnels[tunnel].proxy_header(ends[0], ends[1]);
+        self.streams.on_connected(self.all[index].stream, ends[0], header);
     }
 
     /// What the next one's connection begins with, if a relay is between.

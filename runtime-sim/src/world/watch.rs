@@ -433,8 +433,8 @@ impl World {
         for &(sock, bytes) in &effects.skipped {
             self.visits.on_skipped(sock, bytes);
         }
-        for &(sock, bytes) in &effects.unread {
-            self.visits.on_unread(sock, bytes);
+        for &(sock, hello, behind) in &effects.unread {
+            self.visits.on_unread(sock, hello, behind);
         }
         for &(sock, visitor) in &effects.accepted {
             self.visits.on_accepted(process, visitor, sock);

@@ -36,7 +36,7 @@ use super::{Bind, Listener, Slot, accept_batch};
 use crate::canary::{PlantedBug, planted};
 use crate::notes::Note;
 use crate::report::{Counted, Counts};
-use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, forwarded};
+use crate::routes::{Agreed, Named, Refusal, Secured, Site, Speaks, Unrouted, Web, forwarded};
 use crate::settings::Routing;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -133,9 +133,9 @@ impl<T> Newcomer<T> {
             && self.port.readable
         {
             match cx.sys.agreed(self.port.stream()) {
-                Ok(Agreed::Http1) => {}
+                Ok(None | Some(Agreed::Http1)) => {}
                 // Its heads are not read: it gets whom it has named outside.
-                Ok(Agreed::Http2) => return Heard::Named((**outside).clone()),
+                Ok(Some(Agreed::Http2)) => return Heard::Named((**outside).clone()),
                 Err(SysError::WouldBlock) => {
                     self.port.readable = false;
                     return Heard::More;
@@ -437,7 +437,7 @@ impl<T, L> Listener<T, L> {
             return self.refuse_newcomer(cx, newcomer, host, Refusal::Misdirected);
         }
         let spoken = newcomer.spoken();
-        let Newcomer { port, who, web, came, stage, deadline, sealed } = newcomer;
+        let Newcomer { port, mut who, web, came, stage, deadline, sealed } = newcomer;
         let (Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = stage else {
             unreachable!("who was told something says nothing more")
         };
@@ -452,6 +452,13 @@ impl<T, L> Listener<T, L> {
             // Of HTTP/2 no head is read.
             if member.gate.service.forwarded && spoken == Web::Http && !head.is_empty() {
                 head = forwarded(&head, who.from.ip(), web.scheme());
+            }
+            if web == Web::Https {
+                // What was agreed on once is known from then on.
+                let agreed = sealed.as_ref().and_then(|_| cx.sys.agreed(port.stream()).ok().flatten());
+                let host = sealed.as_deref().unwrap_or(&named).host();
+                let is_known = host.is_some() || agreed.is_some();
+                who.secured = is_known.then(|| Box::new(Secured { host, agreed }));
             }
             return self.deal.visitor(cx.sys, cx.now, member, port.into_stream(), who, head);
         }

@@ -267,7 +267,7 @@ impl<T, P> ServerLoop<T, P> {
         let visitor = Visitor {
             control,
             tunnel,
-            who: Who { from: party.visitor, dialled: dialled.map(Box::new) },
+            who: Who { from: party.visitor, dialled: dialled.map(Box::new), secured: None },
             guest: None,
             flow: Some(Flow { port: token, party, relay, own, number }),
             visit,

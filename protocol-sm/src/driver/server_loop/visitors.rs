@@ -183,6 +183,12 @@ impl<T, P> ServerLoop<T, P> {
                 (_, None) => cx.sys.own_address(guest.port.stream()),
             },
         };
+        // PROTOCOL.md: P-XFER-13.
+        if let Some(secured) = &guest.who.secured
+            && self.controls.get(&conn.control).is_some_and(|shard| shard.secured)
+        {
+            conn.link.egress_flow.push(&ProxyToClient::Secured(secured.clone()));
+        }
         conn.link.egress_flow.push(&start);
         let returns = guest.returns();
         if !returns {
