@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::cases::{Load, Scale, Udp};
+use super::cases::{Load, Routed, Scale, Udp};
 use super::crowd::{Crowd, Limits, Measured};
 use super::datagrams::{Flows, Then, one_way};
 use super::link::Link;
@@ -17,7 +17,7 @@ use super::settle::{settle, tally};
 use super::stats::percentile;
 use super::visits;
 use super::wire::Op;
-use super::{bulk, service_bulk::STALL};
+use super::{bulk, routes, service_bulk::STALL};
 
 /// Bytes of a small message.
 const SMALL: usize = 64;
@@ -54,13 +54,17 @@ impl Contestant {
 
     /// Runs one load. After a failure the peer's processes are gone, and the next run starts new ones.
     pub(super) fn run(&mut self, load: Load, scale: &Scale) -> Result<Run, String> {
-        let alone = matches!(load, Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::Udp(Udp::Idle));
+        let alone = matches!(
+            load,
+            Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::Udp(Udp::Idle) | Load::Routed(_)
+        );
         if alone || self.udp != load.is_udp() {
             // These start their own, and some peers insist on a port.
             self.running = None;
         }
         self.udp = load.is_udp();
         let result = match load {
+            Load::Routed(routed) => self.routed(routed, scale),
             Load::FirstByteCold => self.cold(scale),
             Load::FirstByteLink => self.over_link(scale),
             Load::Idle => self.start().and_then(|peer| idle(&peer, scale)),
@@ -98,6 +102,11 @@ impl Contestant {
             self.running = Some(self.start()?);
         }
         self.running.as_ref().ok_or_else(|| "not running".to_owned())
+    }
+
+    fn routed(&self, routed: Routed, scale: &Scale) -> Result<Run, String> {
+        let Kind::Cproxy { dir, .. } = &self.kind else { return Err("it has no routes".to_owned()) };
+        routes::run(routed, dir, &self.extra, scale)
     }
 
     fn cold(&self, scale: &Scale) -> Result<Run, String> {
