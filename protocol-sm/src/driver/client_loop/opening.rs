@@ -340,7 +340,14 @@ fn on_frame<T, P>(
             conn.secured = Some(secured);
             Ok(())
         }
-        (frame, _) => {
+        (
+            frame @ (ProxyToClient::Accepted { .. }
+            | ProxyToClient::Refused(_)
+            | ProxyToClient::Ping
+            | ProxyToClient::Start { .. }
+            | ProxyToClient::Secured(_)),
+            _,
+        ) => {
             let state = match (&frame, &conn.state) {
                 (_, State::Opening { .. }) => StateName::ConnOpening,
                 (ProxyToClient::Ping, State::Idle(_)) => StateName::PongNotRead,
