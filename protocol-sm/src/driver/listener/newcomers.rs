@@ -490,8 +490,9 @@ impl<T, L> Listener<T, L> {
         let source = Source::of(newcomer.who.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
+        let newcomer = Box::new(newcomer);
         let made = self.slots.insert_with(|token| match cx.sys.watch(newcomer.port.stream(), token) {
-            Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
+            Ok(()) => Ok(Slot::Newcomer(newcomer)),
             Err(_) => Err(newcomer),
         });
         match made {
