@@ -408,8 +408,8 @@ impl World {
         let frame = match tape.byte() % 9 {
             0 => ProxyToClient::Ping,
             8 => {
-                let host = tape.byte() % 2 == 0;
-                let host = host.then(|| "a.example".parse().expect("a host"));
+                let names = tape.byte() & 1 == 0;
+                let host = names.then(|| "a.example".parse().expect("a host"));
                 ProxyToClient::Secured(Box::new(Secured { host, agreed: Some(Agreed::Http2) }))
             }
             1..=5 => {
