@@ -1,4 +1,5 @@
-//! Writes what packages have beside the programs: their manual pages, and completions for shells, into a folder:
+//! Writes what packages have beside the programs: their manual pages, that of their files, and completions for shells, into
+//! a folder:
 //!
 //! ```sh
 //! cargo run -p bins --example pages -- FOLDER
@@ -6,11 +7,12 @@
 //!
 //! The pages' date is that of `SOURCE_DATE_EPOCH`, and else today's.
 
+use bins::config::settings::{ByItself, Home, Of, settings_of};
 use bins::flags::{ClientLine, ServerLine};
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
-use clap_mangen::roff::{Roff, roman};
+use clap_mangen::roff::{Roff, bold, roman};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -41,7 +43,7 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
         let see: Vec<_> = commands.iter().map(|command| format!("{name}-{}(1)", command.get_name())).collect();
         let mut page = rendered(&program, &name, &date)?;
         section(&mut page, "FILES", &format!("{file} is what the service of this package reads."))?;
-        section(&mut page, "SEE ALSO", &format!("{other}(1), {}", see.join(", ")))?;
+        section(&mut page, "SEE ALSO", &format!("{other}(1), cproxy.toml(5), {}", see.join(", ")))?;
         fs::write(man.join(format!("{name}.1")), page)?;
         for command in commands {
             let page_name = format!("{name}-{}", command.get_name());
@@ -50,7 +52,48 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
             fs::write(man.join(format!("{page_name}.1")), page)?;
         }
     }
-    Ok(())
+    let man = folder.join("man5");
+    fs::create_dir_all(&man)?;
+    fs::write(man.join("cproxy.toml.5"), keys(&date)?)
+}
+
+/// The page of the files' keys.
+fn keys(date: &str) -> io::Result<Vec<u8>> {
+    let release = format!("cproxy {}", env!("CARGO_PKG_VERSION"));
+    let mut page = Roff::new();
+    page.control("TH", ["cproxy.toml", "5", date, &release, "CProxy"]);
+    page.control("SH", ["NAME"])
+        .text([roman("cproxy.toml - what stands in the files of cproxy-server and cproxy-client")]);
+    page.control("SH", ["DESCRIPTION"]).text([roman(
+        "Each program reads the TOML file that --config names. A flag beats an environment variable, which beats the \
+         file. Relative paths start at the file's directory. The programs' init writes a file that explains itself, and \
+         check-config says what is wrong with one, or what counts and why.",
+    )]);
+    for (title, of, home) in [
+        ("KEYS OF BOTH", Of::Both, Home::Top),
+        ("KEYS OF THE SERVER", Of::Server, Home::Top),
+        ("SERVER: [[clients]]", Of::Server, Home::Clients),
+        ("SERVER: [[certificates]]", Of::Server, Home::Certificates),
+        ("KEYS OF THE CLIENT", Of::Client, Home::Top),
+        ("CLIENT: [[tunnels]]", Of::Client, Home::Tunnels),
+    ] {
+        page.control("SH", [title]);
+        for setting in settings_of(of, home).filter(|setting| home != Home::Top || setting.of == of) {
+            let default = match setting.default {
+                ByItself::Required => "required".to_owned(),
+                ByItself::Value(_) | ByItself::Words(_) => format!("default: {}", setting.default_plainly()),
+            };
+            let says = format!("{} ({}; {default})", setting.plainly(), setting.kind).replace('`', "\"");
+            page.control("TP", []).text([bold(setting.key)]).text([roman(says)]);
+        }
+    }
+    page.control("SH", ["FILES"]).text([roman(
+        "/etc/cproxy/server.toml and /etc/cproxy/client.toml are what the services of this package read.",
+    )]);
+    page.control("SH", ["SEE ALSO"]).text([roman("cproxy-server(1), cproxy-client(1)")]);
+    let mut written = Vec::new();
+    page.to_writer(&mut written)?;
+    Ok(written)
 }
 
 /// The day of the sources, in UTC.

@@ -16,6 +16,7 @@ use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
+use protocol_sm::routes::{Agreed, Secured};
 use protocol_sm::settings::{
     ClientSettings, Origin, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
 };
@@ -404,8 +405,13 @@ impl World {
         let Some(index) = tape.index(self.conns.len()) else { return };
         let conn = &mut self.conns[index];
         let visitor = SocketAddr::new(LOCAL, 50_000);
-        let frame = match tape.byte() % 8 {
+        let frame = match tape.byte() % 9 {
             0 => ProxyToClient::Ping,
+            8 => {
+                let names = tape.byte() & 1 == 0;
+                let host = names.then(|| "a.example".parse().expect("a host"));
+                ProxyToClient::Secured(Box::new(Secured { host, agreed: Some(Agreed::Http2) }))
+            }
             1..=5 => {
                 conn.epoch += 1;
                 ProxyToClient::Start {

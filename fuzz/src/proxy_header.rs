@@ -1,6 +1,6 @@
 //! A PROXY header from a stranger, read by us and by the crate `proxy-header`.
 
-use protocol_sm::proxy_protocol::{Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
+use protocol_sm::proxy_protocol::{Ends, Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
 use proxy_header::{ParseConfig, Protocol, ProxyHeader, Tlv};
 use std::net::SocketAddr;
 
@@ -16,14 +16,14 @@ pub fn proxy_header(data: &[u8]) {
     assert_eq!(slowly, whole, "byte by byte");
     let theirs = ProxyHeader::parse(data, ParseConfig::default());
     match (whole, theirs) {
-        (Ok(Some(Header { visitor })), Ok((header, length))) => {
+        (Ok(Some(Header { ends })), Ok((header, length))) => {
             assert_eq!(length, taken, "the payload begins behind it");
-            assert_eq!(visitor, source(&header, Protocol::Stream), "who it is");
+            assert_eq!(ends.map(both), named(&header, Protocol::Stream), "who it is");
         }
-        (Ok(Some(Header { visitor })), Err(_)) => {
+        (Ok(Some(Header { ends })), Err(_)) => {
             // Of LOCAL they read the addresses, and of UNKNOWN what stands before its end, none of which counts.
             let says_nobody = is_local(data) || data.starts_with(b"PROXY UNKNOWN ");
-            assert!(says_nobody && visitor.is_none(), "they refuse it");
+            assert!(says_nobody && ends.is_none(), "they refuse it");
         }
         (Ok(None), theirs) => assert!(theirs.is_err(), "we wait for what is not needed"),
         (Err(Malformed), Ok((header, length))) => {
@@ -43,8 +43,8 @@ fn datagram(data: &[u8]) {
     match ProxyHeader::parse(data, ParseConfig::default()) {
         Ok((header, length)) => {
             assert_eq!(sent, &data[length..], "what was sent begins behind it");
-            let named = if let Sender::Visitor(visitor) = sender { Some(visitor) } else { None };
-            assert_eq!(named, source(&header, Protocol::Datagram), "who has sent it");
+            let ends = if let Sender::Visitor(ends) = sender { Some(ends) } else { None };
+            assert_eq!(ends.map(both), named(&header, Protocol::Datagram), "who has sent it");
         }
         Err(_) => assert!(is_local(data) && sender == Sender::Relay, "they refuse it"),
     }
@@ -54,7 +54,11 @@ fn is_local(data: &[u8]) -> bool {
     data.get(12) == Some(&0x20)
 }
 
-fn source(header: &ProxyHeader<'_>, protocol: Protocol) -> Option<SocketAddr> {
+fn both(ends: Ends) -> [SocketAddr; 2] {
+    [ends.visitor, ends.public]
+}
+
+fn named(header: &ProxyHeader<'_>, protocol: Protocol) -> Option<[SocketAddr; 2]> {
     let address = header.proxied_address().filter(|address| address.protocol == protocol)?;
-    Some(SocketAddr::new(address.source.ip().to_canonical(), address.source.port()))
+    Some([address.source, address.destination].map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())))
 }

@@ -105,6 +105,10 @@ pub enum PlantedBug {
     TakenOverUntold,
     /// A visitor from a trusted proxy goes on under the proxy's address.
     NameForgotten,
+    /// A service is told that a relay's visitor has connected to the server itself.
+    DialledForgotten,
+    /// A tunnel's port is opened at the server's own address, and not at the tunnel's.
+    AnyAddress,
     /// A client goes on as if a proxy had let it through, and has not read its answer.
     ProxyNotAwaited,
     /// A visitor who has named a host is given to any tunnel that has one.
@@ -131,7 +135,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 60] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -179,6 +183,8 @@ impl PlantedBug {
         Self::LeftSessionCut,
         Self::TakenOverUntold,
         Self::NameForgotten,
+        Self::DialledForgotten,
+        Self::AnyAddress,
         Self::ProxyNotAwaited,
         Self::AnyHost,
         Self::HeadLost,

@@ -1,12 +1,13 @@
 //! The PROXY protocol's header, by which a LocalServer learns who its visitor is: it stands in front of the visitor's
 //! first byte, or of a flow's datagrams. Versions 1 and 2 of the specification at haproxy.org, as every server that knows
-//! it takes them: without optional fields, so that nobody's limit on its length is met. What relays in front of the server
-//! write is read by [`HeaderReader`], and in front of a datagram by [`split`].
+//! it takes them: without optional fields, unless they are asked for, so that nobody's limit on its length is met. What
+//! relays in front of the server write is read by [`HeaderReader`], and in front of a datagram by [`split`].
 
 mod read;
 
-pub use read::{Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
+pub use read::{Ends, Header, HeaderReader, LONGEST_HEADER, Malformed, Sender, split};
 
+use crate::routes::Secured;
 use alloc::format;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -19,6 +20,11 @@ const V2_PROXY: u8 = 0x21;
 const STREAM: [u8; 2] = [0x11, 0x21];
 /// UDP over IPv4, UDP over IPv6.
 const DATAGRAM: [u8; 2] = [0x12, 0x22];
+
+/// Optional fields of version 2: what was agreed on in TLS, and the host that it has named (`PP2_TYPE_ALPN`,
+/// `PP2_TYPE_AUTHORITY`).
+const ALPN: u8 = 1;
+const AUTHORITY: u8 = 2;
 
 /// Which header a LocalServer expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,20 +47,38 @@ impl ProxyProtocol {
                 let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
                 format!("PROXY {family} {from} {to} {} {}\r\n", ports[0], ports[1]).into_bytes()
             }
-            Self::V2 => binary(STREAM, [from, to], ports),
+            Self::V2 => binary(STREAM, [from, to], ports, &[]),
         }
     }
+}
+
+/// The same of version 2, with what is known of the visitor's TLS: at most 186 bytes.
+#[must_use]
+pub fn header_with_fields(visitor: SocketAddr, public: SocketAddr, secured: &Secured) -> Vec<u8> {
+    let (from, to) = one_family(visitor.ip().to_canonical(), public.ip().to_canonical());
+    let mut fields = Vec::new();
+    let mut field = |kind, text: &str| {
+        let length = u16::try_from(text.len()).expect("120 at most");
+        fields.extend([&[kind], &length.to_be_bytes()[..], text.as_bytes()].concat());
+    };
+    if let Some(agreed) = secured.agreed {
+        field(ALPN, agreed.alpn());
+    }
+    if let Some(host) = &secured.host {
+        field(AUTHORITY, host.key());
+    }
+    binary(STREAM, [from, to], [visitor.port(), public.port()], &fields)
 }
 
 /// The same of version 2 for a datagram, of which it is a part: at most 52 bytes. (Version 1 has none.)
 #[must_use]
 pub fn datagram_header(visitor: SocketAddr, public: SocketAddr) -> Vec<u8> {
     let (from, to) = one_family(visitor.ip().to_canonical(), public.ip().to_canonical());
-    binary(DATAGRAM, [from, to], [visitor.port(), public.port()])
+    binary(DATAGRAM, [from, to], [visitor.port(), public.port()], &[])
 }
 
 /// A header of version 2. `families`: that of IPv4, and that of IPv6.
-fn binary(families: [u8; 2], ips: [IpAddr; 2], ports: [u16; 2]) -> Vec<u8> {
+fn binary(families: [u8; 2], ips: [IpAddr; 2], ports: [u16; 2], fields: &[u8]) -> Vec<u8> {
     let mut addresses = Vec::new();
     for ip in ips {
         match ip {
@@ -63,9 +87,9 @@ fn binary(families: [u8; 2], ips: [IpAddr; 2], ports: [u16; 2]) -> Vec<u8> {
         }
     }
     addresses.extend(ports.into_iter().flat_map(u16::to_be_bytes));
-    let length = u16::try_from(addresses.len()).expect("36 at most");
+    let length = u16::try_from(addresses.len() + fields.len()).expect("a few hundred at most");
     let front = [V2_PROXY, families[usize::from(ips[0].is_ipv6())]];
-    [&SIGNATURE[..], &front, &length.to_be_bytes(), &addresses].concat()
+    [&SIGNATURE[..], &front, &length.to_be_bytes(), &addresses, fields].concat()
 }
 
 /// A header has addresses of one family.
@@ -80,6 +104,7 @@ fn one_family(from: IpAddr, to: IpAddr) -> (IpAddr, IpAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes::Agreed;
     use alloc::string::String;
 
     fn v1(visitor: &str, public: &str) -> String {
@@ -134,6 +159,33 @@ mod tests {
     fn addresses_of_two_families_are_told_in_the_wider_one() {
         assert_eq!(v1("203.0.113.7:1", "[2001:db8::1]:2"), "PROXY TCP6 ::ffff:203.0.113.7 2001:db8::1 1 2\r\n");
         assert_eq!(v2("203.0.113.7:1", "[2001:db8::1]:2")[..4], [0x21, 0x21, 0, 36]);
+    }
+
+    #[test]
+    fn what_is_known_of_tls_stands_in_fields_behind_the_addresses() {
+        let [visitor, public] = ["203.0.113.7:50000", "192.0.2.1:443"].map(|at| at.parse().unwrap());
+        let plain = ProxyProtocol::V2.header(visitor, public);
+        let with = |host: Option<&str>, agreed| {
+            let secured = Secured { host: host.map(|host| host.parse().unwrap()), agreed };
+            let header = header_with_fields(visitor, public, &secured);
+            assert_eq!((&header[..14], &header[16..28]), (&plain[..14], &plain[16..]), "all else is as ever");
+            assert_eq!(usize::from(header[15]), header.len() - 16);
+            let ends = HeaderReader::default().next(&mut &header[..]).unwrap().unwrap().ends;
+            assert_eq!(ends, Some(Ends { visitor, public }), "a reader reads it");
+            header[28..].to_vec()
+        };
+        assert_eq!(with(Some("a.example"), Some(Agreed::Http2)), b"\x01\0\x02h2\x02\0\x09a.example");
+        assert_eq!(with(None, Some(Agreed::Http1)), b"\x01\0\x08http/1.1");
+        assert_eq!(with(Some("a.example"), None), b"\x02\0\x09a.example");
+    }
+
+    /// haproxy takes what fits its buffer, nginx's http module 1,024 bytes.
+    #[test]
+    fn with_fields_it_has_at_most_186_bytes() {
+        let longest = SocketAddr::from(([0xffff; 8], u16::MAX));
+        let host = format!("{}.{}", "a".repeat(60), "b".repeat(59)).parse().unwrap();
+        let secured = Secured { host: Some(host), agreed: Some(Agreed::Http1) };
+        assert_eq!(header_with_fields(longest, longest, &secured).len(), 186);
     }
 
     /// Some servers refuse what is longer.

@@ -25,7 +25,7 @@ pub(crate) use answers::challenge_met;
 pub use challenge::{CHALLENGES, is_challenge};
 pub(crate) use forwarded::forwarded;
 pub use host::{Host, HostSet, NoHost, Site, Web};
-pub use service::{Agreed, Service, Speaks};
+pub use service::{Agreed, Secured, Service, Speaks};
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -131,6 +131,12 @@ impl Named {
             Some(name) if known(name) => Refusal::Away,
             Some(_) => Refusal::NobodysHost,
         }
+    }
+
+    /// The name as a host's, which is none if it is longer than a host may be.
+    #[must_use]
+    pub fn host(&self) -> Option<Host> {
+        self.name()?.parse().ok().filter(Host::is_exact)
     }
 
     /// The name.

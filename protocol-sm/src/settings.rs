@@ -419,6 +419,8 @@ pub struct Serving {
     pub max_bandwidth: Rate,
     /// The header in front of a visitor's bytes that tells where it comes from (default: none).
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// It also tells what is known of the visitor's TLS; only of version 2, and not over UDP (default: it does not).
+    pub proxy_protocol_tlvs: bool,
     /// It stands in front of the first datagram of a flow alone (default: of each).
     pub proxy_protocol_first: bool,
     /// What the server is told of the service of a host.

@@ -462,7 +462,7 @@ impl<O> Listen for Linux<O> {
         self.secure.end(stream, hello, speaks)
     }
 
-    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+    fn agreed(&mut self, stream: &Stream) -> Result<Option<Agreed>, SysError> {
         let session = stream.tls.get().ok_or(SysError::Unsupported)?;
         self.secure.agreed(stream, session)
     }

@@ -282,9 +282,10 @@ impl Impostor {
     fn on_proxy(told: ProxyToClient) -> Result<Option<HandshakeRefusal>, String> {
         match told {
             ProxyToClient::Refused(refusal) => Ok(Some(refusal)),
-            ProxyToClient::Accepted { .. } | ProxyToClient::Ping | ProxyToClient::Start { .. } => {
-                Err(format!("{told:?}"))
-            }
+            ProxyToClient::Accepted { .. }
+            | ProxyToClient::Ping
+            | ProxyToClient::Start { .. }
+            | ProxyToClient::Secured(_) => Err(format!("{told:?}")),
         }
     }
 

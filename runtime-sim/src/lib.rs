@@ -91,6 +91,8 @@
 //! | TakenOverUntold | - | - | 8, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 145, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
+//! | DialledForgotten | - | - | 55, NothingInvented | - | every delivered byte was sent by somebody |
+//! | AnyAddress | - | - | 5, PortsListen | - | every public port listens after the faults have stopped |
 //! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 //! | AnyHost | - | - | 6, NothingInvented | - | every delivered byte was sent by somebody |
 //! | HeadLost | - | - | 1, CleanEndWasSent | - | a clean end is shown only if the other side ended its stream cleanly |

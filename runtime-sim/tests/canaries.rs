@@ -94,16 +94,18 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
-/// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth,
-/// nobody asks for a report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host, and there
-/// is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 25] = [
+/// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth, nobody asks for a
+/// report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host or an address of its own, and
+/// there is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 27] = [
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
+    PlantedBug::DialledForgotten,
+    PlantedBug::AnyAddress,
     PlantedBug::ProxyNotAwaited,
     PlantedBug::MovedTunnelKept,
     PlantedBug::AnyToken,
@@ -134,16 +136,19 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are, no tunnel has a host, and no server is upgraded. A session that is resumed between its two graces
-/// is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the access log only the records are
-/// counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 21] = [
+/// stay where they are, no tunnel has a host or an address of its own, and no server is upgraded. A session that is
+/// resumed between its two graces is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the
+/// access log only the records are counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no
+/// proxy is in between.
+const HIDDEN_FROM_SWARM: [PlantedBug; 23] = [
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
     PlantedBug::AnyHost,
     PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
+    PlantedBug::DialledForgotten,
+    PlantedBug::AnyAddress,
     PlantedBug::ProxyNotAwaited,
     // Its threads have their turns together: an answer is gathered within one.
     PlantedBug::OldReport,

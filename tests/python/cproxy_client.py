@@ -321,7 +321,8 @@ PROXY_TO_CLIENT = Choice(
     ("Accepted", Struct(proof=Bytes(32))),
     ("Refused", HANDSHAKE),
     "Ping",
-    ("Start", Struct(epoch=U32, tunnel=U32, visitor=Address(), public=Address())))
+    ("Start", Struct(epoch=U32, tunnel=U32, visitor=Address(), public=Address())),
+    ("Secured", Struct(host=Option(Host()), agreed=Option(Choice("Http1", "Http2")))))
 
 LONGEST = {CTL_TO_SERVER: 512, CTL_TO_CLIENT: 512, PROXY_TO_SERVER: 128, PROXY_TO_CLIENT: 128}
 

@@ -1,6 +1,7 @@
 //! Visitors come in at other addresses of the machine than clients: at `public_bind_addr`, or a tunnel's own `bind_addr`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use tests::datagrams::{DatagramService, ask, visitor};
 use tests::programs::{Client, Server, Successors, options};
 use tests::services::Service;
 use tests::sockets::{LOOPBACK, connect, finish, free_port, read_all};
@@ -104,4 +105,60 @@ fn a_reload_moves_ports_between_addresses() {
     server.reload(&allow("127.0.0.5"));
     client.reload(&table("a", &service, 5, port));
     until_greeted(at(5, port), |text| text == "hi");
+}
+
+/// P-TUN-16, P-UDP-8: a UDP port at an address of its own, beside another one, and a program of somebody else's, of the
+/// same number, through a takeover and an upgrade. What is told leaves from where it was spoken to.
+#[test]
+fn udp_tunnels_have_one_port_at_addresses_of_their_own() {
+    let answers = |word: &'static [u8]| {
+        DatagramService::at((LOOPBACK, 0).into(), move |socket, _, from| {
+            // Who has gone needs no answer.
+            let _ = socket.send_to(word, from);
+        })
+    };
+    let (five, six) = (answers(b"five"), answers(b"six"));
+    let server =
+        Server::start(options().brisk().flag("drain-timeout", 60).key("allow_bind_addrs", "[\"127.0.0.0/28\"]"));
+    let busy = UdpSocket::bind((LOOPBACK, 0)).expect("a free port");
+    let port = busy.local_addr().expect("bound").port();
+    let tables = [(&five, 5), (&six, 6)].map(|(service, last)| {
+        let name = format!("udp{last}");
+        let (local, address) = (service.addr(), Ipv4Addr::new(127, 0, 0, last));
+        format!(
+            "[[tunnels]]\nname = \"{name}\"\nlocal = \"{local}\"\npublic_port = {port}\nbind_addr = \"{address}\"\n\
+             protocol = \"udp\"\n"
+        )
+    });
+    let start = || {
+        let client = Client::spawn(&server, options().brisk().flag("client-id", "one").tables(&tables.concat()));
+        for last in [5, 6] {
+            client.output_line(&format!("Forwarding udp://{} ->", at(last, port)));
+        }
+        client
+    };
+    // A connected socket hears nobody but whom it speaks to.
+    let visitors = [5, 6].map(|last| visitor(at(last, port)));
+    let served = |visitor: &UdpSocket, word: &[u8]| {
+        ask(visitor, b"who is there?", |answer| {
+            assert_eq!(answer, word, "another tunnel's datagram");
+            true
+        });
+    };
+    let all_served = || {
+        for (last, first, word) in [(5, &visitors[0], &b"five"[..]), (6, &visitors[1], b"six")] {
+            served(first, word);
+            served(&visitor(at(last, port)), word);
+        }
+    };
+    let client = start();
+    all_served();
+    let next = start();
+    client.log_line("took over");
+    all_served();
+    let mut successors = Successors::default();
+    successors.take(&server.upgrade());
+    all_served();
+    assert_eq!((client.stopped().aborted, next.stop().aborted), (0, 0));
+    drop(busy);
 }

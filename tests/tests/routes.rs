@@ -4,6 +4,7 @@ mod acme;
 mod bad_input;
 mod real_clients;
 mod tls_ends;
+mod told;
 mod tunnels;
 
 use std::io::Write;

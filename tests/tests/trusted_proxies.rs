@@ -40,9 +40,8 @@ fn a_visitor_is_whom_the_header_names() {
     let client = Client::start(&server, options().tunnel(service.addr()).tunnel_key("proxy_protocol", "\"v1\""));
     let mut visitor = via(&client, &[NAMED, b"hello"].concat());
     visitor.shutdown(Shutdown::Write).expect("shut");
-    let port = client.public().port();
-    let told = format!("PROXY TCP4 203.0.113.7 127.0.0.1 50000 {port}\r\nhello");
-    assert_eq!(String::from_utf8(read_all(&mut visitor)).unwrap(), told, "the service is told, and gets the payload");
+    let told = [NAMED, b"hello"].concat();
+    assert_eq!(read_all(&mut visitor), told, "the service is told both addresses, and gets the payload");
     let record = eventually("it is logged", || records(&server).pop().ok_or("not yet".into()));
     assert_eq!((&record["peer_ip"], &record["peer_port"]), (&"203.0.113.7".into(), &50000.into()), "{record}");
     assert_eq!(record["bytes_up"], 5, "the header is no byte of the visitor's");
@@ -136,23 +135,24 @@ fn rates_and_a_reload_count_for_whom_it_names() {
     assert_eq!(visit_end_from(ip(2), client.public()).1, End::Clean, "who comes by himself");
 }
 
-/// Visits through a relay at `port`; the service must be told where they come from, and the log, too.
-fn is_passed_on(server: &Server, client: &Client, port: u16) {
+/// Visits through a relay at `port`; the service must be told where they come from and
+/// that they have come to the relay, and the log where they come from.
+fn is_passed_on(server: &Server, port: u16) {
     let relay = SocketAddr::new(LOOPBACK, port);
     until("the relay listens", || TcpStream::connect(relay).is_ok());
     for n in 0..20u32 {
         let from = ip(u8::try_from(100 + n).expect("small"));
         let mut visitor = connect_from(from, relay).expect("not reset");
         let words = vec![7; (n as usize % 5) * 50_000];
-        let told =
-            format!("PROXY TCP4 {from} {} {} ", Ipv4Addr::LOCALHOST, visitor.local_addr().expect("bound").port());
+        let own = visitor.local_addr().expect("bound").port();
+        let told = format!("PROXY TCP4 {from} {} {own} {port}\r\n", Ipv4Addr::LOCALHOST);
         let mut writer = visitor.try_clone().expect("a descriptor");
         let sent = words.clone();
         let writing = std::thread::spawn(move || {
             writer.write_all(&sent).expect("sent");
             writer.write_all(b"end").expect("sent");
         });
-        let mut answer = vec![0; told.len() + format!("{}\r\n", client.public().port()).len() + words.len() + 3];
+        let mut answer = vec![0; told.len() + words.len() + 3];
         visitor.read_exact(&mut answer).expect("an answer");
         writing.join().expect("sent");
         assert!(answer.starts_with(told.as_bytes()), "{told}: {}", String::from_utf8_lossy(&answer[..60]));
@@ -185,7 +185,7 @@ fn haproxy_says_who_visits_and_its_checks_are_no_visits() {
             ),
         );
         haproxy.start(&program, &["-db", "-f", &config]);
-        is_passed_on(&server, &client, port);
+        is_passed_on(&server, port);
         // A busy machine may take a check for a visitor when its end is late; but not many.
         let strange = records(&server).iter().filter(|record| record["peer_ip"] == "127.0.0.8").count();
         assert!(strange < 20, "{word}: {strange} checks were passed on");
@@ -213,7 +213,7 @@ fn nginx_says_who_visits() {
         ),
     );
     nginx.start(&program, &["-p", &dir, "-e", &format!("{dir}/log"), "-c", &config]);
-    is_passed_on(&server, &client, port);
+    is_passed_on(&server, port);
 }
 
 /// Where a relay is that passes a server's own ports on, under their numbers.

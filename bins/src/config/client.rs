@@ -126,6 +126,8 @@ const UDP_FOLLOW: &str = "udp_follow";
 const PROXY_PROTOCOL: &str = "proxy_protocol";
 /// It stands in front of a flow's first datagram alone.
 const PROXY_PROTOCOL_FIRST: &str = "proxy_protocol_first";
+/// The key of what is told of the visitor's TLS.
+const PROXY_PROTOCOL_TLVS: &str = "proxy_protocol_tlvs";
 
 /// More are a mistake, and each costs a dial that finds no port a look at all of them.
 const MOST_SOURCES: usize = 64;
@@ -263,6 +265,7 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     });
     let datagrams = datagrams(section, protocol);
     let proxy_protocol_first = first_alone(section, datagrams.is_some(), proxy_protocol);
+    let proxy_protocol_tlvs = with_tlvs(section, proxy_protocol);
     let bind_addr = section.parsed_by(BIND_ADDR, |text| {
         let address = text.parse().map(|ip: IpAddr| ip.to_canonical());
         address.map_err(|_| "is no IP address; write one of the server's, such as \"127.0.0.1\"")
@@ -270,7 +273,8 @@ fn tunnel(section: &Section<'_>, tunnels: &mut Vec<TunnelEntry>) {
     let sites = sites(section, protocol, tunnels);
     let service = service::service(section, sites.first().map(|site| site.web));
     let max_bandwidth = bandwidth(section).flatten();
-    let serving = Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_first, service };
+    let serving =
+        Serving { datagrams, max_bandwidth, proxy_protocol, proxy_protocol_tlvs, proxy_protocol_first, service };
     let Some(name) = section.text("name") else {
         if !section.has("name") {
             section.problem("name", "is missing; write `name = \"…\"`, the tunnel's name for the log".into());
@@ -395,6 +399,16 @@ fn first_alone(section: &Section<'_>, is_udp: bool, version: Option<ProxyProtoco
         section.problem(PROXY_PROTOCOL_FIRST, what.into());
     }
     first == Some(true)
+}
+
+/// Whether the header also tells what is known of the visitor's TLS.
+fn with_tlvs(section: &Section<'_>, version: Option<ProxyProtocol>) -> bool {
+    let tlvs = section.boolean(PROXY_PROTOCOL_TLVS);
+    if tlvs.is_some() && !(section.has(HOSTS) && version == Some(ProxyProtocol::V2)) {
+        let what = "is for tunnels with `hosts` and `proxy_protocol = \"v2\"`: of others no TLS is known";
+        section.problem(PROXY_PROTOCOL_TLVS, what.into());
+    }
+    tlvs == Some(true)
 }
 
 fn limits(section: &Section<'_>) -> TunnelLimits {

@@ -4,6 +4,7 @@
 #[allow(dead_code, unreachable_pub)]
 mod example;
 
+use bins::config::settings::{Home, SETTINGS};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,7 +33,13 @@ fn manual_pages_and_completions_are_well_formed() {
     for name in ["cproxy-server.1", "cproxy-client.1", "cproxy-client-doctor.1", "cproxy-server-upgrade.1"] {
         assert!(pages.iter().any(|page| page.ends_with(name)), "{name}: {pages:?}");
     }
-    for page in &pages {
+    let keys = files(folder.path().join("man5"));
+    let text = std::fs::read_to_string(&keys[0]).unwrap();
+    for setting in SETTINGS.iter().filter(|setting| setting.home != Home::Flag) {
+        let entry = format!(".TP\n\\fB{}\\fR\n", setting.key);
+        assert!(text.contains(&entry), "{} is not in {keys:?}", setting.key);
+    }
+    for page in pages.iter().chain(&keys) {
         let text = std::fs::read_to_string(page).unwrap();
         let title = text.lines().find(|line| line.starts_with(".TH ")).unwrap();
         assert!(title.split(' ').nth(3).unwrap().chars().filter(|c| *c == '-').count() == 2, "no date: {title}");

@@ -5,7 +5,7 @@ use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::datagrams;
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
-use protocol_sm::routes::{Host, Service, Site, Speaks, Web};
+use protocol_sm::routes::{Agreed, Host, Secured, Service, Site, Speaks, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
 use protocol_sm::sources::{Network, SourceLists};
 use protocol_sm::transfer::How;
@@ -369,6 +369,10 @@ fn from_servers_on_proxy() -> Vec<ProxyToClient> {
     all.extend(HANDSHAKE.map(ProxyToClient::Refused));
     let start = |(visitor, public)| ProxyToClient::Start { epoch: Epoch(2), tunnel: TunnelId(1), visitor, public };
     all.extend(visitors().into_iter().zip(publics()).map(start));
+    let host: Host = "app.example.com".parse().expect("a host");
+    for (host, agreed) in [(Some(host.clone()), None), (None, Some(Agreed::Http1)), (Some(host), Some(Agreed::Http2))] {
+        all.push(ProxyToClient::Secured(Box::new(Secured { host, agreed })));
+    }
     all
 }
 
@@ -476,7 +480,7 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),
-        malformed("proxy_to_client", "the first unknown message", &[4]),
+        malformed("proxy_to_client", "the first unknown message", &[5]),
         malformed("ctl_to_server", "the first unknown abort code", &[1, 1, 5, 3, 2, past(ABORT.len())]),
         malformed("ctl_to_client", "the first unknown abort code", &[1, 1, 4, 3, 2, past(ABORT.len())]),
         malformed("ctl_to_server", "the first unknown manner of an end", &[1, 1, 3, 3, 2, 5, past(HOW.len())]),
@@ -486,6 +490,7 @@ fn invalid_frames() -> Vec<String> {
         malformed("ctl_to_client", "the first unknown tunnel refusal", &[1, 1, 1, 1, past(TUNNEL.len())]),
         malformed("ctl_to_client", "the first unknown reason to leave", &[1, 1, 8, past(LEAVE.len())]),
         malformed("proxy_to_client", "the first unknown refusal", &[1, past(HANDSHAKE.len())]),
+        malformed("proxy_to_client", "the first unknown protocol inside of TLS", &[4, 0, 1, 2]),
         malformed("proxy_to_server", "the first unknown refusal of a visitor", &[3, 2, past(REFUSE.len())]),
         malformed("ctl_to_server", "a byte is missing: Ping without its number", &[2]),
         malformed("ctl_to_server", "a byte too many: Drain and 0", &[1, 1, 6, 0]),

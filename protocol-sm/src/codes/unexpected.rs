@@ -27,6 +27,7 @@ pub enum MessageName {
     RegisterHost,
     RegisterTunnel,
     RegisterUdp,
+    Secured,
     Start,
     StartSeen,
     Started,
@@ -69,6 +70,8 @@ pub enum StateName {
     ConnIdle,
     /// The proxy_conn is idle, and the answer to its last `Ping` has not been read.
     PongNotRead,
+    /// The proxy_conn is idle, and what is known of a visitor's TLS has come, behind which there is his `Start`.
+    StartDue,
     /// The proxy_conn was not pinged.
     NotPinged,
     /// `Start` is to be answered, with that transfer's number.
@@ -95,6 +98,7 @@ impl fmt::Display for StateName {
             Self::TunnelNotOpen => "the tunnel is not open",
             Self::ConnOpening => "the proxy_conn's handshake is not through",
             Self::ConnIdle => "the proxy_conn is idle",
+            Self::StartDue => "the Start of the visitor is awaited of whose TLS it was told",
             Self::PongNotRead => "the answer to the last Ping has not been read",
             Self::NotPinged => "no Ping is to be answered",
             Self::AnswerDue => "Start of this transfer is to be answered",

@@ -27,6 +27,7 @@ use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, Passage};
 use crate::report::{Counted, TunnelTally};
+use crate::routes::Secured;
 use crate::settings::{Serving, Timings};
 use crate::stir::Stir;
 use crate::time::Instant;
@@ -82,6 +83,8 @@ struct Conn<T, P> {
     id: ConnId,
     link: Link<T, P>,
     framer: Framer<ProxyToClient>,
+    /// What is known of the TLS of the visitor whose `Start` comes next.
+    secured: Option<Box<Secured>>,
     state: State,
     /// It waits for another turn.
     queued: bool,

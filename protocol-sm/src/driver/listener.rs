@@ -503,7 +503,7 @@ impl<T, L> Listener<T, L> {
             if trusted.iter().any(|network| network.contains(from.ip())) {
                 unnamed.push(Unnamed::new(stream, from, now));
             } else {
-                deal.visitor(sys, now, route.resolve(), stream, from, Vec::new());
+                deal.visitor(sys, now, route.resolve(), stream, from.into(), Vec::new());
             }
         });
         for unnamed in unnamed {
@@ -541,7 +541,7 @@ where
             ToListener::HandOver { former, control, registration, gate } => {
                 self.hand_over(cx, former, control, registration, *gate);
             }
-            ToListener::Visitor { web, stream, from, came } => self.on_passed(cx, web, stream, from, came),
+            ToListener::Visitor { web, stream, who, came } => self.on_passed(cx, web, stream, who, came),
             ToListener::Upgrade(step) => self.on_upgrade(cx, step),
             ToListener::KeepTo(timings, routing) => {
                 cx.sys.keep_to(&timings);

@@ -15,9 +15,10 @@ use crate::ledger::Holder;
 use crate::liveness::Line;
 use crate::names::LocalAt;
 use crate::outbound::Destination;
+use crate::proxy_protocol::Ends;
 use crate::reload::ClientReload;
 use crate::report::{ListenerPart, LoopPart, Report};
-use crate::routes::Web;
+use crate::routes::{Secured, Web};
 use crate::settings::{Origin, Routing, ServerSettings, Serving, Timings};
 use crate::sources::Network;
 use crate::sys_error::SysError;
@@ -162,8 +163,8 @@ pub struct Arrival<T> {
     pub tunnel: TunnelId,
     /// Its socket; not watched yet.
     pub stream: T,
-    /// The address that the connection comes from.
-    pub from: SocketAddr,
+    /// Who it is.
+    pub who: Who,
     /// What it is counted as.
     pub guest: Guest,
     /// What was read of it to find out whose visitor it is.
@@ -174,6 +175,30 @@ pub struct Arrival<T> {
     pub label: Option<Arc<Label>>,
     /// Event loops left to try if there is no room for it.
     pub left: usize,
+}
+
+/// Who a visitor is, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// The address that it comes from.
+    pub from: SocketAddr,
+    /// The address that it has connected to, where a relay in front of the server says that.
+    pub dialled: Option<Box<SocketAddr>>,
+    /// What is known of its TLS, if anything is.
+    pub secured: Option<Box<Secured>>,
+}
+
+impl From<SocketAddr> for Who {
+    /// One who comes from there without a relay.
+    fn from(from: SocketAddr) -> Self {
+        Self { from, dialled: None, secured: None }
+    }
+}
+
+impl From<Ends> for Who {
+    fn from(Ends { visitor, public }: Ends) -> Self {
+        Self { from: visitor, dialled: Some(Box::new(public)), secured: None }
+    }
 }
 
 /// A public UDP socket on its way to an event loop. `T` is a stream.
@@ -193,7 +218,7 @@ pub struct UdpPort<T> {
     pub trusted: Vec<Network>,
 }
 
-/// A loop's share of what a session may use. All but `frugal` and `keep` is what its holder may have over all its
+/// A loop's share of what a session may use. All but `frugal`, `secured` and `keep` is what its holder may have over all its
 /// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -201,6 +226,8 @@ pub struct Limits {
     pub holder: Holder,
     /// Little is to be sent while nobody visits.
     pub frugal: bool,
+    /// The client is told what is known of its visitors' TLS.
+    pub secured: bool,
     /// Idle conns to keep ready. 0 where there are fewer than loops: this loop asks for a conn when a visitor waits.
     pub keep: u32,
     /// Visitors that may wait, of all sessions of the holder. 0 where there are fewer than loops: who finds no idle conn here is passed on.
@@ -515,7 +542,7 @@ pub enum ToListener<T> {
         /// Its connection.
         stream: T,
         /// Who it is.
-        from: SocketAddr,
+        who: Who,
         /// When it came.
         came: Instant,
     },

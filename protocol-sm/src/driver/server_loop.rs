@@ -12,7 +12,7 @@ mod transfers;
 mod visitors;
 
 use super::loop_core::{LoopCore, Pace, Phase};
-use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop};
+use super::messages::{ControlKey, FromServerLoop, Limits, ToServerLoop, Who};
 use super::relay::{End, Endpoint, Link, failed};
 use super::slab::{Slab, Token};
 use super::sys::{Datagrams, Entropy, Log, Readiness, Splice, random_u32};
@@ -71,6 +71,8 @@ struct Shard {
     holder: Holder,
     /// Little is sent while nobody visits.
     frugal: bool,
+    /// The client is told what is known of its visitors' TLS.
+    secured: bool,
     pool: Pool<Token, Token>,
     ping_pace: PingPace,
     conns: BTreeMap<ConnId, Token>,
@@ -223,7 +225,7 @@ impl Active {
 struct Visitor<T> {
     control: ControlKey,
     tunnel: TunnelId,
-    from: SocketAddr,
+    who: Who,
     /// What it is counted as by the listener, if it came from there.
     guest: Option<Guest>,
     /// Which flow it is, if it came to a UDP port.
@@ -456,6 +458,7 @@ impl<T, P> ServerLoop<T, P> {
         let mut shard = Shard {
             holder: limits.holder,
             frugal: limits.frugal,
+            secured: limits.secured,
             pool: Pool::new(limits.keep),
             ping_pace: PingPace::new(self.core.timings.of(limits.frugal).idle_ping_interval),
             conns: BTreeMap::new(),
@@ -484,7 +487,7 @@ impl<T, P> ServerLoop<T, P> {
         shard.waited = shard.waiting(&self.ledger);
         (shard.max_connections, shard.max_waiting) = (limits.max_connections, limits.max_waiting);
         shard.pool.keep(limits.keep);
-        shard.frugal = limits.frugal;
+        (shard.frugal, shard.secured) = (limits.frugal, limits.secured);
         shard.ping_pace.begin_at(self.core.timings.of(limits.frugal).idle_ping_interval);
         shard.max_bandwidth = limits.max_bandwidth;
         for &token in shard.conns.values() {

@@ -49,7 +49,9 @@ mod upgrade;
 
 use super::ctl_link::CtlLink;
 use super::handshake_limit::HandshakeLimit;
-use super::messages::{ControlKey, FromListener, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain};
+use super::messages::{
+    ControlKey, FromListener, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain, Who,
+};
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -177,8 +179,7 @@ pub struct Wanted<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Caller<T> {
     stream: T,
-    /// From where.
-    from: SocketAddr,
+    who: Who,
     /// It is known who is there: of a relay's connection that is for nobody, it is not.
     is_named: bool,
     came: Instant,

@@ -201,8 +201,8 @@ impl Log for Net {
 
 impl Tell<ToLoop<ToServerLoop<u32>>> for Net {
     fn tell(&mut self, told: ToLoop<ToServerLoop<u32>>) {
-        if let ToServerLoop::Visitor(Arrival { stream, from, .. }) = &told.message {
-            self.visitors.push((*stream, *from));
+        if let ToServerLoop::Visitor(Arrival { stream, who, .. }) = &told.message {
+            self.visitors.push((*stream, who.from));
         } else {
             self.to_loops.push((told.loop_index, told.message));
         }

@@ -10,7 +10,7 @@
 
 use super::sys::Streams;
 use super::thread::Cx;
-use crate::proxy_protocol::{Header, HeaderReader, LONGEST_HEADER};
+use crate::proxy_protocol::{Ends, Header, HeaderReader, LONGEST_HEADER};
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use core::net::SocketAddr;
@@ -36,7 +36,7 @@ pub(super) struct Unnamed<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Due { reader: HeaderReader, until: Instant },
-    Quiet { name: Option<SocketAddr>, until: Instant },
+    Quiet { ends: Option<Ends>, until: Instant },
 }
 
 /// What came of looking at one.
@@ -71,11 +71,11 @@ impl<T> Unnamed<T> {
         matches!(self.stage, Stage::Quiet { .. })
     }
 
-    /// Who is behind it, if its header has come and says so.
-    pub(super) fn name(&self) -> Option<SocketAddr> {
+    /// Who is behind it and where he has connected to, if its header has come and says so.
+    pub(super) fn ends(&self) -> Option<Ends> {
         match self.stage {
             Stage::Due { .. } => None,
-            Stage::Quiet { name, .. } => name,
+            Stage::Quiet { ends, .. } => ends,
         }
     }
 
@@ -96,8 +96,8 @@ impl<T> Unnamed<T> {
             cx.sys.skip(&self.stream, taken);
             match read {
                 Ok(None) => {}
-                Ok(Some(Header { visitor })) => {
-                    self.stage = Stage::Quiet { name: visitor, until: cx.now + QUIET };
+                Ok(Some(Header { ends })) => {
+                    self.stage = Stage::Quiet { ends, until: cx.now + QUIET };
                 }
                 Err(_) => return Heard::Malformed,
             }

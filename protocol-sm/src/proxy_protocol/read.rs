@@ -33,16 +33,31 @@ pub struct Malformed;
 /// What a whole header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Who is behind the relay; none if the relay does not say: `UNKNOWN`, `LOCAL`, no family, one that is not TCP. An
-    /// IPv4 address in IPv6 form is the IPv4 address.
-    pub visitor: Option<SocketAddr>,
+    /// Who is behind the relay; none if the relay does not say: `UNKNOWN`, `LOCAL`, no family, one that is not TCP.
+    pub ends: Option<Ends>,
+}
+
+/// The two ends of a connection to a relay. An IPv4 address in IPv6 form is the IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// Who has connected.
+    pub visitor: SocketAddr,
+    /// The address that it has connected to.
+    pub public: SocketAddr,
+}
+
+impl Ends {
+    fn new(ips: [IpAddr; 2], ports: [u16; 2]) -> Self {
+        let [visitor, public] = [0, 1].map(|end| SocketAddr::new(ips[end].to_canonical(), ports[end]));
+        Self { visitor, public }
+    }
 }
 
 /// Who has sent a datagram, as the header in front of it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// This visitor. An IPv4 address in IPv6 form is the IPv4 address.
-    Visitor(SocketAddr),
+    /// This visitor.
+    Visitor(Ends),
     /// Somebody whom it does not name: it has no family, or one that is not UDP.
     Unnamed,
     /// The relay itself, which looks whether the service answers: `LOCAL`.
@@ -58,7 +73,7 @@ pub fn split(datagram: &[u8]) -> Result<(Sender, &[u8]), Malformed> {
     let front = datagram.first_chunk::<FRONT>().filter(|front| front.starts_with(&SIGNATURE)).ok_or(Malformed)?;
     let (header, sent) = datagram.split_at_checked(whole(front)?).ok_or(Malformed)?;
     let sender = match binary(header, DATAGRAM)? {
-        Some(at) => Sender::Visitor(canonical(at)),
+        Some(ends) => Sender::Visitor(ends),
         None if front[12] == LOCAL => Sender::Relay,
         None => Sender::Unnamed,
     };
@@ -82,8 +97,8 @@ impl HeaderReader {
             self.bytes.push(byte);
             *input = rest;
             if self.is_whole()? {
-                let visitor = if self.is_binary() { binary(&self.bytes, STREAM)? } else { line(&self.bytes)? };
-                return Ok(Some(Header { visitor: visitor.map(canonical) }));
+                let ends = if self.is_binary() { binary(&self.bytes, STREAM)? } else { line(&self.bytes)? };
+                return Ok(Some(Header { ends }));
             }
         }
         Ok(None)
@@ -115,39 +130,35 @@ fn whole(front: &[u8; FRONT]) -> Result<usize, Malformed> {
     if body > LONGEST_BODY { Err(Malformed) } else { Ok(FRONT + body) }
 }
 
-fn canonical(at: SocketAddr) -> SocketAddr {
-    SocketAddr::new(at.ip().to_canonical(), at.port())
-}
-
 /// Reads a line of version 1.
-fn line(bytes: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+fn line(bytes: &[u8]) -> Result<Option<Ends>, Malformed> {
     let words = bytes[WORD.len()..].strip_suffix(b"\r\n").ok_or(Malformed)?;
     let mut words = core::str::from_utf8(words).map_err(|_| Malformed)?.split(' ');
     match words.next() {
         // Whatever stands behind it.
         Some("UNKNOWN") => Ok(None),
-        Some("TCP4") => source::<Ipv4Addr>(words).map(Some),
-        Some("TCP6") => source::<Ipv6Addr>(words).map(Some),
+        Some("TCP4") => addresses::<Ipv4Addr>(words).map(Some),
+        Some("TCP6") => addresses::<Ipv6Addr>(words).map(Some),
         Some(_) | None => Err(Malformed),
     }
 }
 
 /// Two addresses and two ports, of which the first of each are the visitor's.
-fn source<'a, A: FromStr + Into<IpAddr>>(mut words: impl Iterator<Item = &'a str>) -> Result<SocketAddr, Malformed> {
+fn addresses<'a, A: FromStr + Into<IpAddr>>(mut words: impl Iterator<Item = &'a str>) -> Result<Ends, Malformed> {
     let mut word = || words.next().ok_or(Malformed);
-    let address = |word: &str| word.parse::<A>().map_err(|_| Malformed);
+    let address = |word: &str| word.parse::<A>().map(Into::into).map_err(|_| Malformed);
     let port = |word: &str| {
         let digits = word.bytes().all(|byte| byte.is_ascii_digit());
         word.parse::<u16>().ok().filter(|_| digits).ok_or(Malformed)
     };
-    let (from, _) = (address(word()?)?, address(word()?)?);
-    let (from_port, _) = (port(word()?)?, port(word()?)?);
-    if words.next().is_some() { Err(Malformed) } else { Ok(SocketAddr::new(from.into(), from_port)) }
+    let ips = [address(word()?)?, address(word()?)?];
+    let ports = [port(word()?)?, port(word()?)?];
+    if words.next().is_some() { Err(Malformed) } else { Ok(Ends::new(ips, ports)) }
 }
 
 /// Reads a header of version 2, which is as long as it says. Of the `families`, that of IPv4 and that of IPv6, it says who
 /// is behind the relay.
-fn binary(bytes: &[u8], families: [u8; 2]) -> Result<Option<SocketAddr>, Malformed> {
+fn binary(bytes: &[u8], families: [u8; 2]) -> Result<Option<Ends>, Malformed> {
     let (front, body) = bytes.split_at(FRONT);
     match front[12] {
         LOCAL => return Ok(None),
@@ -165,9 +176,11 @@ fn binary(bytes: &[u8], families: [u8; 2]) -> Result<Option<SocketAddr>, Malform
     check_fields(bytes, fields)?;
     let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
     Ok(if front[13] == families[0] {
-        Some(SocketAddr::new(octets::<4>(addresses).into(), port(8)))
+        let ips = [0, 4].map(|at| octets::<4>(&addresses[at..]).into());
+        Some(Ends::new(ips, [port(8), port(10)]))
     } else if front[13] == families[1] {
-        Some(SocketAddr::new(octets::<16>(addresses).into(), port(32)))
+        let ips = [0, 16].map(|at| octets::<16>(&addresses[at..]).into());
+        Some(Ends::new(ips, [port(32), port(34)]))
     } else {
         None
     })
@@ -212,7 +225,7 @@ mod tests {
     const PAYLOAD: &[u8] = b"\r\nSSH-2.0-x";
 
     /// What `header` says in pieces of every size, in front of a payload that must stay whole.
-    fn read(header: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+    fn read(header: &[u8]) -> Result<Option<Ends>, Malformed> {
         let sent = [header, PAYLOAD].concat();
         let pieces = |size: usize| {
             let mut reader = HeaderReader::default();
@@ -225,7 +238,7 @@ mod tests {
                 behind.extend_from_slice(piece);
             }
             assert_eq!(behind, PAYLOAD, "in pieces of {size}");
-            Ok(found.expect("a whole header").visitor)
+            Ok(found.expect("a whole header").ends)
         };
         let whole = pieces(sent.len());
         assert!((1..=header.len().min(300)).all(|size| pieces(size) == whole));
@@ -237,11 +250,15 @@ mod tests {
         [&SIGNATURE[..], &[command, family], &length, body].concat()
     }
 
-    /// The addresses of a visitor at 192.0.2.7:4711.
+    /// The addresses of a visitor at 192.0.2.7:4711, who has connected to 198.51.100.9:22.
     const TCP4: [u8; 12] = [192, 0, 2, 7, 198, 51, 100, 9, 0x12, 0x67, 0, 22];
 
-    fn visitor() -> Result<Option<SocketAddr>, Malformed> {
-        Ok(Some("192.0.2.7:4711".parse().unwrap()))
+    fn visitor() -> Result<Option<Ends>, Malformed> {
+        Ok(Some(ends("198.51.100.9:22")))
+    }
+
+    fn ends(public: &str) -> Ends {
+        Ends { visitor: "192.0.2.7:4711".parse().unwrap(), public: public.parse().unwrap() }
     }
 
     #[test]
@@ -253,7 +270,7 @@ mod tests {
         ] {
             let [from, to]: [SocketAddr; 2] = [from, to].map(|at| at.parse().unwrap());
             for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
-                let expected = SocketAddr::new(from.ip().to_canonical(), from.port());
+                let expected = Ends::new([from.ip(), to.ip()], [from.port(), to.port()]);
                 assert_eq!(read(&version.header(from, to)), Ok(Some(expected)));
             }
         }
@@ -262,7 +279,7 @@ mod tests {
     #[test]
     fn a_line_that_is_no_header_is_refused() {
         assert_eq!(read(b"PROXY TCP4 192.0.2.7 198.51.100.9 4711 22\r\n"), visitor());
-        assert_eq!(read(b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4711 22\r\n"), visitor(), "folded");
+        assert_eq!(read(b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4711 22\r\n"), Ok(Some(ends("[::1]:22"))), "folded");
         assert_eq!(read(b"PROXY UNKNOWN\r\n"), Ok(None));
         assert_eq!(read(b"PROXY UNKNOWN ffff:: 1 2 whatever\r\n"), Ok(None));
         for line in [
@@ -338,7 +355,8 @@ mod tests {
         };
         for from in ["192.0.2.7:4711", "[2001:db8::7]:1"] {
             let [from, to]: [SocketAddr; 2] = [from, "198.51.100.9:53"].map(|at| at.parse().unwrap());
-            assert_eq!(said(super::super::datagram_header(from, to)), Ok(Sender::Visitor(from)));
+            let ends = Ends::new([from.ip(), to.ip()], [from.port(), to.port()]);
+            assert_eq!(said(super::super::datagram_header(from, to)), Ok(Sender::Visitor(ends)));
         }
         let fields = [&TCP4[..], &[4, 0, 1, 0]].concat();
         assert_eq!(

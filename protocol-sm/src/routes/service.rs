@@ -1,5 +1,6 @@
 //! What a tunnel says of the service behind its host: `Service` in PROTOCOL.md.
 
+use super::host::Host;
 use serde::{Deserialize, Serialize};
 
 /// See the module.
@@ -40,11 +41,31 @@ impl Speaks {
     }
 }
 
-/// What a visitor speaks inside of TLS that ends at the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a visitor and the server have agreed on, in a handshake of TLS that ends at the server: it is spoken inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Agreed {
-    /// HTTP/1.1, or nothing was agreed on.
+    /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
+}
+
+impl Agreed {
+    /// Its name in TLS (ALPN).
+    #[must_use]
+    pub fn alpn(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
+/// What the server knows of a visitor's TLS: `Secured` in PROTOCOL.md.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Secured {
+    /// The host that it has named there.
+    pub host: Option<Host>,
+    /// None where TLS is passed on as it is, or nothing was agreed on.
+    pub agreed: Option<Agreed>,
 }

@@ -112,8 +112,12 @@ pub const HOSTS: u64 = 16;
 /// The feature of a server that knows [`ClientMsg::RegisterUdp`], and of a client that may send it.
 // PROTOCOL.md: P-EVO-2.
 pub const UDP: u64 = 32;
+/// The feature of a server that may send [`ProxyToClient::Secured`](super::ProxyToClient::Secured), and of a client that
+/// knows it.
+// PROTOCOL.md: P-EVO-2.
+pub const SECURED: u64 = 64;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,7 +137,8 @@ pub struct ClientHello {
     pub client: ClientId,
     /// Whether it has a token.
     pub token: bool,
-    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`].
+    /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`],
+    /// [`SECURED`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,

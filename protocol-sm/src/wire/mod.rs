@@ -12,7 +12,7 @@ mod transfer;
 
 pub use ctl::{
     CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, FEATURES, FRUGAL, HOSTS, LEAVE, Nonce, Proof, Resume,
-    ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP, Welcome,
+    SECURED, ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 #[cfg(feature = "canary")]

@@ -5,7 +5,9 @@ use super::ctl::Proof;
 use super::frame::Message;
 use crate::codes::{HandshakeRefusal, MessageName, RefuseCode};
 use crate::ids::{ConnId, Epoch, SessionId, TunnelId};
+use crate::routes::Secured;
 use crate::sent::{Channel, Code, Label};
+use alloc::boxed::Box;
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +45,7 @@ pub struct ConnHello {
 }
 
 /// What a server sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProxyToClient {
     /// The conn is taken and idle.
     Accepted {
@@ -65,6 +67,9 @@ pub enum ProxyToClient {
         /// The address that it connected to.
         public: SocketAddr,
     },
+    /// What is known of the TLS of the visitor whose `Start` is right behind it. Only to a client with the feature
+    /// [`SECURED`](super::SECURED). Boxed: the messages of each visit are no larger for it.
+    Secured(Box<Secured>),
 }
 
 impl ProxyToServer {
@@ -89,6 +94,7 @@ impl ProxyToClient {
             Self::Refused(_) => MessageName::Refused,
             Self::Ping => MessageName::Ping,
             Self::Start { .. } => MessageName::Start,
+            Self::Secured(_) => MessageName::Secured,
         }
     }
 }
@@ -111,7 +117,7 @@ impl Message for ProxyToClient {
     fn label(&self) -> Label {
         let code = match self {
             Self::Refused(code) => Some(Code::Handshake(*code)),
-            Self::Accepted { .. } | Self::Ping | Self::Start { .. } => None,
+            Self::Accepted { .. } | Self::Ping | Self::Start { .. } | Self::Secured(_) => None,
         };
         Label { channel: Channel::ProxyToClient, name: self.name(), code }
     }

@@ -148,11 +148,11 @@ impl Secure {
         begun
     }
 
-    pub(super) fn agreed(&mut self, stream: &Stream, session: &RefCell<Session>) -> Result<Agreed, SysError> {
+    pub(super) fn agreed(&mut self, stream: &Stream, session: &RefCell<Session>) -> Result<Option<Agreed>, SysError> {
         let mut session = session.borrow_mut();
         let buffers = self.buffers.get_or_insert_default();
         let protocol = session.protocol(&mut Socket { stream, urgent: true }, buffers);
-        let agreed = protocol.map(|name| if name == Some(b"h2") { Agreed::Http2 } else { Agreed::Http1 });
+        let agreed = protocol.map(|name| name.map(|name| if name == b"h2" { Agreed::Http2 } else { Agreed::Http1 }));
         self.tell(stream, &mut session);
         agreed
     }

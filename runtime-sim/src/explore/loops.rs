@@ -285,6 +285,7 @@ impl Model for Loops {
         });
         let limits = Limits {
             frugal: false,
+            secured: false,
             holder: None,
             keep: config.keep,
             max_waiting: config.max_waiting,
@@ -397,7 +398,7 @@ impl Model for Loops {
                     control: CONTROL,
                     tunnel: TUNNEL,
                     stream: Stream(end),
-                    from,
+                    who: from.into(),
                     guest: Guest { holder: None, source: Source::of(from.ip()) },
                     head: Vec::new(),
                     tunnel_max: u32::MAX,

@@ -261,6 +261,7 @@ impl World {
         let limits = Limits {
             holder: None,
             frugal: false,
+            secured: false,
             keep: u32::try_from(rng.range(0, 4)).expect("few"),
             max_waiting: 100,
             max_connections: 100,

@@ -4,11 +4,16 @@ use protocol_sm::routes::{Site, Web};
 
 /// The head of a request, or a ClientHello, that names the site's host, or one below it.
 pub(super) fn greeting(site: &Site, web: Web) -> Vec<u8> {
-    let host = site.host.to_string().replace('*', "Some.Where");
+    let host = visited(site);
     match web {
         Web::Http => format!("GET / HTTP/1.1\r\nAccept: */*\r\nHost: {host}:80\r\n\r\n").into_bytes(),
         Web::Https => client_hello(host.as_bytes()),
     }
+}
+
+/// The name of the site that a visitor says.
+pub(super) fn visited(site: &Site) -> String {
+    site.host.to_string().replace('*', "Some.Where")
 }
 
 /// In records of a few bytes.

@@ -18,15 +18,15 @@ pub(crate) use timings::TimingRanges;
 
 use crate::holder;
 use crate::kernel::Rng;
-use greeting::greeting;
+use greeting::{greeting, visited};
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{BULK, Strategy, TURN};
-use protocol_sm::proxy_protocol::ProxyProtocol;
-use protocol_sm::routes::{Site, Speaks, Web};
+use protocol_sm::proxy_protocol::{ProxyProtocol, header_with_fields};
+use protocol_sm::routes::{Agreed, Secured, Site, Speaks, Web};
 use protocol_sm::settings::{Credential, Scope, ServerSettings, Serving, Timings, Token, TunnelLimits};
 use protocol_sm::sources::Network;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -142,6 +142,34 @@ impl TunnelPlan {
     pub fn hello(&self) -> Option<Vec<u8>> {
         self.site.as_ref().filter(|_| self.sealed).map(|site| greeting(site, Web::Https))
     }
+
+    /// What the server knows of the TLS of a visitor who comes to it from this port.
+    #[must_use]
+    pub(crate) fn secured(&self, port: u16) -> Option<Secured> {
+        let site = self.site.as_ref().filter(|site| self.sealed || site.web == Web::Https)?;
+        let agreed = agreed(self.serving.service.speaks, port).filter(|_| self.sealed);
+        Some(Secured { host: Some(visited(site).parse().expect("a host")), agreed })
+    }
+
+    /// The header that tells its service who a visitor is, who has come to `public`.
+    #[must_use]
+    pub(crate) fn proxy_header(&self, visitor: SocketAddr, public: SocketAddr) -> Option<Vec<u8>> {
+        let version = self.serving.proxy_protocol?;
+        let secured = self.secured(visitor.port()).filter(|_| self.serving.proxy_protocol_tlvs);
+        Some(match secured {
+            Some(secured) => header_with_fields(visitor, public, &secured),
+            None => version.header(visitor, public),
+        })
+    }
+}
+
+/// What is agreed on in TLS that ends at the server, by a visitor who comes from this port.
+pub(crate) fn agreed(speaks: Speaks, port: u16) -> Option<Agreed> {
+    match (speaks, port % 3) {
+        (_, 0) => None,
+        (Speaks::Both, 1) | (Speaks::Http2, _) => Some(Agreed::Http2),
+        (Speaks::Both | Speaks::Http1, _) => Some(Agreed::Http1),
+    }
 }
 
 impl Scenario {
@@ -197,6 +225,11 @@ impl Scenario {
         for tunnel in &mut self.tunnels {
             let version = rng.pick(&[ProxyProtocol::V1, ProxyProtocol::V2]);
             tunnel.serving.proxy_protocol = Some(version).filter(|_| rng.chance(15));
+        }
+        let mut rng = Rng::new(seed ^ 0x71f5_0000);
+        for tunnel in &mut self.tunnels {
+            let fields = rng.chance(60) && tunnel.serving.proxy_protocol == Some(ProxyProtocol::V2);
+            tunnel.serving.proxy_protocol_tlvs = fields;
         }
     }
 

@@ -46,8 +46,8 @@ fn script(rng: &mut Rng, stage: &Stage, side: Side, tunnel: usize) -> Script {
 struct Actor {
     stage: Rc<Stage>,
     socket: Socket,
-    /// Where a visitor goes, until it is there.
-    goes_to: Option<SocketAddr>,
+    /// Where a visitor goes, and to which tunnel, until it is there.
+    goes_to: Option<(SocketAddr, usize)>,
     stream: StreamId,
     script: Script,
     sent: usize,
@@ -147,8 +147,10 @@ impl Actor {
         if self.socket.is_connecting() {
             return Ok(None);
         }
-        if let Some(to) = self.goes_to.take() {
-            self.stage.oracle.streams.borrow_mut().on_connected(self.stream, self.socket.own_address(), to);
+        if let Some((to, tunnel)) = self.goes_to.take() {
+            let own = self.socket.own_address();
+            let header = self.stage.plan.scenario.tunnels[tunnel].proxy_header(own, to);
+            self.stage.oracle.streams.borrow_mut().on_connected(self.stream, own, header);
         }
         if let Some(outcome) = self.try_end() {
             return Ok(Some(Some(outcome)));
@@ -281,7 +283,7 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
             let to = SocketAddr::new(turmoil::lookup("server"), port);
             let socket = Socket::connect(&stage, who, None, to);
             let mut actor = Actor::new(&stage, socket, Side::Visitor, visit.tunnel, rng);
-            actor.goes_to = Some(to);
+            actor.goes_to = Some((to, visit.tunnel));
             let (stream, fate) = (actor.stream, actor.script.fate);
             let mut outcome = actor.play().await;
             if outcome == Outcome::Reset(SysError::Refused) {

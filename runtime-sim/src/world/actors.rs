@@ -235,9 +235,9 @@ impl Actors {
         script.total += head.len();
         let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
         let mut front = self.front(kernel, plan, sock, to, probe || plan.scenario.calm);
-        let mut name = kernel.local(sock);
+        let mut ends = [kernel.local(sock), to];
         if let Some(front) = &front {
-            name = front.name;
+            ends = [front.name, front.public];
             if front.check {
                 (script.total, script.fate) = (0, Fate::CloseEarly);
             } else if script.shut == Shut::AfterSending {
@@ -246,12 +246,13 @@ impl Actors {
             }
         }
         if let Some(hello) = plan.scenario.tunnels[tunnel].hello() {
-            front = Some(Front::sealed(front, name, hello));
+            front = Some(Front::sealed(front, ends, hello));
         }
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.streams.begin_with(self.all[index].stream, head);
         self.all[index].front = front;
-        self.streams.on_connected(self.all[index].stream, name, to);
+        let header = plan.scenario.tunnels[tunnel].proxy_header(ends[0], ends[1]);
+        self.streams.on_connected(self.all[index].stream, ends[0], header);
     }
 
     /// What the next one's connection begins with, if a relay is between.

@@ -13,12 +13,16 @@ use std::time::Duration;
 const TOO_LATE: Duration = Duration::from_secs(24);
 /// The first bytes of the network that visitors say they come from.
 const NAMED: [u8; 3] = [203, 0, 113];
+/// The relay's address that they have connected to.
+const RELAY: [u8; 4] = [198, 51, 100, 1];
 
 /// What one visitor's connection begins with.
 #[derive(Debug)]
 pub(super) struct Front {
     /// Who it says it is.
     pub(super) name: SocketAddr,
+    /// Where it says that it has connected to.
+    pub(super) public: SocketAddr,
     /// What is to be sent still, and how long to wait in front of the second piece and the next.
     pub(super) pieces: VecDeque<Vec<u8>>,
     pub(super) pause: Duration,
@@ -29,7 +33,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Draws it for the visitor number `index`, at `from`, to `public`. Some who need not be served do not send what they
+    /// Draws it for the visitor number `index`, at `from`, to `public` by the relay. Some who need not be served do not send what they
     /// should. Its dice are its own.
     pub(super) fn draw(plan: &Plan, index: usize, from: SocketAddr, public: SocketAddr, honest: bool) -> Self {
         let mut rng = Rng::new(plan.seed ^ mix(0xf207 + index as u64));
@@ -37,9 +41,10 @@ impl Front {
         let [a, b, c] = NAMED;
         let last = u8::try_from(1 + from.port() % 3).expect("small");
         let mut name = SocketAddr::new(Ipv4Addr::new(a, b, c, last).into(), from.port());
-        let mut header = version.header(name, public);
+        let mut relay = SocketAddr::from((RELAY, 443));
+        let mut header = version.header(name, relay);
         if rng.chance(10) {
-            name = from;
+            (name, relay) = (from, public);
             header = match version {
                 ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
                 ProxyProtocol::V2 => [&header[..12], &[0x20, 0, 0, 0]].concat(),
@@ -59,6 +64,7 @@ impl Front {
         let pause = Duration::from_millis(rng.range(0, 300));
         Self {
             name,
+            public: relay,
             pieces: header.chunks(size).map(<[u8]>::to_vec).collect(),
             pause: if late { TOO_LATE } else { pause },
             valid: !malformed,
@@ -67,8 +73,8 @@ impl Front {
     }
 
     /// The same, or nothing, and behind it what begins TLS that ends at the server. It is not waited for behind a check.
-    pub(super) fn sealed(before: Option<Self>, name: SocketAddr, hello: Vec<u8>) -> Self {
-        let nothing = Self { name, pieces: VecDeque::new(), pause: Duration::ZERO, valid: true, check: false };
+    pub(super) fn sealed(before: Option<Self>, [name, public]: [SocketAddr; 2], hello: Vec<u8>) -> Self {
+        let nothing = Self { name, public, pieces: VecDeque::new(), pause: Duration::ZERO, valid: true, check: false };
         let mut front = before.unwrap_or(nothing);
         front.pieces.extend((!front.check).then_some(hello));
         front

@@ -5,7 +5,7 @@ use super::proxy::{Proxy, Said};
 use crate::impostor::Overheard;
 use crate::kernel::{Errno, Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
-use crate::scenario::PROXY;
+use crate::scenario::{PROXY, agreed};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::auth::Channel;
@@ -46,6 +46,8 @@ struct Owed {
 struct Sealed {
     /// The handshake is not through.
     handshake_due: bool,
+    /// What is agreed on in it.
+    agreed: Option<Agreed>,
     /// Its end was said inside.
     said: bool,
     /// What came behind the hello that began it, and was read with it.
@@ -111,8 +113,8 @@ pub(super) struct Effects {
     pub(super) moved: Vec<(SockId, usize, usize)>,
     /// Bytes of headers that were taken off public sockets.
     pub(super) skipped: Vec<(SockId, usize)>,
-    /// Bytes that began TLS, and were read as if they were a visitor's own.
-    pub(super) unread: Vec<(SockId, usize)>,
+    /// Bytes that began TLS, and were read as if they were a visitor's own, and those behind them, which are read again.
+    pub(super) unread: Vec<(SockId, usize, usize)>,
     /// Sockets whose write half was shut, or would have been: one that is gone cannot be.
     pub(super) shut: Vec<SockId>,
     /// The conn whose socket was read last.
@@ -223,6 +225,7 @@ impl Streams for ThreadSys<'_> {
             && !sealed.behind.is_empty()
         {
             let bytes = sealed.behind.read(into).expect("it is memory");
+            self.moved(stream, bytes, 0);
             return Ok(Received { bytes, drained: false });
         }
         let bytes = self.kernel.recv(stream.0, into)?;
@@ -569,22 +572,23 @@ impl Listen for ThreadSys<'_> {
         name.is_some()
     }
 
-    fn end_tls(&mut self, stream: &Stream, hello: &[u8], _: Speaks) -> Result<(), SysError> {
+    fn end_tls(&mut self, stream: &Stream, hello: &[u8], speaks: Speaks) -> Result<(), SysError> {
         // It is in several records.
         let mut behind = hello;
         while let [0x16, _, _, high, low, rest @ ..] = behind {
             behind = &rest[usize::from(u16::from_be_bytes([*high, *low]))..];
         }
-        self.effects.unread.push((stream.0, hello.len() - behind.len()));
+        self.effects.unread.push((stream.0, hello.len() - behind.len(), behind.len()));
         self.effects.sometimes.push(Sometimes::TlsEnded);
         // What is behind a handshake is read when that is through.
         let handshake_due = behind.is_empty() && self.rng.chance(50);
         let behind = behind.iter().copied().collect();
-        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due, said: false, behind });
+        let agreed = agreed(speaks, self.kernel.remote(stream.0).port());
+        stream.2.borrow_mut().sealed = Some(Sealed { handshake_due, agreed, said: false, behind });
         Ok(())
     }
 
-    fn agreed(&mut self, stream: &Stream) -> Result<Agreed, SysError> {
+    fn agreed(&mut self, stream: &Stream) -> Result<Option<Agreed>, SysError> {
         let mut owed = stream.2.borrow_mut();
         let sealed = owed.sealed.as_mut().expect("its TLS ends here");
         if core::mem::take(&mut sealed.handshake_due) {
@@ -592,7 +596,7 @@ impl Listen for ThreadSys<'_> {
             self.kernel.watch_room(stream.0);
             return Err(SysError::WouldBlock);
         }
-        Ok(Agreed::Http1)
+        Ok(sealed.agreed)
     }
 
     fn unlisten(&mut self, listener: Socket) {

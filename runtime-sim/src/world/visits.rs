@@ -48,10 +48,11 @@ impl Visits {
         *self.skipped.entry(sock).or_default() += bytes as u64;
     }
 
-    /// What a program has read of a public socket began its TLS, which ends there.
-    pub(super) fn on_unread(&mut self, sock: SockId, bytes: usize) {
-        self.moved.entry(sock).or_default()[0] -= bytes as u64;
-        self.on_skipped(sock, bytes);
+    /// What a program has read of a public socket began its TLS, which ends there, and what is `behind` is kept inside of
+    /// that, to be read once more.
+    pub(super) fn on_unread(&mut self, sock: SockId, hello: usize, behind: usize) {
+        self.moved.entry(sock).or_default()[0] -= (hello + behind) as u64;
+        self.on_skipped(sock, hello);
     }
 
     /// So many bytes.
@@ -91,16 +92,9 @@ impl World {
             let may = visit.up.bytes + visit.down.bytes == 0 || self.watch.has_awaited(client);
             return if may { Ok(()) } else { Err("bytes without a local_conn".into()) };
         };
-        let header = self.header(local, visit.visitor).map_or(0, |header| header.len() as u64);
-        self.check_ways(local, visit.down, visit.up, header, visit)
-    }
-
-    /// What the service at the other end of `local` is told before the bytes of `visitor`.
-    fn header(&self, local: SockId, visitor: SocketAddr) -> Option<Vec<u8>> {
-        let port = self.kernel.remote(local).port();
-        let tunnel = self.plan.scenario.tunnels.iter().find(|tunnel| tunnel.service_port == port)?;
-        let public = self.actors.streams.public_of(visitor)?;
-        Some(tunnel.serving.proxy_protocol?.header(visitor, public))
+        // Its service is told who it is before its bytes.
+        let header = self.actors.streams.header_of(visit.visitor).map_or(0, <[u8]>::len);
+        self.check_ways(local, visit.down, visit.up, header as u64, visit)
     }
 
     /// `taken` is what the outer socket has given, `given` what it was given behind a header of so many bytes.

@@ -241,10 +241,10 @@ impl World {
                 self.overheard.on_admitted(stream.0.0);
             }
             Mail::ServerLoop(ToServerLoop::Transfer { control, msg }) => self.see_transfer_msg(process, *control, *msg),
-            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, from, stream, .. })) => {
+            Mail::ServerLoop(ToServerLoop::Visitor(Arrival { control, tunnel, who, stream, .. })) => {
                 self.limit_public(stream.0, (process, Some(control.0), tunnel.0));
-                self.watch.taken.insert(stream.0, (process, control.0, *from));
-                self.watch.visitors.insert((process, *from), (control.0, *tunnel));
+                self.watch.taken.insert(stream.0, (process, control.0, who.from));
+                self.watch.visitors.insert((process, who.from), (control.0, *tunnel));
                 self.watch.arriving = true;
             }
             Mail::ServerLoop(ToServerLoop::HandOver { from, to }) => {
@@ -452,8 +452,8 @@ impl World {
         for &(sock, bytes) in &effects.skipped {
             self.visits.on_skipped(sock, bytes);
         }
-        for &(sock, bytes) in &effects.unread {
-            self.visits.on_unread(sock, bytes);
+        for &(sock, hello, behind) in &effects.unread {
+            self.visits.on_unread(sock, hello, behind);
         }
         for &(sock, visitor) in &effects.accepted {
             self.visits.on_accepted(process, visitor, sock);

@@ -39,6 +39,25 @@ pub(super) enum Load {
     Fairness { op: Op },
     /// Over UDP, with H in the place of S.
     Udp(Udp),
+    /// By name, or over TLS that ends at the server; beside another way of the same run.
+    Routed(Routed),
+}
+
+/// What a case of routes does to our programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Routed {
+    /// Short visits by the host of a request, beside visits by port.
+    Host { at_once: usize },
+    /// The same by the name in TLS that is passed on.
+    Name { at_once: usize },
+    /// A stream down, by the host of a request, beside one by port.
+    Bulk,
+    /// Short visits over TLS that ends at the server, each with a new connection, beside haproxy's.
+    Tls,
+    /// A stream down over such TLS, beside haproxy's.
+    TlsBulk,
+    /// Visitors who have not said which host they are for.
+    Silent,
 }
 
 /// How many tunnels a peer of ours has.
@@ -150,6 +169,12 @@ pub(super) fn all() -> Vec<Case> {
     add("udp-oneway-1200B".to_owned(), Load::Udp(Udp::OneWay));
     add("udp-newflows-x16".to_owned(), Load::Udp(Udp::NewFlows { at_once: 16 }));
     add("udp-idle".to_owned(), Load::Udp(Udp::Idle));
+    add("routes-host-x16".to_owned(), Load::Routed(Routed::Host { at_once: 16 }));
+    add("routes-sni-x16".to_owned(), Load::Routed(Routed::Name { at_once: 16 }));
+    add("routes-bulk-down".to_owned(), Load::Routed(Routed::Bulk));
+    add("routes-tls-x8".to_owned(), Load::Routed(Routed::Tls));
+    add("routes-tls-bulk-down".to_owned(), Load::Routed(Routed::TlsBulk));
+    add("routes-silent".to_owned(), Load::Routed(Routed::Silent));
     for case in &mut cases {
         case.full_only = matches!(case.load, Load::Fairness { op: Op::Up } | Load::VisitsAmong(_));
     }
@@ -198,6 +223,9 @@ pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
         ("udp-newflows-x16", "flows") => RatioAtLeast(0.8),
         ("udp-newflows-x16", "p99") => RatioAtMost(2.0),
         ("udp-idle", "memory") => AtMost(1.3),
+        ("routes-host-x16" | "routes-sni-x16" | "routes-bulk-down", "of by port") => AtLeast(0.95),
+        ("routes-tls-x8" | "routes-tls-bulk-down", "of haproxy") => AtLeast(1.0),
+        ("routes-silent", "memory") => AtMost(0.6),
         _ => return None,
     })
 }

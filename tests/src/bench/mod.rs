@@ -13,6 +13,7 @@ mod cases;
 mod crowd;
 mod datagrams;
 mod exchange;
+mod house;
 mod link;
 mod outcome;
 mod pattern;
@@ -20,6 +21,7 @@ mod peers;
 mod procs;
 mod relay;
 mod report;
+mod routes;
 mod runs;
 mod seeds;
 mod service;
@@ -108,16 +110,27 @@ fn compare(args: &Args) -> Result<bool, String> {
             println!("SKIPPED: {}: {why}\n", case.name);
             continue;
         }
+        if let Load::Routed(routed) = case.load
+            && let Some(why) = routes::absent(routed)
+        {
+            println!("SKIPPED: {}: {why}\n", case.name);
+            continue;
+        }
         let (mut taking, mut absent) = (Vec::new(), Vec::new());
         for contestant in &mut contestants {
+            let routed = matches!(case.load, Load::Routed(_));
             if case.load.is_udp() && !contestant.kind.carries_udp() {
                 absent.push(contestant.kind.to_string());
-            } else {
+            } else if !routed || contestant.kind.has_routes() {
                 taking.push(contestant);
             }
         }
         if !absent.is_empty() {
             println!("SKIPPED: {}: {} without UDP", case.name, absent.join(" and "));
+        }
+        if taking.is_empty() {
+            println!("SKIPPED: {}: none of these peers takes part", case.name);
+            continue;
         }
         let summary = rounds(&case, &mut taking, &scale, &mut lines)?;
         println!("{}", report::case_table(&summary));

@@ -34,6 +34,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether it takes part in the cases of routes: others stand beside it there.
+    pub(super) fn has_routes(&self) -> bool {
+        matches!(self, Self::Cproxy { how: How::Plain, .. })
+    }
+
     /// Whether it forwards UDP.
     pub(super) fn carries_udp(&self) -> bool {
         match self {
@@ -152,7 +157,7 @@ impl Running {
 }
 
 /// What our client and server share; no secret, as everything stays on this machine.
-const TOKEN: &str = "a token of the benchmark, known to all";
+pub(super) const TOKEN: &str = "a token of the benchmark, known to all";
 
 /// Where its visitors connect, and its processes.
 type Parts = (Vec<SocketAddr>, Vec<Proc>);
@@ -383,19 +388,19 @@ impl Scraper {
 }
 
 /// This very program, with the arguments of one of its hidden subcommands.
-fn ourselves(args: &[&str]) -> Result<Command, String> {
+pub(super) fn ourselves(args: &[&str]) -> Result<Command, String> {
     let path = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
     let mut command = Command::new(path);
     command.args(args);
     Ok(command)
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no address"))
 }
 
 /// An address for a program that cannot pick a free port itself.
-fn free_address(ip: IpAddr) -> Result<SocketAddr, String> {
+pub(super) fn free_address(ip: IpAddr) -> Result<SocketAddr, String> {
     // Found on loopback: the address itself may be one of another network namespace, which is as good as empty.
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"))?;
     let port = listener.local_addr().map_err(|e| format!("no free port: {e}"))?.port();

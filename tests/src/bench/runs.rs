@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::cases::{Load, Scale, Udp};
+use super::cases::{Load, Routed, Scale, Udp};
 use super::crowd::{Crowd, Limits, Measured};
 use super::datagrams::{Flows, Then, one_way};
 use super::link::Link;
@@ -17,7 +17,7 @@ use super::settle::{settle, tally};
 use super::stats::percentile;
 use super::visits;
 use super::wire::Op;
-use super::{bulk, service_bulk::STALL};
+use super::{bulk, routes, service_bulk::STALL};
 
 /// Bytes of a small message.
 const SMALL: usize = 64;
@@ -56,7 +56,12 @@ impl Contestant {
     pub(super) fn run(&mut self, load: Load, scale: &Scale) -> Result<Run, String> {
         let alone = matches!(
             load,
-            Load::FirstByteCold | Load::Idle | Load::FirstByteLink | Load::VisitsAmong(_) | Load::Udp(Udp::Idle)
+            Load::FirstByteCold
+                | Load::Idle
+                | Load::FirstByteLink
+                | Load::VisitsAmong(_)
+                | Load::Udp(Udp::Idle)
+                | Load::Routed(_)
         );
         if alone || self.udp != load.is_udp() {
             // These start their own, and some peers insist on a port.
@@ -64,6 +69,7 @@ impl Contestant {
         }
         self.udp = load.is_udp();
         let result = match load {
+            Load::Routed(routed) => self.routed(routed, scale),
             Load::FirstByteCold => self.cold(scale),
             Load::FirstByteLink => self.over_link(scale),
             Load::Idle => self.start().and_then(|peer| idle(&peer, scale)),
@@ -103,6 +109,11 @@ impl Contestant {
             self.running = Some(self.start()?);
         }
         self.running.as_ref().ok_or_else(|| "not running".to_owned())
+    }
+
+    fn routed(&self, routed: Routed, scale: &Scale) -> Result<Run, String> {
+        let Kind::Cproxy { dir, .. } = &self.kind else { return Err("it has no routes".to_owned()) };
+        routes::run(routed, dir, &self.extra, scale)
     }
 
     fn cold(&self, scale: &Scale) -> Result<Run, String> {
@@ -187,7 +198,7 @@ fn on_one_core(peer: &Running, load: impl FnOnce(&Running) -> Result<Run, String
 }
 
 fn visit(peer: &Running, kind: visits::Kind, at_once: usize, scale: &Scale) -> Result<Run, String> {
-    let load = |time| visits::run_among(&peer.targets, kind, at_once, SMALL, Limits { count: MOST_VISITS, time });
+    let load = |time| visits::run_among(&peer.targets, &[], kind, at_once, SMALL, Limits { count: MOST_VISITS, time });
     let before = tally(peer.service)?;
     let warmed = load(scale.slice / 10)?.latencies.len() as u64;
     settle(peer.service, before, warmed)?;

@@ -16,7 +16,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{SockFlag, accept4};
 
 use super::exchange::{Ending, Exchange};
-use super::wire::{HEADER_LEN, Header, Op, Tally};
+use super::wire::{HEADER_LEN, Header, Op, PREAMBLE_LEN, Tally, begins_preamble};
 use super::{datagrams, service_bulk, sock};
 
 const LISTENER: u64 = u64::MAX;
@@ -56,6 +56,8 @@ impl Counts {
 struct Visit {
     stream: TcpStream,
     interest: EpollFlags,
+    /// Bytes of a preamble that are still to come.
+    preamble: usize,
     header: [u8; HEADER_LEN],
     header_got: usize,
     /// Known once the header is complete.
@@ -145,7 +147,7 @@ impl Service {
             });
             let interest = EpollFlags::EPOLLIN;
             self.epoll.add(&stream, EpollEvent::new(interest, index as u64))?;
-            let visit = Visit { stream, interest, header: [0; HEADER_LEN], header_got: 0, exchange: None };
+            let visit = Visit { stream, interest, preamble: 0, header: [0; HEADER_LEN], header_got: 0, exchange: None };
             self.visits[index] = Some(visit);
             // What the visitor says first has often arrived with it.
             self.serve(index);
@@ -214,9 +216,7 @@ impl Visit {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Step::Stay,
             Err(_) => return Step::End(self.exchange.as_ref().map_or(Ending::Reset, Exchange::fail)),
         };
-        let start = n.min(HEADER_LEN - self.header_got);
-        self.header[self.header_got..self.header_got + start].copy_from_slice(&buffer[..start]);
-        self.header_got += start;
+        let start = self.begin(&buffer[..n]);
         let exchange = match &mut self.exchange {
             Some(exchange) => exchange,
             None if n == 0 => return Step::End(Ending::Wrong),
@@ -232,6 +232,25 @@ impl Visit {
         };
         let ending = if n == 0 { exchange.finish() } else { exchange.take(&buffer[start..n]) };
         ending.map_or_else(|| self.answer(), Step::End)
+    }
+
+    /// Takes the header, and what may stand in front of it, off the front of what has come. Returns how much that was.
+    fn begin(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        if self.header_got == 0
+            && self.preamble == 0
+            && self.exchange.is_none()
+            && bytes.first().is_some_and(|&byte| begins_preamble(byte))
+        {
+            self.preamble = PREAMBLE_LEN;
+        }
+        let skipped = self.preamble.min(bytes.len());
+        self.preamble -= skipped;
+        at += skipped;
+        let taken = (bytes.len() - at).min(HEADER_LEN - self.header_got);
+        self.header[self.header_got..self.header_got + taken].copy_from_slice(&bytes[at..at + taken]);
+        self.header_got += taken;
+        at + taken
     }
 
     /// Gives what is owed, as far as the socket takes it.

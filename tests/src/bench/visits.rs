@@ -39,8 +39,9 @@ struct Visit {
     eof: bool,
 }
 
-struct Load {
+struct Load<'a> {
     waiter: Waiter,
+    preamble: &'a [u8],
     size: usize,
     visits: Vec<Option<Visit>>,
     measured: Measured,
@@ -55,12 +56,13 @@ pub(super) fn run(
     size: usize,
     limits: Limits,
 ) -> Result<Measured, String> {
-    run_among(&[target], kind, at_once, size, limits)
+    run_among(&[target], &[], kind, at_once, size, limits)
 }
 
-/// The same, to each of `targets` by turns.
+/// The same, to each of `targets` by turns; each visit begins with `preamble`, which is a whole one or nothing.
 pub(super) fn run_among(
     targets: &[SocketAddr],
+    preamble: &[u8],
     kind: Kind,
     at_once: usize,
     size: usize,
@@ -68,10 +70,11 @@ pub(super) fn run_among(
 ) -> Result<Measured, String> {
     let buffer = vec![0; size.max(4096)];
     let visits = (0..at_once).map(|_| None).collect();
-    let mut load = Load { waiter: Waiter::new()?, size, visits, measured: Measured::default(), buffer };
+    let (waiter, measured) = (Waiter::new()?, Measured::default());
+    let mut load = Load { waiter, preamble, size, visits, measured, buffer };
     let begun = Instant::now();
     let mut count = 0;
-    let mut next = |load: &mut Load, slot| {
+    let mut next = |load: &mut Load<'_>, slot| {
         if count == limits.count || begun.elapsed() >= limits.time {
             return Ok(false);
         }
@@ -104,12 +107,13 @@ pub(super) fn run_among(
     Ok(load.measured)
 }
 
-impl Load {
+impl Load<'_> {
     fn begin(&mut self, target: SocketAddr, slot: usize, op: Op) -> Result<(), String> {
         let begun = Instant::now();
         let stream = TcpStream::from(sock::connect(target).map_err(|e| format!("cannot connect: {e}"))?);
         let seed = seeds::next();
-        let mut outgoing = Vec::with_capacity(HEADER_LEN + self.size);
+        let mut outgoing = Vec::with_capacity(self.preamble.len() + HEADER_LEN + self.size);
+        outgoing.extend_from_slice(self.preamble);
         outgoing.extend_from_slice(&Header { op, seed, size: self.size as u64 }.encode());
         if op != Op::ServiceShutsFirst {
             outgoing.extend_from_slice(pattern::bytes(seed, Way::Up, 0, self.size));

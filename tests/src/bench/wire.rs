@@ -5,6 +5,14 @@ const MAGIC: [u8; 4] = *b"CPB1";
 /// Bytes of a [`Header`] on the wire.
 pub(super) const HEADER_LEN: usize = 20;
 
+/// Bytes of what stands in front of a header that was led here by a name: a request's head, or a ClientHello.
+pub(super) const PREAMBLE_LEN: usize = 384;
+
+/// Whether what begins with this byte is such a preamble.
+pub(super) fn begins_preamble(byte: u8) -> bool {
+    matches!(byte, b'G' | 0x16)
+}
+
 /// The kinds of visit the service knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {

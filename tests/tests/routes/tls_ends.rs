@@ -21,7 +21,7 @@ use tests::sockets::{End, connect, connect_from, finish, read_end, reset};
 use tests::wait::{eventually, until};
 
 /// A visitor's TLS.
-type Visitor = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Visitor = StreamOwned<ClientConnection, TcpStream>;
 
 /// A section of the server's file.
 fn certificate(papers: &Papers, who: &str, more: &str) -> String {
@@ -30,7 +30,7 @@ fn certificate(papers: &Papers, who: &str, more: &str) -> String {
 }
 
 /// A server that has a certificate for these names, and who has signed it.
-fn certified(names: &[&str], more: Options) -> (Papers, Server) {
+pub(super) fn certified(names: &[&str], more: Options) -> (Papers, Server) {
     let papers = Papers::new();
     // A name of its own: one like the authority's looks as if it had signed itself.
     papers.issue_with("site", names, |params| params.distinguished_name.push(DnType::CommonName, "site"));
@@ -38,7 +38,7 @@ fn certified(names: &[&str], more: Options) -> (Papers, Server) {
     (papers, server)
 }
 
-fn config(papers: &Papers, alpn: &[&str]) -> ClientConfig {
+pub(super) fn config(papers: &Papers, alpn: &[&str]) -> ClientConfig {
     let pem = fs::read(papers.path("ca.pem")).expect("it is there");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&pem).expect("a certificate")).expect("an authority");
@@ -51,7 +51,7 @@ fn config(papers: &Papers, alpn: &[&str]) -> ClientConfig {
 }
 
 /// A visitor whose TLS names `host`.
-fn visit_as(config: ClientConfig, at: SocketAddr, host: &str) -> Visitor {
+pub(super) fn visit_as(config: ClientConfig, at: SocketAddr, host: &str) -> Visitor {
     let name = ServerName::try_from(host.to_owned()).expect("a name");
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a connection"), connect(at))
 }
@@ -62,7 +62,7 @@ fn visit(papers: &Papers, server: &Server, host: &str) -> Visitor {
 
 /// Says `words` and that no more comes, and returns all that comes back, up to an end that is said inside of TLS.
 #[track_caller]
-fn say_all(visitor: &mut Visitor, words: &str) -> String {
+pub(super) fn say_all(visitor: &mut Visitor, words: &str) -> String {
     visitor.write_all(words.as_bytes()).expect("said");
     visitor.conn.send_close_notify();
     visitor.flush().expect("said");

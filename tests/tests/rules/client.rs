@@ -6,9 +6,10 @@ mod stale;
 use super::peer::{RawServer, ServerConn, ServerEnd, fresh_session};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
 use protocol_sm::ids::{ConnId, Epoch, TunnelId};
+use protocol_sm::routes::{Agreed, Secured};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
+    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, SECURED,
     ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP,
 };
 use std::io::{Read, Write};
@@ -116,7 +117,9 @@ fn a_client_introduces_itself() {
     let client = client(&server, service.addr());
     let first = server.greet();
     assert!(
-        !first.hello.token && first.hello.resume.is_none() && first.hello.features == (LEAVE | TAKEOVER | HOSTS | UDP)
+        !first.hello.token
+            && first.hello.resume.is_none()
+            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | UDP | SECURED)
     );
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);
@@ -297,10 +300,13 @@ fn a_visit_goes_by_the_book_twice() {
     }
 }
 
-/// P-XFER-1, P-STATE-2: a `Start` out of turn, and messages that have no place on an idle conn.
+/// P-XFER-1, P-XFER-13, P-STATE-2: a `Start` out of turn, and messages that have no place on an idle conn.
 #[test]
 fn an_idle_conn_takes_only_the_next_start() {
-    let other: [&dyn Fn(&mut Stage); 5] = [
+    let secured = || ProxyToClient::Secured(Box::new(Secured { host: None, agreed: Some(Agreed::Http1) }));
+    let other: [&dyn Fn(&mut Stage); 7] = [
+        &|stage| [secured(), ProxyToClient::Ping].iter().for_each(|message| stage.conn.wire.send(message)),
+        &|stage| [secured(), secured()].iter().for_each(|message| stage.conn.wire.send(message)),
         &|stage| stage.start(Epoch(2), b""),
         &|stage| stage.start(Epoch(0), b""),
         &|stage| stage.conn.wire.send(&ProxyToClient::Accepted { proof: [0; 32] }),

@@ -67,6 +67,8 @@ fn every_key_is_read() {
         local = "127.0.0.1:8443"
         protocol = "https"
         hosts = ["App.Example.com.", "*.dev.example.com"]
+        proxy_protocol = "v2"
+        proxy_protocol_tlvs = true
 
         [[tunnels]]
         name = "web"
@@ -103,7 +105,8 @@ fn every_key_is_read() {
     let serving = Serving { max_bandwidth, proxy_protocol, ..Serving::default() };
     let datagrams = Some(Datagrams::Follow);
     let follows = Serving { datagrams, proxy_protocol, proxy_protocol_first: true, ..Serving::default() };
-    let all = [serving, Serving::default(), follows];
+    let site = Serving { proxy_protocol, proxy_protocol_tlvs: true, ..Serving::default() };
+    let all = [serving, site, follows];
     assert_eq!(file.tunnels.iter().map(|t| t.serving).collect::<Vec<_>>(), all);
     let parts = file.tunnels[1].parts();
     let parts: Vec<_> = parts.iter().map(|part| format!("{} {}", part.name, part.site.as_ref().unwrap())).collect();
@@ -153,6 +156,8 @@ fn hosts_are_each_one_tunnels() {
         ("protocol = 'udp'\nproxy_protocol = 'v1'", "a datagram needs \"v2\""),
         ("protocol = 'udp'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
         ("proxy_protocol = 'v2'\nproxy_protocol_first = true", "is for tunnels with `protocol = \"udp\"` and"),
+        ("hosts = ['a']\nproxy_protocol = 'v1'\nproxy_protocol_tlvs = true", "is for tunnels with `hosts` and"),
+        ("proxy_protocol = 'v2'\nproxy_protocol_tlvs = true", "is for tunnels with `hosts` and"),
         ("udp_follow = true", "is for tunnels with `protocol = \"udp\"`"),
     ] {
         assert!(problem(&tunnel("a", more)).contains(said), "{more}: {}", problem(&tunnel("a", more)));

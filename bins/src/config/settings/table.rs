@@ -149,6 +149,7 @@ pub const SETTINGS: &[Setting] = &[
     tunnel("max_connection_rate", Kind::COUNT, NO_LIMIT, "visitors a minute from one address (IPv6: a /64); so many may come at once").eg("60"),
     tunnel("max_bandwidth", BANDWIDTH, NO_LIMIT, "in each direction, for all visitors together; 4096 at least").eg("1000000"),
     tunnel("proxy_protocol", Choice(&["v1", "v2"]), NONE, "[tells the service the visitor's address](#telling-the-service-who-visits)").eg(r#""v2""#),
+    tunnel("proxy_protocol_tlvs", Switch, Value("false"), "with `hosts` and `\"v2\"`: [also tells](#telling-the-service-who-visits) the host that the visitor's TLS has named, and what was agreed on there"),
     tunnel("proxy_protocol_first", Switch, Value("false"), "with `\"udp\"` and `\"v2\"`: only in front of the first datagram of a [flow](#udp)"),
     tunnel("udp_follow", Switch, Value("false"), "the service may [answer from any of its ports](#udp)"),
     service("alpn", List, Words("`[\"http/1.1\"]`"), "what the service speaks behind TLS that ends at the server; `\"h2\"` is HTTP/2 without TLS (\"h2c\")").eg(r#"["h2", "http/1.1"]"#),

@@ -16,6 +16,7 @@ use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::notes::{ConnFailure, Note};
 use crate::outbound::{Destination, PassageFailure};
+use crate::proxy_protocol::header_with_fields;
 use crate::report::Counted;
 use crate::settings::{Origin, Serving};
 use crate::stir::PATIENCE;
@@ -44,6 +45,7 @@ impl<T, P> ClientLoop<T, P> {
                 id,
                 link: Link::new(Endpoint::connecting(stream)),
                 framer: Framer::default(),
+                secured: None,
                 state: State::Opening { conn: IdleConn::default(), step, to: to.clone(), why: None, since: cx.now },
                 queued: false,
                 deadline: None,
@@ -270,7 +272,7 @@ fn greet(step: &mut Step, why: &mut Option<ConnFailure>, rest: &mut &[u8]) -> Re
     }
 }
 
-// PROTOCOL.md: P-PROXY-4, P-XFER-11.
+// PROTOCOL.md: P-PROXY-4, P-XFER-11, P-XFER-13.
 fn on_frame<T, P>(
     conn: &mut Conn<T, P>,
     frame: ProxyToClient,
@@ -278,6 +280,9 @@ fn on_frame<T, P>(
     labels: &BTreeMap<TunnelId, Arc<Label>>,
     servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End> {
+    if conn.secured.is_some() && !matches!(frame, ProxyToClient::Start { .. }) {
+        return Err(Violation::Unexpected { message: frame.name(), state: StateName::StartDue }.into());
+    }
     match (frame, &mut conn.state) {
         (ProxyToClient::Accepted { proof }, State::Opening { conn: idle, step: Step::Accepting { accept }, .. }) => {
             // Whoever answers does not know the session's key.
@@ -300,13 +305,17 @@ fn on_frame<T, P>(
             let active = idle.clone().on_start(epoch)?;
             let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
             let (pace, began) = (Pace::new(), Counted(now));
-            let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } =
-                servings.get(&tunnel).copied().unwrap_or_default();
+            let serving = servings.get(&tunnel).copied().unwrap_or_default();
+            let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } = serving;
+            let secured = conn.secured.take().filter(|_| serving.proxy_protocol_tlvs);
             let mut front = None;
-            match (proxy_protocol, datagrams) {
-                (None, _) => {}
-                (Some(_), Some(_)) => front = Some(Box::new(Front::new(visitor, public, first))),
-                (Some(version), None) => conn.link.ingress_flow.push_frame(&version.header(visitor, public)),
+            match (proxy_protocol, datagrams, secured) {
+                (None, _, _) => {}
+                (Some(_), Some(_), _) => front = Some(Box::new(Front::new(visitor, public, first))),
+                (Some(version), None, None) => conn.link.ingress_flow.push_frame(&version.header(visitor, public)),
+                (Some(_), None, Some(secured)) => {
+                    conn.link.ingress_flow.push_frame(&header_with_fields(visitor, public, &secured));
+                }
             }
             let (conn_state, dial, local) = (active, None, None);
             conn.state = State::Active(Active {
@@ -324,9 +333,22 @@ fn on_frame<T, P>(
             });
             Ok(())
         }
-        (ProxyToClient::Accepted { .. } | ProxyToClient::Refused(_), _)
-        | (ProxyToClient::Ping | ProxyToClient::Start { .. }, _) => {
-            let state = match (frame, &conn.state) {
+        (ProxyToClient::Secured(secured), State::Idle(_)) => {
+            if secured.host.as_ref().is_some_and(|host| !host.is_exact()) {
+                return Err(Violation::Malformed.into());
+            }
+            conn.secured = Some(secured);
+            Ok(())
+        }
+        (
+            frame @ (ProxyToClient::Accepted { .. }
+            | ProxyToClient::Refused(_)
+            | ProxyToClient::Ping
+            | ProxyToClient::Start { .. }
+            | ProxyToClient::Secured(_)),
+            _,
+        ) => {
+            let state = match (&frame, &conn.state) {
                 (_, State::Opening { .. }) => StateName::ConnOpening,
                 (ProxyToClient::Ping, State::Idle(_)) => StateName::PongNotRead,
                 (_, State::Idle(_)) => StateName::ConnIdle,

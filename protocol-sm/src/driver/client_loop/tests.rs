@@ -76,7 +76,7 @@ impl Desk {
         let made = slots.insert_with(|_| {
             let (link, state) = (Link::new(Endpoint::new(number)), State::Idle(IdleConn::default()));
             let framer = Framer::default();
-            let conn = Conn { serial: SERIAL, id, link, framer, state, queued: false, deadline: None };
+            let conn = Conn { serial: SERIAL, id, link, framer, secured: None, state, queued: false, deadline: None };
             Ok::<_, ()>(Slot::Conn(Box::new(conn)))
         });
         let token = made.unwrap();

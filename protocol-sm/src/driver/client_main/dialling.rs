@@ -17,7 +17,7 @@ use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
     CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader, Resume,
-    TAKEOVER, ToServer, UDP,
+    SECURED, TAKEOVER, ToServer, UDP,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -160,7 +160,13 @@ impl<T> ClientMain<T> {
                     nonce,
                     client: ClientId(self.settings.client_id),
                     token: self.settings.token.is_some(),
-                    features: LEAVE | HOSTS | UDP | frugal | of(TAKEOVER, is_new) | of(CHANNEL, channel.is_some()),
+                    features: LEAVE
+                        | HOSTS
+                        | UDP
+                        | SECURED
+                        | frugal
+                        | of(TAKEOVER, is_new)
+                        | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };
                 link.push_bytes(&Preface::ours(ConnKind::Ctl).encode());

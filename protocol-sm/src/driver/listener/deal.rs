@@ -1,6 +1,6 @@
 //! Who comes is let in or turned away, and dealt to an event loop.
 
-use super::super::messages::{Arrival, ToLoop, ToServerLoop};
+use super::super::messages::{Arrival, ToLoop, ToServerLoop, Who};
 use super::super::sys::{Log, Streams};
 use super::super::thread::Tell;
 use super::super::totals::Totals;
@@ -47,19 +47,20 @@ impl Deal {
         self.loads.iter().sum()
     }
 
-    /// A visitor of a tunnel has come, from this address; `head` was read of it.
+    /// A visitor of a tunnel has come; `head` was read of it.
     pub(super) fn visitor<S>(
         &mut self,
         sys: &mut S,
         now: Instant,
         member: &mut Member,
         stream: S::Stream,
-        from: SocketAddr,
+        who: Who,
         head: Vec<u8>,
     ) where
         S: Streams + Log + Tell<ToLoop<ToServerLoop<S::Stream>>>,
     {
         let Member { control, registration, gate, turned_away } = member;
+        let from = who.from;
         if let Err(why) = gate.admit(now, from.ip()) {
             return self.turn_away(sys, member, stream, from, head.len(), why);
         }
@@ -77,7 +78,7 @@ impl Deal {
             control: *control,
             tunnel: registration.tunnel,
             stream,
-            from,
+            who,
             guest,
             head,
             tunnel_max: gate.max_connections,

@@ -23,7 +23,7 @@ mod answered;
 
 use super::super::handshake_limit::HandshakeLimit;
 use super::super::inherit::Given;
-use super::super::messages::{ToLoop, ToServerLoop};
+use super::super::messages::{ToLoop, ToServerLoop, Who};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Readiness, Role, Streams};
@@ -36,7 +36,7 @@ use super::{Bind, Listener, Slot, accept_batch};
 use crate::canary::{PlantedBug, planted};
 use crate::notes::Note;
 use crate::report::{Counted, Counts};
-use crate::routes::{Agreed, Named, Refusal, Site, Speaks, Unrouted, Web, forwarded};
+use crate::routes::{Agreed, Named, Refusal, Secured, Site, Speaks, Unrouted, Web, forwarded};
 use crate::settings::Routing;
 use crate::sources::Source;
 use crate::sys_error::SysError;
@@ -93,7 +93,7 @@ pub(super) struct Door<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Newcomer<T> {
     port: Endpoint<T>,
-    from: SocketAddr,
+    who: Who,
     web: Web,
     came: Instant,
     stage: Stage,
@@ -133,9 +133,9 @@ impl<T> Newcomer<T> {
             && self.port.readable
         {
             match cx.sys.agreed(self.port.stream()) {
-                Ok(Agreed::Http1) => {}
+                Ok(None | Some(Agreed::Http1)) => {}
                 // Its heads are not read: it gets whom it has named outside.
-                Ok(Agreed::Http2) => return Heard::Named((**outside).clone()),
+                Ok(Some(Agreed::Http2)) => return Heard::Named((**outside).clone()),
                 Err(SysError::WouldBlock) => {
                     self.port.readable = false;
                     return Heard::More;
@@ -266,7 +266,7 @@ impl<T, L> Listener<T, L> {
             if self.trusted.iter().any(|network| network.contains(from.ip())) {
                 self.wait_for_name(cx, token, Unnamed::new(stream, from, cx.now));
             } else {
-                self.welcome(cx, web, stream, from, cx.now);
+                self.welcome(cx, web, stream, from.into(), cx.now);
             }
         }
         // Who has said all at once is a visitor already.
@@ -275,7 +275,7 @@ impl<T, L> Listener<T, L> {
     }
 
     /// A visitor has come to a port that is there for clients, too.
-    pub(super) fn on_passed<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, mut stream: T, from: SocketAddr, came: Instant)
+    pub(super) fn on_passed<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, mut stream: T, who: Who, came: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
@@ -283,20 +283,20 @@ impl<T, L> Listener<T, L> {
         if self.newcomers.at[web as usize].is_none() {
             let why = Refusal::Stopping;
             self.newcomers.refused.add(why);
-            cx.sys.note(Note::NotRouted { visitor: from, web, host: None, why });
+            cx.sys.note(Note::NotRouted { visitor: who.from, web, host: None, why });
             return cx.sys.reset(stream);
         }
-        self.welcome(cx, web, stream, from, came);
+        self.welcome(cx, web, stream, who, came);
         self.keep_within(cx);
     }
 
-    /// A visitor has come to one of the two ports, from this address.
-    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, from: SocketAddr, came: Instant)
+    /// A visitor has come to one of the two ports.
+    pub(super) fn welcome<S>(&mut self, cx: &mut Cx<'_, S>, web: Web, stream: T, who: Who, came: Instant)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
         let (port, stage) = (Endpoint::new(stream), Stage::Reading(Unrouted::new(web)));
-        let newcomer = Newcomer { port, from, web, came, stage, deadline: None, sealed: None };
+        let newcomer = Newcomer { port, who, web, came, stage, deadline: None, sealed: None };
         self.meet(cx, newcomer);
     }
 
@@ -396,7 +396,7 @@ impl<T, L> Listener<T, L> {
         for token in self.slots.keys().collect::<Vec<_>>() {
             match self.slots.get(token) {
                 Some(Slot::Newcomer(newcomer)) => {
-                    let (visitor, web) = (newcomer.from, newcomer.web);
+                    let (visitor, web) = (newcomer.who.from, newcomer.web);
                     if !matches!(newcomer.stage, Stage::Told) {
                         self.newcomers.refused.add(Refusal::Stopping);
                         cx.sys.note(Note::NotRouted { visitor, web, host: None, why: Refusal::Stopping });
@@ -437,7 +437,7 @@ impl<T, L> Listener<T, L> {
             return self.refuse_newcomer(cx, newcomer, host, Refusal::Misdirected);
         }
         let spoken = newcomer.spoken();
-        let Newcomer { port, from, web, came, stage, deadline, sealed } = newcomer;
+        let Newcomer { port, mut who, web, came, stage, deadline, sealed } = newcomer;
         let (Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = stage else {
             unreachable!("who was told something says nothing more")
         };
@@ -451,12 +451,19 @@ impl<T, L> Listener<T, L> {
             let mut head = if planted(PlantedBug::HeadLost) { Vec::new() } else { unrouted.into_bytes() };
             // Of HTTP/2 no head is read.
             if member.gate.service.forwarded && spoken == Web::Http && !head.is_empty() {
-                head = forwarded(&head, from.ip(), web.scheme());
+                head = forwarded(&head, who.from.ip(), web.scheme());
             }
-            return self.deal.visitor(cx.sys, cx.now, member, port.into_stream(), from, head);
+            if web == Web::Https {
+                // What was agreed on once is known from then on.
+                let agreed = sealed.as_ref().and_then(|_| cx.sys.agreed(port.stream()).ok().flatten());
+                let host = sealed.as_deref().unwrap_or(&named).host();
+                let is_known = host.is_some() || agreed.is_some();
+                who.secured = is_known.then(|| Box::new(Secured { host, agreed }));
+            }
+            return self.deal.visitor(cx.sys, cx.now, member, port.into_stream(), who, head);
         }
         let stage = Stage::Waiting(unrouted, named);
-        let newcomer = Newcomer { port, from, web, came, stage, deadline, sealed };
+        let newcomer = Newcomer { port, who, web, came, stage, deadline, sealed };
         let Stage::Waiting(_, named) = &newcomer.stage else { unreachable!("it waits") };
         let due = came + self.newcomers.routing.timeout;
         if cx.now < self.newcomers.awaited_until.min(due) {
@@ -480,11 +487,12 @@ impl<T, L> Listener<T, L> {
     where
         S: Listen<Stream = T, Listener = L> + Log,
     {
-        let source = Source::of(newcomer.from.ip());
+        let source = Source::of(newcomer.who.from.ip());
         let [most, per_source] = self.newcomers.routing.most;
         self.make_room(cx, source, [most.min(self.room()), per_source]);
+        let newcomer = Box::new(newcomer);
         let made = self.slots.insert_with(|token| match cx.sys.watch(newcomer.port.stream(), token) {
-            Ok(()) => Ok(Slot::Newcomer(Box::new(newcomer))),
+            Ok(()) => Ok(Slot::Newcomer(newcomer)),
             Err(_) => Err(newcomer),
         });
         match made {
@@ -533,7 +541,7 @@ impl<T, L> Listener<T, L> {
         S: Listen<Stream = T, Listener = L> + Log,
     {
         while let Some((oldest, _)) = self.newcomers.limit.must_leave(most, source, |_| 0) {
-            let Newcomer { port, from: visitor, web, .. } = self.take(cx, oldest);
+            let Newcomer { port, who: Who { from: visitor, .. }, web, .. } = self.take(cx, oldest);
             self.newcomers.refused.add(Refusal::Crowded);
             cx.sys.note(Note::NotRouted { visitor, web, host: None, why: Refusal::Crowded });
             cx.sys.reset(port.into_stream());
@@ -546,7 +554,7 @@ impl<T, L> Listener<T, L> {
             unreachable!("N1: it is there, and counted")
         };
         self.newcomers.timers.set(token, &mut newcomer.deadline, None);
-        self.newcomers.limit.remove(Source::of(newcomer.from.ip()), token);
+        self.newcomers.limit.remove(Source::of(newcomer.who.from.ip()), token);
         cx.sys.unwatch(newcomer.port.stream());
         *newcomer
     }

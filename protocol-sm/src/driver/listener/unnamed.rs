@@ -3,7 +3,7 @@
 //! They are bounded in number, each costs a slot, a deadline and the part of the header that has come, and where there are
 //! too many, those whose time is over first make room.
 
-use super::super::messages::{ToLoop, ToServerLoop};
+use super::super::messages::{ToLoop, ToServerLoop, Who};
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log};
 use super::super::thread::{Cx, Tell};
@@ -107,15 +107,15 @@ impl<T, L> Listener<T, L> {
         let Some(Waiting { unnamed, port, .. }) = self.take_waiting(token) else { return };
         cx.sys.unwatch(&unnamed.stream);
         // Where nobody is named, it is the proxy itself.
-        let name = unnamed.name().filter(|_| !planted(PlantedBug::NameForgotten));
-        let from = name.unwrap_or(unnamed.from);
+        let ends = unnamed.ends().filter(|_| !planted(PlantedBug::NameForgotten));
+        let who = ends.map_or(unnamed.from.into(), Who::from);
         match self.slots.get_mut(port) {
             Some(Slot::Port(port)) => {
-                self.deal.visitor(cx.sys, cx.now, port.route.resolve(), unnamed.stream, from, Vec::new());
+                self.deal.visitor(cx.sys, cx.now, port.route.resolve(), unnamed.stream, who, Vec::new());
             }
             Some(Slot::Door(door)) => {
                 let web = door.web;
-                self.welcome(cx, web, unnamed.stream, from, cx.now);
+                self.welcome(cx, web, unnamed.stream, who, cx.now);
             }
             Some(Slot::Newcomer(_) | Slot::Waiting(_)) | None => unreachable!("it goes with its port"),
         }

@@ -4,7 +4,7 @@
 //! A flow ends when it was silent for too long, when room is needed, when its LocalServer's port is closed, or its own:
 //! its stream to the client ends, and the client's ends with it.
 
-use super::super::messages::{ControlKey, FromServerLoop, UdpPort};
+use super::super::messages::{ControlKey, FromServerLoop, UdpPort, Who};
 use super::super::relay::{Datagrams as Stream, Endpoint};
 use super::super::slab::Token;
 use super::super::sys::Address;
@@ -17,7 +17,7 @@ use crate::gate::Gate;
 use crate::ids::TunnelId;
 use crate::ledger::Good;
 use crate::notes::Dropped;
-use crate::proxy_protocol::{Malformed, Sender, split};
+use crate::proxy_protocol::{Ends, Malformed, Sender, split};
 use crate::sources::{Network, Source};
 use crate::time::Instant;
 use crate::visit::Begun;
@@ -53,16 +53,16 @@ impl<T> Port<T> {
     // PROTOCOL.md: P-FRONT-6.
     fn whose<'a>(&self, peer: SocketAddr, datagram: &'a [u8]) -> Result<(Origin, &'a [u8]), Malformed> {
         if !self.trusted.iter().any(|network| network.contains(peer.ip())) {
-            return Ok((Origin { party: peer.into(), relay: None, is_check: false }, datagram));
+            return Ok((Origin { party: peer.into(), dialled: None, relay: None, is_check: false }, datagram));
         }
         let (sender, sent) = split(datagram)?;
-        let visitor = match sender {
-            Sender::Visitor(visitor) => visitor,
-            Sender::Unnamed | Sender::Relay => peer,
+        let (visitor, dialled) = match sender {
+            Sender::Visitor(Ends { visitor, public }) => (visitor, Some(public)),
+            Sender::Unnamed | Sender::Relay => (peer, None),
         };
         let relay = Some(peer.ip()).filter(|_| !planted(PlantedBug::RelayForgotten));
         let party = Party { visitor, relay };
-        Ok((Origin { party, relay: Some(peer), is_check: sender == Sender::Relay }, sent))
+        Ok((Origin { party, dialled, relay: Some(peer), is_check: sender == Sender::Relay }, sent))
     }
 }
 
@@ -70,6 +70,8 @@ impl<T> Port<T> {
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     party: Party,
+    /// The address that it was sent to, where the relay says that.
+    dialled: Option<SocketAddr>,
     /// The relay that it came by.
     relay: Option<SocketAddr>,
     /// A relay looks whether the service answers: no visitor.
@@ -238,7 +240,7 @@ impl<T, P> ServerLoop<T, P> {
     ) -> Option<Token> {
         let Some(Slot::Port(port)) = self.slots.get_mut(token) else { return None };
         let (control, tunnel) = (port.control, port.tunnel);
-        let Origin { party, relay, is_check } = origin;
+        let Origin { party, dialled, relay, is_check } = origin;
         if !is_check {
             port.gate.admit(cx.now, party.visitor.ip()).ok()?;
             if port.flows.of_source(Source::of(party.visitor.ip())) >= port.gate.per_source {
@@ -265,7 +267,7 @@ impl<T, P> ServerLoop<T, P> {
         let visitor = Visitor {
             control,
             tunnel,
-            from: party.visitor,
+            who: Who { from: party.visitor, dialled: dialled.map(Box::new), secured: None },
             guest: None,
             flow: Some(Box::new(Flow { port: token, party, relay, own, number })),
             visit,

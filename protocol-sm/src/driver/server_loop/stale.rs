@@ -231,7 +231,7 @@ impl<T, P> ServerLoop<T, P> {
         let visitor = active.visitor.expect("a visitor leaves no earlier than the answer comes");
         if let Some(Slot::Visitor(guest)) = self.slots.get_mut(visitor) {
             let epoch = active.conn.transfer.epoch();
-            cx.sys.note(Note::TakenBack { conn: conn.id, epoch, visitor: guest.from, lost: active.lost });
+            cx.sys.note(Note::TakenBack { conn: conn.id, epoch, visitor: guest.who.from, lost: active.lost });
             guest.conn = None;
             let (transfer, first) = (Some(active.conn.transfer), active.first);
             guest.taken = Some(Box::new(Taken { transfer, first }));

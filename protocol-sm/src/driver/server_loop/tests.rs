@@ -1,4 +1,4 @@
-//! A server's event loop alone: a conn that gets nothing through.
+//! A server's event loop alone: what it tells of a visitor, and a conn that gets nothing through.
 
 use super::super::messages::{Arrival, Limits};
 use super::super::stub::{Net, encoded};
@@ -7,8 +7,10 @@ use super::*;
 use crate::dead_path::Unacked;
 use crate::ids::Epoch;
 use crate::liveness::Line;
+use crate::routes::{Agreed, Secured};
 use crate::sources::Source;
-use crate::wire::ServerMsg;
+use crate::wire::{Framer, ProxyToClient, ServerMsg};
+use alloc::format;
 use alloc::vec;
 
 mod thin_line;
@@ -41,14 +43,17 @@ impl Desk {
 
     /// A visitor comes on this stream.
     fn visit(&mut self, stream: u32) {
+        self.visit_as(stream, SocketAddr::from(([192, 0, 2, 1], 1)).into());
+    }
+
+    fn visit_as(&mut self, stream: u32, who: Who) {
         self.net.put(stream, b"");
-        let from = SocketAddr::from(([192, 0, 2, 1], 1));
-        let guest = Guest { holder: None, source: Source::of(from.ip()) };
+        let guest = Guest { holder: None, source: Source::of(who.from.ip()) };
         self.tell(ToServerLoop::Visitor(Arrival {
             control: CONTROL,
             tunnel: TunnelId(1),
             stream,
-            from,
+            who,
             guest,
             head: vec![],
             tunnel_max: 9,
@@ -68,11 +73,21 @@ impl Desk {
 
 /// A visitor who is served.
 fn serving() -> Desk {
+    let mut desk = waiting(false);
+    desk.visit(VISITOR);
+    desk.hear(CONN, &encoded(&ProxyToServer::Started { epoch: Epoch(1) }));
+    desk.hear(VISITOR, b"never acknowledged");
+    desk
+}
+
+/// A session with one idle conn. `secured`: its client wants to be told of its visitors' TLS.
+fn waiting(secured: bool) -> Desk {
     let (server, now) = (ServerLoop::new(0, Timings::default()), Instant::ZERO + Duration::from_secs(1000));
     let mut desk = Desk { server, net: Net::default(), now };
     let limits = Limits {
         holder: None,
         frugal: false,
+        secured,
         keep: 0,
         max_waiting: 9,
         max_connections: 9,
@@ -82,10 +97,28 @@ fn serving() -> Desk {
     desk.tell(ToServerLoop::Open { control: CONTROL, limits });
     desk.net.put(CONN, b"");
     desk.tell(ToServerLoop::Conn { control: CONTROL, conn: ConnId(1), stream: CONN });
-    desk.visit(VISITOR);
-    desk.hear(CONN, &encoded(&ProxyToServer::Started { epoch: Epoch(1) }));
-    desk.hear(VISITOR, b"never acknowledged");
     desk
+}
+
+/// P-XFER-13, P-EVO-1.
+#[test]
+fn a_client_that_asks_for_it_is_told_of_a_visitors_tls_right_before_its_start() {
+    // The longest host.
+    let host = format!("{}.{}", "a".repeat(60), "b".repeat(59)).parse().unwrap();
+    let secured = Secured { host: Some(host), agreed: Some(Agreed::Http2) };
+    let told = encoded(&ProxyToClient::Secured(Box::new(secured.clone())));
+    for asks in [false, true] {
+        let mut desk = waiting(asks);
+        let from = SocketAddr::from(([192, 0, 2, 1], 1));
+        let before = desk.net.sent.len();
+        desk.visit_as(VISITOR, Who { secured: Some(Box::new(secured.clone())), ..from.into() });
+        let sent = &desk.net.sent[before..];
+        let start = sent.strip_prefix(&told[..]);
+        assert_eq!(start.is_some(), asks);
+        let mut start = start.unwrap_or(sent);
+        let start = Framer::<ProxyToClient>::default().next(&mut start).unwrap();
+        assert!(matches!(start, Some(ProxyToClient::Start { epoch: Epoch(1), .. })), "{start:?}");
+    }
 }
 
 /// P-XFER-12.

@@ -49,8 +49,8 @@ impl<T, P> ServerLoop<T, P> {
             cx.sys.tell(FromServerLoop::PassOn { loop_index: self.core.loop_index, arrival });
             return;
         }
-        let Arrival { tunnel, stream, from, guest, head, label, .. } = arrival;
-        let read = head.len();
+        let Arrival { tunnel, stream, who, guest, head, label, .. } = arrival;
+        let (from, read) = (who.from, head.len());
         self.core.totals.visitors += 1;
         self.count(control, tunnel);
         if let Some(why) = refused {
@@ -66,7 +66,7 @@ impl<T, P> ServerLoop<T, P> {
             Ok(()) => Ok(Slot::Visitor(Box::new(Visitor {
                 control,
                 tunnel,
-                from,
+                who,
                 guest: Some(guest),
                 flow: None,
                 visit: Begun::new(label.clone(), cx.now),
@@ -176,12 +176,19 @@ impl<T, P> ServerLoop<T, P> {
         let start = ProxyToClient::Start {
             epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,
-            visitor: guest.from,
-            public: match &guest.flow {
-                Some(flow) => flow.public(),
-                None => cx.sys.own_address(guest.port.stream()),
+            visitor: guest.who.from,
+            public: match (&guest.who.dialled, &guest.flow) {
+                (Some(dialled), _) if !planted(PlantedBug::DialledForgotten) => **dialled,
+                (_, Some(flow)) => flow.public(),
+                (_, None) => cx.sys.own_address(guest.port.stream()),
             },
         };
+        // PROTOCOL.md: P-XFER-13.
+        if let Some(secured) = &guest.who.secured
+            && self.controls.get(&conn.control).is_some_and(|shard| shard.secured)
+        {
+            conn.link.egress_flow.push(&ProxyToClient::Secured(secured.clone()));
+        }
         conn.link.egress_flow.push(&start);
         let returns = guest.returns();
         if !returns {
@@ -210,7 +217,7 @@ impl<T, P> ServerLoop<T, P> {
             conn: conn.id,
             epoch: active.transfer.epoch(),
             tunnel: guest.tunnel,
-            visitor: guest.from,
+            visitor: guest.who.from,
         });
         let reused = active.transfer.epoch() > Epoch(1);
         let answer_by = cx.now + self.core.timings.dial_timeout.saturating_mul(2);
@@ -269,7 +276,7 @@ impl<T, P> ServerLoop<T, P> {
     /// Resets a visitor that was never served.
     pub(super) fn drop_visitor<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token, why: Dropped) {
         if let Some(Slot::Visitor(visitor)) = self.slots.get_mut(token) {
-            let note = Note::VisitorDropped { visitor: visitor.from, tunnel: visitor.tunnel, why };
+            let note = Note::VisitorDropped { visitor: visitor.who.from, tunnel: visitor.tunnel, why };
             cx.sys.note(note);
             let (control, tunnel) = (visitor.control, visitor.tunnel);
             if let Some(shard) = self.controls.get_mut(&control) {
@@ -303,7 +310,7 @@ impl<T, P> ServerLoop<T, P> {
                 cx.sys.reset(stream);
             }
         }
-        visitor.visit.map(|visit| (visitor.from, visit))
+        visitor.visit.map(|visit| (visitor.who.from, visit))
     }
 
     /// Closes a visitor whose both directions are shut. Returns who it was, if its visit is to leave a record.
@@ -316,7 +323,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(stream) = visitor.port.into_socket() {
             cx.sys.close(stream);
         }
-        visitor.visit.map(|visit| (visitor.from, visit))
+        visitor.visit.map(|visit| (visitor.who.from, visit))
     }
 
     /// Forgets a visitor: what else is to be done is to end its socket, if it has one.

@@ -2,7 +2,7 @@
 
 use super::super::handshake_limit::Crowded;
 use super::super::listener::accept_batch;
-use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
+use super::super::messages::{ControlKey, ToLoop, ToServerLoop, Who};
 use super::super::relay::Endpoint;
 use super::super::slab::Token;
 use super::super::sys::{Listen, Log, Role, Streams};
@@ -38,7 +38,7 @@ impl<T, L> ServerMain<T, L> {
         let mut came = Vec::new();
         let end = accept_batch(cx.sys, &door.listener, role, |_, stream, from| came.push((stream, from)));
         for (stream, from) in came {
-            let caller = Caller { stream, from, is_named: true, came: cx.now, purposes };
+            let caller = Caller { stream, who: from.into(), is_named: true, came: cx.now, purposes };
             if self.settings.trusted_proxies.iter().any(|network| network.contains(from.ip())) {
                 self.on_fronted(cx, caller);
             } else {
@@ -69,7 +69,7 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-FRONT-5.
     pub(super) fn on_client<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
         let until = self.until(&caller);
-        let Caller { stream, from, is_named, purposes, .. } = caller;
+        let Caller { stream, who: Who { from, .. }, is_named, purposes, .. } = caller;
         if !is_named {
             cx.sys.close(stream);
             return self.on_dropped(cx, from, HandshakeEnd::NoHeader);
@@ -163,7 +163,7 @@ impl<T, L> ServerMain<T, L> {
                 self.timers.set(token, &mut untold.deadline, None);
                 // To an end that is clean belongs an answer, if this was a visitor.
                 cx.sys.reset(untold.caller.stream);
-                untold.caller.from
+                untold.caller.who.from
             }
             Some(Slot::Door(_)) | None => unreachable!("a handshake that is not through has its connection"),
         };

@@ -18,7 +18,9 @@ use crate::notes::Note;
 use crate::report::time_since;
 use crate::sys_error::SysError;
 use crate::time::Instant;
-use crate::wire::{ClientHandshake, ConnKind, Ctl, Reply, ServerHandshake, ServerMsg, ToServer, Welcome, WireError};
+use crate::wire::{
+    ClientHandshake, ConnKind, Ctl, FRUGAL, Reply, SECURED, ServerHandshake, ServerMsg, ToServer, Welcome, WireError,
+};
 use core::time::Duration;
 
 impl<T, L> ServerMain<T, L> {
@@ -279,13 +281,12 @@ impl<T, L> ServerMain<T, L> {
         let mut control = Control::new(key, id, client, access.credential, secret, scope.clone(), self.loop_count);
         control.token.clone_from(&access.token);
         control.features = access.features;
-        let frugal = control.is_frugal();
         match former {
             Some((former, until)) => self.sessions.take_over(former, control, token, from, cx.now, until),
             None => self.sessions.insert(control, token, from, cx.now),
         }
         for loop_index in 0..self.loop_count {
-            let limits = self.limits(access.credential, &scope, frugal, loop_index);
+            let limits = self.limits(access.credential, &scope, access.features, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Open { control: key, limits } });
         }
         self.welcome(cx, token, key, access, false);
@@ -315,9 +316,8 @@ impl<T, L> ServerMain<T, L> {
         }
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.control.token.clone_from(&access.token);
-            let was_frugal = entry.control.is_frugal();
-            entry.control.features = access.features;
-            if was_frugal != entry.control.is_frugal() {
+            let before = core::mem::replace(&mut entry.control.features, access.features);
+            if (before ^ access.features) & (FRUGAL | SECURED) != 0 {
                 self.tell_limits(cx, key);
             }
         }

@@ -1,6 +1,7 @@
 //! Connections from trusted proxies on the server's own ports, until their headers have said who is behind them: limits
 //! and the rule that a server without a token takes clients from its own machine only count for whom they name.
 
+use super::super::messages::Who;
 use super::super::slab::Token;
 use super::super::sys::Streams;
 use super::super::thread::Cx;
@@ -37,9 +38,9 @@ impl<T> Fronted<T> {
 
 impl<T, L> ServerMain<T, L> {
     pub(super) fn on_fronted<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
-        self.make_room(cx, Source::of(caller.from.ip()));
+        self.make_room(cx, Source::of(caller.who.from.ip()));
         let until = self.until(&caller);
-        let Caller { stream, from, purposes, came, .. } = caller;
+        let Caller { stream, who: Who { from, .. }, purposes, came, .. } = caller;
         let unnamed = Unnamed::new(stream, from, cx.now);
         let deadline = unnamed.deadline().min(until);
         let made = self.slots.insert_with(|token| match cx.sys.watch(&unnamed.stream, token) {
@@ -90,9 +91,9 @@ impl<T, L> ServerMain<T, L> {
     fn on_front_named<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, token: Token) {
         let Some(Fronted { unnamed, purposes, came, .. }) = self.take_fronted(token) else { return };
         cx.sys.unwatch(&unnamed.stream);
-        let name = unnamed.name();
-        let (from, is_named) = (name.unwrap_or(unnamed.from), name.is_some());
-        self.on_caller(cx, Caller { stream: unnamed.stream, from, is_named, came, purposes });
+        let ends = unnamed.ends();
+        let (who, is_named) = (ends.map_or(unnamed.from.into(), Who::from), ends.is_some());
+        self.on_caller(cx, Caller { stream: unnamed.stream, who, is_named, came, purposes });
     }
 
     fn take_fronted(&mut self, token: Token) -> Option<Fronted<T>> {

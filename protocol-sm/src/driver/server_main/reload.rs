@@ -15,7 +15,7 @@ use crate::ledger::{Good, Holder};
 use crate::notes::Note;
 use crate::reload::server_settings;
 use crate::settings::{Scope, ServerSettings, Timings};
-use crate::wire::ServerMsg;
+use crate::wire::{FRUGAL, SECURED, ServerMsg};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -115,7 +115,7 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.get(key) else { return };
         let control = &entry.control;
         for loop_index in 0..self.loop_count {
-            let limits = self.limits(control.credential, control.scope(), control.is_frugal(), loop_index);
+            let limits = self.limits(control.credential, control.scope(), control.features, loop_index);
             cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Limits { control: key, limits } });
         }
     }
@@ -133,13 +133,15 @@ impl<T, L> ServerMain<T, L> {
 
     /// The share of `loop_index` in what a session of `holder` may use.
     // PROTOCOL.md: P-LIVE-3.
-    pub(super) fn limits(&self, holder: Holder, scope: &Scope, frugal: bool, loop_index: usize) -> Limits {
+    pub(super) fn limits(&self, holder: Holder, scope: &Scope, features: u64, loop_index: usize) -> Limits {
+        let (frugal, secured) = (features & FRUGAL != 0, features & SECURED != 0);
         let idle_conns = if frugal { self.settings.idle_conns.min(1) } else { self.settings.idle_conns };
         let narrow = |count| u32::try_from(count).unwrap_or(u32::MAX);
         let (loop_index, loop_count) = (narrow(loop_index), narrow(self.loop_count));
         Limits {
             holder,
             frugal,
+            secured,
             keep: share(idle_conns, loop_index, loop_count),
             max_waiting: share(scope.max_waiting, loop_index, loop_count),
             max_connections: share(scope.max_connections, loop_index, loop_count),

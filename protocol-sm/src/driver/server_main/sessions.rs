@@ -132,6 +132,7 @@ impl<T, L> ServerMain<T, L> {
         if let Some(ghost) = self.sessions.ghost(control, &place, bind_addr) {
             self.release(cx, ghost, CloseCode::Replaced);
         }
+        let bind_addr = bind_addr.filter(|_| !planted(PlantedBug::AnyAddress));
         let at = bind_addr.map_or(self.bind_at, |address| SocketAddr::new(address, 0));
         cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate });
     }

@@ -40,7 +40,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     fn keep_untold<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, caller: Caller<T>) {
-        let (from, until) = (caller.from, self.until(&caller));
+        let (from, until) = (caller.who.from, self.until(&caller));
         self.make_room(cx, Source::of(from.ip()));
         let made = self.slots.insert_with(|token| match cx.sys.watch(&caller.stream, token) {
             Ok(()) => Ok(Slot::Untold(Box::new(Untold { caller, deadline: None }))),
@@ -61,7 +61,7 @@ impl<T, L> ServerMain<T, L> {
         }
         let Some(Slot::Untold(mut untold)) = self.slots.remove(token) else { return };
         self.timers.set(token, &mut untold.deadline, None);
-        self.leave_handshake_limit(untold.caller.from, token);
+        self.leave_handshake_limit(untold.caller.who.from, token);
         cx.sys.unwatch(&untold.caller.stream);
         match looked {
             Look::Told(comer) => self.let_in(cx, untold.caller, comer),
@@ -79,8 +79,8 @@ impl<T, L> ServerMain<T, L> {
             }
             Comer::Visitor(web) => {
                 self.on_visitor_passed();
-                let Caller { stream, from, came, .. } = caller;
-                cx.sys.tell(ToListener::Visitor { web, stream, from, came });
+                let Caller { stream, who, came, .. } = caller;
+                cx.sys.tell(ToListener::Visitor { web, stream, who, came });
             }
         }
     }

@@ -72,7 +72,7 @@ pub trait Listen: Streams {
     /// # Errors
     /// [`SysError::WouldBlock`] until the handshake is complete, whose end is reported as readiness; [`SysError::Tls`] as
     /// for [`Listen::end_tls`]; or how the connection failed.
-    fn agreed(&mut self, _stream: &Self::Stream) -> Result<Agreed, SysError> {
+    fn agreed(&mut self, _stream: &Self::Stream) -> Result<Option<Agreed>, SysError> {
         Err(SysError::Unsupported)
     }
 

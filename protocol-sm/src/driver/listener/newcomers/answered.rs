@@ -91,7 +91,7 @@ impl<T, L> Listener<T, L> {
     ) where
         S: Listen<Stream = T, Listener = L> + Log,
     {
-        let (visitor, web) = (newcomer.from, newcomer.web);
+        let (visitor, web) = (newcomer.who.from, newcomer.web);
         self.newcomers.refused.add(why);
         cx.sys.note(Note::NotRouted { visitor, web, host, why });
         if why == Refusal::TlsFailed {

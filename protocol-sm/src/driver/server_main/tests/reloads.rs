@@ -53,7 +53,7 @@ fn the_loops_are_told_what_a_session_may_use() {
         let key = desk.join(1, LEAVE);
         reload(&mut desk, change);
         let settings = &desk.main.settings;
-        let limits = |loop_index| desk.main.limits(None, &settings.open_scope, false, loop_index);
+        let limits = |loop_index| desk.main.limits(None, &settings.open_scope, 0, loop_index);
         let expected: Vec<_> = (0..LOOPS)
             .filter(|_| told)
             .map(|loop_index| (loop_index, ToServerLoop::Limits { control: key, limits: limits(loop_index) }))

@@ -1,0 +1,104 @@
+//! `proxy_protocol_tlvs`: a service is told what is known of its visitor's TLS.
+
+use super::tls_ends::{Visitor, certified, config, say_all, visit_as};
+use super::{ask, client, request, table};
+use protocol_sm::proxy_protocol::{ProxyProtocol, header_with_fields};
+use protocol_sm::routes::{Agreed, Secured};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use tests::foreign::{Foreign, find};
+use tests::programs::options;
+use tests::services::Service;
+use tests::sockets::{LOOPBACK, connect, free_port};
+use tests::wait::{PATIENCE, until};
+
+/// What turns the header on.
+const TOLD: &str = "proxy_protocol = \"v2\"\nproxy_protocol_tlvs = true\n";
+
+/// A service that tells the header in front of what comes, and goes.
+fn listener() -> (Service, Receiver<Vec<u8>>) {
+    let (tell, told) = channel();
+    let service = Service::start(move |mut stream| {
+        let mut header = vec![0; 16];
+        stream.read_exact(&mut header).expect("a header");
+        let mut body = vec![0; usize::from(u16::from_be_bytes([header[14], header[15]]))];
+        stream.read_exact(&mut body).expect("all of it");
+        let _ = tell.send([header, body].concat());
+    });
+    (service, told)
+}
+
+/// P-XFER-13.
+#[test]
+fn a_service_is_told_the_host_that_tls_has_named_and_what_was_agreed_on() {
+    let (service, told) = listener();
+    let (papers, server) = certified(&["app.example"], options());
+    let tables = [
+        table("ended", "http", &["app.example"], service.addr()) + TOLD + "alpn = [\"h2\", \"http/1.1\"]\n",
+        table("passed", "https", &["*.sealed.example"], service.addr()) + TOLD,
+    ];
+    let _client = client(&server, options(), &tables);
+    let hear = |sock: &TcpStream, host: Option<&str>, agreed| {
+        let [visitor, public] = [sock.local_addr(), sock.peer_addr()].map(|at| at.expect("connected"));
+        let host = host.map(|host| host.parse().expect("a host"));
+        let expected = if host.is_some() {
+            header_with_fields(visitor, public, &Secured { host, agreed })
+        } else {
+            ProxyProtocol::V2.header(visitor, public)
+        };
+        assert_eq!(told.recv_timeout(PATIENCE).expect("the service is told"), expected);
+    };
+    let come = |host: &str, alpn: &[&str]| -> Visitor {
+        let mut visitor = visit_as(config(&papers, alpn), server.hosts("https"), host);
+        let _ = std::io::Write::write_all(&mut visitor, request(host).as_bytes());
+        visitor
+    };
+    for (alpn, agreed) in
+        [(&["http/1.1"][..], Some(Agreed::Http1)), (&["h2", "http/1.1"], Some(Agreed::Http2)), (&[], None)]
+    {
+        hear(&come("APP.example", alpn).sock, Some("app.example"), agreed);
+    }
+    // What is passed on is agreed on with the service. It says nothing here.
+    std::thread::scope(|scope| {
+        let at = server.hosts("https");
+        let mut sock = connect(at);
+        let of_it = sock.try_clone().expect("a descriptor");
+        let config = config(&papers, &["h2"]);
+        scope.spawn(move || {
+            let name = "a.sealed.example".try_into().expect("a name");
+            let mut tls = rustls::ClientConnection::new(config.into(), name).expect("a connection");
+            let _ = tls.complete_io(&mut sock);
+        });
+        hear(&of_it, Some("a.sealed.example"), None);
+    });
+    let plain = connect(server.hosts("http"));
+    let mut sock = plain.try_clone().expect("a descriptor");
+    super::say(&mut sock, request("app.example"));
+    hear(&plain, None, None);
+}
+
+#[test]
+fn haproxy_knows_the_host_that_tls_has_named() {
+    let Some(program) = find("haproxy") else { return };
+    let (port, mut haproxy) = (free_port(), Foreign::new());
+    let answer = "http-request return status 200 content-type text/plain lf-string <%[fc_pp_authority]>";
+    let config_file = haproxy.file(
+        "haproxy.cfg",
+        format!(
+            "defaults\n mode http\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+             frontend f\n bind {LOOPBACK}:{port} accept-proxy\n {answer}\n"
+        ),
+    );
+    haproxy.start(&program, &["-db", "-f", &config_file]);
+    until("it listens", || TcpStream::connect((LOOPBACK, port)).is_ok());
+    let (papers, server) = certified(&["app.example"], options());
+    let tables = [table("ended", "http", &["app.example"], SocketAddr::new(LOOPBACK, port)) + TOLD];
+    let _client = client(&server, options(), &tables);
+    let mut visitor = visit_as(config(&papers, &["http/1.1"]), server.hosts("https"), "app.example");
+    let words = "GET / HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n";
+    let said = say_all(&mut visitor, words);
+    assert!(said.ends_with("<app.example>"), "{said}");
+    let said = ask(server.hosts("http"), words);
+    assert!(said.ends_with(b"<>"), "nothing is known of who comes in the clear: {}", String::from_utf8_lossy(&said));
+}
