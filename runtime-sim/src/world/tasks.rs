@@ -124,6 +124,7 @@ impl Task {
 }
 
 /// What a thread says to another one, or to the operator.
+#[allow(clippy::large_enum_variant)] // almost all are mail
 pub(super) enum Said {
     To(usize, Mail),
     Answer(ToOperator),
