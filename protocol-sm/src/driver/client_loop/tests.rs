@@ -156,5 +156,5 @@ fn started_waits_for_the_answer_although_the_visitor_has_ended() {
 fn the_conn_that_serves_a_visitor_takes_so_many_bytes() {
     type Socket = [u64; 4];
     type PipeEnds = [u32; 3];
-    assert_eq!([size_of::<Conn<Socket, PipeEnds>>(), size_of::<Slot<Socket, PipeEnds>>()], [376, 56]);
+    assert_eq!([size_of::<Conn<Socket, PipeEnds>>(), size_of::<Slot<Socket, PipeEnds>>()], [384, 56]);
 }
