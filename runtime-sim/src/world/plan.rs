@@ -104,7 +104,7 @@ pub struct Plan {
     pub buffers: (usize, usize),
     /// Longest time until a thread that has something to do runs.
     pub lag: Duration,
-    /// At most so many messages and events per batch.
+    /// At most so many events per batch.
     pub batch: usize,
 }
 

@@ -307,10 +307,8 @@ impl World {
         }
         let batch = thread.rng.size(1, self.plan.batch);
         let events = self.kernel.poll(thread.poll, batch);
-        let mail: Vec<_> = {
-            let count = thread.mail.len().min(batch);
-            thread.mail.drain(..count).collect()
-        };
+        // All that is there: what follows from it must be known before what the world made of it is seen.
+        let mail = std::mem::take(&mut thread.mail);
         thread.spins = if events.is_empty() && mail.is_empty() { thread.spins + 1 } else { 0 };
         if thread.spins > SPINS {
             self.fail(Kind::Liveness, Property::NoSpinning, format!("thread {index} is run again and again"));

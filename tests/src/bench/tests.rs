@@ -141,7 +141,7 @@ fn a_visit_that_ended_badly_at_the_service_does_not_settle() {
     let service = service();
     let before = settle::tally(service).unwrap();
     let mut stranger = TcpStream::connect(service).unwrap();
-    stranger.write_all(b"GET / HTTP/1.1\r\nHost: nowhere\r\n\r\n").unwrap();
+    stranger.write_all(b"SSH-2.0-another protocol, and no header of ours\r\n").unwrap();
     let why = settle::settle(service, before, 1).unwrap_err();
     assert!(why.contains("1 with wrong bytes"), "{why}");
 }
