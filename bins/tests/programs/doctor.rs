@@ -202,8 +202,8 @@ fn services_that_are_not_there_are_named_and_where_they_are_instead() {
     let ended = run(doctor(&format!("unix:{path}"), ""));
     assert_eq!(ended.code, Some(0), "{}", ended.out);
     assert!(says(&ended, "ok", "service").contains(&path), "{}", ended.out);
-    // Where this machine has IPv6.
-    if let Ok(other) = TcpListener::bind("[::1]:0") {
+    // Where this machine has IPv6, and its port is nobody's over IPv4.
+    if let Ok(other) = TcpListener::bind(tcp.replace("127.0.0.1", "[::1]")) {
         let at = other.local_addr().unwrap();
         fails(doctor(&at.port().to_string(), ""), "service", &[&format!("the service listens at {at}: write that")]);
     }

@@ -1,8 +1,8 @@
 //! A whole system in one thread: a server, clients, visitors, local services, and what goes wrong between them.
 //!
-//! The server's and the clients' threads run production's own drivers. Which thread runs next, how many messages and
-//! events it is handed at once, and when faults strike comes from the seed. A fault phase, then a heal phase in which
-//! everything must converge, then probes, then an orderly stop.
+//! The server's and the clients' threads run production's own drivers. Which thread runs next, how many events it is
+//! handed at once, whether it loses the processor, and when faults strike comes from the seed. A fault phase, then a heal
+//! phase in which everything must converge, then probes, then an orderly stop.
 
 mod actors;
 mod books;
