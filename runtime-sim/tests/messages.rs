@@ -113,7 +113,7 @@ fn every_message_and_every_code_is_sent_by_some_ring() {
     for entry in CATALOG.iter().filter(|entry| topics.contains(&entry.topic) && !entry.large) {
         assert!(entry.search.run().is_ok(), "{}", entry.name);
     }
-    simulate(Ring::Kernel, 5_000);
+    simulate(Ring::Kernel, 10_000);
     simulate(Ring::Turmoil, 100);
     let labels = labels();
     assert!(labels.len() > 80, "{} are known", labels.len());
