@@ -36,12 +36,13 @@ fn all_are_served(setup: &Setup, packets: Forgotten) {
     let Setup { link, service, server, client } = setup;
     link.near.run(|| {
         Exchange::new(0).up(100).down(100).run(client.public());
+        // Before its conn is forgotten, too.
+        service.expect(1);
         for number in 1..=VISITORS {
             link.forget(server.proxy().port(), packets);
             let (up, down) = [(100, 100), (0, 2_000), (200_000, 10)][number as usize % 3];
             let order = [Order::Together, Order::VisitorFirst][number as usize % 2];
             Exchange::new(number).up(up).down(down).order(order).run(client.public());
-            // Before its conn is forgotten, too.
             service.expect(u64::from(number) + 1);
         }
     });
