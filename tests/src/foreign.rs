@@ -1,10 +1,13 @@
 //! Other people's programs, which some tests run beside ours where they are installed.
 
+use crate::sockets::{LOOPBACK, free_port};
+use crate::wait::until;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::fmt::Display;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,6 +33,23 @@ impl Foreign {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// haproxy behind a PROXY header: it answers each request with `words`, in its own format, at the port returned.
+    #[must_use]
+    pub fn haproxy_that_says(program: &str, words: &str) -> (Self, u16) {
+        let (port, mut haproxy) = (free_port(), Self::new());
+        let answer = format!("http-request return status 200 content-type text/plain lf-string {words}");
+        let config = haproxy.file(
+            "haproxy.cfg",
+            format!(
+                "defaults\n mode http\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+                 frontend f\n bind {LOOPBACK}:{port} accept-proxy\n {answer}\n"
+            ),
+        );
+        haproxy.start(program, &["-db", "-f", &config]);
+        until("haproxy listens", || TcpStream::connect((LOOPBACK, port)).is_ok());
+        (haproxy, port)
     }
 
     /// Their directory.

@@ -138,16 +138,6 @@ fn nginx_knows_the_visitor() {
 #[test]
 fn haproxy_knows_the_visitor() {
     let Some(program) = find("haproxy") else { return };
-    let (port, mut haproxy) = (free_port(), Foreign::new());
-    let answer = "http-request return status 200 content-type text/plain lf-string %[src]:%[src_port]";
-    let config = haproxy.file(
-        "haproxy.cfg",
-        format!(
-            "defaults\n mode http\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
-             frontend f\n bind {LOOPBACK}:{port} accept-proxy\n {answer}\n"
-        ),
-    );
-    haproxy.start(&program, &["-db", "-f", &config]);
-    listens(port);
+    let (_haproxy, port) = Foreign::haproxy_that_says(&program, "%[src]:%[src_port]");
     asks_who_it_is(port);
 }

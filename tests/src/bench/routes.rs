@@ -175,10 +175,7 @@ fn request() -> Vec<u8> {
 
 /// The first message of TLS that names the host.
 fn hello() -> Result<Vec<u8>, String> {
-    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| e.to_string())?;
-    let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let mut config = tls13(RootCertStore::empty())?;
     let hello = |config: &ClientConfig| {
         let name = ServerName::try_from(PASSED).map_err(|e| e.to_string())?;
         let mut tls = ClientConnection::new(config.clone().into(), name).map_err(|e| e.to_string())?;
@@ -193,16 +190,21 @@ fn hello() -> Result<Vec<u8>, String> {
     if hello.len() == PREAMBLE_LEN { Ok(hello) } else { Err(format!("the hello has {} bytes", hello.len())) }
 }
 
+/// A visitor's TLS 1.3.
+fn tls13(roots: RootCertStore) -> Result<ClientConfig, String> {
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| e.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
 type Visitor = StreamOwned<ClientConnection, TcpStream>;
 
 fn tls(house: &House) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(house.papers.path("ca.pem")).map_err(|e| e.to_string())?;
     roots.add(authority).map_err(|e| e.to_string())?;
-    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| e.to_string())?;
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    let mut config = tls13(roots)?;
     // Each connection is a new one.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))

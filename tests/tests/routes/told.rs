@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, channel};
 use tests::foreign::{Foreign, find};
 use tests::programs::options;
 use tests::services::Service;
-use tests::sockets::{LOOPBACK, connect, free_port};
-use tests::wait::{PATIENCE, until};
+use tests::sockets::{LOOPBACK, connect};
+use tests::wait::PATIENCE;
 
 /// What turns the header on.
 const TOLD: &str = "proxy_protocol = \"v2\"\nproxy_protocol_tlvs = true\n";
@@ -81,17 +81,7 @@ fn a_service_is_told_the_host_that_tls_has_named_and_what_was_agreed_on() {
 #[test]
 fn haproxy_knows_the_host_that_tls_has_named() {
     let Some(program) = find("haproxy") else { return };
-    let (port, mut haproxy) = (free_port(), Foreign::new());
-    let answer = "http-request return status 200 content-type text/plain lf-string <%[fc_pp_authority]>";
-    let config_file = haproxy.file(
-        "haproxy.cfg",
-        format!(
-            "defaults\n mode http\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
-             frontend f\n bind {LOOPBACK}:{port} accept-proxy\n {answer}\n"
-        ),
-    );
-    haproxy.start(&program, &["-db", "-f", &config_file]);
-    until("it listens", || TcpStream::connect((LOOPBACK, port)).is_ok());
+    let (_haproxy, port) = Foreign::haproxy_that_says(&program, "<%[fc_pp_authority]>");
     let (papers, server) = certified(&["app.example"], options());
     let tables = [table("ended", "http", &["app.example"], SocketAddr::new(LOOPBACK, port)) + TOLD];
     let _client = client(&server, options(), &tables);
