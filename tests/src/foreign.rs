@@ -114,3 +114,31 @@ pub fn find(program: &str) -> Option<String> {
     }
     found
 }
+
+/// An nginx that passes streams on.
+#[derive(Debug)]
+pub struct StreamingNginx {
+    /// Where it is.
+    pub program: String,
+    /// What its configuration begins with: empty where `stream` is built in.
+    pub load: String,
+}
+
+impl StreamingNginx {
+    /// The one of this machine, if it has one. If not, says so past the test runner's capture: `nginx` alone need not be enough.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let program = find("nginx")?;
+        let said = Command::new(&program).arg("-V").output().ok()?.stderr;
+        let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+        let load = if String::from_utf8_lossy(&said).split_whitespace().any(|word| word == "--with-stream") {
+            String::new()
+        } else if Path::new(module).exists() {
+            format!("load_module {module};")
+        } else {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: needs nginx's module `stream` (Debian: libnginx-mod-stream)");
+            return None;
+        };
+        Some(Self { program, load })
+    }
+}

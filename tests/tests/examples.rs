@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
-use tests::foreign::{Foreign, find};
+use tests::foreign::{Foreign, StreamingNginx, find};
 use tests::programs::{Program, Server};
 use tests::services::{Service, read_head};
 use tests::sockets::{connect, free_port};
@@ -215,11 +215,11 @@ fn database() {
 
 #[test]
 fn behind_nginx() {
-    let (Some(nginx), Some(program)) = (find("nginx"), find("curl")) else { return };
-    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
+    let (Some(StreamingNginx { program: nginx, load }), Some(program)) = (StreamingNginx::find(), find("curl")) else {
+        return;
+    };
     let is_conf = |text: &String| text.contains("stream {");
-    let change = |text| if is_conf(&text) { format!("{load}daemon off;\n{text}") } else { text };
+    let change = |text| if is_conf(&text) { format!("{load}\ndaemon off;\n{text}") } else { text };
     let service = web();
     let mut example = Example::new("behind-nginx", &[(8000, service.addr().port())], change);
     let (dir, config) = (example.place.dir().display().to_string(), example.path("nginx.conf"));

@@ -4,10 +4,9 @@
 //! docs/operating.md tells their users to.
 
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use tests::between::Between;
-use tests::foreign::{Foreign, find};
+use tests::foreign::{Foreign, StreamingNginx, find};
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
 use tests::sockets::free_port;
@@ -27,16 +26,15 @@ fn await_ports(ports: [u16; 2]) {
     }
 }
 
-fn nginx(program: &str, ports: [u16; 2], idle: &str) -> Foreign {
+fn nginx(nginx: &StreamingNginx, ports: [u16; 2], idle: &str) -> Foreign {
     let server =
         |port| format!("server {{ listen {RELAY}:{port}; proxy_pass {SERVER}:{port}; proxy_timeout {idle}; }}");
     let servers = ports.map(server).concat();
-    serve_nginx(Foreign::new(), program, &servers)
+    serve_nginx(Foreign::new(), nginx, &servers)
 }
 
-fn serve_nginx(mut relay: Foreign, program: &str, servers: &str) -> Foreign {
-    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    let load = if Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
+fn serve_nginx(mut relay: Foreign, nginx: &StreamingNginx, servers: &str) -> Foreign {
+    let StreamingNginx { program, load } = nginx;
     let dir = relay.dir().display().to_string();
     let config = relay.file(
         "nginx.conf",
@@ -146,12 +144,12 @@ fn haproxy_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String
     Some((relay, pin))
 }
 
-fn nginx_ending_tls(program: &str, ports: [u16; 2]) -> Option<(Foreign, String)> {
+fn nginx_ending_tls(nginx: &StreamingNginx, ports: [u16; 2]) -> Option<(Foreign, String)> {
     let relay = Foreign::new();
     let (pem, pin) = certificate(&relay)?;
     let tls = format!("ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.3; ssl_alpn cproxy/1;");
     let server = |port| format!("server {{ listen {RELAY}:{port} ssl; {tls} proxy_pass {SERVER}:{port}; }}");
-    Some((serve_nginx(relay, program, &ports.map(server).concat()), pin))
+    Some((serve_nginx(relay, nginx, &ports.map(server).concat()), pin))
 }
 
 /// The relay looks at the name in the client's first message, and passes the server's own TLS on.
@@ -170,14 +168,14 @@ fn haproxy_by_name(program: &str, ports: [u16; 2]) -> Foreign {
     relay
 }
 
-fn nginx_by_name(program: &str, ports: [u16; 2]) -> Foreign {
+fn nginx_by_name(nginx: &StreamingNginx, ports: [u16; 2]) -> Foreign {
     let server = |port| {
         format!(
             "map $ssl_preread_server_name $to{port} {{ {NAME} {SERVER}:{port}; }} server {{ listen {RELAY}:{port}; \
              ssl_preread on; proxy_pass $to{port}; }}"
         )
     };
-    serve_nginx(Foreign::new(), program, &ports.map(server).concat())
+    serve_nginx(Foreign::new(), nginx, &ports.map(server).concat())
 }
 
 /// The name that the relay knows the server by.
@@ -205,7 +203,7 @@ fn tls_ends_at_haproxy() {
 
 #[test]
 fn tls_ends_at_nginx() {
-    tls_through(true, |ports| nginx_ending_tls(&find("nginx")?, ports).map(|(relay, pin)| (relay, Some(pin))));
+    tls_through(true, |ports| nginx_ending_tls(&StreamingNginx::find()?, ports).map(|(relay, pin)| (relay, Some(pin))));
 }
 
 #[test]
@@ -215,7 +213,7 @@ fn haproxy_passes_tls_on_by_its_name() {
 
 #[test]
 fn nginx_passes_tls_on_by_its_name() {
-    tls_through(false, |ports| Some((nginx_by_name(&find("nginx")?, ports), None)));
+    tls_through(false, |ports| Some((nginx_by_name(&StreamingNginx::find()?, ports), None)));
 }
 
 /// The programs with a relay between them.
@@ -238,7 +236,7 @@ fn is_passed_by(start: impl Fn([u16; 2]) -> Option<Foreign>) {
 
 #[test]
 fn behind_nginx() {
-    is_passed_by(|ports| Some(nginx(&find("nginx")?, ports, "1h")));
+    is_passed_by(|ports| Some(nginx(&StreamingNginx::find()?, ports, "1h")));
 }
 
 #[test]
@@ -264,7 +262,7 @@ fn behind_ssh() {
 /// Relays that cut what is silent for two seconds: 30 s and `idle_ping_interval` as shipped, made small.
 #[test]
 fn relays_that_cut_what_is_silent() {
-    behind(|ports| Some(nginx(&find("nginx")?, ports, "2s"))).what_it_cuts_is_reset();
+    behind(|ports| Some(nginx(&StreamingNginx::find()?, ports, "2s"))).what_it_cuts_is_reset();
     behind(|ports| Some(haproxy(&find("haproxy")?, ports, "2s"))).what_it_cuts_is_reset();
     behind(|ports| Some(stunnel(&find("stunnel")?, ports, 2))).what_it_cuts_is_reset();
     behind(|ports| Some(socat(&find("socat")?, ports, 2))).what_it_cuts_is_reset();

@@ -4,9 +4,8 @@
 use rcgen::DnType;
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use tests::foreign::{Foreign, find};
+use tests::foreign::{Foreign, StreamingNginx, find};
 use tests::link::Namespace;
 use tests::papers::Papers;
 use tests::programs::Program;
@@ -66,11 +65,9 @@ fn eventually_says(what: &str, mut run: impl FnMut() -> Command) {
 #[test]
 fn two_sites_and_ssh_behind_one_443_through_a_proxy_that_allows_443_alone() {
     root_only!();
-    let programs = ["ip", "nsenter", "squid", "nginx", "sshd", "ssh", "ssh-keygen", "openssl", "curl"].map(find);
-    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
-    let [Some(_), Some(_), Some(squid), Some(nginx), Some(sshd), Some(ssh), Some(keygen), Some(_), Some(curl)] =
-        programs
-    else {
+    let Some(StreamingNginx { program: nginx, load }) = StreamingNginx::find() else { return };
+    let programs = ["ip", "nsenter", "squid", "sshd", "ssh", "ssh-keygen", "openssl", "curl"].map(find);
+    let [Some(_), Some(_), Some(squid), Some(sshd), Some(ssh), Some(keygen), Some(_), Some(curl)] = programs else {
         return;
     };
     let [internet, gateway, office, away] = [(); 4].map(|()| Namespace::alone());
@@ -116,7 +113,6 @@ fn two_sites_and_ssh_behind_one_443_through_a_proxy_that_allows_443_alone() {
     let [sites_log, ssh_log] = ["sites", "ssh"].map(|name| format!("{dir}/{name}.log"));
     let logs = [("/var/log/nginx/sites.log", &*sites_log), ("/var/log/nginx/ssh.log", &ssh_log)];
     let places = [&logs[..], &[("/etc/ssl/site.pem", &pem)]].concat();
-    let load = if module.exists() { format!("load_module {};", module.display()) } else { String::new() };
     let config = others.file(
         "nginx.conf",
         format!(

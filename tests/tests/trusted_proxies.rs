@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use tests::foreign::{Foreign, find};
+use tests::foreign::{Foreign, StreamingNginx, find};
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, LOOPBACK, connect_from, free_port, read_all, read_end, visit_end_from};
@@ -195,11 +195,9 @@ fn haproxy_says_who_visits_and_its_checks_are_no_visits() {
 
 #[test]
 fn nginx_says_who_visits() {
-    let Some(program) = find("nginx") else { return };
+    let Some(StreamingNginx { program, load }) = StreamingNginx::find() else { return };
     let (_service, server, client) = behind_a_relay();
     let (port, mut nginx) = (free_port(), Foreign::new());
-    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    let load = if std::path::Path::new(module).exists() { format!("load_module {module};") } else { String::new() };
     let dir = nginx.dir().display().to_string();
     let server_block = format!(
         "server {{ listen {LOOPBACK}:{port}; proxy_pass {}; proxy_bind {PROXY}; proxy_protocol on; }}",

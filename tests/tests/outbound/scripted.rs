@@ -87,8 +87,11 @@ fn connect(mut stream: TcpStream, port: u16) {
     for byte in b"HTTP/1.0 200 Connection established\r\nProxy-agent: a test\r\n\r\n" {
         // Nothing may come before the answer is whole.
         stream.set_nonblocking(true).expect("set");
-        let early = stream.peek(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(early, Err(ErrorKind::WouldBlock), "the client waits for the whole answer");
+        match stream.peek(&mut [0]) {
+            Ok(early) => assert_eq!(early, 0, "the client waits for the whole answer"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
         stream.set_nonblocking(false).expect("set");
         if stream.write_all(&[*byte]).is_err() {
             return;
@@ -231,16 +234,14 @@ fn the_environment_is_asked_where_the_user_says_so() {
     let server = Server::start(options().threads(1));
     let proxy = Proxy::start(Way::Serves);
     let client = || options().threads(1).tunnel(service.addr());
-    let url = proxy.url("");
-    let named = client().env("HTTPS_PROXY", url.trim_matches('"'));
-    let through = Client::start(&server, named.clone().flag("outbound-proxy", "environment"));
+    let named = |proxy: &Proxy| client().env("HTTPS_PROXY", proxy.url("").trim_matches('"'));
+    let through = Client::start(&server, named(&proxy).flag("outbound-proxy", "environment"));
     short_visit(through.public(), 0);
-    let asked = proxy.asked().len();
-    assert!(asked >= 2, "both ports: {:?}", proxy.asked());
-    drop(through);
-    let exempt = named.clone().env("NO_PROXY", "127.0.0.0/8").env("CPROXY_OUTBOUND_PROXY", "environment");
-    for direct in [named, exempt] {
+    assert!(proxy.asked().len() >= 2, "both ports: {:?}", proxy.asked());
+    let unused = Proxy::start(Way::Serves);
+    let exempt = named(&unused).env("NO_PROXY", "127.0.0.0/8").env("CPROXY_OUTBOUND_PROXY", "environment");
+    for direct in [named(&unused), exempt] {
         short_visit(Client::start(&server, direct).public(), 0);
     }
-    assert_eq!(proxy.asked().len(), asked, "{:?}", proxy.asked());
+    assert_eq!(unused.asked(), Vec::<String>::new());
 }
