@@ -8,7 +8,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -25,16 +25,23 @@ pub enum End {
     Reset,
 }
 
-/// Connects, with all waits bounded by [`PATIENCE`].
+/// Connects, with all waits bounded by [`PATIENCE`]. Whoever is reset before `connect` has returned reads the reset later, as
+/// others do.
 ///
 /// # Panics
 /// If the connection is refused.
 #[track_caller]
 pub fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&addr, PATIENCE);
-    let stream = stream.unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
-    bounded(&stream, PATIENCE);
-    stream
+    connect_unless_reset(addr).unwrap_or_else(has_been_reset)
+}
+
+/// A stream that nothing but its reset can be read from.
+fn has_been_reset() -> TcpStream {
+    let listener = TcpListener::bind((LOOPBACK, 0)).expect("a listener");
+    let near = TcpStream::connect(listener.local_addr().expect("its address")).expect("connect");
+    bounded(&near, PATIENCE);
+    reset(listener.accept().expect("a connection").0);
+    near
 }
 
 /// Connects to a port that may reset its visitors at once: `None` if `connect` itself saw the reset.
@@ -221,7 +228,7 @@ pub fn finish(stream: &TcpStream) {
 }
 
 /// A port of 127.0.0.1 that nobody listens on, for programs that must be told a number in advance. Taken
-/// below the range from which the kernel picks, so that no passing connection occupies it meanwhile.
+/// below the range from which the kernel picks, so that no passing connection occupies it meanwhile. UDP's is free, too.
 ///
 /// # Panics
 /// If no such port is left.
@@ -234,7 +241,7 @@ pub fn free_port() -> u16 {
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(7, Ordering::Relaxed);
         let port = FIRST + (start + step % COUNT) % COUNT;
-        if TcpListener::bind((LOOPBACK, port)).is_ok() {
+        if TcpListener::bind((LOOPBACK, port)).is_ok() && UdpSocket::bind((LOOPBACK, port)).is_ok() {
             return port;
         }
     }
@@ -250,6 +257,11 @@ mod tests {
         let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
         let near = connect(listener.local_addr().unwrap());
         (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn who_was_reset_within_connect_reads_it() {
+        assert_eq!(read_end(&mut has_been_reset()), (0, End::Reset));
     }
 
     #[test]
