@@ -183,6 +183,7 @@ impl Demo {
                 outbound: None,
                 tls_relay: false,
                 frugal: false,
+                examines: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

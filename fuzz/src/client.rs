@@ -98,6 +98,7 @@ impl World {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            examines: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

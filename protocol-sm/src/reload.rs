@@ -91,6 +91,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         outbound,
         tls_relay,
         frugal,
+        examines: _,
         access_log: _,
         timings,
     } = after;

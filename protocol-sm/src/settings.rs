@@ -504,6 +504,8 @@ pub struct ClientSettings {
     pub tls_relay: bool,
     /// Little is to be sent while nobody visits; `timings` are [`Timings::frugal`] then.
     pub frugal: bool,
+    /// It only asks what it could have: none of its tunnels is ever open. Its `client_id` is to be nobody else's.
+    pub examines: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

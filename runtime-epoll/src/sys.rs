@@ -2,6 +2,7 @@
 
 mod datagram;
 mod errno;
+mod mtu;
 mod needed;
 mod options;
 mod pipe;
@@ -12,6 +13,7 @@ mod secure;
 mod socket;
 pub(crate) mod unix;
 
+pub use mtu::path_mtu;
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
 pub use pipe::{BUDGET as PIPE_BYTES, Pipe};
@@ -20,6 +22,7 @@ pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
+pub use unix::unix_trouble;
 
 use crate::challenges::Challenges;
 use crate::inherit::Lent;

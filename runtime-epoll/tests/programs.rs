@@ -51,6 +51,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            examines: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

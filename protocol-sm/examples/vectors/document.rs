@@ -406,7 +406,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 14] = [
+const TUNNEL: [TunnelRefusal; 16] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -421,6 +421,8 @@ const TUNNEL: [TunnelRefusal; 14] = [
     TunnelRefusal::NoUdp,
     TunnelRefusal::AddressNotAllowed,
     TunnelRefusal::NoAddress,
+    TunnelRefusal::HeldByHolder,
+    TunnelRefusal::NoExamine,
 ];
 const CLOSE: [CloseCode; 6] = [
     CloseCode::Bye,

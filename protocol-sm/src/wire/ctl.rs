@@ -116,8 +116,11 @@ pub const UDP: u64 = 32;
 /// knows it.
 // PROTOCOL.md: P-EVO-2.
 pub const SECURED: u64 = 64;
+/// The feature of a client that only asks what it could have: whatever it registers is answered, and is never open.
+// PROTOCOL.md: P-EXAM-1.
+pub const EXAMINE: u64 = 128;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED | EXAMINE;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

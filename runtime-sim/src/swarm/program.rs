@@ -327,6 +327,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
         outbound: None,
         tls_relay: false,
         frugal: spec.frugal,
+        examines: false,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec

@@ -51,6 +51,7 @@ impl World {
             outbound: self.plan.outbound().map(outbound),
             tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
+            examines: false,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),

@@ -125,6 +125,7 @@ mod tests {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            examines: false,
         };
         ClientMain::new(settings, "server:1".into(), 1)
     }

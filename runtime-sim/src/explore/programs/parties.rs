@@ -42,6 +42,7 @@ impl Programs {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            examines: false,
             client_id: IDENTITY,
             token: None,
             tunnels: vec![TunnelSpec {
