@@ -97,7 +97,13 @@ const SWARM_SEEDS: u64 = 150;
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth, nobody asks for a
 /// report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host or an address of its own, and
 /// there is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 27] = [
+const HIDDEN_FROM_SMALL: [PlantedBug; 33] = [
+    PlantedBug::RedirectForgotten,
+    PlantedBug::RedirectElsewhere,
+    PlantedBug::ChallengePassedOn,
+    PlantedBug::ChallengeKept,
+    PlantedBug::ForgedKept,
+    PlantedBug::ToldTwice,
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
@@ -140,7 +146,13 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// resumed between its two graces is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the
 /// access log only the records are counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no
 /// proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 23] = [
+const HIDDEN_FROM_SWARM: [PlantedBug; 29] = [
+    PlantedBug::RedirectForgotten,
+    PlantedBug::RedirectElsewhere,
+    PlantedBug::ChallengePassedOn,
+    PlantedBug::ChallengeKept,
+    PlantedBug::ForgedKept,
+    PlantedBug::ToldTwice,
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,

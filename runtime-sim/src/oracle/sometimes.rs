@@ -114,6 +114,10 @@ pub enum Sometimes {
     HeaderRefused,
     HostRefused,
     TlsEnded,
+    SentToTls,
+    ChallengeMet,
+    ChallengePassedOn,
+    ToldForWhom,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -128,7 +132,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 116] = [
+    pub const ALL: [Self; 120] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -235,6 +239,10 @@ impl Sometimes {
         Self::HeaderRefused,
         Self::HostRefused,
         Self::TlsEnded,
+        Self::SentToTls,
+        Self::ChallengeMet,
+        Self::ChallengePassedOn,
+        Self::ToldForWhom,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,
