@@ -133,11 +133,23 @@ pub enum PlantedBug {
     RelayForgotten,
     /// A ctl_conn ends before the event loops know what was said on it.
     FarewellEarly,
+    /// A visitor in the clear is given to the tunnel whose visitors are to be sent to TLS.
+    RedirectForgotten,
+    /// A visitor is sent to TLS at another place than it has asked for.
+    RedirectElsewhere,
+    /// The challenge of an authority to which there is an answer goes to the tunnel of its host.
+    ChallengePassedOn,
+    /// The challenge to which there is none does not.
+    ChallengeKept,
+    /// What a visitor has said of itself is told to a service that is told for whom it comes.
+    ForgedKept,
+    /// A service is told so twice.
+    ToldTwice,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 67] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -199,6 +211,12 @@ impl PlantedBug {
         Self::DroppedUncounted,
         Self::RelayForgotten,
         Self::FarewellEarly,
+        Self::RedirectForgotten,
+        Self::RedirectElsewhere,
+        Self::ChallengePassedOn,
+        Self::ChallengeKept,
+        Self::ForgedKept,
+        Self::ToldTwice,
     ];
 }
 
