@@ -18,17 +18,25 @@
 #   all three, and a service behind it that knows one spelling refuses visitors whom the tunnel has led to it.
 # Versions: as above, curl 7.88.1, Python 3.11.7, OpenSSL 3.0 for the certificates; 2026-11-28.
 #
-# Needs haproxy, nginx, node, go, python3, curl and openssl. Exit 0: as described. Exit 1: changed. Exit 2: cannot run here.
+# Needs apt-get with Debian 12's lists, dpkg, node, go, python3, curl and openssl. Exit 0: as described. Exit 1: changed.
+#   Exit 2: cannot run here.
 set -euo pipefail
-PATH=$PATH:/usr/sbin
 
-for tool in haproxy nginx node go python3 curl openssl; do
+for tool in apt-get dpkg node go python3 curl openssl; do
     command -v "$tool" >/dev/null || { echo "no $tool found"; exit 2; }
 done
 tmp=$(mktemp -d)
 servers=()
 trap 'kill "${servers[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
 cd "$tmp"
+
+{
+    apt-get download haproxy=2.6.12-1+deb12u4 nginx=1.22.1-9+deb12u11 \
+        liblua5.3-0=5.3.6-2 libopentracing-c-wrapper0=1.1.3-3+b1 libopentracing1=1.6.0-4
+    for package in ./*.deb; do dpkg -x "$package" root; done
+} >install.log 2>&1 || { cat install.log; exit 2; }
+PATH=$tmp/root/usr/sbin:$PATH
+export LD_LIBRARY_PATH=$tmp/root/usr/lib/x86_64-linux-gnu
 
 for name in app default; do
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj "/CN=$name" \
