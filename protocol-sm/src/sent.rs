@@ -6,7 +6,7 @@
 use crate::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, MessageName, RefuseCode, TunnelRefusal};
 use core::fmt;
 #[cfg(feature = "canary")]
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// A message without its fields, but with its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,11 @@ impl fmt::Display for Label {
 
 /// For each channel and name one bit per code, and the lowest for no code.
 #[cfg(feature = "canary")]
-static SENT: [[AtomicU16; 32]; 4] = [const { [const { AtomicU16::new(0) }; 32] }; 4];
+static SENT: [[AtomicU32; 32]; 4] = [const { [const { AtomicU32::new(0) }; 32] }; 4];
 
 #[cfg(feature = "canary")]
 impl Label {
-    fn place(self) -> (&'static AtomicU16, u16) {
+    fn place(self) -> (&'static AtomicU32, u32) {
         let number = self.code.map_or(0, |code| match code {
             Code::Abort(code) => 1 + code as u8,
             Code::Close(code) => 1 + code as u8,
