@@ -131,11 +131,15 @@ pub enum PlantedBug {
     RelayForgotten,
     /// A ctl_conn ends before the event loops know what was said on it.
     FarewellEarly,
+    /// A datagram that goes by the path goes by the conn, too.
+    SentByBoth,
+    /// A datagram that has come by the path is delivered to whichever flow its conn carries now.
+    EpochForgotten,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -196,6 +200,8 @@ impl PlantedBug {
         Self::DroppedUncounted,
         Self::RelayForgotten,
         Self::FarewellEarly,
+        Self::SentByBoth,
+        Self::EpochForgotten,
     ];
 }
 

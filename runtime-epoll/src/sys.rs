@@ -12,6 +12,7 @@ mod secure;
 mod socket;
 pub(crate) mod unix;
 
+pub(crate) use datagram::PathSocket;
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
 pub use pipe::{BUDGET as PIPE_BYTES, Pipe};

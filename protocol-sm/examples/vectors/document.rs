@@ -350,6 +350,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelClosed { tunnel, code }));
     numbered.extend(LEAVE.map(|code| ServerMsg::Leave { code }));
+    numbered.push(ServerMsg::DatagramPath { pin: [0xa5; 32] });
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
 }

@@ -7,6 +7,7 @@ mod check;
 mod datagrams;
 mod dialling;
 mod opening;
+mod paths;
 mod report;
 mod transfers;
 
@@ -21,7 +22,7 @@ use crate::auth::SessionKey;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
-use crate::datagrams::Front;
+use crate::datagrams::{Front, PathState};
 use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::notes::{ConnFailure, Note};
@@ -62,6 +63,8 @@ pub struct ClientLoop<T, P> {
     active: u32,
     /// It is not drained before the idle conns are gone, too.
     drain_idle: bool,
+    /// A session's path.
+    path: (u64, PathState),
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
     /// Whether payload moves towards the server, looked at where a conn is opened.
@@ -140,6 +143,8 @@ struct Active {
     /// What the conn's deadline is for.
     pace: Pace,
     path: Path,
+    /// Bytes that went by the session's path: to the LocalServer, and from it.
+    by_path: [u64; 2],
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
@@ -155,7 +160,9 @@ impl Active {
     /// The record of its visit, which is over; none where the log is off, or it was made before.
     fn over(&mut self, now: Instant, outcome: VisitEnd) -> Option<Note> {
         let (visitor, visit) = *self.visit.take()?;
-        let [down, up] = self.conn.transfer.ways();
+        let [mut down, mut up] = self.conn.transfer.ways();
+        up.bytes += self.by_path[0];
+        down.bytes += self.by_path[1];
         Some(visit.over(now, visitor, [up, down], outcome))
     }
 
@@ -201,6 +208,7 @@ impl<T, P> ClientLoop<T, P> {
             slots: Slab::default(),
             active: 0,
             drain_idle: false,
+            path: (0, PathState::Down),
             told_up: false,
             stir: Stir::default(),
             tallies: Counted::default(),
@@ -267,6 +275,9 @@ where
             }
             ToClientLoop::Line { serial, conn, line } => self.on_line(cx, (serial, conn), line),
             ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
+            ToClientLoop::Path { serial, state } => self.set_path(serial, state),
+            ToClientLoop::Datagram { serial, datagram } => self.on_path_datagram(cx, serial, &datagram),
+            ToClientLoop::Back { serial, datagram } => self.on_path_back(cx, serial, &datagram),
             ToClientLoop::Drain { idle_too } => {
                 self.core.draining = true;
                 self.drain_idle = idle_too;

@@ -325,6 +325,7 @@ fn on_frame<T, P>(
                 local,
                 pace,
                 path: Path::default(),
+                by_path: [0; 2],
                 began,
                 max_bandwidth,
                 throttled: [false; 2],

@@ -18,8 +18,8 @@ pub(super) struct Over {
 impl Over {
     pub(super) fn of(active: &Active, now: Instant) -> Self {
         Self {
-            bytes_in: active.conn.transfer.ingress.forwarded(),
-            bytes_out: active.conn.transfer.egress.forwarded(),
+            bytes_in: active.conn.transfer.ingress.forwarded() + active.by_path[0],
+            bytes_out: active.conn.transfer.egress.forwarded() + active.by_path[1],
             lasted: now.since(*active.began),
         }
     }

@@ -23,8 +23,8 @@ pub(super) struct Over {
 impl Over {
     pub(super) fn of(active: &Active, now: Instant, timings: &Timings) -> Self {
         Self {
-            bytes_in: active.conn.transfer.egress.forwarded(),
-            bytes_out: active.conn.transfer.ingress.forwarded(),
+            bytes_in: active.conn.transfer.egress.forwarded() + active.by_path[0],
+            bytes_out: active.conn.transfer.ingress.forwarded() + active.by_path[1],
             lasted: active.lasts(now, timings),
         }
     }
@@ -96,8 +96,7 @@ impl<T, P> ServerLoop<T, P> {
                     idle += 1;
                     continue;
                 };
-                let (bytes_in, bytes_out) =
-                    (active.conn.transfer.egress.forwarded(), active.conn.transfer.ingress.forwarded());
+                let Over { bytes_in, bytes_out, .. } = Over::of(active, now, &self.core.timings);
                 part.tally.bytes_in += bytes_in;
                 part.tally.bytes_out += bytes_out;
                 // Who was refused is counted already.

@@ -119,7 +119,7 @@ impl<T, P> ServerLoop<T, P> {
             }
         }
         if let Some(code) = read.refused {
-            let (tunnel, ways) = (active.tunnel, active.conn.transfer.ways());
+            let (tunnel, ways) = (active.tunnel, active.ways());
             let (gone, visitor) = (active.gone.take(), active.visitor.take());
             self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
             let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
@@ -253,7 +253,7 @@ impl<T, P> ServerLoop<T, P> {
             && let Some(gone) = active.gone.take()
         {
             let (visitor, visit) = *gone;
-            cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), VisitEnd::Served));
+            cx.sys.note(visit.over(cx.now, visitor, active.ways(), VisitEnd::Served));
         }
         conn.state = State::Idle { conn: idle, since: cx.now };
         conn.heard = cx.now;
@@ -364,9 +364,10 @@ impl<T, P> ServerLoop<T, P> {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
                 let over = Over::of(&active, cx.now, &self.core.timings);
                 let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
+                let ways = active.ways();
                 if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
                     let outcome = VisitEnd::Aborted { code, by_peer };
-                    cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), outcome));
+                    cx.sys.note(visit.over(cx.now, visitor, ways, outcome));
                 }
                 self.count_over(conn.control, active.tunnel, &over, false);
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {

@@ -232,6 +232,7 @@ impl<T, P> ServerLoop<T, P> {
             pace: Pace::new(),
             path: Path::default(),
             first,
+            by_path: [0; 2],
             answer_by,
             lost: false,
             gone: None,
