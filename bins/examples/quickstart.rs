@@ -184,6 +184,7 @@ impl Demo {
                 tls_relay: false,
                 frugal: false,
                 datagram_transport: DatagramTransport::Auto,
+                examines: false,
                 client_id: *b"quickstart------",
                 token: None,
                 tunnels: services.iter().map(tunnel).collect(),

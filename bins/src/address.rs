@@ -234,7 +234,13 @@ pub fn local_address(text: &str) -> Result<LocalAddress, AddressError> {
     if let Some(path) = text.strip_prefix(LocalAt::UNIX) {
         return unix_path(path);
     }
+    if text.starts_with(['/', '.']) && !text.contains(':') {
+        return Err(AddressError(format!("a Unix socket is written `{}{text}`", LocalAt::UNIX)));
+    }
     let port = text.parse::<u16>().ok().filter(|&port| port > 0 && !text.starts_with('+'));
+    if port.is_none() && !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(AddressError::new("it is no port; write a number from 1 to 65535"));
+    }
     let at = port.map(|port| HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port });
     at.map_or_else(|| text.parse(), Ok).map(LocalAddress::Net)
 }
@@ -269,6 +275,20 @@ mod tests {
 
     fn error(text: &str) -> String {
         text.parse::<HostPort>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_nearly_a_service_is_told_the_way_out() {
+        for (text, way_out) in [
+            ("0", "it is no port; write a number from 1 to 65535"),
+            ("65536", "it is no port; write a number from 1 to 65535"),
+            ("99999999999999999999", "it is no port; write a number from 1 to 65535"),
+            ("/run/app.sock", "a Unix socket is written `unix:/run/app.sock`"),
+            ("./app.sock", "a Unix socket is written `unix:./app.sock`"),
+        ] {
+            assert_eq!(local_address(text).unwrap_err().to_string(), way_out);
+            assert_eq!(service(text).unwrap_err().to_string(), way_out);
+        }
     }
 
     #[test]

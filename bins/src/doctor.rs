@@ -2,10 +2,11 @@
 //! that it needs, with what to do where that is not there.
 //!
 //! Nothing is made, changed or kept, and no program that runs is disturbed. What a program would do, the program's own
-//! parts do here, too: the settings are assembled, a client connects, a server opens its ports.
+//! parts do here, too: the settings are assembled, a client connects and asks what it could have, a server opens its ports.
 
 mod client;
 mod machine;
+mod public;
 mod server;
 mod service;
 

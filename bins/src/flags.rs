@@ -128,9 +128,9 @@ pub enum ClientCommand {
     CheckConfig(Box<Checked<ClientFlags>>),
     /// Say whether a visitor's way to the services is open, step by step, and what to do if not
     ///
-    /// Goes the way that a client with these flags would go: name, server, TLS, token, data connections, services. Exit
-    /// code 0 if all of it is open, 1 if not, 2 for bad flags or a bad file. No public port is asked for, and a client
-    /// that runs is not disturbed.
+    /// Goes the way that a client with these flags would go: name, server, TLS, token, data connections, public ports,
+    /// services. Exit code 0 if all of it is open, 1 if not, 2 for bad flags or a bad file. The server is only asked: a
+    /// client that runs keeps what it has.
     Doctor(Box<Doctor<ClientFlags>>),
 }
 

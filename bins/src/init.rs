@@ -22,6 +22,7 @@ pub fn init(program: Of, path: &Path) -> Result<String, String> {
             };
             Ok(format!("{shown}: written; {edit}, then start with: {name} --config {shown}"))
         }
+        Err(_) if path.is_dir() => Err(format!("{shown}: is a directory; name a file in it")),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(format!("{shown}: there is a file already, which stays as it is; name another one, or move it away"))
         }

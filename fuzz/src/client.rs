@@ -99,6 +99,7 @@ impl World {
             tls_relay: false,
             frugal: false,
             datagram_transport: DatagramTransport::Auto,
+            examines: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
             tunnels: vec![TunnelSpec {

@@ -69,6 +69,8 @@ pub enum PlantedBug {
     HeartbeatOnce,
     /// A public port that was opened for a tunnel closed meanwhile stays open.
     LateBindKept,
+    /// A port that was opened for somebody who only asks stays open.
+    ExaminedKept,
     /// An outer socket is reset while its kernel still holds bytes of it.
     NotLingered,
     /// What a client leaves unacknowledged is bounded for each of its sessions only.
@@ -139,7 +141,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 63] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -169,6 +171,7 @@ impl PlantedBug {
         Self::GoneWaiterForgotten,
         Self::HeartbeatOnce,
         Self::LateBindKept,
+        Self::ExaminedKept,
         Self::NotLingered,
         Self::UnackedPerSession,
         Self::SourceUnbounded,

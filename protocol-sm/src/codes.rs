@@ -255,6 +255,10 @@ pub enum TunnelRefusal {
     AddressNotAllowed,
     /// The server's machine does not have the address.
     NoAddress,
+    /// It could be had, but a client with the same token has it: only somebody who examines is told so.
+    HeldByHolder,
+    /// The server knows nobody who examines.
+    NoExamine,
 }
 
 impl TunnelRefusal {
@@ -268,14 +272,16 @@ impl TunnelRefusal {
             | Self::HostNotAllowed
             | Self::NoHosts
             | Self::NoUdp
-            | Self::AddressNotAllowed => true,
+            | Self::AddressNotAllowed
+            | Self::NoExamine => true,
             Self::PortInUse
             | Self::NoFreePort
             | Self::TooManyTunnels
             | Self::Resources
             | Self::Released
             | Self::HostInUse
-            | Self::NoAddress => false,
+            | Self::NoAddress
+            | Self::HeldByHolder => false,
         }
     }
 }
@@ -308,6 +314,8 @@ impl fmt::Display for TunnelRefusal {
                 "the server does not allow this bind_addr to this client; choose one that its allow_bind_addrs lists"
             }
             Self::NoAddress => "the server's machine does not have this bind_addr (yet)",
+            Self::HeldByHolder => "a client with the same token has it",
+            Self::NoExamine => "the server is too old to be asked without being given a tunnel",
             Self::NoHosts => "the server has no port for hosts of this protocol (its http_port, https_port)",
         })
     }

@@ -92,6 +92,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         tls_relay,
         frugal,
         datagram_transport,
+        examines: _,
         access_log: _,
         timings,
     } = after;

@@ -521,6 +521,8 @@ pub struct ClientSettings {
     pub frugal: bool,
     /// How datagrams go to the server.
     pub datagram_transport: DatagramTransport,
+    /// It only asks what it could have: none of its tunnels is ever open. Its `client_id` is to be nobody else's.
+    pub examines: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.

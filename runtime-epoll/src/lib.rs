@@ -47,7 +47,9 @@ pub mod tls;
 pub use notes::{AccessLog, peer};
 pub use operator::{Operator, Question};
 pub use scoped::{NoInterface, ScopedIp, ScopedIpError};
-pub use sys::{Linux, Listener, PIPE_BYTES, Pipe, Poller, Refused, Stream, check_calls, random_bytes};
+pub use sys::{
+    Linux, Listener, PIPE_BYTES, Pipe, Poller, Refused, Stream, check_calls, path_mtu, random_bytes, unix_trouble,
+};
 
 use mail::Address;
 pub use protocol_sm::driver::messages::{Order, Step};

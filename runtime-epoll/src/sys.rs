@@ -2,6 +2,7 @@
 
 mod datagram;
 mod errno;
+mod mtu;
 mod needed;
 mod options;
 mod pipe;
@@ -13,6 +14,7 @@ mod socket;
 pub(crate) mod unix;
 
 pub(crate) use datagram::PathSocket;
+pub use mtu::path_mtu;
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;
 pub use pipe::{BUDGET as PIPE_BYTES, Pipe};
@@ -21,6 +23,7 @@ pub(crate) use poll::{Event, Registrar, Timer};
 pub use random::fetch as random_bytes;
 pub(crate) use socket::every_address;
 pub use socket::{Listener, Stream};
+pub use unix::unix_trouble;
 
 use crate::challenges::Challenges;
 use crate::inherit::Lent;

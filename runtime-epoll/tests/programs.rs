@@ -52,6 +52,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             tls_relay: false,
             frugal: false,
             datagram_transport: DatagramTransport::Auto,
+            examines: false,
             client_id: [7; 16],
             token: None,
             tunnels: vec![TunnelSpec {

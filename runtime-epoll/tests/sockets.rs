@@ -164,6 +164,12 @@ fn a_refused_connect_is_reported_as_ready_with_an_error() {
 #[test]
 fn a_connect_that_meets_itself_is_refused() {
     let mut bench = Bench::new();
+    // Somebody else may have taken the port meanwhile: then another one.
+    assert!((0..10).any(|_| has_met_itself(&mut bench)), "one of 200,000 connections met itself");
+}
+
+/// Whether one of 20,000 connections to a port where nobody listens came from that port, and was refused as the others.
+fn has_met_itself(bench: &mut Bench) -> bool {
     // A port as the kernel gives them to connections. For one destination it goes through them in turn, so it
     // comes to the destination's own soon.
     let ((near, _), far) = bench.pair();
@@ -171,7 +177,7 @@ fn a_connect_that_meets_itself_is_refused() {
     bench.linux.reset(near);
     drop(far);
     let token = bench.token();
-    let met_itself = (0..100_000).any(|_| {
+    (0..20_000).any(|_| {
         let Ok(stream) = bench.linux.connect(&Origin::default(), own, Role::Local, token) else { return false };
         let end = loop {
             match bench.linux.take_error(&stream) {
@@ -181,8 +187,7 @@ fn a_connect_that_meets_itself_is_refused() {
         };
         assert_eq!(end, Err(SysError::Refused), "nobody listens there");
         local_addr(&stream) == own
-    });
-    assert!(met_itself, "one of 100,000 connections met itself");
+    })
 }
 
 fn local_addr(stream: &Stream) -> SocketAddr {

@@ -56,10 +56,13 @@ const NEVER: &[(&str, &[&str])] = &[
             "ToClient TunnelRefused: HostNotAllowed",
             "ToClient TunnelRefused: NoHosts",
             "ToClient TunnelRefused: NoUdp",
+            "ToClient TunnelRefused: NoExamine",
             "ToClient TunnelClosed: HostInUse",
             "ToClient TunnelClosed: HostNotAllowed",
             "ToClient TunnelClosed: NoHosts",
             "ToClient TunnelClosed: NoUdp",
+            "ToClient TunnelClosed: NoExamine",
+            "ToClient TunnelClosed: HeldByHolder",
         ],
     ),
     (

@@ -251,11 +251,11 @@ HANDSHAKE = Choice(
 TUNNEL = Choice(
     "PortInUse", "PortNotAllowed", "PortDenied", "NoFreePort", "TooManyTunnels", "Resources",
     "Released", "Closed", "HostInUse", "HostNotAllowed", "NoHosts", "NoUdp",
-    "AddressNotAllowed", "NoAddress")
+    "AddressNotAllowed", "NoAddress", "HeldByHolder", "NoExamine")
 LEAVE = Choice("Upgraded", "TakenOver")
 FINAL = {"Version", "TokenRequired", "TokenUnexpected", "WrongToken", "LoopbackOnly", "TlsRequired",
          "PortNotAllowed", "PortDenied", "HostNotAllowed", "NoHosts", "NoUdp",
-         "AddressNotAllowed"}
+         "AddressNotAllowed", "NoExamine"}
 
 UDP = 32  # the feature: the server knows RegisterUdp (P-EVO-2)
 

@@ -1,14 +1,15 @@
-//! The way of a visitor, as far as a client knows it: to the server, and to the services.
+//! The way of a visitor, as far as a client knows it: the public ports, the way between the two programs, the services.
 
-use super::{CONFIGURATION, Findings, machine, running, service};
+use super::{CONFIGURATION, Findings, machine, public, running, service};
 use crate::admin;
 use crate::assemble;
 use crate::flags::{Aim, ClientFlags, Doctor};
 use crate::token;
-use protocol_sm::codes::HandshakeRefusal;
+use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::driver::{Disconnect, Note};
-use protocol_sm::settings::TunnelSpec;
+use protocol_sm::ids::TunnelId;
 use runtime_epoll::{ScopedIp, client};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
@@ -37,11 +38,12 @@ pub fn client(asked: Doctor<ClientFlags>) -> ExitCode {
     assembled.warnings.into_iter().for_each(|warning| findings.warn(CONFIGURATION, warning));
     machine::clock(&mut findings);
     machine::descriptors_of_a_client(&mut findings);
-    if server_name(&mut findings, &config) {
-        server(&mut findings, config);
+    if server_name(&mut findings, &config)
+        && let Some(answers) = server(&mut findings, config)
+    {
+        public::all(&mut findings, &tunnels, &answers, running(admin::CLIENT).as_ref());
     }
     service::all(&mut findings, &tunnels);
-    public_ports(&mut findings, &tunnels);
     findings.conclude()
 }
 
@@ -82,11 +84,16 @@ enum News {
     Carries,
     /// One could not be opened: where, and why.
     CarriesNot(String),
+    /// What became of a tunnel that was asked for.
+    Answer(TunnelId, Answer),
     /// It has proved itself, but more sessions there may not be.
     Full,
     /// It has no session: a sentence.
     Failed(String),
 }
+
+/// Where a tunnel could be had, or why not.
+pub(super) type Answer = Result<SocketAddr, TunnelRefusal>;
 
 fn news_of(note: &Note) -> Option<News> {
     if let Note::SessionUp { from, through, .. } = note {
@@ -95,31 +102,46 @@ fn news_of(note: &Note) -> Option<News> {
         Some(News::Carries)
     } else if let Note::ConnFailed { to, why, .. } = note {
         Some(News::CarriesNot(format!("no data connection to {to}: {why}")))
+    } else if let Note::Forwarding { tunnel, public } = note {
+        Some(News::Answer(*tunnel, Ok(*public)))
+    } else if let Note::NotForwarding { tunnel, code, .. } = note {
+        Some(News::Answer(*tunnel, Err(*code)))
     } else if let Note::Reconnecting { server, through, why, .. } = note {
         let full = *why == Disconnect::Refused(HandshakeRefusal::Full);
-        Some(if full { News::Full } else { News::Failed(why.sentence(server, through.as_deref())) })
+        let advice = if *why == Disconnect::Silent { format!("; {LOOK}") } else { String::new() };
+        Some(if full { News::Full } else { News::Failed(why.sentence(server, through.as_deref()) + &advice) })
     } else {
         None
     }
 }
 
-/// A client without tunnels connects, under an identity of its own: whoever runs with the user's keeps all that it has.
-// PROTOCOL.md: P-REPL-5, P-POOL-4.
-fn server(findings: &mut Findings, mut config: client::Config) {
+/// A client connects, and asks what it could have, under an identity of its own: whoever runs with the user's keeps all that
+/// it has. Returns what it is told of its tunnels, by their numbers, if it was told anything.
+// PROTOCOL.md: P-EXAM-1, P-REPL-5, P-POOL-4.
+fn server(findings: &mut Findings, mut config: client::Config) -> Option<BTreeMap<TunnelId, Answer>> {
     let mut identity = [0; 16];
     if let Err(error) = runtime_epoll::random_bytes(&mut identity) {
-        return findings.fail("server", format!("this machine has no randomness: {error}"));
+        findings.fail("server", format!("this machine has no randomness: {error}"));
+        return None;
     }
     config.settings.client_id = identity;
-    config.settings.tunnels.clear();
+    config.settings.examines = true;
+    for tunnel in &mut config.settings.tunnels {
+        // Nobody is ever led there, and whether its name resolves is asked elsewhere.
+        NOBODY.clone_into(&mut tunnel.local);
+    }
 
     config.work_threads = NonZeroUsize::MIN;
     let how = How::of(&config);
+    let tunnels = config.settings.tunnels.len();
     let timings = &config.settings.timings;
     let patience = timings.dial_timeout + timings.handshake_timeout + SLACK;
     let mut client = match client::start(config) {
         Ok(client) => client,
-        Err(error) => return findings.fail("server", format!("cannot connect at all: {error}")),
+        Err(error) => {
+            findings.fail("server", format!("cannot connect at all: {error}"));
+            return None;
+        }
     };
     let (to, news) = mpsc::channel();
     let told = to.clone();
@@ -133,53 +155,92 @@ fn server(findings: &mut Findings, mut config: client::Config) {
             let _unheard = to.send(News::Failed(error.to_string()));
         }
     });
-    listen(findings, &news, patience, &how);
+    let answers = listen(findings, &news, patience, &how, tunnels);
     stopper.stop();
     let _ended = runs.join();
+    answers
 }
 
-fn listen(findings: &mut Findings, news: &Receiver<News>, patience: Duration, how: &How) {
+/// What to do where nobody answers.
+const LOOK: &str = "check that what listens there is cproxy-server's ctl port, and that no firewall is between";
+
+/// Where a client that only asks leads its visitors, who do not come.
+const NOBODY: &str = "127.0.0.1:1";
+
+fn listen(
+    findings: &mut Findings,
+    news: &Receiver<News>,
+    patience: Duration,
+    how: &How,
+    tunnels: usize,
+) -> Option<BTreeMap<TunnelId, Answer>> {
+    const PROXY_PORT: &str = "proxy port";
     let mut until = Instant::now() + patience;
-    loop {
+    let mut answers = BTreeMap::new();
+    let (mut up, mut tried) = (false, false);
+    while !(tried && answers.len() == tunnels) {
         match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(News::Up { at, through }) => {
-                let by_proxy = through.map(|proxy| format!(" through the outbound proxy {proxy}")).unwrap_or_default();
-                findings.ok("server", format!("a cproxy-server answers at {at}{by_proxy}"));
-                how.say(findings);
-                machine::mtu(findings, at);
+                if !std::mem::replace(&mut up, true) {
+                    let by_proxy =
+                        through.map(|proxy| format!(" through the outbound proxy {proxy}")).unwrap_or_default();
+                    findings.ok("server", format!("a cproxy-server answers at {at}{by_proxy}"));
+                    how.say(findings);
+                    machine::mtu(findings, at);
+                }
                 until = Instant::now() + patience;
             }
-            Ok(News::Carries) => return findings.ok("proxy port", "data connections come through"),
-            Ok(News::CarriesNot(why)) => {
-                return findings.fail(
-                    "proxy port",
-                    format!(
-                        "{why}; TCP to the server's proxy port must be open from here, and if it is reached under another \
-                         number, say `proxy_port` in this client's file or `advertise_proxy_port` in the server's"
-                    ),
-                );
+            Ok(News::Carries) => {
+                if !std::mem::replace(&mut tried, true) {
+                    findings.ok(PROXY_PORT, "data connections come through");
+                }
             }
-            Ok(News::Full) => {
+            Ok(News::CarriesNot(why)) => {
+                if !std::mem::replace(&mut tried, true) {
+                    findings.fail(
+                        PROXY_PORT,
+                        format!(
+                            "{why}; TCP to the server's proxy port must be open from here, and if it is reached under \
+                             another number, say `proxy_port` in this client's file or `advertise_proxy_port` in the \
+                             server's"
+                        ),
+                    );
+                }
+            }
+            Ok(News::Answer(tunnel, answer)) => {
+                // Asked for again, it is no news.
+                answers.entry(tunnel).or_insert(answer);
+            }
+            Ok(News::Full) if !up => {
                 findings.warn(
                     "server",
                     "a cproxy-server answers, and takes this client's token; as many sessions as this token may have \
-                     (max_sessions) are there already, so no data connection was tried",
+                     (max_sessions) are there already, so neither a data connection nor a public port was tried",
                 );
-                return how.say(findings);
+                how.say(findings);
+                return None;
             }
-            Ok(News::Failed(sentence)) => return findings.fail("server", sentence),
-            Err(RecvTimeoutError::Timeout) if how.answers(findings) => {
-                return findings.note(
-                    "proxy port",
-                    "the server has asked for no data connection, so none was tried: it may keep none ready (idle_conns = 0)",
-                );
+            Ok(News::Failed(sentence)) => {
+                findings.fail("server", sentence);
+                return None;
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return findings
-                    .fail("server", "no answer; check that cproxy-server runs there and no firewall is between");
+            Ok(News::Full) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) if up => {
+                if !tried {
+                    findings.note(
+                        PROXY_PORT,
+                        "the server has asked for no data connection, so none was tried: it may keep none ready \
+                         (idle_conns = 0)",
+                    );
+                }
+                break;
+            }
+            Ok(News::Full) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                findings.fail("server", format!("no answer; {LOOK}"));
+                return None;
             }
         }
     }
+    Some(answers)
 }
 
 /// How the two know each other.
@@ -203,40 +264,6 @@ impl How {
             findings.ok("token", "the server knows this client's token, and has proved it");
         } else {
             findings.note("token", "this client has none; the server takes it as one of its own machine");
-        }
-    }
-
-    /// Whether the server has answered.
-    fn answers(&self, findings: &Findings) -> bool {
-        findings.found.iter().any(|finding| finding.check == "token")
-    }
-}
-
-/// To ask for a port could take it from a client that runs, and has lost its connection just now.
-fn public_ports(findings: &mut Findings, tunnels: &[TunnelSpec]) {
-    const CHECK: &str = "public ports";
-    match running(admin::CLIENT) {
-        Some(status) => match status.ailment() {
-            None => findings
-                .ok(CHECK, format!("the cproxy-client that runs here (process {}) has all of its own", status.pid)),
-            Some(why) => {
-                findings.warn(CHECK, format!("the cproxy-client that runs here (process {}): {why}", status.pid))
-            }
-        },
-        None => {
-            let wanted: Vec<_> = tunnels.iter().filter(|tunnel| tunnel.public_port != 0).collect();
-            let which = match wanted[..] {
-                [] => "a port of the server's choice".to_owned(),
-                [one] => format!("port {}", one.public_port),
-                [first, ..] => format!("port {} and {} more", first.public_port, wanted.len() - 1),
-            };
-            findings.note(
-                CHECK,
-                format!(
-                    "{which}: not asked for, so as to take nothing from a client that runs; the client says `Forwarding` \
-                     where it has one, and otherwise why not"
-                ),
-            );
         }
     }
 }

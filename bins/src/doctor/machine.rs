@@ -1,29 +1,42 @@
 //! What the machine allows.
 
-use super::Findings;
+use super::{Findings, State};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::{getsockopt, sockopt};
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 
 /// A clock before this was never set: the year 2026 began.
 const SET: Duration = Duration::from_secs(1_767_225_600);
+/// Time zones: a machine's clock may have been a day ahead when it wrote this program.
+const DAY: Duration = Duration::from_secs(86_400);
 
-/// Certificates have dates; nothing else between the two programs depends on the clock.
+/// Certificates have dates, and log lines; nothing else between the two programs depends on the clock.
 pub(super) fn clock(findings: &mut Findings) {
     let now = SystemTime::now();
-    let today = date(now);
-    if now < SystemTime::UNIX_EPOCH + SET {
-        findings.warn(
-            "clock",
-            format!("this machine believes that it is {today}: set its clock, or certificates are refused"),
-        );
+    // Nothing is older than the program that looks.
+    let installed = fs::metadata("/proc/self/exe").and_then(|exe| exe.modified()).ok().map(|at| at - DAY);
+    let (state, says) = judge_clock(now, installed);
+    findings.add("clock", state, says);
+}
+
+fn judge_clock(now: SystemTime, installed: Option<SystemTime>) -> (State, String) {
+    let says = second(now);
+    if now < installed.unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH + SET) {
+        let wrong =
+            "this machine believes, which is before this program was made: set its clock, or certificates are refused";
+        (State::Warning, format!("it is {says}, {wrong}"))
     } else {
-        findings.ok("clock", format!("{today} (UTC)"));
+        (State::Ok, format!("it is {says}, this machine believes"))
     }
+}
+
+/// The time in UTC.
+fn second(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
+    format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
 }
 
 /// The day in UTC.
@@ -52,15 +65,12 @@ pub(super) fn descriptors_of_a_client(findings: &mut Findings) {
 }
 
 /// Below this some networks work only by luck: what IPv6 must carry.
-const SMALL_MTU: i32 = 1280;
+const SMALL_MTU: u32 = 1280;
 
 /// What the system knows of the way to `at`.
 pub(super) fn mtu(findings: &mut Findings, at: SocketAddr) {
-    // A socket of UDP sends nothing by being connected. Of IPv6 the system tells it by another option.
-    let (IpAddr::V4(_), Ok(socket)) = (at.ip(), UdpSocket::bind("0.0.0.0:0")) else { return };
-    let Ok(mtu) = socket.connect(at).map_err(drop).and_then(|()| getsockopt(&socket, sockopt::IpMtu).map_err(drop))
-    else {
-        return;
+    let Some(mtu) = runtime_epoll::path_mtu(at) else {
+        return findings.note("mtu", format!("the system does not tell how large packets towards {} may be", at.ip()));
     };
     let says = format!("packets of up to {mtu} bytes go towards {}", at.ip());
     if mtu < SMALL_MTU {
@@ -120,4 +130,27 @@ fn cgroup_limit() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
     fs::read_to_string(Path::new("/sys/fs/cgroup").join(path).join("memory.max")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_never_set_is_told_from_one_that_was() {
+        let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+        let (made, later) = (1_790_000_000, 1_795_000_000);
+        for (now, installed, expected) in [
+            (0, None, State::Warning),
+            (1_600_000_000, None, State::Warning),
+            (later, None, State::Ok),
+            (later, Some(made), State::Ok),
+            (made, Some(later), State::Warning),
+            (1_600_000_000, Some(0), State::Warning),
+        ] {
+            let (state, says) = judge_clock(at(now), installed.map(at));
+            assert_eq!(state, expected, "{says}");
+        }
+        assert_eq!(second(at(later)), "2026-11-18 11:06:40 UTC");
+    }
 }

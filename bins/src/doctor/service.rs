@@ -53,12 +53,8 @@ async fn examine(tunnel: &TunnelSpec) -> (State, String) {
         return match connect_unix(path.to_owned()).await {
             Ok(()) => (State::Ok, format!("{name}: {local} answers")),
             Err(error) => {
-                let way_out = if error.kind() == ErrorKind::PermissionDenied {
-                    "let the client's user write to it"
-                } else {
-                    "start the service, or correct `local`"
-                };
-                (State::Failed, format!("{name}: the service {local} cannot be reached: {error}; {way_out}"))
+                let why = runtime_epoll::unix_trouble(path).unwrap_or_else(|| format!("the service {local}: {error}"));
+                (State::Failed, format!("{name}: {why}"))
             }
         };
     }
@@ -79,9 +75,7 @@ async fn examine(tunnel: &TunnelSpec) -> (State, String) {
         for source in sources.iter().filter(|source| source.is_none_or(|source| source.is_ipv4() == to.is_ipv4())) {
             match if tunnel.is_udp() { send(*source, to).await } else { connect(*source, to).await } {
                 Ok(()) if tunnel.is_udp() => {
-                    let what = "nobody refuses datagrams there; whether a service answers only its own words can show. On \
-                                the way to the server they travel inside of TCP, so UDP need not be open on that way, but at \
-                                the server's public port";
+                    let what = "nobody refuses datagrams there; whether a service answers only its own words can show";
                     return (State::Ok, format!("{name}: {to}: {what}"));
                 }
                 Ok(()) => return (State::Ok, format!("{name}: {to} answers")),

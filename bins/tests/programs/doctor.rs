@@ -1,7 +1,7 @@
 //! `doctor`: what is in order is `ok`, what is not is named with the way out, and nobody is disturbed.
 
 use crate::program::{Ended, Files, Program, client, local_server, run, server};
-use nix::sys::signal::Signal::SIGTERM;
+use nix::sys::signal::Signal::{self, SIGTERM};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -65,6 +65,7 @@ fn a_way_that_is_open_is_ok_at_each_step() {
         says(&ended, "ok", check);
     }
     assert!(says(&ended, "ok", "service").contains(&format!("{local} answers")));
+    assert!(says(&ended, "ok", "public port").contains("a port of the server's choice: it can be had"));
 
     // The same for a program.
     let ended =
@@ -77,7 +78,7 @@ fn a_way_that_is_open_is_ok_at_each_step() {
     assert!(failed[0]["says"].as_str().unwrap().contains("the server takes TLS only"), "{all}");
 }
 
-/// P-REPL-2, P-REPL-6: neither its identity nor its port is asked for.
+/// P-REPL-2, P-REPL-6, P-EXAM-2.
 #[test]
 fn a_client_that_runs_with_the_same_flags_keeps_its_session_its_port_and_its_visitors() {
     let (service, local) = listener();
@@ -95,6 +96,9 @@ fn a_client_that_runs_with_the_same_flags_keeps_its_session_its_port_and_its_vis
 
     let ended = run(client(&format!("doctor {flags} --public-port {port}")));
     assert_eq!(ended.code, Some(0), "{}", ended.out);
+    // Whether it is told apart from others of the token depends on what else runs here, and who may ask it.
+    let line = ended.out.lines().find(|line| line.contains(&format!("port {port}: "))).expect("a line");
+    assert!(line.contains("has it"), "{line}");
     // The doctor's dial of the service, which says nothing.
     assert_eq!(service.accept().unwrap().0.read(&mut [0]).unwrap(), 0);
 
@@ -132,7 +136,7 @@ fn whatever_is_no_cproxy_is_told_from_one_that_is_away() {
     fails(client(&format!("doctor {brisk} --cproxy-server {at}")), "server", &[&at, "is no cproxy-server's ctl port"]);
 
     let (_silent, at) = listener();
-    fails(client(&format!("doctor {brisk} --cproxy-server {at}")), "server", &[&at, "does not answer"]);
+    fails(client(&format!("doctor {brisk} --cproxy-server {at}")), "server", &[&at, "does not answer", "check that"]);
 
     let (_held, at) = closed();
     fails(
@@ -197,7 +201,9 @@ fn services_that_are_not_there_are_named_and_where_they_are_instead() {
     fails(doctor(&datagrams.to_string(), "--protocol udp"), "service", &[&datagrams.to_string(), "refused"]);
     let files = Files::new(&[]);
     let path = files.path("app.sock");
-    fails(doctor(&format!("unix:{path}"), ""), "service", &[&path, "No such file", "correct `local`"]);
+    fails(doctor(&format!("unix:{path}"), ""), "service", &[&path, "there is no socket", "start the service"]);
+    let directory = files.path(".");
+    fails(doctor(&format!("unix:{directory}"), ""), "service", &[&directory, "is a directory; name the socket in it"]);
     let _service = UnixListener::bind(&path).unwrap();
     let ended = run(doctor(&format!("unix:{path}"), ""));
     assert_eq!(ended.code, Some(0), "{}", ended.out);
@@ -262,4 +268,89 @@ fn what_a_server_lacks_is_named() {
     let ended = run(few);
     assert_eq!(ended.code, Some(0), "{}", ended.out);
     assert!(says(&ended, "warning", "descriptors").contains("raise the limit"), "{}", ended.out);
+}
+
+/// P-EXAM-1, P-EXAM-3: exit code 0 says that a visitor would be served.
+#[test]
+fn what_the_server_would_not_give_is_named() {
+    let (_service, local) = listener();
+    let (_taken, busy) = listener();
+    let busy = busy.rsplit_once(':').unwrap().1.to_owned();
+    let (held, free) = closed();
+    let free = free.rsplit_once(':').unwrap().1.to_owned();
+    drop(held);
+    let files = Files::new(&[
+        ("token", "the server's token"),
+        ("office.token", "a token of its own"),
+        (
+            "server.toml",
+            &format!(
+                "bind_addr = \"127.0.0.1\"\nctl_port = 0\nproxy_port = 0\nhttp_port = 0\ntoken_file = \"token\"\n\
+                 allow_ports = [{busy}, {free}]\n[[clients]]\nname = \"office\"\ntoken_file = \"office.token\"\n\
+                 max_tunnels = 1\nallow_hosts = [\"a.example\"]\n"
+            ),
+        ),
+        (
+            "two.toml",
+            &format!(
+                "token_file = \"office.token\"\n[[tunnels]]\nname = \"one\"\nlocal = \"{local}\"\npublic_port = {free}\n\
+                 [[tunnels]]\nname = \"two\"\nlocal = \"{local}\"\n"
+            ),
+        ),
+    ]);
+    let mut server = Program::start(server(&format!("--config {}", files.path("server.toml"))));
+    let ctl = behind(&server.says("Listening ctl "), "ctl");
+    let doctor = |more: &str| {
+        client(&format!("doctor {local} --cproxy-server {ctl} --token-file {} {more}", files.path("office.token")))
+    };
+    let ended = run(doctor(&format!("--public-port {free}")));
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+    assert!(says(&ended, "ok", "public port").contains(&format!("port {free}: it can be had")), "{}", ended.out);
+    fails(
+        doctor("--public-port 1"),
+        "public port",
+        &["port 1: ", "the server does not allow this port", "allow_ports"],
+    );
+    fails(doctor(&format!("--public-port {busy}")), "public port", &["the port is in use on the server"]);
+    fails(doctor("--protocol http --host b.example"), "public port", &["http://b.example", "allow_hosts"]);
+    let ended = run(doctor("--protocol http --host a.example"));
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+    fails(
+        client(&format!("doctor --config {} --cproxy-server {ctl}", files.path("two.toml"))),
+        "public port",
+        &["two: ", "as many tunnels as the server allows them together (max_tunnels)"],
+    );
+    let udp = run(doctor(&format!("--protocol udp --public-port {free}")));
+    assert!(says(&udp, "ok", "public port").contains("up to the server's firewall"), "{}", udp.out);
+}
+
+/// P-EXAM-2: a client that is frozen, or cut off, has its port still when it is back.
+#[test]
+fn a_client_that_cannot_answer_keeps_its_port() {
+    let (service, local) = listener();
+    let (held, free) = closed();
+    let port = free.rsplit_once(':').unwrap().1.to_owned();
+    drop(held);
+    let files = Files::new(&[("server.toml", "heartbeat_interval = 1\nheartbeat_timeout = 2")]);
+    let mut server = Program::start(local_server(&format!("--config {}", files.path("server.toml"))));
+    let ctl = behind(&server.says("Listening ctl "), "ctl");
+    let flags = format!("{local} --cproxy-server {ctl} --public-port {port}");
+    let mut runs = Program::start(client(&flags));
+    runs.says("Forwarding tcp://");
+    runs.signal(Signal::SIGSTOP);
+    server.logs("lost its ctl_conn");
+    let ended = run(client(&format!("doctor {flags}")));
+    assert!(says(&ended, "warning", "public port").contains("a client with the same token has it"), "{}", ended.out);
+    runs.signal(Signal::SIGCONT);
+    // Its port was never closed: whoever came meanwhile is served.
+    let mut visitor = TcpStream::connect(&free).unwrap();
+    visitor.write_all(b"x").unwrap();
+    loop {
+        let mut read = [0];
+        if service.accept().unwrap().0.read(&mut read).unwrap() == 1 {
+            break;
+        }
+    }
+    server.signal(SIGTERM);
+    assert!(!server.end().err.contains("replaced"));
 }

@@ -407,7 +407,7 @@ const HANDSHAKE: [HandshakeRefusal; 12] = [
     HandshakeRefusal::TooManyFailures,
     HandshakeRefusal::TlsRequired,
 ];
-const TUNNEL: [TunnelRefusal; 14] = [
+const TUNNEL: [TunnelRefusal; 16] = [
     TunnelRefusal::PortInUse,
     TunnelRefusal::PortNotAllowed,
     TunnelRefusal::PortDenied,
@@ -422,6 +422,8 @@ const TUNNEL: [TunnelRefusal; 14] = [
     TunnelRefusal::NoUdp,
     TunnelRefusal::AddressNotAllowed,
     TunnelRefusal::NoAddress,
+    TunnelRefusal::HeldByHolder,
+    TunnelRefusal::NoExamine,
 ];
 const CLOSE: [CloseCode; 6] = [
     CloseCode::Bye,

@@ -14,7 +14,8 @@
 //! - K3 what a loop asked for is answered by a conn or by a failure, never by both;
 //! - K4 one public port at most is being opened, for the registration that came first; what comes of it concerns no
 //!   other registration, and one that was closed meanwhile leaves no port open;
-//! - K5 all sessions of a holder leave no more unacknowledged than one may, and 128 for each.
+//! - K5 all sessions of a holder leave no more unacknowledged than one may, and 128 for each;
+//! - K6 a tunnel that was only asked about has no public port, and takes nothing of what its holder may have.
 
 mod answers;
 mod conns;
@@ -36,7 +37,7 @@ use crate::settings::{Scope, Token, TunnelLimits};
 use crate::sources::SourceLists;
 use crate::sys_error::SysError;
 use crate::transfer::Fin;
-use crate::wire::{ClientBody, ClientMsg, FRUGAL, ServerMsg, TransferMsg};
+use crate::wire::{ClientBody, ClientMsg, EXAMINE, FRUGAL, ServerMsg, TransferMsg};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -89,14 +90,20 @@ struct Tunnel {
     service: Service,
     limits: TunnelLimits,
     serial: u64,
+    /// Its client only wants to know whether it could have it.
+    examined: bool,
     stage: TunnelStage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum TunnelStage {
-    Waiting { random: u32 },
+    Waiting {
+        random: u32,
+    },
     Binding,
     Open(SocketAddr),
+    /// It could be, and is not.
+    Examined,
 }
 
 impl Control {
@@ -168,7 +175,7 @@ impl Control {
             site: state.asked.site.as_ref(),
             public: match state.stage {
                 TunnelStage::Open(public) => Some(public),
-                TunnelStage::Waiting { .. } | TunnelStage::Binding => None,
+                TunnelStage::Waiting { .. } | TunnelStage::Binding | TunnelStage::Examined => None,
             },
         })
     }
@@ -184,7 +191,7 @@ impl Control {
     pub fn has(&self, place: &Place, bind_addr: Option<IpAddr>) -> bool {
         let has = |stage: &TunnelStage| match stage {
             TunnelStage::Binding | TunnelStage::Open(_) => true,
-            TunnelStage::Waiting { .. } => false,
+            TunnelStage::Waiting { .. } | TunnelStage::Examined => false,
         };
         let is_there = |asked: &Asked| match place {
             Place::Ports(ports) | Place::Udp(ports) => {
@@ -247,26 +254,38 @@ impl Control {
     // PROTOCOL.md: P-TAKE-2.
     pub fn hand_over(&mut self, asked: &Asked) -> Option<(Registration, SocketAddr)> {
         let mut open = self.tunnels.iter().filter_map(|(&tunnel, state)| {
-            let TunnelStage::Open(public) = state.stage else { return None };
-            let own = &state.asked;
-            let is_it = (&own.site, own.udp, own.bind_addr) == (&asked.site, asked.udp, asked.bind_addr)
-                && match (&asked.site, asked.wanted) {
-                    (Some(_), _) => true,
-                    (None, 0) => own.name == asked.name,
-                    (None, port) => public.port() == port,
-                };
-            is_it.then_some((Registration { tunnel, serial: state.serial }, public))
+            let public = state.serves(asked)?;
+            Some((Registration { tunnel, serial: state.serial }, public))
         });
         let found = open.next()?;
         self.tunnels.remove(&found.0.tunnel);
         Some(found)
     }
 
+    /// Whether it has this open: see [`Control::hand_over`].
+    #[must_use]
+    pub fn serves(&self, asked: &Asked) -> bool {
+        self.tunnels.values().any(|state| state.serves(asked).is_some())
+    }
+
+    /// Whether its client only asks what it could have.
+    #[must_use]
+    pub fn examines(&self) -> bool {
+        self.features & EXAMINE != 0
+    }
+
+    /// Tunnels that it was only asked about.
+    fn examined(&self) -> u32 {
+        count(self.tunnels.values().filter(|state| state.examined).count())
+    }
+
     /// How many it has of what the main driver counts.
+    // PROTOCOL.md: P-EXAM-2.
     #[must_use]
     pub fn held(&self) -> [(Good, u32); 4] {
         let unacked = self.session.unacked().saturating_sub(Self::OWN_UNACKED);
-        let (sessions, tunnels) = if self.heir.is_some() { (0, 0) } else { (1, count(self.tunnels.len())) };
+        let (sessions, tunnels) =
+            if self.heir.is_some() { (0, 0) } else { (1, count(self.tunnels.len()) - self.examined()) };
         [
             (Good::Session, sessions),
             (Good::Tunnel, tunnels),
@@ -366,6 +385,7 @@ impl Control {
         // PROTOCOL.md: P-ENC-4.
         asked.bind_addr = asked.bind_addr.map(|address| address.to_canonical());
         let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
+        let room = room.saturating_sub(self.examined());
         // P-STOP-2: no more visitors come to a client that drains, and soon to one that is taken over from.
         let refused = if self.draining || self.heir.is_some() || room == 0 {
             Some(TunnelRefusal::TooManyTunnels)
@@ -381,7 +401,8 @@ impl Control {
         self.last_serial += 1;
         let serial = self.last_serial;
         let stage = TunnelStage::Waiting { random };
-        self.tunnels.insert(tunnel, Tunnel { asked, service, limits, serial, stage });
+        let examined = self.examines();
+        self.tunnels.insert(tunnel, Tunnel { asked, service, limits, serial, examined, stage });
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -435,7 +456,7 @@ impl Control {
         let registration = Registration { tunnel, serial };
         self.binding = Some(registration);
         let gate = state.gate(self.credential, &self.scope);
-        Some(Bind { registration, place, bind_addr: state.asked.bind_addr, gate })
+        Some(Bind { registration, place, bind_addr: state.asked.bind_addr, gate, examined: state.examined })
     }
 
     /// A registered tunnel has another name or other limits. One that is not registered (any more) has none.
@@ -451,7 +472,7 @@ impl Control {
     fn admitted(&self, tunnel: TunnelId) -> Option<Admitted> {
         let state = self.tunnels.get(&tunnel)?;
         match state.stage {
-            TunnelStage::Waiting { .. } => None,
+            TunnelStage::Waiting { .. } | TunnelStage::Examined => None,
             TunnelStage::Binding | TunnelStage::Open(_) => Some(Admitted {
                 registration: Registration { tunnel, serial: state.serial },
                 gate: state.gate(self.credential, &self.scope),
@@ -469,7 +490,7 @@ impl Control {
             let port = match state.stage {
                 TunnelStage::Open(public) => public.port(),
                 // What is picked for it is looked at when it is bound.
-                TunnelStage::Waiting { .. } | TunnelStage::Binding => state.asked.wanted,
+                TunnelStage::Waiting { .. } | TunnelStage::Binding | TunnelStage::Examined => state.asked.wanted,
             };
             self.denied(&state.asked, port).map(|code| (tunnel, code))
         };
@@ -488,7 +509,8 @@ impl Control {
     fn withdraw(&mut self, tunnel: TunnelId) -> Option<Withdrawn> {
         let state = self.tunnels.remove(&tunnel)?;
         self.waiting.remove(&state.serial);
-        let open = state.open(tunnel);
+        let examined = (state.stage == TunnelStage::Examined).then_some(Registration { tunnel, serial: state.serial });
+        let open = state.open(tunnel).or(examined);
         Some(Withdrawn { tunnel, asked: state.asked, open })
     }
 
@@ -512,7 +534,8 @@ impl Control {
             // What it may use may have changed while the port was being opened.
             Ok(public) => match self.denied(asked, public.port()) {
                 None => {
-                    self.tunnels.get_mut(&tunnel)?.stage = TunnelStage::Open(public);
+                    let stage = if state.examined { TunnelStage::Examined } else { TunnelStage::Open(public) };
+                    self.tunnels.get_mut(&tunnel)?.stage = stage;
                     return Some(ServerMsg::TunnelReady { tunnel, public });
                 }
                 Some(code) => code,
@@ -548,6 +571,20 @@ impl Tunnel {
         let mut gate = Box::new(Gate::new(holder, scope, self.limits.clone()));
         gate.service = self.service;
         gate
+    }
+
+    /// Its public address, if it is open and is what is asked for: the one at this host or port, or, where any port will do,
+    /// the one of this name.
+    fn serves(&self, asked: &Asked) -> Option<SocketAddr> {
+        let TunnelStage::Open(public) = self.stage else { return None };
+        let own = &self.asked;
+        let is_it = (&own.site, own.udp, own.bind_addr) == (&asked.site, asked.udp, asked.bind_addr)
+            && match (&asked.site, asked.wanted) {
+                (Some(_), _) => true,
+                (None, 0) => own.name == asked.name,
+                (None, port) => public.port() == port,
+            };
+        is_it.then_some(public)
     }
 
     /// Its registration, if its public port is open.

@@ -143,26 +143,38 @@ struct Active {
     /// What the conn's deadline is for.
     pace: Pace,
     path: Path,
-    /// Bytes that went by the session's path: to the LocalServer, and from it.
-    by_path: [u64; 2],
     /// What the tunnel may move in each direction.
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
     throttled: [bool; 2],
     /// What stands in front of a flow's datagrams.
     front: Option<Box<Front>>,
-    /// Who came, if the visit is to leave a record.
-    visit: Option<Box<(SocketAddr, Begun)>>,
+    extra: Option<Box<Extra>>,
     began: Counted<Instant>,
 }
 
+/// What few transfers have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Extra {
+    /// Who came, if the visit is to leave a record.
+    visit: Option<(SocketAddr, Begun)>,
+    /// Bytes that went by the session's path: to the LocalServer, and from it.
+    by_path: [u64; 2],
+}
+
 impl Active {
+    /// Bytes that went by the session's path: to the LocalServer, and from it.
+    fn by_path(&self) -> [u64; 2] {
+        self.extra.as_deref().map(|extra| extra.by_path).unwrap_or_default()
+    }
+
     /// The record of its visit, which is over; none where the log is off, or it was made before.
     fn over(&mut self, now: Instant, outcome: VisitEnd) -> Option<Note> {
-        let (visitor, visit) = *self.visit.take()?;
+        let (visitor, visit) = self.extra.as_deref_mut()?.visit.take()?;
         let [mut down, mut up] = self.conn.transfer.ways();
-        up.bytes += self.by_path[0];
-        down.bytes += self.by_path[1];
+        let [to_local, from_local] = self.by_path();
+        up.bytes += to_local;
+        down.bytes += from_local;
         Some(visit.over(now, visitor, [up, down], outcome))
     }
 

@@ -30,6 +30,7 @@ use super::timers::Timers;
 use super::totals::Totals;
 use super::unnamed::Unnamed;
 use crate::binds::Binds;
+use crate::canary::{PlantedBug, planted};
 use crate::control::server::Place;
 use crate::gate::Gate;
 use crate::ids::{Registration, TunnelId};
@@ -113,6 +114,8 @@ struct Bind {
     /// Of its ports those that were not tried yet.
     place: Place,
     gate: Box<Gate>,
+    /// It is closed again at once.
+    examined: bool,
 }
 
 /// Whether another process is about to take the ports over.
@@ -211,7 +214,8 @@ impl<T, L> Listener<T, L> {
                 }
                 Place::Udp(ports) => {
                     let port = ports.pop_front().expect("a port to try");
-                    let bound = self.open_udp(cx, &bind, port);
+                    let bound =
+                        if bind.examined { self.try_udp(cx.sys, &bind, port) } else { self.open_udp(cx, &bind, port) };
                     // Perhaps a loop is about to close it.
                     if bound == Err(SysError::InUse)
                         && self.shared > self.readers().count()
@@ -227,7 +231,12 @@ impl<T, L> Listener<T, L> {
                     (self.lead(cx, &bind, site), false)
                 }
             };
-            let Bind { control, registration, .. } = bind;
+            let Bind { control, registration, examined, .. } = bind;
+            // PROTOCOL.md: P-EXAM-2. Before anybody else has a turn here: no other registration finds it taken, and no
+            // visitor is accepted.
+            if examined && bound.is_ok() && !planted(PlantedBug::ExaminedKept) {
+                self.close(cx.sys, control, registration);
+            }
             match bound {
                 // Another one may be free.
                 Err(SysError::InUse | SysError::Denied) if more => self.binds.push(holder, bind),
@@ -284,6 +293,17 @@ impl<T, L> Listener<T, L> {
         self.shared += 1;
         let port = UdpPort { control, tunnel, socket, public, gate: gate.clone(), trusted: self.trusted.clone() };
         cx.sys.tell(ToLoop { loop_index, message: ToServerLoop::Port(port) });
+        Ok(public)
+    }
+
+    /// Whether a UDP port could be opened.
+    fn try_udp<S>(&mut self, sys: &mut S, bind: &Bind, port: u16) -> Result<SocketAddr, SysError>
+    where
+        S: Listen<Listener = L>,
+    {
+        let at = SocketAddr::new(bind.at.ip(), port);
+        let (listener, public) = self.held.bind_udp(sys, at, &bind.owner)?;
+        sys.unlisten(listener);
         Ok(public)
     }
 
@@ -535,8 +555,8 @@ where
 
     fn on_message(&mut self, cx: &mut Cx<'_, S>, message: ToListener<T>) {
         match message {
-            ToListener::Bind { control, holder, owner, registration, at, place, gate } => {
-                self.binds.push(holder, Bind { control, owner, registration, at, place, gate });
+            ToListener::Bind { control, holder, owner, registration, at, place, gate, examined } => {
+                self.binds.push(holder, Bind { control, owner, registration, at, place, gate, examined });
             }
             ToListener::HandOver { former, control, registration, gate } => {
                 self.hand_over(cx, former, control, registration, *gate);

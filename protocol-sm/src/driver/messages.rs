@@ -581,6 +581,8 @@ pub enum ToListener<T> {
         place: Place,
         /// Who may visit.
         gate: Box<Gate>,
+        /// Close it again at once: whether it could be opened is all that is asked.
+        examined: bool,
     },
     /// Lead an open public port to a tunnel of another session from now on. Answered as [`ToListener::Bind`] is.
     HandOver {

@@ -178,7 +178,6 @@ struct Conn<T, P> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::large_enum_variant, reason = "a conn is boxed, and carries one transfer after the other")]
 enum State {
     Idle { conn: IdleConn, since: Instant },
     Active(Active),
@@ -197,16 +196,13 @@ struct Active {
     /// What the conn's deadline is for.
     pace: Pace,
     path: Path,
-    /// Bytes that went by the session's path: from the visitor, and to it.
-    by_path: [u64; 2],
     /// What was taken from the visitor, until the client answers: for another conn, should this one be dead.
     first: Vec<u8>,
     /// When the client must have answered.
     answer_by: Instant,
     /// The conn is lost, and the client was asked whether it has seen the `Start`.
     lost: bool,
-    /// The visitor that is gone, if its visit is to leave a record.
-    gone: Option<Box<(SocketAddr, Begun)>>,
+    aside: Option<Box<Aside>>,
 }
 
 impl State {
@@ -219,11 +215,30 @@ impl State {
     }
 }
 
+/// What few transfers have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Aside {
+    /// The visitor that is gone, if its visit is to leave a record.
+    gone: Option<(SocketAddr, Begun)>,
+    /// Bytes that went by the session's path: from the visitor, and to it.
+    by_path: [u64; 2],
+}
+
 impl Active {
+    /// Bytes that went by the session's path: from the visitor, and to it.
+    fn by_path(&self) -> [u64; 2] {
+        self.aside.as_deref().map(|aside| aside.by_path).unwrap_or_default()
+    }
+
+    /// The visitor that is gone, once.
+    fn take_gone(&mut self) -> Option<(SocketAddr, Begun)> {
+        self.aside.as_deref_mut()?.gone.take()
+    }
+
     /// What was moved each way: from the visitor, and to it.
     fn ways(&self) -> [Way; 2] {
         let mut ways = self.conn.transfer.ways();
-        for (way, by_path) in ways.iter_mut().zip(self.by_path) {
+        for (way, by_path) in ways.iter_mut().zip(self.by_path()) {
             way.bytes += by_path;
         }
         ways

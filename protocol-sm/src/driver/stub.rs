@@ -55,6 +55,7 @@ pub(super) struct Net {
     pub(super) to_listener: Vec<ToListener<u32>>,
     pub(super) to_operator: Vec<ToOperator>,
     pub(super) to_paths: Vec<ToPaths>,
+    pub(super) from_listener: Vec<FromListener>,
     pub(super) from_server_loop: Vec<FromServerLoop<u32>>,
     pub(super) from_client_loop: Vec<FromClientLoop>,
     draws: u8,
@@ -152,6 +153,9 @@ impl Listen for Net {
         let stream = self.backlog.pop_front().ok_or(SysError::WouldBlock)?;
         Ok((stream, (PROXY, 1000).into()))
     }
+    fn bind_udp(&mut self, at: SocketAddr) -> Result<(SocketAddr, SocketAddr), SysError> {
+        Ok((at, at))
+    }
     fn unlisten(&mut self, at: SocketAddr) {
         self.closed.push(at);
     }
@@ -212,7 +216,9 @@ impl Tell<ToLoop<ToServerLoop<u32>>> for Net {
 }
 
 impl Tell<FromListener> for Net {
-    fn tell(&mut self, _: FromListener) {}
+    fn tell(&mut self, msg: FromListener) {
+        self.from_listener.push(msg);
+    }
 }
 
 impl Tell<ToListener<u32>> for Net {

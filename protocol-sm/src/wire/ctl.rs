@@ -118,11 +118,14 @@ pub const UDP: u64 = 32;
 /// knows it.
 // PROTOCOL.md: P-EVO-2.
 pub const SECURED: u64 = 64;
+/// The feature of a client that only asks what it could have: whatever it registers is answered, and is never open.
+// PROTOCOL.md: P-EXAM-1.
+pub const EXAMINE: u64 = 128;
 /// The feature of a server that may send [`ServerMsg::DatagramPath`], and of a client that knows it.
 // PROTOCOL.md: P-EVO-2, P-PATH-1.
-pub const PATHS: u64 = 128;
+pub const PATHS: u64 = 256;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED | PATHS;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED | EXAMINE | PATHS;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -143,7 +146,7 @@ pub struct ClientHello {
     /// Whether it has a token.
     pub token: bool,
     /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`],
-    /// [`SECURED`], [`PATHS`].
+    /// [`SECURED`], [`EXAMINE`], [`PATHS`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,

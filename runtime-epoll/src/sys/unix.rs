@@ -35,6 +35,13 @@ pub(super) fn connect_to(path: &str) -> Result<OwnedFd, SysError> {
     }
 }
 
+/// What keeps this process from connecting to the Unix socket at `path` (in the abstract namespace if it begins with `@`):
+/// a sentence that says what to do. `None` if nothing does.
+#[must_use]
+pub fn unix_trouble(path: &str) -> Option<String> {
+    connect_to(path).err().map(|error| why_not(path, error))
+}
+
 /// What is wrong with the socket at `path`, to which a connect failed with `error`: a sentence that says what to do.
 pub(crate) fn why_not(path: &str, error: SysError) -> String {
     let nobody = "nobody listens there; start the service, or correct the tunnel's `local`";

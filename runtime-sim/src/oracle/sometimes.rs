@@ -53,6 +53,7 @@ pub enum Sometimes {
     ReplacedWithTransfers,
     SessionExpired,
     RivalRefused,
+    Examined,
     OutOfDescriptors,
     ShortWrite,
     ChunkCut,
@@ -128,7 +129,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 116] = [
+    pub const ALL: [Self; 117] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -174,6 +175,7 @@ impl Sometimes {
         Self::ReplacedWithTransfers,
         Self::SessionExpired,
         Self::RivalRefused,
+        Self::Examined,
         Self::OutOfDescriptors,
         Self::ShortWrite,
         Self::ChunkCut,

@@ -54,6 +54,8 @@ pub enum KernelFault {
     NoLocalPort,
     /// Another process of the server takes the listeners over, or fails to.
     Upgrade,
+    /// Somebody asks what a client could have, beside it and with its token.
+    Examine,
 }
 
 /// A kind of fault on turmoil.
@@ -111,7 +113,8 @@ impl KernelFault {
             | Self::Nudge
             | Self::CloseTunnel
             | Self::NoLocalPort
-            | Self::Upgrade => true,
+            | Self::Upgrade
+            | Self::Examine => true,
             Self::Sim(_) | Self::CutOneWay | Self::FreezeServer | Self::FreezeClient | Self::Kick | Self::ClosePort => {
                 false
             }

@@ -328,6 +328,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
         tls_relay: false,
         frugal: spec.frugal,
         datagram_transport: DatagramTransport::Auto,
+        examines: false,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),
         tunnels: spec

@@ -81,6 +81,7 @@ impl World {
             KernelFault::ClosePort => self.close_port(index, tunnel),
             KernelFault::NoLocalPort => self.use_up_ports(client),
             KernelFault::Upgrade => self.begin_upgrade(),
+            KernelFault::Examine => self.faults[index].target = self.examine(client),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -178,6 +179,7 @@ impl World {
             KernelFault::ServiceBlackholed => {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
+            KernelFault::Examine => self.kill(target),
             KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.

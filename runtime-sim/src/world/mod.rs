@@ -448,10 +448,23 @@ impl World {
     }
 
     fn spawn_client(&mut self, client: usize, rival: bool) -> usize {
-        let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         let name = if rival { format!("rival{client}") } else { format!("client{client}") };
+        self.spawn_as(client, rival, name, self.client_settings(client))
+    }
+
+    /// Somebody with a client's token asks what it could have.
+    fn examine(&mut self, client: usize) -> usize {
+        let mut told = self.client_settings(client);
+        (told.settings.examines, told.settings.client_id) = (true, [0xe0; 16]);
+        let process = self.spawn_as(client, true, format!("doctor{client}"), told);
+        self.rivals.push(process);
+        process
+    }
+
+    fn spawn_as(&mut self, client: usize, rival: bool, name: String, told: ClientReload) -> usize {
+        let proc = self.kernel.spawn(self.client_hosts[client], 10_000);
         self.kernel.trace.name(proc, name);
-        let ClientReload { server, settings, .. } = self.client_settings(client);
+        let ClientReload { server, settings, .. } = told;
         let loop_count = self.plan.scenario.clients[client].loop_count;
         let tasks = Task::client(settings, server, loop_count);
         let process = self.add_process(Role::Client { client, rival }, proc, tasks);

@@ -39,7 +39,7 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 10] = [
+const LATER: [(KernelFault, u64); 11] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
@@ -50,6 +50,7 @@ const LATER: [(KernelFault, u64); 10] = [
     (KernelFault::ClosePort, 0xc1052),
     (KernelFault::NoLocalPort, 0xadd9),
     (KernelFault::Upgrade, 0x0b5e_55ed),
+    (KernelFault::Examine, 0xd0c7_0425),
 ];
 
 /// All faults that a seed can have.
@@ -60,7 +61,8 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
     let harmless = [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer];
-    fault == KernelFault::Upgrade || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
+    matches!(fault, KernelFault::Upgrade | KernelFault::Examine)
+        || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
 }
 
 /// Where a client and its services run.

@@ -52,6 +52,7 @@ impl World {
             tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
             datagram_transport: DatagramTransport::Auto,
+            examines: false,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
             tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),

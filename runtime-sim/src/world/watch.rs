@@ -9,7 +9,7 @@ use crate::kernel::{Kernel, SockId};
 use crate::oracle::{Ends, Kind, Property, Sometimes};
 use core::net::SocketAddr;
 use core::time::Duration;
-use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, Violation};
+use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, RefuseCode, TunnelRefusal, Violation};
 use protocol_sm::crowd::Guest;
 use protocol_sm::driver::messages::{
     Arrival, ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToServerLoop, ToServerMain,
@@ -642,6 +642,7 @@ impl World {
             Note::HandshakeRefused { refusal: HandshakeRefusal::IdentityInUse, .. } => {
                 self.coverage.saw(Sometimes::RivalRefused);
             }
+            Note::NotForwarding { code: TunnelRefusal::HeldByHolder, .. } => self.coverage.saw(Sometimes::Examined),
             Note::Reloaded { changes } => self.see_reloaded(process, changes.as_deref()),
             Note::Violation { violation, conn } => {
                 // A stranger's bytes are no session's.

@@ -52,6 +52,8 @@ pub struct Bind {
     pub bind_addr: Option<IpAddr>,
     /// Who may visit.
     pub gate: Box<Gate>,
+    /// It is closed at once: its client only wants to know whether it could have it.
+    pub examined: bool,
 }
 
 /// A tunnel whose visitors are judged anew.
@@ -70,8 +72,8 @@ pub struct Withdrawn {
     pub tunnel: TunnelId,
     /// What its client has asked for.
     pub asked: Asked,
-    /// Its registration, if its public port is open: that is to be closed. If not, its registration is still to be
-    /// answered.
+    /// Its registration, if its client was told that it is ready: if a public port is open for it, that is to be closed.
+    /// If not, its registration is still to be answered.
     pub open: Option<Registration>,
 }
 

@@ -43,7 +43,7 @@ fn registration(tunnel: u32, serial: u64) -> Registration {
 fn bind(control: &Control, tunnel: u32, serial: u64, ports: &[u16]) -> Bind {
     let gate = Box::new(Gate::new(None, &control.scope, TunnelLimits::default()));
     let place = Place::Ports(ports.iter().copied().collect());
-    Bind { registration: registration(tunnel, serial), place, bind_addr: None, gate }
+    Bind { registration: registration(tunnel, serial), place, bind_addr: None, gate, examined: false }
 }
 
 fn close(control: &mut Control, tunnel: u32) -> Reaction {

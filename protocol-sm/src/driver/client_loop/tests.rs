@@ -129,12 +129,11 @@ fn started_waits_for_the_answer_although_the_visitor_has_ended() {
             local: None,
             pace,
             path: Path::default(),
-            by_path: [0; 2],
             began,
             max_bandwidth: None,
             throttled: [false; 2],
             front: None,
-            visit: None,
+            extra: None,
         }
         .phase(unanswered)
     };

@@ -65,7 +65,9 @@ impl<T, P> ClientLoop<T, P> {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let State::Active(active) = &mut conn.state else { return Ok(()) };
-        active.by_path[1] += heard.as_ref().map_or(0, |heard| heard.by_path);
+        if let Some(by_path @ 1..) = heard.as_ref().map(|heard| heard.by_path) {
+            active.extra.get_or_insert_default().by_path[1] += by_path;
+        }
         let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
             Stage::Dialling => {

@@ -16,8 +16,8 @@ use crate::outbound::{Passage, PassageFailure};
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, FRUGAL, HOSTS, LEAVE, PATHS, Preface, Reply, ReplyReader, Resume,
-    SECURED, TAKEOVER, ToServer, UDP,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, EXAMINE, FRUGAL, HOSTS, LEAVE, PATHS, Preface, Reply, ReplyReader,
+    Resume, SECURED, TAKEOVER, ToServer, UDP,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -168,7 +168,8 @@ impl<T> ClientMain<T> {
                         | SECURED
                         | frugal
                         | paths
-                        | of(TAKEOVER, is_new)
+                        | of(TAKEOVER, is_new && !self.settings.examines)
+                        | of(EXAMINE, self.settings.examines)
                         | of(CHANNEL, channel.is_some()),
                     resume: control.map(resume),
                 };

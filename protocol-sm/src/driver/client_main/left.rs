@@ -127,6 +127,7 @@ mod tests {
             tls_relay: false,
             frugal: false,
             datagram_transport: DatagramTransport::Auto,
+            examines: false,
         };
         ClientMain::new(settings, "server:1".into(), 1)
     }

@@ -39,9 +39,9 @@ impl<T> ClientMain<T> {
         if self.settings.timings != new.settings.timings {
             self.keep_to(cx, &new.settings.timings);
         }
-        let (client_id, access_log) = (self.settings.client_id, self.settings.access_log);
+        let ClientSettings { client_id, access_log, examines, .. } = self.settings;
         let Timings { reconnect_min, reconnect_max, .. } = new.settings.timings;
-        self.settings = ClientSettings { client_id, access_log, tunnels: Vec::new(), ..new.settings };
+        self.settings = ClientSettings { client_id, access_log, examines, tunnels: Vec::new(), ..new.settings };
         if let Some(control) = &mut self.control {
             control.open_at_most(self.settings.max_proxy_conns);
         }

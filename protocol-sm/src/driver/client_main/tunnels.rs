@@ -12,7 +12,7 @@ use crate::ids::{ClientId, TunnelId};
 use crate::names::LocalAt;
 use crate::notes::Note;
 use crate::visit::Label;
-use crate::wire::{ClientMsg, HOSTS, UDP};
+use crate::wire::{ClientMsg, EXAMINE, HOSTS, UDP};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -81,6 +81,14 @@ impl<T> ClientMain<T> {
                 && self.features & UDP == 0
             {
                 self.refuse(cx, tunnel, TunnelRefusal::NoUdp).expect("it was asked for");
+            } else if self.settings.examines
+                && self.features & EXAMINE == 0
+                && let ClientMsg::RegisterTunnel { tunnel, .. }
+                | ClientMsg::RegisterUdp { tunnel, .. }
+                | ClientMsg::RegisterHost { tunnel, .. } = msg
+            {
+                // PROTOCOL.md: P-EXAM-1.
+                self.refuse(cx, tunnel, TunnelRefusal::NoExamine).expect("it was asked for");
             } else {
                 self.send(cx, msg);
             }
@@ -159,7 +167,7 @@ impl<T> ClientMain<T> {
     ) -> Result<(), Violation> {
         let random = random_u32(cx.sys);
         let after = self.tunnels.on_refused(tunnel, code, cx.now, random)?;
-        if let Some(refused) = self.tunnels.hopeless() {
+        if let Some(refused) = self.tunnels.hopeless().filter(|_| !self.settings.examines) {
             let each = refused.iter().map(|(spec, code)| match &spec.site {
                 Some(site) => format!("tunnel {:?}, {site}: {code}", spec.name),
                 None => format!("tunnel {:?}, public port {}: {code}", spec.name, spec.public_port),

@@ -236,6 +236,9 @@ impl<T, L> Listener<T, L> {
         }
         let member = Member { control, registration, gate: (**gate).clone(), turned_away: Counted::default() };
         self.sites.insert(site, member)?;
+        if bind.examined {
+            return Ok(at);
+        }
         let waits = |(token, slot): (Token, &Slot<T, L>)| match slot {
             Slot::Newcomer(newcomer) => matches!(newcomer.stage, Stage::Waiting(..)).then_some(token),
             Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_) => None,

@@ -17,10 +17,14 @@ fn held_at(port: u16) -> SocketAddr {
 
 impl Setup {
     fn bind(&mut self, tunnel: u32) {
+        self.bind_at(tunnel, Place::Ports([7000].into()), false);
+    }
+
+    fn bind_at(&mut self, tunnel: u32, place: Place, examined: bool) {
         let gate = Gate::new(None, &Scope::default(), TunnelLimits::default()).into();
         let (registration, at) = (Registration { tunnel: TunnelId(tunnel), serial: u64::from(tunnel) }, held_at(0));
-        let (control, place) = (ControlKey(2), Place::Ports([7000].into()));
-        let bind = ToListener::Bind { control, holder: None, owner: owner(2), registration, at, place, gate };
+        let (control, owner) = (ControlKey(2), owner(2));
+        let bind = ToListener::Bind { control, holder: None, owner, registration, at, place, gate, examined };
         self.with(|listener, cx| listener.on_message(cx, bind));
     }
 
@@ -72,4 +76,22 @@ fn what_is_held_is_lent_on_and_let_go_with_the_rest() {
     assert!(setup.net.closed.is_empty());
     setup.take(Step::Leave);
     assert_eq!((setup.listener.held(), setup.net.closed.contains(&held_at(6000))), (0, true));
+}
+
+/// P-EXAM-2: what is only asked about is closed before anybody else has a turn, and no event loop hears of it.
+#[test]
+fn what_is_examined_is_opened_and_closed_at_once() {
+    for place in [Place::Ports([7001].into()), Place::Udp([7001].into())] {
+        let mut setup = Setup::new(9);
+        let ports = setup.listener.ports();
+        setup.net.from_listener.clear();
+        setup.bind_at(2, place.clone(), true);
+        setup.with(|listener, cx| listener.run_busy(cx));
+        let at = held_at(7001);
+        let registration = Registration { tunnel: TunnelId(2), serial: 2 };
+        let bound = FromListener::Bound { control: ControlKey(2), registration, bound: Ok(at) };
+        assert_eq!(setup.net.from_listener, [bound], "{place:?}");
+        assert_eq!((setup.listener.ports(), setup.net.closed.as_slice()), (ports, &[at][..]), "{place:?}");
+        assert!(setup.net.to_loops.is_empty(), "{place:?}");
+    }
 }

@@ -30,7 +30,7 @@ impl<T, P> ServerLoop<T, P> {
         if !is_known || !shard.path.takes(conn.id, epoch, datagram.len()) {
             return false;
         }
-        active.by_path[0] += datagram.len() as u64;
+        active.aside.get_or_insert_default().by_path[0] += datagram.len() as u64;
         let datagram = PathDatagram::new(conn.id, epoch, datagram);
         cx.sys.tell(FromServerLoop::Datagram { control: conn.control, datagram });
         !planted(PlantedBug::SentByBoth)
@@ -75,7 +75,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
             && let State::Active(active) = &mut conn.state
         {
-            active.by_path[1] += datagram.payload().len() as u64;
+            active.aside.get_or_insert_default().by_path[1] += datagram.payload().len() as u64;
         }
     }
 
@@ -93,7 +93,7 @@ impl<T, P> ServerLoop<T, P> {
         if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
             && let State::Active(active) = &mut conn.state
         {
-            active.by_path[0] -= datagram.payload().len() as u64;
+            active.aside.get_or_insert_default().by_path[0] -= datagram.payload().len() as u64;
         }
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(flow) else { return };
         let lost = &mut self.core.tally.lost;

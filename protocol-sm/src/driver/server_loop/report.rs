@@ -22,9 +22,10 @@ pub(super) struct Over {
 
 impl Over {
     pub(super) fn of(active: &Active, now: Instant, timings: &Timings) -> Self {
+        let [from_visitor, to_visitor] = active.by_path();
         Self {
-            bytes_in: active.conn.transfer.egress.forwarded() + active.by_path[0],
-            bytes_out: active.conn.transfer.ingress.forwarded() + active.by_path[1],
+            bytes_in: active.conn.transfer.egress.forwarded() + from_visitor,
+            bytes_out: active.conn.transfer.ingress.forwarded() + to_visitor,
             lasted: active.lasts(now, timings),
         }
     }

@@ -120,9 +120,9 @@ impl<T, P> ServerLoop<T, P> {
         }
         if let Some(code) = read.refused {
             let (tunnel, ways) = (active.tunnel, active.ways());
-            let (gone, visitor) = (active.gone.take(), active.visitor.take());
+            let (gone, visitor) = (active.take_gone(), active.visitor.take());
             self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
-            let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
+            let visit = gone.or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
             if let Some((visitor, visit)) = visit {
                 cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
             }
@@ -181,7 +181,7 @@ impl<T, P> ServerLoop<T, P> {
                 && let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
                 && let State::Active(active) = &mut conn.state
             {
-                active.gone = Some(Box::new(gone));
+                active.aside.get_or_insert_default().gone = Some(gone);
             }
         }
         if rate.is_some() {
@@ -250,9 +250,9 @@ impl<T, P> ServerLoop<T, P> {
             });
         }
         if let State::Active(active) = &mut conn.state
-            && let Some(gone) = active.gone.take()
+            && let Some(gone) = active.take_gone()
         {
-            let (visitor, visit) = *gone;
+            let (visitor, visit) = gone;
             cx.sys.note(visit.over(cx.now, visitor, active.ways(), VisitEnd::Served));
         }
         conn.state = State::Idle { conn: idle, since: cx.now };
@@ -360,12 +360,12 @@ impl<T, P> ServerLoop<T, P> {
                     shard.pool.remove_idle(token);
                 }
             }
-            State::Active(active) => {
+            State::Active(mut active) => {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
                 let over = Over::of(&active, cx.now, &self.core.timings);
                 let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
                 let ways = active.ways();
-                if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
+                if let Some((visitor, visit)) = active.take_gone().or(gone) {
                     let outcome = VisitEnd::Aborted { code, by_peer };
                     cx.sys.note(visit.over(cx.now, visitor, ways, outcome));
                 }

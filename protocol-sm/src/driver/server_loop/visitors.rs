@@ -232,10 +232,9 @@ impl<T, P> ServerLoop<T, P> {
             pace: Pace::new(),
             path: Path::default(),
             first,
-            by_path: [0; 2],
             answer_by,
             lost: false,
-            gone: None,
+            aside: None,
         });
         guest.conn = Some(token);
         guest.visit.iter_mut().for_each(|visit| visit.on_served(cx.now));

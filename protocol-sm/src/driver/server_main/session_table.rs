@@ -325,6 +325,14 @@ impl SessionTable {
         ghost.map(|entry| &entry.control).find(|control| control.has(place, bind_addr)).map(|control| control.key)
     }
 
+    /// Whether another session of the same holder has open what this one asks for.
+    // PROTOCOL.md: P-EXAM-3.
+    pub(super) fn is_held_beside(&self, key: ControlKey, asked: &Asked) -> bool {
+        let Some(holder) = self.entries.get(&key).map(|entry| entry.control.credential) else { return false };
+        let mut others = self.entries.iter().filter(|(other, _)| **other != key).map(|(_, entry)| &entry.control);
+        others.any(|control| control.credential == holder && control.serves(asked))
+    }
+
     /// A session of `holder` whose ports are released.
     pub(super) fn asleep(&self, holder: Holder) -> Option<ControlKey> {
         let gone = self.graces.iter().filter_map(|(_, key)| self.entries.get(key));

@@ -64,6 +64,7 @@ impl<T, L> ServerMain<T, L> {
         match reaction.unwrap_or(Ok(Reaction::Nothing))? {
             Reaction::Nothing => {}
             Reaction::Refuse(tunnel, asked, code) => {
+                let code = self.examined(key, &asked, code);
                 let reply = ServerMsg::TunnelRefused { tunnel, code };
                 self.note_tunnel(cx, key, asked, &reply);
                 self.send(cx, key, reply);
@@ -107,7 +108,7 @@ impl<T, L> ServerMain<T, L> {
             | ServerMsg::Leave { .. }
             | ServerMsg::DatagramPath { .. } => return,
         };
-        if let Some(entry) = self.sessions.get_mut(key)
+        if let Some(entry) = self.sessions.get_mut(key).filter(|entry| !entry.control.examines())
             && entry.is_news(tunnel, outcome)
         {
             let (client, credential) = (entry.control.client, self.settings.name_of(entry.control.credential));
@@ -123,19 +124,20 @@ impl<T, L> ServerMain<T, L> {
         let Some(entry) = self.sessions.get(control) else { return };
         let holder = entry.control.credential;
         let owner = Owner { client: entry.control.client, credential: self.settings.name_of(holder) };
-        let Bind { registration, place, bind_addr, mut gate } = bind;
+        let Bind { registration, place, bind_addr, mut gate, examined } = bind;
         gate.label = self.label(control, registration.tunnel);
-        if let Some(former) = self.take_tunnel(control, registration.tunnel) {
+        // PROTOCOL.md: P-EXAM-2.
+        if !examined && let Some(former) = self.take_tunnel(control, registration.tunnel) {
             cx.sys.tell(ToListener::HandOver { former, control, registration, gate });
             return self.end_handover_if_through(cx, former.control);
         }
         // PROTOCOL.md: P-REPL-6. The listener closes before it opens.
-        if let Some(ghost) = self.sessions.ghost(control, &place, bind_addr) {
+        if !examined && let Some(ghost) = self.sessions.ghost(control, &place, bind_addr) {
             self.release(cx, ghost, CloseCode::Replaced);
         }
         let bind_addr = bind_addr.filter(|_| !planted(PlantedBug::AnyAddress));
         let at = bind_addr.map_or(self.bind_at, |address| SocketAddr::new(address, 0));
-        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate });
+        cx.sys.tell(ToListener::Bind { control, holder, owner, registration, at, place, gate, examined });
     }
 
     /// Who may visit a tunnel is changed, or its name.
@@ -173,11 +175,29 @@ impl<T, L> ServerMain<T, L> {
         if let Some(bind) = next {
             self.bind(cx, key, bind);
         }
-        if let Some(reply) = reply {
+        if let Some(mut reply) = reply {
+            if let ServerMsg::TunnelRefused { code, .. } = &mut reply {
+                *code = self.examined(key, &asked, *code);
+            }
             self.note_tunnel(cx, key, asked, &reply);
             self.send(cx, key, reply);
             self.offer_path(cx, key);
         }
+    }
+
+    /// The code for a tunnel that is refused. Who only asks is told if that is because of another session of the same
+    /// holder, which has it.
+    // PROTOCOL.md: P-EXAM-3.
+    fn examined(&self, key: ControlKey, asked: &Asked, code: TunnelRefusal) -> TunnelRefusal {
+        let taken = matches!(
+            code,
+            TunnelRefusal::PortInUse
+                | TunnelRefusal::HostInUse
+                | TunnelRefusal::NoFreePort
+                | TunnelRefusal::TooManyTunnels
+        );
+        let examines = self.sessions.get(key).is_some_and(|entry| entry.control.examines());
+        if taken && examines && self.sessions.is_held_beside(key, asked) { TunnelRefusal::HeldByHolder } else { code }
     }
 
     // PROTOCOL.md: P-VIOL-5.

@@ -12,6 +12,7 @@ use crate::wire::{ClientHello, ClientMsg, LEAVE, TAKEOVER, ToClient};
 use alloc::string::String;
 use alloc::{format, vec};
 
+mod examiners;
 mod reloads;
 mod takeovers;
 mod upgrades;

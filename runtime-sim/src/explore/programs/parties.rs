@@ -43,6 +43,7 @@ impl Programs {
             tls_relay: false,
             frugal: false,
             datagram_transport: DatagramTransport::Auto,
+            examines: false,
             client_id: IDENTITY,
             token: None,
             tunnels: vec![TunnelSpec {

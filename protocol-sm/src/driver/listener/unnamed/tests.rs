@@ -35,8 +35,8 @@ impl Setup {
         let owner = Owner { client: ClientId([1; 16]), credential: None };
         let (control, at) = (ControlKey(1), ([0, 0, 0, 0], 0).into());
         let place = Place::Ports([443].into());
-        let bind =
-            ToListener::Bind { control, holder: None, owner, registration: Self::TUNNEL, at, place, gate: gate.into() };
+        let (registration, gate, examined) = (Self::TUNNEL, gate.into(), false);
+        let bind = ToListener::Bind { control, holder: None, owner, registration, at, place, gate, examined };
         setup.with(|listener, cx| {
             listener.on_message(cx, bind);
             listener.run_busy(cx);
