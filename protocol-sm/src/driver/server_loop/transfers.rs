@@ -19,7 +19,6 @@ use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
 use crate::visit::VisitEnd;
 use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
-use alloc::boxed::Box;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
