@@ -479,7 +479,7 @@ fn invalid_frames() -> Vec<String> {
     rows.extend([
         malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 12]),
         malformed("ctl_to_server", "the first unknown protocol of a host", &[1, 1, 9, 1, 2]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 9]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 10]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),

@@ -128,6 +128,8 @@ enum Event {
     Upgrade,
     /// The paths are down, or take another size.
     Path,
+    /// The loops are told of it.
+    PathTold,
     /// A datagram arrives by a path.
     Cross(usize),
 }
@@ -522,6 +524,7 @@ impl World {
                 self.to_server.push_back(ToServerLoop::Leave);
             }
             Event::Path => self.change_paths(),
+            Event::PathTold => self.tell_of_paths(),
             Event::Cross(place) => self.cross(place),
         }
     }

@@ -59,6 +59,13 @@ impl World {
         }
         paths.was_down |= paths.state != PathState::Down && state == PathState::Down;
         paths.state = state;
+        let late = Duration::from_micros(paths.rng.below(100_000));
+        self.after(late, Event::PathTold);
+    }
+
+    /// The loops are told how they are, a little late.
+    pub(super) fn tell_of_paths(&mut self) {
+        let Some(&Paths { state, .. }) = self.paths.as_ref() else { return };
         for (control, to_client) in CONTROLS.into_iter().zip(&mut self.to_clients) {
             self.to_server.push_back(ToServerLoop::Path { control, state });
             to_client.push_back(ToClientLoop::Path { serial: SERIAL, state });
