@@ -137,11 +137,23 @@ pub enum PlantedBug {
     SentByBoth,
     /// A datagram that has come by the path is delivered to whichever flow its conn carries now.
     EpochForgotten,
+    /// A visitor in the clear is given to the tunnel whose visitors are to be sent to TLS.
+    RedirectForgotten,
+    /// A visitor is sent to TLS at another place than it has asked for.
+    RedirectElsewhere,
+    /// The challenge of an authority to which there is an answer goes to the tunnel of its host.
+    ChallengePassedOn,
+    /// The challenge to which there is none does not.
+    ChallengeKept,
+    /// What a visitor has said of itself is told to a service that is told for whom it comes.
+    ForgedKept,
+    /// A service is told so twice.
+    ToldTwice,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 69] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -205,6 +217,12 @@ impl PlantedBug {
         Self::FarewellEarly,
         Self::SentByBoth,
         Self::EpochForgotten,
+        Self::RedirectForgotten,
+        Self::RedirectElsewhere,
+        Self::ChallengePassedOn,
+        Self::ChallengeKept,
+        Self::ForgedKept,
+        Self::ToldTwice,
     ];
 }
 

@@ -92,6 +92,7 @@
 //! | LeftSessionCut | - | - | 145, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
 //! | DialledForgotten | - | - | 55, NothingInvented | - | every delivered byte was sent by somebody |
+//! | ExaminedKept | - | - | 24, NoPanic | - | nothing panics |
 //! | AnyAddress | - | - | 5, PortsListen | - | every public port listens after the faults have stopped |
 //! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
 //! | AnyHost | - | - | 6, NothingInvented | - | every delivered byte was sent by somebody |
@@ -106,6 +107,12 @@
 //! | RelayForgotten | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
 //! | SentByBoth | - | - | flows: 0 | - | a datagram is delivered once more |
 //! | EpochForgotten | - | - | flows: 101 | - | a service is told of another visitor than the flow's |
+//! | RedirectForgotten | - | - | 22, NothingInvented | - | every delivered byte was sent by somebody |
+//! | RedirectElsewhere | - | - | 22, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |
+//! | ChallengePassedOn | - | - | 1, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |
+//! | ChallengeKept | - | - | 81, ProbesRoundTrip | - | a probe through every tunnel comes back whole |
+//! | ForgedKept | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
+//! | ToldTwice | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

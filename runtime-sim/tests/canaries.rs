@@ -95,9 +95,16 @@ const SWARM_SEEDS: u64 = 150;
 
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no tunnel moves, no time
 /// passes there that would ask for a second heartbeat, there is no access log, no limit of bandwidth, nobody asks for a
-/// report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host or an address of its own, and
-/// there is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 27] = [
+/// report, no server is upgraded, no relay and no proxy is in between, no tunnel has a host or an address of its own, nobody
+/// only asks what he could have, and there is one process of the client.
+const HIDDEN_FROM_SMALL: [PlantedBug; 34] = [
+    PlantedBug::ExaminedKept,
+    PlantedBug::RedirectForgotten,
+    PlantedBug::RedirectElsewhere,
+    PlantedBug::ChallengePassedOn,
+    PlantedBug::ChallengeKept,
+    PlantedBug::ForgedKept,
+    PlantedBug::ToldTwice,
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
@@ -139,8 +146,15 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
 /// stay where they are, no tunnel has a host or an address of its own, and no server is upgraded. A session that is
 /// resumed between its two graces is too rare, and so are two sessions of a holder that both acknowledge nothing. Of the
 /// access log only the records are counted there, and it is not measured what a tunnel, or a turn, moves. No relay and no
-/// proxy is in between.
-const HIDDEN_FROM_SWARM: [PlantedBug; 23] = [
+/// proxy is in between, and nobody only asks what he could have.
+const HIDDEN_FROM_SWARM: [PlantedBug; 30] = [
+    PlantedBug::ExaminedKept,
+    PlantedBug::RedirectForgotten,
+    PlantedBug::RedirectElsewhere,
+    PlantedBug::ChallengePassedOn,
+    PlantedBug::ChallengeKept,
+    PlantedBug::ForgedKept,
+    PlantedBug::ToldTwice,
     PlantedBug::FarewellEarly,
     PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,

@@ -104,11 +104,15 @@ impl Drop for Foreign {
     }
 }
 
-/// Where a program is, if it is installed. If not, says so past the test runner's capture.
+/// Where a program is, if it is installed, or else in one of the folders of `PATH`. If not, says so past the test runner's
+/// capture.
 #[must_use]
 pub fn find(program: &str) -> Option<String> {
-    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-    let found = places.map(|place| format!("{place}/{program}")).into_iter().find(|path| Path::new(path).exists());
+    let places = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"].map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = places.into_iter().chain(std::env::split_paths(&path));
+    let found =
+        places.map(|place| place.join(program)).find(|path| path.exists()).map(|path| path.display().to_string());
     if found.is_none() {
         let _ = writeln!(std::io::stderr(), "SKIPPED: needs {program}");
     }

@@ -1,6 +1,7 @@
 //! Routes by name: many tunnels behind one port, told apart by the host that a visitor names.
 
 mod acme;
+mod authorities;
 mod bad_input;
 mod real_clients;
 mod tls_ends;

@@ -1,6 +1,7 @@
 //! What a visitor is told that leads nowhere: in its own protocol, as far as that is known.
 
 use super::{Refusal, Web};
+use crate::canary::{PlantedBug, planted};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -64,6 +65,7 @@ pub(super) fn redirect(head: &[u8], host: &str, port: u16) -> Vec<u8> {
         _ if target.starts_with('/') => target,
         _ => "/",
     };
+    let path = if planted(PlantedBug::RedirectElsewhere) { "/" } else { path };
     let slash = if path.starts_with('/') { "" } else { "/" };
     let port = if port == Web::Https.usual_port() { String::new() } else { format!(":{port}") };
     response(

@@ -1,6 +1,7 @@
 //! Lines in the head of a request that tell a service for whom it comes, and nothing that a visitor could have said of
 //! itself.
 
+use crate::canary::{PlantedBug, planted};
 use alloc::format;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -26,16 +27,22 @@ pub(crate) fn forwarded(bytes: &[u8], visitor: IpAddr, scheme: &str) -> Vec<u8> 
     let mut out = Vec::with_capacity(bytes.len() + 128);
     for (nth, line) in lines.iter().enumerate() {
         let name = name(line);
-        let goes = OURS.contains(&&name[..]) || KEEPING.contains(&&name[..]) && !upgrades;
+        let forged = OURS.contains(&&name[..]) && !planted(PlantedBug::ForgedKept);
+        let goes = forged || KEEPING.contains(&&name[..]) && !upgrades;
         if nth == 0 || !goes {
             out.extend_from_slice(line);
         }
     }
-    out.extend_from_slice(
-        format!("X-Forwarded-For: {visitor}\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Host: ").as_bytes(),
-    );
-    out.extend_from_slice(&host);
-    out.extend_from_slice(if upgrades { b"\r\n" } else { b"\r\nConnection: close\r\n" });
+    for _ in 0..if planted(PlantedBug::ToldTwice) { 2 } else { 1 } {
+        out.extend_from_slice(
+            format!("X-Forwarded-For: {visitor}\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Host: ").as_bytes(),
+        );
+        out.extend_from_slice(&host);
+        out.extend_from_slice(b"\r\n");
+    }
+    if !upgrades {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
     out.extend_from_slice(rest);
     out
 }

@@ -105,7 +105,8 @@ impl fmt::Display for NoHost {
         write!(
             f,
             "is not a host of at most {} bytes; write it like \"app.example.com\", \"*.example.com\" for every name below \
-             it, or \"*\" for whatever no other tunnel has, without a port",
+             it, or \"*\" for whatever no other tunnel has, without a port, and other letters than a to z as DNS has \
+             them (\"xn--mnchen-3ya.example\")",
             Host::MAX
         )
     }

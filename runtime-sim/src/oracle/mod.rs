@@ -53,6 +53,7 @@ pub enum Property {
     VisitorsAccountedFor,
     VisitsRecorded,
     VisitorsAreNamed,
+    AnswersAreOurs,
     BandwidthKept,
     PortsAccountedFor,
     BooksAgree,
@@ -78,7 +79,7 @@ pub enum Property {
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -103,6 +104,7 @@ impl Property {
         Self::VisitorsAccountedFor,
         Self::VisitsRecorded,
         Self::VisitorsAreNamed,
+        Self::AnswersAreOurs,
         Self::BandwidthKept,
         Self::PortsAccountedFor,
         Self::BooksAgree,
@@ -158,6 +160,7 @@ impl Property {
                 "each visit leaves one record, with the bytes that were moved and the ends that there were"
             }
             Self::VisitorsAreNamed => "who comes through a relay is served under the name that its header gives",
+            Self::AnswersAreOurs => "who is answered by the server itself is told what it must be, and nothing else",
             Self::BandwidthKept => "a tunnel moves no more than its bandwidth, and a quarter of a second's at once",
             Self::PortsAccountedFor => {
                 "the sockets that listen are those of the server's own ports and of open tunnels"

@@ -115,6 +115,10 @@ pub enum Sometimes {
     HeaderRefused,
     HostRefused,
     TlsEnded,
+    SentToTls,
+    ChallengeMet,
+    ChallengePassedOn,
+    ToldForWhom,
     NoLocalPort,
     Upgraded,
     UpgradedWithTransfers,
@@ -129,7 +133,7 @@ pub enum Sometimes {
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 117] = [
+    pub const ALL: [Self; 121] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -237,6 +241,10 @@ impl Sometimes {
         Self::HeaderRefused,
         Self::HostRefused,
         Self::TlsEnded,
+        Self::SentToTls,
+        Self::ChallengeMet,
+        Self::ChallengePassedOn,
+        Self::ToldForWhom,
         Self::NoLocalPort,
         Self::Upgraded,
         Self::UpgradedWithTransfers,

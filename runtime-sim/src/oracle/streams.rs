@@ -8,6 +8,7 @@ use super::Property;
 use super::header::Header;
 use crate::kernel::mix;
 use protocol_sm::proxy_protocol::ProxyProtocol;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -41,6 +42,10 @@ struct Stream {
     prefix: Vec<u8>,
     /// The same of the visitors that a service gets.
     expected: Vec<u8>,
+    /// What a visitor's service is told instead of its prefix.
+    instead: Option<Vec<u8>>,
+    /// What a service was told so, if that is what it expects.
+    told: Option<Vec<u8>>,
     /// The server has told the visitor why it is nobody's.
     refused: bool,
     /// A visitor's own address, and the header that tells its service who it is.
@@ -78,6 +83,12 @@ fn fill(id: StreamId, offset: u64, into: &mut [u8]) {
     }
 }
 
+/// Whether this is the head of a request, to its end.
+fn is_head(bytes: &[u8]) -> bool {
+    const LONGEST: usize = 1024;
+    bytes.ends_with(b"\r\n\r\n") || bytes.len() == LONGEST
+}
+
 /// The stream that eight bytes name.
 fn named(head: &[u8]) -> Option<StreamId> {
     let word = u64::from_le_bytes(head.get(..HEAD)?.try_into().ok()?);
@@ -112,6 +123,8 @@ impl Streams {
             header,
             prefix,
             expected: Vec::new(),
+            instead: None,
+            told: None,
             refused,
             line,
         });
@@ -130,6 +143,32 @@ impl Streams {
     /// The service that sends `id` gets visitors that say this first.
     pub fn expect_prefix(&mut self, id: StreamId, prefix: Vec<u8>) {
         self.get(id).expected = prefix;
+    }
+
+    /// The service of the visitor that sends `id` is told this instead of what it says first: another head of a request.
+    pub fn tell_instead(&mut self, id: StreamId, head: Vec<u8>) {
+        self.get(id).instead = Some(head);
+    }
+
+    /// The service that sends `id` may be told something else than its visitors say first.
+    pub fn expect_another_prefix(&mut self, id: StreamId) {
+        self.get(id).told = Some(Vec::new());
+    }
+
+    /// Whether the service that sends `id` was told something else, all of it.
+    #[must_use]
+    pub fn was_told_instead(&self, id: StreamId) -> bool {
+        let stream = &self.0[id.0 as usize];
+        let instead = stream.peer.and_then(|peer| self.0[peer.0 as usize].instead.as_ref());
+        instead.is_some() && instead == stream.told.as_ref()
+    }
+
+    /// By how much that is longer than what `visitor` has said first, if it was a visitor.
+    #[must_use]
+    pub fn grown(&self, visitor: SocketAddr) -> u64 {
+        let of = |stream: &&Stream| stream.line.as_ref().is_some_and(|line| line.0 == visitor);
+        let grown = |stream: &Stream| Some(stream.instead.as_ref()?.len() - stream.prefix.len());
+        self.0.iter().rev().find(of).and_then(grown).unwrap_or(0) as u64
     }
 
     /// Whether the server has told the visitor that sends `id` why it is nobody's.
@@ -208,7 +247,8 @@ impl Streams {
                 return Ok(());
             }
         }
-        let (stream, bytes) = (self.get(id), payload);
+        let Some(bytes) = self.take_told(id, payload)? else { return Ok(()) };
+        let (bytes, stream) = (&*bytes, self.get(id));
         let at = stream.received;
         stream.received += bytes.len() as u64;
         // The peer is known by the bytes of its own.
@@ -256,6 +296,7 @@ impl Streams {
         other.peer = Some(id);
         self.get(id).peer = Some(peer);
         self.check_header(if side == Side::Service { id } else { peer })?;
+        self.check_told(if side == Side::Service { id } else { peer })?;
         // The peer may have received a few bytes before it could know.
         let early = self.get(peer).head.clone();
         let behind = self.get(peer).expected.len() as u64;
@@ -278,6 +319,40 @@ impl Streams {
             return Ok(());
         }
         let what = format!("{} is not told {visitor} by {expected:?}: {header:?}", self.show(service));
+        Err((Property::NothingInvented, what))
+    }
+
+    /// What came counts as what the visitor has said, once all is there that a service is told instead.
+    fn take_told<'a>(&mut self, id: StreamId, mut bytes: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Finding> {
+        let stream = self.get(id);
+        let Some(told) = stream.told.as_mut().filter(|told| !is_head(told)) else { return Ok(Some(bytes.into())) };
+        while !is_head(told)
+            && let Some((first, rest)) = bytes.split_first()
+        {
+            told.push(*first);
+            bytes = rest;
+        }
+        if !is_head(told) {
+            return Ok(None);
+        }
+        let counts = [&stream.expected, bytes].concat();
+        self.check_told(id)?;
+        Ok(Some(counts.into()))
+    }
+
+    /// A service is told what it must be in place of what its visitor has said first.
+    fn check_told(&self, service: StreamId) -> Result<(), Finding> {
+        let stream = &self.0[service.0 as usize];
+        let (Some(told), Some(peer)) = (stream.told.as_ref().filter(|told| is_head(told)), stream.peer) else {
+            return Ok(());
+        };
+        let visitor = &self.0[peer.0 as usize];
+        let expected = visitor.instead.as_ref().unwrap_or(&visitor.prefix);
+        if told == expected {
+            return Ok(());
+        }
+        let [told, expected] = [told, expected].map(|bytes| String::from_utf8_lossy(bytes));
+        let what = format!("{} is told of {} {told:?}, not {expected:?}", self.show(service), self.show(peer));
         Err((Property::NothingInvented, what))
     }
 
@@ -338,6 +413,10 @@ impl Streams {
         if stream.header.as_ref().is_some_and(|header| !header.is_whole()) {
             return Err((Property::NothingLost, format!("{} read an end before the whole header", self.show(id))));
         }
+        if stream.told.as_ref().is_some_and(|told| !is_head(told)) {
+            return Err((Property::NothingLost, format!("{} read an end before the whole head", self.show(id))));
+        }
+        let stream = self.get(id);
         stream.refused |= !stream.prefix.is_empty() && stream.received == 7 && stream.head.starts_with(ALERT);
         if stream.refused {
             return Ok(());

@@ -18,7 +18,8 @@ pub(crate) use timings::TimingRanges;
 
 use crate::holder;
 use crate::kernel::Rng;
-use greeting::{greeting, visited};
+use greeting::greeting;
+pub(crate) use greeting::{ANSWER, MET, Manner, challenge, request, visited};
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{BULK, Strategy, TURN};
@@ -128,13 +129,28 @@ pub struct TunnelPlan {
     pub site: Option<Site>,
     /// They come over TLS, which ends at the server.
     pub sealed: bool,
+    /// What their heads are like.
+    pub(crate) manner: Manner,
 }
 
 impl TunnelPlan {
     /// What a visitor who comes to it says before anything else: what leads to its host.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
-        self.site.as_ref().map_or_else(Vec::new, |site| greeting(site, site.web))
+        self.site.as_ref().map_or_else(Vec::new, |site| match site.web {
+            Web::Http => self.manner.head(site),
+            Web::Https => greeting(site, Web::Https),
+        })
+    }
+
+    /// What its service is told instead of the head, where it is told by that for whom a visitor comes.
+    #[must_use]
+    pub(crate) fn told(&self, visitor: SocketAddr) -> Option<Vec<u8>> {
+        let site = self.site.as_ref().filter(|_| self.serving.service.forwarded)?;
+        // Of HTTP/2 no head is read.
+        let read = !self.sealed || agreed(self.serving.service.speaks, visitor.port()) != Some(Agreed::Http2);
+        let scheme = if self.sealed { "https" } else { "http" };
+        read.then(|| self.manner.told(site, visitor.ip(), scheme))
     }
 
     /// What begins a visitor's TLS, if that ends at the server.
@@ -209,6 +225,19 @@ impl Scenario {
             if tunnel.sealed && rng.chance(50) {
                 tunnel.serving.service.speaks = Speaks::Both;
             }
+        }
+    }
+
+    /// Draws of which hosts visitors in the clear are sent to TLS, which services are told by the head for whom it comes, and
+    /// whose visitors ask for an authority's challenge. Its dice are its own, too.
+    pub(crate) fn draw_heads(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed ^ 0x4ead_0000);
+        for tunnel in &mut self.tunnels {
+            let plain = tunnel.site.as_ref().is_some_and(|site| site.web == Web::Http);
+            let [redirects, forwards, asks] = [50, 40, 30].map(|chance| rng.chance(chance) && plain);
+            let service = &mut tunnel.serving.service;
+            (service.redirect, service.forwarded) = (redirects && tunnel.sealed, forwards);
+            tunnel.manner = Manner { asks, forges: forwards };
         }
     }
 
@@ -344,6 +373,7 @@ pub(crate) fn draw_clients(
                     serving: Serving::default(),
                     site: None,
                     sealed: false,
+                    manner: Manner::default(),
                 });
                 on_tunnel(rng);
             }

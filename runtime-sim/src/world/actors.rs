@@ -2,6 +2,7 @@
 //! ways to end.
 
 use super::fronts::Front;
+use super::inquirers::Inquiry;
 use super::plan::Plan;
 use crate::holder::{Act, Holder, Past};
 use crate::impostor::{Impostor, Overheard};
@@ -50,6 +51,8 @@ pub(super) enum Who {
     Stranger,
     /// A hostile holder of a token: its ctl_conn, its conns, and its own visitors.
     Holder,
+    /// A visitor whom the server itself answers.
+    Inquirer,
 }
 
 /// What a hostile holder needs beside its words.
@@ -90,6 +93,8 @@ pub(super) struct Actor {
     abuse: Option<Box<Abuse>>,
     /// What its connection begins with, if it comes through a relay.
     pub(super) front: Option<Front>,
+    /// What the server itself is asked.
+    inquiry: Option<Inquiry>,
     /// It says this and waits, until its time is over.
     mute: Option<(Vec<u8>, Instant)>,
 }
@@ -211,6 +216,7 @@ impl Actors {
             impostor: None,
             abuse: None,
             front: None,
+            inquiry: None,
             mute: None,
         });
         self.all.len() - 1
@@ -246,13 +252,59 @@ impl Actors {
             }
         }
         if let Some(hello) = plan.scenario.tunnels[tunnel].hello() {
-            front = Some(Front::sealed(front, ends, hello));
+            front = Some(Front::saying(front, ends, [hello]));
         }
         let index = self.add(kernel, Who::Visitor { probe }, sock, tunnel, script, from.1);
         self.streams.begin_with(self.all[index].stream, head);
         self.all[index].front = front;
         let header = plan.scenario.tunnels[tunnel].proxy_header(ends[0], ends[1]);
         self.streams.on_connected(self.all[index].stream, ends[0], header);
+        if let Some(told) = plan.scenario.tunnels[tunnel].told(ends[0]) {
+            self.streams.tell_instead(self.all[index].stream, told);
+        }
+    }
+
+    /// Somebody comes to `to` who is answered by the server itself, about a tunnel's host, or nobody's.
+    pub(super) fn inquire(
+        &mut self,
+        kernel: &mut Kernel,
+        plan: &Plan,
+        from: (ProcId, PollId),
+        to: SocketAddr,
+        tunnel: Option<usize>,
+    ) {
+        let sock = kernel.connect(from.0, to, plan.foreign()).expect("visitors have descriptors");
+        let front = self.front(kernel, plan, sock, to, true);
+        let ends = front.as_ref().map_or([kernel.local(sock), to], |front| [front.name, front.public]);
+        let spec = tunnel.map(|tunnel| &plan.scenario.tunnels[tunnel]);
+        let (inquiry, words) = Inquiry::draw(plan, self.all.len(), spec);
+        let mut front = Front::saying(front, ends, words);
+        front.pause = Inquiry::pause(front.pause);
+        let index = self.add(kernel, Who::Inquirer, sock, usize::MAX, Script::SILENT, from.1);
+        self.all[index].front = Some(front);
+        self.all[index].inquiry = Some(inquiry);
+    }
+
+    /// It reads until it was told all.
+    fn listen(&mut self, kernel: &mut Kernel, index: usize, seen: &mut Coverage) -> Result<(), Finding> {
+        let actor = &mut self.all[index];
+        let (sock, Some(inquiry)) = (actor.sock, &mut actor.inquiry) else { return Ok(()) };
+        let mut buffer = [0; 1024];
+        let outcome = loop {
+            match kernel.recv(sock, &mut buffer) {
+                Ok(0) => {
+                    let served = inquiry.on_eof()?;
+                    seen.saw(served.unwrap_or(Sometimes::HostRefused));
+                    break if served.is_some() { Outcome::Whole } else { Outcome::Reset(Errno::ECONNRESET) };
+                }
+                Ok(n) => inquiry.on_bytes(&buffer[..n])?,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(_) if inquiry.may_wait_in_vain() => break Outcome::Own,
+                Err(errno) => break Outcome::Reset(errno),
+            }
+        };
+        self.end(kernel, index, outcome, false);
+        Ok(())
     }
 
     /// What the next one's connection begins with, if a relay is between.
@@ -464,6 +516,9 @@ impl Actors {
             }
             let index = self.add(kernel, Who::Service, sock, tunnel, script, poll);
             self.streams.expect_prefix(self.all[index].stream, plan.scenario.tunnels[tunnel].head());
+            if plan.scenario.tunnels[tunnel].serving.service.forwarded {
+                self.streams.expect_another_prefix(self.all[index].stream);
+            }
             if let Some(version) = plan.scenario.tunnels[tunnel].serving.proxy_protocol {
                 self.streams.expect_header(self.all[index].stream, version);
             }
@@ -514,6 +569,9 @@ impl Actors {
         }
         if self.all[index].impostor.is_some() {
             return self.deceive(kernel, index, seen);
+        }
+        if self.all[index].inquiry.is_some() {
+            return self.listen(kernel, index, seen);
         }
         if self.all[index].abuse.is_some() {
             return self.misuse(kernel, index, seen);
@@ -627,6 +685,9 @@ impl Actors {
                         if self.streams.header_is_split(stream) {
                             seen.saw(Sometimes::HeaderSplit);
                         }
+                        if self.streams.was_told_instead(stream) {
+                            seen.saw(Sometimes::ToldForWhom);
+                        }
                     }
                     self.all[index].next_read = self.pause(index, now, pause);
                 }
@@ -645,7 +706,7 @@ impl Actors {
             Fate::Reset { sent, received: least } if actor.sent >= sent && (received >= least || actor.eof) => {
                 seen.saw(match actor.who {
                     Who::Service => Sometimes::ServiceReset,
-                    Who::Visitor { .. } | Who::Stranger | Who::Holder => Sometimes::VisitorReset,
+                    Who::Visitor { .. } | Who::Stranger | Who::Holder | Who::Inquirer => Sometimes::VisitorReset,
                 });
                 self.end(kernel, index, Outcome::Own, true);
                 return;

@@ -72,11 +72,18 @@ impl Front {
         }
     }
 
-    /// The same, or nothing, and behind it what begins TLS that ends at the server. It is not waited for behind a check.
-    pub(super) fn sealed(before: Option<Self>, [name, public]: [SocketAddr; 2], hello: Vec<u8>) -> Self {
+    /// The same, or nothing, and behind it what is said first: it begins TLS that ends at the server, or asks that. It is not
+    /// waited for behind a check.
+    pub(super) fn saying(
+        before: Option<Self>,
+        [name, public]: [SocketAddr; 2],
+        words: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Self {
         let nothing = Self { name, public, pieces: VecDeque::new(), pause: Duration::ZERO, valid: true, check: false };
         let mut front = before.unwrap_or(nothing);
-        front.pieces.extend((!front.check).then_some(hello));
+        if !front.check {
+            front.pieces.extend(words);
+        }
         front
     }
 

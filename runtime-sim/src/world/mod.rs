@@ -13,6 +13,7 @@ mod faults;
 #[cfg(test)]
 mod forgotten;
 mod fronts;
+mod inquirers;
 mod phases;
 mod plan;
 mod proxy;
@@ -39,7 +40,7 @@ use crate::trace::Trace;
 use actors::{Actors, Service};
 use books::Asked;
 use core::net::SocketAddr;
-use protocol_sm::driver::{Lookup, Note};
+use protocol_sm::driver::{Lookup, Note, Token};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
 use protocol_sm::sources::Network;
@@ -83,12 +84,19 @@ enum Event {
     Actors,
     Actor(usize),
     Visitor(usize),
+    Inquirer(Option<usize>),
     FaultBegins(usize),
     FaultEnds(usize),
     StartClient(usize),
     Resolved {
         process: usize,
         lookup: usize,
+    },
+    /// The answer to a challenge was looked for.
+    Found {
+        process: usize,
+        newcomer: Token,
+        met: bool,
     },
     Phase,
     Look,
@@ -301,6 +309,7 @@ impl World {
         }
         self.lay_faults(length);
         self.lay_questions(length);
+        self.lay_inquiries(length);
         self.at(Instant::ZERO + self.plan.scenario.length, Event::Phase);
         self.look_for_silence();
     }
@@ -373,10 +382,12 @@ impl World {
             }
             Event::Actor(index) => self.drive_actor(index),
             Event::Visitor(tunnel) => self.visit(tunnel, false),
+            Event::Inquirer(tunnel) => self.inquire(tunnel),
             Event::FaultBegins(index) => self.fault_begins(index),
             Event::FaultEnds(index) => self.fault_ends(index),
             Event::StartClient(client) => self.start_client(client),
             Event::Resolved { process, lookup } => self.on_resolved(process, lookup),
+            Event::Found { process, newcomer, met } => self.on_found(process, newcomer, met),
             Event::Phase => self.next_phase(),
             Event::Look => self.look_for_silence(),
             Event::Ask => self.ask_all(),

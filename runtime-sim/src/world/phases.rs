@@ -245,7 +245,10 @@ impl World {
             let what = format!("one came at {:?} and was there until {:?}", actor.began, actor.ended);
             return self.fail(Kind::Safety, Property::StrangersHoldNothing, what);
         }
-        let bad = others.into_iter().find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
+        // Who asks for nobody's host may wait for it in vain.
+        let in_vain = |actor: &&Actor| actor.who == Who::Inquirer && actor.outcome == Some(Outcome::Own);
+        let mut served = others.into_iter().filter(|actor| !in_vain(actor));
+        let bad = served.find(|actor| !matches!(actor.outcome, None | Some(Outcome::Whole)));
         if let Some(actor) = bad {
             let what = format!("{}: {:?} at {:?}", self.actors.streams.show(actor.stream), actor.outcome, actor.ended);
             self.fail(Kind::Safety, Property::NoUnprovokedReset, what);

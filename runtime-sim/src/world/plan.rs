@@ -190,6 +190,7 @@ impl Plan {
         scenario.draw_frugal(seed);
         scenario.draw_sites(seed);
         scenario.draw_sealed(seed);
+        scenario.draw_heads(seed);
         scenario.draw_addresses(seed);
         Self {
             seed,

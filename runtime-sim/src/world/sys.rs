@@ -5,7 +5,7 @@ use super::proxy::{Proxy, Said};
 use crate::impostor::Overheard;
 use crate::kernel::{Errno, Kernel, PipeId, PollId, ProcId, Rng, SockId};
 use crate::oracle::{Property, Sometimes};
-use crate::scenario::{PROXY, agreed};
+use crate::scenario::{MET, PROXY, agreed};
 use core::cell::RefCell;
 use core::net::SocketAddr;
 use protocol_sm::auth::Channel;
@@ -88,6 +88,8 @@ pub(super) struct Effects {
     pub(super) answers: Vec<ToOperator>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
+    /// Answers to challenges that are looked for, and who asks.
+    pub(super) challenges: Vec<(Token, String)>,
     /// Listeners put aside for another process.
     pub(super) lent: Vec<(Given, SockId)>,
     /// Tries to open a port.
@@ -598,6 +600,15 @@ impl Listen for ThreadSys<'_> {
             return Err(SysError::WouldBlock);
         }
         Ok(sealed.agreed)
+    }
+
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        // Only so many are looked for at once.
+        let looked_for = name == MET || self.rng.chance(70);
+        if looked_for {
+            self.effects.challenges.push((newcomer, name.to_owned()));
+        }
+        looked_for
     }
 
     fn unlisten(&mut self, listener: Socket) {

@@ -3,14 +3,14 @@
 use super::sys::{Effects, Mail, Socket, ThreadSys};
 use super::tasks::{Held, Said, Task, Thread};
 use super::{Event, Role, World};
-use crate::kernel::SockId;
+use crate::kernel::{SockId, mix};
 use crate::oracle::{Kind, Property, Sometimes};
-use crate::scenario::{CTL, HOSTS, PROXY};
+use crate::scenario::{CTL, HOSTS, MET, PROXY};
 use core::net::SocketAddr;
 use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_main::Wanted;
-use protocol_sm::driver::{Cx, Given, Lookup, Role as ConnRole};
+use protocol_sm::driver::{Cx, Given, Lookup, Role as ConnRole, Token};
 use protocol_sm::ids::TunnelId;
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::routes::Web;
@@ -227,12 +227,26 @@ impl World {
         let mail = effects.mail.into_iter().map(|(place, mail)| Said::To(place, mail));
         self.threads[index].outgoing.extend(mail.chain(effects.answers.into_iter().map(Said::Answer)));
         self.upgrade.lend(process, effects.lent);
+        self.look_for(process, effects.challenges);
         for (tag, name) in effects.lookups {
             let addresses = name.parse().into_iter().collect();
             self.lookups.push((tag, addresses));
             let lookup = self.lookups.len() - 1;
             let delay = Duration::from_micros(self.rng.range(10, 5_000));
             self.later(delay, Event::Resolved { process, lookup });
+        }
+    }
+
+    /// What authorities have asked for is looked for.
+    fn look_for(&mut self, process: usize, challenges: Vec<(Token, String)>) {
+        for (newcomer, name) in challenges {
+            let met = name == MET;
+            if !met {
+                self.coverage.saw(Sometimes::ChallengePassedOn);
+            }
+            // Mixed, not drawn: so that what a seed draws stays the same.
+            let delay = mix(self.plan.seed ^ newcomer.number()) % 20_000;
+            self.later(Duration::from_micros(delay), Event::Found { process, newcomer, met });
         }
     }
 

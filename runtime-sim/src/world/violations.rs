@@ -2,6 +2,7 @@
 //! by several at once.
 
 use super::actors::Who;
+use super::inquirers::Inquiry;
 use super::phases::KEEPALIVE;
 use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
@@ -308,6 +309,14 @@ fn broken(property: Property) -> World {
             world.plan.fronted = true;
             let (visitor, control, tunnel) = (world.kernel.remote(it.public), ControlKey(it.session), TunnelId(0));
             world.see_note(it.server, &Note::Started { control, conn: it.conn, epoch: Epoch(1), tunnel, visitor });
+            world
+        }
+        Property::AnswersAreOurs => {
+            let mut world = fresh();
+            let (mut inquiry, _) = Inquiry::draw(&world.plan, 0, None);
+            let found = inquiry.on_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nelse");
+            let found = found.and_then(|()| inquiry.on_eof().map(drop));
+            world.after_actor(found);
             world
         }
         Property::BandwidthKept => {

@@ -39,9 +39,13 @@ pub(super) fn certified(names: &[&str], more: Options) -> (Papers, Server) {
 }
 
 pub(super) fn config(papers: &Papers, alpn: &[&str]) -> ClientConfig {
-    let pem = fs::read(papers.path("ca.pem")).expect("it is there");
+    trusting(&fs::read(papers.path("ca.pem")).expect("it is there"), alpn)
+}
+
+/// Trusts this authority.
+pub(super) fn trusting(pem: &[u8], alpn: &[&str]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&pem).expect("a certificate")).expect("an authority");
+    roots.add(CertificateDer::from_pem_slice(pem).expect("a certificate")).expect("an authority");
     let config = ClientConfig::builder_with_provider(ring::default_provider().into());
     let config = config.with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]).expect("both");
     let mut config = config.with_root_certificates(roots).with_no_client_auth();

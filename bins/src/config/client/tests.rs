@@ -144,6 +144,7 @@ fn hosts_are_each_one_tunnels() {
     for (more, said) in [
         ("hosts = []", "is an empty list"),
         ("hosts = ['a b']", "\"a b\" is not a host of at most 120 bytes; write it like"),
+        ("hosts = ['münchen.example']", "other letters than a to z as DNS has them (\"xn--mnchen-3ya.example\")"),
         ("hosts = ['a:80']", "without a port"),
         ("hosts = [1]", "expected a list of hosts in quotes"),
         ("protocol = 'http'", "needs `hosts"),

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   accept ──▶ Reading ──names a host──▶ to its tunnel, with what was read
-//!                 │                        nobody has it: ──▶ Waiting, shortly after an upgrade ──▶ to its tunnel
-//!                 │ refused                                     │ its time is up
-//!                 ▼                                             ▼
+//!                 │    │                   nobody has it: ──▶ Waiting, shortly after an upgrade ──▶ to its tunnel
+//!                 │    ╰─asks for a challenge──▶ Asking ──there is none──▶ as if it had only named the host
+//!                 │ refused                        │ there is one   │ its time is up
+//!                 ▼                                ▼                ▼
 //!               Told: the answer is out, what still comes is read and dropped ──its end, or 2 s──▶ closed
 //! ```
 //! Visitors of a port that is there for clients, too, are brought by the main driver.
@@ -105,6 +106,8 @@ pub(super) struct Newcomer<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Reading(Unrouted),
+    /// It is looked whether there is an answer to the challenge that it asks for.
+    Asking(Unrouted, Named),
     Waiting(Unrouted, Named),
     Told,
 }
@@ -153,7 +156,7 @@ impl<T> Newcomer<T> {
                 Stage::Told if reads > FAREWELL_READS => return Heard::Lost,
                 Stage::Told => cx.scratch.len(),
                 // The tunnel reads the rest.
-                Stage::Waiting(..) => return Heard::More,
+                Stage::Asking(..) | Stage::Waiting(..) => return Heard::More,
             };
             let length = match self.port.recv(cx.sys, &mut cx.scratch[..most]) {
                 Ok(0) => return Heard::Lost,
@@ -351,7 +354,7 @@ impl<T, L> Listener<T, L> {
         let (why, host) = match &newcomer.stage {
             Stage::Told => return self.dismiss(cx, token),
             Stage::Reading(unrouted) => (unrouted.on_timeout(), None),
-            Stage::Waiting(_, named) => {
+            Stage::Asking(_, named) | Stage::Waiting(_, named) => {
                 let known = &self.newcomers.routing.known;
                 (named.refusal(|name| known.contains(name)), named.name().map(String::from))
             }
@@ -385,7 +388,7 @@ impl<T, L> Listener<T, L> {
         let Newcomer { port, stage, .. } = self.take(cx, token);
         match stage {
             Stage::Told => cx.sys.close(port.into_stream()),
-            Stage::Reading(_) | Stage::Waiting(..) => cx.sys.reset(port.into_stream()),
+            Stage::Reading(_) | Stage::Asking(..) | Stage::Waiting(..) => cx.sys.reset(port.into_stream()),
         }
     }
 
@@ -431,6 +434,7 @@ impl<T, L> Listener<T, L> {
         }
         if let (Web::Http, Stage::Reading(unrouted) | Stage::Waiting(unrouted, _)) = (newcomer.web, &newcomer.stage)
             && let Some(port) = self.redirects(&named)
+            && !planted(PlantedBug::RedirectForgotten)
         {
             let answer = unrouted.redirect(&named, port);
             return self.tell_newcomer(cx, newcomer, &answer);

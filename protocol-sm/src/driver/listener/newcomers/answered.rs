@@ -13,11 +13,11 @@ impl<T, L> Listener<T, L> {
     {
         let challenge = match (newcomer.web, &newcomer.stage) {
             (Web::Http, Stage::Reading(unrouted)) => unrouted.challenge().map(String::from),
-            (Web::Http, Stage::Waiting(..) | Stage::Told) | (Web::Https, _) => None,
+            (Web::Http, Stage::Asking(..) | Stage::Waiting(..) | Stage::Told) | (Web::Https, _) => None,
         };
         let Some(name) = challenge else { return self.route(cx, newcomer, named) };
         if let Stage::Reading(unrouted) = newcomer.stage {
-            newcomer.stage = Stage::Waiting(unrouted, named);
+            newcomer.stage = Stage::Asking(unrouted, named);
         }
         let due = newcomer.came + self.newcomers.routing.timeout;
         if let Some(token) = self.keep(cx, newcomer, due)
@@ -27,20 +27,25 @@ impl<T, L> Listener<T, L> {
         }
     }
 
-    /// What was found for somebody who asks. Who has gone meanwhile, or was served, needs it no more.
+    /// What was found for somebody who asks. Who has gone meanwhile, or has waited for too long, needs it no more.
     pub(in super::super) fn on_challenge<S>(&mut self, cx: &mut Cx<'_, S>, token: Token, answer: Option<Vec<u8>>)
     where
         S: Listen<Stream = T, Listener = L> + Log + Tell<ToLoop<ToServerLoop<T>>>,
     {
-        let named = match self.slots.get(token) {
-            Some(Slot::Newcomer(newcomer)) => match &newcomer.stage {
-                Stage::Waiting(_, named) => named.clone(),
-                Stage::Reading(_) | Stage::Told => return,
-            },
-            Some(Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_)) | None => return,
+        let asks = match self.slots.get(token) {
+            Some(Slot::Newcomer(newcomer)) => matches!(newcomer.stage, Stage::Asking(..)),
+            Some(Slot::Port(_) | Slot::Door(_) | Slot::Waiting(_)) | None => false,
         };
-        let newcomer = self.take(cx, token);
-        match answer {
+        if !asks {
+            return;
+        }
+        let mut newcomer = self.take(cx, token);
+        let Stage::Asking(unrouted, named) = newcomer.stage else { unreachable!("it asks") };
+        newcomer.stage = Stage::Waiting(unrouted, named.clone());
+        match answer.filter(|_| !planted(PlantedBug::ChallengePassedOn)) {
+            None if planted(PlantedBug::ChallengeKept) => {
+                self.refuse_newcomer(cx, newcomer, None, Refusal::NobodysHost);
+            }
             Some(answer) => self.tell_newcomer(cx, newcomer, &challenge_met(&answer)),
             None => self.route(cx, newcomer, named),
         }
@@ -99,7 +104,7 @@ impl<T, L> Listener<T, L> {
             return self.bid_farewell(cx, newcomer);
         }
         let plain = match &newcomer.stage {
-            Stage::Reading(unrouted) | Stage::Waiting(unrouted, _) => unrouted.is_plain(),
+            Stage::Reading(unrouted) | Stage::Asking(unrouted, _) | Stage::Waiting(unrouted, _) => unrouted.is_plain(),
             Stage::Told => false,
         };
         let answer = why.answer(newcomer.spoken(), plain);
