@@ -51,7 +51,12 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 52] = [
+pub const UNSEEN: [Sometimes; 57] = [
+    Sometimes::Examined,
+    Sometimes::SentToTls,
+    Sometimes::ChallengeMet,
+    Sometimes::ChallengePassedOn,
+    Sometimes::ToldForWhom,
     Sometimes::PortShared,
     Sometimes::ClientAtOnePort,
     Sometimes::VisitorAtOnePort,
