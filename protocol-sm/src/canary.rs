@@ -133,6 +133,10 @@ pub enum PlantedBug {
     RelayForgotten,
     /// A ctl_conn ends before the event loops know what was said on it.
     FarewellEarly,
+    /// A datagram that goes by the path goes by the conn, too.
+    SentByBoth,
+    /// A datagram that has come by the path is delivered to whichever flow its conn carries now.
+    EpochForgotten,
     /// A visitor in the clear is given to the tunnel whose visitors are to be sent to TLS.
     RedirectForgotten,
     /// A visitor is sent to TLS at another place than it has asked for.
@@ -149,7 +153,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 69] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -211,6 +215,8 @@ impl PlantedBug {
         Self::DroppedUncounted,
         Self::RelayForgotten,
         Self::FarewellEarly,
+        Self::SentByBoth,
+        Self::EpochForgotten,
         Self::RedirectForgotten,
         Self::RedirectElsewhere,
         Self::ChallengePassedOn,

@@ -214,6 +214,34 @@ pub enum Note {
         /// The reason.
         code: LeaveCode,
     },
+    /// A path stands: datagrams go by UDP.
+    PathUp {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// Where the other side is.
+        peer: SocketAddr,
+    },
+    /// A path does not work any more: datagrams go by conns.
+    PathDown {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// The reason.
+        why: PathEnd,
+    },
+    /// On the client: there is no path to the server; it tries again.
+    PathFailed {
+        /// The reason.
+        why: PathEnd,
+        /// Its user wants one.
+        wanted: bool,
+    },
+    /// On the server: paths cannot come in where the proxy port is.
+    PathPort {
+        /// Where.
+        at: SocketAddr,
+        /// Why.
+        error: SysError,
+    },
     /// On the client: another process of it has its tunnels now. It stops when its transfers have ended.
     TakenOver,
     /// On the server: another process of this client has its tunnels now. What is left of the session is its transfers.
@@ -475,6 +503,27 @@ impl fmt::Display for HandshakeEnd {
             Self::NoHeader => NO_HEADER,
             Self::SourceCrowded => "more than max_handshakes_per_source from its address",
             Self::Crowded => "more than max_handshakes in all, and most of them from its address",
+        })
+    }
+}
+
+/// Why a path is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathEnd {
+    /// Nothing answers.
+    Silent,
+    /// The other side has closed it, or its handshake has failed.
+    Closed,
+    /// The other side does not know the session's key.
+    Unproved,
+}
+
+impl fmt::Display for PathEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "nothing answers",
+            Self::Closed => "the other side has closed it",
+            Self::Unproved => "the other side does not know the session's key",
         })
     }
 }

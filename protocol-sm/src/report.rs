@@ -141,6 +141,9 @@ pub struct SessionReport {
     pub error: Option<String>,
     /// How long it has been there, in milliseconds. On a client without a session: how long it has had none.
     pub age_ms: u64,
+    /// Whether datagrams of its flows go by UDP now.
+    #[serde(default)]
+    pub datagram_path: bool,
     /// Its proxy_conns.
     pub conns: ConnReport,
     /// Its tunnels, in the order in which they were registered.

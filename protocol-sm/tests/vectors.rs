@@ -52,7 +52,7 @@ fn message_from<M: DeserializeOwned>(fields: &Value) -> M {
     fn arrays(value: Value) -> Value {
         let Value::Object(fields) = value else { return value };
         let field = |(key, value): (String, Value)| {
-            let is_bytes = ["nonce", "client", "session", "proof", "Proof"].contains(&key.as_str());
+            let is_bytes = ["nonce", "client", "session", "proof", "Proof", "pin"].contains(&key.as_str());
             let value = match value.as_str() {
                 Some(digits) if is_bytes => unhex(digits).into(),
                 Some(_) | None => arrays(value),

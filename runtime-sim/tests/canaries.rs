@@ -158,12 +158,14 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
 ];
 
 /// What is wrong with flows: that has a simulation of its own.
-const OF_FLOWS: [PlantedBug; 5] = [
+const OF_FLOWS: [PlantedBug; 7] = [
     PlantedBug::StumpDelivered,
     PlantedBug::FlowsMixedUp,
     PlantedBug::FlowForever,
     PlantedBug::DroppedUncounted,
     PlantedBug::RelayForgotten,
+    PlantedBug::SentByBoth,
+    PlantedBug::EpochForgotten,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

@@ -4,7 +4,7 @@ use super::section::Section;
 use super::settings::{Home, Of, keys_of};
 use super::{
     CertificateEntry, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TOKEN_FILES, TlsEntry,
-    allow_sources, bandwidth, check_name, common, hosts, networks, tls, tokens,
+    allow_sources, bandwidth, check_name, common, datagram_transport, hosts, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -157,6 +157,7 @@ pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Res
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
     file.host_ports = ["http_port", "https_port"].map(|key| top.port(key));
+    file.settings.datagram_transport = datagram_transport(&top);
     file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
     if file.settings.advertise_proxy_port == Some(0) {
         let what = "is 0; write the port at which clients reach the proxy port";

@@ -222,6 +222,7 @@ pub(crate) mod tests {
             state: SessionState::Up,
             error: None,
             age_ms: 3_725_000,
+            datagram_path: false,
             conns: ConnReport { idle: 4, active: 3, ..ConnReport::default() },
             tunnels: vec![tunnel],
         };

@@ -350,6 +350,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelClosed { tunnel, code }));
     numbered.extend(LEAVE.map(|code| ServerMsg::Leave { code }));
+    numbered.push(ServerMsg::DatagramPath { pin: [0xa5; 32] });
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
 }
@@ -478,7 +479,7 @@ fn invalid_frames() -> Vec<String> {
     rows.extend([
         malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 12]),
         malformed("ctl_to_server", "the first unknown protocol of a host", &[1, 1, 9, 1, 2]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 9]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 10]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),

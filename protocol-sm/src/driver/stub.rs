@@ -5,6 +5,7 @@ use super::inherit::Given;
 use super::messages::{
     Arrival, FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
+use super::paths::ToPaths;
 use super::slab::Token;
 use super::sys::{Datagrams, Entropy, Listen, Log, Lookup, Received, Resolve, Role, Splice, Streams};
 use super::thread::Tell;
@@ -53,6 +54,7 @@ pub(super) struct Net {
     pub(super) to_loops: Vec<(usize, ToServerLoop<u32>)>,
     pub(super) to_listener: Vec<ToListener<u32>>,
     pub(super) to_operator: Vec<ToOperator>,
+    pub(super) to_paths: Vec<ToPaths>,
     pub(super) from_listener: Vec<FromListener>,
     pub(super) from_server_loop: Vec<FromServerLoop<u32>>,
     pub(super) from_client_loop: Vec<FromClientLoop>,
@@ -228,6 +230,12 @@ impl Tell<ToListener<u32>> for Net {
 impl Tell<ToOperator> for Net {
     fn tell(&mut self, told: ToOperator) {
         self.to_operator.push(told);
+    }
+}
+
+impl Tell<ToPaths> for Net {
+    fn tell(&mut self, told: ToPaths) {
+        self.to_paths.push(told);
     }
 }
 

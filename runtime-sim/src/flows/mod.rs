@@ -4,17 +4,20 @@
 //! What a seed decides: who speaks when and how much, what visitors' networks do to it (some come twice, some late), how
 //! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away,
 //! whether a relay brings visitors (who have the addresses of others), what the service is told of them, whether the second
-//! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded.
+//! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded,
+//! whether there are paths beside the conns, what they lose, hold up and take, and when they are down.
 //!
-//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order, and not
-//! more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
+//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order where no
+//! path is beside the conn, and not more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
 //! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind.
 
 mod mains;
 mod oracle;
+mod paths;
 mod sys;
 
 use crate::kernel::Rng;
+use paths::Paths;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{ControlKey, Limits, ToClientLoop, ToServerLoop, UdpPort};
 use protocol_sm::driver::server_loop::ServerLoop;
@@ -71,11 +74,19 @@ pub enum Sometimes {
     TakenOver,
     /// The server was upgraded under a flow.
     Upgraded,
+    /// A datagram came by a path.
+    ByPath,
+    /// A path did not take a datagram any more, and the conn had it.
+    GivenBack,
+    /// A path was down, and up again.
+    BackByItself,
+    /// What came by a path was no flow's any more.
+    Stale,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::CameTwice,
         Self::Longest,
         Self::Empty,
@@ -88,6 +99,10 @@ impl Sometimes {
         Self::ToldAgain,
         Self::TakenOver,
         Self::Upgraded,
+        Self::ByPath,
+        Self::GivenBack,
+        Self::BackByItself,
+        Self::Stale,
     ];
 }
 
@@ -111,6 +126,12 @@ enum Event {
     Reload,
     /// Another process has the ports.
     Upgrade,
+    /// The paths are down, or take another size.
+    Path,
+    /// The loops are told of it.
+    PathTold,
+    /// A datagram arrives by a path.
+    Cross(usize),
 }
 
 /// One direction of what a visitor and the service say to each other.
@@ -165,6 +186,8 @@ struct World {
     said: u64,
     /// Nothing has happened that may cost a datagram without a count.
     calm: bool,
+    /// Beside the conns, if they are there.
+    paths: Option<Paths>,
     longest: usize,
     chatty: u64,
     scratch: usize,
@@ -241,6 +264,7 @@ impl World {
             no_flow: 0,
             said: 0,
             calm,
+            paths: Paths::of_seed(seed),
             longest: if rng.chance(20) { 65_507 } else { rng.log_size(HEAD + 2, 4_000) },
             chatty: rng.range(0, 100),
             scratch: rng.log_size(256, 32 * 1024),
@@ -304,6 +328,9 @@ impl World {
             if self.rng.chance(chance) {
                 self.after(at, event);
             }
+        }
+        for at in self.paths.as_mut().map(Paths::changes).unwrap_or_default() {
+            self.after(at, Event::Path);
         }
         if !self.calm {
             for _ in 0..self.rng.size(0, 4) {
@@ -496,6 +523,9 @@ impl World {
                 }
                 self.to_server.push_back(ToServerLoop::Leave);
             }
+            Event::Path => self.change_paths(),
+            Event::PathTold => self.tell_of_paths(),
+            Event::Cross(place) => self.cross(place),
         }
     }
 

@@ -42,6 +42,7 @@ impl Books {
             Note::NotForwarding { .. } | Note::HandshakeRefused { .. } | Note::HandshakeDropped { .. } => {}
             Note::Foreign { .. } | Note::CannotAccept { .. } | Note::Reconnecting { .. } | Note::Reloaded { .. } => {}
             Note::Left { .. } | Note::Violation { .. } | Note::TakenOver | Note::SessionTakenOver { .. } => {}
+            Note::PathUp { .. } | Note::PathDown { .. } | Note::PathFailed { .. } | Note::PathPort { .. } => {}
         }
     }
 

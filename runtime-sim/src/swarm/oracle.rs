@@ -224,6 +224,10 @@ impl Oracle {
             | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
+            | Note::PathUp { .. }
+            | Note::PathDown { .. }
+            | Note::PathFailed { .. }
+            | Note::PathPort { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -667,6 +667,10 @@ impl World {
             | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
+            | Note::PathUp { .. }
+            | Note::PathDown { .. }
+            | Note::PathFailed { .. }
+            | Note::PathPort { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -3,6 +3,7 @@
 use super::super::messages::{ToClientLoop, ToLoop, ToOperator};
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, Outcome};
+use crate::datagrams::PathState;
 use crate::notes::Disconnect;
 use crate::report::{ConnReport, Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
 use crate::time::Instant;
@@ -74,6 +75,7 @@ impl<T> ClientMain<T> {
 
     fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
+        report.datagrams_lost.add_all(&self.lost_on_path);
         parts.sort_by_key(|part| part.loop_index);
         let shards: Vec<_> = parts.into_iter().flat_map(|part| report.add(part)).collect();
         let conns_of = |of: &dyn Fn(u64) -> bool| {
@@ -91,6 +93,7 @@ impl<T> ClientMain<T> {
             through: self.through(),
             error: None,
             age_ms: millis(now.since(since)),
+            datagram_path: false,
             conns,
             tunnels: Vec::new(),
         };
@@ -103,6 +106,7 @@ impl<T> ClientMain<T> {
             (false, None) => SessionState::Connecting,
         };
         let mut own = session(state, self.story.since, conns_of(&|serial| !self.is_left(serial)));
+        own.datagram_path = self.paths.state != PathState::Down;
         own.error = self.story.why.map(|why| why.sentence(&self.server, self.through().as_deref()));
         let left = self
             .left

@@ -68,6 +68,7 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
         }
+        report.datagrams_lost.add_all(&self.paths.lost);
         loops.sort_by_key(|part| part.loop_index);
         for part in loops {
             for (key, shard) in report.add(*part) {
@@ -114,6 +115,7 @@ impl<T, L> ServerMain<T, L> {
             },
             error: None,
             age_ms: crate::report::millis(now.since(*entry.began)),
+            datagram_path: self.paths.is_up(control.key),
             conns,
             tunnels: tunnels.collect(),
         }
