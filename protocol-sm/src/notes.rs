@@ -5,6 +5,7 @@ use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
 use crate::control::server::Asked;
+use crate::datagrams::PathState;
 use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
 use crate::outbound::{Destination, PassageFailure};
 use crate::reload::Changes;
@@ -214,12 +215,21 @@ pub enum Note {
         /// The reason.
         code: LeaveCode,
     },
-    /// A path stands: datagrams go by UDP.
+    /// A path works, or works again: datagrams go by UDP.
     PathUp {
         /// The client; on a client, none.
         client: Option<ClientId>,
-        /// Where the other side is.
+        /// Where the other side was when it proved itself.
         peer: SocketAddr,
+        /// Bytes that it takes at once, with the two numbers in front of each datagram.
+        size: usize,
+    },
+    /// A path that is up takes another size.
+    PathSize {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// Bytes.
+        size: usize,
     },
     /// A path does not work any more: datagrams go by conns.
     PathDown {
@@ -516,6 +526,21 @@ pub enum PathEnd {
     Closed,
     /// The other side does not know the session's key.
     Unproved,
+}
+
+impl Note {
+    /// What there is to say of a path that was in one state and is in another now, because of what comes, or does not come,
+    /// from its peer.
+    pub(crate) fn of_path(client: Option<ClientId>, peer: SocketAddr, was: PathState, is: PathState) -> Option<Self> {
+        match (was, is) {
+            (PathState::Down, PathState::Up { size }) => Some(Self::PathUp { client, peer, size }),
+            (PathState::Up { size: before }, PathState::Up { size }) => {
+                (before != size).then_some(Self::PathSize { client, size })
+            }
+            (PathState::Up { .. }, PathState::Down) => Some(Self::PathDown { client, why: PathEnd::Silent }),
+            (PathState::Down, PathState::Down) => None,
+        }
+    }
 }
 
 impl fmt::Display for PathEnd {

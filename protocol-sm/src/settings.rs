@@ -529,6 +529,23 @@ pub struct ClientSettings {
     pub timings: Timings,
 }
 
+impl ClientSettings {
+    /// Whether a client with these tunnels wants a path. It costs bytes while nobody visits, a proxy in between carries none,
+    /// and what a tunnel may move is measured on its conns.
+    // PROTOCOL.md: P-PATH-1.
+    #[must_use]
+    pub fn wants_path<'t>(&self, tunnels: impl IntoIterator<Item = &'t TunnelSpec>) -> bool {
+        let is_limited = |spec: &TunnelSpec| spec.is_udp() && spec.serving.max_bandwidth.is_some();
+        self.outbound.is_none()
+            && !tunnels.into_iter().any(is_limited)
+            && match self.datagram_transport {
+                DatagramTransport::Auto => !self.frugal,
+                DatagramTransport::Tcp => false,
+                DatagramTransport::Udp => true,
+            }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -242,10 +242,14 @@ impl Notes {
                     (log.0)(visit);
                 }
             }
-            Note::PathUp { client, peer: at } => {
+            Note::PathUp { client, peer: at, size } => {
                 let (peer_ip, peer_port) = peer(at);
                 let client = client.map(|client| client.to_string());
-                tracing::info!(event = "path_up", client, %peer_ip, peer_port, "datagrams go by UDP");
+                tracing::info!(event = "path_up", client, %peer_ip, peer_port, size, "datagrams go by UDP");
+            }
+            Note::PathSize { client, size } => {
+                let client = client.map(|client| client.to_string());
+                tracing::debug!(event = "path_size", client, size, "datagrams go by UDP up to another size");
             }
             Note::PathDown { client, why } => {
                 let client = client.map(|client| client.to_string());

@@ -292,7 +292,7 @@ mod tests {
     use super::*;
     use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
-    use protocol_sm::settings::Token;
+    use protocol_sm::settings::{DatagramTransport, Token};
     use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
@@ -322,6 +322,7 @@ mod tests {
             advertise_proxy_port = 18090
             trusted_proxies = ["127.0.0.1", "10.1.0.0/16"]
             work_thread_nums = 4
+            datagram_transport = "auto"
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
             allow_bind_addrs = ["127.0.0.1", "192.0.2.0/24"]
@@ -401,13 +402,14 @@ mod tests {
         assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:9: `token_files`".to_owned(),
+            named_by: "etc/server.toml:10: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
         assert_eq!(settings.advertise_proxy_port, Some(18090));
         let trusted: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
         assert_eq!(trusted, ["127.0.0.1/32", "10.1.0.0/16"]);
+        assert_eq!(settings.datagram_transport, DatagramTransport::Auto);
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;

@@ -31,14 +31,13 @@ use crate::bandwidth::Buckets;
 use crate::carriage::Carriage;
 use crate::control::client::Control;
 use crate::control::tunnels::Tunnels;
-use crate::datagrams::Lost;
 use crate::gather::Gather;
 use crate::ids::TunnelId;
 use crate::names::{Name, is_address};
 use crate::notes::Note;
 use crate::outbound::Target;
 use crate::reconnect::Reconnect;
-use crate::report::{Counted, Counts, LoopPart};
+use crate::report::{Counted, LoopPart};
 use crate::settings::{ClientSettings, TunnelSpec};
 use crate::time::Instant;
 use crate::wire::ToClient;
@@ -95,8 +94,6 @@ pub struct ClientMain<T> {
     buckets: Buckets<TunnelId>,
     carriage: Carriage,
     paths: Paths,
-    /// What was dropped on a path's way.
-    lost_on_path: Counted<Counts<Lost>>,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
@@ -141,7 +138,6 @@ impl<T> ClientMain<T> {
             buckets: Buckets::default(),
             carriage: Carriage::default(),
             paths: Paths::default(),
-            lost_on_path: Counted::default(),
             server_name: Name::new(is_address(dialled(&settings, &server))),
             target: Target::new(&server),
             settings,

@@ -225,6 +225,7 @@ impl Oracle {
             | Note::Left { .. }
             | Note::TakenOver
             | Note::PathUp { .. }
+            | Note::PathSize { .. }
             | Note::PathDown { .. }
             | Note::PathFailed { .. }
             | Note::PathPort { .. }

@@ -668,6 +668,7 @@ impl World {
             | Note::Left { .. }
             | Note::TakenOver
             | Note::PathUp { .. }
+            | Note::PathSize { .. }
             | Note::PathDown { .. }
             | Note::PathFailed { .. }
             | Note::PathPort { .. }

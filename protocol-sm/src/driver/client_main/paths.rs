@@ -16,9 +16,11 @@ use super::{ClientMain, MainSys};
 use crate::auth::Channel;
 use crate::datagrams::{Lost, PathDatagram, PathId, PathState};
 use crate::notes::{Note, PathEnd};
+use crate::report::{Counted, Counts};
 use crate::settings::DatagramTransport;
 use crate::time::Instant;
 use crate::wire::Pin;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 /// A path must stand, and be proved, within this.
@@ -40,6 +42,10 @@ pub(super) struct Paths {
     /// Somebody was told that there is none.
     said: bool,
     pub(super) state: PathState,
+    /// What was dropped on their way.
+    pub(super) lost: Counted<Counts<Lost>>,
+    /// Datagrams from the server, and to it.
+    pub(super) carried: Counted<[u64; 2]>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -57,6 +63,8 @@ enum Stage {
     },
     Open {
         path: PathId,
+        /// Where the server is.
+        peer: SocketAddr,
         /// It is silent: by when it must have answered.
         until: Option<Instant>,
     },
@@ -81,19 +89,9 @@ impl Paths {
 }
 
 impl<T> ClientMain<T> {
-    /// Whether this client wants a path. It costs bytes while nobody visits, a proxy in between carries none, and what a
-    /// tunnel may move is measured on its conns.
-    // PROTOCOL.md: P-PATH-1.
+    /// Whether this client wants a path, with the tunnels that it has now.
     pub(super) fn wants_path(&self) -> bool {
-        let mut specs = self.tunnels.ids().filter_map(|tunnel| self.tunnels.spec(tunnel));
-        let is_limited = specs.any(|spec| spec.is_udp() && spec.serving.max_bandwidth.is_some());
-        self.settings.outbound.is_none()
-            && !is_limited
-            && match self.settings.datagram_transport {
-                DatagramTransport::Auto => !self.settings.frugal,
-                DatagramTransport::Tcp => false,
-                DatagramTransport::Udp => true,
-            }
+        self.settings.wants_path(self.tunnels.ids().filter_map(|tunnel| self.tunnels.spec(tunnel)))
     }
 
     /// The server offers a path.
@@ -142,24 +140,23 @@ impl<T> ClientMain<T> {
             (FromPaths::Said { path: of, bytes, from, .. }, Stage::Proving { path, channel, .. }) if of == path => {
                 let Some(control) = &self.control else { return };
                 if control.secret().path_answer_matches(control.id, &channel, &bytes) {
-                    self.paths.stage = Stage::Open { path, until: None };
+                    self.paths.stage = Stage::Open { path, peer: from, until: None };
                     self.paths.pause = PAUSES[0];
                     cx.sys.tell(ToPaths::Pass(path));
-                    cx.sys.note(Note::PathUp { client: None, peer: from });
                 } else {
                     self.lose_path(cx, PathEnd::Unproved);
                 }
             }
-            (FromPaths::State(of, state), Stage::Open { path, until }) if of == path => {
-                let is_down = state == PathState::Down;
-                let renew = is_down.then(|| until.unwrap_or(cx.now + RENEW));
-                self.paths.stage = Stage::Open { path, until: renew };
-                if is_down != (self.paths.state == PathState::Down) && is_down {
-                    cx.sys.note(Note::PathDown { client: None, why: PathEnd::Silent });
+            (FromPaths::State(of, state), Stage::Open { path, peer, until }) if of == path => {
+                let renew = (state == PathState::Down).then(|| until.unwrap_or(cx.now + RENEW));
+                self.paths.stage = Stage::Open { path, peer, until: renew };
+                if let Some(note) = Note::of_path(None, peer, self.paths.state, state) {
+                    cx.sys.note(note);
                 }
                 self.set_path(cx, state);
             }
             (FromPaths::Came(of, datagram), Stage::Open { path, .. }) if of == path => {
+                self.paths.carried[0] += 1;
                 self.pass_datagram(cx, datagram, true);
             }
             (FromPaths::Back(_, datagram), _) => self.pass_datagram(cx, datagram, false),
@@ -174,7 +171,7 @@ impl<T> ClientMain<T> {
                 | FromPaths::Listening(_),
                 _,
             ) => {}
-            (FromPaths::Lost(lost), _) => self.lost_on_path.add_all(&lost),
+            (FromPaths::Lost(lost), _) => self.paths.lost.add_all(&lost),
         }
     }
 
@@ -182,6 +179,7 @@ impl<T> ClientMain<T> {
     pub(super) fn send_by_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, serial: u64, datagram: PathDatagram) {
         match self.paths.stage {
             Stage::Open { path, .. } if self.paths.state != PathState::Down && serial == self.serial => {
+                self.paths.carried[1] += 1;
                 cx.sys.tell(ToPaths::Send(path, datagram));
             }
             Stage::Off | Stage::Opening { .. } | Stage::Proving { .. } | Stage::Open { .. } | Stage::Pausing(_) => {
@@ -194,7 +192,7 @@ impl<T> ClientMain<T> {
     fn pass_datagram<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, datagram: PathDatagram, came: bool) {
         let serial = self.serial;
         let Some(loop_index) = self.control.as_ref().and_then(|control| control.loop_with(datagram.conn)) else {
-            return self.lost_on_path.add(Lost::Stale);
+            return self.paths.lost.add(Lost::Stale);
         };
         let message =
             if came { ToClientLoop::Datagram { serial, datagram } } else { ToClientLoop::Back { serial, datagram } };
@@ -238,3 +236,6 @@ impl<T> ClientMain<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

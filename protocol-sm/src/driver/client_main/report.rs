@@ -3,9 +3,10 @@
 use super::super::messages::{ToClientLoop, ToLoop, ToOperator};
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, Outcome};
-use crate::datagrams::PathState;
 use crate::notes::Disconnect;
-use crate::report::{ConnReport, Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
+use crate::report::{
+    ConnReport, Histogram, LoopPart, PathReport, Report, SessionReport, SessionState, ShardPart, millis, short,
+};
 use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -75,7 +76,8 @@ impl<T> ClientMain<T> {
 
     fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
-        report.datagrams_lost.add_all(&self.lost_on_path);
+        report.datagrams_lost.add_all(&self.paths.lost);
+        [report.path_datagrams_in, report.path_datagrams_out] = *self.paths.carried;
         parts.sort_by_key(|part| part.loop_index);
         let shards: Vec<_> = parts.into_iter().flat_map(|part| report.add(part)).collect();
         let conns_of = |of: &dyn Fn(u64) -> bool| {
@@ -93,7 +95,7 @@ impl<T> ClientMain<T> {
             through: self.through(),
             error: None,
             age_ms: millis(now.since(since)),
-            datagram_path: false,
+            datagram_path: None,
             conns,
             tunnels: Vec::new(),
         };
@@ -106,7 +108,7 @@ impl<T> ClientMain<T> {
             (false, None) => SessionState::Connecting,
         };
         let mut own = session(state, self.story.since, conns_of(&|serial| !self.is_left(serial)));
-        own.datagram_path = self.paths.state != PathState::Down;
+        own.datagram_path = PathReport::of(self.paths.state);
         own.error = self.story.why.map(|why| why.sentence(&self.server, self.through().as_deref()));
         let left = self
             .left

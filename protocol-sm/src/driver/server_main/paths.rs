@@ -30,10 +30,21 @@ pub(super) struct Paths {
     /// It was said that the port is busy.
     said: bool,
     /// Sessions that were told of it, and the path that they have.
-    sessions: BTreeMap<ControlKey, Option<(PathId, PathState)>>,
+    sessions: BTreeMap<ControlKey, Option<Proved>>,
     keys: BTreeMap<PathId, ControlKey>,
     /// What was dropped on their way.
     pub(super) lost: Counted<Counts<Lost>>,
+    /// Datagrams to clients, and from them.
+    pub(super) carried: Counted<[u64; 2]>,
+}
+
+/// A session's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Proved {
+    path: PathId,
+    /// Where its client was when it proved itself.
+    peer: SocketAddr,
+    state: PathState,
 }
 
 /// Where paths come in.
@@ -55,9 +66,9 @@ impl Paths {
         }
     }
 
-    /// Whether a session has a path that works.
-    pub(super) fn is_up(&self, key: ControlKey) -> bool {
-        matches!(self.sessions.get(&key), Some(Some((_, PathState::Up { .. }))))
+    /// How a session's path is.
+    pub(super) fn state(&self, key: ControlKey) -> PathState {
+        self.sessions.get(&key).copied().flatten().map_or(PathState::Down, |proved| proved.state)
     }
 }
 
@@ -65,8 +76,7 @@ impl<T, L> ServerMain<T, L> {
     /// Tells a session where its path may come in, if it can have one, has a UDP tunnel, and does not know it yet.
     // PROTOCOL.md: P-PATH-1, P-PATH-2.
     pub(super) fn offer_path<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        let Some(entry) = self.sessions.get(key) else { return };
-        let has_udp = entry.control.tunnels().any(|tunnel| tunnel.udp && tunnel.public.is_some());
+        let has_udp = self.sessions.get(key).is_some_and(|entry| entry.control.has_udp());
         if !has_udp || !self.may_have_path(key) || self.stopping.is_some() || self.paths.sessions.contains_key(&key) {
             return;
         }
@@ -125,7 +135,10 @@ impl<T, L> ServerMain<T, L> {
             }
             FromPaths::Said { path, from, channel, bytes } => self.on_path_hello(cx, path, from, &channel, &bytes),
             FromPaths::State(path, state) => self.on_path_state(cx, path, state),
-            FromPaths::Came(path, datagram) => self.pass_datagram(cx, path, datagram, true),
+            FromPaths::Came(path, datagram) => {
+                self.paths.carried[1] += 1;
+                self.pass_datagram(cx, path, datagram, true);
+            }
             FromPaths::Back(path, datagram) => self.pass_datagram(cx, path, datagram, false),
             FromPaths::Gone(path) => {
                 if let Some(&key) = self.paths.keys.get(&path) {
@@ -152,30 +165,25 @@ impl<T, L> ServerMain<T, L> {
             let key = self.sessions.find_id(&SessionId(id))?;
             let control = &self.sessions.get(key)?.control;
             let answer = control.secret().answer_path(control.id, channel, bytes)?;
-            Some((key, control.client, answer))
+            Some((key, answer))
         });
-        let Some((key, client, answer)) = proved.filter(|(key, ..)| self.paths.sessions.contains_key(key)) else {
+        let Some((key, answer)) = proved.filter(|(key, _)| self.paths.sessions.contains_key(key)) else {
             return cx.sys.tell(ToPaths::Close(path));
         };
-        if let Some(Some((former, _))) = self.paths.sessions.insert(key, Some((path, PathState::Down))) {
-            self.paths.keys.remove(&former);
-            cx.sys.tell(ToPaths::Close(former));
-            self.tell_path(cx, key, PathState::Down);
-        }
+        self.end_path(cx, key, PathEnd::Closed);
+        self.paths.sessions.insert(key, Some(Proved { path, peer: from, state: PathState::Down }));
         self.paths.keys.insert(path, key);
         cx.sys.tell(ToPaths::Say(path, answer.to_vec()));
         cx.sys.tell(ToPaths::Pass(path));
-        cx.sys.note(Note::PathUp { client: Some(client), peer: from });
     }
 
     fn on_path_state<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, path: PathId, state: PathState) {
         let Some(&key) = self.paths.keys.get(&path) else { return };
-        let before = self.paths.sessions.insert(key, Some((path, state))).flatten();
-        if state == PathState::Down
-            && before.is_some_and(|(_, before)| before != PathState::Down)
-            && let Some(entry) = self.sessions.get(key)
-        {
-            cx.sys.note(Note::PathDown { client: Some(entry.control.client), why: PathEnd::Silent });
+        let Some(Some(proved)) = self.paths.sessions.get_mut(&key) else { return };
+        let was = core::mem::replace(&mut proved.state, state);
+        let client = self.sessions.get(key).map(|entry| entry.control.client);
+        if let Some(note) = Note::of_path(client, proved.peer, was, state) {
+            cx.sys.note(note);
         }
         self.tell_path(cx, key, state);
     }
@@ -183,7 +191,7 @@ impl<T, L> ServerMain<T, L> {
     /// A session has no path any more; its client may open another.
     fn end_path<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey, why: PathEnd) {
         let Some(entry) = self.paths.sessions.get_mut(&key) else { return };
-        let Some((path, state)) = entry.take() else { return };
+        let Some(Proved { path, state, .. }) = entry.take() else { return };
         self.paths.keys.remove(&path);
         cx.sys.tell(ToPaths::Close(path));
         if state != PathState::Down
@@ -196,7 +204,7 @@ impl<T, L> ServerMain<T, L> {
 
     /// A session is over, and its path with it.
     pub(super) fn forget_path<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        if let Some(Some((path, _))) = self.paths.sessions.remove(&key) {
+        if let Some(Some(Proved { path, .. })) = self.paths.sessions.remove(&key) {
             self.paths.keys.remove(&path);
             cx.sys.tell(ToPaths::Close(path));
         }
@@ -231,7 +239,10 @@ impl<T, L> ServerMain<T, L> {
         datagram: PathDatagram,
     ) {
         match self.paths.sessions.get(&key) {
-            Some(&Some((path, PathState::Up { .. }))) => cx.sys.tell(ToPaths::Send(path, datagram)),
+            Some(&Some(Proved { path, state: PathState::Up { .. }, .. })) => {
+                self.paths.carried[0] += 1;
+                cx.sys.tell(ToPaths::Send(path, datagram));
+            }
             Some(_) | None => self.hand_over_datagram(cx, key, datagram, false),
         }
     }
