@@ -137,6 +137,10 @@ pub enum PlantedBug {
     SentByBoth,
     /// A datagram that has come by the path is delivered to whichever flow its conn carries now.
     EpochForgotten,
+    /// A path that does not answer is never silent.
+    SilenceUnseen,
+    /// A path that was silent stays so when it answers.
+    SilentForEver,
     /// A visitor in the clear is given to the tunnel whose visitors are to be sent to TLS.
     RedirectForgotten,
     /// A visitor is sent to TLS at another place than it has asked for.
@@ -153,7 +157,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 71] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -217,6 +221,8 @@ impl PlantedBug {
         Self::FarewellEarly,
         Self::SentByBoth,
         Self::EpochForgotten,
+        Self::SilenceUnseen,
+        Self::SilentForEver,
         Self::RedirectForgotten,
         Self::RedirectElsewhere,
         Self::ChallengePassedOn,

@@ -158,7 +158,7 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
 ];
 
 /// What is wrong with flows: that has a simulation of its own.
-const OF_FLOWS: [PlantedBug; 7] = [
+const OF_FLOWS: [PlantedBug; 9] = [
     PlantedBug::StumpDelivered,
     PlantedBug::FlowsMixedUp,
     PlantedBug::FlowForever,
@@ -166,6 +166,8 @@ const OF_FLOWS: [PlantedBug; 7] = [
     PlantedBug::RelayForgotten,
     PlantedBug::SentByBoth,
     PlantedBug::EpochForgotten,
+    PlantedBug::SilenceUnseen,
+    PlantedBug::SilentForEver,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

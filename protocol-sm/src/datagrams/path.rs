@@ -7,6 +7,7 @@
 //! - W2 what comes by the path is its flow's, and of no former flow of the same conn;
 //! - W3 a path that leaves something unanswered for [`Pulse::PATIENCE`] is silent until it answers.
 
+use crate::canary::{PlantedBug, planted};
 use crate::ids::{ConnId, Epoch};
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -177,7 +178,9 @@ impl Pulse {
 
     /// An answer has come. `true`: it was silent until now.
     pub fn on_answer(&mut self) -> bool {
-        core::mem::take(self).silent
+        let Self { silent, .. } = core::mem::take(self);
+        self.silent = silent && planted(PlantedBug::SilentForEver);
+        silent
     }
 
     /// Whether it is silent.
@@ -210,6 +213,9 @@ impl Pulse {
             return Beat::Fine;
         }
         self.asked = self.asked.saturating_add(1);
+        if planted(PlantedBug::SilenceUnseen) {
+            return Beat::Ask;
+        }
         if self.asked <= Self::ASKS || core::mem::replace(&mut self.silent, true) { Beat::Ask } else { Beat::Silent }
     }
 }

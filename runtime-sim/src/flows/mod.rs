@@ -5,11 +5,12 @@
 //! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away,
 //! whether a relay brings visitors (who have the addresses of others), what the service is told of them, whether the second
 //! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded,
-//! whether there are paths beside the conns, what they lose, hold up and take, and when they are down.
+//! whether there are paths beside the conns, what they lose, hold up and take, and when their line is dead.
 //!
 //! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order where no
 //! path is beside the conn, and not more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
-//! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind.
+//! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind; a path whose line is
+//! dead is left within a second, and used again when it is not.
 
 mod mains;
 mod oracle;
@@ -78,7 +79,7 @@ pub enum Sometimes {
     ByPath,
     /// A path did not take a datagram any more, and the conn had it.
     GivenBack,
-    /// A path was down, and up again.
+    /// A path was silent, and answered again.
     BackByItself,
     /// What came by a path was no flow's any more.
     Stale,
@@ -126,10 +127,14 @@ enum Event {
     Reload,
     /// Another process has the ports.
     Upgrade,
-    /// The paths are down, or take another size.
+    /// The paths' line is dead, or not any more, or takes another size.
     Path,
     /// The loops are told of it.
     PathTold,
+    /// What one end of a path has sent is answered.
+    PathAnswer(paths::At),
+    /// It looks whether it is.
+    PathBeat(paths::At),
     /// A datagram arrives by a path.
     Cross(usize),
 }
@@ -525,6 +530,8 @@ impl World {
             }
             Event::Path => self.change_paths(),
             Event::PathTold => self.tell_of_paths(),
+            Event::PathAnswer(at) => self.on_path_answer(at),
+            Event::PathBeat(at) => self.on_path_beat(at),
             Event::Cross(place) => self.cross(place),
         }
     }

@@ -134,6 +134,10 @@ impl World {
         if !self.is_quiet() {
             return self.fail("a silent flow has not ended".into());
         }
+        // PROTOCOL.md: P-PATH-7.
+        if self.paths.as_ref().is_some_and(|paths| !paths.are_back()) {
+            return self.fail("a path that answers is not used again".into());
+        }
         let asked = self.now;
         self.with_server(|server, cx| server.on_message(cx, ToServerLoop::Report { asked }));
         for of in 0..2 {
