@@ -1,11 +1,15 @@
 //! Datagrams that go by UDP between client and server: by the path where it takes them, by conns otherwise; over a line
 //! that a test blocks, doubles and rebinds.
 
+use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tests::datagrams::{DatagramService, ask, echoed, pattern, visitor};
 use tests::gate::Gate;
+use tests::link::Link;
 use tests::programs::{Client, Options, Server, options};
+use tests::root_only;
+use tests::scrape::get;
 use tests::udp_line::UdpLine;
 use tests::wait::until;
 
@@ -100,20 +104,19 @@ fn a_path_that_is_blocked_is_left_and_comes_back() {
     assert_eq!(setup.echo.heard().len(), 1, "one flow, one socket");
 }
 
-/// P-PATH-7: the measure of it is what a visitor of a blocked path sees.
+/// P-PATH-7: who asks again has an answer, and the line has carried none of it. How soon that is the simulation of flows says,
+/// which has a clock of its own.
 #[test]
-fn a_visitor_of_a_blocked_path_is_answered_within_two_seconds() {
+fn a_visitor_of_a_blocked_path_is_answered_by_conns() {
     let setup = over_a_line(auto(), auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
     setup.line.block(true);
-    let began = Instant::now();
+    let carried = setup.line.carried();
     echoed(&visitor, &pattern(7, 64));
-    let took = began.elapsed();
-    // Each direction finds out by itself; who asks again meanwhile has an answer soon after. The bound is generous: the
-    // machine may be busy.
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert_eq!(setup.line.carried(), carried);
+    setup.client.log_line("their way by UDP is gone");
 }
 
 /// P-PATH-5, P-PATH-10: what comes twice is delivered once, and what was recorded or forged never again.
@@ -231,8 +234,78 @@ fn each_session_has_a_path_of_its_own() {
     for round in 1..=2 {
         let client = Client::start(&server, udp(auto(), echo.addr()));
         client.log_line("datagrams go by UDP");
-        until("the server says so", || lines(&server.log(), "datagrams go by UDP") == round);
+        until("the server says so", || lines(&server.log(), "datagrams go by UDP") >= round);
         echoed(&visitor(client.public()), &pattern(1, 100));
         client.stop();
     }
+}
+
+/// What is seen of a path from outside: its size, and what went by it.
+#[test]
+fn status_and_metrics_tell_of_paths() {
+    let metrics = |options: Options| options.key("metrics_addr", "\"0\"");
+    let setup = over_a_line(metrics(auto()), metrics(auto()));
+    setup.is_up();
+    let visitor = visitor(setup.client.public());
+    setup.goes_by_path(&visitor, 1);
+    for program in [&*setup.server, &*setup.client] {
+        let line = program.log_line("metrics and a page at http://");
+        let at = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+        let at = at.parse().expect("an address");
+        let value = |series: &str| {
+            let (_, text) = get(at, "/metrics");
+            text.lines().find_map(|line| line.strip_prefix(series)?.rsplit(' ').next()?.parse::<u64>().ok())
+        };
+        until("it is there", || value("cproxy_paths ") == Some(1));
+        for direction in ["in", "out"] {
+            until("they are counted", || {
+                echoed(&visitor, &pattern(2, 64));
+                value(&format!("cproxy_path_datagrams_total{{direction=\"{direction}\"}}")) > Some(0)
+            });
+        }
+        let size = value("cproxy_path_size_bytes{").expect("its size");
+        assert!((1_100..65_536).contains(&size), "{size}");
+        let status: Value = serde_json::from_str(&get(at, "/status.json").1).expect("JSON");
+        let told = &status["sessions"][0]["datagram_path"]["size"];
+        assert!(told.as_u64().is_some_and(|size| size >= 1_100), "{status}");
+    }
+}
+
+/// Two machines, and a road with a NAT on it that takes no long packets: sizes are found out, and flows do not notice when
+/// the NAT forgets, or when the road takes less than it did.
+#[test]
+fn a_nat_that_forgets_and_a_narrower_road_cost_no_flow() {
+    root_only!();
+    const TOKEN: (&str, &str) = ("CPROXY_TOKEN", "far from each other");
+    let link = Link::new(Duration::from_millis(2));
+    link.shorten(1_400);
+    let echo = link.far.run(|| {
+        DatagramService::at((link.far.ip(), 0).into(), |socket, datagram, from| {
+            let _ = socket.send_to(datagram, from);
+        })
+    });
+    let server = auto().brisk().network(&link.near).env(TOKEN.0, TOKEN.1).flag("bind-addr", link.near.ip());
+    let server = Server::start(server);
+    let client = udp(auto().network(&link.far).env(TOKEN.0, TOKEN.1), echo.addr());
+    let client = Client::start(&server, client);
+    client.log_line("datagrams go by UDP");
+    server.log_line("datagrams go by UDP");
+    let visitor = link.near.run(|| visitor(client.public()));
+    let mut number = 0;
+    let mut all_sizes_pass = || {
+        for size in [0, 100, 1_162, 1_200, 1_252, 1_330, 1_372, 1_452, 5_243, 65_507] {
+            number += 1;
+            echoed(&visitor, &pattern(number, size));
+        }
+    };
+    for round in 0..6 {
+        all_sizes_pass();
+        match round {
+            1 | 3 => link.rebind(),
+            2 => link.shorten(1_260),
+            4 => link.shorten(0),
+            _ => {}
+        }
+    }
+    assert_eq!(echo.heard().len(), 1, "one flow, one socket");
 }

@@ -146,6 +146,21 @@ impl Carried {
         self.waiting.drain(..).map(|(_, datagram)| datagram).collect()
     }
 
+    /// What waits and does not fit any more, because the path takes less than it did, is given back.
+    fn give_back_longer(&mut self, path: PathId, tell: &mut impl FnMut(FromPaths)) {
+        let size = self.connection.datagrams().max_size().unwrap_or(0);
+        if matches!(self.told, PathState::Up { size: told } if size < told) {
+            for (since, datagram) in std::mem::take(&mut self.waiting) {
+                if datagram.len() > size {
+                    self.bytes -= datagram.len();
+                    tell(FromPaths::Back(path, datagram));
+                } else {
+                    self.waiting.push_back((since, datagram));
+                }
+            }
+        }
+    }
+
     pub(super) fn deadline(&mut self, clock: Clock) -> Option<Instant> {
         if self.again {
             return Some(Instant::ZERO);
@@ -182,6 +197,7 @@ impl Carried {
                 }
             }
         }
+        self.give_back_longer(path, tell);
         self.transmit(now, at, socket, buffer, lost);
         self.on_events(path, tell);
         self.look(now, path, tell);

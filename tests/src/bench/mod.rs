@@ -121,12 +121,15 @@ fn compare(args: &Args) -> Result<bool, String> {
             let routed = matches!(case.load, Load::Routed(_));
             if case.load.is_udp() && !contestant.kind.carries_udp() {
                 absent.push(contestant.kind.to_string());
+            } else if contestant.kind.only_carries_udp() && !case.load.is_udp() {
+                absent.push(contestant.kind.to_string());
             } else if !routed || contestant.kind.has_routes() {
                 taking.push(contestant);
             }
         }
         if !absent.is_empty() {
-            println!("SKIPPED: {}: {} without UDP", case.name, absent.join(" and "));
+            let other = if case.load.is_udp() { "without UDP" } else { "for UDP alone" };
+            println!("SKIPPED: {}: {} {other}", case.name, absent.join(" and "));
         }
         if taking.is_empty() {
             println!("SKIPPED: {}: none of these peers takes part", case.name);
