@@ -245,7 +245,7 @@ impl Notes {
             Note::PathUp { client, peer: at, size } => {
                 let (peer_ip, peer_port) = peer(at);
                 let client = client.map(|client| client.to_string());
-                tracing::info!(event = "path_up", client, %peer_ip, peer_port, size, "datagrams go by UDP");
+                tracing::info!(event = "path_up", %peer_ip, peer_port, client, size, "datagrams go by UDP");
             }
             Note::PathSize { client, size } => {
                 let client = client.map(|client| client.to_string());
@@ -262,14 +262,14 @@ impl Notes {
             Note::PathFailed { why, wanted } => {
                 let text = "datagrams go by TCP, because there is no way by UDP to the server's proxy port; tried again";
                 if wanted {
-                    tracing::warn!(event = "path_failed", "{text}: {why}");
+                    tracing::warn!(event = "path_missing", "{text}: {why}");
                 } else {
                     tracing::info!(event = "path_failed", "{text}: {why}");
                 }
             }
             Note::PathPort { at, error } => tracing::warn!(
                 event = "path_port_failed",
-                %at,
+                port = at.port(),
                 "datagrams go by TCP, because UDP port {at}, the proxy port's number, cannot be opened: {error}; tried \
                  again every 30 s (`datagram_transport = \"tcp\"` wants none)"
             ),

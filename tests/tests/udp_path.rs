@@ -85,20 +85,32 @@ fn a_path_that_is_blocked_is_left_and_comes_back() {
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
+    let said = |text| [&*setup.client, &*setup.server].map(|program| lines(&program.log(), text));
+    let all_say_more = |text, before: [usize; 2]| {
+        let now = said(text);
+        now.iter().zip(before).all(|(&now, before)| now > before)
+    };
     for round in 1..=2 {
+        let [gone, back] = ["their way by UDP is gone", "datagrams go by UDP"].map(said);
         setup.line.block(true);
         let mut number = 1000 * round;
         ask(&visitor, &pattern(number, 64), |_| true);
         until("answers come by conns", || {
             number += 1;
             echoed(&visitor, &pattern(number, 64));
-            lines(&setup.client.log(), "their way by UDP is gone") >= usize::try_from(round).expect("few")
+            all_say_more("their way by UDP is gone", gone)
         });
         for _ in 0..20 {
             number += 1;
             echoed(&visitor, &pattern(number, 64));
         }
         setup.line.block(false);
+        // Each end finds out by itself.
+        until("both ends use it again", || {
+            number += 1;
+            echoed(&visitor, &pattern(number, 64));
+            all_say_more("datagrams go by UDP", back)
+        });
         setup.goes_by_path(&visitor, number + 1);
     }
     assert_eq!(setup.echo.heard().len(), 1, "one flow, one socket");

@@ -119,9 +119,9 @@ fn compare(args: &Args) -> Result<bool, String> {
         let (mut taking, mut absent) = (Vec::new(), Vec::new());
         for contestant in &mut contestants {
             let routed = matches!(case.load, Load::Routed(_));
-            if case.load.is_udp() && !contestant.kind.carries_udp() {
-                absent.push(contestant.kind.to_string());
-            } else if contestant.kind.only_carries_udp() && !case.load.is_udp() {
+            let is_out =
+                if case.load.is_udp() { !contestant.kind.carries_udp() } else { contestant.kind.only_carries_udp() };
+            if is_out {
                 absent.push(contestant.kind.to_string());
             } else if !routed || contestant.kind.has_routes() {
                 taking.push(contestant);

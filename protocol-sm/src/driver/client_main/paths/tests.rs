@@ -74,12 +74,12 @@ impl Desk {
     }
 
     /// What whoever carries paths was told since this was asked last.
-    fn to_paths(&mut self) -> Vec<ToPaths> {
+    fn paths_told(&mut self) -> Vec<ToPaths> {
         core::mem::take(&mut self.net.to_paths)
     }
 
     /// The same of the event loop.
-    fn to_loop(&mut self) -> Vec<ToClientLoop> {
+    fn loop_told(&mut self) -> Vec<ToClientLoop> {
         core::mem::take(&mut self.net.to_client_loops)
     }
 
@@ -118,19 +118,19 @@ fn told(state: PathState) -> ToClientLoop {
 fn nothing_is_sent_or_taken_before_the_server_has_proved_itself() {
     let mut desk = Desk::new();
     desk.offer();
-    assert_eq!(desk.to_paths(), [open(1)]);
+    assert_eq!(desk.paths_told(), [open(1)]);
     desk.hear(FromPaths::Open(PathId(1), CHANNEL));
     let hello = session_key(SESSION).path_hello(SESSION, &CHANNEL).to_vec();
-    assert_eq!(desk.to_paths(), [ToPaths::Say(PathId(1), hello)]);
+    assert_eq!(desk.paths_told(), [ToPaths::Say(PathId(1), hello)]);
     let datagram = PathDatagram::new(ConnId(1), Epoch(1), b"hello");
     desk.hear(FromPaths::State(PathId(1), UP));
     desk.hear(FromPaths::Came(PathId(1), datagram.clone()));
     desk.with(|main, cx| main.send_by_path(cx, SERIAL, datagram));
-    assert_eq!((desk.to_paths(), desk.to_loop()), (vec![], vec![]));
+    assert_eq!((desk.paths_told(), desk.loop_told()), (vec![], vec![]));
 
     desk.said(1, Desk::answer());
     desk.hear(FromPaths::State(PathId(1), UP));
-    assert_eq!((desk.to_paths(), desk.to_loop()), (vec![ToPaths::Pass(PathId(1))], vec![told(UP)]));
+    assert_eq!((desk.paths_told(), desk.loop_told()), (vec![ToPaths::Pass(PathId(1))], vec![told(UP)]));
     assert_eq!(desk.notes(), [Note::PathUp { client: None, peer: server(), size: 1_200 }]);
 }
 
@@ -142,12 +142,12 @@ fn a_server_that_does_not_know_the_key_is_left() {
         let mut desk = Desk::new();
         desk.offer();
         desk.hear(FromPaths::Open(PathId(1), CHANNEL));
-        desk.to_paths();
+        desk.paths_told();
         desk.said(1, answer);
-        assert_eq!(desk.to_paths(), [ToPaths::Close(PathId(1))]);
+        assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(1))]);
         assert_eq!(desk.notes(), [Note::PathFailed { why: PathEnd::Unproved, wanted: false }]);
         desk.wait(Duration::from_secs(1));
-        assert_eq!(desk.to_paths(), [open(2)], "it may be the server the next time");
+        assert_eq!(desk.paths_told(), [open(2)], "it may be the server the next time");
     }
 }
 
@@ -157,22 +157,22 @@ fn another_path_is_opened_after_pauses_that_grow() {
     let mut desk = Desk::new();
     desk.offer();
     let mut number = 1;
-    assert_eq!(desk.to_paths(), [open(1)]);
+    assert_eq!(desk.paths_told(), [open(1)]);
     for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
         desk.wait(OPEN);
-        assert_eq!(desk.to_paths(), [ToPaths::Close(PathId(number))]);
+        assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(number))]);
         desk.wait(Duration::from_secs(pause) - Duration::from_millis(1));
-        assert_eq!(desk.to_paths(), []);
+        assert_eq!(desk.paths_told(), []);
         desk.wait(Duration::from_millis(1));
         number += 1;
-        assert_eq!(desk.to_paths(), [open(number)]);
+        assert_eq!(desk.paths_told(), [open(number)]);
     }
     assert_eq!(desk.notes().len(), 1, "it is said once");
     desk.open(number);
     desk.hear(FromPaths::Gone(PathId(number)));
-    desk.to_paths();
+    desk.paths_told();
     desk.wait(PAUSES[0]);
-    assert_eq!(desk.to_paths(), [open(number + 1)]);
+    assert_eq!(desk.paths_told(), [open(number + 1)]);
 }
 
 /// P-PATH-7, P-PATH-8: while it is silent conns have the datagrams; for long, and another one is opened.
@@ -183,18 +183,18 @@ fn a_silent_path_is_waited_for_and_then_opened_anew() {
     desk.open(1);
     desk.hear(FromPaths::State(PathId(1), UP));
     desk.hear(FromPaths::State(PathId(1), PathState::Down));
-    desk.to_paths();
-    assert_eq!(desk.to_loop(), [told(UP), told(PathState::Down)]);
+    desk.paths_told();
+    assert_eq!(desk.loop_told(), [told(UP), told(PathState::Down)]);
     desk.wait(RENEW - Duration::from_millis(1));
     desk.hear(FromPaths::State(PathId(1), UP));
     desk.wait(RENEW);
-    assert_eq!((desk.to_paths(), desk.to_loop()), (vec![], vec![told(UP)]), "it has answered in time");
+    assert_eq!((desk.paths_told(), desk.loop_told()), (vec![], vec![told(UP)]), "it has answered in time");
     desk.hear(FromPaths::State(PathId(1), PathState::Down));
     desk.wait(RENEW);
-    assert_eq!(desk.to_paths(), [ToPaths::Close(PathId(1))]);
-    assert_eq!(desk.to_loop(), [told(PathState::Down)]);
+    assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(1))]);
+    assert_eq!(desk.loop_told(), [told(PathState::Down)]);
     desk.wait(PAUSES[0]);
-    assert_eq!(desk.to_paths(), [open(2)]);
+    assert_eq!(desk.paths_told(), [open(2)]);
     let down = Note::PathDown { client: None, why: PathEnd::Silent };
     let up = Note::PathUp { client: None, peer: server(), size: 1_200 };
     assert_eq!(desk.notes(), [up.clone(), down.clone(), up, down]);
@@ -205,12 +205,12 @@ fn a_silent_path_is_waited_for_and_then_opened_anew() {
 fn an_offer_is_its_sessions() {
     let mut desk = Desk::new();
     desk.with(|main, cx| main.on_offer(cx, SERIAL - 1, PIN));
-    assert_eq!(desk.to_paths(), []);
+    assert_eq!(desk.paths_told(), []);
     desk.offer();
     desk.offer();
-    assert_eq!(desk.to_paths(), [open(1), ToPaths::Close(PathId(1)), open(2)]);
+    assert_eq!(desk.paths_told(), [open(1), ToPaths::Close(PathId(1)), open(2)]);
     desk.with(ClientMain::close_path);
-    assert_eq!(desk.to_paths(), [ToPaths::Close(PathId(2))]);
+    assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(2))]);
     desk.wait(Duration::from_secs(3600));
-    assert_eq!(desk.to_paths(), []);
+    assert_eq!(desk.paths_told(), []);
 }

@@ -40,12 +40,12 @@ impl Desk {
         key
     }
 
-    fn from_paths(&mut self, message: FromPaths) {
+    fn hear(&mut self, message: FromPaths) {
         self.tell(ToServerMain::Paths(message));
     }
 
     /// What whoever carries paths was told since this was asked last.
-    fn to_paths(&mut self) -> Vec<ToPaths> {
+    fn paths_told(&mut self) -> Vec<ToPaths> {
         core::mem::take(&mut self.net.to_paths)
     }
 
@@ -57,9 +57,9 @@ impl Desk {
     /// Two clients that were told of it.
     fn two(&mut self) -> [ControlKey; 2] {
         let first = self.join_udp(1, PATHS, 6000);
-        self.from_paths(FromPaths::Listening(Ok(PIN)));
+        self.hear(FromPaths::Listening(Ok(PIN)));
         let second = self.join_udp(2, PATHS, 6001);
-        self.to_paths();
+        self.paths_told();
         [first, second]
     }
 
@@ -69,12 +69,12 @@ impl Desk {
     }
 
     fn says(&mut self, number: u64, bytes: Vec<u8>) -> Vec<ToPaths> {
-        self.from_paths(FromPaths::Said { path: path(number), from: address(1), channel: CHANNEL, bytes });
-        self.to_paths()
+        self.hear(FromPaths::Said { path: path(number), from: address(1), channel: CHANNEL, bytes });
+        self.paths_told()
     }
 
     /// What the first event loop was told of datagrams and paths since this was asked last.
-    fn to_loops(&mut self) -> Vec<ToServerLoop<u32>> {
+    fn loops_told(&mut self) -> Vec<ToServerLoop<u32>> {
         let told = core::mem::take(&mut self.net.to_loops).into_iter().filter(|(loop_index, _)| *loop_index == 0);
         let of_paths = |told: &ToServerLoop<u32>| {
             matches!(told, ToServerLoop::Path { .. } | ToServerLoop::Datagram { .. } | ToServerLoop::Back { .. })
@@ -90,14 +90,14 @@ fn it_is_offered_once_to_those_who_can_have_one() {
     let plain = desk.join_udp(1, 0, 6000);
     let tcp = desk.join(2, PATHS);
     desk.register(tcp, 0, 6001);
-    assert_eq!(desk.to_paths(), [], "nobody has a use for it");
+    assert_eq!(desk.paths_told(), [], "nobody has a use for it");
     let first = desk.join_udp(3, PATHS, 6002);
-    assert_eq!(desk.to_paths(), [ToPaths::Listen(address(8090))]);
+    assert_eq!(desk.paths_told(), [ToPaths::Listen(address(8090))]);
     assert_eq!(desk.offers(first), 0, "it is not open yet");
-    desk.from_paths(FromPaths::Listening(Ok(PIN)));
+    desk.hear(FromPaths::Listening(Ok(PIN)));
     let second = desk.join_udp(4, PATHS, 6003);
     let examiner = desk.join_udp(5, PATHS | EXAMINE, 6004);
-    assert_eq!(desk.to_paths(), []);
+    assert_eq!(desk.paths_told(), []);
     let offers = [plain, tcp, first, second, examiner].map(|key| desk.offers(key));
     assert_eq!(offers, [0, 0, 1, 1, 1]);
 }
@@ -107,16 +107,16 @@ fn it_is_offered_once_to_those_who_can_have_one() {
 fn a_busy_port_is_tried_again() {
     let mut desk = desk();
     let first = desk.join_udp(1, PATHS, 6000);
-    desk.from_paths(FromPaths::Listening(Err(SysError::InUse)));
+    desk.hear(FromPaths::Listening(Err(SysError::InUse)));
     let second = desk.join_udp(2, PATHS, 6001);
-    desk.to_paths();
+    desk.paths_told();
     desk.now = desk.now + Duration::from_secs(29);
     desk.with(Driver::on_deadline);
-    assert_eq!(desk.to_paths(), []);
+    assert_eq!(desk.paths_told(), []);
     desk.now = desk.now + Duration::from_secs(1);
     desk.with(Driver::on_deadline);
-    assert_eq!(desk.to_paths(), [ToPaths::Listen(address(8090))]);
-    desk.from_paths(FromPaths::Listening(Ok(PIN)));
+    assert_eq!(desk.paths_told(), [ToPaths::Listen(address(8090))]);
+    desk.hear(FromPaths::Listening(Ok(PIN)));
     assert_eq!([first, second].map(|key| desk.offers(key)), [1, 1]);
 }
 
@@ -126,7 +126,7 @@ fn a_path_is_a_sessions_when_its_client_has_proved_itself() {
     let mut desk = desk();
     let [first, second] = desk.two();
     let other = desk.join_udp(3, 0, 6002);
-    desk.to_loops();
+    desk.loops_told();
     let good = desk.hello(first);
     let mut elsewhere = good.clone();
     elsewhere[..16].copy_from_slice(&desk.hello(second)[..16]);
@@ -134,11 +134,11 @@ fn a_path_is_a_sessions_when_its_client_has_proved_itself() {
     forged[47] ^= 1;
     let unoffered = desk.hello(other);
     for (number, bytes) in (10..).zip([forged, elsewhere, unoffered, good[..47].to_vec(), Vec::new()]) {
-        desk.from_paths(FromPaths::State(path(number), UP));
-        desk.from_paths(FromPaths::Came(path(number), datagram()));
+        desk.hear(FromPaths::State(path(number), UP));
+        desk.hear(FromPaths::Came(path(number), datagram()));
         assert_eq!(desk.says(number, bytes), [ToPaths::Close(path(number))]);
-        desk.from_paths(FromPaths::Came(path(number), datagram()));
-        assert_eq!(desk.to_loops(), [], "{number}");
+        desk.hear(FromPaths::Came(path(number), datagram()));
+        assert_eq!(desk.loops_told(), [], "{number}");
     }
     let told = desk.says(1, good);
     let [ToPaths::Say(said, answer), ToPaths::Pass(passes)] = &told[..] else { panic!("{told:?}") };
@@ -155,19 +155,19 @@ fn a_session_has_one_path_and_takes_it_along_when_it_ends() {
     let [hello, other] = [first, second].map(|key| desk.hello(key));
     desk.says(1, hello.clone());
     desk.says(2, other);
-    desk.to_loops();
-    desk.from_paths(FromPaths::State(path(1), UP));
-    assert_eq!(desk.to_loops(), [ToServerLoop::Path { control: first, state: UP }]);
+    desk.loops_told();
+    desk.hear(FromPaths::State(path(1), UP));
+    assert_eq!(desk.loops_told(), [ToServerLoop::Path { control: first, state: UP }]);
     let told = desk.says(3, hello);
     assert!(matches!(&told[..], [ToPaths::Close(PathId(1)), ToPaths::Say(PathId(3), _), ToPaths::Pass(PathId(3))]));
-    assert_eq!(desk.to_loops(), [ToServerLoop::Path { control: first, state: PathState::Down }]);
-    desk.from_paths(FromPaths::State(path(1), UP));
-    desk.from_paths(FromPaths::Gone(path(1)));
-    assert_eq!((desk.to_loops(), desk.to_paths()), (vec![], vec![]), "the former one is nobody's");
+    assert_eq!(desk.loops_told(), [ToServerLoop::Path { control: first, state: PathState::Down }]);
+    desk.hear(FromPaths::State(path(1), UP));
+    desk.hear(FromPaths::Gone(path(1)));
+    assert_eq!((desk.loops_told(), desk.paths_told()), (vec![], vec![]), "the former one is nobody's");
     desk.with(|main, cx| main.end_session(cx, first, CloseCode::Bye, AbortCode::SessionOver));
-    assert_eq!(desk.to_paths(), [ToPaths::Close(path(3))]);
-    desk.from_paths(FromPaths::Gone(path(2)));
-    assert_eq!(desk.to_paths(), [ToPaths::Close(path(2))]);
+    assert_eq!(desk.paths_told(), [ToPaths::Close(path(3))]);
+    desk.hear(FromPaths::Gone(path(2)));
+    assert_eq!(desk.paths_told(), [ToPaths::Close(path(2))]);
 }
 
 /// P-PATH-9: no path goes on when the server stops.
@@ -180,5 +180,5 @@ fn a_server_that_stops_closes_all_paths() {
     desk.tell(ToServerMain::Stop);
     desk.now = desk.now + Duration::from_secs(3600);
     desk.with(Driver::on_deadline);
-    assert_eq!(desk.to_paths(), [ToPaths::Unlisten, ToPaths::Close(path(1))]);
+    assert_eq!(desk.paths_told(), [ToPaths::Unlisten, ToPaths::Close(path(1))]);
 }
