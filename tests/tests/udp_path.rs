@@ -31,11 +31,31 @@ fn auto() -> Options {
     options().key("datagram_transport", "\"auto\"")
 }
 
-fn over_a_line(server: Options, client: Options) -> Setup {
+/// A server at whose proxy port no other test has the UDP port of the same number.
+fn serving(options: impl Fn() -> Options) -> Server {
+    loop {
+        let server = Server::start(options().brisk());
+        if UdpSocket::bind(server.proxy()).is_ok() {
+            return server;
+        }
+    }
+}
+
+/// A line of TCP and one of UDP at the same number.
+fn lines_to(server: SocketAddr, target: SocketAddr) -> (Gate, UdpLine) {
+    loop {
+        let gate = Gate::before(server);
+        if UdpSocket::bind(gate.addr()).is_ok() {
+            let line = UdpLine::at(gate.addr(), target);
+            return (gate, line);
+        }
+    }
+}
+
+fn over_a_line(server: impl Fn() -> Options, client: Options) -> Setup {
     let echo = DatagramService::echo();
-    let server = Server::start(server.brisk());
-    let gate = Gate::before(server.proxy());
-    let line = UdpLine::at(gate.addr(), server.proxy());
+    let server = serving(server);
+    let (gate, line) = lines_to(server.proxy(), server.proxy());
     let proxy_addr = format!("\"{}\"", gate.addr());
     let client = Client::start(&server, udp(client.key("proxy_addr", proxy_addr), echo.addr()));
     Setup { line, _gate: gate, server, client, echo }
@@ -64,7 +84,7 @@ fn lines(log: &str, text: &str) -> usize {
 /// P-PATH-4, P-PATH-5, P-PATH-6: what fits goes by the path, what does not by the conn, all of it whole.
 #[test]
 fn datagrams_of_every_size_come_back_whole_by_path_or_conn() {
-    let setup = over_a_line(auto(), auto());
+    let setup = over_a_line(auto, auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
@@ -81,7 +101,7 @@ fn datagrams_of_every_size_come_back_whole_by_path_or_conn() {
 /// socket.
 #[test]
 fn a_path_that_is_blocked_is_left_and_comes_back() {
-    let setup = over_a_line(auto(), auto());
+    let setup = over_a_line(auto, auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
@@ -120,7 +140,7 @@ fn a_path_that_is_blocked_is_left_and_comes_back() {
 /// which has a clock of its own.
 #[test]
 fn a_visitor_of_a_blocked_path_is_answered_by_conns() {
-    let setup = over_a_line(auto(), auto());
+    let setup = over_a_line(auto, auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
@@ -134,7 +154,7 @@ fn a_visitor_of_a_blocked_path_is_answered_by_conns() {
 /// P-PATH-5, P-PATH-10: what comes twice is delivered once, and what was recorded or forged never again.
 #[test]
 fn what_is_replayed_or_forged_is_not_delivered() {
-    let setup = over_a_line(auto(), auto());
+    let setup = over_a_line(auto, auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
@@ -163,7 +183,7 @@ fn what_is_replayed_or_forged_is_not_delivered() {
 /// P-PATH-4: a NAT gives the client another port: the path goes on, and so does the flow.
 #[test]
 fn a_path_survives_a_nat_that_has_forgotten_it() {
-    let setup = over_a_line(auto(), auto());
+    let setup = over_a_line(auto, auto());
     setup.is_up();
     let visitor = visitor(setup.client.public());
     for number in 1..4 {
@@ -177,7 +197,7 @@ fn a_path_survives_a_nat_that_has_forgotten_it() {
 /// P-PATH-1: either side may want none.
 #[test]
 fn without_a_path_on_either_side_datagrams_go_by_conns() {
-    for (server, client) in [(options(), auto()), (auto(), options()), (options(), options())] {
+    for (server, client) in [(options as fn() -> Options, auto()), (auto, options()), (options, options())] {
         let setup = over_a_line(server, client);
         let visitor = visitor(setup.client.public());
         for number in 1..20 {
@@ -209,9 +229,8 @@ fn a_busy_port_is_said_and_datagrams_go_by_conns() {
 #[test]
 fn a_line_without_udp_is_said_once() {
     let echo = DatagramService::echo();
-    let server = Server::start(auto().brisk());
-    let gate = Gate::before(server.proxy());
-    let line = UdpLine::at(gate.addr(), server.proxy());
+    let server = serving(auto);
+    let (gate, line) = lines_to(server.proxy(), server.proxy());
     line.block(true);
     let client = options().key("proxy_addr", format!("\"{}\"", gate.addr())).key("datagram_transport", "\"udp\"");
     let client = Client::start(&server, udp(client, echo.addr()));
@@ -227,11 +246,10 @@ fn a_line_without_udp_is_said_once() {
 #[test]
 fn a_path_to_another_server_is_not_taken() {
     let echo = DatagramService::echo();
-    let [server, other] = [(); 2].map(|()| Server::start(auto().brisk()));
+    let [server, other] = [(); 2].map(|()| serving(auto));
     let its_own = Client::start(&other, udp(auto(), echo.addr()));
     its_own.log_line("datagrams go by UDP");
-    let gate = Gate::before(server.proxy());
-    let line = UdpLine::at(gate.addr(), other.proxy());
+    let (gate, line) = lines_to(server.proxy(), other.proxy());
     let client = Client::start(&server, udp(auto().key("proxy_addr", format!("\"{}\"", gate.addr())), echo.addr()));
     client.log_line("no way by UDP");
     assert!(line.carried() > 0);
@@ -242,7 +260,7 @@ fn a_path_to_another_server_is_not_taken() {
 #[test]
 fn each_session_has_a_path_of_its_own() {
     let echo = DatagramService::echo();
-    let server = Server::start(auto().brisk());
+    let server = serving(auto);
     for round in 1..=2 {
         let client = Client::start(&server, udp(auto(), echo.addr()));
         client.log_line("datagrams go by UDP");
@@ -256,7 +274,7 @@ fn each_session_has_a_path_of_its_own() {
 #[test]
 fn status_and_metrics_tell_of_paths() {
     let metrics = |options: Options| options.key("metrics_addr", "\"0\"");
-    let setup = over_a_line(metrics(auto()), metrics(auto()));
+    let setup = over_a_line(|| metrics(auto()), metrics(auto()));
     setup.is_up();
     let visitor = visitor(setup.client.public());
     setup.goes_by_path(&visitor, 1);
