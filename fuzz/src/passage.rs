@@ -33,7 +33,8 @@ fn pass(how: u8, answers: &[u8], at_once: usize) -> (Result<bool, PassageFailure
         }
         read += bytes.len();
         assert!(read <= MAX_HEAD + 2, "no answer is longer");
-        assert!(!format!("{passage:?}").contains("s3cret"));
+        // (An answer that says the word itself is shown as it is.)
+        assert!(!format!("{passage:?}").contains("s3cret") || answers.windows(6).any(|said| said == b"s3cret"));
         match passage.on_bytes(bytes) {
             Ok(false) => {}
             // Nothing behind the answer is touched.

@@ -6,8 +6,8 @@
 //! whether a relay brings visitors (who have the addresses of others), what the service is told of them, whether the second
 //! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded.
 //!
-//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in order, and not
-//! more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
+//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in its order, and
+//! not more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
 //! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind.
 
 mod mains;
@@ -117,8 +117,29 @@ enum Event {
 #[derive(Debug, Default)]
 struct Way {
     sent: u32,
-    /// The numbers that arrived and may be delivered, in their order.
-    arrived: VecDeque<u32>,
+    /// The numbers that arrived, in their order; of answers, at which of the client's sockets.
+    arrived: Vec<(u32, Option<usize>)>,
+    delivered: Vec<u32>,
+    /// How much of what arrived each flow has behind it. A flow is known by the client's socket.
+    passed: BTreeMap<usize, usize>,
+}
+
+impl Way {
+    /// Each is delivered as often as it came, and those of one flow in their order: what was in a conn when its flow was
+    /// pushed out may come behind the first ones of the next.
+    fn deliver(&mut self, number: u32, by: Option<usize>) -> Result<(), &'static str> {
+        let same = |&&(other, _): &&(u32, Option<usize>)| other == number;
+        self.delivered.push(number);
+        let delivered = self.delivered.iter().filter(|&&other| other == number).count();
+        if delivered > self.arrived.iter().filter(same).count() {
+            return Err("once more");
+        }
+        let flow = by.or_else(|| self.arrived.iter().find(same).and_then(|&(_, at)| at)).expect("it came");
+        let passed = self.passed.entry(flow).or_default();
+        let behind = self.arrived[*passed..].iter().position(|(other, _)| *other == number).ok_or("out of order")?;
+        *passed += behind + 1;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -452,9 +473,9 @@ impl World {
                     address.peer = SocketAddr::new(relay(), u16::try_from(self.rng.range(1000, 1002)).expect("a port"));
                 }
                 if bytes.len() >= HEAD {
-                    self.visitors[visitor].up.arrived.push_back(number);
+                    self.visitors[visitor].up.arrived.push((number, None));
                 }
-                if self.visitors[visitor].up.arrived.iter().filter(|&&other| other == number).count() > 1 {
+                if self.visitors[visitor].up.arrived.iter().filter(|&&(other, _)| other == number).count() > 1 {
                     self.seen.insert(Sometimes::CameTwice);
                 }
                 if self.visitors[visitor].own != own && self.visitors[visitor].own != 0 {
@@ -517,5 +538,28 @@ impl World {
         let mut scratch = vec![0; self.scratch];
         let (now, strategy, turn) = (self.now, Strategy::Hybrid, self.turn);
         call(&mut self.clients[of], &mut Cx { sys: &mut sys, now, scratch: &mut scratch, strategy, turn });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Way;
+
+    fn delivered(arrived: &[u32], delivered: &[(u32, usize)]) -> Result<(), &'static str> {
+        let arrived = arrived.iter().map(|&number| (number, None)).collect();
+        let mut way = Way { arrived, ..Way::default() };
+        delivered.iter().try_for_each(|&(number, socket)| way.deliver(number, Some(socket)))
+    }
+
+    #[test]
+    fn a_flow_keeps_its_order_and_nothing_comes_once_more() {
+        let came = [1, 2, 2, 3, 4];
+        assert_eq!(delivered(&came, &[(1, 7), (2, 7), (2, 7), (3, 7)]), Ok(()));
+        assert_eq!(delivered(&came, &[(2, 7), (4, 7)]), Ok(()), "some are lost");
+        assert_eq!(delivered(&came, &[(3, 8), (1, 7), (4, 8), (2, 7)]), Ok(()), "a flow behind that which followed it");
+        assert_eq!(delivered(&came, &[(2, 7), (2, 8), (2, 9)]), Err("once more"));
+        assert_eq!(delivered(&came, &[(3, 7), (3, 8)]), Err("once more"));
+        assert_eq!(delivered(&came, &[(2, 7), (1, 7)]), Err("out of order"));
+        assert_eq!(delivered(&came, &[(3, 8), (2, 7), (4, 8), (1, 7)]), Err("out of order"));
     }
 }

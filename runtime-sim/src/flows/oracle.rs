@@ -34,7 +34,7 @@ impl World {
             let (sender, sent) = split(bytes).map_err(|_| "the service is not told who visits".to_owned())?;
             (bytes, named) = (sent, Some(sender));
         }
-        let visitor = self.check(bytes, false)?;
+        let visitor = self.check(bytes, Some(*socket))?;
         if let (Some(named), Some(visitor)) = (named, visitor) {
             if !matches!(named, Sender::Visitor(ends) if ends.visitor == self.visitor_at(visitor)) {
                 return Err(format!("the service takes visitor {visitor} for {named:?}"));
@@ -64,7 +64,7 @@ impl World {
             let whole = answer.len() >= HEAD;
             let from = Address { peer: (Ipv4Addr::LOCALHOST, 53).into(), own: Ipv4Addr::LOCALHOST.into() };
             if self.net.arrive(*socket, from, answer) && whole {
-                self.visitors[visitor].down.arrived.push_back(number);
+                self.visitors[visitor].down.arrived.push((number, Some(*socket)));
             }
         }
         Ok(())
@@ -73,7 +73,7 @@ impl World {
     /// A datagram reaches a visitor.
     fn on_answer(&mut self, said: &Said) -> Result<(), String> {
         let to = said.to.expect("a public socket is told where to");
-        let Some(visitor) = self.check(&said.bytes, true)? else { return Ok(()) };
+        let Some(visitor) = self.check(&said.bytes, None)? else { return Ok(()) };
         let reached =
             if self.is_relayed(visitor) { to.peer.ip() == relay() } else { to.peer == self.visitor_at(visitor) };
         if !reached {
@@ -95,12 +95,14 @@ impl World {
         self.relayed && visitor % 2 == 1
     }
 
-    /// Whether these bytes are one datagram that was sent this way and may be delivered now. Whose it is.
-    fn check(&mut self, bytes: &[u8], down: bool) -> Result<Option<usize>, String> {
+    /// Whether these bytes are one datagram that was sent this way and may be delivered now: to the service by the client's
+    /// socket `by`, or to a visitor. Whose it is.
+    fn check(&mut self, bytes: &[u8], by: Option<usize>) -> Result<Option<usize>, String> {
         if bytes.is_empty() {
             self.seen.insert(Sometimes::Empty);
             return Ok(None);
         }
+        let down = by.is_none();
         let stump = || format!("{} bytes that nobody sent", bytes.len());
         let (head, _) = bytes.split_at_checked(HEAD).ok_or_else(stump)?;
         let visitor = u32::from_be_bytes(head[..4].try_into().expect("four")) as usize;
@@ -113,12 +115,9 @@ impl World {
         }
         let of = &mut self.visitors[visitor];
         let way = if down { &mut of.down } else { &mut of.up };
-        while let Some(next) = way.arrived.pop_front() {
-            if next == number {
-                return Ok(Some(visitor));
-            }
-        }
-        Err(format!("datagram {number} of visitor {visitor} is delivered once more, or out of order"))
+        way.deliver(number, by)
+            .map_err(|what| format!("datagram {number} of visitor {visitor} is delivered {what}"))?;
+        Ok(Some(visitor))
     }
 
     /// Nothing is to come: everything must be over and accounted for.
