@@ -117,9 +117,9 @@ impl<T> Endpoint<T> {
         self.hup = true;
     }
 
-    /// Nothing was left to be read behind a failure. `true`: that was none. It takes nothing more, and lives: the service at
-    /// a Unix socket has shut its reading half.
-    pub(super) fn has_not_failed(&mut self) -> bool {
+    /// A read has found nothing behind a failure. `true`: that was none, and is forgotten. It takes nothing more, and lives: the
+    /// service at a Unix socket has shut its reading half.
+    pub(super) fn lives_on(&mut self) -> bool {
         let lives = self.refuses && !self.error_taken && !planted(PlantedBug::ReadShutCuts);
         if lives {
             (self.failed, self.hup) = (false, false);

@@ -65,7 +65,7 @@ impl<T, P> Link<T, P> {
         if let Some(outer) = outer.as_deref_mut().filter(|outer| outer.is_lost()) {
             if outer.readable || transfer.egress.ended() {
                 result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
-            } else if outer.has_not_failed() {
+            } else if outer.lives_on() {
                 transfer.on_outer_lives();
             } else {
                 return Err(AbortCode::Resources);
