@@ -145,11 +145,13 @@ pub enum PlantedBug {
     ForgedKept,
     /// A service is told so twice.
     ToldTwice,
+    /// A service that reads no more is taken for one that is broken.
+    ReadShutCuts,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 68] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -217,6 +219,7 @@ impl PlantedBug {
         Self::ChallengeKept,
         Self::ForgedKept,
         Self::ToldTwice,
+        Self::ReadShutCuts,
     ];
 }
 
