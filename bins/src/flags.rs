@@ -4,9 +4,11 @@ use crate::address::{HostPort, LocalAddress, bind_addr, local_address, server_ad
 use crate::check::{Rank, Said};
 use crate::config::settings::{ByItself, Home, Kind, Of, Setting, settings_of};
 use crate::config::{MAX_THREADS, Protocol, check_name};
+use crate::habits::said_here;
 use crate::logging::{LogFormat, LogLevel};
 use crate::operate::{SocketFlag, StatusFlags};
 use crate::outbound::Given;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use protocol_sm::ports::PortSet;
@@ -45,7 +47,7 @@ pub(crate) const NO_UDP_AT_A_UNIX_SOCKET: &str = "a Unix socket is for streams, 
 #[derive(Args, Clone, Debug, Default)]
 pub struct CommonFlags {
     /// The file with settings
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Event-loop threads
     #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
@@ -325,10 +327,20 @@ pub type Spoken = Vec<(&'static str, Said)>;
 #[must_use]
 pub fn parse<F: Parser>(program: Of) -> (F, Spoken) {
     let mut command = command::<F>(program);
-    let matches = command.try_get_matches_from_mut(normalise(std::env::args_os()));
-    let mut matches = matches.unwrap_or_else(|error| error.exit());
+    let words = normalise(std::env::args_os());
+    let matches = command.try_get_matches_from_mut(&words);
+    let mut matches = matches
+        .unwrap_or_else(|error| in_our_words(program, &mut command, words.get(1..).unwrap_or_default(), error).exit());
     let said = said(program, matches.subcommand_matches("check-config").unwrap_or(&matches));
     (F::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit()), said)
+}
+
+/// What a command line is told that cannot be read.
+fn in_our_words(program: Of, command: &mut clap::Command, words: &[OsString], error: clap::Error) -> clap::Error {
+    let here = said_here(program, words).filter(|_| error.use_stderr());
+    here.map_or(error, |here| {
+        command.error(ErrorKind::InvalidValue, format!("that is another program's; write `{here}`"))
+    })
 }
 
 fn said(program: Of, matches: &ArgMatches) -> Spoken {

@@ -21,6 +21,7 @@ pub mod config;
 pub mod doctor;
 pub mod exit;
 pub mod flags;
+mod habits;
 pub mod identity;
 pub mod init;
 pub mod invitation;

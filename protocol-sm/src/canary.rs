@@ -153,11 +153,13 @@ pub enum PlantedBug {
     ForgedKept,
     /// A service is told so twice.
     ToldTwice,
+    /// A service that reads no more is taken for one that is broken.
+    ReadShutCuts,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 72] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -229,6 +231,7 @@ impl PlantedBug {
         Self::ChallengeKept,
         Self::ForgedKept,
         Self::ToldTwice,
+        Self::ReadShutCuts,
     ];
 }
 

@@ -11,7 +11,8 @@ pub enum SysError {
     /// The connection was reset, or is gone (ECONNRESET, ECONNABORTED).
     Reset,
     /// The connection was reset behind the end of its stream: a reader still sees that end. So say all calls, too, after
-    /// one that was told [`SysError::Reset`], and a write behind the own shutdown (EPIPE).
+    /// one that was told [`SysError::Reset`], and a write behind the own shutdown (EPIPE). To a Unix socket it says no more
+    /// than that its peer takes nothing: what it says can be read, and a reader is told how that ends.
     ResetBehindEnd,
     /// Nobody listens there (ECONNREFUSED).
     Refused,

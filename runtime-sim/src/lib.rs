@@ -115,6 +115,7 @@
 //! | ChallengeKept | - | - | 81, ProbesRoundTrip | - | a probe through every tunnel comes back whole |
 //! | ForgedKept | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
 //! | ToldTwice | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
+//! | ReadShutCuts | - | - | 117, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 #![forbid(unsafe_code)]
 
 pub mod campaign;

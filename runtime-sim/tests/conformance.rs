@@ -101,8 +101,8 @@ fn read_exactly<N: Net>(net: &mut N, from: &N::Stream, token: Token, n: usize) {
 }
 
 macro_rules! rules {
-    ($($(#[$doc:meta])* fn $name:ident<$n:ident: Net>() $body:block)*) => {
-        $($(#[$doc])* fn $name<$n: Net>() $body)*
+    ($($(#[$doc:meta])* fn $name:ident<$n:ident: $net:ident>() $body:block)*) => {
+        $($(#[$doc])* fn $name<$n: $net>() $body)*
 
         mod simulated {
             $(#[test] fn $name() { super::$name::<super::Simulated>(); })*
@@ -113,6 +113,8 @@ macro_rules! rules {
         }
     };
 }
+
+mod unix;
 
 rules! {
     fn a_port_at_two_addresses_is_two_and_at_all_of_them_it_is_each<N: Net>() {

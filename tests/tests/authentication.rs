@@ -75,6 +75,7 @@ fn ports_outside_the_allowed_ones_are_refused_for_good() {
     assert_eq!(client.exit_code(), 2);
     let log = client.log();
     assert!(log.contains(&forbidden.to_string()), "the port is named: {log}");
+    assert!(!log.contains("conn_not_opened"), "what ended with the session is no failure: {log}");
 
     let client = Client::start(&server, options().tunnel_at(service.addr(), allowed));
     assert_eq!((client.public().port(), greeting(client.public())), (allowed, "hi".to_owned()));

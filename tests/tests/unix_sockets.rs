@@ -215,3 +215,48 @@ fn a_socket_of_the_abstract_namespace_and_one_of_the_command_line() {
     let client = Client::start(&server, options().tunnel(format!("unix:@{name}")));
     assert_eq!(greeting(client.public()), "hello");
 }
+
+/// P-FIN-15, P-FIN-11: a service that reads no more (SHUT_RD) and goes on speaking is heard to its end, and what is said to it is given to
+/// nobody. Who writes to it directly is told so at once (EPIPE), and reads on.
+#[test]
+fn a_service_that_reads_no_more_is_heard_to_its_end() {
+    let (_directory, path, local) = place();
+    let (go_on, may_go_on) = channel();
+    let listener = UnixListener::bind(&path).expect("a free path");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            stream.shutdown(Shutdown::Read).expect("it reads no more");
+            stream.write_all(b"go").expect("it is heard");
+            may_go_on.recv().expect("the test goes on");
+            stream.write_all(&[7; 100_000]).expect("it is heard");
+        }
+    });
+    let mut direct = UnixStream::connect(&path).expect("it listens");
+    direct.read_exact(&mut [0; 2]).expect("go");
+    assert_eq!(direct.write_all(b"words").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    go_on.send(()).expect("it waits");
+    assert!(end_of(&mut direct) == (vec![7; 100_000], End::Clean));
+    let server = Server::start(options().brisk().threads(1).key("idle_conns", 1));
+    let client = Client::start(&server, options().brisk().threads(1).tunnel(&local));
+    // More than sockets hold is taken although nobody reads it, by copy or by splice. Who ends his own half sees an end;
+    // who goes on speaking to a service that has gone is reset behind that end, as over TCP.
+    let visits = [[(5, false), (5, true)]; 8].concat();
+    let visits = [&visits[..], &[(32 << 20, false), (32 << 20, true)]].concat();
+    for &(length, goes_on) in &visits {
+        let mut visitor = client.visit();
+        visitor.read_exact(&mut [0; 2]).expect("go");
+        visitor.write_all(&vec![1; length]).expect("somebody takes it");
+        go_on.send(()).expect("it waits");
+        assert_eq!(read_end(&mut visitor), (100_000, End::Clean), "{length} bytes were sent");
+        if goes_on {
+            until("who goes on speaking is reset", || visitor.write_all(b"more").is_err());
+        } else {
+            // It may be reset already, if it has spoken to a service that had gone.
+            let _ = visitor.shutdown(Shutdown::Write);
+        }
+    }
+    expect_calm([&server, &client]);
+    let done = client.stop();
+    assert_eq!((done.finished, done.aborted), (visits.len() as u64, 0));
+    assert!(done.proxy_conns <= done.finished / 2, "conns are used again: {done:?}");
+}

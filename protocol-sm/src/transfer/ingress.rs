@@ -6,7 +6,10 @@
 //!    │                            │                            │ on_reset           │ on_fin(total, reset): due()
 //!    │ on_sink_lost               │ on_sink_lost               ▼                    ▼ on_reset
 //!    └────────▶ Lost ◀────────────┘                           Gone ◀────────────────┘
-//!               what comes is dropped; through() at taken == total
+//!               │  ▲  what comes is dropped; through() at taken == total
+//!  on_sink_lives│  │on_sink_lost
+//!               ▼  │
+//!               Unheard
 //! ```
 //! Invariants:
 //! - I1 `forwarded <= taken <= total`, so a byte past the total never leaves the proxy_conn;
@@ -38,6 +41,11 @@ enum Sink {
     Shut,
     /// The outer socket is lost, or was never there: it is dropped.
     Lost {
+        /// Bytes that it was given before.
+        delivered: u64,
+    },
+    /// The outer socket takes nothing more, and lives: likewise.
+    Unheard {
         /// Bytes that it was given before.
         delivered: u64,
     },
@@ -81,7 +89,7 @@ impl Ingress {
         match self.sink {
             Sink::Open if delivered => Some(fin.how),
             Sink::Shut if reset_behind => Some(How::Reset),
-            Sink::Open | Sink::Shut | Sink::Lost { .. } | Sink::Gone => None,
+            Sink::Open | Sink::Shut | Sink::Lost { .. } | Sink::Unheard { .. } | Sink::Gone => None,
         }
     }
 
@@ -114,13 +122,26 @@ impl Ingress {
                 self.count.forwarded = self.count.taken;
             }
             Sink::Shut => self.sink = Sink::Gone,
+            Sink::Unheard { delivered } => self.sink = Sink::Lost { delivered },
             Sink::Lost { .. } | Sink::Gone => {}
+        }
+    }
+
+    /// The outer socket takes nothing more, but is not lost.
+    pub(super) fn on_sink_lives(&mut self) {
+        if let Sink::Lost { delivered } = self.sink {
+            self.sink = Sink::Unheard { delivered };
         }
     }
 
     /// Whether what comes is dropped.
     #[must_use]
     pub fn drops(&self) -> bool {
+        matches!(self.sink, Sink::Lost { .. } | Sink::Unheard { .. })
+    }
+
+    /// Whether the outer socket is lost.
+    pub(super) fn is_lost(&self) -> bool {
         matches!(self.sink, Sink::Lost { .. })
     }
 
@@ -130,7 +151,7 @@ impl Ingress {
         match self.sink {
             Sink::Open => false,
             Sink::Shut => self.due().is_none(),
-            Sink::Lost { .. } => self.end.is_some_and(|end| end.fin.total == self.count.taken),
+            Sink::Lost { .. } | Sink::Unheard { .. } => self.end.is_some_and(|end| end.fin.total == self.count.taken),
             Sink::Gone => true,
         }
     }
@@ -160,7 +181,7 @@ impl Ingress {
     pub fn way(&self) -> Way {
         let shut = self.end.is_some_and(|end| !end.is_reset());
         match self.sink {
-            Sink::Lost { delivered } => {
+            Sink::Lost { delivered } | Sink::Unheard { delivered } => {
                 let delivered = if planted(PlantedBug::DroppedCounted) { self.count.forwarded } else { delivered };
                 Way { bytes: delivered, end: if self.through() { WayEnd::Reset } else { WayEnd::Cut } }
             }

@@ -34,7 +34,9 @@ use crate::visit::Way;
 /// - T4 the transfer is through when, besides, every byte of the egress is in the proxy_conn;
 /// - T5 an outer socket that is lost ends the egress as a reset, behind all that could still be read of it, and what
 ///   still comes for it is dropped;
-/// - T6 nothing more is taken from an outer socket once the peer's is known to be reset.
+/// - T6 nothing more is taken from an outer socket once the peer's is known to be reset;
+/// - T7 an outer socket that takes nothing more, and lives, ends as it would without that; what comes for it behind its
+///   end finds nobody, which is a reset behind that end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transfer {
     epoch: Epoch,
@@ -150,6 +152,19 @@ impl Transfer {
         if self.egress.ended() { self.egress.on_reset_behind() } else { None }
     }
 
+    /// The outer socket takes nothing more, and has not failed: its own stream goes on (T7).
+    // PROTOCOL.md: P-FIN-15.
+    pub fn on_outer_lives(&mut self) {
+        self.ingress.on_sink_lives();
+    }
+
+    /// Bytes came that are dropped. Returns what to announce, if they are the first behind the end of an outer socket (T7).
+    // PROTOCOL.md: P-FIN-15.
+    #[must_use]
+    pub fn on_dropped(&mut self) -> Option<Fin> {
+        if self.egress.ended() { self.egress.on_reset_behind() } else { None }
+    }
+
     /// Ends the egress if the peer's outer socket is reset (T6). Returns what to announce.
     // PROTOCOL.md: P-FIN-12.
     #[must_use]
@@ -179,7 +194,7 @@ impl Transfer {
     /// Whether one direction is over: the other must make progress.
     #[must_use]
     pub fn is_half_open(&self) -> bool {
-        self.egress.ended() || self.ingress.through() || self.ingress.drops()
+        self.egress.ended() || self.ingress.through() || self.ingress.is_lost()
     }
 
     /// Whether both halves are through here (T4).
@@ -293,6 +308,50 @@ mod tests {
         assert_eq!(transfer.on_outer_lost(true), Some(reset(0)));
         assert_eq!(transfer.on_outer_lost(true), None);
         assert_eq!(transfer.outer_duty(), Some(OuterDuty::Drop));
+    }
+
+    /// P-FIN-15.
+    #[test]
+    fn t7_a_socket_that_takes_nothing_more_goes_on_to_its_own_end() {
+        let mut transfer = new();
+        transfer.ingress.on_taken(9);
+        transfer.ingress.on_forwarded(4);
+        assert_eq!(transfer.on_outer_lost(false), None);
+        transfer.on_outer_lives();
+        transfer.ingress.on_taken(1);
+        assert_eq!(transfer.on_dropped(), None, "it speaks");
+        assert!(transfer.ingress.drops() && !transfer.is_half_open() && transfer.outer_duty().is_none());
+        transfer.egress.on_taken(5);
+        assert_eq!(transfer.on_source_end(How::Shut), shut(5));
+        assert_eq!(transfer.outer_duty(), Some(OuterDuty::Drop));
+        transfer.egress.on_forwarded(5);
+        hear(&mut transfer, shut(10));
+        assert!(transfer.through(), "all is accounted for");
+        assert_eq!(transfer.ways()[1].bytes, 4, "what it was given");
+    }
+
+    /// P-FIN-15, P-FIN-11.
+    #[test]
+    fn t7_what_comes_behind_the_end_of_such_a_socket_is_told_once_that_nobody_is_there() {
+        let mut transfer = new();
+        assert_eq!(transfer.on_outer_lost(false), None);
+        transfer.on_outer_lives();
+        assert_eq!(transfer.on_source_end(How::Shut), shut(0));
+        for told in [Some(reset(0)), None] {
+            transfer.ingress.on_taken(1);
+            assert_eq!(transfer.on_dropped(), told);
+        }
+    }
+
+    #[test]
+    fn t7_such_a_socket_may_still_fail() {
+        let mut transfer = new();
+        assert_eq!(transfer.on_outer_lost(false), None);
+        transfer.on_outer_lives();
+        assert_eq!(transfer.on_source_end(How::Reset), reset(0));
+        assert!(transfer.is_half_open());
+        transfer.ingress.on_taken(1);
+        assert_eq!(transfer.on_dropped(), None, "that was told");
     }
 
     #[test]

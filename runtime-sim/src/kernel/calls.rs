@@ -21,7 +21,7 @@ impl Host {
 }
 
 impl Kernel {
-    fn take_fd(&self, proc: ProcId, count: usize) -> Result<(), Errno> {
+    pub(super) fn take_fd(&self, proc: ProcId, count: usize) -> Result<(), Errno> {
         let proc = &self.procs[proc.0];
         assert!(proc.alive, "a dead process calls nothing");
         if proc.fds() + count > proc.fd_limit { Err(Errno::EMFILE) } else { Ok(()) }
@@ -163,7 +163,7 @@ impl Kernel {
     /// What a read finds when no byte is there.
     fn nothing_to_read(&mut self, id: SockId) -> Result<usize, Errno> {
         let sock = &mut self.socks[id.0];
-        if sock.eof {
+        if sock.eof && !sock.unix {
             return Ok(0);
         }
         if let Some(errno) = sock.err.take() {
@@ -171,6 +171,7 @@ impl Kernel {
         }
         match sock.stage {
             Stage::Dead => Ok(0),
+            Stage::Up if sock.eof => Ok(0),
             Stage::Listening => Err(Errno::ENOTCONN),
             Stage::Connecting | Stage::Answering | Stage::Up => Err(Errno::EAGAIN),
         }
@@ -221,6 +222,9 @@ impl Kernel {
     /// After a read: tells the sender, once the window has grown by enough to be worth it.
     fn open_window(&mut self, id: SockId) {
         let sock = &self.socks[id.0];
+        if sock.unix {
+            return self.make_room(id);
+        }
         if sock.stage != Stage::Up || sock.eof {
             return;
         }
@@ -241,6 +245,8 @@ impl Kernel {
             Stage::Connecting | Stage::Answering => return Err(Errno::EAGAIN),
             Stage::Listening => return Err(Errno::ENOTCONN),
             Stage::Dead => return Err(sock.err.take().unwrap_or(Errno::EPIPE)),
+            // The error is left to a reader.
+            Stage::Up if sock.refused => return Err(Errno::EPIPE),
             Stage::Up => {}
         }
         if let Some(errno) = sock.err.take() {
@@ -332,10 +338,14 @@ impl Kernel {
         self.socks[id.0].stage == Stage::Listening
     }
 
-    /// SIOCOUTQ: bytes that the peer has not acknowledged; a FIN counts as one.
+    /// SIOCOUTQ: bytes that the peer has not acknowledged; a FIN counts as one. Of a Unix socket production does not ask:
+    /// what was written is in the peer's hands.
     #[must_use]
     pub fn unsent(&self, id: SockId) -> usize {
         let sock = &self.socks[id.0];
+        if sock.unix {
+            return 0;
+        }
         sock.held() + usize::from(matches!(sock.fin, Fin::Queued | Fin::Sent))
     }
 
@@ -378,10 +388,11 @@ impl Kernel {
         self.socks[id.0].struck
     }
 
-    /// Whether it can send and receive.
+    /// Whether it can send or receive.
     #[must_use]
     pub fn is_up(&self, id: SockId) -> bool {
-        self.socks[id.0].stage == Stage::Up
+        let sock = &self.socks[id.0];
+        sock.stage == Stage::Up && !(self.is_abandoned(id) && sock.unread == 0)
     }
 
     /// Whether a socket's write half was shut.
@@ -551,6 +562,7 @@ impl Kernel {
                 sock.stage = Stage::Dead;
                 let children = std::mem::take(&mut sock.children);
                 self.hosts[host.0].ports.remove(&(at.port(), at.ip()));
+                self.hosts[host.0].paths.retain(|_, listener| *listener != id);
                 for child in children {
                     self.release(child, true);
                 }
@@ -566,6 +578,7 @@ impl Kernel {
                 self.die(id);
                 self.emit(id, Packet::Rst);
             }
+            Stage::Up if sock.unix => self.part(id),
             Stage::Up if linger0 || sock.unread > 0 => {
                 // Unread bytes, or SO_LINGER 0: what is queued is discarded, and the peer learns of it.
                 self.die(id);

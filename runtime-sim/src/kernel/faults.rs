@@ -95,7 +95,8 @@ impl Kernel {
     /// A middlebox resets the connection at one end, which dies at once; the other end learns of it from what it
     /// sends. Returns whether it was up.
     pub fn reset_one_end(&mut self, sock: SockId) -> bool {
-        if self.socks[sock.0].stage != Stage::Up {
+        // Between the ends of a Unix socket is nobody.
+        if self.socks[sock.0].stage != Stage::Up || self.socks[sock.0].unix {
             return false;
         }
         self.socks[sock.0].fail(Errno::ECONNRESET);
@@ -122,7 +123,7 @@ impl Kernel {
     /// A NAT forgets the connection: its packets vanish, and nobody is told.
     pub fn blackhole(&mut self, sock: SockId) -> bool {
         let Some(peer) = self.socks[sock.0].peer else { return false };
-        if self.socks[sock.0].stage != Stage::Up {
+        if self.socks[sock.0].stage != Stage::Up || self.socks[sock.0].unix {
             return false;
         }
         for end in [sock, peer] {
@@ -172,6 +173,7 @@ impl Kernel {
             }
         }
         self.hosts[host.0].ports.clear();
+        self.hosts[host.0].paths.clear();
         self.expect_silence(|kernel, sock| kernel.socks[sock.0].remote_host == host);
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Time moves only from event to event. Everything is in ordered containers and every choice comes from one
 //! [`Rng`], so a seed decides everything. What a call does and what an edge-triggered poll reports follows
-//! Linux's `net/ipv4/tcp*.c`; `tests/conformance.rs` states each rule once and holds this kernel and the real
-//! one to it.
+//! Linux's `net/ipv4/tcp*.c`, of Unix sockets `net/unix/af_unix.c`; `tests/conformance.rs` states each rule once and holds
+//! this kernel and the real one to it.
 //!
 //! What is simplified: segments are never reordered (retransmission after a loss is a delay), there is no
 //! congestion window, a connection is identified by its two ends and not by its four addresses (so there is
@@ -15,6 +15,7 @@ mod ids;
 mod net;
 mod rng;
 mod sock;
+mod unix;
 
 pub use ids::{Errno, HostId, PipeId, PollId, ProcId, SockId};
 pub use rng::{Rng, mix};
@@ -56,6 +57,8 @@ struct Host {
     ports: BTreeMap<(u16, IpAddr), SockId>,
     /// Whoever comes to this port is given to that one's listener, and keeps the address that it came to.
     redirects: BTreeMap<u16, u16>,
+    /// Listening Unix sockets by path.
+    paths: BTreeMap<u16, SockId>,
     next_port: u16,
     /// Lost power, since.
     down: Option<Instant>,
@@ -168,6 +171,7 @@ impl Kernel {
             ip: IpAddr::from([10, 0, 0, last]),
             ports: BTreeMap::new(),
             redirects: BTreeMap::new(),
+            paths: BTreeMap::new(),
             next_port: 20_000,
             down: None,
         });

@@ -58,6 +58,9 @@ impl Kernel {
     /// Sends what the peer's window allows, then the FIN.
     pub(super) fn transmit(&mut self, id: SockId) {
         let sock = &self.socks[id.0];
+        if sock.unix {
+            return self.deliver(id);
+        }
         let segment = self.path(sock.host, sock.remote_host).segment;
         loop {
             let sock = &mut self.socks[id.0];
@@ -179,7 +182,7 @@ impl Kernel {
         }
     }
 
-    fn record(&mut self, from: SockId, packet: &Packet) {
+    pub(super) fn record(&mut self, from: SockId, packet: &Packet) {
         let sock = &self.socks[from.0];
         let to = sock.peer.map(|peer| self.socks[peer.0].proc);
         let (name, bytes): (_, &[u8]) = match packet {
@@ -433,7 +436,7 @@ impl Kernel {
 
     pub(super) fn on_probe(&mut self, id: SockId) {
         let sock = &self.socks[id.0];
-        let Some(peer) = sock.peer else { return };
+        let Some(peer) = sock.peer.filter(|_| !sock.unix) else { return };
         if sock.stage == Stage::Up && !self.is_cut(sock) && self.socks[peer.0].stage == Stage::Dead {
             self.socks[id.0].struck = true;
             self.on_rst(id);

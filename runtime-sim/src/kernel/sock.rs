@@ -1,4 +1,4 @@
-//! One end of a TCP connection, or a listening socket, and what `poll` says of it.
+//! One end of a connection, or a listening socket, and what `poll` says of it.
 
 use super::ids::{Errno, HostId, PollId, ProcId, SockId};
 use core::net::SocketAddr;
@@ -70,6 +70,8 @@ pub struct Options {
 #[derive(Debug)]
 pub(super) struct Sock {
     pub(super) stage: Stage,
+    /// A Unix socket, and not one of TCP.
+    pub(super) unix: bool,
     pub(super) host: HostId,
     pub(super) proc: ProcId,
     pub(super) local: SocketAddr,
@@ -92,6 +94,8 @@ pub(super) struct Sock {
     /// The peer takes bytes up to here.
     pub(super) edge: u64,
     pub(super) fin: Fin,
+    /// The peer takes nothing more (SEND_SHUTDOWN): of a Unix socket alone.
+    pub(super) refused: bool,
     /// A writer found no room: tell when there is some (SOCK_NOSPACE).
     pub(super) nospace: bool,
     /// When something unacknowledged last made progress.
@@ -140,6 +144,7 @@ impl Sock {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
             stage: Stage::Dead,
+            unix: false,
             host,
             proc,
             local: nowhere,
@@ -156,6 +161,7 @@ impl Sock {
             acked: 0,
             edge: 0,
             fin: Fin::None,
+            refused: false,
             nospace: false,
             progress: Instant::ZERO,
             repeats: 0,
@@ -198,8 +204,11 @@ impl Sock {
         self.options.send_buffer.saturating_sub(self.held())
     }
 
-    /// `sk_stream_is_writeable`: at least a third of the buffer is free.
+    /// `sk_stream_is_writeable`: at least a third of the buffer is free. `unix_writable`: three quarters.
     pub(super) fn writable(&self) -> bool {
+        if self.unix {
+            return self.held() * 4 <= self.options.send_buffer;
+        }
         self.room() >= self.held() / 2 && self.room() > 0
     }
 
@@ -214,14 +223,14 @@ impl Sock {
         Readiness { writable: ready.writable && self.for_room, ..ready }
     }
 
-    /// `tcp_poll`. Looking for room and finding none asks to be told (SOCK_NOSPACE).
+    /// `tcp_poll`, `unix_poll`. Looking for room and finding none asks to be told (SOCK_NOSPACE).
     pub(super) fn poll(&mut self) -> Readiness {
         match self.stage {
             Stage::Listening => Readiness { readable: !self.children.is_empty(), ..Readiness::default() },
             Stage::Connecting | Stage::Answering => Readiness { error: self.err.is_some(), ..Readiness::default() },
             Stage::Dead => Readiness { readable: true, writable: true, hup: true, error: self.err.is_some() },
             Stage::Up => {
-                let shut = self.fin != Fin::None;
+                let shut = self.fin != Fin::None && !self.unix;
                 let writable = shut || self.writable();
                 self.nospace |= !writable;
                 Readiness { readable: self.unread > 0 || self.eof, writable, hup: self.eof, error: self.err.is_some() }

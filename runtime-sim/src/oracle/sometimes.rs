@@ -129,11 +129,12 @@ pub enum Sometimes {
     ProxyRefused,
     ClientAtOnePort,
     VisitorAtOnePort,
+    UnheardSpoke,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 121] = [
+    pub const ALL: [Self; 122] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -255,6 +256,7 @@ impl Sometimes {
         Self::ProxyRefused,
         Self::ClientAtOnePort,
         Self::VisitorAtOnePort,
+        Self::UnheardSpoke,
     ];
 }
 

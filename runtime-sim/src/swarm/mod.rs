@@ -51,7 +51,8 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 57] = [
+pub const UNSEEN: [Sometimes; 58] = [
+    Sometimes::UnheardSpoke,
     Sometimes::Examined,
     Sometimes::SentToTls,
     Sometimes::ChallengeMet,

@@ -76,6 +76,10 @@ pub(super) struct Actor {
     connected: bool,
     pub(super) shut: bool,
     eof: bool,
+    /// It shuts its reading half when it has received so many bytes.
+    unheard_after: Option<u64>,
+    /// It has.
+    pub(super) unheard: bool,
     /// After a failed write it reads what is left.
     patient: bool,
     /// A write has failed.
@@ -168,8 +172,13 @@ impl Actors {
             return;
         }
         let spec = &plan.scenario.tunnels[tunnel];
-        let at = SocketAddr::from(([0, 0, 0, 0], spec.service_port));
-        let (sock, _) = kernel.listen(service.proc, at, plan.backlogs[tunnel], plan.foreign()).expect("its own port");
+        let (port, backlog) = (spec.service_port, plan.backlogs[tunnel]);
+        let sock = if plan.unix[tunnel] {
+            kernel.listen_unix(service.proc, port, backlog, plan.foreign()).expect("its own path")
+        } else {
+            let at = SocketAddr::from(([0, 0, 0, 0], port));
+            kernel.listen(service.proc, at, backlog, plan.foreign()).expect("its own port").0
+        };
         kernel.watch(sock, service.poll, token(LISTENER, tunnel), false);
         service.listener = Some(sock);
     }
@@ -205,6 +214,8 @@ impl Actors {
             connected: false,
             shut: false,
             eof: false,
+            unheard_after: None,
+            unheard: false,
             patient,
             failed: None,
             heard_out: false,
@@ -515,6 +526,10 @@ impl Actors {
                 script.fate = Fate::Normal;
             }
             let index = self.add(kernel, Who::Service, sock, tunnel, script, poll);
+            // From no generator, either.
+            let dice = mix(self.salt ^ 0x0a1f_0002 ^ index as u64);
+            let unheard = plan.unix[tunnel] && !plan.scenario.calm && !self.hurry && script.fate == Fate::Normal;
+            self.all[index].unheard_after = (unheard && dice.is_multiple_of(3)).then(|| dice / 3 % 4 * 100);
             self.streams.expect_prefix(self.all[index].stream, plan.scenario.tunnels[tunnel].head());
             if plan.scenario.tunnels[tunnel].serving.service.forwarded {
                 self.streams.expect_another_prefix(self.all[index].stream);
@@ -658,6 +673,11 @@ impl Actors {
         let mut buffer = [0; 8192];
         loop {
             let actor = &mut self.all[index];
+            if !actor.eof && actor.unheard_after.is_some_and(|after| self.streams.received(actor.stream) >= after) {
+                // ENOTCONN: its client has left, and the next write says so.
+                actor.unheard = kernel.shut_read(actor.sock).is_ok();
+                actor.eof = true;
+            }
             if actor.eof || actor.next_read > now {
                 return Ok(());
             }
@@ -670,7 +690,8 @@ impl Actors {
                         return Err(Stop::Errno(errno));
                     }
                     (actor.eof, actor.heard_out) = (true, true);
-                    if !stranger {
+                    // Over a Unix socket whoever is lost is read as an end.
+                    if !stranger && !kernel.is_unix(actor.sock) {
                         self.streams.on_eof(stream).map_err(Stop::Finding)?;
                         if self.streams.was_refused(stream) {
                             seen.saw(Sometimes::HostRefused);
@@ -708,6 +729,10 @@ impl Actors {
                     Who::Service => Sometimes::ServiceReset,
                     Who::Visitor { .. } | Who::Stranger | Who::Holder | Who::Inquirer => Sometimes::VisitorReset,
                 });
+                if kernel.is_unix(actor.sock) && kernel.unread(actor.sock) == 0 {
+                    // It cannot reset.
+                    self.streams.on_ended(actor.stream);
+                }
                 self.end(kernel, index, Outcome::Own, true);
                 return;
             }
@@ -729,7 +754,8 @@ impl Actors {
         }
         let actor = &self.all[index];
         if actor.shut && actor.eof {
-            self.end(kernel, index, Outcome::Whole, false);
+            let outcome = if actor.unheard { Outcome::Own } else { Outcome::Whole };
+            self.end(kernel, index, outcome, false);
         }
     }
 }

@@ -39,6 +39,10 @@ struct Did {
     was_reset: bool,
     /// It read until it was told of an end or a reset.
     heard_out: bool,
+    /// It serves at a Unix socket.
+    unix: bool,
+    /// It has shut its reading half.
+    unheard: bool,
 }
 
 /// A direct connection in a kernel of its own.
@@ -130,11 +134,17 @@ fn compare(plan: &Plan, end: &Did, other: &Did) -> Result<(), Finding> {
         return Err((Property::AsDirect, "is reset, and the other end has not left".into()));
     }
     if other.left && !end.left && end.heard_out {
-        let least = least(plan, other, end).saturating_sub(other.front);
+        // What was written to a Unix socket is never lost.
+        let least = if other.unix { other.sent } else { least(plan, other, end).saturating_sub(other.front) };
         if end.received < least {
             let what = format!("reads {} of {} bytes; directly it would be {least}", end.received, other.sent);
             return Err((Property::AsDirect, what));
         }
+    }
+    // Of others each end that looks clean is held against what was sent, when it is read.
+    if end.unix && !end.left && !other.left && end.heard_out && end.received < other.sent {
+        let what = format!("reads an end behind {} of {} bytes, and nobody has left", end.received, other.sent);
+        return Err((Property::AsDirect, what));
     }
     Ok(())
 }
@@ -178,6 +188,8 @@ impl World {
             left: actor.outcome == Some(Outcome::Own),
             was_reset: matches!(actor.outcome, Some(Outcome::Reset(_))),
             heard_out: actor.heard_out,
+            unix: self.kernel.is_unix(actor.sock),
+            unheard: actor.unheard,
         };
         let visitor = did(visitor);
         let Some(service) = service else {
@@ -191,6 +203,9 @@ impl World {
         let service = did(service);
         compare(&self.plan, &visitor, &service)?;
         compare(&self.plan, &service, &visitor)?;
+        if service.unheard && visitor.sent > service.received && visitor.received == service.sent {
+            self.coverage.saw(Sometimes::UnheardSpoke);
+        }
         if visitor.left != service.left {
             self.coverage.saw(Sometimes::ComparedWithDirect);
         }
@@ -202,8 +217,17 @@ impl World {
 mod tests {
     use super::*;
 
-    const NOTHING: Did =
-        Did { front: 0, sent: 0, received: 0, shut: false, left: false, was_reset: false, heard_out: true };
+    const NOTHING: Did = Did {
+        front: 0,
+        sent: 0,
+        received: 0,
+        shut: false,
+        left: false,
+        was_reset: false,
+        heard_out: true,
+        unix: false,
+        unheard: false,
+    };
 
     #[test]
     fn a_late_reader_gets_what_fits_its_window_before_a_reset() {
@@ -226,7 +250,18 @@ mod tests {
         assert_eq!(compare(&plan, &reset(99), &leaver).unwrap_err().0, Property::AsDirect);
         let hasty = Did { heard_out: false, ..reset(0) };
         assert_eq!(compare(&plan, &hasty, &leaver), Ok(()), "it did not read what was there");
+        let at_path = Did { unix: true, ..leaver };
+        assert_eq!(compare(&plan, &reset(100), &at_path), Ok(()));
+        let window = plan.buffers.1 as u64;
+        let much = Did { sent: window + 1000, ..at_path };
+        assert_eq!(
+            compare(&plan, &reset(window), &much).unwrap_err().0,
+            Property::AsDirect,
+            "a Unix socket loses nothing"
+        );
+        let ended = Did { received: 99, ..Did { unix: true, ..NOTHING } };
         let whole = Did { sent: 100, shut: true, ..NOTHING };
+        assert_eq!(compare(&plan, &ended, &whole).unwrap_err().0, Property::AsDirect, "nobody left");
         assert_eq!(compare(&plan, &reset(100), &whole).unwrap_err().0, Property::AsDirect, "nobody left");
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
-    KernelFault, PROXY, Scenario, SimFault, TimingRanges, draw_clients, draw_no_pipe, draw_no_splice, draw_one_port,
-    draw_scratch, draw_strategy, draw_tight, draw_turn,
+    KernelFault, PROXY, Scenario, SimFault, TimingRanges, TunnelPlan, draw_clients, draw_no_pipe, draw_no_splice,
+    draw_one_port, draw_scratch, draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::outbound::Scheme;
@@ -92,6 +92,8 @@ pub struct Plan {
     pub places: Vec<Place>,
     /// Accept queue of each tunnel's service.
     pub backlogs: Vec<usize>,
+    /// Whether each tunnel's service listens at a Unix socket.
+    pub unix: Vec<bool>,
     /// Faults that are on.
     pub faults: Vec<KernelFault>,
     /// How many of them happen.
@@ -192,6 +194,9 @@ impl Plan {
         scenario.draw_sealed(seed);
         scenario.draw_heads(seed);
         scenario.draw_addresses(seed);
+        let mut dice = Rng::new(seed ^ 0x0a1f_0001);
+        let at_path = |tunnel: &TunnelPlan| dice.chance(25) && !places[tunnel.client].remote_services;
+        let unix = scenario.tunnels.iter().map(at_path).collect();
         Self {
             seed,
             scenario,
@@ -199,6 +204,7 @@ impl Plan {
             fronted: Rng::new(seed ^ 0xf207_7ed0).chance(15),
             places,
             backlogs,
+            unix,
             faults,
             fault_count,
             wan,

@@ -27,7 +27,9 @@ impl World {
         let place = self.plan.places[client];
         let local = |tunnel: usize| {
             let port = self.plan.scenario.tunnels[tunnel].service_port;
-            if place.remote_services {
+            if self.plan.unix[tunnel] {
+                format!("unix:{port}")
+            } else if place.remote_services {
                 self.address(self.service_hosts[client], port)
             } else {
                 format!("127.0.0.1:{port}")
@@ -77,7 +79,11 @@ impl World {
             let before = self.client_settings(client);
             let mut rng = self.rng.fork();
             let elsewhere = |tunnel: &TunnelSpec| {
-                let (_, port) = tunnel.local.rsplit_once(':').expect("HOST:PORT");
+                let (place, port) = tunnel.local.rsplit_once(':').expect("HOST:PORT");
+                if place == "unix" {
+                    // The same one by another path.
+                    return format!("unix:./{port}");
+                }
                 self.address(host, port.parse().expect("a port"))
             };
             let new = draw_client(&mut rng, self.reach(), before, elsewhere);

@@ -213,6 +213,14 @@ impl Streams for ThreadSys<'_> {
         Ok(Stream(sock, role, RefCell::new(owed)))
     }
 
+    fn connect_unix(&mut self, path: &str, token: Token) -> Result<Stream, SysError> {
+        let path = path.trim_start_matches("./").parse().expect("a path is a number here");
+        let sock = self.kernel.connect_unix(self.proc, path, self.plan.options(Role::Local))?;
+        self.kernel.watch(sock, self.poll, token, true);
+        self.effects.dialled.push((Role::Local, sock));
+        Ok(Stream(sock, Role::Local, RefCell::default()))
+    }
+
     fn take_error(&mut self, stream: &Stream) -> Result<(), SysError> {
         Ok(self.kernel.take_error(stream.0)?)
     }

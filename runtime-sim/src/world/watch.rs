@@ -403,16 +403,21 @@ impl World {
         let Some(transfer) = self.watch.transfers.iter().rev().find(of) else { return };
         let Some(other) = transfer.other(sock) else { return };
         let which = format!("{:?} {:?}, socket {}", transfer.conn.2, transfer.epoch, sock.0);
-        if transfer.finished && sock == transfer.public && !self.kernel.has_failed(other) && self.nothing_breaks() {
+        let well = !self.kernel.has_failed(other) && !self.kernel.is_abandoned(other);
+        if transfer.finished && sock == transfer.public && well && self.nothing_breaks() {
             let what = format!("{which} is reset, and its client is through with it");
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
         }
         if transfer.struck {
             return;
         }
-        if !self.kernel.has_failed(other) {
+        if well {
             let what = format!("{which} is reset, and socket {} is well", other.0);
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
+        }
+        if self.kernel.is_refused(sock) {
+            // It took nothing more.
+            return;
         }
         let patience = self.plan.scenario.timings.reset_linger;
         let impatient = lingering.is_none_or(|since| self.now().since(since) < patience);

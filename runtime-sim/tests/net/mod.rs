@@ -104,9 +104,9 @@ pub(super) trait Net {
 
 /// The simulated kernel: two machines would do the same, so all is on one.
 pub(super) struct Simulated {
-    kernel: Kernel,
-    proc: ProcId,
-    poll: PollId,
+    pub(super) kernel: Kernel,
+    pub(super) proc: ProcId,
+    pub(super) poll: PollId,
     seen: BTreeMap<Token, Readiness>,
 }
 
@@ -250,7 +250,7 @@ impl Net for Simulated {
 
 /// Linux, through production's own system calls.
 pub(super) struct Linux {
-    sys: runtime_epoll::Linux<()>,
+    pub(super) sys: runtime_epoll::Linux<()>,
     poller: runtime_epoll::Poller,
     /// Descriptors that only take up room.
     #[allow(dead_code)] // as `exhaust`

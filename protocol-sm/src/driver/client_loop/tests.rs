@@ -9,6 +9,7 @@ use crate::ids::Epoch;
 use crate::liveness::Line;
 use crate::local_ports::PAUSE;
 use crate::names::LocalAt;
+use crate::settings::Origin;
 use crate::sys_error::SysError;
 use crate::transfer::{Fin, Heard, How};
 use crate::wire::{ClientMsg, ProxyToServer};
@@ -157,4 +158,19 @@ fn the_conn_that_serves_a_visitor_takes_so_many_bytes() {
     type Socket = [u64; 4];
     type PipeEnds = [u32; 3];
     assert_eq!([size_of::<Conn<Socket, PipeEnds>>(), size_of::<Slot<Socket, PipeEnds>>()], [384, 56]);
+}
+
+/// P-POOL-2: what was being opened for a session that is over has not failed.
+#[test]
+fn a_conn_that_is_being_opened_ends_with_its_session_without_a_word() {
+    let mut desk = Desk::new(&[]);
+    let (session, conn) = (SessionId([1; 16]), ConnId(2));
+    let (to, secret) = (Destination { to: address(3), through: None }, session_key(session));
+    desk.tell(ToClientLoop::Open { from: Origin::default(), to, conn, session, secret });
+    desk.tell(ToClientLoop::End { serial: SERIAL, code: AbortCode::SessionOver });
+    let gone = |told: &FromClientLoop| matches!(told, FromClientLoop::ConnGone { serial: SERIAL, conn: ConnId(2) });
+    let failed =
+        |told: &FromClientLoop| matches!(told, FromClientLoop::Message { msg: ClientMsg::ConnFailed { .. }, .. });
+    let told = &desk.net.from_client_loop;
+    assert!(told.iter().any(gone) && !told.iter().any(failed), "{told:?}");
 }

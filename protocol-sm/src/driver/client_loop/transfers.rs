@@ -266,8 +266,8 @@ impl<T, P> ClientLoop<T, P> {
             State::Opening { step, to, why, .. } => {
                 let (to, why) = (to.clone(), why.unwrap_or(failure(code, step)));
                 conn.link.reset(cx.sys);
-                if by_peer {
-                    // The server has it already: for its count it came.
+                if by_peer || code == AbortCode::SessionOver {
+                    // The server has it already, and for its count it came; or nobody asks for it any more.
                     cx.sys.tell(FromClientLoop::ConnGone { serial, conn: conn.id });
                 } else {
                     self.open_failed(cx, serial, conn.id, to, why);

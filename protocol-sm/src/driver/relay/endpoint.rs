@@ -19,6 +19,8 @@ pub(crate) struct Endpoint<T> {
     failed: bool,
     /// A call that does not read has taken its error.
     pub(super) error_taken: bool,
+    /// A write was told that nothing is taken any more, and no error (EPIPE).
+    refuses: bool,
 }
 
 /// What bytes come from and go to.
@@ -32,7 +34,7 @@ impl<T> Endpoint<T> {
     /// A port that may be ready: the first calls tell.
     pub(crate) fn new(stream: T) -> Self {
         let via = Via::Stream(stream);
-        Self { via, readable: true, writable: true, hup: false, failed: false, error_taken: false }
+        Self { via, readable: true, writable: true, hup: false, failed: false, error_taken: false, refuses: false }
     }
 
     /// A port that is still connecting.
@@ -43,7 +45,7 @@ impl<T> Endpoint<T> {
     /// A flow's datagrams. Those to come have a socket of their own, or are handed in.
     pub(crate) fn datagrams(socket: Option<T>) -> Self {
         let via = Via::Datagrams(Box::new(Datagrams::new(socket)));
-        Self { via, readable: false, writable: true, hup: false, failed: false, error_taken: false }
+        Self { via, readable: false, writable: true, hup: false, failed: false, error_taken: false, refuses: false }
     }
 
     /// The connection.
@@ -109,9 +111,20 @@ impl<T> Endpoint<T> {
     /// A call that does not read was told this error. What came before can still be read, and no event may tell of it.
     pub(crate) fn on_failed(&mut self, error: SysError) {
         self.failed = true;
+        self.refuses |= error == SysError::ResetBehindEnd;
         self.error_taken |= error != SysError::ResetBehindEnd;
         self.readable = true;
         self.hup = true;
+    }
+
+    /// A read has found nothing behind a failure. `true`: that was none, and is forgotten. It takes nothing more, and lives: the
+    /// service at a Unix socket has shut its reading half.
+    pub(super) fn lives_on(&mut self) -> bool {
+        let lives = self.refuses && !self.error_taken && !planted(PlantedBug::ReadShutCuts);
+        if lives {
+            (self.failed, self.hup) = (false, false);
+        }
+        lives
     }
 
     /// Whether it has failed: it takes nothing more.

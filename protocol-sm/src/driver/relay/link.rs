@@ -8,7 +8,7 @@ use crate::bandwidth::{Meter, Metered, Tap};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::sys_error::SysError;
-use crate::transfer::{Egress, Fin, Half, How, Ingress, OuterDuty, Transfer};
+use crate::transfer::{Egress, Fin, Half, How, OuterDuty, Transfer};
 use alloc::vec::Vec;
 
 /// A proxy_conn's socket and its two directions.
@@ -62,11 +62,14 @@ impl<T, P> Link<T, P> {
         (result.again, result.starved) = (matches!(turn, Turn::Again), matches!(turn, Turn::Starved));
         result.fin = fin.or(result.fin);
         // Behind the reads, which tell how the stream ended, and before a write could take the error from them.
-        if let Some(outer) = outer.as_deref().filter(|outer| outer.is_lost()) {
-            if !outer.readable && !transfer.egress.ended() {
+        if let Some(outer) = outer.as_deref_mut().filter(|outer| outer.is_lost()) {
+            if outer.readable || transfer.egress.ended() {
+                result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
+            } else if outer.lives_on() {
+                transfer.on_outer_lives();
+            } else {
                 return Err(AbortCode::Resources);
             }
-            result.behind = result.behind.or(transfer.on_outer_lost(outer.error_taken));
         }
         if let Some(outer) = &mut outer
             && !transfer.ingress.drops()
@@ -96,7 +99,7 @@ impl<T, P> Link<T, P> {
                 !transfer.ingress.drops() && (tap.left == 0 && mode.incoming_is_payload && could_take || could_give);
         }
         if transfer.ingress.drops() && mode.incoming_is_payload {
-            self.drop_incoming(cx, &mut transfer.ingress, &mut result)?;
+            self.drop_incoming(cx, transfer, &mut result)?;
         }
         if let Some(outer) = outer {
             let mut duty = transfer.outer_duty();
@@ -179,26 +182,27 @@ impl<T, P> Link<T, P> {
     ///
     /// # Errors
     /// The conn is lost.
-    // PROTOCOL.md: P-FIN-10, P-REF-3.
+    // PROTOCOL.md: P-FIN-10, P-FIN-15, P-REF-3.
     fn drop_incoming<S: Splice<Stream = T, Pipe = P>>(
         &mut self,
         cx: &mut Cx<'_, S>,
-        ingress: &mut Ingress,
+        transfer: &mut Transfer,
         result: &mut Exchanged,
     ) -> Result<(), AbortCode> {
         self.ingress_flow.discard(cx.sys);
         let mut moved = 0;
-        while self.port.readable && ingress.budget(1).take > 0 {
+        while self.port.readable && transfer.ingress.budget(1).take > 0 {
             if moved >= cx.turn {
                 result.again = true;
                 return Ok(());
             }
-            let take = ingress.budget(cx.scratch.len()).take;
+            let take = transfer.ingress.budget(cx.scratch.len()).take;
             match self.port.recv(cx.sys, &mut cx.scratch[..take]) {
                 Ok(0) => return Err(AbortCode::ConnLost),
                 Ok(n) => {
                     moved += n;
-                    ingress.on_taken(n);
+                    transfer.ingress.on_taken(n);
+                    result.behind = result.behind.or(transfer.on_dropped());
                 }
                 Err(SysError::WouldBlock) => {}
                 Err(SysError::Exhausted) => {

@@ -1,7 +1,6 @@
 //! P-POOL-2: what a new conn has to wait behind is its client's own payload.
 
 use super::*;
-use crate::settings::Origin;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
