@@ -8,7 +8,7 @@
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{
-    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
@@ -183,6 +183,7 @@ impl Demo {
                 outbound: None,
                 tls_relay: false,
                 frugal: false,
+                datagram_transport: DatagramTransport::Auto,
                 examines: false,
                 client_id: *b"quickstart------",
                 token: None,

@@ -236,6 +236,7 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
             outbound,
             tls_relay: file.tls.relay,
             frugal,
+            datagram_transport: file.datagram_transport,
             examines: false,
             access_log: false,
             timings: file.timings.of(frugal),

@@ -13,6 +13,7 @@ mod server;
 mod service;
 pub mod settings;
 mod tls;
+mod transport;
 
 pub use client::{ClientFile, Protocol, TunnelEntry, parse_client};
 pub use environment::Environment;
@@ -38,6 +39,7 @@ use std::io::Read;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use toml::de::DeValue;
+use transport::datagram_transport;
 
 /// A configuration file larger than this is some other file.
 const MAX_FILE: u64 = 1 << 20;

@@ -18,7 +18,7 @@ use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Agreed, Secured};
 use protocol_sm::settings::{
-    ClientSettings, Origin, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, Origin, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
 };
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
@@ -98,6 +98,7 @@ impl World {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            datagram_transport: DatagramTransport::Auto,
             examines: false,
             client_id: [1; 16],
             token: Some(secret.clone()),
@@ -333,6 +334,7 @@ impl World {
             },
             8 => ServerMsg::Abort { conn, epoch, code: abort_code(tape) },
             _ if kind >= 200 => ServerMsg::Leave { code: LeaveCode::TakenOver },
+            _ if (140..160).contains(&kind) => ServerMsg::DatagramPath { pin: [kind; 32] },
             _ if kind >= 160 => ServerMsg::Leave { code: LeaveCode::Upgraded },
             _ => ServerMsg::Drain,
         };

@@ -20,6 +20,7 @@ mod head;
 mod model;
 mod net;
 mod passage;
+mod path;
 mod preface;
 mod proxy_header;
 mod server;
@@ -32,6 +33,7 @@ pub use datagrams::datagrams;
 pub use head::head;
 pub use model::tape;
 pub use passage::passage;
+pub use path::path;
 pub use preface::preface;
 pub use proxy_header::proxy_header;
 pub use server::server;
@@ -40,12 +42,13 @@ pub use server::server;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("ctl_codec", ctl_codec),
     ("proxy_codec", proxy_codec),
     ("preface", preface),
     ("passage", passage),
     ("datagrams", datagrams),
+    ("path", path),
     ("proxy_header", proxy_header),
     ("head", head),
     ("server", server),

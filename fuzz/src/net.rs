@@ -11,6 +11,7 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{
     Cx, Datagrams, Driver, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, SCRATCH,
     Splice, Strategy, Streams, SysError, TURN, Tell, Token,
@@ -506,6 +507,11 @@ impl Tell<ToLoop<ToClientLoop>> for View<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.net.post(Mail::ClientLoop(msg.message));
     }
+}
+
+impl Tell<ToPaths> for View<'_> {
+    /// Nobody carries paths here: the client waits for one in vain, and conns have all datagrams.
+    fn tell(&mut self, _: ToPaths) {}
 }
 
 impl Tell<ToOperator> for View<'_> {

@@ -586,7 +586,8 @@ impl Ctl {
                     | ServerMsg::Abort { .. }
                     | ServerMsg::AskStart { .. }
                     | ServerMsg::Drain
-                    | ServerMsg::Leave { .. } => {}
+                    | ServerMsg::Leave { .. }
+                    | ServerMsg::DatagramPath { .. } => {}
                 }
             }
             ToClient::Handshake(ServerHandshake::Refused(_))

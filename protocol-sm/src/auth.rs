@@ -12,6 +12,9 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+/// Bytes of what a client says first on a path.
+pub const PATH_HELLO: usize = 48;
+
 /// What the encrypted channel of one connection is known by, at its two ends and nowhere else: the exporter of its TLS
 /// (RFC 9266, `tls-exporter`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -184,6 +187,37 @@ impl SessionKey {
     #[must_use]
     pub fn accept_matches(&self, session: SessionId, conn: ConnId, proof: &Proof) -> bool {
         self.conn_mac(b"cproxy accept", session, conn).verify_slice(proof).is_ok()
+    }
+
+    /// The first thing that a client says on a path of `channel`: which session's it is, and a proof.
+    // PROTOCOL.md: P-PATH-4.
+    #[must_use]
+    pub fn path_hello(&self, session: SessionId, channel: &Channel) -> [u8; PATH_HELLO] {
+        let mut hello = [0; PATH_HELLO];
+        hello[..16].copy_from_slice(&session.0);
+        hello[16..].copy_from_slice(&finish(self.path_mac(b"cproxy path", session, channel)));
+        hello
+    }
+
+    /// The server's answer to such a `hello`; none if its proof does not match, which is found in constant time.
+    // PROTOCOL.md: P-PATH-4.
+    #[must_use]
+    pub fn answer_path(&self, session: SessionId, channel: &Channel, hello: &[u8]) -> Option<Proof> {
+        let (id, proof) = hello.split_at_checked(16)?;
+        let proved = self.path_mac(b"cproxy path", session, channel).verify_slice(proof).is_ok();
+        (id == session.0 && proved).then(|| finish(self.path_mac(b"cproxy path answer", session, channel)))
+    }
+
+    /// Whether the server's answer matches, in constant time.
+    // PROTOCOL.md: P-PATH-4.
+    #[must_use]
+    pub fn path_answer_matches(&self, session: SessionId, channel: &Channel, answer: &[u8]) -> bool {
+        self.path_mac(b"cproxy path answer", session, channel).verify_slice(answer).is_ok()
+    }
+
+    /// A path is always bound to its channel, whatever the session's connections are.
+    fn path_mac(&self, label: &[u8], session: SessionId, channel: &Channel) -> Hmac<Sha256> {
+        mac(&self.key, label, &[&session.0, &channel.0])
     }
 
     fn conn_mac(&self, label: &[u8], session: SessionId, conn: ConnId) -> Hmac<Sha256> {
@@ -396,5 +430,33 @@ mod tests {
         assert!(!key.accept_matches(session, ConnId(5), &hello.proof), "not reflectable");
         let other = Prover::new(None, transcript).session_key(session);
         assert!(!other.hello_matches(&hello));
+    }
+
+    /// P-PATH-4: the proofs on a path are its session's, its channel's, and each side's own.
+    #[test]
+    fn a_path_is_proved_by_both_sides_over_its_channel() {
+        let token = Token::new(b"secret".to_vec());
+        let (session, channel) = (SessionId([1; 16]), Channel([9; 32]));
+        let key = Prover::new(Some(&token), SAID).session_key(session);
+        let hello = key.path_hello(session, &channel);
+        let answer = key.answer_path(session, &channel, &hello).expect("proved");
+        assert!(key.path_answer_matches(session, &channel, &answer));
+        assert!(!key.path_answer_matches(session, &channel, &hello[16..]), "not reflectable");
+        let other = Prover::new(None, SAID).session_key(session);
+        assert_eq!(other.answer_path(session, &channel, &hello), None);
+        for bit in 0..PATH_HELLO * 8 {
+            let mut hello = hello;
+            hello[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(key.answer_path(session, &channel, &hello), None, "bit {bit}");
+        }
+        for bit in 0..256 {
+            let (mut elsewhere, mut changed) = (channel, answer);
+            elsewhere.0[bit / 8] ^= 1 << (bit % 8);
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(key.answer_path(session, &elsewhere, &hello), None, "bit {bit}");
+            assert!(!key.path_answer_matches(session, &channel, &changed), "bit {bit}");
+            assert!(!key.path_answer_matches(session, &elsewhere, &answer), "bit {bit}");
+        }
+        assert_eq!(key.answer_path(session, &channel, &hello[..40]), None);
     }
 }

@@ -133,6 +133,14 @@ pub enum PlantedBug {
     RelayForgotten,
     /// A ctl_conn ends before the event loops know what was said on it.
     FarewellEarly,
+    /// A datagram that goes by the path goes by the conn, too.
+    SentByBoth,
+    /// A datagram that has come by the path is delivered to whichever flow its conn carries now.
+    EpochForgotten,
+    /// A path that does not answer is never silent.
+    SilenceUnseen,
+    /// A path that was silent stays so when it answers.
+    SilentForEver,
     /// A visitor in the clear is given to the tunnel whose visitors are to be sent to TLS.
     RedirectForgotten,
     /// A visitor is sent to TLS at another place than it has asked for.
@@ -151,7 +159,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 72] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -213,6 +221,10 @@ impl PlantedBug {
         Self::DroppedUncounted,
         Self::RelayForgotten,
         Self::FarewellEarly,
+        Self::SentByBoth,
+        Self::EpochForgotten,
+        Self::SilenceUnseen,
+        Self::SilentForEver,
         Self::RedirectForgotten,
         Self::RedirectElsewhere,
         Self::ChallengePassedOn,

@@ -8,16 +8,20 @@
 //! | [`Front`] | what stands in front of what a LocalServer is sent |
 //! | [`Lifetime`] | when a flow that is silent is over |
 //! | [`FlowTable`] | whose datagram it is, and which flow makes room for another |
+//! | [`PathState`], [`PathDatagram`] | what goes beside the conns, by UDP |
+//! | [`Pulse`] | whether that way still works |
 
 mod framing;
 mod front;
 mod lifetime;
+mod path;
 mod queue;
 mod table;
 
 pub use framing::{Deframer, HEADER, MAX_DATAGRAM, TooLong, frame};
 pub use front::Front;
 pub use lifetime::{FRESH, Lifetime};
+pub use path::{Beat, PathDatagram, PathId, PathState, Pulse};
 pub use queue::{PATIENCE, Queue, ROOM};
 pub(crate) use table::Speaker;
 pub use table::{FlowTable, MAX_FLOWS, Party};
@@ -41,4 +45,6 @@ pub enum Lost {
     NoFlow,
     /// It comes from a trusted proxy, without a PROXY header that is one.
     NoHeader,
+    /// It has come by the path for a flow that is not there, or not any more.
+    Stale,
 }

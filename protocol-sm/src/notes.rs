@@ -5,6 +5,7 @@ use crate::codes::{
     AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TlsFailure, TunnelRefusal, Violation,
 };
 use crate::control::server::Asked;
+use crate::datagrams::PathState;
 use crate::ids::{ClientId, ConnId, ControlKey, Epoch, TunnelId};
 use crate::outbound::{Destination, PassageFailure};
 use crate::reload::Changes;
@@ -213,6 +214,43 @@ pub enum Note {
     Left {
         /// The reason.
         code: LeaveCode,
+    },
+    /// A path works, or works again: datagrams go by UDP.
+    PathUp {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// Where the other side was when it proved itself.
+        peer: SocketAddr,
+        /// Bytes that it takes at once, with the two numbers in front of each datagram.
+        size: usize,
+    },
+    /// A path that is up takes another size.
+    PathSize {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// Bytes.
+        size: usize,
+    },
+    /// A path does not work any more: datagrams go by conns.
+    PathDown {
+        /// The client; on a client, none.
+        client: Option<ClientId>,
+        /// The reason.
+        why: PathEnd,
+    },
+    /// On the client: there is no path to the server; it tries again.
+    PathFailed {
+        /// The reason.
+        why: PathEnd,
+        /// Its user wants one.
+        wanted: bool,
+    },
+    /// On the server: paths cannot come in where the proxy port is.
+    PathPort {
+        /// Where.
+        at: SocketAddr,
+        /// Why.
+        error: SysError,
     },
     /// On the client: another process of it has its tunnels now. It stops when its transfers have ended.
     TakenOver,
@@ -475,6 +513,42 @@ impl fmt::Display for HandshakeEnd {
             Self::NoHeader => NO_HEADER,
             Self::SourceCrowded => "more than max_handshakes_per_source from its address",
             Self::Crowded => "more than max_handshakes in all, and most of them from its address",
+        })
+    }
+}
+
+/// Why a path is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PathEnd {
+    /// Nothing answers.
+    Silent,
+    /// The other side has closed it, or its handshake has failed.
+    Closed,
+    /// The other side does not know the session's key.
+    Unproved,
+}
+
+impl Note {
+    /// What there is to say of a path that was in one state and is in another now, because of what comes, or does not come,
+    /// from its peer.
+    pub(crate) fn of_path(client: Option<ClientId>, peer: SocketAddr, was: PathState, is: PathState) -> Option<Self> {
+        match (was, is) {
+            (PathState::Down, PathState::Up { size }) => Some(Self::PathUp { client, peer, size }),
+            (PathState::Up { size: before }, PathState::Up { size }) => {
+                (before != size).then_some(Self::PathSize { client, size })
+            }
+            (PathState::Up { .. }, PathState::Down) => Some(Self::PathDown { client, why: PathEnd::Silent }),
+            (PathState::Down, PathState::Down) => None,
+        }
+    }
+}
+
+impl fmt::Display for PathEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "nothing answers",
+            Self::Closed => "the other side has closed it",
+            Self::Unproved => "the other side does not know the session's key",
         })
     }
 }

@@ -91,6 +91,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         outbound,
         tls_relay,
         frugal,
+        datagram_transport,
         examines: _,
         access_log: _,
         timings,
@@ -104,6 +105,7 @@ pub fn client_settings(before: &ClientSettings, after: &ClientSettings) -> Vec<&
         ("outbound_proxy", before.outbound != *outbound),
         ("tls_relay", before.tls_relay != *tls_relay),
         ("frugal", before.frugal != *frugal),
+        ("datagram_transport", before.datagram_transport != *datagram_transport),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()
 }
@@ -123,6 +125,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         advertise_proxy_port,
         trusted_proxies,
         tls_required: _,
+        datagram_transport,
         access_log: _,
         timings,
     } = after;
@@ -134,6 +137,7 @@ pub fn server_settings(before: &ServerSettings, after: &ServerSettings) -> Vec<&
         ("max_handshakes_per_source", before.max_handshakes_per_source != *max_handshakes_per_source),
         ("max_sessions", before.max_sessions != *max_sessions),
         ("advertise_proxy_port", before.advertise_proxy_port != *advertise_proxy_port),
+        ("datagram_transport", before.datagram_transport != *datagram_transport),
         ("trusted_proxies", before.trusted_proxies != *trusted_proxies),
     ];
     differing(differ).chain(times(&before.timings, timings)).collect()

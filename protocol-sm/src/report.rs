@@ -19,7 +19,7 @@ pub(crate) use part::short;
 pub use part::{ListenerPart, LoopPart, LoopTally, ShardPart, Trouble, TunnelTally};
 
 use crate::codes::{AbortCode, HandshakeRefusal, RefuseCode};
-use crate::datagrams::Lost;
+use crate::datagrams::{Lost, PathState};
 use crate::notes::{Dropped, HandshakeEnd};
 use crate::routes::Refusal;
 use crate::time::Instant;
@@ -48,6 +48,13 @@ pub struct Report {
     /// Datagrams of UDP tunnels that went no further.
     #[serde(default)]
     pub datagrams_lost: Counts<Lost>,
+    /// Datagrams from visitors that were given to a path on the server, or came by one on the client. When a path fails,
+    /// a few of the former go by conns after all.
+    #[serde(default)]
+    pub path_datagrams_in: u64,
+    /// The same of those to visitors.
+    #[serde(default)]
+    pub path_datagrams_out: u64,
     /// Bytes from visitors to LocalServers, of all transfers so far.
     pub bytes_in: u64,
     /// Bytes from LocalServers to visitors.
@@ -141,10 +148,31 @@ pub struct SessionReport {
     pub error: Option<String>,
     /// How long it has been there, in milliseconds. On a client without a session: how long it has had none.
     pub age_ms: u64,
+    /// The way of its flows' datagrams by UDP, while there is one.
+    #[serde(default)]
+    pub datagram_path: Option<PathReport>,
     /// Its proxy_conns.
     pub conns: ConnReport,
     /// Its tunnels, in the order in which they were registered.
     pub tunnels: Vec<TunnelReport>,
+}
+
+/// A session's path that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Bytes that it takes at once now, with the two numbers in front of each datagram.
+    pub size: u64,
+}
+
+impl PathReport {
+    /// That of a path in this state.
+    #[must_use]
+    pub fn of(state: PathState) -> Option<Self> {
+        match state {
+            PathState::Down => None,
+            PathState::Up { size } => Some(Self { size: size as u64 }),
+        }
+    }
 }
 
 /// Whether a session has a ctl_conn.

@@ -49,6 +49,18 @@ impl fmt::Debug for Token {
     }
 }
 
+/// How the datagrams of flows go between client and server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DatagramTransport {
+    /// By UDP where it gets through, otherwise by conns.
+    Auto,
+    /// By conns alone.
+    #[default]
+    Tcp,
+    /// As [`DatagramTransport::Auto`], also where each byte is paid for; and it is a warning where UDP does not get through.
+    Udp,
+}
+
 /// Deadlines and intervals. Both sides have one; each field says which side uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Timings {
@@ -305,6 +317,8 @@ pub struct ServerSettings {
     pub trusted_proxies: Vec<Network>,
     /// Clients that speak in the clear are refused (default: they are taken).
     pub tls_required: bool,
+    /// How datagrams go to clients.
+    pub datagram_transport: DatagramTransport,
     /// Each visit leaves a record at its end (default: none does).
     pub access_log: bool,
     /// Deadlines.
@@ -374,6 +388,7 @@ impl Default for ServerSettings {
             advertise_proxy_port: None,
             trusted_proxies: Vec::new(),
             tls_required: false,
+            datagram_transport: DatagramTransport::default(),
             access_log: false,
             timings: Timings::default(),
         }
@@ -504,12 +519,31 @@ pub struct ClientSettings {
     pub tls_relay: bool,
     /// Little is to be sent while nobody visits; `timings` are [`Timings::frugal`] then.
     pub frugal: bool,
+    /// How datagrams go to the server.
+    pub datagram_transport: DatagramTransport,
     /// It only asks what it could have: none of its tunnels is ever open. Its `client_id` is to be nobody else's.
     pub examines: bool,
     /// Each visit leaves a record at its end.
     pub access_log: bool,
     /// Deadlines.
     pub timings: Timings,
+}
+
+impl ClientSettings {
+    /// Whether a client with these tunnels wants a path. It costs bytes while nobody visits, a proxy in between carries none,
+    /// and what a tunnel may move is measured on its conns.
+    // PROTOCOL.md: P-PATH-1.
+    #[must_use]
+    pub fn wants_path<'t>(&self, tunnels: impl IntoIterator<Item = &'t TunnelSpec>) -> bool {
+        let is_limited = |spec: &TunnelSpec| spec.is_udp() && spec.serving.max_bandwidth.is_some();
+        self.outbound.is_none()
+            && !tunnels.into_iter().any(is_limited)
+            && match self.datagram_transport {
+                DatagramTransport::Auto => !self.frugal,
+                DatagramTransport::Tcp => false,
+                DatagramTransport::Udp => true,
+            }
+    }
 }
 
 #[cfg(test)]

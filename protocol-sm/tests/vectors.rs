@@ -5,8 +5,8 @@ mod document;
 
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
-use protocol_sm::datagrams::{Deframer, TooLong};
-use protocol_sm::ids::{ConnId, SessionId};
+use protocol_sm::datagrams::{Deframer, PathDatagram, TooLong};
+use protocol_sm::ids::{ConnId, Epoch, SessionId};
 use protocol_sm::settings::Token;
 use protocol_sm::wire::{
     CHANNEL, ClientHandshake, ConnHello, ConnKind, Framer, Greeting, Message, Preface, PrefaceReader, ProxyToClient,
@@ -52,7 +52,7 @@ fn message_from<M: DeserializeOwned>(fields: &Value) -> M {
     fn arrays(value: Value) -> Value {
         let Value::Object(fields) = value else { return value };
         let field = |(key, value): (String, Value)| {
-            let is_bytes = ["nonce", "client", "session", "proof", "Proof"].contains(&key.as_str());
+            let is_bytes = ["nonce", "client", "session", "proof", "Proof", "pin"].contains(&key.as_str());
             let value = match value.as_str() {
                 Some(digits) if is_bytes => unhex(digits).into(),
                 Some(_) | None => arrays(value),
@@ -237,6 +237,23 @@ fn port(row: &Value) -> ConnKind {
     }
 }
 
+/// P-PATH-5.
+#[test]
+fn datagrams_of_paths_say_whose_they_are() {
+    for row in &section("path_datagrams") {
+        let read = PathDatagram::decode(bytes(row, "hex"));
+        let flow = &row["flow"];
+        if flow.is_null() {
+            assert_eq!(read, None, "{row}");
+            continue;
+        }
+        let epoch = u32::try_from(number(flow, "epoch")).expect("32 bits");
+        let datagram = PathDatagram::new(ConnId(number(flow, "conn")), Epoch(epoch), &bytes(flow, "datagram"));
+        assert_eq!(read.as_ref(), Some(&datagram), "{row}");
+        assert_eq!(datagram.into_bytes(), bytes(row, "hex"), "{row}");
+    }
+}
+
 /// Feeds byte by byte and returns the answer and how many bytes it took.
 fn read_slowly<T>(
     bytes: &[u8],
@@ -368,6 +385,12 @@ fn handshakes_prove_what_the_formulas_say() {
             let proof = hmac(&key, &[b"cproxy accept", &session, &number]);
             assert_eq!(message::<ProxyToClient>(conn, "accepted"), ProxyToClient::Accepted { proof });
         }
+        // P-PATH-4.
+        let path = &row["path"];
+        let channel = bytes(path, "channel");
+        let proof = hmac(&key, &[b"cproxy path", &session, &channel]);
+        assert_eq!(bytes(path, "hello"), [&session[..], &proof].concat(), "{row}");
+        assert_eq!(bytes(path, "answer"), hmac(&key, &[b"cproxy path answer", &session, &channel]), "{row}");
     }
 }
 

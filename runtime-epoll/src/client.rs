@@ -3,6 +3,7 @@
 use crate::mail::{Address, Outgoing};
 use crate::notes::{AccessLog, Observer, browsers_refuse, seconds};
 use crate::operator::Answers;
+use crate::path::Paths;
 use crate::resolve::Resolver;
 use crate::sys::{Limits, Linux, Pipe, Stream};
 use crate::thread::{Clock, DriverSlot, Host, Main, Outbox, Threads, Worker};
@@ -12,6 +13,7 @@ use protocol_sm::codes::TunnelRefusal;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
 use protocol_sm::driver::messages::{FromClientLoop, ToClientLoop, ToClientMain, ToLoop, ToOperator};
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{Lookup, Note, Resolve, Strategy, Tell};
 use protocol_sm::reload::{Changes, ClientReload};
 use protocol_sm::settings::{ClientSettings, TunnelSpec};
@@ -65,6 +67,7 @@ pub struct Client {
     reports: Answers,
     observer: Option<Observer>,
     loop_count: Vec<DriverSlot<ToClientLoop>>,
+    paths: DriverSlot<ToPaths>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
 }
@@ -124,9 +127,10 @@ pub fn start(mut config: Config) -> Result<Client, io::Error> {
     let mut host = Host::new(clock)?;
     let main = host.seat()?;
     let (loop_count, hosts) = host.loop_count(config.work_threads.get())?;
+    let paths = host.seat()?;
     let tls = TlsInUse::new(in_use(config.tls.take()));
     let (answers, reports, observer) = (None, Answers::default(), None);
-    Ok(Client { config, tls, answers, clock, host, main, reports, observer, loop_count, hosts })
+    Ok(Client { config, tls, answers, clock, host, main, reports, observer, loop_count, paths, hosts })
 }
 
 fn in_use(tls: Option<ClientTls>) -> Tls {
@@ -196,6 +200,7 @@ impl Client {
             reports,
             observer,
             loop_count,
+            paths,
             hosts,
         } = self;
         let timings = settings.timings.clone();
@@ -203,8 +208,10 @@ impl Client {
         let out = MainOut {
             loop_count: loop_count.iter().map(|loop_index| Outgoing::new(loop_index.address())).collect(),
             resolver: Resolver::new(main_address.clone()),
+            paths: Outgoing::new(paths.address()),
             reports,
         };
+        let mut paths = Paths::new(paths, main_address.clone(), ToClientMain::Paths, clock);
         let driver = ClientMain::<Stream>::new(settings, server, loop_count.len());
         let mut main = Worker::new(main, out, driver, clock);
         main.sys.use_tls(tls.clone());
@@ -239,7 +246,8 @@ impl Client {
                 if driver.outcome().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let main = &mut Main { worker: &mut main, after };
-            host.run(&mut [main, &mut first])?;
+            host.run(&mut [main, &mut first, &mut paths])?;
+            paths.finish();
             first.finish();
             Ok(())
         })?;
@@ -337,12 +345,19 @@ fn announce(
 struct MainOut {
     loop_count: Vec<Outgoing<ToClientLoop>>,
     resolver: Resolver,
+    paths: Outgoing<ToPaths>,
     reports: Answers,
 }
 
 impl Tell<ToOperator> for MainOut {
     fn tell(&mut self, msg: ToOperator) {
         self.reports.tell(msg);
+    }
+}
+
+impl Tell<ToPaths> for MainOut {
+    fn tell(&mut self, msg: ToPaths) {
+        self.paths.tell(msg);
     }
 }
 
@@ -361,6 +376,7 @@ impl Resolve for MainOut {
 impl Outbox for MainOut {
     fn flush(&mut self) {
         self.loop_count.iter_mut().for_each(Outgoing::flush);
+        self.paths.flush();
     }
 }
 

@@ -10,6 +10,7 @@
 //! | server | `ServerLoop` | the caller's, then `cproxy-loop-1`, … | proxy_conns and the public_conns that they serve |
 //! | client | `ClientMain` | the caller's | the ctl_conn |
 //! | client | `ClientLoop` | the caller's, then `cproxy-loop-1`, … | proxy_conns and their local_conns |
+//! | both | `path` (QUIC; decides nothing) | the caller's | the UDP sockets between client and server |
 //! | client | | `cproxy-resolve` | nothing: it waits for the system's resolver |
 //!
 //! A socket has one owner, and is given to another driver only inside a message. Drivers share nothing but
@@ -35,6 +36,7 @@ mod mail_tests;
 mod notes;
 mod operator;
 mod parts;
+mod path;
 mod resolve;
 mod scoped;
 pub mod server;

@@ -242,6 +242,37 @@ impl Notes {
                     (log.0)(visit);
                 }
             }
+            Note::PathUp { client, peer: at, size } => {
+                let (peer_ip, peer_port) = peer(at);
+                let client = client.map(|client| client.to_string());
+                tracing::info!(event = "path_up", %peer_ip, peer_port, client, size, "datagrams go by UDP");
+            }
+            Note::PathSize { client, size } => {
+                let client = client.map(|client| client.to_string());
+                tracing::debug!(event = "path_size", client, size, "datagrams go by UDP up to another size");
+            }
+            Note::PathDown { client, why } => {
+                let client = client.map(|client| client.to_string());
+                tracing::warn!(
+                    event = "path_down",
+                    client,
+                    "datagrams go by TCP for now, because their way by UDP is gone: {why}"
+                );
+            }
+            Note::PathFailed { why, wanted } => {
+                let text = "datagrams go by TCP, because there is no way by UDP to the server's proxy port; tried again";
+                if wanted {
+                    tracing::warn!(event = "path_missing", "{text}: {why}");
+                } else {
+                    tracing::info!(event = "path_failed", "{text}: {why}");
+                }
+            }
+            Note::PathPort { at, error } => tracing::warn!(
+                event = "path_port_failed",
+                port = at.port(),
+                "datagrams go by TCP, because UDP port {at}, the proxy port's number, cannot be opened: {error}; tried \
+                 again every 30 s (`datagram_transport = \"tcp\"` wants none)"
+            ),
             Note::ConnUp { conn } => tracing::debug!(event = "conn_up", conn = conn.0, "proxy_conn up"),
             Note::ConnDown { conn } => tracing::debug!(event = "conn_closed", conn = conn.0, "proxy_conn closed"),
             Note::ConnFailed { conn, to, why } => self.conns.line(|suppressed| {

@@ -5,6 +5,7 @@ use crate::inherit::{Inherited, Lent};
 use crate::mail::{Address, Outgoing};
 use crate::notes::AccessLog;
 use crate::operator::Answers;
+use crate::path::Paths;
 use crate::scoped::{NoInterface, ScopedIp};
 use crate::sys::every_address;
 use crate::sys::{Limits, Listener, Pipe, Stream};
@@ -15,6 +16,7 @@ use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{
     FromListener, FromServerLoop, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain,
 };
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, TurnedAway, Wanted};
 use protocol_sm::driver::{Dropped, Strategy, SysError, Tell, listener};
@@ -73,6 +75,7 @@ pub struct Server {
     visitor_tls: VisitorTlsInUse,
     operator: Operator,
     listener: ListenWorker,
+    paths: Paths<ToServerMain<Stream>>,
     loop_count: Vec<DriverSlot<ToServerLoop<Stream>>>,
     /// Of all event loops but the first, which has its seat on the main thread.
     hosts: Vec<Host>,
@@ -218,11 +221,19 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
     let main_address = main.address();
     let listener = host.seat()?;
     let (loop_count, hosts) = host.loop_count(lane_count)?;
+    let paths = host.seat()?;
+    let to_paths = Outgoing::new(paths.address());
+    let paths = Paths::new(paths, main_address.clone(), ToServerMain::Paths, clock);
     let challenges =
         config.acme_webroot.as_ref().map(|webroot| Challenges::serve(webroot, listener.address())).transpose()?;
     let answers = Answers::default();
     let operator = answers.operator(Program::Server(main_address.clone()));
-    let main_out = MainOut { loop_count: lanes_out(&loop_count), listener: Outgoing::new(listener.address()), answers };
+    let main_out = MainOut {
+        loop_count: lanes_out(&loop_count),
+        listener: Outgoing::new(listener.address()),
+        paths: to_paths,
+        answers,
+    };
     let (timings, relay) = (config.settings.timings.clone(), config.relay);
     let routing = config.settings.routing();
     let out = ListenOut { loop_count: lanes_out(&loop_count), main: Outgoing::new(main_address.clone()) };
@@ -252,6 +263,7 @@ pub fn start(mut config: Config, inherited: &mut Inherited) -> Result<Server, St
         visitor_tls,
         operator,
         listener,
+        paths,
         loop_count,
         hosts,
         held: std::mem::take(&mut inherited.public),
@@ -378,6 +390,7 @@ impl Server {
             mut main,
             main_address,
             mut listener,
+            mut paths,
             loop_count,
             hosts,
             held,
@@ -406,8 +419,9 @@ impl Server {
                 if driver.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let main = &mut Main { worker: &mut main, after };
-            host.run(&mut [main, &mut listener, &mut first])?;
+            host.run(&mut [main, &mut listener, &mut first, &mut paths])?;
             listener.finish();
+            paths.finish();
             first.finish();
             Ok(())
         })?;
@@ -492,6 +506,7 @@ fn lanes_out(loop_count: &[DriverSlot<ToServerLoop<Stream>>]) -> LanesOut {
 struct MainOut {
     loop_count: LanesOut,
     listener: Outgoing<ToListener<Stream>>,
+    paths: Outgoing<ToPaths>,
     answers: Answers,
 }
 
@@ -507,6 +522,12 @@ impl Tell<ToLoop<ToServerLoop<Stream>>> for MainOut {
     }
 }
 
+impl Tell<ToPaths> for MainOut {
+    fn tell(&mut self, msg: ToPaths) {
+        self.paths.tell(msg);
+    }
+}
+
 impl Tell<ToListener<Stream>> for MainOut {
     fn tell(&mut self, msg: ToListener<Stream>) {
         self.listener.tell(msg);
@@ -518,6 +539,7 @@ impl Outbox for MainOut {
         // The loops first: they must know of a client before the listener can send them its visitors.
         self.loop_count.iter_mut().for_each(Outgoing::flush);
         self.listener.flush();
+        self.paths.flush();
     }
 }
 

@@ -13,6 +13,7 @@ mod secure;
 mod socket;
 pub(crate) mod unix;
 
+pub(crate) use datagram::PathSocket;
 pub use mtu::path_mtu;
 pub use needed::{Refused, check as check_calls};
 pub(crate) use options::Limits;

@@ -22,7 +22,17 @@ impl Clock {
         Self(std::time::Instant::now())
     }
 
-    fn now(self) -> Instant {
+    /// The same time, as the standard library has it.
+    pub(crate) fn to_std(self, at: Instant) -> std::time::Instant {
+        self.0 + at.since(Instant::ZERO)
+    }
+
+    /// The drivers' time of one of the standard library's.
+    pub(crate) fn of_std(self, at: std::time::Instant) -> Instant {
+        Instant::ZERO + at.saturating_duration_since(self.0)
+    }
+
+    pub(crate) fn now(self) -> Instant {
         Instant::from_nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
@@ -44,8 +54,8 @@ pub(crate) struct Host {
 /// What a driver needs before it can be told anything.
 #[derive(Debug)]
 pub(crate) struct DriverSlot<M> {
-    registrar: Registrar,
-    mailbox: Mailbox<M>,
+    pub(crate) registrar: Registrar,
+    pub(crate) mailbox: Mailbox<M>,
 }
 
 impl Host {

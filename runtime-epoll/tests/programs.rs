@@ -3,7 +3,7 @@
 
 use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{
-    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::{Stopper, client, server};
@@ -51,6 +51,7 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            datagram_transport: DatagramTransport::Auto,
             examines: false,
             client_id: [7; 16],
             token: None,

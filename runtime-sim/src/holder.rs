@@ -351,7 +351,8 @@ impl Holder {
             | ServerMsg::Abort { .. }
             | ServerMsg::AskStart { .. }
             | ServerMsg::Drain
-            | ServerMsg::Leave { .. } => Ok(None),
+            | ServerMsg::Leave { .. }
+            | ServerMsg::DatagramPath { .. } => Ok(None),
         }
     }
 }

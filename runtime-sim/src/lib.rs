@@ -105,6 +105,10 @@
 //! | DroppedUncounted | - | - | flows: 19 | - | more was read than was sent and counted as lost |
 //! | FarewellEarly | - | - | 2230, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 //! | RelayForgotten | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
+//! | SentByBoth | - | - | flows: 0 | - | a datagram is delivered once more |
+//! | EpochForgotten | - | - | flows: 144 | - | a flow's socket carries another visitor's datagram |
+//! | SilenceUnseen | - | - | flows: 27 | - | a second after a path has died a datagram is sent by it |
+//! | SilentForEver | - | - | flows: 1 | - | a path that answers is not used again |
 //! | RedirectForgotten | - | - | 22, NothingInvented | - | every delivered byte was sent by somebody |
 //! | RedirectElsewhere | - | - | 22, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |
 //! | ChallengePassedOn | - | - | 1, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |

@@ -159,12 +159,16 @@ const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
 ];
 
 /// What is wrong with flows: that has a simulation of its own.
-const OF_FLOWS: [PlantedBug; 5] = [
+const OF_FLOWS: [PlantedBug; 9] = [
     PlantedBug::StumpDelivered,
     PlantedBug::FlowsMixedUp,
     PlantedBug::FlowForever,
     PlantedBug::DroppedUncounted,
     PlantedBug::RelayForgotten,
+    PlantedBug::SentByBoth,
+    PlantedBug::EpochForgotten,
+    PlantedBug::SilenceUnseen,
+    PlantedBug::SilentForEver,
 ];
 
 /// Where a bug was found, after how much, and what showed it.

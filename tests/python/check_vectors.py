@@ -78,6 +78,16 @@ def flows(row):
     same(rest.hex(), row["rest"], row)
 
 
+def path_datagrams(row):
+    """P-PATH-5. This client opens no path, but whoever writes one that does finds the numbers read as in messages."""
+    cursor, flow = cproxy.Cursor(bytes.fromhex(row["hex"])), row["flow"]
+    if flow is None:
+        return fails(cproxy.Malformed, lambda: (cproxy.U64.decode(cursor), cproxy.U32.decode(cursor)), row)
+    same(cproxy.U64.decode(cursor), flow["conn"], row)
+    same(cproxy.U32.decode(cursor), flow["epoch"], row)
+    same(cursor.data[cursor.at:].hex(), flow["datagram"], row)
+
+
 def varints(row):
     data = bytes.fromhex(row["hex"])
     same(cproxy.U64.encode(row["value"]), data, row)
@@ -137,13 +147,19 @@ def handshakes(row):
         proof = cproxy.conn_proof(key, b"cproxy accept", welcome["session"], conn["conn"])
         accepted = {"Accepted": {"proof": proof}}
         same(cproxy.frame(cproxy.PROXY_TO_CLIENT, accepted).hex(), conn["accepted"], row)
+    # P-PATH-4.
+    key, path = bytes.fromhex(row["session_key"]), row["path"]
+    said = welcome["session"] + bytes.fromhex(path["channel"])
+    hello = welcome["session"] + cproxy.mac(key, b"cproxy path", said)
+    same(hello.hex(), path["hello"], row)
+    same(cproxy.mac(key, b"cproxy path answer", said).hex(), path["answer"], row)
 
 
 def main(path):
     with open(path, encoding="utf-8") as file:
         vectors = json.load(file)
     checks = [
-        messages, invalid_frames, streams, flows, varints, invalid_varints, prefaces, replies,
+        messages, invalid_frames, streams, flows, path_datagrams, varints, invalid_varints, prefaces, replies,
         invalid_replies, handshakes]
     count = 0
     for check in checks:

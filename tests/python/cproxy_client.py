@@ -311,7 +311,8 @@ CTL_TO_CLIENT = ctl(
         "Drain",
         ("AskStart", Struct(conn=U64, epoch=U32)),
         ("TunnelClosed", Struct(tunnel=U32, code=TUNNEL)),
-        ("Leave", Struct(code=LEAVE))))
+        ("Leave", Struct(code=LEAVE)),
+        ("DatagramPath", Struct(pin=Bytes(32)))))
 PROXY_TO_SERVER = Choice(
     ("Hello", Struct(session=Bytes(16), conn=U64, proof=Bytes(32))),
     "Pong",

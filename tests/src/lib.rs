@@ -52,6 +52,7 @@ pub mod services;
 pub mod soak;
 pub mod sockets;
 pub mod systemd;
+pub mod udp_line;
 pub mod visits;
 pub mod wait;
 

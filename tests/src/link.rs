@@ -99,6 +99,10 @@ struct Orders {
     loss: AtomicU32,
     /// Bytes that pass in a second, in each direction; 0: as many as come.
     rate: AtomicU32,
+    /// Longer packets of UDP are lost; 0: none is.
+    longest: AtomicU32,
+    /// So much is added to the port from which the far end sends UDP.
+    mapped: AtomicU32,
     /// For how many milliseconds of that packets stand in line, towards the far and towards the near end.
     late: [AtomicU32; 2],
     router: Mutex<Router>,
@@ -186,6 +190,25 @@ impl<'a> Tcp<'a> {
     }
 }
 
+/// Where the port that a NAT changes stands in a packet of UDP over IPv4: the far end's, in a packet from there or to it.
+fn far_port(packet: &[u8], from_far: bool) -> Option<usize> {
+    let header = usize::from(packet.first()? & 15) * 4;
+    let fragment = u16::from_be_bytes([*packet.get(6)?, packet[7]]) & 0x1fff;
+    let is_udp = packet[0] >> 4 == 4 && packet.get(9) == Some(&17) && fragment == 0 && packet.len() >= header + 8;
+    is_udp.then_some(if from_far { header } else { header + 2 })
+}
+
+/// Changes the far end's port by `mapped`; UDP over IPv4 may go without a checksum.
+fn translate(packet: &mut [u8], from_far: bool, mapped: u16) {
+    if let Some(at) = far_port(packet, from_far).filter(|_| mapped > 0) {
+        let port = u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let port = if from_far { port.wrapping_add(mapped) } else { port.wrapping_sub(mapped) };
+        packet[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        let checksum = if from_far { at + 6 } else { at + 4 };
+        packet[checksum..checksum + 2].fill(0);
+    }
+}
+
 /// The checksum of the internet's protocols over an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
@@ -236,6 +259,17 @@ impl Link {
     /// From now on so many bytes pass in a second, in each direction; others stand in line, for 20 s at most.
     pub fn narrow(&self, rate: u32) {
         self.orders.rate.store(rate, Ordering::SeqCst);
+    }
+
+    /// Loses UDP packets of more than so many bytes, with their headers, and tells nobody.
+    pub fn shorten(&self, longest: u32) {
+        self.orders.longest.store(longest, Ordering::SeqCst);
+    }
+
+    /// From now on the far end's packets of UDP come from other ports, as behind a NAT that has forgotten them; what is sent
+    /// to the former ones arrives nowhere.
+    pub fn rebind(&self) {
+        self.orders.mapped.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How long a packet towards the near end stands in line.
@@ -354,6 +388,13 @@ fn carry(mut ends: [File; 2], one_way: Duration, orders: &Orders) {
                                 }
                                 continue;
                             }
+                        }
+                        let from_far = end == 1;
+                        let is_udp = far_port(&packet[..n], from_far).is_some();
+                        translate(&mut packet[..n], from_far, orders.mapped.load(Ordering::SeqCst) as u16);
+                        let longest = orders.longest.load(Ordering::SeqCst) as usize;
+                        if is_udp && longest > 0 && n > longest {
+                            continue;
                         }
                         dice ^= dice << 13;
                         dice ^= dice >> 17;

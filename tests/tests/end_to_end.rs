@@ -84,6 +84,7 @@ mod trusted_proxies;
 mod udp;
 mod udp_headers;
 mod udp_limits;
+mod udp_path;
 mod unix_sockets;
 mod unread_output;
 mod upgrade;

@@ -12,7 +12,7 @@ use tests::datagrams::{DatagramService, echoed, pattern, visitor};
 use tests::exchange::{Exchange, Exchanges, Order};
 use tests::gate::Gate;
 use tests::link::{Forgotten, Link, Namespace};
-use tests::programs::{Client, Program, Server, options};
+use tests::programs::{Client, Options, Program, Server, options};
 use tests::root_only;
 use tests::services::{Refusing, Service};
 use tests::sockets::{End, bounded, connect, read_end, reset, unacknowledged, visit_end};
@@ -101,7 +101,12 @@ impl Python {
 fn datagrams_travel_through_another_client() {
     python_only!();
     let echo = DatagramService::echo();
-    let server = Server::start(options().brisk().key("udp_idle_timeout", 1));
+    // Beside a client whose datagrams may go by UDP; this one has never heard of that.
+    let by_udp = |options: Options| options.brisk().key("datagram_transport", "\"auto\"");
+    let server = Server::start(by_udp(options()).key("udp_idle_timeout", 1));
+    let other = by_udp(options()).tunnel(echo.addr()).tunnel_key("protocol", "\"udp\"");
+    let other = Client::start(&server, other);
+    other.log_line("datagrams go by UDP");
     let client = Python::spawn(server.ctl(), echo.addr(), &["--udp"]);
     client.public();
     let sockets = || client.0.process().descriptors().sockets;

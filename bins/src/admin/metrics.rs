@@ -7,7 +7,7 @@ use prometheus_client::encoding::prometheus_text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use protocol_sm::report::{Counts, Histogram, Reason, SessionState, TunnelReport, TunnelState};
+use protocol_sm::report::{Counts, Histogram, Reason, SessionReport, SessionState, TunnelReport, TunnelState};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -134,6 +134,18 @@ impl Collector for Scrape {
         let lost = report.datagrams_lost.iter().map(|(reason, count)| (vec![("reason", reason.label())], count));
         let help = "Datagrams of UDP tunnels that went no further";
         out.counters("cproxy_datagrams_lost", help, lost)?;
+        let by_path = [("in", report.path_datagrams_in), ("out", report.path_datagrams_out)];
+        let by_path = by_path.map(|(direction, count)| (vec![("direction", direction)], count));
+        let help = "Datagrams from visitors (in) and to them (out) that went by UDP between client and server";
+        out.counters("cproxy_path_datagrams", help, by_path)?;
+        let up = report.sessions.iter().filter(|session| session.datagram_path.is_some()).count();
+        out.gauges("cproxy_paths", "Sessions whose datagrams go by UDP", [(vec![], up as u64)])?;
+        // A client may have two sessions for a moment: the newer one counts.
+        let of_it = |session: &'_ SessionReport| Some((session.client.clone(), session.datagram_path?.size));
+        let sizes: BTreeMap<_, _> = report.sessions.iter().filter_map(of_it).collect();
+        let sizes = sizes.iter().map(|(client, &size)| (vec![("client", client.as_str())], size));
+        let help = "Bytes that a datagram by UDP may have now, the two numbers in front included";
+        out.gauges("cproxy_path_size_bytes", help, sizes)?;
         let not_routed = report.not_routed.iter().map(|(reason, count)| (vec![("reason", reason.label())], count));
         let help = "Visitors at the ports of hosts that were refused before they were any tunnel's";
         out.counters("cproxy_visitors_not_routed", help, not_routed)?;

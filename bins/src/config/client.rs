@@ -6,7 +6,7 @@ use super::service;
 use super::settings::{Home, Of, keys_of};
 use super::{
     ALLOW_SOURCES, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TlsEntry, allow_sources,
-    bandwidth, check_name, common, hosts, networks, tls,
+    bandwidth, check_name, common, datagram_transport, hosts, networks, tls,
 };
 use crate::address::{AddressError, HostPort, LocalAddress, server_address, socket_addr};
 use crate::flags::NO_UDP_AT_A_UNIX_SOCKET;
@@ -14,7 +14,9 @@ use crate::outbound::OutboundSource;
 use protocol_sm::ports::may_clash;
 use protocol_sm::proxy_protocol::ProxyProtocol;
 use protocol_sm::routes::{Site, Web};
-use protocol_sm::settings::{Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{
+    DatagramTransport, Datagrams, Origin, ProxyAt, Serving, Timings, TunnelLimits, TunnelSpec,
+};
 use protocol_sm::sources::SourceLists;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,6 +39,8 @@ pub struct ClientFile {
     pub client_id: Option<String>,
     /// Little is to be sent while nobody visits.
     pub frugal: bool,
+    /// How datagrams go to the server.
+    pub datagram_transport: DatagramTransport,
     /// proxy_conns open at once.
     pub max_proxy_conns: u32,
     /// Deadlines and intervals.
@@ -103,6 +107,7 @@ impl Default for ClientFile {
             outbound: None,
             client_id: None,
             frugal: false,
+            datagram_transport: DatagramTransport::default(),
             max_proxy_conns: 16_384,
             timings: Timings::default(),
             tunnels: Vec::new(),
@@ -154,6 +159,7 @@ pub fn parse_client(text: &str, origin: &Path, environment: &Environment) -> Res
         top.problem("client_id", "is empty; write a text that no other client uses, or leave the key out".into());
     }
     file.frugal = top.boolean("frugal").unwrap_or(false);
+    file.datagram_transport = datagram_transport(&top);
     file.max_proxy_conns = top.count("max_proxy_conns", 1).unwrap_or(file.max_proxy_conns);
     let timings = &mut file.timings;
     top.seconds("reconnect_min", &mut timings.reconnect_min);

@@ -4,7 +4,7 @@ use super::section::Section;
 use super::settings::{Home, Of, keys_of};
 use super::{
     CertificateEntry, Common, ConfigError, DENY_SOURCES, Environment, MAX_CONNECTION_RATE, TOKEN_FILES, TlsEntry,
-    allow_sources, bandwidth, check_name, common, hosts, networks, tls, tokens,
+    allow_sources, bandwidth, check_name, common, datagram_transport, hosts, networks, tls, tokens,
 };
 use crate::address::bind_addr;
 use crate::token::TokenSource;
@@ -157,6 +157,7 @@ pub fn parse_server(text: &str, origin: &Path, environment: &Environment) -> Res
     file.ctl_port = top.port("ctl_port").unwrap_or(file.ctl_port);
     file.proxy_port = top.port("proxy_port").unwrap_or(file.proxy_port);
     file.host_ports = ["http_port", "https_port"].map(|key| top.port(key));
+    file.settings.datagram_transport = datagram_transport(&top);
     file.settings.advertise_proxy_port = top.port("advertise_proxy_port");
     if file.settings.advertise_proxy_port == Some(0) {
         let what = "is 0; write the port at which clients reach the proxy port";
@@ -291,7 +292,7 @@ mod tests {
     use super::*;
     use crate::access_log::Destination;
     use crate::admin::{Doors, Place};
-    use protocol_sm::settings::Token;
+    use protocol_sm::settings::{DatagramTransport, Token};
     use std::num::{NonZeroU64, NonZeroUsize};
     use std::time::Duration;
 
@@ -321,6 +322,7 @@ mod tests {
             advertise_proxy_port = 18090
             trusted_proxies = ["127.0.0.1", "10.1.0.0/16"]
             work_thread_nums = 4
+            datagram_transport = "auto"
             token_files = ["token", "/etc/token.old"]
             allow_ports = ["6000-7000", 9000]
             allow_bind_addrs = ["127.0.0.1", "192.0.2.0/24"]
@@ -400,13 +402,14 @@ mod tests {
         assert_eq!(file.common.doors, Doors { socket: Place::At("etc/run/admin".into()), metrics });
         let read = |path: &str| TokenSource::File {
             path: path.into(),
-            named_by: "etc/server.toml:9: `token_files`".to_owned(),
+            named_by: "etc/server.toml:10: `token_files`".to_owned(),
         };
         assert_eq!(file.common.tokens, [read("etc/token"), read("/etc/token.old")]);
         let settings = &file.settings;
         assert_eq!(settings.advertise_proxy_port, Some(18090));
         let trusted: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
         assert_eq!(trusted, ["127.0.0.1/32", "10.1.0.0/16"]);
+        assert_eq!(settings.datagram_transport, DatagramTransport::Auto);
         assert_eq!((settings.idle_conns, settings.max_sessions), (0, 6));
         assert_eq!((settings.max_handshakes, settings.max_handshakes_per_source), (5, 4));
         let top = &settings.open_scope;

@@ -8,6 +8,7 @@ use crate::token;
 use protocol_sm::codes::{HandshakeRefusal, TunnelRefusal};
 use protocol_sm::driver::{Disconnect, Note};
 use protocol_sm::ids::TunnelId;
+use protocol_sm::settings::{ClientSettings, TunnelSpec};
 use runtime_epoll::{ScopedIp, client};
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long the system may take to look a name up.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// What a path may take from when a tunnel is there: the server's offer, and the client's attempt, which has 4 s.
+const PATH: Duration = Duration::from_secs(6);
 /// Beside its own deadlines, what a client may take to be connected.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -84,6 +87,10 @@ enum News {
     Carries,
     /// One could not be opened: where, and why.
     CarriesNot(String),
+    /// Datagrams go by UDP, so many bytes at once.
+    Path(usize),
+    /// They do not: why.
+    NoPath(String),
     /// What became of a tunnel that was asked for.
     Answer(TunnelId, Answer),
     /// It has proved itself, but more sessions there may not be.
@@ -102,6 +109,10 @@ fn news_of(note: &Note) -> Option<News> {
         Some(News::Carries)
     } else if let Note::ConnFailed { to, why, .. } = note {
         Some(News::CarriesNot(format!("no data connection to {to}: {why}")))
+    } else if let Note::PathUp { size, .. } | Note::PathSize { size, .. } = note {
+        Some(News::Path(*size))
+    } else if let Note::PathFailed { why, .. } | Note::PathDown { why, .. } = note {
+        Some(News::NoPath(why.to_string()))
     } else if let Note::Forwarding { tunnel, public } = note {
         Some(News::Answer(*tunnel, Ok(*public)))
     } else if let Note::NotForwarding { tunnel, code, .. } = note {
@@ -134,6 +145,10 @@ fn server(findings: &mut Findings, mut config: client::Config) -> Option<BTreeMa
     config.work_threads = NonZeroUsize::MIN;
     let how = How::of(&config);
     let tunnels = config.settings.tunnels.len();
+    let wants_path = {
+        let ClientSettings { tunnels, .. } = &config.settings;
+        tunnels.iter().any(TunnelSpec::is_udp) && config.settings.wants_path(tunnels)
+    };
     let timings = &config.settings.timings;
     let patience = timings.dial_timeout + timings.handshake_timeout + SLACK;
     let mut client = match client::start(config) {
@@ -155,7 +170,11 @@ fn server(findings: &mut Findings, mut config: client::Config) -> Option<BTreeMa
             let _unheard = to.send(News::Failed(error.to_string()));
         }
     });
-    let answers = listen(findings, &news, patience, &how, tunnels);
+    let mut path = PathSeen::default();
+    let answers = listen(findings, &news, patience, &how, tunnels, &mut path);
+    if answers.is_some() && wants_path {
+        path.conclude(findings, &news);
+    }
     stopper.stop();
     let _ended = runs.join();
     answers
@@ -173,6 +192,7 @@ fn listen(
     patience: Duration,
     how: &How,
     tunnels: usize,
+    path: &mut PathSeen,
 ) -> Option<BTreeMap<TunnelId, Answer>> {
     const PROXY_PORT: &str = "proxy port";
     let mut until = Instant::now() + patience;
@@ -211,6 +231,8 @@ fn listen(
                 // Asked for again, it is no news.
                 answers.entry(tunnel).or_insert(answer);
             }
+            Ok(News::Path(size)) => path.size = Some(size),
+            Ok(News::NoPath(why)) => path.why = Some(why),
             Ok(News::Full) if !up => {
                 findings.warn(
                     "server",
@@ -241,6 +263,60 @@ fn listen(
         }
     }
     Some(answers)
+}
+
+/// Whether datagrams go by UDP to the server, as far as it is known.
+#[derive(Debug, Default)]
+struct PathSeen {
+    /// They did: how long they may be.
+    size: Option<usize>,
+    /// They do not, or not any more.
+    why: Option<String>,
+}
+
+impl PathSeen {
+    /// Waits until it is known, and says it.
+    fn conclude(mut self, findings: &mut Findings, news: &Receiver<News>) {
+        const CHECK: &str = "UDP path";
+        let mut until = Instant::now() + if self.size.is_some() { SLACK } else { PATH };
+        while self.why.is_none() {
+            match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(News::Path(size)) => {
+                    // What the line carries is found out now.
+                    if self.size.replace(size).is_none() {
+                        until = Instant::now() + SLACK;
+                    }
+                }
+                Ok(News::NoPath(why)) => self.why = Some(why),
+                Ok(
+                    News::Up { .. }
+                    | News::Carries
+                    | News::CarriesNot(_)
+                    | News::Answer(..)
+                    | News::Full
+                    | News::Failed(_),
+                ) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        match (self.size, self.why) {
+            (Some(size), None) => {
+                findings.ok(CHECK, format!("datagrams go by UDP, up to {size} bytes each; longer ones go by TCP"));
+            }
+            (Some(_) | None, Some(why)) => findings.warn(
+                CHECK,
+                format!(
+                    "datagrams go by TCP, because the server offers a way by UDP, but {why}; let UDP through to the \
+                     number of the server's proxy port, or say `datagram_transport = \"tcp\"`"
+                ),
+            ),
+            (None, None) => findings.note(
+                CHECK,
+                "datagrams go by TCP, because the server offers no way by UDP: `datagram_transport` is \"tcp\" there, the \
+                 UDP port is somebody else's, or this client's bandwidth is limited",
+            ),
+        }
+    }
 }
 
 /// How the two know each other.

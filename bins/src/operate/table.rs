@@ -37,6 +37,11 @@ pub(super) fn table(status: &Status, rates: Option<&Rates>, width: Option<usize>
         "data conns  {} idle, {} active, {} coming; {} opened, {} times reused",
         conns.idle, conns.active, conns.coming, conns.opened, conns.reused
     ));
+    let by_udp = report.sessions.iter().filter(|session| session.datagram_path.is_some()).count();
+    if by_udp > 0 || report.path_datagrams_in + report.path_datagrams_out > 0 {
+        let (came, went) = (report.path_datagrams_in, report.path_datagrams_out);
+        say(format!("by UDP      {by_udp} session(s) now; {came} datagrams in, {went} out"));
+    }
     let (open, limit) = (status.descriptors.open, status.descriptors.limit);
     say(format!("open files  {open} of {limit}"));
     let is_server = status.program == SERVER;
@@ -222,6 +227,7 @@ pub(crate) mod tests {
             state: SessionState::Up,
             error: None,
             age_ms: 3_725_000,
+            datagram_path: None,
             conns: ConnReport { idle: 4, active: 3, ..ConnReport::default() },
             tunnels: vec![tunnel],
         };

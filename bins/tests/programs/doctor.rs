@@ -78,6 +78,30 @@ fn a_way_that_is_open_is_ok_at_each_step() {
     assert!(failed[0]["says"].as_str().unwrap().contains("the server takes TLS only"), "{all}");
 }
 
+/// P-PATH-2, P-EXAM-1: it is tried, where both files allow it, also beside a client that has it; and if it does not get
+/// through, that is only a warning.
+#[test]
+fn the_way_by_udp_is_tried() {
+    let files =
+        Files::new(&[("auto.toml", "datagram_transport = \"auto\""), ("tcp.toml", "datagram_transport = \"tcp\"")]);
+    let service = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let local = format!("--local-server {} --protocol udp", service.local_addr().unwrap());
+    let with = |file: &str| format!("--config {}", files.path(file));
+    let doctor = |ctl: &str, file: &str| run(client(&format!("doctor {local} --cproxy-server {ctl} {}", with(file))));
+    let mut server = Program::start(local_server(&with("auto.toml")));
+    let ctl = behind(&server.says("Listening ctl "), "ctl");
+    let ended = doctor(&ctl, "auto.toml");
+    let size = behind(says(&ended, "ok", "UDP path"), "to").parse::<u32>().unwrap();
+    assert!(ended.code == Some(0) && size > 1_100, "{}", ended.out);
+    assert!(!doctor(&ctl, "tcp.toml").out.contains("UDP path"), "it is not wanted");
+
+    let mut server = Program::start(local_server(&with("tcp.toml")));
+    let ctl = behind(&server.says("Listening ctl "), "ctl");
+    let ended = doctor(&ctl, "auto.toml");
+    assert!(says(&ended, "note", "UDP path").contains("the server offers no way by UDP"));
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+}
+
 /// P-REPL-2, P-REPL-6, P-EXAM-2.
 #[test]
 fn a_client_that_runs_with_the_same_flags_keeps_its_session_its_port_and_its_visitors() {

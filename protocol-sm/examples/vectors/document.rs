@@ -3,7 +3,7 @@
 use hmac::{Hmac, Mac};
 use protocol_sm::auth::{Channel, Prover, Transcript};
 use protocol_sm::codes::{AbortCode, CloseCode, HandshakeRefusal, LeaveCode, RefuseCode, TunnelRefusal};
-use protocol_sm::datagrams;
+use protocol_sm::datagrams::{self, PathDatagram};
 use protocol_sm::ids::{ClientId, ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Agreed, Host, Secured, Service, Site, Speaks, Web};
 use protocol_sm::settings::{Token, TunnelLimits};
@@ -35,6 +35,7 @@ pub(crate) fn document() -> String {
         ("invalid_frames", invalid_frames()),
         ("streams", streams()),
         ("flows", flows()),
+        ("path_datagrams", path_datagrams()),
         ("handshakes", handshakes()),
     ];
     let mut text = format!("{{\n\"about\": {},\n\"version\": 1", json(ABOUT));
@@ -350,6 +351,7 @@ fn from_servers() -> Vec<ToClient> {
     numbered.extend(ABORT.map(|code| ServerMsg::Abort { conn, epoch, code }));
     numbered.extend(TUNNEL.map(|code| ServerMsg::TunnelClosed { tunnel, code }));
     numbered.extend(LEAVE.map(|code| ServerMsg::Leave { code }));
+    numbered.push(ServerMsg::DatagramPath { pin: [0xa5; 32] });
     all.extend((1..).zip(numbered).map(|(seq, msg)| Ctl::Numbered { seq, msg }));
     all
 }
@@ -478,7 +480,7 @@ fn invalid_frames() -> Vec<String> {
     rows.extend([
         malformed("ctl_to_server", "the first unknown numbered message", &[1, 1, 12]),
         malformed("ctl_to_server", "the first unknown protocol of a host", &[1, 1, 9, 1, 2]),
-        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 9]),
+        malformed("ctl_to_client", "the first unknown numbered message", &[1, 1, 10]),
         malformed("ctl_to_server", "the first unknown handshake message", &[0, 2]),
         malformed("ctl_to_client", "the first unknown handshake message", &[0, 3]),
         malformed("proxy_to_server", "the first unknown message", &[4]),
@@ -634,6 +636,29 @@ fn flows() -> Vec<String> {
     ]
 }
 
+fn path_datagrams() -> Vec<String> {
+    fn row(name: &str, bytes: &[u8], flow: Option<(u64, u32, &[u8])>) -> String {
+        let flow = flow.map(|(conn, epoch, datagram)| {
+            object(&[("conn", conn.to_string()), ("epoch", epoch.to_string()), ("datagram", hex(datagram))])
+        });
+        object(&[("name", json(name)), ("hex", hex(bytes)), ("flow", flow.unwrap_or_else(|| "null".to_owned()))])
+    }
+    let good = |name, conn, epoch, datagram| {
+        let bytes = PathDatagram::new(ConnId(conn), Epoch(epoch), datagram).into_bytes();
+        row(name, &bytes, Some((conn, epoch, datagram)))
+    };
+    vec![
+        good("a datagram of a conn's first transfer", 1, 1, b"hello"),
+        good("an empty one", 3, 2, b""),
+        good("numbers of more than one byte", 300, 70_000, &[0xff, 0x80]),
+        good("the highest numbers", u64::MAX, u32::MAX, b"x"),
+        row("nothing at all: dropped", b"", None),
+        row("no epoch: dropped", &[1], None),
+        row("a number that is not in its shortest form: dropped", &[0x81, 0x00, 1, b'x'], None),
+        row("an epoch above 4294967295: dropped", &[1, 0x80, 0x80, 0x80, 0x80, 0x10, b'x'], None),
+    ]
+}
+
 fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length");
     parts.iter().for_each(|part| mac.update(part));
@@ -764,6 +789,10 @@ fn handshake(said: &Said, begun: &Said) -> String {
             ("accepted", accepted),
         ])
     });
+    let path = counting(0xe0);
+    let hello = session_key.path_hello(SESSION, &Channel(path));
+    let answer = session_key.answer_path(SESSION, &Channel(path), &hello).expect("it is proved");
+    let path = object(&[("channel", hex(&path)), ("hello", hex(&hello)), ("answer", hex(&answer))]);
     object(&[
         ("name", json(name)),
         ("token", secret.map_or("null".into(), |secret| hex(secret.as_bytes()))),
@@ -779,6 +808,7 @@ fn handshake(said: &Said, begun: &Said) -> String {
         ("session_transcript", hex(&session_digest)),
         ("session_key", hex(&key)),
         ("conns", format!("[{}]", conns.join(", "))),
+        ("path", path),
     ])
 }
 

@@ -14,6 +14,7 @@ pub enum MessageName {
     Close,
     CloseTunnel,
     ConnFailed,
+    DatagramPath,
     Done,
     Drain,
     Fin,

@@ -12,7 +12,7 @@ use crate::codes::{LeaveCode, TunnelRefusal, Violation};
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::session::NumberedMessages;
 use crate::transfer::Fin;
-use crate::wire::{ClientMsg, ServerBody, ServerMsg, TransferMsg};
+use crate::wire::{ClientMsg, Pin, ServerBody, ServerMsg, TransferMsg};
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 
@@ -60,6 +60,8 @@ pub enum Reaction {
     Drain,
     /// No new visitors will come in this session.
     Leave(LeaveCode),
+    /// Datagrams may go beside the conns, to a server with this key.
+    Path(Pin),
 }
 
 impl Control {
@@ -103,6 +105,7 @@ impl Control {
             ServerMsg::AskStart { conn, epoch } => self.pass(TransferMsg { conn, epoch, body: ServerBody::AskStart }),
             ServerMsg::Drain => Ok(Reaction::Drain),
             ServerMsg::Leave { code } => Ok(Reaction::Leave(code)),
+            ServerMsg::DatagramPath { pin } => Ok(Reaction::Path(pin)),
         }
     }
 
@@ -134,6 +137,12 @@ impl Control {
         let loop_index = loop_of(conn, self.loop_count);
         self.conns.insert(conn, narrow(loop_index));
         (loop_index, conn)
+    }
+
+    /// The event loop that has this conn, if it is there.
+    #[must_use]
+    pub fn loop_with(&self, conn: ConnId) -> Option<usize> {
+        self.conns.get(&conn).map(|&loop_index| loop_index.into())
     }
 
     /// As many conns may be open at once from now on.

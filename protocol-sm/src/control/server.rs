@@ -274,6 +274,14 @@ impl Control {
         self.features & EXAMINE != 0
     }
 
+    /// Whether a UDP tunnel of it is open, or could be, where it only asks.
+    #[must_use]
+    pub fn has_udp(&self) -> bool {
+        self.tunnels
+            .values()
+            .any(|state| state.asked.udp && matches!(state.stage, TunnelStage::Open(_) | TunnelStage::Examined))
+    }
+
     /// Tunnels that it was only asked about.
     fn examined(&self) -> u32 {
         count(self.tunnels.values().filter(|state| state.examined).count())

@@ -7,6 +7,7 @@ mod check;
 mod datagrams;
 mod dialling;
 mod opening;
+mod paths;
 mod report;
 mod transfers;
 
@@ -21,7 +22,7 @@ use crate::auth::SessionKey;
 use crate::bandwidth::{Allowances, Rate};
 use crate::codes::AbortCode;
 use crate::conn::client::{ActiveConn, IdleConn, Stage};
-use crate::datagrams::Front;
+use crate::datagrams::{Front, PathState};
 use crate::dead_path::Path;
 use crate::ids::{ConnId, SessionId, TunnelId};
 use crate::notes::{ConnFailure, Note};
@@ -62,6 +63,8 @@ pub struct ClientLoop<T, P> {
     active: u32,
     /// It is not drained before the idle conns are gone, too.
     drain_idle: bool,
+    /// A session's path.
+    path: (u64, PathState),
     /// The main thread knows that a conn of this session has stood.
     told_up: bool,
     /// Whether payload moves towards the server, looked at where a conn is opened.
@@ -146,16 +149,32 @@ struct Active {
     throttled: [bool; 2],
     /// What stands in front of a flow's datagrams.
     front: Option<Box<Front>>,
-    /// Who came, if the visit is to leave a record.
-    visit: Option<Box<(SocketAddr, Begun)>>,
+    extra: Option<Box<Extra>>,
     began: Counted<Instant>,
 }
 
+/// What few transfers have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Extra {
+    /// Who came, if the visit is to leave a record.
+    visit: Option<(SocketAddr, Begun)>,
+    /// Bytes that went by the session's path: to the LocalServer, and from it.
+    by_path: [u64; 2],
+}
+
 impl Active {
+    /// Bytes that went by the session's path: to the LocalServer, and from it.
+    fn by_path(&self) -> [u64; 2] {
+        self.extra.as_deref().map(|extra| extra.by_path).unwrap_or_default()
+    }
+
     /// The record of its visit, which is over; none where the log is off, or it was made before.
     fn over(&mut self, now: Instant, outcome: VisitEnd) -> Option<Note> {
-        let (visitor, visit) = *self.visit.take()?;
-        let [down, up] = self.conn.transfer.ways();
+        let (visitor, visit) = self.extra.as_deref_mut()?.visit.take()?;
+        let [mut down, mut up] = self.conn.transfer.ways();
+        let [to_local, from_local] = self.by_path();
+        up.bytes += to_local;
+        down.bytes += from_local;
         Some(visit.over(now, visitor, [up, down], outcome))
     }
 
@@ -201,6 +220,7 @@ impl<T, P> ClientLoop<T, P> {
             slots: Slab::default(),
             active: 0,
             drain_idle: false,
+            path: (0, PathState::Down),
             told_up: false,
             stir: Stir::default(),
             tallies: Counted::default(),
@@ -267,6 +287,9 @@ where
             }
             ToClientLoop::Line { serial, conn, line } => self.on_line(cx, (serial, conn), line),
             ToClientLoop::Transfer { serial, msg } => self.on_transfer_msg(cx, serial, msg),
+            ToClientLoop::Path { serial, state } => self.set_path(serial, state),
+            ToClientLoop::Datagram { serial, datagram } => self.on_path_datagram(cx, serial, &datagram),
+            ToClientLoop::Back { serial, datagram } => self.on_path_back(cx, serial, &datagram),
             ToClientLoop::Drain { idle_too } => {
                 self.core.draining = true;
                 self.drain_idle = idle_too;

@@ -12,6 +12,7 @@ mod check;
 mod connecting;
 mod dialling;
 mod left;
+mod paths;
 mod receive;
 mod reload;
 mod report;
@@ -22,6 +23,7 @@ mod tunnels;
 
 use super::ctl_link::CtlLink;
 use super::messages::{ToClientLoop, ToClientMain, ToLoop, ToOperator};
+use super::paths::ToPaths;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Log, Readiness, Resolve, Streams};
 use super::thread::{Cx, Driver, Tell};
@@ -44,6 +46,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use left::Left;
+use paths::Paths;
 use report::Story;
 use stage::Stage;
 
@@ -90,6 +93,7 @@ pub struct ClientMain<T> {
     /// What they may move.
     buckets: Buckets<TunnelId>,
     carriage: Carriage,
+    paths: Paths,
     busy: bool,
     stopping: Option<Stopping>,
     outcome: Option<Outcome>,
@@ -99,10 +103,13 @@ pub struct ClientMain<T> {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> {}
+trait MainSys<T>:
+    Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> + Tell<ToPaths>
+{
+}
 
 impl<T, S> MainSys<T> for S where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> + Tell<ToPaths>
 {
 }
 
@@ -130,6 +137,7 @@ impl<T> ClientMain<T> {
             tunnels: Tunnels::new(tunnels, timings),
             buckets: Buckets::default(),
             carriage: Carriage::default(),
+            paths: Paths::default(),
             server_name: Name::new(is_address(dialled(&settings, &server))),
             target: Target::new(&server),
             settings,
@@ -191,7 +199,13 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
+        S: Streams<Stream = T>
+            + Resolve
+            + Entropy
+            + Log
+            + Tell<ToLoop<ToClientLoop>>
+            + Tell<ToOperator>
+            + Tell<ToPaths>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -201,7 +215,13 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
+        S: Streams<Stream = T>
+            + Resolve
+            + Entropy
+            + Log
+            + Tell<ToLoop<ToClientLoop>>
+            + Tell<ToOperator>
+            + Tell<ToPaths>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -216,7 +236,7 @@ fn dialled<'a>(settings: &'a ClientSettings, server: &'a str) -> &'a str {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator>,
+    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> + Tell<ToPaths>,
 {
     type Message = ToClientMain;
 
@@ -226,6 +246,7 @@ where
         }
         match message {
             ToClientMain::Loop(message) => self.on_loop(cx, message),
+            ToClientMain::Paths(message) => self.on_path(cx, message),
             ToClientMain::Resolved { tag, addresses } => self.on_resolved(cx, tag, addresses),
             ToClientMain::CloseTunnel { tunnel } => self.close_tunnel(cx, tunnel),
             ToClientMain::Reload(new) => self.reload(cx, *new),
@@ -263,6 +284,7 @@ where
         self.deal_bandwidth(cx);
         self.look_up_again(cx);
         self.register(cx);
+        self.on_path_deadline(cx);
         self.carriage.on_deadline(cx.now);
         self.announce(cx);
     }
@@ -275,7 +297,8 @@ where
         let registers = self.is_up() && self.stopping.is_none();
         let registration = self.tunnels.next_registration().filter(|_| registers);
         let slice = self.buckets.next_deadline();
-        let others = [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice];
+        let others =
+            [stop, registration, self.tunnels.next_lookup(), self.carriage.deadline(), slice, self.paths.deadline()];
         let left = self.left.iter().map(|left| Some(left.liveness.next_deadline()));
         [self.stage.deadline(), self.given_up()].into_iter().chain(others).chain(left).flatten().min()
     }

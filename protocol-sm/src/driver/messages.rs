@@ -1,6 +1,7 @@
 //! What the threads tell each other. Each receiver gets the messages of one sender in order.
 
 use super::inherit::Owner;
+use super::paths::FromPaths;
 use super::slab::Token;
 use super::sys::Lookup;
 use crate::auth::SessionKey;
@@ -8,6 +9,7 @@ use crate::bandwidth::{Direction, Rate};
 use crate::codes::{AbortCode, RefuseCode, Violation};
 use crate::control::server::Place;
 use crate::crowd::Guest;
+use crate::datagrams::{PathDatagram, PathState};
 use crate::gate::Gate;
 pub use crate::ids::ControlKey;
 use crate::ids::{ConnId, Registration, SessionId, TunnelId};
@@ -125,6 +127,27 @@ pub enum ToServerLoop<T> {
         control: ControlKey,
         /// This loop's share of its limits.
         limits: Limits,
+    },
+    /// What the session's path takes now.
+    Path {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// What it takes.
+        state: PathState,
+    },
+    /// A datagram has come by the session's path.
+    Datagram {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The datagram.
+        datagram: PathDatagram,
+    },
+    /// The path did not take a datagram: it goes by its flow's conn.
+    Back {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The datagram.
+        datagram: PathDatagram,
     },
     /// These deadlines and intervals count from now on.
     KeepTo(Box<Timings>),
@@ -255,6 +278,13 @@ pub enum FromServerLoop<T> {
         control: ControlKey,
         /// The message.
         msg: ServerMsg,
+    },
+    /// A datagram that is to go by the session's path.
+    Datagram {
+        /// The session, by the server's key.
+        control: ControlKey,
+        /// The datagram.
+        datagram: PathDatagram,
     },
     /// A visitor that the listener gave to this loop is gone.
     Left {
@@ -388,6 +418,27 @@ pub enum ToClientLoop {
         /// The message.
         msg: TransferMsg<ServerBody>,
     },
+    /// What the session's path takes now.
+    Path {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// What it takes.
+        state: PathState,
+    },
+    /// A datagram has come by the session's path.
+    Datagram {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The datagram.
+        datagram: PathDatagram,
+    },
+    /// The path did not take a datagram: it goes by its flow's conn.
+    Back {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The datagram.
+        datagram: PathDatagram,
+    },
     /// A session is over: what belongs to it is reset and closed.
     End {
         /// The session, by the client's serial number.
@@ -442,6 +493,13 @@ pub enum FromClientLoop {
         serial: u64,
         /// The message.
         msg: ClientMsg,
+    },
+    /// A datagram that is to go by the session's path.
+    Datagram {
+        /// The session, by the client's serial number.
+        serial: u64,
+        /// The datagram.
+        datagram: PathDatagram,
     },
     /// The first proxy_conn of this session stands on this loop.
     ConnUp {
@@ -693,6 +751,8 @@ pub enum ToServerMain<T> {
     Loop(FromServerLoop<T>),
     /// From the listener.
     Listener(FromListener),
+    /// Of the clients' paths.
+    Paths(FromPaths),
     /// The user says anew what is to be done. Answered by a note. What the process's descriptors allow, and whether
     /// clients must encrypt, stays as it was.
     Reload(Box<ServerSettings>),
@@ -725,6 +785,8 @@ pub enum ToServerMain<T> {
 pub enum ToClientMain {
     /// From an event loop.
     Loop(FromClientLoop),
+    /// Of its path.
+    Paths(FromPaths),
     /// A name was looked up; no addresses if that failed.
     Resolved {
         /// What was looked up.

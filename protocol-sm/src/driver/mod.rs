@@ -15,6 +15,7 @@ pub mod listener;
 mod loop_core;
 pub mod messages;
 mod passing;
+pub mod paths;
 mod relay;
 pub mod server_loop;
 pub mod server_main;

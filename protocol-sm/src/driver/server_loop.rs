@@ -5,6 +5,7 @@
 
 mod check;
 mod flows;
+mod paths;
 mod report;
 mod stale;
 mod takeover;
@@ -23,6 +24,7 @@ use crate::canary::{PlantedBug, planted};
 use crate::codes::AbortCode;
 use crate::conn::server::{ActiveConn, Answer, IdleConn};
 use crate::crowd::Guest;
+use crate::datagrams::PathState;
 use crate::dead_path::Path;
 use crate::ids::{ConnId, TunnelId};
 use crate::ledger::{Good, Holder, Ledger};
@@ -74,6 +76,8 @@ struct Shard {
     /// The client is told what is known of its visitors' TLS.
     secured: bool,
     pool: Pool<Token, Token>,
+    /// What the session's path takes.
+    path: PathState,
     ping_pace: PingPace,
     conns: BTreeMap<ConnId, Token>,
     /// This loop's share of what the holder may have.
@@ -198,8 +202,7 @@ struct Active {
     answer_by: Instant,
     /// The conn is lost, and the client was asked whether it has seen the `Start`.
     lost: bool,
-    /// The visitor that is gone, if its visit is to leave a record.
-    gone: Option<Box<(SocketAddr, Begun)>>,
+    aside: Option<Box<Aside>>,
 }
 
 impl State {
@@ -212,7 +215,35 @@ impl State {
     }
 }
 
+/// What few transfers have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Aside {
+    /// The visitor that is gone, if its visit is to leave a record.
+    gone: Option<(SocketAddr, Begun)>,
+    /// Bytes that went by the session's path: from the visitor, and to it.
+    by_path: [u64; 2],
+}
+
 impl Active {
+    /// Bytes that went by the session's path: from the visitor, and to it.
+    fn by_path(&self) -> [u64; 2] {
+        self.aside.as_deref().map(|aside| aside.by_path).unwrap_or_default()
+    }
+
+    /// The visitor that is gone, once.
+    fn take_gone(&mut self) -> Option<(SocketAddr, Begun)> {
+        self.aside.as_deref_mut()?.gone.take()
+    }
+
+    /// What was moved each way: from the visitor, and to it.
+    fn ways(&self) -> [Way; 2] {
+        let mut ways = self.conn.transfer.ways();
+        for (way, by_path) in ways.iter_mut().zip(self.by_path()) {
+            way.bytes += by_path;
+        }
+        ways
+    }
+
     fn phase(&self) -> Phase {
         match self.conn.answer() {
             Answer::Awaiting => Phase::Dial,
@@ -315,6 +346,9 @@ where
             ToServerLoop::Visitor(arrival) => self.on_visitor(cx, arrival),
             ToServerLoop::Port(port) => self.on_port(cx, port),
             ToServerLoop::Admit { control, tunnel, gate } => self.admit(control, tunnel, gate),
+            ToServerLoop::Path { control, state } => self.set_path(control, state),
+            ToServerLoop::Datagram { control, datagram } => self.on_path_datagram(cx, control, &datagram),
+            ToServerLoop::Back { control, datagram } => self.on_path_back(cx, control, &datagram),
             ToServerLoop::Trust(trusted) => self.trust(&trusted),
             ToServerLoop::Transfer { control, msg } => self.on_transfer_msg(cx, control, msg),
             ToServerLoop::ConnFailed { control, count } => self.on_failed(cx, control, count),
@@ -460,6 +494,7 @@ impl<T, P> ServerLoop<T, P> {
             frugal: limits.frugal,
             secured: limits.secured,
             pool: Pool::new(limits.keep),
+            path: PathState::Down,
             ping_pace: PingPace::new(self.core.timings.of(limits.frugal).idle_ping_interval),
             conns: BTreeMap::new(),
             max_connections: limits.max_connections,

@@ -39,6 +39,7 @@ mod check;
 mod ctl_handshake;
 mod fronted;
 mod orders;
+mod paths;
 mod reload;
 mod report;
 mod session_table;
@@ -52,6 +53,7 @@ use super::handshake_limit::HandshakeLimit;
 use super::messages::{
     ControlKey, FromListener, Step, ToListener, ToLoop, ToOperator, ToServerLoop, ToServerMain, Who,
 };
+use super::paths::ToPaths;
 use super::relay::Endpoint;
 use super::slab::{Slab, Token};
 use super::sys::{Entropy, Listen, Log, Readiness};
@@ -81,6 +83,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 use fronted::Fronted;
+use paths::Paths;
 use report::Part;
 use session_table::SessionTable;
 use untold::Untold;
@@ -103,6 +106,7 @@ pub struct ServerMain<T, L> {
     bind_at: SocketAddr,
     /// The proxy port, as it is bound.
     proxy_port: u16,
+    paths: Paths,
     slots: Slab<Slot<T, L>>,
     sessions: SessionTable,
     /// ctl_conns of sessions that are over. A client closes its conns when it sees the end of one: by then the event
@@ -277,6 +281,7 @@ trait MainSys<T, L>:
     + Tell<ToLoop<ToServerLoop<T>>>
     + Tell<ToListener<T>>
     + Tell<ToOperator>
+    + Tell<ToPaths>
 {
 }
 
@@ -287,6 +292,7 @@ impl<T, L, S> MainSys<T, L> for S where
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener<T>>
         + Tell<ToOperator>
+        + Tell<ToPaths>
 {
 }
 
@@ -304,6 +310,7 @@ impl<T, L> ServerMain<T, L> {
             loop_count,
             bind_at,
             proxy_port: 0,
+            paths: Paths::default(),
             slots: Slab::default(),
             sessions: SessionTable::new(ledger),
             farewells: Vec::new(),
@@ -346,6 +353,7 @@ impl<T, L> ServerMain<T, L> {
         })?;
         if purposes.has(Purpose::Proxy) {
             self.proxy_port = at.port();
+            self.paths.at = Some(at);
         }
         Ok(at)
     }
@@ -410,7 +418,8 @@ where
         + Log
         + Tell<ToLoop<ToServerLoop<T>>>
         + Tell<ToListener<T>>
-        + Tell<ToOperator>,
+        + Tell<ToOperator>
+        + Tell<ToPaths>,
 {
     type Message = ToServerMain<T>;
 
@@ -422,6 +431,7 @@ where
             }
             ToServerMain::Listener(FromListener::Lent { count }) => self.on_lent(cx, count),
             ToServerMain::Listener(FromListener::Report(part)) => self.on_part(cx, Part::Listener(part)),
+            ToServerMain::Paths(message) => self.on_path(cx, message),
             ToServerMain::Report { tag } => self.ask_for_report(cx, tag),
             ToServerMain::Order { tag, order } => {
                 let count = self.carry_out(cx, &order);
@@ -462,6 +472,7 @@ where
             self.on_timer(cx, token);
         }
         self.deal_bandwidth(cx);
+        self.on_path_deadline(cx);
         while let Some((at, key)) = self.sessions.next_grace()
             && at <= cx.now
         {
@@ -487,7 +498,8 @@ where
         let handover = self.sessions.next_handover().map(|(at, _)| at);
         let timers =
             [settle, self.timers.next(), grace, handover, self.paused_until, stop, self.buckets.next_deadline()];
-        timers.into_iter().flatten().min()
+        let timers = timers.into_iter().chain([self.paths.deadline()]);
+        timers.flatten().min()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {
@@ -556,6 +568,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     fn finish_stop<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        self.close_paths(cx);
         let keys: Vec<_> = self.sessions.keys().collect();
         for key in keys {
             self.end_session(cx, key, CloseCode::Stopping, AbortCode::Stopping);

@@ -5,6 +5,7 @@ use super::inherit::Given;
 use super::messages::{
     Arrival, FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
+use super::paths::ToPaths;
 use super::slab::Token;
 use super::sys::{Datagrams, Entropy, Listen, Log, Lookup, Received, Resolve, Role, Splice, Streams};
 use super::thread::Tell;
@@ -53,6 +54,10 @@ pub(super) struct Net {
     pub(super) to_loops: Vec<(usize, ToServerLoop<u32>)>,
     pub(super) to_listener: Vec<ToListener<u32>>,
     pub(super) to_operator: Vec<ToOperator>,
+    pub(super) to_paths: Vec<ToPaths>,
+    pub(super) to_client_loops: Vec<ToClientLoop>,
+    /// What was said of paths.
+    pub(super) path_notes: Vec<Note>,
     pub(super) from_listener: Vec<FromListener>,
     pub(super) from_server_loop: Vec<FromServerLoop<u32>>,
     pub(super) from_client_loop: Vec<FromClientLoop>,
@@ -199,6 +204,10 @@ impl Log for Net {
     fn note(&mut self, note: Note) {
         if let Note::VisitorDropped { why, .. } = note {
             self.dropped.push(why);
+        } else if let Note::PathUp { .. } | Note::PathDown { .. } | Note::PathFailed { .. } | Note::PathPort { .. } =
+            note
+        {
+            self.path_notes.push(note);
         }
     }
 }
@@ -231,6 +240,12 @@ impl Tell<ToOperator> for Net {
     }
 }
 
+impl Tell<ToPaths> for Net {
+    fn tell(&mut self, told: ToPaths) {
+        self.to_paths.push(told);
+    }
+}
+
 impl Tell<FromServerLoop<u32>> for Net {
     fn tell(&mut self, told: FromServerLoop<u32>) {
         self.from_server_loop.push(told);
@@ -244,7 +259,9 @@ impl Tell<FromClientLoop> for Net {
 }
 
 impl Tell<ToLoop<ToClientLoop>> for Net {
-    fn tell(&mut self, _: ToLoop<ToClientLoop>) {}
+    fn tell(&mut self, told: ToLoop<ToClientLoop>) {
+        self.to_client_loops.push(told.message);
+    }
 }
 
 /// The key of a session between two that have no token.

@@ -75,6 +75,7 @@ reasons!(Lost {
     Foreign => "foreign",
     NoFlow => "no_flow",
     NoHeader => "no_header",
+    Stale => "stale",
 });
 reasons!(HandshakeRefusal {
     Version => "version",

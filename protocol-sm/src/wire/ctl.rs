@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub type Nonce = [u8; 32];
 /// An HMAC-SHA-256 value.
 pub type Proof = [u8; 32];
+/// The SHA-256 of a public key.
+pub type Pin = [u8; 32];
 
 /// Everything that travels on a ctl_conn in one direction: its handshake `H`, numbered messages `M`,
 /// and what keeps the connection itself alive.
@@ -119,8 +121,11 @@ pub const SECURED: u64 = 64;
 /// The feature of a client that only asks what it could have: whatever it registers is answered, and is never open.
 // PROTOCOL.md: P-EXAM-1.
 pub const EXAMINE: u64 = 128;
+/// The feature of a server that may send [`ServerMsg::DatagramPath`], and of a client that knows it.
+// PROTOCOL.md: P-EVO-2, P-PATH-1.
+pub const PATHS: u64 = 256;
 /// The features of this version that are chosen on every connection.
-pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED | EXAMINE;
+pub const FEATURES: u64 = LEAVE | TAKEOVER | FRUGAL | HOSTS | UDP | SECURED | EXAMINE | PATHS;
 
 /// A client's half of the handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,7 +146,7 @@ pub struct ClientHello {
     /// Whether it has a token.
     pub token: bool,
     /// Features offered, one bit each: [`LEAVE`], [`TAKEOVER`], [`CHANNEL`], [`FRUGAL`], [`HOSTS`], [`UDP`],
-    /// [`SECURED`].
+    /// [`SECURED`], [`EXAMINE`], [`PATHS`].
     pub features: u64,
     /// The session to go on with, if any.
     pub resume: Option<Resume>,
@@ -360,6 +365,11 @@ pub enum ServerMsg {
         /// Why, and what the client is to do.
         code: LeaveCode,
     },
+    /// Datagrams may go beside the conns, by UDP to the proxy port's number. Only to a client with the feature [`PATHS`].
+    DatagramPath {
+        /// SHA-256 of the public key (SubjectPublicKeyInfo) that the server shows there.
+        pin: Pin,
+    },
 }
 
 impl ToServer {
@@ -405,6 +415,7 @@ impl ToClient {
             Self::Numbered { msg: ServerMsg::AskStart { .. }, .. } => MessageName::AskStart,
             Self::Numbered { msg: ServerMsg::TunnelClosed { .. }, .. } => MessageName::TunnelClosed,
             Self::Numbered { msg: ServerMsg::Leave { .. }, .. } => MessageName::Leave,
+            Self::Numbered { msg: ServerMsg::DatagramPath { .. }, .. } => MessageName::DatagramPath,
             Self::Ping { .. } => MessageName::Ping,
             Self::Pong { .. } => MessageName::Pong,
             Self::Ack { .. } => MessageName::Ack,

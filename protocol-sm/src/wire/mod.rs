@@ -11,8 +11,8 @@ mod tls;
 mod transfer;
 
 pub use ctl::{
-    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, EXAMINE, FEATURES, FRUGAL, HOSTS, LEAVE, Nonce, Proof,
-    Resume, SECURED, ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP, Welcome,
+    CHANNEL, ClientHandshake, ClientHello, ClientMsg, Ctl, EXAMINE, FEATURES, FRUGAL, HOSTS, LEAVE, Nonce, PATHS, Pin,
+    Proof, Resume, SECURED, ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP, Welcome,
 };
 pub use frame::{FRAME_HEADER, Framer, Message, WireError};
 #[cfg(feature = "canary")]

@@ -6,12 +6,13 @@
 
 use super::errno::{retried, sys_error};
 use super::options;
+use super::poll::Registrar;
 use super::socket::{Listener, Stream, begin_at, family, socket_addr};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname,
     recv, recvmsg, send, sendmsg, sendto, socket,
 };
-use protocol_sm::driver::{Address, SysError};
+use protocol_sm::driver::{Address, SysError, Token};
 use protocol_sm::settings::{Datagrams, Origin};
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -45,6 +46,52 @@ pub(super) fn share(listener: &Listener) -> Result<Stream, SysError> {
     let v6 = listener.address()?.is_ipv6();
     let copy = listener.as_fd().try_clone_to_owned().map_err(super::errno::io_error)?;
     Ok(Stream::of_udp(copy, Kind::Public { v6 }))
+}
+
+/// A socket that carries paths, and a buffer for what comes there.
+#[derive(Debug)]
+pub(crate) struct PathSocket {
+    fd: OwnedFd,
+    kind: Kind,
+    buffer: Vec<u8>,
+}
+
+impl PathSocket {
+    /// One at which paths come in.
+    pub(crate) fn listen(at: SocketAddr) -> Result<Self, SysError> {
+        let open = || {
+            let fd = udp_socket(at)?;
+            options::on_public_udp(&fd, at);
+            options::on_path_udp(&fd, at);
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(at))?;
+            Ok(Self { fd, kind: Kind::Public { v6: at.is_ipv6() }, buffer: vec![0; BUFFER] })
+        };
+        open().map_err(sys_error)
+    }
+
+    /// One from which a path goes to a server.
+    pub(crate) fn connect(from: &Origin, to: SocketAddr) -> Result<Self, SysError> {
+        let fd = udp_socket(to).map_err(sys_error)?;
+        options::on_udp(&fd);
+        options::on_path_udp(&fd, to);
+        begin_at(&fd, from, to)?;
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).map_err(sys_error)?;
+        Ok(Self { fd, kind: Kind::Connected { to }, buffer: vec![0; BUFFER] })
+    }
+
+    pub(crate) fn watch(&self, registrar: &Registrar, token: Token) -> Result<(), SysError> {
+        registrar.add(&self.fd, token, false).map_err(super::errno::io_error)
+    }
+
+    /// The next datagram, and its addresses.
+    pub(crate) fn hear(&mut self) -> Result<(&[u8], Address), SysError> {
+        let (bytes, address) = hear(&self.fd, self.kind, &mut self.buffer)?;
+        Ok((&self.buffer[..bytes], address))
+    }
+
+    pub(crate) fn say(&self, to: Address, datagram: &[u8]) -> Result<(), SysError> {
+        say(&self.fd, self.kind, Some(to), datagram)
+    }
 }
 
 /// A flow's own socket.

@@ -176,6 +176,14 @@ pub(super) fn on_udp(fd: &impl AsFd) {
     }
 }
 
+/// Options of a socket that carries paths: what is too long for the line is lost, and not cut (QUIC finds out what fits).
+pub(super) fn on_path_udp(fd: &impl AsFd, at: SocketAddr) {
+    set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    if at.is_ipv6() {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
+    }
+}
+
 /// Options of a connection that is about to be opened.
 pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &Limits) {
     set(fd, sockopt::ReuseAddr, &true);

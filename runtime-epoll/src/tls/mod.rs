@@ -7,6 +7,7 @@
 mod authority;
 mod exporter;
 mod own;
+pub(crate) mod path;
 mod pin;
 mod self_made;
 pub(crate) mod session;

@@ -27,6 +27,16 @@ impl Pin {
         Ok(Self(Sha256::digest(key.as_ref()).into()))
     }
 
+    /// One that was made elsewhere.
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The pin of a private key (PEM), of which there need not be a certificate yet.
     ///
     /// # Errors

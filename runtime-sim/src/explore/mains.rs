@@ -39,7 +39,8 @@ pub(crate) fn about_a_transfer(msg: ServerMsg) -> TransferMsg<ServerBody> {
         | ServerMsg::TunnelClosed { .. }
         | ServerMsg::NeedConn { .. }
         | ServerMsg::Drain
-        | ServerMsg::Leave { .. } => {
+        | ServerMsg::Leave { .. }
+        | ServerMsg::DatagramPath { .. } => {
             unreachable!("no loop says it")
         }
     }

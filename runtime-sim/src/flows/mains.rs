@@ -1,13 +1,14 @@
 //! What the main threads do between the loops: conns are opened and admitted, messages carried over.
 
 use super::sys::{Side, Stream};
-use super::{CONTROLS, SERIAL, World, ip};
+use super::{CONTROLS, SERIAL, Sometimes, World, ip};
 use crate::explore::mains::{about_a_transfer, to_server_loop};
 use crate::explore::{KEY, SESSION};
 use protocol_sm::datagrams::Lost;
 use protocol_sm::driver::messages::{ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToServerLoop};
 use protocol_sm::ids::ConnId;
 use protocol_sm::outbound::Destination;
+use protocol_sm::report::Counts;
 use protocol_sm::settings::Origin;
 use protocol_sm::wire::{Framer, Message, PrefaceReader, ProxyToClient, ProxyToServer, Reply, ServerMsg};
 use std::collections::VecDeque;
@@ -40,11 +41,15 @@ impl World {
         while let Some(message) = self.net.from_server.pop_front() {
             match message {
                 FromServerLoop::Message { control, msg } => self.tell_client(control, msg),
+                FromServerLoop::Datagram { control, datagram } => {
+                    self.send_by_path(usize::from(control != CONTROLS[0]), true, datagram);
+                }
                 FromServerLoop::Ask { control, count, .. } => self.open_conns(control, count),
                 FromServerLoop::Violation { violation, .. } => self.fail(format!("an honest client: {violation}")),
                 FromServerLoop::Report(part) => {
                     self.lost += part.tally.lost.sum();
                     self.no_flow += part.tally.lost.get(Lost::NoFlow);
+                    self.look_for_stale(&part.tally.lost);
                 }
                 FromServerLoop::AskLine { .. }
                 | FromServerLoop::ConnGone { .. }
@@ -60,7 +65,11 @@ impl World {
             match message {
                 FromClientLoop::Message { msg, .. } => self.to_server.push_back(to_server_loop(CONTROLS[of], msg)),
                 FromClientLoop::Violation { violation, .. } => self.fail(format!("an honest server: {violation}")),
-                FromClientLoop::Report(part) => self.lost += part.tally.lost.sum(),
+                FromClientLoop::Datagram { datagram, .. } => self.send_by_path(of, false, datagram),
+                FromClientLoop::Report(part) => {
+                    self.lost += part.tally.lost.sum();
+                    self.look_for_stale(&part.tally.lost);
+                }
                 FromClientLoop::LocalFailed { .. }
                 | FromClientLoop::LookUp { .. }
                 | FromClientLoop::ConnUp { .. }
@@ -69,6 +78,12 @@ impl World {
                 | FromClientLoop::Drained { .. }
                 | FromClientLoop::WantBandwidth { .. } => {}
             }
+        }
+    }
+
+    fn look_for_stale(&mut self, lost: &Counts<Lost>) {
+        if lost.get(Lost::Stale) > 0 {
+            self.seen.insert(Sometimes::Stale);
         }
     }
 

@@ -4,17 +4,21 @@
 //! What a seed decides: who speaks when and how much, what visitors' networks do to it (some come twice, some late), how
 //! much fits into a conn, which conns stand still or are lost, how many flows there may be, whether the service is away,
 //! whether a relay brings visitors (who have the addresses of others), what the service is told of them, whether the second
-//! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded.
+//! client takes the tunnel over from the first, whether a reload changes the limits, whether the server is upgraded,
+//! whether there are paths beside the conns, what they lose, hold up and take, and when their line is dead.
 //!
-//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in its order, and
-//! not more often than it came; where no conn is lost and the service is there, each that is not delivered was counted, and
-//! none lacked a flow where there is room for it; a flow that is silent ends, and leaves nothing behind.
+//! The oracle knows each datagram by what is in it: one that is delivered was sent in this flow, whole, in its order where
+//! no path is beside the conn, and not more often than it came; where no conn is lost and the service is there, each that
+//! is not delivered was counted, and none lacked a flow where there is room for it; a flow that is silent ends, and leaves
+//! nothing behind; a path whose line is dead is left within a second, and used again when it is not.
 
 mod mains;
 mod oracle;
+mod paths;
 mod sys;
 
 use crate::kernel::Rng;
+use paths::Paths;
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::messages::{ControlKey, Limits, ToClientLoop, ToServerLoop, UdpPort};
 use protocol_sm::driver::server_loop::ServerLoop;
@@ -71,11 +75,19 @@ pub enum Sometimes {
     TakenOver,
     /// The server was upgraded under a flow.
     Upgraded,
+    /// A datagram came by a path.
+    ByPath,
+    /// A path did not take a datagram any more, and the conn had it.
+    GivenBack,
+    /// A path was silent, and answered again.
+    BackByItself,
+    /// What came by a path was no flow's any more.
+    Stale,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::CameTwice,
         Self::Longest,
         Self::Empty,
@@ -88,6 +100,10 @@ impl Sometimes {
         Self::ToldAgain,
         Self::TakenOver,
         Self::Upgraded,
+        Self::ByPath,
+        Self::GivenBack,
+        Self::BackByItself,
+        Self::Stale,
     ];
 }
 
@@ -111,6 +127,16 @@ enum Event {
     Reload,
     /// Another process has the ports.
     Upgrade,
+    /// The paths' line is dead, or not any more, or takes another size.
+    Path,
+    /// The loops are told of it.
+    PathTold,
+    /// What one end of a path has sent is answered.
+    PathAnswer(paths::At),
+    /// It looks whether it is.
+    PathBeat(paths::At),
+    /// A datagram arrives by a path.
+    Cross(usize),
 }
 
 /// One direction of what a visitor and the service say to each other.
@@ -127,12 +153,16 @@ struct Way {
 impl Way {
     /// Each is delivered as often as it came, and those of one flow in their order: what was in a conn when its flow was
     /// pushed out may come behind the first ones of the next.
-    fn deliver(&mut self, number: u32, by: Option<usize>) -> Result<(), &'static str> {
+    /// Where a path is beside the conn, one of the two ways may be faster, and there is no order.
+    fn deliver(&mut self, number: u32, by: Option<usize>, ordered: bool) -> Result<(), &'static str> {
         let same = |&&(other, _): &&(u32, Option<usize>)| other == number;
         self.delivered.push(number);
         let delivered = self.delivered.iter().filter(|&&other| other == number).count();
         if delivered > self.arrived.iter().filter(same).count() {
             return Err("once more");
+        }
+        if !ordered {
+            return Ok(());
         }
         let flow = by.or_else(|| self.arrived.iter().find(same).and_then(|&(_, at)| at)).expect("it came");
         let passed = self.passed.entry(flow).or_default();
@@ -186,6 +216,8 @@ struct World {
     said: u64,
     /// Nothing has happened that may cost a datagram without a count.
     calm: bool,
+    /// Beside the conns, if they are there.
+    paths: Option<Paths>,
     longest: usize,
     chatty: u64,
     scratch: usize,
@@ -262,6 +294,7 @@ impl World {
             no_flow: 0,
             said: 0,
             calm,
+            paths: Paths::of_seed(seed),
             longest: if rng.chance(20) { 65_507 } else { rng.log_size(HEAD + 2, 4_000) },
             chatty: rng.range(0, 100),
             scratch: rng.log_size(256, 32 * 1024),
@@ -325,6 +358,9 @@ impl World {
             if self.rng.chance(chance) {
                 self.after(at, event);
             }
+        }
+        for at in self.paths.as_mut().map(Paths::changes).unwrap_or_default() {
+            self.after(at, Event::Path);
         }
         if !self.calm {
             for _ in 0..self.rng.size(0, 4) {
@@ -517,6 +553,11 @@ impl World {
                 }
                 self.to_server.push_back(ToServerLoop::Leave);
             }
+            Event::Path => self.change_paths(),
+            Event::PathTold => self.tell_of_paths(),
+            Event::PathAnswer(at) => self.on_path_answer(at),
+            Event::PathBeat(at) => self.on_path_beat(at),
+            Event::Cross(place) => self.cross(place),
         }
     }
 
@@ -548,7 +589,7 @@ mod tests {
     fn delivered(arrived: &[u32], delivered: &[(u32, usize)]) -> Result<(), &'static str> {
         let arrived = arrived.iter().map(|&number| (number, None)).collect();
         let mut way = Way { arrived, ..Way::default() };
-        delivered.iter().try_for_each(|&(number, socket)| way.deliver(number, Some(socket)))
+        delivered.iter().try_for_each(|&(number, socket)| way.deliver(number, Some(socket), true))
     }
 
     #[test]

@@ -113,9 +113,10 @@ impl World {
         if bytes.len() == 65_507 {
             self.seen.insert(Sometimes::Longest);
         }
+        let ordered = self.paths.is_none();
         let of = &mut self.visitors[visitor];
         let way = if down { &mut of.down } else { &mut of.up };
-        way.deliver(number, by)
+        way.deliver(number, by, ordered)
             .map_err(|what| format!("datagram {number} of visitor {visitor} is delivered {what}"))?;
         Ok(Some(visitor))
     }
@@ -124,6 +125,10 @@ impl World {
     pub(super) fn conclude(&mut self) {
         if !self.is_quiet() {
             return self.fail("a silent flow has not ended".into());
+        }
+        // PROTOCOL.md: P-PATH-7.
+        if self.paths.as_ref().is_some_and(|paths| !paths.are_back()) {
+            return self.fail("a path that answers is not used again".into());
         }
         let asked = self.now;
         self.with_server(|server, cx| server.on_message(cx, ToServerLoop::Report { asked }));

@@ -42,6 +42,11 @@ impl Books {
             Note::NotForwarding { .. } | Note::HandshakeRefused { .. } | Note::HandshakeDropped { .. } => {}
             Note::Foreign { .. } | Note::CannotAccept { .. } | Note::Reconnecting { .. } | Note::Reloaded { .. } => {}
             Note::Left { .. } | Note::Violation { .. } | Note::TakenOver | Note::SessionTakenOver { .. } => {}
+            Note::PathUp { .. }
+            | Note::PathSize { .. }
+            | Note::PathDown { .. }
+            | Note::PathFailed { .. }
+            | Note::PathPort { .. } => {}
         }
     }
 

@@ -224,6 +224,11 @@ impl Oracle {
             | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
+            | Note::PathUp { .. }
+            | Note::PathSize { .. }
+            | Note::PathDown { .. }
+            | Note::PathFailed { .. }
+            | Note::PathPort { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

@@ -16,7 +16,7 @@ use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Cx, Driver, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
-use protocol_sm::settings::{ClientSettings, Origin, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -327,6 +327,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
         outbound: None,
         tls_relay: false,
         frugal: spec.frugal,
+        datagram_transport: DatagramTransport::Auto,
         examines: false,
         client_id: [u8::try_from(identity).expect("few clients"); 16],
         token: Some(client_token(identity)),

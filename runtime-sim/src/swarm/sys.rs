@@ -16,6 +16,7 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{
     Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams,
     SysError, Tell, Token,
@@ -592,6 +593,11 @@ impl Tell<FromServerLoop<Stream>> for Thread {
         }
         post(&process.mail.server_main, ToServerMain::Loop(msg));
     }
+}
+
+impl Tell<ToPaths> for Thread {
+    /// Nobody carries paths here: the client waits for one in vain, and conns have all datagrams.
+    fn tell(&mut self, _: ToPaths) {}
 }
 
 impl Tell<ToOperator> for Thread {

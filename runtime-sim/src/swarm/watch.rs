@@ -151,6 +151,7 @@ impl Watch {
             }
             FromClientLoop::Message { .. }
             | FromClientLoop::ConnGone { .. }
+            | FromClientLoop::Datagram { .. }
             | FromClientLoop::ConnUp { .. }
             | FromClientLoop::AskLine { .. }
             | FromClientLoop::LookUp { .. }
@@ -181,6 +182,9 @@ impl Watch {
             ToServerLoop::HandOver { .. }
             | ToServerLoop::Port(_)
             | ToServerLoop::Admit { .. }
+            | ToServerLoop::Path { .. }
+            | ToServerLoop::Datagram { .. }
+            | ToServerLoop::Back { .. }
             | ToServerLoop::Trust(_)
             | ToServerLoop::Transfer { .. }
             | ToServerLoop::ConnFailed { .. }
@@ -213,6 +217,9 @@ impl Watch {
             | ToClientLoop::Tunnel { .. }
             | ToClientLoop::CloseTunnel { .. }
             | ToClientLoop::Relocated { .. }
+            | ToClientLoop::Path { .. }
+            | ToClientLoop::Datagram { .. }
+            | ToClientLoop::Back { .. }
             | ToClientLoop::KeepTo(_)
             | ToClientLoop::Open { .. }
             | ToClientLoop::End { .. }

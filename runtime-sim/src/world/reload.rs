@@ -9,7 +9,7 @@ use protocol_sm::driver::messages::{ControlKey, ToClientLoop, ToClientMain, ToLi
 use protocol_sm::ids::TunnelId;
 use protocol_sm::outbound::OutboundProxy;
 use protocol_sm::reload::{Changes, ClientReload};
-use protocol_sm::settings::{ClientSettings, Credential, Origin, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, Credential, DatagramTransport, Origin, ProxyAt, TunnelSpec};
 use std::collections::BTreeSet;
 
 /// A driver carries out what it was told anew: what it may do to those that were there before.
@@ -53,6 +53,7 @@ impl World {
             outbound: self.plan.outbound().map(outbound),
             tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
+            datagram_transport: DatagramTransport::Auto,
             examines: false,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),

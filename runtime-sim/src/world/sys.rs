@@ -13,6 +13,7 @@ use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
     ToServerLoop, ToServerMain,
 };
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{
     Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell,
     Token, Unacked,
@@ -660,6 +661,11 @@ impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.effects.mail.push((CLIENT_LOOPS + msg.loop_index, Mail::ClientLoop(msg.message)));
     }
+}
+
+impl Tell<ToPaths> for ThreadSys<'_> {
+    /// Nobody carries paths here: the client waits for one in vain, and conns have all datagrams.
+    fn tell(&mut self, _: ToPaths) {}
 }
 
 impl Tell<ToOperator> for ThreadSys<'_> {

@@ -672,6 +672,11 @@ impl World {
             | Note::ProxyPort { .. }
             | Note::Left { .. }
             | Note::TakenOver
+            | Note::PathUp { .. }
+            | Note::PathSize { .. }
+            | Note::PathDown { .. }
+            | Note::PathFailed { .. }
+            | Note::PathPort { .. }
             | Note::Tunnel { .. }
             | Note::Forwarding { .. }
             | Note::NotForwarding { .. }

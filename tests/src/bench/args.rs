@@ -26,7 +26,8 @@ pub(super) struct Args {
     only: Vec<String>,
     /// Who competes: direct, relay (S, edge-triggered), relay-level (S, level-triggered), cproxy, rathole, haproxy (two of
     /// them), bore; cproxy-tls and rathole-tls, only if named, encrypt between their two programs; cproxy-watched, only if
-    /// named, has an access log, and metrics that are fetched every second. `cproxy=DIR` adds the programs in DIR, to
+    /// named, has an access log, and metrics that are fetched every second; cproxy-by-udp, only if named, takes part in the
+    /// cases of UDP, and carries datagrams by UDP. `cproxy=DIR` adds the programs in DIR, to
     /// compare two builds. The default is all, in quick mode without relay-level and bore.
     #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<String>,
@@ -142,6 +143,7 @@ impl Args {
                     "relay-level" => Ok(Kind::Relay(Trigger::Level)),
                     "cproxy" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Plain)),
                     "cproxy-tls" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Tls)),
+                    "cproxy-by-udp" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::ByUdp)),
                     "cproxy-watched" => self.cproxy_dir().and_then(|dir| cproxy(peer, dir, How::Watched)),
                     "rathole" => binary(peer, self.rathole.as_ref()).map(|binary| Kind::Rathole { binary, tls: None }),
                     // rathole wants its certificate made for it.

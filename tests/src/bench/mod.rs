@@ -119,14 +119,17 @@ fn compare(args: &Args) -> Result<bool, String> {
         let (mut taking, mut absent) = (Vec::new(), Vec::new());
         for contestant in &mut contestants {
             let routed = matches!(case.load, Load::Routed(_));
-            if case.load.is_udp() && !contestant.kind.carries_udp() {
+            let is_out =
+                if case.load.is_udp() { !contestant.kind.carries_udp() } else { contestant.kind.only_carries_udp() };
+            if is_out {
                 absent.push(contestant.kind.to_string());
             } else if !routed || contestant.kind.has_routes() {
                 taking.push(contestant);
             }
         }
         if !absent.is_empty() {
-            println!("SKIPPED: {}: {} without UDP", case.name, absent.join(" and "));
+            let other = if case.load.is_udp() { "without UDP" } else { "for UDP alone" };
+            println!("SKIPPED: {}: {} {other}", case.name, absent.join(" and "));
         }
         if taking.is_empty() {
             println!("SKIPPED: {}: none of these peers takes part", case.name);

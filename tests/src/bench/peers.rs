@@ -39,6 +39,11 @@ impl Kind {
         matches!(self, Self::Cproxy { how: How::Plain, .. })
     }
 
+    /// Whether it is like another contestant but for datagrams.
+    pub(super) fn only_carries_udp(&self) -> bool {
+        matches!(self, Self::Cproxy { how: How::ByUdp, .. })
+    }
+
     /// Whether it forwards UDP.
     pub(super) fn carries_udp(&self) -> bool {
         match self {
@@ -55,6 +60,8 @@ pub(super) enum How {
     Tls,
     /// With an access log, and metrics and the page's figures, which are fetched every second.
     Watched,
+    /// Datagrams go by UDP between the two.
+    ByUdp,
 }
 
 impl fmt::Display for Kind {
@@ -142,6 +149,7 @@ impl Running {
                 scraper = Some(watched);
                 started
             }
+            Kind::Cproxy { dir, how: How::ByUdp, .. } => starter.by_udp(dir, extra)?,
             Kind::Cproxy { dir, how, .. } => starter.cproxy(dir, *how == How::Tls, extra)?,
             Kind::Rathole { binary, tls } => starter.rathole(binary, tls.as_deref())?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
@@ -261,6 +269,15 @@ impl Starter<'_> {
             arguments.push(format!("--config={}", self.file(&format!("{name}.toml"), &text)?.display()));
         }
         Ok((self.cproxy(dir, false, &extra)?, Scraper::of(at)?))
+    }
+
+    /// Our programs whose datagrams go by UDP; those of the first moment, before the path stands, go by conns.
+    fn by_udp(&self, dir: &Path, extra: &Extra) -> Started {
+        let mut extra = extra.clone();
+        let config = format!("--config={}", self.file("by-udp.toml", "datagram_transport = \"auto\"\n")?.display());
+        extra.server.push(config.clone());
+        extra.client.push(config);
+        self.cproxy(dir, false, &extra)
     }
 
     fn rathole(&self, binary: &Path, openssl: Option<&Path>) -> Started {

@@ -41,6 +41,7 @@ fn every_key_is_read() {
         # Instead of proxy_port:
         proxy_addr = "192.0.2.1:18090"
         frugal = true
+        datagram_transport = "udp"
         max_proxy_conns = 7
         source_addr = "192.0.2.9"
         bind_interface = "wg0"
@@ -90,6 +91,7 @@ fn every_key_is_read() {
     assert_eq!(file.common.tokens, [token]);
     assert_eq!(file.common.work_threads, NonZeroUsize::new(2));
     assert_eq!((file.frugal, file.max_proxy_conns), (true, 7));
+    assert_eq!(file.datagram_transport, DatagramTransport::Udp);
     assert_eq!(file.proxy, ProxyAt::Address("192.0.2.1:18090".parse().unwrap()));
     let uplink = Origin { address: "192.0.2.9".parse().ok(), interface: Some("wg0".to_owned()) };
     assert_eq!(file.uplink, uplink);

@@ -2,7 +2,7 @@
 
 use super::super::{loop_of, narrow};
 use super::{Control, Reaction};
-use crate::auth::Channel;
+use crate::auth::{Channel, SessionKey};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::HandshakeRefusal;
 use crate::ids::ConnId;
@@ -19,6 +19,18 @@ impl Control {
     pub fn on_ask(&mut self, loop_index: usize, count: u32) -> ServerMsg {
         self.asked[loop_index] += count;
         ServerMsg::NeedConn { count }
+    }
+
+    /// The key of the session.
+    #[must_use]
+    pub fn secret(&self) -> &SessionKey {
+        &self.secret
+    }
+
+    /// The event loop that has this conn, if it is there.
+    #[must_use]
+    pub fn loop_with(&self, conn: ConnId) -> Option<usize> {
+        self.conns.get(&conn).map(|&loop_index| loop_index.into())
     }
 
     /// Conns that were asked for and have not come yet.

@@ -1,18 +1,21 @@
 //! A flow's own socket towards its LocalServer: what comes there goes into the conn, and what comes out of it is sent.
 
 use super::super::loop_core::LoopCore;
+use super::super::messages::FromClientLoop;
 use super::super::relay::{Datagrams, Endpoint};
 use super::super::slab::Token;
 use super::super::sys::{Address, Datagrams as Sockets};
-use super::super::thread::Cx;
+use super::super::thread::{Cx, Tell};
+use super::paths::Aside;
 use super::transfers::conn_and_local;
 use super::{ClientLoop, LoopSys};
+use crate::canary::{PlantedBug, planted};
 use crate::codes::Violation;
-use crate::datagrams::{Lost, MAX_DATAGRAM};
+use crate::datagrams::{Front, Lost, MAX_DATAGRAM};
 use crate::report::Counts;
 use crate::sys_error::SysError;
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, SocketAddr};
 
 /// Datagrams that are read before others get their turn.
 const BATCH: usize = 64;
@@ -42,26 +45,46 @@ impl<T, P> ClientLoop<T, P> {
     }
 }
 
-/// Reads what has come from the LocalServer of a flow; `None` if it is none. `Some(true)`: more may be there.
-pub(super) fn hear_local<T, S>(cx: &mut Cx<'_, S>, port: &mut Endpoint<T>, core: &mut LoopCore) -> Option<bool>
+/// What has come of a flow's socket.
+pub(super) struct HeardLocal {
+    /// More may be there.
+    pub(super) more: bool,
+    /// Bytes that have gone by the path.
+    pub(super) by_path: u64,
+}
+
+/// Reads what has come from the LocalServer of a flow, and sends what goes by the path; `None` if it is none.
+pub(super) fn hear_local<T, S>(
+    cx: &mut Cx<'_, S>,
+    port: &mut Endpoint<T>,
+    core: &mut LoopCore,
+    aside: Aside,
+) -> Option<HeardLocal>
 where
-    S: Sockets<Stream = T>,
+    S: Sockets<Stream = T> + Tell<FromClientLoop>,
 {
     let (datagram, lost) = (&mut core.datagram, &mut core.tally.lost);
     port.change(|stream| {
-        read(cx, stream, datagram, lost);
+        let by_path = read(cx, stream, datagram, lost, aside);
         stream.waiting.expire(cx.now, lost);
-        stream.may_hear && !stream.has_ended()
+        HeardLocal { more: stream.may_hear && !stream.has_ended(), by_path }
     })
 }
 
-/// Reads until nothing is left, or others should have their turn.
-// PROTOCOL.md: P-UDP-8.
-fn read<T, S>(cx: &mut Cx<'_, S>, stream: &mut Datagrams<T>, datagram: &mut Vec<u8>, lost: &mut Counts<Lost>)
+/// Reads until nothing is left, or others should have their turn. Returns how many bytes have gone by the path.
+// PROTOCOL.md: P-UDP-8, P-PATH-6.
+fn read<T, S>(
+    cx: &mut Cx<'_, S>,
+    stream: &mut Datagrams<T>,
+    datagram: &mut Vec<u8>,
+    lost: &mut Counts<Lost>,
+    aside: Aside,
+) -> u64
 where
-    S: Sockets<Stream = T>,
+    S: Sockets<Stream = T> + Tell<FromClientLoop>,
 {
-    let Some(socket) = &stream.socket else { return };
+    let mut by_path = 0;
+    let Some(socket) = &stream.socket else { return by_path };
     for _ in 0..BATCH {
         if !stream.may_hear || stream.has_ended() {
             break;
@@ -74,23 +97,30 @@ where
                     to.iter_mut().for_each(|to| *to = from.peer);
                     if datagram.len() > MAX_DATAGRAM {
                         lost.add(Lost::TooLong);
-                    } else {
+                        continue;
+                    }
+                    let taken = aside.take(datagram);
+                    if taken.is_none() || planted(PlantedBug::SentByBoth) {
                         stream.waiting.push(cx.now, datagram, lost);
+                    }
+                    if let Some(taken) = taken {
+                        by_path += datagram.len() as u64;
+                        cx.sys.tell(FromClientLoop::Datagram { serial: aside.serial, datagram: taken });
                     }
                 }
             },
             Err(SysError::Refused) => {
                 stream.may_hear = false;
                 stream.refuse();
-                return;
+                return by_path;
             }
             Err(_) => stream.may_hear = false,
         }
     }
+    by_path
 }
 
-/// Sends all that is whole. A connected socket's send is told once what became of an earlier one, and has done nothing
-/// then: it is repeated. `buffer`: for what is put together.
+/// Sends all that is whole. `buffer`: for what is put together.
 fn say<T, S>(
     cx: &mut Cx<'_, S>,
     stream: &mut Datagrams<T>,
@@ -100,33 +130,67 @@ fn say<T, S>(
 where
     S: Sockets<Stream = T>,
 {
-    let to = stream.to.map(|peer| Address { peer, own: Ipv4Addr::UNSPECIFIED.into() });
     let mut refused = false;
-    while let Some(datagram) = stream.out.pop().map_err(|_| Violation::Malformed)? {
-        let Some(socket) = &stream.socket else { continue };
-        let datagram = match &stream.front {
-            None => datagram,
-            Some(front) => match front.put(datagram, buffer) {
-                Some(datagram) => datagram,
-                None => {
-                    lost.add(Lost::TooLong);
-                    continue;
-                }
-            },
-        };
-        let mut sent = cx.sys.say(socket, to, datagram);
-        if sent == Err(SysError::Refused) {
-            refused = true;
-            sent = cx.sys.say(socket, to, datagram);
-        }
-        match (sent, &mut stream.front) {
-            (Err(_), _) => lost.add(Lost::NotSent),
-            (Ok(()), Some(front)) => front.on_sent(),
-            (Ok(()), None) => {}
-        }
+    let Datagrams { socket, to, front, out, .. } = stream;
+    while let Some(datagram) = out.pop().map_err(|_| Violation::Malformed)? {
+        refused |= send(cx, socket.as_ref(), *to, front.as_deref_mut(), datagram, buffer, lost);
     }
     if refused {
         stream.refuse();
     }
     Ok(())
+}
+
+/// Sends one. `true`: nobody is there at the LocalServer's port.
+pub(super) fn say_one<T, S>(
+    cx: &mut Cx<'_, S>,
+    stream: &mut Datagrams<T>,
+    datagram: &[u8],
+    buffer: &mut Vec<u8>,
+    lost: &mut Counts<Lost>,
+) -> bool
+where
+    S: Sockets<Stream = T>,
+{
+    let Datagrams { socket, to, front, .. } = stream;
+    send(cx, socket.as_ref(), *to, front.as_deref_mut(), datagram, buffer, lost)
+}
+
+/// The same. A connected socket's send is told once what became of an earlier one, and has done nothing then: it is
+/// repeated.
+fn send<T, S>(
+    cx: &mut Cx<'_, S>,
+    socket: Option<&T>,
+    to: Option<SocketAddr>,
+    mut front: Option<&mut Front>,
+    datagram: &[u8],
+    buffer: &mut Vec<u8>,
+    lost: &mut Counts<Lost>,
+) -> bool
+where
+    S: Sockets<Stream = T>,
+{
+    let Some(socket) = socket else { return false };
+    let to = to.map(|peer| Address { peer, own: Ipv4Addr::UNSPECIFIED.into() });
+    let datagram = match &front {
+        None => datagram,
+        Some(front) => match front.put(datagram, buffer) {
+            Some(datagram) => datagram,
+            None => {
+                lost.add(Lost::TooLong);
+                return false;
+            }
+        },
+    };
+    let mut sent = cx.sys.say(socket, to, datagram);
+    let refused = sent == Err(SysError::Refused);
+    if refused {
+        sent = cx.sys.say(socket, to, datagram);
+    }
+    match (sent, &mut front) {
+        (Err(_), _) => lost.add(Lost::NotSent),
+        (Ok(()), Some(front)) => front.on_sent(),
+        (Ok(()), None) => {}
+    }
+    refused
 }

@@ -412,7 +412,8 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.local = Some(local);
         active.conn.on_dialed();
-        active.visit.iter_mut().for_each(|visit| visit.1.on_served(cx.now));
+        let visit = active.extra.as_deref_mut().and_then(|extra| extra.visit.as_mut());
+        visit.into_iter().for_each(|visit| visit.1.on_served(cx.now));
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let (Some(local), Some(at)) = (self.locals.get_mut(&tunnel), at) {

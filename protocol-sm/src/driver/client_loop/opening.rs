@@ -6,7 +6,7 @@ use super::super::relay::{End, Endpoint, LONGEST_FRAME, Link};
 use super::super::slab::Token;
 use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
-use super::{Active, ClientLoop, Conn, LoopSys, Pace, Slot, State, Step};
+use super::{Active, ClientLoop, Conn, Extra, LoopSys, Pace, Slot, State, Step};
 use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
@@ -303,7 +303,8 @@ fn on_frame<T, P>(
         }
         (ProxyToClient::Start { epoch, tunnel, visitor, public }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| Box::new((visitor, visit)));
+            let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| (visitor, visit));
+            let extra = visit.map(|visit| Box::new(Extra { visit: Some(visit), ..Extra::default() }));
             let (pace, began) = (Pace::new(), Counted(now));
             let serving = servings.get(&tunnel).copied().unwrap_or_default();
             let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } = serving;
@@ -329,7 +330,7 @@ fn on_frame<T, P>(
                 max_bandwidth,
                 throttled: [false; 2],
                 front,
-                visit,
+                extra,
             });
             Ok(())
         }

@@ -17,9 +17,10 @@ pub(super) struct Over {
 
 impl Over {
     pub(super) fn of(active: &Active, now: Instant) -> Self {
+        let [to_local, from_local] = active.by_path();
         Self {
-            bytes_in: active.conn.transfer.ingress.forwarded(),
-            bytes_out: active.conn.transfer.egress.forwarded(),
+            bytes_in: active.conn.transfer.ingress.forwarded() + to_local,
+            bytes_out: active.conn.transfer.egress.forwarded() + from_local,
             lasted: now.since(*active.began),
         }
     }

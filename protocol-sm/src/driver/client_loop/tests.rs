@@ -134,7 +134,7 @@ fn started_waits_for_the_answer_although_the_visitor_has_ended() {
             max_bandwidth: None,
             throttled: [false; 2],
             front: None,
-            visit: None,
+            extra: None,
         }
         .phase(unanswered)
     };

@@ -5,8 +5,9 @@ use super::super::messages::FromClientLoop;
 use super::super::relay::{End, Mode};
 use super::super::slab::{Slab, Token};
 use super::super::thread::{Cx, Tell};
-use super::datagrams::hear_local;
+use super::datagrams::{HeardLocal, hear_local};
 use super::opening::unreachable;
+use super::paths::Aside;
 use super::report::Over;
 use super::{Active, ClientLoop, Conn, Local, LoopSys, Slot, State, Step, active as carried};
 use crate::bandwidth::{Direction, Meter, Rate};
@@ -57,11 +58,16 @@ impl<T, P> ClientLoop<T, P> {
     // PROTOCOL.md: P-XFER-4, P-DONE-5.
     pub(super) fn drive_active<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> Result<(), End> {
         let Some((conn, mut local)) = conn_and_local(&mut self.slots, token) else { return Ok(()) };
-        let more = local.as_mut().and_then(|local| hear_local(cx, &mut local.port, &mut self.core));
-        if more == Some(true) {
+        let State::Active(active) = &conn.state else { return Ok(()) };
+        let aside = Aside::of(conn, active, self.path);
+        let heard = local.as_mut().and_then(|local| hear_local(cx, &mut local.port, &mut self.core, aside));
+        if let Some(HeardLocal { more: true, .. }) = heard {
             self.core.queue_turn(token, &mut conn.queued);
         }
         let State::Active(active) = &mut conn.state else { return Ok(()) };
+        if let Some(by_path @ 1..) = heard.as_ref().map(|heard| heard.by_path) {
+            active.extra.get_or_insert_default().by_path[1] += by_path;
+        }
         let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
             Stage::Dialling => {
@@ -104,7 +110,7 @@ impl<T, P> ClientLoop<T, P> {
         let Active { conn: ActiveConn { transfer, .. }, pace, path, .. } = active;
         self.core.watch(cx.now, path, transfer);
         self.core.enter(cx.now, token, &mut conn.deadline, pace, phase, transfer);
-        let delivered = if more.is_some() { self.deliver(cx, token) } else { Ok(()) };
+        let delivered = if heard.is_some() { self.deliver(cx, token) } else { Ok(()) };
         if let Some(ending) = ending
             && let Some(local) = carried(&mut self.slots, token).and_then(|active| active.local.take())
             && let Some(Slot::Local(local)) = self.slots.remove(local)

@@ -16,7 +16,7 @@ use crate::outbound::{Passage, PassageFailure};
 use crate::race::Race;
 use crate::sys_error::SysError;
 use crate::wire::{
-    CHANNEL, ClientHandshake, ClientHello, ConnKind, EXAMINE, FRUGAL, HOSTS, LEAVE, Preface, Reply, ReplyReader,
+    CHANNEL, ClientHandshake, ClientHello, ConnKind, EXAMINE, FRUGAL, HOSTS, LEAVE, PATHS, Preface, Reply, ReplyReader,
     Resume, SECURED, TAKEOVER, ToServer, UDP,
 };
 use alloc::boxed::Box;
@@ -118,6 +118,7 @@ impl<T> ClientMain<T> {
     // PROTOCOL.md: P-PREF-6, P-AUTH-17.
     fn look_at<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, token: Token) -> News {
         // Whoever has served before does not take over from the one that came since.
+        let wants_path = self.wants_path();
         let is_new = !self.tunnels.have_served() && self.stopping.is_none();
         let Stage::Dialling { race, attempts, .. } = &mut self.stage else { return News::Nothing };
         let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.token == token) else { return News::Nothing };
@@ -156,6 +157,7 @@ impl<T> ClientMain<T> {
                 let resume = |control: &Control| Resume { session: control.id, received: control.session.received() };
                 let of = |feature, is: bool| if is { feature } else { 0 };
                 let frugal = of(FRUGAL, self.settings.frugal);
+                let paths = of(PATHS, wants_path);
                 let hello = ClientHello {
                     nonce,
                     client: ClientId(self.settings.client_id),
@@ -165,6 +167,7 @@ impl<T> ClientMain<T> {
                         | UDP
                         | SECURED
                         | frugal
+                        | paths
                         | of(TAKEOVER, is_new && !self.settings.examines)
                         | of(EXAMINE, self.settings.examines)
                         | of(CHANNEL, channel.is_some()),

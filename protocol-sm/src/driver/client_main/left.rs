@@ -41,6 +41,7 @@ impl<T> ClientMain<T> {
         let &Stage::Up { token, ref liveness } = &self.stage else { return };
         let liveness = liveness.clone();
         let Some(control) = self.control.take() else { return };
+        self.close_path(cx);
         cx.sys.note(Note::Left { code });
         let began = Counted(self.story.on_over(cx.now));
         self.left.push(Left { control, token, liveness, began });
@@ -105,7 +106,7 @@ mod tests {
     use super::super::{Outcome, Stopping};
     use super::*;
     use crate::ids::SessionId;
-    use crate::settings::{ClientSettings, Origin, ProxyAt, Timings};
+    use crate::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, Timings};
     use alloc::collections::BTreeSet;
     use alloc::vec::Vec;
     use core::time::Duration;
@@ -125,6 +126,7 @@ mod tests {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            datagram_transport: DatagramTransport::Auto,
             examines: false,
         };
         ClientMain::new(settings, "server:1".into(), 1)

@@ -23,6 +23,7 @@ impl<T> ClientMain<T> {
             return cx.sys.note(Note::Reloaded { changes: None });
         }
         let ClientReload { server, settings: ClientSettings { tunnels, .. }, reconnect } = &new;
+        let wanted_path = self.wants_path();
         let (orders, mut changes) = self.tunnels.change(tunnels.clone(), &new.settings.timings);
         changes.settings = client_settings(&self.settings, &new.settings);
         let moves = self.server != *server;
@@ -30,7 +31,9 @@ impl<T> ClientMain<T> {
             changes.settings.push("server");
         }
         let detours = self.settings.outbound != new.settings.outbound;
-        let says = |settings: &ClientSettings| (settings.token.clone(), settings.tls_relay, settings.frugal);
+        let says = |settings: &ClientSettings| {
+            (settings.token.clone(), settings.tls_relay, settings.frugal, settings.datagram_transport)
+        };
         let differs = says(&self.settings) != says(&new.settings) || self.settings.uplink != new.settings.uplink;
         let anew = moves || detours || *reconnect || differs;
         if self.settings.timings != new.settings.timings {
@@ -50,7 +53,11 @@ impl<T> ClientMain<T> {
         if moves || detours {
             self.move_to(new.server);
         }
-        if anew {
+        let wants_path = self.wants_path();
+        if !wants_path {
+            self.close_path(cx);
+        }
+        if anew || wants_path != wanted_path {
             self.connect_anew(cx);
         } else if let Stage::Pausing(Some(_)) = self.stage {
             self.begin(cx);

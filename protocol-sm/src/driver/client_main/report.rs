@@ -4,7 +4,9 @@ use super::super::messages::{ToClientLoop, ToLoop, ToOperator};
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, Outcome};
 use crate::notes::Disconnect;
-use crate::report::{ConnReport, Histogram, LoopPart, Report, SessionReport, SessionState, ShardPart, millis, short};
+use crate::report::{
+    ConnReport, Histogram, LoopPart, PathReport, Report, SessionReport, SessionState, ShardPart, millis, short,
+};
 use crate::time::Instant;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -74,6 +76,8 @@ impl<T> ClientMain<T> {
 
     fn report(&self, now: Instant, mut parts: Vec<LoopPart>) -> Report {
         let mut report = Report { stopping: self.stopping.is_some(), healing: self.story.healing, ..Report::default() };
+        report.datagrams_lost.add_all(&self.paths.lost);
+        [report.path_datagrams_in, report.path_datagrams_out] = *self.paths.carried;
         parts.sort_by_key(|part| part.loop_index);
         let shards: Vec<_> = parts.into_iter().flat_map(|part| report.add(part)).collect();
         let conns_of = |of: &dyn Fn(u64) -> bool| {
@@ -91,6 +95,7 @@ impl<T> ClientMain<T> {
             through: self.through(),
             error: None,
             age_ms: millis(now.since(since)),
+            datagram_path: None,
             conns,
             tunnels: Vec::new(),
         };
@@ -103,6 +108,7 @@ impl<T> ClientMain<T> {
             (false, None) => SessionState::Connecting,
         };
         let mut own = session(state, self.story.since, conns_of(&|serial| !self.is_left(serial)));
+        own.datagram_path = PathReport::of(self.paths.state);
         own.error = self.story.why.map(|why| why.sentence(&self.server, self.through().as_deref()));
         let left = self
             .left

@@ -1,6 +1,7 @@
 //! The session: what the server and the event loops say in it, and its end.
 
 use super::super::messages::{FromClientLoop, ToClientLoop, ToLoop};
+use super::super::paths::ToPaths;
 use super::super::slab::Token;
 use super::super::sys::Streams;
 use super::super::thread::{Cx, Tell};
@@ -36,7 +37,12 @@ impl<T> ClientMain<T> {
                 self.send_in(cx, serial, ClientMsg::ConnFailed { count: count + failed });
             }
             // They are the next session's.
-            Reaction::Ready(..) | Reaction::Refused(..) | Reaction::Closed(..) | Reaction::Leave(_) if is_left => {}
+            Reaction::Ready(..)
+            | Reaction::Refused(..)
+            | Reaction::Closed(..)
+            | Reaction::Leave(_)
+            | Reaction::Path(_)
+                if is_left => {}
             Reaction::Open { count, failed } => {
                 let opened: Vec<_> = (0..count).map(|_| control.open()).collect();
                 let (session, secret) = (control.id, control.secret().clone());
@@ -62,6 +68,7 @@ impl<T> ClientMain<T> {
             Reaction::Ready(tunnel, public) => self.on_tunnel_ready(cx, tunnel, public)?,
             Reaction::Refused(tunnel, code) => self.on_tunnel_refused(cx, tunnel, code)?,
             Reaction::Closed(tunnel, code) => self.on_tunnel_closed(cx, tunnel, code)?,
+            Reaction::Path(pin) => self.on_offer(cx, serial, pin),
             Reaction::Leave(LeaveCode::TakenOver) => self.give_way(cx),
             Reaction::Leave(code @ LeaveCode::Upgraded) => self.come_anew(cx, code),
         }
@@ -72,6 +79,7 @@ impl<T> ClientMain<T> {
     pub(super) fn on_loop<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, message: FromClientLoop) {
         match message {
             FromClientLoop::Message { serial, msg } => self.send_in(cx, serial, msg),
+            FromClientLoop::Datagram { serial, datagram } => self.send_by_path(cx, serial, datagram),
             FromClientLoop::ConnUp { serial } => {
                 if self.control.as_ref().is_some_and(|control| control.serial == serial) {
                     self.carriage.on_up();
@@ -165,9 +173,10 @@ impl<T> ClientMain<T> {
     /// The session is over: what belongs to it is reset.
     pub(super) fn end_session<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Tell<ToLoop<ToClientLoop>>,
+        S: Tell<ToLoop<ToClientLoop>> + Tell<ToPaths>,
     {
         self.lost = None;
+        self.close_path(cx);
         if let Some(control) = self.control.take() {
             self.story.on_over(cx.now);
             self.tell_over(cx, control.serial);
@@ -193,7 +202,7 @@ impl<T> ClientMain<T> {
     /// Tells the server, if it can, that the session is over, and ends it.
     pub(super) fn leave<S>(&mut self, cx: &mut Cx<'_, S>, code: CloseCode)
     where
-        S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>>,
+        S: Streams<Stream = T> + Tell<ToLoop<ToClientLoop>> + Tell<ToPaths>,
     {
         let up = self.is_up();
         if let Some(mut link) = self.stage.token().and_then(|token| self.slots.remove(token)) {

@@ -105,6 +105,11 @@ impl<P> Flow<P> {
         }
     }
 
+    /// Whether frames are on their way.
+    pub(crate) fn has_frames(&self) -> bool {
+        self.frames > 0
+    }
+
     /// Whether a turn would move something: for checks. The arguments are those of [`Flow::pump`].
     pub(super) fn could_move<T>(
         &self,

@@ -33,7 +33,7 @@ const BATCH: usize = 64;
 pub(super) struct Port<T> {
     control: ControlKey,
     tunnel: TunnelId,
-    socket: T,
+    pub(super) socket: T,
     public: SocketAddr,
     gate: Box<Gate>,
     /// Relays: a header in front of each of their datagrams says who has sent it.
@@ -81,7 +81,7 @@ struct Origin {
 /// Which flow a visitor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
-    port: Token,
+    pub(super) port: Token,
     /// Whom it is with.
     pub(super) party: Party,
     /// Where it was heard from last, if that was a relay.
@@ -98,7 +98,7 @@ impl Flow {
     }
 
     /// Where what it is told goes.
-    fn back(&self) -> Address {
+    pub(super) fn back(&self) -> Address {
         Address { peer: self.relay.unwrap_or(self.party.visitor), own: self.own }
     }
 }
@@ -219,10 +219,14 @@ impl<T, P> ServerLoop<T, P> {
         }
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(flow) else { return };
         visitor.flow.iter_mut().for_each(|flow| (flow.relay, flow.own) = (origin.relay, from.own));
+        let (control, conn) = (visitor.control, visitor.conn);
+        if conn.is_some_and(|conn| self.goes_by_path(cx, conn, datagram)) {
+            return;
+        }
+        let Some(Slot::Visitor(visitor)) = self.slots.get_mut(flow) else { return };
         let lost = &mut self.core.tally.lost;
         visitor.port.change(|stream| stream.waiting.push(cx.now, datagram, lost));
-        let control = visitor.control;
-        match visitor.conn {
+        match conn {
             Some(conn) => self.drive(cx, conn),
             None if known.is_none() => self.place(cx, control, flow),
             None => {}

@@ -22,9 +22,10 @@ pub(super) struct Over {
 
 impl Over {
     pub(super) fn of(active: &Active, now: Instant, timings: &Timings) -> Self {
+        let [from_visitor, to_visitor] = active.by_path();
         Self {
-            bytes_in: active.conn.transfer.egress.forwarded(),
-            bytes_out: active.conn.transfer.ingress.forwarded(),
+            bytes_in: active.conn.transfer.egress.forwarded() + from_visitor,
+            bytes_out: active.conn.transfer.ingress.forwarded() + to_visitor,
             lasted: active.lasts(now, timings),
         }
     }
@@ -96,8 +97,7 @@ impl<T, P> ServerLoop<T, P> {
                     idle += 1;
                     continue;
                 };
-                let (bytes_in, bytes_out) =
-                    (active.conn.transfer.egress.forwarded(), active.conn.transfer.ingress.forwarded());
+                let Over { bytes_in, bytes_out, .. } = Over::of(active, now, &self.core.timings);
                 part.tally.bytes_in += bytes_in;
                 part.tally.bytes_out += bytes_out;
                 // Who was refused is counted already.

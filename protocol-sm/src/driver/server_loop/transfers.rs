@@ -19,7 +19,6 @@ use crate::sys_error::SysError;
 use crate::transfer::{Fin, Half, Heard};
 use crate::visit::VisitEnd;
 use crate::wire::{ClientBody, ProxyToServer, ServerMsg, TransferMsg};
-use alloc::boxed::Box;
 
 impl<T, P> ServerLoop<T, P> {
     pub(super) fn on_transfer_msg<S: LoopSys<T, P>>(
@@ -119,10 +118,10 @@ impl<T, P> ServerLoop<T, P> {
             }
         }
         if let Some(code) = read.refused {
-            let (tunnel, ways) = (active.tunnel, active.conn.transfer.ways());
-            let (gone, visitor) = (active.gone.take(), active.visitor.take());
+            let (tunnel, ways) = (active.tunnel, active.ways());
+            let (gone, visitor) = (active.take_gone(), active.visitor.take());
             self.count_trouble(cx.now, control, tunnel, Trouble::Refused(code));
-            let visit = gone.map(|gone| *gone).or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
+            let visit = gone.or(visitor.and_then(|visitor| self.reset_visitor(cx, visitor)));
             if let Some((visitor, visit)) = visit {
                 cx.sys.note(visit.over(cx.now, visitor, ways, VisitEnd::Refused(code)));
             }
@@ -181,7 +180,7 @@ impl<T, P> ServerLoop<T, P> {
                 && let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
                 && let State::Active(active) = &mut conn.state
             {
-                active.gone = Some(Box::new(gone));
+                active.aside.get_or_insert_default().gone = Some(gone);
             }
         }
         if rate.is_some() {
@@ -250,10 +249,10 @@ impl<T, P> ServerLoop<T, P> {
             });
         }
         if let State::Active(active) = &mut conn.state
-            && let Some(gone) = active.gone.take()
+            && let Some(gone) = active.take_gone()
         {
-            let (visitor, visit) = *gone;
-            cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), VisitEnd::Served));
+            let (visitor, visit) = gone;
+            cx.sys.note(visit.over(cx.now, visitor, active.ways(), VisitEnd::Served));
         }
         conn.state = State::Idle { conn: idle, since: cx.now };
         conn.heard = cx.now;
@@ -360,13 +359,14 @@ impl<T, P> ServerLoop<T, P> {
                     shard.pool.remove_idle(token);
                 }
             }
-            State::Active(active) => {
+            State::Active(mut active) => {
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch: active.conn.transfer.epoch(), code, by_peer });
                 let over = Over::of(&active, cx.now, &self.core.timings);
                 let gone = active.visitor.and_then(|visitor| self.reset_visitor(cx, visitor));
-                if let Some((visitor, visit)) = active.gone.map(|gone| *gone).or(gone) {
+                let ways = active.ways();
+                if let Some((visitor, visit)) = active.take_gone().or(gone) {
                     let outcome = VisitEnd::Aborted { code, by_peer };
-                    cx.sys.note(visit.over(cx.now, visitor, active.conn.transfer.ways(), outcome));
+                    cx.sys.note(visit.over(cx.now, visitor, ways, outcome));
                 }
                 self.count_over(conn.control, active.tunnel, &over, false);
                 if active.visitor.is_some() || active.conn.answer() != Answer::Refused {

@@ -234,7 +234,7 @@ impl<T, P> ServerLoop<T, P> {
             first,
             answer_by,
             lost: false,
-            gone: None,
+            aside: None,
         });
         guest.conn = Some(token);
         guest.visit.iter_mut().for_each(|visit| visit.on_served(cx.now));

@@ -322,6 +322,7 @@ impl<T, L> ServerMain<T, L> {
             }
         }
         self.welcome(cx, token, key, access, true);
+        self.review_path(cx, key);
         self.answer_rival(cx, key);
     }
 

@@ -47,6 +47,7 @@ impl<T, L> ServerMain<T, L> {
             self.rescope(cx, key, before.idle_conns, &mut changes.tunnels_closed);
         }
         changes.tunnels_closed += self.close_surplus(cx);
+        self.review_paths(cx);
         cx.sys.note(Note::Reloaded { changes: Some(Box::new(changes)) });
     }
 

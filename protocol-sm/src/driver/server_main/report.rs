@@ -6,7 +6,8 @@ use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain};
 use crate::ids::TunnelId;
 use crate::report::{
-    ListenerPart, LoopPart, Report, SessionReport, SessionState, ShardPart, TunnelReport, TunnelState, short,
+    ListenerPart, LoopPart, PathReport, Report, SessionReport, SessionState, ShardPart, TunnelReport, TunnelState,
+    short,
 };
 use crate::time::Instant;
 use alloc::boxed::Box;
@@ -68,6 +69,8 @@ impl<T, L> ServerMain<T, L> {
                 }
             }
         }
+        report.datagrams_lost.add_all(&self.paths.lost);
+        [report.path_datagrams_in, report.path_datagrams_out] = *self.paths.carried;
         loops.sort_by_key(|part| part.loop_index);
         for part in loops {
             for (key, shard) in report.add(*part) {
@@ -114,6 +117,7 @@ impl<T, L> ServerMain<T, L> {
             },
             error: None,
             age_ms: crate::report::millis(now.since(*entry.began)),
+            datagram_path: PathReport::of(self.paths.state(control.key)),
             conns,
             tunnels: tunnels.collect(),
         }

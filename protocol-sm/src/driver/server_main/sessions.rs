@@ -105,7 +105,8 @@ impl<T, L> ServerMain<T, L> {
             | ServerMsg::Abort { .. }
             | ServerMsg::AskStart { .. }
             | ServerMsg::Drain
-            | ServerMsg::Leave { .. } => return,
+            | ServerMsg::Leave { .. }
+            | ServerMsg::DatagramPath { .. } => return,
         };
         if let Some(entry) = self.sessions.get_mut(key).filter(|entry| !entry.control.examines())
             && entry.is_news(tunnel, outcome)
@@ -180,6 +181,7 @@ impl<T, L> ServerMain<T, L> {
             }
             self.note_tunnel(cx, key, asked, &reply);
             self.send(cx, key, reply);
+            self.offer_path(cx, key);
         }
     }
 
@@ -203,6 +205,7 @@ impl<T, L> ServerMain<T, L> {
         match message {
             FromServerLoop::Message { control, msg } => self.send(cx, control, msg),
             FromServerLoop::Left { loop_index, guest } => cx.sys.tell(ToListener::Left { loop_index, guest }),
+            FromServerLoop::Datagram { control, datagram } => self.send_by_path(cx, control, datagram),
             FromServerLoop::PortClosed => cx.sys.tell(ToListener::PortClosed),
             FromServerLoop::PassOn { loop_index: from, arrival } => {
                 let loop_index = (from + 1) % self.loop_count;
@@ -329,6 +332,7 @@ impl<T, L> ServerMain<T, L> {
         code: AbortCode,
     ) {
         let Some(entry) = self.sessions.remove(key) else { return };
+        self.forget_path(cx, key);
         // No client says goodbye on a ctl_conn that it does not have.
         let expiry = match entry.attachment() {
             Attachment::Detached { .. } if close == CloseCode::Bye => {

@@ -13,6 +13,7 @@ use alloc::string::String;
 use alloc::{format, vec};
 
 mod examiners;
+mod paths;
 mod reloads;
 mod takeovers;
 mod upgrades;

@@ -148,6 +148,7 @@ impl<T, L> ServerMain<T, L> {
     // PROTOCOL.md: P-LEAVE-1.
     fn leave<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) -> usize {
         self.begin_drain(cx.now);
+        self.close_paths(cx);
         for token in self.doors() {
             if let Some(Slot::Door(door)) = self.slots.remove(token) {
                 cx.sys.unlisten(door.listener);

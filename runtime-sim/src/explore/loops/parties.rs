@@ -102,6 +102,7 @@ impl Loops {
                 self.end_session(state, story);
             }
             FromServerLoop::WantBandwidth { .. } => unreachable!("nothing is limited here"),
+            FromServerLoop::Datagram { .. } => unreachable!("no path is here"),
             FromServerLoop::AskLine { .. } => unreachable!("this system does not tell what is acknowledged"),
             FromServerLoop::Report(_)
             | FromServerLoop::ConnGone { .. }

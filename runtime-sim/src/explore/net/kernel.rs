@@ -5,6 +5,7 @@ use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
 };
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{
     Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Readiness, Received, Resolve, Role, Splice, Streams,
     SysError, Tell, Token,
@@ -338,6 +339,11 @@ impl Tell<ToLoop<ToClientLoop>> for Kernel<'_> {
     fn tell(&mut self, msg: ToLoop<ToClientLoop>) {
         self.told.push(Told::ToClientLoop(msg.message));
     }
+}
+
+impl Tell<ToPaths> for Kernel<'_> {
+    /// Nobody carries paths here: the client waits for one in vain, and conns have all datagrams.
+    fn tell(&mut self, _: ToPaths) {}
 }
 
 impl Tell<ToOperator> for Kernel<'_> {

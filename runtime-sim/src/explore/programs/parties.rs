@@ -15,7 +15,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Strategy, TURN, Use};
 use protocol_sm::settings::{
-    ClientSettings, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -42,6 +42,7 @@ impl Programs {
             outbound: None,
             tls_relay: false,
             frugal: false,
+            datagram_transport: DatagramTransport::Auto,
             examines: false,
             client_id: IDENTITY,
             token: None,
