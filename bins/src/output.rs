@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes that may wait to be written: some thousand lines.
 const ROOM: usize = 512 * 1024;
-/// How long the end of a program may wait for what is left to be written.
-const AT_EXIT: Duration = Duration::from_millis(100);
-/// How long a busy machine may take to give the thread its turn.
+/// How long the end of a program may wait for what is left to be written. Where somebody reads, a busy machine may still
+/// take as long to give the thread its next turn.
+const AT_EXIT: Duration = Duration::from_secs(1);
+/// How long it may take to give it the first one.
 const SCHEDULED: Duration = Duration::from_secs(2);
 /// How long a record may wait for others: a thread that is woken for each of them costs a fifth of a short visit.
 const GATHER: Duration = Duration::from_millis(20);
@@ -169,7 +170,7 @@ impl Output {
     }
 }
 
-/// Gives `outputs` a last moment, together at most 100 ms, to write what is left.
+/// Gives `outputs` a last moment, together at most a second, to write what is left.
 pub fn finish(outputs: &[&Output]) {
     let mut left = AT_EXIT;
     outputs.iter().for_each(|output| output.flush(&mut left));
