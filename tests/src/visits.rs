@@ -90,6 +90,12 @@ pub fn until_served(addr: SocketAddr) {
     eventually(&format!("{addr} is served again"), || try_echo(addr).map_err(|error| error.to_string()));
 }
 
+/// Whether the echo service behind `addr` answers a visit.
+#[must_use]
+pub fn is_served(addr: SocketAddr) -> bool {
+    try_echo(addr).is_ok()
+}
+
 fn try_echo(addr: SocketAddr) -> std::io::Result<()> {
     let mut visitor = TcpStream::connect_timeout(&addr, PATIENCE)?;
     bounded(&visitor, Duration::from_secs(5));
