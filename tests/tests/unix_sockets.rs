@@ -216,8 +216,8 @@ fn a_socket_of_the_abstract_namespace_and_one_of_the_command_line() {
     assert_eq!(greeting(client.public()), "hello");
 }
 
-/// P-FIN-15, P-FIN-11: a service that reads no more (SHUT_RD) and goes on speaking is heard to its end, and what is said to it is given to
-/// nobody. Who writes to it directly is told so at once (EPIPE), and reads on.
+/// P-FIN-15, P-FIN-11: a service that reads no more (SHUT_RD) and goes on speaking is heard to its end, and what is said
+/// to it is given to nobody. Who writes to it directly is told so at once (EPIPE), and reads on.
 #[test]
 fn a_service_that_reads_no_more_is_heard_to_its_end() {
     let (_directory, path, local) = place();

@@ -1,6 +1,6 @@
-//! The path: datagrams of a session that go beside its conns, in packets of UDP that QUIC protects (PROTOCOL.md, "Paths").
-//! What QUIC does (keys, loss, rebinding, sizes) is the runtime's; here is whose a datagram is, which way it goes, and
-//! whether the path still works.
+//! The path: datagrams of a session that go beside its conns, in packets of UDP that QUIC protects (PROTOCOL.md,
+//! "Paths"). What QUIC does (keys, loss, rebinding, sizes) is the runtime's; here is whose a datagram is, which way it
+//! goes, and whether the path still works.
 //!
 //! Invariants:
 //! - W1 a datagram goes one way: by the path, or by its flow's conn;
@@ -12,6 +12,10 @@ use crate::ids::{ConnId, Epoch};
 use crate::time::Instant;
 use alloc::vec::Vec;
 use core::time::Duration;
+use postcard::experimental::serialized_size;
+
+/// Bytes of two numbers, at most.
+const FRONT: usize = 15;
 
 /// A path, by a number that is never used twice in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +41,7 @@ impl PathState {
     pub fn takes(self, conn: ConnId, epoch: Epoch, length: usize) -> bool {
         match self {
             Self::Down => false,
-            Self::Up { size } => front(conn, epoch) + length <= size,
+            Self::Up { size } => front_size(conn, epoch) + length <= size,
         }
     }
 }
@@ -51,7 +55,7 @@ pub struct PathDatagram {
     pub epoch: Epoch,
     bytes: Vec<u8>,
     /// Of `bytes`, what stands in front.
-    front: u8,
+    front: usize,
 }
 
 impl PathDatagram {
@@ -59,29 +63,25 @@ impl PathDatagram {
     // PROTOCOL.md: P-PATH-5.
     #[must_use]
     pub fn new(conn: ConnId, epoch: Epoch, payload: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(front(conn, epoch) + payload.len());
-        put_varint(&mut bytes, conn.0);
-        put_varint(&mut bytes, epoch.0.into());
-        let front = u8::try_from(bytes.len()).expect("two numbers");
-        bytes.extend_from_slice(payload);
-        Self { conn, epoch, bytes, front }
+        let mut numbers = [0; FRONT];
+        let front = postcard::to_slice(&(conn, epoch), &mut numbers).expect("it has room for two numbers");
+        Self { conn, epoch, bytes: [front, payload].concat(), front: front.len() }
     }
 
     /// What came by the path. `None`: it is no datagram of a flow.
     // PROTOCOL.md: P-PATH-5.
     #[must_use]
     pub fn decode(bytes: Vec<u8>) -> Option<Self> {
-        let mut rest = &bytes[..];
-        let conn = ConnId(take_varint(&mut rest)?);
-        let epoch = Epoch(u32::try_from(take_varint(&mut rest)?).ok()?);
-        let front = u8::try_from(bytes.len() - rest.len()).ok()?;
-        Some(Self { conn, epoch, bytes, front })
+        let ((conn, epoch), rest) = postcard::take_from_bytes(&bytes).ok()?;
+        let front = front_size(conn, epoch);
+        // As in messages: no number is longer than it must be.
+        (bytes.len() - rest.len() == front).then_some(Self { conn, epoch, bytes, front })
     }
 
     /// The flow's datagram.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[usize::from(self.front)..]
+        &self.bytes[self.front..]
     }
 
     /// Bytes on the path.
@@ -99,39 +99,8 @@ impl PathDatagram {
 }
 
 /// Bytes in front of a datagram of this flow.
-fn front(conn: ConnId, epoch: Epoch) -> usize {
-    varint_len(conn.0) + varint_len(epoch.0.into())
-}
-
-fn varint_len(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-/// A number as in messages: seven bits in a byte, the least significant first.
-fn put_varint(into: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        into.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    into.push(number as u8);
-}
-
-/// The same, in its shortest form.
-fn take_varint(from: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for nth in 0..10 {
-        let (&byte, rest) = from.split_first()?;
-        *from = rest;
-        let bits = u64::from(byte & 0x7f);
-        if bits << (7 * nth) >> (7 * nth) != bits || byte == 0 && nth > 0 {
-            return None;
-        }
-        number |= bits << (7 * nth);
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
+fn front_size(conn: ConnId, epoch: Epoch) -> usize {
+    serialized_size(&(conn, epoch)).expect("two numbers have a size")
 }
 
 /// Whether a path answers.
@@ -232,9 +201,9 @@ mod tests {
             for length in [0, 1, 1200] {
                 let payload = vec![7; length];
                 let datagram = PathDatagram::new(ConnId(conn), Epoch(epoch), &payload);
-                assert_eq!((datagram.payload(), usize::from(datagram.front)), (&payload[..], front));
+                assert_eq!((datagram.payload(), datagram.front), (&payload[..], front));
                 let bytes = datagram.clone().into_bytes();
-                assert_eq!(bytes.len(), super::front(ConnId(conn), Epoch(epoch)) + length);
+                assert_eq!(bytes.len(), front_size(ConnId(conn), Epoch(epoch)) + length);
                 assert_eq!(PathDatagram::decode(bytes), Some(datagram));
             }
         }

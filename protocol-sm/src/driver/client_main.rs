@@ -103,7 +103,7 @@ pub struct ClientMain<T> {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T>:
+pub trait MainSys<T>:
     Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> + Tell<ToPaths>
 {
 }
@@ -199,13 +199,7 @@ impl<T> ClientMain<T> {
     /// Begins: looks up names and connects.
     pub fn start<S>(&mut self, cx: &mut Cx<'_, S>)
     where
-        S: Streams<Stream = T>
-            + Resolve
-            + Entropy
-            + Log
-            + Tell<ToLoop<ToClientLoop>>
-            + Tell<ToOperator>
-            + Tell<ToPaths>,
+        S: MainSys<T>,
     {
         self.look_up_locals(cx);
         self.begin(cx);
@@ -215,13 +209,7 @@ impl<T> ClientMain<T> {
     /// In a session that has no ctl_conn the server hears of it after the resume. (PROTOCOL.md, P-TUN-6.)
     pub fn close_tunnel<S>(&mut self, cx: &mut Cx<'_, S>, tunnel: TunnelId)
     where
-        S: Streams<Stream = T>
-            + Resolve
-            + Entropy
-            + Log
-            + Tell<ToLoop<ToClientLoop>>
-            + Tell<ToOperator>
-            + Tell<ToPaths>,
+        S: MainSys<T>,
     {
         if self.outcome.is_none() {
             self.forget_tunnel(cx, tunnel);
@@ -236,7 +224,7 @@ fn dialled<'a>(settings: &'a ClientSettings, server: &'a str) -> &'a str {
 
 impl<T, S> Driver<S> for ClientMain<T>
 where
-    S: Streams<Stream = T> + Resolve + Entropy + Log + Tell<ToLoop<ToClientLoop>> + Tell<ToOperator> + Tell<ToPaths>,
+    S: MainSys<T>,
 {
     type Message = ToClientMain;
 

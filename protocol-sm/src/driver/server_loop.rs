@@ -659,5 +659,16 @@ impl<T, P> ServerLoop<T, P> {
 
 type Pair<'a, T, P> = (&'a mut Conn<T, P>, Option<&'a mut Visitor<T>>);
 
+/// A conn's transfer, if it carries one.
+fn active<T, P>(slots: &mut Slab<Slot<T, P>>, token: Token) -> Option<&mut Active> {
+    match slots.get_mut(token)? {
+        Slot::Conn(conn) => match &mut conn.state {
+            State::Active(active) => Some(active),
+            State::Idle { .. } => None,
+        },
+        Slot::Visitor(_) | Slot::Port(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -274,7 +274,7 @@ impl From<HandshakeRefusal> for Stop {
 }
 
 /// What this thread needs of its system.
-trait MainSys<T, L>:
+pub trait MainSys<T, L>:
     Listen<Stream = T, Listener = L>
     + Entropy
     + Log
@@ -413,13 +413,7 @@ impl<T, L> ServerMain<T, L> {
 
 impl<T, L, S> Driver<S> for ServerMain<T, L>
 where
-    S: Listen<Stream = T, Listener = L>
-        + Entropy
-        + Log
-        + Tell<ToLoop<ToServerLoop<T>>>
-        + Tell<ToListener<T>>
-        + Tell<ToOperator>
-        + Tell<ToPaths>,
+    S: MainSys<T, L>,
 {
     type Message = ToServerMain<T>;
 

@@ -110,7 +110,7 @@ pub(super) struct Simulated {
     seen: BTreeMap<Token, Readiness>,
 }
 
-const OPTIONS: Options = Options {
+pub(super) const OPTIONS: Options = Options {
     send_buffer: 50_000,
     receive_buffer: 30_000,
     user_timeout: None,

@@ -1,14 +1,13 @@
 //! The rules of Unix sockets: what a program sees of a service that listens at one.
 
-use super::net::{Linux, Net, Simulated, token};
+use super::net::{Linux, Net, OPTIONS, Simulated, token};
 use protocol_sm::driver::{Streams, SysError, Token};
-use runtime_sim::kernel::{Options, SockId};
+use runtime_sim::kernel::SockId;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
 
 const NEAR: Token = token(1);
 /// As many may wait to be accepted, and one more.
@@ -29,15 +28,6 @@ trait UnixNet: Net {
     fn shut(&mut self, service: &Self::Service, half: Shutdown);
     fn leave(&mut self, service: Self::Service);
 }
-
-const OPTIONS: Options = Options {
-    send_buffer: 50_000,
-    receive_buffer: 30_000,
-    user_timeout: None,
-    dead_path: Duration::from_secs(900),
-    keepalive: None,
-    linger0: false,
-};
 
 impl UnixNet for Simulated {
     type Door = SockId;

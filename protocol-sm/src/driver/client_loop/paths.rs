@@ -103,13 +103,7 @@ impl<T, P> ClientLoop<T, P> {
             active.extra.get_or_insert_default().by_path[1] -= datagram.payload().len() as u64;
         }
         let lost = &mut self.core.tally.lost;
-        local.port.change(|stream| {
-            if stream.has_ended() {
-                lost.add(Lost::Ended);
-            } else {
-                stream.waiting.push(cx.now, datagram.payload(), lost);
-            }
-        });
+        local.port.change(|stream| stream.on_back(cx.now, datagram.payload(), lost));
         self.drive(cx, token);
     }
 }

@@ -101,12 +101,11 @@ impl<T> ClientMain<T> {
 mod tests {
     use super::super::super::ctl_link::CtlLink;
     use super::super::super::relay::Endpoint;
-    use super::super::super::stub::{Net, encoded, session_key};
+    use super::super::super::stub::{Net, client_settings, encoded, session_key};
     use super::super::super::thread::Strategy;
     use super::super::{Outcome, Stopping};
     use super::*;
     use crate::ids::SessionId;
-    use crate::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, Timings};
     use alloc::collections::BTreeSet;
     use alloc::vec::Vec;
     use core::time::Duration;
@@ -114,22 +113,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn main() -> ClientMain<u32> {
-        let settings = ClientSettings {
-            client_id: [7; 16],
-            token: None,
-            tunnels: Vec::new(),
-            max_proxy_conns: 16,
-            access_log: false,
-            timings: Timings::default(),
-            proxy: ProxyAt::AsTold,
-            uplink: Origin::default(),
-            outbound: None,
-            tls_relay: false,
-            frugal: false,
-            datagram_transport: DatagramTransport::Auto,
-            examines: false,
-        };
-        ClientMain::new(settings, "server:1".into(), 1)
+        ClientMain::new(client_settings(), "server:1".into(), 1)
     }
 
     fn with(main: &mut ClientMain<u32>, now: Instant, act: impl FnOnce(&mut ClientMain<u32>, &mut Cx<'_, Net>)) -> Net {

@@ -1,5 +1,5 @@
-//! The client's path: opened when the server says that it may be, proved, given up when it stays silent, and opened again
-//! (PROTOCOL.md, "Paths").
+//! The client's path: opened when the server says that it may be, proved, given up when it stays silent, and opened
+//! again (PROTOCOL.md, "Paths").
 //!
 //! ```text
 //!        DatagramPath                the path stands            the server has proved itself
@@ -33,8 +33,8 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Paths {
-    /// The session that it is of, and the server's key, once the server offers one.
-    offer: Option<(u64, Pin)>,
+    /// The server's key, once it offers the session one.
+    offer: Option<Pin>,
     stage: Stage,
     last: u64,
     /// The pause before the next attempt.
@@ -101,13 +101,13 @@ impl<T> ClientMain<T> {
             return;
         }
         self.close_path(cx);
-        self.paths.offer = Some((serial, pin));
+        self.paths.offer = Some(pin);
         self.paths.pause = PAUSES[0];
         self.open_path(cx);
     }
 
     fn open_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        let (Some((_, pin)), Some(server)) = (self.paths.offer, self.server_at) else { return };
+        let (Some(pin), Some(server)) = (self.paths.offer, self.server_at) else { return };
         self.paths.last += 1;
         let path = PathId(self.paths.last);
         self.paths.stage = Stage::Opening { path, until: cx.now + OPEN };

@@ -1,7 +1,9 @@
 //! A flow as the relay sees it: a stream in each direction, in which each datagram has its length in front.
 
-use crate::datagrams::{Deframer, Front, Queue};
+use crate::datagrams::{Deframer, Front, Lost, Queue};
+use crate::report::Counts;
 use crate::sys_error::SysError;
+use crate::time::Instant;
 use alloc::boxed::Box;
 use core::net::SocketAddr;
 
@@ -49,6 +51,16 @@ impl<T> Datagrams<T> {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// A datagram of the outer side's that the path has given back goes by the conn, behind what waits there.
+    // PROTOCOL.md: P-PATH-6.
+    pub(crate) fn on_back(&mut self, now: Instant, datagram: &[u8], lost: &mut Counts<Lost>) {
+        if self.has_ended() {
+            lost.add(Lost::Ended);
+        } else {
+            self.waiting.push(now, datagram, lost);
+        }
     }
 
     pub(super) fn is_readable(&self) -> bool {

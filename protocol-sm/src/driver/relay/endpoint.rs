@@ -117,8 +117,8 @@ impl<T> Endpoint<T> {
         self.hup = true;
     }
 
-    /// A read has found nothing behind a failure. `true`: that was none, and is forgotten. It takes nothing more, and lives: the
-    /// service at a Unix socket has shut its reading half.
+    /// A read has found nothing behind a failure. `true`: that was none, and is forgotten. It takes nothing more, and
+    /// lives: the service at a Unix socket has shut its reading half.
     pub(super) fn lives_on(&mut self) -> bool {
         let lives = self.refuses && !self.error_taken && !planted(PlantedBug::ReadShutCuts);
         if lives {

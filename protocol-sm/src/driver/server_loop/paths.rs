@@ -4,7 +4,7 @@
 use super::super::messages::{ControlKey, FromServerLoop};
 use super::super::slab::Token;
 use super::super::thread::Cx;
-use super::{LoopSys, ServerLoop, Slot, State};
+use super::{LoopSys, ServerLoop, Slot, State, active};
 use crate::canary::{PlantedBug, planted};
 use crate::conn::server::Answer;
 use crate::datagrams::{Lost, PathDatagram, PathState, Speaker};
@@ -72,9 +72,7 @@ impl<T, P> ServerLoop<T, P> {
         if cx.sys.say(&port.socket, Some(of.back()), datagram.payload()).is_err() {
             lost.add(Lost::NotSent);
         }
-        if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
-            && let State::Active(active) = &mut conn.state
-        {
+        if let Some(active) = active(&mut self.slots, token) {
             active.aside.get_or_insert_default().by_path[1] += datagram.payload().len() as u64;
         }
     }
@@ -90,20 +88,12 @@ impl<T, P> ServerLoop<T, P> {
         let Some((token, flow)) = self.carrier(control, datagram.conn, datagram.epoch) else {
             return self.core.tally.lost.add(Lost::Ended);
         };
-        if let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
-            && let State::Active(active) = &mut conn.state
-        {
+        if let Some(active) = active(&mut self.slots, token) {
             active.aside.get_or_insert_default().by_path[0] -= datagram.payload().len() as u64;
         }
         let Some(Slot::Visitor(visitor)) = self.slots.get_mut(flow) else { return };
         let lost = &mut self.core.tally.lost;
-        visitor.port.change(|stream| {
-            if stream.has_ended() {
-                lost.add(Lost::Ended);
-            } else {
-                stream.waiting.push(cx.now, datagram.payload(), lost);
-            }
-        });
+        visitor.port.change(|stream| stream.on_back(cx.now, datagram.payload(), lost));
         self.drive(cx, token);
     }
 }

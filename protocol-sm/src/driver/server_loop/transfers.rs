@@ -7,7 +7,7 @@ use super::super::slab::{Slab, Token};
 use super::super::sys::{Log, Splice};
 use super::super::thread::Cx;
 use super::report::Over;
-use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State};
+use super::{Active, Conn, LoopSys, Pair, ServerLoop, Slot, State, active as carried};
 use crate::bandwidth::{Direction, Meter, Rate};
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, MessageName, RefuseCode, StateName, Violation};
@@ -177,8 +177,7 @@ impl<T, P> ServerLoop<T, P> {
                 Ending::Reset => self.reset_visitor(cx, visitor),
             };
             if let Some(gone) = gone.filter(|_| !planted(PlantedBug::GoneVisitForgotten))
-                && let Some(Slot::Conn(conn)) = self.slots.get_mut(token)
-                && let State::Active(active) = &mut conn.state
+                && let Some(active) = carried(&mut self.slots, token)
             {
                 active.aside.get_or_insert_default().gone = Some(gone);
             }

@@ -1,5 +1,5 @@
-//! Clients' paths: the server takes them where its proxy port is, from the moment on that a client that can have one has a
-//! UDP tunnel. A path is a session's once its client has proved that it has the session's key (PROTOCOL.md, "Paths").
+//! Clients' paths: the server takes them where its proxy port is, from the moment on that a client that can have one has
+//! a UDP tunnel. A path is a session's once its client has proved that it has the session's key (PROTOCOL.md, "Paths").
 
 use super::super::messages::{ControlKey, ToLoop, ToServerLoop};
 use super::super::paths::{FromPaths, ToPaths};
@@ -93,6 +93,12 @@ impl<T, L> ServerMain<T, L> {
         }
     }
 
+    fn offer_paths<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            self.offer_path(cx, key);
+        }
+    }
+
     /// Whether a session may have one. What its tunnels may move is measured on conns.
     fn may_have_path(&self, key: ControlKey) -> bool {
         let control = self.sessions.get(key).map(|entry| &entry.control);
@@ -120,9 +126,7 @@ impl<T, L> ServerMain<T, L> {
             FromPaths::Listening(Ok(pin)) => {
                 if self.paths.door == Door::Opening {
                     self.paths.door = Door::Open(pin);
-                    for key in self.sessions.keys().collect::<Vec<_>>() {
-                        self.offer_path(cx, key);
-                    }
+                    self.offer_paths(cx);
                 }
             }
             FromPaths::Listening(Err(error)) => {
@@ -225,9 +229,7 @@ impl<T, L> ServerMain<T, L> {
     pub(super) fn on_path_deadline<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>) {
         if self.paths.deadline().is_some_and(|again| again <= cx.now) {
             self.paths.door = Door::Closed;
-            for key in self.sessions.keys().collect::<Vec<_>>() {
-                self.offer_path(cx, key);
-            }
+            self.offer_paths(cx);
         }
     }
 

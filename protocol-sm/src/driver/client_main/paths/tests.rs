@@ -1,11 +1,11 @@
 //! A client's path, step by step.
 
-use super::super::super::stub::{Net, session_key};
+use super::super::super::stub::{Net, client_settings, session_key};
 use super::super::super::thread::Strategy;
 use super::*;
 use crate::control::client::Control;
 use crate::ids::{ConnId, Epoch, SessionId};
-use crate::settings::{ClientSettings, Origin, ProxyAt, Timings};
+use crate::settings::Origin;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -20,24 +20,6 @@ fn server() -> SocketAddr {
     (Ipv4Addr::new(192, 0, 2, 1), 8080).into()
 }
 
-fn settings() -> ClientSettings {
-    ClientSettings {
-        client_id: [7; 16],
-        token: None,
-        tunnels: Vec::new(),
-        max_proxy_conns: 16,
-        access_log: false,
-        timings: Timings::default(),
-        proxy: ProxyAt::AsTold,
-        uplink: Origin::default(),
-        outbound: None,
-        tls_relay: false,
-        frugal: false,
-        datagram_transport: DatagramTransport::Auto,
-        examines: false,
-    }
-}
-
 /// A client that has a session, whose sockets and threads are not there.
 struct Desk {
     main: ClientMain<u32>,
@@ -47,7 +29,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let mut main = ClientMain::new(settings(), "server:8080".into(), 1);
+        let mut main = ClientMain::new(client_settings(), "server:8080".into(), 1);
         main.control = Some(Control::new(SESSION, SERIAL, session_key(SESSION), 1, 16));
         (main.serial, main.server_at, main.proxy_port) = (SERIAL, Some(server()), 8090);
         Self { main, net: Net::default(), now: Instant::ZERO + Duration::from_secs(1000) }
