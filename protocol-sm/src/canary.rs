@@ -155,11 +155,17 @@ pub enum PlantedBug {
     ToldTwice,
     /// A service that reads no more is taken for one that is broken.
     ReadShutCuts,
+    /// A path stays when its session is over.
+    PathKept,
+    /// Sessions that were there before the server takes paths are not told that it does.
+    OfferForgotten,
+    /// A client that wants no path for a moment, of which the server never hears, forgets what it was offered.
+    OfferDropped,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 72] = [
+    pub const ALL: [Self; 75] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -232,6 +238,9 @@ impl PlantedBug {
         Self::ForgedKept,
         Self::ToldTwice,
         Self::ReadShutCuts,
+        Self::PathKept,
+        Self::OfferForgotten,
+        Self::OfferDropped,
     ];
 }
 

@@ -26,7 +26,7 @@
 //! | `fuzz/src/net.rs` | fuzz targets | a fuzz input is to do something else to one process |
 //! | `runtime-sim/src/flows/sys.rs` | flows of UDP | datagram sockets do something else |
 //!
-//! UDP sockets are there in production and in [`flows`] only. Any other new call goes into all of them; a new behaviour of the kernel into ring 3, and into the others if they can see it.
+//! UDP sockets are there in production, in ring 3 and in [`flows`] only. Any other new call goes into all of them; a new behaviour of the kernel into ring 3, and into the others if they can see it.
 //!
 //! # What is checked
 //!

@@ -96,8 +96,11 @@ const SWARM_SEEDS: u64 = 150;
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, puts an answer for the operator
 /// together from threads that have their turns apart, and upgrades servers. Only there a relay or a proxy is in between, a
 /// tunnel has a host or an address of its own, a service listens at a Unix socket, somebody only asks what he could have, and
-/// two sessions of a holder acknowledge nothing.
-const ONLY_IN_RING_3: [PlantedBug; 25] = [
+/// two sessions of a holder acknowledge nothing; and only there main drivers have paths.
+const ONLY_IN_RING_3: [PlantedBug; 28] = [
+    PlantedBug::PathKept,
+    PlantedBug::OfferForgotten,
+    PlantedBug::OfferDropped,
     PlantedBug::ReadShutCuts,
     PlantedBug::ExaminedKept,
     PlantedBug::RedirectForgotten,

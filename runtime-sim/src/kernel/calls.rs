@@ -27,7 +27,7 @@ impl Kernel {
         if proc.fds() + count > proc.fd_limit { Err(Errno::EMFILE) } else { Ok(()) }
     }
 
-    fn host_at(&self, from: HostId, to: SocketAddr) -> Option<HostId> {
+    pub(super) fn host_at(&self, from: HostId, to: SocketAddr) -> Option<HostId> {
         if to.ip().is_loopback() || to.ip().is_unspecified() {
             return Some(from);
         }
@@ -172,7 +172,7 @@ impl Kernel {
         match sock.stage {
             Stage::Dead => Ok(0),
             Stage::Up if sock.eof => Ok(0),
-            Stage::Listening => Err(Errno::ENOTCONN),
+            Stage::Listening | Stage::Datagrams { .. } => Err(Errno::ENOTCONN),
             Stage::Connecting | Stage::Answering | Stage::Up => Err(Errno::EAGAIN),
         }
     }
@@ -243,7 +243,7 @@ impl Kernel {
         let sock = &mut self.socks[id.0];
         match sock.stage {
             Stage::Connecting | Stage::Answering => return Err(Errno::EAGAIN),
-            Stage::Listening => return Err(Errno::ENOTCONN),
+            Stage::Listening | Stage::Datagrams { .. } => return Err(Errno::ENOTCONN),
             Stage::Dead => return Err(sock.err.take().unwrap_or(Errno::EPIPE)),
             // The error is left to a reader.
             Stage::Up if sock.refused => return Err(Errno::EPIPE),
@@ -332,10 +332,10 @@ impl Kernel {
         self.listener_for(host, at).map(|id| self.socks[id.0].proc)
     }
 
-    /// Whether the socket listens.
+    /// Whether the socket listens, or is one of UDP that was bound and is no copy.
     #[must_use]
     pub fn is_listening(&self, id: SockId) -> bool {
-        self.socks[id.0].stage == Stage::Listening
+        matches!(self.socks[id.0].stage, Stage::Listening | Stage::Datagrams { copy: false, .. })
     }
 
     /// SIOCOUTQ: bytes that the peer has not acknowledged; a FIN counts as one. Of a Unix socket production does not ask:
@@ -549,6 +549,7 @@ impl Kernel {
         sock.orphan = true;
         match sock.stage {
             Stage::Dead => self.die(id),
+            Stage::Datagrams { socket, .. } => self.release_udp(id, socket),
             Stage::Connecting => {
                 let answered = sock.peer.is_some();
                 self.die(id);

@@ -153,7 +153,13 @@ impl Kernel {
     /// A machine loses its power: its processes and connections are gone, and nobody is told.
     pub fn power_off(&mut self, host: HostId) {
         self.hosts[host.0].down = Some(self.now);
-        for sock in &mut self.socks {
+        for id in (0..self.socks.len()).map(SockId) {
+            if let Stage::Datagrams { socket, .. } = self.socks[id.0].stage
+                && self.socks[id.0].host == host
+            {
+                self.release_udp(id, socket);
+            }
+            let sock = &mut self.socks[id.0];
             if sock.host == host {
                 sock.stage = Stage::Dead;
                 sock.struck = true;

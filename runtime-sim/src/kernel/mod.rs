@@ -2,7 +2,7 @@
 //!
 //! Time moves only from event to event. Everything is in ordered containers and every choice comes from one
 //! [`Rng`], so a seed decides everything. What a call does and what an edge-triggered poll reports follows
-//! Linux's `net/ipv4/tcp*.c`, of Unix sockets `net/unix/af_unix.c`; `tests/conformance.rs` states each rule once and holds
+//! Linux's `net/ipv4/tcp*.c`, of UDP `net/ipv4/udp.c`, of Unix sockets `net/unix/af_unix.c`; `tests/conformance.rs` states each rule once and holds
 //! this kernel and the real one to it.
 //!
 //! What is simplified: segments are never reordered (retransmission after a loss is a delay), there is no
@@ -10,6 +10,7 @@
 //! no TIME_WAIT), and a handshake whose accept queue is full is always repeated by its SYN.
 
 mod calls;
+mod datagrams;
 mod faults;
 mod ids;
 mod net;
@@ -23,6 +24,7 @@ pub use sock::Options;
 
 use crate::trace::Trace;
 use core::net::{IpAddr, SocketAddr};
+use datagrams::{Crossing, Datagrams};
 use protocol_sm::time::Instant;
 use sock::Sock;
 use std::cmp::Reverse;
@@ -60,6 +62,7 @@ struct Host {
     /// Listening Unix sockets by path.
     paths: BTreeMap<u16, SockId>,
     next_port: u16,
+    next_udp_port: u16,
     /// Lost power, since.
     down: Option<Instant>,
 }
@@ -110,6 +113,8 @@ enum Event {
     Silent(SockId, Instant),
     /// A keepalive probe finds that the peer forgot the connection.
     Probe(SockId),
+    /// A datagram arrives.
+    Datagram(u64),
 }
 
 /// See the module.
@@ -121,6 +126,10 @@ pub struct Kernel {
     hosts: Vec<Host>,
     procs: Vec<Proc>,
     socks: Vec<Sock>,
+    udp: Vec<Datagrams>,
+    /// Datagrams on their way.
+    crossing: BTreeMap<u64, Crossing>,
+    last_crossing: u64,
     pipes: Vec<Pipe>,
     polls: Vec<Poll>,
     woken: VecDeque<PollId>,
@@ -152,6 +161,9 @@ impl Kernel {
             hosts: Vec::new(),
             procs: Vec::new(),
             socks: Vec::new(),
+            udp: Vec::new(),
+            crossing: BTreeMap::new(),
+            last_crossing: 0,
             pipes: Vec::new(),
             polls: Vec::new(),
             woken: VecDeque::new(),
@@ -173,6 +185,7 @@ impl Kernel {
             redirects: BTreeMap::new(),
             paths: BTreeMap::new(),
             next_port: 20_000,
+            next_udp_port: 20_000,
             down: None,
         });
         id
@@ -318,6 +331,7 @@ impl Kernel {
             Event::Syn(sock) => self.on_syn_timer(sock),
             Event::Silent(sock, cut) => self.on_silent(sock, cut),
             Event::Probe(sock) => self.on_probe(sock),
+            Event::Datagram(number) => self.arrive_whole(number),
         }
         true
     }

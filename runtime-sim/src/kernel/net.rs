@@ -323,7 +323,9 @@ impl Kernel {
             Stage::Connecting => Errno::ECONNREFUSED,
             // CLOSE_WAIT: the end was read already.
             Stage::Up if sock.eof => Errno::EPIPE,
-            Stage::Listening | Stage::Answering | Stage::Up | Stage::Dead => Errno::ECONNRESET,
+            Stage::Listening | Stage::Answering | Stage::Up | Stage::Datagrams { .. } | Stage::Dead => {
+                Errno::ECONNRESET
+            }
         };
         if sock.stage == Stage::Answering
             && let Some(listener) = sock.parent

@@ -1,4 +1,4 @@
-//! One end of a connection, or a listening socket, and what `poll` says of it.
+//! One end of a connection, a listening socket, or a descriptor of a UDP socket, and what `poll` says of it.
 
 use super::ids::{Errno, HostId, PollId, ProcId, SockId};
 use core::net::SocketAddr;
@@ -16,6 +16,11 @@ pub(super) enum Stage {
     /// SYN received and answered; the peer has not confirmed.
     Answering,
     Up,
+    /// A descriptor of a UDP socket, by its number. A `copy` has been made of another descriptor, or is connected.
+    Datagrams {
+        socket: usize,
+        copy: bool,
+    },
     /// TCP_CLOSE: nothing is sent or received any more.
     Dead,
 }
@@ -228,6 +233,10 @@ impl Sock {
         match self.stage {
             Stage::Listening => Readiness { readable: !self.children.is_empty(), ..Readiness::default() },
             Stage::Connecting | Stage::Answering => Readiness { error: self.err.is_some(), ..Readiness::default() },
+            Stage::Datagrams { .. } => {
+                let error = self.err.is_some();
+                Readiness { readable: self.unread > 0 || error, writable: true, hup: false, error }
+            }
             Stage::Dead => Readiness { readable: true, writable: true, hup: true, error: self.err.is_some() },
             Stage::Up => {
                 let shut = self.fin != Fin::None && !self.unix;

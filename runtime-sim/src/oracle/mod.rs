@@ -75,11 +75,14 @@ pub enum Property {
     DrainEnds,
     OnlyFutureTimers,
     NoSpinning,
+    DatagramsInPlace,
+    PathsClosed,
+    PathsReturn,
 }
 
 impl Property {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::PrefixDelivered,
         Self::NothingLost,
         Self::NothingInvented,
@@ -126,6 +129,9 @@ impl Property {
         Self::DrainEnds,
         Self::OnlyFutureTimers,
         Self::NoSpinning,
+        Self::DatagramsInPlace,
+        Self::PathsClosed,
+        Self::PathsReturn,
     ];
 
     /// What it demands, in words.
@@ -186,6 +192,9 @@ impl Property {
             Self::DrainEnds => "a request to stop is carried out within drain_timeout",
             Self::OnlyFutureTimers => "a thread with nothing to do has only future deadlines",
             Self::NoSpinning => "a thread that is run goes to sleep in the end",
+            Self::DatagramsInPlace => "a datagram is delivered whole, in its own flow, and once",
+            Self::PathsClosed => "a path ends with its session",
+            Self::PathsReturn => "flows are answered, and go by their paths, after the faults have stopped",
         }
     }
 }

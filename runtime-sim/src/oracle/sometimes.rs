@@ -130,11 +130,18 @@ pub enum Sometimes {
     ClientAtOnePort,
     VisitorAtOnePort,
     UnheardSpoke,
+    FlowAnswered,
+    ByPath,
+    PathGaveBack,
+    PathSilent,
+    PathBack,
+    PathPortBusy,
+    PathOfAnother,
 }
 
 impl Sometimes {
     /// All of them.
-    pub const ALL: [Self; 122] = [
+    pub const ALL: [Self; 129] = [
         Self::FinBeforeStart,
         Self::FinBeforeLastByte,
         Self::FinAfterLastByte,
@@ -257,6 +264,13 @@ impl Sometimes {
         Self::ClientAtOnePort,
         Self::VisitorAtOnePort,
         Self::UnheardSpoke,
+        Self::FlowAnswered,
+        Self::ByPath,
+        Self::PathGaveBack,
+        Self::PathSilent,
+        Self::PathBack,
+        Self::PathPortBusy,
+        Self::PathOfAnother,
     ];
 }
 

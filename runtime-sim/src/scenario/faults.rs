@@ -56,6 +56,8 @@ pub enum KernelFault {
     Upgrade,
     /// Somebody asks what a client could have, beside it and with its token.
     Examine,
+    /// The line of a client's path is dead.
+    DeadLine,
 }
 
 /// A kind of fault on turmoil.
@@ -114,7 +116,8 @@ impl KernelFault {
             | Self::CloseTunnel
             | Self::NoLocalPort
             | Self::Upgrade
-            | Self::Examine => true,
+            | Self::Examine
+            | Self::DeadLine => true,
             Self::Sim(_) | Self::CutOneWay | Self::FreezeServer | Self::FreezeClient | Self::Kick | Self::ClosePort => {
                 false
             }

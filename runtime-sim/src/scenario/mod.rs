@@ -12,7 +12,7 @@ mod script;
 mod timings;
 
 pub use faults::{KernelFault, SimFault, TurmoilFault};
-pub(crate) use reload::{Reach, draw_client, draw_server, tunnel_called};
+pub(crate) use reload::{Reach, draw_client, draw_server, flow_called, tunnel_called};
 pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
 pub(crate) use timings::TimingRanges;
 

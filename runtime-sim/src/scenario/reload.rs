@@ -11,6 +11,12 @@ pub(crate) fn tunnel_called(name: &str) -> Option<usize> {
     digits.parse().ok()
 }
 
+/// The client whose tunnel of UDP a program calls by this name, whatever it has been renamed to.
+pub(crate) fn flow_called(name: &str) -> Option<usize> {
+    let digits: String = name.strip_prefix("flow")?.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
 /// How far a reload may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -51,8 +57,10 @@ pub(crate) fn draw_client(
         6 => tunnels[which].name.push_str(" as it is called now"),
         // A port that no other tunnel ever has: visitors are known by where they went.
         _ if tunnels[which].site.is_none() => {
-            let index = tunnel_called(&tunnels[which].name).expect("a tunnel of the scenario");
-            tunnels[which].public_port = 6500 + u16::try_from(index).expect("few tunnels");
+            let name = &tunnels[which].name;
+            let place = tunnel_called(name).map(|index| 6500 + index).or_else(|| Some(6700 + flow_called(name)?));
+            let port = place.expect("a tunnel of the scenario");
+            tunnels[which].public_port = u16::try_from(port).expect("few tunnels");
         }
         _ => {}
     }

@@ -51,8 +51,15 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 58] = [
+pub const UNSEEN: [Sometimes; 65] = [
     Sometimes::UnheardSpoke,
+    Sometimes::FlowAnswered,
+    Sometimes::ByPath,
+    Sometimes::PathGaveBack,
+    Sometimes::PathSilent,
+    Sometimes::PathBack,
+    Sometimes::PathPortBusy,
+    Sometimes::PathOfAnother,
     Sometimes::Examined,
     Sometimes::SentToTls,
     Sometimes::ChallengeMet,

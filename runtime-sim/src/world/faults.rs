@@ -82,6 +82,7 @@ impl World {
             KernelFault::NoLocalPort => self.use_up_ports(client),
             KernelFault::Upgrade => self.begin_upgrade(),
             KernelFault::Examine => self.faults[index].target = self.examine(client),
+            KernelFault::DeadLine => self.lines.set_dead(client, true),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
     }
@@ -180,6 +181,7 @@ impl World {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
             KernelFault::Examine => self.kill(target),
+            KernelFault::DeadLine => self.lines.set_dead(target, false),
             KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
@@ -393,6 +395,7 @@ impl World {
                 self.actors.serve(&mut self.kernel, &self.plan, tunnel);
             }
         }
+        self.return_flows();
         if host == self.server_host {
             self.return_server();
         }

@@ -10,10 +10,12 @@ mod books;
 mod dead_flow;
 mod direct;
 mod faults;
+mod flows;
 #[cfg(test)]
 mod forgotten;
 mod fronts;
 mod inquirers;
+mod lines;
 mod phases;
 mod plan;
 mod proxy;
@@ -40,6 +42,8 @@ use crate::trace::Trace;
 use actors::{Actors, Service};
 use books::Asked;
 use core::net::SocketAddr;
+use flows::Flows;
+use lines::{LineEvent, Lines};
 use protocol_sm::driver::{Lookup, Note, Token};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
@@ -101,6 +105,10 @@ enum Event {
     Phase,
     Look,
     Ask,
+    /// Something happens on a path.
+    Line(LineEvent),
+    /// A visitor of a UDP tunnel says something.
+    Speak(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +187,8 @@ struct World {
     upgrade: Upgrade,
     silence: Silence,
     overheard: Overheard,
+    lines: Lines,
+    flows: Flows,
     /// Threads lose the processor now and then: in every other run.
     preempts: bool,
     /// Numbers of its own: the other runs mean what they meant before.
@@ -271,6 +281,8 @@ impl World {
             upgrade: Upgrade::default(),
             silence: Silence::new(),
             overheard: Overheard::default(),
+            lines: Lines::new(plan.seed),
+            flows: Flows::default(),
             preempts: plan.seed.is_multiple_of(2),
             preemption: Rng::new(plan.seed ^ 0xc2a9),
             coverage: Coverage::default(),
@@ -295,6 +307,7 @@ impl World {
             self.actors.services.push(Service { proc, poll, listener: None, accepts: true });
             self.actors.serve(&mut self.kernel, &self.plan, tunnel);
         }
+        self.set_out_flows();
         self.start_server();
         for client in 0..self.plan.scenario.clients.len() {
             let at = Duration::from_millis(self.rng.below(500));
@@ -391,6 +404,8 @@ impl World {
             Event::Phase => self.next_phase(),
             Event::Look => self.look_for_silence(),
             Event::Ask => self.ask_all(),
+            Event::Line(event) => self.on_line(event),
+            Event::Speak(visitor) => self.speak(visitor),
         }
     }
 
@@ -403,6 +418,7 @@ impl World {
                 self.after_actor(found);
             }
         }
+        self.run_flows();
     }
 
     fn drive_actor(&mut self, index: usize) {
@@ -445,8 +461,8 @@ impl World {
     fn spawn_server(&mut self) {
         let proc = self.kernel.spawn(self.server_host, 10_000);
         self.kernel.trace.name(proc, "server".into());
-        let settings = self.plan.scenario.server(self.plan.token);
-        let timings = self.plan.scenario.timings.clone();
+        let settings = self.server_settings();
+        let timings = settings.timings.clone();
         let tasks = Task::server(settings, &timings, self.plan.scenario.loop_count);
         self.server = self.add_process(Role::Server, proc, tasks);
     }
@@ -536,6 +552,11 @@ impl World {
                 && let Some(tunnel) = tunnel_called(&asked.name)
             {
                 self.publics[tunnel] = Some(*public);
+            }
+            if let Note::Tunnel { asked, outcome: Ok(public), .. } = &note
+                && role == Role::Server
+            {
+                self.see_flow_public(&asked.name, *public);
             }
             self.see_counted(process, &note);
             self.see_note(process, &note);

@@ -127,6 +127,7 @@ impl World {
             }
         }
         self.check_visits(process);
+        self.check_lines(process, 0);
     }
 
     /// Streams under way.
@@ -146,6 +147,7 @@ impl World {
         self.actors.all.iter().all(|actor| actor.outcome.is_some())
             && self.clients_up()
             && self.rivals_forgotten()
+            && self.flows_returned()
             && (0..self.plan.scenario.tunnels.len()).all(|tunnel| self.port_listens(tunnel))
     }
 
@@ -186,6 +188,8 @@ impl World {
                 actor.sock.0
             );
             (Property::TransfersEnd, text)
+        } else if !self.flows_returned() {
+            (Property::PathsReturn, self.explain_flows())
         } else if self.clients_up() {
             (Property::PortsListen, format!("public {:?}, told {:?}", self.publics, self.forwarding))
         } else {
@@ -280,7 +284,9 @@ impl World {
         let open = |proc| self.kernel.open_socks(proc).count();
         let ports = self.plan.scenario.tunnels.iter().filter(|tunnel| tunnel.site.is_none()).count();
         let own = if self.plan.scenario.one_port.is_some() { 1 } else { 2 + HOSTS.len() };
-        let servers = own + ports + targets.len() + target;
+        // A UDP port has two descriptors: the listener's, and that of the loop that reads there.
+        let flows = if self.plan.flows { 2 * targets.len() } else { 0 };
+        let servers = own + ports + targets.len() + target + flows;
         if open(server) != servers {
             let what = format!("the server has {} sockets, not {servers}", open(server));
             return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
@@ -292,6 +298,7 @@ impl World {
                 return self.fail(Kind::Liveness, Property::DescriptorsAtBaseline, what);
             }
         }
+        self.clients.clone().into_iter().for_each(|client| self.check_lines(client, 1));
         self.check_timers();
     }
 

@@ -39,7 +39,7 @@ const FAULTS: [KernelFault; 23] = [
 
 /// Those that came later: each is drawn from numbers of its own, which begin with the one beside it, so that the seeds
 /// without it mean what they meant before.
-const LATER: [(KernelFault, u64); 11] = [
+const LATER: [(KernelFault, u64); 12] = [
     (KernelFault::Sim(SimFault::Impostor), 0x1a7e),
     (KernelFault::CloseTunnel, 0xc105e),
     (KernelFault::Sim(SimFault::Holder), 0x401d),
@@ -51,6 +51,7 @@ const LATER: [(KernelFault, u64); 11] = [
     (KernelFault::NoLocalPort, 0xadd9),
     (KernelFault::Upgrade, 0x0b5e_55ed),
     (KernelFault::Examine, 0xd0c7_0425),
+    (KernelFault::DeadLine, 0xdead_11e5),
 ];
 
 /// All faults that a seed can have.
@@ -61,7 +62,7 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
     let harmless = [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer];
-    matches!(fault, KernelFault::Upgrade | KernelFault::Examine)
+    matches!(fault, KernelFault::Upgrade | KernelFault::Examine | KernelFault::DeadLine)
         || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
 }
 
@@ -94,6 +95,8 @@ pub struct Plan {
     pub backlogs: Vec<usize>,
     /// Whether each tunnel's service listens at a Unix socket.
     pub unix: Vec<bool>,
+    /// Each client has a tunnel of UDP, too, whose visitors speak all the time.
+    pub flows: bool,
     /// Faults that are on.
     pub faults: Vec<KernelFault>,
     /// How many of them happen.
@@ -139,11 +142,16 @@ impl Plan {
         );
         let mut faults: Vec<_> = FAULTS.into_iter().filter(|_| !calm && rng.chance(25)).collect();
         let mut fault_count = if faults.is_empty() { 0 } else { rng.size(1, 12) };
+        let fronted = Rng::new(seed ^ 0xf207_7ed0).chance(15);
+        let tight = draw_tight(seed, calm);
+        // Where there is room for all.
+        let flows = Rng::new(seed ^ 0xf10e_5000).chance(25) && !fronted && tight.is_none();
         for (fault, salt) in LATER {
             let mut later = Rng::new(seed ^ salt);
             // A holder of what nobody has is a stranger.
             let may = token || fault != KernelFault::Sim(SimFault::Holder);
-            if later.chance(15) && may && (!calm || is_harmless(fault)) {
+            let (may, chance) = if fault == KernelFault::DeadLine { (flows, 50) } else { (may, 15) };
+            if later.chance(chance) && may && (!calm || is_harmless(fault)) {
                 faults.push(fault);
                 if fault_count == 0 {
                     fault_count = later.size(1, 6);
@@ -170,7 +178,7 @@ impl Plan {
             idle_conns,
             max_waiting: if small { 2 } else { 4096 },
             max_connections: if small { 4 } else { 10_000 },
-            tight: draw_tight(seed, calm),
+            tight,
             max_bandwidth: None,
             timings,
             clients,
@@ -201,10 +209,11 @@ impl Plan {
             seed,
             scenario,
             token,
-            fronted: Rng::new(seed ^ 0xf207_7ed0).chance(15),
+            fronted,
             places,
             backlogs,
             unix,
+            flows: flows && !small,
             faults,
             fault_count,
             wan,
@@ -249,7 +258,7 @@ impl Plan {
             timings: unhurried(),
             ..plan.scenario
         };
-        Self { scenario, fronted: false, faults: Vec::new(), fault_count: 0, ..plan }
+        Self { scenario, fronted: false, flows: false, faults: Vec::new(), fault_count: 0, ..plan }
     }
 
     /// How production sets up a socket of this role.

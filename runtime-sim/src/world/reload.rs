@@ -9,8 +9,11 @@ use protocol_sm::driver::messages::{ControlKey, ToClientLoop, ToClientMain, ToLi
 use protocol_sm::ids::TunnelId;
 use protocol_sm::outbound::OutboundProxy;
 use protocol_sm::reload::{Changes, ClientReload};
-use protocol_sm::settings::{ClientSettings, Credential, DatagramTransport, Origin, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{
+    ClientSettings, Credential, DatagramTransport, Origin, ProxyAt, ServerSettings, Timings, TunnelSpec,
+};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A driver carries out what it was told anew: what it may do to those that were there before.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ impl World {
         };
         let server = if place.on_server { format!("127.0.0.1:{CTL}") } else { self.address(self.server_host, CTL) };
         let outbound = |scheme| OutboundProxy { scheme, at: server.clone(), credentials: None };
+        let flow = self.plan.flows.then(|| self.flow_spec(client));
+        let scenario = &self.plan.scenario;
         let settings = ClientSettings {
             proxy: ProxyAt::AsTold,
             uplink: Origin::default(),
@@ -57,12 +62,22 @@ impl World {
             examines: false,
             client_id: [u8::try_from(client + 1).expect("few clients"); 16],
             token: self.plan.token.then(|| client_token(client)),
-            tunnels: self.plan.scenario.clients[client].tunnels.iter().map(tunnel).collect(),
+            tunnels: scenario.clients[client].tunnels.iter().map(tunnel).chain(flow).collect(),
             max_proxy_conns: 16_384,
             access_log: true,
             timings: self.plan.scenario.timings_of(client),
         };
         ClientReload { server, settings, reconnect: false }
+    }
+
+    /// What the server is told at its start.
+    pub(super) fn server_settings(&self) -> ServerSettings {
+        let settings = self.plan.scenario.server(self.plan.token);
+        if !self.plan.flows {
+            return settings;
+        }
+        let timings = Timings { udp_idle_timeout: Duration::from_secs(20), ..settings.timings };
+        ServerSettings { datagram_transport: DatagramTransport::Auto, timings, ..settings }
     }
 
     /// A client is told something else than at its start, and perhaps something else again at once.
@@ -86,7 +101,10 @@ impl World {
                 }
                 self.address(host, port.parse().expect("a port"))
             };
-            let new = draw_client(&mut rng, self.reach(), before, elsewhere);
+            let mut new = draw_client(&mut rng, self.reach(), before, elsewhere);
+            if self.plan.flows && self.lines.draw(0, 3) == 0 {
+                new.settings.datagram_transport = DatagramTransport::Tcp;
+            }
             self.tell_client(process, new);
         }
         true
@@ -118,9 +136,12 @@ impl World {
         if self.transfers_in_flight() > 0 {
             self.coverage.saw(Sometimes::ReloadedWithTransfers);
         }
-        let before = self.plan.scenario.server(self.plan.token);
+        let before = self.server_settings();
         let (clients, reach) = (self.plan.scenario.clients.len(), self.reach());
-        let new = draw_server(&mut self.rng, reach, clients, before);
+        let mut new = draw_server(&mut self.rng, reach, clients, before);
+        if self.plan.flows && self.lines.draw(0, 3) == 0 {
+            new.datagram_transport = DatagramTransport::Tcp;
+        }
         let main = self.processes[self.server].threads[0];
         self.post(main, Mail::ServerMain(ToServerMain::Reload(Box::new(new))));
         true
@@ -129,7 +150,7 @@ impl World {
     /// The server is told what it was told at its start; so are all clients, who ask at once for what they were refused.
     pub(super) fn restore_server(&mut self) {
         if self.is_alive(self.server) {
-            let before = self.plan.scenario.server(self.plan.token);
+            let before = self.server_settings();
             let main = self.processes[self.server].threads[0];
             self.post(main, Mail::ServerMain(ToServerMain::Reload(Box::new(before))));
         }
@@ -153,7 +174,7 @@ impl World {
                 Some(Reloading::Client { stays: ids.filter(|&id| task.tunnel(id).is_some_and(is_same)).collect() })
             }
             (Mail::ServerMain(ToServerMain::Reload(new)), Task::ServerMain(_)) => {
-                let before = self.plan.scenario.server(self.plan.token);
+                let before = self.server_settings();
                 let tokens = |all: &[Credential]| all.iter().map(|one| one.tokens.clone()).collect::<Vec<_>>();
                 let ports = |all: &[Credential]| {
                     all.iter().map(|one| (one.scope.allow_ports.clone(), one.scope.max_tunnels)).collect::<Vec<_>>()

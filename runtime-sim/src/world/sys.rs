@@ -15,11 +15,11 @@ use protocol_sm::driver::messages::{
 };
 use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::{
-    Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError, Tell,
-    Token, Unacked,
+    Address, Datagrams, Entropy, Given, Listen, Log, Lookup, Note, Received, Resolve, Role, Splice, Streams, SysError,
+    Tell, Token, Unacked,
 };
 use protocol_sm::routes::{Agreed, Speaks};
-use protocol_sm::settings::Origin;
+use protocol_sm::settings::{Datagrams as Kind, Origin};
 use protocol_sm::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
@@ -86,6 +86,8 @@ pub(super) struct Effects {
     pub(super) notes: Vec<Note>,
     pub(super) lookups: Vec<(Lookup, String)>,
     pub(super) answers: Vec<ToOperator>,
+    /// To whoever carries paths.
+    pub(super) paths: Vec<ToPaths>,
     pub(super) sometimes: Vec<Sometimes>,
     pub(super) breaches: Vec<(Property, String)>,
     /// Answers to challenges that are looked for, and who asks.
@@ -357,8 +359,23 @@ impl Streams for ThreadSys<'_> {
     }
 }
 
-/// No UDP here: such tunnels are refused.
-impl Datagrams for ThreadSys<'_> {}
+impl Datagrams for ThreadSys<'_> {
+    fn associate(&mut self, _: &Origin, to: SocketAddr, _: Kind, token: Token) -> Result<Stream, SysError> {
+        let sock = self.kernel.connect_udp(self.proc, to, self.plan.options(Role::Local))?;
+        self.kernel.watch(sock, self.poll, token, false);
+        Ok(Stream(sock, Role::Local, RefCell::default()))
+    }
+
+    fn hear(&mut self, socket: &Stream, into: &mut Vec<u8>) -> Result<Address, SysError> {
+        let (address, bytes) = self.kernel.hear(socket.0)?;
+        into.extend_from_slice(&bytes);
+        Ok(address)
+    }
+
+    fn say(&mut self, socket: &Stream, to: Option<Address>, datagram: &[u8]) -> Result<(), SysError> {
+        Ok(self.kernel.say(socket.0, to, datagram)?)
+    }
+}
 
 impl Splice for ThreadSys<'_> {
     type Pipe = Pipe;
@@ -563,6 +580,16 @@ impl Listen for ThreadSys<'_> {
         Ok(self.kernel.local(listener.0))
     }
 
+    fn bind_udp(&mut self, at: SocketAddr) -> Result<(Socket, SocketAddr), SysError> {
+        self.effects.listens += 1;
+        let (sock, address) = self.kernel.bind_udp(self.proc, at, self.plan.options(Role::Public))?;
+        Ok((Socket(sock), address))
+    }
+
+    fn share(&mut self, listener: &Socket) -> Result<Stream, SysError> {
+        Ok(Stream(self.kernel.share_udp(listener.0)?, Role::Public, RefCell::default()))
+    }
+
     fn lend(&mut self, listener: &Socket, given: &Given) {
         self.effects.lent.push((given.clone(), listener.0));
     }
@@ -664,8 +691,9 @@ impl Tell<ToLoop<ToClientLoop>> for ThreadSys<'_> {
 }
 
 impl Tell<ToPaths> for ThreadSys<'_> {
-    /// Nobody carries paths here: the client waits for one in vain, and conns have all datagrams.
-    fn tell(&mut self, _: ToPaths) {}
+    fn tell(&mut self, msg: ToPaths) {
+        self.effects.paths.push(msg);
+    }
 }
 
 impl Tell<ToOperator> for ThreadSys<'_> {

@@ -7,6 +7,7 @@ use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::ClientMain;
 use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::ToOperator;
+use protocol_sm::driver::paths::ToPaths;
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Readiness, Token};
@@ -123,11 +124,12 @@ impl Task {
     }
 }
 
-/// What a thread says to another one, or to the operator.
+/// What a thread says to another one, to the operator, or to whoever carries paths.
 #[allow(clippy::large_enum_variant)] // almost all are mail
 pub(super) enum Said {
     To(usize, Mail),
     Answer(ToOperator),
+    Paths(ToPaths),
 }
 
 /// Where in its batch a thread can lose the processor: what it has done to its sockets the world sees by then, what it

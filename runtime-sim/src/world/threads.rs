@@ -225,7 +225,8 @@ impl World {
         effects.mail.iter().for_each(|(_, mail)| self.see_said_at_reload(mail));
         self.threads[index].parted |= effects.parted;
         let mail = effects.mail.into_iter().map(|(place, mail)| Said::To(place, mail));
-        self.threads[index].outgoing.extend(mail.chain(effects.answers.into_iter().map(Said::Answer)));
+        let others = effects.answers.into_iter().map(Said::Answer).chain(effects.paths.into_iter().map(Said::Paths));
+        self.threads[index].outgoing.extend(mail.chain(others));
         self.upgrade.lend(process, effects.lent);
         self.look_for(process, effects.challenges);
         for (tag, name) in effects.lookups {
@@ -257,6 +258,7 @@ impl World {
         for said in std::mem::take(&mut self.threads[index].outgoing) {
             match said {
                 Said::Answer(answer) => self.see_answer(process, answer),
+                Said::Paths(message) => self.on_to_paths(process, message),
                 Said::To(place, mail) => {
                     self.see_sent(process, &mail);
                     if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(arrival))) =
@@ -357,6 +359,10 @@ impl World {
     fn end_batch(&mut self, index: usize) {
         self.tell(index);
         self.threads[index].task.assert_consistent();
+        if let Task::ServerMain(main) = &self.threads[index].task {
+            let (process, sessions) = (self.threads[index].process, main.sessions());
+            self.check_lines(process, sessions);
+        }
         if matches!(self.threads[index].task, Task::ServerMain(_) | Task::Listener(_)) {
             self.check_ports(self.threads[index].process);
             self.check_crowd(self.threads[index].process);
@@ -373,7 +379,7 @@ impl World {
         let [main, listener] = [process.threads[0], process.threads[1]].map(|thread| &self.threads[thread]);
         let said = main.outgoing.iter().filter_map(|said| match said {
             Said::To(_, mail) => Some(mail),
-            Said::Answer(_) => None,
+            Said::Answer(_) | Said::Paths(_) => None,
         });
         let on_the_way = listener.mail.iter().chain(said).filter_map(|mail| match mail {
             Mail::Listener(message) => Some(message),

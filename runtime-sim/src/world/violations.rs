@@ -16,6 +16,7 @@ use crate::oracle::{Property, Side, Streams};
 use crate::scenario::{Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
+use protocol_sm::datagrams::PathId;
 use protocol_sm::driver::messages::{
     ControlKey, FromClientLoop, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToOperator, ToServerMain,
 };
@@ -58,6 +59,10 @@ fn plan() -> Plan {
 
 fn fresh() -> World {
     World::new(plan(), false)
+}
+
+fn with_flows() -> World {
+    World::new(Plan { flows: true, ..plan() }, false)
 }
 
 /// A world that has come so far.
@@ -447,6 +452,29 @@ fn broken(property: Property) -> World {
             world.threads[0].next_run = Some(now);
             world.run_thread(0);
             world
+        }
+        Property::DatagramsInPlace => {
+            let mut world = with_flows();
+            let found = world.hear_answer(0, b"nobody has said this");
+            world.see_datagram(found);
+            world
+        }
+        Property::PathsClosed => {
+            let mut world = fresh();
+            let to = SocketAddr::new(world.kernel.ip(world.server_host), 8090);
+            world.open_line(world.server, PathId(1), to, [0; 32]);
+            world.pass_line(world.server, PathId(1));
+            world.check_lines(world.server, 0);
+            world
+        }
+        Property::PathsReturn => {
+            let mut world = with_flows();
+            while !matches!(world.phase, Phase::Healing(_)) {
+                world.turn();
+            }
+            // The actors are through, and nobody answers who visits over UDP.
+            world.actors.all.iter_mut().for_each(|actor| actor.outcome = Some(Outcome::Whole));
+            healed(world)
         }
     }
 }

@@ -2,6 +2,7 @@
 //! were moved and with ends that there were.
 
 use super::actors::{Actor, Who};
+use super::flows::FIRST_VISITOR;
 use super::tasks::Task;
 use super::{Role, World};
 use crate::kernel::SockId;
@@ -69,6 +70,10 @@ impl World {
     /// A program says of a visit that it is over.
     pub(super) fn see_visit(&mut self, process: usize, visit: &Visit) {
         *self.visits.said.entry(process).or_default() += 1;
+        if visit.visitor.port() >= FIRST_VISITOR {
+            // A flow's: its datagrams are looked at one by one.
+            return;
+        }
         let found = match self.processes[process].role {
             Role::Server => self.check_public(process, visit),
             Role::Client { .. } => self.check_local(process, visit),

@@ -129,6 +129,7 @@ impl<T> ClientMain<T> {
                     link.push(&ToServer::Numbered { seq, msg: msg.clone() });
                 }
             }
+            self.on_resumed_path(cx);
         } else {
             if self.control.is_some() {
                 cx.sys.note(Note::SessionLost { waited: None });

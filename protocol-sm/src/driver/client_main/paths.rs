@@ -14,6 +14,7 @@ use super::super::paths::{FromPaths, ToPaths};
 use super::super::thread::{Cx, Tell};
 use super::{ClientMain, MainSys};
 use crate::auth::Channel;
+use crate::canary::{PlantedBug, planted};
 use crate::datagrams::{Lost, PathDatagram, PathId, PathState};
 use crate::notes::{Note, PathEnd};
 use crate::report::{Counted, Counts};
@@ -97,13 +98,29 @@ impl<T> ClientMain<T> {
     /// The server offers a path.
     // PROTOCOL.md: P-PATH-2.
     pub(super) fn on_offer<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>, serial: u64, pin: Pin) {
-        if serial != self.serial || !self.wants_path() {
+        if serial != self.serial {
             return;
         }
         self.close_path(cx);
         self.paths.offer = Some(pin);
-        self.paths.pause = PAUSES[0];
-        self.open_path(cx);
+        self.begin_path(cx);
+    }
+
+    /// Opens the path that is offered, if it is wanted and there is none.
+    fn begin_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        if self.wants_path() && self.paths.stage == Stage::Off {
+            self.paths.pause = PAUSES[0];
+            self.open_path(cx);
+        }
+    }
+
+    /// The session goes on. Where the server was told just now that no path is wanted, it makes a new offer when one is.
+    // PROTOCOL.md: P-PATH-2.
+    pub(super) fn on_resumed_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
+        if !self.wants_path() {
+            self.paths.offer = None;
+        }
+        self.begin_path(cx);
     }
 
     fn open_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
@@ -120,12 +137,23 @@ impl<T> ClientMain<T> {
     where
         S: Tell<ToPaths> + Tell<ToLoop<ToClientLoop>>,
     {
+        self.shut_path(cx);
+        self.paths.offer = None;
+    }
+
+    /// No path is wanted any more, as far as is known here. The server may never hear of it, and makes no new offer then.
+    pub(super) fn shut_path<S>(&mut self, cx: &mut Cx<'_, S>)
+    where
+        S: Tell<ToPaths> + Tell<ToLoop<ToClientLoop>>,
+    {
         if let Some(path) = self.paths.path() {
             cx.sys.tell(ToPaths::Close(path));
         }
         self.set_path(cx, PathState::Down);
         self.paths.stage = Stage::Off;
-        self.paths.offer = None;
+        if planted(PlantedBug::OfferDropped) {
+            self.paths.offer = None;
+        }
     }
 
     // PROTOCOL.md: P-PATH-4, P-PATH-8.

@@ -55,7 +55,7 @@ impl<T> ClientMain<T> {
         }
         let wants_path = self.wants_path();
         if !wants_path {
-            self.close_path(cx);
+            self.shut_path(cx);
         }
         if anew || wants_path != wanted_path {
             self.connect_anew(cx);

@@ -6,6 +6,7 @@ use super::super::paths::{FromPaths, ToPaths};
 use super::super::thread::Cx;
 use super::{MainSys, ServerMain};
 use crate::auth::{Channel, PATH_HELLO};
+use crate::canary::{PlantedBug, planted};
 use crate::datagrams::{Lost, PathDatagram, PathId, PathState};
 use crate::ids::SessionId;
 use crate::notes::{Note, PathEnd};
@@ -126,7 +127,9 @@ impl<T, L> ServerMain<T, L> {
             FromPaths::Listening(Ok(pin)) => {
                 if self.paths.door == Door::Opening {
                     self.paths.door = Door::Open(pin);
-                    self.offer_paths(cx);
+                    if !planted(PlantedBug::OfferForgotten) {
+                        self.offer_paths(cx);
+                    }
                 }
             }
             FromPaths::Listening(Err(error)) => {
@@ -208,7 +211,9 @@ impl<T, L> ServerMain<T, L> {
 
     /// A session is over, and its path with it.
     pub(super) fn forget_path<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, key: ControlKey) {
-        if let Some(Some(Proved { path, .. })) = self.paths.sessions.remove(&key) {
+        if let Some(Some(Proved { path, .. })) = self.paths.sessions.remove(&key)
+            && !planted(PlantedBug::PathKept)
+        {
             self.paths.keys.remove(&path);
             cx.sys.tell(ToPaths::Close(path));
         }

@@ -196,3 +196,24 @@ fn an_offer_is_its_sessions() {
     desk.wait(Duration::from_secs(3600));
     assert_eq!(desk.paths_told(), []);
 }
+
+/// P-PATH-2: the server makes no second offer where it never heard that no path is wanted, and one where it did.
+#[test]
+fn an_offer_is_kept_until_the_server_has_heard_that_no_path_is_wanted() {
+    for heard in [false, true] {
+        let mut desk = Desk::new();
+        desk.offer();
+        let wanted = desk.main.settings.datagram_transport;
+        desk.main.settings.datagram_transport = DatagramTransport::Tcp;
+        desk.with(ClientMain::shut_path);
+        desk.paths_told();
+        if heard {
+            desk.with(ClientMain::on_resumed_path);
+        }
+        desk.main.settings.datagram_transport = wanted;
+        desk.with(ClientMain::on_resumed_path);
+        assert_eq!(desk.paths_told(), if heard { vec![] } else { vec![open(2)] });
+        desk.with(ClientMain::on_resumed_path);
+        assert_eq!(desk.paths_told(), [], "one is enough");
+    }
+}
