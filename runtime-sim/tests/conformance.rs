@@ -114,6 +114,7 @@ macro_rules! rules {
     };
 }
 
+mod udp;
 mod unix;
 
 rules! {
