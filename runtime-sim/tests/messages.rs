@@ -78,10 +78,6 @@ const NEVER: &[(&str, &[&str])] = &[
             "ToClient TunnelClosed: NoAddress",
         ],
     ),
-    (
-        "tunnels of UDP are simulated by their event loops alone; tests/tests/udp.rs has whole programs",
-        &["ToServer RegisterUdp", "ToClient DatagramPath"],
-    ),
     ("only a server ends a session so", &["ToServer Close: Kicked", "ToServer Close: Revoked"]),
     (
         "the programs account for every end; the code is for small clients that cannot (PROTOCOL.md, P-ABORT-7)",
