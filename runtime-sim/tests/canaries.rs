@@ -93,11 +93,11 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, puts an answer for the operator
-/// together from threads that have their turns apart, and upgrades servers. Only there a relay or a proxy is in between, a
-/// tunnel has a host or an address of its own, a service listens at a Unix socket, somebody only asks what he could have, and
-/// two sessions of a holder acknowledge nothing.
-const ONLY_IN_RING_3: [PlantedBug; 25] = [
+/// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
+/// operator together from threads that have their turns apart. Only there a relay or a proxy is in between, a tunnel has a
+/// host or an address of its own, a service listens at a Unix socket, somebody only asks what he could have, and two
+/// sessions of a holder acknowledge nothing.
+const ONLY_IN_RING_3: [PlantedBug; 24] = [
     PlantedBug::ReadShutCuts,
     PlantedBug::ExaminedKept,
     PlantedBug::RedirectForgotten,
@@ -122,11 +122,10 @@ const ONLY_IN_RING_3: [PlantedBug; 25] = [
     PlantedBug::DroppedCounted,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
-    PlantedBug::LeftSessionCut,
 ];
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
-/// would ask for a second heartbeat, there is no access log, and there is one process of the client.
-const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
+/// would ask for a second heartbeat, there is no access log, and there is one process of each program.
+const HIDDEN_FROM_SMALL: [PlantedBug; 11] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -137,6 +136,7 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 10] = [
     PlantedBug::StarvedForgotten,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::TakenOverUntold,
+    PlantedBug::LeftSessionCut,
 ];
 /// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
 /// certain moment shows: not looked for in rings 3 and 4.

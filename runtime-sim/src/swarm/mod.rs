@@ -20,6 +20,7 @@ mod program;
 mod socket;
 mod stage;
 mod sys;
+mod upgrade;
 mod watch;
 
 pub use options::{Lie, Options};
@@ -51,7 +52,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 58] = [
+pub const UNSEEN: [Sometimes; 55] = [
     Sometimes::UnheardSpoke,
     Sometimes::Examined,
     Sometimes::SentToTls,
@@ -65,9 +66,6 @@ pub const UNSEEN: [Sometimes; 58] = [
     Sometimes::TlsEnded,
     Sometimes::ProxyPassed,
     Sometimes::ProxyRefused,
-    Sometimes::Upgraded,
-    Sometimes::UpgradedWithTransfers,
-    Sometimes::UpgradeFailed,
     Sometimes::Preempted,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,
