@@ -388,7 +388,7 @@ fn a_server_with_another_key_is_trusted_once_the_file_says_so() {
     let files = tempfile::TempDir::new().expect("a directory");
     let path = files.path().join("client.toml");
     let trust = |pin: &str| {
-        let text = format!("server = \"127.0.0.1:{ctl}\"\ntls_pin = \"{pin}\"\nreconnect_max = 0.2\n{tunnels}");
+        let text = format!("server = \"127.0.0.1:{ctl}\"\ntls_pin = \"{pin}\"\n{tunnels}");
         fs::write(&path, text).expect("write it");
     };
     trust(&pin_of(&first));
