@@ -3,7 +3,7 @@
 use super::orders::Order;
 use super::plan::Plan;
 use super::stage::{SERVER, Stage};
-use super::sys::{Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use super::sys::{Door, LISTENER, Mailbox, Pipe, Process, Stream, Thread, shuffle};
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY, Reach, client_token, draw_client, draw_server};
@@ -16,12 +16,13 @@ use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Cx, Driver, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
+use protocol_sm::routes::Web;
 use protocol_sm::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -213,7 +214,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 async fn serve(stage: &Rc<Stage>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
-    let visitors = settings.budget.visitors;
+    let (visitors, routing) = (settings.budget.visitors, settings.routing());
     let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let mut program = Program::new(Rc::clone(&process));
@@ -226,7 +227,7 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let inbox = Rc::clone(&process.borrow().mail.listener);
     let listener = SimThread::new(
         &process,
-        1,
+        LISTENER,
         Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
         Listener::assert_consistent,
         inbox,
@@ -237,9 +238,18 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
+    let one_port = plan.scenario.one_port;
+    let hosts = Web::ALL.map(|web| SocketAddr::from((any, plan.scenario.host_port(web))));
+    listener.borrow_mut().call(stage.now(), |listener, cx| {
+        let own = hosts.map(|at| one_port.is_none().then_some(at));
+        listener.open_doors(cx, own, [None, None], routing).expect("the ports of hosts are free");
+        for web in Web::ALL.into_iter().filter(|_| one_port.is_some()) {
+            listener.expect(web, hosts[web as usize], false);
+        }
+    });
     let [ctl, proxy] = [Purpose::Ctl, Purpose::Proxy].map(|purpose| Purposes::default().with(purpose));
-    let ports = match plan.scenario.one_port {
-        Some(port) => vec![(port, ctl.with(Purpose::Proxy))],
+    let ports = match one_port {
+        Some(port) => vec![(port, Purpose::ALL.into_iter().collect())],
         None => vec![(CTL, ctl), (PROXY, proxy)],
     };
     for (port, purposes) in ports {
@@ -338,7 +348,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 bind_addr: None,
-                site: None,
+                site: plan.scenario.tunnels[tunnel].site.clone(),
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),
