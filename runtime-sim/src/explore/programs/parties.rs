@@ -229,6 +229,7 @@ impl Programs {
                 });
                 let visit = &mut state.net.visits[visit];
                 assert!(visit.carrier.is_none(), "a visitor is served once");
+                assert!(visit.head != HEADS[1], "nobody serves whoever comes for nobody's host");
                 visit.carrier = carrier;
                 visit.doomed |= lost;
             }
