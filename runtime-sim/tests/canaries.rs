@@ -34,35 +34,7 @@ fn haunts() -> Vec<(&'static str, Place)> {
     let narrow = Window { segments: 1, ..Window::WIDE };
     vec![
         ("2 transfers", Place::Loops(Config::new(2, 1, Grain::Medium))),
-        ("hosts", Place::Programs(Programs { host: true, nobodys: true, ..Programs::new(2, Grain::Coarse) })),
-        ("fine", Place::Loops(Config::new(2, 1, Grain::Fine))),
-        ("refusal", Place::Loops(Config { refusals: 1, ..Config::new(2, 1, Grain::Medium) })),
-        ("reset", Place::Loops(Config { resets: 1, ..Config::new(1, 1, Grain::Fine) })),
-        (
-            "late",
-            Place::Loops(Config { late: Some(Side::Visitor), resets: 1, looks: 1, ..Config::new(1, 1, Grain::Medium) }),
-        ),
-        ("stray byte", Place::Loops(Config { strays: 1, ..Config::new(2, 1, Grain::Fine) })),
-        ("3 transfers", Place::Loops(Config::new(3, 1, Grain::Medium))),
-        ("narrow", Place::Loops(Config { window: narrow, ..Config::new(2, 1, Grain::Fine) })),
-        ("ctl loss", Place::Programs(Programs { ctl_losses: 1, ..Programs::new(1, Grain::Medium) })),
-        ("grace", Place::Programs(Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Grain::Coarse) })),
-        (
-            "splice, reset",
-            Place::Loops(Config {
-                window: narrow,
-                strategy: Strategy::Splice,
-                resets: 1,
-                ..Config::new(2, 1, Grain::Medium)
-            }),
-        ),
-        (
-            "splice",
-            Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
-        ),
-        ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
         ("shrunk scope", Place::Programs(Programs { server_shrinks: true, ..Programs::new(1, Grain::Coarse) })),
-        ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
         (
             "asleep",
             Place::Programs(Programs {
@@ -73,6 +45,34 @@ fn haunts() -> Vec<(&'static str, Place)> {
                 ..Programs::new(0, Grain::Coarse)
             }),
         ),
+        ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
+        ("grace", Place::Programs(Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Grain::Coarse) })),
+        ("hosts", Place::Programs(Programs { host: true, nobodys: true, ..Programs::new(2, Grain::Coarse) })),
+        ("ctl loss", Place::Programs(Programs { ctl_losses: 1, ..Programs::new(1, Grain::Medium) })),
+        ("refusal", Place::Loops(Config { refusals: 1, ..Config::new(2, 1, Grain::Medium) })),
+        ("reset", Place::Loops(Config { resets: 1, ..Config::new(1, 1, Grain::Fine) })),
+        ("fine", Place::Loops(Config::new(2, 1, Grain::Fine))),
+        ("narrow", Place::Loops(Config { window: narrow, ..Config::new(2, 1, Grain::Fine) })),
+        (
+            "splice, reset",
+            Place::Loops(Config {
+                window: narrow,
+                strategy: Strategy::Splice,
+                resets: 1,
+                ..Config::new(2, 1, Grain::Medium)
+            }),
+        ),
+        ("stray byte", Place::Loops(Config { strays: 1, ..Config::new(2, 1, Grain::Fine) })),
+        (
+            "late",
+            Place::Loops(Config { late: Some(Side::Visitor), resets: 1, looks: 1, ..Config::new(1, 1, Grain::Medium) }),
+        ),
+        ("3 transfers", Place::Loops(Config::new(3, 1, Grain::Medium))),
+        (
+            "splice",
+            Place::Loops(Config { window: narrow, strategy: Strategy::Splice, ..Config::new(2, 1, Grain::Fine) }),
+        ),
+        ("loss, cold", Place::Loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Grain::Medium) })),
     ]
 }
 
@@ -212,8 +212,10 @@ fn every_planted_bug_is_found() {
     let only = std::env::var("SIM_BUG").ok();
     if only.is_none() {
         plant(None);
-        assert_eq!(explore(), None, "nothing is planted");
-        assert_eq!(play(), None, "nothing is planted");
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(explore(), None, "nothing is planted"));
+            scope.spawn(|| assert_eq!(play(), None, "nothing is planted"));
+        });
     }
     println!("| bug | ring 1: states, steps | ring 2: tape | ring 3: seed | ring 4: seed | what shows it |");
     println!("|---|---|---|---|---|---|");

@@ -106,9 +106,11 @@ pub const CATALOG: &[Entry] = &{
     };
     [
         small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
-        small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
+        small(Cuts, "3 transfers, 1 conn", loops(Config::new(3, 1, Medium))),
+        small(Cuts, "2 transfers, 1 conn, fine", loops(Config::new(2, 1, Fine))),
         small(Cuts, "1 transfer, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(1, 1, Fine) })),
         small(Cuts, "2 transfers, empty halves", loops(Config { up: 0, down: 0, ..Config::new(2, 2, Fine) })),
+        large(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
         large(Cuts, "2 transfers, 2 conns, fine", loops(Config::new(2, 2, Fine))),
         large(Cuts, "4 transfers, 2 conns", loops(Config::new(4, 2, Coarse))),
         large(Cuts, "2 transfers, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(2, 1, Fine) })),
@@ -122,8 +124,9 @@ pub const CATALOG: &[Entry] = &{
         large(Aborts, "resets and refusals", loops(Config { resets: 2, refusals: 1, ..Config::new(2, 2, Coarse) })),
         large(Aborts, "reset, fine", loops(Config { resets: 1, ..Config::new(2, 1, Fine) })),
         small(Loss, "loss", loops(Config { losses: 1, ..Config::new(2, 1, Medium) })),
-        small(Loss, "loss on two conns", loops(Config { losses: 1, ..Config::new(2, 2, Medium) })),
+        small(Loss, "loss on two conns, coarse", loops(Config { losses: 1, ..Config::new(2, 2, Coarse) })),
         small(Loss, "loss, cold", loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Medium) })),
+        large(Loss, "loss on two conns", loops(Config { losses: 1, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss, cold, two conns", loops(Config { losses: 1, ready: false, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss and reset", loops(Config { losses: 1, resets: 1, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss and refusal", loops(Config { losses: 1, refusals: 1, ..Config::new(2, 2, Coarse) })),
