@@ -95,9 +95,9 @@
 //! | ExaminedKept | - | - | 24, NoPanic | - | nothing panics |
 //! | AnyAddress | - | - | 5, PortsListen | - | every public port listens after the faults have stopped |
 //! | ProxyNotAwaited | - | - | 1, ClientsReturn | - | every client is back after the faults have stopped |
-//! | AnyHost | - | - | 6, NothingInvented | - | every delivered byte was sent by somebody |
-//! | HeadLost | - | - | 1, CleanEndWasSent | - | a clean end is shown only if the other side ended its stream cleanly |
-//! | LookTakes | - | - | 6, ClientsReturn | - | every client is back after the faults have stopped |
+//! | AnyHost | hosts: 2171 states, 4 steps | 10 | 6, NothingInvented | 6, NothingInvented | nobody serves whoever comes for nobody's host |
+//! | HeadLost | hosts: 2463 states, 6 steps | 10 | 1, CleanEndWasSent | 2, CleanEndWasSent | a clean end means equal length and content |
+//! | LookTakes | - | - | 6, ClientsReturn | 6, PortsListen | every client is back after the faults have stopped |
 //! | EndUnsaid | - | - | 6, ChunksWhole | - | an encrypted connection is never spliced, gets what it did not take whole once more, and its end inside |
 //! | StumpDelivered | - | - | flows: 1 | - | a flow hears what nobody sent |
 //! | FlowsMixedUp | - | - | flows: 0 | - | a flow's socket carries another visitor's datagram |
@@ -111,10 +111,10 @@
 //! | SilentForEver | - | - | flows: 1 | - | a path that answers is not used again |
 //! | RedirectForgotten | - | - | 22, NothingInvented | - | every delivered byte was sent by somebody |
 //! | RedirectElsewhere | - | - | 22, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |
-//! | ChallengePassedOn | - | - | 1, AnswersAreOurs | - | who is answered by the server itself is told what it must be, and nothing else |
-//! | ChallengeKept | - | - | 81, ProbesRoundTrip | - | a probe through every tunnel comes back whole |
-//! | ForgedKept | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
-//! | ToldTwice | - | - | 28, NothingInvented | - | every delivered byte was sent by somebody |
+//! | ChallengePassedOn | - | - | 1, AnswersAreOurs | 6, AnswersAreOurs | who is answered by the server itself is told what it must be, and nothing else |
+//! | ChallengeKept | - | - | 81, ProbesRoundTrip | 6, ProbesRoundTrip | a probe through every tunnel comes back whole |
+//! | ForgedKept | - | - | 28, NothingInvented | 7, NothingInvented | every delivered byte was sent by somebody |
+//! | ToldTwice | - | - | 28, NothingInvented | 7, NothingInvented | every delivered byte was sent by somebody |
 //! | ReadShutCuts | - | - | 117, NoUnprovokedReset | - | without a fault nothing is reset or refused |
 #![forbid(unsafe_code)]
 

@@ -47,6 +47,7 @@ fn haunts() -> Vec<(&'static str, Place)> {
         ),
         ("reload", Place::Programs(Programs { client_reloads: true, ..Programs::new(1, Grain::Coarse) })),
         ("grace", Place::Programs(Programs { ctl_losses: 1, server_grace: true, ..Programs::new(1, Grain::Coarse) })),
+        ("hosts", Place::Programs(Programs { host: true, nobodys: true, ..Programs::new(2, Grain::Coarse) })),
         ("ctl loss", Place::Programs(Programs { ctl_losses: 1, ..Programs::new(1, Grain::Medium) })),
         ("refusal", Place::Loops(Config { refusals: 1, ..Config::new(2, 1, Grain::Medium) })),
         ("reset", Place::Loops(Config { resets: 1, ..Config::new(1, 1, Grain::Fine) })),
@@ -94,23 +95,16 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
-/// operator together from threads that have their turns apart. Only there a relay or a proxy is in between, a tunnel has a
-/// host or an address of its own, a service listens at a Unix socket, somebody only asks what he could have, and two
-/// sessions of a holder acknowledge nothing.
-const ONLY_IN_RING_3: [PlantedBug; 24] = [
+/// operator together from threads that have their turns apart. Only there a relay or a proxy is in between, TLS ends at the
+/// server, a tunnel has an address of its own, a service listens at a Unix socket, somebody only asks what he could have,
+/// and two sessions of a holder acknowledge nothing.
+const ONLY_IN_RING_3: [PlantedBug; 17] = [
     PlantedBug::ReadShutCuts,
     PlantedBug::ExaminedKept,
     PlantedBug::RedirectForgotten,
     PlantedBug::RedirectElsewhere,
-    PlantedBug::ChallengePassedOn,
-    PlantedBug::ChallengeKept,
-    PlantedBug::ForgedKept,
-    PlantedBug::ToldTwice,
     PlantedBug::FarewellEarly,
-    PlantedBug::LookTakes,
     PlantedBug::EndUnsaid,
-    PlantedBug::AnyHost,
-    PlantedBug::HeadLost,
     PlantedBug::NameForgotten,
     PlantedBug::DialledForgotten,
     PlantedBug::AnyAddress,
@@ -124,8 +118,9 @@ const ONLY_IN_RING_3: [PlantedBug; 24] = [
     PlantedBug::OldReport,
 ];
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
-/// would ask for a second heartbeat, there is no access log, and there is one process of each program.
-const HIDDEN_FROM_SMALL: [PlantedBug; 11] = [
+/// would ask for a second heartbeat, there is no access log, and there is one process of each program. Clients have a port of
+/// their own, and of visitors' heads only the host counts.
+const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -137,6 +132,11 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 11] = [
     PlantedBug::GoneVisitForgotten,
     PlantedBug::TakenOverUntold,
     PlantedBug::LeftSessionCut,
+    PlantedBug::LookTakes,
+    PlantedBug::ChallengePassedOn,
+    PlantedBug::ChallengeKept,
+    PlantedBug::ForgedKept,
+    PlantedBug::ToldTwice,
 ];
 /// What only a hostile client, the order of waiting visitors, a session that is resumed between its two graces or another
 /// certain moment shows: not looked for in rings 3 and 4.

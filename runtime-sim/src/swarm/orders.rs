@@ -24,11 +24,12 @@ pub(super) struct Orders {
     pub(super) ambush: Cell<Option<Moment>>,
     /// Visitors, and connections of services, that have not ended.
     pub(super) actors: Cell<usize>,
-    /// Visits and intrusions asked for and not over.
+    /// Visits, intrusions and questions asked for and not over.
     pub(super) to_come: Cell<usize>,
     pub(super) visits: RefCell<Vec<Visit>>,
     /// What strangers try.
     pub(super) intrusions: RefCell<Vec<Intrusion>>,
+    pub(super) questions: RefCell<Vec<Question>>,
 }
 
 /// What the world wants of a program.
@@ -82,6 +83,16 @@ pub(super) struct Visit {
     pub(super) probe: bool,
 }
 
+/// What the server itself is to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) after: Duration,
+    /// Of the host of this tunnel, or of nobody's.
+    pub(super) tunnel: Option<usize>,
+    /// How many were asked before.
+    pub(super) number: usize,
+}
+
 /// What a stranger tries at one of the server's own ports.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Intrusion {
@@ -107,6 +118,7 @@ impl Orders {
             to_come: Cell::default(),
             visits: RefCell::default(),
             intrusions: RefCell::default(),
+            questions: RefCell::default(),
         }
     }
 
@@ -185,6 +197,13 @@ impl Orders {
     pub(super) fn intrude(&self, host: ProcId, intrusion: Intrusion) {
         self.to_come.set(self.to_come.get() + 1);
         self.intrusions.borrow_mut().push(intrusion);
+        self.rouse(host);
+    }
+
+    /// Sends somebody whom the server itself is to answer.
+    pub(super) fn ask(&self, host: ProcId, question: Question) {
+        self.to_come.set(self.to_come.get() + 1);
+        self.questions.borrow_mut().push(question);
         self.rouse(host);
     }
 

@@ -83,6 +83,7 @@ pub(super) struct Blow {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    pub(super) seed: u64,
     /// The system that runs.
     pub(super) scenario: Scenario,
     /// Every program is asked all the time what it does.
@@ -167,9 +168,11 @@ impl Plan {
             trusted_proxies: Vec::new(),
             one_port: draw_one_port(seed).then_some(CTL),
         };
+        scenario.draw_sites(seed);
         scenario.draw_serving(seed);
+        scenario.draw_heads(seed);
         scenario.draw_frugal(seed);
-        Self { scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
+        Self { seed, scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
     }
 
     /// How long after the last fault everything must have converged.

@@ -3,7 +3,7 @@
 use super::orders::Order;
 use super::plan::Plan;
 use super::stage::{SERVER, Stage};
-use super::sys::{Backlog, Door, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use super::sys::{Backlog, Door, LISTENER, Mailbox, Pipe, Process, Stream, Thread, shuffle};
 use super::upgrade::Upgrade;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
@@ -17,12 +17,13 @@ use protocol_sm::driver::server_main::{ServerMain, Wanted};
 use protocol_sm::driver::{Cx, Driver, Given, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
+use protocol_sm::routes::Web;
 use protocol_sm::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -220,7 +221,7 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
 pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
-    let visitors = settings.budget.visitors;
+    let (visitors, routing) = (settings.budget.visitors, settings.routing());
     let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let (mut doors, mut held) = ([const { None }; Purpose::ALL.len()], Vec::new());
@@ -232,6 +233,8 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
             Given::Public { udp, owner, .. } => held.push(HeldPort { udp, at, owner, listener }),
         }
     }
+    let [ctl_left, proxy_left, http_left, https_left] = doors;
+    let adopted = ctl_left.is_some();
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
         let driver = ServerMain::<Stream, Door>::new(settings, plan.scenario.loop_count, (any, 0).into());
@@ -242,7 +245,7 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
     let inbox = Rc::clone(&process.borrow().mail.listener);
     let listener = SimThread::new(
         &process,
-        1,
+        LISTENER,
         Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
         Listener::assert_consistent,
         inbox,
@@ -253,14 +256,22 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
         let driver = ServerLoop::<Stream, Pipe>::new(loop_index, plan.scenario.timings.clone());
         loops.push(SimThread::new(&process, 2 + loop_index, driver, ServerLoop::assert_consistent, inbox));
     }
+    let one_port = plan.scenario.one_port;
+    let hosts = Web::ALL.map(|web| SocketAddr::from((any, plan.scenario.host_port(web))));
+    listener.borrow_mut().call(stage.now(), |listener, cx| {
+        let own = hosts.map(|at| one_port.is_none().then_some(at));
+        listener.open_doors(cx, own, [http_left, https_left], routing).expect("the ports of hosts are free");
+        for web in Web::ALL.into_iter().filter(|_| one_port.is_some()) {
+            listener.expect(web, hosts[web as usize], adopted);
+        }
+        listener.hold(held, stage.now() + plan.scenario.timings.session_grace);
+    });
     let [ctl, proxy] = [Purpose::Ctl, Purpose::Proxy].map(|purpose| Purposes::default().with(purpose));
-    let ports = match plan.scenario.one_port {
-        Some(port) => vec![(port, ctl.with(Purpose::Proxy))],
-        None => vec![(CTL, ctl), (PROXY, proxy)],
+    let ports = match one_port {
+        Some(port) => vec![(port, Purpose::ALL.into_iter().collect(), ctl_left)],
+        None => vec![(CTL, ctl, ctl_left), (PROXY, proxy, proxy_left)],
     };
-    listener.borrow_mut().driver.hold(held, stage.now() + plan.scenario.timings.session_grace);
-    for (port, purposes) in ports {
-        let left = purposes.iter().next().and_then(|first| doors[first as usize].take());
+    for (port, purposes, left) in ports {
         let wanted = Wanted { at: (any, port).into(), purposes, left };
         let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, wanted));
         assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
@@ -367,7 +378,7 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
                 name: format!("tunnel-{tunnel}"),
                 public_port: plan.scenario.tunnels[tunnel].public_port,
                 bind_addr: None,
-                site: None,
+                site: plan.scenario.tunnels[tunnel].site.clone(),
                 local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
                 local_sources: Vec::new(),
                 limits: plan.scenario.limits(tunnel),

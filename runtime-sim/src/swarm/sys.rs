@@ -11,6 +11,7 @@ use super::watch::Watch;
 use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
+use crate::scenario::{ANSWER, MET};
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
@@ -50,6 +51,8 @@ pub(super) struct Pipe {
     capacity: usize,
 }
 
+/// The place of the thread that accepts visitors among the server's.
+pub(super) const LISTENER: usize = 1;
 /// Up to so many bytes are sent whole or not at all.
 const WHOLE: usize = 128;
 /// Most bytes that a pipe holds.
@@ -102,6 +105,8 @@ pub(super) struct Process {
     pub(super) done: Option<usize>,
     pipes: usize,
     lookups: Vec<(Instant, Lookup, Vec<SocketAddr>)>,
+    /// Challenges of authorities that are looked for, until when, and whether there is an answer.
+    challenges: Vec<(Instant, Token, bool)>,
     /// What was read last.
     last_read: Option<u64>,
 }
@@ -130,6 +135,7 @@ impl Process {
             done: None,
             pipes: 0,
             lookups: Vec::new(),
+            challenges: Vec::new(),
             last_read: None,
         }))
     }
@@ -154,12 +160,17 @@ impl Process {
                 self.mail.client_main.borrow_mut().push_back(ToClientMain::Resolved { tag, addresses });
             }
         }
+        for (_, newcomer, met) in self.challenges.extract_if(.., |&mut (at, ..)| at <= now) {
+            let answer = met.then(|| ANSWER.to_vec());
+            self.mail.listener.borrow_mut().push_back(ToListener::Challenge { newcomer, answer });
+        }
     }
 
     /// When something happens here by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let sockets = self.sockets.values().filter_map(|entry| entry.socket.deadline());
-        sockets.chain(self.lookups.iter().map(|&(at, ..)| at)).min()
+        let looked_for = self.lookups.iter().map(|&(at, ..)| at).chain(self.challenges.iter().map(|&(at, ..)| at));
+        sockets.chain(looked_for).min()
     }
 
     /// Whether a thread has events to take.
@@ -376,7 +387,10 @@ impl Streams for Thread {
     }
 
     fn assign(&mut self, stream: &mut Stream, role: Role) {
-        self.process.borrow_mut().socket(stream).set_role(role);
+        let mut process = self.process.borrow_mut();
+        let visitor = role == Role::Public;
+        process.stage.saw(if visitor { Sometimes::VisitorAtOnePort } else { Sometimes::ClientAtOnePort });
+        process.socket(stream).set_role(role);
     }
 
     fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
@@ -392,7 +406,9 @@ impl Streams for Thread {
         assert!(!from.is_empty(), "nothing to send");
         let mut process = self.process.borrow_mut();
         process.find_memory(stream)?;
-        let most = process.cut(from.len(), WHOLE);
+        // Whom the server answers itself has a fresh socket, which takes these few bytes.
+        let least = if process.who == SERVER && self.index == LISTENER { from.len() } else { WHOLE };
+        let most = process.cut(from.len(), least);
         process.socket(stream).send(&from[..most])
     }
 
@@ -572,6 +588,21 @@ impl Listen for Thread {
         let (socket, from) = door.queue.pop_front().ok_or(SysError::WouldBlock)?;
         socket.set_role(role);
         Ok((process.insert(socket, None), from))
+    }
+
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        let mut process = self.process.borrow_mut();
+        let met = name == MET;
+        // Only so many are looked for at once.
+        let looked_for = met || process.rng.chance(70);
+        if looked_for {
+            if !met {
+                process.stage.saw(Sometimes::ChallengePassedOn);
+            }
+            let at = process.stage.now() + Duration::from_millis(process.rng.log_size(1, 50) as u64);
+            process.challenges.push((at, newcomer, met));
+        }
+        looked_for
     }
 
     fn unlisten(&mut self, listener: Door) {
