@@ -82,6 +82,11 @@ fn a_reload_costs_nobody_anything_that_may_stay() {
 }
 
 #[test]
+fn a_visitor_of_a_host_is_its_tunnels_or_told() {
+    explore(Topic::Hosts);
+}
+
+#[test]
 fn an_operator_ends_a_session_or_closes_a_port() {
     explore(Topic::Orders);
 }

@@ -1,10 +1,12 @@
 //! The recipes of docs/recipes.md, as they stand there but for ports and paths: web servers on the public machine, with a
-//! site and WebSockets behind them, and an FTP server in passive mode.
+//! site and WebSockets behind them, a gRPC service, and an FTP server in passive mode.
 
+use rcgen::DnType;
 use std::io::{BufReader, Write, copy};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use tests::foreign::{Foreign, find};
+use tests::papers::Papers;
 use tests::programs::{Client, Server, options};
 use tests::services::{Service, read_head};
 use tests::sockets::{free_port, visit_end_from};
@@ -177,13 +179,85 @@ for ftp, data in [(other, second), (one, first)]:
 print("served")
 "#;
 
+/// Python, if it has this module. If not, says so past the test runner's capture.
+fn python_with(module: &str) -> Option<String> {
+    let python = find("python3")?;
+    let run = Command::new(&python).args(["-c", &format!("import {module}")]).output().expect("python");
+    if !run.status.success() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs {module} for {python}");
+    }
+    run.status.success().then_some(python)
+}
+
+/// A service in gRPC, without TLS: it answers calls, echoes streams, and fails with a status of its own.
+const GRPC_SERVICE: &str = r#"
+import grpc, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+def say(request, context):
+    return b"heard " + request
+def chat(requests, context):
+    for request in requests:
+        yield request
+def fail(request, context):
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as it should")
+methods = {"Say": grpc.unary_unary_rpc_method_handler(say), "Chat": grpc.stream_stream_rpc_method_handler(chat),
+           "Fail": grpc.unary_unary_rpc_method_handler(fail)}
+server = grpc.server(ThreadPoolExecutor(8))
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", methods)])
+assert server.add_insecure_port(sys.argv[1])
+server.start()
+threading.Event().wait()
+"#;
+
+/// Its client: over TLS if it is given an authority, and else in the clear.
+const GRPC_CLIENT: &str = r#"
+import grpc, sys
+at, ca = sys.argv[1:]
+if ca:
+    trusts = grpc.ssl_channel_credentials(open(ca, "rb").read())
+    channel = grpc.secure_channel(at, trusts, [("grpc.ssl_target_name_override", "grpc.example.com")])
+else:
+    channel = grpc.insecure_channel(at)
+call = lambda method, kind="unary_unary": getattr(channel, kind)("/test.Echo/" + method)
+assert call("Say")(b"x" * 100000, timeout=60) == b"heard " + b"x" * 100000
+words = [bytes([n]) * n * 100 for n in range(100)]
+assert list(call("Chat", "stream_stream")(iter(words), timeout=60)) == words
+try:
+    call("Fail")(b"", timeout=60)
+    assert False, "it fails"
+except grpc.RpcError as error:
+    assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "as it should"), error
+print("served")
+"#;
+
+#[test]
+fn grpc_by_port_and_over_tls_that_ends_at_the_server() {
+    let Some(python) = python_with("grpc") else { return };
+    let papers = Papers::new();
+    // A name of its own: one like the authority's looks as if it had signed itself.
+    papers.issue_with("site", &["grpc.example.com"], |site| site.distinguished_name.push(DnType::CommonName, "site"));
+    let [cert, key, ca] = ["site.pem", "site-key.pem", "ca.pem"].map(|name| papers.path(name).display().to_string());
+    let certificate = format!("[[certificates]]\ncert = {cert:?}\nkey = {key:?}\n");
+    let mut service = Foreign::new();
+    let at = format!("127.0.0.1:{}", free_port());
+    service.start(&python, &["-c", GRPC_SERVICE, &at]);
+    until("the service listens", || TcpStream::connect(&at).is_ok());
+    let server = Server::start(options().key("https_port", 0).key("http_port", 0).tables(&certificate));
+    let by_port = format!("[[tunnels]]\nname = \"port\"\nlocal = {at:?}\n");
+    let tables = recipe("grpc", &[("127.0.0.1:50051", at)]) + &by_port;
+    let client = Client::spawn(&server, options().tables(&tables));
+    client.output_line("Forwarding http://grpc.example.com");
+    client.output_line("Forwarding tcp://");
+    for (port, ca) in [(client.forwardings()[0].port, ""), (server.hosts("https").port(), &*ca)] {
+        let at = format!("127.0.0.1:{port}");
+        let run = Command::new(&python).args(["-c", GRPC_CLIENT, &at, ca]).output().expect("python");
+        assert!(run.stdout == b"served\n", "{at}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
 #[test]
 fn passive_ftp() {
-    let Some(python) = find("python3") else { return };
-    if !Command::new(&python).args(["-c", "import pyftpdlib"]).output().expect("python").status.success() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: needs pyftpdlib for {python}");
-        return;
-    }
+    let Some(python) = python_with("pyftpdlib") else { return };
     // Addresses of this machine that no other test uses: all their ports are free.
     let (public, private) = ("127.66.4.1", "127.66.4.2");
     let mut ftp = Foreign::new();

@@ -70,6 +70,37 @@ fn a_header_in_pieces_is_read_and_what_names_nobody_is_the_proxy() {
     assert_eq!(from, ["127.0.0.8", "127.0.0.8", "203.0.113.7"]);
 }
 
+/// P-FRONT-1, P-FRONT-3: at the ports of hosts as at a tunnel's own.
+#[test]
+fn a_visitor_of_a_host_is_whom_the_header_names() {
+    let service = Service::echo();
+    let server = Server::start(trusting().key("http_port", 0).key("https_port", 0));
+    let tunnel = format!(
+        "[[tunnels]]\nname = \"a\"\nlocal = \"{}\"\nhosts = [\"a.example\"]\nproxy_protocol = \"v1\"\n",
+        service.addr()
+    );
+    let client = Client::spawn(&server, options().tables(&tunnel));
+    client.output_line("Forwarding http://a.example:");
+    let words = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for cut in [0, NAMED.len() - 9, NAMED.len(), NAMED.len() + 20] {
+        let all = [NAMED, words].concat();
+        let (first, rest) = all.split_at(cut);
+        let mut visitor = connect_from(PROXY, server.hosts("http")).expect("not reset");
+        visitor.set_nodelay(true).expect("an option");
+        visitor.write_all(first).and_then(|()| visitor.write_all(rest)).expect("sent");
+        visitor.shutdown(Shutdown::Write).expect("shut");
+        assert_eq!(read_all(&mut visitor), all, "{cut}: the service is told both addresses, and gets the head");
+    }
+    until("all are logged", || records(&server).len() == 4);
+    assert!(records(&server).iter().all(|record| record["peer_ip"] == "203.0.113.7"));
+    for scheme in ["http", "https"] {
+        let mut visitor = connect_from(PROXY, server.hosts(scheme)).expect("not reset");
+        visitor.write_all(words).expect("sent");
+        assert_eq!(read_end(&mut visitor), (0, End::Reset), "{scheme}: a relay says for whom it comes");
+    }
+    assert_eq!(service.accepted(), 4);
+}
+
 /// P-FRONT-1.
 #[test]
 fn from_others_a_header_is_payload() {

@@ -50,6 +50,7 @@ pub enum Topic {
     Closing,
     Reloading,
     Orders,
+    Hosts,
 }
 
 /// One configuration.
@@ -94,18 +95,22 @@ const RELOADS: Programs = Programs { client_reloads: true, ..Programs::new(1, Co
 const SHRINKS: Programs = Programs { server_shrinks: true, ..Programs::new(1, Coarse) };
 const KICK: Programs = Programs { kicks: true, ..Programs::new(1, Coarse) };
 const CLOSE: Programs = Programs { closes_port: true, ..Programs::new(1, Coarse) };
+const HOST: Programs = Programs { host: true, ..Programs::new(1, Coarse) };
 const SLOW_MAIL: Programs = Programs { lazy: true, ..Programs::new(1, Coarse) };
 
 /// All of them.
 pub const CATALOG: &[Entry] = &{
     use Topic::{
-        Aborts, Closing, Cuts, Grace, Loss, Orders, Pool, Pressure, Reloading, Replacement, Resume, Reuse, Stopping,
+        Aborts, Closing, Cuts, Grace, Hosts, Loss, Orders, Pool, Pressure, Reloading, Replacement, Resume, Reuse,
+        Stopping,
     };
     [
         small(Reuse, "3 transfers, 2 conns, 1 byte each way", loops(Config::new(3, 2, Medium))),
-        small(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
+        small(Cuts, "3 transfers, 1 conn", loops(Config::new(3, 1, Medium))),
+        small(Cuts, "2 transfers, 1 conn, fine", loops(Config::new(2, 1, Fine))),
         small(Cuts, "1 transfer, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(1, 1, Fine) })),
         small(Cuts, "2 transfers, empty halves", loops(Config { up: 0, down: 0, ..Config::new(2, 2, Fine) })),
+        large(Cuts, "3 transfers, 1 conn, fine", loops(Config::new(3, 1, Fine))),
         large(Cuts, "2 transfers, 2 conns, fine", loops(Config::new(2, 2, Fine))),
         large(Cuts, "4 transfers, 2 conns", loops(Config::new(4, 2, Coarse))),
         large(Cuts, "2 transfers, 2 bytes", loops(Config { up: 2, down: 2, ..Config::new(2, 1, Fine) })),
@@ -119,8 +124,9 @@ pub const CATALOG: &[Entry] = &{
         large(Aborts, "resets and refusals", loops(Config { resets: 2, refusals: 1, ..Config::new(2, 2, Coarse) })),
         large(Aborts, "reset, fine", loops(Config { resets: 1, ..Config::new(2, 1, Fine) })),
         small(Loss, "loss", loops(Config { losses: 1, ..Config::new(2, 1, Medium) })),
-        small(Loss, "loss on two conns", loops(Config { losses: 1, ..Config::new(2, 2, Medium) })),
+        small(Loss, "loss on two conns, coarse", loops(Config { losses: 1, ..Config::new(2, 2, Coarse) })),
         small(Loss, "loss, cold", loops(Config { losses: 1, ready: false, ..Config::new(2, 1, Medium) })),
+        large(Loss, "loss on two conns", loops(Config { losses: 1, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss, cold, two conns", loops(Config { losses: 1, ready: false, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss and reset", loops(Config { losses: 1, resets: 1, ..Config::new(2, 2, Medium) })),
         large(Loss, "loss and refusal", loops(Config { losses: 1, refusals: 1, ..Config::new(2, 2, Coarse) })),
@@ -197,5 +203,19 @@ pub const CATALOG: &[Entry] = &{
         small(Orders, "the same, slow mail", programs(Programs { lazy: true, ..CLOSE })),
         small(Orders, "both", programs(Programs { kicks: true, visits: 0, ..CLOSE })),
         large(Orders, "both, a visitor", programs(Programs { kicks: true, ..CLOSE })),
+        small(
+            Hosts,
+            "a visitor of the tunnel's, and nobody's",
+            programs(Programs { visits: 2, nobodys: true, ..HOST }),
+        ),
+        small(Hosts, "a visitor is slow, or leaves", programs(Programs { slow: true, ..HOST })),
+        small(Hosts, "the tunnel is closed", programs(Programs { client_closes: true, ..HOST })),
+        small(
+            Hosts,
+            "the client is away, and comes back",
+            programs(Programs { ctl_losses: 1, server_grace: true, ..HOST }),
+        ),
+        large(Hosts, "a newcomer has the host", programs(Programs { newcomer: true, ..HOST })),
+        small(Hosts, "the server stops", programs(Programs { server_stops: true, impatient: true, ..HOST })),
     ]
 };

@@ -239,7 +239,7 @@ impl Loops {
 
     fn script(&self) -> Script {
         let Config { visits, up, down, chunk, grain, .. } = self.config;
-        Script { visits, up, down, chunk, grain }
+        Script { visits, up, down, chunk, grain, head: 0 }
     }
 }
 

@@ -267,6 +267,10 @@ pub(super) struct Visit {
     pub(super) served: bool,
     /// Something happened that may cut it short.
     pub(super) doomed: bool,
+    /// What its visitor says before bytes of its own: for which host it comes.
+    pub(super) head: &'static [u8],
+    /// The server has told its visitor itself that it is nobody's.
+    pub(super) answered: bool,
 }
 
 impl Visit {
@@ -280,6 +284,11 @@ impl Visit {
         usize::from(self.visitor.got) + usize::from(self.local.got)
     }
 
+    /// Whether all was said that names the host.
+    pub(super) fn is_named(&self) -> bool {
+        usize::from(self.visitor.sent) >= self.head.len()
+    }
+
     pub(super) fn peer(&mut self, side: Side) -> &mut Peer {
         match side {
             Side::Visitor => &mut self.visitor,
@@ -288,7 +297,8 @@ impl Visit {
     }
 }
 
-/// The byte at `offset` of what `side` of visit `visit` sends: says where it belongs. The first eight are unique.
+/// The byte at `offset` of what `side` of visit `visit` sends, behind a head: says where it belongs. The first eight are
+/// unique.
 pub(super) fn payload(visit: usize, side: Side, offset: usize) -> u8 {
     let side = usize::from(side == Side::Local);
     let byte = if offset < 8 {

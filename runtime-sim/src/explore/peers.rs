@@ -25,6 +25,8 @@ pub(super) struct Script {
     pub(super) down: usize,
     pub(super) chunk: usize,
     pub(super) grain: Grain,
+    /// Bytes of `up` that name a visitor's host, which may come in two parts.
+    pub(super) head: usize,
 }
 
 /// What is left of it.
@@ -63,10 +65,19 @@ impl Move {
 }
 
 impl Script {
+    /// How much a peer that has sent so much, and has so much left, says next, if not all.
+    fn part(&self, side: Side, sent: usize, left: usize) -> usize {
+        let next = [self.head / 2, self.head].into_iter().find(|&end| side == Side::Visitor && sent < end);
+        next.map_or(left.min(self.chunk), |end| end - sent)
+    }
+
     /// The moves that are possible now.
     pub(super) fn moves(&self, net: &Net, whims: &Whims, may_come: bool, mut offer: impl FnMut(Move)) {
         if may_come && whims.came < self.visits {
             let bytes = self.up;
+            if self.head > 0 {
+                offer(Move::Come { bytes: self.part(Side::Visitor, 0, bytes), fin: false });
+            }
             match self.grain {
                 Grain::Fine => {
                     offer(Move::Come { bytes: 0, fin: false });
@@ -106,7 +117,8 @@ impl Script {
                     let left = all - usize::from(peer.sent);
                     offer(Move::Send { visit, side, bytes: left, fin: true });
                     if left > 0 {
-                        offer(Move::Send { visit, side, bytes: left.min(self.chunk), fin: false });
+                        let bytes = self.part(side, usize::from(peer.sent), left);
+                        offer(Move::Send { visit, side, bytes, fin: false });
                     }
                 }
                 if whims.resets > 0 && !peer.is_complete() {
@@ -213,7 +225,8 @@ pub(super) fn assert_ended(visits: &[Visit]) {
             visit.is_complete() || visit.doomed || left,
             "visit {index} was cut short, or hangs, without a cause: {visit:?}"
         );
-        if !visit.doomed {
+        // Who leaves before it has named its host is nobody's.
+        if !visit.doomed && visit.is_named() {
             for (gone, peer) in [(&visit.visitor, &visit.local), (&visit.local, &visit.visitor)] {
                 assert_saw_reset(index, gone, peer);
             }

@@ -32,6 +32,10 @@ const HANDOVER: Duration = Duration::from_secs(10);
 /// Every client's, and how the operator calls it.
 const IDENTITY: [u8; 16] = [7; 16];
 const NAME: &str = "07070707";
+/// What visitors say first: for the tunnel's host, and for a host that nobody has.
+const HEADS: [&[u8]; 2] = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n"];
+/// How long a visitor may take to name its host, where that passes.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A client's only tunnel.
 const TUNNEL: TunnelId = TunnelId(0);
 
@@ -76,6 +80,12 @@ pub struct Programs {
     pub impatient: bool,
     /// Whether mail may wait.
     pub lazy: bool,
+    /// Whether the tunnel has a host, which visitors name first, instead of a public port.
+    pub host: bool,
+    /// Whether the last visitor names a host that nobody has.
+    pub nobodys: bool,
+    /// Whether the time to name a host may pass, and visitors may leave.
+    pub slow: bool,
 }
 
 impl Programs {
@@ -102,6 +112,9 @@ impl Programs {
             closes_port: false,
             impatient: false,
             lazy: false,
+            host: false,
+            nobodys: false,
+            slow: false,
         }
     }
 }
@@ -196,7 +209,8 @@ pub(super) struct State {
 
 impl Programs {
     fn script(&self) -> Script {
-        Script { visits: self.visits, up: 1, down: 1, chunk: 1, grain: self.grain }
+        let head = if self.host { HEADS[0].len() } else { 0 };
+        Script { visits: self.visits, up: head + 1, down: 1, chunk: 1, grain: self.grain, head }
     }
 
     /// What happens without anybody's choice: readiness is reported, knocks are answered, mail is read unless it
@@ -213,7 +227,7 @@ impl Programs {
             } else if let Some((who, token)) = state.net.knocks() {
                 let ready = protocol_sm::driver::Readiness { readable: true, ..Default::default() };
                 if who == Who::Listener {
-                    Self::listener(state, story, |listener, cx| listener.on_ready(cx, token, ready));
+                    self.listener(state, Instant::ZERO, story, |listener, cx| listener.on_ready(cx, token, ready));
                 } else {
                     Self::server_main(state, Instant::ZERO, story, |main, cx| main.on_ready(cx, token, ready));
                 }
@@ -254,7 +268,7 @@ impl Programs {
             Who::Listener => {
                 let msg = state.to_listener.pop_front().expect("it has mail");
                 story.at(to.party(), || format!("listener: {msg:?}"));
-                Self::listener(state, story, |listener, cx| listener.on_message(cx, msg));
+                self.listener(state, now, story, |listener, cx| listener.on_message(cx, msg));
             }
             Who::ClientMain(which) => {
                 let msg = state.clients[usize::from(which)].to_main.pop_front().expect("it has mail");
@@ -277,7 +291,7 @@ impl Programs {
             Who::ServerLoop => {
                 self.server_loop(state, now, story, |loop_index, cx| loop_index.on_ready(cx, token, ready))
             }
-            Who::Listener => unreachable!("it watches no connection"),
+            Who::Listener => self.listener(state, now, story, |listener, cx| listener.on_ready(cx, token, ready)),
             Who::ClientMain(which) => {
                 Self::client_main(state, which, now, story, |main, cx| main.on_ready(cx, token, ready));
             }
@@ -292,6 +306,7 @@ impl Programs {
         let servers = [
             (Who::ServerMain, Driver::<Kernel<'_>>::next_deadline(&*state.main)),
             (Who::ServerLoop, Driver::<Kernel<'_>>::next_deadline(&*state.loop_index)),
+            (Who::Listener, Driver::<Kernel<'_>>::next_deadline(&*state.listener)),
         ];
         let listens = state.net.listens(CTL_PORT);
         let clients = (0_u8..).zip(&state.clients).filter(move |&(which, client)| {
@@ -323,7 +338,7 @@ impl Programs {
         match of {
             Who::ServerMain => Self::server_main(state, now, story, |main, cx| main.on_deadline(cx)),
             Who::ServerLoop => self.server_loop(state, now, story, |loop_index, cx| loop_index.on_deadline(cx)),
-            Who::Listener => unreachable!("it has no deadline"),
+            Who::Listener => self.listener(state, now, story, |listener, cx| listener.on_deadline(cx)),
             Who::ClientMain(which) => {
                 state.clients[usize::from(which)].on_deadline();
                 Self::client_main(state, which, now, story, |main, cx| main.on_deadline(cx));
@@ -337,7 +352,7 @@ impl Programs {
     /// The server listens, and the first client begins.
     fn begin(&self, story: &mut Story) -> State {
         let settings = self.server_settings();
-        let timings = settings.timings.clone();
+        let (timings, routing) = (settings.timings.clone(), settings.routing());
         let mut state = State {
             net: Net::new(self.visits, Window::WIDE, 0),
             main: Part::new(ServerMain::new(settings, 1, at(0))),
@@ -347,7 +362,7 @@ impl Programs {
             to_loop: VecDeque::new(),
             to_listener: VecDeque::new(),
             clients: (0..=usize::from(self.newcomer)).map(|_| self.client()).collect(),
-            whims: Whims { came: 0, refusals: 0, resets: 0 },
+            whims: Whims { came: 0, refusals: 0, resets: usize::from(self.slow) },
             proxy_losses: self.proxy_losses,
             ctl_losses: self.ctl_losses,
             server_stopping: false,
@@ -359,6 +374,15 @@ impl Programs {
             port_closed: false,
             ending: false,
         };
+        for (index, visit) in state.net.visits.iter_mut().enumerate().filter(|_| self.host) {
+            visit.head = HEADS[usize::from(self.nobodys && index + 1 == self.visits)];
+        }
+        if self.host {
+            self.listener(&mut state, Instant::ZERO, story, |listener, cx| {
+                let opened = listener.open_doors(cx, [Some(at(PUBLIC_PORT)), None], [None, None], routing);
+                opened.expect("the port is free");
+            });
+        }
         Self::server_main(&mut state, Instant::ZERO, story, |main, cx| {
             for (port, purpose) in [(CTL_PORT, Purpose::Ctl), (PROXY_PORT, Purpose::Proxy)] {
                 let wanted = Wanted { at: at(port), purposes: Purposes::default().with(purpose), left: None };
@@ -381,6 +405,13 @@ impl Programs {
     fn start(state: &mut State, which: u8, story: &mut Story) {
         state.clients[usize::from(which)].started = true;
         Self::client_main(state, which, Instant::ZERO, story, |main, cx| main.start(cx));
+    }
+}
+
+impl State {
+    /// Whether somebody has the host.
+    fn is_somebodys(&self) -> bool {
+        self.listener.registrations().next().is_some()
     }
 }
 
@@ -581,8 +612,13 @@ impl Model for Programs {
         if state.main.is_over() {
             assert_eq!(state.main.sockets() + state.main.sessions(), 0, "a server that is over holds nothing");
             assert_eq!(state.loop_index.sockets() + state.listener.ports(), 0, "a server that is over holds nothing");
-            assert!(!state.net.listens(CTL_PORT) && !state.net.listens(PROXY_PORT), "it listens no more");
+            let listens = [CTL_PORT, PROXY_PORT, PUBLIC_PORT].into_iter().any(|port| state.net.listens(port));
+            assert!(!listens, "it listens no more");
         } else {
+            for visit in state.net.visits.iter().filter(|visit| visit.came && visit.head == HEADS[1]) {
+                let told = visit.answered || visit.visitor.left || self.slow && visit.visitor.was_reset;
+                assert!(told, "whose host is nobody's is told so: {visit:?}");
+            }
             assert!(!state.server_stopping, "drain terminates");
         }
         for (which, client) in state.clients.iter().enumerate() {
@@ -608,8 +644,9 @@ impl Model for Programs {
         };
         assert_eq!(state.main.sessions(), 1, "one session per client that is up");
         let closed = state.tunnel_closed || state.port_closed;
-        assert!(state.net.listens(PUBLIC_PORT) || state.client_stopping || closed, "ports listen");
-        assert!(!state.net.listens(PUBLIC_PORT) || !closed, "a closed tunnel's port is closed");
+        let reached = if self.host { state.is_somebodys() } else { state.net.listens(PUBLIC_PORT) };
+        assert!(reached || state.client_stopping || closed, "ports listen");
+        assert!(!reached || !closed, "a closed tunnel's port is closed");
         let mut client: Vec<_> = client.conns().map(|view| (view.id, view.epoch, view.used == Use::Idle)).collect();
         let mut server = server;
         client.sort_unstable();
@@ -619,7 +656,8 @@ impl Model for Programs {
         // A frozen client may have stopped in its handshake.
         let frozen = usize::from(state.clients[0].frozen);
         assert!((3..=3 + frozen).contains(&state.main.sockets()), "two doors and one ctl_conn");
-        assert_eq!(state.listener.ports(), usize::from(state.net.listens(PUBLIC_PORT)), "one public port");
+        let own = usize::from(state.net.listens(PUBLIC_PORT) && !self.host);
+        assert_eq!(state.listener.ports(), own, "one public port");
     }
 
     fn share(&self, state: &mut State, parts: &mut Parts) {

@@ -141,6 +141,10 @@ fn programs(words: &mut impl Iterator<Item = u16>) -> Programs {
         // Likewise. Of a client's two processes each has its own port, and its own end.
         closes_port: at_client == 2 && !newcomer,
         kicks: at_server == 2 && !newcomer,
+        // A port that is closed is none of several tunnels'.
+        host: at_server == 3 && at_client != 2,
+        nobodys: visits % 2 == 1,
+        slow: keep == 1,
         impatient: pick(2) == 1 || freeze,
         lazy: pick(2) == 1,
         ..Programs::new(visits, Grain::Fine)

@@ -22,12 +22,12 @@ pub(super) fn greeting(site: &Site, web: Web) -> Vec<u8> {
 }
 
 /// The head of a request for the answer to a challenge.
-pub(crate) fn challenge(name: &str, host: &str) -> Vec<u8> {
+pub(super) fn challenge(name: &str, host: &str) -> Vec<u8> {
     request(&format!("{CHALLENGES}{name}"), host, "")
 }
 
 /// The head of a request with more lines.
-pub(crate) fn request(target: &str, host: &str, more: &str) -> Vec<u8> {
+pub(super) fn request(target: &str, host: &str, more: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nAccept: */*\r\nHost: {host}:80\r\n{more}\r\n").into_bytes()
 }
 
@@ -62,7 +62,7 @@ impl Manner {
 }
 
 /// The name of the site that a visitor says.
-pub(crate) fn visited(site: &Site) -> String {
+pub(super) fn visited(site: &Site) -> String {
     site.host.to_string().replace('*', "Some.Where")
 }
 

@@ -7,11 +7,13 @@
 
 mod faults;
 mod greeting;
+mod inquiry;
 mod reload;
 mod script;
 mod timings;
 
 pub use faults::{KernelFault, SimFault, TurmoilFault};
+pub(crate) use inquiry::Inquiry;
 pub(crate) use reload::{Reach, draw_client, draw_server, flow_called, tunnel_called};
 pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
 pub(crate) use timings::TimingRanges;
@@ -19,7 +21,8 @@ pub(crate) use timings::TimingRanges;
 use crate::holder;
 use crate::kernel::Rng;
 use greeting::greeting;
-pub(crate) use greeting::{ANSWER, MET, Manner, challenge, request, visited};
+use greeting::visited;
+pub(crate) use greeting::{ANSWER, MET, Manner};
 use protocol_sm::bandwidth::Rate;
 use protocol_sm::budget::Budget;
 use protocol_sm::driver::{BULK, Strategy, TURN};
@@ -83,8 +86,7 @@ pub struct Scenario {
     pub no_splice: u64,
     /// Who speaks for visitors, in front of the server.
     pub trusted_proxies: Vec<Network>,
-    /// The server has one port, `CTL`, for clients, and for visitors of hosts where the ring has some. At this one, it says,
-    /// is its proxy port.
+    /// The server has one port, `CTL`, for clients and for visitors of hosts. At this one, it says, is its proxy port.
     pub one_port: Option<u16>,
 }
 
@@ -267,6 +269,11 @@ impl Scenario {
         let mut rng = Rng::new(seed ^ 0xf209_a150);
         let one_is = !self.calm && rng.chance(20);
         self.clients.iter_mut().for_each(|client| client.frugal = one_is && rng.chance(60));
+    }
+
+    /// Where visitors of hosts come in who speak so.
+    pub(crate) fn host_port(&self, web: Web) -> u16 {
+        if self.one_port.is_some() { CTL } else { HOSTS[web as usize] }
     }
 
     /// Where conns go to.

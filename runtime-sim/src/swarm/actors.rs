@@ -1,14 +1,15 @@
 //! Visitors, local services and strangers: independent hosts with seeded lengths, chunks, pauses and ways to end.
 
-use super::orders::{Intrusion, Visit};
+use super::orders::{Intrusion, Question, Visit};
 use super::socket::Socket;
 use super::stage::Stage;
 use crate::holder::{Act, Holder};
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Finding, Kind, Property, Side, Sometimes, StreamId};
-use crate::scenario::{CTL, Fate, Habits, Outcome, Scenario, Script, Shut};
+use crate::scenario::{CTL, Fate, Habits, Inquiry, Outcome, Scenario, Script, Shut, TunnelPlan};
 use protocol_sm::driver::SysError;
+use protocol_sm::routes::Web;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::ConnKind;
 use std::future::{Future, poll_fn};
@@ -149,8 +150,12 @@ impl Actor {
         }
         if let Some((to, tunnel)) = self.goes_to.take() {
             let own = self.socket.own_address();
-            let header = self.stage.plan.scenario.tunnels[tunnel].proxy_header(own, to);
-            self.stage.oracle.streams.borrow_mut().on_connected(self.stream, own, header);
+            let tunnel = &self.stage.plan.scenario.tunnels[tunnel];
+            let mut streams = self.stage.oracle.streams.borrow_mut();
+            streams.on_connected(self.stream, own, tunnel.proxy_header(own, to));
+            if let Some(told) = tunnel.told(own) {
+                streams.tell_instead(self.stream, told);
+            }
         }
         if let Some(outcome) = self.try_end() {
             return Ok(Some(Some(outcome)));
@@ -203,9 +208,18 @@ impl Actor {
             if n == 0 { streams.on_eof(self.stream) } else { streams.on_received(self.stream, &bytes[..n]) }
         };
         self.stage.check(checked);
-        if self.stage.oracle.streams.borrow().header_is_split(self.stream) {
+        let streams = self.stage.oracle.streams.borrow();
+        if n == 0 && streams.was_refused(self.stream) {
+            self.stage.saw(Sometimes::HostRefused);
+            return Err(SysError::Reset);
+        }
+        if streams.header_is_split(self.stream) {
             self.stage.saw(Sometimes::HeaderSplit);
         }
+        if streams.was_told_instead(self.stream) {
+            self.stage.saw(Sometimes::ToldForWhom);
+        }
+        drop(streams);
         self.eof = n == 0;
         self.next_read = self.pause(self.script.read_pause);
         Ok(true)
@@ -259,6 +273,9 @@ pub(super) async fn visitors(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
         for visit in stage.orders.visits.borrow_mut().drain(..) {
             tokio::task::spawn_local(make_visit(Rc::clone(&stage), who, visit, stage.fork()));
         }
+        for question in stage.orders.questions.borrow_mut().drain(..) {
+            tokio::task::spawn_local(inquire(Rc::clone(&stage), who, question));
+        }
         for intrusion in stage.orders.intrusions.borrow_mut().drain(..) {
             let (stage, rng) = (Rc::clone(&stage), stage.fork());
             match intrusion {
@@ -284,6 +301,9 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
             let socket = Socket::connect(&stage, who, None, to);
             let mut actor = Actor::new(&stage, socket, Side::Visitor, visit.tunnel, rng);
             actor.goes_to = Some((to, visit.tunnel));
+            let head = stage.plan.scenario.tunnels[visit.tunnel].head();
+            actor.script.total += head.len();
+            stage.oracle.streams.borrow_mut().begin_with(actor.stream, head);
             let (stream, fate) = (actor.stream, actor.script.fate);
             let mut outcome = actor.play().await;
             if outcome == Outcome::Reset(SysError::Refused) {
@@ -313,20 +333,75 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
+/// Somebody comes whom the server itself is to answer.
+async fn inquire(stage: Rc<Stage>, who: ProcId, question: Question) {
+    tokio::time::sleep(question.after).await;
+    let outcome = ask(&stage, who, question).await;
+    if stage.plan.scenario.calm && outcome != Outcome::Whole {
+        let what = format!("who asks about {:?}: {outcome:?}", question.tunnel);
+        stage.breach(Kind::Safety, Property::NoUnprovokedReset, what);
+    }
+    stage.orders.to_come.set(stage.orders.to_come.get() - 1);
+}
+
+async fn ask(stage: &Rc<Stage>, who: ProcId, question: Question) -> Outcome<SysError> {
+    let scenario = &stage.plan.scenario;
+    let tunnel = question.tunnel.map(|tunnel| &scenario.tunnels[tunnel]);
+    let (mut inquiry, parts) = Inquiry::draw(stage.plan.seed, question.number, tunnel);
+    let to = SocketAddr::new(turmoil::lookup("server"), scenario.host_port(Web::Http));
+    let (mut talk, mut rng) = (Talk::begin(stage, who, to), stage.fork());
+    let (mut unsaid, mut over) = (Vec::new(), None);
+    let mut hear = |came: &[u8], unsaid: &mut Vec<u8>| {
+        stage.check(inquiry.on_bytes(came));
+        std::mem::take(unsaid)
+    };
+    for part in parts {
+        unsaid.extend(part);
+        let pause = Duration::from_millis(rng.log_size(1, 300) as u64);
+        over = talk.go_on(pause, &mut |came| hear(came, &mut unsaid)).await;
+        if over.is_some() {
+            break;
+        }
+    }
+    let over = match over {
+        Some(over) => over,
+        None => talk.until_over(|came| hear(came, &mut unsaid)).await,
+    };
+    match over {
+        Err(error) => Outcome::Reset(error),
+        Ok(()) => match inquiry.on_eof() {
+            Ok(Some(what)) => {
+                stage.saw(what);
+                Outcome::Whole
+            }
+            Ok(None) => {
+                stage.saw(Sometimes::HostRefused);
+                Outcome::Reset(SysError::Reset)
+            }
+            Err(finding) => {
+                stage.check(Err(finding));
+                Outcome::Own
+            }
+        },
+    }
+}
+
 /// A connection on which somebody says what he has to say, and hears what comes.
 struct Talk {
     socket: Socket,
     unsent: Vec<u8>,
+    /// A write has failed: an error is told once, and what is read behind it is no end.
+    failed: Option<SysError>,
 }
 
 impl Talk {
     fn begin(stage: &Rc<Stage>, who: ProcId, to: SocketAddr) -> Self {
-        Self { socket: Socket::connect(stage, who, None, to), unsent: Vec::new() }
+        Self { socket: Socket::connect(stage, who, None, to), unsent: Vec::new(), failed: None }
     }
 
     /// Says and hears all that it can now. `turn` is handed what came, at first nothing, and answers. `Ready`: the
-    /// connection is over.
-    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut impl FnMut(&[u8]) -> Vec<u8>) -> Poll<()> {
+    /// connection is over, and how.
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut impl FnMut(&[u8]) -> Vec<u8>) -> Poll<Result<(), SysError>> {
         self.socket.pull(cx);
         if self.socket.is_connecting() {
             return Poll::Pending;
@@ -337,7 +412,8 @@ impl Talk {
             self.say(turn(&bytes[..came]));
             came = match self.socket.recv(&mut bytes) {
                 Err(SysError::WouldBlock) => return Poll::Pending,
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(0) => return Poll::Ready(self.failed.map_or(Ok(()), Err)),
+                Err(error) => return Poll::Ready(Err(error)),
                 Ok(n) => n,
             };
         }
@@ -348,20 +424,31 @@ impl Talk {
         while !self.unsent.is_empty() {
             match self.socket.send(&self.unsent) {
                 Ok(sent) => drop(self.unsent.drain(..sent)),
-                // The connection is gone, or full: the next read tells, or there will be room.
-                Err(_) => break,
+                Err(SysError::WouldBlock) => break,
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
         }
     }
 
-    /// Goes on until the connection is over, or `until` has passed. `false`: it is not over.
-    async fn go_on(&mut self, until: Duration, turn: &mut impl FnMut(&[u8]) -> Vec<u8>) -> bool {
-        tokio::time::timeout(until, poll_fn(|cx| self.poll(cx, turn))).await.is_ok()
+    /// Goes on until the connection is over, and tells how, or `until` has passed.
+    async fn go_on(
+        &mut self,
+        until: Duration,
+        turn: &mut impl FnMut(&[u8]) -> Vec<u8>,
+    ) -> Option<Result<(), SysError>> {
+        tokio::time::timeout(until, poll_fn(|cx| self.poll(cx, turn))).await.ok()
     }
 
     /// Goes on until the connection is over: a silent line ends by the clock.
-    async fn until_over(mut self, mut turn: impl FnMut(&[u8]) -> Vec<u8>) {
-        while !self.go_on(LOOK * 5, &mut turn).await {}
+    async fn until_over(mut self, mut turn: impl FnMut(&[u8]) -> Vec<u8>) -> Result<(), SysError> {
+        loop {
+            if let Some(over) = self.go_on(LOOK * 5, &mut turn).await {
+                return over;
+            }
+        }
     }
 }
 
@@ -382,7 +469,8 @@ async fn intrude(stage: Rc<Stage>, who: ProcId, port: u16, mut rng: Rng) {
     if rng.chance(50) {
         words.clear();
     }
-    Talk::begin(&stage, who, to).until_over(|_| std::mem::take(&mut words)).await;
+    // However it ends: he is sent away.
+    let _ = Talk::begin(&stage, who, to).until_over(|_| std::mem::take(&mut words)).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
@@ -398,7 +486,7 @@ async fn deceive(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
         }
         impostor.speak()
     };
-    Talk::begin(&stage, who, to).until_over(turn).await;
+    let _ = Talk::begin(&stage, who, to).until_over(turn).await;
     stage.orders.to_come.set(stage.orders.to_come.get() - 1);
 }
 
@@ -414,7 +502,7 @@ async fn abuse(stage: Rc<Stage>, who: ProcId, mut rng: Rng) {
             }
             holder.speak()
         };
-        if talk.go_on(Duration::from_millis(rng.log_size(1, 300) as u64), &mut turn).await {
+        if talk.go_on(Duration::from_millis(rng.log_size(1, 300) as u64), &mut turn).await.is_some() {
             break;
         }
         match holder.act() {
@@ -456,6 +544,18 @@ pub(super) async fn services(stage: Rc<Stage>, who: ProcId) -> turmoil::Result {
     std::future::pending().await
 }
 
+/// What a service of this tunnel is told before its visitor's own bytes.
+fn expect(stage: &Stage, tunnel: &TunnelPlan, stream: StreamId) {
+    let mut streams = stage.oracle.streams.borrow_mut();
+    streams.expect_prefix(stream, tunnel.head());
+    if tunnel.serving.service.forwarded {
+        streams.expect_another_prefix(stream);
+    }
+    if let Some(version) = tunnel.serving.proxy_protocol {
+        streams.expect_header(stream, version);
+    }
+}
+
 async fn serve(stage: Rc<Stage>, who: ProcId, tunnel: usize) {
     loop {
         if stage.orders.closed.borrow()[tunnel] {
@@ -473,9 +573,7 @@ async fn serve(stage: Rc<Stage>, who: ProcId, tunnel: usize) {
             let (stream, _) = accepted.expect("turmoil's accept does not fail");
             let socket = Socket::accepted(&stage, who, false, stream);
             let actor = Actor::new(&stage, socket, Side::Service, tunnel, stage.fork());
-            if let Some(version) = stage.plan.scenario.tunnels[tunnel].serving.proxy_protocol {
-                stage.oracle.streams.borrow_mut().expect_header(actor.stream, version);
-            }
+            expect(&stage, &stage.plan.scenario.tunnels[tunnel], actor.stream);
             let stage = Rc::clone(&stage);
             tokio::task::spawn_local(async move {
                 let fate = actor.script.fate;

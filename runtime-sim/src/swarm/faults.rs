@@ -8,6 +8,7 @@ use crate::kernel::{ProcId, Rng};
 use crate::oracle::Sometimes;
 use crate::scenario::{CTL, SimFault, TurmoilFault};
 use protocol_sm::driver::Role;
+use protocol_sm::routes::Web;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -257,7 +258,9 @@ impl Faults {
                 Remedy::RivalLeaves
             }
             SimFault::Stranger => {
-                let port = self.rng.pick(&[CTL, self.stage.plan.scenario.proxy_port()]);
+                let scenario = &self.stage.plan.scenario;
+                let ports = [CTL, scenario.proxy_port(), scenario.host_port(Web::Http), scenario.host_port(Web::Https)];
+                let port = self.rng.pick(&ports);
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Noise(port));
                 return true;
             }
@@ -268,6 +271,13 @@ impl Faults {
             SimFault::Holder => {
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Abuse);
                 return true;
+            }
+            SimFault::Upgrade => {
+                let up = self.stage.orders.with_status(SERVER, |status| status.up);
+                if up {
+                    self.stage.orders.upgrade(SERVER);
+                }
+                return up;
             }
             SimFault::ReloadClient | SimFault::ReloadServer => {
                 let who = if fault == SimFault::ReloadServer { SERVER } else { client };

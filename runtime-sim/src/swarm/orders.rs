@@ -24,11 +24,12 @@ pub(super) struct Orders {
     pub(super) ambush: Cell<Option<Moment>>,
     /// Visitors, and connections of services, that have not ended.
     pub(super) actors: Cell<usize>,
-    /// Visits and intrusions asked for and not over.
+    /// Visits, intrusions and questions asked for and not over.
     pub(super) to_come: Cell<usize>,
     pub(super) visits: RefCell<Vec<Visit>>,
     /// What strangers try.
     pub(super) intrusions: RefCell<Vec<Intrusion>>,
+    pub(super) questions: RefCell<Vec<Question>>,
 }
 
 /// What the world wants of a program.
@@ -59,6 +60,8 @@ pub(super) struct Status {
     orders: Vec<Order>,
     /// Told anew: by these numbers, or as at the start.
     reloads: Vec<Option<u64>>,
+    /// Another process is to have its place.
+    upgrade: bool,
     waker: Option<Waker>,
 }
 
@@ -78,6 +81,16 @@ pub(super) struct Visit {
     pub(super) tunnel: usize,
     /// It must come back whole.
     pub(super) probe: bool,
+}
+
+/// What the server itself is to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) after: Duration,
+    /// Of the host of this tunnel, or of nobody's.
+    pub(super) tunnel: Option<usize>,
+    /// How many were asked before.
+    pub(super) number: usize,
 }
 
 /// What a stranger tries at one of the server's own ports.
@@ -105,6 +118,7 @@ impl Orders {
             to_come: Cell::default(),
             visits: RefCell::default(),
             intrusions: RefCell::default(),
+            questions: RefCell::default(),
         }
     }
 
@@ -129,6 +143,17 @@ impl Orders {
     /// What a program is to be told anew.
     pub(super) fn take_reloads(&self, who: ProcId) -> Vec<Option<u64>> {
         self.with_status(who, |status| std::mem::take(&mut status.reloads))
+    }
+
+    /// Another process is to have a program's place.
+    pub(super) fn upgrade(&self, who: ProcId) {
+        self.with_status(who, |status| status.upgrade = true);
+        self.rouse(who);
+    }
+
+    /// Whether another process is to have a program's place.
+    pub(super) fn take_upgrade(&self, who: ProcId) -> bool {
+        self.with_status(who, |status| std::mem::take(&mut status.upgrade))
     }
 
     pub(super) fn with_status<R>(&self, who: ProcId, with: impl FnOnce(&mut Status) -> R) -> R {
@@ -175,12 +200,20 @@ impl Orders {
         self.rouse(host);
     }
 
+    /// Sends somebody whom the server itself is to answer.
+    pub(super) fn ask(&self, host: ProcId, question: Question) {
+        self.to_come.set(self.to_come.get() + 1);
+        self.questions.borrow_mut().push(question);
+        self.rouse(host);
+    }
+
     /// A host was killed.
     pub(super) fn on_crash(&self, who: ProcId) {
         self.with_status(who, |status| {
             status.up = false;
             status.orders.clear();
             status.reloads.clear();
+            status.upgrade = false;
         });
     }
 

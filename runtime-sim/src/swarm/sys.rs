@@ -11,6 +11,7 @@ use super::watch::Watch;
 use crate::impostor::Overheard;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property, Sometimes};
+use crate::scenario::{ANSWER, MET};
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToClientMain, ToListener, ToLoop, ToOperator,
@@ -25,7 +26,7 @@ use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{ClientMsg, ServerMsg};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +51,8 @@ pub(super) struct Pipe {
     capacity: usize,
 }
 
+/// The place of the thread that accepts visitors among the server's.
+pub(super) const LISTENER: usize = 1;
 /// Up to so many bytes are sent whole or not at all.
 const WHOLE: usize = 128;
 /// Most bytes that a pipe holds.
@@ -75,10 +78,13 @@ struct Entry {
 
 type Accepting = Pin<Box<dyn Future<Output = (TcpListener, io::Result<(TcpStream, SocketAddr)>)>>>;
 
-struct Backlog {
+/// A listening socket, with whom nobody has accepted yet.
+pub(super) struct Backlog {
+    pub(super) at: SocketAddr,
     accepting: Accepting,
     queue: VecDeque<(Socket, SocketAddr)>,
-    watch: (usize, Token),
+    /// None while it is held for whoever had it in another process.
+    watch: Option<(usize, Token)>,
     edge: bool,
 }
 
@@ -91,9 +97,16 @@ pub(super) struct Process {
     pub(super) watch: Watch,
     sockets: BTreeMap<u64, Entry>,
     doors: BTreeMap<u64, Backlog>,
-    next: u64,
+    /// What another process may take over.
+    lent: Vec<(Given, u64)>,
+    /// Listening sockets that another process has, until this one closes its own copies.
+    given: BTreeSet<u64>,
+    /// What whoever sees to an upgrade was answered.
+    pub(super) done: Option<usize>,
     pipes: usize,
     lookups: Vec<(Instant, Lookup, Vec<SocketAddr>)>,
+    /// Challenges of authorities that are looked for, until when, and whether there is an answer.
+    challenges: Vec<(Instant, Token, bool)>,
     /// What was read last.
     last_read: Option<u64>,
 }
@@ -117,9 +130,12 @@ impl Process {
             watch: Watch::new(stage),
             sockets: BTreeMap::new(),
             doors: BTreeMap::new(),
-            next: 0,
+            lent: Vec::new(),
+            given: BTreeSet::new(),
+            done: None,
             pipes: 0,
             lookups: Vec::new(),
+            challenges: Vec::new(),
             last_read: None,
         }))
     }
@@ -144,18 +160,23 @@ impl Process {
                 self.mail.client_main.borrow_mut().push_back(ToClientMain::Resolved { tag, addresses });
             }
         }
+        for (_, newcomer, met) in self.challenges.extract_if(.., |&mut (at, ..)| at <= now) {
+            let answer = met.then(|| ANSWER.to_vec());
+            self.mail.listener.borrow_mut().push_back(ToListener::Challenge { newcomer, answer });
+        }
     }
 
     /// When something happens here by itself.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let sockets = self.sockets.values().filter_map(|entry| entry.socket.deadline());
-        sockets.chain(self.lookups.iter().map(|&(at, ..)| at)).min()
+        let looked_for = self.lookups.iter().map(|&(at, ..)| at).chain(self.challenges.iter().map(|&(at, ..)| at));
+        sockets.chain(looked_for).min()
     }
 
     /// Whether a thread has events to take.
     pub(super) fn has_events(&self, thread: usize) -> bool {
         let socket = |entry: &Entry| entry.watch.is_some_and(|(owner, _)| owner == thread) && entry.socket.has_edge();
-        let door = |door: &Backlog| door.watch.0 == thread && door.edge;
+        let door = |door: &Backlog| door.edge && door.watch.is_some_and(|(owner, _)| owner == thread);
         self.sockets.values().any(socket) || self.doors.values().any(door)
     }
 
@@ -170,9 +191,10 @@ impl Process {
             }
         }
         for door in self.doors.values_mut() {
-            if door.watch.0 == thread && std::mem::take(&mut door.edge) {
-                let ready = Readiness { readable: !door.queue.is_empty(), ..Readiness::default() };
-                events.push((door.watch.1, ready));
+            if let Some((_, token)) = door.watch.filter(|&(owner, _)| owner == thread)
+                && std::mem::take(&mut door.edge)
+            {
+                events.push((token, Readiness { readable: !door.queue.is_empty(), ..Readiness::default() }));
             }
         }
         shuffle(&mut self.rng, &mut events);
@@ -185,9 +207,34 @@ impl Process {
     }
 
     fn insert(&mut self, socket: Socket, watch: Option<(usize, Token)>) -> Stream {
-        self.next += 1;
-        self.sockets.insert(self.next, Entry { socket, watch });
-        Stream(self.next)
+        let number = self.stage.number();
+        self.sockets.insert(number, Entry { socket, watch });
+        Stream(number)
+    }
+
+    /// Nobody takes over what it has lent so far.
+    pub(super) fn forget_lent(&mut self) {
+        self.lent.clear();
+    }
+
+    /// Gives what it has lent, and has open still, to another process, with all that waits there.
+    pub(super) fn give(&mut self) -> Vec<(Given, Backlog)> {
+        let mut left = Vec::new();
+        for (given, door) in std::mem::take(&mut self.lent) {
+            // A port that was closed meanwhile is another's, or nobody's.
+            if let Some(backlog) = self.doors.remove(&door) {
+                self.given.insert(door);
+                left.push((given, Backlog { watch: None, ..backlog }));
+            }
+        }
+        left
+    }
+
+    /// Takes what another process gives.
+    pub(super) fn take(&mut self, backlog: Backlog) -> Door {
+        let door = self.stage.number();
+        self.doors.insert(door, backlog);
+        Door(door)
     }
 
     fn socket(&mut self, stream: &Stream) -> &mut Socket {
@@ -340,7 +387,10 @@ impl Streams for Thread {
     }
 
     fn assign(&mut self, stream: &mut Stream, role: Role) {
-        self.process.borrow_mut().socket(stream).set_role(role);
+        let mut process = self.process.borrow_mut();
+        let visitor = role == Role::Public;
+        process.stage.saw(if visitor { Sometimes::VisitorAtOnePort } else { Sometimes::ClientAtOnePort });
+        process.socket(stream).set_role(role);
     }
 
     fn peek(&mut self, stream: &Stream, into: &mut [u8]) -> Result<usize, SysError> {
@@ -356,7 +406,9 @@ impl Streams for Thread {
         assert!(!from.is_empty(), "nothing to send");
         let mut process = self.process.borrow_mut();
         process.find_memory(stream)?;
-        let most = process.cut(from.len(), WHOLE);
+        // Whom the server answers itself has a fresh socket, which takes these few bytes.
+        let least = if process.who == SERVER && self.index == LISTENER { from.len() } else { WHOLE };
+        let most = process.cut(from.len(), least);
         process.socket(stream).send(&from[..most])
     }
 
@@ -504,20 +556,27 @@ impl Listen for Thread {
         };
         let listener = bound.map_err(|_| SysError::InUse)?;
         let address = listener.local_addr().map_err(|_| SysError::Other(0))?;
+        let backlog = Backlog {
+            at: address,
+            accepting: accepting(listener),
+            queue: VecDeque::new(),
+            watch: Some((self.index, token)),
+            edge: false,
+        };
+        Ok((self.process.borrow_mut().take(backlog), address))
+    }
+
+    fn adopt(&mut self, listener: &Door, token: Token) -> Result<SocketAddr, SysError> {
         let mut process = self.process.borrow_mut();
-        process.next += 1;
-        let door = Door(process.next);
-        let backlog =
-            Backlog { accepting: accepting(listener), queue: VecDeque::new(), watch: (self.index, token), edge: false };
-        process.doors.insert(door.0, backlog);
-        Ok((door, address))
+        let door = process.doors.get_mut(&listener.0).expect("a listener that is not closed");
+        door.watch = Some((self.index, token));
+        door.edge = true;
+        Ok(door.at)
     }
 
-    fn adopt(&mut self, _: &Door, _: Token) -> Result<SocketAddr, SysError> {
-        unreachable!("no process of this ring leaves a listener to another")
+    fn lend(&mut self, listener: &Door, given: &Given) {
+        self.process.borrow_mut().lent.push((given.clone(), listener.0));
     }
-
-    fn lend(&mut self, _: &Door, _: &Given) {}
 
     fn accept(&mut self, listener: &Door, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let mut process = self.process.borrow_mut();
@@ -525,15 +584,33 @@ impl Listen for Thread {
         if some && process.out_of_descriptors() {
             return Err(SysError::Exhausted);
         }
-        let door = process.doors.get_mut(&listener.0).expect("a listener that is not closed");
+        let door = process.doors.get_mut(&listener.0).expect("a listener that is neither closed nor given on");
         let (socket, from) = door.queue.pop_front().ok_or(SysError::WouldBlock)?;
         socket.set_role(role);
         Ok((process.insert(socket, None), from))
     }
 
+    fn find_challenge(&mut self, newcomer: Token, name: &str) -> bool {
+        let mut process = self.process.borrow_mut();
+        let met = name == MET;
+        // Only so many are looked for at once.
+        let looked_for = met || process.rng.chance(70);
+        if looked_for {
+            if !met {
+                process.stage.saw(Sometimes::ChallengePassedOn);
+            }
+            let at = process.stage.now() + Duration::from_millis(process.rng.log_size(1, 50) as u64);
+            process.challenges.push((at, newcomer, met));
+        }
+        looked_for
+    }
+
     fn unlisten(&mut self, listener: Door) {
         // Connections that nobody has accepted are reset, as at the death of the process.
-        self.process.borrow_mut().doors.remove(&listener.0).expect("a listener closed for the first time");
+        let mut process = self.process.borrow_mut();
+        if !process.given.remove(&listener.0) {
+            process.doors.remove(&listener.0).expect("a listener closed for the first time");
+        }
     }
 }
 
@@ -602,7 +679,11 @@ impl Tell<ToPaths> for Thread {
 
 impl Tell<ToOperator> for Thread {
     fn tell(&mut self, msg: ToOperator) {
-        self.process.borrow().watch.answered(&msg);
+        let mut process = self.process.borrow_mut();
+        if let ToOperator::Done { count, .. } = msg {
+            process.done = Some(count);
+        }
+        process.watch.answered(&msg);
     }
 }
 

@@ -2,13 +2,12 @@
 //! ways to end.
 
 use super::fronts::Front;
-use super::inquirers::Inquiry;
 use super::plan::Plan;
 use crate::holder::{Act, Holder, Past};
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, HostId, Kernel, Options, PollId, ProcId, Rng, SockId, mix};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
-use crate::scenario::{CTL, Fate, Habits, Outcome, PROXY, Script, Shut};
+use crate::scenario::{CTL, Fate, Habits, Inquiry, Outcome, PROXY, Script, Shut};
 use core::net::{IpAddr, SocketAddr};
 use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
@@ -288,7 +287,7 @@ impl Actors {
         let front = self.front(kernel, plan, sock, to, true);
         let ends = front.as_ref().map_or([kernel.local(sock), to], |front| [front.name, front.public]);
         let spec = tunnel.map(|tunnel| &plan.scenario.tunnels[tunnel]);
-        let (inquiry, words) = Inquiry::draw(plan, self.all.len(), spec);
+        let (inquiry, words) = Inquiry::draw(plan.seed, self.all.len(), spec);
         let mut front = Front::saying(front, ends, words);
         front.pause = Inquiry::pause(front.pause);
         let index = self.add(kernel, Who::Inquirer, sock, usize::MAX, Script::SILENT, from.1);

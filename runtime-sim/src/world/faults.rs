@@ -80,7 +80,6 @@ impl World {
             KernelFault::Kick => self.order(Order::Kick(client_name(client))),
             KernelFault::ClosePort => self.close_port(index, tunnel),
             KernelFault::NoLocalPort => self.use_up_ports(client),
-            KernelFault::Upgrade => self.begin_upgrade(),
             KernelFault::Examine => self.faults[index].target = self.examine(client),
             KernelFault::DeadLine => self.lines.set_dead(client, true),
         }
@@ -163,6 +162,10 @@ impl World {
             }
             SimFault::ReloadClient => self.reload_client(client),
             SimFault::ReloadServer => self.reload_server(),
+            SimFault::Upgrade => {
+                self.begin_upgrade();
+                true
+            }
         }
     }
 
@@ -182,7 +185,7 @@ impl World {
             }
             KernelFault::Examine => self.kill(target),
             KernelFault::DeadLine => self.lines.set_dead(target, false),
-            KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
+            KernelFault::Nudge | KernelFault::Kick => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
             KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),
@@ -218,7 +221,8 @@ impl World {
             | SimFault::BlackholeProxy
             | SimFault::Stranger
             | SimFault::Impostor
-            | SimFault::Holder => {}
+            | SimFault::Holder
+            | SimFault::Upgrade => {}
         }
     }
 

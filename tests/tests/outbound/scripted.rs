@@ -23,6 +23,8 @@ enum Way {
     Hangs,
     /// Says that it has connected it, and then nothing.
     Pretends,
+    /// Begins an answer so, and goes on with this and again this, so many milliseconds apart, for as long as it is heard.
+    GoesOn(&'static str, &'static str, u64),
 }
 
 /// The proxy. Every name is one of this machine to it.
@@ -71,6 +73,13 @@ fn serve(mut stream: TcpStream, way: &Mutex<Way>, asked: &Mutex<Vec<String>>) {
     match way {
         Way::Says(what) => drop(stream.write_all(what.as_bytes())),
         Way::Hangs => drop(stream.read(&mut byte)),
+        Way::GoesOn(begin, more, pause) => {
+            let mut said = stream.write_all(begin.as_bytes());
+            while said.is_ok() {
+                thread::sleep(Duration::from_millis(pause));
+                said = stream.write_all(more.as_bytes());
+            }
+        }
         Way::Pretends => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             let _ = copy(&mut stream, &mut std::io::sink());
@@ -171,6 +180,11 @@ fn what_may_pass_is_tried_again_and_the_log_says_who_failed() {
         (Way::Says(""), "closed the connection without an answer"),
         (Way::Hangs, "does not answer"),
         (Way::Pretends, "(through the outbound proxy http://"),
+        // A head without an end: one that is long before it is late, and one that is late before it is long.
+        (Way::GoesOn("HTTP/1.1 200 OK\r\n", "X: y\r\n", 0), "is no proxy of this kind"),
+        (Way::GoesOn("HTTP/1.1 200 OK\r\n", "X: y\r\n", 50), "does not answer"),
+        // And a page of an error that has none, which nobody reads.
+        (Way::GoesOn("HTTP/1.1 503 Busy\r\n\r\n", "and so on", 1), "HTTP/1.1 503 Busy"),
     ] {
         let proxy = Proxy::start(way.clone());
         let client = Client::spawn(&server, behind(&server, &proxy, "").brisk().tunnel(service.addr()));

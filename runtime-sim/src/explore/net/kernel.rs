@@ -1,6 +1,8 @@
 //! The system calls.
 
-use super::{Door, End, Holder, Kernel, Listening, PUBLIC_PORT, Pipe, Segment, Socket, Stream, Told, VISITORS, at};
+use super::{
+    Door, End, Holder, Kernel, Listening, PUBLIC_PORT, Pipe, Segment, Side, Socket, Stream, Told, VISITORS, Who, at,
+};
 use protocol_sm::auth::Channel;
 use protocol_sm::driver::messages::{
     FromClientLoop, FromListener, FromServerLoop, ToClientLoop, ToListener, ToLoop, ToOperator, ToServerLoop,
@@ -35,6 +37,11 @@ impl Kernel<'_> {
         if count == 0 {
             self.net.sock_mut(end).blocked = true;
             return Err(SysError::WouldBlock);
+        }
+        if self.who == Who::Listener {
+            self.net.answer(end, from);
+            self.story.at(self.who.party(), || String::from_utf8_lossy(from).into_owned());
+            return Ok(from.len());
         }
         self.net.transmit(end, Segment::Bytes(from[..count].to_vec()), self.story);
         Ok(count)
@@ -166,9 +173,10 @@ impl Streams for Kernel<'_> {
         if let Some((visit, side)) = outer
             && !dead
         {
-            let peer = self.net.visits[visit].peer(side);
+            let answered = side == Side::Visitor && self.net.visits[visit].answered;
+            let ended = self.net.visits[visit].peer(side).fin && !unread;
             assert!(
-                peer.fin && shut && !unread,
+                shut && (ended || answered),
                 "what was cut short is reset: {side:?} of visit {visit} was closed before its end"
             );
             self.net.visits[visit].peer(side).end = None;

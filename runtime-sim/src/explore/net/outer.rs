@@ -43,7 +43,7 @@ impl Net {
         let first = usize::from(peer.sent);
         peer.sent += u16::try_from(count).expect("few bytes");
         peer.fin |= fin;
-        let bytes = (first..first + count).map(|offset| payload(visit, side, offset));
+        let bytes: Vec<_> = (first..first + count).map(|offset| self.byte(visit, side, offset)).collect();
         let sock = self.sock_mut(end);
         sock.arrived.extend(bytes);
         sock.ready.readable = true;
@@ -117,34 +117,54 @@ impl Net {
         })
     }
 
+    /// What `side` of a visit sends at `offset`.
+    fn byte(&self, visit: usize, side: Side, offset: usize) -> u8 {
+        let head = if side == Side::Visitor { self.visits[visit].head } else { &[] };
+        head.get(offset).copied().unwrap_or_else(|| payload(visit, side, offset - head.len()))
+    }
+
+    /// The server itself tells a visitor something: once, before it has heard anything, and never one that is served.
+    pub(super) fn answer(&mut self, end: End, words: &[u8]) {
+        let (visit, side) = self.peer_of(end).expect("a visitor is told, and nobody else");
+        let seen = &mut self.visits[visit];
+        assert!(
+            side == Side::Visitor && !seen.answered && !seen.served && seen.carrier.is_none() && seen.visitor.got == 0,
+            "the server answers for nobody: visit {visit}"
+        );
+        assert!(words.starts_with(b"HTTP/1.1 4") && words.windows(4).any(|end| end == b"\r\n\r\n"), "{words:?}");
+        seen.answered = true;
+    }
+
     /// What was sent to a peer is read by it.
     fn peer_reads(&mut self, visit: usize, side: Side, bytes: &[u8]) {
         let known = usize::from(self.visits[visit].peer(side.other()).sent);
-        let hostile = self.hostile;
-        let peer = self.visits[visit].peer(side);
-        assert!(!peer.eof, "nothing is written after the shutdown");
+        assert!(!self.visits[visit].peer(side).eof, "nothing is written after the shutdown");
         for &byte in bytes {
-            let offset = usize::from(peer.got);
-            if hostile && offset >= known {
-                peer.got += 1;
+            let offset = usize::from(self.visits[visit].peer(side).got);
+            self.visits[visit].peer(side).got += 1;
+            if self.hostile && offset >= known {
                 continue;
             }
             assert!(offset < known, "bytes are not invented: {side:?} of visit {visit} got more than was sent");
-            let expected = payload(visit, side.other(), offset);
+            let expected = self.byte(visit, side.other(), offset);
             assert!(
                 byte == expected,
                 "delivered bytes are a prefix of those sent: {side:?} of visit {visit} got {byte:#04x} at {offset}, \
                  expected {expected:#04x} ({})",
                 origin(byte)
             );
-            peer.got += 1;
         }
     }
 
     fn peer_reads_end(&mut self, visit: usize, side: Side) {
         let other = self.visits[visit].peer(side.other()).clone();
+        let answered = side == Side::Visitor && self.visits[visit].answered;
         let peer = self.visits[visit].peer(side);
         assert!(!peer.eof, "SHUT_WR exactly once");
+        if answered {
+            peer.eof = true;
+            return;
+        }
         assert!(
             other.fin && peer.got == other.sent,
             "a clean end means equal length and content: {side:?} of visit {visit} got {} of {} bytes, {}",

@@ -1,6 +1,6 @@
 //! The programs' threads: how they are set up and called, and what becomes of what they tell.
 
-use super::{Client, IDENTITY, Programs, State, doom};
+use super::{Client, HEADS, IDENTITY, Programs, ROUTE_TIMEOUT, State, doom};
 use crate::explore::deadlines::{NEVER, endless};
 use crate::explore::fingerprint::Part;
 use crate::explore::net::{CTL_PORT, Door, Kernel, LOCAL_PORT, Net, PUBLIC_PORT, Pipe, Stream, Told, Who, at};
@@ -14,6 +14,7 @@ use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Strategy, TURN, Use};
+use protocol_sm::routes::{Refusal, Site, Web};
 use protocol_sm::settings::{
     ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
@@ -48,9 +49,9 @@ impl Programs {
             token: None,
             tunnels: vec![TunnelSpec {
                 name: "t".into(),
-                public_port: PUBLIC_PORT,
+                public_port: if self.host { 0 } else { PUBLIC_PORT },
                 bind_addr: None,
-                site: None,
+                site: self.host.then(|| Site { web: Web::Http, host: "a".parse().expect("a host") }),
                 local: at(LOCAL_PORT).to_string(),
                 local_sources: Vec::new(),
                 limits: TunnelLimits::default(),
@@ -64,6 +65,8 @@ impl Programs {
 
     pub(super) fn server_settings(&self) -> ServerSettings {
         let timings = Self::timings(self.server_grace, self.asleep, self.impatient);
+        let route_timeout = if self.slow { ROUTE_TIMEOUT } else { timings.route_timeout };
+        let timings = Timings { route_timeout, ..timings };
         ServerSettings { idle_conns: self.keep, timings, ..ServerSettings::default() }
     }
 
@@ -121,16 +124,19 @@ impl Programs {
     }
 
     pub(super) fn listener(
+        &self,
         state: &mut State,
+        now: Instant,
         story: &mut Story,
         call: impl FnOnce(&mut Listener<Stream, Door>, &mut Cx<'_, Kernel<'_>>),
     ) {
-        let told = drive(&mut state.net, &mut state.listener, Who::Listener, Instant::ZERO, story, call);
+        let told = drive(&mut state.net, &mut state.listener, Who::Listener, now, story, call);
         state.listener.assert_consistent();
         for told in told {
             match told {
                 Told::ToServerLoop(msg) => state.to_loop.push_back(msg),
                 Told::FromListener(msg) => state.to_main.push_back(ToServerMain::Listener(msg)),
+                Told::Note(note) => self.on_listener_note(state, &note),
                 told => unreachable!("the listening thread does not say {told:?}"),
             }
         }
@@ -188,6 +194,22 @@ impl Programs {
         assign_dials(net, client.loop_index.conns());
     }
 
+    fn on_listener_note(&self, state: &mut State, note: &Note) {
+        let Note::NotRouted { visitor, why, .. } = *note else {
+            unreachable!("the listening thread does not note {note:?}")
+        };
+        let (stopping, somebodys) = (state.server_stopping, state.is_somebodys());
+        let visit = &mut state.net.visits[visit_at(visitor)];
+        let may = match why {
+            Refusal::NobodysHost => visit.is_named() && (visit.head == HEADS[1] || !somebodys),
+            Refusal::Silent | Refusal::TooSlow => self.slow && !visit.is_named(),
+            Refusal::Stopping => stopping,
+            other => unreachable!("nobody is refused because {other}"),
+        };
+        assert!(may, "a visitor was refused without a cause: {why}");
+        visit.doomed = true;
+    }
+
     fn on_server_note(state: &mut State, note: Note) {
         match note {
             Note::Violation { violation, .. } => panic!("honest peers never cause a Violation: {violation}"),
@@ -207,6 +229,7 @@ impl Programs {
                 });
                 let visit = &mut state.net.visits[visit];
                 assert!(visit.carrier.is_none(), "a visitor is served once");
+                assert!(visit.head != HEADS[1], "nobody serves whoever comes for nobody's host");
                 visit.carrier = carrier;
                 visit.doomed |= lost;
             }

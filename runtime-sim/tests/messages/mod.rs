@@ -1,5 +1,4 @@
 //! Every message that the wire knows, with every code of it, is sent by some ring, or stands in [`NEVER`].
-#![cfg(debug_assertions)]
 
 use protocol_sm::wire::labels;
 use runtime_sim::campaign::{self, Ring, Settings};
@@ -100,20 +99,16 @@ const SELDOM: [&str; 6] = [
     "ToClient TunnelClosed: Released",
 ];
 
-fn simulate(ring: Ring, count: u64) {
-    let settings = Settings { ring, first: 0, count, jobs: 2, limit: None, keep_going: false, fault: None };
-    let total = campaign::run(&settings, |_| {});
-    assert!(total.failures.is_empty(), "{ring:?}: {:?}", total.failures);
-}
-
-#[test]
-fn every_message_and_every_code_is_sent_by_some_ring() {
+/// Asked behind a whole run of ring 3. What the others alone send is here: a few searches of ring 1, and some of ring 4.
+pub(super) fn check() {
     let topics = [Topic::Stopping, Topic::Closing, Topic::Reloading];
     for entry in CATALOG.iter().filter(|entry| topics.contains(&entry.topic) && !entry.large) {
         assert!(entry.search.run().is_ok(), "{}", entry.name);
     }
-    simulate(Ring::Kernel, 10_000);
-    simulate(Ring::Turmoil, 100);
+    let ring = Ring::Turmoil;
+    let settings = Settings { ring, first: 0, count: 100, jobs: 2, limit: None, keep_going: false, fault: None };
+    let total = campaign::run(&settings, |_| {});
+    assert!(total.failures.is_empty(), "{ring:?}: {:?}", total.failures);
     let labels = labels();
     assert!(labels.len() > 80, "{} are known", labels.len());
     let is_known = |seldom: &&str| labels.iter().any(|label| label.to_string() == **seldom);
