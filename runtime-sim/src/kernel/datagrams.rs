@@ -84,6 +84,7 @@ impl Kernel {
         self.socks.push(Sock { stage, local, ..Sock::new(host, proc, options) });
         self.procs[proc.0].socks.insert(id);
         self.udp[socket].holders.insert(id);
+        self.tell_holders(socket);
         Ok(id)
     }
 
