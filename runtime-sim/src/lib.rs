@@ -116,6 +116,9 @@
 //! | ForgedKept | - | - | 28, NothingInvented | 7, NothingInvented | every delivered byte was sent by somebody |
 //! | ToldTwice | - | - | 28, NothingInvented | 7, NothingInvented | every delivered byte was sent by somebody |
 //! | ReadShutCuts | - | - | 117, NoUnprovokedReset | - | without a fault nothing is reset or refused |
+//! | PathKept | - | - | 7, PathsClosed | - | a path ends with its session |
+//! | OfferForgotten | - | - | 27, PathsReturn | - | flows are answered, and go by their paths, after the faults have stopped |
+//! | OfferDropped | - | - | 895, PathsReturn | - | flows are answered, and go by their paths, after the faults have stopped |
 #![forbid(unsafe_code)]
 
 pub mod campaign;
