@@ -2,7 +2,6 @@
 //! by several at once.
 
 use super::actors::Who;
-use super::inquirers::Inquiry;
 use super::phases::KEEPALIVE;
 use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
@@ -13,7 +12,7 @@ use crate::holder::Holder;
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, Rng};
 use crate::oracle::{Property, Side, Streams};
-use crate::scenario::{Outcome, Scenario, Tight};
+use crate::scenario::{Inquiry, Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::driver::messages::{
