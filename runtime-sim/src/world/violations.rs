@@ -312,7 +312,7 @@ fn broken(property: Property) -> World {
         }
         Property::AnswersAreOurs => {
             let mut world = fresh();
-            let (mut inquiry, _) = Inquiry::draw(&world.plan, 0, None);
+            let (mut inquiry, _) = Inquiry::draw(world.plan.seed, 0, None);
             let found = inquiry.on_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nelse");
             let found = found.and_then(|()| inquiry.on_eof().map(drop));
             world.after_actor(found);
