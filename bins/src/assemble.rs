@@ -5,13 +5,13 @@ use crate::access_log::Destination;
 use crate::address::HostPort;
 use crate::admin;
 use crate::config::settings::{Of, keys_at_start};
-use crate::config::{self, ConfigError, Environment, Named, Ports, ServerFile, TunnelEntry};
+use crate::config::{self, ConfigError, Environment, Named, Ports, ServerFile, TlsEntry, TunnelEntry};
 use crate::flags::{Aim, ClientFlags, CommonFlags, ServerFlags};
 use crate::identity::{self, Machine};
 use crate::logging::Logs;
 use crate::outbound::{self, OutboundSource};
 use crate::problem::Problem;
-use crate::reload::Fixed;
+use crate::reload::Said;
 use crate::tls::{self, Besides};
 use crate::token::{self, TokenSource};
 use protocol_sm::driver::Strategy;
@@ -19,7 +19,7 @@ use protocol_sm::settings::{ClientSettings, Credential, Datagrams, Serving, Timi
 use runtime_epoll::{client, server};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A program's whole configuration.
 #[derive(Clone, Debug)]
@@ -35,7 +35,9 @@ pub struct Assembled<C> {
     /// What is good to know of one's own certificate, and to be done about it.
     pub besides: Besides,
     /// What a reload does not change.
-    pub fixed: Fixed,
+    pub fixed: Said,
+    /// What a reload changes, and only this crate can compare.
+    pub told: Said,
     /// Where the program can be asked.
     pub doors: admin::Doors,
 }
@@ -113,7 +115,10 @@ pub fn server(flags: &ServerFlags, variable: Option<OsString>) -> Result<Assembl
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
     let fixed = fixed.collect();
-    found.conclude(config, file.common, fixed)
+    let mut told = told(&file.tls, "tls_client_ca", &file.common);
+    let pairs = file.certificates.iter().map(|entry| (&entry.certificate.value, &entry.key.value, entry.default));
+    told.push(("certificates", format!("{:?}", pairs.collect::<Vec<_>>())));
+    found.conclude(config, file.common, fixed, told)
 }
 
 /// The server's credentials: its own tokens', then those of the `[[clients]]`.
@@ -248,7 +253,24 @@ pub fn client(flags: &ClientFlags, variable: Option<OsString>) -> Result<Assembl
         _ => fixed_of_both(key, config.work_threads, &file.common),
     });
     let fixed = fixed.collect();
-    found.conclude(config, file.common, fixed)
+    let mut told = told(&file.tls, "tls_ca", &file.common);
+    told.push(("tls", file.tls.is_on().to_string()));
+    found.conclude(config, file.common, fixed, told)
+}
+
+/// What the runtime cannot compare: it has no words for what it trusts. `authority` is the key that names whom.
+fn told(tls: &TlsEntry, authority: &'static str, common: &config::Common) -> Said {
+    let path = |named: Option<&Named<PathBuf>>| format!("{:?}", named.map(|named| &named.value));
+    let identity = tls.identity.as_ref();
+    vec![
+        ("tls_pin", format!("{:?}", tls.pins.as_ref().map(|pins| &pins.value))),
+        (authority, path(tls.authority.as_ref())),
+        ("tls_server_name", format!("{:?}", tls.server_name.as_ref().map(|name| &name.value))),
+        ("tls_cert", path(identity.map(|(certificate, _)| certificate))),
+        ("tls_key", path(identity.map(|(_, key)| key))),
+        ("tls_next_key", path(tls.next_key.as_ref())),
+        ("log_level", format!("{:?}", common.logs.level)),
+    ]
 }
 
 fn fixed_of_both(key: &'static str, work_threads: NonZeroUsize, common: &config::Common) -> (&'static str, String) {
@@ -295,10 +317,17 @@ impl<'p> Findings<'p> {
         }
     }
 
-    fn conclude<C>(self, config: C, common: config::Common, fixed: Fixed) -> Result<Assembled<C>, ConfigError> {
+    fn conclude<C>(
+        self,
+        config: C,
+        common: config::Common,
+        fixed: Said,
+        told: Said,
+    ) -> Result<Assembled<C>, ConfigError> {
         let Self { problems, warnings, besides, .. } = self;
         let config::Common { logs, access_log, doors, .. } = common;
-        ConfigError::unless_none(problems, Assembled { config, logs, access_log, warnings, besides, doors, fixed })
+        let assembled = Assembled { config, logs, access_log, warnings, besides, fixed, told, doors };
+        ConfigError::unless_none(problems, assembled)
     }
 }
 

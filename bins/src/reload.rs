@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What is fixed at the start: each key that only a restart changes, and what it said.
-pub type Fixed = Vec<(&'static str, String)>;
+/// Some keys of a program, always the same, and what each says.
+pub type Said = Vec<(&'static str, String)>;
 
 /// What a reload needs of its program. `C` is what the runtime runs with.
 pub struct Parts<C> {
@@ -31,7 +31,9 @@ pub struct Parts<C> {
     /// Hands it to the program. `None`: the program stops.
     pub tell: Box<dyn FnMut(C) -> Option<Changes> + Send>,
     /// What was fixed at the start.
-    pub fixed: Fixed,
+    pub fixed: Said,
+    /// What was said last of what the runtime cannot compare.
+    pub told: Said,
     /// How much is logged.
     pub level: Level,
     /// What goes on beside the program since the start.
@@ -167,24 +169,31 @@ impl<C> Parts<C> {
             return Err(NotReloaded(vec![format!("{}: {why}", path.display())]));
         }
         let wrong = |error: ConfigError| NotReloaded(error.problems().iter().map(ToString::to_string).collect());
-        let Assembled { config, logs, warnings, besides, fixed, .. } = (self.assemble)().map_err(wrong)?;
+        let Assembled { config, logs, warnings, besides, fixed, told, .. } = (self.assemble)().map_err(wrong)?;
         for warning in &warnings {
             tracing::warn!(event = "configuration_warning", "{warning}");
         }
-        for key in self.fixed.iter().zip(&fixed).filter(|(was, is)| was != is).map(|((key, _), _)| key) {
+        for key in differing(&self.fixed, &fixed) {
             tracing::warn!(
                 event = "key_not_reloaded",
                 key,
                 "`{key}` counts from the next start on: what it says now is not what this program runs with"
             );
         }
-        let Some(changes) = (self.tell)(config) else {
+        let Some(mut changes) = (self.tell)(config) else {
             return Err(NotReloaded(vec!["the program is stopping".to_owned()]));
         };
+        changes.settings.extend(differing(&self.told, &told));
+        self.told = told;
         self.level.set(logs.level);
         self.attended = certificates::attend(besides);
         Ok(format!("reloaded {}: {changes}", path.display()))
     }
+}
+
+/// The keys that say something else now.
+fn differing(before: &Said, now: &Said) -> impl Iterator<Item = &'static str> {
+    before.iter().zip(now).filter(|(was, is)| was != is).map(|((key, _), _)| *key)
 }
 
 /// Why the file at `path` is none to be read again. What is wrong with one that cannot be looked at is said by whoever

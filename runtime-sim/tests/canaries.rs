@@ -94,11 +94,11 @@ const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
-/// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, puts an answer for the operator
-/// together from threads that have their turns apart, and upgrades servers. Only there a relay or a proxy is in between, TLS ends
-/// at the server, a tunnel has an address of its own, a service listens at a Unix socket, somebody only asks what he could have,
+/// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
+/// operator together from threads that have their turns apart. Only there a relay or a proxy is in between, TLS ends at the
+/// server, a tunnel has an address of its own, a service listens at a Unix socket, somebody only asks what he could have,
 /// and two sessions of a holder acknowledge nothing.
-const ONLY_IN_RING_3: [PlantedBug; 18] = [
+const ONLY_IN_RING_3: [PlantedBug; 17] = [
     PlantedBug::ReadShutCuts,
     PlantedBug::ExaminedKept,
     PlantedBug::RedirectForgotten,
@@ -116,12 +116,11 @@ const ONLY_IN_RING_3: [PlantedBug; 18] = [
     PlantedBug::DroppedCounted,
     PlantedBug::BandwidthNotCharged,
     PlantedBug::OldReport,
-    PlantedBug::LeftSessionCut,
 ];
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
-/// would ask for a second heartbeat, there is no access log, and there is one process of the client. Clients have a port of their
-/// own, and of visitors' heads only the host counts.
-const HIDDEN_FROM_SMALL: [PlantedBug; 15] = [
+/// would ask for a second heartbeat, there is no access log, and there is one process of each program. Clients have a port of
+/// their own, and of visitors' heads only the host counts.
+const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,
@@ -132,6 +131,7 @@ const HIDDEN_FROM_SMALL: [PlantedBug; 15] = [
     PlantedBug::StarvedForgotten,
     PlantedBug::GoneVisitForgotten,
     PlantedBug::TakenOverUntold,
+    PlantedBug::LeftSessionCut,
     PlantedBug::LookTakes,
     PlantedBug::ChallengePassedOn,
     PlantedBug::ChallengeKept,

@@ -56,8 +56,8 @@ fn main() -> ExitCode {
     let path = flags.common.config.clone();
     let assemble = Box::new(move || assemble::client(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the client is there.
-    let (fixed, turn) = (assembled.fixed, Turn::default());
-    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, level, attended, turn };
+    let (fixed, told, turn) = (assembled.fixed, assembled.told, Turn::default());
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, told, level, attended, turn };
     let code = match run(config, parts, &assembled.doors, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Refused(sentence)) => {

@@ -79,8 +79,8 @@ fn main() -> ExitCode {
     let (path, own_token) = (flags.common.config.clone(), flags.own_token.clone());
     let assemble = Box::new(move || assemble::server(&flags, std::env::var_os(token::VARIABLE)));
     // Told nothing until the server is there.
-    let (fixed, turn) = (assembled.fixed, Turn::default());
-    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, level, attended, turn };
+    let (fixed, told, turn) = (assembled.fixed, assembled.told, Turn::default());
+    let parts = Parts { path, assemble, tell: Box::new(|_| None), fixed, told, level, attended, turn };
     let code = match run(config, parts, inherited, assembled.doors, own_token, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -38,8 +38,10 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use dialling::{Dial, LocalServer};
+
+type Labels = BTreeMap<TunnelId, Arc<Label>>;
 
 /// See the module. `T` is a stream, `P` a pipe.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +51,7 @@ pub struct ClientLoop<T, P> {
     serial: u64,
     locals: BTreeMap<TunnelId, LocalServer>,
     /// What the access log calls the tunnels; empty where that is off.
-    labels: BTreeMap<TunnelId, Arc<Label>>,
+    labels: Labels,
     /// How visitors of the tunnels are served, where that is not as usual.
     servings: BTreeMap<TunnelId, Serving>,
     /// What they may move now.
@@ -147,30 +149,58 @@ struct Active {
     max_bandwidth: Rate,
     /// Which halves could move more, and wait for bandwidth: egress, ingress.
     throttled: [bool; 2],
-    /// What stands in front of a flow's datagrams.
-    front: Option<Box<Front>>,
-    extra: Option<Box<Extra>>,
+    flow: Option<Box<Flow>>,
+    /// Who came, if the visit is to leave a record.
+    visitor: Option<Box<Peer>>,
     began: Counted<Instant>,
+    /// Since when the LocalServer is connected.
+    served: Counted<Option<Instant>>,
 }
 
-/// What few transfers have.
+/// What only a flow of datagrams has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Extra {
-    /// Who came, if the visit is to leave a record.
-    visit: Option<(SocketAddr, Begun)>,
+struct Flow {
+    /// What stands in front of its datagrams.
+    front: Option<Front>,
     /// Bytes that went by the session's path: to the LocalServer, and from it.
     by_path: [u64; 2],
+}
+
+/// An address and a port, in the least room: every idle visitor has one where there is an access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Peer {
+    /// An IPv4 address as IPv6 writes it.
+    ip: Ipv6Addr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip, port: address.port() }
+    }
+}
+
+impl From<Peer> for SocketAddr {
+    fn from(peer: Peer) -> Self {
+        Self::new(peer.ip.to_canonical(), peer.port)
+    }
 }
 
 impl Active {
     /// Bytes that went by the session's path: to the LocalServer, and from it.
     fn by_path(&self) -> [u64; 2] {
-        self.extra.as_deref().map(|extra| extra.by_path).unwrap_or_default()
+        self.flow.as_deref().map(|flow| flow.by_path).unwrap_or_default()
     }
 
     /// The record of its visit, which is over; none where the log is off, or it was made before.
-    fn over(&mut self, now: Instant, outcome: VisitEnd) -> Option<Note> {
-        let (visitor, visit) = self.extra.as_deref_mut()?.visit.take()?;
+    fn over(&mut self, now: Instant, labels: &Labels, outcome: VisitEnd) -> Option<Note> {
+        let visitor = SocketAddr::from(*self.visitor.take()?);
+        let mut visit = Begun::new(labels.get(&self.tunnel).cloned(), *self.began)?;
+        self.served.iter().for_each(|&served| visit.on_served(served));
         let [mut down, mut up] = self.conn.transfer.ways();
         let [to_local, from_local] = self.by_path();
         up.bytes += to_local;
@@ -212,7 +242,7 @@ impl<T, P> ClientLoop<T, P> {
             core: LoopCore::new(loop_index, timings),
             serial: 0,
             locals: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             servings: BTreeMap::new(),
             allowances: Allowances::default(),
             await_names: Vec::new(),
@@ -238,6 +268,23 @@ impl<T, P> ClientLoop<T, P> {
     pub fn sockets(&self) -> usize {
         self.slots.len()
     }
+
+    /// Forgets what closed tunnels were called: not before the session ends, for a visitor may have been started for one,
+    /// and not where a visit goes on.
+    fn forget_labels(&mut self) {
+        let labels = core::mem::take(&mut self.labels);
+        let (open, mut closed): (Labels, Labels) =
+            labels.into_iter().partition(|(tunnel, _)| self.locals.contains_key(tunnel));
+        self.labels = open;
+        for (_, slot) in self.slots.iter() {
+            if let Slot::Conn(conn) = slot
+                && let State::Active(active) = &conn.state
+                && let Some((tunnel, label)) = closed.remove_entry(&active.tunnel)
+            {
+                self.labels.insert(tunnel, label);
+            }
+        }
+    }
 }
 
 impl<T, P, S> Driver<S> for ClientLoop<T, P>
@@ -251,8 +298,7 @@ where
             ToClientLoop::Session { serial } => {
                 self.serial = serial;
                 self.told_up = false;
-                // A visitor may still have been started for one that was closed.
-                self.labels.retain(|tunnel, _| self.locals.contains_key(tunnel));
+                self.forget_labels();
             }
             ToClientLoop::End { serial, code } => self.end_session(cx, serial, code),
             ToClientLoop::Serve { tunnel, serving } => self.serve(tunnel, serving),

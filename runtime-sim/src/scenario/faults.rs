@@ -35,6 +35,8 @@ pub enum SimFault {
     NoMemory,
     ReloadClient,
     ReloadServer,
+    /// Another process of the server takes the listeners over, or fails to.
+    Upgrade,
 }
 
 /// A kind of fault of the simulated kernel.
@@ -52,8 +54,6 @@ pub enum KernelFault {
     ClosePort,
     /// No local port is left for a client's dials to its LocalServers.
     NoLocalPort,
-    /// Another process of the server takes the listeners over, or fails to.
-    Upgrade,
     /// Somebody asks what a client could have, beside it and with its token.
     Examine,
 }
@@ -91,7 +91,7 @@ impl SimFault {
             Self::ServiceDown => Sometimes::ServiceDown,
             Self::ServiceAcceptsNothing | Self::FewDescriptors | Self::NoMemory => return None,
             Self::Rival | Self::Stranger | Self::Impostor | Self::Holder => return None,
-            Self::ReloadClient | Self::ReloadServer => return None,
+            Self::ReloadClient | Self::ReloadServer | Self::Upgrade => return None,
         })
     }
 }
@@ -107,13 +107,13 @@ impl KernelFault {
                 | SimFault::StopServer
                 | SimFault::ServiceDown
                 | SimFault::ServiceAcceptsNothing
-                | SimFault::Rival,
+                | SimFault::Rival
+                | SimFault::Upgrade,
             )
             | Self::ServiceBlackholed
             | Self::Nudge
             | Self::CloseTunnel
             | Self::NoLocalPort
-            | Self::Upgrade
             | Self::Examine => true,
             Self::Sim(_) | Self::CutOneWay | Self::FreezeServer | Self::FreezeClient | Self::Kick | Self::ClosePort => {
                 false

@@ -272,6 +272,13 @@ impl Faults {
                 self.stage.orders.intrude(self.cast.visitors(), Intrusion::Abuse);
                 return true;
             }
+            SimFault::Upgrade => {
+                let up = self.stage.orders.with_status(SERVER, |status| status.up);
+                if up {
+                    self.stage.orders.upgrade(SERVER);
+                }
+                return up;
+            }
             SimFault::ReloadClient | SimFault::ReloadServer => {
                 let who = if fault == SimFault::ReloadServer { SERVER } else { client };
                 if !self.stage.orders.with_status(who, |status| status.up) {

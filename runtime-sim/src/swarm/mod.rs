@@ -20,6 +20,7 @@ mod program;
 mod socket;
 mod stage;
 mod sys;
+mod upgrade;
 mod watch;
 
 pub use options::{Lie, Options};
@@ -51,7 +52,7 @@ pub struct Report {
 }
 
 /// What must happen sometimes, and what this ring has no eyes for or cannot bring about.
-pub const UNSEEN: [Sometimes; 52] = [
+pub const UNSEEN: [Sometimes; 49] = [
     Sometimes::UnheardSpoke,
     Sometimes::Examined,
     Sometimes::SentToTls,
@@ -59,9 +60,6 @@ pub const UNSEEN: [Sometimes; 52] = [
     Sometimes::TlsEnded,
     Sometimes::ProxyPassed,
     Sometimes::ProxyRefused,
-    Sometimes::Upgraded,
-    Sometimes::UpgradedWithTransfers,
-    Sometimes::UpgradeFailed,
     Sometimes::Preempted,
     Sometimes::AskedAtOnce,
     Sometimes::HeaderSplit,

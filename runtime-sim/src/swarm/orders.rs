@@ -60,6 +60,8 @@ pub(super) struct Status {
     orders: Vec<Order>,
     /// Told anew: by these numbers, or as at the start.
     reloads: Vec<Option<u64>>,
+    /// Another process is to have its place.
+    upgrade: bool,
     waker: Option<Waker>,
 }
 
@@ -143,6 +145,17 @@ impl Orders {
         self.with_status(who, |status| std::mem::take(&mut status.reloads))
     }
 
+    /// Another process is to have a program's place.
+    pub(super) fn upgrade(&self, who: ProcId) {
+        self.with_status(who, |status| status.upgrade = true);
+        self.rouse(who);
+    }
+
+    /// Whether another process is to have a program's place.
+    pub(super) fn take_upgrade(&self, who: ProcId) -> bool {
+        self.with_status(who, |status| std::mem::take(&mut status.upgrade))
+    }
+
     pub(super) fn with_status<R>(&self, who: ProcId, with: impl FnOnce(&mut Status) -> R) -> R {
         with(self.status.borrow_mut().entry(who).or_default())
     }
@@ -200,6 +213,7 @@ impl Orders {
             status.up = false;
             status.orders.clear();
             status.reloads.clear();
+            status.upgrade = false;
         });
     }
 

@@ -36,14 +36,17 @@ const FAULTS: [TurmoilFault; 22] = [
 
 /// Those that came later: they are drawn from numbers of their own, so that the seeds without them mean what they
 /// meant before.
-const LATER: [(TurmoilFault, u64); 6] = [
+const LATER: [(TurmoilFault, u64); 7] = [
     (TurmoilFault::Sim(SimFault::Impostor), 0x1a7e),
     (TurmoilFault::Sim(SimFault::Holder), 0x401d),
     (TurmoilFault::Sim(SimFault::NoMemory), 0x3e3),
     (TurmoilFault::ForgetfulNat, 0x2a7),
     (TurmoilFault::Sim(SimFault::ReloadClient), 0x4e10_adc1),
     (TurmoilFault::Sim(SimFault::ReloadServer), 0x4e10_ad5e),
+    (UPGRADE, 0x0b5e_55ed),
 ];
+
+const UPGRADE: TurmoilFault = TurmoilFault::Sim(SimFault::Upgrade);
 
 /// All faults that a seed can have.
 pub fn faults() -> impl Iterator<Item = TurmoilFault> {
@@ -59,7 +62,7 @@ pub fn faults_of(seed: u64) -> impl Iterator<Item = TurmoilFault> {
 fn is_gentle(fault: TurmoilFault) -> bool {
     match fault {
         TurmoilFault::Sim(fault) => {
-            let gentle = [SimFault::ResetCtl, SimFault::Stranger, SimFault::Impostor];
+            let gentle = [SimFault::ResetCtl, SimFault::Stranger, SimFault::Impostor, SimFault::Upgrade];
             gentle.contains(&fault) || matches!(fault, SimFault::ReloadClient | SimFault::ReloadServer)
         }
         TurmoilFault::Lag => true,
@@ -107,7 +110,9 @@ impl Plan {
         let mut blows = if on.is_empty() { 0 } else { rng.size(1, 14) };
         for (fault, salt) in LATER {
             let mut later = Rng::new(seed ^ salt);
-            if later.chance(20) && (is_gentle(fault) || !calm) {
+            // A session that has no ctl_conn while its server is upgraded is over, and what it carries (P-LEAVE-4).
+            let cuts = fault == UPGRADE && on.contains(&TurmoilFault::Sim(SimFault::ResetCtl));
+            if later.chance(20) && (is_gentle(fault) && !cuts || !calm) {
                 on.push(fault);
             }
             if blows == 0 && !on.is_empty() {
@@ -131,7 +136,11 @@ impl Plan {
         let window = rng.log_size(512, 256 * 1024);
         let loop_count = rng.size(1, 3);
         let idle_conns = u32::try_from(rng.range(0, 4)).expect("small");
-        let timings = timings(rng, calm);
+        let mut timings = timings(rng, calm);
+        if calm && on.contains(&UPGRADE) {
+            // Then nobody's transfer is cut.
+            timings.drain_timeout = Duration::from_secs(600);
+        }
         let visitors = rng.log_size(20, 120);
         let tick = Duration::from_millis(rng.range(5, 10));
         let latency = Duration::from_millis(rng.log_size(1, 60) as u64);

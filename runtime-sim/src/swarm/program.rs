@@ -3,17 +3,18 @@
 use super::orders::Order;
 use super::plan::Plan;
 use super::stage::{SERVER, Stage};
-use super::sys::{Door, LISTENER, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use super::sys::{Backlog, Door, LISTENER, Mailbox, Pipe, Process, Stream, Thread, shuffle};
+use super::upgrade::Upgrade;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
 use crate::scenario::{CTL, PROXY, Reach, client_token, draw_client, draw_server};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::listener::Listener;
+use protocol_sm::driver::listener::{HeldPort, Listener};
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, Wanted};
-use protocol_sm::driver::{Cx, Driver, Totals};
+use protocol_sm::driver::{Cx, Driver, Given, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
@@ -201,7 +202,11 @@ impl Program {
 pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     loop {
         stage.orders.awake(SERVER).await;
-        let again = serve(&stage).await;
+        let again = serve(&stage, Vec::new()).await;
+        stage.orders.with_status(SERVER, |status| {
+            status.up = false;
+            status.stopped = true;
+        });
         stage.oracle.forget_transfers();
         match again {
             // The machine goes on, and refuses connections.
@@ -211,12 +216,25 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     }
 }
 
-async fn serve(stage: &Rc<Stage>) -> Order {
+/// A process of the server, which takes over what another has left, and those that it leaves its own place to. Returns
+/// what the last of them was told when all have ended.
+pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Order {
     let plan = &stage.plan;
     let settings = plan.scenario.server(true);
     let (visitors, routing) = (settings.budget.visitors, settings.routing());
     let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
+    let (mut doors, mut held) = ([const { None }; Purpose::ALL.len()], Vec::new());
+    for (given, backlog) in left {
+        let at = backlog.at;
+        let listener = process.borrow_mut().take(backlog);
+        match given {
+            Given::Door(purpose) => doors[purpose as usize] = Some(listener),
+            Given::Public { udp, owner, .. } => held.push(HeldPort { udp, at, owner, listener }),
+        }
+    }
+    let [ctl_left, proxy_left, http_left, https_left] = doors;
+    let adopted = ctl_left.is_some();
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
         let driver = ServerMain::<Stream, Door>::new(settings, plan.scenario.loop_count, (any, 0).into());
@@ -242,18 +260,19 @@ async fn serve(stage: &Rc<Stage>) -> Order {
     let hosts = Web::ALL.map(|web| SocketAddr::from((any, plan.scenario.host_port(web))));
     listener.borrow_mut().call(stage.now(), |listener, cx| {
         let own = hosts.map(|at| one_port.is_none().then_some(at));
-        listener.open_doors(cx, own, [None, None], routing).expect("the ports of hosts are free");
+        listener.open_doors(cx, own, [http_left, https_left], routing).expect("the ports of hosts are free");
         for web in Web::ALL.into_iter().filter(|_| one_port.is_some()) {
-            listener.expect(web, hosts[web as usize], false);
+            listener.expect(web, hosts[web as usize], adopted);
         }
+        listener.hold(held, stage.now() + plan.scenario.timings.session_grace);
     });
     let [ctl, proxy] = [Purpose::Ctl, Purpose::Proxy].map(|purpose| Purposes::default().with(purpose));
     let ports = match one_port {
-        Some(port) => vec![(port, Purpose::ALL.into_iter().collect())],
-        None => vec![(CTL, ctl), (PROXY, proxy)],
+        Some(port) => vec![(port, Purpose::ALL.into_iter().collect(), ctl_left)],
+        None => vec![(CTL, ctl, ctl_left), (PROXY, proxy, proxy_left)],
     };
-    for (port, purposes) in ports {
-        let wanted = Wanted { at: (any, port).into(), purposes, left: None };
+    for (port, purposes, left) in ports {
+        let wanted = Wanted { at: (any, port).into(), purposes, left };
         let bound = main.borrow_mut().call(stage.now(), |main, cx| main.listen(cx, wanted));
         assert!(bound.is_ok(), "the server's own ports are free: {bound:?}");
     }
@@ -262,16 +281,22 @@ async fn serve(stage: &Rc<Stage>) -> Order {
 
     let mut order = None;
     let mut over = false;
+    let mut upgrade = Upgrade::default();
     let sockets = || loops.iter().map(|seat| seat.borrow().driver.sockets()).sum::<usize>();
     poll_fn(|cx| {
-        if let Some(new) = stage.orders.take_order(SERVER, cx.waker()) {
+        // The one that has its place is told everything.
+        let told = !upgrade.has_left();
+        if let Some(new) = told.then(|| stage.orders.take_order(SERVER, cx.waker())).flatten() {
             order = Some(new);
             mailbox.borrow_mut().push_back(ToServerMain::Stop);
         }
         if let Some(tag) = process.borrow().watch.question() {
             mailbox.borrow_mut().push_back(ToServerMain::Report { tag });
         }
-        for draw in stage.orders.take_reloads(SERVER) {
+        if told && stage.orders.take_upgrade(SERVER) {
+            upgrade.begin(&process, &mailbox);
+        }
+        for draw in if told { stage.orders.take_reloads(SERVER) } else { Vec::new() } {
             let mut new = plan.scenario.server(true);
             if let Some(draw) = draw {
                 new = draw_server(&mut Rng::new(draw), reach(plan), plan.scenario.clients.len(), new);
@@ -279,13 +304,16 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             mailbox.borrow_mut().push_back(ToServerMain::Reload(Box::new(new)));
         }
         program.turn(cx, || {
-            stage.orders.with_status(SERVER, |status| {
-                status.up = true;
-                status.loop_sockets = sockets();
-            });
-            main.borrow()
-                .driver
-                .assert_ports(&listener.borrow().driver, process.borrow().mail.listener.borrow().iter());
+            upgrade.go_on(stage, &process, &mailbox, order.is_some());
+            if !upgrade.has_left() {
+                stage.orders.with_status(SERVER, |status| {
+                    status.up = true;
+                    status.loop_sockets = sockets();
+                });
+                main.borrow()
+                    .driver
+                    .assert_ports(&listener.borrow().driver, process.borrow().mail.listener.borrow().iter());
+            }
             // The other threads handle the messages that are left.
             let was_over = over;
             over = main.borrow().driver.is_over();
@@ -294,10 +322,9 @@ async fn serve(stage: &Rc<Stage>) -> Order {
         })
     })
     .await;
-    stage.orders.with_status(SERVER, |status| {
-        status.up = false;
-        status.stopped = true;
-    });
+    if !upgrade.has_left() {
+        stage.orders.with_status(SERVER, |status| status.up = false);
+    }
     program.check_closed(sockets() + main.borrow().driver.sockets() + listener.borrow().driver.ports());
     let totals: Vec<Totals> = loops.iter().map(|seat| seat.borrow().driver.totals()).collect();
     let turned_away = listener.borrow().driver.totals().visitors + listener.borrow().driver.turned_away().sum();
@@ -308,7 +335,10 @@ async fn serve(stage: &Rc<Stage>) -> Order {
             stage.breach(Kind::Safety, Property::VisitorsAccountedFor, format!("{total:?}"));
         }
     }
-    order.unwrap_or(Order::Stop)
+    match upgrade.successor() {
+        Some(successor) => successor.await.expect("a process that ends by itself"),
+        None => order.unwrap_or(Order::Stop),
+    }
 }
 
 /// Runs a client until it is told to stop for good. `identity` decides whom it replaces.

@@ -11,7 +11,7 @@ use crate::oracle::{Finding, Kind, Property, Sometimes};
 use crate::scenario::tunnel_called;
 use protocol_sm::driver::Note;
 use protocol_sm::time::Instant;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ pub(super) struct Stage {
     pub(super) orders: Orders,
     pub(super) lines: Lines,
     rng: RefCell<Rng>,
+    numbers: Cell<u64>,
 }
 
 impl Stage {
@@ -37,6 +38,7 @@ impl Stage {
             lines: Lines::default(),
             lie: options.lie,
             rng: RefCell::new(rng),
+            numbers: Cell::default(),
             plan,
         })
     }
@@ -44,6 +46,12 @@ impl Stage {
     /// A stream of random numbers for one party.
     pub(super) fn fork(&self) -> Rng {
         self.rng.borrow_mut().fork()
+    }
+
+    /// A number that no socket of any process had before.
+    pub(super) fn number(&self) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        self.numbers.get()
     }
 
     /// The time, asked by a host while it runs.

@@ -26,7 +26,7 @@ use protocol_sm::settings::Origin;
 use protocol_sm::time::Instant;
 use protocol_sm::wire::{ClientMsg, ServerMsg};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -78,10 +78,13 @@ struct Entry {
 
 type Accepting = Pin<Box<dyn Future<Output = (TcpListener, io::Result<(TcpStream, SocketAddr)>)>>>;
 
-struct Backlog {
+/// A listening socket, with whom nobody has accepted yet.
+pub(super) struct Backlog {
+    pub(super) at: SocketAddr,
     accepting: Accepting,
     queue: VecDeque<(Socket, SocketAddr)>,
-    watch: (usize, Token),
+    /// None while it is held for whoever had it in another process.
+    watch: Option<(usize, Token)>,
     edge: bool,
 }
 
@@ -94,7 +97,12 @@ pub(super) struct Process {
     pub(super) watch: Watch,
     sockets: BTreeMap<u64, Entry>,
     doors: BTreeMap<u64, Backlog>,
-    next: u64,
+    /// What another process may take over.
+    lent: Vec<(Given, u64)>,
+    /// Listening sockets that another process has, until this one closes its own copies.
+    given: BTreeSet<u64>,
+    /// What whoever sees to an upgrade was answered.
+    pub(super) done: Option<usize>,
     pipes: usize,
     lookups: Vec<(Instant, Lookup, Vec<SocketAddr>)>,
     /// Challenges of authorities that are looked for, until when, and whether there is an answer.
@@ -122,7 +130,9 @@ impl Process {
             watch: Watch::new(stage),
             sockets: BTreeMap::new(),
             doors: BTreeMap::new(),
-            next: 0,
+            lent: Vec::new(),
+            given: BTreeSet::new(),
+            done: None,
             pipes: 0,
             lookups: Vec::new(),
             challenges: Vec::new(),
@@ -166,7 +176,7 @@ impl Process {
     /// Whether a thread has events to take.
     pub(super) fn has_events(&self, thread: usize) -> bool {
         let socket = |entry: &Entry| entry.watch.is_some_and(|(owner, _)| owner == thread) && entry.socket.has_edge();
-        let door = |door: &Backlog| door.watch.0 == thread && door.edge;
+        let door = |door: &Backlog| door.edge && door.watch.is_some_and(|(owner, _)| owner == thread);
         self.sockets.values().any(socket) || self.doors.values().any(door)
     }
 
@@ -181,9 +191,10 @@ impl Process {
             }
         }
         for door in self.doors.values_mut() {
-            if door.watch.0 == thread && std::mem::take(&mut door.edge) {
-                let ready = Readiness { readable: !door.queue.is_empty(), ..Readiness::default() };
-                events.push((door.watch.1, ready));
+            if let Some((_, token)) = door.watch.filter(|&(owner, _)| owner == thread)
+                && std::mem::take(&mut door.edge)
+            {
+                events.push((token, Readiness { readable: !door.queue.is_empty(), ..Readiness::default() }));
             }
         }
         shuffle(&mut self.rng, &mut events);
@@ -196,9 +207,34 @@ impl Process {
     }
 
     fn insert(&mut self, socket: Socket, watch: Option<(usize, Token)>) -> Stream {
-        self.next += 1;
-        self.sockets.insert(self.next, Entry { socket, watch });
-        Stream(self.next)
+        let number = self.stage.number();
+        self.sockets.insert(number, Entry { socket, watch });
+        Stream(number)
+    }
+
+    /// Nobody takes over what it has lent so far.
+    pub(super) fn forget_lent(&mut self) {
+        self.lent.clear();
+    }
+
+    /// Gives what it has lent, and has open still, to another process, with all that waits there.
+    pub(super) fn give(&mut self) -> Vec<(Given, Backlog)> {
+        let mut left = Vec::new();
+        for (given, door) in std::mem::take(&mut self.lent) {
+            // A port that was closed meanwhile is another's, or nobody's.
+            if let Some(backlog) = self.doors.remove(&door) {
+                self.given.insert(door);
+                left.push((given, Backlog { watch: None, ..backlog }));
+            }
+        }
+        left
+    }
+
+    /// Takes what another process gives.
+    pub(super) fn take(&mut self, backlog: Backlog) -> Door {
+        let door = self.stage.number();
+        self.doors.insert(door, backlog);
+        Door(door)
     }
 
     fn socket(&mut self, stream: &Stream) -> &mut Socket {
@@ -520,20 +556,27 @@ impl Listen for Thread {
         };
         let listener = bound.map_err(|_| SysError::InUse)?;
         let address = listener.local_addr().map_err(|_| SysError::Other(0))?;
+        let backlog = Backlog {
+            at: address,
+            accepting: accepting(listener),
+            queue: VecDeque::new(),
+            watch: Some((self.index, token)),
+            edge: false,
+        };
+        Ok((self.process.borrow_mut().take(backlog), address))
+    }
+
+    fn adopt(&mut self, listener: &Door, token: Token) -> Result<SocketAddr, SysError> {
         let mut process = self.process.borrow_mut();
-        process.next += 1;
-        let door = Door(process.next);
-        let backlog =
-            Backlog { accepting: accepting(listener), queue: VecDeque::new(), watch: (self.index, token), edge: false };
-        process.doors.insert(door.0, backlog);
-        Ok((door, address))
+        let door = process.doors.get_mut(&listener.0).expect("a listener that is not closed");
+        door.watch = Some((self.index, token));
+        door.edge = true;
+        Ok(door.at)
     }
 
-    fn adopt(&mut self, _: &Door, _: Token) -> Result<SocketAddr, SysError> {
-        unreachable!("no process of this ring leaves a listener to another")
+    fn lend(&mut self, listener: &Door, given: &Given) {
+        self.process.borrow_mut().lent.push((given.clone(), listener.0));
     }
-
-    fn lend(&mut self, _: &Door, _: &Given) {}
 
     fn accept(&mut self, listener: &Door, role: Role) -> Result<(Stream, SocketAddr), SysError> {
         let mut process = self.process.borrow_mut();
@@ -541,7 +584,7 @@ impl Listen for Thread {
         if some && process.out_of_descriptors() {
             return Err(SysError::Exhausted);
         }
-        let door = process.doors.get_mut(&listener.0).expect("a listener that is not closed");
+        let door = process.doors.get_mut(&listener.0).expect("a listener that is neither closed nor given on");
         let (socket, from) = door.queue.pop_front().ok_or(SysError::WouldBlock)?;
         socket.set_role(role);
         Ok((process.insert(socket, None), from))
@@ -564,7 +607,10 @@ impl Listen for Thread {
 
     fn unlisten(&mut self, listener: Door) {
         // Connections that nobody has accepted are reset, as at the death of the process.
-        self.process.borrow_mut().doors.remove(&listener.0).expect("a listener closed for the first time");
+        let mut process = self.process.borrow_mut();
+        if !process.given.remove(&listener.0) {
+            process.doors.remove(&listener.0).expect("a listener closed for the first time");
+        }
     }
 }
 
@@ -633,7 +679,11 @@ impl Tell<ToPaths> for Thread {
 
 impl Tell<ToOperator> for Thread {
     fn tell(&mut self, msg: ToOperator) {
-        self.process.borrow().watch.answered(&msg);
+        let mut process = self.process.borrow_mut();
+        if let ToOperator::Done { count, .. } = msg {
+            process.done = Some(count);
+        }
+        process.watch.answered(&msg);
     }
 }
 

@@ -80,7 +80,6 @@ impl World {
             KernelFault::Kick => self.order(Order::Kick(client_name(client))),
             KernelFault::ClosePort => self.close_port(index, tunnel),
             KernelFault::NoLocalPort => self.use_up_ports(client),
-            KernelFault::Upgrade => self.begin_upgrade(),
             KernelFault::Examine => self.faults[index].target = self.examine(client),
         }
         self.later(self.faults[index].lasts, Event::FaultEnds(index));
@@ -162,6 +161,10 @@ impl World {
             }
             SimFault::ReloadClient => self.reload_client(client),
             SimFault::ReloadServer => self.reload_server(),
+            SimFault::Upgrade => {
+                self.begin_upgrade();
+                true
+            }
         }
     }
 
@@ -180,7 +183,7 @@ impl World {
                 self.kernel.heal(self.client_hosts[target], self.service_hosts[target]);
             }
             KernelFault::Examine => self.kill(target),
-            KernelFault::Nudge | KernelFault::Kick | KernelFault::Upgrade => {}
+            KernelFault::Nudge | KernelFault::Kick => {}
             KernelFault::CloseTunnel => self.reopen_tunnels(target),
             // The client's next session has its ports again.
             KernelFault::ClosePort => self.order(Order::Kick(client_name(target))),
@@ -216,7 +219,8 @@ impl World {
             | SimFault::BlackholeProxy
             | SimFault::Stranger
             | SimFault::Impostor
-            | SimFault::Holder => {}
+            | SimFault::Holder
+            | SimFault::Upgrade => {}
         }
     }
 

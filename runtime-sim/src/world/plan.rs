@@ -49,7 +49,7 @@ const LATER: [(KernelFault, u64); 11] = [
     (KernelFault::Kick, 0x61c4),
     (KernelFault::ClosePort, 0xc1052),
     (KernelFault::NoLocalPort, 0xadd9),
-    (KernelFault::Upgrade, 0x0b5e_55ed),
+    (KernelFault::Sim(SimFault::Upgrade), 0x0b5e_55ed),
     (KernelFault::Examine, 0xd0c7_0425),
 ];
 
@@ -60,9 +60,9 @@ pub fn faults() -> impl Iterator<Item = KernelFault> {
 
 /// Whether nobody else may notice anything of it.
 fn is_harmless(fault: KernelFault) -> bool {
-    let harmless = [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer];
-    matches!(fault, KernelFault::Upgrade | KernelFault::Examine)
-        || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
+    let harmless =
+        [SimFault::Impostor, SimFault::Holder, SimFault::ReloadClient, SimFault::ReloadServer, SimFault::Upgrade];
+    fault == KernelFault::Examine || matches!(fault, KernelFault::Sim(fault) if harmless.contains(&fault))
 }
 
 /// Where a client and its services run.
@@ -158,7 +158,7 @@ impl Plan {
         let loop_count = rng.size(1, 3);
         let idle_conns = u32::try_from(rng.range(0, 4)).expect("small");
         let mut timings = timings(rng, calm);
-        if calm && faults.contains(&KernelFault::Upgrade) {
+        if calm && faults.contains(&KernelFault::Sim(SimFault::Upgrade)) {
             // Then nobody's transfer is cut.
             timings.drain_timeout = Duration::from_secs(600);
         }

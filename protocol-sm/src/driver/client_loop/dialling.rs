@@ -286,7 +286,8 @@ impl<T, P> ClientLoop<T, P> {
             return Attempt::Failed(SysError::Reset);
         };
         let datagrams = self.servings.get(&tunnel).and_then(|serving| serving.datagrams);
-        let front = active(&mut self.slots, token).and_then(|active| active.front.clone());
+        let flow = active(&mut self.slots, token).and_then(|active| active.flow.as_deref());
+        let front = flow.and_then(|flow| flow.front.clone()).map(Box::new);
         let mut failed = SysError::NoAddress;
         for nth in 0..ports.tries() {
             let Some(address) = ports.source(nth, to) else { continue };
@@ -412,8 +413,7 @@ impl<T, P> ClientLoop<T, P> {
         let State::Active(active) = &mut conn.state else { return };
         active.local = Some(local);
         active.conn.on_dialed();
-        let visit = active.extra.as_deref_mut().and_then(|extra| extra.visit.as_mut());
-        visit.into_iter().for_each(|visit| visit.1.on_served(cx.now));
+        *active.served = Some(cx.now);
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
         if let (Some(local), Some(at)) = (self.locals.get_mut(&tunnel), at) {
@@ -430,7 +430,7 @@ impl<T, P> ClientLoop<T, P> {
         let epoch = active.conn.transfer.epoch();
         conn.link.egress_flow.push(&ProxyToServer::Refused { epoch, code: why });
         cx.sys.note(Note::Refused { conn: conn.id, epoch, code: why, tunnel });
-        active.over(cx.now, VisitEnd::Refused(why)).into_iter().for_each(|visit| cx.sys.note(visit));
+        active.over(cx.now, &self.labels, VisitEnd::Refused(why)).into_iter().for_each(|visit| cx.sys.note(visit));
         // The main thread knows nothing of a tunnel that a hostile server has made up.
         if why != RefuseCode::UnknownTunnel {
             cx.sys.tell(FromClientLoop::LocalFailed { tunnel, code: why });

@@ -6,7 +6,7 @@ use super::super::relay::{End, Endpoint, LONGEST_FRAME, Link};
 use super::super::slab::Token;
 use super::super::sys::{Role, Splice};
 use super::super::thread::Cx;
-use super::{Active, ClientLoop, Conn, Extra, LoopSys, Pace, Slot, State, Step};
+use super::{Active, ClientLoop, Conn, Flow, Labels, LoopSys, Pace, Slot, State, Step};
 use crate::bandwidth::Direction;
 use crate::canary::{PlantedBug, planted};
 use crate::codes::{AbortCode, StateName, Violation};
@@ -23,11 +23,9 @@ use crate::stir::PATIENCE;
 use crate::sys_error::SysError;
 use crate::time::Instant;
 use crate::transfer::Half;
-use crate::visit::{Begun, Label};
 use crate::wire::{ClientMsg, ConnKind, Framer, Preface, ProxyToClient, ProxyToServer, ReplyReader};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
 
 impl<T, P> ClientLoop<T, P> {
     pub(super) fn open<S: LoopSys<T, P>>(
@@ -191,7 +189,7 @@ impl<T, P> ClientLoop<T, P> {
 fn read_frames<T, P, S>(
     cx: &mut Cx<'_, S>,
     conn: &mut Conn<T, P>,
-    labels: &BTreeMap<TunnelId, Arc<Label>>,
+    labels: &Labels,
     servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End>
 where
@@ -277,7 +275,7 @@ fn on_frame<T, P>(
     conn: &mut Conn<T, P>,
     frame: ProxyToClient,
     now: Instant,
-    labels: &BTreeMap<TunnelId, Arc<Label>>,
+    labels: &Labels,
     servings: &BTreeMap<TunnelId, Serving>,
 ) -> Result<(), End> {
     if conn.secured.is_some() && !matches!(frame, ProxyToClient::Start { .. }) {
@@ -303,16 +301,18 @@ fn on_frame<T, P>(
         }
         (ProxyToClient::Start { epoch, tunnel, visitor, public }, State::Idle(idle)) => {
             let active = idle.clone().on_start(epoch)?;
-            let visit = Begun::new(labels.get(&tunnel).cloned(), now).map(|visit| (visitor, visit));
-            let extra = visit.map(|visit| Box::new(Extra { visit: Some(visit), ..Extra::default() }));
+            let to_record = labels.contains_key(&tunnel).then(|| Box::new(visitor.into()));
             let (pace, began) = (Pace::new(), Counted(now));
             let serving = servings.get(&tunnel).copied().unwrap_or_default();
             let Serving { max_bandwidth, proxy_protocol, proxy_protocol_first: first, datagrams, .. } = serving;
             let secured = conn.secured.take().filter(|_| serving.proxy_protocol_tlvs);
-            let mut front = None;
+            let mut flow = None;
             match (proxy_protocol, datagrams, secured) {
                 (None, _, _) => {}
-                (Some(_), Some(_), _) => front = Some(Box::new(Front::new(visitor, public, first))),
+                (Some(_), Some(_), _) => {
+                    let front = Some(Front::new(visitor, public, first));
+                    flow = Some(Box::new(Flow { front, ..Flow::default() }));
+                }
                 (Some(version), None, None) => conn.link.ingress_flow.push_frame(&version.header(visitor, public)),
                 (Some(_), None, Some(secured)) => {
                     conn.link.ingress_flow.push_frame(&header_with_fields(visitor, public, &secured));
@@ -329,8 +329,9 @@ fn on_frame<T, P>(
                 began,
                 max_bandwidth,
                 throttled: [false; 2],
-                front,
-                extra,
+                flow,
+                visitor: to_record,
+                served: Counted(None),
             });
             Ok(())
         }

@@ -75,7 +75,7 @@ impl<T, P> ClientLoop<T, P> {
                 lost.add(Lost::Ended);
                 return false;
             }
-            active.extra.get_or_insert_default().by_path[0] += datagram.payload().len() as u64;
+            active.flow.get_or_insert_default().by_path[0] += datagram.payload().len() as u64;
             let refused = say_one(cx, stream, datagram.payload(), buffer, lost);
             if refused {
                 stream.refuse();
@@ -100,7 +100,7 @@ impl<T, P> ClientLoop<T, P> {
             return self.core.tally.lost.add(Lost::Ended);
         };
         if let State::Active(active) = &mut conn.state {
-            active.extra.get_or_insert_default().by_path[1] -= datagram.payload().len() as u64;
+            active.flow.get_or_insert_default().by_path[1] -= datagram.payload().len() as u64;
         }
         let lost = &mut self.core.tally.lost;
         local.port.change(|stream| stream.on_back(cx.now, datagram.payload(), lost));

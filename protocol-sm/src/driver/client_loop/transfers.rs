@@ -66,7 +66,7 @@ impl<T, P> ClientLoop<T, P> {
         }
         let State::Active(active) = &mut conn.state else { return Ok(()) };
         if let Some(by_path @ 1..) = heard.as_ref().map(|heard| heard.by_path) {
-            active.extra.get_or_insert_default().by_path[1] += by_path;
+            active.flow.get_or_insert_default().by_path[1] += by_path;
         }
         let (rate, tunnel) = (active.max_bandwidth, active.tunnel);
         let result = match active.conn.stage() {
@@ -192,7 +192,7 @@ impl<T, P> ClientLoop<T, P> {
             cx.sys.note(Note::Finished { conn: id, epoch, egress: over.bytes_out, ingress: over.bytes_in });
         }
         if let State::Active(active) = &mut conn.state {
-            active.over(cx.now, VisitEnd::Served).into_iter().for_each(|visit| cx.sys.note(visit));
+            active.over(cx.now, &self.labels, VisitEnd::Served).into_iter().for_each(|visit| cx.sys.note(visit));
         }
         conn.state = State::Idle(idle);
         self.core.timers.set(token, &mut conn.deadline, None);
@@ -281,7 +281,7 @@ impl<T, P> ClientLoop<T, P> {
             State::Active(active) => {
                 let epoch = active.conn.transfer.epoch();
                 cx.sys.note(Note::Aborted { conn: conn.id, epoch, code, by_peer });
-                let visit = active.over(cx.now, VisitEnd::Aborted { code, by_peer });
+                let visit = active.over(cx.now, &self.labels, VisitEnd::Aborted { code, by_peer });
                 visit.into_iter().for_each(|visit| cx.sys.note(visit));
                 let (tunnel, over) = (active.tunnel, Over::of(active, cx.now));
                 self.count_over(tunnel, &over, false);
