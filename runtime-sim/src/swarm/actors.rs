@@ -337,7 +337,8 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
 async fn inquire(stage: Rc<Stage>, who: ProcId, question: Question) {
     tokio::time::sleep(question.after).await;
     let outcome = ask(&stage, who, question).await;
-    if stage.plan.scenario.calm && outcome != Outcome::Whole {
+    // Who asks for nobody's host may wait for it in vain.
+    if stage.plan.scenario.calm && !matches!(outcome, Outcome::Whole | Outcome::Own) {
         let what = format!("who asks about {:?}: {outcome:?}", question.tunnel);
         stage.breach(Kind::Safety, Property::NoUnprovokedReset, what);
     }
@@ -368,6 +369,7 @@ async fn ask(stage: &Rc<Stage>, who: ProcId, question: Question) -> Outcome<SysE
         None => talk.until_over(|came| hear(came, &mut unsaid)).await,
     };
     match over {
+        Err(_) if inquiry.may_wait_in_vain() => Outcome::Own,
         Err(error) => Outcome::Reset(error),
         Ok(()) => match inquiry.on_eof() {
             Ok(Some(what)) => {

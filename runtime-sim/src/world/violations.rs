@@ -2,7 +2,6 @@
 //! by several at once.
 
 use super::actors::Who;
-use super::inquirers::Inquiry;
 use super::phases::KEEPALIVE;
 use super::reload::Reloading;
 use super::sys::{Mail, OuterReset, Pipe, Stream, ThreadSys};
@@ -13,7 +12,7 @@ use crate::holder::Holder;
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, Rng};
 use crate::oracle::{Property, Side, Streams};
-use crate::scenario::{Outcome, Scenario, Tight};
+use crate::scenario::{Inquiry, Outcome, Scenario, Tight};
 use core::net::SocketAddr;
 use protocol_sm::codes::{AbortCode, Violation};
 use protocol_sm::datagrams::PathId;
@@ -318,7 +317,7 @@ fn broken(property: Property) -> World {
         }
         Property::AnswersAreOurs => {
             let mut world = fresh();
-            let (mut inquiry, _) = Inquiry::draw(&world.plan, 0, None);
+            let (mut inquiry, _) = Inquiry::draw(world.plan.seed, 0, None);
             let found = inquiry.on_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nelse");
             let found = found.and_then(|()| inquiry.on_eof().map(drop));
             world.after_actor(found);
