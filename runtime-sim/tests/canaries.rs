@@ -11,6 +11,7 @@ use runtime_sim::explore::{
 };
 use runtime_sim::flows;
 use runtime_sim::oracle::Breach;
+use runtime_sim::scenario::{KernelFault, SimFault};
 use runtime_sim::swarm::{Options, run_seed};
 use runtime_sim::world;
 
@@ -192,9 +193,16 @@ fn play() -> Found {
     (1..=TAPES).find_map(|number| run_tape(&tape(number)).err().map(|failure| (number.to_string(), failure.what)))
 }
 
-fn simulate(run: impl Fn(u64) -> Option<Breach>, seeds: u64) -> Found {
+fn simulate(run: impl Fn(u64) -> Option<Breach>, mut seeds: impl Iterator<Item = u64>) -> Found {
     let found = |seed, breach: Breach| (format!("{seed}, {:?}", breach.property), breach.property.to_string());
-    (0..seeds).find_map(|seed| run(seed).map(|breach| found(seed, breach)))
+    seeds.find_map(|seed| run(seed).map(|breach| found(seed, breach)))
+}
+
+/// Ring 3, with holders of a token who mean harm.
+fn abuse() -> Found {
+    let harms = |fault: &KernelFault| *fault == KernelFault::Sim(SimFault::Holder);
+    let seeds = (0..).filter(|&seed| world::Plan::new(seed).faults.iter().any(harms));
+    simulate(kernel, seeds.take(KERNEL_SEEDS as usize))
 }
 
 fn flow() -> Found {
@@ -236,8 +244,12 @@ fn every_planted_bug_is_found() {
             let rings = [
                 seek(in_small, explore),
                 seek(in_small, play),
-                if of_flows { seek(true, flow) } else { seek(in_large, || simulate(kernel, KERNEL_SEEDS)) },
-                seek(in_swarm, || simulate(swarm, SWARM_SEEDS)),
+                match bug {
+                    _ if of_flows => seek(true, flow),
+                    PlantedBug::UnackedPerSession => seek(true, abuse),
+                    _ => seek(in_large, || simulate(kernel, 0..KERNEL_SEEDS)),
+                },
+                seek(in_swarm, || simulate(swarm, 0..SWARM_SEEDS)),
             ];
             rings.map(|ring| ring.join().expect("a search ends"))
         });
