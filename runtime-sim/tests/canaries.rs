@@ -244,10 +244,12 @@ fn every_planted_bug_is_found() {
             let rings = [
                 seek(in_small, explore),
                 seek(in_small, play),
-                match bug {
-                    _ if of_flows => seek(true, flow),
-                    PlantedBug::UnackedPerSession => seek(true, abuse),
-                    _ => seek(in_large, || simulate(kernel, 0..KERNEL_SEEDS)),
+                if of_flows {
+                    seek(true, flow)
+                } else if bug == PlantedBug::UnackedPerSession {
+                    seek(true, abuse)
+                } else {
+                    seek(in_large, || simulate(kernel, 0..KERNEL_SEEDS))
                 },
                 seek(in_swarm, || simulate(swarm, 0..SWARM_SEEDS)),
             ];
