@@ -2,7 +2,7 @@
 //! and forged: stands for the network between client and server, without privileges.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -20,12 +20,30 @@ pub struct UdpLine {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What becomes of packets, and what has become of them: whoever carries one holds it meanwhile.
+#[derive(Debug, Default)]
+struct Way {
+    blocked: bool,
+    twice: bool,
+    carried: u64,
+}
+
+impl Way {
+    fn carry(&mut self, send: impl Fn()) {
+        let times = match (self.blocked, self.twice) {
+            (true, _) => 0,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        (0..times).for_each(|_| send());
+        self.carried += times;
+    }
+}
+
 #[derive(Debug)]
 struct State {
     stop: AtomicBool,
-    blocked: AtomicBool,
-    twice: AtomicBool,
-    carried: AtomicU64,
+    way: Mutex<Way>,
     /// Where it leads to.
     target: SocketAddr,
     near: UdpSocket,
@@ -58,9 +76,7 @@ impl UdpLine {
         socket.set_read_timeout(Some(TICK)).expect("a timeout");
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
-            twice: AtomicBool::new(false),
-            carried: AtomicU64::new(0),
+            way: Mutex::default(),
             target,
             near: socket,
             far: Mutex::new(far(target)),
@@ -80,12 +96,12 @@ impl UdpLine {
 
     /// Nothing gets through any more, or everything again.
     pub fn block(&self, blocked: bool) {
-        self.state.blocked.store(blocked, Ordering::SeqCst);
+        locked(&self.state.way).blocked = blocked;
     }
 
     /// Each packet comes twice from now on.
     pub fn double(&self) {
-        self.state.twice.store(true, Ordering::SeqCst);
+        locked(&self.state.way).twice = true;
     }
 
     /// The client's packets come from another port from now on, as behind a NAT that has forgotten it.
@@ -96,7 +112,7 @@ impl UdpLine {
     /// Packets that it has carried.
     #[must_use]
     pub fn carried(&self) -> u64 {
-        self.state.carried.load(Ordering::SeqCst)
+        locked(&self.state.way).carried
     }
 
     /// What the client has sent, packet by packet.
@@ -113,14 +129,6 @@ impl UdpLine {
 }
 
 impl State {
-    fn times(&self) -> usize {
-        match (self.blocked.load(Ordering::SeqCst), self.twice.load(Ordering::SeqCst)) {
-            (true, _) => 0,
-            (false, true) => 2,
-            (false, false) => 1,
-        }
-    }
-
     fn carry_up(&self) {
         let mut buffer = vec![0; BUFFER];
         while !self.stop.load(Ordering::SeqCst) {
@@ -128,10 +136,7 @@ impl State {
             *locked(&self.client) = Some(from);
             locked(&self.recorded).push(buffer[..length].to_vec());
             let far = Arc::clone(&locked(&self.far));
-            for _ in 0..self.times() {
-                let _ = far.send_to(&buffer[..length], self.target);
-                self.carried.fetch_add(1, Ordering::SeqCst);
-            }
+            locked(&self.way).carry(|| drop(far.send_to(&buffer[..length], self.target)));
         }
     }
 
@@ -141,10 +146,7 @@ impl State {
             let far = Arc::clone(&locked(&self.far));
             let Ok((length, _)) = far.recv_from(&mut buffer) else { continue };
             let Some(client) = *locked(&self.client) else { continue };
-            for _ in 0..self.times() {
-                let _ = self.near.send_to(&buffer[..length], client);
-                self.carried.fetch_add(1, Ordering::SeqCst);
-            }
+            locked(&self.way).carry(|| drop(self.near.send_to(&buffer[..length], client)));
         }
     }
 }
