@@ -3,12 +3,13 @@
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use tests::foreign::{Foreign, StreamingNginx, find};
 use tests::programs::{Client, Options, Server, options};
 use tests::services::Service;
 use tests::sockets::{End, LOOPBACK, connect_from, free_port, read_all, read_end, visit_end_from};
 use tests::visits::{expect_greeted, ip, short_visit};
-use tests::wait::{eventually, until};
+use tests::wait::{PATIENCE, eventually, until};
 
 /// The address of the relay, whose word is taken.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
@@ -222,6 +223,37 @@ fn haproxy_says_who_visits_and_its_checks_are_no_visits() {
         assert!(strange < 20, "{word}: {strange} checks were passed on");
         assert!(service.accepted() >= 20);
     }
+}
+
+/// Of a visitor at a Unix socket haproxy says what it says of a check: LOCAL. One who speaks, and one who waits to be
+/// spoken to, are served all the same, as the relay.
+#[test]
+fn haproxys_visitors_from_a_unix_socket_are_served() {
+    let Some(program) = find("haproxy") else { return };
+    let (echo, greeter) = (Service::echo(), Service::greeter("hi"));
+    let server = Server::start(trusting());
+    let client = Client::start(&server, options().tunnel(echo.addr()).tunnel(greeter.addr()));
+    let mut haproxy = Foreign::new();
+    let path = |name: &str| haproxy.dir().join(name).display().to_string();
+    let sockets = [path("echo"), path("greeter")];
+    let listens = [(&sockets[0], client.public_of(echo.addr())), (&sockets[1], client.public_of(greeter.addr()))];
+    let listens = listens.map(|(path, to)| {
+        format!("listen l{}\n bind unix@{path}\n server s {to} source {PROXY} send-proxy-v2\n", to.port())
+    });
+    let times = "timeout connect 5s\n timeout client 1h\n timeout server 1h\n";
+    let config = haproxy.file("haproxy.cfg", format!("defaults\n mode tcp\n {times}{}", listens.concat()));
+    haproxy.start(&program, &["-db", "-f", &config]);
+    for (path, words, answer) in [(&sockets[0], "hello", "hello"), (&sockets[1], "", "hi")] {
+        until("the relay listens", || UnixStream::connect(path).is_ok());
+        let mut visitor = UnixStream::connect(path).expect("it listens");
+        visitor.set_read_timeout(Some(PATIENCE)).expect("an option");
+        visitor.write_all(words.as_bytes()).expect("sent");
+        let mut read = vec![0; answer.len()];
+        visitor.read_exact(&mut read).expect("it is served");
+        assert_eq!(read, answer.as_bytes());
+    }
+    let own = |record: &Value| record["peer_ip"] == "127.0.0.8" && record["bytes_down"] != 0;
+    until("both are logged", || records(&server).iter().filter(|record| own(record)).count() >= 2);
 }
 
 #[test]
