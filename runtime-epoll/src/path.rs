@@ -66,12 +66,15 @@ pub(crate) struct Paths<M> {
     paths: BTreeMap<PathId, Carried>,
     /// Those on which something may be to be done.
     stirred: BTreeSet<PathId>,
+    /// When each of them is looked at next: a turn costs nothing for paths on which nothing happens.
+    deadlines: BTreeSet<(Instant, PathId)>,
+    /// A server's, whose clients have proved nothing.
+    unproved: BTreeSet<PathId>,
     last_path: u64,
     /// Paths let in within this second.
     admitted: (u64, u32),
     lost: Counts<Lost>,
     buffer: Vec<u8>,
-    next_deadline: Option<Instant>,
 }
 
 impl<M> fmt::Debug for Paths<M> {
@@ -104,11 +107,12 @@ impl<M> Paths<M> {
             key: None,
             paths: BTreeMap::new(),
             stirred: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            unproved: BTreeSet::new(),
             last_path: 0,
             admitted: (0, 0),
             lost: Counts::default(),
             buffer: Vec::new(),
-            next_deadline: None,
         }
     }
 
@@ -133,7 +137,11 @@ impl<M> Paths<M> {
                 }
                 if let Some(port) = self.listener.take() {
                     self.ports.remove(&port);
-                    self.paths.retain(|_, carried| carried.port != port);
+                    for path in self.paths.keys().copied().collect::<Vec<_>>() {
+                        if self.paths.get(&path).is_some_and(|carried| carried.port == port) {
+                            self.forget(path);
+                        }
+                    }
                 }
             }
             ToPaths::Open { path, from, to, pin } => {
@@ -224,8 +232,15 @@ impl<M> Paths<M> {
             && carried.role == Role::Client
         {
             self.ports.remove(&carried.port);
-            self.paths.remove(&path);
+            self.forget(path);
         }
+    }
+
+    fn forget(&mut self, path: PathId) {
+        if let Some(deadline) = self.paths.remove(&path).and_then(|carried| carried.scheduled) {
+            self.deadlines.remove(&(deadline, path));
+        }
+        self.unproved.remove(&path);
     }
 
     /// Reads packets, a bounded number of them. `true`: more may be there.
@@ -267,7 +282,7 @@ impl<M> Paths<M> {
     /// Somebody wants a path at the server.
     // PROTOCOL.md: P-PATH-10.
     fn admit(&mut self, now: Instant, of: u64, incoming: Incoming) {
-        let unproved = self.paths.values().filter(|carried| carried.is_unproved()).count();
+        let unproved = self.unproved.len();
         let second = now.since(Instant::ZERO).as_secs();
         if self.admitted.0 != second {
             self.admitted = (second, 0);
@@ -292,6 +307,7 @@ impl<M> Paths<M> {
                 port.handles.insert(handle, path);
                 self.paths.insert(path, Carried::new(of, handle, connection, Role::Server, Some(now + PROOF)));
                 self.stirred.insert(path);
+                self.unproved.insert(path);
             }
             Err(error) => {
                 if let Some(transmit) = error.response {
@@ -320,7 +336,23 @@ impl<M> Paths<M> {
             if carried.role == Role::Client {
                 self.ports.remove(&carried.port);
             }
-            self.paths.remove(&path);
+            self.forget(path);
+        } else {
+            self.schedule(path);
+        }
+    }
+
+    /// Notes when it is looked at next.
+    fn schedule(&mut self, path: PathId) {
+        let Some(carried) = self.paths.get_mut(&path) else { return };
+        if !carried.is_unproved() {
+            self.unproved.remove(&path);
+        }
+        let deadline = carried.deadline(self.clock);
+        let before = std::mem::replace(&mut carried.scheduled, deadline);
+        if before != deadline {
+            before.map(|at| self.deadlines.remove(&(at, path)));
+            self.deadlines.extend(deadline.map(|at| (at, path)));
         }
     }
 }
@@ -331,7 +363,7 @@ impl<M> Work for Paths<M> {
     }
 
     fn has_work(&self, now: Instant) -> bool {
-        self.has_mail() || self.is_busy() || self.next_deadline.is_some_and(|at| at <= now)
+        self.has_mail() || self.is_busy() || self.next_deadline().is_some_and(|at| at <= now)
     }
 
     fn turn(&mut self, now: Instant) -> ControlFlow<()> {
@@ -346,10 +378,8 @@ impl<M> Work for Paths<M> {
                 self.ready.insert(token);
             }
         }
-        let clock = self.clock;
-        let due = |carried: &mut Carried| carried.deadline(clock).is_some_and(|at| at <= now);
-        let due = self.paths.iter_mut().filter_map(|(&path, carried)| due(carried).then_some(path));
-        self.stirred.extend(due);
+        let due = self.deadlines.iter().take_while(|&&(at, _)| at <= now);
+        self.stirred.extend(due.map(|&(_, path)| path));
         for path in std::mem::take(&mut self.stirred) {
             self.drive(now, path);
         }
@@ -358,7 +388,6 @@ impl<M> Work for Paths<M> {
             self.tell(FromPaths::Lost(lost));
         }
         self.out.flush();
-        self.next_deadline = self.paths.values_mut().filter_map(|carried| carried.deadline(clock)).min();
         if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
@@ -371,7 +400,7 @@ impl<M> Work for Paths<M> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.next_deadline
+        self.deadlines.first().map(|&(at, _)| at)
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Carried {
     bytes: usize,
     /// It has more to send, and others come first.
     again: bool,
+    /// When it is looked at next, as its owner has noted.
+    pub(super) scheduled: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,7 @@ impl Carried {
             waiting: VecDeque::new(),
             bytes: 0,
             again: false,
+            scheduled: None,
         }
     }
 
