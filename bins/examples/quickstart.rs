@@ -7,9 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
-};
+use protocol_sm::settings::{ClientSettings, DatagramTransport, ServerSettings, Serving, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::inherit::Inherited;
@@ -178,19 +176,9 @@ impl Demo {
             tls: None,
             access_log: None,
             settings: ClientSettings {
-                proxy: ProxyAt::AsTold,
-                uplink: Origin::default(),
-                outbound: None,
-                tls_relay: false,
-                frugal: false,
-                datagram_transport: DatagramTransport::Auto,
-                examines: false,
-                client_id: *b"quickstart------",
-                token: None,
-                tunnels: services.iter().map(tunnel).collect(),
                 max_proxy_conns: 64,
-                access_log: false,
-                timings: Timings::default(),
+                datagram_transport: DatagramTransport::Auto,
+                ..ClientSettings::new(*b"quickstart------", services.iter().map(tunnel).collect())
             },
         })?;
         let client_stopper = client.stopper();

@@ -18,7 +18,7 @@ use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Agreed, Secured};
 use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, Origin, ProxyAt, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
 };
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
@@ -93,28 +93,23 @@ impl World {
     fn new() -> Self {
         let secret = Secret::new(b"secret".to_vec());
         let settings = ClientSettings {
-            proxy: ProxyAt::AsTold,
-            uplink: Origin::default(),
-            outbound: None,
-            tls_relay: false,
-            frugal: false,
-            datagram_transport: DatagramTransport::Auto,
-            examines: false,
-            client_id: [1; 16],
             token: Some(secret.clone()),
-            tunnels: vec![TunnelSpec {
-                name: "web".into(),
-                public_port: 0,
-                bind_addr: None,
-                site: None,
-                local: SERVICE.into(),
-                local_sources: Vec::new(),
-                limits: TunnelLimits::default(),
-                serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), ..Serving::default() },
-            }],
             max_proxy_conns: 16,
+            datagram_transport: DatagramTransport::Auto,
             access_log: true,
-            timings: Timings::default(),
+            ..ClientSettings::new(
+                [1; 16],
+                vec![TunnelSpec {
+                    name: "web".into(),
+                    public_port: 0,
+                    bind_addr: None,
+                    site: None,
+                    local: SERVICE.into(),
+                    local_sources: Vec::new(),
+                    limits: TunnelLimits::default(),
+                    serving: Serving { max_bandwidth: NonZeroU64::new(LEAST), ..Serving::default() },
+                }],
+            )
         };
         let timings = settings.timings.clone();
         let mut world = Self {

@@ -530,6 +530,26 @@ pub struct ClientSettings {
 }
 
 impl ClientSettings {
+    /// Those of a client that is told nothing else.
+    #[must_use]
+    pub fn new(client_id: [u8; 16], tunnels: Vec<TunnelSpec>) -> Self {
+        Self {
+            client_id,
+            token: None,
+            tunnels,
+            max_proxy_conns: 16_384,
+            proxy: ProxyAt::AsTold,
+            uplink: Origin::default(),
+            outbound: None,
+            tls_relay: false,
+            frugal: false,
+            datagram_transport: DatagramTransport::default(),
+            examines: false,
+            access_log: false,
+            timings: Timings::default(),
+        }
+    }
+
     /// Whether a client with these tunnels wants a path. It costs bytes while nobody visits, a proxy in between carries none,
     /// and what a tunnel may move is measured on its conns.
     // PROTOCOL.md: P-PATH-1.

@@ -3,7 +3,7 @@
 
 use protocol_sm::driver::Strategy;
 use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
 use runtime_epoll::inherit::Inherited;
 use runtime_epoll::{Stopper, client, server};
@@ -46,28 +46,22 @@ fn client_config(server: SocketAddr, local: String) -> client::Config {
         tls: None,
         access_log: None,
         settings: ClientSettings {
-            proxy: ProxyAt::AsTold,
-            uplink: Origin::default(),
-            outbound: None,
-            tls_relay: false,
-            frugal: false,
-            datagram_transport: DatagramTransport::Auto,
-            examines: false,
-            client_id: [7; 16],
-            token: None,
-            tunnels: vec![TunnelSpec {
-                name: "echo".into(),
-                public_port: 0,
-                bind_addr: None,
-                site: None,
-                local,
-                local_sources: Vec::new(),
-                limits: TunnelLimits::default(),
-                serving: Serving::default(),
-            }],
             max_proxy_conns: 64,
-            access_log: false,
+            datagram_transport: DatagramTransport::Auto,
             timings: Timings { reconnect_min: Duration::from_millis(20), ..Timings::default() },
+            ..ClientSettings::new(
+                [7; 16],
+                vec![TunnelSpec {
+                    name: "echo".into(),
+                    public_port: 0,
+                    bind_addr: None,
+                    site: None,
+                    local,
+                    local_sources: Vec::new(),
+                    limits: TunnelLimits::default(),
+                    serving: Serving::default(),
+                }],
+            )
         },
     }
 }

@@ -78,11 +78,7 @@ impl Kernel {
         let (proc, options) = (self.socks[of.0].proc, self.socks[of.0].options);
         self.take_fd(proc, 1)?;
         let Stage::Datagrams { socket, .. } = self.socks[of.0].stage else { panic!("a UDP socket") };
-        let (host, local) = (self.socks[of.0].host, self.socks[of.0].local);
-        let id = SockId(self.socks.len());
-        let stage = Stage::Datagrams { socket, copy: true };
-        self.socks.push(Sock { stage, local, ..Sock::new(host, proc, options) });
-        self.procs[proc.0].socks.insert(id);
+        let id = self.describe_udp(proc, socket, true, self.socks[of.0].local, options);
         self.udp[socket].holders.insert(id);
         self.tell_holders(socket);
         Ok(id)
@@ -90,12 +86,18 @@ impl Kernel {
 
     fn add_udp(&mut self, proc: ProcId, local: SocketAddr, remote: Option<SocketAddr>, options: Options) -> SockId {
         let host = self.procs[proc.0].host;
-        let (id, socket) = (SockId(self.socks.len()), self.udp.len());
-        let stage = Stage::Datagrams { socket, copy: remote.is_some() };
-        self.socks.push(Sock { stage, local, ..Sock::new(host, proc, options) });
-        self.procs[proc.0].socks.insert(id);
+        let id = self.describe_udp(proc, self.udp.len(), remote.is_some(), local, options);
         let (holders, heard) = (BTreeSet::from([id]), VecDeque::new());
         self.udp.push(Datagrams { host, local, remote, holders, heard, bytes: 0, refused: false });
+        id
+    }
+
+    /// A descriptor of a UDP socket.
+    fn describe_udp(&mut self, proc: ProcId, socket: usize, copy: bool, local: SocketAddr, options: Options) -> SockId {
+        let id = SockId(self.socks.len());
+        let stage = Stage::Datagrams { socket, copy };
+        self.socks.push(Sock { stage, local, ..Sock::new(self.procs[proc.0].host, proc, options) });
+        self.procs[proc.0].socks.insert(id);
         id
     }
 

@@ -8,12 +8,14 @@
 mod faults;
 mod greeting;
 mod inquiry;
+mod left;
 mod reload;
 mod script;
 mod timings;
 
 pub use faults::{KernelFault, SimFault, TurmoilFault};
 pub(crate) use inquiry::Inquiry;
+pub(crate) use left::sort_left;
 pub(crate) use reload::{Reach, draw_client, draw_server, flow_called, tunnel_called};
 pub(crate) use script::{Fate, Habits, Outcome, Script, Shut};
 pub(crate) use timings::TimingRanges;

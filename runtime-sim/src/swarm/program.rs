@@ -7,10 +7,10 @@ use super::sys::{Backlog, Door, LISTENER, Mailbox, Pipe, Process, Stream, Thread
 use super::upgrade::Upgrade;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Kind, Property};
-use crate::scenario::{CTL, PROXY, Reach, client_token, draw_client, draw_server};
+use crate::scenario::{CTL, PROXY, Reach, client_token, draw_client, draw_server, sort_left};
 use protocol_sm::driver::client_loop::ClientLoop;
 use protocol_sm::driver::client_main::{ClientMain, Outcome};
-use protocol_sm::driver::listener::{HeldPort, Listener};
+use protocol_sm::driver::listener::Listener;
 use protocol_sm::driver::messages::{ToClientMain, ToServerMain};
 use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::{ServerMain, Wanted};
@@ -18,7 +18,7 @@ use protocol_sm::driver::{Cx, Driver, Given, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
-use protocol_sm::settings::{ClientSettings, DatagramTransport, Origin, ProxyAt, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, DatagramTransport, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -224,16 +224,8 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
     let (visitors, routing) = (settings.budget.visitors, settings.routing());
     let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
-    let (mut doors, mut held) = ([const { None }; Purpose::ALL.len()], Vec::new());
-    for (given, backlog) in left {
-        let at = backlog.at;
-        let listener = process.borrow_mut().take(backlog);
-        match given {
-            Given::Door(purpose) => doors[purpose as usize] = Some(listener),
-            Given::Public { udp, owner, .. } => held.push(HeldPort { udp, at, owner, listener }),
-        }
-    }
-    let [ctl_left, proxy_left, http_left, https_left] = doors;
+    let left = left.into_iter().map(|(given, backlog)| (given, backlog.at, process.borrow_mut().take(backlog)));
+    let ([ctl_left, proxy_left, http_left, https_left], held) = sort_left(left);
     let adopted = ctl_left.is_some();
     let mut program = Program::new(Rc::clone(&process));
     let seat = |index, mailbox| {
@@ -362,32 +354,27 @@ fn reach(plan: &Plan) -> Reach {
 fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let spec = &plan.scenario.clients[identity];
     let settings = ClientSettings {
-        proxy: ProxyAt::AsTold,
-        uplink: Origin::default(),
-        outbound: None,
-        tls_relay: false,
+        token: Some(client_token(identity)),
         frugal: spec.frugal,
         datagram_transport: DatagramTransport::Auto,
-        examines: false,
-        client_id: [u8::try_from(identity).expect("few clients"); 16],
-        token: Some(client_token(identity)),
-        tunnels: spec
-            .tunnels
-            .iter()
-            .map(|&tunnel| TunnelSpec {
-                name: format!("tunnel-{tunnel}"),
-                public_port: plan.scenario.tunnels[tunnel].public_port,
-                bind_addr: None,
-                site: plan.scenario.tunnels[tunnel].site.clone(),
-                local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
-                local_sources: Vec::new(),
-                limits: plan.scenario.limits(tunnel),
-                serving: plan.scenario.tunnels[tunnel].serving,
-            })
-            .collect(),
-        max_proxy_conns: 16_384,
         access_log: true,
         timings: plan.scenario.timings_of(identity),
+        ..ClientSettings::new(
+            [u8::try_from(identity).expect("few clients"); 16],
+            spec.tunnels
+                .iter()
+                .map(|&tunnel| TunnelSpec {
+                    name: format!("tunnel-{tunnel}"),
+                    public_port: plan.scenario.tunnels[tunnel].public_port,
+                    bind_addr: None,
+                    site: plan.scenario.tunnels[tunnel].site.clone(),
+                    local: format!("service:{}", plan.scenario.tunnels[tunnel].service_port),
+                    local_sources: Vec::new(),
+                    limits: plan.scenario.limits(tunnel),
+                    serving: plan.scenario.tunnels[tunnel].serving,
+                })
+                .collect(),
+        )
     };
     ClientReload { server: format!("server:{CTL}"), settings, reconnect: false }
 }

@@ -307,18 +307,17 @@ impl World {
         let Some((line, from, content)) = self.lines.packets.remove(&number) else { return };
         let to = 1 - from;
         let dead = self.is_line_dead(line, from);
-        match (self.hears(line, to), &content) {
-            (Some(false), _) => return,
-            // It is in the socket's buffer, or is said again.
-            (None, _) | (_, Content::Said(_)) if self.hears(line, to).is_none() || dead => {
+        match self.hears(line, to) {
+            Some(false) => return,
+            Some(true) if !dead => {}
+            None | Some(true) => {
+                // It is in the socket's buffer, or is said again.
                 if !dead || matches!(content, Content::Said(_)) {
                     self.lines.packets.insert(number, (line, from, content));
                     self.on_line_later(AGAIN, LineEvent::Packet(number));
                 }
                 return;
             }
-            _ if dead => return,
-            _ => {}
         }
         let now = self.now();
         let from_at = SocketAddr::new(self.kernel.ip(self.lines.all[line].hosts[from]), 40_000);

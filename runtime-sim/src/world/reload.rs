@@ -9,9 +9,7 @@ use protocol_sm::driver::messages::{ControlKey, ToClientLoop, ToClientMain, ToLi
 use protocol_sm::ids::TunnelId;
 use protocol_sm::outbound::OutboundProxy;
 use protocol_sm::reload::{Changes, ClientReload};
-use protocol_sm::settings::{
-    ClientSettings, Credential, DatagramTransport, Origin, ProxyAt, ServerSettings, Timings, TunnelSpec,
-};
+use protocol_sm::settings::{ClientSettings, Credential, DatagramTransport, ServerSettings, Timings, TunnelSpec};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -53,19 +51,16 @@ impl World {
         let flow = self.plan.flows.then(|| self.flow_spec(client));
         let scenario = &self.plan.scenario;
         let settings = ClientSettings {
-            proxy: ProxyAt::AsTold,
-            uplink: Origin::default(),
+            token: self.plan.token.then(|| client_token(client)),
             outbound: self.plan.outbound().map(outbound),
-            tls_relay: false,
             frugal: self.plan.scenario.clients[client].frugal,
             datagram_transport: DatagramTransport::Auto,
-            examines: false,
-            client_id: [u8::try_from(client + 1).expect("few clients"); 16],
-            token: self.plan.token.then(|| client_token(client)),
-            tunnels: scenario.clients[client].tunnels.iter().map(tunnel).chain(flow).collect(),
-            max_proxy_conns: 16_384,
             access_log: true,
             timings: self.plan.scenario.timings_of(client),
+            ..ClientSettings::new(
+                [u8::try_from(client + 1).expect("few clients"); 16],
+                scenario.clients[client].tunnels.iter().map(tunnel).chain(flow).collect(),
+            )
         };
         ClientReload { server, settings, reconnect: false }
     }

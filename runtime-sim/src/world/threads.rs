@@ -5,9 +5,8 @@ use super::tasks::{Held, Said, Task, Thread};
 use super::{Event, Role, World};
 use crate::kernel::{SockId, mix};
 use crate::oracle::{Kind, Property, Sometimes};
-use crate::scenario::{CTL, HOSTS, MET, PROXY};
+use crate::scenario::{CTL, HOSTS, MET, PROXY, sort_left};
 use core::net::SocketAddr;
-use protocol_sm::driver::listener::HeldPort;
 use protocol_sm::driver::messages::{Order, ToClientMain, ToServerLoop, ToServerMain};
 use protocol_sm::driver::server_main::Wanted;
 use protocol_sm::driver::{Cx, Given, Lookup, Role as ConnRole, Token};
@@ -34,16 +33,8 @@ impl World {
     /// A server begins, with what another process has left to it.
     pub(super) fn begin_server(&mut self, process: usize, left: Vec<(Given, SockId)>) {
         let (main, listener) = (self.processes[process].threads[0], self.processes[process].threads[1]);
-        let (mut doors, mut held) = ([const { None }; Purpose::ALL.len()], Vec::new());
-        for (given, sock) in left {
-            match given {
-                Given::Door(purpose) => doors[purpose as usize] = Some(Socket(sock)),
-                Given::Public { udp, owner, .. } => {
-                    held.push(HeldPort { udp, at: self.kernel.local(sock), owner, listener: Socket(sock) });
-                }
-            }
-        }
-        let [ctl, proxy, http, https] = doors;
+        let left = left.into_iter().map(|(given, sock)| (given, self.kernel.local(sock), Socket(sock)));
+        let ([ctl, proxy, http, https], held) = sort_left(left);
         let (one_port, adopted) = (self.plan.scenario.one_port.is_some(), ctl.is_some());
         let until = self.now() + self.plan.scenario.timings.session_grace;
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));

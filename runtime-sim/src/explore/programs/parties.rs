@@ -16,7 +16,7 @@ use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Strategy, TURN, Use};
 use protocol_sm::routes::{Refusal, Site, Web};
 use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, Origin, ProxyAt, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
+    ClientSettings, DatagramTransport, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
 };
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
@@ -38,28 +38,22 @@ impl Programs {
 
     pub(super) fn client_settings(&self) -> ClientSettings {
         ClientSettings {
-            proxy: ProxyAt::AsTold,
-            uplink: Origin::default(),
-            outbound: None,
-            tls_relay: false,
-            frugal: false,
-            datagram_transport: DatagramTransport::Auto,
-            examines: false,
-            client_id: IDENTITY,
-            token: None,
-            tunnels: vec![TunnelSpec {
-                name: "t".into(),
-                public_port: if self.host { 0 } else { PUBLIC_PORT },
-                bind_addr: None,
-                site: self.host.then(|| Site { web: Web::Http, host: "a".parse().expect("a host") }),
-                local: at(LOCAL_PORT).to_string(),
-                local_sources: Vec::new(),
-                limits: TunnelLimits::default(),
-                serving: Serving::default(),
-            }],
             max_proxy_conns: 16,
-            access_log: false,
+            datagram_transport: DatagramTransport::Auto,
             timings: Self::timings(self.client_grace, false, self.impatient),
+            ..ClientSettings::new(
+                IDENTITY,
+                vec![TunnelSpec {
+                    name: "t".into(),
+                    public_port: if self.host { 0 } else { PUBLIC_PORT },
+                    bind_addr: None,
+                    site: self.host.then(|| Site { web: Web::Http, host: "a".parse().expect("a host") }),
+                    local: at(LOCAL_PORT).to_string(),
+                    local_sources: Vec::new(),
+                    limits: TunnelLimits::default(),
+                    serving: Serving::default(),
+                }],
+            )
         }
     }
 
