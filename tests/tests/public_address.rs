@@ -21,8 +21,8 @@ fn visitors_come_in_at_an_address_of_their_own() {
     let server = Server::start(server.key("http_port", ctl));
     assert_eq!((server.ctl().ip(), server.proxy().ip()), (LOOPBACK, LOOPBACK));
     assert_eq!(server.hosts("http"), SocketAddr::new(PUBLIC, ctl));
-    let busy = TcpListener::bind((LOOPBACK, 0)).expect("a free port");
-    let port = busy.local_addr().expect("bound").port();
+    let port = free_port();
+    let busy = TcpListener::bind((LOOPBACK, port)).expect("a free port");
     let client = Client::start(&server, options().tunnel_at(service.addr(), port));
     (0..10).for_each(|number| short_visit((PUBLIC, port).into(), number));
     drop(busy);
@@ -46,8 +46,8 @@ fn tunnels_have_one_port_at_addresses_of_their_own() {
     let echo = Service::echo();
     let server =
         Server::start(options().brisk().flag("drain-timeout", 60).key("allow_bind_addrs", "[\"127.0.0.0/28\"]"));
-    let busy = TcpListener::bind((LOOPBACK, 0)).expect("a free port");
-    let port = busy.local_addr().expect("bound").port();
+    let port = free_port();
+    let busy = TcpListener::bind((LOOPBACK, port)).expect("a free port");
     let tables = [table("five", &five, 5, port), table("six", &six, 6, port), table("echo", &echo, 7, port)].concat();
     let start = |more: &str| {
         let tables = tables.clone() + more;
@@ -120,8 +120,8 @@ fn udp_tunnels_have_one_port_at_addresses_of_their_own() {
     let (five, six) = (answers(b"five"), answers(b"six"));
     let server =
         Server::start(options().brisk().flag("drain-timeout", 60).key("allow_bind_addrs", "[\"127.0.0.0/28\"]"));
-    let busy = UdpSocket::bind((LOOPBACK, 0)).expect("a free port");
-    let port = busy.local_addr().expect("bound").port();
+    let port = free_port();
+    let busy = UdpSocket::bind((LOOPBACK, port)).expect("a free port");
     let tables = [(&five, 5), (&six, 6)].map(|(service, last)| {
         let name = format!("udp{last}");
         let (local, address) = (service.addr(), Ipv4Addr::new(127, 0, 0, last));

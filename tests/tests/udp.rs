@@ -198,9 +198,9 @@ fn a_udp_port_and_its_twin_of_tcp_are_two() {
     echoed(&visitor(public), b"a datagram");
     ping(&mut connect(public), b"a stream");
     // Where only the twin is taken, the UDP port is to be had.
-    let taken = TcpListener::bind((server.ctl().ip(), 0)).expect("a port");
+    let port = free_port();
+    let _taken = TcpListener::bind((server.ctl().ip(), port)).expect("a port");
     let other = udp(options(), echo.addr()).key("client_id", "\"other\"");
-    let port = taken.local_addr().expect("its address").port();
     let other = other.tunnel_at(stream.addr(), port).tunnel_key("protocol", "\"udp\"");
     let other = Client::start(&server, other);
     assert_eq!(other.public_of(stream.addr()).port(), port);

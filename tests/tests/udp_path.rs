@@ -10,6 +10,7 @@ use tests::link::Link;
 use tests::programs::{Client, Options, Server, options};
 use tests::root_only;
 use tests::scrape::get;
+use tests::sockets::free_port;
 use tests::udp_line::UdpLine;
 use tests::wait::until;
 
@@ -212,8 +213,8 @@ fn without_a_path_on_either_side_datagrams_go_by_conns() {
 #[test]
 fn a_busy_port_is_said_and_datagrams_go_by_conns() {
     let echo = DatagramService::echo();
-    let busy = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let port = busy.local_addr().expect("its address").port();
+    let port = free_port();
+    let _busy = UdpSocket::bind(("127.0.0.1", port)).expect("a free port");
     let server = Server::start(auto().brisk().flag("bind-addr", "127.0.0.1").flag("proxy-port", port));
     let client = Client::start(&server, udp(auto(), echo.addr()));
     let line = server.log_line("cannot be opened");
