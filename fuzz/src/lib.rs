@@ -7,9 +7,9 @@
 //! cargo run -p fuzz --bin ctl_codec -- FILE...            # replay inputs, no fuzzer needed
 //! ```
 //! The package is a member of the workspace although a fuzzer needs a C++ compiler and sanitizers:
-//! `libfuzzer-sys` is a dependency only under `--cfg fuzzing`, which cargo-fuzz sets. So the targets are
-//! compiled, linted and replayed with everything else and cannot rot, and `cargo test --workspace`
-//! needs nothing but Rust.
+//! `libfuzzer-sys` is a dependency only under `--cfg fuzzing`, which cargo-fuzz sets, and with the feature `fuzzer`, for
+//! `.ci/fuzz`. So the targets are compiled, linted and replayed with everything else and cannot rot, and `cargo test
+//! --workspace` needs nothing but Rust.
 #![forbid(unsafe_code)]
 
 mod client;
