@@ -204,21 +204,25 @@ fn without_a_path_on_either_side_datagrams_go_by_conns() {
     }
 }
 
-/// P-PATH-2: a busy UDP port is said once, and datagrams go by conns.
+/// P-PATH-2: a busy UDP port is said once, as a warning to who insists on UDP, and datagrams go by conns.
 #[test]
 fn a_busy_port_is_said_and_datagrams_go_by_conns() {
-    let echo = DatagramService::echo();
-    let port = free_port();
-    let _busy = UdpSocket::bind(("127.0.0.1", port)).expect("a free port");
-    let server = Server::start(auto().brisk().flag("bind-addr", "127.0.0.1").flag("proxy-port", port));
-    let client = Client::start(&server, udp(auto(), echo.addr()));
-    let line = server.log_line("cannot be opened");
-    assert!(line.contains("address in use") && line.contains(&port.to_string()), "{line}");
-    let visitor = visitor(client.public());
-    for number in 1..20 {
-        echoed(&visitor, &pattern(number, 100));
+    for (word, level) in [("auto", "INFO"), ("udp", "WARN")] {
+        let echo = DatagramService::echo();
+        let port = free_port();
+        let _busy = UdpSocket::bind(("127.0.0.1", port)).expect("a free port");
+        let server = auto().key("datagram_transport", format!("\"{word}\""));
+        let server = Server::start(server.brisk().flag("bind-addr", "127.0.0.1").flag("proxy-port", port));
+        let client = Client::start(&server, udp(auto(), echo.addr()));
+        let line = server.log_line("cannot be opened");
+        assert!(line.contains("address in use") && line.contains(&port.to_string()), "{line}");
+        assert!(line.contains(level), "{line}");
+        let visitor = visitor(client.public());
+        for number in 1..20 {
+            echoed(&visitor, &pattern(number, 100));
+        }
+        assert_eq!(lines(&server.log(), "cannot be opened"), 1);
     }
-    assert_eq!(lines(&server.log(), "cannot be opened"), 1);
 }
 
 /// P-PATH-8: with a line that lets no UDP through, datagrams go by conns from the first one on, and that is said once: as a
