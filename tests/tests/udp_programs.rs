@@ -188,22 +188,23 @@ fn openvpn_carries_a_network() {
     tests::limit::arm();
     root_only!();
     let (Some(openvpn), Some(_)) = (find("openvpn"), find("ip")) else { return };
+    let papers = Papers::new();
+    issue(&papers, "vpn", "vpn.example");
+    let [authority, own, key] =
+        ["ca", "vpn", "vpn-key"].map(|name| papers.path(&format!("{name}.pem")).display().to_string());
     for way in WAYS {
         let link = Link::new(Duration::from_millis(2));
         let mut foreign = Foreign::new();
-        let secret = foreign.dir().join("secret").display().to_string();
-        let made = Command::new(&openvpn).args(["--genkey", "secret", &secret]).status().expect("run openvpn");
-        assert!(made.success());
         let service = SocketAddr::new(link.far.ip(), 1194);
         let tunnel = Tunnel::over(&link, way, service);
         let (ip, port) = tunnel.public();
         let [near, far] = INSIDE.map(|ip| ip.to_string());
-        let common = ["--dev", "tun7", "--proto", "udp", "--secret", &secret, "--cipher", "AES-256-CBC"];
-        let common = [&common[..], &["--allow-deprecated-insecure-static-crypto", "--ping", "1"]].concat();
+        let common =
+            ["--dev", "tun7", "--proto", "udp", "--ping", "1", "--ca", &authority, "--cert", &own, "--key", &key];
         let its_port = service.port().to_string();
         let ends = [
-            (&link.far, vec!["--lport", &its_port, "--ifconfig", &far, &near]),
-            (&link.near, vec!["--remote", &ip, &port, "--nobind", "--ifconfig", &near, &far]),
+            (&link.far, vec!["--tls-server", "--dh", "none", "--lport", &its_port, "--ifconfig", &far, &near]),
+            (&link.near, vec!["--tls-client", "--remote", &ip, &port, "--nobind", "--ifconfig", &near, &far]),
         ];
         for (namespace, own) in ends {
             namespace.run(|| foreign.start(&openvpn, &[&common[..], &own].concat()));
