@@ -611,6 +611,12 @@ impl Actors {
             }
             Err(Stop::Finding(finding)) => return Err(finding),
         }
+        let actor = &self.all[index];
+        if let (true, Some(errno)) = (actor.eof, actor.failed) {
+            // It wants to hear no more, and cannot speak.
+            self.end(kernel, index, Outcome::Reset(errno), false);
+            return Ok(());
+        }
         self.conclude(kernel, index, seen);
         Ok(())
     }
