@@ -13,7 +13,6 @@ mod faults;
 mod flows;
 #[cfg(test)]
 mod forgotten;
-mod fronts;
 mod inquirers;
 mod lines;
 mod phases;
