@@ -304,7 +304,8 @@ impl Streams for ThreadSys<'_> {
 
     fn unsent(&self, stream: &Stream) -> usize {
         let unsent = self.kernel.unsent(stream.0);
-        if unsent > 0 {
+        // A Unix socket has sent what it took; what it does not take is the tunnel's to keep.
+        if unsent > 0 || self.kernel.is_unix(stream.0) {
             self.effects.lingering.borrow_mut().push(stream.0);
         }
         unsent
