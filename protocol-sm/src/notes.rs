@@ -237,12 +237,14 @@ pub enum Note {
         client: Option<ClientId>,
         /// The reason.
         why: PathEnd,
+        /// Whoever runs this program insists on one.
+        wanted: bool,
     },
     /// On the client: there is no path to the server; it tries again.
     PathFailed {
         /// The reason.
         why: PathEnd,
-        /// Its user wants one.
+        /// Its user insists on one.
         wanted: bool,
     },
     /// On the server: paths cannot come in where the proxy port is.
@@ -251,6 +253,8 @@ pub enum Note {
         at: SocketAddr,
         /// Why.
         error: SysError,
+        /// Whoever runs the server insists on them.
+        wanted: bool,
     },
     /// On the client: another process of it has its tunnels now. It stops when its transfers have ended.
     TakenOver,
@@ -531,13 +535,18 @@ pub enum PathEnd {
 impl Note {
     /// What there is to say of a path that was in one state and is in another now, because of what comes, or does not come,
     /// from its peer.
-    pub(crate) fn of_path(client: Option<ClientId>, peer: SocketAddr, was: PathState, is: PathState) -> Option<Self> {
+    pub(crate) fn of_path(
+        client: Option<ClientId>,
+        peer: SocketAddr,
+        [was, is]: [PathState; 2],
+        wanted: bool,
+    ) -> Option<Self> {
         match (was, is) {
             (PathState::Down, PathState::Up { size }) => Some(Self::PathUp { client, peer, size }),
             (PathState::Up { size: before }, PathState::Up { size }) => {
                 (before != size).then_some(Self::PathSize { client, size })
             }
-            (PathState::Up { .. }, PathState::Down) => Some(Self::PathDown { client, why: PathEnd::Silent }),
+            (PathState::Up { .. }, PathState::Down) => Some(Self::PathDown { client, why: PathEnd::Silent, wanted }),
             (PathState::Down, PathState::Down) => None,
         }
     }

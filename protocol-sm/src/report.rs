@@ -37,6 +37,9 @@ pub struct Report {
     /// The server's sessions, the oldest first; on a client its own, which is there even while it has no connection, and
     /// then those that it has left.
     pub sessions: Vec<SessionReport>,
+    /// Server: what each credential has, over all its sessions, in the order of the configuration; empty where it has none.
+    #[serde(default)]
+    pub credentials: Vec<CredentialReport>,
     /// What became of visitors.
     pub visitors: VisitorReport,
     /// proxy_conns.
@@ -157,6 +160,42 @@ pub struct SessionReport {
     pub tunnels: Vec<TunnelReport>,
 }
 
+/// What one credential has of the server, over all its sessions: its limits are for all of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CredentialReport {
+    /// Its name.
+    pub credential: String,
+    /// Sessions, with or without a ctl_conn.
+    pub sessions: u64,
+    /// Tunnels, open or being opened.
+    pub tunnels: u64,
+    /// proxy_conns, those on their way among them.
+    pub conns: u64,
+    /// Visitors now, waiting and served.
+    pub visitors: u64,
+    /// Descriptors that these take: ctl_conns, proxy_conns, public ports, and visitors but for flows. Pipes of transfers
+    /// that are full are not counted.
+    pub descriptors: u64,
+    /// Memory of what its clients have not acknowledged, in bytes.
+    pub unacknowledged_bytes: u64,
+}
+
+impl CredentialReport {
+    /// One more session, with or without a ctl_conn, of which so much is not acknowledged.
+    pub fn add(&mut self, session: &SessionReport, unacknowledged_bytes: u64) {
+        let ConnReport { idle, active, coming, .. } = session.conns;
+        self.sessions += 1;
+        self.tunnels += session.tunnels.len() as u64;
+        self.conns += idle + active + coming;
+        self.unacknowledged_bytes += unacknowledged_bytes;
+        self.descriptors += u64::from(session.state != SessionState::Detached) + idle + active;
+        for tunnel in &session.tunnels {
+            self.visitors += tunnel.visitors;
+            self.descriptors += tunnel.descriptors();
+        }
+    }
+}
+
 /// A session's path that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PathReport {
@@ -236,6 +275,20 @@ pub struct TunnelReport {
     pub bytes_out: u64,
     /// What went wrong last.
     pub last_error: Option<LastError>,
+}
+
+impl TunnelReport {
+    /// Descriptors of the server: of its port, unless that is the one of all hosts, and of its visitors.
+    fn descriptors(&self) -> u64 {
+        let scheme = self.url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
+        let open = self.state == TunnelState::Open;
+        match scheme {
+            // An event loop has one of its own; flows have none.
+            Some("udp") => 2 * u64::from(open),
+            Some("http" | "https") => self.visitors,
+            _ => u64::from(open) + self.visitors,
+        }
+    }
 }
 
 /// Whether a tunnel is reachable.

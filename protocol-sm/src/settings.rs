@@ -53,9 +53,9 @@ impl fmt::Debug for Token {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DatagramTransport {
     /// By UDP where it gets through, otherwise by conns.
+    #[default]
     Auto,
     /// By conns alone.
-    #[default]
     Tcp,
     /// As [`DatagramTransport::Auto`], also where each byte is paid for; and it is a warning where UDP does not get through.
     Udp,

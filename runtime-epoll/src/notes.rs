@@ -251,13 +251,14 @@ impl Notes {
                 let client = client.map(|client| client.to_string());
                 tracing::debug!(event = "path_size", client, size, "datagrams go by UDP up to another size");
             }
-            Note::PathDown { client, why } => {
+            Note::PathDown { client, why, wanted } => {
                 let client = client.map(|client| client.to_string());
-                tracing::warn!(
-                    event = "path_down",
-                    client,
-                    "datagrams go by TCP for now, because their way by UDP is gone: {why}"
-                );
+                let text = "datagrams go by TCP for now, because their way by UDP is gone";
+                if wanted {
+                    tracing::warn!(event = "path_lost", client, "{text}: {why}");
+                } else {
+                    tracing::info!(event = "path_down", client, "{text}: {why}");
+                }
             }
             Note::PathFailed { why, wanted } => {
                 let text = "datagrams go by TCP, because there is no way by UDP to the server's proxy port; tried again";
@@ -267,12 +268,18 @@ impl Notes {
                     tracing::info!(event = "path_failed", "{text}: {why}");
                 }
             }
-            Note::PathPort { at, error } => tracing::warn!(
-                event = "path_port_failed",
-                port = at.port(),
-                "datagrams go by TCP, because UDP port {at}, the proxy port's number, cannot be opened: {error}; tried \
-                 again every 30 s (`datagram_transport = \"tcp\"` wants none)"
-            ),
+            Note::PathPort { at, error, wanted } => {
+                let port = at.port();
+                let text = format!(
+                    "datagrams go by TCP, because UDP port {at}, the proxy port's number, cannot be opened: {error}; tried \
+                     again every 30 s (`datagram_transport = \"tcp\"` wants none)"
+                );
+                if wanted {
+                    tracing::warn!(event = "path_port_missing", port, "{text}");
+                } else {
+                    tracing::info!(event = "path_port_failed", port, "{text}");
+                }
+            }
             Note::ConnUp { conn } => tracing::debug!(event = "conn_up", conn = conn.0, "proxy_conn up"),
             Note::ConnDown { conn } => tracing::debug!(event = "conn_closed", conn = conn.0, "proxy_conn closed"),
             Note::ConnFailed { conn, to, why } => self.conns.line(|suppressed| {

@@ -90,7 +90,7 @@
 //! | OldReport | - | - | 27, BooksAgree | - | what a program tells of itself was true between the question and the answer |
 //! | TakenOverUntold | - | - | 4, PortsListen | 47, ProbesRoundTrip | every public port listens after the faults have stopped |
 //! | LeftSessionCut | - | - | 145, NoUnprovokedReset | 44, NoUnprovokedReset | without a fault nothing is reset or refused |
-//! | NameForgotten | - | - | 6, VisitorsAreNamed | - | who comes through a relay is served under the name that its header gives |
+//! | NameForgotten | - | - | 6, VisitorsAreNamed | 6, VisitorsAreNamed | who comes through a relay is served under the name that its header gives |
 //! | DialledForgotten | - | - | 55, NothingInvented | - | every delivered byte was sent by somebody |
 //! | ExaminedKept | - | - | 24, NoPanic | - | nothing panics |
 //! | AnyAddress | - | - | 5, PortsListen | - | every public port listens after the faults have stopped |

@@ -96,10 +96,11 @@ const KERNEL_SEEDS: u64 = 3_000;
 const SWARM_SEEDS: u64 = 150;
 
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
-/// operator together from threads that have their turns apart. Only there a relay or a proxy is in between, TLS ends at the
+/// operator together from threads that have their turns apart. Only there a proxy is in between, TLS ends at the
 /// server, a tunnel has an address of its own, a service listens at a Unix socket, somebody only asks what he could have,
-/// two sessions of a holder acknowledge nothing, and main drivers have paths.
+/// two sessions of a holder acknowledge nothing, main drivers have paths, and a connection is kept alive that is asked to.
 const ONLY_IN_RING_3: [PlantedBug; 20] = [
+    PlantedBug::ServiceNotKeptAlive,
     PlantedBug::PathKept,
     PlantedBug::OfferForgotten,
     PlantedBug::OfferDropped,
@@ -109,7 +110,6 @@ const ONLY_IN_RING_3: [PlantedBug; 20] = [
     PlantedBug::RedirectElsewhere,
     PlantedBug::FarewellEarly,
     PlantedBug::EndUnsaid,
-    PlantedBug::NameForgotten,
     PlantedBug::DialledForgotten,
     PlantedBug::AnyAddress,
     PlantedBug::ProxyNotAwaited,
@@ -123,8 +123,9 @@ const ONLY_IN_RING_3: [PlantedBug; 20] = [
 ];
 /// Nobody tries to get in in rings 1 and 2, nobody who is in means harm, no call lacks memory, no time passes there that
 /// would ask for a second heartbeat, there is no access log, and there is one process of each program. Clients have a port of
-/// their own, and of visitors' heads only the host counts.
-const HIDDEN_FROM_SMALL: [PlantedBug; 16] = [
+/// their own, of visitors' heads only the host counts, and none comes through a relay.
+const HIDDEN_FROM_SMALL: [PlantedBug; 17] = [
+    PlantedBug::NameForgotten,
     PlantedBug::AnyToken,
     PlantedBug::AnyConnProof,
     PlantedBug::ConnReplayed,

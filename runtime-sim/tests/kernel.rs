@@ -97,6 +97,19 @@ fn seeds_that_failed_once() {
     one(1_400_041_964);
     // Whoever asked for an authority's challenge while his host's tunnel came was given to that, and not the answer.
     one(501);
+    // Who could not write and wanted to hear no more waited for ever.
+    one(20_042_219);
+    // Transfers that a server or a client's rival had to cut: it had drained for as long as it must, or was killed.
+    one(30_103_170);
+    one(20_021_718);
+    // Somebody who came in the same turn in which a tunnel was closed was taken for one who came later.
+    one(20_145_910);
+    // A service at a Unix socket that read nothing was said to have been given no time.
+    one(30_045_733);
+    // A part of a head had been read, and counted as nothing.
+    one(20_130_374);
+    // A UDP tunnel that had moved and come back before it was told was looked for where it was not.
+    one(30_016_040);
 }
 
 #[test]

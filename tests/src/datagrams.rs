@@ -1,6 +1,7 @@
 //! Visitors and services that speak UDP. Any datagram may be lost: who asks does so again until it is answered, and knows
 //! its answer by what it says.
 
+use crate::programs::{Options, Server};
 use crate::wait::eventually;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -73,6 +74,21 @@ impl Drop for DatagramService {
         self.stop.store(true, Ordering::SeqCst);
         let ended = self.thread.take().expect("it runs").join();
         assert!(ended.is_ok() || thread::panicking(), "the service went on to the end");
+    }
+}
+
+/// A server at whose proxy port no other test has the UDP port of the same number.
+///
+/// # Panics
+/// It does not start.
+#[must_use]
+#[track_caller]
+pub fn serving(options: &Options) -> Server {
+    loop {
+        let server = Server::start(options.clone());
+        if UdpSocket::bind(server.proxy()).is_ok() {
+            return server;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -228,24 +229,31 @@ pub fn finish(stream: &TcpStream) {
 }
 
 /// A port of 127.0.0.1 that nobody listens on, for programs that must be told a number in advance. Taken
-/// below the range from which the kernel picks, so that no passing connection occupies it meanwhile. UDP's is free, too.
+/// below the range from which the kernel picks, so that no passing connection occupies it meanwhile, and from numbers that
+/// are this process's alone, so that no other run of tests does. UDP's is free, too.
 ///
 /// # Panics
 /// If no such port is left.
 #[must_use]
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
+    const BLOCKS: u16 = 20;
+    const BLOCK: u16 = 600;
+    /// Whoever listens at the first port of a block has the others.
+    static OWN: OnceLock<TcpListener> = OnceLock::new();
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(7, Ordering::Relaxed);
-        let port = FIRST + (start + step % COUNT) % COUNT;
+    let own = OWN.get_or_init(|| {
+        let mut blocks = (0..BLOCKS).map(|block| FIRST + block * BLOCK);
+        blocks.find_map(|first| TcpListener::bind((LOOPBACK, first)).ok()).expect("fewer runs of tests at once")
+    });
+    let first = own.local_addr().expect("bound").port();
+    for _ in 1..BLOCK {
+        let port = first + 1 + NEXT.fetch_add(11, Ordering::Relaxed) % (BLOCK - 1);
         if TcpListener::bind((LOOPBACK, port)).is_ok() && UdpSocket::bind((LOOPBACK, port)).is_ok() {
             return port;
         }
     }
-    panic!("no free port from {FIRST} to {}", FIRST + COUNT);
+    panic!("no free port from {first} to {}", first + BLOCK);
 }
 
 #[cfg(test)]

@@ -85,6 +85,7 @@ mod udp;
 mod udp_headers;
 mod udp_limits;
 mod udp_path;
+mod udp_programs;
 mod unix_sockets;
 mod unread_output;
 mod upgrade;

@@ -381,6 +381,37 @@ fn a_server_under_another_name_resumes_the_session() {
     ping(&mut connect(addr(port)), b"after");
 }
 
+/// Whom a client trusts counts for its next connection, and nothing that it has is cut.
+#[test]
+fn a_server_with_another_key_is_trusted_once_the_file_says_so() {
+    let echo = Service::echo();
+    let [ctl, proxy, port] = [(); 3].map(|()| free_port());
+    // Each has a state directory of its own, and so a key of its own.
+    let [first, second] = [(); 2].map(|()| options().brisk().tls().flag("ctl-port", ctl).flag("proxy-port", proxy));
+    let pin_of = |options: &Options| Server::start(options.clone()).pin().to_owned();
+    let tunnels = tunnel("t", &echo, port);
+    let files = tempfile::TempDir::new().expect("a directory");
+    let path = files.path().join("client.toml");
+    let trust = |pin: &str| {
+        let text = format!("server = \"127.0.0.1:{ctl}\"\ntls_pin = \"{pin}\"\n{tunnels}");
+        fs::write(&path, text).expect("write it");
+    };
+    trust(&pin_of(&first));
+    let new = pin_of(&second);
+    let server = Server::start(first);
+    let client = Program::with_words("cproxy-client", &["--config", path.to_str().expect("a path in UTF-8")]);
+    client.output_line("Forwarding tcp://127.0.0.1:");
+    let mut visitor = connect(addr(port));
+    ping(&mut visitor, b"before");
+    trust(&new);
+    let said = client.hang_up();
+    assert!(said.contains("settings changed: tls_pin"), "{said}");
+    ping(&mut visitor, b"after");
+    server.kill();
+    let _server = Server::start(second);
+    until("the other server is trusted", || TcpStream::connect(addr(port)).is_ok() && served(addr(port)));
+}
+
 /// P-LIVE-3: the server is told with a resume, and nobody is cut off.
 #[test]
 fn a_client_becomes_frugal_and_its_session_goes_on() {

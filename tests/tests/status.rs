@@ -120,6 +120,45 @@ fn both_sides_tell_the_same_of_their_visitors() {
     assert!(table.contains(&service.addr().to_string()), "{table}");
 }
 
+/// What a holder of one token has of the server is what its process has more than before.
+#[test]
+fn what_a_credential_has_is_summed_over_its_sessions() {
+    let folder = Folder::new();
+    let service = Service::echo();
+    let credential = |name: &str| format!("[[clients]]\nname = \"{name}\"\ntoken = \"of {name}\"\n");
+    let tables = [credential("one"), credential("other")].concat();
+    let server = Server::start(folder.of(options().brisk().tables(&tables)));
+    let open = |status: &Value| status["descriptors"]["open"].as_u64().expect("a number");
+    let before = open(&folder.status("cproxy-server"));
+    let client = |of: &str| {
+        let tunnels = options().brisk().env("CPROXY_TOKEN", of).tunnel(service.addr());
+        Client::start(&server, tunnels)
+    };
+    let clients = [client("of one"), client("of one"), client("of other")];
+    let mut visitors: Vec<_> = clients.iter().flat_map(|client| [client.visit(), client.visit()]).collect();
+    visitors.iter_mut().for_each(|visitor| ping(visitor, b"hello"));
+    let counts = |credential: &Value| {
+        ["sessions", "tunnels", "visitors"].map(|what| credential[what].as_u64().expect("a number"))
+    };
+    let taken = |credential: &Value| credential["descriptors"].as_u64().expect("a number");
+    until("both credentials have what their clients have", || {
+        let status = folder.status("cproxy-server");
+        let [one, other] = [0, 1].map(|index| &status["credentials"][index]);
+        assert_eq!([&one["credential"], &other["credential"]], ["one", "other"]);
+        (counts(one), counts(other)) == ([2, 2, 4], [1, 1, 2])
+            && open(&status) - before == taken(one) + taken(other)
+            && taken(one) > taken(other)
+    });
+    let table = text(&folder.run("cproxy-server", &["status"]).stdout);
+    assert!(table.contains("\none         2         2        4 "), "{table}");
+    drop((visitors, clients));
+    until("nothing is left of them", || {
+        let status = folder.status("cproxy-server");
+        let gone = [0, 1].iter().all(|&index| taken(&status["credentials"][index]) == 0);
+        gone && open(&status) == before
+    });
+}
+
 #[test]
 fn a_service_that_refuses_is_the_last_error_of_its_tunnel() {
     arm();

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
-use tests::datagrams::{DatagramService, ask, echoed, pattern, visitor};
+use tests::datagrams::{DatagramService, ask, echoed, pattern, serving, visitor};
 use tests::gate::Gate;
 use tests::link::Link;
 use tests::programs::{Client, Options, Server, options};
@@ -27,19 +27,14 @@ fn udp(options: Options, local: SocketAddr) -> Options {
     options.brisk().tunnel(local).tunnel_key("protocol", "\"udp\"")
 }
 
-/// Datagrams may go by UDP.
+/// Datagrams may go by UDP, as they may by themselves.
 fn auto() -> Options {
-    options().key("datagram_transport", "\"auto\"")
+    options()
 }
 
-/// A server at whose proxy port no other test has the UDP port of the same number.
-fn serving(options: impl Fn() -> Options) -> Server {
-    loop {
-        let server = Server::start(options().brisk());
-        if UdpSocket::bind(server.proxy()).is_ok() {
-            return server;
-        }
-    }
+/// They may not.
+fn tcp() -> Options {
+    options().key("datagram_transport", "\"tcp\"")
 }
 
 /// A line of TCP and one of UDP at the same number.
@@ -55,7 +50,7 @@ fn lines_to(server: SocketAddr, target: SocketAddr) -> (Gate, UdpLine) {
 
 fn over_a_line(server: impl Fn() -> Options, client: Options) -> Setup {
     let echo = DatagramService::echo();
-    let server = serving(server);
+    let server = serving(&server().brisk());
     let (gate, line) = lines_to(server.proxy(), server.proxy());
     let proxy_addr = format!("\"{}\"", gate.addr());
     let client = Client::start(&server, udp(client.key("proxy_addr", proxy_addr), echo.addr()));
@@ -198,7 +193,7 @@ fn a_path_survives_a_nat_that_has_forgotten_it() {
 /// P-PATH-1: either side may want none.
 #[test]
 fn without_a_path_on_either_side_datagrams_go_by_conns() {
-    for (server, client) in [(options as fn() -> Options, auto()), (auto, options()), (options, options())] {
+    for (server, client) in [(tcp as fn() -> Options, auto()), (auto, tcp()), (tcp, tcp())] {
         let setup = over_a_line(server, client);
         let visitor = visitor(setup.client.public());
         for number in 1..20 {
@@ -209,45 +204,58 @@ fn without_a_path_on_either_side_datagrams_go_by_conns() {
     }
 }
 
-/// P-PATH-2: a busy UDP port is said once, and datagrams go by conns.
+/// P-PATH-2: a busy UDP port is said once, as a warning to who insists on UDP, and datagrams go by conns.
 #[test]
 fn a_busy_port_is_said_and_datagrams_go_by_conns() {
-    let echo = DatagramService::echo();
-    let port = free_port();
-    let _busy = UdpSocket::bind(("127.0.0.1", port)).expect("a free port");
-    let server = Server::start(auto().brisk().flag("bind-addr", "127.0.0.1").flag("proxy-port", port));
-    let client = Client::start(&server, udp(auto(), echo.addr()));
-    let line = server.log_line("cannot be opened");
-    assert!(line.contains("address in use") && line.contains(&port.to_string()), "{line}");
-    let visitor = visitor(client.public());
-    for number in 1..20 {
-        echoed(&visitor, &pattern(number, 100));
+    for (word, level) in [("auto", "INFO"), ("udp", "WARN")] {
+        let echo = DatagramService::echo();
+        let port = free_port();
+        let _busy = UdpSocket::bind(("127.0.0.1", port)).expect("a free port");
+        let server = auto().key("datagram_transport", format!("\"{word}\""));
+        let server = Server::start(server.brisk().flag("bind-addr", "127.0.0.1").flag("proxy-port", port));
+        let client = Client::start(&server, udp(auto(), echo.addr()));
+        let line = server.log_line("cannot be opened");
+        assert!(line.contains("address in use") && line.contains(&port.to_string()), "{line}");
+        assert!(line.contains(level), "{line}");
+        let visitor = visitor(client.public());
+        for number in 1..20 {
+            echoed(&visitor, &pattern(number, 100));
+        }
+        assert_eq!(lines(&server.log(), "cannot be opened"), 1);
     }
-    assert_eq!(lines(&server.log(), "cannot be opened"), 1);
 }
 
-/// P-PATH-8: with a line that lets no UDP through, `"udp"` warns, and datagrams go by conns.
+/// P-PATH-8: with a line that lets no UDP through, datagrams go by conns from the first one on, and that is said once: as a
+/// warning to who insists on UDP.
 #[test]
 fn a_line_without_udp_is_said_once() {
-    let echo = DatagramService::echo();
-    let server = serving(auto);
-    let (gate, line) = lines_to(server.proxy(), server.proxy());
-    line.block(true);
-    let client = options().key("proxy_addr", format!("\"{}\"", gate.addr())).key("datagram_transport", "\"udp\"");
-    let client = Client::start(&server, udp(client, echo.addr()));
-    let visitor = visitor(client.public());
-    echoed(&visitor, &pattern(1, 100));
-    let said = client.log_line("no way by UDP");
-    assert!(said.contains("WARN"), "{said}");
-    line.block(false);
-    client.log_line("datagrams go by UDP");
+    for (word, level) in [("auto", "INFO"), ("udp", "WARN")] {
+        let echo = DatagramService::echo();
+        let server = serving(&auto().brisk());
+        let (gate, line) = lines_to(server.proxy(), server.proxy());
+        line.block(true);
+        let transport = format!("\"{word}\"");
+        let client = options().key("proxy_addr", format!("\"{}\"", gate.addr())).key("datagram_transport", transport);
+        let client = Client::start(&server, udp(client, echo.addr()));
+        let visitor = visitor(client.public());
+        // Before it is known that nothing gets through.
+        echoed(&visitor, &pattern(1, 100));
+        let said = client.log_line("no way by UDP");
+        assert!(said.contains(level), "{said}");
+        echoed(&visitor, &pattern(2, 100));
+        line.block(false);
+        client.log_line("datagrams go by UDP");
+        assert_eq!(lines(&client.log(), "no way by UDP"), 1);
+        let warned = |log: &str| log.lines().filter(|line| line.contains("WARN") && line.contains("UDP")).count();
+        assert_eq!(warned(&server.log()), 0, "{}", server.log());
+    }
 }
 
 /// P-PATH-3: a server that shows another key than the session's server has is none.
 #[test]
 fn a_path_to_another_server_is_not_taken() {
     let echo = DatagramService::echo();
-    let [server, other] = [(); 2].map(|()| serving(auto));
+    let [server, other] = [(); 2].map(|()| serving(&auto().brisk()));
     let its_own = Client::start(&other, udp(auto(), echo.addr()));
     its_own.log_line("datagrams go by UDP");
     let (gate, line) = lines_to(server.proxy(), other.proxy());
@@ -261,7 +269,7 @@ fn a_path_to_another_server_is_not_taken() {
 #[test]
 fn each_session_has_a_path_of_its_own() {
     let echo = DatagramService::echo();
-    let server = serving(auto);
+    let server = serving(&auto().brisk());
     for round in 1..=2 {
         let client = Client::start(&server, udp(auto(), echo.addr()));
         client.log_line("datagrams go by UDP");

@@ -7,7 +7,9 @@ use prometheus_client::encoding::prometheus_text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use protocol_sm::report::{Counts, Histogram, Reason, SessionReport, SessionState, TunnelReport, TunnelState};
+use protocol_sm::report::{
+    Counts, CredentialReport, Histogram, Reason, SessionReport, SessionState, TunnelReport, TunnelState,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -96,6 +98,19 @@ fn tunnels(status: &Status) -> BTreeMap<(&str, &str), TunnelReport> {
     tunnels
 }
 
+/// What each credential has.
+type OfCredential = (&'static str, &'static str, fn(&CredentialReport) -> u64);
+const CREDENTIALS: [OfCredential; 6] = [
+    ("cproxy_credential_sessions", "Sessions of a credential", |it| it.sessions),
+    ("cproxy_credential_tunnels", "Tunnels of a credential", |it| it.tunnels),
+    ("cproxy_credential_conns", "Data connections of a credential", |it| it.conns),
+    ("cproxy_credential_visitors", "Visitors of a credential's tunnels now", |it| it.visitors),
+    ("cproxy_credential_fds", "Descriptors that a credential takes", |it| it.descriptors),
+    ("cproxy_credential_unacknowledged_bytes", "Memory of what a credential's clients have not acknowledged", |it| {
+        it.unacknowledged_bytes
+    }),
+];
+
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Status { program, release, descriptors, report, .. } = &*self.0;
@@ -117,6 +132,16 @@ impl Collector for Scrape {
         };
         let states = [TunnelState::Open, TunnelState::Opening, TunnelState::Refused];
         out.gauges("cproxy_tunnels", "Tunnels", states.map(of_state))?;
+
+        let of_credentials = |value: fn(&CredentialReport) -> u64| {
+            let labelled = |it: &'_ CredentialReport| (it.credential.clone(), value(it));
+            report.credentials.iter().map(labelled).collect::<Vec<_>>()
+        };
+        for (name, help, value) in CREDENTIALS {
+            let series = of_credentials(value);
+            let series = series.iter().map(|(credential, value)| (vec![("credential", credential.as_str())], *value));
+            out.gauges(name, help, series)?;
+        }
 
         let visitors = &report.visitors;
         let now = [("waiting", visitors.waiting), ("active", visitors.active)];

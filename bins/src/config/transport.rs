@@ -14,7 +14,7 @@ enum Word {
 
 /// What the key `datagram_transport` says.
 pub(super) fn datagram_transport(top: &Section<'_>) -> DatagramTransport {
-    let mut word = Word::Tcp;
+    let mut word = Word::Auto;
     top.choice("datagram_transport", &mut word);
     match word {
         Word::Auto => DatagramTransport::Auto,

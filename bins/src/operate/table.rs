@@ -76,10 +76,15 @@ pub(super) fn table(status: &Status, rates: Option<&Rates>, width: Option<usize>
             tunnels.row(tunnel_row(session, tunnel, is_server, rates));
         }
     }
+    let mut credentials = Grid::new(&["CREDENTIAL", "SESSIONS", "TUNNELS", "VISITORS", "CONNS", "FILES", "UNACKED"]);
+    for it in &report.credentials {
+        let counts = [it.sessions, it.tunnels, it.visitors, it.conns, it.descriptors].map(|count| count.to_string());
+        credentials.row([vec![plain(&it.credential)], counts.to_vec(), vec![bytes(it.unacknowledged_bytes)]].concat());
+    }
     for error in report.sessions.iter().filter_map(|session| session.error.as_deref()) {
         say(format!("not connected: {}", plain(error)));
     }
-    for grid in [sessions, tunnels].iter().filter(|grid| !grid.rows.is_empty()) {
+    for grid in [credentials, sessions, tunnels].iter().filter(|grid| !grid.rows.is_empty()) {
         say(String::new());
         grid.lines().into_iter().for_each(&mut say);
     }

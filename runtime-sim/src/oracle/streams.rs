@@ -234,6 +234,14 @@ impl Streams {
         self.0[id.0 as usize].received
     }
 
+    /// The same, with those of a head that is not whole yet.
+    #[must_use]
+    pub fn got(&self, id: StreamId) -> u64 {
+        let stream = &self.0[id.0 as usize];
+        let part = stream.told.as_ref().filter(|told| !is_head(told)).map_or(0, Vec::len);
+        stream.received + part as u64
+    }
+
     /// Bytes came to the end that sends `id`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! a seed goes on meaning what it meant.
 
 mod faults;
+mod front;
 mod greeting;
 mod inquiry;
 mod left;
@@ -14,6 +15,7 @@ mod script;
 mod timings;
 
 pub use faults::{KernelFault, SimFault, TurmoilFault};
+pub(crate) use front::Front;
 pub(crate) use inquiry::Inquiry;
 pub(crate) use left::sort_left;
 pub(crate) use reload::{Reach, draw_client, draw_server, flow_called, tunnel_called};

@@ -7,7 +7,7 @@ use crate::holder::{Act, Holder};
 use crate::impostor::Impostor;
 use crate::kernel::{ProcId, Rng};
 use crate::oracle::{Finding, Kind, Property, Side, Sometimes, StreamId};
-use crate::scenario::{CTL, Fate, Habits, Inquiry, Outcome, Scenario, Script, Shut, TunnelPlan};
+use crate::scenario::{CTL, Fate, Front, Habits, Inquiry, Outcome, Scenario, Script, Shut, TunnelPlan};
 use protocol_sm::driver::SysError;
 use protocol_sm::routes::Web;
 use protocol_sm::time::Instant;
@@ -49,6 +49,10 @@ struct Actor {
     socket: Socket,
     /// Where a visitor goes, and to which tunnel, until it is there.
     goes_to: Option<(SocketAddr, usize)>,
+    /// What a visitor's connection begins with, if it comes through a relay.
+    front: Option<Front>,
+    /// He, or his service, must be served.
+    honest: bool,
     stream: StreamId,
     script: Script,
     sent: usize,
@@ -67,6 +71,8 @@ impl Actor {
             stage: Rc::clone(stage),
             socket,
             goes_to: None,
+            front: None,
+            honest: stage.plan.scenario.calm,
             stream: stage.oracle.streams.borrow_mut().open(side, tunnel),
             script: script(&mut rng, stage, side, tunnel),
             sent: 0,
@@ -149,11 +155,11 @@ impl Actor {
             return Ok(None);
         }
         if let Some((to, tunnel)) = self.goes_to.take() {
-            let own = self.socket.own_address();
+            let [name, public] = self.name(to);
             let tunnel = &self.stage.plan.scenario.tunnels[tunnel];
             let mut streams = self.stage.oracle.streams.borrow_mut();
-            streams.on_connected(self.stream, own, tunnel.proxy_header(own, to));
-            if let Some(told) = tunnel.told(own) {
+            streams.on_connected(self.stream, name, tunnel.proxy_header(name, public));
+            if let Some(told) = tunnel.told(name) {
                 streams.tell_instead(self.stream, told);
             }
         }
@@ -164,7 +170,53 @@ impl Actor {
         if self.read(now)? || self.write(now)? { Ok(Some(None)) } else { Ok(None) }
     }
 
+    /// Who a visitor says he is, and where he says that he has come to, which is `public`.
+    fn name(&mut self, public: SocketAddr) -> [SocketAddr; 2] {
+        let own = self.socket.own_address();
+        if !self.stage.plan.fronted {
+            return [own, public];
+        }
+        let (seed, index) = (self.stage.plan.seed, self.stream.0 as usize);
+        let front = Front::draw(seed, index, own, public, self.honest);
+        let ends = [front.name, front.public];
+        if front.check {
+            (self.script.total, self.script.fate) = (0, Fate::CloseEarly);
+        } else if self.script.shut == Shut::AfterSending {
+            // Without a byte it would be a check.
+            self.script.total = self.script.total.max(1);
+        }
+        self.front = Some(front);
+        ends
+    }
+
+    /// Sends what a visitor's connection begins with. `None`: all of that is sent.
+    fn introduce(&mut self, now: Instant) -> Result<Option<bool>, SysError> {
+        let Some(front) = &mut self.front else { return Ok(None) };
+        let Some(piece) = front.pieces.front_mut() else { return Ok(None) };
+        if now < self.next_write {
+            return Ok(Some(false));
+        }
+        match self.socket.send(piece) {
+            Ok(n) => drop(piece.drain(..n)),
+            Err(SysError::WouldBlock) => return Ok(Some(false)),
+            Err(error) => return Err(error),
+        }
+        if piece.is_empty() {
+            front.pieces.pop_front();
+            let (pause, is_said, name) = (front.pause, front.introduces(), front.name);
+            if is_said {
+                self.stage.oracle.introduced.borrow_mut().insert(name);
+            } else {
+                self.next_write = self.pause(pause);
+            }
+        }
+        Ok(Some(true))
+    }
+
     fn try_end(&mut self) -> Option<Outcome<SysError>> {
+        if self.front.as_ref().is_some_and(|front| !front.pieces.is_empty()) {
+            return None;
+        }
         let received = self.stage.oracle.streams.borrow().received(self.stream);
         let sent_all = self.sent == self.script.total;
         match self.script.fate {
@@ -226,6 +278,9 @@ impl Actor {
     }
 
     fn write(&mut self, now: Instant) -> Result<bool, SysError> {
+        if let Some(said) = self.introduce(now)? {
+            return Ok(said);
+        }
         if self.shut {
             return Ok(false);
         }
@@ -301,6 +356,7 @@ async fn make_visit(stage: Rc<Stage>, who: ProcId, visit: Visit, rng: Rng) {
             let socket = Socket::connect(&stage, who, None, to);
             let mut actor = Actor::new(&stage, socket, Side::Visitor, visit.tunnel, rng);
             actor.goes_to = Some((to, visit.tunnel));
+            actor.honest |= visit.probe;
             let head = stage.plan.scenario.tunnels[visit.tunnel].head();
             actor.script.total += head.len();
             stage.oracle.streams.borrow_mut().begin_with(actor.stream, head);
@@ -350,13 +406,16 @@ async fn ask(stage: &Rc<Stage>, who: ProcId, question: Question) -> Outcome<SysE
     let tunnel = question.tunnel.map(|tunnel| &scenario.tunnels[tunnel]);
     let (mut inquiry, parts) = Inquiry::draw(stage.plan.seed, question.number, tunnel);
     let to = SocketAddr::new(turmoil::lookup("server"), scenario.host_port(Web::Http));
+    let from = SocketAddr::from(([0; 4], u16::try_from(question.number).expect("few")));
+    let front = stage.plan.fronted.then(|| Front::draw(stage.plan.seed, question.number, from, to, true));
+    let header = front.into_iter().flat_map(|front| front.pieces);
     let (mut talk, mut rng) = (Talk::begin(stage, who, to), stage.fork());
     let (mut unsaid, mut over) = (Vec::new(), None);
     let mut hear = |came: &[u8], unsaid: &mut Vec<u8>| {
         stage.check(inquiry.on_bytes(came));
         std::mem::take(unsaid)
     };
-    for part in parts {
+    for part in header.chain(parts) {
         unsaid.extend(part);
         let pause = Duration::from_millis(rng.log_size(1, 300) as u64);
         over = talk.go_on(pause, &mut |came| hear(came, &mut unsaid)).await;

@@ -11,6 +11,7 @@ use protocol_sm::ids::{ClientId, ConnId, Epoch};
 use protocol_sm::time::Instant;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Oracle {
     /// The session that a hostile holder has left.
     pub(super) past: Cell<Option<Past>>,
     pub(super) races: Cell<Races>,
+    /// Visitors behind a relay who have said who they are.
+    pub(super) introduced: RefCell<BTreeSet<SocketAddr>>,
     /// Visitors that came, and those that were served whole.
     pub(super) visitors: Cell<u64>,
     pub(super) whole: Cell<u64>,
@@ -68,6 +71,7 @@ impl Oracle {
             overheard: RefCell::default(),
             past: Cell::default(),
             races: Cell::default(),
+            introduced: RefCell::default(),
             visitors: Cell::default(),
             whole: Cell::default(),
             now: Cell::default(),

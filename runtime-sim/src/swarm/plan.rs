@@ -2,8 +2,8 @@
 
 use crate::kernel::Rng;
 use crate::scenario::{
-    CTL, Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice, draw_one_port,
-    draw_scratch, draw_strategy, draw_tight, draw_turn,
+    CTL, Front, Scenario, SimFault, TimingRanges, TurmoilFault, draw_clients, draw_no_pipe, draw_no_splice,
+    draw_one_port, draw_scratch, draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::settings::Timings;
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub(super) struct Plan {
     /// Every program is asked all the time what it does.
     pub(super) asks: bool,
     pub(super) blows: Vec<Blow>,
+    /// A relay stands in front of the server: visitors say who they are.
+    pub(super) fronted: bool,
     /// Simulated time per turn of a host.
     pub(super) tick: Duration,
     /// Slowest message.
@@ -172,7 +174,17 @@ impl Plan {
         scenario.draw_serving(seed);
         scenario.draw_heads(seed);
         scenario.draw_frugal(seed);
-        Self { seed, scenario, asks: seed % 4 == 3, blows, tick, latency, window, keepalive }
+        Self {
+            seed,
+            scenario,
+            asks: seed % 4 == 3,
+            blows,
+            fronted: Front::draw_whether(seed),
+            tick,
+            latency,
+            window,
+            keepalive,
+        }
     }
 
     /// How long after the last fault everything must have converged.

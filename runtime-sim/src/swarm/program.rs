@@ -18,7 +18,8 @@ use protocol_sm::driver::{Cx, Driver, Given, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
-use protocol_sm::settings::{ClientSettings, DatagramTransport, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, DatagramTransport, ServerSettings, TunnelSpec};
+use protocol_sm::sources::Network;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
@@ -216,12 +217,22 @@ pub(super) async fn server(stage: Rc<Stage>) -> turmoil::Result {
     }
 }
 
+/// What the server is told at its start.
+fn server_settings(plan: &Plan) -> ServerSettings {
+    let mut settings = plan.scenario.server(true);
+    if plan.fronted {
+        settings.trusted_proxies.push(Network::new(turmoil::lookup("visitors"), 32).expect("one address"));
+    }
+    settings
+}
+
 /// A process of the server, which takes over what another has left, and those that it leaves its own place to. Returns
 /// what the last of them was told when all have ended.
 pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Order {
     let plan = &stage.plan;
-    let settings = plan.scenario.server(true);
+    let settings = server_settings(plan);
     let (visitors, routing) = (settings.budget.visitors, settings.routing());
+    let trusted = settings.trusted_proxies.clone();
     let any = Ipv4Addr::UNSPECIFIED;
     let process = Process::new(stage, SERVER, plan.scenario.loop_count);
     let left = left.into_iter().map(|(given, backlog)| (given, backlog.at, process.borrow_mut().take(backlog)));
@@ -238,7 +249,7 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
     let listener = SimThread::new(
         &process,
         LISTENER,
-        Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, Vec::new()),
+        Listener::<Stream, Door>::new(plan.scenario.loop_count, visitors, trusted),
         Listener::assert_consistent,
         inbox,
     );
@@ -289,7 +300,7 @@ pub(super) async fn serve(stage: &Rc<Stage>, left: Vec<(Given, Backlog)>) -> Ord
             upgrade.begin(&process, &mailbox);
         }
         for draw in if told { stage.orders.take_reloads(SERVER) } else { Vec::new() } {
-            let mut new = plan.scenario.server(true);
+            let mut new = server_settings(plan);
             if let Some(draw) = draw {
                 new = draw_server(&mut Rng::new(draw), reach(plan), plan.scenario.clients.len(), new);
             }

@@ -114,6 +114,12 @@ impl Stage {
         {
             self.orders.public.borrow_mut()[tunnel] = Some(public.port());
         }
+        if let Note::Started { visitor, .. } = note
+            && self.plan.fronted
+            && !self.oracle.introduced.borrow().contains(visitor)
+        {
+            self.breach(Kind::Safety, Property::VisitorsAreNamed, format!("{visitor} is served"));
+        }
         self.oracle.note(who, who == SERVER, note);
     }
 }

@@ -1,13 +1,12 @@
 //! Visitors, local services and strangers: scripted ends of connections, with seeded lengths, chunks, pauses and
 //! ways to end.
 
-use super::fronts::Front;
 use super::plan::Plan;
 use crate::holder::{Act, Holder, Past};
 use crate::impostor::{Impostor, Overheard};
 use crate::kernel::{Errno, HostId, Kernel, Options, PollId, ProcId, Rng, SockId, mix};
 use crate::oracle::{Coverage, Finding, Side, Sometimes, StreamId, Streams};
-use crate::scenario::{CTL, Fate, Habits, Inquiry, Outcome, PROXY, Script, Shut};
+use crate::scenario::{CTL, Fate, Front, Habits, Inquiry, Outcome, PROXY, Script, Shut};
 use core::net::{IpAddr, SocketAddr};
 use protocol_sm::driver::Token;
 use protocol_sm::time::Instant;
@@ -319,7 +318,7 @@ impl Actors {
 
     /// What the next one's connection begins with, if a relay is between.
     fn front(&self, kernel: &Kernel, plan: &Plan, sock: SockId, to: SocketAddr, honest: bool) -> Option<Front> {
-        plan.fronted.then(|| Front::draw(plan, self.all.len(), kernel.local(sock), to, honest))
+        plan.fronted.then(|| Front::draw(plan.seed, self.all.len(), kernel.local(sock), to, honest))
     }
 
     /// Somebody who is no client connects to one of the server's own ports.
@@ -610,6 +609,12 @@ impl Actors {
                 return Ok(());
             }
             Err(Stop::Finding(finding)) => return Err(finding),
+        }
+        let actor = &self.all[index];
+        if let (true, Some(errno)) = (actor.eof, actor.failed) {
+            // It wants to hear no more, and cannot speak.
+            self.end(kernel, index, Outcome::Reset(errno), false);
+            return Ok(());
         }
         self.conclude(kernel, index, seen);
         Ok(())

@@ -183,7 +183,7 @@ impl World {
         let did = |actor: &Actor| Did {
             front: self.kernel.peer(actor.sock).map_or(0, |public| self.visits.skipped(public)),
             sent: actor.sent as u64,
-            received: self.actors.streams.received(actor.stream),
+            received: self.actors.streams.got(actor.stream),
             shut: actor.shut,
             left: actor.outcome == Some(Outcome::Own),
             was_reset: matches!(actor.outcome, Some(Outcome::Reset(_))),

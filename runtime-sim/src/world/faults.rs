@@ -269,7 +269,8 @@ impl World {
 
     /// Whether no fault so far takes a connection between client and server away.
     pub(super) fn nothing_breaks(&self) -> bool {
-        self.faults.iter().all(|struck| struck.begun.is_none() || struck.fault.spares_conns())
+        let is_killed = |struck: &Struck| struck.fault == KernelFault::Sim(SimFault::Rival) && struck.ended;
+        self.faults.iter().all(|struck| struck.begun.is_none() || struck.fault.spares_conns() && !is_killed(struck))
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.

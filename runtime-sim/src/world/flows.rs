@@ -41,6 +41,8 @@ pub(super) struct Flows {
     /// Whose each socket of a client is.
     owners: BTreeMap<(usize, SocketAddr), usize>,
     publics: Vec<Option<SocketAddr>>,
+    /// Where a client's process says that its tunnel is.
+    told: BTreeMap<(usize, usize), SocketAddr>,
 }
 
 /// What a visitor says, or is answered. No other datagram is the same.
@@ -120,6 +122,20 @@ impl World {
     pub(super) fn see_flow_public(&mut self, name: &str, public: SocketAddr) {
         if let Some(client) = flow_called(name) {
             self.flows.publics[client] = Some(public);
+        }
+    }
+
+    pub(super) fn see_flow_told(&mut self, process: usize, name: &str, public: SocketAddr) {
+        if let Some(client) = flow_called(name) {
+            self.flows.told.insert((process, client), public);
+        }
+    }
+
+    /// As [`World::find_publics`], of flows.
+    pub(super) fn find_flows(&mut self) {
+        for (client, public) in self.flows.publics.iter_mut().enumerate() {
+            let told = self.flows.told.get(&(self.clients[client], client));
+            *public = told.copied().or(*public);
         }
     }
 

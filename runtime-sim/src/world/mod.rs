@@ -13,7 +13,6 @@ mod faults;
 mod flows;
 #[cfg(test)]
 mod forgotten;
-mod fronts;
 mod inquirers;
 mod lines;
 mod phases;
@@ -543,9 +542,12 @@ impl World {
             self.kernel.trace.remark(now, Some(proc), || format!("{note:?}"));
             if let (Note::Forwarding { tunnel, public }, Role::Client { .. }) = (&note, role)
                 && let Task::ClientMain(task) = &self.threads[self.processes[process].threads[0]].task
-                && let Some(tunnel) = task.tunnel(*tunnel).and_then(|spec| tunnel_called(&spec.name))
+                && let Some(name) = task.tunnel(*tunnel).map(|spec| spec.name.clone())
             {
-                self.forwarding.insert((process, tunnel), *public);
+                self.see_flow_told(process, &name, *public);
+                if let Some(tunnel) = tunnel_called(&name) {
+                    self.forwarding.insert((process, tunnel), *public);
+                }
             }
             if let Note::Tunnel { client, asked, outcome: Ok(public), .. } = &note
                 && self.plan.scenario.clients.get(usize::from(client.0[0] - 1)).is_some()

@@ -23,6 +23,7 @@ impl World {
         self.reap();
         if self.may_have_moved() {
             self.find_publics();
+            self.find_flows();
         }
         match self.phase {
             Phase::Faults => {

@@ -2,8 +2,8 @@
 
 use crate::kernel::{Options, Path, Rng};
 use crate::scenario::{
-    KernelFault, PROXY, Scenario, SimFault, TimingRanges, TunnelPlan, draw_clients, draw_no_pipe, draw_no_splice,
-    draw_one_port, draw_scratch, draw_strategy, draw_tight, draw_turn,
+    Front, KernelFault, PROXY, Scenario, SimFault, TimingRanges, TunnelPlan, draw_clients, draw_no_pipe,
+    draw_no_splice, draw_one_port, draw_scratch, draw_strategy, draw_tight, draw_turn,
 };
 use protocol_sm::driver::Role;
 use protocol_sm::outbound::Scheme;
@@ -143,7 +143,7 @@ impl Plan {
         );
         let mut faults: Vec<_> = FAULTS.into_iter().filter(|_| !calm && rng.chance(25)).collect();
         let mut fault_count = if faults.is_empty() { 0 } else { rng.size(1, 12) };
-        let fronted = Rng::new(seed ^ 0xf207_7ed0).chance(15);
+        let fronted = Front::draw_whether(seed);
         let tight = draw_tight(seed, calm);
         // Where there is room for all.
         let flows = Rng::new(seed ^ 0xf10e_5000).chance(25) && !fronted && tight.is_none();
@@ -270,7 +270,9 @@ impl Plan {
             Role::Proxy => (None, self.scenario.longest_timings().conn_silence().max(Duration::from_secs(30))),
             Role::Public | Role::Local | Role::Untold => (None, RETRIES),
         };
-        Options { user_timeout, dead_path, linger0: true, ..self.foreign() }
+        // The client asks for it later.
+        let keepalive = self.foreign().keepalive.filter(|_| role != Role::Local);
+        Options { user_timeout, dead_path, keepalive, linger0: true, ..self.foreign() }
     }
 
     /// How visitors and services set up theirs.

@@ -182,6 +182,11 @@ impl ThreadSys<'_> {
 impl Streams for ThreadSys<'_> {
     type Stream = Stream;
 
+    fn keep_alive(&mut self, stream: &Stream) {
+        let keepalive = self.plan.foreign().keepalive.expect("the system has one");
+        self.kernel.keep_alive(stream.0, keepalive);
+    }
+
     fn assign(&mut self, stream: &mut Stream, role: Role) {
         stream.1 = role;
         if role == Role::Public {
@@ -304,7 +309,8 @@ impl Streams for ThreadSys<'_> {
 
     fn unsent(&self, stream: &Stream) -> usize {
         let unsent = self.kernel.unsent(stream.0);
-        if unsent > 0 {
+        // A Unix socket has sent what it took; what it does not take is the tunnel's to keep.
+        if unsent > 0 || self.kernel.is_unix(stream.0) {
             self.effects.lingering.borrow_mut().push(stream.0);
         }
         unsent

@@ -213,7 +213,14 @@ impl World {
         for reset in effects.resets {
             self.see_reset(reset);
         }
-        effects.mail.iter().for_each(|(_, mail)| self.see_said_at_reload(mail));
+        for (_, mail) in &effects.mail {
+            self.see_said_at_reload(mail);
+            if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(arrival))) =
+                (&self.threads[index].task, mail)
+            {
+                self.see_arrival(process, arrival.control, arrival.tunnel);
+            }
+        }
         self.threads[index].parted |= effects.parted;
         let mail = effects.mail.into_iter().map(|(place, mail)| Said::To(place, mail));
         let others = effects.answers.into_iter().map(Said::Answer).chain(effects.paths.into_iter().map(Said::Paths));
@@ -252,11 +259,6 @@ impl World {
                 Said::Paths(message) => self.on_to_paths(process, message),
                 Said::To(place, mail) => {
                     self.see_sent(process, &mail);
-                    if let (Task::Listener(_), Mail::ServerLoop(ToServerLoop::Visitor(arrival))) =
-                        (&self.threads[index].task, &mail)
-                    {
-                        self.see_arrival(process, arrival.control, arrival.tunnel);
-                    }
                     self.post(self.processes[process].threads[place], mail);
                 }
             }

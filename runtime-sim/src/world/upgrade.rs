@@ -6,7 +6,8 @@ use crate::kernel::SockId;
 use crate::oracle::Sometimes;
 use protocol_sm::driver::Given;
 use protocol_sm::driver::messages::{Step, ToServerMain};
-use std::collections::BTreeSet;
+use protocol_sm::time::Instant;
+use std::collections::BTreeMap;
 
 /// Whoever sees to an upgrade asks by this name.
 const TAG: u64 = u64::MAX;
@@ -18,13 +19,13 @@ pub(super) struct Upgrade {
     under_way: Option<(usize, Step)>,
     /// What it has lent.
     lent: Vec<(Given, SockId)>,
-    /// Processes that have given their listeners on.
-    given: BTreeSet<usize>,
+    /// Processes that have given their listeners on, and when.
+    given: BTreeMap<usize, Instant>,
 }
 
 impl Upgrade {
     pub(super) fn has_given(&self, process: usize) -> bool {
-        self.given.contains(&process)
+        self.given.contains_key(&process)
     }
 
     pub(super) fn lend(&mut self, process: usize, lent: Vec<(Given, SockId)>) {
@@ -35,6 +36,13 @@ impl Upgrade {
 }
 
 impl World {
+    /// Whether this server has let its transfers finish for as long as it must.
+    pub(super) fn has_drained(&self, process: usize) -> bool {
+        let since = [self.processes[process].stopping, self.upgrade.given.get(&process).copied()];
+        let patience = self.plan.scenario.timings.drain_timeout;
+        since.into_iter().flatten().any(|since| self.now().since(since) >= patience)
+    }
+
     pub(super) fn begin_upgrade(&mut self) {
         let lost = self.upgrade.under_way.is_some_and(|(process, _)| !self.processes[process].alive);
         if self.is_alive(self.server) && (self.upgrade.under_way.is_none() || lost) {
@@ -76,7 +84,7 @@ impl World {
                 self.spawn_server();
                 let to = self.processes[self.server].proc;
                 left.iter().for_each(|&(_, sock)| self.kernel.give(sock, to));
-                self.upgrade.given.insert(old);
+                self.upgrade.given.insert(old, self.now());
                 self.begin_server(self.server, left);
                 self.take_step(old, Step::Leave);
             }

@@ -7,6 +7,7 @@ use super::tasks::Task;
 use super::{Role, World};
 use crate::kernel::SockId;
 use crate::oracle::{Kind, Property};
+use crate::scenario::Front;
 use core::net::SocketAddr;
 use protocol_sm::visit::{Visit, VisitEnd, Way, WayEnd};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,6 +68,12 @@ impl Visits {
 }
 
 impl World {
+    /// The address that whoever says that he is `name` has in truth.
+    pub(super) fn in_truth(&self, name: SocketAddr) -> SocketAddr {
+        let relay = self.kernel.ip(self.visitor_host);
+        if Front::is_name(name) { SocketAddr::new(relay, name.port()) } else { name }
+    }
+
     /// A program says of a visit that it is over.
     pub(super) fn see_visit(&mut self, process: usize, visit: &Visit) {
         *self.visits.said.entry(process).or_default() += 1;

@@ -404,7 +404,8 @@ impl World {
         let Some(other) = transfer.other(sock) else { return };
         let which = format!("{:?} {:?}, socket {}", transfer.conn.2, transfer.epoch, sock.0);
         let well = !self.kernel.has_failed(other) && !self.kernel.is_abandoned(other);
-        if transfer.finished && sock == transfer.public && well && self.nothing_breaks() {
+        let may_go = self.has_drained(transfer.conn.0);
+        if transfer.finished && sock == transfer.public && well && !may_go && self.nothing_breaks() {
             let what = format!("{which} is reset, and its client is through with it");
             return self.fail(Kind::Safety, Property::NoUnprovokedReset, what);
         }
@@ -466,7 +467,9 @@ impl World {
         for &sock in effects.lingering.borrow().iter() {
             let now = self.now();
             self.watch.lingering.entry(sock).or_insert(now);
-            self.coverage.saw(Sometimes::Lingered);
+            if self.kernel.unsent(sock) > 0 {
+                self.coverage.saw(Sometimes::Lingered);
+            }
         }
         let Task::ServerLoop(_) = self.threads[thread].task else { return };
         let placed = |note: &Note| matches!(note, Note::Started { .. } | Note::VisitorDropped { .. });

@@ -149,7 +149,8 @@ impl Running {
                 scraper = Some(watched);
                 started
             }
-            Kind::Cproxy { dir, how: How::ByUdp, .. } => starter.by_udp(dir, extra)?,
+            Kind::Cproxy { dir, how: How::ByUdp, .. } => starter.by(dir, extra, "udp")?,
+            Kind::Cproxy { dir, how: How::Plain, .. } if udp => starter.by(dir, extra, "tcp")?,
             Kind::Cproxy { dir, how, .. } => starter.cproxy(dir, *how == How::Tls, extra)?,
             Kind::Rathole { binary, tls } => starter.rathole(binary, tls.as_deref())?,
             Kind::Haproxy(binary) => starter.haproxy(binary)?,
@@ -271,10 +272,11 @@ impl Starter<'_> {
         Ok((self.cproxy(dir, false, &extra)?, Scraper::of(at)?))
     }
 
-    /// Our programs whose datagrams go by UDP; those of the first moment, before the path stands, go by conns.
-    fn by_udp(&self, dir: &Path, extra: &Extra) -> Started {
+    /// Our programs whose datagrams go this way; by UDP those of the first moment, before the path stands, go by conns.
+    fn by(&self, dir: &Path, extra: &Extra, way: &str) -> Started {
         let mut extra = extra.clone();
-        let config = format!("--config={}", self.file("by-udp.toml", "datagram_transport = \"auto\"\n")?.display());
+        let text = format!("datagram_transport = \"{way}\"\n");
+        let config = format!("--config={}", self.file(&format!("by-{way}.toml"), &text)?.display());
         extra.server.push(config.clone());
         extra.client.push(config);
         self.cproxy(dir, false, &extra)

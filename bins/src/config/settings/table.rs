@@ -70,7 +70,7 @@ pub const SETTINGS: &[Setting] = &[
     place(Client, "source_addr", Text, Words("as the routes say"), "dials the server from this address of the machine").eg(r#""192.0.2.7""#),
     place(Client, "bind_interface", Text, Words("as the routes say"), "dials the server by this network interface alone, such as `wg0`; before Linux 5.7 for root only").eg(r#""wg0""#),
     place(Client, "frugal", Switch, Value("false"), "sends little while nobody visits: [below 1 MB a day](operating.md#a-line-that-is-paid-for-by-the-byte)").flag("frugal"),
-    place(Both, "datagram_transport", Choice(&["auto", "tcp", "udp"]), Value("tcp"), "how datagrams of UDP tunnels go between client and server: [by UDP](operating.md#datagrams-by-udp) where it gets through, or by TCP alone"),
+    place(Both, "datagram_transport", Choice(&["auto", "tcp", "udp"]), Value("auto"), "how datagrams of UDP tunnels go between client and server: [by UDP](operating.md#datagrams-by-udp) where it gets through, or by TCP alone"),
     place(Client, "outbound_proxy", Secret, NONE, "goes [through a proxy](#through-a-proxy) to the server: `\"http://HOST:PORT\"`, `\"socks5://HOST:PORT\"`, `\"environment\"`").flag("outbound_proxy").eg(r#""http://proxy.example:3128""#),
     place(Client, "outbound_proxy_file", Path, NONE, "the same, in a file of its own, for a password").eg(r#""proxy.url""#),
     place(Client, "client_id", Text, Words("made from this machine and the tunnels"), "who this client is across restarts").at_start().flag("client_id").eg(r#""home""#),

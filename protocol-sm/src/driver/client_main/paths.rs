@@ -29,7 +29,7 @@ const OPEN: Duration = Duration::from_secs(4);
 /// A path that was silent for so long is opened anew.
 const RENEW: Duration = Duration::from_secs(4);
 /// The pause before another is opened, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -107,8 +107,9 @@ impl<T> ClientMain<T> {
     }
 
     /// Opens the path that is offered, if it is wanted and there is none.
+    // PROTOCOL.md: P-PATH-8.
     fn begin_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
-        if self.wants_path() && self.paths.stage == Stage::Off {
+        if self.wants_path() && self.paths.path().is_none() {
             self.paths.pause = PAUSES[0];
             self.open_path(cx);
         }
@@ -121,6 +122,11 @@ impl<T> ClientMain<T> {
             self.paths.offer = None;
         }
         self.begin_path(cx);
+    }
+
+    /// Whether it is a warning where there is none.
+    fn insists_on_path(&self) -> bool {
+        self.settings.datagram_transport == DatagramTransport::Udp
     }
 
     fn open_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
@@ -178,7 +184,7 @@ impl<T> ClientMain<T> {
             (FromPaths::State(of, state), Stage::Open { path, peer, until }) if of == path => {
                 let renew = (state == PathState::Down).then(|| until.unwrap_or(cx.now + RENEW));
                 self.paths.stage = Stage::Open { path, peer, until: renew };
-                if let Some(note) = Note::of_path(None, peer, self.paths.state, state) {
+                if let Some(note) = Note::of_path(None, peer, [self.paths.state, state], self.insists_on_path()) {
                     cx.sys.note(note);
                 }
                 self.set_path(cx, state);
@@ -233,10 +239,10 @@ impl<T> ClientMain<T> {
         if let Some(path) = self.paths.path() {
             cx.sys.tell(ToPaths::Close(path));
         }
+        let wanted = self.insists_on_path();
         if was_open && self.paths.state != PathState::Down {
-            cx.sys.note(Note::PathDown { client: None, why });
+            cx.sys.note(Note::PathDown { client: None, why, wanted });
         } else if !was_open && !core::mem::replace(&mut self.paths.said, true) {
-            let wanted = self.settings.datagram_transport == DatagramTransport::Udp;
             cx.sys.note(Note::PathFailed { why, wanted });
         }
         self.set_path(cx, PathState::Down);

@@ -6,10 +6,12 @@ use super::session_table::{Attachment, SessionEntry};
 use super::{MainSys, ServerMain};
 use crate::ids::TunnelId;
 use crate::report::{
-    ListenerPart, LoopPart, PathReport, Report, SessionReport, SessionState, ShardPart, TunnelReport, TunnelState,
-    short,
+    CredentialReport, ListenerPart, LoopPart, PathReport, Report, SessionReport, SessionState, ShardPart, TunnelReport,
+    TunnelState, short,
 };
+use crate::settings::Credential;
 use crate::time::Instant;
+use crate::wire::ServerMsg;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -77,12 +79,25 @@ impl<T, L> ServerMain<T, L> {
                 shards.entry(key).or_default().push(shard);
             }
         }
+        let named =
+            |credential: &Credential| CredentialReport { credential: credential.name.clone(), ..Default::default() };
+        report.credentials = self.settings.credentials.iter().map(named).collect();
         for (key, entry) in self.sessions.iter() {
             let shards = shards.remove(&key).unwrap_or_default();
-            report.sessions.push(
-                self.session_report(now, entry, shards, |tunnel| turned_away.get(&(key, tunnel)).copied().unwrap_or(0)),
-            );
+            let turned_away = |tunnel| turned_away.get(&(key, tunnel)).copied().unwrap_or(0);
+            let session = self.session_report(now, entry, shards, turned_away);
+            let of_it = entry.control.credential.and_then(|place| report.credentials.get_mut(place));
+            if let Some(of_it) = of_it {
+                let messages = entry.control.session.unacked();
+                of_it.add(&session, (messages * size_of::<ServerMsg>()) as u64);
+            }
+            report.sessions.push(session);
         }
+        // One that is gone from the configuration keeps its place.
+        let is_told =
+            |(credential, of_it): &(&Credential, CredentialReport)| of_it.sessions > 0 || !credential.tokens.is_empty();
+        let all = self.settings.credentials.iter().zip(core::mem::take(&mut report.credentials));
+        report.credentials = all.filter(is_told).map(|(_, of_it)| of_it).collect();
         report
     }
 

@@ -140,7 +140,7 @@ fn another_path_is_opened_after_pauses_that_grow() {
     desk.offer();
     let mut number = 1;
     assert_eq!(desk.paths_told(), [open(1)]);
-    for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+    for pause in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
         desk.wait(OPEN);
         assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(number))]);
         desk.wait(Duration::from_secs(pause) - Duration::from_millis(1));
@@ -177,7 +177,7 @@ fn a_silent_path_is_waited_for_and_then_opened_anew() {
     assert_eq!(desk.loop_told(), [told(PathState::Down)]);
     desk.wait(PAUSES[0]);
     assert_eq!(desk.paths_told(), [open(2)]);
-    let down = Note::PathDown { client: None, why: PathEnd::Silent };
+    let down = Note::PathDown { client: None, why: PathEnd::Silent, wanted: false };
     let up = Note::PathUp { client: None, peer: server(), size: 1_200 };
     assert_eq!(desk.notes(), [up.clone(), down.clone(), up, down]);
 }
@@ -216,4 +216,23 @@ fn an_offer_is_kept_until_the_server_has_heard_that_no_path_is_wanted() {
         desk.with(ClientMain::on_resumed_path);
         assert_eq!(desk.paths_told(), [], "one is enough");
     }
+}
+
+/// P-PATH-8: where the session goes on, the network may be another one: it is tried at once.
+#[test]
+fn a_session_that_goes_on_does_not_wait_for_its_path() {
+    let mut desk = Desk::new();
+    desk.offer();
+    for _ in 0..2 {
+        desk.wait(OPEN);
+        desk.wait(PAUSES[1]);
+    }
+    desk.wait(OPEN);
+    desk.paths_told();
+    desk.with(ClientMain::on_resumed_path);
+    assert_eq!(desk.paths_told(), [open(4)]);
+    desk.wait(OPEN);
+    assert_eq!(desk.paths_told(), [ToPaths::Close(PathId(4))]);
+    desk.wait(PAUSES[0]);
+    assert_eq!(desk.paths_told(), [open(5)], "pauses begin anew");
 }

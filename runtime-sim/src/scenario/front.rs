@@ -1,8 +1,6 @@
 //! A relay in front of the server: visitors and strangers come from the relay's address, and say by a PROXY header who
 //! they are.
 
-use super::World;
-use super::plan::Plan;
 use crate::kernel::{Rng, mix};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use protocol_sm::proxy_protocol::ProxyProtocol;
@@ -18,25 +16,25 @@ const RELAY: [u8; 4] = [198, 51, 100, 1];
 
 /// What one visitor's connection begins with.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(crate) struct Front {
     /// Who it says it is.
-    pub(super) name: SocketAddr,
+    pub(crate) name: SocketAddr,
     /// Where it says that it has connected to.
-    pub(super) public: SocketAddr,
+    pub(crate) public: SocketAddr,
     /// What is to be sent still, and how long to wait in front of the second piece and the next.
-    pub(super) pieces: VecDeque<Vec<u8>>,
-    pub(super) pause: Duration,
+    pub(crate) pieces: VecDeque<Vec<u8>>,
+    pub(crate) pause: Duration,
     /// It has, or will have, a header that counts.
-    pub(super) valid: bool,
+    pub(crate) valid: bool,
     /// It ends behind the header: the relay's check.
-    pub(super) check: bool,
+    pub(crate) check: bool,
 }
 
 impl Front {
     /// Draws it for the visitor number `index`, at `from`, to `public` by the relay. Some who need not be served do not send what they
     /// should. Its dice are its own.
-    pub(super) fn draw(plan: &Plan, index: usize, from: SocketAddr, public: SocketAddr, honest: bool) -> Self {
-        let mut rng = Rng::new(plan.seed ^ mix(0xf207 + index as u64));
+    pub(crate) fn draw(seed: u64, index: usize, from: SocketAddr, public: SocketAddr, honest: bool) -> Self {
+        let mut rng = Rng::new(seed ^ mix(0xf207 + index as u64));
         let version = rng.pick(&[ProxyProtocol::V1, ProxyProtocol::V2]);
         let [a, b, c] = NAMED;
         let last = u8::try_from(1 + from.port() % 3).expect("small");
@@ -74,7 +72,7 @@ impl Front {
 
     /// The same, or nothing, and behind it what is said first: it begins TLS that ends at the server, or asks that. It is not
     /// waited for behind a check.
-    pub(super) fn saying(
+    pub(crate) fn saying(
         before: Option<Self>,
         [name, public]: [SocketAddr; 2],
         words: impl IntoIterator<Item = Vec<u8>>,
@@ -87,17 +85,18 @@ impl Front {
         front
     }
 
-    /// Whether its header has been sent, and counts.
-    pub(super) fn introduces(&self) -> bool {
-        self.valid && self.pieces.is_empty()
+    /// Whether a seed has a relay in front of its server. Its dice are its own.
+    pub(crate) fn draw_whether(seed: u64) -> bool {
+        Rng::new(seed ^ 0xf207_7ed0).chance(15)
     }
-}
 
-impl World {
-    /// The address that whoever says that he is `name` has in truth.
-    pub(super) fn in_truth(&self, name: SocketAddr) -> SocketAddr {
-        let named = matches!(name.ip(), IpAddr::V4(ip) if ip.octets()[..3] == NAMED);
-        let relay = self.kernel.ip(self.visitor_host);
-        if named { SocketAddr::new(relay, name.port()) } else { name }
+    /// Whether this is who somebody says he is.
+    pub(crate) fn is_name(name: SocketAddr) -> bool {
+        matches!(name.ip(), IpAddr::V4(ip) if ip.octets()[..3] == NAMED)
+    }
+
+    /// Whether its header has been sent, and counts.
+    pub(crate) fn introduces(&self) -> bool {
+        self.valid && self.pieces.is_empty()
     }
 }
