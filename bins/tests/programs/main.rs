@@ -6,6 +6,7 @@
 mod check_config;
 mod command_line;
 mod doctor;
+mod documents;
 mod exit_codes;
 mod pages;
 mod program;

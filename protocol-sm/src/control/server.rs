@@ -65,6 +65,8 @@ pub struct Control {
     secret: SessionKey,
     scope: Scope,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// How many of the tunnels it was only asked about: each message is held against what it has.
+    examined: u32,
     /// Tunnels whose public port is yet to be opened, by the serial numbers of their registrations.
     waiting: BTreeMap<u64, TunnelId>,
     /// The registration whose public port is being opened.
@@ -135,6 +137,7 @@ impl Control {
             secret,
             scope,
             tunnels: BTreeMap::new(),
+            examined: 0,
             waiting: BTreeMap::new(),
             binding: None,
             last_serial: 0,
@@ -258,7 +261,7 @@ impl Control {
             Some((Registration { tunnel, serial: state.serial }, public))
         });
         let found = open.next()?;
-        self.tunnels.remove(&found.0.tunnel);
+        self.remove(found.0.tunnel);
         Some(found)
     }
 
@@ -282,9 +285,10 @@ impl Control {
             .any(|state| state.asked.udp && matches!(state.stage, TunnelStage::Open(_) | TunnelStage::Examined))
     }
 
-    /// Tunnels that it was only asked about.
-    fn examined(&self) -> u32 {
-        count(self.tunnels.values().filter(|state| state.examined).count())
+    fn remove(&mut self, tunnel: TunnelId) -> Option<Tunnel> {
+        let state = self.tunnels.remove(&tunnel)?;
+        self.examined -= u32::from(state.examined);
+        Some(state)
     }
 
     /// How many it has of what the main driver counts.
@@ -293,7 +297,7 @@ impl Control {
     pub fn held(&self) -> [(Good, u32); 4] {
         let unacked = self.session.unacked().saturating_sub(Self::OWN_UNACKED);
         let (sessions, tunnels) =
-            if self.heir.is_some() { (0, 0) } else { (1, count(self.tunnels.len()) - self.examined()) };
+            if self.heir.is_some() { (0, 0) } else { (1, count(self.tunnels.len()) - self.examined) };
         [
             (Good::Session, sessions),
             (Good::Tunnel, tunnels),
@@ -316,13 +320,15 @@ impl Control {
         if full { Err(Violation::Unacknowledged) } else { self.session.send(msg) }
     }
 
-    /// Checks the invariant K5.
+    /// Checks the invariants K5 and K6.
     ///
     /// # Panics
     /// If it does not hold.
     pub fn assert_consistent(&self, ledger: &Ledger) {
         let (unacked, most) = (ledger.count(self.credential, Good::Unacked), count(self.session.max_unacked()));
         assert!(unacked <= most, "K5: a holder leaves {unacked} messages unacknowledged, and may {most}");
+        let examined = self.tunnels.values().filter(|state| state.examined).count();
+        assert_eq!(count(examined), self.examined, "K6: the tunnels that it was only asked about are counted");
     }
 
     /// A numbered message came. `random` picks among allowed ports; `ledger` knows what its holder has.
@@ -345,7 +351,7 @@ impl Control {
             }
             ClientMsg::ChangeTunnel { tunnel, name, limits } => self.change(tunnel, name, limits),
             ClientMsg::CloseTunnel { tunnel } => {
-                let Some(state) = self.tunnels.remove(&tunnel) else { return Ok(Reaction::Nothing) };
+                let Some(state) = self.remove(tunnel) else { return Ok(Reaction::Nothing) };
                 self.waiting.remove(&state.serial);
                 Ok(state.open(tunnel).map_or(Reaction::Nothing, |open| Reaction::Unbind(vec![open])))
             }
@@ -353,6 +359,7 @@ impl Control {
                 self.draining = true;
                 let open = self.open_tunnels().collect();
                 self.tunnels.clear();
+                self.examined = 0;
                 self.waiting.clear();
                 Ok(Reaction::Unbind(open))
             }
@@ -393,7 +400,7 @@ impl Control {
         // PROTOCOL.md: P-ENC-4.
         asked.bind_addr = asked.bind_addr.map(|address| address.to_canonical());
         let room = ledger.room(self.credential, Good::Tunnel, self.scope.max_tunnels);
-        let room = room.saturating_sub(self.examined());
+        let room = room.saturating_sub(self.examined);
         // P-STOP-2: no more visitors come to a client that drains, and soon to one that is taken over from.
         let refused = if self.draining || self.heir.is_some() || room == 0 {
             Some(TunnelRefusal::TooManyTunnels)
@@ -411,6 +418,7 @@ impl Control {
         let stage = TunnelStage::Waiting { random };
         let examined = self.examines();
         self.tunnels.insert(tunnel, Tunnel { asked, service, limits, serial, examined, stage });
+        self.examined += u32::from(examined);
         self.waiting.insert(serial, tunnel);
         Ok(self.next_bind().map_or(Reaction::Nothing, Reaction::Bind))
     }
@@ -515,7 +523,7 @@ impl Control {
     }
 
     fn withdraw(&mut self, tunnel: TunnelId) -> Option<Withdrawn> {
-        let state = self.tunnels.remove(&tunnel)?;
+        let state = self.remove(tunnel)?;
         self.waiting.remove(&state.serial);
         let examined = (state.stage == TunnelStage::Examined).then_some(Registration { tunnel, serial: state.serial });
         let open = state.open(tunnel).or(examined);
@@ -569,7 +577,7 @@ impl Control {
                 | SysError::Other(_) => TunnelRefusal::Resources,
             },
         };
-        self.tunnels.remove(&tunnel);
+        self.remove(tunnel);
         Some(ServerMsg::TunnelRefused { tunnel, code })
     }
 }

@@ -1,11 +1,12 @@
 //! Bulk visitors: one blocking thread per stream and direction, every byte checked, every call bounded in time.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::pattern::Way;
+use super::pattern::{self, Way};
 use super::seeds;
 use super::service_bulk::{STALL, receive_stream, send_stream};
 use super::wire::{Header, Op, RECEIPT};
@@ -50,7 +51,6 @@ pub(super) fn connect(target: SocketAddr) -> Result<TcpStream, String> {
 
 /// One bulk visit from its header to its end.
 pub(super) fn visit(stream: &TcpStream, op: Op, size: u64) -> Result<(), String> {
-    use std::io::Write;
     let seed = seeds::next();
     let mut out = stream;
     out.write_all(&Header { op, seed, size }.encode()).map_err(|e| format!("cannot send: {e}"))?;
@@ -72,6 +72,26 @@ pub(super) fn visit(stream: &TcpStream, op: Op, size: u64) -> Result<(), String>
             Err(format!("{op:?} is no bulk visit"))
         }
     }
+}
+
+/// The bytes of a stream down until it is told to stop, all of them checked. It is read no faster than 6 MB/s: a faster one
+/// fills the queues of a line, which lose packets then.
+pub(super) fn down_until(mut stream: &TcpStream, stop: &AtomicBool) -> Result<u64, String> {
+    const AT_ONCE: usize = 64 << 10;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let seed = seeds::next();
+    let header = Header { op: Op::Down, seed, size: u64::MAX }.encode();
+    stream.write_all(&header).map_err(|e| format!("cannot send: {e}"))?;
+    let (mut buffer, mut received) = (vec![0; AT_ONCE], 0);
+    while !stop.load(Relaxed) {
+        let length = stream.read(&mut buffer).map_err(|e| format!("broken: {e}"))?;
+        if length == 0 || !pattern::matches(seed, Way::Down, received, &buffer[..length]) {
+            return Err(format!("wrong bytes, or an end, after {received}"));
+        }
+        received += length as u64;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(received)
 }
 
 fn send(stream: &TcpStream, seed: u32, size: u64) -> Result<(), String> {

@@ -33,6 +33,8 @@ pub(super) enum Load {
     FirstByteCold,
     /// The same with a line of 20 ms round-trip time between the peer's two processes.
     FirstByteLink,
+    /// Small requests beside one bulk stream over such a line, first while it loses nothing, then while it loses 1 %.
+    LossyLink,
     /// Visitors that say nothing, and one that does.
     Idle,
     /// Small visitors while four bulk streams saturate the peer.
@@ -52,12 +54,19 @@ pub(super) enum Routed {
     Name { at_once: usize },
     /// A stream down, by the host of a request, beside one by port.
     Bulk,
-    /// Short visits over TLS that ends at the server, each with a new connection, beside haproxy's.
-    Tls,
-    /// A stream down over such TLS, beside haproxy's.
-    TlsBulk,
+    /// Short visits over TLS that ends at the server, each with a new connection, beside another program's.
+    Tls(Beside),
+    /// A stream down over such TLS, beside another program's.
+    TlsBulk(Beside),
     /// Visitors who have not said which host they are for.
     Silent,
+}
+
+/// Whose TLS stands beside ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    Haproxy,
+    Nginx,
 }
 
 /// How many tunnels a peer of ours has.
@@ -163,6 +172,7 @@ pub(super) fn all() -> Vec<Case> {
     add("fairness-down".to_owned(), Load::Fairness { op: Op::Down });
     add("fairness-up".to_owned(), Load::Fairness { op: Op::Up });
     add("firstbyte-20ms-link".to_owned(), Load::FirstByteLink);
+    add("loss-20ms-link".to_owned(), Load::LossyLink);
     for flows in [1, 64] {
         add(format!("udp-pingpong-64B-x{flows}"), Load::Udp(Udp::PingPong { flows }));
     }
@@ -172,11 +182,13 @@ pub(super) fn all() -> Vec<Case> {
     add("routes-host-x16".to_owned(), Load::Routed(Routed::Host { at_once: 16 }));
     add("routes-sni-x16".to_owned(), Load::Routed(Routed::Name { at_once: 16 }));
     add("routes-bulk-down".to_owned(), Load::Routed(Routed::Bulk));
-    add("routes-tls-x8".to_owned(), Load::Routed(Routed::Tls));
-    add("routes-tls-bulk-down".to_owned(), Load::Routed(Routed::TlsBulk));
+    for (name, beside) in [("", Beside::Haproxy), ("-nginx", Beside::Nginx)] {
+        add(format!("routes-tls-x8{name}"), Load::Routed(Routed::Tls(beside)));
+        add(format!("routes-tls-bulk-down{name}"), Load::Routed(Routed::TlsBulk(beside)));
+    }
     add("routes-silent".to_owned(), Load::Routed(Routed::Silent));
     for case in &mut cases {
-        case.full_only = matches!(case.load, Load::Fairness { op: Op::Up } | Load::VisitsAmong(_));
+        case.full_only = matches!(case.load, Load::Fairness { op: Op::Up } | Load::VisitsAmong(_) | Load::LossyLink);
     }
     cases
 }
@@ -212,6 +224,7 @@ pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
         ("reset-after-answer", "of ordinary") => AtLeast(0.9),
         ("firstbyte-warm", "p50") => RatioAtMost(0.8),
         ("firstbyte-20ms-link", "warm p50") => RatioAtMost(0.6),
+        ("loss-20ms-link", "of one repeat") => AtMost(1.2),
         ("fairness-down", "request p50" | "request p99") => RatioAtMost(0.2),
         ("idle", "memory near" | "memory far") => AtMost(0.5),
         ("idle", "fds near" | "fds far") => AtMost(2.0),
@@ -225,6 +238,7 @@ pub(super) fn target(case: &str, figure: &str) -> Option<Target> {
         ("udp-idle", "memory") => AtMost(1.3),
         ("routes-host-x16" | "routes-sni-x16" | "routes-bulk-down", "of by port") => AtLeast(0.95),
         ("routes-tls-x8" | "routes-tls-bulk-down", "of haproxy") => AtLeast(1.0),
+        ("routes-tls-x8-nginx", "of nginx") => AtLeast(1.5),
         ("routes-silent", "memory") => AtMost(0.6),
         _ => return None,
     })

@@ -1,5 +1,5 @@
 //! A simulated long line: two network namespaces whose only road to each other is a pair of TUN devices, with a thread
-//! between them that holds each packet back. Needs the right to make namespaces (root).
+//! between them that holds each packet back, and loses some if it is told to. Needs the right to make namespaces (root).
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::peers::Site;
 
@@ -29,8 +29,15 @@ const LINE: usize = 4096;
 pub(super) struct Link {
     near: File,
     far: File,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     carrier: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// Packets of a thousand that are lost.
+    lost: AtomicU32,
 }
 
 impl Link {
@@ -38,10 +45,15 @@ impl Link {
     pub(super) fn open(one_way: Duration) -> Result<Self, String> {
         let (near, near_tun) = namespace(NEAR)?;
         let (far, far_tun) = namespace(FAR)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let carrier = std::thread::spawn(move || carry([near_tun, far_tun], one_way, &stopped));
-        Ok(Self { near, far, stop, carrier: Some(carrier) })
+        let orders = Arc::new(Orders::default());
+        let told = Arc::clone(&orders);
+        let carrier = std::thread::spawn(move || carry([near_tun, far_tun], one_way, &told));
+        Ok(Self { near, far, orders, carrier: Some(carrier) })
+    }
+
+    /// From now on so many packets of a thousand are lost, in either direction.
+    pub(super) fn lose(&self, per_mille: u32) {
+        self.orders.lost.store(per_mille, Relaxed);
     }
 
     /// The two ends.
@@ -54,15 +66,19 @@ impl Link {
         }
     }
 
-    /// Where the visitors stand.
-    pub(super) fn near(&self) -> &File {
-        &self.near
+    /// What `load` measures where the visitors stand. It has a thread of its own: the rest of this program stays where it is.
+    pub(super) fn visit<T: Send>(&self, load: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+        let enter_and_load = || {
+            setns(&self.near, CloneFlags::CLONE_NEWNET).map_err(|e| format!("setns: {e}"))?;
+            load()
+        };
+        std::thread::scope(|s| s.spawn(enter_and_load).join()).map_err(|_| "the visitor panicked".to_owned())?
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
+        self.orders.stop.store(true, Relaxed);
         if let Some(carrier) = self.carrier.take() {
             // It only panics if a queue's memory cannot be had.
             let _ = carrier.join();
@@ -132,12 +148,13 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 }
 
 /// Carries packets between the two devices until told to stop.
-fn carry(mut tuns: [File; 2], one_way: Duration, stop: &AtomicBool) {
+fn carry(mut tuns: [File; 2], one_way: Duration, orders: &Orders) {
     /// How soon a stop is noticed on a silent line.
     const NOTICE: Duration = Duration::from_millis(100);
     let mut lines: [VecDeque<(Instant, Vec<u8>)>; 2] = [VecDeque::new(), VecDeque::new()];
     let mut packet = [0; 65_536];
-    while !stop.load(Relaxed) {
+    let mut dice = 0x2545_f491_u32;
+    while !orders.stop.load(Relaxed) {
         let now = Instant::now();
         let next = lines.iter().filter_map(|line| line.front()).map(|(due, _)| due.saturating_duration_since(now));
         let wait = next.min().unwrap_or(NOTICE).min(NOTICE);
@@ -148,10 +165,14 @@ fn carry(mut tuns: [File; 2], one_way: Duration, stop: &AtomicBool) {
         for end in 0..2 {
             loop {
                 match tuns[end].read(&mut packet) {
-                    Ok(n) if lines[end].len() < LINE => {
-                        lines[end].push_back((Instant::now() + one_way, packet[..n].to_vec()));
+                    Ok(n) => {
+                        dice ^= dice << 13;
+                        dice ^= dice >> 17;
+                        dice ^= dice << 5;
+                        if lines[end].len() < LINE && dice % 1000 >= orders.lost.load(Relaxed) {
+                            lines[end].push_back((Instant::now() + one_way, packet[..n].to_vec()));
+                        }
                     }
-                    Ok(_) => {}
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
                     Err(_) => break,
                 }

@@ -104,7 +104,7 @@ fn compare(args: &Args) -> Result<bool, String> {
     let mut contestants: Vec<_> = kinds.into_iter().map(|kind| Contestant::new(kind, args.extra())).collect();
     let mut summaries = Vec::new();
     for case in cases {
-        if case.load == Load::FirstByteLink
+        if matches!(case.load, Load::FirstByteLink | Load::LossyLink)
             && let Err(why) = link::Link::open(Duration::ZERO)
         {
             println!("SKIPPED: {}: {why}\n", case.name);

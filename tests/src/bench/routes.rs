@@ -1,13 +1,13 @@
-//! Visits by name beside the same visits by port, TLS that ends at the server beside haproxy's, and what a visitor costs
+//! Visits by name beside the same visits by port, TLS that ends at the server beside haproxy's and nginx's, and what a visitor costs
 //! who has said nothing.
 //!
 //! Two ways take turns within a run, so that both meet the same machine; the figure is their ratio. Every visit begins
 //! with the same words, whichever way it goes: those that lead to its host.
 
 use super::bulk;
-use super::cases::{Routed, Scale};
+use super::cases::{Beside, Routed, Scale};
 use super::crowd::{Limits, Measured};
-use super::house::{HOST, House, PASSED};
+use super::house::{HOST, Hops, House, Nginx, PASSED};
 use super::outcome::{Run, Unit};
 use super::pattern::{self, Way};
 use super::peers::{Extra, on_path};
@@ -60,30 +60,48 @@ pub(super) fn run(routed: Routed, dir: &Path, extra: &Extra, scale: &Scale) -> R
                 bulk::visit(&stream, Op::Down, size)
             })
         }
-        Routed::Tls => {
+        Routed::Tls(beside) => {
             let config = tls(&house)?;
-            let haproxy = house.haproxy(&haproxy()?)?;
+            let other = hops(&house, beside)?;
             let short = |at, limits| tls_visits(at, &config, limits);
-            visits_by_turns(&house, [house.https, haproxy.at], "of haproxy", scale, short)
+            visits_by_turns(&house, [house.https, other.at], of(beside), scale, short)
         }
-        Routed::TlsBulk => {
+        Routed::TlsBulk(beside) => {
             let config = tls(&house)?;
-            let haproxy = house.haproxy(&haproxy()?)?;
-            let ways = [house.https, haproxy.at];
-            bulk_by_turns(&house, ways, "of haproxy", scale, |at, size| tls_down(at, &config, size))
+            let other = hops(&house, beside)?;
+            let ways = [house.https, other.at];
+            bulk_by_turns(&house, ways, of(beside), scale, |at, size| tls_down(at, &config, size))
         }
         Routed::Silent => silent(&house, scale),
     }
 }
 
 /// Why a case cannot be measured here.
-pub(super) fn absent(routed: Routed) -> Option<&'static str> {
-    let needs = matches!(routed, Routed::Tls | Routed::TlsBulk) && haproxy().is_err();
-    needs.then_some("haproxy is not on PATH")
+pub(super) fn absent(routed: Routed) -> Option<String> {
+    match routed {
+        Routed::Tls(Beside::Haproxy) | Routed::TlsBulk(Beside::Haproxy) => haproxy().err(),
+        Routed::Tls(Beside::Nginx) | Routed::TlsBulk(Beside::Nginx) => Nginx::find().err(),
+        Routed::Host { .. } | Routed::Name { .. } | Routed::Bulk | Routed::Silent => None,
+    }
 }
 
 fn haproxy() -> Result<PathBuf, String> {
     on_path("haproxy").ok_or_else(|| "haproxy is not on PATH".to_owned())
+}
+
+fn hops(house: &House, beside: Beside) -> Result<Hops, String> {
+    match beside {
+        Beside::Haproxy => house.haproxy(&haproxy()?),
+        Beside::Nginx => house.nginx(&Nginx::find()?),
+    }
+}
+
+/// What the figure beside it is called.
+fn of(beside: Beside) -> &'static str {
+    match beside {
+        Beside::Haproxy => "of haproxy",
+        Beside::Nginx => "of nginx",
+    }
 }
 
 /// Short visits, in turn to our way and to the other.

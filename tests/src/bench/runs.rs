@@ -4,8 +4,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
-
 use super::cases::{Load, Routed, Scale, Udp};
 use super::crowd::{Crowd, Limits, Measured};
 use super::datagrams::{Flows, Then, one_way};
@@ -38,6 +36,15 @@ const CLOSING: Duration = Duration::from_millis(20);
 /// How long a delayed line holds each packet.
 const ONE_WAY: Duration = Duration::from_millis(10);
 
+/// Visitors that ask and are answered on a line that loses packets.
+const BESIDE_LOSS: usize = 50;
+/// By then the bulk stream beside them has filled the buffers on its way.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How many of a thousand packets such a line loses.
+const LOST_PER_MILLE: u32 = 10;
+/// When the kernel sends a lost packet again behind which no other came: 200 ms and the way there and back.
+const REPEAT: Duration = Duration::from_millis(220);
+
 /// A peer, started when first needed and again after a failure.
 pub(super) struct Contestant {
     pub(super) kind: Kind,
@@ -59,6 +66,7 @@ impl Contestant {
             Load::FirstByteCold
                 | Load::Idle
                 | Load::FirstByteLink
+                | Load::LossyLink
                 | Load::VisitsAmong(_)
                 | Load::Udp(Udp::Idle)
                 | Load::Routed(_)
@@ -72,6 +80,7 @@ impl Contestant {
             Load::Routed(routed) => self.routed(routed, scale),
             Load::FirstByteCold => self.cold(scale),
             Load::FirstByteLink => self.over_link(scale),
+            Load::LossyLink => self.over_lossy_link(scale),
             Load::Idle => self.start().and_then(|peer| idle(&peer, scale)),
             Load::Bulk { op, streams } => self.warm().and_then(|peer| bulk_case(peer, op, streams, scale)),
             Load::PingPong { size, visitors, one_core: false } => {
@@ -133,20 +142,52 @@ impl Contestant {
         let link = Link::open(ONE_WAY)?;
         let peer = Running::start(&self.kind, &link.site(), &self.extra, false)?;
         let (target, service) = (peer.target, peer.service);
-        let load = || {
-            setns(link.near(), CloneFlags::CLONE_NEWNET).map_err(|e| format!("setns: {e}"))?;
+        let (first, warm) = link.visit(|| {
             let before = tally(service)?;
             let first = one_by_one(target, 1)?;
             let warm = one_by_one(target, scale.link_visits)?;
             settle(service, before, 1 + scale.link_visits)?;
-            Ok::<_, String>((first, warm))
-        };
-        // In a thread of its own: the rest of this program stays where it is.
-        let (first, warm) =
-            std::thread::scope(|s| s.spawn(load).join()).map_err(|_| "the visitor panicked".to_owned())??;
+            Ok((first, warm))
+        })?;
         let mut run = Run::default();
         run.tail(["warm p50", "warm max"], "first byte", Unit::Millis, warm.first_bytes);
         run.figure("very first", "ms", percentile(&first.first_bytes, 1.0) as f64 / 1e6);
+        Ok(run)
+    }
+
+    fn over_lossy_link(&self, scale: &Scale) -> Result<Run, String> {
+        let link = Link::open(ONE_WAY)?;
+        let peer = Running::start(&self.kind, &link.site(), &self.extra, false)?;
+        let (target, service) = (peer.target, peer.service);
+        let limits = Limits { count: MOST, time: scale.slice * 5 };
+        let ([without, with], bytes, elapsed) = link.visit(|| {
+            let (stream, stop, begun) = (bulk::connect(target)?, AtomicBool::new(false), Instant::now());
+            let (measured, bytes) = std::thread::scope(|s| {
+                let bulk = s.spawn(|| bulk::down_until(&stream, &stop));
+                let measure = || {
+                    std::thread::sleep(UNDER_WAY);
+                    let before = tally(service)?;
+                    let mut crowd = Crowd::gather(target, BESIDE_LOSS, SMALL)?;
+                    let without = crowd.exchange(limits)?;
+                    link.lose(LOST_PER_MILLE);
+                    let with = crowd.exchange(limits)?;
+                    link.lose(0);
+                    drop(crowd);
+                    settle(service, before, BESIDE_LOSS as u64)?;
+                    Ok::<_, String>([without, with])
+                };
+                let measured = measure();
+                stop.store(true, Relaxed);
+                Ok::<_, String>((measured, bulk.join().map_err(|_| "the bulk visitor panicked".to_owned())??))
+            })?;
+            Ok((measured?, bytes, begun.elapsed()))
+        })?;
+        let mut run = Run::default();
+        run.tail(["p50", "p99"], "request beside losses", Unit::Millis, with.latencies);
+        run.tail(["p50 without", "p99 without"], "request without losses", Unit::Millis, without.latencies);
+        let [with, without] = [1, 3].map(|nth: usize| run.figures[nth].value);
+        run.figure("of one repeat", "×", with / (without + REPEAT.as_secs_f64() * 1e3));
+        run.figure("bulk", "MB/s", bytes as f64 / 1e6 / elapsed.as_secs_f64());
         Ok(run)
     }
 }

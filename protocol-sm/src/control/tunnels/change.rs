@@ -7,7 +7,7 @@
 //! With another name and the same port or host it is renamed where it is, if its old name is nobody's, or it has the same
 //! LocalServer. Everything else about it (its LocalServer, its limits) changes in place.
 
-use super::{LookupState, State, TunnelEntry, Tunnels};
+use super::{LookupState, State, TunnelEntry, Tunnels, wait};
 use crate::ids::TunnelId;
 use crate::ports::may_clash;
 use crate::reload::Changes;
@@ -145,6 +145,7 @@ impl Tunnels {
             orders.tell.push(tunnel);
         }
         if (&entry.spec.local, &entry.spec.local_sources) != (&spec.local, &spec.local_sources) {
+            wait(&mut self.lookups, tunnel, entry.lookup.retry_at(), None);
             entry.relocate();
             orders.relocate.push(tunnel);
         }
@@ -156,14 +157,17 @@ impl Tunnels {
 
     /// What waits for another try is due now: somebody has changed something, perhaps that.
     pub fn hurry(&mut self, now: Instant) {
-        let fresh = self.retries();
-        for entry in self.entries.values_mut() {
+        let fresh = self.backoffs();
+        self.retries.clear();
+        self.lookups.clear();
+        for (&tunnel, entry) in &mut self.entries {
             (entry.retry, entry.slow_retry) = fresh.clone();
             if let State::RetryAt(_) = entry.state {
                 entry.state = State::Idle;
             }
             if let LookupState::RetryAt(_) = entry.lookup {
                 entry.lookup = LookupState::RetryAt(now);
+                self.lookups.insert((now, tunnel));
             }
             if entry.refused.take().is_some() {
                 entry.announced = None;
