@@ -161,13 +161,11 @@ pub enum PlantedBug {
     OfferForgotten,
     /// A client that wants no path for a moment, of which the server never hears, forgets what it was offered.
     OfferDropped,
-    /// A connection to a LocalServer is not kept alive, however long it stands.
-    ServiceNotKeptAlive,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 75] = [
         Self::NoDoneGate,
         Self::DoneNotKept,
         Self::EarlyFinDropped,
@@ -243,7 +241,6 @@ impl PlantedBug {
         Self::PathKept,
         Self::OfferForgotten,
         Self::OfferDropped,
-        Self::ServiceNotKeptAlive,
     ];
 }
 

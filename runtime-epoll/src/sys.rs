@@ -238,10 +238,6 @@ impl<O> Streams for Linux<O> {
         options::probe(stream, timings);
     }
 
-    fn keep_alive(&mut self, stream: &Stream) {
-        stream.keep_alive();
-    }
-
     fn assign(&mut self, stream: &mut Stream, role: Role) {
         stream.assign(role, &self.limits);
         self.secure.accepted(stream);

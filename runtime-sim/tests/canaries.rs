@@ -98,9 +98,8 @@ const SWARM_SEEDS: u64 = 150;
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
 /// operator together from threads that have their turns apart. Only there a proxy is in between, TLS ends at the
 /// server, a tunnel has an address of its own, a service listens at a Unix socket, somebody only asks what he could have,
-/// two sessions of a holder acknowledge nothing, main drivers have paths, and a connection is kept alive that is asked to.
-const ONLY_IN_RING_3: [PlantedBug; 20] = [
-    PlantedBug::ServiceNotKeptAlive,
+/// two sessions of a holder acknowledge nothing, and main drivers have paths.
+const ONLY_IN_RING_3: [PlantedBug; 19] = [
     PlantedBug::PathKept,
     PlantedBug::OfferForgotten,
     PlantedBug::OfferDropped,

@@ -61,8 +61,6 @@ pub struct ClientLoop<T, P> {
     /// By the serial number of their session.
     conns: BTreeMap<(u64, ConnId), Token>,
     slots: Slab<Slot<T, P>>,
-    /// When the local_conns that are still there are kept alive: most visits are over by then, and are spared the calls.
-    next_sweep: Option<Instant>,
     /// Conns that carry a transfer.
     active: u32,
     /// It is not drained before the idle conns are gone, too.
@@ -250,7 +248,6 @@ impl<T, P> ClientLoop<T, P> {
             await_names: Vec::new(),
             conns: BTreeMap::new(),
             slots: Slab::default(),
-            next_sweep: None,
             active: 0,
             drain_idle: false,
             path: (0, PathState::Down),
@@ -402,13 +399,10 @@ where
         if self.core.look_is_due(cx.now) {
             self.look(cx);
         }
-        if self.next_sweep.take_if(|at| *at <= cx.now).is_some() {
-            self.keep_locals_alive(cx);
-        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.core.next_deadline().into_iter().chain(self.next_sweep).min()
+        self.core.next_deadline()
     }
 
     fn run_busy(&mut self, cx: &mut Cx<'_, S>) {

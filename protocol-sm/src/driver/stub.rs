@@ -45,8 +45,6 @@ pub(super) struct Net {
     /// How often somebody was to be connected to.
     pub(super) connects: u32,
     pub(super) unacked: Option<Unacked>,
-    /// Streams whose peer is asked for a sign of life.
-    pub(super) kept_alive: Vec<u32>,
     /// What each stream has taken and its peer has not.
     pub(super) unsent: usize,
     pub(super) lent: Vec<Given>,
@@ -89,9 +87,6 @@ pub(super) fn encoded(message: &impl Message) -> Vec<u8> {
 impl Streams for Net {
     type Stream = u32;
 
-    fn keep_alive(&mut self, &stream: &u32) {
-        self.kept_alive.push(stream);
-    }
     fn watch(&mut self, &stream: &u32, token: Token) -> Result<(), SysError> {
         self.inboxes.get_mut(&stream).expect("open").token = Some(token);
         Ok(())

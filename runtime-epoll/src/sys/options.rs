@@ -189,8 +189,10 @@ pub(super) fn on_connecting(fd: &impl AsFd, role: Role, peer: IpAddr, limits: &L
     set(fd, sockopt::ReuseAddr, &true);
     on_every_connection(fd);
     match role {
-        // It is kept alive later, if it is still there: see [`keep_alive`].
-        Role::Local => any_port(fd),
+        Role::Local => {
+            keepalive(fd, Keepalive::outer(LOCAL_IDLE));
+            any_port(fd);
+        }
         // A peer on this machine needs no keepalive: its kernel is ours.
         Role::Ctl | Role::Proxy if !peer.is_loopback() => keepalive(fd, limits.conn),
         Role::Ctl | Role::Proxy | Role::Public | Role::Untold => {}
@@ -216,11 +218,6 @@ pub(super) fn on_assigned(fd: &impl AsFd, role: Role, limits: &Limits) {
 /// Another pace of keepalive for a connection between client and server, which has been accepted with its listener's.
 pub(super) fn probe(fd: &impl AsFd, timings: &Timings) {
     keepalive(fd, Keepalive::of_ours(timings));
-}
-
-/// Has the system ask the peer of a local_conn for signs of life. That takes four calls, and a short visit needs none.
-pub(super) fn keep_alive(fd: &impl AsFd) {
-    keepalive(fd, Keepalive::outer(LOCAL_IDLE));
 }
 
 /// Makes all local ports equal. By itself, connect(2) tries every second port first, all of them: once those are in use

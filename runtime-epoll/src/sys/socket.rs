@@ -155,13 +155,6 @@ impl Stream {
         options::on_assigned(&self.fd, role, limits);
     }
 
-    /// Has the system ask a silent peer for a sign of life. One at a Unix socket needs none: its peer's end is told at once.
-    pub(super) fn keep_alive(&self) {
-        if self.dial.get() != Dial::Unix {
-            options::keep_alive(&self.fd);
-        }
-    }
-
     /// Whether this is a connection between client and server.
     pub(super) fn is_ours(&self) -> bool {
         match self.role {

@@ -147,18 +147,6 @@ impl Kernel {
         Ok((child, remote))
     }
 
-    /// Asks a silent peer for a sign of life after so long, from now on.
-    pub fn keep_alive(&mut self, id: SockId, keepalive: Duration) {
-        let now = self.now;
-        self.socks[id.0].options.keepalive = Some(keepalive);
-        let sock = &self.socks[id.0];
-        let (up, cut) = (sock.stage == Stage::Up, self.is_cut(sock));
-        if up {
-            let event = if cut { Event::Silent(id, now) } else { Event::Probe(id) };
-            self.at(now + keepalive, event);
-        }
-    }
-
     /// SO_ERROR; `EAGAIN` while a connect is not through.
     ///
     /// # Errors

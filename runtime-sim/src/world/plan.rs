@@ -270,9 +270,7 @@ impl Plan {
             Role::Proxy => (None, self.scenario.longest_timings().conn_silence().max(Duration::from_secs(30))),
             Role::Public | Role::Local | Role::Untold => (None, RETRIES),
         };
-        // The client asks for it later.
-        let keepalive = self.foreign().keepalive.filter(|_| role != Role::Local);
-        Options { user_timeout, dead_path, keepalive, linger0: true, ..self.foreign() }
+        Options { user_timeout, dead_path, linger0: true, ..self.foreign() }
     }
 
     /// How visitors and services set up theirs.

@@ -182,11 +182,6 @@ impl ThreadSys<'_> {
 impl Streams for ThreadSys<'_> {
     type Stream = Stream;
 
-    fn keep_alive(&mut self, stream: &Stream) {
-        let keepalive = self.plan.foreign().keepalive.expect("the system has one");
-        self.kernel.keep_alive(stream.0, keepalive);
-    }
-
     fn assign(&mut self, stream: &mut Stream, role: Role) {
         stream.1 = role;
         if role == Role::Public {

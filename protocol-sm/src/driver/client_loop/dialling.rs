@@ -8,7 +8,6 @@ use super::super::slab::Token;
 use super::super::sys::{Role, Streams};
 use super::super::thread::Cx;
 use super::{ClientLoop, Conn, Local, LoopSys, Phase, Slot, State, active};
-use crate::canary::{PlantedBug, planted};
 use crate::codes::RefuseCode;
 use crate::ids::TunnelId;
 use crate::local_ports::{LocalPorts, PAUSE};
@@ -359,18 +358,6 @@ impl<T, P> ClientLoop<T, P> {
         tunnel.and_then(|tunnel| self.locals.get(&tunnel)).is_some_and(|local| local.unix.is_some())
     }
 
-    /// The local_conns that are still there are kept alive from now on.
-    pub(super) fn keep_locals_alive<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>) {
-        if planted(PlantedBug::ServiceNotKeptAlive) {
-            return;
-        }
-        for slot in self.slots.iter_mut() {
-            if let Slot::Local(local) = slot {
-                local.port.keep_alive(cx.sys);
-            }
-        }
-    }
-
     fn outcome<S: LoopSys<T, P>>(&mut self, cx: &mut Cx<'_, S>, local: Token) -> Attempt {
         let Some(Slot::Local(dialled)) = self.slots.get_mut(local) else { return Attempt::Failed(SysError::Reset) };
         match cx.sys.take_error(dialled.port.stream()) {
@@ -429,7 +416,6 @@ impl<T, P> ClientLoop<T, P> {
         *active.served = Some(cx.now);
         self.core.tally.dials.add(cx.now.since(*active.began));
         conn.link.egress_flow.push(&ProxyToServer::Started { epoch: active.conn.transfer.epoch() });
-        self.next_sweep.get_or_insert(cx.now + self.core.timings.dial_timeout);
         if let (Some(local), Some(at)) = (self.locals.get_mut(&tunnel), at) {
             local.name.on_good(at);
         }

@@ -115,23 +115,6 @@ impl Desk {
     }
 }
 
-/// That takes calls, which most visits are spared.
-#[test]
-fn a_local_conn_that_stands_for_a_while_is_kept_alive_and_told_so_once() {
-    let mut desk = Desk::new(&[address(9)]);
-    desk.visit(1);
-    let stream = desk.local_says(b"hello");
-    assert!(desk.net.kept_alive.is_empty());
-    for (number, kept) in [(2, 2), (3, 3)] {
-        desk.visit(number);
-        while desk.net.kept_alive.len() < kept {
-            assert!(desk.now < Instant::ZERO + Duration::from_secs(1030), "{:?}", desk.net.kept_alive);
-            desk.pass();
-        }
-    }
-    assert_eq!(desk.net.kept_alive.iter().filter(|&&kept| kept == stream).count(), 1);
-}
-
 #[test]
 fn started_waits_for_the_answer_although_the_visitor_has_ended() {
     let mut conn = IdleConn::default().on_start(Epoch(1)).unwrap();

@@ -21,8 +21,6 @@ pub(crate) struct Endpoint<T> {
     pub(super) error_taken: bool,
     /// A write was told that nothing is taken any more, and no error (EPIPE).
     refuses: bool,
-    /// The system asks its silent peer for a sign of life.
-    kept_alive: bool,
 }
 
 /// What bytes come from and go to.
@@ -36,8 +34,7 @@ impl<T> Endpoint<T> {
     /// A port that may be ready: the first calls tell.
     pub(crate) fn new(stream: T) -> Self {
         let via = Via::Stream(stream);
-        let (hup, failed, error_taken, refuses) = (false, false, false, false);
-        Self { via, readable: true, writable: true, hup, failed, error_taken, refuses, kept_alive: false }
+        Self { via, readable: true, writable: true, hup: false, failed: false, error_taken: false, refuses: false }
     }
 
     /// A port that is still connecting.
@@ -48,8 +45,7 @@ impl<T> Endpoint<T> {
     /// A flow's datagrams. Those to come have a socket of their own, or are handed in.
     pub(crate) fn datagrams(socket: Option<T>) -> Self {
         let via = Via::Datagrams(Box::new(Datagrams::new(socket)));
-        let (hup, failed, error_taken, refuses) = (false, false, false, false);
-        Self { via, readable: false, writable: true, hup, failed, error_taken, refuses, kept_alive: false }
+        Self { via, readable: false, writable: true, hup: false, failed: false, error_taken: false, refuses: false }
     }
 
     /// The connection.
@@ -195,14 +191,6 @@ impl<T> Endpoint<T> {
                 self.change(Datagrams::end);
                 true
             }
-        }
-    }
-
-    /// Has the system ask a silent peer for a sign of life from now on, where it is a connection.
-    pub(crate) fn keep_alive<S: Streams<Stream = T>>(&mut self, sys: &mut S) {
-        if let (Via::Stream(stream), false) = (&self.via, self.kept_alive) {
-            sys.keep_alive(stream);
-            self.kept_alive = true;
         }
     }
 

@@ -19,10 +19,6 @@ pub trait Streams {
     /// The system asks `stream`'s silent peer for a sign of life as `timings` say, not as those of [`Streams::keep_to`].
     fn probe(&mut self, _stream: &Self::Stream, _timings: &Timings) {}
 
-    /// The system asks the peer of `stream`, which was connected to a LocalServer, for a sign of life from now on, if it is
-    /// silent. A service that closes first is forgotten by its kernel after a minute, without a word.
-    fn keep_alive(&mut self, _stream: &Self::Stream) {}
-
     /// It is known now what a stream that was accepted is for: it becomes one of `role`, and is encrypted from here on where
     /// those are. What came before is still unread.
     fn assign(&mut self, _stream: &mut Self::Stream, _role: Role) {}
