@@ -93,7 +93,7 @@ fn tape(number: u64) -> Vec<u16> {
 /// Tapes of ring 2, and seeds of rings 3 and 4, until a bug must have been found.
 const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
-const SWARM_SEEDS: u64 = 150;
+const SWARM_SEEDS: u64 = 400;
 
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
 /// operator together from threads that have their turns apart. Only there a proxy is in between, TLS ends at the

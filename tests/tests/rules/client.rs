@@ -9,8 +9,8 @@ use protocol_sm::ids::{ConnId, Epoch, TunnelId};
 use protocol_sm::routes::{Agreed, Secured};
 use protocol_sm::transfer::How;
 use protocol_sm::wire::{
-    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply, SECURED,
-    ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP,
+    ClientMsg, ConnKind, HOSTS, LEAVE, Message, PATHS, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
+    SECURED, ServerHandshake, ServerHello, ServerMsg, TAKEOVER, ToClient, ToServer, UDP,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -119,7 +119,7 @@ fn a_client_introduces_itself() {
     assert!(
         !first.hello.token
             && first.hello.resume.is_none()
-            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | UDP | SECURED)
+            && first.hello.features == (LEAVE | TAKEOVER | HOSTS | UDP | SECURED | PATHS)
     );
     let (nonce, id) = (first.hello.nonce, first.hello.client);
     drop(first);
