@@ -53,7 +53,7 @@
 //! | ShutTwice | 2 transfers: 182 states, 6 steps | 1 | 0, ShutOnce | 0, ShutOnce | SHUT_WR exactly once |
 //! | AbortClosesCleanly | shrunk scope: 2121 states, 2 steps | 1 | 2, CleanEndWasSent | 1, CleanEndWasSent | what was cut short is reset |
 //! | OuterClosedEarly | 2 transfers: 88 states, 5 steps | 2 | 0, NoUnprovokedReset | 0, TransfersEnd | what was cut short is reset |
-//! | PipeLeaked | - | 86 | 199, ClosedOnce | 70, ClosedOnce | every pipe is closed |
+//! | PipeLeaked | - | 86 | 199, ClosedOnce | - | every pipe is closed |
 //! | FirstBytesDropped | 2 transfers: 901 states, 8 steps | 1 | 0, PoolsAtTarget | 0, NothingInvented | a visit was cut short, or hangs, without a cause |
 //! | HupForgotten | 2 transfers: 2280 states, 18 steps | 1 | 0, TransfersEnd | 0, TransfersEnd | a visit was cut short, or hangs, without a cause |
 //! | WaitersOutOfOrder | 3 transfers: 217315 states, 11 steps | 2 | - | - | waiters FIFO |

@@ -93,7 +93,7 @@ fn tape(number: u64) -> Vec<u16> {
 /// Tapes of ring 2, and seeds of rings 3 and 4, until a bug must have been found.
 const TAPES: u64 = 3_000;
 const KERNEL_SEEDS: u64 = 3_000;
-const SWARM_SEEDS: u64 = 400;
+const SWARM_SEEDS: u64 = 150;
 
 /// Only ring 3 moves tunnels, limits bandwidth, measures a turn, looks into the access log, and puts an answer for the
 /// operator together from threads that have their turns apart. Only there a proxy is in between, TLS ends at the
@@ -152,8 +152,10 @@ const HIDDEN_FROM_LARGE: [PlantedBug; 5] = [
     PlantedBug::RetryForgotten,
 ];
 /// A reset may overtake bytes on turmoil whatever our programs do: nothing is asked there of what came before one. Ports
-/// stay where they are. A session that is resumed between its two graces is too rare.
-const HIDDEN_FROM_SWARM: [PlantedBug; 6] = [
+/// stay where they are. A session that is resumed between its two graces is too rare, and so is a conn that is reset while
+/// one of its pipes holds something (the first of 2,000 seeds is 857).
+const HIDDEN_FROM_SWARM: [PlantedBug; 7] = [
+    PlantedBug::PipeLeaked,
     PlantedBug::ReleaseUntold,
     PlantedBug::ShrunkScopeKept,
     PlantedBug::ResetOvertakes,

@@ -102,6 +102,7 @@ fn seeds_that_failed_once() {
     // Transfers that a server or a client's rival had to cut: it had drained for as long as it must, or was killed.
     one(30_103_170);
     one(20_021_718);
+    one(40_099_820);
     // Somebody who came in the same turn in which a tunnel was closed was taken for one who came later.
     one(20_145_910);
     // A service at a Unix socket that read nothing was said to have been given no time.

@@ -269,8 +269,10 @@ impl World {
 
     /// Whether no fault so far takes a connection between client and server away.
     pub(super) fn nothing_breaks(&self) -> bool {
-        let is_killed = |struck: &Struck| struck.fault == KernelFault::Sim(SimFault::Rival) && struck.ended;
-        self.faults.iter().all(|struck| struck.begun.is_none() || struck.fault.spares_conns() && !is_killed(struck))
+        // Both end with a client that is killed.
+        let kills = |fault| matches!(fault, KernelFault::Sim(SimFault::Rival) | KernelFault::CloseTunnel);
+        let spares = |struck: &Struck| struck.fault.spares_conns() && !(struck.ended && kills(struck.fault));
+        self.faults.iter().all(|struck| struck.begun.is_none() || spares(struck))
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.
