@@ -100,6 +100,8 @@ pub(super) struct Effects {
     pub(super) taken: BTreeMap<SockId, (Role, usize)>,
     /// Connections begun: for which role, as which socket.
     pub(super) dialled: Vec<(Role, SockId)>,
+    /// A service could not be dialled now: it is tried again, upon no `Start`.
+    pub(super) put_off: bool,
     /// Frames or payload were sent into proxy_conns.
     pub(super) sent_to_conn: bool,
     /// A proxy_conn was closed in good order although nothing was wrong with it.
@@ -205,6 +207,7 @@ impl Streams for ThreadSys<'_> {
         let no_port = self.kernel.no_port(self.proc);
         if role == Role::Local && no_port > 0 && self.rng.chance(no_port) {
             self.effects.sometimes.push(Sometimes::NoLocalPort);
+            self.effects.put_off = true;
             return Err(SysError::NoPort);
         }
         let (proxy, to) = self.through_proxy(role, to);
@@ -217,7 +220,8 @@ impl Streams for ThreadSys<'_> {
 
     fn connect_unix(&mut self, path: &str, token: Token) -> Result<Stream, SysError> {
         let path = path.trim_start_matches("./").parse().expect("a path is a number here");
-        let sock = self.kernel.connect_unix(self.proc, path, self.plan.options(Role::Local))?;
+        let options = self.plan.options(Role::Local);
+        let sock = self.kernel.connect_unix(self.proc, path, options).inspect_err(|_| self.effects.put_off = true)?;
         self.kernel.watch(sock, self.poll, token, true);
         self.effects.dialled.push((Role::Local, sock));
         Ok(Stream(sock, Role::Local, RefCell::default()))

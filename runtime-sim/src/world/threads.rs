@@ -208,6 +208,9 @@ impl World {
         for (property, what) in effects.breaches {
             self.fail(Kind::Safety, property, what);
         }
+        if effects.put_off {
+            self.see_put_off(process);
+        }
         self.see_dials(index, effects.last_read, &effects.dialled);
         self.on_notes(process, effects.notes);
         for reset in effects.resets {

@@ -323,6 +323,11 @@ impl World {
         self.coverage.saw(if before { Sometimes::FinBeforeLastByte } else { Sometimes::FinAfterLastByte });
     }
 
+    /// A client dials for a visitor later.
+    pub(super) fn see_put_off(&mut self, process: usize) {
+        self.watch.awaited.insert(process);
+    }
+
     /// A callback has begun connections.
     pub(super) fn see_dials(&mut self, thread: usize, last_read: Option<SockId>, dialled: &[(Purpose, SockId)]) {
         let Task::ClientLoop(_) = self.threads[thread].task else { return };
