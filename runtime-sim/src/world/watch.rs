@@ -382,12 +382,16 @@ impl World {
         }
     }
 
-    /// A client is through with a transfer. A session before may have had one with the same numbers, which was cut.
+    /// A client is through with a transfer. Another session of it may have, or have had, one with the same numbers.
     fn see_finished(&mut self, process: usize, conn: ConnId, epoch: Epoch) {
-        for transfer in &mut self.watch.transfers {
+        let Self { watch, kernel, .. } = self;
+        let is_it = |transfer: &&mut Transfer| {
             let ours = transfer.client == Some(process) && (transfer.conn.2, transfer.epoch) == (conn, epoch);
-            let closed = transfer.local.is_some_and(|local| !self.kernel.is_up(local));
-            transfer.finished |= ours && closed && !transfer.struck && !transfer.late;
+            let closed = transfer.local.is_some_and(|local| !kernel.is_up(local));
+            ours && closed && !transfer.finished
+        };
+        if let Some(transfer) = watch.transfers.iter_mut().rev().find(is_it) {
+            transfer.finished = !transfer.struck && !transfer.late;
         }
     }
 
