@@ -7,7 +7,7 @@
 
 use bins::logging::{self, LogLevel, Logs};
 use protocol_sm::driver::Strategy;
-use protocol_sm::settings::{ClientSettings, DatagramTransport, ServerSettings, Serving, TunnelLimits, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Serving, TunnelLimits, TunnelSpec};
 use runtime_epoll::Stopper;
 use runtime_epoll::client::{self, Client, Forwarding, RunError};
 use runtime_epoll::inherit::Inherited;
@@ -177,7 +177,6 @@ impl Demo {
             access_log: None,
             settings: ClientSettings {
                 max_proxy_conns: 64,
-                datagram_transport: DatagramTransport::Auto,
                 ..ClientSettings::new(*b"quickstart------", services.iter().map(tunnel).collect())
             },
         })?;

@@ -17,9 +17,7 @@ use protocol_sm::driver::messages::ToClientMain;
 use protocol_sm::driver::{Driver, Role, SysError};
 use protocol_sm::ids::{ConnId, Epoch, SessionId, TunnelId};
 use protocol_sm::routes::{Agreed, Secured};
-use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec,
-};
+use protocol_sm::settings::{ClientSettings, Serving, Timings, Token as Secret, TunnelLimits, TunnelSpec};
 use protocol_sm::transfer::{Fin, How};
 use protocol_sm::wire::{
     ClientHandshake, ClientMsg, ConnKind, Framer, Message, PREFACE_LEN, Preface, ProxyToClient, ProxyToServer, Reply,
@@ -95,7 +93,6 @@ impl World {
         let settings = ClientSettings {
             token: Some(secret.clone()),
             max_proxy_conns: 16,
-            datagram_transport: DatagramTransport::Auto,
             access_log: true,
             ..ClientSettings::new(
                 [1; 16],

@@ -61,6 +61,14 @@ pub enum DatagramTransport {
     Udp,
 }
 
+impl DatagramTransport {
+    /// Whether it is a warning where UDP does not get through.
+    #[must_use]
+    pub fn insists(self) -> bool {
+        self == Self::Udp
+    }
+}
+
 /// Deadlines and intervals. Both sides have one; each field says which side uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Timings {

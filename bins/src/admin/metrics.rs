@@ -133,13 +133,8 @@ impl Collector for Scrape {
         let states = [TunnelState::Open, TunnelState::Opening, TunnelState::Refused];
         out.gauges("cproxy_tunnels", "Tunnels", states.map(of_state))?;
 
-        let of_credentials = |value: fn(&CredentialReport) -> u64| {
-            let labelled = |it: &'_ CredentialReport| (it.credential.clone(), value(it));
-            report.credentials.iter().map(labelled).collect::<Vec<_>>()
-        };
         for (name, help, value) in CREDENTIALS {
-            let series = of_credentials(value);
-            let series = series.iter().map(|(credential, value)| (vec![("credential", credential.as_str())], *value));
+            let series = report.credentials.iter().map(|it| (vec![("credential", it.credential.as_str())], value(it)));
             out.gauges(name, help, series)?;
         }
 

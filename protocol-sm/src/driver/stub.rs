@@ -13,7 +13,7 @@ use crate::auth::{Channel, Prover, SessionKey, Transcript};
 use crate::dead_path::Unacked;
 use crate::ids::SessionId;
 use crate::notes::{Dropped, Note};
-use crate::settings::{ClientSettings, DatagramTransport, Origin};
+use crate::settings::{ClientSettings, Origin};
 use crate::sys_error::SysError;
 use crate::wire::{ConnKind, Ctl, Message, Preface, Reply};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -73,8 +73,7 @@ impl Net {
 
 /// Those of a client that wants all that it can have.
 pub(super) fn client_settings() -> ClientSettings {
-    let datagram_transport = DatagramTransport::Auto;
-    ClientSettings { max_proxy_conns: 16, datagram_transport, ..ClientSettings::new([7; 16], Vec::new()) }
+    ClientSettings { max_proxy_conns: 16, ..ClientSettings::new([7; 16], Vec::new()) }
 }
 
 /// A message as it is sent.

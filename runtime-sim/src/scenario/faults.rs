@@ -99,8 +99,9 @@ impl SimFault {
 }
 
 impl KernelFault {
-    /// Whether no connection between client and server is lost by it: at most its programs close them.
-    pub(crate) fn spares_conns(self) -> bool {
+    /// Whether no connection between client and server is lost by it, or by its end if it has `ended`: at most its programs
+    /// close them.
+    pub(crate) fn spares_conns(self, ended: bool) -> bool {
         match self {
             Self::Sim(
                 SimFault::ResetPublic
@@ -109,15 +110,15 @@ impl KernelFault {
                 | SimFault::StopServer
                 | SimFault::ServiceDown
                 | SimFault::ServiceAcceptsNothing
-                | SimFault::Rival
                 | SimFault::Upgrade,
             )
             | Self::ServiceBlackholed
             | Self::Nudge
-            | Self::CloseTunnel
             | Self::NoLocalPort
             | Self::Examine
             | Self::DeadLine => true,
+            // It ends with a client that is killed.
+            Self::Sim(SimFault::Rival) | Self::CloseTunnel => !ended,
             Self::Sim(_) | Self::CutOneWay | Self::FreezeServer | Self::FreezeClient | Self::Kick | Self::ClosePort => {
                 false
             }

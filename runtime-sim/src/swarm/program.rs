@@ -18,7 +18,7 @@ use protocol_sm::driver::{Cx, Driver, Given, Totals};
 use protocol_sm::purposes::{Purpose, Purposes};
 use protocol_sm::reload::ClientReload;
 use protocol_sm::routes::Web;
-use protocol_sm::settings::{ClientSettings, DatagramTransport, ServerSettings, TunnelSpec};
+use protocol_sm::settings::{ClientSettings, ServerSettings, TunnelSpec};
 use protocol_sm::sources::Network;
 use protocol_sm::time::Instant;
 use std::cell::RefCell;
@@ -367,7 +367,6 @@ fn client_settings(plan: &Plan, identity: usize) -> ClientReload {
     let settings = ClientSettings {
         token: Some(client_token(identity)),
         frugal: spec.frugal,
-        datagram_transport: DatagramTransport::Auto,
         access_log: true,
         timings: plan.scenario.timings_of(identity),
         ..ClientSettings::new(

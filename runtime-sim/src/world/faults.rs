@@ -269,10 +269,7 @@ impl World {
 
     /// Whether no fault so far takes a connection between client and server away.
     pub(super) fn nothing_breaks(&self) -> bool {
-        // Both end with a client that is killed.
-        let kills = |fault| matches!(fault, KernelFault::Sim(SimFault::Rival) | KernelFault::CloseTunnel);
-        let spares = |struck: &Struck| struck.fault.spares_conns() && !(struck.ended && kills(struck.fault));
-        self.faults.iter().all(|struck| struck.begun.is_none() || spares(struck))
+        self.faults.iter().all(|struck| struck.begun.is_none() || struck.fault.spares_conns(struck.ended))
     }
 
     /// The server's connections on one of its own ports; for any other: its visitors.

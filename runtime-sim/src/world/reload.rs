@@ -54,7 +54,6 @@ impl World {
             token: self.plan.token.then(|| client_token(client)),
             outbound: self.plan.outbound().map(outbound),
             frugal: self.plan.scenario.clients[client].frugal,
-            datagram_transport: DatagramTransport::Auto,
             access_log: true,
             timings: self.plan.scenario.timings_of(client),
             ..ClientSettings::new(
@@ -72,7 +71,7 @@ impl World {
             return settings;
         }
         let timings = Timings { udp_idle_timeout: Duration::from_secs(20), ..settings.timings };
-        ServerSettings { datagram_transport: DatagramTransport::Auto, timings, ..settings }
+        ServerSettings { timings, ..settings }
     }
 
     /// A client is told something else than at its start, and perhaps something else again at once.

@@ -18,7 +18,6 @@ use crate::canary::{PlantedBug, planted};
 use crate::datagrams::{Lost, PathDatagram, PathId, PathState};
 use crate::notes::{Note, PathEnd};
 use crate::report::{Counted, Counts};
-use crate::settings::DatagramTransport;
 use crate::time::Instant;
 use crate::wire::Pin;
 use core::net::SocketAddr;
@@ -124,11 +123,6 @@ impl<T> ClientMain<T> {
         self.begin_path(cx);
     }
 
-    /// Whether it is a warning where there is none.
-    fn insists_on_path(&self) -> bool {
-        self.settings.datagram_transport == DatagramTransport::Udp
-    }
-
     fn open_path<S: MainSys<T>>(&mut self, cx: &mut Cx<'_, S>) {
         let (Some(pin), Some(server)) = (self.paths.offer, self.server_at) else { return };
         self.paths.last += 1;
@@ -184,7 +178,9 @@ impl<T> ClientMain<T> {
             (FromPaths::State(of, state), Stage::Open { path, peer, until }) if of == path => {
                 let renew = (state == PathState::Down).then(|| until.unwrap_or(cx.now + RENEW));
                 self.paths.stage = Stage::Open { path, peer, until: renew };
-                if let Some(note) = Note::of_path(None, peer, [self.paths.state, state], self.insists_on_path()) {
+                if let Some(note) =
+                    Note::of_path(None, peer, [self.paths.state, state], self.settings.datagram_transport.insists())
+                {
                     cx.sys.note(note);
                 }
                 self.set_path(cx, state);
@@ -239,7 +235,7 @@ impl<T> ClientMain<T> {
         if let Some(path) = self.paths.path() {
             cx.sys.tell(ToPaths::Close(path));
         }
-        let wanted = self.insists_on_path();
+        let wanted = self.settings.datagram_transport.insists();
         if was_open && self.paths.state != PathState::Down {
             cx.sys.note(Note::PathDown { client: None, why, wanted });
         } else if !was_open && !core::mem::replace(&mut self.paths.said, true) {

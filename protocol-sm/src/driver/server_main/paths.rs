@@ -136,7 +136,7 @@ impl<T, L> ServerMain<T, L> {
                 if self.paths.door == Door::Opening {
                     self.paths.door = Door::Busy(cx.now + AGAIN);
                     if let Some(at) = self.paths.at.filter(|_| !core::mem::replace(&mut self.paths.said, true)) {
-                        cx.sys.note(Note::PathPort { at, error, wanted: self.insists_on_paths() });
+                        cx.sys.note(Note::PathPort { at, error, wanted: self.settings.datagram_transport.insists() });
                     }
                 }
             }
@@ -185,7 +185,7 @@ impl<T, L> ServerMain<T, L> {
     }
 
     fn on_path_state<S: MainSys<T, L>>(&mut self, cx: &mut Cx<'_, S>, path: PathId, state: PathState) {
-        let wanted = self.insists_on_paths();
+        let wanted = self.settings.datagram_transport.insists();
         let Some(&key) = self.paths.keys.get(&path) else { return };
         let Some(Some(proved)) = self.paths.sessions.get_mut(&key) else { return };
         let was = core::mem::replace(&mut proved.state, state);
@@ -205,7 +205,7 @@ impl<T, L> ServerMain<T, L> {
         if state != PathState::Down
             && let Some(entry) = self.sessions.get(key)
         {
-            let (client, wanted) = (Some(entry.control.client), self.insists_on_paths());
+            let (client, wanted) = (Some(entry.control.client), self.settings.datagram_transport.insists());
             cx.sys.note(Note::PathDown { client, why, wanted });
         }
         self.tell_path(cx, key, PathState::Down);
@@ -284,11 +284,6 @@ impl<T, L> ServerMain<T, L> {
         let message =
             if came { ToServerLoop::Datagram { control, datagram } } else { ToServerLoop::Back { control, datagram } };
         cx.sys.tell(ToLoop { loop_index, message });
-    }
-
-    /// Whether it is a warning where there are none.
-    fn insists_on_paths(&self) -> bool {
-        self.settings.datagram_transport == DatagramTransport::Udp
     }
 
     fn tell_path<S: MainSys<T, L>>(&self, cx: &mut Cx<'_, S>, control: ControlKey, state: PathState) {

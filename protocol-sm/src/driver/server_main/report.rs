@@ -79,25 +79,26 @@ impl<T, L> ServerMain<T, L> {
                 shards.entry(key).or_default().push(shard);
             }
         }
-        let named =
-            |credential: &Credential| CredentialReport { credential: credential.name.clone(), ..Default::default() };
-        report.credentials = self.settings.credentials.iter().map(named).collect();
+        // By their places; one that is gone from the configuration keeps its own, and counts while it has something.
+        let named = |credential: &Credential| CredentialReport {
+            credential: credential.name.clone(),
+            ..CredentialReport::default()
+        };
+        let all = &self.settings.credentials;
+        let valid = all.iter().enumerate().filter(|(_, credential)| !credential.tokens.is_empty());
+        let mut credentials: BTreeMap<_, _> = valid.map(|(place, credential)| (place, named(credential))).collect();
         for (key, entry) in self.sessions.iter() {
             let shards = shards.remove(&key).unwrap_or_default();
             let turned_away = |tunnel| turned_away.get(&(key, tunnel)).copied().unwrap_or(0);
             let session = self.session_report(now, entry, shards, turned_away);
-            let of_it = entry.control.credential.and_then(|place| report.credentials.get_mut(place));
-            if let Some(of_it) = of_it {
+            if let Some(place) = entry.control.credential {
                 let messages = entry.control.session.unacked();
+                let of_it = credentials.entry(place).or_insert_with(|| named(&all[place]));
                 of_it.add(&session, (messages * size_of::<ServerMsg>()) as u64);
             }
             report.sessions.push(session);
         }
-        // One that is gone from the configuration keeps its place.
-        let is_told =
-            |(credential, of_it): &(&Credential, CredentialReport)| of_it.sessions > 0 || !credential.tokens.is_empty();
-        let all = self.settings.credentials.iter().zip(core::mem::take(&mut report.credentials));
-        report.credentials = all.filter(is_told).map(|(_, of_it)| of_it).collect();
+        report.credentials = credentials.into_values().collect();
         report
     }
 

@@ -15,9 +15,7 @@ use protocol_sm::driver::server_loop::ServerLoop;
 use protocol_sm::driver::server_main::ServerMain;
 use protocol_sm::driver::{Cx, Driver, Dropped, Lookup, Note, Strategy, TURN, Use};
 use protocol_sm::routes::{Refusal, Site, Web};
-use protocol_sm::settings::{
-    ClientSettings, DatagramTransport, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec,
-};
+use protocol_sm::settings::{ClientSettings, ServerSettings, Serving, Timings, TunnelLimits, TunnelSpec};
 use protocol_sm::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -39,7 +37,6 @@ impl Programs {
     pub(super) fn client_settings(&self) -> ClientSettings {
         ClientSettings {
             max_proxy_conns: 16,
-            datagram_transport: DatagramTransport::Auto,
             timings: Self::timings(self.client_grace, false, self.impatient),
             ..ClientSettings::new(
                 IDENTITY,

@@ -5,7 +5,7 @@ use super::super::super::thread::Strategy;
 use super::*;
 use crate::control::client::Control;
 use crate::ids::{ConnId, Epoch, SessionId};
-use crate::settings::Origin;
+use crate::settings::{DatagramTransport, Origin};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
